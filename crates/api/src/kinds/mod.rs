@@ -1,0 +1,128 @@
+//! The one table of kinds. Everything that differs from kind to kind is a row's field or function:
+//! the server, the printers, the discovery documents and the controllers read it and hold no list
+//! of kinds of their own. One file per kind, named after it.
+
+use serde_json::Value;
+
+use crate::status::Cause;
+
+/// A subresource that a kind serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subresource {
+    /// `/status`: writes only `status` (and not `spec` or most of `metadata`).
+    Status,
+    /// `/scale`: an `autoscaling/v1` Scale.
+    Scale,
+    /// `/binding` and the namespaced `bindings`.
+    Binding,
+    /// `/eviction`.
+    Eviction,
+    /// `/log`.
+    Log,
+    /// `/exec`.
+    Exec,
+    /// `/attach`.
+    Attach,
+    /// `/portforward`.
+    PortForward,
+    /// `/token` of a ServiceAccount.
+    Token,
+    /// `/finalize` of a Namespace.
+    Finalize,
+    /// `/resize` of a Pod.
+    Resize,
+    /// `/ephemeralcontainers` of a Pod.
+    EphemeralContainers,
+}
+
+/// A printer column, as in `metav1.Table`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Column {
+    /// The heading before kubectl upper-cases it: `Name`, `Ready`, …
+    pub name: &'static str,
+    /// `string`, `integer`, `date`, …
+    pub type_: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: i32,
+    /// One line for the table's metadata.
+    pub description: &'static str,
+}
+
+/// One row of the table.
+///
+/// The functions are total: they take any JSON and do not panic.
+pub struct Kind {
+    /// `""` for the core group.
+    pub group: &'static str,
+    /// `v1`.
+    pub version: &'static str,
+    /// `StatefulSet`.
+    pub kind: &'static str,
+    /// `statefulsets`.
+    pub plural: &'static str,
+    /// `statefulset`.
+    pub singular: &'static str,
+    /// `sts`.
+    pub short_names: &'static [&'static str],
+    /// `all`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// What it serves below an object.
+    pub subresources: &'static [Subresource],
+    /// The schema's definition name: `io.k8s.api.apps.v1.StatefulSet`.
+    pub type_name: &'static str,
+    /// Fields besides `metadata.name` and `metadata.namespace` that `--field-selector` knows, with their values in this object.
+    pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+    /// The columns of `kubectl get`.
+    pub columns: &'static [Column],
+    /// One cell per column; `now` gives ages.
+    pub row: fn(&Value, jiff::Timestamp) -> Vec<Value>,
+    /// Fills in upstream's defaults, on create and on every update.
+    pub defaults: fn(&mut Value),
+    /// Before a create is validated: drops what a client may not set (status), sets what the server does (generation).
+    pub prepare_create: fn(&mut Value),
+    /// Before an update of the main resource is validated (`new`, `old`): keeps the status, bumps `metadata.generation` where the spec changed.
+    pub prepare_update: fn(&mut Value, &Value),
+    /// Upstream's validation of a new object, defaults applied. Name and namespace are checked by the caller, with `name_rule`.
+    pub validate: fn(&Value, &mut Vec<Cause>),
+    /// What may not change (`new`, `old`); `validate` has already run on `new`.
+    pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
+    /// What a valid name is.
+    pub name_rule: NameRule,
+}
+
+/// What `metadata.name` of a kind must look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameRule {
+    /// RFC 1123 subdomain, at most 253 characters.
+    Subdomain,
+    /// RFC 1123 label, at most 63 characters (Namespace).
+    Label,
+    /// RFC 1035 label (Service before 1.34 rules relaxed).
+    Label1035,
+    /// Any path segment (RBAC kinds).
+    PathSegment,
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || (self.group == other.group && self.version == other.version && self.kind == other.kind)
+    }
+}
+impl Eq for Kind {}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.kind)
+    }
+}
+
+impl Kind {
+    /// `v1`, or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}

@@ -1,0 +1,16 @@
+//! Kubernetes objects as plain data: the one table of kinds, defaults, validation, selectors,
+//! quantities, patches, printer columns, schemas.
+//!
+//! No IO, no clock, no async. On the request path an object is a [`serde_json::Value`]; the typed
+//! views of `k8s-openapi` (re-exported here) are for `logic` and `node` only, since a typed round
+//! trip drops fields that the type does not know.
+
+pub mod kinds;
+pub mod object;
+pub mod status;
+
+pub use k8s_openapi;
+pub use k8s_openapi::jiff;
+pub use kinds::Kind;
+pub use object::ObjectKey;
+pub use status::Status;

@@ -1,0 +1,129 @@
+//! What a decision is: the writes it wants, the events it tells, why nothing more happens now.
+
+use jiff::Timestamp;
+use mainstay_api::{Kind, ObjectKey};
+use serde_json::Value;
+
+use crate::snapshot::{Change, Snapshot};
+
+/// How dependents are treated when an object is deleted; upstream's `propagationPolicy`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Propagation {
+    /// The object goes at once, dependents later.
+    Background,
+    /// Dependents first.
+    Foreground,
+    /// Dependents stay, without their owner.
+    Orphan,
+}
+
+/// One write. All of a decision's writes are one transaction on the embedded store and single-key writes in
+/// order on etcd, so a decision must be safe when cut after any prefix of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Makes an object (`metadata.namespace` and `metadata.name` or `generateName` set). One that is already
+    /// there fails the decision, which is then made again on a newer snapshot.
+    Create { kind: &'static Kind, object: Value },
+    /// A JSON merge patch (RFC 7396) of the object's main resource or of its `status` subresource.
+    /// Fails where `uid` or `resource_version` (when given) is not the stored one (A8).
+    Patch { kind: &'static Kind, key: ObjectKey, uid: String, resource_version: Option<String>, status: bool, patch: Value },
+    /// Deletes with preconditions, as `DELETE` with `DeleteOptions` does: finalizers and graceful deletion hold it back.
+    Delete {
+        kind: &'static Kind,
+        key: ObjectKey,
+        uid: String,
+        resource_version: Option<String>,
+        /// Seconds; `None` is the kind's default (a pod's `terminationGracePeriodSeconds`).
+        grace_period: Option<i64>,
+        propagation: Propagation,
+    },
+    /// Binds a pod to a node, as `POST pods/binding` does.
+    Bind { key: ObjectKey, uid: String, node: String },
+}
+
+/// An event for people: `core/v1` Event, counted up by the driver when it repeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// What it is about.
+    pub kind: &'static Kind,
+    /// Its key.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: String,
+    /// `true` is `Warning`, `false` is `Normal`.
+    pub warning: bool,
+    /// Upstream's reason: `SuccessfulCreate`.
+    pub reason: &'static str,
+    /// Upstream's message.
+    pub message: String,
+}
+
+/// Why nothing more happens now. Feeds status conditions, events, the console, logs and test coverage.
+/// Add a variant where a decision has a new reason to wait; names say what is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Waiting {
+    /// OrderedReady: a lower ordinal is not yet Running and Ready.
+    PredecessorNotReady { ordinal: i64 },
+    /// A pod is on its way out; its name is not free until its containers are known to be stopped (S2).
+    PodTerminating { ordinal: i64 },
+    /// A rolling update is held by `partition`.
+    PartitionHeld { ordinal: i64 },
+    /// A rolling update waits for a pod of the new revision.
+    UpdatedPodNotReady { ordinal: i64 },
+    /// `minReadySeconds` has not passed.
+    NotYetAvailable,
+    /// Nobody has asked for the volume yet: WaitForFirstConsumer.
+    FirstConsumer,
+    /// No volume fits, and no class makes one.
+    NoVolume,
+    /// Something still uses it (protection finalizers).
+    InUse,
+    /// No node fits; the reason per node, in upstream's words.
+    NoNodeFits { message: String },
+    /// An object that it names does not exist.
+    Missing { what: String },
+    /// Dependents are still there (foreground deletion, namespace deletion).
+    DependentsRemain { count: usize },
+    /// A back-off or deadline runs.
+    Backoff,
+}
+
+/// The outcome of `decide`: total, deterministic, never an error.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// In order.
+    pub writes: Vec<Write>,
+    /// Told after the writes are committed.
+    pub events: Vec<Event>,
+    /// Why it stops here; empty when all is as wanted.
+    pub waiting: Vec<Waiting>,
+    /// When to decide again even if nothing changes.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// What a controller may do, enforced by the driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// [`Write::Create`].
+    Create,
+    /// [`Write::Patch`] of the main resource.
+    Patch,
+    /// [`Write::Patch`] of the status.
+    PatchStatus,
+    /// [`Write::Delete`].
+    Delete,
+    /// [`Write::Bind`].
+    Bind,
+}
+
+/// A controller: its line in the list.
+pub struct Controller {
+    /// Upstream's name: `statefulset-controller`. Also the `source.component` of its events.
+    pub name: &'static str,
+    /// What it may write: verb and the kind's plural (`*` for any kind).
+    pub permits: &'static [(Verb, &'static str)],
+    /// Calls `wake` with each key to decide again after `change`. `before` and `after` are the snapshots around it.
+    pub keys: fn(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)),
+    /// `observe` then `decide`; an object that is gone gives an empty decision.
+    pub reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision,
+}

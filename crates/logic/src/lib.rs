@@ -1,0 +1,12 @@
+//! Every decision of Mainstay, pure: controllers, scheduler, kubelet, DNS zone, proxy rules.
+//!
+//! No IO, clock, randomness, async, logging, `HashMap` iteration or `unsafe` here. Each controller is
+//! one file with `observe` and `decide`, and one line in [`controllers::CONTROLLERS`].
+
+#![forbid(unsafe_code)]
+
+pub mod decision;
+pub mod snapshot;
+
+pub use decision::{Controller, Decision, Event, Propagation, Waiting, Write};
+pub use snapshot::{Change, Meta, Snapshot};
