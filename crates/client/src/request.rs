@@ -1,0 +1,429 @@
+//! Requests: one JSON answer each, or a stream of watch events.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mainstay_api::Kind;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::config::{Config, ConfigError};
+
+/// The largest answer that is read whole.
+const MAX_ANSWER: usize = 256 << 20;
+/// The largest single watch event.
+const MAX_EVENT: usize = 8 << 20;
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request that is not a watch may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is unusable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No connection.
+    #[error("connecting to {server}: {reason}")]
+    Connect {
+        /// `host:port`.
+        server: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The connection broke in mid-request; whether the server carried it out is not known.
+    #[error("request: {0}")]
+    Transport(String),
+    /// It took too long.
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+    /// The server said no, with its `metav1.Status`.
+    #[error("{message}")]
+    Status {
+        /// HTTP code.
+        code: u16,
+        /// `NotFound`, `Conflict`, …
+        reason: String,
+        /// For people.
+        message: String,
+    },
+    /// The answer is not JSON, or not what was asked for.
+    #[error("malformed answer: {0}")]
+    Malformed(String),
+}
+
+impl Error {
+    /// The HTTP code, where the server answered.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The object (or its kind) is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// A uid or resourceVersion was not the stored one, or the name is taken.
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
+    }
+
+    /// The resourceVersion is too old (410).
+    pub fn is_expired(&self) -> bool {
+        self.code() == Some(410)
+    }
+}
+
+/// How a patch body is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PatchType {
+    /// RFC 7396.
+    Merge,
+    /// Kubernetes' strategic merge patch.
+    Strategic,
+    /// RFC 6902.
+    Json,
+}
+
+impl PatchType {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Merge => "application/merge-patch+json",
+            Self::Strategic => "application/strategic-merge-patch+json",
+            Self::Json => "application/json-patch+json",
+        }
+    }
+}
+
+/// What to list or watch.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// `a=b,c in (d)`.
+    pub label_selector: String,
+    /// `spec.nodeName=n1`.
+    pub field_selector: String,
+    /// Where to go on.
+    pub resource_version: String,
+}
+
+/// One event of a watch.
+#[derive(Clone, Debug)]
+pub enum WatchEvent {
+    /// `ADDED` or `MODIFIED`.
+    Put(Value),
+    /// `DELETED`, with the last state.
+    Gone(Value),
+    /// `BOOKMARK`: everything up to this resourceVersion was sent.
+    Bookmark(String),
+}
+
+/// A running watch.
+pub struct Watching {
+    body: Incoming,
+    buffer: BytesMut,
+    scanned: usize,
+}
+
+impl Watching {
+    /// The next event; `None` when the server ended the watch (it does so from time to time).
+    ///
+    /// # Errors
+    /// A broken connection, or an `ERROR` event (410 when the revision is too old).
+    pub async fn next(&mut self) -> Result<Option<WatchEvent>, Error> {
+        loop {
+            if let Some(end) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.scanned + end + 1);
+                self.scanned = 0;
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return parse_event(&line).map(Some);
+            }
+            self.scanned = self.buffer.len();
+            if self.buffer.len() > MAX_EVENT {
+                return Err(Error::Malformed(format!("a watch event of more than {MAX_EVENT} bytes")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(Error::Transport(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn parse_event(line: &[u8]) -> Result<WatchEvent, Error> {
+    let mut event: Value = serde_json::from_slice(line).map_err(|error| Error::Malformed(error.to_string()))?;
+    let object = event.get_mut("object").map(Value::take).unwrap_or_default();
+    match event.get("type").and_then(Value::as_str) {
+        Some("ADDED" | "MODIFIED") => Ok(WatchEvent::Put(object)),
+        Some("DELETED") => Ok(WatchEvent::Gone(object)),
+        Some("BOOKMARK") => Ok(WatchEvent::Bookmark(mainstay_api::object::resource_version(&object).to_owned())),
+        Some("ERROR") => Err(status_error(object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500), &object)),
+        other => Err(Error::Malformed(format!("watch event of type {other:?}"))),
+    }
+}
+
+fn status_error(code: u16, status: &Value) -> Error {
+    let text = |field: &str| status.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
+    Error::Status { code, reason: text("reason"), message: text("message") }
+}
+
+/// A client of one cluster. Cloning shares the connection.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    connector: tokio_rustls::TlsConnector,
+    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+}
+
+impl Client {
+    /// A client; connects when first used.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.tls(&[b"h2"])?));
+        Ok(Self { shared: Arc::new(Shared { config, connector, connection: Mutex::new(None) }) })
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// `GET` of one object.
+    pub async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Error> {
+        self.json(Method::GET, &path(kind, namespace, name, ""), None, "").await
+    }
+
+    /// `GET` of a list, whole.
+    pub async fn list(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Value, Error> {
+        self.json(Method::GET, &format!("{}?{}", path(kind, namespace, "", ""), query(options, false)), None, "").await
+    }
+
+    /// `POST` of a new object.
+    pub async fn create(&self, kind: &Kind, namespace: &str, object: &Value) -> Result<Value, Error> {
+        self.json(Method::POST, &path(kind, namespace, "", ""), Some(object), "application/json").await
+    }
+
+    /// `POST` to a subresource of an object, such as a token request.
+    pub async fn create_sub(&self, kind: &Kind, namespace: &str, name: &str, sub: &str, object: &Value) -> Result<Value, Error> {
+        self.json(Method::POST, &path(kind, namespace, name, sub), Some(object), "application/json").await
+    }
+
+    /// `PUT` of an object, or of a subresource such as `status` (`""` for the object).
+    pub async fn update(&self, kind: &Kind, namespace: &str, name: &str, sub: &str, object: &Value) -> Result<Value, Error> {
+        self.json(Method::PUT, &path(kind, namespace, name, sub), Some(object), "application/json").await
+    }
+
+    /// `PATCH` of an object or of a subresource (`""` for the object).
+    pub async fn patch(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        sub: &str,
+        patch_type: PatchType,
+        patch: &Value,
+    ) -> Result<Value, Error> {
+        self.json(Method::PATCH, &path(kind, namespace, name, sub), Some(patch), patch_type.content_type()).await
+    }
+
+    /// `DELETE` with `DeleteOptions` (`{}` for the defaults).
+    pub async fn delete(&self, kind: &Kind, namespace: &str, name: &str, options: &Value) -> Result<Value, Error> {
+        let mut options = options.clone();
+        if options.is_object() {
+            options["kind"] = json!("DeleteOptions");
+            options["apiVersion"] = json!("v1");
+        }
+        self.json(Method::DELETE, &path(kind, namespace, name, ""), Some(&options), "application/json").await
+    }
+
+    /// Watches a kind from a resourceVersion, with bookmarks.
+    pub async fn watch(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Watching, Error> {
+        let uri = format!("{}?{}", path(kind, namespace, "", ""), query(options, true));
+        let response =
+            tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, &uri, None, "")).await.map_err(|_| Error::Timeout)??;
+        if response.status() != StatusCode::OK {
+            return Err(failure(response).await);
+        }
+        Ok(Watching { body: response.into_body(), buffer: BytesMut::new(), scanned: 0 })
+    }
+
+    /// A plain `GET` of any path, as text (`/readyz`, `/version`, `/metrics`).
+    pub async fn get_text(&self, path: &str) -> Result<String, Error> {
+        let response =
+            tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, path, None, "")).await.map_err(|_| Error::Timeout)??;
+        if !response.status().is_success() {
+            return Err(failure(response).await);
+        }
+        Ok(String::from_utf8_lossy(&whole(response).await?).into_owned())
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Value, Error> {
+        let work = async {
+            let response = self.send(method, path, body, content_type).await?;
+            if !response.status().is_success() {
+                return Err(failure(response).await);
+            }
+            let bytes = whole(response).await?;
+            serde_json::from_slice(&bytes).map_err(|error| Error::Malformed(error.to_string()))
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(|_| Error::Timeout)?
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Response<Incoming>, Error> {
+        let config = &self.shared.config;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", config.server))
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &config.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if !content_type.is_empty() {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let request = request.body(Full::new(body)).map_err(|error| Error::Malformed(error.to_string()))?;
+        let mut connection = self.connection().await?;
+        let result = connection.send_request(request).await;
+        if result.is_err() {
+            // The next request opens a new connection; whether to repeat this one is the caller's decision (A9).
+            *self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        }
+        result.map_err(|error| Error::Transport(error.to_string()))
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let existing = self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(mut existing) = existing {
+            if existing.ready().await.is_ok() {
+                return Ok(existing);
+            }
+        }
+        let opened = self.open().await?;
+        *self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(opened.clone());
+        Ok(opened)
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let server = &self.shared.config.server;
+        let failed = |reason: String| Error::Connect { server: server.clone(), reason };
+        let work = async {
+            let tcp = TcpStream::connect(server.as_str()).await.map_err(|error| failed(error.to_string()))?;
+            tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+            let host = server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_owned();
+            let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
+            let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(error.to_string()))?;
+            let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .keep_alive_interval(Duration::from_secs(30))
+                .keep_alive_timeout(Duration::from_secs(15))
+                .keep_alive_while_idle(true)
+                .handshake(TokioIo::new(tls))
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+            tokio::spawn(connection);
+            Ok(sender)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| failed("timed out".into()))?
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Error> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER);
+    body.collect().await.map(http_body_util::Collected::to_bytes).map_err(|error| Error::Transport(error.to_string()))
+}
+
+async fn failure(response: Response<Incoming>) -> Error {
+    let code = response.status().as_u16();
+    match whole(response).await {
+        Err(error) => error,
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(status) => status_error(code, &status),
+            Err(_) => Error::Status { code, reason: String::new(), message: String::from_utf8_lossy(&bytes).into_owned() },
+        },
+    }
+}
+
+/// `/api/v1/namespaces/<ns>/pods/<name>/<sub>`; empty parts are left out.
+fn path(kind: &Kind, namespace: &str, name: &str, sub: &str) -> String {
+    let mut path = if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) };
+    if kind.namespaced && !namespace.is_empty() {
+        path.push_str("/namespaces/");
+        path.push_str(&escape(namespace));
+    }
+    for part in [kind.plural, name, sub] {
+        if !part.is_empty() {
+            path.push('/');
+            path.push_str(&escape(part));
+        }
+    }
+    path
+}
+
+fn query(options: &ListOptions, watch: bool) -> String {
+    let mut parts = Vec::new();
+    for (name, value) in [
+        ("labelSelector", &options.label_selector),
+        ("fieldSelector", &options.field_selector),
+        ("resourceVersion", &options.resource_version),
+    ] {
+        if !value.is_empty() {
+            parts.push(format!("{name}={}", escape(value)));
+        }
+    }
+    if watch {
+        parts.push("watch=true".to_owned());
+        parts.push("allowWatchBookmarks=true".to_owned());
+    }
+    parts.join("&")
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_escaped() {
+        let options = ListOptions { label_selector: "a=b,c in (d)".into(), field_selector: String::new(), resource_version: "7".into() };
+        assert_eq!(query(&options, true), "labelSelector=a%3Db%2Cc%20in%20%28d%29&resourceVersion=7&watch=true&allowWatchBookmarks=true");
+    }
+
+    #[test]
+    fn an_error_event_is_the_servers_status() {
+        let error = parse_event(br#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#);
+        assert!(error.is_err_and(|error| error.is_expired()));
+    }
+}
