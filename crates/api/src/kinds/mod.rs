@@ -2,8 +2,47 @@
 //! the server, the printers, the discovery documents and the controllers read it and hold no list
 //! of kinds of their own. One file per kind, named after it.
 
-use serde_json::Value;
+pub mod configmap;
+pub mod controllerrevision;
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod event;
+pub mod lease;
+pub mod namespace;
+pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
+pub mod pod;
+pub mod replicaset;
+pub mod secret;
+pub mod service;
+pub mod serviceaccount;
+pub mod statefulset;
+pub mod storageclass;
 
+use serde_json::{Value, json};
+
+pub use configmap::CONFIG_MAP;
+pub use controllerrevision::CONTROLLER_REVISION;
+pub use deployment::DEPLOYMENT;
+pub use endpoints::ENDPOINTS;
+pub use endpointslice::ENDPOINT_SLICE;
+pub use event::EVENT;
+pub use lease::LEASE;
+pub use namespace::NAMESPACE;
+pub use node::NODE;
+pub use persistentvolume::PERSISTENT_VOLUME;
+pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
+pub use pod::POD;
+pub use replicaset::REPLICA_SET;
+pub use secret::SECRET;
+pub use service::SERVICE;
+pub use serviceaccount::SERVICE_ACCOUNT;
+pub use statefulset::STATEFUL_SET;
+pub use storageclass::STORAGE_CLASS;
+
+use crate::object;
 use crate::status::Cause;
 
 /// A subresource that a kind serves.
@@ -125,4 +164,78 @@ impl Kind {
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
+
+    /// `pods`, or `statefulsets.apps`: how messages name the resource.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// Whether it serves `subresource`.
+    pub fn has(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
 }
+
+/// Every kind that is served, in the order of discovery.
+pub static ALL: &[&Kind] = &[
+    &NAMESPACE,
+    &NODE,
+    &POD,
+    &SERVICE,
+    &ENDPOINTS,
+    &ENDPOINT_SLICE,
+    &CONFIG_MAP,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &EVENT,
+    &PERSISTENT_VOLUME,
+    &PERSISTENT_VOLUME_CLAIM,
+    &STORAGE_CLASS,
+    &STATEFUL_SET,
+    &DEPLOYMENT,
+    &REPLICA_SET,
+    &CONTROLLER_REVISION,
+    &LEASE,
+];
+
+/// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ALL.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version)
+}
+
+/// The kind of a manifest's `apiVersion` (split) and `kind`.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    ALL.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version)
+}
+
+/// What most kinds share; a row names only what differs.
+const BASE: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    subresources: &[],
+    type_name: "",
+    fields: |_| Vec::new(),
+    columns: &[
+        Column {
+            name: "Name",
+            type_: "string",
+            format: "name",
+            priority: 0,
+            description: "Name of the object, unique within its namespace.",
+        },
+        Column { name: "Age", type_: "string", format: "", priority: 0, description: "Time since the object was created." },
+    ],
+    row: |object, _| vec![json!(object::name(object)), json!("<unknown>")],
+    defaults: |_| {},
+    prepare_create: |_| {},
+    prepare_update: |_, _| {},
+    validate: |_, _| {},
+    validate_update: |_, _, _| {},
+    name_rule: NameRule::Subdomain,
+};
