@@ -4,73 +4,62 @@
 //! every op of a committed transaction gets its own revision, consecutive within the transaction;
 //! readers and watchers see a transaction only after it is on disk, and whole.
 //!
-//! (Skeleton: the types below are the agreed seam; their bodies come with the store's own commits.)
+//! ```text
+//! commit ─ queue ─> writer: stage ─> engine: one fsync per group ─> state: keys + window ─> readers, watchers
+//! ```
+//!
+//! Reads never touch the disk: all keys are in memory (sizes are those that etcd is made for), and so is a window of
+//! past changes, from which watches are served and older revisions are read. The window starts empty at an open: a
+//! watch or a continue token from before it is told that it is compacted, and its client lists again, as after any
+//! restart of an API server.
+//!
+//! A second backend, for several servers, is to be etcd. It fits behind the same handle: `commit` becomes an etcd
+//! transaction with compares on `mod_revision` (several ops share one etcd revision there, so a decision's writes go
+//! as single-key transactions in order, each cut being safe by design), the hole of [`Encoded`] is left empty on disk
+//! and filled by whoever reads, and the state is fed by one etcd watch from a full range instead of by the
+//! writer; reads that must be linearizable first wait until that watch has reached the revision of an empty etcd read.
+//! Nothing above the handle would change.
 
-use bytes::Bytes;
+mod disk;
+mod engine;
+mod error;
+pub mod limits;
+mod state;
+mod store;
+mod types;
+mod watch;
+mod writer;
 
-/// A point in the store's history; 0 is the empty store. Never goes backwards (A3).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Revision(pub u64);
+pub use disk::{FILE, Source};
+pub use error::{CommitError, Invalid, OpenError, ReadError, WatchError};
+/// What a disk has to do; the simulator and the tests implement it.
+pub use redb::StorageBackend;
+pub use store::{Mode, Options, Store};
+pub use types::{Committed, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
+pub use watch::Watcher;
 
-/// Bytes to be stored. Where `revision_at` is set, the decimal revision of the write is spliced in at that
-/// byte offset when it is committed, so that an encoded object carries its own version and is served as stored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Encoded {
-    /// The bytes, without the revision.
-    pub bytes: Bytes,
-    /// Where the revision's digits go.
-    pub revision_at: Option<usize>,
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks. A panic elsewhere while it was held is no reason to stop: nothing here is left half-changed by one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One change.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// Makes or replaces a key.
-    Put { key: Bytes, value: Encoded },
-    /// Takes a key away. `value` is what watchers are told the last state was (the object with its new revision).
-    Delete { key: Bytes, last: Encoded },
+/// Ends the process when what must hold does not: with a store in doubt, no answer is better than a wrong one.
+fn must(holds: bool, what: &str) {
+    if !holds {
+        known::<()>(None, what);
+    }
 }
 
-/// What must hold for a transaction to be carried out.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Expect {
-    /// There is no such key.
-    Absent,
-    /// The key was last changed at exactly this revision.
-    Unchanged(Revision),
+/// The value that must be there; else as [`must`].
+fn known<T>(value: Option<T>, what: &str) -> T {
+    value.unwrap_or_else(|| {
+        tracing::error!(what, "the store's own assertion failed; aborting");
+        eprintln!("mainstay: the store's own assertion failed: {what}; aborting");
+        std::process::abort()
+    })
 }
 
-/// Ops that happen together or not at all.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Txn {
-    /// All must hold, as of just before the ops.
-    pub expect: Vec<(Bytes, Expect)>,
-    /// In order; each gets the next revision.
-    pub ops: Vec<Op>,
-}
-
-/// A key's current state.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// The key.
-    pub key: Bytes,
-    /// The bytes as served.
-    pub value: Bytes,
-    /// When it was last changed.
-    pub revision: Revision,
-}
-
-/// What happened to a key.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Event {
-    /// When.
-    pub revision: Revision,
-    /// To which key.
-    pub key: Bytes,
-    /// The new bytes, or, for a deletion, the last state.
-    pub value: Bytes,
-    /// The bytes before; `None` when the key was made.
-    pub previous: Option<Bytes>,
-    /// Whether the key is gone.
-    pub deleted: bool,
-}
+#[cfg(test)]
+mod tests;

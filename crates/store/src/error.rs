@@ -1,0 +1,124 @@
+//! What can go wrong, by phase: opening, committing, reading, watching.
+
+use crate::{Entry, Revision};
+use bytes::Bytes;
+use std::{io, path::PathBuf};
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process (or another handle in this one) has the store open.
+    #[error("the store in {0} is in use by another process")]
+    InUse(PathBuf),
+    /// The folder or a file in it could not be made, read or written.
+    #[error("cannot use {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not ours, or not whole.
+    #[error("the store's file is damaged: {0}")]
+    Damaged(String),
+    /// The file was written by a newer version.
+    #[error("the store's file has format {found}, newer than this version's {known}")]
+    Newer {
+        /// What is on disk.
+        found: u64,
+        /// The newest that this version reads.
+        known: u64,
+    },
+    /// The engine could not open the file.
+    #[error("cannot open the store's file: {0}")]
+    Engine(String),
+    /// The writer's thread could not be started.
+    #[error("cannot start the writer: {0}")]
+    Thread(io::Error),
+}
+
+/// Why a transaction was not carried out. Nothing of it is visible, now or later, but for [`CommitError::Io`] and
+/// [`CommitError::Full`] when the machine dies before the store has recovered: then the outcome shows at the next open.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CommitError {
+    /// An expectation does not hold, or an op deletes what is not there.
+    #[error("{key:?} is not as expected")]
+    Expectation {
+        /// Which key.
+        key: Bytes,
+        /// What is there instead.
+        actual: Option<Entry>,
+    },
+    /// The transaction breaks a limit; it would never be accepted.
+    #[error("{0}")]
+    Invalid(Invalid),
+    /// No space is left on the disk (or the quota is used up). Works again once there is space.
+    #[error("no space is left for the store")]
+    Full,
+    /// The disk failed. The store goes on serving reads, and tries to recover at each further commit.
+    #[error("the store's disk failed: {0}")]
+    Io(String),
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Which limit a transaction breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// An empty key, or one over [`crate::limits::MAX_KEY`].
+    #[error("a key of {0} bytes: at least 1 and at most {max} are allowed", max = crate::limits::MAX_KEY)]
+    Key(usize),
+    /// A value over [`crate::limits::MAX_VALUE`].
+    #[error("a value of {0} bytes: at most {max} are allowed", max = crate::limits::MAX_VALUE)]
+    Value(usize),
+    /// More ops than [`crate::limits::MAX_OPS`].
+    #[error("{0} ops in a transaction: at most {max} are allowed", max = crate::limits::MAX_OPS)]
+    Ops(usize),
+    /// More expectations than [`crate::limits::MAX_EXPECT`].
+    #[error("{0} expectations in a transaction: at most {max} are allowed", max = crate::limits::MAX_EXPECT)]
+    Expect(usize),
+    /// More bytes than [`crate::limits::MAX_TXN_BYTES`].
+    #[error("a transaction of {0} bytes: at most {max} are allowed", max = crate::limits::MAX_TXN_BYTES)]
+    Bytes(usize),
+    /// The revision's place is outside of the value.
+    #[error("the revision's place {0} is outside of the value")]
+    Hole(usize),
+}
+
+/// Why a revision cannot be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The revision is older than the window of kept changes (A7): 410 Gone.
+    #[error("revision {asked} is compacted, the oldest is {compacted}")]
+    Compacted {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest revision that can be read, and watched from.
+        compacted: Revision,
+    },
+    /// The revision has not happened here. Every revision handed out has, so it is another store's.
+    #[error("revision {asked} is in the future, the newest is {newest}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The store's revision.
+        newest: Revision,
+    },
+}
+
+/// Why a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// The watcher was so slow that events it had yet to see left the window: 410 Gone. What was delivered stands.
+    #[error("the watch fell behind: revision {next} is compacted, the oldest is {compacted}")]
+    Lagged {
+        /// The event that would have been next.
+        next: Revision,
+        /// The oldest revision that can be watched from.
+        compacted: Revision,
+    },
+    /// All handles of the store are gone.
+    #[error("the store is closed")]
+    Closed,
+}

@@ -1,0 +1,26 @@
+//! Every limit of the store, by name.
+
+/// Longest key, in bytes: group, plural, namespace and name of an object at their own limits fit twice.
+pub const MAX_KEY: usize = 2048;
+/// Longest value, in bytes: 1.5 MiB, as etcd's default request limit.
+pub const MAX_VALUE: usize = 3 << 19;
+/// Most ops of one transaction. etcd's default is 128; a decision of ours is one transaction.
+pub const MAX_OPS: usize = 1024;
+/// Most expectations of one transaction.
+pub const MAX_EXPECT: usize = 1024;
+/// Most bytes (keys and values) of one transaction.
+pub const MAX_TXN_BYTES: usize = 4 << 20;
+/// Transactions that wait for the writer; committers beyond that wait for room (in `commit`, not failing).
+pub const QUEUE: usize = 1024;
+/// Most transactions of one durable commit.
+pub const MAX_GROUP: usize = 256;
+/// A group takes no further transaction once it has this many bytes; so it has at most this plus [`MAX_TXN_BYTES`].
+pub const MAX_GROUP_BYTES: usize = 4 << 20;
+/// Past changes that are kept for watches and for reads at an older revision.
+pub const WINDOW_EVENTS: usize = 10_000;
+/// Bytes (keys and values) of past changes that are kept; more than one group, or watchers could never keep up.
+pub const WINDOW_BYTES: usize = 16 << 20;
+/// The engine's page cache, in bytes. Small: everything that is read is in memory already.
+pub const ENGINE_CACHE: usize = 8 << 20;
+/// Bytes of unsynced writes that are kept for being written again when a sync failed (see `disk`).
+pub const MAX_UNSYNCED: usize = 64 << 20;

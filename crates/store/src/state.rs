@@ -1,0 +1,149 @@
+//! What is in memory: the latest bytes of every key, and the window of past changes.
+//!
+//! The window holds every change after `compacted`, in order. The state at an older revision is the newest state
+//! with the changes since undone, last first:
+//!
+//! ```text
+//! compacted = 4   window: 5 put a=x (was -)   6 put b=y (was z@2)   7 delete a (was x@5)   newest: b=y@6
+//! at 6:  undo 7 -> a=x@5 b=y@6         at 5:  undo 6 -> a=x@5 b=z@2         at 4:  undo 5 -> b=z@2
+//! at 3:  compacted
+//! ```
+
+use crate::{Entry, Event, Page, ReadError, Revision};
+use bytes::Bytes;
+use rpds::RedBlackTreeMapSync;
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+/// All keys in order. A clone is cheap and does not change when the original does.
+pub(crate) type Keys = RedBlackTreeMapSync<Bytes, Stored>;
+
+/// A key's latest bytes, shared with whoever reads them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stored {
+    pub value: Bytes,
+    pub revision: Revision,
+}
+
+impl Stored {
+    pub fn entry(&self, key: &Bytes) -> Entry {
+        Entry { key: key.clone(), value: self.value.clone(), revision: self.revision }
+    }
+}
+
+/// An event, and what it takes to undo it.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub event: Event,
+    pub previous: Option<Revision>,
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        self.event.key.len() + self.event.value.len()
+    }
+
+    fn undo(&self, keys: &mut Keys) {
+        match (&self.event.previous, self.previous) {
+            (Some(value), Some(revision)) => keys.insert_mut(self.event.key.clone(), Stored { value: value.clone(), revision }),
+            _ => {
+                keys.remove_mut(&self.event.key[..]);
+            }
+        }
+    }
+}
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowLimits {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub keys: Keys,
+    pub revision: Revision,
+    pub compacted: Revision,
+    window: VecDeque<Change>,
+    window_bytes: usize,
+    limits: WindowLimits,
+}
+
+impl State {
+    /// The state just read from disk. The window is in memory only, so what happened before is compacted:
+    /// a watch from before the start is told so (A7), and never shown a gap.
+    pub fn new(keys: Keys, revision: Revision, limits: WindowLimits) -> Self {
+        Self { keys, revision, compacted: revision, window: VecDeque::new(), window_bytes: 0, limits }
+    }
+
+    /// Makes a group of durable changes visible, all at once.
+    pub fn publish(&mut self, keys: Keys, revision: Revision, changes: Vec<Change>) {
+        crate::must(revision.0 == self.revision.0 + changes.len() as u64, "each change has a revision of its own");
+        self.keys = keys;
+        self.revision = revision;
+        self.window_bytes += changes.iter().map(Change::bytes).sum::<usize>();
+        self.window.extend(changes);
+        while self.window.len() > self.limits.events || self.window_bytes > self.limits.bytes {
+            self.drop_oldest();
+        }
+    }
+
+    /// Forgets how it was before `revision`.
+    pub fn compact(&mut self, revision: Revision) {
+        while self.compacted < revision.min(self.revision) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.window.pop_front() {
+            crate::must(oldest.event.revision == self.compacted.next(), "the window has no gap");
+            self.window_bytes -= oldest.bytes();
+            self.compacted = oldest.event.revision;
+        }
+    }
+
+    /// Whether the state at a revision can be shown, and a watch started after it.
+    pub fn check(&self, asked: Revision) -> Result<(), ReadError> {
+        if asked < self.compacted {
+            Err(ReadError::Compacted { asked, compacted: self.compacted })
+        } else if asked > self.revision {
+            Err(ReadError::Future { asked, newest: self.revision })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The changes after a revision that is not compacted.
+    pub fn changes_after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Change> {
+        let skip = revision.0.saturating_sub(self.compacted.0) as usize;
+        self.window.range(skip.min(self.window.len())..)
+    }
+
+    /// The keys under a prefix as they were at a revision. The rest of the map is of no particular revision.
+    pub fn keys_at(&self, prefix: &[u8], at: Revision) -> Result<Keys, ReadError> {
+        self.check(at)?;
+        let mut keys = self.keys.clone();
+        for change in self.changes_after(at).rev().filter(|change| change.event.key.starts_with(prefix)) {
+            change.undo(&mut keys);
+        }
+        Ok(keys)
+    }
+}
+
+/// The keys under a prefix, in order, beginning after `after`.
+pub(crate) fn under<'a>(keys: &'a Keys, prefix: &'a [u8], after: Option<&'a [u8]>) -> impl Iterator<Item = (&'a Bytes, &'a Stored)> {
+    let from = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    keys.range::<[u8], _>((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+}
+
+pub(crate) fn page(keys: &Keys, prefix: &[u8], after: Option<&[u8]>, limit: usize, revision: Revision) -> Page {
+    let mut rest = under(keys, prefix, after);
+    let entries: Vec<Entry> = rest.by_ref().take(limit).map(|(key, stored)| stored.entry(key)).collect();
+    let remaining_count = rest.count();
+    Page { entries, more: remaining_count > 0, revision, remaining_count }
+}

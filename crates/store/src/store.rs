@@ -1,0 +1,239 @@
+//! The handle: opening, committing, reading, watching.
+
+use crate::disk::{Disk, Source};
+use crate::engine::Engine;
+use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS};
+use crate::state::{State, WindowLimits, page, under};
+use crate::watch::{Watcher, Watchers};
+use crate::writer::{Request, Writer, validate};
+use crate::{CommitError, Committed, Entry, OpenError, Page, ReadError, Revision, Txn, lock};
+use bytes::Bytes;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+use tokio::sync::{mpsc, oneshot};
+
+/// Who commits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A thread of the store's, which groups whatever waits into one durable commit.
+    #[default]
+    Threaded,
+    /// The caller's thread, within the call: no threads, no clock, no randomness (for the simulator).
+    Inline,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Who commits.
+    pub mode: Mode,
+    /// Past changes to keep; [`WINDOW_EVENTS`] unless told.
+    pub window_events: usize,
+    /// Bytes of past changes to keep; [`WINDOW_BYTES`] unless told.
+    pub window_bytes: usize,
+    /// Whether each commit carries what makes the next open quick after a crash, at the price of slower commits.
+    pub quick_repair: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mode: Mode::Threaded, window_events: WINDOW_EVENTS, window_bytes: WINDOW_BYTES, quick_repair: false }
+    }
+}
+
+impl Options {
+    /// For the simulator: commits in the caller's thread.
+    pub fn inline() -> Self {
+        Self { mode: Mode::Inline, ..Self::default() }
+    }
+}
+
+/// What readers, watchers and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    pub watchers: Mutex<Watchers>,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// The store. Clones are handles to the same store; when the last one is dropped, what was queued is committed, the
+/// file is closed, and watchers are told.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    committer: Committer,
+}
+
+#[derive(Debug)]
+enum Committer {
+    Thread { queue: Option<mpsc::Sender<Request>>, thread: Option<JoinHandle<()>> },
+    Inline(Mutex<Writer>),
+}
+
+impl Store {
+    /// Opens the store, making it when it is not there, and reads it into memory. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] when somebody has it open; else what is wrong with the folder or the file.
+    pub fn open(source: impl Into<Source>, options: Options) -> Result<Self, OpenError> {
+        let disk = Disk::open(source.into())?;
+        let (engine, keys, revision) = Engine::open(disk, options.quick_repair)?;
+        let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
+        let state = RwLock::new(State::new(keys, revision, limits));
+        let shared = Arc::new(Shared { state, watchers: Mutex::default(), closed: AtomicBool::new(false) });
+        let writer = Writer { shared: shared.clone(), engine };
+        let committer = match options.mode {
+            Mode::Inline => Committer::Inline(Mutex::new(writer)),
+            Mode::Threaded => {
+                let (queue, requests) = mpsc::channel(QUEUE);
+                let run = move || writer.run(requests);
+                let thread = thread::Builder::new().name("store-writer".into()).spawn(run).map_err(OpenError::Thread)?;
+                Committer::Thread { queue: Some(queue), thread: Some(thread) }
+            }
+        };
+        Ok(Self(Arc::new(Handle { shared, committer })))
+    }
+
+    /// Carries out a transaction; returns when it is on disk (A2) and visible. When the future is dropped, the
+    /// transaction may or may not be carried out. Needs no particular runtime.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub async fn commit(&self, txn: Txn) -> Result<Committed, CommitError> {
+        validate(&txn).map_err(CommitError::Invalid)?;
+        match &self.0.committer {
+            Committer::Inline(writer) => lock(writer).commit(&[txn]).pop().unwrap_or(Err(CommitError::Closed)),
+            Committer::Thread { queue, .. } => {
+                let queue = queue.as_ref().ok_or(CommitError::Closed)?;
+                let (answer, result) = oneshot::channel();
+                queue.send(Request { txn, answer }).await.map_err(|_| CommitError::Closed)?;
+                result.await.unwrap_or(Err(CommitError::Closed))
+            }
+        }
+    }
+
+    /// As [`Store::commit`], blocking the thread.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit_blocking(&self, txn: Txn) -> Result<Committed, CommitError> {
+        block_on(self.commit(txn))
+    }
+
+    /// A key's state.
+    pub fn get(&self, key: &[u8]) -> Option<Entry> {
+        self.0.shared.read().keys.get_key_value(key).map(|(key, stored)| stored.entry(key))
+    }
+
+    /// A key's state, and the revision at which it is that.
+    pub fn get_with_revision(&self, key: &[u8]) -> (Option<Entry>, Revision) {
+        let state = self.0.shared.read();
+        (state.keys.get_key_value(key).map(|(key, stored)| stored.entry(key)), state.revision)
+    }
+
+    /// At most `limit` of the keys that begin with `prefix`, in order, from the first one after `after`, as of the
+    /// revision `at` (else of the newest). All pages of a list are consistent when each is asked for at the first
+    /// one's revision.
+    ///
+    /// # Errors
+    /// [`ReadError::Compacted`] when `at` is older than the window (A7), [`ReadError::Future`] when it has not been.
+    pub fn range(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize, at: Option<Revision>) -> Result<Page, ReadError> {
+        // Only the copying of the keys' root is done under the lock, so that a long list stops no writer.
+        let (keys, revision) = {
+            let state = self.0.shared.read();
+            match at {
+                Some(at) if at != state.revision => (state.keys_at(prefix, at)?, at),
+                _ => (state.keys.clone(), state.revision),
+            }
+        };
+        Ok(page(&keys, prefix, after, limit, revision))
+    }
+
+    /// How many keys begin with `prefix`.
+    pub fn count(&self, prefix: &[u8]) -> usize {
+        let keys = self.0.shared.read().keys.clone();
+        under(&keys, prefix, None).count()
+    }
+
+    /// The newest revision that is on disk and visible.
+    pub fn revision(&self) -> Revision {
+        self.0.shared.read().revision
+    }
+
+    /// The oldest revision that can be read, and watched from.
+    pub fn compacted(&self) -> Revision {
+        self.0.shared.read().compacted
+    }
+
+    /// Forgets the changes up to `revision` (at most the newest). The window does so by itself; this is for those
+    /// who want it sooner.
+    pub fn compact(&self, revision: Revision) {
+        self.0.shared.write().compact(revision);
+    }
+
+    /// The changes after `after` of the keys that begin with `prefix`. From a list's revision, each change is seen
+    /// exactly once (A6).
+    ///
+    /// # Errors
+    /// [`ReadError::Compacted`] when events after `after` are gone (A7), [`ReadError::Future`] when it has not been.
+    pub fn watch(&self, prefix: impl Into<Bytes>, after: Revision) -> Result<Watcher, ReadError> {
+        let state = self.0.shared.read();
+        state.check(after)?;
+        Ok(Watcher::new(self.0.shared.clone(), &state, prefix.into(), after))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Committer::Thread { queue, thread } = &mut self.committer {
+            drop(queue.take());
+            if let Some(Err(_)) = thread.take().map(JoinHandle::join) {
+                tracing::error!("the store's writer had panicked");
+            }
+        }
+        let wake = {
+            // Under the lock, or a watcher could miss it between its look and its falling asleep.
+            let _state = self.shared.write();
+            self.shared.closed.store(true, Ordering::Release);
+            lock(&self.shared.watchers).all()
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Polls a future to its end in this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The promises of the store, tested.
+
+mod basics;
+
+use crate::{Encoded, Op, Txn};
+use bytes::Bytes;
+
+/// A transaction of one put, without expectation.
+fn put(key: &str, value: &str) -> Txn {
+    Txn { expect: vec![], ops: vec![put_op(key, value)] }
+}
+
+fn put_op(key: &str, value: &str) -> Op {
+    Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: Encoded::plain(value.to_owned()) }
+}
+
+fn delete_op(key: &str) -> Op {
+    Op::Delete { key: Bytes::copy_from_slice(key.as_bytes()), last: Encoded::plain("gone") }
+}

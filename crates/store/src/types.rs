@@ -1,0 +1,147 @@
+//! What goes in and what comes out: the seam between the store and those who use it.
+
+use bytes::Bytes;
+
+/// A point in the store's history; 0 is the empty store. Never goes backwards (A3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Bytes to be stored. Where `revision_at` is set, the decimal revision of the write is spliced in at that
+/// byte offset when it is committed, so that an encoded object carries its own version and is served as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// The bytes, without the revision.
+    pub bytes: Bytes,
+    /// Where the revision's digits go; at most the length of `bytes`.
+    pub revision_at: Option<usize>,
+}
+
+impl Encoded {
+    /// Bytes that carry no revision.
+    pub fn plain(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), revision_at: None }
+    }
+
+    /// The bytes as they are stored by a write at `revision`.
+    ///
+    /// `{"resourceVersion":""}` with the hole at 20 and revision 7 becomes `{"resourceVersion":"7"}`.
+    /// A hole beyond the end is no hole (a transaction with one is refused before it gets here).
+    pub fn at(&self, revision: Revision) -> Bytes {
+        let Some((before, after)) = self.revision_at.and_then(|hole| self.bytes.split_at_checked(hole)) else {
+            return self.bytes.clone();
+        };
+        let digits = revision.0.to_string();
+        let mut whole = Vec::with_capacity(self.bytes.len() + digits.len());
+        whole.extend_from_slice(before);
+        whole.extend_from_slice(digits.as_bytes());
+        whole.extend_from_slice(after);
+        whole.into()
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Makes or replaces a key.
+    Put { key: Bytes, value: Encoded },
+    /// Takes a key away. `last` is what watchers are told the last state was (the object with its new revision).
+    /// The key must be there: a delete of nothing fails the transaction like an expectation that does not hold.
+    Delete { key: Bytes, last: Encoded },
+}
+
+impl Op {
+    /// The key that is changed.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The bytes that come with the change.
+    pub fn value(&self) -> &Encoded {
+        match self {
+            Self::Put { value, .. } => value,
+            Self::Delete { last, .. } => last,
+        }
+    }
+}
+
+/// What must hold for a transaction to be carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expect {
+    /// There is no such key.
+    Absent,
+    /// The key was last changed at exactly this revision.
+    Unchanged(Revision),
+}
+
+/// Ops that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Txn {
+    /// All must hold, as of just before the ops.
+    pub expect: Vec<(Bytes, Expect)>,
+    /// In order; each gets the next revision.
+    pub ops: Vec<Op>,
+}
+
+/// A key's state at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// The bytes as served.
+    pub value: Bytes,
+    /// When it was last changed.
+    pub revision: Revision,
+}
+
+/// What happened to a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// When.
+    pub revision: Revision,
+    /// To which key.
+    pub key: Bytes,
+    /// The new bytes, or, for a deletion, the last state.
+    pub value: Bytes,
+    /// The bytes before; `None` when the key was made.
+    pub previous: Option<Bytes>,
+    /// Whether the key is gone.
+    pub deleted: bool,
+}
+
+/// A transaction that is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision of the first op.
+    pub first: Revision,
+    /// The revision of the last op. A transaction without ops has the store's revision in both.
+    pub last: Revision,
+}
+
+/// A part of a range, in key order, all as of one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The entries, at most as many as were asked for.
+    pub entries: Vec<Entry>,
+    /// Whether there are keys after the last entry. Continue with `after` = its key and `at` = `revision`.
+    pub more: bool,
+    /// The revision that the page shows.
+    pub revision: Revision,
+    /// How many keys of the range come after the last entry.
+    pub remaining_count: usize,
+}

@@ -1,0 +1,162 @@
+//! The only one who changes the store: takes a group of transactions through memory to disk, and then shows it.
+//!
+//! ```text
+//! group -> stage each on a copy of the keys (what holds for a transaction includes those before it in the group)
+//!       -> one durable commit -> publish to readers -> wake watchers -> answer all
+//! ```
+
+use crate::engine::Engine;
+use crate::limits::{MAX_EXPECT, MAX_GROUP, MAX_GROUP_BYTES, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
+use crate::state::{Change, Keys, Stored};
+use crate::store::Shared;
+use crate::{CommitError, Committed, Event, Expect, Invalid, Op, Revision, Txn, lock};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) type Answer = Result<Committed, CommitError>;
+
+/// A transaction on its way to the writer's thread.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub txn: Txn,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub shared: Arc<Shared>,
+    pub engine: Engine,
+}
+
+/// A group as it will be, should it reach the disk.
+struct Staged {
+    keys: Keys,
+    revision: Revision,
+    changes: Vec<Change>,
+}
+
+impl Writer {
+    /// The writer's thread: everything that waits, up to the group's limits, is one commit. A lone transaction is
+    /// committed at once; while it is being synced the next group gathers by itself. Ends when all senders are gone.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut bytes = size(&first.txn);
+            let mut group = vec![first];
+            while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+                let Ok(request) = queue.try_recv() else { break };
+                bytes += size(&request.txn);
+                group.push(request);
+            }
+            let (txns, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|request| (request.txn, request.answer)).unzip();
+            for (answer, result) in answers.into_iter().zip(self.commit(&txns)) {
+                // Whoever asked may have gone; the transaction stands.
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    /// Commits a group; an answer for each transaction, in order.
+    pub fn commit(&mut self, group: &[Txn]) -> Vec<Answer> {
+        let (keys, revision) = {
+            let state = self.shared.read();
+            (state.keys.clone(), state.revision)
+        };
+        let mut staged = Staged { keys: keys.clone(), revision, changes: Vec::new() };
+        let answers: Vec<Answer> = group.iter().map(|txn| staged.add(txn)).collect();
+        if staged.changes.is_empty() {
+            return answers;
+        }
+        match self.engine.write(&keys, revision, &staged.changes, staged.revision) {
+            Ok(()) => {
+                self.publish(staged);
+                answers
+            }
+            // Also a refusal may be due to a transaction before it in the group, which did not happen.
+            Err(error) => vec![Err(error); answers.len()],
+        }
+    }
+
+    fn publish(&self, staged: Staged) {
+        let wake = {
+            let mut state = self.shared.write();
+            let wake = lock(&self.shared.watchers).note(&staged.changes);
+            state.publish(staged.keys, staged.revision, staged.changes);
+            wake
+        };
+        for waker in wake {
+            waker.wake();
+        }
+    }
+}
+
+impl Staged {
+    fn add(&mut self, txn: &Txn) -> Answer {
+        for (key, expect) in &txn.expect {
+            let actual = self.keys.get(key);
+            let holds = match expect {
+                Expect::Absent => actual.is_none(),
+                Expect::Unchanged(revision) => actual.is_some_and(|stored| stored.revision == *revision),
+            };
+            if !holds {
+                return Err(CommitError::Expectation { key: key.clone(), actual: actual.map(|stored| stored.entry(key)) });
+            }
+        }
+        let (mut keys, mut revision, mut changes) = (self.keys.clone(), self.revision, Vec::with_capacity(txn.ops.len()));
+        for op in &txn.ops {
+            revision = revision.next();
+            changes.push(apply(&mut keys, op, revision)?);
+        }
+        let first = if txn.ops.is_empty() { self.revision } else { self.revision.next() };
+        self.keys = keys;
+        self.revision = revision;
+        self.changes.append(&mut changes);
+        Ok(Committed { first, last: revision })
+    }
+}
+
+fn apply(keys: &mut Keys, op: &Op, revision: Revision) -> Result<Change, CommitError> {
+    let key: &Bytes = op.key();
+    let before = keys.get(key).cloned();
+    let value = op.value().at(revision);
+    let deleted = matches!(op, Op::Delete { .. });
+    if !deleted {
+        keys.insert_mut(key.clone(), Stored { value: value.clone(), revision });
+    } else if !keys.remove_mut(&key[..]) {
+        return Err(CommitError::Expectation { key: key.clone(), actual: None });
+    }
+    let (previous, previous_revision) = before.map(|stored| (stored.value, stored.revision)).unzip();
+    let event = Event { revision, key: key.clone(), value, previous, deleted };
+    Ok(Change { event, previous: previous_revision })
+}
+
+fn size(txn: &Txn) -> usize {
+    txn.ops.iter().map(|op| op.key().len() + op.value().bytes.len()).sum()
+}
+
+/// Refuses what breaks a limit, before it is queued.
+pub(crate) fn validate(txn: &Txn) -> Result<(), Invalid> {
+    if txn.ops.len() > MAX_OPS {
+        return Err(Invalid::Ops(txn.ops.len()));
+    }
+    if txn.expect.len() > MAX_EXPECT {
+        return Err(Invalid::Expect(txn.expect.len()));
+    }
+    for key in txn.expect.iter().map(|(key, _)| key).chain(txn.ops.iter().map(Op::key)) {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(Invalid::Key(key.len()));
+        }
+    }
+    for value in txn.ops.iter().map(Op::value) {
+        if value.bytes.len() > MAX_VALUE {
+            return Err(Invalid::Value(value.bytes.len()));
+        }
+        if let Some(hole) = value.revision_at.filter(|hole| *hole > value.bytes.len()) {
+            return Err(Invalid::Hole(hole));
+        }
+    }
+    match size(txn) {
+        bytes if bytes > MAX_TXN_BYTES => Err(Invalid::Bytes(bytes)),
+        _ => Ok(()),
+    }
+}
