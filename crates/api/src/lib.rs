@@ -7,6 +7,7 @@
 
 pub mod kinds;
 pub mod object;
+pub mod schema;
 pub mod status;
 
 pub use k8s_openapi;

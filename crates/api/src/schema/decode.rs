@@ -1,0 +1,405 @@
+//! An object against its type: what upstream's JSON decoder refuses, warns of, drops and rewrites.
+
+use base64::Engine;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::parse::{self, MAX_DEPTH};
+use super::types::{Shape, Struct, shape_of};
+use crate::kinds::Kind;
+use crate::status::Status;
+
+/// How many unknown and duplicate fields are named at most.
+pub const MAX_STRICT_ERRORS: usize = 100;
+
+/// What is done about unknown and duplicate fields (`fieldValidation`). They are never stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FieldValidation {
+    /// Nothing is said.
+    Ignore,
+    /// A warning for each. Upstream's default.
+    Warn,
+    /// The request is refused.
+    Strict,
+}
+
+impl FieldValidation {
+    /// The value of the `fieldValidation` parameter; empty is `Warn`, anything unknown is none.
+    pub fn from_parameter(value: &str) -> Option<Self> {
+        match value {
+            "" | "Warn" => Some(Self::Warn),
+            "Ignore" => Some(Self::Ignore),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a request body as an object of this kind. Returns the object and the warnings.
+///
+/// Errors are upstream's 400s: text that is not JSON or nested too deep, another kind or version, a
+/// value of the wrong type, and with `Strict` unknown and duplicate fields.
+pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let parsed = parse::parse(body).map_err(|error| {
+        let what = if kind.kind.is_empty() { "an object" } else { kind.kind };
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {what}): couldn't get version/kind; json parse error: {error}"
+        ))
+    })?;
+    let mut object = parsed.value;
+    let duplicates = parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+    let warnings = decode_with(kind, &mut object, validation, duplicates)?;
+    Ok((object, warnings))
+}
+
+/// Checks and cleans an object that is already JSON, as the result of a patch. Returns the warnings.
+///
+/// `apiVersion` and `kind` are filled in where they are missing; nulls, which mean "not set", are
+/// dropped; a quantity that is a number becomes text; unknown fields are dropped.
+pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    decode_with(kind, object, validation, Vec::new())
+}
+
+fn decode_with(kind: &Kind, object: &mut Value, validation: FieldValidation, strict: Vec<String>) -> Result<Vec<String>, Status> {
+    type_meta(kind, object)?;
+    let mut walk = Walk { path: Vec::new(), strict, owner: kind.kind };
+    walk.value(shape_of(kind.type_name), object).map_err(|why| unfit(kind, &why))?;
+    let mut strict = walk.strict;
+    strict.truncate(MAX_STRICT_ERRORS);
+    match validation {
+        FieldValidation::Strict if !strict.is_empty() => Err(unfit(kind, &format!("strict decoding error: {}", strict.join(", ")))),
+        FieldValidation::Warn => Ok(strict),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn unfit(kind: &Kind, why: &str) -> Status {
+    Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version, kind.kind))
+}
+
+/// Makes `apiVersion` and `kind` agree with the endpoint.
+fn type_meta(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    let Value::Object(map) = object else {
+        return Err(unfit(
+            kind,
+            &format!("json: cannot unmarshal {} into Go value of type {}.{}", go_kind(object), kind.version, kind.kind),
+        ));
+    };
+    let api_version = kind.api_version();
+    match map.get("apiVersion").and_then(Value::as_str).unwrap_or("") {
+        "" => {}
+        given if given == api_version => {}
+        given => {
+            let why = format!("the API version in the data ({given}) does not match the expected API version ({api_version})");
+            return Err(Status::bad_request(why));
+        }
+    }
+    match map.get("kind").and_then(Value::as_str).unwrap_or("") {
+        "" => {}
+        given if given == kind.kind => {}
+        given => {
+            return Err(Status::bad_request(format!(
+                "{given} in version {:?} cannot be handled as a {}: converting ({}.{given}) to ({}.{}): unknown conversion",
+                kind.version, kind.kind, kind.version, kind.version, kind.kind
+            )));
+        }
+    }
+    map.insert("apiVersion".to_owned(), api_version.into());
+    map.insert("kind".to_owned(), kind.kind.into());
+    Ok(())
+}
+
+/// One step from an object to what it contains.
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+/// A walk over an object and its type at once.
+struct Walk {
+    path: Vec<Step>,
+    /// Unknown fields (and duplicates that the parser has found).
+    strict: Vec<String>,
+    /// The innermost Go struct, for error messages.
+    owner: &'static str,
+}
+
+impl Walk {
+    /// Checks and cleans one value. The error is Go's, without what stands before it.
+    fn value(&mut self, shape: Shape, value: &mut Value) -> Result<(), String> {
+        if self.path.len() > MAX_DEPTH {
+            return Err(format!("exceeded max depth of {MAX_DEPTH}"));
+        }
+        if value.is_null() && !matches!(shape, Shape::Any) {
+            // Only reached inside lists and maps: a field that is null has been dropped before.
+            *value = zero(shape);
+            return Ok(());
+        }
+        match (shape, &mut *value) {
+            (Shape::Any, value) if fits_depth(value, MAX_DEPTH.saturating_sub(self.path.len())) => Ok(()),
+            (Shape::Any, _) => Err(format!("exceeded max depth of {MAX_DEPTH}")),
+            (Shape::Bool, Value::Bool(_)) | (Shape::Double, Value::Number(_)) => Ok(()),
+            (Shape::String | Shape::IntOrString | Shape::Quantity, Value::String(_)) => Ok(()),
+            (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
+            (Shape::Int32 | Shape::IntOrString, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
+                Ok(())
+            }
+            (Shape::Quantity, Value::Number(number)) => {
+                *value = Value::String(number.to_string());
+                Ok(())
+            }
+            (Shape::Bytes, Value::String(text)) => self.bytes(text),
+            (Shape::Time, Value::String(text)) => check_time(text),
+            (Shape::List(item), Value::Array(items)) => self.list(*item, items),
+            (Shape::Map(item), Value::Object(map)) => self.map(*item, map),
+            (Shape::Struct(this), Value::Object(map)) => self.fields(this, map),
+            (shape, value) => Err(self.mismatch(shape, value)),
+        }
+    }
+
+    fn list(&mut self, item: Shape, items: &mut [Value]) -> Result<(), String> {
+        for (index, value) in items.iter_mut().enumerate() {
+            self.path.push(Step::Index(index));
+            self.value(item, value)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, item: Shape, map: &mut Map<String, Value>) -> Result<(), String> {
+        for (key, value) in map.iter_mut() {
+            self.path.push(Step::Field(key.clone()));
+            self.value(item, value)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self, this: &'static Struct, map: &mut Map<String, Value>) -> Result<(), String> {
+        let outer = std::mem::replace(&mut self.owner, this.go_name());
+        let mut unset = Vec::new();
+        for (name, value) in map.iter_mut() {
+            let Some(field) = this.field(name) else {
+                self.unknown(name);
+                unset.push(name.clone());
+                continue;
+            };
+            if value.is_null() {
+                unset.push(name.clone());
+                continue;
+            }
+            self.path.push(Step::Field(name.clone()));
+            self.value(field.shape, value)?;
+            self.path.pop();
+        }
+        for name in unset {
+            map.remove(&name);
+        }
+        self.owner = outer;
+        Ok(())
+    }
+
+    fn unknown(&mut self, name: &str) {
+        if self.strict.len() >= MAX_STRICT_ERRORS {
+            return;
+        }
+        let mut text = String::new();
+        for step in &self.path {
+            match step {
+                Step::Field(field) => text.extend([field.as_str(), "."]),
+                Step::Index(index) => {
+                    text.pop();
+                    text.push_str(&format!("[{index}]."));
+                }
+            }
+        }
+        self.strict.push(format!("unknown field \"{text}{name}\""));
+    }
+
+    /// `[]byte` is base64; line breaks inside are dropped, as Go's decoder does.
+    fn bytes(&self, text: &mut String) -> Result<(), String> {
+        if text.contains(['\r', '\n']) {
+            text.retain(|c| c != '\r' && c != '\n');
+        }
+        match base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => {
+                Err(format!("illegal base64 data at input byte {at}"))
+            }
+            Err(_) => Err(format!("illegal base64 data at input byte {}", text.len() - text.len() % 4)),
+        }
+    }
+
+    fn mismatch(&self, shape: Shape, value: &Value) -> String {
+        let found = match value {
+            // Go names the number where a number was expected but this one does not fit.
+            Value::Number(number) if matches!(shape, Shape::Int32 | Shape::Int64 | Shape::IntOrString) => format!("number {number}"),
+            other => go_kind(other).to_owned(),
+        };
+        // Go's path has the fields only, without list indices and map keys of its own.
+        let fields: Vec<&str> =
+            self.path.iter().filter_map(|step| if let Step::Field(name) = step { Some(name.as_str()) } else { None }).collect();
+        format!("json: cannot unmarshal {found} into Go struct field {}.{} of type {}", self.owner, fields.join("."), go_type(shape))
+    }
+}
+
+/// What Go's zero value of a type is as JSON.
+fn zero(shape: Shape) -> Value {
+    match shape {
+        Shape::Bool => Value::Bool(false),
+        Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => 0.into(),
+        Shape::String | Shape::Bytes => "".into(),
+        Shape::Quantity => "0".into(),
+        Shape::Struct(_) => Value::Object(Map::new()),
+        Shape::Time | Shape::Any | Shape::List(_) | Shape::Map(_) => Value::Null,
+    }
+}
+
+fn check_time(text: &str) -> Result<(), String> {
+    match text.parse::<Timestamp>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\"")),
+    }
+}
+
+/// Whether arrays and objects are nested at most this deep.
+pub(crate) fn fits_depth(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(items) => depth > 0 && items.iter().all(|item| fits_depth(item, depth - 1)),
+        Value::Object(map) => depth > 0 && map.values().all(|item| fits_depth(item, depth - 1)),
+        _ => true,
+    }
+}
+
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn go_type(shape: Shape) -> String {
+    match shape {
+        Shape::Bool => "bool".to_owned(),
+        Shape::Int32 => "int32".to_owned(),
+        Shape::Int64 => "int64".to_owned(),
+        Shape::Double => "float64".to_owned(),
+        Shape::String => "string".to_owned(),
+        Shape::Bytes => "[]uint8".to_owned(),
+        Shape::Time => "v1.Time".to_owned(),
+        Shape::IntOrString => "intstr.IntOrString".to_owned(),
+        Shape::Quantity => "resource.Quantity".to_owned(),
+        Shape::Any => "interface {}".to_owned(),
+        Shape::List(item) => format!("[]{}", go_type(*item)),
+        Shape::Map(item) => format!("map[string]{}", go_type(*item)),
+        Shape::Struct(this) => {
+            let mut parts = this.name.rsplit('.');
+            let (kind, version) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+            format!("{version}.{kind}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds;
+
+    fn sts(spec: Value) -> Value {
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web", "creationTimestamp": null }, "spec": spec })
+    }
+
+    #[test]
+    fn type_errors_are_gos() {
+        let kind = &kinds::STATEFUL_SET;
+        let table = [
+            (json!({ "replicas": "3" }), "cannot unmarshal string into Go struct field StatefulSetSpec.spec.replicas of type int32"),
+            (
+                json!({ "replicas": 99999999999i64 }),
+                "cannot unmarshal number 99999999999 into Go struct field StatefulSetSpec.spec.replicas of type int32",
+            ),
+            (json!({ "replicas": 1.5 }), "cannot unmarshal number 1.5 into Go struct field StatefulSetSpec.spec.replicas of type int32"),
+            (
+                json!({ "template": { "spec": { "containers": [{ "env": [{ "name": "A", "value": 1 }] }] } } }),
+                "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string",
+            ),
+            (
+                json!({ "template": { "spec": { "containers": {} } } }),
+                "cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+            ),
+        ];
+        for (spec, why) in table {
+            let status = decode(kind, &mut sts(spec), FieldValidation::Ignore).expect_err("a type error");
+            assert_eq!(status.message, format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: json: {why}"));
+            assert_eq!((status.code, status.reason), (400, "BadRequest"));
+        }
+    }
+
+    #[test]
+    fn unknown_and_duplicate_fields() {
+        let body = br#"{"metadata":{"name":"web"},"spec":{"foo":1,"replicas":2,"replicas":3,
+            "template":{"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":2}},"bar":{}}]}}}}"#;
+        let kind = &kinds::STATEFUL_SET;
+        let fields = [
+            r#"duplicate field "spec.replicas""#,
+            r#"unknown field "spec.foo""#,
+            r#"unknown field "spec.template.spec.containers[0].bar""#,
+        ];
+        let (object, warnings) = decode_bytes(kind, body, FieldValidation::Warn).expect("decodes");
+        assert_eq!(warnings, fields);
+        assert_eq!(
+            object,
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" }, "spec": { "replicas": 3,
+                "template": { "spec": { "containers": [{ "name": "a", "resources": { "limits": { "cpu": "2" } } }] } } } })
+        );
+        assert!(decode_bytes(kind, body, FieldValidation::Ignore).is_ok_and(|(_, warnings)| warnings.is_empty()));
+        let refused = decode_bytes(kind, body, FieldValidation::Strict).expect_err("strict");
+        assert_eq!(
+            refused.message,
+            format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: strict decoding error: {}", fields.join(", "))
+        );
+    }
+
+    #[test]
+    fn nulls_ports_bytes_and_times() {
+        let mut service = json!({ "metadata": { "name": "a", "creationTimestamp": null, "labels": { "a": null } },
+            "spec": { "ports": [{ "port": 80, "targetPort": "http" }, { "port": 81, "targetPort": 8081 }] }, "status": null });
+        assert_eq!(decode(&kinds::SERVICE, &mut service, FieldValidation::Strict), Ok(Vec::new()));
+        assert_eq!(service["metadata"], json!({ "name": "a", "labels": { "a": "" } }));
+        assert!(service.get("status").is_none());
+        let mut secret = json!({ "data": { "a": "aGFs\nbG8=" } });
+        assert!(decode(&kinds::SECRET, &mut secret, FieldValidation::Strict).is_ok());
+        let mut secret = json!({ "data": { "a": "a$==" } });
+        assert!(
+            decode(&kinds::SECRET, &mut secret, FieldValidation::Strict)
+                .is_err_and(|s| s.message.ends_with("illegal base64 data at input byte 1"))
+        );
+        let mut pod = json!({ "metadata": { "deletionTimestamp": "yesterday" } });
+        assert!(decode(&kinds::POD, &mut pod, FieldValidation::Ignore).is_err());
+    }
+
+    #[test]
+    fn another_kind_is_refused() {
+        let mut pod = json!({ "apiVersion": "v1", "kind": "Pod" });
+        let status = decode(&kinds::STATEFUL_SET, &mut pod, FieldValidation::Ignore).expect_err("another kind");
+        assert_eq!(status.message, "the API version in the data (v1) does not match the expected API version (apps/v1)");
+        assert!(decode(&kinds::POD, &mut json!({ "kind": "Secret" }), FieldValidation::Ignore).is_err());
+        assert!(decode(&kinds::POD, &mut json!([]), FieldValidation::Ignore).is_err());
+    }
+
+    #[test]
+    fn x4_depth_is_bounded_in_raw_parts_too() {
+        let mut data = json!(1);
+        for _ in 0..200 {
+            data = json!({ "a": data });
+        }
+        let mut revision = json!({ "data": data, "revision": 1 });
+        assert!(decode(&kinds::CONTROLLER_REVISION, &mut revision, FieldValidation::Ignore).is_err());
+    }
+}

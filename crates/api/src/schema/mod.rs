@@ -1,0 +1,15 @@
+//! The schemas of all kinds: which fields exist, of what type, and how each is merged.
+//!
+//! [`raw`] has the JSON schemas with their prose (for OpenAPI), [`types`] the compact form that the
+//! request path uses, [`list_keys`] the facts about lists that schemas do not state, [`parse`] reads
+//! JSON text within limits, and [`decode`] checks an object against its type.
+
+pub mod decode;
+pub mod list_keys;
+pub mod parse;
+pub mod raw;
+mod roots;
+pub mod types;
+
+pub use decode::{FieldValidation, decode, decode_bytes};
+pub use types::{Field, Shape, Struct, shape_of};
