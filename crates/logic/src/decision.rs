@@ -78,6 +78,8 @@ pub enum Waiting {
     NoVolume,
     /// Something still uses it (protection finalizers).
     InUse,
+    /// An older pod of this name still has containers on this node (S1).
+    NameTaken { uid: String },
     /// No node fits; the reason per node, in upstream's words.
     NoNodeFits { message: String },
     /// An object that it names does not exist.

@@ -7,6 +7,7 @@
 
 pub mod controllers;
 pub mod decision;
+pub mod kubelet;
 pub mod snapshot;
 
 pub use decision::{Controller, Decision, Event, Propagation, Waiting, Write};

@@ -1,0 +1,100 @@
+//! The kubelet's pod conditions, with upstream's reasons and messages. Foreign conditions are kept as they are.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::containers::{Init, init_standing};
+use super::view::{PodView, Sandbox};
+
+/// The conditions that the kubelet writes.
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// A verdict: `Ok`, or a reason and a message (either may be empty).
+type Verdict = Result<(), (&'static str, String)>;
+
+pub(super) fn conditions(view: &PodView, recorded: &PodStatus, status: &PodStatus, now: Timestamp) -> Vec<PodCondition> {
+    let before = recorded.conditions.as_deref().unwrap_or_default();
+    let terminal = match status.phase.as_deref() {
+        Some("Succeeded") => Some("PodCompleted"),
+        Some("Failed") => Some("PodFailed"),
+        _ => None,
+    };
+    let sandbox = match view.sandbox {
+        Sandbox::Ready { .. } => Ok(()),
+        Sandbox::Absent | Sandbox::Dead { .. } => Err(("", String::new())),
+    };
+    let containers_ready = match terminal {
+        Some(reason) => Err((reason, String::new())),
+        None => all_ready(status.container_statuses.as_deref().unwrap_or_default()),
+    };
+    let ready = match &containers_ready {
+        Ok(()) => gates(view, before),
+        Err(why) => Err(why.clone()),
+    };
+    let initialized = if terminal == Some("PodCompleted") { Err(("PodCompleted", String::new())) } else { initialized(view) };
+    let verdicts = [sandbox, initialized, ready, containers_ready, Ok(())];
+    let ours = OURS.iter().zip(verdicts).map(|(type_, verdict)| {
+        let completed = *type_ == "Initialized" && terminal == Some("PodCompleted");
+        condition(type_, verdict, completed, before, view.pod.metadata.generation, now)
+    });
+    let foreign = before.iter().filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned();
+    ours.chain(foreign).collect()
+}
+
+/// One condition; its transition time moves only with its status.
+fn condition(
+    type_: &str,
+    verdict: Verdict,
+    force_true: bool,
+    before: &[PodCondition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> PodCondition {
+    let value = if verdict.is_ok() || force_true { "True" } else { "False" };
+    let (reason, message) = verdict.err().unwrap_or_default();
+    let unchanged = before.iter().find(|old| old.type_ == type_ && old.status == value);
+    PodCondition {
+        type_: type_.to_owned(),
+        status: value.to_owned(),
+        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
+        message: Some(message).filter(|message| !message.is_empty()),
+        last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+        last_probe_time: None,
+        observed_generation: generation,
+    }
+}
+
+fn initialized(view: &PodView) -> Verdict {
+    let init = view.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let open: Vec<&str> =
+        init.filter(|container| init_standing(view, container) != Init::Done).map(|container| container.name.as_str()).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    Err(("ContainersNotInitialized", format!("containers with incomplete status: [{}]", open.join(" "))))
+}
+
+fn all_ready(statuses: &[ContainerStatus]) -> Verdict {
+    let unready: Vec<&str> = statuses.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    if unready.is_empty() {
+        return Ok(());
+    }
+    Err(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))))
+}
+
+/// Readiness gates are conditions that others write.
+fn gates(view: &PodView, conditions: &[PodCondition]) -> Verdict {
+    let mut complaints = Vec::new();
+    for gate in view.spec().into_iter().flat_map(|spec| spec.readiness_gates.iter().flatten()) {
+        let name = &gate.condition_type;
+        match conditions.iter().find(|condition| condition.type_ == *name) {
+            None => complaints.push(format!("corresponding condition of pod readiness gate \"{name}\" does not exist.")),
+            Some(condition) if condition.status != "True" => {
+                complaints.push(format!("the status of pod readiness gate \"{name}\" is not \"True\", but {}", condition.status));
+            }
+            Some(_) => {}
+        }
+    }
+    if complaints.is_empty() { Ok(()) } else { Err(("ReadinessGatesNotReady", complaints.join(", "))) }
+}

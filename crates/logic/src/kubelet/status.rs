@@ -1,0 +1,257 @@
+//! The pod's status as upstream's kubelet would write it.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, PodIP,
+    PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::backoff::plus_seconds;
+use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts};
+use super::view::{ContainerFact, ImageFact, Life, PodView, Sandbox};
+use super::{Stage, conditions, probes, qos};
+
+/// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
+const PULL_ERROR_SECONDS: i64 = 2;
+
+/// Exit code and reason of a container that nobody saw ending.
+const LOST_CODE: i32 = 137;
+const LOST_REASON: &str = "ContainerStatusUnknown";
+
+/// Whether the pod's own containers have all ended for good; sidecars don't count.
+pub(super) fn is_complete(view: &PodView) -> bool {
+    let Some(spec) = view.spec() else { return false };
+    if spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed) {
+        return true;
+    }
+    let ended =
+        |container: &Container| view.latest(&container.name).and_then(ContainerFact::exit).is_some_and(|(code, _)| !restarts(view, code));
+    !spec.containers.is_empty() && spec.containers.iter().all(ended)
+}
+
+pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus {
+    let recorded = view.pod.status.clone().unwrap_or_default();
+    let mut status = PodStatus {
+        qos_class: Some(recorded.qos_class.clone().unwrap_or_else(|| qos::class(&view.pod).to_owned())),
+        start_time: Some(recorded.start_time.clone().unwrap_or(Time(now))),
+        observed_generation: view.pod.metadata.generation,
+        reason: recorded.reason.clone(),
+        message: recorded.message.clone(),
+        host_ip: view.host_ips.first().cloned(),
+        host_ips: Some(view.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+        nominated_node_name: recorded.nominated_node_name.clone(),
+        ..PodStatus::default()
+    };
+    set_address(view, stage, &recorded, &mut status);
+    if let Some(spec) = view.spec() {
+        let init = spec.init_containers.as_deref().unwrap_or_default();
+        let all = |containers: &[Container], init| {
+            containers.iter().map(|container| container_status(view, container, init, stage, now)).collect()
+        };
+        status.init_container_statuses = Some(all(init, true)).filter(|all: &Vec<_>| !all.is_empty());
+        status.container_statuses = Some(all(&spec.containers, false));
+    }
+    status.phase = Some(phase(view, stage, &recorded, &status).to_owned());
+    if *stage == Stage::Expired {
+        status.reason = Some("DeadlineExceeded".to_owned());
+        status.message = Some("Pod was active on the node longer than the specified deadline".to_owned());
+    }
+    status.conditions = Some(conditions::conditions(view, &recorded, &status, now));
+    status
+}
+
+/// The sandbox's address; once it is gone, the last one where the pod only waits to be taken away.
+fn set_address(view: &PodView, stage: &Stage, recorded: &PodStatus, status: &mut PodStatus) {
+    let host_network = view.spec().is_some_and(|spec| spec.host_network == Some(true));
+    let ip = match &view.sandbox {
+        Sandbox::Ready { .. } if host_network => view.host_ips.first().cloned(),
+        Sandbox::Ready { ip, .. } => ip.clone(),
+        _ if *stage != Stage::Live => recorded.pod_ip.clone(),
+        _ => None,
+    };
+    status.pod_ips = ip.clone().map(|ip| vec![PodIP { ip }]);
+    status.pod_ip = ip;
+}
+
+pub(super) fn recorded_status<'a>(view: &'a PodView, name: &str) -> Option<&'a ContainerStatus> {
+    let status = view.pod.status.as_ref()?;
+    status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).find(|status| status.name == name)
+}
+
+fn waiting(reason: &str, message: Option<String>) -> ContainerState {
+    ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..Default::default() }
+}
+
+/// An ended container's state; `None` while it has not ended.
+fn terminated(view: &PodView, fact: &ContainerFact) -> Option<ContainerState> {
+    let id = Some(container_id(view.uid(), &fact.name, fact.attempt));
+    let state = match &fact.life {
+        Life::Exited { code, oom, started, finished, message, .. } => ContainerStateTerminated {
+            container_id: id,
+            exit_code: *code,
+            finished_at: Some(Time(*finished)),
+            started_at: Some(Time(*started)),
+            message: message.clone(),
+            reason: Some(
+                if *oom {
+                    "OOMKilled"
+                } else if *code == 0 {
+                    "Completed"
+                } else {
+                    "Error"
+                }
+                .to_owned(),
+            ),
+            signal: None,
+        },
+        Life::Lost => lost(id),
+        Life::Created | Life::Running { .. } => return None,
+    };
+    Some(ContainerState { terminated: Some(state), ..Default::default() })
+}
+
+fn lost(container_id: Option<String>) -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        container_id,
+        exit_code: LOST_CODE,
+        reason: Some(LOST_REASON.to_owned()),
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        ..Default::default()
+    }
+}
+
+/// Why the next attempt is not there yet, where there is a reason of its own.
+fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<ContainerState> {
+    let name = &container.name;
+    if crash_until(view, name, now).is_some() {
+        let pod = &view.pod.metadata;
+        let delay = view.memory.get(name).and_then(|memory| memory.crash).map_or(0, |crash| crash.delay.as_secs());
+        let delay = if delay >= 60 { format!("{}m{}s", delay / 60, delay % 60) } else { format!("{delay}s") };
+        let (pod_name, namespace) = (pod.name.as_deref().unwrap_or(""), pod.namespace.as_deref().unwrap_or(""));
+        let message = format!("back-off {delay} restarting failed container={name} pod={pod_name}_{namespace}({})", view.uid());
+        return Some(waiting("CrashLoopBackOff", Some(message)));
+    }
+    let memory = view.memory.get(name)?;
+    if let Some(ImageFact::Failed { reason, message, at }) = &memory.image {
+        if *reason == "ErrImagePull" && plus_seconds(*at, PULL_ERROR_SECONDS) <= now {
+            let image = container.image.as_deref().unwrap_or("");
+            return Some(waiting("ImagePullBackOff", Some(format!("Back-off pulling image \"{image}\": ErrImagePull: {message}"))));
+        }
+        return Some(waiting(reason, Some(message.clone())));
+    }
+    let (reason, message) = memory.start_error.as_ref()?;
+    Some(waiting(reason, Some(message.clone())))
+}
+
+fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> bool {
+    if init && is_sidecar(container) {
+        true
+    } else if init {
+        code != 0 && restart_policy(view) != "Never"
+    } else {
+        restarts(view, code)
+    }
+}
+
+fn container_status(view: &PodView, container: &Container, init: bool, stage: &Stage, now: Timestamp) -> ContainerStatus {
+    let name = &container.name;
+    let has_init = view.spec().is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|init| !init.is_empty()));
+    let default = || waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, None);
+    let mut status = ContainerStatus {
+        name: name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        last_state: Some(ContainerState::default()),
+        ..Default::default()
+    };
+    let Some(fact) = view.latest(name) else {
+        return unseen(view, status, stage, blocked(view, container, now).unwrap_or_else(default));
+    };
+    status.image_id = fact.image_id.clone();
+    status.restart_count = i32::try_from(fact.attempt).unwrap_or(i32::MAX);
+    status.container_id = Some(container_id(view.uid(), name, fact.attempt));
+    let previous = fact.attempt.checked_sub(1).and_then(|before| view.attempt(name, before)).and_then(|before| terminated(view, before));
+    status.last_state = Some(previous.unwrap_or_default());
+    match &fact.life {
+        Life::Created => {
+            status.container_id = None;
+            status.state = Some(blocked(view, container, now).unwrap_or_else(default));
+        }
+        Life::Running { since } => {
+            let running = ContainerStateRunning { started_at: Some(Time(*since)) };
+            status.state = Some(ContainerState { running: Some(running), ..Default::default() });
+            status.started = Some(probes::is_started(view, container, fact.attempt));
+            status.ready = (!init || is_sidecar(container)) && probes::is_ready(view, container, fact.attempt);
+        }
+        Life::Exited { .. } | Life::Lost => {
+            let ended = terminated(view, fact);
+            let code = fact.exit().map_or(LOST_CODE, |(code, _)| code);
+            let held = (*stage == Stage::Live && runs_again(view, container, init, code)).then(|| blocked(view, container, now)).flatten();
+            if let Some(held) = held {
+                status.state = Some(held);
+                status.last_state = ended;
+            } else {
+                status.state = ended;
+            }
+            status.ready = init && !is_sidecar(container) && code == 0;
+        }
+    }
+    status
+}
+
+/// A container that the runtime does not know: not yet made, or its record is gone while the API still has it.
+fn unseen(view: &PodView, mut status: ContainerStatus, stage: &Stage, not_yet: ContainerState) -> ContainerStatus {
+    let recorded = recorded_status(view, &status.name);
+    if *stage == Stage::Live {
+        status.restart_count = recorded.map_or(0, |recorded| recorded.restart_count);
+        status.state = Some(not_yet);
+        return status;
+    }
+    let Some(recorded) = recorded else {
+        status.state = Some(not_yet);
+        return status;
+    };
+    let mut kept = recorded.clone();
+    if let Some(state) = kept.state.as_mut().filter(|state| state.running.is_some()) {
+        *state = ContainerState { terminated: Some(lost(recorded.container_id.clone())), ..Default::default() };
+        kept.ready = false;
+        kept.started = Some(false);
+    }
+    kept
+}
+
+/// The phase, from the containers; a pod never counts as ended while one of its containers is alive.
+fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &PodStatus) -> &'a str {
+    if let Some(phase @ ("Succeeded" | "Failed")) = recorded.phase.as_deref() {
+        return phase;
+    }
+    let alive = view.containers.iter().any(ContainerFact::is_alive);
+    let Some(spec) = view.spec() else { return "Pending" };
+    let ended: Vec<i32> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code))
+        .collect();
+    match stage {
+        Stage::Expired if !alive => return "Failed",
+        Stage::Doomed | Stage::Finished if !alive => {
+            let init_failed = spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed);
+            if init_failed {
+                return "Failed";
+            }
+            if !spec.containers.is_empty() && ended.len() == spec.containers.len() {
+                return if ended.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" };
+            }
+        }
+        _ => {}
+    }
+    let begun = main_has_begun(view) || spec.containers.iter().any(|container| view.latest(&container.name).is_some());
+    let initialized = spec.init_containers.iter().flatten().all(|container| init_standing(view, container) == Init::Done);
+    let all_made = status.container_statuses.iter().flatten().all(|status| {
+        let held = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
+        !held || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+    });
+    if begun && initialized && all_made { "Running" } else { "Pending" }
+}

@@ -1,0 +1,525 @@
+//! What this node knows of one pod, and how each result becomes knowledge.
+//!
+//! The node's loop changes a view only through [`PodView::apply`], so the simulator's node and the real one
+//! learn in the same way. Everything here is lost when the agent restarts, and is then learnt again: what runs
+//! from the runtime, what was terminated from the disk, back-offs and probe counts from scratch, as upstream.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+
+use super::backoff::{Backoff, RESTART};
+
+/// Whether the disk remembers that this pod uid was told to stop here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Remembered {
+    /// It was never told to stop.
+    #[default]
+    No,
+    /// It was, and will never be started again on this node, whatever a stale list says.
+    Yes,
+    /// It was, and the disk did not take the note (full, read-only). Stopping goes on regardless.
+    Failed,
+}
+
+/// The pod's sandbox: its pinned namespaces and its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// None, or not known to be there.
+    #[default]
+    Absent,
+    /// There, with its network. `made_at` orders it against containers: those that began before belong to an
+    /// older sandbox.
+    Ready { ip: Option<String>, made_at: Option<Timestamp> },
+    /// Its first process died at this time; its containers are stopped before another one is made.
+    Dead { since: Timestamp },
+}
+
+/// A volume of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeFact {
+    /// Mounted, its files in place. What is projected into it is looked at again at `refresh_at`.
+    Ready { refresh_at: Option<Timestamp> },
+    /// It could not be made ready; tried again when the back-off ends or when something it depends on changes.
+    Failed { message: String, backoff: Backoff },
+}
+
+/// What the runtime says about a container, in Kubernetes' terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running { since: Timestamp },
+    /// Ended.
+    Exited { code: i32, signal: Option<i32>, oom: bool, started: Timestamp, finished: Timestamp, message: Option<String> },
+    /// Its supervisor vanished without an exit code, its process is gone.
+    Lost,
+}
+
+/// One container of the pod, past or present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerFact {
+    pub name: String,
+    /// How many of this name came before it in this pod.
+    pub attempt: u32,
+    /// The image's digest.
+    pub image_id: String,
+    pub life: Life,
+}
+
+impl ContainerFact {
+    /// Whether its processes may still be alive. A container that was made but not started has none yet, but
+    /// its supervisor holds it, so it counts.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.life, Life::Running { .. } | Life::Created)
+    }
+
+    /// Exit code and end; a lost container counts as killed.
+    pub fn exit(&self) -> Option<(i32, Option<Timestamp>)> {
+        match &self.life {
+            Life::Exited { code, finished, .. } => Some((*code, Some(*finished))),
+            Life::Lost => Some((137, None)),
+            Life::Created | Life::Running { .. } => None,
+        }
+    }
+}
+
+/// The three kinds of probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeKind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl ProbeKind {
+    /// As events spell it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+
+    /// The container's probe of this kind.
+    pub fn of(self, container: &Container) -> Option<&Probe> {
+        match self {
+            Self::Startup => container.startup_probe.as_ref(),
+            Self::Liveness => container.liveness_probe.as_ref(),
+            Self::Readiness => container.readiness_probe.as_ref(),
+        }
+    }
+}
+
+/// What a probe run found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    Success,
+    /// The output, for the event.
+    Failure(String),
+    /// The probe itself could not be run; changes no count, as upstream.
+    Error(String),
+}
+
+/// The runs of one probe against the current attempt of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeFact {
+    /// When the last run began.
+    pub last_run: Option<Timestamp>,
+    /// Same outcomes in a row.
+    pub run_length: i32,
+    pub last_ok: bool,
+    /// The verdict once a threshold was reached.
+    pub verdict: Option<bool>,
+}
+
+/// The image for a container's next attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageFact {
+    Present {
+        id: String,
+    },
+    /// `reason` is upstream's: `ErrImagePull`, `InvalidImageName`, `ErrImageNeverPull`, `ImageInspectError`.
+    Failed {
+        reason: &'static str,
+        message: String,
+        at: Timestamp,
+    },
+}
+
+/// How far the postStart hook of the current attempt is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    #[default]
+    NotRun,
+    Done,
+}
+
+/// What is remembered per container name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Grows with each restart.
+    pub crash: Option<Backoff>,
+    pub image: Option<ImageFact>,
+    pub pull: Option<Backoff>,
+    /// Why the last start did not work: upstream's reason (`CreateContainerConfigError`, …) and a message.
+    pub start_error: Option<(&'static str, String)>,
+    pub start_retry: Option<Backoff>,
+    /// The attempt that the fields below are about.
+    pub attempt: Option<u32>,
+    pub post_start: Hook,
+    pub probes: BTreeMap<ProbeKind, ProbeFact>,
+    /// A liveness or startup probe, or a postStart hook, condemned this attempt: why, since when, how long it has.
+    pub condemned: Option<Condemned>,
+}
+
+/// A container that is to be stopped although its pod goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condemned {
+    pub why: String,
+    pub since: Timestamp,
+    pub grace_seconds: i64,
+}
+
+/// One result of an action, or one thing noticed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// The pod as the API has it now.
+    Pod(Box<Pod>),
+    /// The API has no pod of this uid any more.
+    Gone,
+    /// The note about termination was written, or not.
+    Remembered(bool),
+    /// All containers of this pod, replacing what was known.
+    Containers(Vec<ContainerFact>),
+    Sandbox(Sandbox),
+    SandboxFailed(String),
+    Volume {
+        name: String,
+        /// When its content is to be looked at again (tokens expire).
+        result: Result<Option<Timestamp>, String>,
+    },
+    /// An object that volumes or environments were waiting for has changed: try again at once.
+    DependencyChanged,
+    Unmounted,
+    PullBegan {
+        container: String,
+        image: String,
+    },
+    /// `pulled` holds upstream's sentence when bytes were moved, or is empty where the image was there.
+    Image {
+        container: String,
+        image: String,
+        result: Result<(String, String), (&'static str, String)>,
+    },
+    Started {
+        container: String,
+        attempt: u32,
+    },
+    StartFailed {
+        container: String,
+        reason: &'static str,
+        message: String,
+    },
+    PostStart {
+        container: String,
+        attempt: u32,
+        result: Result<(), String>,
+    },
+    Probe {
+        container: String,
+        attempt: u32,
+        kind: ProbeKind,
+        began: Timestamp,
+        outcome: ProbeOutcome,
+    },
+    /// A stop was begun, for the event.
+    Stopping {
+        container: String,
+        why: String,
+    },
+    /// A preStop hook failed; the stop goes on.
+    PreStopFailed {
+        container: String,
+        message: String,
+    },
+    /// Something a person should know about how this pod runs.
+    Notice {
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+/// An event about this pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodEvent {
+    pub warning: bool,
+    pub reason: &'static str,
+    pub message: String,
+    /// The container it is about, for `involvedObject.fieldPath`.
+    pub container: Option<String>,
+}
+
+/// Everything that `decide` may look at for one pod uid.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodView {
+    /// As last seen in the API.
+    pub pod: Pod,
+    /// The API has no such uid any more (finally deleted, or forced away).
+    pub gone: bool,
+    pub remembered: Remembered,
+    /// Another uid with this pod's namespace and name that still has containers here (S1).
+    pub predecessor: Option<String>,
+    /// Addresses of this node, the primary one first.
+    pub host_ips: Vec<String>,
+    /// When this node first knew that the pod is to go.
+    pub doomed_since: Option<Timestamp>,
+    pub sandbox: Sandbox,
+    pub sandbox_error: Option<Backoff>,
+    pub volumes: BTreeMap<String, VolumeFact>,
+    /// Nothing of the pod is mounted any more.
+    pub unmounted: bool,
+    /// All attempts that the runtime still has.
+    pub containers: Vec<ContainerFact>,
+    pub memory: BTreeMap<String, Memory>,
+}
+
+impl PodView {
+    /// A pod that was just seen for the first time.
+    pub fn new(pod: Pod, host_ips: Vec<String>) -> Self {
+        Self { pod, host_ips, ..Self::default() }
+    }
+
+    /// `metadata.uid`, or `""`.
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or("")
+    }
+
+    pub(super) fn spec(&self) -> Option<&PodSpec> {
+        self.pod.spec.as_ref()
+    }
+
+    /// Whether the pod is on its way out, for good.
+    pub fn is_doomed(&self) -> bool {
+        self.gone || self.pod.metadata.deletion_timestamp.is_some() || self.remembered == Remembered::Yes
+    }
+
+    /// The newest attempt of a container.
+    pub fn latest(&self, name: &str) -> Option<&ContainerFact> {
+        self.containers.iter().filter(|fact| fact.name == name).max_by_key(|fact| fact.attempt)
+    }
+
+    pub(super) fn attempt(&self, name: &str, attempt: u32) -> Option<&ContainerFact> {
+        self.containers.iter().find(|fact| fact.name == name && fact.attempt == attempt)
+    }
+
+    /// What is remembered of a container, where it is about this attempt.
+    pub(super) fn memory_of(&self, name: &str, attempt: u32) -> Option<&Memory> {
+        self.memory.get(name).filter(|memory| memory.attempt.is_none_or(|of| of == attempt))
+    }
+
+    pub(super) fn grace_seconds(&self) -> i64 {
+        self.spec().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30).max(0)
+    }
+
+    /// The init and regular containers, in the order of the spec.
+    pub(super) fn specs(&self) -> impl Iterator<Item = &Container> {
+        self.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
+    }
+
+    fn attempt_memory(&mut self, container: &str, attempt: u32) -> Option<&mut Memory> {
+        let memory = self.memory.entry(container.to_owned()).or_default();
+        if memory.attempt.is_none() {
+            memory.attempt = Some(attempt);
+        }
+        (memory.attempt == Some(attempt)).then_some(memory)
+    }
+
+    /// Takes in one fact. Gives back the events that it is worth.
+    pub fn apply(&mut self, fact: Fact, now: Timestamp) -> Vec<PodEvent> {
+        let mut events = Vec::new();
+        let mut tell = |warning, reason, message: String, container: Option<&str>| {
+            events.push(PodEvent { warning, reason, message, container: container.map(str::to_owned) });
+        };
+        match fact {
+            Fact::Pod(pod) => self.pod = *pod,
+            Fact::Gone => self.gone = true,
+            Fact::Remembered(done) => self.remembered = if done { Remembered::Yes } else { Remembered::Failed },
+            Fact::Containers(facts) => self.containers = facts,
+            Fact::Sandbox(sandbox) => {
+                if matches!(sandbox, Sandbox::Ready { .. }) {
+                    self.sandbox_error = None;
+                    self.unmounted = false;
+                }
+                if matches!((&self.sandbox, &sandbox), (Sandbox::Ready { .. }, Sandbox::Dead { .. })) {
+                    tell(false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.".into(), None);
+                }
+                self.sandbox = sandbox;
+            }
+            Fact::SandboxFailed(message) => {
+                self.sandbox_error = Some(Backoff::next(self.sandbox_error, now, now, super::backoff::RETRY));
+                tell(true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"), None);
+            }
+            Fact::Volume { name, result: Ok(refresh_at) } => {
+                self.unmounted = false;
+                self.volumes.insert(name, VolumeFact::Ready { refresh_at });
+            }
+            Fact::Volume { name, result: Err(message) } => {
+                self.unmounted = false;
+                tell(true, "FailedMount", format!("MountVolume.SetUp failed for volume \"{name}\" : {message}"), None);
+                let fact = match self.volumes.get(&name) {
+                    // It is mounted and in use: what it holds stays, only the refresh is late.
+                    Some(VolumeFact::Ready { .. }) => {
+                        VolumeFact::Ready { refresh_at: Some(super::backoff::plus(now, super::backoff::REFRESH_RETRY)) }
+                    }
+                    Some(VolumeFact::Failed { backoff, .. }) => {
+                        VolumeFact::Failed { message, backoff: Backoff::next(Some(*backoff), now, now, super::backoff::RETRY) }
+                    }
+                    None => VolumeFact::Failed { message, backoff: Backoff::next(None, now, now, super::backoff::RETRY) },
+                };
+                self.volumes.insert(name, fact);
+            }
+            Fact::DependencyChanged => {
+                self.volumes.retain(|_, fact| matches!(fact, VolumeFact::Ready { .. }));
+                for fact in self.volumes.values_mut() {
+                    *fact = VolumeFact::Ready { refresh_at: Some(now) };
+                }
+                for memory in self.memory.values_mut() {
+                    memory.start_retry = None;
+                }
+            }
+            Fact::Unmounted => {
+                self.unmounted = true;
+                self.volumes.clear();
+            }
+            Fact::PullBegan { container, image } => tell(false, "Pulling", format!("Pulling image \"{image}\""), Some(&container)),
+            Fact::Image { container, image, result } => self.apply_image(&container, &image, result, now, &mut tell),
+            Fact::Started { container, attempt } => {
+                self.apply_started(&container, attempt, now);
+                tell(false, "Created", format!("Created container: {container}"), Some(&container));
+                tell(false, "Started", format!("Started container {container}"), Some(&container));
+            }
+            Fact::StartFailed { container, reason, message } => {
+                tell(true, "Failed", format!("Error: {message}"), Some(&container));
+                let memory = self.memory.entry(container).or_default();
+                memory.start_error = Some((reason, message));
+                memory.start_retry = Some(Backoff::next(memory.start_retry, now, now, RESTART));
+            }
+            Fact::PostStart { container, attempt, result } => {
+                let grace_seconds = self.grace_seconds();
+                if let Err(message) = &result {
+                    tell(true, "FailedPostStartHook", format!("PostStartHook failed: {message}"), Some(&container));
+                }
+                if let Some(memory) = self.attempt_memory(&container, attempt) {
+                    match result {
+                        Ok(()) => memory.post_start = Hook::Done,
+                        Err(_) => {
+                            let why = "FailedPostStartHook".to_owned();
+                            memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+                        }
+                    }
+                }
+            }
+            Fact::Probe { container, attempt, kind, began, outcome } => {
+                self.apply_probe(&container, attempt, kind, began, outcome, now, &mut tell);
+            }
+            Fact::Stopping { container, why } => tell(false, "Killing", why, Some(&container)),
+            Fact::PreStopFailed { container, message } => {
+                tell(true, "FailedPreStopHook", format!("PreStopHook failed: {message}"), Some(&container));
+            }
+            Fact::Notice { warning, reason, message } => tell(warning, reason, message, None),
+        }
+        if self.is_doomed() {
+            self.doomed_since.get_or_insert(now);
+        }
+        events
+    }
+
+    fn apply_started(&mut self, container: &str, attempt: u32, now: Timestamp) {
+        let ended = attempt.checked_sub(1).and_then(|before| self.attempt(container, before)).map(|fact| fact.exit());
+        let memory = self.memory.entry(container.to_owned()).or_default();
+        let crash = match ended {
+            None => memory.crash,
+            Some(exit) => {
+                let finished = exit.and_then(|(_, finished)| finished).unwrap_or(now);
+                Some(Backoff::next(memory.crash, finished, now, RESTART))
+            }
+        };
+        *memory = Memory { crash, attempt: Some(attempt), ..Memory::default() };
+    }
+
+    fn apply_image(
+        &mut self,
+        container: &str,
+        image: &str,
+        result: Result<(String, String), (&'static str, String)>,
+        now: Timestamp,
+        tell: &mut impl FnMut(bool, &'static str, String, Option<&str>),
+    ) {
+        let memory = self.memory.entry(container.to_owned()).or_default();
+        match result {
+            Ok((id, pulled)) => {
+                let message = if pulled.is_empty() { format!("Container image \"{image}\" already present on machine") } else { pulled };
+                tell(false, "Pulled", message, Some(container));
+                memory.image = Some(ImageFact::Present { id });
+                memory.pull = None;
+            }
+            Err((reason, message)) => {
+                match reason {
+                    "ErrImagePull" => tell(true, "Failed", format!("Failed to pull image \"{image}\": {message}"), Some(container)),
+                    "InvalidImageName" => tell(true, "InspectFailed", message.clone(), Some(container)),
+                    _ => tell(true, reason, message.clone(), Some(container)),
+                }
+                tell(true, "Failed", format!("Error: {reason}"), Some(container));
+                memory.image = Some(ImageFact::Failed { reason, message, at: now });
+                memory.pull = Some(Backoff::next(memory.pull, now, now, RESTART));
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one fact")]
+    fn apply_probe(
+        &mut self,
+        container: &str,
+        attempt: u32,
+        kind: ProbeKind,
+        began: Timestamp,
+        outcome: ProbeOutcome,
+        now: Timestamp,
+        tell: &mut impl FnMut(bool, &'static str, String, Option<&str>),
+    ) {
+        let Some(probe) = self.specs().find(|spec| spec.name == container).and_then(|spec| kind.of(spec)) else { return };
+        let (success, failure) = (probe.success_threshold.unwrap_or(1).max(1), probe.failure_threshold.unwrap_or(3).max(1));
+        let grace_seconds = probe.termination_grace_period_seconds.unwrap_or_else(|| self.grace_seconds());
+        let alive = self.attempt(container, attempt).is_some_and(ContainerFact::is_alive);
+        let Some(memory) = self.attempt_memory(container, attempt) else { return };
+        let fact = memory.probes.entry(kind).or_default();
+        fact.last_run = Some(began);
+        let ok = match &outcome {
+            ProbeOutcome::Success => true,
+            ProbeOutcome::Failure(output) => {
+                if alive {
+                    tell(true, "Unhealthy", format!("{} probe failed: {output}", kind.title()), Some(container));
+                }
+                false
+            }
+            ProbeOutcome::Error(message) => {
+                let message = format!("{} probe errored and resulted in unknown state: {message}", kind.title());
+                return tell(true, "Unhealthy", message, Some(container));
+            }
+        };
+        fact.run_length = if fact.last_ok == ok { fact.run_length.saturating_add(1) } else { 1 };
+        fact.last_ok = ok;
+        if fact.run_length >= if ok { success } else { failure } {
+            fact.verdict = Some(ok);
+            if !ok && kind != ProbeKind::Readiness {
+                let why = format!("Container {container} failed {} probe, will be restarted", kind.title().to_lowercase());
+                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+            }
+        }
+    }
+}
