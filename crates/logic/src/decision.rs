@@ -1,6 +1,7 @@
 //! What a decision is: the writes it wants, the events it tells, why nothing more happens now.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::Value;
 
@@ -41,6 +42,49 @@ pub enum Write {
     Bind { key: ObjectKey, uid: String, node: String },
 }
 
+impl Write {
+    /// A merge patch of the main resource, guarded by uid and resourceVersion of the object as observed.
+    pub fn patch(kind: &'static Kind, meta: &ObjectMeta, patch: Value) -> Self {
+        Self::Patch {
+            kind,
+            key: key_of(meta),
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone(),
+            status: false,
+            patch,
+        }
+    }
+
+    /// A merge patch of the status, guarded by uid: a status has one writer, which reads its own writes.
+    pub fn patch_status(kind: &'static Kind, meta: &ObjectMeta, status: Value) -> Self {
+        Self::Patch {
+            kind,
+            key: key_of(meta),
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: None,
+            status: true,
+            patch: serde_json::json!({ "status": status }),
+        }
+    }
+
+    /// A delete in the background with the kind's grace period, guarded by uid and resourceVersion.
+    pub fn delete(kind: &'static Kind, meta: &ObjectMeta) -> Self {
+        Self::Delete {
+            kind,
+            key: key_of(meta),
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone(),
+            grace_period: None,
+            propagation: Propagation::Background,
+        }
+    }
+}
+
+/// Namespace and name as metadata has them.
+pub fn key_of(meta: &ObjectMeta) -> ObjectKey {
+    ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+}
+
 /// An event for people: `core/v1` Event, counted up by the driver when it repeats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -56,6 +100,18 @@ pub struct Event {
     pub reason: &'static str,
     /// Upstream's message.
     pub message: String,
+}
+
+impl Event {
+    /// A `Normal` event about the object that `meta` is of.
+    pub fn normal(kind: &'static Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
+        Self { kind, key: key_of(meta), uid: meta.uid.clone().unwrap_or_default(), warning: false, reason, message }
+    }
+
+    /// A `Warning` event about the object that `meta` is of.
+    pub fn warning(kind: &'static Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
+        Self { warning: true, ..Self::normal(kind, meta, reason, message) }
+    }
 }
 
 /// Why nothing more happens now. Feeds status conditions, events, the console, logs and test coverage.
@@ -88,6 +144,18 @@ pub enum Waiting {
     DependentsRemain { count: usize },
     /// A back-off or deadline runs.
     Backoff,
+    /// An object of the name that is needed exists and is somebody else's (S10).
+    NameTaken { name: String },
+    /// A claim of this name is on its way out; its name is not free yet (V6).
+    ClaimTerminating { name: String },
+    /// The namespace is being deleted: nothing new is made in it.
+    NamespaceTerminating,
+    /// `spec.paused`.
+    Paused,
+    /// Recreate: pods of an older revision still run.
+    OldPodsRunning,
+    /// A rolling update may not make more pods unavailable now.
+    UnavailableBudgetUsed,
 }
 
 /// The outcome of `decide`: total, deterministic, never an error.
@@ -101,6 +169,13 @@ pub struct Decision {
     pub waiting: Vec<Waiting>,
     /// When to decide again even if nothing changes.
     pub wake_at: Option<Timestamp>,
+}
+
+impl Decision {
+    /// Asks to be made again at `at`, or earlier.
+    pub fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
+    }
 }
 
 /// What a controller may do, enforced by the driver.

@@ -7,7 +7,10 @@
 
 pub mod controllers;
 pub mod decision;
+pub mod history;
 pub mod kubelet;
+pub mod ownership;
+pub mod pods;
 pub mod snapshot;
 
 pub use decision::{Controller, Decision, Event, Propagation, Waiting, Write};

@@ -1,0 +1,118 @@
+//! Revisions of a pod template: what they hold, when two are the same, how they are named.
+//!
+//! `data` is upstream's format, a strategic merge patch `{"spec":{"template":{…,"$patch":"replace"}}}`, so that
+//! `kubectl rollout history` and `undo` work on it. Two templates are the same when they are equal after this server's
+//! defaults were applied to both: a server that spells a default differently restarts nothing (S11).
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use mainstay_api::Kind;
+use serde_json::{Value, json};
+
+/// The label of a ControllerRevision with its hash.
+pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+
+/// The data of a ControllerRevision for a template.
+pub fn data(template: &PodTemplateSpec) -> Value {
+    let mut template = json!(template);
+    if let Value::Object(fields) = &mut template {
+        fields.insert("$patch".into(), json!("replace"));
+    }
+    json!({ "spec": { "template": template } })
+}
+
+/// The template in a ControllerRevision's data; the default one where there is none that can be read.
+pub fn template(data: &Value) -> PodTemplateSpec {
+    let template = data.pointer("/spec/template").cloned().unwrap_or_default();
+    serde_json::from_value(template).unwrap_or_default()
+}
+
+/// A template as it compares: with `kind`'s defaults, without nulls and without what revisions add to it.
+pub fn normal(kind: &Kind, template: &PodTemplateSpec) -> Value {
+    let mut template = json!(template);
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove("pod-template-hash");
+    }
+    let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "spec": { "template": template } });
+    (kind.defaults)(&mut object);
+    let mut template = object.pointer_mut("/spec/template").map(Value::take).unwrap_or_default();
+    drop_nulls(&mut template);
+    template
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let nulls: Vec<String> = fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect();
+            for name in nulls {
+                fields.remove(&name);
+            }
+            fields.iter_mut().for_each(|(_, value)| drop_nulls(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// The hash of a template that names its revision; `collisions` tells apart different templates of one hash.
+pub fn hash(normal: &Value, collisions: i32) -> String {
+    let mut hash = fnv1a(FNV_OFFSET, normal.to_string().as_bytes());
+    if collisions > 0 {
+        hash = fnv1a(hash, &collisions.to_le_bytes());
+    }
+    safe(hash)
+}
+
+/// Five letters for a generated name, the same for the same seed: decisions have no randomness.
+pub fn suffix(uid: &str, revision: u64, index: u64) -> String {
+    let mut hash = fnv1a(FNV_OFFSET, uid.as_bytes());
+    hash = fnv1a(hash, &revision.to_le_bytes());
+    let mut hash = fnv1a(hash, &index.to_le_bytes());
+    let mut name = String::new();
+    for _ in 0..5 {
+        name.push(letter(hash));
+        hash = hash.wrapping_mul(16_777_619) ^ (hash >> 15);
+    }
+    name
+}
+
+const FNV_OFFSET: u32 = 2_166_136_261;
+
+fn fnv1a(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(16_777_619))
+}
+
+/// Kubernetes' alphabet for generated names: no vowels and nothing that looks like one, so that no name is a word.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+fn letter(number: u32) -> char {
+    char::from(ALPHABET[(number % 27) as usize])
+}
+
+fn safe(hash: u32) -> String {
+    hash.to_string().bytes().map(|digit| letter(u32::from(digit))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mainstay_api::kinds::STATEFUL_SET;
+
+    fn template_of(json: Value) -> PodTemplateSpec {
+        serde_json::from_value(json).unwrap_or_default()
+    }
+
+    /// S11: what differs only in how it is written is the same revision.
+    #[test]
+    fn equal_by_content_s11() {
+        let plain = template_of(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+        let stored = template(&data(&plain));
+        assert_eq!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &stored));
+        let mut defaulted = json!({"spec": {"template": plain}});
+        (STATEFUL_SET.defaults)(&mut defaulted);
+        let defaulted = template(&defaulted);
+        assert_eq!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &defaulted), 0));
+        let other = template_of(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}));
+        assert_ne!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &other));
+        assert_ne!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &plain), 1));
+    }
+}

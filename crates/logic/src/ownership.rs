@@ -1,0 +1,108 @@
+//! Whose is it? Controllers own objects by uid (S10): an object whose labels match is adopted only when it has no
+//! controller, one that no longer matches is released, and a stranger's is left alone.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use mainstay_api::Kind;
+use serde_json::json;
+
+use crate::decision::Write;
+use crate::pods::{is_terminating, selects};
+
+/// An owner that looks for what is its own.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// Its metadata.
+    pub meta: &'a ObjectMeta,
+    /// What it selects.
+    pub selector: &'a LabelSelector,
+}
+
+/// What an object is to an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relation {
+    /// Its own.
+    Own,
+    /// Nobody's, and it matches: to be adopted.
+    Orphan,
+    /// Its own, but no longer matching: to be released.
+    Stray,
+    /// Somebody else's, or nobody's and not matching.
+    Foreign,
+}
+
+/// The owner reference that controls an object.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+impl<'a> Owner<'a> {
+    /// The controlling owner reference that this owner puts on what it makes.
+    pub fn reference(&self) -> OwnerReference {
+        controller_reference(self.kind, self.meta)
+    }
+
+    /// What an object is to this owner. `belongs` is asked besides the selector (a StatefulSet's pods by name).
+    /// An owner on its way out neither adopts nor releases; nothing on its way out is adopted.
+    pub fn relation(&self, object: &ObjectMeta, belongs: bool) -> Relation {
+        let matches = belongs && selects(self.selector, object.labels.as_ref());
+        match controller_of(object) {
+            Some(owner) if Some(&owner.uid) != self.meta.uid.as_ref() => Relation::Foreign,
+            Some(_) if matches || is_terminating(self.meta) => Relation::Own,
+            Some(_) => Relation::Stray,
+            None if matches && !is_terminating(self.meta) && !is_terminating(object) => Relation::Orphan,
+            None => Relation::Foreign,
+        }
+    }
+
+    /// Sorts objects of `kind` into this owner's own and the writes that adopt or release the others.
+    pub fn sort<'o, T>(
+        &self,
+        kind: &'static Kind,
+        objects: impl Iterator<Item = &'o T>,
+        meta_of: fn(&T) -> &ObjectMeta,
+        belongs: impl Fn(&T) -> bool,
+        writes: &mut Vec<Write>,
+    ) -> Vec<&'o T> {
+        let mut own = Vec::new();
+        for object in objects {
+            let meta = meta_of(object);
+            match self.relation(meta, belongs(object)) {
+                Relation::Own => own.push(object),
+                Relation::Foreign => {}
+                Relation::Orphan => {
+                    let mut owners = meta.owner_references.clone().unwrap_or_default();
+                    owners.push(self.reference());
+                    writes.push(set_owners(kind, meta, &owners));
+                }
+                Relation::Stray => writes.push(without_owner(kind, meta, self.meta.uid.as_deref().unwrap_or(""))),
+            }
+        }
+        own
+    }
+}
+
+/// A controlling owner reference to the object of `kind` with this metadata.
+pub fn controller_reference(kind: &'static Kind, meta: &ObjectMeta) -> OwnerReference {
+    OwnerReference {
+        api_version: kind.api_version(),
+        kind: kind.kind.to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// The patch that replaces an object's owners. A merge patch replaces the whole list, hence the resourceVersion.
+pub fn set_owners(kind: &'static Kind, meta: &ObjectMeta, owners: &[OwnerReference]) -> Write {
+    let owners = if owners.is_empty() { json!(null) } else { json!(owners) };
+    Write::patch(kind, meta, json!({ "metadata": { "ownerReferences": owners } }))
+}
+
+/// The patch that takes the owner with this uid off an object.
+pub fn without_owner(kind: &'static Kind, meta: &ObjectMeta, uid: &str) -> Write {
+    let rest: Vec<_> = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned().collect();
+    set_owners(kind, meta, &rest)
+}

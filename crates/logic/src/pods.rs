@@ -1,0 +1,124 @@
+//! What the controllers ask of a pod: is it ready, available, on its way out; and label selectors.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// Whether `metadata.deletionTimestamp` is set.
+pub fn is_terminating(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some()
+}
+
+/// `status.phase`, or `""`.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+}
+
+/// Phase Succeeded or Failed: no container of it will ever run again.
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Neither finished nor on its way out.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && !is_terminating(&pod.metadata)
+}
+
+/// The condition of a type.
+pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Condition Ready is `True`.
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// Phase Running and condition Ready.
+pub fn is_running_and_ready(pod: &Pod) -> bool {
+    phase(pod) == "Running" && is_ready(pod)
+}
+
+/// When a pod counts as available: Ready for `min_ready_seconds`. `None` while it is not Ready; a moment in the past or the
+/// future otherwise. Follows `podutil.IsPodAvailable`.
+pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
+    let since = ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    after(since, min_ready_seconds)
+}
+
+/// `seconds` after `at`; `None` beyond the end of time.
+pub fn after(at: Timestamp, seconds: i32) -> Option<Timestamp> {
+    at.checked_add(SignedDuration::from_secs(i64::from(seconds.max(0)))).ok()
+}
+
+/// Ready, and for at least `min_ready_seconds`.
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+    available_at(pod, min_ready_seconds).is_some_and(|at| at <= now)
+}
+
+/// Whether the pod has not been Ready once since it was made.
+///
+/// A kubelet sets all conditions when it first sees a pod, Ready to False among them, and moves Ready's transition time
+/// only when its status changes. A pod that was Ready and no longer is therefore has a Ready condition younger than its
+/// Initialized condition, and one that never was has not. A pod that was Ready within the second in which it was
+/// initialized counts as never Ready.
+pub fn never_ready(pod: &Pod) -> bool {
+    let Some(ready) = condition(pod, "Ready") else { return true };
+    if ready.status == "True" {
+        return false;
+    }
+    let Some(since) = &ready.last_transition_time else { return true };
+    ["Initialized", "PodScheduled"]
+        .iter()
+        .filter_map(|type_| condition(pod, type_)?.last_transition_time.as_ref())
+        .any(|time| since.0.as_second() <= time.0.as_second())
+}
+
+/// Whether a container of the pod is held back after it failed (`CrashLoopBackOff`, `ImagePullBackOff`, …): nothing runs
+/// that a deletion could interrupt.
+pub fn in_back_off(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref();
+    let all = statuses.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]).flatten().flatten();
+    all.filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+        .any(|reason| reason.ends_with("BackOff") || reason.starts_with("Err") || reason.ends_with("Error"))
+}
+
+/// Whether a selector selects an object with these labels. An empty selector selects everything; one with an unknown
+/// operator nothing.
+pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let value = |key: &str| labels.and_then(|labels| labels.get(key));
+    selector.match_labels.iter().flatten().all(|(key, wanted)| value(key) == Some(wanted))
+        && selector.match_expressions.iter().flatten().all(|requirement| {
+            let found = value(&requirement.key);
+            let listed = || requirement.values.iter().flatten().any(|wanted| Some(wanted) == found);
+            match requirement.operator.as_str() {
+                "In" => found.is_some() && listed(),
+                "NotIn" => found.is_none() || !listed(),
+                "Exists" => found.is_some(),
+                "DoesNotExist" => found.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// Whether a selector has no requirement at all, and so would select every object.
+pub fn selects_everything(selector: &LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty) && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// A number, or a percentage of `total` rounded up or down. What is neither counts as 0.
+pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
+    match value {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => {
+            let percent = text.strip_suffix('%').and_then(|percent| percent.parse::<i64>().ok()).unwrap_or(0).clamp(0, 1_000_000);
+            let product = percent * i64::from(total);
+            let rounded = if round_up { product.saturating_add(99) / 100 } else { product / 100 };
+            i32::try_from(rounded).unwrap_or(i32::MAX)
+        }
+    }
+}
