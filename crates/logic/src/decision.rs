@@ -145,7 +145,7 @@ pub enum Waiting {
     /// A back-off or deadline runs.
     Backoff,
     /// An object of the name that is needed exists and is somebody else's (S10).
-    NameTaken { name: String },
+    OwnedByAnother { name: String },
     /// A claim of this name is on its way out; its name is not free yet (V6).
     ClaimTerminating { name: String },
     /// The namespace is being deleted: nothing new is made in it.
