@@ -1,0 +1,362 @@
+//! Amounts of resources: `100m`, `1Gi`, `1e3`. Parsing, upstream's canonical form, arithmetic.
+//!
+//! A quantity is a whole number of nano-units, so `1Gi` is 1024³ × 10⁹ of them; upstream rounds up to the same
+//! step and caps at 2⁶³ − 1 units, hence 128 bits always suffice.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+/// Nano-units per unit.
+const NANO: i128 = 1_000_000_000;
+/// Upstream's largest quantity, in nano-units.
+const MAX: i128 = (i64::MAX as i128) * NANO;
+/// Longest text that is read as a quantity, in bytes.
+const MAX_TEXT: usize = 256;
+/// Digits of the fraction that are kept; later ones only round up.
+const MAX_FRACTION: usize = 18;
+/// Digits before the point beyond which any suffix gives the largest quantity.
+const MAX_WHOLE: usize = 28;
+
+/// The family of suffixes that a quantity is printed with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// `Ki`, `Mi`, …
+    BinarySi,
+    /// `m`, none, `k`, `M`, …
+    DecimalSi,
+    /// `e3`, `e6`, …
+    DecimalExponent,
+}
+
+/// An amount of a resource. Ordered and compared by amount: `1Gi == 1024Mi`.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantity {
+    nanos: i128,
+    format: Format,
+}
+
+/// A text that is not a quantity, in upstream's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not even the shape of one.
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+    Format,
+    /// An unknown suffix.
+    #[error("unable to parse quantity's suffix")]
+    Suffix,
+}
+
+impl Quantity {
+    /// Nothing.
+    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+
+    /// Whole units (bytes, cores, pods), capped as upstream caps.
+    pub fn from_units(units: i64, format: Format) -> Self {
+        Self { nanos: i128::from(units) * NANO, format }
+    }
+
+    /// Thousandths of a unit.
+    pub fn from_milli(milli: i64) -> Self {
+        Self { nanos: i128::from(milli) * (NANO / 1000), format: Format::DecimalSi }
+    }
+
+    /// A JSON string, or a plain number as YAML manifests often have it.
+    pub fn of(value: &Value) -> Result<Self, ParseError> {
+        match value {
+            Value::String(text) => text.parse(),
+            Value::Number(number) => number.to_string().parse(),
+            _ => Err(ParseError::Format),
+        }
+    }
+
+    /// Whole units (bytes), rounded up.
+    pub fn units(self) -> i64 {
+        clamp(div_up(self.nanos, NANO))
+    }
+
+    /// Thousandths (of a core), rounded up.
+    pub fn milli(self) -> i64 {
+        clamp(div_up(self.nanos, NANO / 1000))
+    }
+
+    /// Whether it is nothing.
+    pub fn is_zero(self) -> bool {
+        self.nanos == 0
+    }
+
+    /// Whether it is less than nothing.
+    pub fn is_negative(self) -> bool {
+        self.nanos < 0
+    }
+
+    /// Whether it is a whole number of units.
+    pub fn is_whole(self) -> bool {
+        self.nanos % NANO == 0
+    }
+
+    fn with(self, nanos: i128, other: Self) -> Self {
+        Self { nanos: nanos.clamp(-MAX, MAX), format: if self.nanos == 0 { other.format } else { self.format } }
+    }
+}
+
+impl std::ops::Add for Quantity {
+    type Output = Self;
+    /// The sum, capped; printed like the left side unless that is nothing.
+    fn add(self, other: Self) -> Self {
+        self.with(self.nanos + other.nanos, other)
+    }
+}
+
+impl std::ops::Sub for Quantity {
+    type Output = Self;
+    /// The difference, capped; may be negative.
+    fn sub(self, other: Self) -> Self {
+        self.with(self.nanos - other.nanos, other)
+    }
+}
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.nanos == other.nanos
+    }
+}
+impl Eq for Quantity {}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Quantity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.nanos.cmp(&other.nanos)
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = ParseError;
+
+    /// `[+-]digits[.digits][suffix]`; what is finer than a nano-unit is rounded away from zero.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if text.len() > MAX_TEXT {
+            return Err(ParseError::Format);
+        }
+        let (negative, rest) = match text.as_bytes().first() {
+            Some(b'-') => (true, text.get(1..).unwrap_or("")),
+            Some(b'+') => (false, text.get(1..).unwrap_or("")),
+            _ => (false, text),
+        };
+        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let (number, suffix) = rest.split_at(number);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
+            return Err(ParseError::Format);
+        }
+        let (scale, format) = suffix_scale(suffix)?;
+        let nanos = scaled(whole.trim_start_matches('0'), fraction, scale).min(MAX);
+        Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
+    }
+}
+
+/// What a suffix multiplies by.
+#[derive(Clone, Copy)]
+enum Scale {
+    Ten(i32),
+    Two(u32),
+}
+
+fn suffix_scale(suffix: &str) -> Result<(Scale, Format), ParseError> {
+    let binary = |power| Ok((Scale::Two(power), Format::BinarySi));
+    let decimal = |power| Ok((Scale::Ten(power), Format::DecimalSi));
+    match suffix {
+        "Ki" => binary(10),
+        "Mi" => binary(20),
+        "Gi" => binary(30),
+        "Ti" => binary(40),
+        "Pi" => binary(50),
+        "Ei" => binary(60),
+        "n" => decimal(-9),
+        "u" => decimal(-6),
+        "m" => decimal(-3),
+        "" => decimal(0),
+        "k" => decimal(3),
+        "M" => decimal(6),
+        "G" => decimal(9),
+        "T" => decimal(12),
+        "P" => decimal(15),
+        "E" => decimal(18),
+        other => {
+            let power = other.strip_prefix(['e', 'E']).ok_or(ParseError::Suffix)?;
+            let power: i32 = power.parse().map_err(|_| ParseError::Suffix)?;
+            // Beyond this range every number is already nothing or the largest.
+            Ok((Scale::Ten(power.clamp(-400, 400)), Format::DecimalExponent))
+        }
+    }
+}
+
+/// `whole.fraction` times the scale, in nano-units, rounded up; `i128::MAX` when it does not fit.
+fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
+    if whole.len() > MAX_WHOLE {
+        let tiny = matches!(scale, Scale::Ten(power) if power < -9);
+        return if tiny { 1 } else { i128::MAX };
+    }
+    let room = MAX_FRACTION.min(38 - whole.len());
+    let kept = fraction.get(..room.min(fraction.len())).unwrap_or("");
+    let rest = fraction.get(kept.len()..).unwrap_or("");
+    let sticky = i128::from(rest.bytes().any(|b| b != b'0'));
+    let mut mantissa: i128 = 0;
+    for digit in whole.bytes().chain(kept.bytes()) {
+        mantissa = mantissa * 10 + i128::from(digit - b'0');
+    }
+    let mantissa = mantissa.saturating_add(sticky);
+    let digits = i32::try_from(kept.len()).unwrap_or(0);
+    match scale {
+        Scale::Ten(power) => times_ten_to(mantissa, power + 9 - digits),
+        Scale::Two(power) => match mantissa.checked_mul(1 << power) {
+            Some(mantissa) => times_ten_to(mantissa, 9 - digits),
+            None => i128::MAX,
+        },
+    }
+}
+
+fn times_ten_to(mantissa: i128, power: i32) -> i128 {
+    if mantissa == 0 {
+        return 0;
+    }
+    match 10i128.checked_pow(power.unsigned_abs()) {
+        Some(factor) if power >= 0 => mantissa.saturating_mul(factor),
+        Some(factor) => div_up(mantissa, factor),
+        None if power >= 0 => i128::MAX,
+        None => 1,
+    }
+}
+
+/// Division rounded away from zero for positive numbers, towards zero for negative ones: upwards.
+fn div_up(value: i128, by: i128) -> i128 {
+    value / by + i128::from(value % by > 0)
+}
+
+fn clamp(value: i128) -> i64 {
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}
+
+impl fmt::Display for Quantity {
+    /// Upstream's canonical form: the largest suffix that leaves a whole number. `1.5Gi` is `1536Mi`, `0.5` is `500m`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = self.nanos / NANO;
+        let binary = self.format == Format::BinarySi && self.nanos % NANO == 0 && units.abs() >= 1024;
+        if binary {
+            let (mut value, mut step) = (units, 0);
+            while value % 1024 == 0 && step < 6 {
+                value /= 1024;
+                step += 1;
+            }
+            let suffix = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].get(step).unwrap_or(&"");
+            return write!(f, "{value}{suffix}");
+        }
+        if self.nanos == 0 {
+            return f.write_str("0");
+        }
+        let (mut value, mut step) = (self.nanos, 0);
+        while value % 1000 == 0 && step < 9 {
+            value /= 1000;
+            step += 1;
+        }
+        if self.format == Format::DecimalExponent {
+            return match step as i32 * 3 - 9 {
+                0 => write!(f, "{value}"),
+                power => write!(f, "{value}e{power}"),
+            };
+        }
+        let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"].get(step).unwrap_or(&"");
+        write!(f, "{value}{suffix}")
+    }
+}
+
+/// Rewrites a quantity in place in its canonical form, as upstream stores it; anything else is left for validation.
+pub fn canonicalize(value: &mut Value) {
+    if let Ok(quantity) = Quantity::of(value) {
+        *value = Value::String(quantity.to_string());
+    }
+}
+
+/// Rewrites every entry of a resource list (`{"cpu": "0.5"}`) in its canonical form.
+pub fn canonicalize_list(list: Option<&mut Value>) {
+    for value in list.and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+        canonicalize(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn canonical_forms_are_upstreams() {
+        let table = [
+            ("0", "0"),
+            ("1", "1"),
+            ("1.5Gi", "1536Mi"),
+            ("1024Mi", "1Gi"),
+            ("0.5", "500m"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("1e3", "1e3"),
+            ("12e6", "12e6"),
+            ("1000", "1k"),
+            ("1024", "1024"),
+            ("1Ki", "1Ki"),
+            ("0.5Ki", "512"),
+            ("1023Ki", "1023Ki"),
+            ("1E", "1E"),
+            ("1.0", "1"),
+            (".5", "500m"),
+            ("-1", "-1"),
+            ("+3", "3"),
+            ("0.0000000001", "1n"),
+            ("1.1Mi", "1153433600m"),
+            ("100000000000000000000", "9223372036854775807"),
+            ("9Ei", "9223372036854775807"),
+            ("0001", "1"),
+            ("5.", "5"),
+        ];
+        for (text, canonical) in table {
+            assert_eq!(text.parse::<Quantity>().map(|q| q.to_string()), Ok(canonical.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_texts_are_refused() {
+        for text in ["", "-", ".", "1..2", "abc", "--1"] {
+            assert_eq!(text.parse::<Quantity>(), Err(ParseError::Format), "{text}");
+        }
+        for text in ["1KiB", "1 Gi", "1e", "1K", "1x", "1ee3", "1é"] {
+            assert_eq!(text.parse::<Quantity>(), Err(ParseError::Suffix), "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_round_up() {
+        let q = |text: &str| text.parse::<Quantity>().unwrap_or(Quantity::ZERO);
+        assert_eq!((q("1500m").units(), q("1.1m").milli(), q("1Gi").units(), q("250m").milli()), (2, 2, 1 << 30, 250));
+        assert_eq!((q("1Gi") + q("512Mi")).to_string(), "1536Mi");
+        assert!(q("1Gi") == q("1024Mi") && q("1G") < q("1Gi"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_total_and_canonical_form_is_stable(text in "[+-]?[0-9]{0,40}[.]?[0-9]{0,40}(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[0-9]{1,4}|e-[0-9]{1,4}|)") {
+            if let Ok(quantity) = text.parse::<Quantity>() {
+                let canonical = quantity.to_string();
+                let again: Quantity = canonical.parse().map_err(|_| TestCaseError::fail(canonical.clone()))?;
+                prop_assert_eq!(again, quantity);
+                prop_assert_eq!(again.to_string(), canonical);
+            }
+        }
+    }
+}
