@@ -5,13 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod controllers;
 pub mod decision;
+pub mod dns;
 pub mod history;
 pub mod kubelet;
+pub mod matching;
 pub mod ownership;
 pub mod pods;
+pub mod proxy;
+pub mod scheduler;
 pub mod snapshot;
+#[cfg(test)]
+mod world;
 
 pub use decision::{Controller, Decision, Event, Propagation, Waiting, Write};
 pub use snapshot::{Change, Meta, Snapshot};

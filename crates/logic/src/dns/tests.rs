@@ -1,0 +1,158 @@
+//! Services, slices and pods in, answers out.
+
+use super::*;
+use crate::world::World;
+use serde_json::{Value, json};
+
+fn world() -> World {
+    let mut world = World::default();
+    world.put(json!({"kind": "Namespace", "metadata": {"name": "default"}}));
+    for (name, spec) in [
+        ("web", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]})),
+        ("api", json!({"clusterIP": "10.96.0.7", "ports": [{"name": "rpc", "port": 90, "protocol": "TCP"}]})),
+        ("ext", json!({"type": "ExternalName", "externalName": "db.example.org."})),
+        ("alias", json!({"type": "ExternalName", "externalName": "api.default.svc.cluster.local"})),
+        ("idle", json!({"clusterIP": "None", "ports": [{"port": 80}]})),
+    ] {
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec}));
+    }
+    world.put(
+        json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "web-a", "labels": {backend::SERVICE_NAME: "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": [endpoint(0), endpoint(1)]}),
+    );
+    for ordinal in 0..2 {
+        world.put(pod(ordinal, "u"));
+    }
+    world
+}
+
+fn endpoint(ordinal: u8) -> Value {
+    json!({"addresses": [format!("10.0.0.{ordinal}")], "hostname": format!("web-{ordinal}"), "conditions": {"ready": true, "serving": true},
+        "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("web-{ordinal}"), "uid": format!("u{ordinal}")}})
+}
+
+fn pod(ordinal: u8, uid: &str) -> Value {
+    json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("web-{ordinal}"), "uid": format!("{uid}{ordinal}")},
+        "status": {"podIP": format!("10.0.0.{ordinal}")}})
+}
+
+fn ask(world: &World, name: &str, wanted: Type) -> String {
+    let zones = Zones::new(&world.snapshot, "cluster.local.");
+    let shown = |data: &Data| match data {
+        Data::A(ip) => ip.to_string(),
+        Data::Aaaa(ip) => ip.to_string(),
+        Data::Cname(name) | Data::Ptr(name) | Data::Txt(name) => name.clone(),
+        Data::Srv { port, target, .. } => format!("{target}:{port}"),
+    };
+    match zones.answer(&world.snapshot, name, wanted) {
+        Answer::Records { answers, additional } => {
+            let list = |records: &[Record]| records.iter().map(|record| shown(&record.data)).collect::<Vec<_>>().join(" ");
+            if additional.is_empty() { list(&answers) } else { format!("{} + {}", list(&answers), list(&additional)) }
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_specification_as_a_table() {
+    let world = world();
+    let table = [
+        ("web.default.svc.cluster.local", Type::A, "10.0.0.0 10.0.0.1"),
+        ("WEB.Default.svc.cluster.local.", Type::A, "10.0.0.0 10.0.0.1"),
+        ("web-1.web.default.svc.cluster.local", Type::A, "10.0.0.1"),
+        ("web-1.web.default.svc.cluster.local", Type::Aaaa, "NoData"),
+        ("web-2.web.default.svc.cluster.local", Type::A, "NxDomain"),
+        (
+            "_http._tcp.web.default.svc.cluster.local",
+            Type::Srv,
+            "web-0.web.default.svc.cluster.local:8080 web-1.web.default.svc.cluster.local:8080 + 10.0.0.0 10.0.0.1",
+        ),
+        ("_tcp.web.default.svc.cluster.local", Type::Srv, "NoData"),
+        ("_rpc._tcp.api.default.svc.cluster.local", Type::Srv, "api.default.svc.cluster.local:90 + 10.96.0.7"),
+        ("api.default.svc.cluster.local", Type::A, "10.96.0.7"),
+        ("api.default.svc.cluster.local", Type::Other, "NoData"),
+        ("7.0.96.10.in-addr.arpa", Type::Ptr, "api.default.svc.cluster.local"),
+        ("1.0.0.10.in-addr.arpa", Type::Ptr, "web-1.web.default.svc.cluster.local"),
+        ("9.9.9.9.in-addr.arpa", Type::Ptr, "NotOurs"),
+        ("ext.default.svc.cluster.local", Type::A, "db.example.org"),
+        ("alias.default.svc.cluster.local", Type::A, "api.default.svc.cluster.local 10.96.0.7"),
+        ("idle.default.svc.cluster.local", Type::A, "NxDomain"),
+        ("gone.default.svc.cluster.local", Type::A, "NxDomain"),
+        ("default.svc.cluster.local", Type::A, "NoData"),
+        ("nowhere.svc.cluster.local", Type::A, "NxDomain"),
+        ("cluster.local", Type::A, "NoData"),
+        ("dns-version.cluster.local", Type::Txt, "1.1.0"),
+        ("10-0-0-1.default.pod.cluster.local", Type::A, "10.0.0.1"),
+        ("10-0-0-9.default.pod.cluster.local", Type::A, "NxDomain"),
+        ("example.org", Type::A, "NotOurs"),
+        ("notcluster.local", Type::A, "NotOurs"),
+    ];
+    for (name, wanted, expected) in table {
+        assert_eq!(ask(&world, name, wanted), expected, "{name} {wanted:?}");
+    }
+}
+
+#[test]
+fn n2_n3_a_name_goes_with_its_pod_even_before_the_slice_is_written() {
+    let mut world = world();
+    let name = "web-1.web.default.svc.cluster.local";
+    world.patch(
+        &mainstay_api::kinds::POD,
+        "default",
+        "web-1",
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n"}}),
+    );
+    assert_eq!(ask(&world, name, Type::A), "NxDomain");
+    // The next pod of that name has another uid: the slice still speaks of the old one.
+    world.put(pod(1, "v"));
+    assert_eq!(ask(&world, name, Type::A), "NxDomain");
+    assert_eq!(ask(&world, "web.default.svc.cluster.local", Type::A), "10.0.0.0");
+}
+
+#[test]
+fn n2_publish_not_ready_addresses_keeps_the_name_until_the_pod_is_gone() {
+    let mut world = world();
+    let services = &mainstay_api::kinds::SERVICE;
+    world.patch(services, "default", "web", json!({"spec": {"publishNotReadyAddresses": true}}));
+    world.patch(
+        &mainstay_api::kinds::POD,
+        "default",
+        "web-1",
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n"}}),
+    );
+    assert_eq!(ask(&world, "web-1.web.default.svc.cluster.local", Type::A), "10.0.0.1");
+}
+
+#[test]
+fn n1_changes_applied_one_by_one_give_the_same_zones_as_making_them_anew() {
+    let world = world();
+    let kinds =
+        [&mainstay_api::kinds::NAMESPACE, &mainstay_api::kinds::SERVICE, &mainstay_api::kinds::POD, &mainstay_api::kinds::ENDPOINT_SLICE];
+    let mut snapshot = Snapshot::default();
+    let mut zones = Zones::new(&snapshot, "cluster.local");
+    let mut step = |kind: &'static mainstay_api::Kind, object: &Value, there: bool| {
+        let before = snapshot.clone();
+        let bytes = serde_json::to_vec(object).unwrap();
+        let change = snapshot.apply(kind, ObjectKey::of(object), there.then_some(&bytes), snapshot.revision + 1).unwrap();
+        zones.apply(&before, &snapshot, &change);
+        let anew = Zones::new(&snapshot, "cluster.local");
+        assert_eq!((&zones.tables, &zones.reverse), (&anew.tables, &anew.reverse));
+    };
+    for there in [true, false] {
+        for kind in kinds {
+            for object in world.all(kind) {
+                step(kind, object, there);
+            }
+        }
+    }
+}
+
+#[test]
+fn x4_strange_names_are_answered_calmly() {
+    let world = world();
+    for name in
+        ["", ".", "..", "svc.cluster.local", "....cluster.local", "x.ip6.arpa", "\u{e9}.svc.cluster.local", "a.b.c.d.e.f.pod.cluster.local"]
+    {
+        ask(&world, name, Type::Any);
+    }
+}

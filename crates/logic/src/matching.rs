@@ -1,0 +1,120 @@
+//! Whether labels, nodes and taints match what a spec asks for: label selectors, node selectors, tolerations.
+//!
+//! Anything that upstream's validation would have refused matches nothing.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+/// Labels as every object has them.
+pub type Labels = BTreeMap<String, String>;
+
+/// Whether every pair of `wanted` is among `labels`; an empty map matches everything.
+pub fn equal(wanted: &Labels, labels: Option<&Labels>) -> bool {
+    wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+/// A label selector; `None` matches nothing, an empty one everything.
+pub fn selects(selector: Option<&LabelSelector>, labels: Option<&Labels>) -> bool {
+    let Some(selector) = selector else { return false };
+    selector.match_labels.as_ref().is_none_or(|wanted| equal(wanted, labels))
+        && selector.match_expressions.iter().flatten().all(|requirement| {
+            let values: Vec<&str> = requirement.values.iter().flatten().map(String::as_str).collect();
+            required(&requirement.operator, labels.and_then(|labels| labels.get(&requirement.key)).map(String::as_str), &values)
+        })
+}
+
+/// One requirement of a label or node selector on the value that is there.
+fn required(operator: &str, value: Option<&str>, values: &[&str]) -> bool {
+    let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
+    match operator {
+        "In" => value.is_some_and(|value| values.contains(&value)),
+        "NotIn" => value.is_none_or(|value| !values.contains(&value)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => numbers().is_some_and(|(have, bound)| have > bound),
+        "Lt" => numbers().is_some_and(|(have, bound)| have < bound),
+        _ => false,
+    }
+}
+
+/// A node selector: one term is enough.
+pub fn selects_node(selector: &NodeSelector, node: &Node) -> bool {
+    selector.node_selector_terms.iter().any(|term| term_selects_node(term, node))
+}
+
+/// One term of a node selector: all its requirements; a term without any matches nothing, as upstream.
+pub fn term_selects_node(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    let holds = |requirement: &NodeSelectorRequirement, value: Option<&str>| {
+        let values: Vec<&str> = requirement.values.iter().flatten().map(String::as_str).collect();
+        required(&requirement.operator, value, &values)
+    };
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    !(expressions.is_empty() && fields.is_empty())
+        && expressions.iter().all(|requirement| holds(requirement, label(&requirement.key)))
+        && fields.iter().all(|requirement| requirement.key == "metadata.name" && holds(requirement, node.metadata.name.as_deref()))
+}
+
+/// Whether one toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let key = toleration.key.as_deref().unwrap_or("");
+    let effect = toleration.effect.as_deref().unwrap_or("");
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match toleration.operator.as_deref().unwrap_or("") {
+            "Exists" => true,
+            "" | "Equal" => !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    #[test]
+    fn tolerations_cover_taints_as_upstream_says() {
+        let taint: Taint = from_value(json!({"key": "k", "value": "v", "effect": "NoExecute"})).unwrap();
+        let table = [
+            (json!({"operator": "Exists"}), true),
+            (json!({"key": "k", "operator": "Exists"}), true),
+            (json!({"key": "k", "value": "v"}), true),
+            (json!({"key": "k", "value": "w"}), false),
+            (json!({"value": "v"}), false),
+            (json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"}), false),
+            (json!({"key": "k", "operator": "Sometimes"}), false),
+        ];
+        for (toleration, expected) in table {
+            let typed: Toleration = from_value(toleration.clone()).unwrap();
+            assert_eq!(tolerates(&typed, &taint), expected, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn node_terms_match_labels_and_the_name() {
+        let node: Node = from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}})).unwrap();
+        let table: [(Value, bool); 7] = [
+            (json!({}), false),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}), true),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}), false),
+            (json!({"matchExpressions": [{"key": "gpu", "operator": "NotIn", "values": ["x"]}]}), true),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}), true),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "Gt", "values": ["4"]}]}), false),
+            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
+        ];
+        for (term, expected) in table {
+            let typed: NodeSelectorTerm = from_value(term.clone()).unwrap();
+            assert_eq!(term_selects_node(&typed, &node), expected, "{term}");
+        }
+    }
+
+    #[test]
+    fn an_absent_label_selector_matches_nothing_and_an_empty_one_everything() {
+        assert!(!selects(None, None));
+        assert!(selects(Some(&LabelSelector::default()), None));
+    }
+}

@@ -1,0 +1,194 @@
+//! A small world for tests: objects as JSON, a snapshot of them, and decisions applied to it as the API server would.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mainstay_api::{Kind, ObjectKey, kinds};
+use serde_json::{Value, json};
+
+use crate::decision::{Controller, Write};
+use crate::snapshot::Snapshot;
+
+/// A store of JSON objects beside the snapshot made of it.
+#[derive(Default, Clone)]
+pub struct World {
+    /// What logic sees.
+    pub snapshot: Snapshot,
+    objects: BTreeMap<(&'static str, ObjectKey), Value>,
+    revision: u64,
+    /// How many uids were given out.
+    uids: u64,
+    /// Every event told, as `reason: message`.
+    pub events: Vec<String>,
+}
+
+impl World {
+    /// Makes or replaces an object (`kind` gives its type); a missing uid is given.
+    pub fn put(&mut self, mut object: Value) {
+        let name = object["kind"].as_str().unwrap_or("").to_owned();
+        let kind = *kinds::ALL.iter().find(|kind| kind.kind == name).unwrap_or_else(|| panic!("no kind {name}"));
+        self.revision += 1;
+        object["metadata"]["resourceVersion"] = json!(self.revision.to_string());
+        if object["metadata"]["uid"].is_null() {
+            self.uids += 1;
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
+        }
+        let key = ObjectKey::of(&object);
+        let bytes = serde_json::to_vec(&object).unwrap();
+        self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision).unwrap_or_else(|error| panic!("{error}: {object}"));
+        self.objects.insert((kind.plural, key), object);
+    }
+
+    /// The object, or null.
+    pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Value {
+        self.objects.get(&(kind.plural, ObjectKey::new(namespace, name))).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Everything of one kind.
+    pub fn all<'a>(&'a self, kind: &Kind) -> impl Iterator<Item = &'a Value> + use<'a> {
+        let plural = kind.plural;
+        self.objects.iter().filter(move |((of, _), _)| *of == plural).map(|(_, object)| object)
+    }
+
+    /// Changes an object by a merge patch, without preconditions.
+    pub fn patch(&mut self, kind: &Kind, namespace: &str, name: &str, patch: Value) {
+        let mut object = self.get(kind, namespace, name);
+        assert!(!object.is_null(), "no {} {namespace}/{name}", kind.kind);
+        merge(&mut object, &patch);
+        self.store(kind, object);
+    }
+
+    /// Deletes as a user does: an object with finalizers, and a bound pod, is only marked.
+    pub fn delete(&mut self, kind: &Kind, namespace: &str, name: &str, grace: Option<i64>) {
+        let mut object = self.get(kind, namespace, name);
+        let graceful = kind.kind == "Pod" && object["spec"]["nodeName"].is_string() && grace != Some(0);
+        if has_finalizers(&object) || graceful {
+            if object["metadata"]["deletionTimestamp"].is_null() {
+                object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                self.store(kind, object);
+            }
+        } else {
+            self.remove(kind, &ObjectKey::new(namespace, name));
+        }
+    }
+
+    /// Takes an object away at once.
+    pub fn remove(&mut self, kind: &Kind, key: &ObjectKey) {
+        let kind = *kinds::ALL.iter().find(|row| row.plural == kind.plural).unwrap();
+        self.revision += 1;
+        self.objects.remove(&(kind.plural, key.clone()));
+        self.snapshot.apply(kind, key.clone(), None, self.revision).unwrap();
+    }
+
+    fn store(&mut self, kind: &Kind, mut object: Value) {
+        object["kind"] = json!(kind.kind);
+        let leaving = !object["metadata"]["deletionTimestamp"].is_null();
+        let gracefully = kind.kind == "Pod" && object["spec"]["nodeName"].is_string();
+        if leaving && !has_finalizers(&object) && !gracefully {
+            self.remove(kind, &ObjectKey::of(&object));
+        } else {
+            self.put(object);
+        }
+    }
+
+    /// Runs one controller on one key and carries out at most `cut` of its writes. Gives back how many it made; a
+    /// precondition that fails ends it, as it would the transaction's rest.
+    pub fn run(&mut self, controller: &Controller, key: &ObjectKey, now: Timestamp, cut: usize) -> usize {
+        self.run_on(&self.snapshot.clone(), controller, key, now, cut)
+    }
+
+    /// As [`World::run`], deciding on an older view.
+    pub fn run_on(&mut self, view: &Snapshot, controller: &Controller, key: &ObjectKey, now: Timestamp, cut: usize) -> usize {
+        let decision = (controller.reconcile)(view, key, now);
+        self.events.extend(decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
+        let mut done = 0;
+        for write in decision.writes.iter().take(cut) {
+            assert!(permitted(controller, write), "{} may not {write:?}", controller.name);
+            if !self.commit(write) {
+                break;
+            }
+            done += 1;
+        }
+        done
+    }
+
+    /// One write, with its preconditions.
+    fn commit(&mut self, write: &Write) -> bool {
+        match write {
+            Write::Create { kind, object } => {
+                if !self.get(kind, &ObjectKey::of(object).namespace, &ObjectKey::of(object).name).is_null() {
+                    return false;
+                }
+                let mut object = object.clone();
+                object["kind"] = json!(kind.kind);
+                if let Some(map) = object.as_object_mut() {
+                    map.remove("status");
+                }
+                self.put(object);
+                true
+            }
+            Write::Patch { kind, key, uid, resource_version, patch, .. } => {
+                let object = self.get(kind, &key.namespace, &key.name);
+                if !same(&object, uid, resource_version.as_deref()) {
+                    return false;
+                }
+                self.patch(kind, &key.namespace, &key.name, patch.clone());
+                true
+            }
+            Write::Delete { kind, key, uid, resource_version, grace_period, .. } => {
+                let object = self.get(kind, &key.namespace, &key.name);
+                if !same(&object, uid, resource_version.as_deref()) {
+                    return false;
+                }
+                self.delete(kind, &key.namespace, &key.name, *grace_period);
+                true
+            }
+            Write::Bind { key, uid, node } => {
+                let pod = self.get(&kinds::POD, &key.namespace, &key.name);
+                if !same(&pod, uid, None) || pod["spec"]["nodeName"].is_string() || !pod["metadata"]["deletionTimestamp"].is_null() {
+                    return false;
+                }
+                self.patch(&kinds::POD, &key.namespace, &key.name, json!({"spec": {"nodeName": node}}));
+                true
+            }
+        }
+    }
+}
+
+fn permitted(controller: &Controller, write: &Write) -> bool {
+    use crate::decision::Verb;
+    let (verb, plural) = match write {
+        Write::Create { kind, .. } => (Verb::Create, kind.plural),
+        Write::Patch { kind, status: true, .. } => (Verb::PatchStatus, kind.plural),
+        Write::Patch { kind, .. } => (Verb::Patch, kind.plural),
+        Write::Delete { kind, .. } => (Verb::Delete, kind.plural),
+        Write::Bind { .. } => (Verb::Bind, "pods"),
+    };
+    controller.permits.iter().any(|(may, what)| *may == verb && (*what == plural || *what == "*"))
+}
+
+fn same(object: &Value, uid: &str, resource_version: Option<&str>) -> bool {
+    object["metadata"]["uid"] == uid && resource_version.is_none_or(|version| object["metadata"]["resourceVersion"] == version)
+}
+
+fn has_finalizers(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// RFC 7396.
+pub fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (field, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(field);
+        } else {
+            merge(&mut target[field.as_str()], value);
+        }
+    }
+}
