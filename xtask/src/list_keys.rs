@@ -76,7 +76,9 @@ pub fn run() -> Result<()> {
     let mut table = Table::new();
     let mut roots = BTreeMap::new();
     for (file, text) in &texts {
-        let Some(type_name) = text.strip_prefix("// Generated from definition ").and_then(|rest| rest.split_whitespace().next()) else { continue };
+        let Some(type_name) = text.strip_prefix("// Generated from definition ").and_then(|rest| rest.split_whitespace().next()) else {
+            continue;
+        };
         let fields = list_types(text, &names).with_context(|| file.display().to_string())?;
         if !fields.is_empty() {
             table.insert(type_name.to_owned(), fields);
@@ -130,9 +132,7 @@ fn json_names(texts: &[(PathBuf, String)]) -> BTreeMap<String, String> {
 /// The fields of one type whose lists or maps are not merged in the default way.
 fn list_types(text: &str, all_names: &BTreeMap<String, String>) -> Result<BTreeMap<String, Field>> {
     let own = json_names(&[(PathBuf::new(), text.to_owned())]);
-    let json = |rust: &str| {
-        own.get(rust).or_else(|| all_names.get(rust)).cloned().with_context(|| format!("no JSON name for {rust}"))
-    };
+    let json = |rust: &str| own.get(rust).or_else(|| all_names.get(rust)).cloned().with_context(|| format!("no JSON name for {rust}"));
     let mut fields = BTreeMap::new();
     let body = text.split("impl crate::DeepMerge for ").nth(1).unwrap_or("");
     let body = body.split("\nimpl").next().unwrap_or("");
@@ -163,7 +163,11 @@ fn root_path(sources: &Path, file: &Path, text: &str, type_name: &str) -> Option
     let kind = type_name.rsplit('.').next()?;
     let version = type_name.rsplit('.').nth(1)?;
     let has_object_meta = text.contains("type Ty = crate::apimachinery::pkg::apis::meta::v1::ObjectMeta");
-    if version.contains("alpha") || version.contains("beta") || !text.contains(&format!("impl crate::Resource for {kind} ")) || !has_object_meta {
+    if version.contains("alpha")
+        || version.contains("beta")
+        || !text.contains(&format!("impl crate::Resource for {kind} "))
+        || !has_object_meta
+    {
         return None;
     }
     let folder = file.parent()?.strip_prefix(sources).ok()?;
@@ -174,10 +178,8 @@ fn root_path(sources: &Path, file: &Path, text: &str, type_name: &str) -> Option
 /// Adds what strategic merge patch does, which k8s-openapi's sources do not say.
 fn add_patch_strategies(table: &mut Table, texts: &[(PathBuf, String)]) -> Result<()> {
     let old: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_str(include_str!("list-keys-1.20.json"))?;
-    let types: BTreeSet<&str> = texts
-        .iter()
-        .filter_map(|(_, text)| text.strip_prefix("// Generated from definition ")?.split_whitespace().next())
-        .collect();
+    let types: BTreeSet<&str> =
+        texts.iter().filter_map(|(_, text)| text.strip_prefix("// Generated from definition ")?.split_whitespace().next()).collect();
     for (type_name, fields) in &old {
         if !types.contains(type_name.as_str()) {
             continue;

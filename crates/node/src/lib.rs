@@ -2,5 +2,6 @@
 //! the packet filter, and the kubelet's loop that drives them. The only crate with `unsafe`.
 
 pub mod images;
+pub mod network;
 pub mod runtime;
 pub mod shim;

@@ -1,0 +1,371 @@
+//! Services in the kernel's packet filter (nftables), by netlink: no `nft` or `iptables` program is needed.
+//!
+//! One table, `mainstay`. Packets meet two verdict maps, by address, protocol and port and (for node ports) by
+//! protocol and port; the verdict jumps to the chain of that front, which picks a backend and rewrites the
+//! destination:
+//!
+//! ```text
+//! prerouting, output:  ip daddr . l4proto . dport  vmap @fronts
+//!                      fib daddr type local, l4proto . dport  vmap @node-ports
+//! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
+//!                      dnat to 10.244.0.6:80
+//! postrouting:         ip saddr . ip daddr @hairpins  masquerade     (a pod that reaches itself by its Service)
+//!                      mark 0x4000  masquerade                      (came by a node port)
+//!                      saddr in pods, daddr not in pods, masquerade (a pod to the outside)
+//! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
+//! ```
+//!
+//! The whole table is replaced when it is opened; after that only what differs is sent, one transaction a Service,
+//! so that a change never costs more than what it changes and connections never see a half-made table.
+
+mod expression;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::Cidr;
+use super::netlink::{APPEND, CREATE, Family, Message, Socket};
+use expression::{FIRST, Rule, Verdict};
+
+const TABLE: &str = "mainstay";
+const FRONTS: &str = "fronts";
+const NODE_PORTS: &str = "node-ports";
+const HAIRPINS: &str = "hairpins";
+const MASQUERADE_MARK: u32 = 0x4000;
+
+const NFTABLES: u16 = 10 << 8;
+const NEW_TABLE: u16 = NFTABLES;
+const DEL_TABLE: u16 = NFTABLES | 2;
+const NEW_CHAIN: u16 = NFTABLES | 3;
+const DEL_CHAIN: u16 = NFTABLES | 5;
+const NEW_RULE: u16 = NFTABLES | 6;
+const DEL_RULE: u16 = NFTABLES | 8;
+const NEW_SET: u16 = NFTABLES | 9;
+const NEW_ELEMENT: u16 = NFTABLES | 12;
+const DEL_ELEMENT: u16 = NFTABLES | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// `struct nfgenmsg` for IPv4.
+const IPV4: [u8; 4] = [2, 0, 0, 0];
+const VERDICT_TYPE: u32 = 0xffff_ff00;
+const MAP: u32 = 0x8;
+/// Hooks of the kernel's IPv4 path.
+const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
+
+/// Transport protocols that Services have, by IP protocol number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+    /// SCTP.
+    Sctp = 132,
+}
+
+/// Where packets arrive.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Front {
+    /// A Service's address, or `None`: every address of this node (a node port).
+    pub address: Option<Ipv4Addr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+/// Where the packets of a front go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backends {
+    /// The ready endpoints; with none the front is refused.
+    pub endpoints: Vec<SocketAddrV4>,
+    /// `sessionAffinity: ClientIP`: a client's address always gives the same endpoint.
+    pub by_client: bool,
+    /// Whether the endpoint sees the node's address instead of the client's (node ports with policy Cluster).
+    pub masquerade: bool,
+}
+
+/// The fronts of one Service.
+pub type Fronts = BTreeMap<Front, Backends>;
+
+/// The table in the kernel, and what is in it.
+#[derive(Debug)]
+pub struct Filter {
+    socket: Socket,
+    services: BTreeMap<String, BTreeMap<Front, (String, Backends)>>,
+    hairpins: BTreeMap<Ipv4Addr, usize>,
+    next_chain: u64,
+}
+
+fn table(message: &mut Message) -> &mut Message {
+    message.string(1, TABLE)
+}
+
+fn base_chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    let mut message = Message::new(NEW_CHAIN, CREATE, &IPV4);
+    table(&mut message).string(3, name).nest(4, |place| {
+        place.be32(1, hook).be32(2, priority.cast_unsigned());
+    });
+    message.string(7, kind);
+    message
+}
+
+fn chain(kind: u16, flags: u16, name: &str) -> Message {
+    let mut message = Message::new(kind, flags, &IPV4);
+    table(&mut message).string(3, name);
+    message
+}
+
+fn rule(chain: &str, fill: impl FnOnce(&mut Rule<'_>)) -> Message {
+    let mut message = Message::new(NEW_RULE, CREATE | APPEND, &IPV4);
+    table(&mut message).string(2, chain).nest(4, |list| fill(&mut Rule::new(list)));
+    message
+}
+
+fn set(name: &str, key_length: u32, map: bool, id: u32) -> Message {
+    let mut message = Message::new(NEW_SET, CREATE, &IPV4);
+    table(&mut message).string(2, name).be32(3, if map { MAP } else { 0 }).be32(4, 0).be32(5, key_length);
+    if map {
+        message.be32(6, VERDICT_TYPE).be32(7, 0);
+    }
+    message.be32(10, id);
+    message
+}
+
+fn element(kind: u16, flags: u16, set: &str, key: &[u8], verdict: Option<&Verdict>) -> Message {
+    let mut message = Message::new(kind, flags, &IPV4);
+    table(&mut message).string(2, set).nest(3, |elements| {
+        elements.nest(1, |element| {
+            element.nest(1, |nest| {
+                nest.attribute(1, key);
+            });
+            if let Some(verdict) = verdict {
+                element.nest(2, |nest| verdict.write(nest));
+            }
+        });
+    });
+    message
+}
+
+impl Front {
+    fn map(&self) -> &'static str {
+        if self.address.is_some() { FRONTS } else { NODE_PORTS }
+    }
+
+    /// The map's key: every part in a word of its own.
+    fn key(&self) -> Vec<u8> {
+        let mut key = Vec::with_capacity(12);
+        if let Some(address) = self.address {
+            key.extend(address.octets());
+        }
+        key.extend([self.protocol as u8, 0, 0, 0]);
+        key.extend(self.port.to_be_bytes());
+        key.extend([0, 0]);
+        key
+    }
+}
+
+/// The rules of a front's chain.
+fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
+    let mut messages = Vec::new();
+    if backends.masquerade {
+        messages.push(rule(name, |rule| {
+            rule.set_mark(MASQUERADE_MARK);
+        }));
+    }
+    let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
+    for (place, endpoint) in (0..count).zip(&backends.endpoints) {
+        messages.push(rule(name, |rule| {
+            let left = count - place;
+            if left > 1 {
+                // One of those that are left, or by the client's address always the same.
+                if backends.by_client {
+                    rule.hashed_to(place, count)
+                } else {
+                    rule.one_in(left)
+                };
+            }
+            rule.destination_nat(*endpoint.ip(), endpoint.port());
+        }));
+    }
+    messages
+}
+
+impl Filter {
+    /// Opens the packet filter and puts an empty table there, in place of one that an earlier process left: the
+    /// caller then tells every Service ([`Filter::set_service`]).
+    ///
+    /// # Errors
+    /// The kernel's; `EOPNOTSUPP`/`EINVAL` where it lacks nftables.
+    pub fn open(pods: Cidr, services: Cidr) -> io::Result<Self> {
+        let mut filter =
+            Self { socket: Socket::open(Family::Netfilter)?, services: BTreeMap::new(), hairpins: BTreeMap::new(), next_chain: 0 };
+        filter.replace_table(pods, services)?;
+        Ok(filter)
+    }
+
+    fn replace_table(&mut self, pods: Cidr, services: Cidr) -> io::Result<()> {
+        let new_table = || {
+            let mut message = Message::new(NEW_TABLE, CREATE, &IPV4);
+            table(&mut message);
+            message
+        };
+        let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
+        table(&mut delete);
+        let mut messages = vec![
+            new_table(),
+            delete,
+            new_table(),
+            set(FRONTS, 12, true, 1),
+            set(NODE_PORTS, 8, true, 2),
+            set(HAIRPINS, 8, false, 3),
+            base_chain("prerouting", "nat", PREROUTING, -100),
+            base_chain("output", "nat", OUTPUT, -100),
+            base_chain("postrouting", "nat", POSTROUTING, 100),
+            base_chain("forward-guard", "filter", FORWARD, 0),
+            base_chain("output-guard", "filter", OUTPUT, 0),
+        ];
+        for hook in ["prerouting", "output"] {
+            messages.push(rule(hook, |rule| {
+                rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
+            }));
+            messages.push(rule(hook, |rule| {
+                rule.to_this_host().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
+            }));
+        }
+        messages.push(rule("postrouting", |rule| {
+            rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
+        }));
+        messages.push(rule("postrouting", |rule| {
+            rule.has_mark(MASQUERADE_MARK).masquerade();
+        }));
+        messages.push(rule("postrouting", |rule| {
+            rule.source(FIRST).in_range(pods, true).destination(FIRST).in_range(pods, false).masquerade();
+        }));
+        messages.push(rule("output-guard", |rule| {
+            // The cluster's own DNS server has an address of the range on this host.
+            rule.to_this_host().verdict(&Verdict::Accept);
+        }));
+        for guard in ["forward-guard", "output-guard"] {
+            messages.push(rule(guard, |rule| {
+                rule.destination(FIRST).in_range(services, true).protocol(FIRST).equals(&[Protocol::Tcp as u8]).reject(true);
+            }));
+            messages.push(rule(guard, |rule| {
+                rule.destination(FIRST).in_range(services, true).reject(false);
+            }));
+        }
+        self.transact(messages)
+    }
+
+    /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs.
+    ///
+    /// # Errors
+    /// The kernel's; nothing has changed then, and the next call tries the same difference again.
+    pub fn set_service(&mut self, service: &str, fronts: &Fronts) -> io::Result<()> {
+        let empty = BTreeMap::new();
+        let current = self.services.get(service).unwrap_or(&empty);
+        let mut messages = Vec::new();
+        let mut wanted = BTreeMap::new();
+        let mut doomed = Vec::new();
+        let mut next_chain = self.next_chain;
+        for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.endpoints.is_empty()) {
+            match current.get(front) {
+                Some((name, before)) if before == backends => {
+                    wanted.insert(*front, (name.clone(), backends.clone()));
+                }
+                Some((name, _)) => {
+                    let mut flush = Message::new(DEL_RULE, 0, &IPV4);
+                    table(&mut flush).string(2, name);
+                    messages.push(flush);
+                    messages.extend(chain_rules(name, backends));
+                    wanted.insert(*front, (name.clone(), backends.clone()));
+                }
+                None => {
+                    let name = format!("front-{next_chain}");
+                    next_chain += 1;
+                    messages.push(chain(NEW_CHAIN, CREATE, &name));
+                    messages.extend(chain_rules(&name, backends));
+                    messages.push(element(NEW_ELEMENT, CREATE, front.map(), &front.key(), Some(&Verdict::Jump(name.clone()))));
+                    wanted.insert(*front, (name, backends.clone()));
+                }
+            }
+        }
+        for (front, (name, _)) in current.iter().filter(|(front, _)| !wanted.contains_key(front)) {
+            messages.push(element(DEL_ELEMENT, 0, front.map(), &front.key(), None));
+            doomed.push(name.clone());
+        }
+        messages.extend(doomed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
+        let hairpins = self.hairpins_with(service, &wanted);
+        messages.extend(self.hairpin_changes(&hairpins));
+        if !messages.is_empty() {
+            self.transact(messages)?;
+        }
+        self.next_chain = next_chain;
+        self.hairpins = hairpins;
+        if wanted.is_empty() {
+            self.services.remove(service);
+        } else {
+            self.services.insert(service.to_owned(), wanted);
+        }
+        Ok(())
+    }
+
+    /// The Services that have rules.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.keys().map(String::as_str)
+    }
+
+    /// How many Services each endpoint's address serves, once `service` is as `wanted` says.
+    fn hairpins_with(&self, service: &str, wanted: &BTreeMap<Front, (String, Backends)>) -> BTreeMap<Ipv4Addr, usize> {
+        let addresses = |fronts: &BTreeMap<Front, (String, Backends)>| -> BTreeSet<Ipv4Addr> {
+            fronts.values().flat_map(|(_, backends)| backends.endpoints.iter().map(|endpoint| *endpoint.ip())).collect()
+        };
+        let mut hairpins = self.hairpins.clone();
+        for address in self.services.get(service).map(addresses).unwrap_or_default() {
+            if let Some(count) = hairpins.get_mut(&address) {
+                *count -= 1;
+            }
+        }
+        for address in addresses(wanted) {
+            *hairpins.entry(address).or_default() += 1;
+        }
+        hairpins.retain(|_, count| *count > 0);
+        hairpins
+    }
+
+    fn hairpin_changes(&self, wanted: &BTreeMap<Ipv4Addr, usize>) -> Vec<Message> {
+        let key = |address: &Ipv4Addr| [address.octets(), address.octets()].concat();
+        let added = wanted.keys().filter(|address| !self.hairpins.contains_key(address));
+        let removed = self.hairpins.keys().filter(|address| !wanted.contains_key(address));
+        added
+            .map(|address| element(NEW_ELEMENT, CREATE, HAIRPINS, &key(address), None))
+            .chain(removed.map(|address| element(DEL_ELEMENT, 0, HAIRPINS, &key(address), None)))
+            .collect()
+    }
+
+    fn transact(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        // The batch's own header names the subsystem in network order.
+        let marker = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
+        let acked = messages.len();
+        let mut batch = vec![marker(BATCH_BEGIN)];
+        batch.extend(messages);
+        batch.push(marker(BATCH_END));
+        self.socket.batch(batch, acked)
+    }
+
+    /// Takes the table away; one that is not there is fine.
+    pub fn remove() -> io::Result<()> {
+        let mut socket = Socket::open(Family::Netfilter)?;
+        let mut make = Message::new(NEW_TABLE, CREATE, &IPV4);
+        table(&mut make);
+        let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
+        table(&mut delete);
+        let marker = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
+        socket.batch(vec![marker(BATCH_BEGIN), make, delete, marker(BATCH_END)], 2)
+    }
+}

@@ -1,0 +1,205 @@
+//! Links, addresses and routes by rtnetlink.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use super::netlink::{CREATE, EXCL, Family, Message, REPLACE, Socket, attributes};
+
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const GETLINK: u16 = 18;
+const SETLINK: u16 = 19;
+const NEWADDR: u16 = 20;
+const NEWROUTE: u16 = 24;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const IFF_UP: u32 = 1;
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+/// The kernel's limit for an interface's name, without the terminating zero.
+pub const MAX_NAME: usize = 15;
+
+/// The links of one network namespace.
+#[derive(Debug)]
+pub struct Links {
+    socket: Socket,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Destination and prefix length; 0.0.0.0/0 is the default route.
+    pub to: (Ipv4Addr, u8),
+    /// The next hop, if it is not on the link itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// The interface.
+    pub link: u32,
+    /// The source address of packets from this host.
+    pub source: Option<Ipv4Addr>,
+}
+
+/// `struct ifinfomsg`: family, type, index, flags, and which flags change.
+fn link_header(index: u32, up: bool) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    if up {
+        header[8..12].copy_from_slice(&IFF_UP.to_ne_bytes());
+        header[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    }
+    header
+}
+
+/// Already there is as good as made.
+fn existing_is_fine(result: io::Result<Vec<super::netlink::Reply>>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+impl Links {
+    /// The links of this thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: Socket::open(Family::Route)? })
+    }
+
+    /// The links of the namespace at a path.
+    pub fn open_in(netns: &Path) -> io::Result<Self> {
+        Ok(Self { socket: Socket::open_in(netns, Family::Route)? })
+    }
+
+    /// The index of an interface, or `None` where there is none of that name.
+    pub fn index(&mut self, name: &str) -> io::Result<Option<u32>> {
+        let mut message = Message::new(GETLINK, 0, &link_header(0, false));
+        message.string(IFLA_IFNAME, name);
+        match self.socket.request(message) {
+            Ok(replies) => Ok(replies
+                .iter()
+                .find(|reply| reply.kind == NEWLINK)
+                .and_then(|reply| reply.body.get(4..8)?.try_into().ok())
+                .map(u32::from_ne_bytes)),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Links::index`], but a missing interface is an error that names it.
+    pub fn need(&mut self, name: &str) -> io::Result<u32> {
+        self.index(name)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("network interface {name} is missing")))
+    }
+
+    /// Makes a bridge that is up, if it is not there, and gives its index.
+    pub fn ensure_bridge(&mut self, name: &str, hardware: [u8; 6]) -> io::Result<u32> {
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        message.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &hardware).nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "bridge");
+        });
+        existing_is_fine(self.socket.request(message))?;
+        let index = self.need(name)?;
+        self.up(index)?;
+        Ok(index)
+    }
+
+    /// Makes a pair: `name` here, attached to `bridge` and up; `peer` inside the namespace at `netns`, with the given
+    /// hardware address. One message, so there is no moment with half a pair.
+    pub fn add_pair(&mut self, name: &str, bridge: u32, netns: &Path, peer: &str, hardware: [u8; 6], mtu: u32) -> io::Result<()> {
+        let netns = std::fs::File::open(netns)?;
+        let netns_fd = u32::try_from(netns.as_raw_fd()).map_err(io::Error::other)?;
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        message.string(IFLA_IFNAME, name).u32(IFLA_MASTER, bridge).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |end| {
+                    end.raw(&link_header(0, false)).string(IFLA_IFNAME, peer);
+                    end.attribute(IFLA_ADDRESS, &hardware).u32(IFLA_MTU, mtu).u32(IFLA_NET_NS_FD, netns_fd);
+                });
+            });
+        });
+        self.socket.request(message).map(drop)
+    }
+
+    /// Lets a bridge's port send back what came in by it. Needed where the kernel shows bridged packets to the IP
+    /// packet filter (br_netfilter): a pod that reaches itself by its Service is then never routed.
+    pub fn hairpin(&mut self, index: u32) -> io::Result<()> {
+        let mut header = link_header(index, false);
+        header[0] = AF_BRIDGE;
+        let mut message = Message::new(SETLINK, 0, &header);
+        message.nest(IFLA_PROTINFO, |port| {
+            port.attribute(IFLA_BRPORT_MODE, &[1]);
+        });
+        self.socket.request(message).map(drop)
+    }
+
+    /// Brings an interface up.
+    pub fn up(&mut self, index: u32) -> io::Result<()> {
+        self.socket.request(Message::new(NEWLINK, 0, &link_header(index, true))).map(drop)
+    }
+
+    /// Takes an interface away; one that is not there is fine.
+    pub fn remove(&mut self, name: &str) -> io::Result<()> {
+        let Some(index) = self.index(name)? else { return Ok(()) };
+        match self.socket.request(Message::new(DELLINK, 0, &link_header(index, false))) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The names of all interfaces.
+    pub fn names(&mut self) -> io::Result<Vec<String>> {
+        let replies = self.socket.request(Message::new(GETLINK, super::netlink::DUMP, &link_header(0, false)))?;
+        let name = |body: &[u8]| -> Option<String> {
+            let (_, name) = attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+            Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+        };
+        Ok(replies.iter().filter_map(|reply| name(&reply.body)).collect())
+    }
+
+    /// Gives an interface an address; one that it already has is fine.
+    pub fn ensure_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let mut header = [AF_INET, prefix, 0, SCOPE_UNIVERSE, 0, 0, 0, 0];
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        let mut message = Message::new(NEWADDR, CREATE | EXCL, &header);
+        message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
+        existing_is_fine(self.socket.request(message))
+    }
+
+    /// Sets a route, in place of one to the same destination.
+    pub fn ensure_route(&mut self, route: Route) -> io::Result<()> {
+        const MAIN_TABLE: u8 = 254;
+        const BOOT: u8 = 3;
+        const UNICAST: u8 = 1;
+        let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
+        let mut message =
+            Message::new(NEWROUTE, CREATE | REPLACE, &[AF_INET, route.to.1, 0, 0, MAIN_TABLE, BOOT, scope, UNICAST, 0, 0, 0, 0]);
+        if route.to.1 > 0 {
+            message.attribute(RTA_DST, &route.to.0.octets());
+        }
+        if let Some(gateway) = route.gateway {
+            message.attribute(RTA_GATEWAY, &gateway.octets());
+        }
+        if let Some(source) = route.source {
+            message.attribute(RTA_PREFSRC, &source.octets());
+        }
+        message.u32(RTA_OIF, route.link);
+        self.socket.request(message).map(drop)
+    }
+}

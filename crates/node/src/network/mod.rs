@@ -1,0 +1,194 @@
+//! The pod network of a node: a bridge, a pair of interfaces per pod, addresses, the packet filter of the Services
+//! and the cluster's DNS server.
+//!
+//! ```text
+//! pod: eth0 10.244.0.5/32 ──veth──┐
+//! pod: eth0 10.244.0.6/32 ──veth──┤ bridge mst-pods 10.244.0.1/24 ── host
+//!                                 │ bridge mst-services 10.96.0.10/32 (no ports; the service range is routed to it)
+//! ```
+//!
+//! Pods have /32 addresses and send everything to the gateway, so that every packet passes the host's packet
+//! filter, replies between two pods of the bridge included. The service range has a route to a link of ours, so
+//! that a packet to a Service without rules can't follow the default route out of the machine (N4).
+
+mod address;
+pub mod filter;
+mod link;
+mod netlink;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+pub use address::Cidr;
+use address::Leases;
+use link::{Links, Route};
+
+/// The bridge of the pods.
+pub const POD_BRIDGE: &str = "mst-pods";
+/// The link that the service range is routed to.
+pub const SERVICE_LINK: &str = "mst-services";
+/// What every pod's interface on the host begins with.
+const PAIR_PREFIX: &str = "mst";
+/// Ethernet's usual size; the bridge is local.
+const MTU: u32 = 1500;
+
+/// What the network needs to know.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Where leases are kept.
+    pub folder: PathBuf,
+    /// This node's range of pod addresses.
+    pub pod_cidr: Cidr,
+    /// All nodes' pods.
+    pub cluster_cidr: Cidr,
+    /// The Services' range.
+    pub service_cidr: Cidr,
+    /// The cluster DNS server's address, in the Services' range.
+    pub dns_address: Ipv4Addr,
+}
+
+impl NetworkConfig {
+    /// The node's own address on the bridge: the pods' gateway.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.pod_cidr.at(1).unwrap_or(self.pod_cidr.first)
+    }
+}
+
+/// Why the network could not be set up or a pod not be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct NetworkError {
+    step: String,
+    source: io::Error,
+}
+
+fn step<T>(step: impl Into<String>, result: io::Result<T>) -> Result<T, NetworkError> {
+    result.map_err(|source| NetworkError { step: step.into(), source })
+}
+
+/// The pod network of this node.
+#[derive(Debug)]
+pub struct Network {
+    config: NetworkConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    links: Links,
+    leases: Leases,
+    bridge: u32,
+}
+
+/// A hardware address that follows from the IP address, so that a neighbour's cache is right even when an address
+/// has gone from one pod to another (N3).
+fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+/// The name of a pod's interface on the host: of its uid, at most 15 characters.
+fn pair_name(pod_uid: &str) -> String {
+    let hash = pod_uid.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{PAIR_PREFIX}{hash:016x}").chars().take(link::MAX_NAME).collect()
+}
+
+impl Network {
+    /// Sets up the bridge, the service link, forwarding. Idempotent: what an earlier process made is kept (V7).
+    ///
+    /// # Errors
+    /// The step that failed and the kernel's reason (not root, a missing kernel feature).
+    pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let mut links = step("opening netlink", Links::open())?;
+        if let Some(loopback) = step("looking for lo", links.index("lo"))? {
+            step("bringing lo up", links.up(loopback))?;
+        }
+        let gateway = config.gateway();
+        let bridge = step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
+        step("giving the bridge its address", links.ensure_address(bridge, gateway, config.pod_cidr.prefix))?;
+        let services =
+            step(format!("making link {SERVICE_LINK}"), links.ensure_bridge(SERVICE_LINK, hardware_address(config.dns_address)))?;
+        step("giving the DNS server its address", links.ensure_address(services, config.dns_address, 32))?;
+        let range = config.service_cidr;
+        let route = Route { to: (range.first, range.prefix), gateway: None, link: services, source: Some(gateway) };
+        step("routing the service range", links.ensure_route(route))?;
+        for (key, value) in [
+            ("net/ipv4/ip_forward".to_owned(), "1"),
+            // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
+            (format!("net/ipv4/conf/{POD_BRIDGE}/send_redirects"), "0"),
+            ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
+        ] {
+            step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
+        }
+        let leases = step("opening the address leases", Leases::open(config.pod_cidr, config.folder.clone()))?;
+        Ok(Self { config, state: Mutex::new(State { links, leases, bridge }) })
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// Connects a pod's network namespace and gives its address. Idempotent, also across restarts. Blocks for
+    /// about a millisecond.
+    ///
+    /// # Errors
+    /// No free address, or the kernel's reason.
+    pub fn attach(&self, pod_uid: &str, netns: &Path) -> Result<Ipv4Addr, NetworkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = step("taking an address", state.leases.take(pod_uid))?;
+        let mut inside = step("entering the pod's network namespace", Links::open_in(netns))?;
+        let loopback = step("looking for lo", inside.need("lo"))?;
+        step("bringing lo up", inside.up(loopback))?;
+        if step("looking for eth0", inside.index("eth0"))?.is_none() {
+            let name = pair_name(pod_uid);
+            let bridge = state.bridge;
+            // A pair left by a sandbox that is gone would hold the name.
+            step("removing an old interface", state.links.remove(&name))?;
+            let made = state.links.add_pair(&name, bridge, netns, "eth0", hardware_address(address), MTU);
+            step("making the pod's interface", made)?;
+            let port = step("looking for the pod's interface", state.links.need(&name))?;
+            step("setting hairpin mode", state.links.hairpin(port))?;
+        }
+        let link = step("looking for eth0", inside.need("eth0"))?;
+        step("giving eth0 its address", inside.ensure_address(link, address, 32))?;
+        step("bringing eth0 up", inside.up(link))?;
+        let gateway = self.config.gateway();
+        step("routing to the gateway", inside.ensure_route(Route { to: (gateway, 32), gateway: None, link, source: None }))?;
+        let default = Route { to: (Ipv4Addr::UNSPECIFIED, 0), gateway: Some(gateway), link, source: None };
+        step("setting the default route", inside.ensure_route(default))?;
+        Ok(address)
+    }
+
+    /// The address that a pod holds, if any.
+    pub fn address_of(&self, pod_uid: &str) -> Result<Option<Ipv4Addr>, NetworkError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        step("reading the address leases", state.leases.held_by(pod_uid))
+    }
+
+    /// Disconnects a pod and frees its address. One that is not connected is fine.
+    pub fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        step("removing the pod's interface", state.links.remove(&pair_name(pod_uid)))?;
+        step("giving the address back", state.leases.give_back(pod_uid)).map(drop)
+    }
+
+    /// Takes away every interface, rule and lease that [`Network::open`] and [`Network::attach`] made, for `mainstay down`.
+    pub fn cleanup(folder: &Path) -> Result<(), NetworkError> {
+        let mut links = step("opening netlink", Links::open())?;
+        for name in step("listing interfaces", links.names())? {
+            let pair =
+                name.len() == link::MAX_NAME && name.starts_with(PAIR_PREFIX) && name[3..].bytes().all(|byte| byte.is_ascii_hexdigit());
+            if pair || name == POD_BRIDGE || name == SERVICE_LINK {
+                step(format!("removing {name}"), links.remove(&name))?;
+            }
+        }
+        step("removing the packet filter's table", filter::Filter::remove())?;
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => step("removing the address leases", other),
+        }
+    }
+}

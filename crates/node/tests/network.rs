@@ -1,0 +1,151 @@
+//! The pod network in real network namespaces, made by the test and gone with its threads: nothing here can reach
+//! anything outside. Needs root.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use mainstay_node::network::filter::{Backends, Filter, Front, Fronts, Protocol};
+use mainstay_node::network::{Cidr, Network, NetworkConfig};
+use nix::sched::{CloneFlags, unshare};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own.
+struct Host {
+    jobs: Option<mpsc::Sender<Job>>,
+    netns: PathBuf,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (ready, is_ready) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root and network namespaces are needed");
+            ready.send(format!("/proc/self/task/{}/ns/net", nix::unistd::gettid())).expect("the test waits");
+            queue.into_iter().for_each(|job| job());
+        });
+        Self { jobs: Some(jobs), netns: is_ready.recv().expect("the thread runs").into(), thread: Some(thread) }
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        let job = Box::new(move || done.send(work()).expect("the test waits"));
+        self.jobs.as_ref().expect("until dropped").send(job).expect("the thread runs");
+        result.recv().expect("the job did not panic")
+    }
+
+    /// Answers every connection on port 80 with `name` and the peer's address.
+    fn serve(&self, name: &'static str) {
+        self.run(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("port 80 is free in a new namespace");
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let peer = stream.peer_addr().expect("a peer");
+                    let _ = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
+                }
+            });
+        });
+    }
+
+    fn ask(&self, to: SocketAddrV4) -> Result<String, ErrorKind> {
+        self.run(move || {
+            let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(3)).map_err(|error| error.kind())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map_err(|error| error.kind())?;
+            Ok(answer)
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn cidr(text: &str) -> Cidr {
+    Cidr::parse(text).expect("a range")
+}
+
+fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, by_client: bool) -> Fronts {
+    let endpoints = endpoints.iter().map(|address| SocketAddrV4::new(*address, 80)).collect();
+    BTreeMap::from([(front, Backends { endpoints, by_client, masquerade })])
+}
+
+#[test]
+fn pods_reach_services_and_nothing_leaves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = NetworkConfig {
+        folder: folder.path().join("leases"),
+        pod_cidr: cidr("10.244.0.0/24"),
+        cluster_cidr: cidr("10.244.0.0/16"),
+        service_cidr: cidr("10.96.0.0/16"),
+        dns_address: Ipv4Addr::new(10, 96, 0, 10),
+    };
+    let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
+    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
+    let opened = config.clone();
+    let (a, b, mut filter) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        let network_again = Network::open(opened.clone()).expect("opening is idempotent");
+        let a = network.attach("uid-a", &netns_a).expect("attached");
+        assert_eq!(network_again.attach("uid-a", &netns_a).expect("attached again"), a, "V7");
+        let b = network.attach("uid-b", &netns_b).expect("attached");
+        (a, b, Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables"))
+    });
+    pod_a.serve("a");
+    pod_b.serve("b");
+    assert_eq!(pod_a.ask(SocketAddrV4::new(b, 80)), Ok(format!("b {a}")), "pod to pod keeps the source address");
+    assert_eq!(node.ask(SocketAddrV4::new(a, 80)), Ok("a 10.244.0.1".to_owned()), "host to pod");
+
+    let address = Ipv4Addr::new(10, 96, 0, 20);
+    let front = Front { address: Some(address), protocol: Protocol::Tcp, port: 8080 };
+    let service = SocketAddrV4::new(address, 8080);
+    assert_eq!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "N4: no rules is refused");
+    assert_eq!(node.ask(service), Err(ErrorKind::ConnectionRefused), "N4: from the host too");
+
+    let mut filter = node.run(move || {
+        filter.set_service("default/web", &fronts(front, &[b], false, false)).expect("set");
+        filter
+    });
+    assert_eq!(pod_a.ask(service), Ok(format!("b {a}")), "pod to Service on the same bridge");
+    assert_eq!(node.ask(service), Ok("b 10.244.0.1".to_owned()), "host to Service");
+    assert_eq!(pod_b.ask(service), Ok("b 10.244.0.1".to_owned()), "a pod reaches itself by its Service");
+
+    let mut filter = node.run(move || {
+        filter.set_service("default/web", &fronts(front, &[a, b], false, false)).expect("set");
+        filter
+    });
+    let answers: std::collections::BTreeSet<_> = (0..64).filter_map(|_| node.ask(service).ok()).collect();
+    assert_eq!(answers.len(), 2, "both endpoints are used: {answers:?}");
+
+    let node_port = Front { address: None, protocol: Protocol::Tcp, port: 30080 };
+    let mut filter = node.run(move || {
+        filter.set_service("default/web", &fronts(front, &[a, b], false, true)).expect("set");
+        filter.set_service("default/port", &fronts(node_port, &[b], true, false)).expect("set");
+        filter
+    });
+    let answers: std::collections::BTreeSet<_> = (0..16).filter_map(|_| pod_a.ask(service).ok()).collect();
+    assert_eq!(answers.len(), 1, "ClientIP affinity: {answers:?}");
+    let by_port = SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 1), 30080);
+    assert_eq!(pod_a.ask(by_port), Ok("b 10.244.0.1".to_owned()), "node port, masqueraded");
+
+    node.run(move || {
+        filter.set_service("default/web", &Fronts::new()).expect("removed");
+        assert_eq!(filter.services().collect::<Vec<_>>(), ["default/port"]);
+    });
+    assert_eq!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "N4: refused once the endpoints are gone");
+
+    let leases = config.folder.clone();
+    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    assert!(!config.folder.exists());
+}
