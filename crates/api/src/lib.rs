@@ -9,6 +9,7 @@ pub mod int_or_string;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

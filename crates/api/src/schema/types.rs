@@ -97,7 +97,7 @@ pub fn shape_of(type_name: &str) -> Shape {
     let Some(definitions) = raw::definitions(type_name, "/$defs") else { return Shape::Any };
     for (name, schema) in &definitions {
         // Types that an earlier kind has brought are complete already, with all that they refer to.
-        if !types.get(name.as_str()).is_some_and(|known| known.fields.get().is_some()) && is_struct(schema) {
+        if types.get(name.as_str()).is_none_or(|known| known.fields.get().is_none()) && is_struct(schema) {
             fill(name, schema, &definitions, &mut types);
         }
     }

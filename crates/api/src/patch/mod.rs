@@ -1,0 +1,121 @@
+//! The patches that clients send: JSON patch, JSON merge patch, strategic merge patch.
+//!
+//! A patched object is not yet checked: [`crate::schema::decode`] comes after. Server-side apply,
+//! the fourth kind of patch, needs managed fields and is [`crate::apply`].
+
+mod strategic;
+
+use serde_json::Value;
+
+use crate::kinds::Kind;
+use crate::schema::decode::fits_depth;
+use crate::schema::parse::{self, MAX_DEPTH};
+use crate::schema::shape_of;
+use crate::status::Status;
+
+/// The most operations in one JSON patch; upstream's limit.
+pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+
+/// How much the `copy` operations of one JSON patch may add, in bytes; upstream's limit, the largest request body.
+pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// A patch's format, by its content type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PatchType {
+    /// RFC 6902: a list of operations.
+    Json,
+    /// RFC 7396: what to overwrite, null to remove.
+    Merge,
+    /// A merge patch that knows the keys of lists.
+    Strategic,
+    /// Server-side apply.
+    Apply,
+}
+
+impl PatchType {
+    /// The content types, as upstream lists them in its 415.
+    pub const CONTENT_TYPES: &[&str] = &[
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+    ];
+
+    /// The format that a `Content-Type` header names; parameters after `;` are ignored.
+    pub fn from_content_type(header: &str) -> Option<Self> {
+        match header.split(';').next().unwrap_or("").trim() {
+            "application/json-patch+json" => Some(Self::Json),
+            "application/merge-patch+json" => Some(Self::Merge),
+            "application/strategic-merge-patch+json" => Some(Self::Strategic),
+            "application/apply-patch+yaml" => Some(Self::Apply),
+            _ => None,
+        }
+    }
+}
+
+/// The object that a patch makes of the current one.
+///
+/// Errors: 400 for what is not such a patch, 413 for too many operations, 422 for a patch that does
+/// not fit the object (a failed `test`, a path that is not there, a list item without its merge key).
+/// [`PatchType::Apply`] is a 415 here.
+pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &[u8]) -> Result<Value, Status> {
+    let patch = parse::parse(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
+    let patched = match patch_type {
+        PatchType::Json => json_patch(current, patch)?,
+        PatchType::Merge if patch.is_object() => {
+            let mut patched = current.clone();
+            json_patch::merge(&mut patched, &patch);
+            patched
+        }
+        PatchType::Merge => return Err(Status::bad_request("error decoding patch: a merge patch must be a JSON object")),
+        PatchType::Strategic => strategic::merge(shape_of(kind.type_name), current, patch)?,
+        PatchType::Apply => return Err(Status::unsupported_media_type(PatchType::CONTENT_TYPES)),
+    };
+    if !fits_depth(&patched, MAX_DEPTH) {
+        return Err(Status::bad_request(format!("exceeded max depth of {MAX_DEPTH}")));
+    }
+    Ok(patched)
+}
+
+fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {
+    let count = patch.as_array().map_or(0, Vec::len);
+    if count > MAX_JSON_PATCH_OPERATIONS {
+        let message = format!("The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {count}");
+        return Err(Status::new(413, "RequestEntityTooLarge", message));
+    }
+    let operations: json_patch::Patch =
+        serde_json::from_value(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+    let mut patched = current.clone();
+    let mut copied = 0;
+    for operation in &operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            let source = patched.pointer(copy.from.as_str()).ok_or_else(does_not_fit)?;
+            // Copies of copies grow without a bound that the patch's own size would give (X4).
+            copied += weight(source);
+            if copied > MAX_COPIED_BYTES || !fits_depth(source, MAX_DEPTH) {
+                return Err(does_not_fit());
+            }
+        }
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)).map_err(|_| does_not_fit())?;
+    }
+    Ok(patched)
+}
+
+/// Upstream's answer to a patch that does not apply to the object; it does not say which operation.
+fn does_not_fit() -> Status {
+    let details = Value::Object(serde_json::Map::new());
+    Status { details, ..Status::new(422, "Invalid", "the server rejected our request due to an error in our request") }
+}
+
+/// About how many bytes a value takes as JSON.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(|item| weight(item) + 1).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(name, item)| name.len() + 4 + weight(item)).sum::<usize>(),
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! Strategic merge patch: a merge patch that knows which lists are keyed, and by what.
+//!
+//! Besides values a patch carries directives, at any depth:
+//!
+//! ```text
+//! $patch: replace | delete | merge       of the map or the list item that it stands in
+//! $retainKeys: [a, b]                    the map keeps only these fields
+//! $setElementOrder/ports: [...]          the order of a merged list after the patch
+//! $deleteFromPrimitiveList/args: [...]   removes scalars from a merged list
+//! ```
+//!
+//! A field of a patch that is null removes the field. A list without a merge strategy is replaced.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+use crate::schema::list_keys::{self, FieldKeys};
+use crate::schema::types::Shape;
+use crate::status::Status;
+
+const PATCH: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const SET_ELEMENT_ORDER: &str = "$setElementOrder/";
+const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList/";
+
+/// Merges a patch into an object of this shape.
+pub(super) fn merge(shape: Shape, current: &Value, patch: Value) -> Result<Value, Status> {
+    let (Value::Object(current), Value::Object(patch)) = (current, patch) else {
+        return Err(bad_patch("a strategic merge patch must be a JSON object"));
+    };
+    merge_map(shape, current.clone(), patch).map(Value::Object)
+}
+
+fn bad_patch(why: impl std::fmt::Display) -> Status {
+    Status::bad_request(format!("error applying patch: {why}"))
+}
+
+fn unfit(why: impl std::fmt::Display) -> Status {
+    Status::new(422, "Invalid", format!("error applying patch: {why}"))
+}
+
+/// The shape of a field and how it is merged; what has no schema is merged like a plain map.
+fn child(shape: Shape, name: &str) -> (Shape, &'static FieldKeys) {
+    match shape {
+        Shape::Struct(this) => this.field(name).map_or((Shape::Any, &list_keys::DEFAULT), |field| (field.shape, field.keys)),
+        Shape::Map(item) => (*item, &list_keys::DEFAULT),
+        _ => (Shape::Any, &list_keys::DEFAULT),
+    }
+}
+
+fn merge_map(shape: Shape, mut current: Map<String, Value>, mut patch: Map<String, Value>) -> Result<Map<String, Value>, Status> {
+    match patch.remove(PATCH).as_ref().map(|directive| directive.as_str().unwrap_or("")) {
+        None | Some("merge") => {}
+        // What replaces is merged into nothing, so that directives and nulls inside it are not stored.
+        Some("replace") => current = Map::new(),
+        Some("delete") => return Ok(Map::new()),
+        Some(other) => return Err(bad_patch(format_args!("unknown patch type {other:?} found in map"))),
+    }
+    if let Some(keys) = patch.remove(RETAIN_KEYS) {
+        retain_keys(&mut current, &patch, &keys)?;
+    }
+    for name in patch.keys().filter_map(|key| key.strip_prefix(SET_ELEMENT_ORDER).or_else(|| key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST)))
+    {
+        let (_, keys) = child(shape, name);
+        if !keys.patch_merge {
+            return Err(bad_patch(format_args!("{name:?} is not a list that is merged")));
+        }
+    }
+    let mut orders = HashMap::new();
+    let mut deletions = HashMap::new();
+    let mut values = Vec::new();
+    for (key, value) in patch {
+        if let Some(name) = key.strip_prefix(SET_ELEMENT_ORDER) {
+            orders.insert(name.to_owned(), list(&key, value)?);
+        } else if let Some(name) = key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
+            deletions.insert(name.to_owned(), list(&key, value)?);
+        } else {
+            values.push((key, value));
+        }
+    }
+    for (name, items) in deletions {
+        let gone: HashSet<String> = items.iter().map(Value::to_string).collect();
+        if let Some(Value::Array(stored)) = current.get_mut(&name) {
+            stored.retain(|item| !gone.contains(&item.to_string()));
+        }
+    }
+    for (name, value) in values {
+        let (shape, keys) = child(shape, &name);
+        let order = orders.remove(&name);
+        merge_field(shape, keys, &mut current, name, value, order)?;
+    }
+    for (name, order) in orders {
+        let (_, keys) = child(shape, &name);
+        if let Some(Value::Array(stored)) = current.remove(&name) {
+            let positions = stored.clone();
+            current.insert(name, Value::Array(arrange(stored, &order, &positions, keys.patch_key)));
+        }
+    }
+    Ok(current)
+}
+
+fn list(directive: &str, value: Value) -> Result<Vec<Value>, Status> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(bad_patch(format_args!("{directive} must be a list"))),
+    }
+}
+
+/// Drops what is not named; every field that the patch sets must be named.
+fn retain_keys(current: &mut Map<String, Value>, patch: &Map<String, Value>, keys: &Value) -> Result<(), Status> {
+    let bad = || bad_patch("invalid patch format of retainKeys");
+    let keep: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
+    for (name, value) in patch {
+        let name = name.rsplit_once('/').map_or(name.as_str(), |(head, tail)| if head.starts_with('$') { tail } else { name });
+        if !value.is_null() && !keep.contains(name) {
+            return Err(bad());
+        }
+    }
+    current.retain(|name, _| keep.contains(name.as_str()));
+    Ok(())
+}
+
+fn merge_field(
+    shape: Shape,
+    keys: &FieldKeys,
+    current: &mut Map<String, Value>,
+    name: String,
+    value: Value,
+    order: Option<Vec<Value>>,
+) -> Result<(), Status> {
+    let merged = match value {
+        Value::Null => {
+            current.remove(&name);
+            return Ok(());
+        }
+        Value::Object(patch) => {
+            let stored = match current.remove(&name) {
+                Some(Value::Object(stored)) => stored,
+                _ => Map::new(),
+            };
+            Value::Object(merge_map(shape, stored, patch)?)
+        }
+        Value::Array(patch) if keys.patch_merge => {
+            let stored = match current.remove(&name) {
+                Some(Value::Array(stored)) => stored,
+                _ => Vec::new(),
+            };
+            let item = if let Shape::List(item) = shape { *item } else { Shape::Any };
+            Value::Array(merge_list(item, keys.patch_key, stored, patch, order)?)
+        }
+        other => other,
+    };
+    current.insert(name, merged);
+    Ok(())
+}
+
+/// What identifies an item: its merge key's value, or for scalars the item itself, as JSON.
+fn identity(item: &Value, key: Option<&str>) -> Option<String> {
+    match key {
+        Some(key) => item.get(key).filter(|value| !value.is_null()).map(Value::to_string),
+        None => Some(item.to_string()),
+    }
+}
+
+fn merge_list(
+    shape: Shape,
+    key: Option<&str>,
+    stored: Vec<Value>,
+    patch: Vec<Value>,
+    order: Option<Vec<Value>>,
+) -> Result<Vec<Value>, Status> {
+    let (stored, patch, replaces) = special_items(key, stored, patch)?;
+    if let Some(order) = &order {
+        check_order(key, &patch, order)?;
+    }
+    let positions = stored.clone();
+    let mut merged = stored;
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for (at, item) in merged.iter().enumerate() {
+        if let Some(identity) = identity(item, key) {
+            index.entry(identity).or_insert(at);
+        }
+    }
+    for item in &patch {
+        let identity = identity(item, key).ok_or_else(|| no_merge_key(item, key))?;
+        let known = index.get(&identity).copied();
+        let before = known.and_then(|at| merged.get_mut(at));
+        let after = match (item, before.as_deref()) {
+            (Value::Object(item), Some(Value::Object(before))) => Value::Object(merge_map(shape, before.clone(), item.clone())?),
+            (Value::Object(item), _) => Value::Object(merge_map(shape, Map::new(), item.clone())?),
+            (scalar, _) => scalar.clone(),
+        };
+        match before {
+            Some(before) => *before = after,
+            None => {
+                index.insert(identity, merged.len());
+                merged.push(after);
+            }
+        }
+    }
+    if replaces && order.is_none() {
+        return Ok(merged);
+    }
+    Ok(arrange(merged, order.as_deref().unwrap_or(&patch), &positions, key))
+}
+
+/// Takes out the items that are directives: `$patch: delete` drops the stored items with that key,
+/// `$patch: replace` all of them. Returns what is stored, what is merged into it, whether it replaces.
+fn special_items(key: Option<&str>, mut stored: Vec<Value>, patch: Vec<Value>) -> Result<(Vec<Value>, Vec<Value>, bool), Status> {
+    let mut items = Vec::with_capacity(patch.len());
+    let mut gone = HashSet::new();
+    let mut replaces = false;
+    for item in patch {
+        match item.get(PATCH).map(|directive| directive.as_str().unwrap_or("")) {
+            None => items.push(item),
+            Some("delete") => {
+                gone.insert(identity(&item, key).ok_or_else(|| no_merge_key(&item, key))?);
+            }
+            Some("replace") => replaces = true,
+            Some("merge") => return Err(bad_patch("merging lists cannot yet be specified in the patch")),
+            Some(other) => return Err(bad_patch(format_args!("unknown patch type {other:?} found in list"))),
+        }
+    }
+    if replaces {
+        stored.clear();
+    }
+    stored.retain(|item| identity(item, key).is_none_or(|identity| !gone.contains(&identity)));
+    Ok((stored, items, replaces))
+}
+
+fn no_merge_key(item: &Value, key: Option<&str>) -> Status {
+    unfit(format_args!("map: {item} does not contain declared merge key: {}", key.unwrap_or("")))
+}
+
+/// The items of the patch must be in `$setElementOrder`, in the same order.
+fn check_order(key: Option<&str>, patch: &[Value], order: &[Value]) -> Result<(), Status> {
+    let mut wanted = order.iter().map(|item| identity(item, key));
+    for item in patch {
+        let this = identity(item, key);
+        if !wanted.any(|other| other == this) {
+            return Err(bad_patch(format_args!("The order in patch list doesn't match {SET_ELEMENT_ORDER} list at {item}")));
+        }
+    }
+    Ok(())
+}
+
+/// Orders a merged list: the items that `order` names in that order; the others keep their place among
+/// the stored ones (`positions`) as far as both can be had, and come after where there is no relation.
+fn arrange(merged: Vec<Value>, order: &[Value], positions: &[Value], key: Option<&str>) -> Vec<Value> {
+    let index = |items: &[Value]| {
+        let mut index = HashMap::new();
+        for (at, item) in items.iter().enumerate() {
+            if let Some(identity) = identity(item, key) {
+                index.entry(identity).or_insert(at);
+            }
+        }
+        index
+    };
+    let (ordered, stored) = (index(order), index(positions));
+    let place = |item: &Value, places: &HashMap<String, usize>| identity(item, key).and_then(|identity| places.get(&identity).copied());
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(item, &ordered).is_some());
+    named.sort_by_key(|item| place(item, &ordered));
+    others.sort_by_key(|item| place(item, &stored));
+    let mut result = Vec::with_capacity(named.len() + others.len());
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some(left), Some(right)) = (others.peek(), named.peek()) {
+        let before = match (place(left, &stored), place(right, &stored)) {
+            (Some(left), Some(right)) => left < right,
+            _ => false,
+        };
+        result.extend(if before { others.next() } else { named.next() });
+    }
+    result.extend(others);
+    result.extend(named);
+    result
+}

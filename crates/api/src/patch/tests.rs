@@ -1,0 +1,110 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kinds;
+
+fn smp(spec: Value, patch: Value) -> Result<Value, Status> {
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": spec });
+    let patch = json!({ "spec": patch }).to_string();
+    apply_patch(&kinds::POD, PatchType::Strategic, &pod, patch.as_bytes()).map(|mut pod| pod["spec"].take())
+}
+
+#[test]
+fn strategic_merge_by_key() {
+    let containers = json!({ "containers": [
+        { "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }, { "name": "b", "image": "b:1" } ] });
+    let table = [
+        (
+            json!({ "containers": [{ "name": "b", "image": "b:2" }] }),
+            json!([{ "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }, { "name": "b", "image": "b:2" }]),
+        ),
+        (
+            json!({ "containers": [{ "name": "a", "args": ["y"], "image": null, "ports": [{ "containerPort": 80, "name": "http" }, { "containerPort": 81 }] }, { "name": "b", "$patch": "delete" }] }),
+            json!([{ "name": "a", "args": ["y"], "ports": [{ "containerPort": 80, "name": "http" }, { "containerPort": 81 }] }]),
+        ),
+        (
+            json!({ "containers": [{ "$patch": "replace" }, { "name": "c", "image": "c", "tty": null }] }),
+            json!([{ "name": "c", "image": "c" }]),
+        ),
+        (
+            json!({ "$setElementOrder/containers": [{ "name": "b" }, { "name": "c" }, { "name": "a" }], "containers": [{ "name": "c" }] }),
+            json!([{ "name": "b", "image": "b:1" }, { "name": "c" }, { "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }]),
+        ),
+    ];
+    for (patch, expected) in &table {
+        let spec = smp(containers.clone(), patch.clone()).expect("merges");
+        assert_eq!(&spec["containers"], expected, "{patch}");
+    }
+}
+
+#[test]
+fn strategic_retain_keys_and_set_order_and_primitives() {
+    let volumes = json!({ "volumes": [{ "name": "v", "emptyDir": {} }, { "name": "w", "hostPath": { "path": "/x" } }] });
+    let patch = json!({ "$setElementOrder/volumes": [{ "name": "v" }], "volumes": [
+        { "$retainKeys": ["name", "configMap"], "name": "v", "configMap": { "name": "c" } } ] });
+    assert_eq!(
+        smp(volumes.clone(), patch).expect("merges"),
+        json!({ "volumes": [{ "name": "v", "configMap": { "name": "c" } }, { "name": "w", "hostPath": { "path": "/x" } }] })
+    );
+    // A new item carries directives too; none of them may be stored.
+    let patch = json!({ "volumes": [{ "$retainKeys": ["name", "emptyDir"], "name": "n", "emptyDir": {} }] });
+    assert_eq!(smp(json!({}), patch).expect("merges"), json!({ "volumes": [{ "name": "n", "emptyDir": {} }] }));
+    assert!(smp(volumes, json!({ "volumes": [{ "$retainKeys": ["name"], "name": "v", "emptyDir": {} }] })).is_err_and(|s| s.code == 400));
+
+    let node = json!({ "metadata": { "finalizers": ["a", "b", "c"] } });
+    let patch =
+        br#"{"metadata":{"$deleteFromPrimitiveList/finalizers":["b"],"$setElementOrder/finalizers":["c","d","a"],"finalizers":["d"]}}"#;
+    let patched = apply_patch(&kinds::NODE, PatchType::Strategic, &node, patch).expect("merges");
+    assert_eq!(patched["metadata"]["finalizers"], json!(["c", "d", "a"]));
+}
+
+#[test]
+fn strategic_directives_on_maps() {
+    let spec = json!({ "nodeSelector": { "a": "1", "b": "2" }, "tolerations": [{ "key": "x" }] });
+    let replaced = smp(spec.clone(), json!({ "nodeSelector": { "$patch": "replace", "c": "3" }, "tolerations": [] })).expect("merges");
+    assert_eq!(replaced, json!({ "nodeSelector": { "c": "3" }, "tolerations": [] }));
+    let deleted = smp(spec.clone(), json!({ "nodeSelector": { "$patch": "delete" } })).expect("merges");
+    assert_eq!(deleted["nodeSelector"], json!({}));
+    for bad in [
+        json!({ "nodeSelector": { "$patch": "x" } }),
+        json!({ "$setElementOrder/tolerations": [] }),
+        json!({ "containers": [{ "image": "a" }] }),
+    ] {
+        assert!(smp(spec.clone(), bad).is_err());
+    }
+}
+
+#[test]
+fn an_item_patch_of_replace_replaces_the_list_as_upstream_does() {
+    let spec = json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
+    let patched = smp(spec, json!({ "containers": [{ "$patch": "replace" }, { "name": "z" }, { "name": "c" }] })).expect("merges");
+    assert_eq!(patched, json!({ "containers": [{ "name": "z" }, { "name": "c" }] }));
+}
+
+#[test]
+fn json_and_merge_patches() {
+    let current = json!({ "metadata": { "labels": { "a": "1" } }, "spec": { "x": [1, 2] } });
+    let patch = |kind, text: &str| apply_patch(&kinds::POD, kind, &current, text.as_bytes());
+    let merged = patch(PatchType::Merge, r#"{"metadata":{"labels":{"a":null,"b":"2"}},"spec":{"x":[3]}}"#);
+    assert_eq!(merged, Ok(json!({ "metadata": { "labels": { "b": "2" } }, "spec": { "x": [3] } })));
+    let json = patch(PatchType::Json, r#"[{"op":"test","path":"/spec/x/0","value":1},{"op":"remove","path":"/spec"}]"#);
+    assert_eq!(json, Ok(json!({ "metadata": { "labels": { "a": "1" } } })));
+    let failed =
+        patch(PatchType::Json, r#"[{"op":"remove","path":"/spec"},{"op":"test","path":"/metadata","value":1}]"#).expect_err("test fails");
+    assert_eq!((failed.code, failed.reason), (422, "Invalid"));
+    assert_eq!(failed.message, "the server rejected our request due to an error in our request");
+    for bad in ["", "{", "[1]", r#"{"op":"add"}"#, r#"[{"op":"zap","path":"/a"}]"#] {
+        assert!(patch(PatchType::Json, bad).is_err_and(|s| s.code == 400), "{bad}");
+    }
+    assert!(patch(PatchType::Merge, "[]").is_err_and(|s| s.code == 400));
+}
+
+#[test]
+fn x4_patches_cannot_grow_without_bound() {
+    let copies: Vec<Value> = (0..60).map(|_| json!({ "op": "copy", "from": "/a", "path": "/a/-" })).collect();
+    let bomb = apply_patch(&kinds::POD, PatchType::Json, &json!({ "a": ["x"] }), json!(copies).to_string().as_bytes());
+    assert!(bomb.is_err());
+    let many = vec![json!({ "op": "test", "path": "", "value": 1 }); MAX_JSON_PATCH_OPERATIONS + 1];
+    let refused = apply_patch(&kinds::POD, PatchType::Json, &json!({}), json!(many).to_string().as_bytes());
+    assert!(refused.is_err_and(|status| status.code == 413));
+}
