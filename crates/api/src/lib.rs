@@ -5,15 +5,19 @@
 //! views of `k8s-openapi` (re-exported here) are for `logic` and `node` only, since a typed round
 //! trip drops fields that the type does not know.
 
+pub mod apply;
+pub mod discovery;
 pub mod int_or_string;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod time;
 
 pub use k8s_openapi;
