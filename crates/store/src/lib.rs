@@ -26,6 +26,7 @@ mod error;
 pub mod limits;
 mod state;
 mod store;
+pub mod testing;
 mod types;
 mod watch;
 mod writer;

@@ -1,6 +1,10 @@
 //! The promises of the store, tested.
 
 mod basics;
+mod crash;
+mod group;
+mod kill;
+mod model;
 
 use crate::{Encoded, Op, Txn};
 use bytes::Bytes;

@@ -1,0 +1,94 @@
+//! Group commit under real threads.
+
+use super::{put, put_op};
+use crate::testing::{Fault, FaultyDisk};
+use crate::{CommitError, Expect, Options, Revision, Source, Store, Txn};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Barrier;
+use std::task::{Context, Waker};
+use std::thread;
+
+fn open(disk: &FaultyDisk) -> Store {
+    Store::open(Source::backend(disk.clone()), Options::default()).unwrap()
+}
+
+/// Eleven writers, of whom ten come while the first is being synced.
+fn eleven_at_once(disk: &FaultyDisk, store: &Store) -> Vec<Result<crate::Committed, CommitError>> {
+    disk.hold();
+    let commits: Vec<_> = (0..11).map(|i| store.commit(put(&format!("k{i}"), ""))).collect();
+    let mut commits: Vec<_> = commits.into_iter().map(Box::pin).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    for commit in &mut commits {
+        assert!(pin!(commit).poll(&mut context).is_pending(), "nothing is answered before it is on disk (A2)");
+    }
+    assert_eq!((store.revision(), store.get(b"k0")), (Revision(0), None), "nothing is seen before it is on disk (A1)");
+    disk.release();
+    commits.into_iter().map(crate::store::block_on).collect()
+}
+
+#[test]
+fn those_who_wait_share_one_sync() {
+    let disk = FaultyDisk::new();
+    let store = open(&disk);
+    let before = disk.syncs();
+    let answers = eleven_at_once(&disk, &store);
+    let revisions: Vec<u64> = answers.into_iter().map(|answer| answer.unwrap().first.0).collect();
+    assert_eq!(revisions, (1..=11).collect::<Vec<_>>());
+    let alone = {
+        let before = disk.syncs();
+        store.commit_blocking(put("alone", "")).unwrap();
+        disk.syncs() - before
+    };
+    // The first may be a group of its own, or of any of those after it; then the rest are one more.
+    assert!(disk.syncs() - before <= 3 * alone, "{} syncs, {alone} for one commit", disk.syncs() - before);
+}
+
+#[test]
+fn a_failed_group_fails_all_of_it_and_the_store_goes_on() {
+    let disk = FaultyDisk::new();
+    let store = open(&disk);
+    let mut watch = store.watch("", Revision(0)).unwrap();
+    // Every call fails until the disk is looked after.
+    (disk.calls()..disk.calls() + 1000).for_each(|call| disk.fault_at(call, Fault::Error));
+    for answer in eleven_at_once(&disk, &store) {
+        assert!(matches!(answer, Err(CommitError::Io(_))), "{answer:?}");
+    }
+    assert_eq!((store.revision(), watch.try_next()), (Revision(0), Ok(None)));
+    while store.commit_blocking(put("k", "")).is_err() {}
+    assert_eq!(watch.try_next().unwrap().unwrap().revision, Revision(1));
+}
+
+#[test]
+fn concurrent_increments_are_all_counted_and_watched_in_order_a1_a4() {
+    const THREADS: u64 = 8;
+    const EACH: u64 = 40;
+    let store = open(&FaultyDisk::new());
+    store.commit_blocking(put("n", "0")).unwrap();
+    let mut watch = store.watch("n", Revision(1)).unwrap();
+    let start = Barrier::new(THREADS as usize);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..EACH {
+                    loop {
+                        let now = store.get(b"n").unwrap();
+                        let next = std::str::from_utf8(&now.value).unwrap().parse::<u64>().unwrap() + 1;
+                        let expect = vec![("n".into(), Expect::Unchanged(now.revision))];
+                        match store.commit_blocking(Txn { expect, ops: vec![put_op("n", &next.to_string())] }) {
+                            Ok(done) => break assert!(store.revision() >= done.last, "a writer reads its own write (A5)"),
+                            Err(CommitError::Expectation { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+            });
+        }
+        for n in 1..=THREADS * EACH {
+            let event = crate::store::block_on(watch.next()).unwrap();
+            assert_eq!((event.value, event.revision), (n.to_string().into(), Revision(n + 1)));
+        }
+    });
+    assert_eq!(store.get(b"n").unwrap().value, (THREADS * EACH).to_string());
+}
