@@ -8,12 +8,20 @@ use std::collections::BTreeMap;
 
 type Model = (Revision, BTreeMap<Bytes, Bytes>);
 
-/// Transactions that grow, replace, remove, and are large enough to split and to free pages.
+/// Transactions that grow, replace, remove, and are large enough to split and to free pages. The second splits a page
+/// of small values: one half then holds none of its keys, so undoing it does not write that half again.
 fn workload() -> Vec<Txn> {
     let big = "x".repeat(3000);
-    let several = |count: usize, value: &str| (0..count).map(|i| put_op(&format!("k{i}"), value)).collect();
-    let removed = (0..4).map(|i| delete_op(&format!("k{i}"))).collect();
-    let ops: [Vec<_>; 6] = [several(1, "1"), several(8, &big), several(3, "2"), removed, several(12, &big), vec![delete_op("k5")]];
+    let several = |count: usize, value: &str| (0..count).map(|i| put_op(&format!("k{i:02}"), value)).collect();
+    let removed = (0..4).map(|i| delete_op(&format!("k{i:02}"))).collect();
+    let ops: [Vec<_>; 6] = [
+        several(60, &"s".repeat(40)),
+        vec![put_op("k58+", &big[..1500])],
+        several(8, &big),
+        removed,
+        several(12, &big),
+        vec![delete_op("k05")],
+    ];
     ops.into_iter().map(|ops| Txn { expect: vec![], ops }).collect()
 }
 
