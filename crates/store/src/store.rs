@@ -33,7 +33,9 @@ pub struct Options {
     pub window_events: usize,
     /// Bytes of past changes to keep; [`WINDOW_BYTES`] unless told.
     pub window_bytes: usize,
-    /// Whether each commit carries what makes the next open quick after a crash, at the price of slower commits.
+    /// Whether each commit carries what makes the next open quick after a crash. Off unless told: measured with
+    /// 1 KiB values, it halves the rate of lone commits and takes a third off that of 16 writers, and saves 10 ms of
+    /// an open after a kill with 1,000 keys, 200 ms with 100,000 (of 850 ms, most of which is reading them all).
     pub quick_repair: bool,
 }
 

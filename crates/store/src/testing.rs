@@ -6,7 +6,7 @@
 use crate::{StorageBackend, lock};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What the disk writes whole; a write of more may be torn at these borders when the power goes.
 const SECTOR: usize = 512;
@@ -88,7 +88,7 @@ impl FaultyDisk {
         lock(&self.0.content).full = full;
     }
 
-    /// Lets syncs wait (each in its thread) until [`FaultyDisk::release`].
+    /// Lets calls that change the disk wait (each in its thread) until [`FaultyDisk::release`].
     pub fn hold(&self) {
         lock(&self.0.content).held = true;
     }
@@ -97,6 +97,11 @@ impl FaultyDisk {
     pub fn release(&self) {
         lock(&self.0.content).held = false;
         self.0.released.notify_all();
+    }
+
+    fn changeable(&self) -> MutexGuard<'_, Content> {
+        let content = lock(&self.0.content);
+        self.0.released.wait_while(content, |content| content.held).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The power goes, now.
@@ -183,7 +188,7 @@ impl StorageBackend for FaultyDisk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut content = lock(&self.0.content);
+        let mut content = self.changeable();
         let length = index(len)?;
         match content.call()? {
             Some(Fault::Full) => return Err(no_space()),
@@ -197,10 +202,7 @@ impl StorageBackend for FaultyDisk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut content = lock(&self.0.content);
-        while content.held {
-            content = self.0.released.wait(content).unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
+        let mut content = self.changeable();
         if let Some(Fault::Error | Fault::Torn) = content.call()? {
             content.unsynced.clear();
             return Err(failed());
@@ -216,7 +218,7 @@ impl StorageBackend for FaultyDisk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut content = lock(&self.0.content);
+        let mut content = self.changeable();
         let fault = content.call()?;
         let start = index(offset)?;
         let done = match fault {

@@ -13,7 +13,7 @@ fn open(disk: &FaultyDisk) -> Store {
     Store::open(Source::backend(disk.clone()), Options::default()).unwrap()
 }
 
-/// Eleven writers, of whom ten come while the first is being synced.
+/// Eleven writers, of whom ten come while the first is being written.
 fn eleven_at_once(disk: &FaultyDisk, store: &Store) -> Vec<Result<crate::Committed, CommitError>> {
     disk.hold();
     let commits: Vec<_> = (0..11).map(|i| store.commit(put(&format!("k{i}"), ""))).collect();
