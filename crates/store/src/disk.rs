@@ -83,13 +83,27 @@ impl Disk {
     }
 
     /// Empties a file whose making was cut off: the engine writes its magic number last, and refuses a file without.
+    /// Only such a file has no magic number and nothing after the header; any other is damaged, and left as it is.
     fn clear_unfinished(&self) -> io::Result<()> {
-        let mut magic = [0; 8];
+        const HEADER: u64 = 320;
         let length = self.len()?;
-        if length >= magic.len() as u64 {
-            self.read(0, &mut magic)?;
+        let zeros = |from: u64, to: u64| {
+            let mut chunk = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
+            self.read(from, &mut chunk)?;
+            Ok::<_, io::Error>(chunk.iter().all(|byte| *byte == 0))
+        };
+        if length < HEADER || !zeros(0, 8)? {
+            return Ok(());
         }
-        if length > 0 && magic == [0; 8] { self.set_len(0) } else { Ok(()) }
+        let mut from = HEADER;
+        while from < length {
+            let to = length.min(from + (1 << 20));
+            if !zeros(from, to)? {
+                return Ok(());
+            }
+            from = to;
+        }
+        self.set_len(0)
     }
 
     /// Makes what was written since the last good sync durable, if a sync failed since.

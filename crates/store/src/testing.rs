@@ -63,6 +63,17 @@ impl FaultyDisk {
         Self::default()
     }
 
+    /// A disk that holds these bytes, durably.
+    pub fn with(bytes: Vec<u8>) -> Self {
+        let content = Content { visible: bytes.clone(), durable: bytes, ..Content::default() };
+        Self(Arc::new(Platter { content: Mutex::new(content), released: Condvar::new() }))
+    }
+
+    /// What reads of the whole disk show.
+    pub fn bytes(&self) -> Vec<u8> {
+        lock(&self.0.content).visible.clone()
+    }
+
     /// How many calls have changed the disk, or tried to.
     pub fn calls(&self) -> u64 {
         lock(&self.0.content).calls
@@ -130,8 +141,7 @@ impl FaultyDisk {
                 }
             }
         }
-        let content = Content { visible: durable.clone(), durable, ..Content::default() };
-        Self(Arc::new(Platter { content: Mutex::new(content), released: Condvar::new() }))
+        Self::with(durable)
     }
 }
 

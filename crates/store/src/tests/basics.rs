@@ -1,5 +1,9 @@
 use super::{delete_op, put, put_op};
-use crate::{CommitError, Encoded, Expect, FILE, Mode, Op, OpenError, Options, ReadError, Revision, Store, Txn, WatchError};
+use crate::limits::{MAX_EXPECT, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
+use crate::testing::FaultyDisk;
+use crate::{
+    CommitError, Encoded, Expect, FILE, Invalid, Mode, Op, OpenError, Options, ReadError, Revision, Source, Store, Txn, WatchError,
+};
 use std::os::unix::fs::PermissionsExt;
 
 fn open(folder: &tempfile::TempDir, mode: Mode) -> Store {
@@ -73,4 +77,31 @@ fn a_watcher_slower_than_the_window_is_told_so_a4() {
     store.commit_blocking(put("b", "")).unwrap();
     assert_eq!(other.progress(), Revision(4));
     assert_eq!(other.try_next().unwrap().unwrap().revision, Revision(5));
+}
+
+#[test]
+fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
+    let store = Store::open(Source::backend(FaultyDisk::new()), Options::inline()).unwrap();
+    let put = |key: usize, value: usize| Op::Put { key: vec![b'k'; key].into(), value: Encoded::plain(vec![0; value]) };
+    let hole = Op::Delete { key: "k".into(), last: Encoded { bytes: "{}".into(), revision_at: Some(3) } };
+    let quarter = MAX_TXN_BYTES / 4;
+    let table = [
+        (vec![put(0, 0)], Some(Invalid::Key(0))),
+        (vec![put(MAX_KEY, 0)], None),
+        (vec![put(MAX_KEY + 1, 0)], Some(Invalid::Key(MAX_KEY + 1))),
+        (vec![put(1, MAX_VALUE)], None),
+        (vec![put(1, MAX_VALUE + 1)], Some(Invalid::Value(MAX_VALUE + 1))),
+        (vec![put(1, 0); MAX_OPS], None),
+        (vec![put(1, 0); MAX_OPS + 1], Some(Invalid::Ops(MAX_OPS + 1))),
+        (vec![put(1, quarter - 1); 4], None),
+        (vec![put(1, quarter); 4], Some(Invalid::Bytes(MAX_TXN_BYTES + 4))),
+        (vec![hole], Some(Invalid::Hole(3))),
+    ];
+    for (ops, refusal) in table {
+        let answer = store.commit_blocking(Txn { expect: vec![], ops });
+        assert_eq!(answer.err(), refusal.map(CommitError::Invalid));
+    }
+    let expect = vec![("k".into(), Expect::Absent); MAX_EXPECT + 1];
+    let answer = store.commit_blocking(Txn { expect, ops: vec![] });
+    assert_eq!(answer, Err(CommitError::Invalid(Invalid::Expect(MAX_EXPECT + 1))));
 }

@@ -142,3 +142,36 @@ fn steady_overwriting_keeps_the_file_bounded() {
     let written = 2000 * 8 * 500;
     assert!(later < written / 2, "{later} bytes would be history");
 }
+
+/// Damage that no crash makes (a bad disk, a wrong file): an error that says so, or a whole state that once was (a
+/// damaged header is to the engine a commit cut short); never a panic, never a part of a state, never an empty store.
+#[test]
+fn a_damaged_file_is_refused_not_misread() {
+    let disk = FaultyDisk::new();
+    let store = open(&disk).unwrap();
+    let mut states = vec![];
+    for txn in workload() {
+        store.commit_blocking(txn).unwrap();
+        states.push(content(&store));
+    }
+    let whole = disk.bytes();
+    let mut refused = 0;
+    let mut check = |bytes: Vec<u8>, what: &str| match open(&FaultyDisk::with(bytes)) {
+        Ok(store) => assert!(states.contains(&content(&store)), "{what}"),
+        Err(_) => refused += 1,
+    };
+    for length in [1, 8, 9, 64, 319, 320, 4096, 4097, 20_000, whole.len() / 2, whole.len() - 1] {
+        check(whole[..length].to_vec(), &format!("cut to {length}"));
+    }
+    for at in (0..whole.len().min(200_000)).step_by(97).chain(0..320) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        check(bytes, &format!("byte {at} changed"));
+    }
+    let mut bytes = whole.clone();
+    bytes[..512].fill(0);
+    check(bytes, "the first sector is gone");
+    assert!(refused > 10, "{refused}");
+    let garbage = open(&FaultyDisk::with(b"not a store at all".to_vec())).unwrap_err();
+    assert!(matches!(garbage, crate::OpenError::Engine(_)), "{garbage}");
+}
