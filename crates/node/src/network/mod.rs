@@ -12,9 +12,11 @@
 //! that a packet to a Service without rules can't follow the default route out of the machine (N4).
 
 mod address;
+pub mod dns;
 pub mod filter;
 mod link;
 mod netlink;
+pub mod view;
 
 use std::io;
 use std::net::Ipv4Addr;

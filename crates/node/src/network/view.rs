@@ -1,0 +1,144 @@
+//! What the node's DNS server and packet filter know of the cluster: a snapshot that watches keep, the zones made
+//! from it, and which Services' rules are to be made anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_client::{Client, Informer, ListOptions, Notice};
+use mainstay_logic::dns::Zones;
+use mainstay_logic::proxy::{self, Frontend, Masquerade, Rule};
+use mainstay_logic::{Snapshot, backend};
+use tokio::sync::mpsc;
+
+use super::filter::{Backends, Filter, Front, Fronts, Protocol};
+
+/// Notices that wait to be taken in; the watches stand still when it is full.
+const QUEUE: usize = 1024;
+/// How long to wait before a Service whose rules the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The node's view of Services, slices, pods and namespaces.
+#[derive(Debug)]
+pub struct View {
+    state: RwLock<(Snapshot, Zones)>,
+}
+
+/// What is watched, and how many first lists are waited for.
+fn watched() -> [&'static Kind; 4] {
+    [&kinds::NAMESPACE, &kinds::POD, &kinds::SERVICE, &kinds::ENDPOINT_SLICE]
+}
+
+impl View {
+    /// An empty view of a cluster domain.
+    pub fn new(domain: &str) -> Arc<Self> {
+        let snapshot = Snapshot::default();
+        let zones = Zones::new(&snapshot, domain);
+        Arc::new(Self { state: RwLock::new((snapshot, zones)) })
+    }
+
+    /// Looks at the state as of one moment.
+    pub fn read<T>(&self, look: impl FnOnce(&Snapshot, &Zones) -> T) -> T {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        look(&state.0, &state.1)
+    }
+
+    /// Takes in one object as it is now (`None`: gone) and gives the Services that it concerns.
+    fn take(&self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>) -> BTreeSet<ObjectKey> {
+        let mut services = BTreeSet::new();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let (snapshot, zones) = &mut *state;
+        let before = snapshot.clone();
+        match snapshot.apply(kind, key, value, 0) {
+            Err(error) => tracing::warn!(kind = kind.kind, %error, "an object is not of its type; passed over"),
+            Ok(change) => {
+                zones.apply(&before, snapshot, &change);
+                backend::concerned(&before, snapshot, &change, &mut |service| {
+                    services.insert(service);
+                });
+            }
+        }
+        services
+    }
+}
+
+/// Keeps the view by watching, and the packet filter by the view, until dropped. The rules that an earlier process
+/// left are replaced only when everything has been listed once.
+pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: String) {
+    let (told, mut notices) = mpsc::channel(QUEUE);
+    let mut watches = tokio::task::JoinSet::new();
+    for kind in watched() {
+        let mut informer = Informer::new(client.clone(), kind, "", ListOptions::default());
+        let told = told.clone();
+        watches.spawn(async move { while told.send((kind, informer.next().await)).await.is_ok() {} });
+    }
+    let mut unsynced: BTreeSet<&str> = watched().iter().map(|kind| kind.plural).collect();
+    let mut dirty = BTreeSet::new();
+    loop {
+        let notice = if dirty.is_empty() || !unsynced.is_empty() {
+            notices.recv().await
+        } else {
+            // Only Services whose rules were refused are left over here.
+            match tokio::time::timeout(RETRY, notices.recv()).await {
+                Ok(notice) => notice,
+                Err(_) => Some((watched()[0], Notice::Synced)),
+            }
+        };
+        let Some((kind, notice)) = notice else { return };
+        match notice {
+            Notice::Synced => {
+                unsynced.remove(kind.plural);
+            }
+            Notice::Put(key, value) => dirty.extend(view.take(kind, key, Some(value.to_string().as_bytes()))),
+            Notice::Gone(key, _) => dirty.extend(view.take(kind, key, None)),
+        }
+        if unsynced.is_empty() {
+            dirty.retain(|service| !write(&view, &mut filter, service, &node));
+        }
+    }
+}
+
+/// Brings the kernel's rules of one Service up to the view; whether that succeeded.
+fn write(view: &View, filter: &mut Filter, service: &ObjectKey, node: &str) -> bool {
+    let rules = view.read(|snapshot, _| proxy::rules(snapshot, service, node));
+    match filter.set_service(&service.to_string(), &fronts(&rules)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%service, %error, "the kernel refused the rules of a Service; trying again");
+            false
+        }
+    }
+}
+
+/// The rules in the packet filter's terms. Load balancer source ranges and IPv6 are not carried over.
+fn fronts(rules: &[Rule]) -> Fronts {
+    let mut fronts = BTreeMap::new();
+    for rule in rules {
+        let protocol = match rule.protocol.as_str() {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => continue,
+        };
+        let (address, port) = match rule.frontend {
+            Frontend::ClusterIp(at) | Frontend::ExternalIp(at) | Frontend::LoadBalancer(at) => match at {
+                SocketAddr::V4(at) => (Some(*at.ip()), at.port()),
+                SocketAddr::V6(_) => continue,
+            },
+            Frontend::NodePort(port) => (None, port),
+        };
+        let endpoints: Vec<SocketAddrV4> = rule
+            .backends
+            .iter()
+            .filter_map(|backend| match backend {
+                SocketAddr::V4(backend) => Some(*backend),
+                SocketAddr::V6(_) => None,
+            })
+            .collect();
+        let masquerade = rule.masquerade == Masquerade::Always;
+        fronts.insert(Front { address, protocol, port }, Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade });
+    }
+    fronts
+}
