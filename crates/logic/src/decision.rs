@@ -43,6 +43,14 @@ pub enum Write {
 }
 
 impl Write {
+    /// Whether it patches or deletes the object of `kind` with this metadata.
+    pub fn is_of(&self, kind: &Kind, meta: &ObjectMeta) -> bool {
+        match self {
+            Self::Patch { kind: of, key, .. } | Self::Delete { kind: of, key, .. } => *of == kind && *key == key_of(meta),
+            Self::Create { .. } | Self::Bind { .. } => false,
+        }
+    }
+
     /// A merge patch of the main resource, guarded by uid and resourceVersion of the object as observed.
     pub fn patch(kind: &'static Kind, meta: &ObjectMeta, patch: Value) -> Self {
         Self::Patch {
