@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::parse::{self, MAX_DEPTH};
 use super::types::{Shape, Struct, shape_of};
 use crate::kinds::Kind;
+use crate::quantity::Quantity;
 use crate::status::Status;
 
 /// How many unknown and duplicate fields are named at most.
@@ -55,7 +56,7 @@ pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Re
 /// Checks and cleans an object that is already JSON, as the result of a patch. Returns the warnings.
 ///
 /// `apiVersion` and `kind` are filled in where they are missing; nulls, which mean "not set", are
-/// dropped; a quantity that is a number becomes text; unknown fields are dropped.
+/// dropped; quantities are written in their canonical form; unknown fields are dropped.
 pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
     decode_with(kind, object, validation, Vec::new())
 }
@@ -139,13 +140,14 @@ impl Walk {
             (Shape::Any, value) if fits_depth(value, MAX_DEPTH.saturating_sub(self.path.len())) => Ok(()),
             (Shape::Any, _) => Err(format!("exceeded max depth of {MAX_DEPTH}")),
             (Shape::Bool, Value::Bool(_)) | (Shape::Double, Value::Number(_)) => Ok(()),
-            (Shape::String | Shape::IntOrString | Shape::Quantity, Value::String(_)) => Ok(()),
+            (Shape::String | Shape::IntOrString, Value::String(_)) => Ok(()),
             (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
             (Shape::Int32 | Shape::IntOrString, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
                 Ok(())
             }
-            (Shape::Quantity, Value::Number(number)) => {
-                *value = Value::String(number.to_string());
+            (Shape::Quantity, value @ (Value::Number(_) | Value::String(_))) => {
+                let quantity = Quantity::of(value).map_err(|error| error.to_string())?;
+                *value = Value::String(quantity.to_string());
                 Ok(())
             }
             (Shape::Bytes, Value::String(text)) => self.bytes(text),
