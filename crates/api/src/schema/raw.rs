@@ -3,7 +3,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::roots::ROOTS;
+use super::roots::{ROOTS, Root};
 
 /// The definition name of a quantity.
 pub const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -11,16 +11,25 @@ pub const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 /// The JSON schemas of a top-level type and of everything that it refers to, by definition name;
 /// references point below `definitions_path` (`/definitions`, `/components/schemas`).
 pub fn definitions(type_name: &str, definitions_path: &'static str) -> Option<Map<String, Value>> {
-    let index = ROOTS.binary_search_by(|(name, _)| (*name).cmp(type_name)).ok()?;
-    let (_, root) = ROOTS.get(index)?;
+    root(type_name).map(|_| definitions_of(&[type_name], definitions_path))
+}
+
+/// The same of several types at once; names without a schema are passed over.
+pub fn definitions_of(type_names: &[&str], definitions_path: &'static str) -> Map<String, Value> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = definitions_path.into();
         settings.meta_schema = None;
         settings.transforms.clear();
     });
     let mut generator = settings.into_generator();
-    let schema = root(&mut generator).to_value();
+    let schema = |name: &&str| root(name).map(|root| ((*name).to_owned(), root(&mut generator).to_value()));
+    let roots: Vec<(String, Value)> = type_names.iter().filter_map(schema).collect();
     let mut definitions = generator.take_definitions(false);
-    definitions.insert(type_name.to_owned(), schema);
-    Some(definitions)
+    definitions.extend(roots);
+    definitions
+}
+
+fn root(type_name: &str) -> Option<Root> {
+    let index = ROOTS.binary_search_by(|(name, _)| (*name).cmp(type_name)).ok()?;
+    ROOTS.get(index).map(|(_, root)| *root)
 }

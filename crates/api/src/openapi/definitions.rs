@@ -1,0 +1,91 @@
+//! The schemas of kinds, with the extensions that clients read.
+
+use serde_json::{Map, Value, json};
+
+use super::{Version, group_version_kind};
+use crate::kinds::Kind;
+use crate::schema::list_keys::{self, FieldKeys, ListType};
+use crate::schema::raw;
+
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+/// The schemas of these kinds and of all that they refer to, by definition name.
+pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Value> {
+    let path = if version == Version::V2 { "/definitions" } else { "/components/schemas" };
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.type_name).collect();
+    let mut definitions = raw::definitions_of(&names, path);
+    for (name, schema) in &mut definitions {
+        let Value::Object(schema) = schema else { continue };
+        decorate(name, schema, version);
+        let mut kinds = kinds.iter().filter(|kind| kind.type_name == name).map(|kind| group_version_kind(kind)).peekable();
+        if kinds.peek().is_some() {
+            schema.insert("x-kubernetes-group-version-kind".to_owned(), kinds.collect());
+            // k8s-openapi's types always have metadata; upstream's schemas do not ask for it.
+            if let Some(Value::Array(required)) = schema.get_mut("required") {
+                required.retain(|field| field != "metadata");
+            }
+        }
+        if schema.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            schema.remove("required");
+        }
+    }
+    definitions
+}
+
+fn decorate(name: &str, schema: &mut Map<String, Value>, version: Version) {
+    match (name, version) {
+        (raw::QUANTITY, Version::V2) => set_type(schema, json!({ "type": "string" })),
+        (raw::QUANTITY, Version::V3) => set_type(schema, json!({ "oneOf": [{ "type": "string" }, { "type": "number" }] })),
+        (INT_OR_STRING, Version::V2) => set_type(schema, json!({ "type": "string", "format": "int-or-string" })),
+        (INT_OR_STRING, Version::V3) => {
+            set_type(schema, json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] }));
+        }
+        // Swagger 2.0 knows no alternatives.
+        (_, Version::V2) => drop(schema.remove("oneOf")),
+        _ => {}
+    }
+    if list_keys::is_atomic(name) {
+        schema.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
+    }
+    for (field, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        let Value::Object(property) = property else { continue };
+        if version == Version::V3 && property.len() > 1 {
+            // In version 3 nothing may stand beside a reference.
+            if let Some(reference) = property.remove("$ref") {
+                property.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+            }
+        }
+        extend(property, list_keys::of_field(name, field));
+    }
+}
+
+fn set_type(schema: &mut Map<String, Value>, fields: Value) {
+    schema.remove("x-kubernetes-int-or-string");
+    if let Value::Object(fields) = fields {
+        schema.extend(fields);
+    }
+}
+
+/// States how a field is merged.
+fn extend(property: &mut Map<String, Value>, keys: &FieldKeys) {
+    let mut set = |name: &str, value: Value| property.insert(name.to_owned(), value);
+    match &keys.list_type {
+        ListType::Default => None,
+        ListType::Set => set("x-kubernetes-list-type", "set".into()),
+        ListType::AtomicMap => set("x-kubernetes-map-type", "atomic".into()),
+        ListType::Map(names) => {
+            set("x-kubernetes-list-map-keys", names.to_vec().into());
+            set("x-kubernetes-list-type", "map".into())
+        }
+    };
+    let strategy = match (keys.patch_merge, keys.retain_keys) {
+        (true, true) => "merge,retainKeys",
+        (true, false) => "merge",
+        (false, true) => "retainKeys",
+        (false, false) => return,
+    };
+    set("x-kubernetes-patch-strategy", strategy.into());
+    if let Some(key) = keys.patch_key {
+        set("x-kubernetes-patch-merge-key", key.into());
+    }
+}
