@@ -12,8 +12,11 @@ use serde_json::{Map, Value, json};
 use crate::discovery;
 use crate::kinds::{self, Kind};
 
-/// What old kubectl asks `/openapi/v2` for; also the content type of [`v2_protobuf`].
+/// What old kubectl asks `/openapi/v2` for.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The content type of [`v2_protobuf`]: as it was asked for, but without the `@`, which clients refuse in an answer.
+pub const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Whether an `Accept` header asks for [`v2_protobuf`] before JSON.
 pub fn wants_protobuf(accept: &str) -> bool {
@@ -38,7 +41,7 @@ pub fn v2_json() -> Value {
     })
 }
 
-/// `/openapi/v2` as a gnostic `Document`.
+/// `/openapi/v2` as a gnostic `Document`; its content type is [`V2_PROTOBUF_CONTENT_TYPE`].
 pub fn v2_protobuf() -> Vec<u8> {
     gnostic::document(&v2_json())
 }
