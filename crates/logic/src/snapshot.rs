@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::{Kind, ObjectKey};
 use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
+
+/// The ConfigMap with the cluster's CA: published by the server in `kube-system`, copied to every namespace.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
 
 /// The typed objects of one kind, by namespace and name.
 pub type Objects<T> = RedBlackTreeMapSync<ObjectKey, Arc<T>>;
@@ -69,6 +74,8 @@ pub struct Snapshot {
     pub pods: Objects<Pod>,
     pub replica_sets: Objects<ReplicaSet>,
     pub service_accounts: Objects<ServiceAccount>,
+    /// The ConfigMaps named [`ROOT_CA`]; other ConfigMaps are known by their metadata only.
+    pub root_cas: Objects<ConfigMap>,
     pub services: Objects<Service>,
     pub stateful_sets: Objects<StatefulSet>,
     pub storage_classes: Objects<StorageClass>,
@@ -149,6 +156,7 @@ impl Snapshot {
             ("discovery.k8s.io", "endpointslices") => put(&mut self.endpoint_slices, key, value),
             ("coordination.k8s.io", "leases") => put(&mut self.leases, key, value),
             ("storage.k8s.io", "storageclasses") => put(&mut self.storage_classes, key, value),
+            ("", "configmaps") if &*key.name == ROOT_CA => put(&mut self.root_cas, key, value),
             ("", "endpoints") => put(&mut self.endpoints, key, value),
             ("", "namespaces") => put(&mut self.namespaces, key, value),
             ("", "nodes") => put(&mut self.nodes, key, value),

@@ -1,7 +1,149 @@
 //! Namespace deletion: everything in it goes, then the namespace.
+//!
+//! Relies on: an API server that makes nothing new in a namespace that is being deleted.
+//! Guarantees: `spec.finalizers` loses `kubernetes` only when the snapshot holds nothing in the namespace; each object goes
+//! by its uid (A8), gracefully, its own finalizers respected (V2).
 
-use crate::decision::{Controller, Decision};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use mainstay_api::kinds::{self, NAMESPACE};
+use mainstay_api::{Kind, ObjectKey};
+use serde_json::json;
+
+use crate::decision::{Controller, Decision, Verb, Waiting, Write};
+use crate::pods::is_terminating;
+use crate::snapshot::{Change, Meta, Snapshot};
+
+/// How many objects one decision deletes; the next takes the rest.
+const MAX_DELETES: usize = 500;
 
 /// Its line in the list.
-pub const CONTROLLER: Controller =
-    Controller { name: "namespace-controller", permits: &[], keys: |_, _, _, _| {}, reconcile: |_, _, _| Decision::default() };
+pub const CONTROLLER: Controller = Controller {
+    name: "namespace-controller",
+    permits: &[(Verb::Delete, "*"), (Verb::Patch, "namespaces"), (Verb::PatchStatus, "namespaces")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    let key = if change.kind == &NAMESPACE { change.key.clone() } else { ObjectKey::new("", change.key.namespace.clone()) };
+    if after.namespaces.get(&key).is_some_and(|namespace| is_terminating(&namespace.metadata)) {
+        wake(key);
+    }
+}
+
+/// A namespace on its way out and what is in it.
+pub struct Observed<'a> {
+    namespace: &'a Namespace,
+    content: Vec<&'a Meta>,
+}
+
+/// The namespace at `key`, where it is being deleted.
+pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let namespace = snapshot.namespaces.get(key).filter(|namespace| is_terminating(&namespace.metadata))?;
+    let content = |kind: &'static Kind| {
+        let start = (kind.plural, kind.group, ObjectKey::new(key.name.clone(), ""));
+        let own = move |meta: &&Meta| meta.kind == kind && meta.key.namespace == key.name;
+        snapshot.metas.range(start..).map(|(_, meta)| &**meta).take_while(own)
+    };
+    Some(Observed { namespace, content: kinds::ALL.iter().filter(|kind| kind.namespaced).flat_map(|kind| content(kind)).collect() })
+}
+
+/// One step of the deletion.
+pub fn decide(o: &Observed, now: Timestamp) -> Decision {
+    let mut d = Decision::default();
+    let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata));
+    d.writes.extend(fresh.take(MAX_DELETES).map(|meta| Write::delete(meta.kind, &meta.metadata)));
+    status(o, now, &mut d);
+    if o.content.is_empty() {
+        let finalizers = o.namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref());
+        let rest: Vec<&String> = finalizers.into_iter().flatten().filter(|name| *name != "kubernetes").collect();
+        if finalizers.is_some_and(|all| all.len() != rest.len()) {
+            // The status may be written before it in the same decision: uid alone guards this one.
+            let mut write = Write::patch(&NAMESPACE, &o.namespace.metadata, json!({ "spec": { "finalizers": rest } }));
+            if let Write::Patch { resource_version, .. } = &mut write {
+                *resource_version = None;
+            }
+            d.writes.push(write);
+        }
+    } else {
+        d.waiting.push(Waiting::DependentsRemain { count: o.content.len() });
+    }
+    d
+}
+
+/// Phase and upstream's conditions.
+fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
+    let old = o.namespace.status.clone().unwrap_or_default();
+    let held: Vec<&Meta> =
+        o.content.iter().copied().filter(|meta| meta.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty())).collect();
+    let conditions: Vec<NamespaceCondition> = [
+        ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            false,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed".to_owned(),
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            false,
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization".to_owned(),
+        ),
+        match o.content.is_empty() {
+            true => ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned()),
+            false => {
+                ("NamespaceContentRemaining", true, "SomeResourcesRemain", format!("Some resources are remaining: {}", by_kind(&o.content)))
+            }
+        },
+        match held.is_empty() {
+            true => {
+                ("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+            }
+            false => (
+                "NamespaceFinalizersRemaining",
+                true,
+                "SomeFinalizersRemain",
+                format!("Some content in the namespace has finalizers remaining: {}", by_finalizer(&held)),
+            ),
+        },
+    ]
+    .into_iter()
+    .map(|(type_, status, reason, message)| {
+        let status = if status { "True" } else { "False" };
+        let before = old.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == status);
+        NamespaceCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(Some(Time(now))),
+        }
+    })
+    .collect();
+    if old.phase.as_deref() != Some("Terminating") || old.conditions.as_ref() != Some(&conditions) {
+        d.writes.push(Write::patch_status(&NAMESPACE, &o.namespace.metadata, json!({ "phase": "Terminating", "conditions": conditions })));
+    }
+}
+
+fn by_kind(content: &[&Meta]) -> String {
+    listed(
+        content.iter().map(|meta| if meta.kind.group.is_empty() { format!("{}.", meta.kind.plural) } else { meta.kind.resource() }),
+        "has",
+        "resource instances",
+    )
+}
+
+fn by_finalizer(content: &[&Meta]) -> String {
+    listed(content.iter().flat_map(|meta| meta.metadata.finalizers.clone().unwrap_or_default()), "in", "resource instances")
+}
+
+fn listed(names: impl Iterator<Item = String>, verb: &str, noun: &str) -> String {
+    let mut counts = std::collections::BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_insert(0_usize) += 1;
+    }
+    counts.into_iter().map(|(name, count)| format!("{name} {verb} {count} {noun}")).collect::<Vec<_>>().join(", ")
+}

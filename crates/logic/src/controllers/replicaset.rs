@@ -1,7 +1,217 @@
 //! ReplicaSets: a number of equal pods.
+//!
+//! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made.
+//! Guarantees: S10; what is deleted is upstream's choice (pods that serve least go first); a decision that is cut makes or
+//! deletes fewer pods, never others.
+//!
+//! Differs: names of pods are made here, from the set's uid and the snapshot's revision, and not by the API server: a
+//! decision that is made again on the same snapshot is the same decision.
 
-use crate::decision::{Controller, Decision};
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use mainstay_api::ObjectKey;
+use mainstay_api::kinds::{POD, REPLICA_SET};
+use serde_json::{Value, json};
+
+use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
+use crate::history::suffix;
+use crate::ownership::{Owner, controller_of, controller_reference};
+use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
+use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+
+/// How many pods one decision makes or deletes at most; upstream's burst.
+const MAX_WRITES: usize = 500;
 
 /// Its line in the list.
-pub const CONTROLLER: Controller =
-    Controller { name: "replicaset-controller", permits: &[], keys: |_, _, _, _| {}, reconcile: |_, _, _| Decision::default() };
+pub const CONTROLLER: Controller = Controller {
+    name: "replicaset-controller",
+    permits: &[(Verb::Create, "pods"), (Verb::Patch, "pods"), (Verb::Delete, "pods"), (Verb::PatchStatus, "replicasets")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    let namespace = &change.key.namespace;
+    if change.kind == &REPLICA_SET {
+        wake(change.key.clone());
+    } else if change.kind == &POD {
+        for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
+            match controller_of(meta) {
+                Some(owner) if owner.kind == REPLICA_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
+                Some(_) => {}
+                None => in_namespace(&after.replica_sets, namespace)
+                    .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
+                    .for_each(|(key, _)| wake(key.clone())),
+            }
+        }
+    }
+}
+
+/// One set and its pods.
+pub struct Observed<'a> {
+    set: &'a ReplicaSet,
+    /// Its own pods, whatever their state.
+    pods: Vec<&'a Pod>,
+    /// Active pods per node of all sets of the same Deployment: where they are doubled up, they go first.
+    related: BTreeMap<&'a str, usize>,
+    ownership: Vec<Write>,
+    all_pods: &'a Objects<Pod>,
+    revision: u64,
+    namespace_terminating: bool,
+}
+
+/// The set at `key` and its pods.
+pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let set = snapshot.replica_sets.get(key)?;
+    let owner = Owner { kind: &REPLICA_SET, meta: &set.metadata, selector: &set.spec.selector };
+    let mut ownership = Vec::new();
+    let all = || in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
+    let matching = !selects_everything(&set.spec.selector);
+    // A finished pod is nobody's to adopt: it would only be counted out again.
+    let own = owner.sort(&POD, all(), |pod| &pod.metadata, |pod| matching && !pods::is_finished(pod) || is_own(pod, set), &mut ownership);
+    let deployment = controller_of(&set.metadata).map(|owner| owner.uid.as_str());
+    let siblings: Vec<&str> = in_namespace(&snapshot.replica_sets, &key.namespace)
+        .filter(|(_, other)| deployment.is_some() && controller_of(&other.metadata).map(|owner| owner.uid.as_str()) == deployment)
+        .filter_map(|(_, other)| other.metadata.uid.as_deref())
+        .chain(set.metadata.uid.as_deref())
+        .collect();
+    let mut related = BTreeMap::new();
+    for pod in all().filter(|pod| is_active(pod)) {
+        if controller_of(&pod.metadata).is_some_and(|owner| siblings.contains(&owner.uid.as_str())) {
+            *related.entry(node(pod)).or_insert(0) += 1;
+        }
+    }
+    let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
+    Some(Observed {
+        set,
+        pods: own,
+        related,
+        ownership,
+        all_pods: &snapshot.pods,
+        revision: snapshot.revision,
+        namespace_terminating: namespace.is_some_and(|namespace| is_terminating(&namespace.metadata)),
+    })
+}
+
+fn is_own(pod: &Pod, set: &ReplicaSet) -> bool {
+    controller_of(&pod.metadata).is_some_and(|owner| Some(&owner.uid) == set.metadata.uid.as_ref())
+}
+
+fn node(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("")
+}
+
+/// One step of the set.
+pub fn decide(o: &Observed, now: Timestamp) -> Decision {
+    let mut d = Decision { writes: o.ownership.clone(), ..Decision::default() };
+    if !d.writes.is_empty() {
+        return d;
+    }
+    let active: Vec<&Pod> = o.pods.iter().copied().filter(|pod| is_active(pod)).collect();
+    let wanted = usize::try_from(o.set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    if is_terminating(&o.set.metadata) {
+        // The garbage collector decides about the pods.
+    } else if wanted > active.len() && o.namespace_terminating {
+        d.waiting.push(Waiting::NamespaceTerminating);
+    } else if wanted > active.len() {
+        create(o, (wanted - active.len()).min(MAX_WRITES), &mut d);
+    } else {
+        delete(o, active.clone(), active.len() - wanted, &mut d);
+    }
+    status(o, &active, now, &mut d);
+    d
+}
+
+fn create(o: &Observed, count: usize, d: &mut Decision) {
+    let (namespace, uid) = (o.set.metadata.namespace.as_deref().unwrap_or(""), o.set.metadata.uid.as_deref().unwrap_or(""));
+    let prefix = format!("{}-", o.set.metadata.name.as_deref().unwrap_or(""));
+    let mut taken = Vec::new();
+    // Twice the count leaves room for names that are taken; more collisions than that wait for the next snapshot.
+    for index in 0..count.saturating_mul(2) as u64 {
+        let name = format!("{prefix}{}", suffix(uid, o.revision, index));
+        if o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str())) || taken.contains(&name) {
+            continue;
+        }
+        d.writes.push(Write::Create { kind: &POD, object: pod(o.set, &prefix, &name) });
+        d.events.push(Event::normal(&REPLICA_SET, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
+        taken.push(name);
+        if taken.len() == count {
+            return;
+        }
+    }
+}
+
+fn pod(set: &ReplicaSet, prefix: &str, name: &str) -> Value {
+    let template = set.spec.template.clone().unwrap_or_default();
+    let meta = template.metadata.unwrap_or_default();
+    let mut metadata = json!({
+        "namespace": set.metadata.namespace, "generateName": prefix, "name": name,
+        "ownerReferences": [controller_reference(&REPLICA_SET, &set.metadata)],
+    });
+    for (field, value) in [("labels", json!(meta.labels)), ("annotations", json!(meta.annotations)), ("finalizers", json!(meta.finalizers))]
+    {
+        if !value.is_null() {
+            metadata[field] = value;
+        }
+    }
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.spec.unwrap_or_default() })
+}
+
+fn delete(o: &Observed, mut active: Vec<&Pod>, count: usize, d: &mut Decision) {
+    active.sort_by_cached_key(|pod| rank(o, pod));
+    for pod in active.into_iter().take(count.min(MAX_WRITES)) {
+        d.writes.push(Write::delete(&POD, &pod.metadata));
+        let name = pod.metadata.name.as_deref().unwrap_or("");
+        d.events.push(Event::normal(&REPLICA_SET, &o.set.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
+    }
+}
+
+/// Which pod goes first, smallest first: not bound, Pending, not Ready, of lower `pod-deletion-cost`, with more related pods
+/// on its node, Ready for a shorter time, restarted more often, younger. Upstream's order.
+fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
+    let phase = match pods::phase(pod) {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
+    let annotations = pod.metadata.annotations.as_ref();
+    let cost = annotations.and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost")?.parse::<i32>().ok()).unwrap_or(0);
+    let ready_since = pods::available_at(pod, 0).map(|at| std::cmp::Reverse(at.as_second()));
+    let restarts = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let restarts = restarts.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0);
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second());
+    let doubled = o.related.get(node(pod)).copied().unwrap_or(0);
+    (
+        (!node(pod).is_empty(), phase, pods::is_ready(pod), cost, std::cmp::Reverse(doubled)),
+        (ready_since, std::cmp::Reverse(restarts), std::cmp::Reverse(created), pod.metadata.name.clone()),
+    )
+}
+
+fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
+    let min_ready = o.set.spec.min_ready_seconds.unwrap_or(0);
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let template = o.set.spec.template.as_ref().and_then(|template| template.metadata.as_ref()?.labels.as_ref());
+    let labeled = |pod: &&&Pod| {
+        template.into_iter().flatten().all(|(label, value)| pod.metadata.labels.as_ref().and_then(|all| all.get(label)) == Some(value))
+    };
+    for at in active.iter().filter_map(|pod| pods::available_at(pod, min_ready)).filter(|at| *at > now) {
+        d.waiting.push(Waiting::NotYetAvailable);
+        d.wake(at);
+    }
+    let old = o.set.status.clone().unwrap_or_default();
+    let new = ReplicaSetStatus {
+        replicas: number(active.len()),
+        fully_labeled_replicas: Some(number(active.iter().filter(labeled).count())),
+        ready_replicas: Some(number(active.iter().filter(|pod| pods::is_ready(pod)).count())),
+        available_replicas: Some(number(active.iter().filter(|pod| pods::is_available(pod, min_ready, now)).count())),
+        terminating_replicas: Some(number(o.pods.iter().filter(|pod| is_terminating(&pod.metadata) && !pods::is_finished(pod)).count())),
+        observed_generation: o.set.metadata.generation,
+        conditions: old.conditions.clone(),
+    };
+    if new != old {
+        d.writes.push(Write::patch_status(&REPLICA_SET, &o.set.metadata, json!(new)));
+    }
+}
