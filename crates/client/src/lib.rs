@@ -1,14 +1,16 @@
 //! The one door to a cluster from outside: HTTPS to its API server.
 //!
 //! [`Client`] speaks JSON over one pooled HTTP/2 connection; [`Informer`] lists and watches a kind and keeps
-//! going over disconnects and expired revisions.
+//! going over disconnects and expired revisions; [`Client::exec`] runs a command in a container.
 
 #![forbid(unsafe_code)]
 
 mod config;
+mod exec;
 mod informer;
 mod request;
 
 pub use config::{Config, ConfigError};
+pub use exec::ExecOutput;
 pub use informer::{Informer, Notice};
 pub use request::{Client, Error, ListOptions, PatchType, WatchEvent, Watching};

@@ -178,7 +178,7 @@ fn parse_event(line: &[u8]) -> Result<WatchEvent, Error> {
     }
 }
 
-fn status_error(code: u16, status: &Value) -> Error {
+pub(crate) fn status_error(code: u16, status: &Value) -> Error {
     let text = |field: &str| status.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
     Error::Status { code, reason: text("reason"), message: text("message") }
 }
@@ -399,7 +399,7 @@ fn query(options: &ListOptions, watch: bool) -> String {
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
