@@ -1,8 +1,17 @@
+//! Everything about the project that is not the product: `cargo xtask TASK`.
+
+mod images;
 mod list_keys;
+mod tidy;
 
 fn main() -> anyhow::Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("list-keys") => list_keys::run(),
-        other => anyhow::bail!("no such task: {}", other.unwrap_or("")),
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match task.as_str() {
+        "images" => images::run(&rest),
+        "list-keys" => list_keys::run(),
+        "tidy" => tidy::run(),
+        other => anyhow::bail!("no such task: {other:?} (images, list-keys, tidy)"),
     }
 }

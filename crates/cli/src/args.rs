@@ -1,0 +1,142 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where a cluster lives unless something else is said.
+pub const DATA_DIR: &str = "/var/lib/mainstay";
+
+/// Kubernetes for stateful applications, in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what a StatefulSet is: a throw-away cluster, three replicas, and what happens to them.
+    Demo(DemoArgs),
+    /// Run a cluster on this machine: API server, controllers, node, network, DNS, volumes.
+    Up(UpArgs),
+    /// Stop every pod and take away all that `up` made on this machine. Volumes and the cluster's state stay.
+    Down(DownArgs),
+    /// The node's images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Ask the cluster's DNS (inside a pod): `lookup NAME [A|AAAA|SRV|PTR|CNAME|TXT]`.
+    Lookup {
+        /// A name, by the search list of /etc/resolv.conf, or an address for PTR.
+        name: String,
+        /// The record type.
+        #[arg(default_value = "A")]
+        record_type: String,
+    },
+    /// Get a page over HTTP and print it.
+    Fetch {
+        /// `http://host[:port]/path`.
+        url: String,
+    },
+    /// The demonstration's web server: answers with the pod's name and a counter of visits kept in /data.
+    #[command(hide = true)]
+    DemoServer {
+        /// Where the counter is kept.
+        #[arg(long, default_value = "/data")]
+        data: PathBuf,
+        /// The port to listen on.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+}
+
+/// `mainstay demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Print lines only, without colours.
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// `mainstay up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Where the cluster's state, images and volumes are kept.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Where to write the administrator's kubeconfig [default: DIR/kubeconfig].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server's address.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
+    pub listen: SocketAddr,
+    /// All pods' addresses.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// All Services' addresses.
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+    /// This node's name [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The address by which other machines reach this one [default: that of the default route, else the pod bridge's].
+    #[arg(long, value_name = "ADDR")]
+    pub node_ip: Option<std::net::Ipv4Addr>,
+    /// The cluster's DNS domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// The port of the node's own API (logs, exec, port-forward).
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub node_port: u16,
+}
+
+/// `mainstay down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The folder that `up` was given.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+}
+
+/// `mainstay image …`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Load images from OCI or docker archives.
+    Load {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// Archives (tar, also compressed) or unpacked OCI layouts.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// List the images.
+    Ls {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+    },
+    /// Pull an image from a registry.
+    Pull {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// `[registry/]name[:tag|@digest]`.
+        reference: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}
