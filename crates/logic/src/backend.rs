@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use mainstay_api::ObjectKey;
 
+use crate::pods::is_finished;
 use crate::snapshot::{Change, Snapshot, in_namespace};
 
 /// The label that says which Service a slice belongs to.
@@ -115,23 +116,12 @@ fn standing(snapshot: &Snapshot, service: &ObjectKey, endpoint: &Endpoint, publi
     Some((ready && (publish || !leaving), terminating || leaving))
 }
 
-/// Whether a pod's containers have all ended for good: phase Succeeded or Failed.
-pub fn is_finished(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
-}
-
 /// A pod's addresses, all families.
 pub fn addresses(pod: &Pod) -> impl Iterator<Item = &str> {
     let status = pod.status.as_ref();
     let many = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
     let single = status.and_then(|status| status.pod_ip.as_deref()).filter(|_| many.is_empty());
     many.iter().map(|ip| ip.ip.as_str()).chain(single).filter(|ip| !ip.is_empty())
-}
-
-/// Whether a pod's condition `Ready` is True.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Calls `wake` with each Service whose [`backends`] or own table a change may alter: the Service itself, its slices,

@@ -17,6 +17,7 @@ pub mod pods;
 pub mod proxy;
 pub mod scheduler;
 pub mod snapshot;
+pub mod volume;
 #[cfg(test)]
 mod world;
 

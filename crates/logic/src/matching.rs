@@ -1,11 +1,11 @@
-//! Whether labels, nodes and taints match what a spec asks for: label selectors, node selectors, tolerations.
+//! Whether labels, nodes and taints match what a spec asks for: equality selectors, node selectors, tolerations
+//! (label selectors are in [`crate::pods::selects`]).
 //!
 //! Anything that upstream's validation would have refused matches nothing.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// Labels as every object has them.
 pub type Labels = BTreeMap<String, String>;
@@ -15,17 +15,7 @@ pub fn equal(wanted: &Labels, labels: Option<&Labels>) -> bool {
     wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
-/// A label selector; `None` matches nothing, an empty one everything.
-pub fn selects(selector: Option<&LabelSelector>, labels: Option<&Labels>) -> bool {
-    let Some(selector) = selector else { return false };
-    selector.match_labels.as_ref().is_none_or(|wanted| equal(wanted, labels))
-        && selector.match_expressions.iter().flatten().all(|requirement| {
-            let values: Vec<&str> = requirement.values.iter().flatten().map(String::as_str).collect();
-            required(&requirement.operator, labels.and_then(|labels| labels.get(&requirement.key)).map(String::as_str), &values)
-        })
-}
-
-/// One requirement of a label or node selector on the value that is there.
+/// One requirement of a node selector on the value that is there.
 fn required(operator: &str, value: Option<&str>, values: &[&str]) -> bool {
     let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
     match operator {
@@ -110,11 +100,5 @@ mod tests {
             let typed: NodeSelectorTerm = from_value(term.clone()).unwrap();
             assert_eq!(term_selects_node(&typed, &node), expected, "{term}");
         }
-    }
-
-    #[test]
-    fn an_absent_label_selector_matches_nothing_and_an_empty_one_everything() {
-        assert!(!selects(None, None));
-        assert!(selects(Some(&LabelSelector::default()), None));
     }
 }

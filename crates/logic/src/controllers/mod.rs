@@ -7,17 +7,28 @@
 use crate::decision::Controller;
 
 pub mod deployment;
+pub mod endpointslice;
 pub mod garbagecollector;
 pub mod namespace;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
+pub mod pvcprotection;
+pub mod pvprotection;
 pub mod replicaset;
 pub mod serviceaccount;
 pub mod statefulset;
 
 /// Every controller that the driver runs. The order is of no consequence.
 pub const CONTROLLERS: &[Controller] = &[
+    crate::scheduler::CONTROLLER,
     deployment::CONTROLLER,
+    endpointslice::CONTROLLER,
     garbagecollector::CONTROLLER,
     namespace::CONTROLLER,
+    persistentvolume::CONTROLLER,
+    persistentvolumeclaim::CONTROLLER,
+    pvcprotection::CONTROLLER,
+    pvprotection::CONTROLLER,
     replicaset::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,

@@ -1,0 +1,490 @@
+//! EndpointSlices of Services that have a selector. Key: the Service.
+//!
+//! Relies on: the node's report of pod addresses and readiness; nobody else writing slices that carry this
+//! controller's `managed-by` label.
+//! Guarantees (N1, N2): each pod that the Service selects and that has an address is an endpoint with the conditions
+//! that upstream gives it; every write brings one slice closer to that and none depends on another, so a cut after any
+//! prefix leaves correct slices that miss some endpoints or still name some that are gone (which
+//! [`crate::backend`] leaves out).
+//! Differs: slice names are derived from the Service's uid instead of drawn at random, so that deciding again makes
+//! the same slice; there is no `endpoints.kubernetes.io/last-change-trigger-time`; slices of a Service that became an
+//! ExternalName are deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use mainstay_api::{ObjectKey, kinds};
+use serde_json::{Value, json};
+
+use crate::backend::{SERVICE_NAME, belongs, publishes_not_ready};
+use crate::decision::{Controller, Decision, Verb, Write};
+use crate::matching::{Labels, equal};
+use crate::ownership::controller_reference;
+use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::{history, pods};
+
+/// Its line in the list.
+pub const CONTROLLER: Controller = Controller {
+    name: "endpoint-slice-controller",
+    permits: &[(Verb::Create, "endpointslices"), (Verb::Patch, "endpointslices"), (Verb::Delete, "endpointslices")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+/// The label that says who writes a slice.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// This controller's value of it.
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// On slices and Endpoints of headless Services.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Where a node says its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// Endpoints in one slice; upstream's default.
+pub const MAX_ENDPOINTS: usize = 100;
+
+/// A Service, the pods that it selects and the slices that are there.
+pub struct Observed<'a> {
+    service: &'a Service,
+    pods: Vec<&'a Pod>,
+    slices: Vec<&'a EndpointSlice>,
+    /// Names in the namespace that new slices must not take.
+    taken: BTreeSet<&'a str>,
+    nodes: &'a Objects<Node>,
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    match (change.kind.group, change.kind.plural) {
+        ("", "services") => wake(change.key.clone()),
+        ("", "pods") => selecting(before, after, change, wake),
+        ("discovery.k8s.io", "endpointslices") => {
+            for meta in [&change.old, &change.new].into_iter().flatten() {
+                if let Some(service) = meta.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
+                    wake(ObjectKey::new(change.key.namespace.clone(), service.as_str()));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Wakes the Services whose selector matches a changed pod's labels, old or new.
+pub fn selecting(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    let (old, new) = (before.pods.get(&change.key), after.pods.get(&change.key));
+    if let (Some(old), Some(new)) = (old, new)
+        && face(old) == face(new)
+    {
+        return;
+    }
+    for (key, service) in in_namespace(&after.services, &change.key.namespace) {
+        let Some(selector) = selector(service) else { continue };
+        if [old, new].into_iter().flatten().any(|pod| equal(selector, pod.metadata.labels.as_ref())) {
+            wake(key.clone());
+        }
+    }
+}
+
+/// All of a pod that endpoints are made of.
+fn face(pod: &Pod) -> (Option<&Labels>, Option<&String>, bool, bool, bool, Option<&String>, Vec<&str>) {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+    let (leaving, finished) = (pods::is_terminating(&pod.metadata), pods::is_finished(pod));
+    let ips = crate::backend::addresses(pod).collect();
+    (pod.metadata.labels.as_ref(), pod.metadata.uid.as_ref(), leaving, finished, pods::is_ready(pod), node, ips)
+}
+
+/// A Service's selector, if it has one: without, its endpoints are somebody else's.
+pub fn selector(service: &Service) -> Option<&Labels> {
+    service.spec.as_ref()?.selector.as_ref().filter(|selector| !selector.is_empty())
+}
+
+fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let service: &Arc<Service> = snapshot.services.get(key)?;
+    let in_namespace_slices = || in_namespace(&snapshot.endpoint_slices, &key.namespace);
+    let managed = |slice: &EndpointSlice| slice.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == MANAGER);
+    Some(Observed {
+        service,
+        pods: selected(snapshot, service, key),
+        slices: in_namespace_slices().map(|(_, s)| &**s).filter(|s| belongs(s, &key.name) && managed(s)).collect(),
+        taken: in_namespace_slices().map(|(key, _)| &*key.name).collect(),
+        nodes: &snapshot.nodes,
+    })
+}
+
+/// The pods of a Service's namespace that it selects, finished ones left out.
+pub fn selected<'a>(snapshot: &'a Snapshot, service: &Service, key: &ObjectKey) -> Vec<&'a Pod> {
+    let Some(selector) = selector(service) else { return Vec::new() };
+    let all = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
+    all.filter(|pod| equal(selector, pod.metadata.labels.as_ref()) && !pods::is_finished(pod)).collect()
+}
+
+/// Address family and ports: what all endpoints of one slice share.
+type Group = (&'static str, Vec<Port>);
+/// (name, protocol, number, application protocol).
+type Port = (String, String, i32, Option<String>);
+
+fn decide(observed: &Observed, _now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let service = observed.service;
+    let external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+    if pods::is_terminating(&service.metadata) {
+        return decision;
+    }
+    if external || selector(service).is_none() {
+        decision.writes.extend(observed.slices.iter().map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+        return decision;
+    }
+    let mut wanted = wanted(observed);
+    let mut existing: BTreeMap<Group, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in &observed.slices {
+        existing.entry(group_of(slice)).or_default().push(slice);
+    }
+    // Every family has a slice, an empty one when nothing else, so that readers see that it was decided.
+    for family in families(service) {
+        if !wanted.keys().any(|(of, _)| *of == family) {
+            wanted.insert((family, Vec::new()), BTreeMap::new());
+        }
+    }
+    let mut names = Names { service, taken: observed.taken.clone(), next: 0 };
+    for (group, endpoints) in wanted {
+        let slices = existing.remove(&group).unwrap_or_default();
+        pack(&mut decision, service, &group, endpoints, &slices, &mut names);
+    }
+    // Slices of ports or families that nobody has any more go last: their endpoints are in the new ones by now.
+    let stale = existing.values().flatten();
+    decision.writes.extend(stale.map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+    decision
+}
+
+/// The address families of a Service, as slices name them.
+pub fn families(service: &Service) -> Vec<&'static str> {
+    let spec = service.spec.as_ref();
+    let listed = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let six = |spec: &k8s_openapi::api::core::v1::ServiceSpec| spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
+    match listed {
+        [] => vec![if spec.is_some_and(six) { "IPv6" } else { "IPv4" }],
+        listed => listed.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect(),
+    }
+}
+
+/// Whether an address is of the family that a slice names.
+pub fn is_of(family: &str, address: &str) -> bool {
+    address.contains(':') == (family == "IPv6")
+}
+
+/// The endpoints there should be, by group and by (address, pod uid).
+fn wanted(observed: &Observed) -> BTreeMap<Group, BTreeMap<(String, String), Endpoint>> {
+    let mut wanted: BTreeMap<Group, BTreeMap<(String, String), Endpoint>> = BTreeMap::new();
+    for family in families(observed.service) {
+        for pod in &observed.pods {
+            let Some(address) = crate::backend::addresses(pod).find(|ip| is_of(family, ip)) else { continue };
+            let key = (address.to_owned(), pod.metadata.uid.clone().unwrap_or_default());
+            let endpoint = endpoint(observed.service, pod, address, observed.nodes);
+            wanted.entry((family, ports(observed.service, pod))).or_default().insert(key, endpoint);
+        }
+    }
+    wanted
+}
+
+fn endpoint(service: &Service, pod: &Pod, address: &str, nodes: &Objects<Node>) -> Endpoint {
+    let (ready, terminating) = (pods::is_ready(pod), pods::is_terminating(&pod.metadata));
+    let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let node = node_name.as_deref().and_then(|name| nodes.get(&ObjectKey::new("", name)));
+    Endpoint {
+        addresses: vec![address.to_owned()],
+        conditions: Some(EndpointConditions {
+            ready: Some(publishes_not_ready(service) || (ready && !terminating)),
+            serving: Some(ready),
+            terminating: Some(terminating),
+        }),
+        hostname: hostname(service, pod),
+        target_ref: Some(target(pod)),
+        zone: node.and_then(|node| node.metadata.labels.as_ref()?.get(ZONE).cloned()),
+        node_name,
+        ..Endpoint::default()
+    }
+}
+
+/// The name of a pod below this Service: its hostname, when its subdomain is the Service.
+pub fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let below = spec.subdomain.is_some() && spec.subdomain == service.metadata.name;
+    spec.hostname.clone().filter(|hostname| below && !hostname.is_empty())
+}
+
+/// What an endpoint refers to.
+pub fn target(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".to_owned()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// Where this pod listens for each of the Service's ports; a named target port that it does not have is left out.
+fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
+    let of_port = |port: &ServicePort| {
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        Some((port.name.clone().unwrap_or_default(), protocol, target_port(port, pod)?, port.app_protocol.clone()))
+    };
+    let mut ports: Vec<Port> = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(of_port).collect();
+    ports.sort();
+    ports
+}
+
+/// The number of a Service port's target on a pod.
+pub fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(name)) => {
+            let spec = pod.spec.as_ref()?;
+            // A sidecar (an init container that stays) may listen too.
+            let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            let listening = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let mut named = listening.filter(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+            named.next().map(|port| port.container_port)
+        }
+    }
+}
+
+fn group_of(slice: &EndpointSlice) -> Group {
+    let family = if slice.address_type == "IPv6" { "IPv6" } else { "IPv4" };
+    let of_port = |port: &EndpointPort| {
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        (port.name.clone().unwrap_or_default(), protocol, port.port.unwrap_or(0), port.app_protocol.clone())
+    };
+    let mut ports: Vec<Port> = slice.ports.iter().flatten().map(of_port).collect();
+    ports.sort();
+    (family, ports)
+}
+
+/// Puts a group's endpoints into slices: each stays where it is, new ones fill the slices in order of name, what is
+/// left over gets slices of its own, and slices that become empty go (but for the last one of the group).
+fn pack(
+    decision: &mut Decision,
+    service: &Service,
+    group: &Group,
+    mut endpoints: BTreeMap<(String, String), Endpoint>,
+    slices: &[&EndpointSlice],
+    names: &mut Names,
+) {
+    let mut contents: Vec<Vec<Endpoint>> = Vec::new();
+    for slice in slices {
+        let stays = slice.endpoints.iter().flatten().take(MAX_ENDPOINTS).filter_map(|old| endpoints.remove(&identity(old)));
+        contents.push(stays.collect());
+    }
+    let mut rest = endpoints.into_values();
+    for content in &mut contents {
+        let room = MAX_ENDPOINTS.saturating_sub(content.len());
+        content.extend(rest.by_ref().take(room));
+    }
+    let mut fresh: Vec<Vec<Endpoint>> = Vec::new();
+    loop {
+        let content: Vec<Endpoint> = rest.by_ref().take(MAX_ENDPOINTS).collect();
+        if content.is_empty() && (!slices.is_empty() || !fresh.is_empty()) {
+            break;
+        }
+        let last = content.is_empty();
+        fresh.push(content);
+        if last {
+            break;
+        }
+    }
+    for content in fresh {
+        decision.writes.push(create(service, group, &content, names.take()));
+    }
+    let all_empty = contents.iter().all(Vec::is_empty);
+    for (index, (slice, content)) in slices.iter().zip(contents).enumerate() {
+        let placeholder = all_empty && index == 0;
+        if content.is_empty() && !placeholder {
+            decision.writes.push(Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata));
+        } else if let Some(patch) = difference(service, slice, &content) {
+            decision.writes.push(Write::patch(&kinds::ENDPOINT_SLICE, &slice.metadata, patch));
+        }
+    }
+}
+
+/// What makes an endpoint the same one: its address and its pod.
+fn identity(endpoint: &Endpoint) -> (String, String) {
+    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
+    (endpoint.addresses.first().cloned().unwrap_or_default(), uid)
+}
+
+/// The merge patch that brings a slice to this content, if it is not there yet.
+fn difference(service: &Service, slice: &EndpointSlice, content: &[Endpoint]) -> Option<Value> {
+    let mut patch = json!({});
+    if slice.endpoints.as_deref().unwrap_or_default() != content {
+        patch["endpoints"] = json!(content);
+    }
+    let wanted = labels(service, MANAGER);
+    let have = slice.metadata.labels.clone().unwrap_or_default();
+    if wanted != have {
+        let gone = have.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+        let kept = wanted.iter().map(|(key, value)| (key.clone(), json!(value)));
+        patch["metadata"] = json!({ "labels": gone.chain(kept).collect::<serde_json::Map<_, _>>() });
+    }
+    patch.as_object().is_some_and(|patch| !patch.is_empty()).then_some(patch)
+}
+
+/// The labels of a Service's slices: the Service's own, and those that say whose they are.
+pub fn labels(service: &Service, manager: &str) -> Labels {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
+    if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
+    labels.insert(SERVICE_NAME.to_owned(), service.metadata.name.clone().unwrap_or_default());
+    labels.insert(MANAGED_BY.to_owned(), manager.to_owned());
+    labels
+}
+
+fn create(service: &Service, (family, ports): &Group, content: &[Endpoint], name: String) -> Write {
+    let port = |(name, protocol, number, app_protocol): &Port| {
+        json!(EndpointPort {
+            name: Some(name.clone()),
+            protocol: Some(protocol.clone()),
+            port: Some(*number),
+            app_protocol: app_protocol.clone()
+        })
+    };
+    let object = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": service.metadata.namespace, "name": name,
+            "generateName": format!("{}-", service.metadata.name.as_deref().unwrap_or("")),
+            "labels": labels(service, MANAGER),
+            "ownerReferences": [controller_reference(&kinds::SERVICE, &service.metadata)],
+        },
+        "addressType": family, "endpoints": content, "ports": ports.iter().map(port).collect::<Vec<_>>(),
+    });
+    Write::Create { kind: &kinds::ENDPOINT_SLICE, object }
+}
+
+/// Free names for new slices: `<service>-<five letters>`, the same whenever the same ones are taken.
+struct Names<'a> {
+    service: &'a Service,
+    taken: BTreeSet<&'a str>,
+    next: u64,
+}
+
+impl Names<'_> {
+    fn take(&mut self) -> String {
+        let meta = &self.service.metadata;
+        loop {
+            let suffix = history::suffix(meta.uid.as_deref().unwrap_or(""), 0, self.next);
+            self.next += 1;
+            let name = format!("{}-{suffix}", meta.name.as_deref().unwrap_or(""));
+            if !self.taken.contains(name.as_str()) {
+                return name;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+
+    fn pod(name: &str, ip: &str, ready: bool) -> Value {
+        json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "hostname": name, "subdomain": "web", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}})
+    }
+
+    fn world() -> World {
+        let mut world = World::default();
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web", "labels": {"team": "a"}}, "spec":
+            {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]}}));
+        world
+    }
+
+    fn settle(world: &mut World) {
+        let key = ObjectKey::new("default", "web");
+        for _ in 0..10 {
+            if world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX) == 0 {
+                return;
+            }
+        }
+        panic!("does not settle");
+    }
+
+    /// `address ready/serving/terminating hostname` of every endpoint.
+    fn shown(world: &World) -> Vec<String> {
+        let endpoints = world.all(&kinds::ENDPOINT_SLICE).flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
+        let flag = |value: &Value| if value == true { 'y' } else { 'n' };
+        let line = |e: Value| {
+            let c = &e["conditions"];
+            let flags: String = ["ready", "serving", "terminating"].iter().map(|name| flag(&c[*name])).collect();
+            format!("{} {flags} {}", e["addresses"][0].as_str().unwrap(), e["hostname"].as_str().unwrap_or("-"))
+        };
+        let mut lines: Vec<String> = endpoints.map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn n1_n2_conditions_follow_the_pod() {
+        let mut world = world();
+        settle(&mut world);
+        let slices: Vec<_> = world.all(&kinds::ENDPOINT_SLICE).cloned().collect();
+        assert_eq!(slices.len(), 1, "a Service without pods has one empty slice");
+        assert_eq!(
+            slices[0]["metadata"]["labels"],
+            json!({"team": "a", "kubernetes.io/service-name": "web", (HEADLESS): "", (MANAGED_BY): MANAGER})
+        );
+        world.put(pod("web-0", "10.0.0.1", true));
+        world.put(pod("web-1", "10.0.0.2", false));
+        settle(&mut world);
+        assert_eq!(shown(&world), ["10.0.0.1 yyn web-0", "10.0.0.2 nnn web-1"]);
+        world.delete(&kinds::POD, "default", "web-0", None);
+        settle(&mut world);
+        assert_eq!(shown(&world), ["10.0.0.1 nyy web-0", "10.0.0.2 nnn web-1"]);
+        world.patch(&kinds::SERVICE, "default", "web", json!({"spec": {"publishNotReadyAddresses": true}}));
+        settle(&mut world);
+        assert_eq!(shown(&world), ["10.0.0.1 yyy web-0", "10.0.0.2 ynn web-1"]);
+        world.remove(&kinds::POD, &ObjectKey::new("default", "web-0"));
+        settle(&mut world);
+        assert_eq!(shown(&world), ["10.0.0.2 ynn web-1"]);
+    }
+
+    #[test]
+    fn slices_hold_a_hundred_each_and_endpoints_stay_where_they_are() {
+        let mut world = world();
+        for number in 0..250 {
+            world.put(pod(&format!("web-{number}"), &format!("10.0.{}.{}", number / 100, number % 100), true));
+        }
+        settle(&mut world);
+        let sizes = |world: &World| world.all(&kinds::ENDPOINT_SLICE).map(|s| s["endpoints"].as_array().unwrap().len()).collect::<Vec<_>>();
+        let mut first = sizes(&world);
+        first.sort_unstable();
+        assert_eq!(first, [50, 100, 100]);
+        let before: Vec<Value> = world.all(&kinds::ENDPOINT_SLICE).cloned().collect();
+        world.remove(&kinds::POD, &ObjectKey::new("default", "web-7"));
+        settle(&mut world);
+        let after: Vec<Value> = world.all(&kinds::ENDPOINT_SLICE).cloned().collect();
+        assert_eq!(before.iter().zip(&after).filter(|(a, b)| a != b).count(), 1, "one slice changes for one pod");
+    }
+
+    #[test]
+    fn s12_a_cut_after_any_write_ends_the_same() {
+        let end = |cut: usize| {
+            let mut world = world();
+            for number in 0..150 {
+                world.put(pod(&format!("web-{number}"), &format!("10.0.{}.{}", number / 100, number % 100), true));
+            }
+            world.run(&CONTROLLER, &ObjectKey::new("default", "web"), Timestamp::UNIX_EPOCH, cut);
+            settle(&mut world);
+            (shown(&world), world.all(&kinds::ENDPOINT_SLICE).count())
+        };
+        let whole = end(usize::MAX);
+        assert_eq!((end(0), end(1)), (whole.clone(), whole));
+    }
+}

@@ -1,0 +1,69 @@
+//! Keeps a claim while a pod that is on a node uses it. Key: the claim.
+//!
+//! Relies on: the scheduler placing no pod with a claim that is being deleted.
+//! Guarantees V2: the finalizer goes only from a claim that is being deleted and that no pod on a node names; a pod that
+//! has finished counts until it is gone, as upstream. One write, guarded by uid and resourceVersion.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::{Kind, ObjectKey, kinds};
+use serde_json::json;
+
+use crate::decision::{Controller, Decision, Verb, Waiting, Write};
+use crate::pods::is_terminating;
+use crate::snapshot::{Change, Snapshot};
+use crate::{scheduler, volume};
+
+/// Its line in the list.
+pub const CONTROLLER: Controller = Controller {
+    name: "pvc-protection-controller",
+    permits: &[(Verb::Patch, "persistentvolumeclaims")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+/// A claim's metadata, and whether a pod on a node uses it.
+pub struct Observed<'a> {
+    metadata: &'a ObjectMeta,
+    in_use: bool,
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    match (change.kind.group, change.kind.plural) {
+        ("", "persistentvolumeclaims") => wake(change.key.clone()),
+        ("", "pods") if change.new.is_none() => {
+            for pod in before.pods.get(&change.key).into_iter().chain(after.pods.get(&change.key)) {
+                let claims = scheduler::claim_names(pod);
+                claims.into_iter().for_each(|(claim, _)| wake(ObjectKey::new(change.key.namespace.clone(), claim)));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let claim = snapshot.persistent_volume_claims.get(key)?;
+    Some(Observed { metadata: &claim.metadata, in_use: !scheduler::users_of(snapshot, key).is_empty() })
+}
+
+fn decide(observed: &Observed, _now: Timestamp) -> Decision {
+    protect(&kinds::PERSISTENT_VOLUME_CLAIM, observed.metadata, volume::PVC_PROTECTION, observed.in_use)
+}
+
+/// Puts a protection finalizer on an object that is not being deleted, and takes it off one that is and that nobody uses.
+pub fn protect(kind: &'static Kind, metadata: &ObjectMeta, finalizer: &str, in_use: bool) -> Decision {
+    let mut decision = Decision::default();
+    let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
+    let protected = finalizers.iter().any(|present| present == finalizer);
+    let wanted: Vec<&str> = match (is_terminating(metadata), protected) {
+        (false, false) => finalizers.iter().map(String::as_str).chain([finalizer]).collect(),
+        (true, true) if !in_use => finalizers.iter().map(String::as_str).filter(|present| *present != finalizer).collect(),
+        (true, true) => {
+            decision.waiting.push(Waiting::InUse);
+            return decision;
+        }
+        _ => return decision,
+    };
+    decision.writes.push(Write::patch(kind, metadata, json!({"metadata": {"finalizers": wanted}})));
+    decision
+}

@@ -1,0 +1,126 @@
+//! Nodes, pods and claims in; a placement or upstream's message out.
+
+use super::*;
+use crate::world::{World, merge};
+use serde_json::Value;
+
+/// A node with 4 cores, 8 GiB and a volume root.
+pub(crate) fn node(name: &str, over: Value) -> Value {
+    let mut node = json!({"kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name},
+        "annotations": {crate::volume::VOLUME_ROOT: "/var/lib/mainstay/volumes"}}, "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "conditions": [{"type": "Ready", "status": "True"}]}});
+    merge(&mut node, &over);
+    node
+}
+
+/// A pod that wants a core and a gibibyte.
+pub(crate) fn pod(name: &str, over: Value) -> Value {
+    let mut pod = json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]}, "status": {"phase": "Pending"}});
+    merge(&mut pod, &over);
+    pod
+}
+
+/// Schedules a pod of `default` and says where it went, or the message.
+fn placed(world: &mut World, name: &str) -> String {
+    let key = ObjectKey::new("default", name);
+    world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX);
+    let pod = world.get(&kinds::POD, "default", name);
+    match pod["spec"]["nodeName"].as_str() {
+        Some(node) => node.to_owned(),
+        None => pod["status"]["conditions"][0]["message"].as_str().unwrap_or("(no condition)").to_owned(),
+    }
+}
+
+#[test]
+fn one_node_refuses_in_upstreams_words() {
+    let taint = json!({"spec": {"taints": [{"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}]}});
+    let affinity = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}}}}});
+    let init = json!({"spec": {"initContainers": [{"name": "i", "resources": {"requests": {"cpu": "5"}}}]}});
+    let claim = json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "x"}}]}});
+    let table = [
+        (json!({}), json!({}), "n1"),
+        (json!({"spec": {"unschedulable": true}}), json!({}), "0/1 nodes are available: 1 node(s) were unschedulable."),
+        (taint.clone(), json!({}), "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: gpu}."),
+        (taint, json!({"spec": {"tolerations": [{"key": "dedicated", "operator": "Exists"}]}}), "n1"),
+        (
+            json!({}),
+            json!({"spec": {"nodeSelector": {"zone": "a"}}}),
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+        ),
+        (json!({}), affinity.clone(), "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+        (json!({"metadata": {"labels": {"zone": "a"}}}), affinity, "n1"),
+        (
+            json!({"status": {"allocatable": {"cpu": "500m", "memory": "1Mi"}}}),
+            json!({}),
+            "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory.",
+        ),
+        (json!({"status": {"allocatable": {"pods": "0"}}}), json!({}), "0/1 nodes are available: 1 Too many pods."),
+        (json!({}), init, "0/1 nodes are available: 1 Insufficient cpu."),
+        (json!({}), json!({"spec": {"schedulingGates": [{"name": "g"}]}}), "Scheduling is blocked due to non-empty scheduling gates"),
+        (json!({}), claim, "0/1 nodes are available: persistentvolumeclaim \"x\" not found."),
+    ];
+    for (of_node, of_pod, expected) in table {
+        let mut world = World::default();
+        world.put(node("n1", of_node.clone()));
+        world.put(pod("a", of_pod.clone()));
+        assert_eq!(placed(&mut world, "a"), expected, "{of_node} {of_pod}");
+    }
+    let mut world = World::default();
+    world.put(pod("a", json!({})));
+    assert_eq!(placed(&mut world, "a"), "no nodes available to schedule pods");
+    assert_eq!(
+        world.run(&CONTROLLER, &ObjectKey::new("default", "a"), Timestamp::UNIX_EPOCH, 9),
+        0,
+        "the same reason is not written twice"
+    );
+}
+
+#[test]
+fn resources_that_pods_hold_are_counted_until_they_finish() {
+    let mut world = World::default();
+    world.put(node("n1", json!({"status": {"allocatable": {"cpu": "2"}}})));
+    for name in ["a", "b", "c"] {
+        world.put(pod(name, json!({})));
+    }
+    assert_eq!(["a", "b", "c"].map(|name| placed(&mut world, name)), ["n1", "n1", "0/1 nodes are available: 1 Insufficient cpu."]);
+    world.patch(&kinds::POD, "default", "a", json!({"status": {"phase": "Succeeded"}}));
+    assert_eq!(placed(&mut world, "c"), "n1");
+    assert_eq!(world.events.last().map(String::as_str), Some("Scheduled: Successfully assigned default/c to n1"));
+}
+
+#[test]
+fn pods_of_one_controller_spread_and_constraints_hold() {
+    let mut world = World::default();
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({"metadata": {"labels": {"zone": name}}})));
+    }
+    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s", "controller": true}]}});
+    for name in ["a", "b"] {
+        world.put(pod(name, owner.clone()));
+    }
+    assert_eq!(["a", "b"].map(|name| placed(&mut world, name)), ["n1", "n2"]);
+    let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    world.put(pod("anti", json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}})));
+    assert_eq!(placed(&mut world, "anti"), "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.");
+    let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    for name in ["c", "d"] {
+        world.put(pod(name, json!({"spec": {"topologySpreadConstraints": spread, "nodeSelector": {"zone": "n1"}}})));
+    }
+    assert_eq!(["c", "d"].map(|name| placed(&mut world, name))[0], "n1");
+    let with = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}}}]);
+    world.put(pod("lonely", json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": with}}}})));
+    assert_eq!(placed(&mut world, "lonely"), "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.");
+}
+
+#[test]
+fn host_ports_exclude_each_other() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    for name in ["a", "b"] {
+        world.put(pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}})));
+    }
+    assert_eq!(placed(&mut world, "a"), "n1");
+    assert_eq!(placed(&mut world, "b"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
+}

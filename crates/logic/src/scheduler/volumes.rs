@@ -1,0 +1,218 @@
+//! Where a pod's volumes let it be, and what binds its claims when it is placed.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use mainstay_api::{ObjectKey, kinds};
+use serde_json::json;
+
+use crate::decision::{Event, Write};
+use crate::ownership::controller_of;
+use crate::pods::is_finished;
+use crate::snapshot::{Snapshot, in_namespace};
+use crate::volume;
+
+/// On a claim that any number of nodes could reach: `<node>/<pod uid>` of the last pod placed with it. Writing it with
+/// the claim's resourceVersion makes two placements from stale views exclude each other (V9).
+const PLACED_WITH: &str = "mainstay.io/placed-with";
+
+/// A claim of a pod and what is known of it.
+enum Claim<'a> {
+    /// Both sides written.
+    Bound(&'a PersistentVolumeClaim, &'a PersistentVolume),
+    /// To be bound where the pod goes.
+    Delayed(&'a PersistentVolumeClaim, &'a StorageClass),
+}
+
+/// All claims of a pod.
+pub struct Claims<'a> {
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+    claims: Vec<Claim<'a>>,
+}
+
+/// What placing a pod does for one of its delayed claims.
+pub enum Binding<'a> {
+    /// Binds a volume that is there.
+    Volume(&'a PersistentVolumeClaim, &'a PersistentVolume),
+    /// Makes one.
+    Provision(&'a PersistentVolumeClaim, &'a StorageClass),
+    /// Tells an external provisioner where; the pod waits for it.
+    Announce(&'a PersistentVolumeClaim),
+}
+
+/// The names of the claims of a pod, and whether each is made for it (ephemeral).
+pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let pod_name = pod.metadata.name.as_deref().unwrap_or("");
+    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some((source.claim_name.clone(), false)),
+        (None, Some(_)) => Some((format!("{pod_name}-{}", volume.name), true)),
+        _ => None,
+    };
+    volumes.iter().filter_map(name).collect()
+}
+
+/// Whether a pod uses a claim of its namespace.
+pub fn uses(pod: &Pod, claim: &str) -> bool {
+    claim_names(pod).iter().any(|(name, _)| name == claim)
+}
+
+impl<'a> Claims<'a> {
+    /// The claims of a pod, or why no node can have it, in upstream's words.
+    pub fn of(snapshot: &'a Snapshot, pod: &'a Pod) -> Result<Self, String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let mut claims = Vec::new();
+        let mut unbound_immediate = false;
+        for (name, ephemeral) in claim_names(pod) {
+            let Some(claim) = snapshot.persistent_volume_claims.get(&ObjectKey::new(namespace, name.as_str())) else {
+                return Err(match ephemeral {
+                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""),
+                    false => format!("persistentvolumeclaim \"{name}\" not found"),
+                });
+            };
+            if claim.metadata.deletion_timestamp.is_some() {
+                return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
+            }
+            if ephemeral && controller_of(&claim.metadata).map(|owner| owner.uid.as_str()) != pod.metadata.uid.as_deref() {
+                return Err(format!("PVC \"{namespace}/{name}\" was not created for pod (pod is not owner)"));
+            }
+            if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
+                return Err(format!(
+                    "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{}\"",
+                    volume::volume_name(claim)
+                ));
+            }
+            let bound = snapshot.persistent_volumes.get(&ObjectKey::new("", volume::volume_name(claim)));
+            match bound.filter(|volume| volume::is_bound(volume, claim)) {
+                Some(volume) => claims.push(Claim::Bound(claim, volume)),
+                None => match volume::class(snapshot, claim).filter(|class| volume::waits_for_consumer(class)) {
+                    Some(class) if volume::volume_name(claim).is_empty() => claims.push(Claim::Delayed(claim, class)),
+                    _ => unbound_immediate = true,
+                },
+            }
+        }
+        if unbound_immediate {
+            return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
+        }
+        Ok(Self { snapshot, pod, claims })
+    }
+
+    /// What placing the pod on a node would bind, or why the node will not do.
+    pub fn on(&self, node: &Node) -> Result<Vec<Binding<'a>>, &'static str> {
+        let mut taken: BTreeSet<&str> = BTreeSet::new();
+        let mut bindings = Vec::new();
+        for claim in &self.claims {
+            match claim {
+                Claim::Bound(claim, volume) => {
+                    self.exclusive(claim, node)?;
+                    if !volume::reaches(node, volume) {
+                        return Err("node(s) didn't match PersistentVolume's node affinity");
+                    }
+                }
+                Claim::Delayed(claim, class) => {
+                    let binding = self.delayed(claim, class, node, &taken)?;
+                    if let Binding::Volume(_, volume) = &binding {
+                        taken.insert(volume.metadata.name.as_deref().unwrap_or(""));
+                    }
+                    bindings.push(binding);
+                }
+            }
+        }
+        Ok(bindings)
+    }
+
+    /// V9: ReadWriteOncePod is one pod; ReadWriteOnce is one node.
+    fn exclusive(&self, claim: &PersistentVolumeClaim, node: &Node) -> Result<(), &'static str> {
+        let name = claim.metadata.name.as_deref().unwrap_or("");
+        let mut others = in_namespace(&self.snapshot.pods, claim.metadata.namespace.as_deref().unwrap_or(""))
+            .map(|(_, pod)| pod)
+            .filter(|pod| pod.metadata.uid != self.pod.metadata.uid && !is_finished(pod) && uses(pod, name))
+            .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+            .filter(|node| !node.is_empty());
+        if volume::asks_for(claim, "ReadWriteOncePod") {
+            return match others.next() {
+                Some(_) => Err("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"),
+                None => Ok(()),
+            };
+        }
+        let one_node = !volume::asks_for(claim, "ReadWriteMany") && !volume::asks_for(claim, "ReadOnlyMany");
+        match one_node && others.any(|other| Some(other) != node.metadata.name.as_deref()) {
+            true => Err("node(s) unavailable due to a ReadWriteOnce volume that is in use on another node"),
+            false => Ok(()),
+        }
+    }
+
+    fn delayed(
+        &self,
+        claim: &'a PersistentVolumeClaim,
+        class: &'a StorageClass,
+        node: &Node,
+        taken: &BTreeSet<&str>,
+    ) -> Result<Binding<'a>, &'static str> {
+        // A volume that already belongs to the claim (a decision that was cut) is the only one it can have.
+        let own = self.snapshot.persistent_volumes.iter().find(|(_, volume)| volume::is_held_by(volume, claim));
+        if let Some((_, own)) = own {
+            return match volume::reaches(node, own) {
+                true => Ok(Binding::Volume(claim, own)),
+                false => Err("node(s) didn't match PersistentVolume's node affinity"),
+            };
+        }
+        if let Some(found) = volume::matching(self.snapshot, claim, Some(node), taken) {
+            return Ok(Binding::Volume(claim, found));
+        }
+        if volume::is_built_in(class) {
+            let name = ObjectKey::new("", volume::provisioned_name(claim));
+            let free = !self.snapshot.persistent_volumes.contains_key(&name);
+            if free && volume::provisionable(claim).is_ok() && volume::can_provision(node, class) {
+                return Ok(Binding::Provision(claim, class));
+            }
+        } else if class.provisioner != "kubernetes.io/no-provisioner" {
+            let selected = volume::annotation(&claim.metadata, volume::SELECTED_NODE);
+            if selected.is_empty() || Some(selected) == node.metadata.name.as_deref() {
+                return Ok(Binding::Announce(claim));
+            }
+        }
+        Err("node(s) didn't find available persistent volumes to bind")
+    }
+
+    /// The writes that make the placement's volumes, and the events that tell of them. `false` when the pod must
+    /// wait for an external provisioner first.
+    pub fn commit(&self, bindings: &[Binding], node: &Node) -> (Vec<Write>, Vec<Event>, bool) {
+        let (mut writes, mut events, mut complete) = (Vec::new(), Vec::new(), true);
+        for binding in bindings {
+            match binding {
+                Binding::Volume(claim, volume) => writes.extend(volume::bind(volume, claim)),
+                Binding::Provision(claim, class) => {
+                    writes.extend(volume::provision(claim, class, node));
+                    let message = format!("Successfully provisioned volume {}", volume::provisioned_name(claim));
+                    events.push(Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningSucceeded", message));
+                }
+                Binding::Announce(claim) => {
+                    complete = false;
+                    if volume::annotation(&claim.metadata, volume::SELECTED_NODE).is_empty() {
+                        let patch = json!({"metadata": {"annotations": {volume::SELECTED_NODE: node.metadata.name}}});
+                        writes.push(Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
+                    }
+                }
+            }
+        }
+        if complete {
+            writes.extend(self.claims.iter().filter_map(|claim| self.mark(claim, node)));
+        }
+        (writes, events, complete)
+    }
+
+    /// The write that makes two placements with one exclusive claim conflict, where the volume itself is on no one node.
+    fn mark(&self, claim: &Claim, node: &Node) -> Option<Write> {
+        let Claim::Bound(claim, volume) = claim else { return None };
+        let pinned = volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some());
+        let shared = volume::asks_for(claim, "ReadWriteMany") || volume::asks_for(claim, "ReadOnlyMany");
+        let needed = volume::asks_for(claim, "ReadWriteOncePod") || !(pinned || shared);
+        let value = format!("{}/{}", node.metadata.name.as_deref().unwrap_or(""), self.pod.metadata.uid.as_deref().unwrap_or(""));
+        let patch = json!({"metadata": {"annotations": {PLACED_WITH: value}}});
+        // Also when it says so already: it is the resourceVersion that another placement must have left alone.
+        needed.then(|| Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch))
+    }
+}

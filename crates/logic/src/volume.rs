@@ -1,0 +1,302 @@
+//! What the scheduler and the volume controllers share: which volume fits a claim, what binds the two, and the
+//! volumes that Mainstay provisions itself.
+//!
+//! A binding is two facts, written in this order (V1): the volume's `spec.claimRef` with the claim's uid, guarded by
+//! the volume's resourceVersion, and then the claim's `spec.volumeName`. After a cut between them the volume belongs to
+//! that claim alone, and whoever decides next completes the claim.
+//!
+//! A provisioned volume is a directory on one node: `<volume root>/pvc-<claim uid>`. It is declared here; the node makes
+//! the directory on first use and then writes the annotation [`MADE_ON`]; a directory that is gone after that is lost
+//! data, never made anew (V5). The name holds the claim's uid, so that a claim made again under an old name gets a
+//! directory of its own (V6).
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use mainstay_api::quantity::Quantity;
+use mainstay_api::{ObjectKey, kinds};
+use serde_json::{Value, json};
+
+use crate::decision::{Write, key_of};
+use crate::matching::selects_node;
+use crate::pods::selects;
+use crate::snapshot::Snapshot;
+
+#[cfg(test)]
+mod tests;
+
+/// Provisioners that are this program: their classes make directories on a node.
+pub const BUILT_IN: [&str; 4] = ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
+/// On a Node: the directory below which it keeps provisioned volumes.
+pub const VOLUME_ROOT: &str = "mainstay.io/volume-root";
+/// On a PersistentVolume, written by the node: where its directory was made.
+pub const MADE_ON: &str = "mainstay.io/made-on";
+/// On provisioned volumes: the node takes it away after it removed the directory (reclaim policy Delete).
+pub const LOCAL_PATH_FINALIZER: &str = "mainstay.io/local-path";
+/// Kept while a pod uses the claim.
+pub const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Kept while a claim uses the volume.
+pub const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
+/// Which provisioner made a volume.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// On a claim: both sides of the binding are written.
+pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+/// On a claim or volume: the other side was chosen here, not by the user.
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// On a claim: the node that the scheduler chose for an external provisioner.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// The label with a node's hostname, by which a local volume is tied to it.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// The class that a claim asks for: `Some("")` is none, `None` is whichever is the default.
+pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let old_style = claim.metadata.annotations.as_ref().and_then(|a| a.get("volume.beta.kubernetes.io/storage-class"));
+    old_style.or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref()).map(String::as_str)
+}
+
+/// The StorageClass object of a claim.
+pub fn class<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Option<&'a StorageClass> {
+    snapshot.storage_classes.get(&ObjectKey::new("", class_of(claim)?)).map(|class| &**class)
+}
+
+/// Whether binding waits for the first pod.
+pub fn waits_for_consumer(class: &StorageClass) -> bool {
+    class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+}
+
+/// Whether this program provisions for the class.
+pub fn is_built_in(class: &StorageClass) -> bool {
+    BUILT_IN.contains(&class.provisioner.as_str())
+}
+
+/// An object's annotation, or `""`.
+pub fn annotation<'a>(meta: &'a k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, name: &str) -> &'a str {
+    meta.annotations.as_ref().and_then(|annotations| annotations.get(name)).map_or("", String::as_str)
+}
+
+/// `spec.volumeName`, or `""`.
+pub fn volume_name(claim: &PersistentVolumeClaim) -> &str {
+    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("")
+}
+
+/// A volume's claimRef.
+pub fn claim_ref(volume: &PersistentVolume) -> Option<&ObjectReference> {
+    volume.spec.as_ref()?.claim_ref.as_ref()
+}
+
+/// The key of the claim that a claimRef names.
+pub fn claim_key(reference: &ObjectReference) -> ObjectKey {
+    ObjectKey::new(reference.namespace.as_deref().unwrap_or(""), reference.name.as_deref().unwrap_or(""))
+}
+
+/// Whether a volume belongs to exactly this claim, by uid.
+pub fn is_held_by(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    claim.metadata.uid.is_some() && claim_ref(volume).is_some_and(|reference| reference.uid == claim.metadata.uid)
+}
+
+/// Whether a user reserved a volume for a claim of this name, which nobody has bound yet.
+pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    claim_ref(volume)
+        .is_some_and(|reference| reference.uid.as_deref().unwrap_or("").is_empty() && claim_key(reference) == key_of(&claim.metadata))
+}
+
+/// Whether both sides of a binding are written.
+pub fn is_bound(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    is_held_by(volume, claim) && volume.metadata.name.as_deref() == Some(volume_name(claim))
+}
+
+/// A volume's phase, or `""`.
+pub fn phase(volume: &PersistentVolume) -> &str {
+    volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+}
+
+/// Bytes of a quantity that may be missing or malformed.
+fn bytes(quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>) -> i64 {
+    quantity.and_then(|quantity| quantity.0.parse::<Quantity>().ok()).map_or(0, Quantity::units)
+}
+
+/// Bytes that a volume holds.
+pub fn capacity(volume: &PersistentVolume) -> i64 {
+    bytes(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()?.get("storage")))
+}
+
+/// Bytes that a claim asks for.
+pub fn requested(claim: &PersistentVolumeClaim) -> i64 {
+    bytes(claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage")))
+}
+
+fn access_modes(claim: &PersistentVolumeClaim) -> &[String] {
+    claim.spec.as_ref().and_then(|spec| spec.access_modes.as_deref()).unwrap_or_default()
+}
+
+/// Whether a claim has an access mode.
+pub fn asks_for(claim: &PersistentVolumeClaim, mode: &str) -> bool {
+    access_modes(claim).iter().any(|asked| asked == mode)
+}
+
+/// Whether a volume is what a claim asks for: size, access modes, class, volume mode.
+pub fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
+    let (Some(have), Some(want)) = (volume.spec.as_ref(), claim.spec.as_ref()) else { return Err("spec is missing") };
+    let mode = |mode: Option<&String>| mode.map_or("Filesystem", String::as_str).to_owned();
+    if capacity(volume) < requested(claim) {
+        return Err("requested PV is too small");
+    }
+    if have.storage_class_name.as_deref().unwrap_or("") != class_of(claim).unwrap_or("") {
+        return Err("storageClassName does not match");
+    }
+    if mode(have.volume_mode.as_ref()) != mode(want.volume_mode.as_ref()) {
+        return Err("incompatible volumeMode");
+    }
+    let offered = have.access_modes.as_deref().unwrap_or_default();
+    if !access_modes(claim).iter().all(|asked| offered.contains(asked)) {
+        return Err("incompatible accessMode");
+    }
+    Ok(())
+}
+
+/// Whether a node can reach a volume.
+pub fn reaches(node: &Node, volume: &PersistentVolume) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+    affinity.and_then(|affinity| affinity.required.as_ref()).is_none_or(|required| selects_node(required, node))
+}
+
+/// The volume to bind to an unbound claim: the one that is already its own or reserved for it, else the smallest free
+/// one that fits (ties by name). With `node`, only what that node reaches; never one of `taken` (by name).
+pub fn matching<'a>(
+    snapshot: &'a Snapshot,
+    claim: &PersistentVolumeClaim,
+    node: Option<&Node>,
+    taken: &BTreeSet<&str>,
+) -> Option<&'a PersistentVolume> {
+    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let mut best: Option<&PersistentVolume> = None;
+    for (key, volume) in &snapshot.persistent_volumes {
+        let here = node.is_none_or(|node| reaches(node, volume));
+        if taken.contains(&*key.name) || !here || volume.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        if is_held_by(volume, claim) || (is_reserved_for(volume, claim) && satisfies(volume, claim).is_ok()) {
+            return Some(volume);
+        }
+        let free = claim_ref(volume).is_none() && phase(volume) == "Available";
+        let selected = selector.is_none_or(|selector| selects(selector, volume.metadata.labels.as_ref()));
+        if free && selected && satisfies(volume, claim).is_ok() && best.is_none_or(|best| capacity(volume) < capacity(best)) {
+            best = Some(volume);
+        }
+    }
+    best
+}
+
+/// The reference by which a volume belongs to a claim.
+fn reference(claim: &PersistentVolumeClaim) -> Value {
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.metadata.namespace, "name": claim.metadata.name, "uid": claim.metadata.uid})
+}
+
+/// The writes that bind a volume and a claim, as far as they are not written yet.
+pub fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if !is_held_by(volume, claim) {
+        let mut patch = json!({"spec": {"claimRef": reference(claim)}});
+        if claim_ref(volume).is_none() {
+            patch["metadata"] = json!({"annotations": {BOUND_BY_CONTROLLER: "yes"}});
+        }
+        writes.push(Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch));
+    }
+    writes.extend(complete(volume, claim));
+    writes
+}
+
+/// The claim's side of a binding, as far as it is not written yet.
+fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
+    let mut writes = Vec::new();
+    let chosen_here = volume_name(claim).is_empty();
+    if chosen_here || annotation(&claim.metadata, BIND_COMPLETED).is_empty() {
+        let mut patch = json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}});
+        if chosen_here {
+            patch["metadata"]["annotations"][BOUND_BY_CONTROLLER] = json!("yes");
+            patch["spec"] = json!({"volumeName": volume.metadata.name});
+        }
+        writes.push(Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
+    }
+    let (spec, status) = (volume.spec.as_ref(), claim.status.as_ref());
+    let modes = spec.and_then(|spec| spec.access_modes.clone());
+    let size = spec.and_then(|spec| spec.capacity.as_ref()?.get("storage").cloned());
+    let is = |status: &k8s_openapi::api::core::v1::PersistentVolumeClaimStatus| {
+        status.phase.as_deref() == Some("Bound")
+            && status.access_modes == modes
+            && status.capacity.as_ref().and_then(|capacity| capacity.get("storage")) == size.as_ref()
+    };
+    if !status.is_some_and(is) {
+        let status = json!({"phase": "Bound", "accessModes": modes, "capacity": {"storage": size}});
+        writes.push(Write::patch_status(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, status));
+    }
+    writes
+}
+
+/// The name of the volume that is provisioned for a claim: only this claim's, for ever (V6).
+pub fn provisioned_name(claim: &PersistentVolumeClaim) -> String {
+    format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or(""))
+}
+
+/// Why a built-in class can make nothing for a claim.
+///
+/// A claim that asks for a copy of other data must wait rather than start empty.
+pub fn provisionable(claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
+    let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing") };
+    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
+        return Err("the provisioner does not support data sources");
+    }
+    if spec.selector.is_some() {
+        return Err("claim Selector is not supported");
+    }
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Err("the provisioner does not support volume mode Block");
+    }
+    Ok(())
+}
+
+/// Whether a node can make volumes of a class: it says where they go, and is in the class's topology.
+pub fn can_provision(node: &Node, class: &StorageClass) -> bool {
+    let topology = class.allowed_topologies.as_deref().unwrap_or_default();
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+    let allowed = |term: &k8s_openapi::api::core::v1::TopologySelectorTerm| {
+        let requirements = term.match_label_expressions.as_deref().unwrap_or_default();
+        requirements.iter().all(|requirement| label(&requirement.key).is_some_and(|value| requirement.values.contains(value)))
+    };
+    annotation(&node.metadata, VOLUME_ROOT).starts_with('/') && (topology.is_empty() || topology.iter().any(allowed))
+}
+
+/// The writes that provision a directory on `node` for a claim and bind it. The volume is made with its claimRef, so
+/// that after a cut it is this claim's and nobody else's.
+pub fn provision(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> Vec<Write> {
+    let name = provisioned_name(claim);
+    let root = annotation(&node.metadata, VOLUME_ROOT).trim_end_matches('/');
+    let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).or(node.metadata.name.as_ref());
+    let spec = claim.spec.as_ref();
+    let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let object = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {
+            "name": name,
+            "annotations": {PROVISIONED_BY: class.provisioner},
+            "finalizers": [PV_PROTECTION, LOCAL_PATH_FINALIZER],
+        },
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": access_modes(claim),
+            "volumeMode": spec.and_then(|spec| spec.volume_mode.as_deref()).unwrap_or("Filesystem"),
+            "persistentVolumeReclaimPolicy": class.reclaim_policy.as_deref().unwrap_or("Delete"),
+            "storageClassName": class.metadata.name,
+            "mountOptions": class.mount_options.as_deref().unwrap_or_default(),
+            "claimRef": reference(claim),
+            "local": {"path": format!("{root}/{name}")},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [hostname]}]}]}},
+        },
+    });
+    let volume: Option<PersistentVolume> = serde_json::from_value(object.clone()).ok();
+    let mut writes = vec![Write::Create { kind: &kinds::PERSISTENT_VOLUME, object }];
+    writes.extend(volume.iter().flat_map(|volume| complete(volume, claim)));
+    writes
+}

@@ -1,0 +1,292 @@
+//! The volume controllers and the scheduler together, in a closed loop: whatever the order, wherever a decision is cut and
+//! however old its view, the promises hold at every step.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::controllers::{persistentvolume, persistentvolumeclaim, pvcprotection, pvprotection};
+use crate::decision::Controller;
+use crate::scheduler;
+use crate::scheduler::tests::{node, pod};
+use crate::world::World;
+
+fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {
+    json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "finalizers": [PVC_PROTECTION]},
+        "spec": {"accessModes": [mode], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Pending"}})
+}
+
+fn storage_class(name: &str, mode: &str, policy: &str) -> Value {
+    json!({"kind": "StorageClass", "metadata": {"name": name}, "provisioner": BUILT_IN[0], "volumeBindingMode": mode, "reclaimPolicy": policy})
+}
+
+fn static_volume(name: &str, size: &str, policy: &str) -> Value {
+    json!({"kind": "PersistentVolume", "metadata": {"name": name, "finalizers": [PV_PROTECTION]}, "spec": {"capacity": {"storage": size},
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"], "persistentVolumeReclaimPolicy": policy, "nfs": {"server": "192.0.2.1", "path": format!("/{name}")}}})
+}
+
+fn user(name: &str, claim: &str) -> Value {
+    pod(name, json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}}))
+}
+
+const CONTROLLERS: [(&Controller, &str); 5] = [
+    (&scheduler::CONTROLLER, "Pod"),
+    (&persistentvolumeclaim::CONTROLLER, "PersistentVolumeClaim"),
+    (&persistentvolume::CONTROLLER, "PersistentVolume"),
+    (&pvcprotection::CONTROLLER, "PersistentVolumeClaim"),
+    (&pvprotection::CONTROLLER, "PersistentVolume"),
+];
+
+fn keys_of(world: &World, kind: &str) -> Vec<ObjectKey> {
+    let kind = *kinds::ALL.iter().find(|row| row.kind == kind).unwrap();
+    world.all(kind).map(ObjectKey::of).collect()
+}
+
+/// Runs everything until nothing changes.
+fn settle(world: &mut World) {
+    for _ in 0..50 {
+        let mut done = 0;
+        for (controller, kind) in CONTROLLERS {
+            for key in keys_of(world, kind) {
+                done += world.run(controller, &key, Timestamp::UNIX_EPOCH, usize::MAX);
+            }
+        }
+        if done == 0 {
+            return;
+        }
+    }
+    panic!("does not settle: {:#?}", world.events);
+}
+
+fn bound_to(world: &World, claim: &str) -> String {
+    let claim = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim);
+    format!("{} {}", claim["status"]["phase"].as_str().unwrap_or("-"), claim["spec"]["volumeName"].as_str().unwrap_or("-"))
+}
+
+fn phase_of(world: &World, volume: &str) -> String {
+    world.get(&kinds::PERSISTENT_VOLUME, "", volume)["status"]["phase"].as_str().unwrap_or("gone").to_owned()
+}
+
+#[test]
+fn v1_walkthrough_1_static_volumes_smallest_first() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(static_volume("nfs-0001", "2Gi", "Recycle"));
+    world.put(static_volume("nfs-0002", "5Gi", "Retain"));
+    world.put(claim("mysql", Some(""), "ReadWriteOnce"));
+    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "mysql", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    world.put(claim("http", Some(""), "ReadWriteOnce"));
+    world.put(claim("third", Some(""), "ReadWriteOnce"));
+    world.put(user("www", "http"));
+    world.put(user("late", "third"));
+    settle(&mut world);
+    assert_eq!(["mysql", "http", "third"].map(|name| bound_to(&world, name)), ["Bound nfs-0002", "Bound nfs-0001", "Pending -"]);
+    assert!(world.get(&kinds::POD, "default", "late")["spec"]["nodeName"].is_null());
+    let message = "FailedBinding: no persistent volumes available for this claim and no storage class is set";
+    assert!(world.events.iter().any(|event| event == message));
+
+    // V2: a claim in use stays; once unused, Recycle gives an empty volume back and Retain keeps it Released.
+    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "http", None);
+    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "mysql", None);
+    settle(&mut world);
+    assert_eq!((bound_to(&world, "http").as_str(), phase_of(&world, "nfs-0002").as_str()), ("Bound nfs-0001", "Released"));
+    world.remove(&kinds::POD, &ObjectKey::new("default", "www"));
+    settle(&mut world);
+    assert_eq!(phase_of(&world, "nfs-0001"), "Released");
+    let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "nfs-0001");
+    assert_eq!(volume["metadata"]["annotations"][persistentvolume::RECYCLE_ON], "n1");
+    let emptied = volume["metadata"]["annotations"][persistentvolume::RECYCLE].clone();
+    world.patch(&kinds::PERSISTENT_VOLUME, "", "nfs-0001", json!({"metadata": {"annotations": {persistentvolume::RECYCLED: emptied}}}));
+    settle(&mut world);
+    assert_eq!(bound_to(&world, "third"), "Bound nfs-0001", "the claim that waited gets the emptied volume");
+    assert_eq!(world.get(&kinds::POD, "default", "late")["spec"]["nodeName"], "n1");
+}
+
+#[test]
+fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(storage_class("fast", "WaitForFirstConsumer", "Retain"));
+    world.put(claim("data", Some("fast"), "ReadWriteOnce"));
+    settle(&mut world);
+    assert_eq!(bound_to(&world, "data"), "Pending -");
+    assert!(world.events.contains(&"WaitForFirstConsumer: waiting for first consumer to be created before binding".to_owned()));
+    world.put(user("web-0", "data"));
+    settle(&mut world);
+    let uid = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert_eq!(bound_to(&world, "data"), format!("Bound pvc-{uid}"));
+    let volume = world.get(&kinds::PERSISTENT_VOLUME, "", &format!("pvc-{uid}"));
+    assert_eq!(volume["spec"]["local"]["path"], format!("/var/lib/mainstay/volumes/pvc-{uid}"));
+    assert_eq!(phase_of(&world, &format!("pvc-{uid}")), "Bound");
+
+    // The same claim on another node: it waits rather than start elsewhere.
+    world.remove(&kinds::POD, &ObjectKey::new("default", "web-0"));
+    world.remove(&kinds::NODE, &ObjectKey::new("", "n1"));
+    world.put(node("n2", json!({})));
+    world.put(user("web-0", "data"));
+    settle(&mut world);
+    let pod = world.get(&kinds::POD, "default", "web-0");
+    assert_eq!(
+        pod["status"]["conditions"][0]["message"],
+        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity."
+    );
+
+    // The claim made again: a fresh volume; the old one is Released and keeps its bytes.
+    world.remove(&kinds::PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data"));
+    world.put(claim("data", Some("fast"), "ReadWriteOnce"));
+    settle(&mut world);
+    assert_ne!(bound_to(&world, "data"), format!("Bound pvc-{uid}"));
+    assert_eq!((bound_to(&world, "data").split(' ').next(), phase_of(&world, &format!("pvc-{uid}")).as_str()), (Some("Bound"), "Released"));
+}
+
+#[test]
+fn v3_delete_leaves_the_directory_to_the_node() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(storage_class("now", "Immediate", "Delete"));
+    world.put(claim("data", Some("now"), "ReadWriteOnce"));
+    settle(&mut world);
+    let name = bound_to(&world, "data").replace("Bound ", "");
+    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+    settle(&mut world);
+    let volume = world.get(&kinds::PERSISTENT_VOLUME, "", &name);
+    assert!(volume["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(volume["metadata"]["finalizers"], json!([LOCAL_PATH_FINALIZER]), "only the node's finalizer is left");
+    // Where the policy was changed to Retain meanwhile, nobody touches the bytes.
+    world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
+    settle(&mut world);
+    assert_eq!(phase_of(&world, &name), "gone");
+}
+
+#[test]
+fn the_default_class_is_given_late_and_the_newest_wins() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(claim("data", None, "ReadWriteOnce"));
+    settle(&mut world);
+    assert_eq!(bound_to(&world, "data"), "Pending -");
+    for (name, made) in [("old", "2026-01-01T00:00:00Z"), ("new", "2026-02-01T00:00:00Z")] {
+        let mut class = storage_class(name, "Immediate", "Delete");
+        class["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+        class["metadata"]["creationTimestamp"] = json!(made);
+        world.put(class);
+    }
+    settle(&mut world);
+    assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["spec"]["storageClassName"], "new");
+    assert!(bound_to(&world, "data").starts_with("Bound pvc-"));
+}
+
+/// A small generator (xorshift): the same seed gives the same story.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % (sides as u64)).unwrap()
+    }
+}
+
+/// V1, V2, V9, at every step.
+fn check(world: &World, histories: &mut BTreeMap<String, String>, story: &str) {
+    let mut volume_of: BTreeMap<String, String> = BTreeMap::new();
+    for claim in world.all(&kinds::PERSISTENT_VOLUME_CLAIM) {
+        let volume = claim["spec"]["volumeName"].as_str().unwrap_or("").to_owned();
+        let uid = claim["metadata"]["uid"].as_str().unwrap().to_owned();
+        if volume.is_empty() {
+            continue;
+        }
+        let there = world.get(&kinds::PERSISTENT_VOLUME, "", &volume);
+        assert_eq!(there["spec"]["claimRef"]["uid"], uid, "V1: the volume of a claim is its own; V2: it is there. {story}");
+        assert_eq!(volume_of.insert(volume.clone(), uid.clone()), None, "V1: no volume is bound twice. {story}");
+        if let Some(before) = histories.insert(volume.clone(), uid.clone()) {
+            assert!(before == uid, "V6: {volume} was {before}'s and is now {uid}'s without anybody emptying it. {story}");
+        }
+    }
+    let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in world.all(&kinds::POD) {
+        if let Some(node) = pod["spec"]["nodeName"].as_str() {
+            let name = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"].as_str().unwrap();
+            assert!(!world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name).is_null(), "V2: a claim in use is there. {story}");
+            users.entry(name.to_owned()).or_default().push(node.to_owned());
+        }
+    }
+    for (name, mut nodes) in users {
+        let mode = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", &name)["spec"]["accessModes"][0].clone();
+        assert!(mode != "ReadWriteOncePod" || nodes.len() == 1, "V9: ReadWriteOncePod is one pod. {story}");
+        nodes.dedup();
+        assert!(nodes.len() == 1, "V9: ReadWriteOnce is one node. {story}");
+    }
+}
+
+/// One story: objects come and go, controllers decide on views up to a few steps old, decisions are cut anywhere.
+///
+/// The views are never older than the deletion of a claim: that is what the driver promises (newest snapshot), and
+/// what V2 rests on upstream, too.
+fn tell(seed: u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut world = World::default();
+    let mut histories = BTreeMap::new();
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({})));
+    }
+    world.put(storage_class("late", "WaitForFirstConsumer", "Retain"));
+    world.put(storage_class("now", "Immediate", "Delete"));
+    for number in 0..3 {
+        world.put(static_volume(&format!("nfs-{number}"), "2Gi", "Retain"));
+    }
+    let mut views = vec![world.snapshot.clone()];
+    for step in 0..120 {
+        let story = format!("seed {seed}, step {step}");
+        let name = ["a", "b", "c"][dice.roll(3)];
+        match dice.roll(12) {
+            0 => {
+                if world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name).is_null() {
+                    let class = [Some("late"), Some("now"), Some("")][dice.roll(3)];
+                    let mode = ["ReadWriteOnce", "ReadWriteOncePod"][dice.roll(2)];
+                    world.put(claim(name, class, mode));
+                }
+            }
+            1 => {
+                if !world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name).is_null() && dice.roll(3) == 0 {
+                    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name, None);
+                    views.clear();
+                }
+            }
+            2 | 3 => {
+                let pod = format!("pod-{}", dice.roll(4));
+                if world.get(&kinds::POD, "default", &pod).is_null() {
+                    world.put(user(&pod, name));
+                }
+            }
+            4 => {
+                world.remove(&kinds::POD, &ObjectKey::new("default", format!("pod-{}", dice.roll(4))));
+            }
+            _ => {
+                let (controller, kind) = CONTROLLERS[dice.roll(CONTROLLERS.len())];
+                let keys = keys_of(&world, kind);
+                if let Some(key) = keys.get(dice.roll(keys.len().max(1))) {
+                    let view = views.get(dice.roll(views.len().max(1))).unwrap_or(&world.snapshot).clone();
+                    let cut = [usize::MAX, 0, 1, 2, 3][dice.roll(5)];
+                    world.run_on(&view, controller, key, Timestamp::UNIX_EPOCH, cut);
+                }
+            }
+        }
+        views.push(world.snapshot.clone());
+        if views.len() > 4 {
+            views.remove(0);
+        }
+        check(&world, &mut histories, &story);
+    }
+    settle(&mut world);
+    check(&world, &mut histories, &format!("seed {seed}, settled"));
+}
+
+#[test]
+fn v1_v2_v6_v9_hold_under_any_interleaving_cut_and_stale_view() {
+    for seed in 1..=400 {
+        tell(seed);
+    }
+}
