@@ -6,4 +6,5 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod demo;
 pub mod tools;
