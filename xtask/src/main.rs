@@ -1,6 +1,7 @@
 //! Everything about the project that is not the product: `cargo xtask TASK`.
 
 mod images;
+mod kubectl;
 mod list_keys;
 mod tidy;
 
@@ -10,8 +11,9 @@ fn main() -> anyhow::Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_str() {
         "images" => images::run(&rest),
+        "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
         "tidy" => tidy::run(),
-        other => anyhow::bail!("no such task: {other:?} (images, list-keys, tidy)"),
+        other => anyhow::bail!("no such task: {other:?} (images, kubectl, list-keys, tidy)"),
     }
 }

@@ -1,0 +1,291 @@
+//! A real cluster for a test: the real binary in a network and mount namespace of its own, driven by the real kubectl.
+//! When it is dropped, everything is gone: pods, mounts, interfaces, cgroups, processes.
+
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long anything may take to come true on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a condition that only kubectl can tell.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A kubectl to test with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kubectl {
+    /// The machine's own, or Debian's where there is none.
+    Newest,
+    /// Debian's 1.20 (`cargo xtask kubectl`).
+    Old,
+}
+
+impl Kubectl {
+    fn path(self) -> PathBuf {
+        let old = workspace().join(".cache/kubectl/usr/bin/kubectl");
+        let installed = Path::new("/usr/bin/kubectl");
+        if self == Self::Newest && installed.exists() { installed.to_owned() } else { old }
+    }
+}
+
+fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A cluster.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    /// Holds the namespaces while the server is down.
+    holder: Child,
+    server: Option<Child>,
+    kubectl: Kubectl,
+}
+
+impl Cluster {
+    /// A cluster whose node is Ready.
+    pub fn new() -> Self {
+        let mut cluster = Self::unstarted();
+        cluster.up();
+        cluster
+    }
+
+    /// The place for a cluster, with nothing running.
+    pub fn unstarted() -> Self {
+        let folder = tempfile::Builder::new().prefix("mainstay-test-").tempdir().expect("a folder");
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "--", "sh", "-c", "echo ready; exec sleep infinity"])
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare (util-linux), as root");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line).expect("the holder's word");
+        assert_eq!(line, "ready\n", "root is needed");
+        Self { folder, holder, server: None, kubectl: Kubectl::Newest }
+    }
+
+    pub fn with(mut self, kubectl: Kubectl) -> Self {
+        self.kubectl = kubectl;
+        self
+    }
+
+    pub fn use_kubectl(&mut self, kubectl: Kubectl) {
+        self.kubectl = kubectl;
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// A command inside the cluster's namespaces.
+    pub fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "-t"]).arg(self.holder.id().to_string()).arg("--").arg(program.as_ref());
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// `mainstay …` inside.
+    pub fn mainstay(&self, args: &[&str]) -> Command {
+        let mut command = self.inside(env!("CARGO_BIN_EXE_mainstay"));
+        command.args(args);
+        command
+    }
+
+    /// Starts the server and node, and waits until the node says that it is ready.
+    pub fn up(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
+        let mut server = self
+            .mainstay(&["up", "--listen", "127.0.0.1:6443", "--node-name", "node-1"])
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .stdout(Stdio::piped())
+            .stderr(log.try_clone().expect("a second handle"))
+            .spawn()
+            .expect("mainstay up");
+        let (tell, told) = mpsc::channel();
+        let output = BufReader::new(server.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            let mut log = log;
+            for line in output.lines().map_while(Result::ok) {
+                let _ = writeln!(log, "{line}");
+                if line.contains("node ready") {
+                    let _ = tell.send(());
+                }
+            }
+        });
+        self.server = Some(server);
+        if told.recv_timeout(PATIENCE).is_err() {
+            panic!("the node did not get ready:\n{}", self.log());
+        }
+    }
+
+    /// What server and node said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// kill -9 of the server and node, as a crash.
+    pub fn kill9(&mut self) {
+        let mut server = self.server.take().expect("running");
+        server.kill().expect("killed");
+        server.wait().expect("reaped");
+    }
+
+    /// SIGTERM, as a stop; containers go on.
+    pub fn stop(&mut self) {
+        let mut server = self.server.take().expect("running");
+        let status = Command::new("kill").arg(server.id().to_string()).status().expect("kill");
+        assert!(status.success());
+        assert!(server.wait().expect("reaped").success(), "SIGTERM is a clean end:\n{}", self.log());
+    }
+
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().expect("running").id()
+    }
+
+    /// Loads test images (made by `cargo xtask images`).
+    pub fn load(&self, names: &[&str]) {
+        let files = names.iter().map(|name| workspace().join(format!(".cache/images/{name}.tar")));
+        let mut command = self.mainstay(&["image", "load", "--data-dir"]);
+        let output = command.arg(self.data_dir()).args(files).output().expect("mainstay image load");
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    /// kubectl, whatever comes of it.
+    pub fn try_kubectl(&self, args: &[&str]) -> Output {
+        self.inside(self.kubectl.path()).args(args).output().expect("kubectl (cargo xtask kubectl)")
+    }
+
+    /// kubectl; its standard output. A failure is the test's.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let output = self.try_kubectl(args);
+        assert!(output.status.success(), "kubectl {}\n{}\n--- log:\n{}", args.join(" "), text(&output), self.tail());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// kubectl that must fail; its standard error.
+    pub fn refused(&self, args: &[&str]) -> String {
+        let output = self.try_kubectl(args);
+        assert!(!output.status.success(), "kubectl {} succeeded:\n{}", args.join(" "), text(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// kubectl with a manifest on standard input.
+    pub fn kubectl_with(&self, args: &[&str], manifest: &str) -> Output {
+        let mut command = self.inside(self.kubectl.path());
+        let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        child.stdin.take().expect("piped").write_all(manifest.as_bytes()).expect("written");
+        child.wait_with_output().expect("kubectl")
+    }
+
+    /// `kubectl apply -f -`.
+    pub fn apply(&self, manifest: &str) {
+        let output = self.kubectl_with(&["apply", "-f", "-"], manifest);
+        assert!(output.status.success(), "kubectl apply\n{manifest}\n{}\n--- log:\n{}", text(&output), self.tail());
+    }
+
+    /// A test manifest with the images filled in.
+    pub fn manifest(&self, name: &str) -> String {
+        let raw = fs::read_to_string(workspace().join("tests/manifests").join(name)).expect("a manifest");
+        raw.replace("HTTPD_IMAGE", "test.local/httpd:1")
+            .replace("POSTGRES_IMAGE", "test.local/postgres:1")
+            .replace("HOST_DIR", &self.folder.path().join("host").display().to_string())
+    }
+
+    /// One field of one object by JSONPath; empty where it is not there.
+    pub fn field(&self, object: &str, path: &str) -> String {
+        let output = self.try_kubectl(&["get", object, "-o", &format!("jsonpath={path}")]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits until something holds, looking again and again; `what` it is goes into the failure.
+    pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "waited in vain until {what}\n{}\n{}\n--- log:\n{}",
+                text(&self.try_kubectl(&["get", "all,pvc,pv", "-o", "wide"])),
+                text(&self.try_kubectl(&["get", "events"])),
+                self.tail()
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Runs a command in a pod; its standard output.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> String {
+        self.kubectl(&[&["exec", pod, "--"], command].concat())
+    }
+
+    /// kill -9 of the oldest process of a name in a pod, from outside.
+    pub fn kill_process(&self, pod_uid: &str, name: &str) {
+        let mut found: Vec<u32> = fs::read_dir("/proc")
+            .expect("/proc")
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                read("comm").trim() == name && read("cgroup").contains(pod_uid)
+            })
+            .collect();
+        found.sort_unstable();
+        let pid = found.first().unwrap_or_else(|| panic!("no process {name} of pod {pod_uid}"));
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    }
+
+    fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// What is left of this cluster on the machine, after `down`: mounts, interfaces, processes, cgroups.
+    pub fn left_over(&self) -> Vec<String> {
+        let data = self.data_dir().display().to_string();
+        let lines = |command: &mut Command, what: &str| -> Vec<String> {
+            let output = command.output().expect("a command");
+            String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
+        };
+        let mut left = lines(self.inside("cat").arg("/proc/self/mountinfo"), &data);
+        left.extend(lines(self.inside("ip").args(["-o", "link"]), "mst"));
+        for process in fs::read_dir("/proc").expect("/proc").flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.contains(&data) && command.contains("mainstay") {
+                left.push(command);
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = Command::new("kill").arg(server.id().to_string()).status();
+            let _ = server.wait();
+        }
+        if std::env::var_os("MAINSTAY_TEST_KEEP").is_none() {
+            let _ = self.mainstay(&["down", "--data-dir"]).arg(self.data_dir()).output();
+        }
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Both outputs of a command, for a failure's message.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,107 @@
+//! `mainstay up` and `down`: what is made, what is adopted, what is left.
+
+mod harness;
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use harness::{Cluster, Kubectl, text};
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: sleeper}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: main, image: 'test.local/busybox:1', command: [sleep, '100000']}
+";
+
+#[test]
+fn a_restart_adopts_and_down_leaves_nothing() {
+    let mut cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(POD);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s"]);
+    let identity =
+        |cluster: &Cluster| cluster.field("pod/sleeper", "{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.podIP}");
+    let before = identity(&cluster);
+    cluster.stop();
+    cluster.up();
+    assert_eq!(identity(&cluster), before, "V7, S11");
+    cluster.kill9();
+    cluster.up();
+    assert_eq!(identity(&cluster), before, "V7, S11");
+    assert_eq!(cluster.exec("sleeper", &["hostname"]).trim(), "sleeper");
+
+    let second = cluster.mainstay(&["up", "--listen", "127.0.0.1:7443", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
+    assert!(!second.status.success() && text(&second).contains("in use by another mainstay"), "{}", text(&second));
+
+    cluster.stop();
+    let down = cluster.mainstay(&["down", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
+    assert!(down.status.success(), "{}", text(&down));
+    assert_eq!(cluster.left_over(), Vec::<String>::new());
+}
+
+#[test]
+fn keys_are_private_and_strangers_are_refused() {
+    let cluster = Cluster::new();
+    let mut folders = vec![cluster.data_dir().join("pki")];
+    let mut keys = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("PRIVATE KEY")) {
+                keys += 1;
+                assert_eq!(path.metadata().expect("metadata").permissions().mode() & 0o777, 0o600, "X2: {}", path.display());
+            }
+        }
+    }
+    assert!(keys > 0);
+    let code = |path: &str| {
+        let url = format!("https://127.0.0.1:6443{path}");
+        let output = cluster.inside("curl").args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().expect("curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(code("/healthz"), "200");
+    assert_eq!(code("/version"), "200");
+    assert_eq!(code("/api/v1/namespaces"), "401", "X1");
+    assert_eq!(code("/api/v1/namespaces/kube-system/secrets"), "401", "X1");
+}
+
+#[test]
+fn both_kubectls_see_a_cluster() {
+    let mut cluster = Cluster::new();
+    for kubectl in [Kubectl::Newest, Kubectl::Old] {
+        cluster.use_kubectl(kubectl);
+        let namespaces = cluster.kubectl(&["get", "namespaces", "-o", "name"]);
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            assert!(namespaces.contains(&format!("namespace/{name}\n")), "{namespaces}");
+        }
+        let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"]);
+        assert!(nodes.starts_with("node-1") && nodes.contains(" Ready "), "{nodes}");
+        assert!(cluster.kubectl(&["version"]).contains("Server Version"));
+        assert!(cluster.kubectl(&["cluster-info"]).contains("https://127.0.0.1:6443"));
+        assert!(cluster.kubectl(&["api-resources"]).contains("statefulsets"));
+        assert!(cluster.kubectl(&["explain", "statefulset.spec.replicas"]).contains("replicas"));
+    }
+}
+
+#[test]
+fn what_cannot_work_is_said_in_one_sentence() {
+    let cluster = Cluster::new();
+    let fails = |args: &[&str], wanted: &str| {
+        let output = cluster.mainstay(args).output().expect("run");
+        assert!(!output.status.success());
+        let said = text(&output);
+        assert!(said.contains(wanted), "{args:?} said: {said}");
+        assert!(!said.contains("panicked") && said.trim().lines().count() <= 3, "{args:?} said: {said}");
+    };
+    let other = cluster.data_dir().with_file_name("other");
+    let other = other.display().to_string();
+    fails(&["up", "--data-dir", &other, "--listen", "127.0.0.1:6443"], "is in use by another program");
+    fails(&["up", "--data-dir", &other, "--service-cidr", "nonsense"], "--service-cidr");
+    fails(&["up", "--data-dir", "/proc/nope"], "/proc/nope");
+    fails(&["image", "load", "--data-dir", &other, "/no/such/file.tar"], "/no/such/file.tar");
+}
