@@ -1,0 +1,132 @@
+//! What the agent must know again after a restart: the pods that it began, and those it was told to stop.
+//!
+//! ```text
+//! <data>/pods/<uid>/pod.json          the pod as last acted upon
+//! <data>/pods/<uid>/doomed            told to stop; never to be started again (kubernetes#59848)
+//! <data>/pods/<uid>/volumes/…         volumes (crate::volumes)
+//! <data>/pods/<uid>/files/…           /etc/hosts, /etc/resolv.conf, termination logs
+//! <data>/logs/<ns>_<name>_<uid>/<container>/<attempt>.log
+//! ```
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// The largest `pod.json` that is read back.
+const MAX_POD: u64 = 4 << 20;
+
+/// The agent's folder.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    root: PathBuf,
+}
+
+/// A pod that was begun before a restart.
+#[derive(Debug)]
+pub struct Left {
+    pub uid: String,
+    pub pod: Pod,
+    pub doomed: bool,
+}
+
+impl Disk {
+    /// Below this data folder.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { root: data_dir.to_owned() }
+    }
+
+    /// A pod's own folder. A uid comes from the API: anything that is not one path element is refused.
+    pub fn pod_dir(&self, uid: &str) -> io::Result<PathBuf> {
+        if uid.is_empty() || uid.starts_with('.') || uid.contains('/') || uid.contains('\0') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("pod uid {uid:?} is not a file name")));
+        }
+        Ok(self.root.join("pods").join(uid))
+    }
+
+    /// Where all pods' folders are.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// Where a container's log is, in the CRI format.
+    pub fn log_path(&self, namespace: &str, name: &str, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.log_dir(namespace, name, uid).join(container).join(format!("{attempt}.log"))
+    }
+
+    fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Notes a pod before anything of it is made.
+    pub fn write_pod(&self, uid: &str, pod: &Pod) -> io::Result<()> {
+        let bytes = serde_json::to_vec(pod)?;
+        self.write(uid, "pod.json", &bytes)
+    }
+
+    /// Notes that a pod was told to stop; durable when this returns.
+    pub fn write_doomed(&self, uid: &str) -> io::Result<()> {
+        self.write(uid, "doomed", b"")
+    }
+
+    /// Whether a pod was told to stop here.
+    pub fn is_doomed(&self, uid: &str) -> bool {
+        self.pod_dir(uid).is_ok_and(|dir| dir.join("doomed").exists())
+    }
+
+    fn write(&self, uid: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let dir = self.pod_dir(uid)?;
+        make_private_dir(&dir)?;
+        let temporary = dir.join(format!(".{name}"));
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, dir.join(name))?;
+        fs::File::open(&dir)?.sync_all()?;
+        fs::File::open(self.pods_dir())?.sync_all()
+    }
+
+    /// All pods that were begun and not yet forgotten.
+    pub fn left(&self) -> Vec<Left> {
+        let Ok(entries) = fs::read_dir(self.pods_dir()) else { return Vec::new() };
+        let mut left: Vec<Left> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let uid = entry.file_name().into_string().ok()?;
+                let path = entry.path().join("pod.json");
+                let doomed = self.is_doomed(&uid);
+                let pod = match fs::metadata(&path) {
+                    Ok(metadata) if metadata.len() <= MAX_POD => serde_json::from_slice(&fs::read(&path).ok()?).ok()?,
+                    _ => return None,
+                };
+                Some(Left { uid, pod, doomed })
+            })
+            .collect();
+        left.sort_by(|a, b| a.uid.cmp(&b.uid));
+        left
+    }
+
+    /// Removes the pod's folder and its logs; the last thing that happens to a pod. Mounts were taken away before,
+    /// and a folder that still holds one is left alone (V8).
+    pub fn forget(&self, namespace: &str, name: &str, uid: &str) -> io::Result<()> {
+        let dir = self.pod_dir(uid)?;
+        let mounted = crate::volumes::mounts::below(&dir)?;
+        if let Some(mount) = mounted.first() {
+            return Err(io::Error::other(format!("{} is still mounted", mount.display())));
+        }
+        for dir in [self.log_dir(namespace, name, uid), dir] {
+            match crate::volumes::remove::tree(&self.root, &dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a folder and its parents, readable by root only.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}

@@ -1,0 +1,112 @@
+//! Events for people, written to the API by one task: repeats are counted up instead of written again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mainstay_api::kinds;
+use mainstay_client::{Client, PatchType};
+use mainstay_logic::kubelet::PodEvent;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// Events that wait to be written; more are dropped, they are only told to people.
+const QUEUED: usize = 256;
+/// How many past events are remembered for counting.
+const REMEMBERED: usize = 512;
+
+/// Where events go. Cheap to clone.
+#[derive(Clone)]
+pub struct Events {
+    queue: mpsc::Sender<(Regarding, PodEvent, Timestamp)>,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regarding {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+impl Events {
+    /// Starts the writer on the running tokio runtime; it ends with the last clone.
+    pub fn start(client: Client, node: String) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUED);
+        tokio::spawn(write_all(client, node, receiver));
+        Self { queue }
+    }
+
+    /// Tells an event; never waits.
+    pub fn tell(&self, regarding: Regarding, event: PodEvent) {
+        tracing::info!(object = %regarding.name, reason = event.reason, "{}", event.message);
+        let _ = self.queue.try_send((regarding, event, Timestamp::now()));
+    }
+}
+
+struct Written {
+    regarding: Regarding,
+    event: PodEvent,
+    namespace: String,
+    name: String,
+    count: u64,
+}
+
+async fn write_all(client: Client, node: String, mut queue: mpsc::Receiver<(Regarding, PodEvent, Timestamp)>) {
+    let node: Arc<str> = node.into();
+    let mut past: VecDeque<Written> = VecDeque::new();
+    while let Some((regarding, event, at)) = queue.recv().await {
+        let Some(kind) = kinds::find("", "v1", "events") else { return };
+        if let Some(before) = past.iter_mut().find(|before| before.regarding == regarding && before.event == event) {
+            before.count += 1;
+            let patch = json!({ "count": before.count, "lastTimestamp": seconds(at) });
+            if client.patch(kind, &before.namespace, &before.name, "", PatchType::Merge, &patch).await.is_ok() {
+                continue;
+            }
+            past.retain(|before| before.regarding != regarding || before.event != event);
+        }
+        let object = event_object(&regarding, &event, at, &node);
+        let namespace = mainstay_api::object::namespace(&object).to_owned();
+        let name = mainstay_api::object::name(&object).to_owned();
+        match client.create(kind, &namespace, &object).await {
+            Ok(_) => {
+                past.push_back(Written { regarding, event, namespace, name, count: 1 });
+                if past.len() > REMEMBERED {
+                    past.pop_front();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "an event was not written"),
+        }
+    }
+}
+
+/// A time as the API has it: whole seconds, UTC.
+pub fn seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn event_object(regarding: &Regarding, event: &PodEvent, at: Timestamp, node: &str) -> Value {
+    let namespace = if regarding.namespace.is_empty() { "default" } else { &regarding.namespace };
+    let mut involved = json!({
+        "kind": regarding.kind, "apiVersion": "v1", "namespace": regarding.namespace, "name": regarding.name, "uid": regarding.uid,
+    });
+    if let Some(container) = &event.container {
+        involved["fieldPath"] = format!("spec.containers{{{container}}}").into();
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "name": format!("{}.{:x}", regarding.name, at.as_nanosecond()), "namespace": namespace },
+        "involvedObject": involved,
+        "reason": event.reason,
+        "message": event.message,
+        "source": { "component": "kubelet", "host": node },
+        "firstTimestamp": seconds(at),
+        "lastTimestamp": seconds(at),
+        "count": 1,
+        "type": if event.warning { "Warning" } else { "Normal" },
+        "reportingComponent": "kubelet",
+        "reportingInstance": node,
+    })
+}

@@ -1,0 +1,309 @@
+//! One action, done. Every outcome is a list of facts; nothing here decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mainstay_api::{kinds, object};
+use mainstay_logic::kubelet::{Action, Fact, ProbeKind, ProbeOutcome, PullPolicy, Sandbox};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::objects::{Reference, Watched};
+use super::worker::{IP_ANNOTATION, patch_status};
+use super::{Kubelet, PodContext, probe, spec};
+use crate::images::ImageError;
+use crate::runtime::{ContainerStatus, RuntimeError, container_id};
+
+/// The pause between questions to an API that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// After a preStop hook that used up the grace period, the stop signal has at least this long.
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// What an action led to.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub containers: Vec<ContainerStatus>,
+    pub facts: Vec<Fact>,
+    /// Objects whose changes concern the pod from now on.
+    pub dependencies: BTreeMap<Reference, Arc<Watched>>,
+    /// To be done again after a pause.
+    pub failed: bool,
+    /// The pod is over.
+    pub ended: bool,
+}
+
+impl From<Fact> for Outcome {
+    fn from(fact: Fact) -> Self {
+        Self { facts: vec![fact], ..Self::default() }
+    }
+}
+
+fn failed(context: &PodContext, what: &str, error: &dyn std::fmt::Display) -> Outcome {
+    tracing::warn!(pod = %context.name, uid = %context.uid, %error, "{what}");
+    Outcome { failed: true, ..Outcome::default() }
+}
+
+pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: Action, early: mpsc::Sender<Fact>) -> Outcome {
+    match action {
+        Action::Remember => {
+            let disk = kubelet.disk.clone();
+            let result = tokio::task::spawn_blocking(move || disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_doomed(&context.uid)));
+            let done = matches!(result.await, Ok(Ok(())));
+            if !done {
+                tracing::error!("the note that a pod was told to stop could not be written; is the disk full?");
+            }
+            Fact::Remembered(done).into()
+        }
+        Action::EnsureVolume { name } => ensure_volume(&kubelet, &context, name).await,
+        Action::EnsureSandbox => match ensure_sandbox(&kubelet, &context).await {
+            Ok(sandbox) => Fact::Sandbox(sandbox).into(),
+            Err(message) => Fact::SandboxFailed(message).into(),
+        },
+        Action::EnsureImage { container, image, policy } => ensure_image(&kubelet, &context, container, image, policy, &early).await,
+        Action::StartContainer { container, attempt, image_id } => start(&kubelet, &context, container, attempt, &image_id).await,
+        Action::PostStart { container, attempt } => {
+            let handler = context.container(&container).and_then(|spec| spec.lifecycle.as_ref()?.post_start.clone());
+            let result = match handler {
+                Some(handler) => probe::hook(&kubelet, &context, &container, attempt, &handler, None).await,
+                None => Ok(()),
+            };
+            Fact::PostStart { container, attempt, result }.into()
+        }
+        Action::RunProbe { container, attempt, kind } => run_probe(&kubelet, &context, container, attempt, kind).await,
+        Action::StopContainer { container, attempt, deadline, pre_stop, why } => {
+            let _ = early.send(Fact::Stopping { container: container.clone(), why }).await;
+            stop(&kubelet, &context, &container, attempt, deadline, pre_stop, &early).await
+        }
+        Action::RemoveContainer { container, attempt } => {
+            match kubelet.runtime.remove_container(&container_id(&context.uid, &container, attempt)).await {
+                Ok(()) => {
+                    let log = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, &container, attempt);
+                    let _ = tokio::fs::remove_file(log).await;
+                    Outcome::default()
+                }
+                Err(error) => failed(&context, "a container could not be removed", &error),
+            }
+        }
+        Action::RemoveSandbox => remove_sandbox(&kubelet, &context).await,
+        Action::Unmount => match kubelet.volumes.unmount_pod(&context.uid).await {
+            Ok(()) => Fact::Unmounted.into(),
+            Err(error) => failed(&context, "a volume could not be unmounted", &error),
+        },
+        Action::ConfirmDeletion => confirm_deletion(&kubelet, &context).await,
+        Action::Forget => {
+            let disk = kubelet.disk.clone();
+            let of = context.clone();
+            match tokio::task::spawn_blocking(move || disk.forget(&of.namespace, &of.name, &of.uid)).await {
+                Ok(Ok(())) => Outcome { ended: true, ..Outcome::default() },
+                Ok(Err(error)) => failed(&context, "a pod's folder could not be removed", &error),
+                Err(error) => failed(&context, "a pod's folder could not be removed", &error),
+            }
+        }
+    }
+}
+
+async fn ensure_volume(kubelet: &Kubelet, context: &PodContext, name: String) -> Outcome {
+    let volume = context.spec().and_then(|spec| spec.volumes.iter().flatten().find(|volume| volume.name == name)).cloned();
+    let Some(volume) = volume else { return Fact::Volume { name, result: Ok(None) }.into() };
+    if let Err(error) = write_pod(kubelet, context).await {
+        return Fact::Volume { name, result: Err(error) }.into();
+    }
+    let mut dependencies = BTreeMap::new();
+    let result = kubelet.volumes.ensure(kubelet, context, &volume, &mut dependencies).await;
+    Outcome { dependencies, ..Fact::Volume { name, result: result.map_err(|error| error.to_string()) }.into() }
+}
+
+/// Notes the pod on disk before anything of it is made, so that a restarted agent can take it away again.
+async fn write_pod(kubelet: &Kubelet, context: &PodContext) -> Result<(), String> {
+    let (disk, context) = (kubelet.disk.clone(), context.clone());
+    let result = tokio::task::spawn_blocking(move || {
+        let present = disk.pod_dir(&context.uid)?.join("pod.json").exists();
+        if present { Ok(()) } else { disk.write_pod(&context.uid, &context.pod) }
+    });
+    match result.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn ensure_sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<Sandbox, String> {
+    write_pod(kubelet, context).await?;
+    let sandbox = kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
+    let ip = match &sandbox.netns_path {
+        None => Some(kubelet.config.node_ip.to_string()),
+        Some(netns) => {
+            let ip = kubelet.network.attach(&context.uid, netns).await.map_err(|error| error.to_string())?.to_string();
+            kubelet.runtime.set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip).await.map_err(|error| error.to_string())?;
+            Some(ip)
+        }
+    };
+    super::files::write(kubelet, context, ip.as_deref()).map_err(|error| format!("writing /etc/hosts: {error}"))?;
+    Ok(Sandbox::Ready { ip, made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() })
+}
+
+async fn remove_sandbox(kubelet: &Kubelet, context: &PodContext) -> Outcome {
+    // The namespace goes first: its end of the wire disappears with it, and only then is the address free (N3).
+    if let Err(error) = kubelet.runtime.remove_sandbox(&context.uid).await {
+        return failed(context, "the sandbox could not be removed", &error);
+    }
+    match kubelet.network.detach(&context.uid).await {
+        Ok(()) => Fact::Sandbox(Sandbox::Absent).into(),
+        Err(error) => failed(context, "the pod's network could not be taken away", &error),
+    }
+}
+
+async fn ensure_image(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: String,
+    image: String,
+    policy: PullPolicy,
+    early: &mpsc::Sender<Fact>,
+) -> Outcome {
+    let done = |result| Outcome::from(Fact::Image { container: container.clone(), image: image.clone(), result });
+    if let Err(error) = crate::images::normalize_name(&image) {
+        let message = format!("Failed to apply default image tag \"{image}\": {error}");
+        return done(Err(("InvalidImageName", message)));
+    }
+    let present = kubelet.images.resolve(&image);
+    match (present, policy) {
+        (Some(present), PullPolicy::IfNotPresent | PullPolicy::Never) => done(Ok((present.id, String::new()))),
+        (None, PullPolicy::Never) => {
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            done(Err(("ErrImageNeverPull", message)))
+        }
+        (_, PullPolicy::Always | PullPolicy::IfNotPresent) => {
+            let _ = early.send(Fact::PullBegan { container: container.clone(), image: image.clone() }).await;
+            let began = std::time::Instant::now();
+            let auth = spec::registry_auth(kubelet, context, &image).await;
+            match kubelet.images.pull(&image, auth.as_ref(), &mut |_| {}).await {
+                Ok(pulled) => {
+                    let took = format!("{:.3?}", began.elapsed());
+                    let sentence = format!(
+                        "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                        pulled.size
+                    );
+                    done(Ok((pulled.id, sentence)))
+                }
+                Err(error @ ImageError::InvalidName { .. }) => done(Err(("InvalidImageName", error.to_string()))),
+                Err(error) => done(Err(("ErrImagePull", error.to_string()))),
+            }
+        }
+    }
+}
+
+async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, image_id: &str) -> Outcome {
+    let mut dependencies = BTreeMap::new();
+    let mut facts = Vec::new();
+    let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies, &mut facts).await;
+    let spec = match built {
+        Ok(spec) => spec,
+        Err(message) => {
+            facts.push(Fact::StartFailed { container, reason: "CreateContainerConfigError", message });
+            return Outcome { facts, dependencies, ..Outcome::default() };
+        }
+    };
+    let mut containers = Vec::new();
+    match kubelet.runtime.start_container(&spec).await {
+        Ok(status) => {
+            containers.push(status);
+            facts.push(Fact::Started { container, attempt });
+        }
+        // Begun before a crash of the agent: it is there.
+        Err(RuntimeError::Exists(id)) if kubelet.runtime.status(&id).is_some() => containers.extend(kubelet.runtime.status(&id)),
+        Err(error) => {
+            let reason = if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
+            facts.push(Fact::StartFailed { container, reason, message: error.to_string() });
+        }
+    }
+    Outcome { containers, facts, dependencies, ..Outcome::default() }
+}
+
+async fn run_probe(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, kind: ProbeKind) -> Outcome {
+    let began = Timestamp::now();
+    let probe = context.container(&container).and_then(|spec| kind.of(spec)).cloned();
+    let outcome = match probe {
+        Some(probe) => probe::run(kubelet, context, &container, attempt, &probe).await,
+        None => ProbeOutcome::Success,
+    };
+    Fact::Probe { container, attempt, kind, began, outcome }.into()
+}
+
+async fn stop(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: &str,
+    attempt: u32,
+    deadline: Timestamp,
+    pre_stop: bool,
+    early: &mpsc::Sender<Fact>,
+) -> Outcome {
+    let left = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    let spec = context.container(container);
+    let handler = spec.and_then(|spec| spec.lifecycle.as_ref()?.pre_stop.clone()).filter(|_| pre_stop);
+    let mut grace = left(deadline);
+    if let Some(handler) = handler {
+        if let Err(message) = probe::hook(kubelet, context, container, attempt, &handler, Some(grace)).await {
+            let _ = early.send(Fact::PreStopFailed { container: container.to_owned(), message }).await;
+        }
+        grace = left(deadline).max(MINIMUM_GRACE);
+    }
+    let id = container_id(&context.uid, container, attempt);
+    match kubelet.runtime.stop_container(&id, spec::stop_signal(kubelet, context, container, &id), grace).await {
+        Ok(status) => Outcome { containers: vec![status], ..Outcome::default() },
+        Err(RuntimeError::ContainerNotFound(_)) => {
+            let (pod_uid, name) = (context.uid.clone(), container.to_owned());
+            let state = crate::runtime::ContainerState::Unknown;
+            let gone = ContainerStatus { id, pod_uid, name, attempt, image_id: String::new(), state };
+            Outcome { containers: vec![gone], ..Outcome::default() }
+        }
+        Err(error) => failed(context, "a container could not be stopped", &error),
+    }
+}
+
+/// Takes the pod out of the API: S2's last step.
+async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
+    let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
+    let options = json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": context.uid } });
+    match kubelet.config.client.delete(kind, &context.namespace, &context.name, &options).await {
+        Ok(_) => Outcome::default(),
+        // Gone, or the name is another uid's by now.
+        Err(error) if error.is_not_found() || error.is_conflict() => verify(kubelet, context).await,
+        Err(error) => failed(context, "the deletion could not be confirmed", &error),
+    }
+}
+
+pub(super) async fn write_status(kubelet: Arc<Kubelet>, context: PodContext, patch: Value) -> Outcome {
+    match patch_status(&kubelet, &context, &patch).await {
+        Ok(pod) => pod_fact(pod),
+        Err(error) if error.is_not_found() || error.is_conflict() => verify(kubelet, context).await,
+        Err(error) => failed(&context, "the pod's status could not be written", &error),
+    }
+}
+
+fn pod_fact(pod: Value) -> Outcome {
+    match serde_json::from_value(pod) {
+        Ok(pod) => Fact::Pod(Box::new(pod)).into(),
+        Err(_) => Outcome { failed: true, ..Outcome::default() },
+    }
+}
+
+/// Asks the API until it answers whether this very pod is still there.
+pub(super) async fn verify(kubelet: impl std::ops::Deref<Target = Kubelet>, context: impl std::borrow::Borrow<PodContext>) -> Outcome {
+    let context = context.borrow();
+    let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
+    loop {
+        match kubelet.config.client.get(kind, &context.namespace, &context.name).await {
+            Ok(pod) if object::uid(&pod) == context.uid => return pod_fact(pod),
+            Ok(_) => return Fact::Gone.into(),
+            Err(error) if error.is_not_found() => return Fact::Gone.into(),
+            Err(error) => {
+                tracing::debug!(pod = %context.name, %error, "asking whether a pod is still there");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    }
+}

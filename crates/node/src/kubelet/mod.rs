@@ -1,0 +1,96 @@
+//! The kubelet's loop: watches the pods of this node, keeps one task per pod uid, and carries out what
+//! [`mainstay_logic::kubelet::decide`] asks for. Woken only by events: watches, the runtime, ends of back-offs.
+//!
+//! - [`pods`]: from the watch to one worker per pod uid
+//! - [`worker`]: one pod: observe, decide, act
+//! - [`execute`]: one action
+//! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
+//! - [`probe`]: HTTP, TCP and exec probes, and lifecycle hooks
+//! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
+//! - [`disk`]: what survives a restart of the agent
+//! - [`node_status`]: this node's Node and Lease
+//! - [`events`]: events for people
+
+pub mod disk;
+pub mod environment;
+mod events;
+mod execute;
+pub mod files;
+pub mod node_status;
+pub mod objects;
+pub mod pods;
+mod probe;
+pub mod resources;
+pub mod spec;
+mod worker;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::NodeConfig;
+use crate::images::ImageStore;
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::volumes::Volumes;
+
+/// What every worker shares.
+pub struct Kubelet {
+    pub config: NodeConfig,
+    pub runtime: Runtime,
+    pub images: ImageStore,
+    pub network: Network,
+    pub volumes: Volumes,
+    pub objects: objects::Objects,
+    pub disk: disk::Disk,
+    pub events: events::Events,
+    /// What runs here, for exec, logs and port-forward.
+    pub pods: pods::Pods,
+}
+
+impl Kubelet {
+    /// The node's addresses as pod statuses have them.
+    pub fn host_ips(&self) -> Vec<String> {
+        vec![self.config.node_ip.to_string()]
+    }
+}
+
+/// A pod and its identity, for everything that acts on it.
+#[derive(Clone)]
+pub struct PodContext {
+    pub pod: Arc<Pod>,
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl PodContext {
+    /// From a pod of the API.
+    pub fn new(pod: &Pod) -> Self {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Self {
+            uid: text(&pod.metadata.uid),
+            namespace: text(&pod.metadata.namespace),
+            name: text(&pod.metadata.name),
+            pod: Arc::new(pod.clone()),
+        }
+    }
+
+    /// The pod's spec, where it has one.
+    pub fn spec(&self) -> Option<&k8s_openapi::api::core::v1::PodSpec> {
+        self.pod.spec.as_ref()
+    }
+
+    /// An init or regular container by name.
+    pub fn container(&self, name: &str) -> Option<&k8s_openapi::api::core::v1::Container> {
+        let spec = self.spec()?;
+        spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+    }
+}
+
+/// Starts the loops. They end when the set is dropped; containers go on.
+pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
+    tasks.spawn(pods::run(kubelet.clone()));
+    tasks.spawn(node_status::run(kubelet.clone()));
+    tasks.spawn(crate::volumes::reclaim::run(kubelet.clone()));
+}

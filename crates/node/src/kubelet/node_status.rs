@@ -1,0 +1,216 @@
+//! This node in the API: its Node object, and the Lease that says it is alive.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mainstay_api::kinds;
+use mainstay_client::{Error, PatchType};
+use serde_json::{Value, json};
+
+use super::Kubelet;
+use super::events::seconds;
+
+/// Upstream's lease: 40 s, renewed every 10 s.
+const LEASE_SECONDS: i64 = 40;
+const LEASE_EVERY: Duration = Duration::from_secs(10);
+/// The node's status is written again this often even where nothing changed, in units of lease renewals (5 min).
+const STATUS_EVERY: u32 = 30;
+/// The pause between attempts to register.
+const REGISTER_AGAIN: Duration = Duration::from_millis(200);
+/// How many pods this node takes.
+pub const MAX_PODS: u32 = 110;
+
+/// Registers the node, then keeps its lease and its conditions fresh until dropped.
+pub(super) async fn run(kubelet: Arc<Kubelet>) {
+    let mut pause = REGISTER_AGAIN;
+    while let Err(error) = register(&kubelet).await {
+        tracing::debug!(%error, "the node could not be registered yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LEASE_EVERY);
+    }
+    tracing::info!(node = %kubelet.config.node_name, "node registered");
+    let mut ticks = tokio::time::interval(LEASE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut round = 0;
+    loop {
+        ticks.tick().await;
+        if let Err(error) = renew_lease(&kubelet).await {
+            tracing::warn!(%error, "the node's lease could not be renewed");
+        }
+        round += 1;
+        if round % STATUS_EVERY == 0 {
+            if let Err(error) = register(&kubelet).await {
+                tracing::warn!(%error, "the node's status could not be written");
+            }
+        }
+    }
+}
+
+/// Makes the Node, or brings it up to date. A Node that somebody labelled or cordoned keeps that.
+async fn register(kubelet: &Kubelet) -> Result<(), Error> {
+    let kind = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
+    let client = &kubelet.config.client;
+    let name = &kubelet.config.node_name;
+    let existing = match client.get(kind, "", name).await {
+        Err(error) if error.is_not_found() => {
+            let mut node = metadata(kubelet);
+            node["apiVersion"] = json!("v1");
+            node["kind"] = json!("Node");
+            if !kubelet.config.pod_cidr.is_empty() {
+                node["spec"] = json!({ "podCIDR": kubelet.config.pod_cidr, "podCIDRs": [kubelet.config.pod_cidr] });
+            }
+            match client.create(kind, "", &node).await {
+                Err(error) if !error.is_conflict() => return Err(error),
+                _ => client.get(kind, "", name).await?,
+            }
+        }
+        result => {
+            let existing = result?;
+            client.patch(kind, "", name, "", PatchType::Merge, &metadata(kubelet)).await?;
+            existing
+        }
+    };
+    let patch = json!({ "status": status(kubelet, &existing) });
+    client.patch(kind, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
+}
+
+fn metadata(kubelet: &Kubelet) -> Value {
+    let name = &kubelet.config.node_name;
+    json!({
+        "metadata": {
+            "name": name,
+            "labels": {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": architecture(),
+                "beta.kubernetes.io/os": "linux",
+                "beta.kubernetes.io/arch": architecture(),
+            },
+            "annotations": { "mainstay.io/volume-root": kubelet.volumes.root().display().to_string() },
+        }
+    })
+}
+
+/// Go's name of this machine's architecture.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// CPUs that this process may use.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The machine's memory, bytes.
+pub fn memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn disk_bytes(path: &std::path::Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |status| status.blocks() as u64 * status.fragment_size() as u64)
+}
+
+fn line_of(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or("").trim().to_owned()
+}
+
+fn os_image() -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    value.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+fn status(kubelet: &Kubelet, existing: &Value) -> Value {
+    let capacity = json!({
+        "cpu": cpus().to_string(),
+        "memory": format!("{}Ki", memory_bytes() / 1024),
+        "ephemeral-storage": format!("{}Ki", disk_bytes(&kubelet.config.data_dir) / 1024),
+        "pods": MAX_PODS.to_string(),
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    });
+    let version = concat!("v", env!("CARGO_PKG_VERSION"));
+    json!({
+        "capacity": capacity,
+        "allocatable": capacity,
+        "addresses": [
+            { "type": "InternalIP", "address": kubelet.config.node_ip.to_string() },
+            { "type": "Hostname", "address": kubelet.config.node_name },
+        ],
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": kubelet.config.streaming_port } },
+        "nodeInfo": {
+            "architecture": architecture(),
+            "bootID": line_of("/proc/sys/kernel/random/boot_id"),
+            "containerRuntimeVersion": format!("mainstay://{}", env!("CARGO_PKG_VERSION")),
+            "kernelVersion": line_of("/proc/sys/kernel/osrelease"),
+            "kubeProxyVersion": "",
+            "kubeletVersion": format!("{}+mainstay-{}", crate::KUBERNETES_VERSION, version.trim_start_matches('v')),
+            "machineID": line_of("/etc/machine-id"),
+            "operatingSystem": "linux",
+            "osImage": os_image(),
+            "systemUUID": line_of("/sys/class/dmi/id/product_uuid"),
+        },
+        "conditions": conditions(existing, Timestamp::now()),
+    })
+}
+
+/// The four conditions of a healthy kubelet; a transition time moves only with its status.
+fn conditions(existing: &Value, now: Timestamp) -> Value {
+    let before = mainstay_api::object::at(existing, &["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let rows = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ];
+    let mut all: Vec<Value> = before
+        .iter()
+        .filter(|condition| !rows.iter().any(|row| condition.get("type").and_then(Value::as_str) == Some(row.0)))
+        .cloned()
+        .collect();
+    for (kind, value, reason, message) in rows {
+        let unchanged = before.iter().find(|old| old["type"] == kind && old["status"] == value);
+        let since = unchanged.and_then(|old| old.get("lastTransitionTime")).cloned().unwrap_or_else(|| seconds(now).into());
+        all.push(json!({
+            "type": kind, "status": value, "reason": reason, "message": message,
+            "lastHeartbeatTime": seconds(now), "lastTransitionTime": since,
+        }));
+    }
+    Value::Array(all)
+}
+
+async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
+    let kind = kinds::find("coordination.k8s.io", "v1", "leases").ok_or_else(|| Error::Malformed("no kind Lease".into()))?;
+    let client = &kubelet.config.client;
+    let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+    match client.patch(kind, namespace, name, "", PatchType::Merge, &json!({ "spec": spec })).await {
+        Err(error) if error.is_not_found() => {}
+        result => return result.map(|_| ()),
+    }
+    let nodes = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
+    let node = client.get(nodes, "", name).await?;
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name, "uid": mainstay_api::object::uid(&node) }],
+        },
+        "spec": spec,
+    });
+    match client.create(kind, namespace, &lease).await {
+        Err(error) if !error.is_conflict() => Err(error),
+        _ => Ok(()),
+    }
+}

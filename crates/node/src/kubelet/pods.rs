@@ -1,0 +1,249 @@
+//! From the watch of this node's pods to one worker per pod uid.
+//!
+//! A restarted agent first learns what runs (the runtime's list, the disk), then what should (the API's list), and
+//! only then lets anything happen. A pod that a list lacks is asked for by name before it counts as gone, so that
+//! neither a stale list nor a cut connection stops or starts anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::{ObjectKey, kinds, object};
+use mainstay_client::{Informer, ListOptions, Notice};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc};
+
+use super::worker::{Message, Worker};
+use super::{Kubelet, PodContext};
+use crate::runtime::ContainerStatus;
+
+/// Messages that wait for a worker. The dispatcher waits for a worker that is this far behind; workers never block
+/// for long: what takes time runs beside them.
+pub(super) const INBOX: usize = 64;
+
+/// What runs on this node, by pod uid. Cheap to clone; for exec, logs and port-forward.
+#[derive(Clone, Default)]
+pub struct Pods {
+    shared: Arc<Mutex<BTreeMap<String, PodHandle>>>,
+}
+
+/// One pod of this node.
+#[derive(Clone)]
+pub struct PodHandle {
+    pub context: PodContext,
+    /// Its address, once it has a network.
+    pub ip: Option<String>,
+    /// The newest attempt of each container.
+    pub attempts: BTreeMap<String, u32>,
+}
+
+impl Pods {
+    /// By namespace and name; by uid too where one is given. Of several uids of one name the newest.
+    pub fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<PodHandle> {
+        let all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<&PodHandle> = all
+            .values()
+            .filter(|handle| handle.context.namespace == namespace && handle.context.name == name)
+            .filter(|handle| uid.is_none_or(|uid| handle.context.uid == uid))
+            .collect();
+        found.sort_by_key(|handle| handle.context.pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        found.last().map(|handle| (*handle).clone())
+    }
+
+    /// A pod's address, by uid.
+    pub fn ip(&self, uid: &str) -> Option<String> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).get(uid)?.ip.clone()
+    }
+
+    /// All pods, for summaries.
+    pub fn all(&self) -> Vec<PodHandle> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn put(&self, handle: PodHandle) {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.context.uid.clone(), handle);
+    }
+
+    fn remove(&self, uid: &str) {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+struct Entry {
+    key: ObjectKey,
+    /// Orders the uids of one name.
+    serial: u64,
+    inbox: mpsc::Sender<Message>,
+    /// The worker; ended with this entry, so that a stopped agent stops deciding.
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Dispatcher {
+    kubelet: Arc<Kubelet>,
+    entries: BTreeMap<String, Entry>,
+    serial: u64,
+    done: mpsc::UnboundedSender<String>,
+}
+
+/// Runs until dropped.
+pub(super) async fn run(kubelet: Arc<Kubelet>) {
+    let Some(kind) = kinds::find("", "v1", "pods") else { return };
+    let options = ListOptions { field_selector: format!("spec.nodeName={}", kubelet.config.node_name), ..ListOptions::default() };
+    let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", options);
+    let mut changes = kubelet.runtime.subscribe();
+    // Each worker sends its uid once, at its end.
+    let (done, mut ended) = mpsc::unbounded_channel();
+    let (notices, mut noticed) = mpsc::channel(INBOX);
+    // `Informer::next` must not be cancelled, so it has a task of its own.
+    let mut watching = tokio::task::JoinSet::new();
+    watching.spawn(async move { while notices.send(informer.next().await).await.is_ok() {} });
+    let mut dispatcher = Dispatcher { kubelet, entries: BTreeMap::new(), serial: 0, done };
+    let mut first_list = Some(Vec::new());
+    loop {
+        tokio::select! {
+            notice = noticed.recv() => match notice {
+                None => return,
+                Some(Notice::Put(_, value)) => match &mut first_list {
+                    Some(list) => list.push(value),
+                    None => dispatcher.put(value).await,
+                },
+                Some(Notice::Gone(key, last)) => dispatcher.gone(&key, &last).await,
+                Some(Notice::Synced) => {
+                    if let Some(list) = first_list.take() {
+                        dispatcher.adopt(list).await;
+                    }
+                }
+            },
+            change = changes.recv() => match change {
+                Ok(status) => dispatcher.container(status).await,
+                Err(broadcast::error::RecvError::Lagged(_)) => dispatcher.relist().await,
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            uid = ended.recv() => {
+                if let Some(uid) = uid {
+                    dispatcher.ended(&uid).await;
+                }
+            }
+        }
+    }
+}
+
+impl Dispatcher {
+    /// The first list is complete: what is left over from before the restart comes first, so that it blocks
+    /// newcomers of the same name (S1).
+    async fn adopt(&mut self, list: Vec<Value>) {
+        let listed: Vec<&str> = list.iter().map(object::uid).collect();
+        let mut left: BTreeMap<String, Pod> = self.kubelet.disk.left().into_iter().map(|left| (left.uid, left.pod)).collect();
+        for sandbox in self.kubelet.runtime.sandboxes() {
+            left.entry(sandbox.pod_uid.clone()).or_insert_with(|| Pod {
+                metadata: ObjectMeta {
+                    uid: Some(sandbox.pod_uid),
+                    namespace: Some(sandbox.namespace),
+                    name: Some(sandbox.name),
+                    ..ObjectMeta::default()
+                },
+                ..Pod::default()
+            });
+        }
+        left.retain(|uid, _| !listed.contains(&uid.as_str()));
+        for (uid, pod) in left {
+            let key = key_of(&pod);
+            self.spawn(uid.clone(), key.clone(), pod, true);
+            self.verify_gone(&key, &uid).await;
+        }
+        for value in list {
+            self.put(value).await;
+        }
+    }
+
+    async fn put(&mut self, value: Value) {
+        let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
+        let pod: Pod = match serde_json::from_value(value) {
+            Ok(pod) => pod,
+            Err(error) => return tracing::warn!(pod = %key, %error, "a pod that cannot be read is not run"),
+        };
+        if uid.is_empty() {
+            return;
+        }
+        if let Some(entry) = self.entries.get(&uid) {
+            let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
+            return;
+        }
+        // The name was taken by a new uid, so the API has no older one any more.
+        for entry in self.entries.values().filter(|entry| entry.key == key) {
+            let _ = entry.inbox.send(Message::Gone).await;
+        }
+        self.spawn(uid, key, pod, false);
+    }
+
+    async fn gone(&mut self, key: &ObjectKey, last: &Value) {
+        let uid = object::uid(last).to_owned();
+        if !uid.is_empty() {
+            if let Some(entry) = self.entries.get(&uid) {
+                let _ = entry.inbox.send(Message::Gone).await;
+            }
+            return;
+        }
+        let uids: Vec<String> = self.entries.iter().filter(|(_, entry)| entry.key == *key).map(|(uid, _)| uid.clone()).collect();
+        for uid in uids {
+            self.verify_gone(key, &uid).await;
+        }
+    }
+
+    /// Asks the API itself about a pod that a list lacked.
+    async fn verify_gone(&self, key: &ObjectKey, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let _ = entry.inbox.send(Message::Verify).await;
+        tracing::debug!(pod = %key, uid, "not in the list; asking for it");
+    }
+
+    fn spawn(&mut self, uid: String, key: ObjectKey, pod: Pod, held: bool) {
+        self.serial += 1;
+        let predecessor = self.predecessor(&key, self.serial);
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let worker = Worker::new(self.kubelet.clone(), pod, predecessor, held, messages);
+        let done = self.done.clone();
+        let ended = uid.clone();
+        let task = tokio::spawn(async move {
+            worker.run().await;
+            let _ = done.send(ended);
+        });
+        self.entries.insert(uid, Entry { key, serial: self.serial, inbox, task: task.abort_handle() });
+    }
+
+    /// The uid that holds a name before one with this serial.
+    fn predecessor(&self, key: &ObjectKey, serial: u64) -> Option<String> {
+        self.entries.iter().find(|(_, entry)| entry.key == *key && entry.serial < serial).map(|(uid, _)| uid.clone())
+    }
+
+    async fn ended(&mut self, uid: &str) {
+        self.kubelet.pods.remove(uid);
+        let Some(entry) = self.entries.remove(uid) else { return };
+        for (_, other) in self.entries.iter().filter(|(_, other)| other.key == entry.key) {
+            let _ = other.inbox.send(Message::Predecessor(self.predecessor(&other.key, other.serial))).await;
+        }
+    }
+
+    async fn container(&self, status: ContainerStatus) {
+        if let Some(entry) = self.entries.get(&status.pod_uid) {
+            let _ = entry.inbox.send(Message::Container(Box::new(status))).await;
+        }
+    }
+
+    async fn relist(&self) {
+        for status in self.kubelet.runtime.list() {
+            self.container(status).await;
+        }
+    }
+}
+
+fn key_of(pod: &Pod) -> ObjectKey {
+    ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""))
+}

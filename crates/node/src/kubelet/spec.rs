@@ -1,0 +1,383 @@
+//! A pod's spec as the runtime wants it: everything resolved, nothing left to look up.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext, VolumeMount};
+use mainstay_api::object;
+use mainstay_logic::kubelet::Fact;
+use serde_json::Value;
+
+use super::disk::make_private_dir;
+use super::environment::{self, Dependencies};
+use super::{Kubelet, PodContext, files, node_status, resources};
+use crate::images::{Image, RegistryAuth, ResolvedUser};
+use crate::runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec};
+use crate::volumes::subpath;
+
+/// What a container finds in PATH where its image says nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The sandbox of a pod.
+pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, String> {
+    let spec = context.spec().ok_or("the pod has no spec")?;
+    let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
+    let host_network = spec.host_network == Some(true);
+    Ok(SandboxSpec {
+        pod_uid: context.uid.clone(),
+        namespace: context.namespace.clone(),
+        name: context.name.clone(),
+        hostname: if host_network { kubelet.config.node_name.clone() } else { files::hostname(context) },
+        host_network,
+        cgroup: resources::cgroup(&context.pod, &context.uid),
+        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        host_ipc: spec.host_ipc == Some(true),
+        host_pid: spec.host_pid == Some(true),
+        share_process_namespace: spec.share_process_namespace == Some(true),
+        shm_bytes: None,
+    })
+}
+
+/// One container. An error is a `CreateContainerConfigError` and its message. What a person should know about how the
+/// container runs is added to `facts`.
+pub async fn container(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    name: &str,
+    attempt: u32,
+    image_id: &str,
+    dependencies: &mut Dependencies,
+    facts: &mut Vec<Fact>,
+) -> Result<ContainerSpec, String> {
+    let container = context.container(name).ok_or_else(|| format!("the pod has no container {name}"))?;
+    let image = kubelet.images.resolve(image_id).ok_or_else(|| format!("image {image_id} is gone"))?;
+    let empty = (PodSecurityContext::default(), SecurityContext::default());
+    let pod_security = context.spec().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&empty.0);
+    let security = container.security_context.as_ref().unwrap_or(&empty.1);
+    check_seccomp(kubelet, name, pod_security, security, facts)?;
+    let user = user(kubelet, &image, pod_security, security)?;
+    check_non_root(context, name, &image, &user, pod_security, security)?;
+
+    let host_network = context.spec().is_some_and(|spec| spec.host_network == Some(true));
+    let pod_ip = if host_network { Some(kubelet.config.node_ip.to_string()) } else { kubelet.pods.ip(&context.uid) };
+    let own = environment::build(kubelet, context, container, pod_ip.as_deref(), dependencies).await?;
+    let args = command(container, &image, &own)?;
+    let env = with_image_env(context, &image, &user, &own);
+    let mounts = mounts(kubelet, context, container, attempt, &own)?;
+    let wanted = resources::of(container);
+    let log_path = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, name, attempt);
+    if let Some(parent) = log_path.parent() {
+        make_private_dir(parent).map_err(|error| format!("making the log's folder: {error}"))?;
+    }
+    let capabilities = security.capabilities.as_ref();
+    let working_dir = container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| image.config.working_dir.clone());
+    Ok(ContainerSpec {
+        pod_uid: context.uid.clone(),
+        name: name.to_owned(),
+        attempt,
+        image_id: image_id.to_owned(),
+        args,
+        env,
+        working_dir: if working_dir.is_empty() { "/".to_owned() } else { working_dir },
+        supplemental_groups: groups(context, &user, pod_security)?,
+        user: Some(user.uid),
+        group: Some(user.gid),
+        mounts,
+        tty: container.tty == Some(true),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        privileged: security.privileged == Some(true),
+        read_only_root: security.read_only_root_filesystem == Some(true),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        capabilities_add: capabilities.and_then(|capabilities| capabilities.add.clone()).unwrap_or_default(),
+        capabilities_drop: capabilities.and_then(|capabilities| capabilities.drop.clone()).unwrap_or_default(),
+        cpu_request_milli: wanted.cpu_request_milli,
+        cpu_limit_milli: wanted.cpu_limit_milli,
+        memory_limit: wanted.memory_limit,
+        pids_limit: None,
+        oom_score_adj: resources::oom_score_adj(&context.pod, &wanted, node_status::memory_bytes()),
+        log_path,
+        unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
+    })
+}
+
+/// Without a seccomp filter a pod that asks for its own profile is refused. `RuntimeDefault` runs unconfined, with a
+/// warning that says so: refusing it would refuse most charts, and it is what a node without a default profile does.
+fn check_seccomp(
+    kubelet: &Kubelet,
+    container: &str,
+    pod: &PodSecurityContext,
+    own: &SecurityContext,
+    facts: &mut Vec<Fact>,
+) -> Result<(), String> {
+    let profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()).map(|profile| profile.type_.as_str());
+    match profile {
+        Some("Localhost") if !kubelet.runtime.supports_seccomp() => {
+            Err(format!("container {container} asks for a Localhost seccomp profile, which this node cannot apply"))
+        }
+        Some("RuntimeDefault") if !kubelet.runtime.supports_seccomp() => {
+            let message = format!("container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined");
+            facts.push(Fact::Notice { warning: true, reason: "SeccompUnsupported", message });
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn id(value: i64) -> Result<u32, String> {
+    u32::try_from(value).map_err(|_| format!("{value} is not a user or group id"))
+}
+
+/// `runAsUser` and `runAsGroup` of the container, else of the pod, else the image's user.
+fn user(kubelet: &Kubelet, image: &Image, pod: &PodSecurityContext, own: &SecurityContext) -> Result<ResolvedUser, String> {
+    let asked = own.run_as_user.or(pod.run_as_user).map(id).transpose()?;
+    let name = asked.map_or_else(|| image.config.user.clone(), |uid| uid.to_string());
+    let mut user = if name.is_empty() || name == "0" {
+        let root = kubelet.images.resolve_user(&image.id, "0");
+        root.unwrap_or_else(|_| ResolvedUser { home: "/root".to_owned(), ..ResolvedUser::default() })
+    } else {
+        kubelet.images.resolve_user(&image.id, &name).map_err(|error| error.to_string())?
+    };
+    if let Some(group) = own.run_as_group.or(pod.run_as_group) {
+        user.gid = id(group)?;
+    }
+    Ok(user)
+}
+
+fn check_non_root(
+    context: &PodContext,
+    container: &str,
+    image: &Image,
+    user: &ResolvedUser,
+    pod: &PodSecurityContext,
+    own: &SecurityContext,
+) -> Result<(), String> {
+    if own.run_as_non_root.or(pod.run_as_non_root) != Some(true) {
+        return Ok(());
+    }
+    let place = format!("(pod: \"{}_{}({})\", container: {container})", context.name, context.namespace, context.uid);
+    let asked = own.run_as_user.or(pod.run_as_user);
+    if asked == Some(0) {
+        return Err(format!("container's runAsUser breaks non-root policy {place}"));
+    }
+    let name = image.config.user.split(':').next().unwrap_or("");
+    if asked.is_none() && !name.is_empty() && name.parse::<u32>().is_err() {
+        return Err(format!("container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {place}"));
+    }
+    if user.uid == 0 {
+        return Err(format!("container has runAsNonRoot and image will run as root {place}"));
+    }
+    Ok(())
+}
+
+/// The image's groups of the user, the pod's supplemental ones, and `fsGroup`.
+fn groups(context: &PodContext, user: &ResolvedUser, pod: &PodSecurityContext) -> Result<Vec<u32>, String> {
+    let strict = pod.supplemental_groups_policy.as_deref() == Some("Strict");
+    let mut groups = if strict { Vec::new() } else { user.groups.clone() };
+    for group in pod.supplemental_groups.iter().flatten().chain(&pod.fs_group) {
+        groups.push(id(*group)?);
+    }
+    let _ = context;
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(groups)
+}
+
+/// `command` replaces the entry point and drops the image's arguments; `args` replaces the arguments.
+fn command(container: &Container, image: &Image, env: &[(String, String)]) -> Result<Vec<String>, String> {
+    let expanded = |all: &Option<Vec<String>>| -> Vec<String> { all.iter().flatten().map(|one| environment::expand(one, env)).collect() };
+    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let all = match (command.is_empty(), args.is_empty()) {
+        (false, _) => [command, args].concat(),
+        (true, false) => [image.config.entrypoint.clone(), args].concat(),
+        (true, true) => [image.config.entrypoint.clone(), image.config.cmd.clone()].concat(),
+    };
+    if all.is_empty() { Err("no command specified".to_owned()) } else { Ok(all) }
+}
+
+/// The image's variables under the pod's own; PATH, HOSTNAME and HOME where nobody gives them.
+fn with_image_env(context: &PodContext, image: &Image, user: &ResolvedUser, own: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(context))];
+    for (name, value) in image.config.env.iter().chain(own) {
+        match all.iter_mut().find(|(old, _)| old == name) {
+            Some(old) => old.1 = value.clone(),
+            None => all.push((name.clone(), value.clone())),
+        }
+    }
+    if !all.iter().any(|(name, _)| name == "HOME") {
+        let home = if user.home.is_empty() { "/" } else { &user.home };
+        all.push(("HOME".to_owned(), home.to_owned()));
+    }
+    all
+}
+
+fn mounts(kubelet: &Kubelet, context: &PodContext, container: &Container, attempt: u32, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
+    let mut mounts = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        mounts.push(volume_mount(kubelet, context, &container.name, index, mount, env)?);
+    }
+    let dir = files::dir(&kubelet.disk, &context.uid).map_err(|error| error.to_string())?;
+    for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")] {
+        if !mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target) {
+            mounts.push(bind(&dir.join(file), target));
+        }
+    }
+    let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
+    let log = files::make_termination_log(&kubelet.disk, &context.uid, &container.name, attempt);
+    mounts.push(bind(&log.map_err(|error| format!("making the termination log: {error}"))?, target));
+    Ok(mounts)
+}
+
+fn bind(source: &Path, target: &str) -> Mount {
+    Mount { source: source.to_owned(), target: target.to_owned(), read_only: false, propagation: MountPropagation::None }
+}
+
+fn volume_mount(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: &str,
+    index: usize,
+    mount: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<Mount, String> {
+    let volume = kubelet.volumes.mounted(&context.uid, &mount.name).map_err(|error| error.to_string())?;
+    let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
+        (Some(path), _) if !path.is_empty() => Some(path.clone()),
+        (_, Some(expression)) if !expression.is_empty() => Some(environment::expand(expression, env)),
+        _ => None,
+    };
+    let source = match sub_path {
+        None => volume.path.clone(),
+        Some(sub_path) => {
+            let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
+            let place = dir.join("subpaths").join(container).join(index.to_string());
+            subpath::bind(&volume.path, &sub_path, &place)
+                .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}", mount.name))?
+        }
+    };
+    // A target is a place in the container; the runtime resolves it inside the root file system.
+    let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    Ok(Mount {
+        source,
+        target,
+        read_only: mount.read_only == Some(true) || volume.read_only,
+        propagation: match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => MountPropagation::HostToContainer,
+            Some("Bidirectional") => MountPropagation::Bidirectional,
+            _ => MountPropagation::None,
+        },
+    })
+}
+
+/// The signal that asks a container to end: the spec's, else the image's; `None` is SIGTERM.
+pub fn stop_signal(kubelet: &Kubelet, context: &PodContext, container: &str, id: &str) -> Option<i32> {
+    let asked = context.container(container).and_then(|spec| spec.lifecycle.as_ref()?.stop_signal.clone());
+    let of_image = || kubelet.images.resolve(&kubelet.runtime.status(id)?.image_id)?.config.stop_signal;
+    signal(&asked.or_else(of_image)?)
+}
+
+fn signal(name: &str) -> Option<i32> {
+    let bare = name.strip_prefix("SIG").unwrap_or(name);
+    if let Ok(number) = bare.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let real_time = |rest: &str, base: i32, sign: i32| {
+        let offset = if rest.is_empty() { 0 } else { rest.get(1..)?.parse::<i32>().ok()? };
+        Some(base + sign * offset).filter(|number| (34..=64).contains(number))
+    };
+    if let Some(rest) = bare.strip_prefix("RTMIN") {
+        return real_time(rest, 34, 1);
+    }
+    if let Some(rest) = bare.strip_prefix("RTMAX") {
+        return real_time(rest, 64, -1);
+    }
+    let names: [(&str, i32); 12] = [
+        ("HUP", libc::SIGHUP),
+        ("INT", libc::SIGINT),
+        ("QUIT", libc::SIGQUIT),
+        ("ABRT", libc::SIGABRT),
+        ("KILL", libc::SIGKILL),
+        ("USR1", libc::SIGUSR1),
+        ("USR2", libc::SIGUSR2),
+        ("PIPE", libc::SIGPIPE),
+        ("ALRM", libc::SIGALRM),
+        ("TERM", libc::SIGTERM),
+        ("CONT", libc::SIGCONT),
+        ("WINCH", libc::SIGWINCH),
+    ];
+    names.into_iter().find(|(known, _)| *known == bare).map(|(_, number)| number)
+}
+
+/// The credentials for an image's registry from the pod's `imagePullSecrets`.
+pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str) -> Option<RegistryAuth> {
+    let name = crate::images::normalize_name(image).ok()?;
+    let registry = name.split('/').next()?.to_owned();
+    let kind = mainstay_api::kinds::find("", "v1", "secrets")?;
+    for reference in context.spec()?.image_pull_secrets.iter().flatten() {
+        let Ok(secret) = kubelet.objects.get(kind, &context.namespace, &reference.name).await else { continue };
+        let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
+        let Some(bytes) = decode(object::text(&secret, &["data", ".dockerconfigjson"])) else { continue };
+        let Ok(file) = serde_json::from_slice::<Value>(&bytes) else { continue };
+        for (server, entry) in file.get("auths").and_then(Value::as_object).into_iter().flatten() {
+            let host = server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or("");
+            let docker_hub = registry == "docker.io" && host == "index.docker.io";
+            if host != registry && !docker_hub {
+                continue;
+            }
+            let pair = decode(object::text(entry, &["auth"])).and_then(|bytes| String::from_utf8(bytes).ok());
+            if let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
+                return Some(RegistryAuth { username: username.to_owned(), password: password.to_owned() });
+            }
+            let (username, password) = (object::text(entry, &["username"]).to_owned(), object::text(entry, &["password"]).to_owned());
+            if !username.is_empty() {
+                return Some(RegistryAuth { username, password });
+            }
+        }
+    }
+    None
+}
+
+/// Whether this machine can take the folder at all; told at the start rather than at the first pod.
+pub fn check_data_dir(path: &Path) -> std::io::Result<()> {
+    make_private_dir(path)?;
+    fs::metadata(path).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (name, number) in [
+            ("SIGTERM", Some(15)),
+            ("QUIT", Some(3)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX-1", Some(63)),
+            ("SIGRTMIN+99", None),
+            ("99", None),
+            ("SIGNONE", None),
+        ] {
+            assert_eq!(signal(name), number, "{name}");
+        }
+    }
+
+    #[test]
+    fn command_and_args_override_the_image() {
+        let mut image = Image::default();
+        image.config.entrypoint = vec!["e".into()];
+        image.config.cmd = vec!["c".into()];
+        let env = [("V".to_owned(), "v".to_owned())];
+        let container = |value: Value| serde_json::from_value::<Container>(value).unwrap();
+        for (value, expected) in [
+            (serde_json::json!({ "name": "x" }), vec!["e", "c"]),
+            (serde_json::json!({ "name": "x", "command": ["a"] }), vec!["a"]),
+            (serde_json::json!({ "name": "x", "args": ["$(V)"] }), vec!["e", "v"]),
+            (serde_json::json!({ "name": "x", "command": ["a"], "args": ["b"] }), vec!["a", "b"]),
+        ] {
+            assert_eq!(command(&container(value), &image, &env).unwrap(), expected);
+        }
+    }
+}
