@@ -1,7 +1,195 @@
 //! Everything that touches Linux: containers, images, cgroups, network namespaces, volumes, DNS sockets,
 //! the packet filter, and the kubelet's loop that drives them. The only crate with `unsafe`.
+//!
+//! [`start`] brings a node to life in the network namespace it is called in; [`cleanup`] takes away all that it made.
 
 pub mod images;
+pub mod kubelet;
 pub mod network;
 pub mod runtime;
 pub mod shim;
+pub mod volumes;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mainstay_client::Client;
+use tokio::task::JoinSet;
+
+use images::ImageStore;
+use kubelet::Kubelet;
+use kubelet::disk::Disk;
+use kubelet::events::Events;
+use kubelet::objects::Objects;
+use network::filter::Filter;
+use network::view::View;
+use network::{Cidr, Network, NetworkConfig};
+use runtime::{Runtime, RuntimeConfig};
+use volumes::Volumes;
+
+/// The level of Kubernetes that the node speaks, as `nodeInfo.kubeletVersion` begins.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
+/// What a node is made with.
+#[derive(Clone)]
+pub struct NodeConfig {
+    pub client: Client,
+    /// Below it: `containers`, `images`, `network`, `pods`, `logs`, `volumes`.
+    pub data_dir: PathBuf,
+    pub node_name: String,
+    pub node_ip: Ipv4Addr,
+    /// This node's range of pod addresses, the range of all nodes' pods, and that of Services.
+    pub pod_cidr: String,
+    pub cluster_cidr: String,
+    pub service_cidr: String,
+    /// The cluster DNS server's address, in the Services' range.
+    pub cluster_dns: Ipv4Addr,
+    /// `cluster.local`
+    pub cluster_domain: String,
+    /// The instance's own cgroup, one path element: `mainstay`.
+    pub cgroup_root: String,
+    /// What is re-executed as a supervisor: `/proc/self/exe`.
+    pub shim_exe: PathBuf,
+    /// The machine's resolver settings: `/etc/resolv.conf`.
+    pub host_resolv_conf: PathBuf,
+    /// Where exec, attach, logs and port-forward are served, for `daemonEndpoints`.
+    pub streaming_port: u16,
+}
+
+/// Why a node does not start. Each says in one sentence what is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data folder {path} cannot be used: {source}")]
+    DataDir { path: String, source: std::io::Error },
+    #[error("{0:?} is not an address range such as 10.244.0.0/24")]
+    Range(String),
+    #[error("image store: {0}")]
+    Images(#[from] images::ImageError),
+    #[error("container runtime: {0}")]
+    Runtime(#[from] runtime::RuntimeError),
+    #[error("pod network: {0} (is this root, with CAP_NET_ADMIN?)")]
+    Network(#[from] network::NetworkError),
+    #[error("packet filter: {0} (does this kernel have nf_tables?)")]
+    Filter(std::io::Error),
+    #[error("DNS server on {address}:53: {source}")]
+    Dns { address: Ipv4Addr, source: std::io::Error },
+}
+
+/// A running node. Dropping it stops the loops; containers, mounts and addresses stay (V7).
+pub struct Running {
+    pub kubelet: Arc<Kubelet>,
+    /// Services, slices and pods as DNS and packet filter see them.
+    pub view: Arc<View>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Stops the loops and waits for them.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Starts a node: images, runtime, network, DNS, packet filter, and the kubelet's loop. Returns when all are open;
+/// the node registers itself as soon as the API answers.
+///
+/// # Errors
+/// What is missing on this machine.
+pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
+    let data_dir = |source| StartError::DataDir { path: config.data_dir.display().to_string(), source };
+    kubelet::disk::make_private_dir(&config.data_dir).map_err(data_dir)?;
+    let images = ImageStore::open(&config.data_dir.join("images"))?;
+    let runtime = Runtime::open(runtime_config(&config.data_dir, &config.cgroup_root, &config.shim_exe, &images))?;
+    let range = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::Range(text.clone()));
+    let (pods, services) = (range(&config.cluster_cidr)?, range(&config.service_cidr)?);
+    let network = Network::open(NetworkConfig {
+        folder: config.data_dir.join("network"),
+        pod_cidr: range(&config.pod_cidr)?,
+        cluster_cidr: pods,
+        service_cidr: services,
+        dns_address: config.cluster_dns,
+    })?;
+    let filter = Filter::open(pods, services).map_err(StartError::Filter)?;
+
+    let mut tasks = JoinSet::new();
+    let view = View::new(&config.cluster_domain);
+    tasks.spawn(network::view::keep(view.clone(), config.client.clone(), filter, config.node_name.clone()));
+    let resolv_conf = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
+    let upstreams = network::dns::upstreams(&resolv_conf, config.cluster_dns);
+    let address = config.cluster_dns;
+    let dns = network::dns::serve(view.clone(), &config.cluster_domain, address, upstreams).await;
+    let dns = Aborted(dns.map_err(|source| StartError::Dns { address, source })?);
+    tasks.spawn(async move {
+        let mut dns = dns;
+        let _ = (&mut dns.0).await;
+    });
+
+    let kubelet = Arc::new(Kubelet {
+        runtime,
+        images,
+        network: Arc::new(network),
+        volumes: Volumes::new(&config.data_dir),
+        objects: Objects::start(config.client.clone()),
+        disk: Disk::new(&config.data_dir),
+        events: Events::start(config.client.clone(), config.node_name.clone()),
+        pods: kubelet::pods::Pods::default(),
+        config,
+    });
+    kubelet::start(&kubelet, &mut tasks);
+    Ok(Running { kubelet, view, tasks })
+}
+
+/// Ends a task with its owner.
+struct Aborted(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn runtime_config(data_dir: &Path, cgroup_root: &str, shim_exe: &Path, images: &ImageStore) -> RuntimeConfig {
+    RuntimeConfig {
+        root: data_dir.join("containers"),
+        cgroup_root: cgroup_root.to_owned(),
+        shim_exe: shim_exe.to_owned(),
+        images: images.clone(),
+    }
+}
+
+/// Takes away all that a node made but its data: pods, mounts, interfaces, rules, cgroups, the pods' folders.
+/// Provisioned volumes and images stay. For `mainstay down`, when no node runs on this folder.
+///
+/// # Errors
+/// What could not be taken away; calling it again goes on.
+pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Result<(), CleanupError> {
+    if !data_dir.exists() {
+        return Ok(());
+    }
+    let images = ImageStore::open(&data_dir.join("images"))?;
+    Runtime::open(runtime_config(data_dir, cgroup_root, shim_exe, &images))?.cleanup_all().await?;
+    Network::cleanup(&data_dir.join("network"))?;
+    let io = |what: &'static str| move |source| CleanupError::Io { what, source };
+    volumes::mounts::unmount_below(&data_dir.join("pods")).map_err(io("unmounting the pods' volumes"))?;
+    for dir in ["pods", "logs"] {
+        match volumes::remove::tree(data_dir, &data_dir.join(dir)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("removing the pods' folders")(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Why something of a node is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    #[error("image store: {0}")]
+    Images(#[from] images::ImageError),
+    #[error("container runtime: {0}")]
+    Runtime(#[from] runtime::RuntimeError),
+    #[error("pod network: {0}")]
+    Network(#[from] network::NetworkError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+}

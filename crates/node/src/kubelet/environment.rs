@@ -90,7 +90,9 @@ async fn from_source(
     };
     let Some(object) = object(kubelet, context, plural, name, optional, dependencies).await? else { return Ok(None) };
     match data(&object)?.remove(key) {
-        Some(value) => String::from_utf8(value).map(Some).map_err(|_| format!("key {key} in {kind} {}/{name} is not text", context.namespace)),
+        Some(value) => {
+            String::from_utf8(value).map(Some).map_err(|_| format!("key {key} in {kind} {}/{name} is not text", context.namespace))
+        }
         None if optional => Ok(None),
         None => Err(format!("couldn't find key {key} in {kind} {}/{name}", context.namespace)),
     }

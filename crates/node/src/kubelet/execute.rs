@@ -49,7 +49,9 @@ pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: 
     match action {
         Action::Remember => {
             let disk = kubelet.disk.clone();
-            let result = tokio::task::spawn_blocking(move || disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_doomed(&context.uid)));
+            let result = tokio::task::spawn_blocking(move || {
+                disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_doomed(&context.uid))
+            });
             let done = matches!(result.await, Ok(Ok(())));
             if !done {
                 tracing::error!("the note that a pod was told to stop could not be written; is the disk full?");
@@ -135,7 +137,7 @@ async fn ensure_sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<Sandb
     let ip = match &sandbox.netns_path {
         None => Some(kubelet.config.node_ip.to_string()),
         Some(netns) => {
-            let ip = kubelet.network.attach(&context.uid, netns).await.map_err(|error| error.to_string())?.to_string();
+            let ip = kubelet.attach(&context.uid, netns).await?;
             kubelet.runtime.set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip).await.map_err(|error| error.to_string())?;
             Some(ip)
         }
@@ -149,7 +151,7 @@ async fn remove_sandbox(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     if let Err(error) = kubelet.runtime.remove_sandbox(&context.uid).await {
         return failed(context, "the sandbox could not be removed", &error);
     }
-    match kubelet.network.detach(&context.uid).await {
+    match kubelet.detach(&context.uid).await {
         Ok(()) => Fact::Sandbox(Sandbox::Absent).into(),
         Err(error) => failed(context, "the pod's network could not be taken away", &error),
     }
@@ -224,7 +226,7 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
 
 async fn run_probe(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, kind: ProbeKind) -> Outcome {
     let began = Timestamp::now();
-    let probe = context.container(&container).and_then(|spec| kind.of(spec)).cloned();
+    let probe: Option<k8s_openapi::api::core::v1::Probe> = context.container(&container).and_then(|spec| kind.of(spec).cloned());
     let outcome = match probe {
         Some(probe) => probe::run(kubelet, context, &container, attempt, &probe).await,
         None => ProbeOutcome::Success,

@@ -179,7 +179,8 @@ pub fn termination_message(disk: &Disk, context: &PodContext, container: &str, a
     if let Ok(file) = open(&path) {
         file.take(MAX_MESSAGE).read_to_end(&mut bytes).ok()?;
     }
-    let fallback = context.container(container).and_then(|spec| spec.termination_message_policy.as_deref()) == Some("FallbackToLogsOnError");
+    let fallback =
+        context.container(container).and_then(|spec| spec.termination_message_policy.as_deref()) == Some("FallbackToLogsOnError");
     if bytes.is_empty() && fallback && code != 0 {
         return log_tail(&disk.log_path(&context.namespace, &context.name, &context.uid, container, attempt));
     }

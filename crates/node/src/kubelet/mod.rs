@@ -13,7 +13,7 @@
 
 pub mod disk;
 pub mod environment;
-mod events;
+pub mod events;
 mod execute;
 pub mod files;
 pub mod node_status;
@@ -39,7 +39,7 @@ pub struct Kubelet {
     pub config: NodeConfig,
     pub runtime: Runtime,
     pub images: ImageStore,
-    pub network: Network,
+    pub network: Arc<Network>,
     pub volumes: Volumes,
     pub objects: objects::Objects,
     pub disk: disk::Disk,
@@ -52,6 +52,27 @@ impl Kubelet {
     /// The node's addresses as pod statuses have them.
     pub fn host_ips(&self) -> Vec<String> {
         vec![self.config.node_ip.to_string()]
+    }
+}
+
+impl Kubelet {
+    /// Connects a pod's network namespace; off the loop's threads, netlink blocks.
+    async fn attach(&self, uid: &str, netns: &std::path::Path) -> Result<String, String> {
+        let (network, uid, netns) = (self.network.clone(), uid.to_owned(), netns.to_owned());
+        match tokio::task::spawn_blocking(move || network.attach(&uid, &netns)).await {
+            Ok(Ok(ip)) => Ok(ip.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Gives a pod's address back.
+    async fn detach(&self, uid: &str) -> Result<(), String> {
+        let (network, uid) = (self.network.clone(), uid.to_owned());
+        match tokio::task::spawn_blocking(move || network.detach(&uid)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -66,7 +66,9 @@ pub(super) async fn hook(
         let args = exec.command.clone().unwrap_or_default();
         return match kubelet.runtime.exec_probe(&container_id(&context.uid, container, attempt), &args, timeout).await {
             Ok((0, _)) => Ok(()),
-            Ok((code, output)) => Err(format!("command '{}' exited with {code}: {}", args.join(" "), shorten(&String::from_utf8_lossy(&output)))),
+            Ok((code, output)) => {
+                Err(format!("command '{}' exited with {code}: {}", args.join(" "), shorten(&String::from_utf8_lossy(&output))))
+            }
             Err(error) => Err(error.to_string()),
         };
     }
@@ -80,7 +82,13 @@ pub(super) async fn hook(
 }
 
 /// Where a probe connects: the pod's address (or the given host) and a port by number or by name.
-fn address(kubelet: &Kubelet, context: &PodContext, spec: Option<&Container>, host: Option<&str>, port: &IntOrString) -> Option<(String, u16)> {
+fn address(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    spec: Option<&Container>,
+    host: Option<&str>,
+    port: &IntOrString,
+) -> Option<(String, u16)> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
@@ -251,6 +259,9 @@ mod tests {
         }))
         .unwrap();
         let text = request("10.0.0.1", 80, "/a b\r\nX: y", &action);
-        assert_eq!(text, "GET /abX:y HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nX-A: 1\r\nhost: h\r\nConnection: close\r\n\r\n");
+        assert_eq!(
+            text,
+            "GET /abX:y HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nX-A: 1\r\nhost: h\r\nConnection: close\r\n\r\n"
+        );
     }
 }

@@ -117,7 +117,8 @@ fn check_seccomp(
             Err(format!("container {container} asks for a Localhost seccomp profile, which this node cannot apply"))
         }
         Some("RuntimeDefault") if !kubelet.runtime.supports_seccomp() => {
-            let message = format!("container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined");
+            let message =
+                format!("container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined");
             facts.push(Fact::Notice { warning: true, reason: "SeccompUnsupported", message });
             Ok(())
         }
@@ -198,7 +199,8 @@ fn command(container: &Container, image: &Image, env: &[(String, String)]) -> Re
 
 /// The image's variables under the pod's own; PATH, HOSTNAME and HOME where nobody gives them.
 fn with_image_env(context: &PodContext, image: &Image, user: &ResolvedUser, own: &[(String, String)]) -> Vec<(String, String)> {
-    let mut all: Vec<(String, String)> = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(context))];
+    let mut all: Vec<(String, String)> =
+        vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(context))];
     for (name, value) in image.config.env.iter().chain(own) {
         match all.iter_mut().find(|(old, _)| old == name) {
             Some(old) => old.1 = value.clone(),
@@ -212,7 +214,13 @@ fn with_image_env(context: &PodContext, image: &Image, user: &ResolvedUser, own:
     all
 }
 
-fn mounts(kubelet: &Kubelet, context: &PodContext, container: &Container, attempt: u32, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
+fn mounts(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: &Container,
+    attempt: u32,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         mounts.push(volume_mount(kubelet, context, &container.name, index, mount, env)?);
@@ -252,8 +260,9 @@ fn volume_mount(
         Some(sub_path) => {
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
             let place = dir.join("subpaths").join(container).join(index.to_string());
-            subpath::bind(&volume.path, &sub_path, &place)
-                .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}", mount.name))?
+            subpath::bind(&volume.path, &sub_path, &place).map_err(|error| {
+                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}", mount.name)
+            })?
         }
     };
     // A target is a place in the container; the runtime resolves it inside the root file system.

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{kinds, object};
 use mainstay_client::PatchType;
-use mainstay_logic::kubelet::{Action, ContainerFact, Fact, KubeletDecision, Life, PodEvent, PodView, ProbeKind, Remembered, Sandbox, decide};
+use mainstay_logic::kubelet::{
+    Action, ContainerFact, Fact, KubeletDecision, Life, PodEvent, PodView, ProbeKind, Remembered, Sandbox, decide,
+};
 use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -193,7 +195,7 @@ impl Worker {
             let fact = if sandbox.ready {
                 let mut ip = sandbox.annotations.get(IP_ANNOTATION).cloned();
                 if let (Some(netns), None) = (&sandbox.netns_path, &ip) {
-                    ip = self.kubelet.network.attach(&self.context.uid, netns).await.ok().map(|ip| ip.to_string());
+                    ip = self.kubelet.attach(&self.context.uid, netns).await.ok();
                 }
                 Sandbox::Ready { ip, made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() }
             } else {
@@ -201,7 +203,8 @@ impl Worker {
             };
             self.apply(Fact::Sandbox(fact));
         }
-        for status in runtime.list().into_iter().filter(|status| status.pod_uid == self.context.uid) {
+        let uid = self.context.uid.clone();
+        for status in runtime.list().into_iter().filter(|status| status.pod_uid == uid) {
             self.learn(&status);
         }
     }
@@ -356,7 +359,8 @@ impl Worker {
             if key.is_final() {
                 // Ends are told before what they are learnt from goes away, and nothing else may be under way.
                 let others = self.running.keys().any(|other| *other != Key::Status);
-                let confirmed = key == Key::Confirm && self.confirmed.is_some() && self.confirmed == self.view.pod.metadata.resource_version;
+                let confirmed =
+                    key == Key::Confirm && self.confirmed.is_some() && self.confirmed == self.view.pod.metadata.resource_version;
                 if others || confirmed || (!status_written && !self.view.gone) || self.retry_confirm_at.is_some() {
                     continue;
                 }
@@ -406,12 +410,7 @@ impl Worker {
     }
 
     fn regarding(&self) -> Regarding {
-        Regarding {
-            kind: "Pod",
-            namespace: self.context.namespace.clone(),
-            name: self.context.name.clone(),
-            uid: self.context.uid.clone(),
-        }
+        Regarding { kind: "Pod", namespace: self.context.namespace.clone(), name: self.context.name.clone(), uid: self.context.uid.clone() }
     }
 
     /// Tells what has become true since the last decision.

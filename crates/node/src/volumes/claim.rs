@@ -1,0 +1,213 @@
+//! persistentVolumeClaim: the claim's volume, when it is really the claim's and really here.
+//!
+//! V1: claim and volume must name each other by uid. V5: a provisioned directory is made once, on first use, and
+//! then noted on the volume; one that is noted and missing is lost data, and no empty look-alike takes its place.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Volume};
+use mainstay_api::kinds;
+use mainstay_client::PatchType;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use serde_json::json;
+
+use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, host, ownership};
+use crate::kubelet::disk::make_private_dir;
+
+/// On a PersistentVolume: the node that made its directory.
+pub const MADE_ON: &str = "mainstay.io/made-on";
+/// On a provisioned PersistentVolume, until its directory is removed.
+pub const FINALIZER: &str = "mainstay.io/local-path";
+/// Which provisioner declared a volume.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// The provisioners that are this program, by the names that people's manifests carry.
+const BUILT_IN: [&str; 4] = ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
+
+/// A claim's volume: local, hostPath, or a directory that Mainstay provisioned.
+pub struct Claim;
+
+impl Driver for Claim {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/persistent-volume"
+    }
+
+    fn takes(&self, volume: &Volume) -> bool {
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+    }
+
+    fn ensure<'a>(&'a self, request: Request<'a>) -> Answer<'a> {
+        Box::pin(ensure(request))
+    }
+}
+
+async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
+    let context = request.context;
+    let (name, asked_read_only) = match &request.volume.persistent_volume_claim {
+        Some(source) => (source.claim_name.clone(), source.read_only == Some(true)),
+        None => (format!("{}-{}", context.name, request.volume.name), false),
+    };
+    let claim = get_claim(&request, &name).await?;
+    let volume = get_volume(&request, &claim).await?;
+    let volume_name = volume.metadata.name.clone().unwrap_or_default();
+    if !reaches_node(&volume, &request.kubelet.config.node_name) {
+        return Err(VolumeError::Refused(format!("volume \"{volume_name}\" is not on this node")));
+    }
+    let spec = volume.spec.clone().unwrap_or_default();
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Err(VolumeError::Refused(format!("volume \"{volume_name}\" is a block device, which this node cannot give to a pod")));
+    }
+    let (path, type_) = match (&spec.local, &spec.host_path) {
+        (Some(local), _) => (PathBuf::from(&local.path), "Directory".to_owned()),
+        (_, Some(path)) => (PathBuf::from(&path.path), path.type_.clone().unwrap_or_default()),
+        _ => return Err(VolumeError::Refused(format!("this node has no driver for volume \"{volume_name}\""))),
+    };
+    let root = request.kubelet.volumes.root().to_owned();
+    let provisioned = is_provisioned(&volume);
+    if provisioned {
+        ensure_provisioned(&request, &volume, &root, &path).await?;
+    }
+    let host_path = spec.host_path.is_some();
+    let group = request.fs_group().filter(|_| !host_path || provisioned);
+    let (again, on_root_mismatch) = (request.again, request.on_root_mismatch());
+    let read_only = asked_read_only || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
+    blocking(move || {
+        if !provisioned {
+            host::check_type(&path, &type_)?;
+        }
+        if let Some(group) = group.filter(|_| !again && !read_only) {
+            ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))?;
+        }
+        Ok(Ready { path, read_only, volume: Some(volume_name), refresh_at: None })
+    })
+    .await
+}
+
+async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolumeClaim, VolumeError> {
+    let kind = kinds::find("", "v1", "persistentvolumeclaims").ok_or_else(|| "no kind PersistentVolumeClaim".to_owned())?;
+    let found = request.kubelet.objects.get(kind, &request.context.namespace, name).await;
+    let value =
+        found.map_err(|error| VolumeError::Refused(format!("error processing PVC {}/{name}: {error}", request.context.namespace)))?;
+    let claim: PersistentVolumeClaim = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    if claim.metadata.deletion_timestamp.is_some() && !request.again {
+        return Err(VolumeError::Refused(format!("PVC {}/{name} is being deleted", request.context.namespace)));
+    }
+    if request.volume.ephemeral.is_some() {
+        let owned = claim.metadata.owner_references.iter().flatten().any(|owner| owner.uid == request.context.uid);
+        if !owned {
+            return Err(VolumeError::Refused(format!("PVC {}/{name} was not created for this pod", request.context.namespace)));
+        }
+    }
+    Ok(claim)
+}
+
+/// The claim's volume, where both name each other.
+async fn get_volume(request: &Request<'_>, claim: &PersistentVolumeClaim) -> Result<PersistentVolume, VolumeError> {
+    let claim_name = claim.metadata.name.as_deref().unwrap_or("");
+    let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("");
+    if name.is_empty() || phase == "Lost" {
+        return Err(VolumeError::Refused(format!("PVC {}/{claim_name} is not bound", request.context.namespace)));
+    }
+    let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
+    let found = request.kubelet.objects.get(kind, "", name).await;
+    let value = found.map_err(|error| VolumeError::Refused(format!("failed to fetch PV {name}: {error}")))?;
+    let volume: PersistentVolume = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    if reference.and_then(|reference| reference.uid.as_ref()) != claim.metadata.uid.as_ref() {
+        return Err(VolumeError::Refused(format!("PV {name} is not bound to PVC {}/{claim_name}", request.context.namespace)));
+    }
+    Ok(volume)
+}
+
+/// Whether the volume's node affinity allows this node, as far as it speaks of hostnames.
+pub fn reaches_node(volume: &PersistentVolume, node: &str) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    let Some(required) = affinity else { return true };
+    let fits = |term: &NodeSelectorTerm| {
+        term.match_expressions.iter().flatten().filter(|rule| rule.key == "kubernetes.io/hostname").all(|rule| {
+            let named = rule.values.iter().flatten().any(|value| value == node);
+            match rule.operator.as_str() {
+                "In" => named,
+                "NotIn" => !named,
+                "DoesNotExist" => false,
+                _ => true,
+            }
+        })
+    };
+    required.node_selector_terms.iter().any(fits)
+}
+
+/// Whether this program declared the volume.
+pub fn is_provisioned(volume: &PersistentVolume) -> bool {
+    let by = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PROVISIONED_BY));
+    by.is_some_and(|by| BUILT_IN.contains(&by.as_str()))
+        || volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// The provisioned directory's path below the volume root.
+pub fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a Path, VolumeError> {
+    let outside = || VolumeError::Refused(format!("{} is not inside the volume root {}", path.display(), root.display()));
+    let relative = path.strip_prefix(root).map_err(|_| outside())?;
+    beneath::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
+}
+
+/// Makes a provisioned directory on first use, and notes that on the volume before anything is written into it.
+async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, root: &Path, path: &Path) -> Result<(), VolumeError> {
+    let name = volume.metadata.name.clone().unwrap_or_default();
+    let node = &request.kubelet.config.node_name;
+    let made_on = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_ON));
+    if let Some(other) = made_on.filter(|made_on| *made_on != node) {
+        return Err(VolumeError::Refused(format!("volume \"{name}\" lives on node \"{other}\"")));
+    }
+    let made = made_on.is_some();
+    let (root, path) = (root.to_owned(), path.to_owned());
+    blocking(move || if made { must_exist(&root, &path) } else { make(&root, &path) }).await?;
+    if made {
+        return Ok(());
+    }
+    let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
+    let patch = json!({ "metadata": {
+        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": { MADE_ON: node },
+    } });
+    let noted = request.kubelet.objects.client().patch(kind, "", &name, "", PatchType::Merge, &patch).await;
+    noted.map(|_| ()).map_err(|error| VolumeError::Refused(format!("noting on PV {name} that its directory was made: {error}")))
+}
+
+/// A directory that was made must still be there (V5).
+pub(super) fn must_exist(root: &Path, path: &Path) -> Result<(), VolumeError> {
+    let inside = relative(root, path)?;
+    let opened = beneath::open_root(root).and_then(|root| beneath::open_strict(&root, inside, OFlag::O_DIRECTORY | OFlag::O_PATH));
+    match opened {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VolumeError::Refused(format!(
+            "the volume's directory {} is missing: its data was made on this node and is gone; refusing to start on an empty one",
+            path.display()
+        ))),
+        Err(error) => Err(VolumeError::Io { what: format!("opening {}", path.display()), source: error }),
+    }
+}
+
+/// Makes the directory: the root for root only, the directory itself for any user of the pod.
+pub(super) fn make(root: &Path, path: &Path) -> Result<(), VolumeError> {
+    let inside = relative(root, path)?.to_owned();
+    let work = || -> io::Result<()> {
+        make_private_dir(root)?;
+        let mut dir = beneath::open_root(root)?;
+        for part in inside.components() {
+            let part = Path::new(&part);
+            match nix::sys::stat::mkdirat(Some(dir.as_raw_fd()), part, Mode::S_IRWXU) {
+                Ok(()) => nix::unistd::fsync(dir.as_raw_fd())?,
+                Err(nix::errno::Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            dir = beneath::open_strict(&dir, part, OFlag::O_DIRECTORY)?;
+        }
+        fs::set_permissions(beneath::fd_path(&dir), fs::Permissions::from_mode(0o777))
+    };
+    work().map_err(VolumeError::io(format!("making {}", path.display())))
+}

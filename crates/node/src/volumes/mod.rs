@@ -1,0 +1,246 @@
+//! Volumes: what a pod's `volumes` are on this machine.
+//!
+//! Each kind is a [`Driver`]. What one has made ready is noted beside the pod, so that a restarted agent unmounts
+//! nothing (V7) and a deleted volume is known to be unused (V3):
+//!
+//! ```text
+//! <data>/pods/<uid>/volumes/<name>.json   { driver, path, read_only, volume }
+//! <data>/pods/<uid>/volumes/<name>/       the volume itself, where it lives and dies with the pod
+//! <data>/pods/<uid>/subpaths/…            bind mounts of subPaths
+//! <data>/volumes/                         provisioned directories of PersistentVolumes
+//! ```
+
+mod atomic;
+mod beneath;
+mod claim;
+mod host;
+pub mod mounts;
+mod ownership;
+mod projected;
+pub mod reclaim;
+pub mod remove;
+pub mod subpath;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Volume;
+use serde::{Deserialize, Serialize};
+
+use crate::kubelet::disk::{Disk, make_private_dir};
+use crate::kubelet::environment::Dependencies;
+use crate::kubelet::{Kubelet, PodContext};
+
+/// Why a volume is not ready. The texts end up in `FailedMount` events.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// The pod asks for something that cannot be; or that is not there yet.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl VolumeError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl From<String> for VolumeError {
+    fn from(message: String) -> Self {
+        Self::Refused(message)
+    }
+}
+
+/// What a driver is asked for.
+pub struct Request<'a> {
+    pub kubelet: &'a Kubelet,
+    pub context: &'a PodContext,
+    pub volume: &'a Volume,
+    /// The volume's own folder below the pod's, for drivers that keep their data there. Not yet made.
+    pub place: PathBuf,
+    /// It was ready before (an agent restart, a refresh).
+    pub again: bool,
+    pub dependencies: &'a mut Dependencies,
+}
+
+impl Request<'_> {
+    /// `fsGroup`, where the pod has one.
+    fn fs_group(&self) -> Option<u32> {
+        let security = self.context.spec()?.security_context.as_ref()?;
+        u32::try_from(security.fs_group?).ok()
+    }
+
+    /// Whether a volume whose root has the right owner is taken to be right all through.
+    fn on_root_mismatch(&self) -> bool {
+        let security = self.context.spec().and_then(|spec| spec.security_context.as_ref());
+        security.is_some_and(|security| security.fs_group_change_policy.as_deref() == Some("OnRootMismatch"))
+    }
+}
+
+/// A volume that is ready.
+#[derive(Debug, Default)]
+pub struct Ready {
+    pub path: PathBuf,
+    pub read_only: bool,
+    /// The PersistentVolume behind it.
+    pub volume: Option<String>,
+    /// When its content is to be looked at again.
+    pub refresh_at: Option<Timestamp>,
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Ready, VolumeError>> + Send + 'a>>;
+
+/// One kind of volume. `ensure` is idempotent, also across restarts, and refreshes what is projected.
+/// Taking away is the same for all: what is mounted below the pod's folder is unmounted, what is in it removed;
+/// what lies elsewhere stays.
+pub trait Driver: Send + Sync {
+    /// For records and messages: `kubernetes.io/empty-dir`.
+    fn name(&self) -> &'static str;
+    /// Whether this volume is its.
+    fn takes(&self, volume: &Volume) -> bool;
+    /// Makes the volume ready.
+    fn ensure<'a>(&'a self, request: Request<'a>) -> Answer<'a>;
+}
+
+/// All drivers; the first that takes a volume has it.
+const DRIVERS: [&dyn Driver; 4] = [&host::EmptyDir, &host::HostPath, &projected::Projected, &claim::Claim];
+
+/// What is noted about a volume that was made ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub driver: String,
+    pub path: PathBuf,
+    pub read_only: bool,
+    /// The PersistentVolume behind it.
+    pub volume: Option<String>,
+}
+
+/// The volumes of this node.
+pub struct Volumes {
+    disk: Disk,
+    root: PathBuf,
+    tokens: Mutex<BTreeMap<projected::TokenKey, projected::Token>>,
+}
+
+impl Volumes {
+    /// Below this data folder.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { disk: Disk::new(data_dir), root: data_dir.join("volumes"), tokens: Mutex::default() }
+    }
+
+    /// Where provisioned directories are: the Node's annotation `mainstay.io/volume-root`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn records_dir(&self, uid: &str) -> Result<PathBuf, VolumeError> {
+        Ok(self.disk.pod_dir(uid).map_err(VolumeError::io("the pod's folder"))?.join("volumes"))
+    }
+
+    /// Makes a pod's volume ready; gives when its content is to be looked at again.
+    pub async fn ensure(
+        &self,
+        kubelet: &Kubelet,
+        context: &PodContext,
+        volume: &Volume,
+        dependencies: &mut Dependencies,
+    ) -> Result<Option<Timestamp>, VolumeError> {
+        if volume.name.is_empty() || volume.name.starts_with('.') || volume.name.contains('/') {
+            return Err(VolumeError::Refused(format!("volume name {:?} is not a file name", volume.name)));
+        }
+        let driver = DRIVERS.into_iter().find(|driver| driver.takes(volume));
+        let driver = driver.ok_or_else(|| VolumeError::Refused("this node has no driver for this kind of volume".to_owned()))?;
+        let dir = self.records_dir(&context.uid)?;
+        make_private_dir(&dir).map_err(VolumeError::io("making the pod's volume folder"))?;
+        let record_path = dir.join(format!("{}.json", volume.name));
+        let place = dir.join(&volume.name);
+        let request = Request { kubelet, context, volume, place, again: record_path.exists(), dependencies };
+        let ready = driver.ensure(request).await?;
+        let record = Record { driver: driver.name().to_owned(), path: ready.path, read_only: ready.read_only, volume: ready.volume };
+        write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
+        Ok(ready.refresh_at)
+    }
+
+    /// What a ready volume is.
+    pub fn mounted(&self, uid: &str, name: &str) -> Result<Record, VolumeError> {
+        let path = self.records_dir(uid)?.join(format!("{name}.json"));
+        let bytes = std::fs::read(path).map_err(VolumeError::io(format!("volume {name:?} is not mounted")))?;
+        serde_json::from_slice(&bytes).map_err(|error| VolumeError::Refused(format!("the note about volume {name:?}: {error}")))
+    }
+
+    /// Which PersistentVolumes the pods of this node have mounted, also pods that a restarted agent has not looked at.
+    pub fn in_use(&self) -> io::Result<Vec<String>> {
+        let mut used = Vec::new();
+        let pods = match std::fs::read_dir(self.disk.pods_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
+            pods => pods?,
+        };
+        for pod in pods {
+            let records = match std::fs::read_dir(pod?.path().join("volumes")) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+                records => records?,
+            };
+            for record in records {
+                let path = record?.path();
+                if path.extension().is_some_and(|extension| extension == "json") {
+                    let record: Record = serde_json::from_slice(&std::fs::read(path)?)?;
+                    used.extend(record.volume);
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Unmounts all of a pod's volumes and removes what was only its own.
+    pub async fn unmount_pod(&self, uid: &str) -> Result<(), VolumeError> {
+        let pod_dir = self.disk.pod_dir(uid).map_err(VolumeError::io("the pod's folder"))?;
+        self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|(pod, ..), _| pod != uid);
+        let root = self.disk.pods_dir();
+        let work = move || -> Result<(), VolumeError> {
+            mounts::unmount_below(&pod_dir).map_err(VolumeError::io("unmounting"))?;
+            for dir in ["subpaths", "volumes"] {
+                match remove::tree(&root, &pod_dir.join(dir)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(VolumeError::Io { what: format!("removing the pod's {dir}"), source: error });
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        blocking(work).await
+    }
+}
+
+/// Work that blocks, off the loop's threads (V11).
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static) -> Result<T, VolumeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(VolumeError::Refused(error.to_string())),
+    }
+}
+
+fn write_record(path: &Path, record: &Record) -> io::Result<()> {
+    use std::io::Write as _;
+    let bytes = serde_json::to_vec(record)?;
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let temporary = path.with_extension("json.new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)
+}

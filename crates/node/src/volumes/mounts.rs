@@ -1,0 +1,87 @@
+//! What is mounted, read from the kernel: the only truth about mounts there is.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags};
+
+/// All mount points at or below a folder, in the order in which they were made.
+pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let dir = match dir.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        dir => dir?,
+    };
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    let points = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape);
+    Ok(points.filter(|point| point.starts_with(&dir)).collect())
+}
+
+/// Whether something is mounted right here.
+pub fn is_mounted(path: &Path) -> io::Result<bool> {
+    let Ok(path) = path.canonicalize() else { return Ok(false) };
+    Ok(below(&path)?.contains(&path))
+}
+
+/// The kernel writes blanks, line ends and backslashes as three octal digits: `/a\040b`.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        match code {
+            Some(digits) => {
+                bytes.push(digits.iter().fold(0u8, |code, digit| code.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Unmounts everything at or below a folder, newest first. What is still used is an error, never torn away.
+pub fn unmount_below(dir: &Path) -> io::Result<()> {
+    for point in below(dir)?.into_iter().rev() {
+        match nix::mount::umount2(&point, MntFlags::UMOUNT_NOFOLLOW) {
+            // Gone meanwhile.
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => return Err(io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", point.display()))),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts a tmpfs, unless one is there. `size` in bytes; without one the kernel's default, half of memory.
+pub fn tmpfs(path: &Path, mode: u32, size: Option<u64>) -> io::Result<()> {
+    if is_mounted(path)? {
+        return Ok(());
+    }
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size {
+        options.push_str(&format!(",size={size}"));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())).map_err(io::Error::from)
+}
+
+/// Binds a file or folder to a place.
+pub fn bind(source: &str, target: &Path) -> io::Result<()> {
+    nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octal_escapes_are_read() {
+        for (text, path) in [("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\04", "/a\\04"), ("/plain", "/plain")] {
+            assert_eq!(unescape(text.as_bytes()), Path::new(path));
+        }
+    }
+}

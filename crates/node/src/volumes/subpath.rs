@@ -1,0 +1,52 @@
+//! `subPath`: a part of a volume, held by descriptor and bound to a place of our own, so that what the container does to
+//! the names afterwards cannot lead out of the volume (X3).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::{beneath, mounts};
+use crate::kubelet::disk::make_private_dir;
+
+/// Folders of a subPath that are not there are made with this mode, as upstream.
+const MADE_MODE: Mode = Mode::from_bits_truncate(0o750);
+
+/// Binds `sub_path` of a volume to `place` and gives the place. Idempotent.
+pub fn bind(volume: &Path, sub_path: &str, place: &Path) -> io::Result<PathBuf> {
+    let sub_path = beneath::plain(sub_path)?;
+    if mounts::is_mounted(place)? {
+        return Ok(place.to_owned());
+    }
+    let root = beneath::open_root(volume)?;
+    let found = match beneath::open_within(&root, sub_path, OFlag::O_PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&root, sub_path)?,
+        found => found?,
+    };
+    let parent = place.parent().unwrap_or(Path::new("/"));
+    make_private_dir(parent)?;
+    if fs::metadata(beneath::fd_path(&found))?.is_dir() {
+        make_private_dir(place)?;
+    } else {
+        fs::OpenOptions::new().create(true).append(true).open(place)?;
+    }
+    mounts::bind(&beneath::fd_path(&found), place)?;
+    Ok(place.to_owned())
+}
+
+fn make(root: &OwnedFd, sub_path: &Path) -> io::Result<OwnedFd> {
+    let mut dir = root.try_clone()?;
+    for part in sub_path.components() {
+        let part = Path::new(&part);
+        match nix::sys::stat::mkdirat(Some(dir.as_raw_fd()), part, MADE_MODE) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        dir = beneath::open_within(&dir, part, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    }
+    // Links on the way may lead around within a part's own folder: the whole must still be inside.
+    beneath::open_within(root, sub_path, OFlag::O_PATH)
+}

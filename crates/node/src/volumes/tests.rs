@@ -1,0 +1,1 @@
+//! Volumes with real mounts, in a mount namespace of their own.
