@@ -9,6 +9,7 @@ pub mod apply;
 pub mod discovery;
 pub mod int_or_string;
 pub mod kinds;
+pub mod metadata;
 pub mod names;
 pub mod object;
 pub mod openapi;

@@ -1,6 +1,15 @@
-//! EndpointSlice.
+//! EndpointSlice: some of the addresses behind a Service.
 
+use serde_json::json;
+
+use super::cells::{AGE, NAME, age, text_column, three_of};
+use super::field::{Field, default, each};
 use super::{BASE, Kind};
+use crate::object::{name, text};
+use crate::status::Cause;
+
+/// Most endpoints in one slice.
+const MAX_ENDPOINTS: usize = 1000;
 
 /// The row of EndpointSlice.
 pub static ENDPOINT_SLICE: Kind = Kind {
@@ -9,5 +18,49 @@ pub static ENDPOINT_SLICE: Kind = Kind {
     plural: "endpointslices",
     singular: "endpointslice",
     type_name: "io.k8s.api.discovery.v1.EndpointSlice",
+    columns: &[
+        NAME,
+        text_column("AddressType", "What the addresses are."),
+        text_column("Ports", "Ports of the endpoints."),
+        text_column("Endpoints", "Addresses of the endpoints."),
+        AGE,
+    ],
+    row: |slice, now| {
+        let slice_root = Field::root(slice);
+        let port = |p: Field| match (p.get("port").int(), p.get("name").text()) {
+            (Some(number), _) => number.to_string(),
+            (None, "") => "*".to_owned(),
+            (None, name) => name.to_owned(),
+        };
+        let ports: Vec<String> = slice_root.get("ports").items().map(port).collect();
+        let all = slice_root.get("endpoints").items().flat_map(|e| e.get("addresses").items().collect::<Vec<_>>());
+        let addresses: Vec<String> = all.map(|a| a.text().to_owned()).collect();
+        let shown = |list: &[String]| json!(if list.is_empty() { "<unset>".to_owned() } else { three_of(list) });
+        vec![json!(name(slice)), json!(text(slice, &["addressType"])), shown(&ports), shown(&addresses), age(slice, now)]
+    },
+    defaults: |slice| {
+        for port in each(slice, "ports") {
+            default(port, "name", "");
+            default(port, "protocol", "TCP");
+        }
+    },
+    validate: |slice, causes| {
+        let slice = Field::root(slice);
+        slice.get("addressType").need_one_of(causes, &["FQDN", "IPv4", "IPv6"]);
+        let endpoints = slice.get("endpoints");
+        if endpoints.len() > MAX_ENDPOINTS {
+            causes.push(Cause::too_many(&endpoints.path, endpoints.len(), MAX_ENDPOINTS));
+        }
+        for endpoint in endpoints.items().filter(|e| e.get("addresses").len() == 0) {
+            causes.push(Cause::required(endpoint.get("addresses").path, "must contain at least 1 address"));
+        }
+        for port in slice.get("ports").items() {
+            port.get("port").port(causes);
+            port.get("protocol").one_of(causes, &["SCTP", "TCP", "UDP"]);
+        }
+    },
+    validate_update: |new, old, causes| {
+        Field::root(new).get("addressType").immutable(&Field::root(old).get("addressType"), causes);
+    },
     ..BASE
 };

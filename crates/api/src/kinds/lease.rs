@@ -1,6 +1,11 @@
-//! Lease.
+//! Lease: who is alive, or who leads.
 
+use serde_json::json;
+
+use super::cells::{AGE, NAME, age, text_column};
+use super::field::Field;
 use super::{BASE, Kind};
+use crate::object::{name, text};
 
 /// The row of Lease.
 pub static LEASE: Kind = Kind {
@@ -9,5 +14,15 @@ pub static LEASE: Kind = Kind {
     plural: "leases",
     singular: "lease",
     type_name: "io.k8s.api.coordination.v1.Lease",
+    columns: &[NAME, text_column("Holder", "Who holds it."), AGE],
+    row: |lease, now| vec![json!(name(lease)), json!(text(lease, &["spec", "holderIdentity"])), age(lease, now)],
+    validate: |lease, causes| {
+        let spec = Field::root(lease).get("spec");
+        let duration = spec.get("leaseDurationSeconds");
+        if duration.int().is_some_and(|n| n <= 0) {
+            causes.push(duration.invalid("must be greater than 0"));
+        }
+        spec.get("leaseTransitions").not_negative(causes);
+    },
     ..BASE
 };

@@ -2,26 +2,34 @@
 //! the server, the printers, the discovery documents and the controllers read it and hold no list
 //! of kinds of their own. One file per kind, named after it.
 
+pub(crate) mod cells;
 pub mod configmap;
+pub(crate) mod container_validation;
 pub mod controllerrevision;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
+pub(crate) mod field;
 pub mod lease;
 pub mod namespace;
 pub mod node;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
 pub mod pod;
+pub mod pod_row;
+pub(crate) mod pod_spec;
+pub(crate) mod pod_spec_validation;
 pub mod replicaset;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod storageclass;
+pub(crate) mod volume_validation;
+pub(crate) mod workload;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
@@ -42,7 +50,6 @@ pub use serviceaccount::SERVICE_ACCOUNT;
 pub use statefulset::STATEFUL_SET;
 pub use storageclass::STORAGE_CLASS;
 
-use crate::object;
 use crate::status::Cause;
 
 /// A subresource that a kind serves.
@@ -221,17 +228,8 @@ const BASE: Kind = Kind {
     subresources: &[],
     type_name: "",
     fields: |_| Vec::new(),
-    columns: &[
-        Column {
-            name: "Name",
-            type_: "string",
-            format: "name",
-            priority: 0,
-            description: "Name of the object, unique within its namespace.",
-        },
-        Column { name: "Age", type_: "string", format: "", priority: 0, description: "Time since the object was created." },
-    ],
-    row: |object, _| vec![json!(object::name(object)), json!("<unknown>")],
+    columns: &[cells::NAME, cells::AGE],
+    row: cells::name_and_age,
     defaults: |_| {},
     prepare_create: |_| {},
     prepare_update: |_, _| {},

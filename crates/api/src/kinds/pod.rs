@@ -1,9 +1,17 @@
-//! Pod.
+//! Pod: containers that run together on one node.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{BASE, Kind, Subresource};
+use super::cells::{AGE, NAME, text_column, wide};
+use super::field::{Field, default, each, inner, made};
+use super::{BASE, Kind, Subresource, pod_row, pod_spec, pod_spec_validation, workload};
 use crate::object::{at, text};
+use crate::quantity::Quantity;
+use crate::status::Cause;
+
+/// How long a pod stays on a node that is not ready or not reachable, seconds; admission writes it into every pod.
+pub const EVICTION_SECONDS: i64 = 300;
+const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// The row of Pod.
 pub static POD: Kind = Kind {
@@ -24,18 +32,190 @@ pub static POD: Kind = Kind {
         Subresource::EphemeralContainers,
     ],
     type_name: "io.k8s.api.core.v1.Pod",
-    fields: |pod| {
-        let host_network = at(pod, &["spec", "hostNetwork"]).and_then(Value::as_bool).unwrap_or(false);
-        vec![
-            ("spec.nodeName", text(pod, &["spec", "nodeName"]).to_owned()),
-            ("spec.restartPolicy", text(pod, &["spec", "restartPolicy"]).to_owned()),
-            ("spec.schedulerName", text(pod, &["spec", "schedulerName"]).to_owned()),
-            ("spec.serviceAccountName", text(pod, &["spec", "serviceAccountName"]).to_owned()),
-            ("spec.hostNetwork", host_network.to_string()),
-            ("status.phase", text(pod, &["status", "phase"]).to_owned()),
-            ("status.podIP", text(pod, &["status", "podIP"]).to_owned()),
-            ("status.nominatedNodeName", text(pod, &["status", "nominatedNodeName"]).to_owned()),
-        ]
+    fields,
+    columns: &[
+        NAME,
+        text_column("Ready", "Containers that are ready, of all."),
+        text_column("Status", "What the pod is doing, in one word."),
+        text_column("Restarts", "Restarts of its containers, and when the last was."),
+        AGE,
+        wide("IP", "Address of the pod."),
+        wide("Node", "Node that it is bound to."),
+        wide("Nominated Node", "Node that it may get when others have made room."),
+        wide("Readiness Gates", "Readiness gates that have passed, of all."),
+    ],
+    row: pod_row::row,
+    defaults: |pod| {
+        let Some(spec) = made(pod, "spec") else { return };
+        pod_spec::defaults(spec);
+        pod_spec::requests_from_limits(spec);
+        pod_spec::host_ports(spec);
+        default(spec, "enableServiceLinks", true);
     },
+    prepare_create: |pod| {
+        let status = json!({ "phase": "Pending", "qosClass": qos_class(pod) });
+        workload::prepare_create(pod, status);
+    },
+    prepare_update: workload::prepare_update,
+    validate: |pod, causes| pod_spec_validation::validate(&Field::root(pod).get("spec"), causes),
+    validate_update,
     ..BASE
 };
+
+fn fields(pod: &Value) -> Vec<(&'static str, String)> {
+    let host_network = at(pod, &["spec", "hostNetwork"]).and_then(Value::as_bool).unwrap_or(false);
+    let spec = |field| text(pod, &["spec", field]).to_owned();
+    let status = |field| text(pod, &["status", field]).to_owned();
+    vec![
+        ("spec.nodeName", spec("nodeName")),
+        ("spec.restartPolicy", spec("restartPolicy")),
+        ("spec.schedulerName", spec("schedulerName")),
+        ("spec.serviceAccountName", spec("serviceAccountName")),
+        ("spec.hostNetwork", host_network.to_string()),
+        ("status.phase", status("phase")),
+        ("status.podIP", status("podIP")),
+        ("status.nominatedNodeName", status("nominatedNodeName")),
+    ]
+}
+
+/// What upstream's admission plugins write into every new pod: the service account, priority 0, and the tolerations
+/// that keep it for five minutes on a node that is lost. To be called after the defaults, on create only.
+pub fn admit(pod: &mut Value) {
+    let Some(spec) = made(pod, "spec") else { return };
+    if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("").is_empty() {
+        for field in ["serviceAccountName", "serviceAccount"] {
+            super::field::remove(spec, field);
+            default(spec, field, "default");
+        }
+    }
+    if spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").is_empty() {
+        default(spec, "priority", 0);
+    }
+    default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = each(spec, "tolerations").any(|t| tolerates(t, key));
+        if !tolerated {
+            default(spec, "tolerations", json!([]));
+            if let Some(list) = spec.get_mut("tolerations").and_then(Value::as_array_mut) {
+                let seconds = EVICTION_SECONDS;
+                list.push(json!({ "effect": "NoExecute", "key": key, "operator": "Exists", "tolerationSeconds": seconds }));
+            }
+        }
+    }
+}
+
+/// Whether a toleration already covers the NoExecute taint `key`.
+fn tolerates(toleration: &Value, key: &str) -> bool {
+    let effect = text(toleration, &["effect"]);
+    matches!(text(toleration, &["key"]), "" | "node.kubernetes.io/not-ready" | "node.kubernetes.io/unreachable")
+        && (text(toleration, &["key"]) == key || text(toleration, &["key"]).is_empty())
+        && matches!(effect, "" | "NoExecute")
+}
+
+/// Adds the projected volume with the service account's token to a new pod, and mounts it in every container, as
+/// upstream's admission does; `suffix` is five characters of [`crate::names::generated`]. Does nothing where
+/// `automountServiceAccountToken` is false or the path is mounted already (X2).
+pub fn mount_service_account(pod: &mut Value, suffix: &str) {
+    const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    const TOKEN_SECONDS: i64 = 3607;
+    let Some(spec) = inner(pod, "spec") else { return };
+    if spec.get("automountServiceAccountToken").and_then(Value::as_bool) == Some(false) {
+        return;
+    }
+    let volume = format!("kube-api-access-{suffix}");
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in each(spec, list) {
+            default(container, "volumeMounts", json!([]));
+            let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) else { continue };
+            if !mounts.iter().any(|m| text(m, &["mountPath"]) == PATH) {
+                mounts.push(json!({ "name": volume, "mountPath": PATH, "readOnly": true }));
+                mounted = true;
+            }
+        }
+    }
+    if !mounted {
+        return;
+    }
+    default(spec, "volumes", json!([]));
+    if let Some(volumes) = spec.get_mut("volumes").and_then(Value::as_array_mut) {
+        let namespace = json!({ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } });
+        volumes.push(json!({ "name": volume, "projected": { "defaultMode": 420, "sources": [
+            { "serviceAccountToken": { "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
+            { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+            { "downwardAPI": { "items": [namespace] } },
+        ] } }));
+    }
+}
+
+/// `Guaranteed` where every container has equal requests and limits of cpu and memory, `BestEffort` where none has any.
+pub fn qos_class(pod: &Value) -> &'static str {
+    let spec = Field::root(pod).get("spec");
+    let (mut any, mut guaranteed) = (false, true);
+    for container in ["containers", "initContainers"].iter().flat_map(|list| spec.get(list).items()) {
+        for name in ["cpu", "memory"] {
+            let amount = |list| Quantity::of(container.dig(&["resources", list, name]).value).ok().filter(|q| !q.is_zero());
+            let (request, limit) = (amount("requests"), amount("limits"));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// The parts of a spec that an update may not touch.
+fn fixed(pod: &Value) -> Value {
+    let mut spec = pod.get("spec").cloned().unwrap_or_default();
+    for list in ["containers", "initContainers"] {
+        each(&mut spec, list).for_each(|container| super::field::remove(container, "image"));
+    }
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        super::field::remove(&mut spec, field);
+    }
+    spec
+}
+
+fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let count = |pod: &Value, list| Field::root(pod).dig(&["spec", list]).len();
+    for list in ["containers", "initContainers"] {
+        if count(new, list) != count(old, list) {
+            causes.push(Cause::forbidden(format!("spec.{list}"), "pod updates may not add or remove containers"));
+            return;
+        }
+    }
+    let (mut now, before) = (fixed(new), fixed(old));
+    let grace = |spec: &Value| spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
+    if grace(&before).is_some_and(|n| n < 0) && grace(&now) == Some(1) {
+        super::field::keep(&mut now, &before, "terminationGracePeriodSeconds");
+    }
+    if now != before {
+        causes.push(Cause::forbidden("spec", UPDATE_FORBIDDEN));
+    }
+    let deadline = |pod: &Value| at(pod, &["spec", "activeDeadlineSeconds"]).and_then(Value::as_i64);
+    let path = Field::root(new).dig(&["spec", "activeDeadlineSeconds"]);
+    match (deadline(new), deadline(old)) {
+        (Some(new), Some(old)) if new > old => causes.push(path.invalid("must be less than or equal to previous value")),
+        (None, Some(_)) => causes.push(path.invalid("must not update from a positive integer to nil value")),
+        _ => {}
+    }
+    let tolerations = |pod: &Value| at(pod, &["spec", "tolerations"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (now, before) = (tolerations(new), tolerations(old));
+    let without_seconds = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        super::field::remove(&mut toleration, "tolerationSeconds");
+        toleration
+    };
+    let kept = |t: &Value| now.iter().any(|n| without_seconds(n) == without_seconds(t));
+    if !before.iter().all(kept) {
+        causes.push(Cause::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+    }
+    let gates = |pod: &Value| at(pod, &["spec", "schedulingGates"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let before = gates(old);
+    if gates(new).iter().any(|gate| !before.contains(gate)) {
+        causes.push(Cause::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gates"));
+    }
+}

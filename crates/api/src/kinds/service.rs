@@ -1,6 +1,21 @@
-//! Service.
+//! Service: a stable name and address for pods.
 
-use super::{BASE, Kind, NameRule, Subresource};
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::cells::{self, AGE, NAME, SELECTOR, text_column};
+use super::container_validation::port_or_name;
+use super::field::{Field, default, each, inner, keep, made};
+use super::{BASE, Kind, NameRule, Subresource, workload};
+use crate::names;
+use crate::object::{ensure, name, text};
+use crate::status::Cause;
+
+/// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
+const AFFINITY_SECONDS: i64 = 10_800;
+/// Load balancer addresses are cut off after so many characters in the narrow table.
+const ADDRESS_WIDTH: usize = 16;
 
 /// The row of Service.
 pub static SERVICE: Kind = Kind {
@@ -12,5 +27,210 @@ pub static SERVICE: Kind = Kind {
     subresources: &[Subresource::Status],
     type_name: "io.k8s.api.core.v1.Service",
     name_rule: NameRule::Label1035,
+    fields: |service| {
+        ["clusterIP", "type"]
+            .map(|f| (if f == "type" { "spec.type" } else { "spec.clusterIP" }, text(service, &["spec", f]).to_owned()))
+            .into()
+    },
+    columns: &[
+        NAME,
+        text_column("Type", "How the service can be reached."),
+        text_column("Cluster-IP", "Its address inside the cluster."),
+        text_column("External-IP", "Its addresses outside."),
+        text_column("Port(s)", "Its ports."),
+        AGE,
+        SELECTOR,
+    ],
+    row: |service, now| {
+        let spec = |field| text(service, &["spec", field]);
+        vec![
+            json!(name(service)),
+            json!(spec("type")),
+            cells::or_none(spec("clusterIP")),
+            json!(external(service)),
+            cells::or_none(&ports(service)),
+            cells::age(service, now),
+            cells::labels(service, &["spec", "selector"]),
+        ]
+    },
+    defaults,
+    prepare_create: |service| {
+        ensure(service, &[]).insert("status".to_owned(), json!({ "loadBalancer": {} }));
+    },
+    prepare_update,
+    validate,
+    validate_update: |new, old, causes| {
+        let outside = |s: &Value| text(s, &["spec", "type"]) == "ExternalName";
+        let (now, before) = (text(new, &["spec", "clusterIP"]), text(old, &["spec", "clusterIP"]));
+        if !outside(new) && !outside(old) && !before.is_empty() && now != before {
+            causes.push(Cause::invalid("spec.clusterIPs[0]", json!([now]), "may not change once set"));
+        }
+    },
     ..BASE
 };
+
+fn defaults(service: &mut Value) {
+    let Some(spec) = made(service, "spec") else { return };
+    default(spec, "sessionAffinity", "None");
+    default(spec, "type", "ClusterIP");
+    if text(spec, &["sessionAffinity"]) == "ClientIP"
+        && let Some(client) = made(spec, "sessionAffinityConfig").and_then(|config| made(config, "clientIP"))
+    {
+        default(client, "timeoutSeconds", AFFINITY_SECONDS);
+    }
+    for port in each(spec, "ports") {
+        default(port, "protocol", "TCP");
+        if matches!(port.get("targetPort"), Some(target) if *target == 0 || *target == "") {
+            super::field::remove(port, "targetPort");
+        }
+        if let Some(number) = port.get("port").cloned() {
+            default(port, "targetPort", number);
+        }
+    }
+    let kind = text(spec, &["type"]).to_owned();
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if kind != "ExternalName" {
+        default(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    let address = text(spec, &["clusterIP"]).to_owned();
+    if !address.is_empty() {
+        default(spec, "clusterIPs", json!([address]));
+    }
+}
+
+/// What the server gave the service stays its own where an update leaves it out.
+fn prepare_update(new: &mut Value, old: &Value) {
+    workload::prepare_update(new, old);
+    let kind = |s: &Value| text(s, &["spec", "type"]).to_owned();
+    let (now, before) = (kind(new), kind(old));
+    let (Some(spec), Some(stored)) = (inner(new, "spec"), old.get("spec")) else { return };
+    if now == "ExternalName" || before == "ExternalName" {
+        return;
+    }
+    if text(spec, &["clusterIP"]).is_empty() {
+        keep(spec, stored, "clusterIP");
+        keep(spec, stored, "clusterIPs");
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        if spec.get(field).is_none_or(Value::is_null) {
+            keep(spec, stored, field);
+        }
+    }
+    if matches!(now.as_str(), "NodePort" | "LoadBalancer") {
+        keep_node_ports(spec, stored);
+    }
+}
+
+fn keep_node_ports(spec: &mut Value, stored: &Value) {
+    let old: Vec<(Value, Value)> = Field::root(stored)
+        .get("ports")
+        .items()
+        .filter(|port| port.get("nodePort").int().is_some_and(|n| n != 0))
+        .map(|port| (json!([port.get("port").value, port.get("protocol").value]), port.get("nodePort").value.clone()))
+        .collect();
+    for port in each(spec, "ports") {
+        let key = json!([port.get("port"), port.get("protocol")]);
+        let given = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0;
+        if let Some((_, number)) = old.iter().find(|(k, _)| *k == key).filter(|_| !given) {
+            super::field::remove(port, "nodePort");
+            default(port, "nodePort", number.clone());
+        }
+    }
+}
+
+fn validate(service: &Value, causes: &mut Vec<Cause>) {
+    let spec = Field::root(service).get("spec");
+    let (kind, address) = (spec.get("type"), spec.get("clusterIP"));
+    kind.need_one_of(causes, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    let headless = address.text() == "None";
+    if spec.get("ports").len() == 0 && !headless && kind.text() != "ExternalName" {
+        causes.push(Cause::required("spec.ports", ""));
+    }
+    match kind.text() {
+        "ExternalName" => {
+            let external = spec.get("externalName");
+            external.need(causes, |name| names::subdomain(name.strip_suffix('.').unwrap_or(name)));
+            if !address.text().is_empty() {
+                causes.push(Cause::forbidden("spec.clusterIPs[0]", "may not be set for ExternalName services"));
+            }
+        }
+        "NodePort" | "LoadBalancer" if headless => {
+            causes.push(Cause::invalid("spec.clusterIPs[0]", "None", &format!("may not be set to 'None' for {} services", kind.text())));
+        }
+        _ => {}
+    }
+    if !headless && !address.text().is_empty() && address.text().parse::<std::net::IpAddr>().is_err() {
+        causes.push(Cause::invalid("spec.clusterIPs[0]", address.text(), "must be empty, 'None', or a valid IP address"));
+    }
+    spec.get("sessionAffinity").need_one_of(causes, &["ClientIP", "None"]);
+    for (key, value) in spec.get("selector").entries() {
+        causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid("spec.selector", key, wrong)));
+        causes.extend(names::label_value(value.text()).iter().map(|wrong| Cause::invalid("spec.selector", value.text(), wrong)));
+    }
+    validate_ports(&spec, headless, causes);
+}
+
+fn validate_ports(spec: &Field, headless: bool, causes: &mut Vec<Cause>) {
+    let several = spec.get("ports").len() > 1;
+    let (mut named, mut numbered) = (BTreeSet::new(), BTreeSet::new());
+    for port in spec.get("ports").items() {
+        let (title, number, protocol) = (port.get("name"), port.get("port"), port.get("protocol"));
+        if several {
+            title.need(causes, names::label);
+        } else {
+            title.check(causes, names::label);
+        }
+        if !title.text().is_empty() && !named.insert(title.text()) {
+            causes.push(Cause::duplicate(&title.path, title.text()));
+        }
+        let value = number.int().unwrap_or(0);
+        causes.extend(names::port(value).iter().map(|wrong| Cause::invalid(&number.path, value, wrong)));
+        protocol.need_one_of(causes, &["SCTP", "TCP", "UDP"]);
+        port_or_name(&port.get("targetPort"), causes);
+        if !numbered.insert((protocol.text(), value)) {
+            causes.push(Cause::duplicate(&port.path, port.value.clone()));
+        }
+        let node = port.get("nodePort");
+        let on_nodes = matches!(spec.get("type").text(), "NodePort" | "LoadBalancer");
+        if node.int().is_some_and(|n| n != 0) && (!on_nodes || headless) {
+            causes.push(Cause::forbidden(&node.path, "may not be used when `type` is 'ClusterIP'"));
+        }
+    }
+}
+
+fn ports(service: &Value) -> String {
+    let one = |port: Field| {
+        let (number, protocol) = (port.get("port").int().unwrap_or(0), port.get("protocol").text());
+        match port.get("nodePort").int().unwrap_or(0) {
+            0 => format!("{number}/{protocol}"),
+            node => format!("{number}:{node}/{protocol}"),
+        }
+    };
+    Field::root(service).dig(&["spec", "ports"]).items().map(one).collect::<Vec<_>>().join(",")
+}
+
+fn external(service: &Value) -> String {
+    let spec = Field::root(service).get("spec");
+    let given: Vec<&str> = spec.get("externalIPs").items().map(|ip| ip.text()).collect();
+    match spec.get("type").text() {
+        "ExternalName" => return spec.get("externalName").text().to_owned(),
+        "LoadBalancer" => {}
+        "ClusterIP" | "NodePort" if given.is_empty() => return "<none>".to_owned(),
+        "ClusterIP" | "NodePort" => return given.join(","),
+        _ => return "<unknown>".to_owned(),
+    }
+    let ingress = Field::root(service).dig(&["status", "loadBalancer", "ingress"]).items();
+    let address = |i: Field| if i.get("ip").text().is_empty() { i.get("hostname").value.clone() } else { i.get("ip").value.clone() };
+    let found: BTreeSet<String> = ingress.map(address).filter_map(|v| v.as_str().map(str::to_owned)).collect();
+    let mut balanced = found.into_iter().collect::<Vec<_>>().join(",");
+    if balanced.len() > ADDRESS_WIDTH {
+        balanced = format!("{}...", balanced.chars().take(ADDRESS_WIDTH - 3).collect::<String>());
+    }
+    let all: Vec<&str> = [balanced.as_str()].into_iter().filter(|b| !b.is_empty()).chain(given).collect();
+    if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+}

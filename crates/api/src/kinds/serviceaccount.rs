@@ -1,6 +1,11 @@
-//! ServiceAccount.
+//! ServiceAccount: who a pod is to the API.
 
+use serde_json::json;
+
+use super::cells::{AGE, NAME, age, text_column};
+use super::field::Field;
 use super::{BASE, Kind, Subresource};
+use crate::object::name;
 
 /// The row of ServiceAccount.
 pub static SERVICE_ACCOUNT: Kind = Kind {
@@ -10,5 +15,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     short_names: &["sa"],
     subresources: &[Subresource::Token],
     type_name: "io.k8s.api.core.v1.ServiceAccount",
+    columns: &[NAME, text_column("Secrets", "How many secrets it names."), AGE],
+    row: |account, now| vec![json!(name(account)), json!(Field::root(account).get("secrets").len()), age(account, now)],
     ..BASE
 };

@@ -1,6 +1,17 @@
-//! StorageClass.
+//! StorageClass: how volumes are made for claims.
 
+use serde_json::{Value, json};
+
+use super::cells::{self, AGE, NAME, text_column};
+use super::field::{Field, default};
 use super::{BASE, Kind};
+use crate::names;
+use crate::object::{name, text};
+use crate::status::Cause;
+
+/// Marks the class that claims without one get.
+pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-class";
+const OLD_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default-class";
 
 /// The row of StorageClass.
 pub static STORAGE_CLASS: Kind = Kind {
@@ -11,5 +22,57 @@ pub static STORAGE_CLASS: Kind = Kind {
     short_names: &["sc"],
     namespaced: false,
     type_name: "io.k8s.api.storage.v1.StorageClass",
+    columns: &[
+        NAME,
+        text_column("Provisioner", "Who makes the volumes."),
+        text_column("ReclaimPolicy", "Reclaim policy of the volumes that it makes."),
+        text_column("VolumeBindingMode", "When volumes are made and bound."),
+        text_column("AllowVolumeExpansion", "Whether claims may grow."),
+        AGE,
+    ],
+    row: |class, now| {
+        let shown = if is_default(class) { format!("{} (default)", name(class)) } else { name(class).to_owned() };
+        let expands = class.get("allowVolumeExpansion").and_then(Value::as_bool).unwrap_or(false);
+        let [provisioner, reclaim, binding] =
+            [("provisioner", ""), ("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate")].map(|(field, otherwise)| {
+                let value = text(class, &[field]);
+                json!(if value.is_empty() { otherwise } else { value })
+            });
+        vec![json!(shown), provisioner, reclaim, binding, json!(expands), cells::age(class, now)]
+    },
+    defaults: |class| {
+        default(class, "reclaimPolicy", "Delete");
+        default(class, "volumeBindingMode", "Immediate");
+    },
+    validate: |class, causes| {
+        let class = Field::root(class);
+        let provisioner = class.get("provisioner");
+        if provisioner.need_text(causes) {
+            let lower = provisioner.text().to_lowercase();
+            causes.extend(names::qualified(&lower).iter().map(|wrong| provisioner.invalid(wrong)));
+        }
+        class.get("reclaimPolicy").one_of(causes, &["Delete", "Retain"]);
+        class.get("volumeBindingMode").need_one_of(causes, &["Immediate", "WaitForFirstConsumer"]);
+        if class.get("parameters").entries().any(|(key, _)| key.is_empty()) {
+            causes.push(Cause::invalid("parameters", "", "field can not be empty."));
+        }
+    },
+    validate_update: |new, old, causes| {
+        for (field, detail) in [
+            ("parameters", "updates to parameters are forbidden."),
+            ("provisioner", "updates to provisioner are forbidden."),
+            ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+        ] {
+            if new.get(field) != old.get(field) {
+                causes.push(Cause::forbidden(field, detail));
+            }
+        }
+        Field::root(new).get("volumeBindingMode").immutable(&Field::root(old).get("volumeBindingMode"), causes);
+    },
     ..BASE
 };
+
+/// Whether a class is the one that claims without one get.
+pub fn is_default(class: &Value) -> bool {
+    [DEFAULT_ANNOTATION, OLD_DEFAULT_ANNOTATION].iter().any(|key| text(class, &["metadata", "annotations", key]) == "true")
+}

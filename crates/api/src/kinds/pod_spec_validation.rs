@@ -1,0 +1,154 @@
+//! What a PodSpec must look like, wherever one stands. Upstream's paths and words, for what people hit.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::field::Field;
+use super::{container_validation, volume_validation};
+use crate::names;
+use crate::selector::Labels;
+use crate::status::Cause;
+
+/// A workload's template: labels that the selector takes, and pods that are always restarted. `owner` is the kind.
+pub fn validate_template(template: &Field, selector: &Field, owner: &str, causes: &mut Vec<Cause>) {
+    let labels = template.dig(&["metadata", "labels"]);
+    match Labels::from_json(Some(selector.value)) {
+        Ok(wanted) if !wanted.is_everything() && !wanted.matches_json(Some(labels.value)) => {
+            let value = if labels.is_set() { labels.value.clone() } else { serde_json::json!({}) };
+            causes.push(Cause::invalid(&labels.path, value, "`selector` does not match template `labels`"));
+        }
+        _ => {}
+    }
+    crate::metadata::validate_labels(&labels, causes);
+    crate::metadata::validate_annotations(&template.dig(&["metadata", "annotations"]), causes);
+    let spec = template.get("spec");
+    validate(&spec, causes);
+    let restart = spec.get("restartPolicy");
+    if restart.text() != "Always" {
+        causes.push(Cause::not_supported(&restart.path, restart.value.clone(), &["Always"]));
+    }
+    let deadline = spec.get("activeDeadlineSeconds");
+    if deadline.is_set() {
+        causes.push(Cause::forbidden(&deadline.path, &format!("activeDeadlineSeconds in {owner} is not Supported")));
+    }
+}
+
+/// A selector that must be there and select something.
+pub fn validate_selector(selector: &Field, owner: &str, causes: &mut Vec<Cause>) {
+    if !selector.is_set() {
+        causes.push(Cause::required(&selector.path, ""));
+        return;
+    }
+    if selector.get("matchLabels").len() + selector.get("matchExpressions").len() == 0 {
+        causes.push(selector.invalid(&format!("empty selector is invalid for {owner}")));
+    }
+    crate::metadata::validate_label_selector(selector, causes);
+}
+
+/// A whole PodSpec, defaults applied.
+pub fn validate(spec: &Field, causes: &mut Vec<Cause>) {
+    let volumes = volume_validation::validate(&spec.get("volumes"), causes);
+    let containers = spec.get("containers");
+    if containers.len() == 0 {
+        causes.push(Cause::required(&containers.path, ""));
+    }
+    let mut seen = BTreeSet::new();
+    for list in ["containers", "initContainers"] {
+        for container in spec.get(list).items() {
+            container_validation::validate(&container, list == "initContainers", &volumes, causes);
+            let name = container.get("name");
+            if !name.text().is_empty() && !seen.insert(name.text()) {
+                causes.push(Cause::duplicate(&name.path, name.text()));
+            }
+        }
+    }
+    spec.get("restartPolicy").need_one_of(causes, &["Always", "OnFailure", "Never"]);
+    spec.get("dnsPolicy").need_one_of(causes, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    if spec.get("dnsPolicy").text() == "None" && spec.dig(&["dnsConfig", "nameservers"]).len() == 0 {
+        causes.push(Cause::required(
+            format!("{}.dnsConfig.nameservers", spec.path),
+            "must provide at least one DNS nameserver when `dnsPolicy` is None",
+        ));
+    }
+    spec.get("terminationGracePeriodSeconds").not_negative(causes);
+    let deadline = spec.get("activeDeadlineSeconds");
+    if deadline.int().is_some_and(|n| !(1..=i64::from(i32::MAX)).contains(&n)) {
+        causes.push(deadline.invalid("must be between 1 and 2147483647, inclusive"));
+    }
+    for field in ["hostname", "subdomain"] {
+        spec.get(field).check(causes, names::label);
+    }
+    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+        spec.get(field).check(causes, names::subdomain);
+    }
+    for (key, entry) in spec.get("nodeSelector").entries() {
+        causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid(format!("{}.nodeSelector", spec.path), key, wrong)));
+        entry.check(causes, names::label_value);
+    }
+    for toleration in spec.get("tolerations").items() {
+        validate_toleration(&toleration, causes);
+    }
+    for alias in spec.get("hostAliases").items() {
+        let ip = alias.get("ip");
+        if ip.text().parse::<std::net::IpAddr>().is_err() {
+            causes.push(ip.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+        }
+    }
+    for secret in spec.get("imagePullSecrets").items() {
+        secret.get("name").need_text(causes);
+    }
+    validate_host_ports(spec, causes);
+}
+
+fn validate_toleration(toleration: &Field, causes: &mut Vec<Cause>) {
+    let (key, operator, value) = (toleration.get("key"), toleration.get("operator"), toleration.get("value"));
+    key.check(causes, names::qualified);
+    if key.text().is_empty() && operator.text() != "Exists" {
+        causes.push(operator.invalid("operator must be Exists when `key` is empty, which means \"match all values and all keys\""));
+    }
+    match operator.text() {
+        "" | "Equal" => value.check(causes, names::label_value),
+        "Exists" if !value.text().is_empty() => {
+            causes.push(Cause::invalid(&operator.path, value.value.clone(), "value must be empty when `operator` is 'Exists'"));
+        }
+        "Exists" => {}
+        other => causes.push(Cause::not_supported(&operator.path, other, &["Equal", "Exists"])),
+    }
+    let effect = toleration.get("effect");
+    effect.one_of(causes, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+    if toleration.get("tolerationSeconds").is_set() && effect.text() != "NoExecute" {
+        causes.push(effect.invalid("effect must be 'NoExecute' when `tolerationSeconds` is set"));
+    }
+}
+
+/// No two containers may want the same port of the host.
+fn validate_host_ports(spec: &Field, causes: &mut Vec<Cause>) {
+    let mut seen = BTreeSet::new();
+    for container in spec.get("containers").items() {
+        for port in container.get("ports").items() {
+            let host = port.get("hostPort");
+            let Some(number) = host.int().filter(|n| *n != 0) else { continue };
+            let key = format!("{}/{}/{number}", port.get("protocol").text(), port.get("hostIP").text());
+            if !seen.insert(key.clone()) {
+                causes.push(Cause::duplicate(&host.path, key));
+            }
+        }
+    }
+}
+
+/// Whether the resource names and amounts of a list are right; used for containers, claims and volumes.
+pub fn validate_amount(amount: &Field, causes: &mut Vec<Cause>) -> Option<crate::quantity::Quantity> {
+    match crate::quantity::Quantity::of(amount.value) {
+        Ok(quantity) if quantity.is_negative() => {
+            causes.push(Cause::invalid(&amount.path, quantity.to_string(), "must be greater than or equal to 0"));
+            None
+        }
+        Ok(quantity) => Some(quantity),
+        Err(error) => {
+            let shown = if let Value::String(text) = amount.value { Value::from(text.as_str()) } else { amount.value.clone() };
+            causes.push(Cause::invalid(&amount.path, shown, &error.to_string()));
+            None
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a pod's volumes must look like: a name, and exactly one source.
+
+use std::collections::BTreeSet;
+
+use super::container_validation::{local_path, no_backsteps};
+use super::field::Field;
+use super::pod_spec_validation::validate_amount;
+use crate::names;
+use crate::status::Cause;
+
+const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+const HOST_PATH_TYPES: [&str; 7] = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+
+/// The list of volumes; returns the names that mounts may use.
+pub fn validate<'a>(volumes: &Field<'a>, causes: &mut Vec<Cause>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    for volume in volumes.items() {
+        let name = volume.get("name");
+        if name.need_text(causes) {
+            let wrong = names::label(name.text());
+            causes.extend(wrong.iter().map(|wrong| name.invalid(wrong)));
+            if !seen.insert(name.text()) {
+                causes.push(Cause::duplicate(&name.path, name.text()));
+            }
+        }
+        let sources = volume.value.as_object().into_iter().flatten();
+        let mut sources = sources.filter(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.as_str());
+        match sources.next() {
+            None => causes.push(Cause::required(&volume.path, "must specify a volume type")),
+            Some(first) => source(first, &volume.get(first), causes),
+        }
+        for extra in sources {
+            causes.push(Cause::forbidden(volume.get(extra).path, "may not specify more than 1 volume type"));
+        }
+    }
+    seen
+}
+
+fn source(kind: &str, at: &Field, causes: &mut Vec<Cause>) {
+    match kind {
+        "hostPath" => host_path(at, causes),
+        "emptyDir" if at.get("sizeLimit").is_set() => {
+            validate_amount(&at.get("sizeLimit"), causes);
+        }
+        "secret" => {
+            at.get("secretName").need_text(causes);
+            files(at, causes);
+        }
+        "configMap" => {
+            at.get("name").need_text(causes);
+            files(at, causes);
+        }
+        "downwardAPI" => mode(&at.get("defaultMode"), causes),
+        "persistentVolumeClaim" => {
+            at.get("claimName").need_text(causes);
+        }
+        "nfs" => nfs(at, causes),
+        "projected" => projected(at, causes),
+        _ => {}
+    }
+}
+
+/// `hostPath` of a pod or a PersistentVolume.
+pub fn host_path(at: &Field, causes: &mut Vec<Cause>) {
+    let path = at.get("path");
+    if path.need_text(causes) {
+        no_backsteps(&path, causes);
+    }
+    at.get("type").one_of(causes, &HOST_PATH_TYPES);
+}
+
+/// `nfs` of a pod or a PersistentVolume.
+pub fn nfs(at: &Field, causes: &mut Vec<Cause>) {
+    at.get("server").need_text(causes);
+    let path = at.get("path");
+    if path.need_text(causes) && !path.text().starts_with('/') {
+        causes.push(path.invalid("must be an absolute path"));
+    }
+}
+
+fn files(at: &Field, causes: &mut Vec<Cause>) {
+    mode(&at.get("defaultMode"), causes);
+    for item in at.get("items").items() {
+        item.get("key").need_text(causes);
+        let path = item.get("path");
+        if path.need_text(causes) {
+            local_path(&path, causes);
+        }
+        mode(&item.get("mode"), causes);
+    }
+}
+
+fn mode(at: &Field, causes: &mut Vec<Cause>) {
+    if at.int().is_some_and(|mode| !(0..=0o777).contains(&mode)) {
+        causes.push(at.invalid(MODE));
+    }
+}
+
+fn projected(at: &Field, causes: &mut Vec<Cause>) {
+    mode(&at.get("defaultMode"), causes);
+    for source in at.get("sources").items() {
+        for (kind, name) in [("secret", "name"), ("configMap", "name"), ("serviceAccountToken", "path")] {
+            let field = source.get(kind);
+            if field.is_set() {
+                field.get(name).need_text(causes);
+                files(&field, causes);
+            }
+        }
+    }
+}

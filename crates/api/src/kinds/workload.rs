@@ -1,0 +1,66 @@
+//! What Deployments, ReplicaSets and StatefulSets share.
+
+use serde_json::{Value, json};
+
+use super::field::{Field, default, keep, made};
+use super::{pod_spec, pod_spec_validation};
+use crate::int_or_string;
+use crate::object::ensure;
+use crate::status::Cause;
+
+/// Upstream's default of `spec.revisionHistoryLimit`.
+pub const HISTORY: i64 = 10;
+
+/// `spec.replicas` and the template's defaults.
+pub fn defaults(object: &mut Value) {
+    if let Some(spec) = made(object, "spec") {
+        default(spec, "replicas", 1);
+        if let Some(template) = made(spec, "template") {
+            pod_spec::template_defaults(template);
+        }
+    }
+}
+
+/// A new object has no status but `status`, and is of generation 1.
+pub fn prepare_create(object: &mut Value, status: Value) {
+    ensure(object, &[]).insert("status".to_owned(), status);
+    ensure(object, &["metadata"]).insert("generation".to_owned(), json!(1));
+}
+
+/// The status stays; the generation counts changes of the spec.
+pub fn prepare_update(new: &mut Value, old: &Value) {
+    keep(new, old, "status");
+    count_generation(new, old, new.get("spec") != old.get("spec"));
+}
+
+/// Keeps `metadata.generation`, or counts it up where something `changed`.
+pub fn count_generation(new: &mut Value, old: &Value, changed: bool) {
+    let before = old.get("metadata").and_then(|m| m.get("generation")).and_then(Value::as_i64);
+    if let Some(before) = before {
+        ensure(new, &["metadata"]).insert("generation".to_owned(), json!(before.saturating_add(i64::from(changed))));
+    }
+}
+
+/// Replicas, selector and template. `pods_of` is the kind that makes the pods: upstream checks a Deployment's template
+/// as its ReplicaSet's, and calls a ReplicaSet's selector a deployment's.
+pub fn validate(object: &Value, owner: &str, pods_of: &str, causes: &mut Vec<Cause>) {
+    let spec = Field::root(object).get("spec");
+    spec.get("replicas").not_negative(causes);
+    spec.get("minReadySeconds").not_negative(causes);
+    spec.get("revisionHistoryLimit").not_negative(causes);
+    pod_spec_validation::validate_selector(&spec.get("selector"), owner, causes);
+    pod_spec_validation::validate_template(&spec.get("template"), &spec.get("selector"), pods_of, causes);
+}
+
+/// A count or a percentage of pods.
+pub fn validate_share(share: &Field, causes: &mut Vec<Cause>) {
+    match share.value {
+        Value::Number(_) => share.not_negative(causes),
+        Value::String(text) => {
+            if int_or_string::percent(text).is_none() {
+                causes.push(share.invalid("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"));
+            }
+        }
+        _ => {}
+    }
+}

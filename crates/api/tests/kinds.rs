@@ -1,0 +1,420 @@
+//! Every kind from outside: a manifest in, the stored object, the complaints or the table's row out.
+
+use mainstay_api::jiff::Timestamp;
+use mainstay_api::kinds::{self, ALL, find, find_kind};
+use mainstay_api::{Kind, Status, metadata};
+use serde_json::{Map, Value, json};
+
+/// `patch` laid over `base`, as a merge patch.
+fn with(base: &Value, patch: Value) -> Value {
+    let mut out = base.clone();
+    merge(&mut out, patch);
+    out
+}
+
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().map(|map| map.remove(&key));
+        } else {
+            merge(&mut target[&key], value);
+        }
+    }
+}
+
+/// What a create of this object would answer: `ok`, or the message of the 422.
+fn create(kind: &Kind, object: &Value) -> String {
+    let mut object = object.clone();
+    (kind.defaults)(&mut object);
+    (kind.prepare_create)(&mut object);
+    let mut causes = Vec::new();
+    metadata::validate(kind, &object, &mut causes);
+    (kind.validate)(&object, &mut causes);
+    if causes.is_empty() { "ok".to_owned() } else { Status::invalid(kind, name(&object), &causes).message }
+}
+
+/// What an update from `old` to `new` would answer.
+fn update(kind: &Kind, old: &Value, new: &Value) -> String {
+    let (mut old, mut new) = (old.clone(), new.clone());
+    (kind.defaults)(&mut old);
+    (kind.defaults)(&mut new);
+    (kind.prepare_update)(&mut new, &old);
+    let mut causes = Vec::new();
+    metadata::validate(kind, &new, &mut causes);
+    metadata::validate_update(&new, &old, &mut causes);
+    (kind.validate)(&new, &mut causes);
+    (kind.validate_update)(&new, &old, &mut causes);
+    if causes.is_empty() { "ok".to_owned() } else { Status::invalid(kind, name(&new), &causes).message }
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or("")
+}
+
+fn pod() -> Value {
+    json!({ "metadata": { "name": "p", "namespace": "default" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } })
+}
+
+fn set() -> Value {
+    json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": {
+        "serviceName": "web", "selector": { "matchLabels": { "app": "web" } },
+        "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "containers": [{ "name": "c", "image": "i:1" }] } },
+        "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1024Mi" } } } }],
+    } })
+}
+
+fn claim() -> Value {
+    json!({ "metadata": { "name": "c", "namespace": "default" }, "status": { "phase": "Bound", "capacity": { "storage": "1Gi" } }, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } }, "volumeName": "v", "storageClassName": "s" } })
+}
+
+fn service() -> Value {
+    json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "ports": [{ "port": 80 }], "selector": { "a": "b" } } })
+}
+
+fn volume() -> Value {
+    json!({ "metadata": { "name": "v" }, "spec": {
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "nfs": { "server": "s", "path": "/x" } } })
+}
+
+#[test]
+fn the_table_is_found_by_path_and_by_kind() {
+    for kind in ALL {
+        assert!(std::ptr::eq(find(kind.group, kind.version, kind.plural).unwrap_or(&kinds::POD), *kind), "{kind:?}");
+        assert!(std::ptr::eq(find_kind(kind.group, kind.version, kind.kind).unwrap_or(&kinds::POD), *kind), "{kind:?}");
+    }
+    assert_eq!((find("", "v1", "things"), find("apps", "v1beta1", "statefulsets")), (None, None));
+}
+
+#[test]
+fn good_manifests_are_accepted() {
+    let cases = [(&kinds::POD, pod()), (&kinds::STATEFUL_SET, set()), (&kinds::SERVICE, service()), (&kinds::PERSISTENT_VOLUME, volume())];
+    for (kind, object) in cases {
+        assert_eq!(create(kind, &object), "ok", "{kind:?}");
+        assert_eq!(update(kind, &object, &object), "ok", "{kind:?}");
+    }
+    assert_eq!(create(&kinds::PERSISTENT_VOLUME_CLAIM, &claim()), "ok");
+}
+
+#[test]
+fn bad_pods_get_upstreams_answer() {
+    let container = |patch: Value| json!({ "spec": { "containers": [with(&json!({ "name": "c", "image": "i" }), patch)] } });
+    let table = [
+        (json!({ "metadata": { "name": "P" } }), r#"metadata.name: Invalid value: "P": a lowercase RFC 1123 subdomain must consist of"#),
+        (json!({ "spec": { "containers": null } }), "spec.containers: Required value"),
+        (container(json!({ "image": null })), "spec.containers[0].image: Required value"),
+        (
+            json!({ "spec": { "restartPolicy": "No" } }),
+            r#"spec.restartPolicy: Unsupported value: "No": supported values: "Always", "OnFailure", "Never""#,
+        ),
+        (
+            json!({ "spec": { "containers": [{ "name": "c", "image": "i" }, { "name": "c", "image": "i" }] } }),
+            r#"spec.containers[1].name: Duplicate value: "c""#,
+        ),
+        (
+            container(json!({ "volumeMounts": [{ "name": "x", "mountPath": "/x" }] })),
+            r#"spec.containers[0].volumeMounts[0].name: Not found: "x""#,
+        ),
+        (
+            container(json!({ "ports": [{ "containerPort": 70000 }] })),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            container(json!({ "resources": { "requests": { "cpu": "2" }, "limits": { "cpu": "1" } } })),
+            r#"spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
+        ),
+        (container(json!({ "livenessProbe": {} })), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
+        (
+            json!({ "spec": { "volumes": [{ "name": "v", "emptyDir": {}, "hostPath": { "path": "/x" } }] } }),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            json!({ "spec": { "volumes": [{ "name": "v", "hostPath": { "path": "/x/../y" } }] } }),
+            r#"spec.volumes[0].hostPath.path: Invalid value: "/x/../y": must not contain '..'"#,
+        ),
+        (
+            container(json!({ "env": [{ "name": "a=b" }] })),
+            r#"spec.containers[0].env[0].name: Invalid value: "a=b": a valid environment variable name"#,
+        ),
+    ];
+    for (patch, message) in table {
+        let answer = create(&kinds::POD, &with(&pod(), patch));
+        assert!(answer.starts_with("Pod \"") && answer.contains(message), "{answer}\nshould say {message}");
+    }
+}
+
+#[test]
+fn a_running_pod_changes_only_where_it_may() {
+    let old = pod();
+    assert_eq!(update(&kinds::POD, &old, &with(&old, json!({ "spec": { "containers": [{ "name": "c", "image": "j:latest" }] } }))), "ok");
+    let toleration = json!([{ "key": "a", "operator": "Exists" }]);
+    assert_eq!(update(&kinds::POD, &old, &with(&old, json!({ "spec": { "tolerations": toleration } }))), "ok");
+    let answer = update(&kinds::POD, &old, &with(&old, json!({ "spec": { "nodeName": "n" } })));
+    assert!(
+        answer
+            .starts_with("Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn stateful_sets_are_stored_and_held_as_upstream_does() {
+    let kind = &kinds::STATEFUL_SET;
+    let mut stored = set();
+    (kind.defaults)(&mut stored);
+    (kind.prepare_create)(&mut stored);
+    let spec = &stored["spec"];
+    assert_eq!(stored["metadata"]["generation"], 1);
+    assert_eq!(stored["status"], json!({ "replicas": 0, "availableReplicas": 0 }));
+    assert_eq!(spec["updateStrategy"], json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } }));
+    assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], json!({ "whenDeleted": "Retain", "whenScaled": "Retain" }));
+    assert_eq!(
+        (&spec["podManagementPolicy"], &spec["replicas"], &spec["revisionHistoryLimit"]),
+        (&json!("OrderedReady"), &json!(1), &json!(10))
+    );
+    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" }, "status": { "phase": "Pending" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } }, "volumeMode": "Filesystem" } });
+    assert_eq!(spec["volumeClaimTemplates"][0], claim);
+
+    assert_eq!(update(kind, &stored, &with(&stored, json!({ "spec": { "replicas": 5 } }))), "ok");
+    let table = [
+        (
+            json!({ "spec": { "serviceName": "other" } }),
+            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+        ),
+        (
+            json!({ "spec": { "template": { "metadata": { "labels": { "app": "x" } } } } }),
+            r#"spec.template.metadata.labels: Invalid value: {"app":"x"}: `selector` does not match template `labels`"#,
+        ),
+        (json!({ "spec": { "replicas": -1 } }), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+        (
+            json!({ "spec": { "template": { "spec": { "restartPolicy": "Never" } } } }),
+            r#"spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always""#,
+        ),
+    ];
+    for (patch, message) in table {
+        let answer = update(kind, &stored, &with(&stored, patch));
+        assert_eq!(answer, format!("StatefulSet.apps \"web\" is invalid: {message}"));
+    }
+}
+
+#[test]
+fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_status() {
+    let old = with(&set(), json!({ "metadata": { "generation": 3 }, "status": { "replicas": 2 } }));
+    let mut same = with(&old, json!({ "metadata": { "generation": 9, "labels": { "a": "b" } }, "status": { "replicas": 7 } }));
+    (kinds::STATEFUL_SET.prepare_update)(&mut same, &old);
+    assert_eq!((&same["metadata"]["generation"], &same["status"]["replicas"]), (&json!(3), &json!(2)));
+    let mut changed = with(&old, json!({ "spec": { "replicas": 4 } }));
+    (kinds::STATEFUL_SET.prepare_update)(&mut changed, &old);
+    assert_eq!(changed["metadata"]["generation"], 4);
+}
+
+#[test]
+fn claims_and_volumes_keep_what_holds_data() {
+    let storage = |size: &str| json!({ "spec": { "resources": { "requests": { "storage": size } } } });
+    let fixed =
+        "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    let table = [
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), storage("2Gi"), "ok"),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), json!({ "spec": { "volumeName": "w" } }), fixed),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), json!({ "spec": { "accessModes": ["ReadWriteMany"] } }), fixed),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            claim(),
+            storage("512Mi"),
+            "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity",
+        ),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), json!({ "status": { "phase": "Pending" } })), storage("2Gi"), fixed),
+        (
+            &kinds::PERSISTENT_VOLUME,
+            volume(),
+            json!({ "spec": { "nfs": { "path": "/y" } } }),
+            "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation",
+        ),
+        (&kinds::PERSISTENT_VOLUME, volume(), json!({ "spec": { "claimRef": { "name": "c", "namespace": "d" } } }), "ok"),
+    ];
+    for (kind, old, patch, message) in table {
+        let answer = update(kind, &old, &with(&old, patch));
+        assert!(answer == message || answer.ends_with(&format!("is invalid: {message}")), "{answer}\nshould say {message}");
+    }
+    let local = json!({ "spec": { "nfs": null, "local": { "path": "/d" } } });
+    let answer = create(&kinds::PERSISTENT_VOLUME, &with(&volume(), local));
+    assert!(answer.contains("Local volume requires node affinity"), "V5: {answer}");
+}
+
+#[test]
+fn services_keep_their_address() {
+    let given = json!({ "spec": { "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] } });
+    let old = with(&service(), given);
+    let mut again = with(&service(), json!({ "spec": { "type": "NodePort" } }));
+    (kinds::SERVICE.defaults)(&mut again);
+    (kinds::SERVICE.prepare_update)(&mut again, &old);
+    assert_eq!((&again["spec"]["clusterIP"], &again["spec"]["ports"][0]["nodePort"]), (&json!("10.96.0.9"), &json!(30080)));
+    let answer = update(&kinds::SERVICE, &old, &with(&old, json!({ "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"] } })));
+    assert_eq!(answer, r#"Service "s" is invalid: spec.clusterIPs[0]: Invalid value: ["10.96.0.7"]: may not change once set"#);
+}
+
+#[test]
+fn secrets_turn_string_data_into_data_and_immutable_ones_stay() {
+    let mut secret = json!({ "metadata": { "name": "s", "namespace": "d" }, "stringData": { "k": "v" }, "data": { "k": "eA==" } });
+    (kinds::SECRET.defaults)(&mut secret);
+    assert_eq!((&secret["type"], &secret["data"]["k"], secret.get("stringData")), (&json!("Opaque"), &json!("dg=="), None));
+    let old = with(&secret, json!({ "immutable": true }));
+    let answer = update(&kinds::SECRET, &old, &with(&old, json!({ "data": { "k": "eA==" } })));
+    assert_eq!(answer, r#"Secret "s" is invalid: data: Forbidden: field is immutable when `immutable` is set"#);
+}
+
+#[test]
+fn admission_gives_a_pod_its_account_and_tolerations_once() {
+    let mut new = pod();
+    (kinds::POD.defaults)(&mut new);
+    kinds::pod::admit(&mut new);
+    let spec = &new["spec"];
+    assert_eq!(
+        (&spec["serviceAccountName"], &spec["serviceAccount"], &spec["priority"]),
+        (&json!("default"), &json!("default"), &json!(0))
+    );
+    assert_eq!(
+        spec["tolerations"][0],
+        json!({ "effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 })
+    );
+    assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(2));
+    let once = new.clone();
+    kinds::pod::admit(&mut new);
+    assert_eq!(new, once);
+}
+
+fn row(kind: &Kind, object: &Value) -> String {
+    let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
+    let cells = (kind.row)(object, now);
+    assert_eq!(cells.len(), kind.columns.len(), "{kind:?}: one cell per column");
+    cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect::<Vec<_>>().join("|")
+}
+
+#[test]
+fn the_status_of_a_pod_is_kubectls() {
+    let base = json!({ "metadata": { "name": "p", "creationTimestamp": "2026-11-21T09:54:28Z" },
+        "spec": { "containers": [{ "name": "c" }], "nodeName": "n", "initContainers": [{ "name": "i" }] }, "status": { "phase": "Running", "podIP": "10.0.0.2" } });
+    let state = |state: Value| json!({ "status": { "containerStatuses": [{ "name": "c", "ready": state.get("running").is_some(), "restartCount": 0, "state": state }] } });
+    let init = |state: Value| json!({ "status": { "phase": "Pending", "initContainerStatuses": [{ "name": "i", "restartCount": 0, "state": state }] } });
+    let restarted = json!({ "status": { "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 3, "state": { "running": {} },
+        "lastState": { "terminated": { "finishedAt": "2026-11-21T09:55:00Z" } } }] } });
+    let table = [
+        (json!({ "status": { "phase": "Pending" } }), "0/1|Pending|0"),
+        (state(json!({ "waiting": { "reason": "ContainerCreating" } })), "0/1|ContainerCreating|0"),
+        (state(json!({ "running": {} })), "1/1|Running|0"),
+        (state(json!({ "waiting": { "reason": "CrashLoopBackOff" } })), "0/1|CrashLoopBackOff|0"),
+        (state(json!({ "terminated": { "reason": "Completed", "exitCode": 0 } })), "0/1|Completed|0"),
+        (state(json!({ "terminated": { "reason": "Error", "exitCode": 1 } })), "0/1|Error|0"),
+        (state(json!({ "terminated": { "exitCode": 137 } })), "0/1|ExitCode:137|0"),
+        (restarted, "1/1|Running|3 (5m ago)"),
+        (init(json!({ "running": {} })), "0/1|Init:0/1|0"),
+        (init(json!({ "waiting": { "reason": "CrashLoopBackOff" } })), "0/1|Init:CrashLoopBackOff|0"),
+        (init(json!({ "terminated": { "reason": "Error", "exitCode": 1 } })), "0/1|Init:Error|0"),
+        (json!({ "metadata": { "deletionTimestamp": "2026-11-21T10:00:00Z" } }), "0/1|Terminating|0"),
+        (json!({ "status": { "phase": "Failed", "reason": "Evicted" } }), "0/1|Evicted|0"),
+    ];
+    for (patch, cells) in table {
+        assert_eq!(row(&kinds::POD, &with(&base, patch)), format!("p|{cells}|5m32s|10.0.0.2|n|<none>|<none>"));
+    }
+}
+
+#[test]
+fn rows_are_upstreams() {
+    let meta = json!({ "name": "x", "creationTimestamp": "2026-11-21T09:00:00Z" });
+    let table: [(&Kind, Value, &str); 11] = [
+        (
+            &kinds::STATEFUL_SET,
+            with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 }, "status": { "readyReplicas": 2 } })),
+            "x|2/3|60m|c|i:1",
+        ),
+        (&kinds::REPLICA_SET, with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 } })), "x|3|0|0|60m|c|i:1|app=web"),
+        (
+            &kinds::SERVICE,
+            json!({ "metadata": meta, "spec": { "type": "NodePort", "clusterIP": "1.2.3.4", "ports": [{ "port": 80, "nodePort": 30000, "protocol": "TCP" }] } }),
+            "x|NodePort|1.2.3.4|<none>|80:30000/TCP|60m|<none>",
+        ),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            with(&claim(), json!({ "metadata": meta, "status": { "accessModes": ["ReadWriteOnce"] } })),
+            "x|Bound|v|1Gi|RWO|s|<unset>|60m|<unset>",
+        ),
+        (
+            &kinds::PERSISTENT_VOLUME,
+            with(
+                &volume(),
+                json!({ "metadata": meta, "spec": { "claimRef": { "namespace": "d", "name": "c" }, "persistentVolumeReclaimPolicy": "Retain" }, "status": { "phase": "Bound" } }),
+            ),
+            "x|1Gi|RWO|Retain|Bound|d/c||<unset>||60m|<unset>",
+        ),
+        (
+            &kinds::STORAGE_CLASS,
+            json!({ "metadata": with(&meta, json!({ "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } })), "provisioner": "p" }),
+            "x (default)|p|Delete|Immediate|false|60m",
+        ),
+        (
+            &kinds::NODE,
+            json!({ "metadata": with(&meta, json!({ "labels": { "node-role.kubernetes.io/control-plane": "" } })), "spec": { "unschedulable": true },
+                "status": { "conditions": [{ "type": "Ready", "status": "True" }], "nodeInfo": { "kubeletVersion": "v1.37.0" } } }),
+            "x|Ready,SchedulingDisabled|control-plane|60m|v1.37.0|<none>|<none>|<unknown>|<unknown>|<unknown>",
+        ),
+        (
+            &kinds::ENDPOINTS,
+            json!({ "metadata": meta, "subsets": [{ "addresses": [{ "ip": "1.1.1.1" }, { "ip": "1.1.1.2" }], "ports": [{ "port": 1 }, { "port": 2 }] }] }),
+            "x|1.1.1.1:1,1.1.1.2:1,1.1.1.1:2 + 1 more...|60m",
+        ),
+        (
+            &kinds::EVENT,
+            json!({ "metadata": meta, "type": "Normal", "reason": "R", "message": "m\n", "involvedObject": { "kind": "Pod", "name": "p" },
+                "source": { "component": "k", "host": "h" }, "firstTimestamp": "2026-11-21T09:00:00Z", "lastTimestamp": "2026-11-21T09:59:00Z", "count": 2 }),
+            "60s|Normal|R|pod/p||k, h|m|60m|2|x",
+        ),
+        (
+            &kinds::CONTROLLER_REVISION,
+            json!({ "metadata": with(&meta, json!({ "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "controller": true }] })), "revision": 2 }),
+            "x|statefulset.apps/web|2|60m",
+        ),
+        (&kinds::CONFIG_MAP, json!({ "metadata": meta, "data": { "a": "b" }, "binaryData": { "c": "" } }), "x|2|60m"),
+    ];
+    for (kind, object, cells) in table {
+        assert_eq!(row(kind, &object), cells, "{kind:?}");
+    }
+}
+
+#[test]
+fn every_function_of_every_kind_takes_any_json() {
+    // X4: nothing that a client sends panics the server.
+    let odd = [json!(null), json!([]), json!("x"), json!(1), json!({})];
+    let mut objects: Vec<Value> = odd.to_vec();
+    for inside in &odd {
+        for field in ["metadata", "spec", "status", "data", "subsets", "ports", "endpoints", "involvedObject", "stringData", "series"] {
+            objects.push(json!({ field: inside }));
+            objects.push(json!({ field: { "template": inside, "containers": [inside], "ports": [inside], "volumes": [inside, { "name": inside }],
+                "selector": inside, "resources": inside, "labels": inside, "annotations": inside, "ownerReferences": [inside], "tolerations": [inside],
+                "strategy": inside, "updateStrategy": inside, "volumeClaimTemplates": [inside], "finalizers": inside, "capacity": inside } }));
+        }
+    }
+    for kind in ALL {
+        for object in &objects {
+            let mut changed = object.clone();
+            (kind.defaults)(&mut changed);
+            (kind.prepare_create)(&mut changed);
+            (kind.prepare_update)(&mut changed, object);
+            let mut causes = Vec::new();
+            metadata::validate(kind, object, &mut causes);
+            metadata::validate_update(object, &changed, &mut causes);
+            (kind.validate)(object, &mut causes);
+            (kind.validate_update)(object, &changed, &mut causes);
+            let _ = (kind.fields)(object);
+            row(kind, object);
+        }
+    }
+}
