@@ -1,1 +1,205 @@
-//! Server-side apply: who owns which field.
+//! Server-side apply: who owns which field (`metadata.managedFields`).
+//!
+//! An applied configuration is the whole of what its manager wants to own. Applying it merges it into
+//! the live object ([`typed::merge`]), takes out what the manager applied before and no longer does
+//! ([`typed::prune`]), and refuses to change what others own, unless forced. Every other write makes
+//! its manager the owner of what it changed ([`manage_update`]).
+//!
+//! Lists are sets, keyed or atomic as the generated table says ([`crate::schema::list_keys`]). All
+//! versions of a kind are taken to have the same fields, which holds for the kinds that are served.
+//!
+//! Differs: upstream also records a map or struct that an update newly made (`.` below it), depending
+//! on Go's zero values; here only items, map entries and leaves are recorded.
+
+mod managers;
+mod set;
+mod typed;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::kinds::{Kind, Subresource};
+use crate::schema::list_keys::DEFAULT;
+use crate::schema::shape_of;
+use crate::status::Status;
+use crate::time::rfc3339;
+use managers::{APPLY, Manager, Managers, Owned, UPDATE};
+use set::Set;
+use typed::{Typed, compare, merge, prune};
+
+pub use managers::{MAX_ENTRIES, MAX_UPDATE_MANAGERS};
+
+/// Fields of `metadata` that nobody owns: the server sets them, or they name the object.
+const UNOWNED_METADATA: &[&str] =
+    &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
+
+/// The manager of fields that were there before the first apply and have no owner.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Who writes, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// The `fieldManager` parameter, or what stands before the `/` of the user agent; at most 128 characters (the caller checks).
+    pub manager: &'a str,
+    /// `status`, `scale`, or empty for the object itself.
+    pub subresource: &'a str,
+    /// The time of changed entries.
+    pub now: Timestamp,
+}
+
+/// The object that applying a configuration gives, with its new `managedFields`.
+///
+/// `live` is none where the object does not exist yet. `config` has passed [`crate::schema::decode`];
+/// the result has not (defaults and validation come after). A configuration that changes nothing gives
+/// an object equal to `live`.
+///
+/// Errors: 400 where the configuration has managed fields; 409 with upstream's message and causes where
+/// it would change what others own and `force` is not set.
+pub fn apply(kind: &Kind, live: Option<&Value>, config: &Value, force: bool, writer: Writer<'_>) -> Result<Value, Status> {
+    if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let shape = shape_of(kind.type_name);
+    let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
+    let mut managers = live.and_then(Managers::of).unwrap_or_default();
+    if managers.0.is_empty() && live.is_some() {
+        let set = owned_part(kind, writer.subresource, Typed::object(shape, &before).fields());
+        let name = BEFORE_FIRST_APPLY.to_owned();
+        let manager = Manager { operation: UPDATE, name, api_version: kind.api_version(), subresource: String::new() };
+        managers.0.insert(manager, Owned { set, time: rfc3339(writer.now) });
+    }
+    let me = Manager {
+        operation: APPLY,
+        name: writer.manager.to_owned(),
+        api_version: kind.api_version(),
+        subresource: writer.subresource.to_owned(),
+    };
+    let last = managers.0.remove(&me);
+    let set = owned_part(kind, writer.subresource, Typed::object(shape, config).fields());
+
+    let mut merged = merge(Typed::object(shape, &before), Typed::object(shape, config));
+    if let Some(last) = &last {
+        let mut owned = managers.union();
+        owned.extend(set.clone());
+        prune(shape, &DEFAULT, &mut merged, &last.set, Some(&owned));
+    }
+    let difference = compare(Typed::object(shape, &before), Typed::object(shape, &merged));
+    let changed = owned_part(kind, writer.subresource, difference.changed());
+    let conflicts: Vec<(&Manager, Vec<String>)> = managers
+        .0
+        .iter()
+        .map(|(manager, owned)| (manager, owned.set.intersection(&changed).paths()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    if !force && !conflicts.is_empty() {
+        return Err(conflict(&conflicts));
+    }
+    managers.take_from_others(&me, &changed);
+    managers.remove(&difference.removed);
+    let time = match last {
+        Some(last) if last.set == set && changed.is_empty() && difference.removed.is_empty() => last.time,
+        _ => rfc3339(writer.now),
+    };
+    managers.0.insert(me, Owned { set, time });
+    managers.write(&mut merged, writer.now);
+    Ok(merged)
+}
+
+/// Writes `managedFields` into `new` after a create, update or patch (not an apply): the writer owns
+/// what it changed, others lose it, and what is gone nobody owns. `old` is none on create.
+///
+/// As upstream, managed fields that the client sends back are the ones to start from; `[{}]` drops
+/// all, and what cannot be read is replaced by the live object's.
+pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
+    let shape = shape_of(kind.type_name);
+    let before = old.map_or_else(|| Value::Object(Map::new()), unmanaged);
+    let live = || old.and_then(Managers::of).unwrap_or_default();
+    let sent = new.get("metadata").and_then(|metadata| metadata.get("managedFields"));
+    let reset = sent.is_some_and(|sent| *sent == json!([{}]));
+    let mut managers = match sent.and_then(Value::as_array) {
+        _ if reset => Managers::default(),
+        None => live(),
+        Some(sent) if sent.is_empty() => live(),
+        Some(_) => Managers::of(new).unwrap_or_else(live),
+    };
+    let after = unmanaged(new);
+    let difference = compare(Typed::object(shape, &before), Typed::object(shape, &after));
+    let changed = owned_part(kind, writer.subresource, difference.changed());
+    let me = Manager {
+        operation: UPDATE,
+        name: writer.manager.to_owned(),
+        api_version: kind.api_version(),
+        subresource: writer.subresource.to_owned(),
+    };
+    managers.take_from_others(&me, &changed);
+    managers.remove(&difference.removed);
+    if !changed.is_empty() && !reset {
+        let mine = managers.0.entry(me).or_insert_with(|| Owned { set: Set::default(), time: String::new() });
+        mine.set.extend(changed);
+        mine.time = rfc3339(writer.now);
+    }
+    managers.write(new, writer.now);
+}
+
+/// The object without its managed fields.
+fn unmanaged(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+/// Drops what nobody owns, and what a write to this (sub)resource does not reach: the status through
+/// the object, all but the status through `/status`.
+fn owned_part(kind: &Kind, subresource: &str, mut set: Set) -> Set {
+    for element in ["f:apiVersion", "f:kind"] {
+        set.remove(element);
+    }
+    set.members.remove("f:metadata");
+    if let Some(mut metadata) = set.children.remove("f:metadata") {
+        for field in UNOWNED_METADATA {
+            metadata.remove(&format!("f:{field}"));
+        }
+        set.insert_children("f:metadata", metadata);
+    }
+    match subresource {
+        "" if kind.subresources.contains(&Subresource::Status) => set.remove("f:status"),
+        "status" => {
+            set.members.retain(|element| element == "f:status");
+            set.children.retain(|element, _| element == "f:status");
+        }
+        _ => {}
+    }
+    set
+}
+
+/// Upstream's 409: one cause per field and manager.
+fn conflict(conflicts: &[(&Manager, Vec<String>)]) -> Status {
+    let count: usize = conflicts.iter().map(|(_, paths)| paths.len()).sum();
+    let message = match conflicts {
+        [(manager, paths)] if count == 1 => {
+            format!("Apply failed with 1 conflict: conflict with {}: {}", manager.shown(), paths.concat())
+        }
+        _ => {
+            let lines: Vec<String> = conflicts
+                .iter()
+                .flat_map(|(manager, paths)| {
+                    std::iter::once(format!("conflicts with {}:", manager.shown())).chain(paths.iter().map(|path| format!("- {path}")))
+                })
+                .collect();
+            format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
+        }
+    };
+    let causes: Vec<Value> = conflicts
+        .iter()
+        .flat_map(|(manager, paths)| {
+            let message = format!("conflict with {}", manager.shown());
+            paths.iter().map(move |path| json!({ "reason": "FieldManagerConflict", "message": message, "field": path }))
+        })
+        .collect();
+    Status { details: json!({ "causes": causes }), ..Status::new(409, "Conflict", message) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,12 @@
 //! A patched object is not yet checked: [`crate::schema::decode`] comes after. Server-side apply,
 //! the fourth kind of patch, needs managed fields and is [`crate::apply`].
 
+mod order;
 mod strategic;
 
 use serde_json::Value;
 
+pub(crate) use self::order::arrange;
 use crate::kinds::Kind;
 use crate::schema::decode::fits_depth;
 use crate::schema::parse::{self, MAX_DEPTH};

@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::order::arrange;
 use crate::schema::list_keys::{self, FieldKeys};
 use crate::schema::types::Shape;
 use crate::status::Status;
@@ -94,7 +95,7 @@ fn merge_map(shape: Shape, mut current: Map<String, Value>, mut patch: Map<Strin
         let (_, keys) = child(shape, &name);
         if let Some(Value::Array(stored)) = current.remove(&name) {
             let positions = stored.clone();
-            current.insert(name, Value::Array(arrange(stored, &order, &positions, keys.patch_key)));
+            current.insert(name, Value::Array(arrange(stored, &order, &positions, |item| identity(item, keys.patch_key))));
         }
     }
     Ok(current)
@@ -202,7 +203,7 @@ fn merge_list(
     if replaces && order.is_none() {
         return Ok(merged);
     }
-    Ok(arrange(merged, order.as_deref().unwrap_or(&patch), &positions, key))
+    Ok(arrange(merged, order.as_deref().unwrap_or(&patch), &positions, |item| identity(item, key)))
 }
 
 /// Takes out the items that are directives: `$patch: delete` drops the stored items with that key,
@@ -243,35 +244,4 @@ fn check_order(key: Option<&str>, patch: &[Value], order: &[Value]) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Orders a merged list: the items that `order` names in that order; the others keep their place among
-/// the stored ones (`positions`) as far as both can be had, and come after where there is no relation.
-fn arrange(merged: Vec<Value>, order: &[Value], positions: &[Value], key: Option<&str>) -> Vec<Value> {
-    let index = |items: &[Value]| {
-        let mut index = HashMap::new();
-        for (at, item) in items.iter().enumerate() {
-            if let Some(identity) = identity(item, key) {
-                index.entry(identity).or_insert(at);
-            }
-        }
-        index
-    };
-    let (ordered, stored) = (index(order), index(positions));
-    let place = |item: &Value, places: &HashMap<String, usize>| identity(item, key).and_then(|identity| places.get(&identity).copied());
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(item, &ordered).is_some());
-    named.sort_by_key(|item| place(item, &ordered));
-    others.sort_by_key(|item| place(item, &stored));
-    let mut result = Vec::with_capacity(named.len() + others.len());
-    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
-    while let (Some(left), Some(right)) = (others.peek(), named.peek()) {
-        let before = match (place(left, &stored), place(right, &stored)) {
-            (Some(left), Some(right)) => left < right,
-            _ => false,
-        };
-        result.extend(if before { others.next() } else { named.next() });
-    }
-    result.extend(others);
-    result.extend(named);
-    result
 }

@@ -1,0 +1,275 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kinds;
+
+fn writer(manager: &str, second: i64) -> Writer<'_> {
+    Writer { manager, subresource: "", now: Timestamp::from_second(second).unwrap_or_default() }
+}
+
+fn pod(metadata: Value, spec: Value) -> Value {
+    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+    pod["metadata"]["name"] = "web".into();
+    pod
+}
+
+fn apply_pod(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+    apply(&kinds::POD, live, config, force, writer(manager, 0))
+}
+
+/// The fields of one manager's entry.
+fn fields_of(object: &Value, manager: &str) -> Value {
+    let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    entries.iter().find(|entry| entry["manager"] == manager).map_or(Value::Null, |entry| entry["fieldsV1"].clone())
+}
+
+#[test]
+fn the_first_apply_owns_what_it_says() {
+    let config = pod(
+        json!({ "labels": { "app": "web" } }),
+        json!({ "containers": [{ "name": "a", "image": "i", "ports": [{ "containerPort": 80 }], "args": ["x"] }] }),
+    );
+    let applied = apply_pod(None, &config, "kubectl", false).expect("applies");
+    assert_eq!(unmanaged(&applied), config);
+    let entry = &applied["metadata"]["managedFields"][0];
+    assert_eq!(
+        (&entry["operation"], &entry["time"], &entry["fieldsType"]),
+        (&json!("Apply"), &json!("1970-01-01T00:00:00Z"), &json!("FieldsV1"))
+    );
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({ "f:metadata": { "f:labels": { "f:app": {} } }, "f:spec": { "f:containers": { "k:{\"name\":\"a\"}": { ".": {},
+            "f:name": {}, "f:image": {}, "f:args": {}, "f:ports": { "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": { ".": {}, "f:containerPort": {} } } } } } })
+    );
+}
+
+#[test]
+fn conflicts_are_told_in_upstreams_words() {
+    let mut live = pod(json!({}), json!({ "hostname": "a", "containers": [{ "name": "a", "image": "1" }] }));
+    manage_update(&kinds::POD, None, &mut live, writer("kubectl-client-side-apply", 1));
+    let one = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "2" }] }));
+    let refused = apply_pod(Some(&live), &one, "me", false).expect_err("a conflict");
+    assert_eq!((refused.code, refused.reason), (409, "Conflict"));
+    assert_eq!(
+        refused.message,
+        r#"Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using v1: .spec.containers[name="a"].image"#
+    );
+    assert_eq!(refused.details["causes"][0]["field"], r#".spec.containers[name="a"].image"#);
+    let two = pod(json!({}), json!({ "hostname": "b", "containers": [{ "name": "a", "image": "2" }] }));
+    let refused = apply_pod(Some(&live), &two, "me", false).expect_err("conflicts");
+    let lines: Vec<&str> = refused.message.lines().collect();
+    assert_eq!(lines[0], r#"Apply failed with 2 conflicts: conflicts with "kubectl-client-side-apply" using v1:"#);
+    assert_eq!(&lines[1..], ["- .spec.hostname", r#"- .spec.containers[name="a"].image"#]);
+    let forced = apply_pod(Some(&live), &two, "me", true).expect("forced");
+    assert_eq!((&forced["spec"]["hostname"], &forced["spec"]["containers"][0]["image"]), (&json!("b"), &json!("2")));
+    assert_eq!(
+        fields_of(&forced, "kubectl-client-side-apply"),
+        json!({ "f:spec": { "f:containers": { "k:{\"name\":\"a\"}": { ".": {}, "f:name": {} } } } })
+    );
+}
+
+#[test]
+fn what_is_no_longer_applied_goes_unless_another_owns_it() {
+    let env = |names: &[&str]| names.iter().map(|name| json!({ "name": name, "value": "1" })).collect::<Value>();
+    let config =
+        |names: &[&str]| pod(json!({ "labels": { "a": "1", "b": "1" } }), json!({ "containers": [{ "name": "c", "env": env(names) }] }));
+    let live = apply_pod(None, &config(&["x", "y", "z"]), "one", false).expect("applies");
+    let live = apply_pod(Some(&live), &config(&["y"]), "two", false).expect("the same values are shared");
+    let fewer = pod(json!({ "labels": { "a": "1" } }), json!({ "containers": [{ "name": "c", "env": env(&["z"]) }] }));
+    let live = apply_pod(Some(&live), &fewer, "one", false).expect("applies");
+    assert_eq!(live["spec"]["containers"][0]["env"], env(&["y", "z"]));
+    assert_eq!(live["metadata"]["labels"], json!({ "a": "1", "b": "1" }));
+    let nothing = pod(json!({}), json!({}));
+    let live = apply_pod(Some(&live), &nothing, "two", false).expect("applies");
+    assert_eq!(unmanaged(&live), fewer);
+    assert_eq!(unmanaged(&apply_pod(Some(&live), &nothing, "one", false).expect("applies")), pod(json!({}), json!({})).tap_remove("spec"));
+}
+
+/// A test's shorthand: an object without one field.
+trait TapRemove {
+    fn tap_remove(self, field: &str) -> Value;
+}
+
+impl TapRemove for Value {
+    fn tap_remove(mut self, field: &str) -> Value {
+        self.as_object_mut().map(|map| map.remove(field));
+        self
+    }
+}
+
+#[test]
+fn updates_take_fields_over_and_status_has_its_own_owners() {
+    let set = |replicas: i32, status: Value| {
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" },
+        "spec": { "replicas": replicas, "serviceName": "web" }, "status": status })
+    };
+    let kind = &kinds::STATEFUL_SET;
+    let config = set(3, json!(null)).tap_remove("status");
+    let live = apply(kind, None, &config, false, writer("gitops", 0)).expect("applies");
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = 5.into();
+    manage_update(kind, Some(&live), &mut scaled, writer("kubectl-edit", 1));
+    assert_eq!(fields_of(&scaled, "gitops"), json!({ "f:spec": { "f:serviceName": {} } }));
+    assert_eq!(fields_of(&scaled, "kubectl-edit"), json!({ "f:spec": { "f:replicas": {} } }));
+    let mut reported = scaled.clone();
+    reported["status"] = json!({ "replicas": 5 });
+    manage_update(kind, Some(&scaled), &mut reported, Writer { subresource: "status", ..writer("controller", 2) });
+    let entry = reported["metadata"]["managedFields"].as_array().and_then(|all| all.iter().find(|e| e["manager"] == "controller")).cloned();
+    assert_eq!(
+        entry.map(|e| (e["subresource"].clone(), e["fieldsV1"].clone())),
+        Some((json!("status"), json!({ "f:status": { "f:replicas": {} } })))
+    );
+    // An update that changes nothing leaves every byte as it was, also when the client did not send the managers back.
+    let mut same = unmanaged(&reported);
+    manage_update(kind, Some(&reported), &mut same, writer("someone", 9));
+    assert_eq!(same, reported);
+    // `[{}]` is how a client drops all managers.
+    let mut reset = reported.clone();
+    reset["metadata"]["managedFields"] = json!([{}]);
+    manage_update(kind, Some(&reported), &mut reset, writer("someone", 9));
+    assert!(reset["metadata"].get("managedFields").is_none());
+}
+
+#[test]
+fn an_object_without_managers_belongs_to_before_first_apply() {
+    let live = pod(json!({}), json!({ "hostname": "a" }));
+    let refused = apply_pod(Some(&live), &pod(json!({}), json!({ "hostname": "b" })), "me", false).expect_err("a conflict");
+    assert_eq!(refused.message, r#"Apply failed with 1 conflict: conflict with "before-first-apply" using v1: .spec.hostname"#);
+    assert!(apply_pod(None, &pod(json!({ "managedFields": [] }), json!({})), "me", false).is_err_and(|status| status.code == 400));
+}
+
+#[test]
+fn x4_the_number_of_managers_is_bounded() {
+    let mut live = pod(json!({}), json!({}));
+    for number in 0..40 {
+        let mut next = live.clone();
+        next["metadata"]["labels"][format!("l{number}")] = "1".into();
+        manage_update(&kinds::POD, Some(&live), &mut next, writer(&format!("m{number}"), number));
+        live = next;
+    }
+    let managers = Managers::of(&live).expect("managers");
+    assert_eq!(managers.0.len(), MAX_UPDATE_MANAGERS);
+    let labels = managers.union().paths().iter().filter(|path| path.starts_with(".metadata.labels.")).count();
+    assert_eq!(labels, 40, "the oldest are put together, not forgotten");
+    let made_up = json!({ "metadata": { "managedFields": vec![json!({ "operation": "Update" }); MAX_ENTRIES + 1] } });
+    assert_eq!(Managers::of(&made_up), None);
+}
+
+/// Small pods with the kinds of fields that differ: scalars, maps, keyed lists in keyed lists, sets, atomic lists.
+fn any_config() -> impl Strategy<Value = Value> {
+    let value = || prop::sample::select(vec!["1", "2"]);
+    let name = || prop::sample::select(vec!["a", "b", "c"]);
+    let labels = prop::collection::btree_map(name(), value(), 1..3);
+    let env = prop::collection::btree_map(name(), value(), 1..3);
+    let container = (prop::option::of(value()), prop::option::of(env));
+    let containers = prop::collection::btree_map(name(), container, 1..3).prop_shuffle_values();
+    let finalizers = prop::collection::btree_set(name(), 1..3);
+    let tolerations = prop::collection::vec(value(), 1..3);
+    (
+        prop::option::of(labels),
+        prop::option::of(containers),
+        prop::option::of(finalizers),
+        prop::option::of(tolerations),
+        prop::option::of(value()),
+    )
+        .prop_map(|(labels, containers, finalizers, tolerations, hostname)| {
+            let (mut metadata, mut spec) = (json!({}), json!({}));
+            let set = |map: &mut Value, field: &str, value: Option<Value>| value.map(|value| map[field] = value);
+            set(&mut metadata, "labels", labels.map(|labels| json!(labels)));
+            set(&mut metadata, "finalizers", finalizers.map(|all| json!(all)));
+            set(&mut spec, "tolerations", tolerations.map(|all| all.into_iter().map(|key| json!({ "key": key })).collect()));
+            set(&mut spec, "hostname", hostname.map(Value::from));
+            let containers = containers.map(|all| {
+                let item = |(name, (image, env)): (&str, (Option<&str>, Option<std::collections::BTreeMap<&str, &str>>))| {
+                    let mut container = json!({ "name": name });
+                    set(&mut container, "image", image.map(Value::from));
+                    let env = env.map(|env| env.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect());
+                    set(&mut container, "env", env);
+                    container
+                };
+                all.into_iter().map(item).collect()
+            });
+            set(&mut spec, "containers", containers);
+            let mut config = pod(metadata, spec);
+            if config["spec"] == json!({}) {
+                config = config.tap_remove("spec");
+            }
+            config
+        })
+}
+
+/// Items in a random order.
+trait ShuffleValues<K, V> {
+    fn prop_shuffle_values(self) -> BoxedStrategy<Vec<(K, V)>>;
+}
+
+impl<K, V, S> ShuffleValues<K, V> for S
+where
+    K: std::fmt::Debug + Clone + 'static,
+    V: std::fmt::Debug + Clone + 'static,
+    S: Strategy<Value = std::collections::BTreeMap<K, V>> + 'static,
+{
+    fn prop_shuffle_values(self) -> BoxedStrategy<Vec<(K, V)>> {
+        self.prop_map(|map| map.into_iter().collect::<Vec<_>>()).prop_shuffle().boxed()
+    }
+}
+
+fn typed(value: &Value) -> Typed<'_> {
+    Typed::object(shape_of(kinds::POD.type_name), value)
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    let difference = compare(typed(a), typed(b));
+    difference.changed().is_empty() && difference.removed.is_empty()
+}
+
+proptest! {
+    #[test]
+    fn fields_survive_their_json_form(config in any_config()) {
+        let set = typed(&config).fields();
+        prop_assert_eq!(Set::from_json(&set.to_json()), Some(set));
+    }
+
+    #[test]
+    fn applying_again_changes_nothing(configs in prop::collection::vec(any_config(), 1..4)) {
+        let mut live = None;
+        for (number, config) in configs.iter().enumerate() {
+            let manager = format!("m{}", number % 2);
+            let once = apply(&kinds::POD, live.as_ref(), config, true, writer(&manager, 1)).expect("forced");
+            let twice = apply(&kinds::POD, Some(&once), config, false, writer(&manager, 2)).expect("owns it all");
+            prop_assert_eq!(&once, &twice);
+            live = Some(once);
+        }
+    }
+
+    #[test]
+    fn one_manager_gets_exactly_what_it_last_applied(configs in prop::collection::vec(any_config(), 1..5)) {
+        let mut live = None;
+        for config in &configs {
+            let next = apply_pod(live.as_ref(), config, "me", false).expect("no one else");
+            prop_assert!(same(&unmanaged(&next), config), "{} is not {}", next, config);
+            live = Some(next);
+        }
+    }
+
+    #[test]
+    fn what_others_own_changes_only_by_force(first in any_config(), second in any_config(), third in any_config()) {
+        let live = apply_pod(None, &first, "one", false).expect("applies");
+        let before = Managers::of(&live).expect("managers").union();
+        match apply_pod(Some(&live), &second, "two", false) {
+            Ok(after) => {
+                let difference = compare(typed(&live), typed(&after));
+                prop_assert!(difference.changed().intersection(&before).is_empty());
+                prop_assert!(difference.removed.is_empty(), "the first apply of a manager removes nothing");
+            }
+            Err(status) => prop_assert_eq!(status.code, 409),
+        }
+        // By force: the configuration holds, and nobody owns what is not there.
+        let live = apply_pod(Some(&live), &second, "two", true).expect("forced");
+        let live = apply_pod(Some(&live), &third, "two", true).expect("forced");
+        prop_assert!(same(&merge(typed(&live), typed(&third)), &live));
+        let owned = Managers::of(&live).expect("managers").union();
+        prop_assert!(owned.difference(&typed(&live).fields()).is_empty(), "{:?}", owned.paths());
+    }
+}

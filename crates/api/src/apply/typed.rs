@@ -1,0 +1,265 @@
+//! Objects seen through their type: which fields they hold, what differs between two, how one is
+//! merged into another, and how fields are taken out again.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::set::Set;
+use crate::patch::arrange;
+use crate::schema::list_keys::{DEFAULT, FieldKeys, ListType};
+use crate::schema::types::Shape;
+
+/// A value with what its type says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Typed<'a> {
+    pub shape: Shape,
+    pub keys: &'static FieldKeys,
+    pub value: &'a Value,
+}
+
+/// How a value is owned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As a whole: scalars, atomic lists and maps, what has no schema.
+    Leaf,
+    /// Field by field.
+    Fields,
+    /// Item by item, each its own key.
+    Set,
+    /// Item by item, by some of its fields.
+    Items,
+}
+
+/// A value inside another.
+struct Child<'a> {
+    typed: Typed<'a>,
+    /// Items of lists and entries of maps are themselves in a set of fields, struct fields are not.
+    member: bool,
+}
+
+impl<'a> Typed<'a> {
+    /// An object of this shape.
+    pub fn object(shape: Shape, value: &'a Value) -> Self {
+        Self { shape, keys: &DEFAULT, value }
+    }
+
+    fn form(&self) -> Form {
+        match (self.shape, self.value, &self.keys.list_type) {
+            (_, Value::Object(_), ListType::AtomicMap) => Form::Leaf,
+            (Shape::Struct(this), Value::Object(_), _) if !this.atomic => Form::Fields,
+            (Shape::Map(_), Value::Object(_), _) => Form::Fields,
+            (Shape::List(_), Value::Array(_), ListType::Set) => Form::Set,
+            (Shape::List(_), Value::Array(items), ListType::Map(_)) => {
+                // Items without keys or with the same keys cannot be told apart: then the list has one owner.
+                let mut elements: Vec<String> = items.iter().filter_map(|item| self.element(item)).collect();
+                elements.sort_unstable();
+                elements.dedup();
+                if elements.len() == items.len() { Form::Items } else { Form::Leaf }
+            }
+            _ => Form::Leaf,
+        }
+    }
+
+    /// The path element of an item of this list.
+    fn element(&self, item: &Value) -> Option<String> {
+        match &self.keys.list_type {
+            ListType::Set => Some(format!("v:{item}")),
+            ListType::Map(names) => {
+                let mut keys = Map::new();
+                for name in names {
+                    let value = item.get(*name).cloned().or_else(|| key_default(name))?;
+                    keys.insert((*name).to_owned(), value);
+                }
+                Some(format!("k:{}", Value::Object(keys)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The shape and keys of a field or map entry.
+    fn field(&self, name: &str) -> (Shape, &'static FieldKeys, bool) {
+        match self.shape {
+            Shape::Struct(this) => this.field(name).map_or((Shape::Any, &DEFAULT, false), |field| (field.shape, field.keys, false)),
+            Shape::Map(item) => (*item, &DEFAULT, true),
+            _ => (Shape::Any, &DEFAULT, true),
+        }
+    }
+
+    fn item_shape(&self) -> Shape {
+        if let Shape::List(item) = self.shape { *item } else { Shape::Any }
+    }
+
+    /// What is inside, by path element; empty for a leaf.
+    fn children(&self) -> BTreeMap<String, Child<'a>> {
+        match (self.form(), self.value) {
+            (Form::Fields, Value::Object(map)) => map
+                .iter()
+                .map(|(name, value)| {
+                    let (shape, keys, member) = self.field(name);
+                    (format!("f:{name}"), Child { typed: Typed { shape, keys, value }, member })
+                })
+                .collect(),
+            (Form::Set | Form::Items, Value::Array(items)) => items
+                .iter()
+                .filter_map(|value| {
+                    let typed = Typed { shape: self.item_shape(), keys: &DEFAULT, value };
+                    self.element(value).map(|element| (element, Child { typed, member: true }))
+                })
+                .collect(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// All fields that the value holds.
+    pub fn fields(&self) -> Set {
+        let mut set = Set::default();
+        for (element, child) in self.children() {
+            child.add_to(&mut set, element);
+        }
+        set
+    }
+}
+
+impl Child<'_> {
+    fn add_to(&self, set: &mut Set, element: String) {
+        let below = self.typed.fields();
+        let empty_map = self.typed.value.as_object().is_some_and(Map::is_empty);
+        set.insert_children(&element, below);
+        if self.member || empty_map || self.typed.form() == Form::Leaf {
+            set.members.insert(element);
+        }
+    }
+}
+
+/// A key that may be left out of an item, with the value that it then has.
+fn key_default(name: &str) -> Option<Value> {
+    (name == "protocol").then(|| "TCP".into())
+}
+
+/// What differs between two objects.
+#[derive(Default)]
+pub(super) struct Comparison {
+    pub removed: Set,
+    pub modified: Set,
+    pub added: Set,
+}
+
+impl Comparison {
+    /// What is different or new.
+    pub fn changed(&self) -> Set {
+        let mut changed = self.modified.clone();
+        changed.extend(self.added.clone());
+        changed
+    }
+}
+
+/// Compares two objects of one type; the order of keyed lists and sets does not matter.
+pub(super) fn compare(old: Typed<'_>, new: Typed<'_>) -> Comparison {
+    let mut result = Comparison::default();
+    let (old, mut new) = (old.children(), new.children());
+    for (element, before) in old {
+        let Some(after) = new.remove(&element) else {
+            before.add_to(&mut result.removed, element);
+            continue;
+        };
+        let form = before.typed.form();
+        if form != Form::Leaf && form == after.typed.form() {
+            let below = compare(before.typed, after.typed);
+            result.removed.insert_children(&element, below.removed);
+            result.modified.insert_children(&element, below.modified);
+            result.added.insert_children(&element, below.added);
+        } else if before.typed.value != after.typed.value {
+            result.modified.members.insert(element);
+        }
+    }
+    for (element, after) in new {
+        after.add_to(&mut result.added, element);
+    }
+    result
+}
+
+/// The live value with what the configuration says.
+pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
+    let form = config.form();
+    if form == Form::Leaf || form != live.form() {
+        return config.value.clone();
+    }
+    match (live.value, config.value) {
+        (Value::Object(live_map), Value::Object(config_map)) => {
+            let mut merged = live_map.clone();
+            for (name, value) in config_map {
+                let (shape, keys, _) = config.field(name);
+                let after = Typed { shape, keys, value };
+                let value = live_map.get(name).map_or_else(|| value.clone(), |before| merge(Typed { shape, keys, value: before }, after));
+                merged.insert(name.clone(), value);
+            }
+            Value::Object(merged)
+        }
+        (Value::Array(live_items), Value::Array(config_items)) => {
+            let mut merged: BTreeMap<String, Value> =
+                live_items.iter().filter_map(|item| Some((live.element(item)?, item.clone()))).collect();
+            for item in config_items {
+                let Some(element) = config.element(item) else { continue };
+                let after = Typed { shape: config.item_shape(), keys: &DEFAULT, value: item };
+                let value = merged.get(&element).map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
+                merged.insert(element, value);
+            }
+            Value::Array(arrange(merged.into_values().collect(), config_items, live_items, |item| config.element(item)))
+        }
+        _ => config.value.clone(),
+    }
+}
+
+/// Takes the fields of `last` out of a value, except those that `owned` holds. A map or list that is
+/// empty for that reason goes too.
+pub(super) fn prune(shape: Shape, keys: &'static FieldKeys, value: &mut Value, last: &Set, owned: Option<&Set>) {
+    let view = Typed { shape, keys, value };
+    let form = view.form();
+    let goes = |element: &str| last.members.contains(element) && !owned.is_some_and(|owned| owned.touches(element));
+    let below = |element: &str| last.children.get(element).map(|last| (last, owned.and_then(|owned| owned.children.get(element))));
+    match (form, &mut *value) {
+        (Form::Fields, Value::Object(map)) => {
+            map.retain(|name, value| {
+                let element = format!("f:{name}");
+                if goes(&element) {
+                    return false;
+                }
+                let Some((last, owned)) = below(&element) else { return true };
+                let was_empty = is_empty(value);
+                let (shape, keys) = field_of(shape, name);
+                prune(shape, keys, value, last, owned);
+                was_empty || !is_empty(value) || owned.is_some()
+            });
+        }
+        (Form::Set | Form::Items, Value::Array(items)) => {
+            let list = Value::Null;
+            let view = Typed { shape, keys, value: &list };
+            items.retain_mut(|item| {
+                let Some(element) = view.element(item) else { return true };
+                if goes(&element) {
+                    return false;
+                }
+                if let Some((last, owned)) = below(&element) {
+                    prune(view.item_shape(), &DEFAULT, item, last, owned);
+                }
+                true
+            });
+        }
+        _ => {}
+    }
+}
+
+fn field_of(shape: Shape, name: &str) -> (Shape, &'static FieldKeys) {
+    let null = Value::Null;
+    let (shape, keys, _) = Typed { shape, keys: &DEFAULT, value: &null }.field(name);
+    (shape, keys)
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
