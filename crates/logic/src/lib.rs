@@ -16,6 +16,7 @@ pub mod ownership;
 pub mod pods;
 pub mod proxy;
 pub mod scheduler;
+pub mod slices;
 pub mod snapshot;
 pub mod volume;
 #[cfg(test)]

@@ -15,17 +15,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mainstay_api::{ObjectKey, kinds};
-use serde_json::{Value, json};
 
 use crate::backend::{SERVICE_NAME, belongs, publishes_not_ready};
 use crate::decision::{Controller, Decision, Verb, Write};
 use crate::matching::{Labels, equal};
-use crate::ownership::controller_reference;
+use crate::pods;
+use crate::slices::{Endpoints, Group, MANAGED_BY, Owner, Port, arrange, is_managed_by};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
-use crate::{history, pods};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -35,17 +34,12 @@ pub const CONTROLLER: Controller = Controller {
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };
 
-/// The label that says who writes a slice.
-pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// This controller's value of it.
+/// This controller's value of the `managed-by` label.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// On slices and Endpoints of headless Services.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Where a node says its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// Endpoints in one slice; upstream's default.
-pub const MAX_ENDPOINTS: usize = 100;
-
 /// A Service, the pods that it selects and the slices that are there.
 pub struct Observed<'a> {
     service: &'a Service,
@@ -103,11 +97,10 @@ pub fn selector(service: &Service) -> Option<&Labels> {
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let service: &Arc<Service> = snapshot.services.get(key)?;
     let in_namespace_slices = || in_namespace(&snapshot.endpoint_slices, &key.namespace);
-    let managed = |slice: &EndpointSlice| slice.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == MANAGER);
     Some(Observed {
         service,
         pods: selected(snapshot, service, key),
-        slices: in_namespace_slices().map(|(_, s)| &**s).filter(|s| belongs(s, &key.name) && managed(s)).collect(),
+        slices: in_namespace_slices().map(|(_, s)| &**s).filter(|s| belongs(s, &key.name) && is_managed_by(s, MANAGER)).collect(),
         taken: in_namespace_slices().map(|(key, _)| &*key.name).collect(),
         nodes: &snapshot.nodes,
     })
@@ -119,11 +112,6 @@ pub fn selected<'a>(snapshot: &'a Snapshot, service: &Service, key: &ObjectKey) 
     let all = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
     all.filter(|pod| equal(selector, pod.metadata.labels.as_ref()) && !pods::is_finished(pod)).collect()
 }
-
-/// Address family and ports: what all endpoints of one slice share.
-type Group = (&'static str, Vec<Port>);
-/// (name, protocol, number, application protocol).
-type Port = (String, String, i32, Option<String>);
 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let mut decision = Decision::default();
@@ -137,24 +125,14 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
         return decision;
     }
     let mut wanted = wanted(observed);
-    let mut existing: BTreeMap<Group, Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in &observed.slices {
-        existing.entry(group_of(slice)).or_default().push(slice);
-    }
     // Every family has a slice, an empty one when nothing else, so that readers see that it was decided.
     for family in families(service) {
         if !wanted.keys().any(|(of, _)| *of == family) {
             wanted.insert((family, Vec::new()), BTreeMap::new());
         }
     }
-    let mut names = Names { service, taken: observed.taken.clone(), next: 0 };
-    for (group, endpoints) in wanted {
-        let slices = existing.remove(&group).unwrap_or_default();
-        pack(&mut decision, service, &group, endpoints, &slices, &mut names);
-    }
-    // Slices of ports or families that nobody has any more go last: their endpoints are in the new ones by now.
-    let stale = existing.values().flatten();
-    decision.writes.extend(stale.map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+    let owner = Owner { kind: &kinds::SERVICE, metadata: &service.metadata, labels: labels(service, MANAGER) };
+    arrange(&mut decision, &owner, wanted, &observed.slices, observed.taken.clone());
     decision
 }
 
@@ -175,8 +153,8 @@ pub fn is_of(family: &str, address: &str) -> bool {
 }
 
 /// The endpoints there should be, by group and by (address, pod uid).
-fn wanted(observed: &Observed) -> BTreeMap<Group, BTreeMap<(String, String), Endpoint>> {
-    let mut wanted: BTreeMap<Group, BTreeMap<(String, String), Endpoint>> = BTreeMap::new();
+fn wanted(observed: &Observed) -> BTreeMap<Group, Endpoints> {
+    let mut wanted: BTreeMap<Group, Endpoints> = BTreeMap::new();
     for family in families(observed.service) {
         for pod in &observed.pods {
             let Some(address) = crate::backend::addresses(pod).find(|ip| is_of(family, ip)) else { continue };
@@ -226,7 +204,7 @@ pub fn target(pod: &Pod) -> ObjectReference {
 }
 
 /// Where this pod listens for each of the Service's ports; a named target port that it does not have is left out.
-fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
+pub(super) fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
     let of_port = |port: &ServicePort| {
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         Some((port.name.clone().unwrap_or_default(), protocol, target_port(port, pod)?, port.app_protocol.clone()))
@@ -254,85 +232,6 @@ pub fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
     }
 }
 
-fn group_of(slice: &EndpointSlice) -> Group {
-    let family = if slice.address_type == "IPv6" { "IPv6" } else { "IPv4" };
-    let of_port = |port: &EndpointPort| {
-        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-        (port.name.clone().unwrap_or_default(), protocol, port.port.unwrap_or(0), port.app_protocol.clone())
-    };
-    let mut ports: Vec<Port> = slice.ports.iter().flatten().map(of_port).collect();
-    ports.sort();
-    (family, ports)
-}
-
-/// Puts a group's endpoints into slices: each stays where it is, new ones fill the slices in order of name, what is
-/// left over gets slices of its own, and slices that become empty go (but for the last one of the group).
-fn pack(
-    decision: &mut Decision,
-    service: &Service,
-    group: &Group,
-    mut endpoints: BTreeMap<(String, String), Endpoint>,
-    slices: &[&EndpointSlice],
-    names: &mut Names,
-) {
-    let mut contents: Vec<Vec<Endpoint>> = Vec::new();
-    for slice in slices {
-        let stays = slice.endpoints.iter().flatten().take(MAX_ENDPOINTS).filter_map(|old| endpoints.remove(&identity(old)));
-        contents.push(stays.collect());
-    }
-    let mut rest = endpoints.into_values();
-    for content in &mut contents {
-        let room = MAX_ENDPOINTS.saturating_sub(content.len());
-        content.extend(rest.by_ref().take(room));
-    }
-    let mut fresh: Vec<Vec<Endpoint>> = Vec::new();
-    loop {
-        let content: Vec<Endpoint> = rest.by_ref().take(MAX_ENDPOINTS).collect();
-        if content.is_empty() && (!slices.is_empty() || !fresh.is_empty()) {
-            break;
-        }
-        let last = content.is_empty();
-        fresh.push(content);
-        if last {
-            break;
-        }
-    }
-    for content in fresh {
-        decision.writes.push(create(service, group, &content, names.take()));
-    }
-    let all_empty = contents.iter().all(Vec::is_empty);
-    for (index, (slice, content)) in slices.iter().zip(contents).enumerate() {
-        let placeholder = all_empty && index == 0;
-        if content.is_empty() && !placeholder {
-            decision.writes.push(Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata));
-        } else if let Some(patch) = difference(service, slice, &content) {
-            decision.writes.push(Write::patch(&kinds::ENDPOINT_SLICE, &slice.metadata, patch));
-        }
-    }
-}
-
-/// What makes an endpoint the same one: its address and its pod.
-fn identity(endpoint: &Endpoint) -> (String, String) {
-    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
-    (endpoint.addresses.first().cloned().unwrap_or_default(), uid)
-}
-
-/// The merge patch that brings a slice to this content, if it is not there yet.
-fn difference(service: &Service, slice: &EndpointSlice, content: &[Endpoint]) -> Option<Value> {
-    let mut patch = json!({});
-    if slice.endpoints.as_deref().unwrap_or_default() != content {
-        patch["endpoints"] = json!(content);
-    }
-    let wanted = labels(service, MANAGER);
-    let have = slice.metadata.labels.clone().unwrap_or_default();
-    if wanted != have {
-        let gone = have.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), Value::Null));
-        let kept = wanted.iter().map(|(key, value)| (key.clone(), json!(value)));
-        patch["metadata"] = json!({ "labels": gone.chain(kept).collect::<serde_json::Map<_, _>>() });
-    }
-    patch.as_object().is_some_and(|patch| !patch.is_empty()).then_some(patch)
-}
-
 /// The labels of a Service's slices: the Service's own, and those that say whose they are.
 pub fn labels(service: &Service, manager: &str) -> Labels {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
@@ -345,53 +244,11 @@ pub fn labels(service: &Service, manager: &str) -> Labels {
     labels
 }
 
-fn create(service: &Service, (family, ports): &Group, content: &[Endpoint], name: String) -> Write {
-    let port = |(name, protocol, number, app_protocol): &Port| {
-        json!(EndpointPort {
-            name: Some(name.clone()),
-            protocol: Some(protocol.clone()),
-            port: Some(*number),
-            app_protocol: app_protocol.clone()
-        })
-    };
-    let object = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": service.metadata.namespace, "name": name,
-            "generateName": format!("{}-", service.metadata.name.as_deref().unwrap_or("")),
-            "labels": labels(service, MANAGER),
-            "ownerReferences": [controller_reference(&kinds::SERVICE, &service.metadata)],
-        },
-        "addressType": family, "endpoints": content, "ports": ports.iter().map(port).collect::<Vec<_>>(),
-    });
-    Write::Create { kind: &kinds::ENDPOINT_SLICE, object }
-}
-
-/// Free names for new slices: `<service>-<five letters>`, the same whenever the same ones are taken.
-struct Names<'a> {
-    service: &'a Service,
-    taken: BTreeSet<&'a str>,
-    next: u64,
-}
-
-impl Names<'_> {
-    fn take(&mut self) -> String {
-        let meta = &self.service.metadata;
-        loop {
-            let suffix = history::suffix(meta.uid.as_deref().unwrap_or(""), 0, self.next);
-            self.next += 1;
-            let name = format!("{}-{suffix}", meta.name.as_deref().unwrap_or(""));
-            if !self.taken.contains(name.as_str()) {
-                return name;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::world::World;
+    use serde_json::{Value, json};
 
     fn pod(name: &str, ip: &str, ready: bool) -> Value {
         json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},

@@ -7,29 +7,41 @@
 use crate::decision::Controller;
 
 pub mod deployment;
+pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslicemirroring;
+pub mod ephemeral;
 pub mod garbagecollector;
 pub mod namespace;
+pub mod nodelifecycle;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
+pub mod podgc;
 pub mod pvcprotection;
 pub mod pvprotection;
 pub mod replicaset;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod tainteviction;
 
 /// Every controller that the driver runs. The order is of no consequence.
 pub const CONTROLLERS: &[Controller] = &[
     crate::scheduler::CONTROLLER,
     deployment::CONTROLLER,
+    endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
+    endpointslicemirroring::CONTROLLER,
+    ephemeral::CONTROLLER,
     garbagecollector::CONTROLLER,
     namespace::CONTROLLER,
+    nodelifecycle::CONTROLLER,
     persistentvolume::CONTROLLER,
     persistentvolumeclaim::CONTROLLER,
+    podgc::CONTROLLER,
     pvcprotection::CONTROLLER,
     pvprotection::CONTROLLER,
     replicaset::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
+    tainteviction::CONTROLLER,
 ];

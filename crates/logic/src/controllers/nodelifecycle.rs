@@ -1,0 +1,371 @@
+//! Whether nodes are alive, and the taints that say so. Key: the node.
+//!
+//! Relies on: each node renewing its Lease in `kube-node-lease` every ten seconds and posting its own conditions; the
+//! node posting its pods' status again when it comes back.
+//! Guarantees S2 by what it does not do: nothing here removes a pod. A node that is silent becomes Unknown, its pods not
+//! ready, and it gets the taints on which the scheduler and the taint eviction act. S11: a server that was away for
+//! long does not blame the nodes for it, since a node is lost only when its lease stands still while somebody looks.
+//! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot; here
+//! a lease that is [`SUSPECT`] old is noted on the Node with the time it was noted, and the node is lost when the same
+//! lease is still there [`GRACE`] − [`SUSPECT`] later. That is as quick (40 s) and as indifferent to the node's clock. When no
+//! node at all is ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no
+//! rate limit.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use mainstay_api::{ObjectKey, kinds};
+use serde_json::json;
+
+use super::persistentvolumeclaim::is_ready;
+use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
+use crate::pods;
+use crate::snapshot::{Change, Snapshot};
+use crate::volume::annotation;
+
+/// Its line in the list.
+pub const CONTROLLER: Controller = Controller {
+    name: "node-controller",
+    permits: &[(Verb::Patch, "nodes"), (Verb::PatchStatus, "nodes"), (Verb::PatchStatus, "pods")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+/// The namespace of node leases.
+pub const LEASES: &str = "kube-node-lease";
+/// How long a node may be silent before it is Unknown.
+const GRACE: SignedDuration = SignedDuration::from_secs(40);
+/// After how long a silence is noted.
+const SUSPECT: SignedDuration = SignedDuration::from_secs(20);
+/// On a Node: `<renewTime of a lease that stands still> <when that was noted>`.
+const SILENT: &str = "mainstay.io/silent-since";
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Conditions that a lost node's kubelet would have posted.
+const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// (condition, taint) for conditions that keep new pods away while True.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// A node, its lease and its pods.
+pub struct Observed<'a> {
+    node: &'a Node,
+    lease: Option<&'a Lease>,
+    pods: Vec<&'a Pod>,
+    /// Whether any node of the cluster is ready.
+    any_ready: bool,
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    match (change.kind.group, change.kind.plural) {
+        ("", "nodes") => {
+            wake(change.key.clone());
+            let any_ready = |snapshot: &Snapshot| snapshot.nodes.iter().any(|(_, node)| is_ready(node));
+            if any_ready(before) != any_ready(after) {
+                after.nodes.iter().for_each(|(key, _)| wake(key.clone()));
+            }
+        }
+        ("coordination.k8s.io", "leases") if &*change.key.namespace == LEASES => wake(ObjectKey::new("", change.key.name.clone())),
+        ("", "pods") => {
+            let node = after.pods.get(&change.key).and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+            let node = node.and_then(|name| after.nodes.get(&ObjectKey::new("", name)));
+            if let Some(node) = node.filter(|node| !is_ready(node)) {
+                wake(key_of(&node.metadata));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    Some(Observed {
+        node: snapshot.nodes.get(key)?,
+        lease: snapshot.leases.get(&ObjectKey::new(LEASES, key.name.clone())).map(|lease| &**lease),
+        pods: snapshot.pods_of_node(&key.name).map(|(_, pod)| &**pod).collect(),
+        any_ready: snapshot.nodes.iter().any(|(_, node)| is_ready(node)),
+    })
+}
+
+fn decide(observed: &Observed, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let node = observed.node;
+    match life(observed, now) {
+        Life::Alive { look_again } => {
+            decision.wake(look_again);
+            if !annotation(&node.metadata, SILENT).is_empty() {
+                decision.writes.push(note(node, None));
+            }
+        }
+        Life::Silent { note: text, look_again } => {
+            decision.wake(look_again);
+            decision.waiting.push(Waiting::Backoff);
+            decision.writes.extend(text.map(|text| note(node, Some(text))));
+        }
+        Life::Lost => lose(&mut decision, observed, now),
+    }
+    let wanted = taints(observed, now);
+    let have = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    // One patch of the Node per decision: the next one sees this one's resourceVersion.
+    let patched = decision.writes.iter().any(|write| matches!(write, Write::Patch { kind, .. } if kind.plural == "nodes"));
+    if wanted != have && !patched {
+        decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, json!({"spec": {"taints": wanted}})));
+    }
+    decision
+}
+
+/// What a node's lease says.
+enum Life {
+    Alive { look_again: Timestamp },
+    Silent { note: Option<String>, look_again: Timestamp },
+    Lost,
+}
+
+fn life(observed: &Observed, now: Timestamp) -> Life {
+    let renewed = observed.lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
+    let made = observed.node.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let last = renewed.or(made).unwrap_or(Timestamp::UNIX_EPOCH);
+    let age = now.duration_since(last);
+    // A lease far in the future tells of a clock, not of life.
+    if age < SUSPECT && age > -SUSPECT {
+        return Life::Alive { look_again: later(last, SUSPECT) };
+    }
+    let noted = annotation(&observed.node.metadata, SILENT).split_once(' ');
+    let since = noted.filter(|(lease, _)| *lease == last.to_string()).and_then(|(_, at)| at.parse::<Timestamp>().ok());
+    match since.map(|since| later(since, GRACE - SUSPECT)) {
+        Some(end) if end <= now => Life::Lost,
+        Some(end) => Life::Silent { note: None, look_again: end },
+        None => Life::Silent { note: Some(format!("{last} {now}")), look_again: later(now, GRACE - SUSPECT) },
+    }
+}
+
+fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+fn note(node: &Node, text: Option<String>) -> Write {
+    Write::patch(&kinds::NODE, &node.metadata, json!({"metadata": {"annotations": {SILENT: text}}}))
+}
+
+/// The node is silent: its conditions become Unknown and its pods not ready, so that they leave every Service.
+fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
+    let node = observed.node;
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned().collect::<Vec<_>>();
+    let mut changed = false;
+    for type_ in CONDITIONS {
+        let unknown = |reason: &str, message: &str| NodeCondition {
+            type_: type_.to_owned(),
+            status: "Unknown".to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_transition_time: Some(Time(now)),
+            ..NodeCondition::default()
+        };
+        match conditions.iter_mut().find(|condition| condition.type_ == type_) {
+            Some(condition) if condition.status == "Unknown" => continue,
+            Some(condition) => {
+                let heartbeat = condition.last_heartbeat_time.clone();
+                *condition = unknown("NodeStatusUnknown", "Kubelet stopped posting node status.");
+                condition.last_heartbeat_time = heartbeat;
+            }
+            None => conditions.push(unknown("NodeStatusNeverUpdated", "Kubelet never posted node status.")),
+        }
+        changed = true;
+    }
+    if changed {
+        decision.writes.push(guarded_status(&kinds::NODE, &node.metadata, json!({"conditions": conditions})));
+        let message = format!("Node {} status is now: NodeNotReady", node.metadata.name.as_deref().unwrap_or(""));
+        decision.events.push(Event::normal(&kinds::NODE, &node.metadata, "NodeNotReady", message));
+    }
+    for pod in observed.pods.iter().filter(|pod| pods::is_ready(pod)) {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned();
+        let conditions: Vec<PodCondition> = conditions
+            .map(|condition| match condition.type_.as_str() {
+                "Ready" => PodCondition { status: "False".to_owned(), last_transition_time: Some(Time(now)), ..condition },
+                _ => condition,
+            })
+            .collect();
+        decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
+        decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "NodeNotReady", "Node is not ready".to_owned()));
+    }
+}
+
+/// A status patch that replaces a list, and so must not meet a newer one.
+pub fn guarded_status(
+    kind: &'static mainstay_api::Kind,
+    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    status: serde_json::Value,
+) -> Write {
+    let mut write = Write::patch_status(kind, metadata, status);
+    if let Write::Patch { resource_version, .. } = &mut write {
+        resource_version.clone_from(&metadata.resource_version);
+    }
+    write
+}
+
+/// The taints that the node should have: everybody else's, and those that its conditions ask for.
+fn taints(observed: &Observed, now: Timestamp) -> Vec<Taint> {
+    let node = observed.node;
+    let status = |type_: &str| {
+        let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.find(|condition| condition.type_ == type_).map(|condition| condition.status.as_str())
+    };
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    let evict = observed.any_ready;
+    match status("Ready") {
+        Some("True") => {}
+        Some("Unknown") => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")].iter().take(1 + usize::from(evict))),
+        Some(_) => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")].iter().take(1 + usize::from(evict))),
+        None => wanted.push((NOT_READY, "NoSchedule")),
+    }
+    wanted.extend(PRESSURES.iter().filter(|(condition, _)| status(condition) == Some("True")).map(|(_, key)| (*key, "NoSchedule")));
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let ours = |taint: &Taint| {
+        let of_pressure = PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
+        taint.key == NOT_READY || taint.key == UNREACHABLE || (of_pressure && taint.effect == "NoSchedule")
+    };
+    let mut taints: Vec<Taint> = Vec::new();
+    for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
+        let still = wanted.iter().position(|(key, effect)| *key == taint.key && *effect == taint.effect);
+        if let Some(index) = still {
+            wanted.remove(index);
+        } else if ours(taint) {
+            continue;
+        }
+        // Evictions count from when the taint came, also from one that a person set.
+        let time_added = taint.time_added.clone().or_else(|| (taint.effect == "NoExecute").then_some(Time(now)));
+        taints.push(Taint { time_added, ..taint.clone() });
+    }
+    taints.extend(wanted.into_iter().map(|(key, effect)| Taint {
+        key: key.to_owned(),
+        effect: effect.to_owned(),
+        time_added: Some(Time(now)),
+        ..Taint::default()
+    }));
+    taints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::tests::node;
+    use crate::world::World;
+    use serde_json::Value;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    fn renew(world: &mut World, seconds: i64) {
+        world
+            .put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"}, "spec": {"renewTime": at(seconds).to_string()}}));
+    }
+
+    fn run(world: &mut World, seconds: i64) -> Option<Timestamp> {
+        let key = ObjectKey::new("", "n1");
+        for _ in 0..10 {
+            if world.run(&CONTROLLER, &key, at(seconds), usize::MAX) == 0 {
+                return (CONTROLLER.reconcile)(&world.snapshot, &key, at(seconds)).wake_at;
+            }
+        }
+        panic!("does not settle");
+    }
+
+    /// `status taint:effect …`
+    fn shown(world: &World) -> String {
+        let node = world.get(&kinds::NODE, "", "n1");
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.iter().find(|c| c["type"] == "Ready").map_or("-".to_owned(), |c| c["status"].as_str().unwrap().to_owned());
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        let name = |taint: &Value| {
+            format!(" {}:{}", taint["key"].as_str().unwrap().replace("node.kubernetes.io/", ""), taint["effect"].as_str().unwrap())
+        };
+        format!("{ready}{}", taints.iter().map(name).collect::<String>())
+    }
+
+    fn world() -> World {
+        let mut world = World::default();
+        for name in ["n1", "n2"] {
+            world.put(node(name, json!({})));
+        }
+        world.put(
+            json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "web-0"}, "spec": {"nodeName": "n1", "containers": []},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
+        );
+        renew(&mut world, 0);
+        world
+    }
+
+    #[test]
+    fn a_silent_node_is_lost_after_forty_seconds_and_comes_back() {
+        let mut world = world();
+        assert_eq!((run(&mut world, 0), shown(&world).as_str()), (Some(at(20)), "True"));
+        assert_eq!((run(&mut world, 20), shown(&world).as_str()), (Some(at(40)), "True"));
+        run(&mut world, 39);
+        assert_eq!(shown(&world), "True");
+        run(&mut world, 40);
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute");
+        let pod = world.get(&kinds::POD, "default", "web-0");
+        assert_eq!(pod["status"]["conditions"][0]["status"], "False");
+        assert!(pod["metadata"]["deletionTimestamp"].is_null(), "S2: a lost node's pod is not removed here");
+        renew(&mut world, 50);
+        world.patch(&kinds::NODE, "", "n1", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+        run(&mut world, 50);
+        assert_eq!(shown(&world), "True");
+        assert!(world.get(&kinds::NODE, "", "n1")["metadata"]["annotations"][SILENT].is_null());
+    }
+
+    #[test]
+    fn s11_a_server_that_was_away_does_not_blame_the_node() {
+        let mut world = world();
+        assert_eq!((run(&mut world, 3600), shown(&world).as_str()), (Some(at(3620)), "True"));
+        renew(&mut world, 3605);
+        run(&mut world, 3620);
+        assert_eq!(shown(&world), "True");
+    }
+
+    #[test]
+    fn a_node_whose_clock_is_wrong_is_alive_while_it_renews_and_lost_when_it_stops() {
+        for skew in [-7200, 7200] {
+            let mut world = world();
+            for second in (0..200).step_by(10) {
+                renew(&mut world, second + skew);
+                run(&mut world, second);
+                assert_eq!(shown(&world), "True", "{skew} {second}");
+            }
+            run(&mut world, 190 + 20);
+            assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute", "{skew}");
+        }
+    }
+
+    #[test]
+    fn when_no_node_is_ready_nobody_is_evicted() {
+        let mut world = world();
+        world.remove(&kinds::NODE, &ObjectKey::new("", "n2"));
+        run(&mut world, 20);
+        run(&mut world, 40);
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule");
+    }
+
+    #[test]
+    fn conditions_and_cordon_become_taints_and_foreign_taints_stay() {
+        let mut world = world();
+        let conditions = json!([{"type": "Ready", "status": "False"}, {"type": "DiskPressure", "status": "True"}]);
+        let spec = json!({"unschedulable": true, "taints": [{"key": "mine", "effect": "NoExecute"}]});
+        world.patch(&kinds::NODE, "", "n1", json!({"spec": spec, "status": {"conditions": conditions}}));
+        run(&mut world, 1);
+        assert_eq!(
+            shown(&world),
+            "False mine:NoExecute not-ready:NoSchedule not-ready:NoExecute disk-pressure:NoSchedule unschedulable:NoSchedule"
+        );
+        assert_eq!(world.get(&kinds::NODE, "", "n1")["spec"]["taints"][0]["timeAdded"], at(1).to_string());
+    }
+}

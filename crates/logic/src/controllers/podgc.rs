@@ -1,0 +1,191 @@
+//! Removes pods that no node will ever report on again. Key: the pod.
+//!
+//! Relies on: a Node object being removed, or tainted `node.kubernetes.io/out-of-service`, only when nothing runs there
+//! any more. That is upstream's meaning of both, and the fencing that S2 speaks of.
+//! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed only
+//! when the node has not come back [`QUARANTINE`] later, so that a node which registers again keeps its pods.
+//! Safe when cut: the mark is the pod's own condition; phase and removal follow in this order.
+//! Differs: finished pods are not removed for their number (upstream's threshold is 12500).
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use mainstay_api::{ObjectKey, kinds};
+use serde_json::json;
+
+use super::nodelifecycle::guarded_status;
+use super::persistentvolumeclaim::is_ready;
+use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, key_of};
+use crate::pods::{condition, is_finished, is_terminating};
+use crate::snapshot::{Change, Snapshot};
+
+/// Its line in the list.
+pub const CONTROLLER: Controller = Controller {
+    name: "pod-garbage-collector-controller",
+    permits: &[(Verb::PatchStatus, "pods"), (Verb::Delete, "pods")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+/// How long a node must be gone before its pods are; upstream's.
+const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+const REASON: &str = "DeletionByPodGC";
+
+/// A pod and the node that it is bound to.
+pub struct Observed<'a> {
+    pod: &'a Pod,
+    /// The name it is bound to, `""` for none, and the node of that name.
+    bound: (&'a str, Option<&'a Node>),
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    match (change.kind.group, change.kind.plural) {
+        ("", "pods") => wake(change.key.clone()),
+        ("", "nodes") => {
+            let face = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| (is_out_of_service(node), is_ready(node)));
+            if face(before) != face(after) {
+                after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let pod = snapshot.pods.get(key)?;
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("");
+    Some(Observed { pod, bound: (name, snapshot.nodes.get(&ObjectKey::new("", name)).map(|node| &**node)) })
+}
+
+fn decide(observed: &Observed, now: Timestamp) -> Decision {
+    let pod = observed.pod;
+    match observed.bound {
+        ("", _) if is_terminating(&pod.metadata) => remove(pod, "PodGC: unscheduled pod is being deleted", now),
+        ("", _) => Decision::default(),
+        (_, Some(node)) if is_terminating(&pod.metadata) && is_out_of_service(node) && !is_ready(node) => {
+            remove(pod, "PodGC: node is out of service", now)
+        }
+        (_, Some(_)) => forgive(pod),
+        (_, None) => orphan(pod, now),
+    }
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+fn mark(pod: &Pod) -> Option<&PodCondition> {
+    condition(pod, "DisruptionTarget").filter(|condition| condition.reason.as_deref() == Some(REASON))
+}
+
+fn orphan(pod: &Pod, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let Some(mark) = mark(pod) else {
+        decision.writes.push(guarded_status(
+            &kinds::POD,
+            &pod.metadata,
+            json!({"conditions": marked(pod, "PodGC: node no longer exists", now)}),
+        ));
+        decision.waiting.push(Waiting::Backoff);
+        return decision;
+    };
+    let since = mark.last_transition_time.as_ref().map_or(now, |time| time.0);
+    let end = since.checked_add(QUARANTINE).unwrap_or(Timestamp::MAX);
+    if now < end {
+        decision.wake(end);
+        decision.waiting.push(Waiting::Backoff);
+        return decision;
+    }
+    remove(pod, "PodGC: node no longer exists", now)
+}
+
+fn marked(pod: &Pod, message: &str, now: Timestamp) -> Vec<PodCondition> {
+    let target = PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(REASON.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    others(pod).chain([target]).collect()
+}
+
+fn others(pod: &Pod) -> impl Iterator<Item = PodCondition> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| condition.type_ != "DisruptionTarget").cloned()
+}
+
+/// The node is there (again): nothing is held against its pods.
+fn forgive(pod: &Pod) -> Decision {
+    let mut decision = Decision::default();
+    if mark(pod).is_some() && !is_finished(pod) && !is_terminating(&pod.metadata) {
+        let conditions: Vec<PodCondition> = others(pod).collect();
+        decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
+    }
+    decision
+}
+
+fn remove(pod: &Pod, message: &str, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    if !is_finished(pod) {
+        let conditions = if mark(pod).is_some() { others(pod).chain(mark(pod).cloned()).collect() } else { marked(pod, message, now) };
+        decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"phase": "Failed", "conditions": conditions})));
+    }
+    decision.writes.push(Write::Delete {
+        kind: &kinds::POD,
+        key: key_of(&pod.metadata),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        resource_version: None,
+        grace_period: Some(0),
+        propagation: Propagation::Background,
+    });
+    decision
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::tests::{node, pod};
+    use crate::world::World;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn run(world: &mut World, seconds: i64) -> bool {
+        world.run(&CONTROLLER, &ObjectKey::new("default", "a"), at(seconds), usize::MAX);
+        !world.get(&kinds::POD, "default", "a").is_null()
+    }
+
+    fn world() -> World {
+        let mut world = World::default();
+        world.put(node("n1", json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})));
+        world.put(pod("a", json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}})));
+        world
+    }
+
+    #[test]
+    fn s1_s2_a_silent_nodes_pod_stays_until_the_node_is_out_of_service() {
+        let mut world = world();
+        world.delete(&kinds::POD, "default", "a", None);
+        assert!(run(&mut world, 0) && run(&mut world, 100_000), "stays Terminating");
+        world.patch(&kinds::NODE, "", "n1", json!({"spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}}));
+        assert!(!run(&mut world, 100_001));
+    }
+
+    #[test]
+    fn a_removed_nodes_pods_go_after_the_quarantine_unless_it_comes_back() {
+        let mut world = world();
+        let node = world.get(&kinds::NODE, "", "n1");
+        world.remove(&kinds::NODE, &ObjectKey::new("", "n1"));
+        assert!(run(&mut world, 0) && run(&mut world, 39));
+        world.put(node);
+        assert!(run(&mut world, 39));
+        assert_eq!(world.get(&kinds::POD, "default", "a")["status"]["conditions"], json!([]), "the mark is taken back");
+        world.remove(&kinds::NODE, &ObjectKey::new("", "n1"));
+        assert!(run(&mut world, 50) && run(&mut world, 89));
+        assert!(!run(&mut world, 90));
+    }
+}

@@ -1,0 +1,115 @@
+//! Evicts pods from nodes with NoExecute taints that they do not, or no longer, tolerate. Key: the pod.
+//!
+//! Relies on: `timeAdded` on every NoExecute taint (the node controller sees to it); the API server giving pods upstream's
+//! default tolerations (not-ready and unreachable for 300 s).
+//! Guarantees S1 and S2: an eviction is a graceful delete, never a forced one. The pod of a silent node stays
+//! Terminating until its node confirms, is removed, or is declared out of service.
+//! Differs: the time of a toleration counts from when the taint was added, not from when this controller first saw it, so
+//! a restart of the server does not prolong it.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, Taint};
+use mainstay_api::{ObjectKey, kinds};
+
+use crate::decision::{Controller, Decision, Event, Verb, Write, key_of};
+use crate::matching::tolerates;
+use crate::pods::is_active;
+use crate::snapshot::{Change, Snapshot};
+
+/// Its line in the list.
+pub const CONTROLLER: Controller = Controller {
+    name: "taint-eviction-controller",
+    permits: &[(Verb::Delete, "pods")],
+    keys,
+    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+};
+
+/// A pod and its node's NoExecute taints.
+pub struct Observed<'a> {
+    pod: &'a Pod,
+    taints: Vec<&'a Taint>,
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+    match (change.kind.group, change.kind.plural) {
+        ("", "pods") => wake(change.key.clone()),
+        ("", "nodes") => {
+            let taints = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).and_then(|node| node.spec.as_ref()?.taints.clone());
+            if taints(before) != taints(after) {
+                after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
+    let pod = snapshot.pods.get(key).filter(|pod| is_active(pod))?;
+    let node = snapshot.nodes.get(&ObjectKey::new("", pod.spec.as_ref()?.node_name.as_deref()?))?;
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).filter(|taint| taint.effect == "NoExecute");
+    Some(Observed { pod, taints: taints.collect() })
+}
+
+fn decide(observed: &Observed, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let pod = observed.pod;
+    let Some(end) = observed.taints.iter().filter_map(|taint| end(pod, taint, now)).min() else { return decision };
+    if end > now {
+        decision.wake(end);
+        return decision;
+    }
+    let message = format!("Marking for deletion Pod {}", key_of(&pod.metadata));
+    decision.writes.push(Write::delete(&kinds::POD, &pod.metadata));
+    decision.events.push(Event::normal(&kinds::POD, &pod.metadata, "TaintManagerEviction", message));
+    decision
+}
+
+/// When a pod has to leave because of a taint; `None` when it may stay. The shortest of several matching tolerations counts,
+/// and one without a time is for ever, as upstream.
+fn end(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Timestamp> {
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+    if matching.peek().is_none() {
+        return Some(now);
+    }
+    let seconds = matching.filter_map(|toleration| toleration.toleration_seconds).min()?;
+    let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+    Some(added.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::tests::{node, pod};
+    use crate::world::World;
+    use serde_json::json;
+
+    #[test]
+    fn s2_pods_leave_gracefully_when_their_toleration_ends() {
+        let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:00Z"});
+        let for_seconds = |seconds: i64| json!({"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let table = [
+            (json!([]), json!([]), "stays"),
+            (json!([taint("k")]), json!([]), "leaves"),
+            (json!([taint("k")]), json!([{"operator": "Exists"}]), "stays"),
+            (json!([taint("k")]), json!([for_seconds(300)]), "until 1970-01-01T00:05:00Z"),
+            (json!([taint("k")]), json!([for_seconds(300), for_seconds(60), {"operator": "Exists"}]), "leaves"),
+            (json!([taint("k"), taint("other")]), json!([for_seconds(300)]), "leaves"),
+            (json!([taint("k")]), json!([for_seconds(-5)]), "leaves"),
+        ];
+        let now = Timestamp::from_second(100).unwrap();
+        for (taints, tolerations, expected) in table {
+            let mut world = World::default();
+            world.put(node("n1", json!({"spec": {"taints": taints}})));
+            world.put(pod("a", json!({"spec": {"nodeName": "n1", "tolerations": tolerations}})));
+            let decision = (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), now);
+            let shown = match (decision.writes.as_slice(), decision.wake_at) {
+                ([], None) => "stays".to_owned(),
+                ([], Some(at)) => format!("until {at}"),
+                ([Write::Delete { grace_period: None, .. }], _) => "leaves".to_owned(),
+                (other, _) => format!("{other:?}"),
+            };
+            assert_eq!(shown, expected, "{taints} {tolerations}");
+        }
+    }
+}
