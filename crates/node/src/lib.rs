@@ -3,6 +3,7 @@
 //!
 //! [`start`] brings a node to life in the network namespace it is called in; [`cleanup`] takes away all that it made.
 
+pub mod cgroups;
 pub mod images;
 pub mod kubelet;
 pub mod network;

@@ -150,3 +150,16 @@ impl ImageStore {
 pub fn normalize_name(name: &str) -> Result<String, ImageError> {
     Err(ImageError::InvalidName { name: name.to_owned(), why: String::new() })
 }
+
+impl ImageStore {
+    /// Mounts a fresh writable root filesystem for the container whose folder is `dir`, at `dir/rootfs`. Blocking.
+    pub fn mount_rootfs(&self, image_id: &str, _dir: &Path) -> Result<PathBuf, ImageError> {
+        Err(ImageError::NotFound(image_id.to_owned()))
+    }
+
+    /// Unmounts it; the written files stay in `dir/upper`. Blocking, idempotent.
+    pub fn unmount_rootfs(&self, dir: &Path) -> Result<(), ImageError> {
+        crate::runtime::unmount(&dir.join("rootfs"))
+            .map_err(|source| ImageError::Io { what: "cannot unmount root filesystem".to_owned(), source })
+    }
+}

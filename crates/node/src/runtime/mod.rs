@@ -10,13 +10,26 @@
 //! Everything the runtime knows it reads back from its directory, so a restarted main process adopts what runs
 //! (V7, S11): a lock that supervisor and main process share tells a living supervisor from a dead one.
 
+mod attach;
+mod container;
+mod exec;
+pub(crate) mod layout;
+mod oci;
+mod sandbox;
+mod spec;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
 
+use self::container::Entry;
+use self::sandbox::Sandbox;
+pub(crate) use self::sandbox::unmount;
+pub use self::spec::*;
+use crate::cgroups::Cgroups;
 use crate::images::ImageStore;
 
 /// Where the runtime keeps its things and what it runs containers with.
@@ -30,178 +43,6 @@ pub struct RuntimeConfig {
     pub shim_exe: PathBuf,
     /// Where root filesystems come from.
     pub images: ImageStore,
-}
-
-/// What a pod's sandbox needs: the namespaces that the containers of a pod share.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct SandboxSpec {
-    pub pod_uid: String,
-    pub namespace: String,
-    pub name: String,
-    pub hostname: String,
-    /// The node's own network namespace instead of a new one.
-    pub host_network: bool,
-    /// cgroup parent below the instance's root: `burstable/pod<uid>`.
-    pub cgroup: String,
-    pub sysctls: BTreeMap<String, String>,
-    /// The node's IPC or PID namespace instead of the pod's own.
-    pub host_ipc: bool,
-    pub host_pid: bool,
-    /// One PID namespace for all containers of the pod (shareProcessNamespace); a `pause` process is its init.
-    pub share_process_namespace: bool,
-    /// Size of the pod's /dev/shm in bytes; 64 MiB where not given.
-    pub shm_bytes: Option<u64>,
-}
-
-/// A sandbox as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxStatus {
-    pub pod_uid: String,
-    pub namespace: String,
-    pub name: String,
-    /// The file that pins the network namespace (`setns` it by opening this path); None with host_network.
-    pub netns_path: Option<PathBuf>,
-    /// False after a reboot of the machine, or where the pins were taken away: remove it and make it anew.
-    pub ready: bool,
-    pub created_at_ms: i64,
-    /// Free for the network room and the kubelet: set with [`Runtime::set_sandbox_annotation`], kept over restarts.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// A bind mount into a container. The source must exist.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Mount {
-    pub source: PathBuf,
-    pub target: String,
-    pub read_only: bool,
-    pub propagation: MountPropagation,
-}
-
-/// Kubernetes' mountPropagation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum MountPropagation {
-    #[default]
-    None,
-    HostToContainer,
-    Bidirectional,
-}
-
-/// One container, everything resolved: no Kubernetes lookups are left to the runtime.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct ContainerSpec {
-    pub pod_uid: String,
-    /// The container's name in the pod.
-    pub name: String,
-    /// How many containers of this name came before in this pod.
-    pub attempt: u32,
-    /// The image's digest as `images` resolved it.
-    pub image_id: String,
-    /// Entry point and arguments after Kubernetes' rules were applied to the image's config.
-    pub args: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub working_dir: String,
-    pub user: Option<u32>,
-    pub group: Option<u32>,
-    pub supplemental_groups: Vec<u32>,
-    pub mounts: Vec<Mount>,
-    pub tty: bool,
-    pub stdin: bool,
-    pub stdin_once: bool,
-    pub privileged: bool,
-    pub read_only_root: bool,
-    pub no_new_privileges: bool,
-    pub capabilities_add: Vec<String>,
-    pub capabilities_drop: Vec<String>,
-    /// cgroup limits: CPU in milli-CPUs, memory in bytes.
-    pub cpu_request_milli: Option<u64>,
-    pub cpu_limit_milli: Option<u64>,
-    pub memory_limit: Option<u64>,
-    pub pids_limit: Option<u64>,
-    pub oom_score_adj: i32,
-    /// The CRI log file that the supervisor writes and rotates.
-    pub log_path: PathBuf,
-    /// procMount: Unmasked takes the masks off /proc and /sys.
-    pub unmasked_proc: bool,
-}
-
-impl ContainerSpec {
-    /// `<pod uid>/<name>/<attempt>`.
-    pub fn id(&self) -> String {
-        container_id(&self.pod_uid, &self.name, self.attempt)
-    }
-}
-
-/// The id that a container of a pod has: `<pod uid>/<name>/<attempt>`.
-pub fn container_id(pod_uid: &str, name: &str, attempt: u32) -> String {
-    format!("{pod_uid}/{name}/{attempt}")
-}
-
-/// Where a container is in its life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ContainerState {
-    Created,
-    /// Running since (Unix milliseconds).
-    Running {
-        pid: u32,
-        started_at_ms: i64,
-    },
-    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did.
-    Exited {
-        code: i32,
-        signal: Option<i32>,
-        oom: bool,
-        started_at_ms: i64,
-        finished_at_ms: i64,
-    },
-    /// The supervisor is gone without having written an exit code and its process is gone.
-    Unknown,
-}
-
-/// What runs, as the runtime sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerStatus {
-    /// `<pod uid>/<name>/<attempt>`; kubectl sees it as `mainstay://<id>`.
-    pub id: String,
-    pub pod_uid: String,
-    pub name: String,
-    pub attempt: u32,
-    pub image_id: String,
-    pub state: ContainerState,
-}
-
-/// A command to run in a running container, with the container's user, groups, environment and limits.
-#[derive(Clone, Debug, Default)]
-pub struct ExecSpec {
-    pub args: Vec<String>,
-    /// Added to (and stronger than) the container's own.
-    pub env: Vec<(String, String)>,
-    pub tty: bool,
-    /// Where false, the command reads an empty stdin.
-    pub stdin: bool,
-}
-
-/// A terminal's size in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TerminalSize {
-    pub width: u16,
-    pub height: u16,
-}
-
-/// How an exec ended: the exit code, or 128 + the signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExecExit {
-    pub code: i32,
-}
-
-/// What the container's cgroup counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ContainerStats {
-    /// CPU time used since the start, nanoseconds.
-    pub cpu_usage_nanos: u64,
-    /// Memory in use, bytes, and without the inactive page cache (what `kubectl top` calls memory).
-    pub memory_usage_bytes: u64,
-    pub memory_working_set_bytes: u64,
-    pub pids: u64,
 }
 
 /// Why the runtime could not do what was asked. The texts end up in pod statuses and events.
@@ -240,17 +81,40 @@ pub struct Runtime {
 
 struct Inner {
     config: RuntimeConfig,
+    cgroups: Cgroups,
+    sandboxes: Mutex<BTreeMap<String, Sandbox>>,
+    containers: Mutex<BTreeMap<String, Arc<Entry>>>,
     changes: broadcast::Sender<ContainerStatus>,
 }
 
 /// How many changes a slow subscriber may lag behind before it is told to list again (`RecvError::Lagged`).
 const CHANGES_QUEUED: usize = 1024;
 
+/// The maps hold no broken invariants between statements: a panic elsewhere does not make them unusable.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Runtime {
     /// Opens the runtime's folder and adopts what runs in it. Must be called inside a tokio runtime.
     pub fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError> {
+        for folder in ["c", "s"] {
+            let path = config.root.join(folder);
+            std::fs::create_dir_all(&path)
+                .and_then(|()| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
+                .map_err(|source| RuntimeError::Io { what: format!("cannot make {}", path.display()), source })?;
+        }
+        let cgroups = Cgroups::detect(&config.cgroup_root);
+        for controller in ["cpu", "memory", "pids"] {
+            if !cgroups.has(controller) {
+                tracing::warn!(controller, "cgroup controller is missing: containers run without this limit");
+            }
+        }
         let (changes, _) = broadcast::channel(CHANGES_QUEUED);
-        Ok(Runtime { inner: Arc::new(Inner { config, changes }) })
+        let inner = Arc::new(Inner { config, cgroups, sandboxes: Mutex::default(), containers: Mutex::default(), changes });
+        inner.adopt_sandboxes();
+        inner.adopt_containers();
+        Ok(Runtime { inner })
     }
 
     /// Whether pods may ask for a seccomp profile: this build has no seccomp filter, so a pod that asks for
@@ -264,86 +128,160 @@ impl Runtime {
         self.inner.changes.subscribe()
     }
 
-    /// Makes the sandbox, or finds it made. The network namespace has only a loopback device, down.
+    /// Makes the sandbox, or finds it made. The network namespace has only a loopback device, down. A sandbox that is
+    /// not `ready` (the machine was rebooted) is returned as it is: remove it first.
     pub async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
-        Err(RuntimeError::Sandbox(spec.name.clone()))
+        if let Some(sandbox) = locked(&self.inner.sandboxes).get(&spec.pod_uid) {
+            return Ok(sandbox.status());
+        }
+        let (inner, spec) = (self.inner.clone(), spec.clone());
+        let made = tokio::task::spawn_blocking(move || inner.make_sandbox(&spec)).await;
+        made.map_err(|error| RuntimeError::Sandbox(error.to_string()))?
     }
 
     /// All sandboxes, by pod uid.
     pub fn sandboxes(&self) -> Vec<SandboxStatus> {
-        Vec::new()
+        locked(&self.inner.sandboxes).values().map(Sandbox::status).collect()
     }
 
     /// Keeps a small note (an address, a lease) with the sandbox, on disk, until it is removed.
-    pub async fn set_sandbox_annotation(&self, pod_uid: &str, _key: &str, _value: &str) -> Result<(), RuntimeError> {
-        Err(RuntimeError::SandboxNotFound(pod_uid.to_owned()))
+    pub async fn set_sandbox_annotation(&self, pod_uid: &str, key: &str, value: &str) -> Result<(), RuntimeError> {
+        let mut sandboxes = locked(&self.inner.sandboxes);
+        let sandbox = sandboxes.get_mut(pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(pod_uid.to_owned()))?;
+        sandbox.record.annotations.insert(key.to_owned(), value.to_owned());
+        sandbox.save().map_err(|source| RuntimeError::Io { what: "cannot write sandbox.json".to_owned(), source })
     }
 
     /// Kills what still runs in the pod, removes its containers, namespaces, mounts and cgroup. Idempotent.
-    pub async fn remove_sandbox(&self, _pod_uid: &str) -> Result<(), RuntimeError> {
+    pub async fn remove_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
+        let ids: Vec<String> = {
+            let containers = locked(&self.inner.containers);
+            containers.values().filter(|entry| entry.spec.pod_uid == pod_uid).map(|entry| entry.spec.id()).collect()
+        };
+        for id in ids {
+            self.kill_container(&id).await?;
+            self.remove_container(&id).await?;
+        }
+        let Some(sandbox) = locked(&self.inner.sandboxes).get(pod_uid).cloned() else { return Ok(()) };
+        let inner = self.inner.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let cgroup = &sandbox.record.spec.cgroup;
+            inner.cgroups.kill(cgroup);
+            if let Err(error) = inner.cgroups.remove(cgroup) {
+                tracing::warn!(pod = sandbox.record.spec.name, %error, "cannot remove a pod's cgroup");
+            }
+            sandbox::remove(&sandbox.dir)
+        })
+        .await
+        .map_err(|error| RuntimeError::Sandbox(error.to_string()))?;
+        removed.map_err(|source| RuntimeError::Io { what: "cannot remove sandbox".to_owned(), source })?;
+        locked(&self.inner.sandboxes).remove(pod_uid);
         Ok(())
     }
 
-    /// Creates and starts a container in its pod's sandbox; returns once it runs.
+    /// Creates and starts a container in its pod's sandbox; returns once its program runs. Idempotent while it runs.
     pub async fn start_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
-        Err(RuntimeError::Start(spec.id()))
+        self.inner.start(spec).await
     }
 
     /// Sends `signal` (SIGTERM where None) to the container's first process, waits up to `grace`, then kills every
     /// process of the container. Returns when it has ended; at once if it was not running.
-    pub async fn stop_container(&self, id: &str, _signal: Option<i32>, _grace: Duration) -> Result<ContainerStatus, RuntimeError> {
-        Err(RuntimeError::ContainerNotFound(id.to_owned()))
+    pub async fn stop_container(&self, id: &str, signal: Option<i32>, grace: Duration) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.stop(id, signal.unwrap_or(libc::SIGTERM), grace).await
     }
 
     /// Kills every process of the container at once and waits for its end.
     pub async fn kill_container(&self, id: &str) -> Result<ContainerStatus, RuntimeError> {
-        self.stop_container(id, Some(libc::SIGKILL), Duration::ZERO).await
+        self.inner.stop(id, libc::SIGKILL, Duration::ZERO).await
     }
 
     /// Removes an ended container's root filesystem, records and cgroup; its log stays. Idempotent.
-    pub async fn remove_container(&self, _id: &str) -> Result<(), RuntimeError> {
-        Ok(())
+    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.remove(id).await
     }
 
     /// All containers, running and ended, by id.
     pub fn list(&self) -> Vec<ContainerStatus> {
-        Vec::new()
+        locked(&self.inner.containers).values().map(|entry| entry.current()).collect()
     }
 
     /// One container.
-    pub fn status(&self, _id: &str) -> Option<ContainerStatus> {
-        None
+    pub fn status(&self, id: &str) -> Option<ContainerStatus> {
+        self.inner.entry(id).ok().map(|entry| entry.current())
     }
 
     /// Runs a command in a running container.
-    pub async fn exec(&self, id: &str, _spec: ExecSpec) -> Result<ExecHandle, RuntimeError> {
-        Err(RuntimeError::NotRunning(id.to_owned()))
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<ExecHandle, RuntimeError> {
+        self.inner.exec(id, spec).await
     }
 
     /// Runs a probe or hook: exit code and the first 10 KiB of its output (stdout and stderr as they came).
     /// After `timeout` the command is killed and the error is `ExecTimeout`.
-    pub async fn exec_probe(&self, id: &str, _args: &[String], _timeout: Duration) -> Result<(i32, Vec<u8>), RuntimeError> {
-        Err(RuntimeError::NotRunning(id.to_owned()))
+    pub async fn exec_probe(&self, id: &str, args: &[String], timeout: Duration) -> Result<(i32, Vec<u8>), RuntimeError> {
+        let probe = self.inner.probe(id, args);
+        tokio::time::timeout(timeout, probe).await.map_err(|_| RuntimeError::ExecTimeout(timeout))?
     }
 
     /// Joins a running container's output from now on, and its stdin and terminal where it has them.
     pub async fn attach(&self, id: &str) -> Result<AttachHandle, RuntimeError> {
-        Err(RuntimeError::NotRunning(id.to_owned()))
+        self.inner.attach(id)
     }
 
     /// What the container uses now.
     pub fn stats(&self, id: &str) -> Result<ContainerStats, RuntimeError> {
-        Err(RuntimeError::NotRunning(id.to_owned()))
+        let entry = self.inner.entry(id)?;
+        if entry.is_running() { Ok(self.inner.cgroups.stats(&entry.cgroup)) } else { Err(RuntimeError::NotRunning(id.to_owned())) }
     }
 
     /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`).
     pub async fn cleanup_all(&self) -> Result<(), RuntimeError> {
-        Ok(())
+        let ids: Vec<String> = locked(&self.inner.containers).keys().cloned().collect();
+        for id in ids {
+            self.kill_container(&id).await?;
+            self.remove_container(&id).await?;
+        }
+        let uids: Vec<String> = locked(&self.inner.sandboxes).keys().cloned().collect();
+        for uid in uids {
+            self.remove_sandbox(&uid).await?;
+        }
+        self.inner.cgroups.kill("");
+        self.inner.cgroups.remove("").map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
     }
 
     /// The folder this runtime works in.
     pub fn root(&self) -> &Path {
         &self.inner.config.root
+    }
+}
+
+impl Inner {
+    /// Blocking.
+    fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
+        let dir = self.config.root.join("s").join(layout::short(&spec.pod_uid));
+        // The lock is held over the making: two callers must not make one pod's namespaces twice. It takes milliseconds.
+        let mut sandboxes = locked(&self.sandboxes);
+        if let Some(sandbox) = sandboxes.get(&spec.pod_uid) {
+            return Ok(sandbox.status());
+        }
+        sandbox::remove(&dir).map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
+        let sandbox = Sandbox::create(&dir, spec, &self.config.shim_exe)?;
+        let status = sandbox.status();
+        sandboxes.insert(spec.pod_uid.clone(), sandbox);
+        Ok(status)
+    }
+
+    /// Finds the sandboxes that an earlier main process made. Blocking.
+    fn adopt_sandboxes(&self) {
+        for folder in std::fs::read_dir(self.config.root.join("s")).into_iter().flatten().flatten() {
+            match Sandbox::load(&folder.path()) {
+                Some(sandbox) => drop(locked(&self.sandboxes).insert(sandbox.record.spec.pod_uid.clone(), sandbox)),
+                None => {
+                    if let Err(error) = sandbox::remove(&folder.path()) {
+                        tracing::warn!(folder = %folder.path().display(), %error, "cannot remove an unfinished sandbox");
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,21 @@
 //! The supervisors: this binary re-executed, single-threaded, before any async runtime starts.
+//!
+//! - `__shim DIR` makes the container in DIR, owns its stdio, log and exit code ([`container`]);
+//! - `__exec` runs one command in a running container ([`exec`]);
+//! - `__pause` is the first process of a PID namespace that a pod's containers share.
+
+mod container;
+mod exec;
+mod executor;
+mod log;
+mod log_lines;
+pub(crate) mod process;
+pub(crate) mod relay;
+pub(crate) mod wire;
 
 use std::path::Path;
+
+pub use executor::DEFAULT_PATH;
 
 /// If the process was started as a supervisor (`__shim DIR`, `__exec`, `__pause`), is one and never returns.
 /// `main` calls this first, before it makes threads or reads its command line.
@@ -15,16 +30,26 @@ pub fn run_if_supervisor() {
 }
 
 /// Supervises the container whose folder is `dir`.
-pub fn shim_main(_dir: &Path) -> ! {
-    std::process::exit(1)
+pub fn shim_main(dir: &Path) -> ! {
+    std::process::exit(container::supervise(dir))
 }
 
 /// Runs one command in a running container, for the process that holds the other end of stdin.
 pub fn exec_main() -> ! {
-    std::process::exit(1)
+    std::process::exit(exec::execute())
 }
 
-/// The first process of a PID namespace that containers share: reaps, and waits.
+/// The first process of a PID namespace that containers share: reaps, and waits until it is killed.
 pub fn pause_main() -> ! {
-    std::process::exit(1)
+    let _ = process::detach_stdio();
+    let _ = nix::unistd::setsid();
+    process::set_name(c"mainstay-pause");
+    // Without a handler the kernel keeps every signal but SIGKILL from a namespace's first process, and reaps its
+    // children by itself where SIGCHLD is ignored.
+    // SAFETY: setting a disposition to SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    process::drop_memory();
+    loop {
+        nix::unistd::pause();
+    }
 }

@@ -1,0 +1,420 @@
+//! Start, stop, removal and adoption of containers: the main process's side of a supervisor.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
+use super::{ContainerSpec, ContainerState, ContainerStatus, Inner, RuntimeError, oci};
+use crate::shim::process;
+use crate::shim::wire::{self, FromShim, ToShim};
+
+/// How long a container may take to be made and started: its mounts can hang on a dead server.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long killed processes may take to go (a process in an unfinished disk request can't be killed).
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long opening waits for a supervisor that was cut off while it started its container.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A container that the runtime knows.
+pub struct Entry {
+    pub spec: ContainerSpec,
+    pub dir: PathBuf,
+    /// Its cgroup below the instance's root.
+    pub cgroup: String,
+    pub status: watch::Sender<ContainerStatus>,
+    /// For signals, while it runs: names the process even after its number is given to another.
+    pub pidfd: std::sync::Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Entry {
+    fn new(spec: ContainerSpec, dir: PathBuf, pod_cgroup: &str, state: ContainerState) -> Entry {
+        let cgroup = format!("{}/{}", pod_cgroup.trim_matches('/'), layout::short(&spec.id()));
+        let status = ContainerStatus {
+            id: spec.id(),
+            pod_uid: spec.pod_uid.clone(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            image_id: spec.image_id.clone(),
+            state,
+        };
+        Entry { spec, dir, cgroup, status: watch::Sender::new(status), pidfd: std::sync::Mutex::new(None) }
+    }
+
+    pub fn current(&self) -> ContainerStatus {
+        self.status.borrow().clone()
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(self.status.borrow().state, ContainerState::Running { .. })
+    }
+
+    fn is_over(state: &ContainerState) -> bool {
+        matches!(state, ContainerState::Exited { .. } | ContainerState::Unknown)
+    }
+}
+
+impl Inner {
+    fn set_state(&self, entry: &Entry, state: ContainerState) {
+        let changed = entry.status.send_if_modified(|status| {
+            let changed = status.state != state;
+            status.state = state;
+            changed
+        });
+        if changed {
+            // Nobody listening is fine.
+            let _ = self.changes.send(entry.current());
+        }
+    }
+
+    /// See [`super::Runtime::start_container`].
+    pub async fn start(self: &Arc<Self>, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
+        let id = spec.id();
+        let (namespaces, pod_cgroup) = {
+            let sandboxes = super::locked(&self.sandboxes);
+            let sandbox = sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
+            (sandbox.namespaces(), sandbox.record.spec.cgroup.clone())
+        };
+        let dir = self.container_dir(&id);
+        let entry = Arc::new(Entry::new(spec.clone(), dir, &pod_cgroup, ContainerState::Created));
+        {
+            let mut containers = super::locked(&self.containers);
+            if let Some(existing) = containers.get(&id) {
+                // Asked again for what runs already: that is success. An ended one is never run a second time.
+                return if existing.is_running() { Ok(existing.current()) } else { Err(RuntimeError::Exists(id)) };
+            }
+            containers.insert(id.clone(), entry.clone());
+        }
+        // A task of its own: a caller that loses interest half-way must not leave half a container.
+        let inner = self.clone();
+        let task = tokio::spawn(async move {
+            let started = inner.start_entry(&entry, namespaces).await;
+            if started.is_err() {
+                let (blocking, failed) = (inner.clone(), entry.clone());
+                let _ = tokio::task::spawn_blocking(move || blocking.discard(&failed)).await;
+                super::locked(&inner.containers).remove(&id);
+            }
+            started.map(|()| entry.current())
+        });
+        task.await.unwrap_or_else(|error| Err(RuntimeError::Start(error.to_string())))
+    }
+
+    async fn start_entry(self: &Arc<Self>, entry: &Arc<Entry>, namespaces: oci::Namespaces) -> Result<(), RuntimeError> {
+        let (inner, prepared) = (self.clone(), entry.clone());
+        let (control, child) = tokio::task::spawn_blocking(move || inner.spawn_shim(&prepared, &namespaces))
+            .await
+            .map_err(|error| RuntimeError::Start(error.to_string()))??;
+        let shim_pid = child as i32;
+        let shim = process::pidfd_open(shim_pid).map_err(|error| RuntimeError::Start(format!("cannot watch the supervisor: {error}")))?;
+        let talk = async {
+            let control = layout::watched(control, Interest::READABLE).map_err(|error| RuntimeError::Start(error.to_string()))?;
+            let FromShim::Created { pid } = next_message(&control).await? else {
+                return Err(RuntimeError::Start("the supervisor spoke out of turn".to_owned()));
+            };
+            let pidfd = process::pidfd_open(pid).map_err(|error| RuntimeError::Start(format!("cannot watch process {pid}: {error}")))?;
+            *super::locked(&entry.pidfd) = Some(Arc::new(pidfd));
+            wire::send(control.as_fd(), &ToShim::Go, &[]).map_err(|error| RuntimeError::Start(error.to_string()))?;
+            match next_message(&control).await? {
+                FromShim::Started { started_at_ms } => Ok((pid, started_at_ms)),
+                _ => Err(RuntimeError::Start("the supervisor spoke out of turn".to_owned())),
+            }
+        };
+        match tokio::time::timeout(START_TIMEOUT, talk)
+            .await
+            .unwrap_or_else(|_| Err(RuntimeError::Start(format!("not started within {START_TIMEOUT:?}"))))
+        {
+            Ok((pid, started_at_ms)) => {
+                self.set_state(entry, ContainerState::Running { pid: pid as u32, started_at_ms });
+                self.watch_shim(entry.clone(), shim, Some(shim_pid));
+                Ok(())
+            }
+            Err(error) => {
+                // SAFETY: the supervisor is our child and not waited for, so the pid is its own.
+                unsafe { libc::kill(shim_pid, libc::SIGKILL) };
+                let ended = layout::watched(shim, Interest::READABLE);
+                if let Ok(ended) = &ended {
+                    let _ = ended.readable().await;
+                }
+                reap(shim_pid);
+                Err(error)
+            }
+        }
+    }
+
+    /// Prepares the container's folder and starts its supervisor. Blocking. Returns our end of its control socket.
+    fn spawn_shim(&self, entry: &Entry, namespaces: &oci::Namespaces) -> Result<(OwnedFd, u32), RuntimeError> {
+        let dir = &entry.dir;
+        let spec = &entry.spec;
+        let io_error = |what: &str| {
+            let what = format!("{what} in {}", dir.display());
+            move |source: io::Error| RuntimeError::Io { what, source }
+        };
+        fs::create_dir_all(dir.join(layout::LIBRARY)).map_err(io_error("cannot make folders"))?;
+        layout::write_record(dir, layout::SPEC, spec).map_err(io_error("cannot write spec.json"))?;
+        let lock = lock(dir).map_err(io_error("cannot take the lock"))?.ok_or_else(|| RuntimeError::Exists(spec.id()))?;
+        let rootfs = self.config.images.mount_rootfs(&spec.image_id, dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
+        let own = oci::Own::read();
+        let config = oci::config(spec, &rootfs, namespaces, &self.cgroups, &entry.cgroup, &own);
+        layout::write_record(dir, layout::CONFIG, &config).map_err(io_error("cannot write config.json"))?;
+        let shim = ShimConfig {
+            short: layout::short(&spec.id()),
+            cgroup_root: self.config.cgroup_root.clone(),
+            cgroup: entry.cgroup.clone(),
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            log_path: spec.log_path.clone(),
+        };
+        layout::write_record(dir, layout::SHIM, &shim).map_err(io_error("cannot write shim.json"))?;
+        let (ours, theirs) = wire::pair().map_err(io_error("cannot make a socket"))?;
+        process::set_nonblocking(ours.as_raw_fd()).map_err(io_error("cannot make a socket"))?;
+        let errors = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(dir.join(layout::SHIM_LOG))
+            .map_err(io_error("cannot make shim.log"))?;
+        // The lock's open file goes along: it is held until the supervisor too is gone.
+        let child = Command::new(&self.config.shim_exe)
+            .arg("__shim")
+            .arg(dir)
+            .env_clear()
+            .current_dir("/")
+            .stdin(lock)
+            .stdout(theirs)
+            .stderr(errors)
+            .spawn()
+            .map_err(io_error("cannot start the supervisor"))?;
+        Ok((ours, child.id()))
+    }
+
+    /// Follows a supervisor to its end and then reads how the container ended.
+    fn watch_shim(self: &Arc<Self>, entry: Arc<Entry>, shim: OwnedFd, child: Option<i32>) {
+        let inner = self.clone();
+        tokio::spawn(async move {
+            match layout::watched(shim, Interest::READABLE) {
+                Ok(shim) => drop(shim.readable().await),
+                Err(error) => tracing::error!(container = entry.spec.id(), %error, "cannot watch a supervisor"),
+            }
+            if let Some(pid) = child {
+                reap(pid);
+            }
+            let (after, ended) = (inner.clone(), entry.clone());
+            let state = tokio::task::spawn_blocking(move || after.state_after_shim(&ended)).await.unwrap_or(ContainerState::Unknown);
+            inner.set_state(&entry, state);
+        });
+    }
+
+    /// What became of a container whose supervisor is gone. Nothing of it may still run (S1): a supervisor that died
+    /// without a record leaves processes that nobody would ever stop.
+    fn state_after_shim(&self, entry: &Entry) -> ContainerState {
+        *super::locked(&entry.pidfd) = None;
+        let state = exited(&entry.dir);
+        if state == ContainerState::Unknown {
+            tracing::warn!(container = entry.spec.id(), "supervisor ended without an exit record; killing what is left");
+        }
+        self.cgroups.kill(&entry.cgroup);
+        let _ = self.cgroups.remove(&entry.cgroup);
+        state
+    }
+
+    /// See [`super::Runtime::stop_container`].
+    pub async fn stop(&self, id: &str, signal: i32, grace: Duration) -> Result<ContainerStatus, RuntimeError> {
+        let entry = self.entry(id)?;
+        let mut changes = entry.status.subscribe();
+        if Entry::is_over(&changes.borrow_and_update().state) {
+            return Ok(entry.current());
+        }
+        if signal != libc::SIGKILL {
+            entry.signal(signal);
+            let ended = changes.wait_for(|status| Entry::is_over(&status.state));
+            if tokio::time::timeout(grace, ended).await.is_ok() {
+                return Ok(entry.current());
+            }
+        }
+        entry.signal(libc::SIGKILL);
+        self.cgroups.kill(&entry.cgroup);
+        let ended = changes.wait_for(|status| Entry::is_over(&status.state));
+        match tokio::time::timeout(KILL_TIMEOUT, ended).await {
+            Ok(_) => Ok(entry.current()),
+            Err(_) => Err(RuntimeError::StillRunning(id.to_owned())),
+        }
+    }
+
+    /// See [`super::Runtime::remove_container`].
+    pub async fn remove(self: &Arc<Self>, id: &str) -> Result<(), RuntimeError> {
+        let Ok(entry) = self.entry(id) else { return Ok(()) };
+        if !Entry::is_over(&entry.current().state) {
+            return Err(RuntimeError::StillRunning(id.to_owned()));
+        }
+        let (inner, removed) = (self.clone(), entry);
+        tokio::task::spawn_blocking(move || inner.discard(&removed)).await.map_err(|error| RuntimeError::Start(error.to_string()))??;
+        super::locked(&self.containers).remove(id);
+        Ok(())
+    }
+
+    /// Takes away everything of a container that does not run. Blocking, idempotent.
+    fn discard(&self, entry: &Entry) -> Result<(), RuntimeError> {
+        self.cgroups.kill(&entry.cgroup);
+        let io_error = |source| RuntimeError::Io { what: format!("cannot remove container {}", entry.spec.id()), source };
+        self.config.images.unmount_rootfs(&entry.dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
+        if let Err(error) = self.cgroups.remove(&entry.cgroup) {
+            tracing::warn!(container = entry.spec.id(), %error, "cannot remove a cgroup");
+        }
+        match fs::remove_dir_all(&entry.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn entry(&self, id: &str) -> Result<Arc<Entry>, RuntimeError> {
+        super::locked(&self.containers).get(id).cloned().ok_or_else(|| RuntimeError::ContainerNotFound(id.to_owned()))
+    }
+
+    fn container_dir(&self, id: &str) -> PathBuf {
+        self.config.root.join("c").join(layout::short(id))
+    }
+
+    /// Finds again what an earlier main process started (V7, S11). Blocking.
+    pub fn adopt_containers(self: &Arc<Self>) {
+        for folder in fs::read_dir(self.config.root.join("c")).into_iter().flatten().flatten() {
+            let dir = folder.path();
+            let Some(spec) = layout::read_record::<ContainerSpec>(&dir, layout::SPEC) else {
+                // Cut off before anything could run in it.
+                let _ = fs::remove_dir_all(&dir);
+                continue;
+            };
+            let pod_cgroup =
+                super::locked(&self.sandboxes).get(&spec.pod_uid).map(|sandbox| sandbox.record.spec.cgroup.clone()).unwrap_or_default();
+            let entry = Arc::new(Entry::new(spec, dir, &pod_cgroup, ContainerState::Created));
+            if self.adopt(&entry) {
+                super::locked(&self.containers).insert(entry.spec.id(), entry);
+            }
+        }
+    }
+
+    /// False where the container never ran and was taken away.
+    fn adopt(self: &Arc<Self>, entry: &Arc<Entry>) -> bool {
+        let supervised = settle(&entry.dir);
+        let state = layout::read_record::<StateRecord>(&entry.dir, layout::STATE);
+        if let (true, Some(state)) = (supervised, &state)
+            && let Ok(shim) = process::pidfd_open(state.shim_pid)
+            && process::start_time(state.shim_pid) == Some(state.shim_start)
+        {
+            *super::locked(&entry.pidfd) =
+                process::pidfd_open(state.pid).ok().filter(|_| process::start_time(state.pid) == Some(state.pid_start)).map(Arc::new);
+            self.set_state(entry, ContainerState::Running { pid: state.pid as u32, started_at_ms: state.started_at_ms });
+            self.watch_shim(entry.clone(), shim, None);
+            return true;
+        }
+        if state.is_none() && !entry.dir.join(layout::EXIT).exists() {
+            if let Err(error) = self.discard(entry) {
+                tracing::warn!(container = entry.spec.id(), %error, "cannot remove a container that was never started");
+            }
+            return false;
+        }
+        let state = self.state_after_shim(entry);
+        self.set_state(entry, state);
+        true
+    }
+}
+
+impl Entry {
+    /// Sends a signal to the container's first process, if it still runs.
+    pub fn signal(&self, signal: i32) {
+        if let Some(pidfd) = super::locked(&self.pidfd).as_ref() {
+            // SAFETY: the descriptor is open; the kernel allows a null siginfo.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+        }
+    }
+}
+
+/// The end of a container as its record says.
+fn exited(dir: &Path) -> ContainerState {
+    match layout::read_record::<ExitRecord>(dir, layout::EXIT) {
+        Some(exit) => ContainerState::Exited {
+            code: exit.code,
+            signal: exit.signal,
+            oom: exit.oom,
+            started_at_ms: exit.started_at_ms,
+            finished_at_ms: exit.finished_at_ms,
+        },
+        None => ContainerState::Unknown,
+    }
+}
+
+/// Takes the container's lock; None where a supervisor holds it.
+fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(layout::LOCK))?;
+    // The lock belongs to the open file, not to us: it is held as long as any process has a descriptor of it.
+    Ok(try_lock(&file)?.then_some(file))
+}
+
+/// False where somebody else holds it.
+fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// True where a supervisor lives and has told its state. One that was cut off while it started (it has the lock but
+/// wrote no state) either gives up or starts within moments: both close or move a file in its folder, which wakes us.
+fn settle(dir: &Path) -> bool {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let Ok(inotify) = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) else { return false };
+    let _ = inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE);
+    let until = std::time::Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        if is_free(dir) {
+            return false;
+        }
+        if dir.join(layout::STATE).exists() {
+            return true;
+        }
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let mut polled = libc::pollfd { fd: inotify.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid entry.
+        unsafe { libc::poll(&mut polled, 1, left.as_millis() as i32) };
+        let _ = inotify.read_events();
+    }
+}
+
+/// Whether nobody holds the container's lock. Opened read-only: closing it must not look like the supervisor's end.
+fn is_free(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(layout::LOCK)) else { return true };
+    try_lock(&file).unwrap_or(true)
+}
+
+/// The next message of a supervisor that starts; its failure is the error.
+async fn next_message(control: &AsyncFd<OwnedFd>) -> Result<FromShim, RuntimeError> {
+    loop {
+        let mut ready = control.readable().await.map_err(|error| RuntimeError::Start(error.to_string()))?;
+        match ready.try_io(|control| wire::receive::<FromShim>(control.as_fd())) {
+            Ok(Ok(Some((FromShim::Failed { why }, _)))) => return Err(RuntimeError::Start(why)),
+            Ok(Ok(Some((message, _)))) => return Ok(message),
+            Ok(Ok(None)) => return Err(RuntimeError::Start("the supervisor ended unexpectedly".to_owned())),
+            Ok(Err(error)) => return Err(RuntimeError::Start(format!("cannot hear the supervisor: {error}"))),
+            Err(_) => continue,
+        }
+    }
+}
+
+/// Takes an ended child's remains away.
+fn reap(pid: i32) {
+    // SAFETY: waitpid with a null status pointer is allowed; the child is ours and has ended.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+}

@@ -1,0 +1,109 @@
+//! Where things are in the runtime's folder, and the records in it. Names are short digests, because sockets' paths
+//! (108 bytes) and overlay mount options (one page) are short.
+//!
+//! ```text
+//! <root>/c/<id>/spec.json    what was asked for
+//!               shim.json    the same, as far as the supervisor needs it
+//!               config.json  the OCI spec
+//!               lock         held (flock) by the main process and then the supervisor: free means both are gone
+//!               state.json   written before the container's program runs
+//!               exit.json    written once it has ended
+//!               attach.sock  where the supervisor listens
+//!               rootfs upper work lib shim.log
+//! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts} (bind mounts of the namespaces), shm (tmpfs)
+//! ```
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+pub const SPEC: &str = "spec.json";
+pub const SHIM: &str = "shim.json";
+pub const CONFIG: &str = "config.json";
+pub const LOCK: &str = "lock";
+pub const STATE: &str = "state.json";
+pub const EXIT: &str = "exit.json";
+pub const ATTACH: &str = "attach.sock";
+pub const ROOTFS: &str = "rootfs";
+pub const LIBRARY: &str = "lib";
+pub const SHIM_LOG: &str = "shim.log";
+pub const SANDBOX: &str = "sandbox.json";
+
+/// Largest record that is read back.
+const MAX_RECORD: u64 = 16 << 20;
+
+/// What the supervisor reads when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimConfig {
+    /// The container library's id: the folder's name.
+    pub short: String,
+    /// The instance's cgroup and the container's below it.
+    pub cgroup_root: String,
+    pub cgroup: String,
+    pub tty: bool,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub log_path: PathBuf,
+}
+
+/// Who runs, so that a later main process finds it again and mistakes nobody else for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    pub shim_pid: i32,
+    pub shim_start: u64,
+    pub pid: i32,
+    pub pid_start: u64,
+    pub started_at_ms: i64,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub oom: bool,
+    pub started_at_ms: i64,
+    pub finished_at_ms: i64,
+}
+
+/// The folder's name for an id.
+pub fn short(id: &str) -> String {
+    let digest = Sha256::digest(id.as_bytes());
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a record so that a reader, also one after a crash, finds the old one or the new one.
+pub fn write_record<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    drop(file);
+    std::fs::rename(temporary, dir.join(name))
+}
+
+/// Reads a record; None where it is missing or not readable as one.
+pub fn read_record<T: DeserializeOwned>(dir: &Path, name: &str) -> Option<T> {
+    let path = dir.join(name);
+    if std::fs::metadata(&path).ok()?.len() > MAX_RECORD {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Unix milliseconds.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// A descriptor that tokio watches.
+pub fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the AsyncFd from now on, stays open until that is dropped, and is registered
+    // nowhere else.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}

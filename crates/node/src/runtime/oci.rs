@@ -1,0 +1,378 @@
+//! A container's OCI spec, with the defaults that containerd gives: masked and read-only paths, device nodes,
+//! capabilities, mounts.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{ContainerSpec, Mount, MountPropagation};
+use crate::cgroups::Cgroups;
+
+/// The period over which a CPU limit is counted, microseconds (the kubelet's cpuCFSQuotaPeriod).
+const CPU_PERIOD: u64 = 100_000;
+/// The kernel's smallest quota, microseconds.
+const MIN_CPU_QUOTA: u64 = 1000;
+
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// All capabilities by number.
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What this process may do, and so the most that a container of it can get.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Names without `CAP_`.
+    pub capabilities: BTreeSet<&'static str>,
+    pub oom_score_adj: i32,
+}
+
+impl Own {
+    /// Reads it from /proc.
+    pub fn read() -> Own {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let set = |name: &str| {
+            let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            u64::from_str_radix(text.trim(), 16).unwrap_or(0)
+        };
+        let own = set("CapPrm:") & set("CapBnd:");
+        let capabilities = CAPABILITIES.iter().enumerate().filter(|(bit, _)| own >> bit & 1 == 1).map(|(_, name)| *name).collect();
+        let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        Own { capabilities, oom_score_adj: score.trim().parse().unwrap_or(0) }
+    }
+}
+
+/// The pod's namespaces by path; None is the node's own.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces {
+    pub net: Option<PathBuf>,
+    pub ipc: Option<PathBuf>,
+    pub uts: Option<PathBuf>,
+    /// Shared by the pod's containers; None means a PID namespace of the container's own…
+    pub pid: Option<PathBuf>,
+    /// …or, where this is set, the node's.
+    pub host_pid: bool,
+    pub shm: PathBuf,
+}
+
+/// The spec as `config.json` has it.
+pub fn config(spec: &ContainerSpec, rootfs: &Path, namespaces: &Namespaces, cgroups: &Cgroups, cgroup: &str, own: &Own) -> Value {
+    let capabilities = capabilities(spec, cgroups, own);
+    let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if !spec.env.iter().any(|(name, _)| name == "PATH") {
+        env.push(format!("PATH={}", crate::shim::DEFAULT_PATH));
+    }
+    if spec.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
+        env.push("TERM=xterm".to_owned());
+    }
+    let working_dir = if spec.working_dir.is_empty() { "/" } else { &spec.working_dir };
+    let masked: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &MASKED_PATHS };
+    let read_only: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &READ_ONLY_PATHS };
+    let user = json!({
+        "uid": spec.user.unwrap_or(0),
+        "gid": spec.group.unwrap_or(0),
+        "additionalGids": spec.supplemental_groups,
+    });
+    let mut config = json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": rootfs, "readonly": spec.read_only_root },
+        "process": {
+            "terminal": spec.tty,
+            "user": user,
+            "args": spec.args,
+            "env": env,
+            "cwd": working_dir,
+            "noNewPrivileges": spec.no_new_privileges,
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                "inheritable": [], "ambient": [],
+            },
+            "oomScoreAdj": oom_score_adj(spec.oom_score_adj, own),
+        },
+        "mounts": mounts(spec, namespaces),
+        "linux": {
+            "cgroupsPath": cgroups.name(cgroup),
+            "namespaces": namespace_list(namespaces, cgroups),
+            "resources": resources(spec, cgroups),
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
+            "rootfsPropagation": root_propagation(spec),
+        },
+    });
+    if spec.privileged
+        && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut)
+    {
+        linux.insert("devices".to_owned(), host_devices(Path::new("/dev")));
+    }
+    config
+}
+
+/// Lowering one's score needs CAP_SYS_RESOURCE: without it, the nearest that is allowed.
+fn oom_score_adj(asked: i32, own: &Own) -> i32 {
+    let asked = asked.clamp(-1000, 1000);
+    if own.capabilities.contains("SYS_RESOURCE") { asked } else { asked.max(own.oom_score_adj) }
+}
+
+fn capabilities(spec: &ContainerSpec, cgroups: &Cgroups, own: &Own) -> Vec<String> {
+    let plain = |name: &String| name.trim_start_matches("CAP_").to_ascii_uppercase();
+    let add: BTreeSet<String> = spec.capabilities_add.iter().map(plain).collect();
+    let drop: BTreeSet<String> = spec.capabilities_drop.iter().map(plain).collect();
+    let mut set: BTreeSet<String> = if spec.privileged {
+        CAPABILITIES.iter().map(|name| (*name).to_owned()).collect()
+    } else {
+        // Differs: where no controller guards devices (the filter for cgroup v2 is a BPF program that this build does
+        // not have), making device nodes would open the node's disks to the container.
+        let guarded = cgroups.has("devices");
+        DEFAULT_CAPABILITIES.iter().filter(|name| guarded || **name != "MKNOD").map(|name| (*name).to_owned()).collect()
+    };
+    if !spec.privileged {
+        if add.contains("ALL") {
+            set.extend(CAPABILITIES.iter().map(|name| (*name).to_owned()));
+        }
+        if drop.contains("ALL") {
+            set.clear();
+        }
+        set.extend(add.into_iter().filter(|name| name != "ALL"));
+        set.retain(|name| !drop.contains(name));
+    }
+    set.into_iter().filter(|name| own.capabilities.contains(name.as_str())).map(|name| format!("CAP_{name}")).collect()
+}
+
+fn namespace_list(namespaces: &Namespaces, cgroups: &Cgroups) -> Vec<Value> {
+    let mut list = vec![json!({ "type": "mount" })];
+    for (kind, path) in [("network", &namespaces.net), ("ipc", &namespaces.ipc), ("uts", &namespaces.uts)] {
+        if let Some(path) = path {
+            list.push(json!({ "type": kind, "path": path }));
+        }
+    }
+    match &namespaces.pid {
+        Some(path) => list.push(json!({ "type": "pid", "path": path })),
+        None if namespaces.host_pid => (),
+        None => list.push(json!({ "type": "pid" })),
+    }
+    if cgroups.is_v2() {
+        list.push(json!({ "type": "cgroup" }));
+    }
+    list
+}
+
+fn mounts(spec: &ContainerSpec, namespaces: &Namespaces) -> Vec<Value> {
+    let sys_mode = if spec.privileged { "rw" } else { "ro" };
+    let mut list = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
+        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys_mode] }),
+        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                "options": ["nosuid", "noexec", "nodev", "relatime", sys_mode] }),
+        json!({ "destination": "/dev/shm", "type": "bind", "source": namespaces.shm, "options": ["rbind", "nosuid", "nodev", "noexec", "rw"] }),
+    ];
+    let is_replaced = |default: &Value| {
+        let destination = default.get("destination").and_then(Value::as_str).unwrap_or_default();
+        spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == destination)
+    };
+    list.retain(|default| !is_replaced(default));
+    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
+    // A mount must not hide one below it.
+    asked.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    list.extend(asked.into_iter().map(bind_mount));
+    list
+}
+
+fn bind_mount(mount: &Mount) -> Value {
+    let propagation = match mount.propagation {
+        MountPropagation::None => "rprivate",
+        MountPropagation::HostToContainer => "rslave",
+        MountPropagation::Bidirectional => "rshared",
+    };
+    let mode = if mount.read_only { "ro" } else { "rw" };
+    json!({ "destination": mount.target, "type": "bind", "source": mount.source, "options": ["rbind", propagation, mode] })
+}
+
+fn root_propagation(spec: &ContainerSpec) -> &'static str {
+    if spec.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional) { "rshared" } else { "rslave" }
+}
+
+/// Limits, as far as the machine has the controllers: the container library takes a missing one for an error.
+fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
+    let mut resources = serde_json::Map::new();
+    if cgroups.has("devices") || cgroups.is_v2() {
+        let rules =
+            if spec.privileged { json!([{ "allow": true, "access": "rwm" }]) } else { json!([{ "allow": false, "access": "rwm" }]) };
+        resources.insert("devices".to_owned(), rules);
+    }
+    if cgroups.has("cpu") {
+        let shares = spec.cpu_request_milli.map_or(2, |milli| (milli.saturating_mul(1024) / 1000).clamp(2, 262_144));
+        let mut cpu = json!({ "shares": shares });
+        if let (Some(limit), Some(cpu)) = (spec.cpu_limit_milli.filter(|limit| *limit > 0), cpu.as_object_mut()) {
+            let quota = (limit.saturating_mul(CPU_PERIOD) / 1000).max(MIN_CPU_QUOTA);
+            cpu.insert("quota".to_owned(), json!(quota));
+            cpu.insert("period".to_owned(), json!(CPU_PERIOD));
+        }
+        resources.insert("cpu".to_owned(), cpu);
+    }
+    if let Some(limit) = spec.memory_limit.filter(|limit| *limit > 0 && cgroups.has("memory")) {
+        resources.insert("memory".to_owned(), json!({ "limit": limit }));
+    }
+    if let Some(limit) = spec.pids_limit.filter(|limit| *limit > 0 && cgroups.has("pids")) {
+        resources.insert("pids".to_owned(), json!({ "limit": limit }));
+    }
+    Value::Object(resources)
+}
+
+/// The node's devices, for a privileged container.
+fn host_devices(dev: &Path) -> Value {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    /// Folders of /dev that the container has of its own.
+    const OWN_FOLDERS: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
+    /// Nodes that every container gets anyway.
+    const OWN_NODES: [&str; 9] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "core"];
+    let mut devices = Vec::new();
+    let mut folders = vec![dev.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let Ok(metadata) = entry.metadata() else { continue };
+            let kind = metadata.file_type();
+            let name = name.to_string_lossy();
+            if kind.is_dir() {
+                if !OWN_FOLDERS.contains(&name.as_ref()) && path.components().count() < 6 {
+                    folders.push(path);
+                }
+            } else if (kind.is_char_device() || kind.is_block_device()) && !OWN_NODES.contains(&name.as_ref()) {
+                devices.push(json!({
+                    "path": path, "type": if kind.is_char_device() { "c" } else { "b" },
+                    "major": libc::major(metadata.rdev()), "minor": libc::minor(metadata.rdev()),
+                    "fileMode": metadata.mode() & 0o777, "uid": metadata.uid(), "gid": metadata.gid(),
+                }));
+            }
+        }
+    }
+    Value::Array(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(spec: &ContainerSpec) -> Value {
+        let own = Own { capabilities: CAPABILITIES.iter().copied().filter(|name| *name != "SYS_RESOURCE").collect(), oom_score_adj: 0 };
+        config(spec, Path::new("/r"), &Namespaces::default(), &Cgroups::detect("t"), "p/c", &own)
+    }
+
+    fn strings(value: Option<&Value>) -> Vec<String> {
+        value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn capabilities_follow_add_and_drop_and_never_exceed_our_own() {
+        let bounding = |add: &[&str], drop: &[&str], privileged: bool| {
+            let spec = ContainerSpec {
+                capabilities_add: add.iter().map(|name| (*name).to_owned()).collect(),
+                capabilities_drop: drop.iter().map(|name| (*name).to_owned()).collect(),
+                privileged,
+                ..ContainerSpec::default()
+            };
+            strings(made(&spec).pointer("/process/capabilities/bounding"))
+        };
+        assert_eq!(bounding(&["NET_BIND_SERVICE"], &["ALL"], false), ["CAP_NET_BIND_SERVICE"]);
+        assert!(bounding(&["CAP_SYS_ADMIN"], &[], false).contains(&"CAP_SYS_ADMIN".to_owned()));
+        assert!(!bounding(&[], &["net_raw"], false).contains(&"CAP_NET_RAW".to_owned()));
+        assert_eq!(bounding(&["ALL"], &[], false).len(), CAPABILITIES.len() - 1);
+        assert!(!bounding(&[], &[], true).contains(&"CAP_SYS_RESOURCE".to_owned()));
+    }
+
+    #[test]
+    fn the_oom_score_is_never_below_what_we_may_set() {
+        let score =
+            |asked| made(&ContainerSpec { oom_score_adj: asked, ..ContainerSpec::default() }).pointer("/process/oomScoreAdj").cloned();
+        assert_eq!((score(-997), score(1000)), (Some(json!(0)), Some(json!(1000))));
+    }
+
+    #[test]
+    fn a_volume_may_replace_dev_shm_and_outer_mounts_come_first() {
+        let mount = |target: &str| Mount { source: "/x".into(), target: target.to_owned(), ..Mount::default() };
+        let spec = ContainerSpec { mounts: vec![mount("/a/b/c"), mount("/a"), mount("/dev/shm/")], ..ContainerSpec::default() };
+        let config = made(&spec);
+        let targets: Vec<&str> = config["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+        assert_eq!(&targets[targets.len() - 3..], ["/a", "/dev/shm/", "/a/b/c"]);
+        assert_eq!(targets.iter().filter(|target| target.starts_with("/dev/shm")).count(), 1);
+    }
+}

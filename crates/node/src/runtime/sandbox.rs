@@ -1,0 +1,269 @@
+//! A pod's namespaces: made by a thread of ours that steps into new ones, pins them by bind mounts, and ends.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+use super::oci::Namespaces;
+use super::{RuntimeError, SandboxSpec, SandboxStatus};
+
+/// containerd's size of a pod's /dev/shm.
+const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// `statfs` type of a namespace file.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// What is kept of a sandbox on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub spec: SandboxSpec,
+    pub created_at_ms: i64,
+    pub annotations: BTreeMap<String, String>,
+    /// The process of a shared PID namespace.
+    pub pause: Option<Pause>,
+}
+
+/// A process named for ever: pid and start time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    pub pid: i32,
+    pub start: u64,
+}
+
+/// A sandbox and its folder.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub dir: PathBuf,
+    pub record: Record,
+}
+
+impl Sandbox {
+    fn pin(&self, kind: &str) -> PathBuf {
+        self.dir.join("ns").join(kind)
+    }
+
+    fn shm(&self) -> PathBuf {
+        self.dir.join("shm")
+    }
+
+    /// What containers join.
+    pub fn namespaces(&self) -> Namespaces {
+        let spec = &self.record.spec;
+        Namespaces {
+            net: (!spec.host_network).then(|| self.pin("net")),
+            ipc: (!spec.host_ipc).then(|| self.pin("ipc")),
+            uts: Some(self.pin("uts")),
+            pid: self.record.pause.as_ref().map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
+            host_pid: spec.host_pid,
+            shm: if spec.host_ipc { PathBuf::from("/dev/shm") } else { self.shm() },
+        }
+    }
+
+    /// True while all its namespaces are pinned: not after a reboot.
+    pub fn is_ready(&self) -> bool {
+        let namespaces = self.namespaces();
+        let pinned = [&namespaces.net, &namespaces.ipc, &namespaces.uts].into_iter().flatten().all(|path| is_namespace(path));
+        pinned && self.record.pause.as_ref().is_none_or(|pause| crate::shim::process::start_time(pause.pid) == Some(pause.start))
+    }
+
+    pub fn status(&self) -> SandboxStatus {
+        SandboxStatus {
+            pod_uid: self.record.spec.pod_uid.clone(),
+            namespace: self.record.spec.namespace.clone(),
+            name: self.record.spec.name.clone(),
+            netns_path: self.namespaces().net,
+            ready: self.is_ready(),
+            created_at_ms: self.record.created_at_ms,
+            annotations: self.record.annotations.clone(),
+        }
+    }
+
+    /// Writes the record.
+    pub fn save(&self) -> io::Result<()> {
+        layout::write_record(&self.dir, layout::SANDBOX, &self.record)
+    }
+
+    /// Reads a sandbox back. A folder without a record was never finished.
+    pub fn load(dir: &Path) -> Option<Sandbox> {
+        Some(Sandbox { dir: dir.to_owned(), record: layout::read_record(dir, layout::SANDBOX)? })
+    }
+
+    /// Makes the namespaces. Blocking. On an error nothing is left.
+    pub fn create(dir: &Path, spec: &SandboxSpec, shim_exe: &Path) -> Result<Sandbox, RuntimeError> {
+        let record = Record { spec: spec.clone(), created_at_ms: layout::now_ms(), annotations: BTreeMap::new(), pause: None };
+        let mut sandbox = Sandbox { dir: dir.to_owned(), record };
+        let made = sandbox.make(shim_exe).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
+        match made {
+            Ok(()) => Ok(sandbox),
+            Err(why) => {
+                let _ = remove(dir);
+                Err(RuntimeError::Sandbox(why))
+            }
+        }
+    }
+
+    fn make(&mut self, shim_exe: &Path) -> Result<(), String> {
+        let text = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        fs::create_dir_all(self.dir.join("ns")).map_err(text("cannot make the sandbox's folder"))?;
+        if !self.record.spec.host_ipc {
+            let size = self.record.spec.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES);
+            fs::create_dir_all(self.shm()).map_err(text("cannot make /dev/shm"))?;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("shm"), &self.shm(), Some("tmpfs"), flags, Some(format!("mode=1777,size={size}").as_str()))
+                .map_err(|error| format!("cannot mount /dev/shm: {error}"))?;
+        }
+        let (dir, spec) = (self.dir.clone(), self.record.spec.clone());
+        // unshare changes only the calling thread, and a thread can't go back: it ends, the pins stay.
+        std::thread::Builder::new()
+            .name("sandbox".to_owned())
+            .spawn(move || pin_namespaces(&dir, &spec))
+            .map_err(text("cannot start a thread"))?
+            .join()
+            .map_err(|_| "the thread that makes namespaces died".to_owned())??;
+        if self.record.spec.share_process_namespace && !self.record.spec.host_pid {
+            self.record.pause = Some(start_pause(shim_exe).map_err(text("cannot start the pause process"))?);
+        }
+        Ok(())
+    }
+}
+
+fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
+    let mut flags = CloneFlags::CLONE_NEWUTS;
+    let mut kinds = vec!["uts"];
+    if !spec.host_ipc {
+        flags |= CloneFlags::CLONE_NEWIPC;
+        kinds.push("ipc");
+    }
+    if !spec.host_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+        kinds.push("net");
+    }
+    unshare(flags).map_err(|error| format!("cannot make namespaces: {error}"))?;
+    nix::unistd::sethostname(&spec.hostname).map_err(|error| format!("cannot set hostname {:?}: {error}", spec.hostname))?;
+    let mut sysctls = BTreeMap::new();
+    if !spec.host_network {
+        // As containerd 2 sets them: a container's user needs no capability to listen below 1024, or to ping.
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), ("0".to_owned(), false));
+        sysctls.insert("net.ipv4.ping_group_range".to_owned(), ("0 2147483647".to_owned(), false));
+    }
+    sysctls.extend(spec.sysctls.iter().map(|(name, value)| (name.clone(), (value.clone(), true))));
+    for (name, (value, asked)) in sysctls {
+        if let Err(why) = set_sysctl(&name, &value)
+            && asked
+        {
+            return Err(why);
+        }
+    }
+    for kind in kinds {
+        let pin = dir.join("ns").join(kind);
+        File::create(&pin).map_err(|error| format!("cannot make {}: {error}", pin.display()))?;
+        let own = format!("/proc/thread-self/ns/{kind}");
+        mount(Some(own.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| format!("cannot pin the {kind} namespace: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Sets a namespaced kernel parameter for the calling thread's namespaces. `kernel.shm_rmid_forced` and
+/// `net/ipv4/conf/eth0.1/…` are both ways to write a name.
+fn set_sysctl(name: &str, value: &str) -> Result<(), String> {
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    if path.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(format!("invalid sysctl name {name:?}"));
+    }
+    fs::write(Path::new("/proc/sys").join(path), value).map_err(|error| format!("cannot set sysctl {name}={value}: {error}"))
+}
+
+/// Starts `__pause` as the first process of a PID namespace. A thread of ours asks for the namespace: it then holds for
+/// its next children only.
+fn start_pause(shim_exe: &Path) -> io::Result<Pause> {
+    let exe = shim_exe.to_owned();
+    let child = std::thread::spawn(move || -> io::Result<u32> {
+        unshare(CloneFlags::CLONE_NEWPID)?;
+        let null = || File::options().read(true).write(true).open("/dev/null");
+        let mut command = std::process::Command::new(exe);
+        command.arg("__pause").env_clear().stdin(null()?).stdout(null()?).stderr(null()?);
+        Ok(command.spawn()?.id())
+    })
+    .join()
+    .map_err(|_| io::Error::other("the thread died"))??;
+    let pid = i32::try_from(child).map_err(io::Error::other)?;
+    let start = crate::shim::process::start_time(pid).ok_or_else(|| io::Error::other("the pause process ended at once"))?;
+    Ok(Pause { pid, start })
+}
+
+fn is_namespace(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type().0 as i64 == NSFS_MAGIC)
+}
+
+/// Takes a sandbox's folder and mounts away. Blocking, idempotent. Never descends into what is still mounted (V8):
+/// the folder's known places are unmounted first, and the rest is removed by name.
+pub fn remove(dir: &Path) -> io::Result<()> {
+    if let Some(sandbox) = Sandbox::load(dir)
+        && let Some(pause) = &sandbox.record.pause
+        && crate::shim::process::start_time(pause.pid) == Some(pause.start)
+    {
+        kill_and_reap(pause.pid);
+    }
+    for kind in ["net", "ipc", "uts"] {
+        let pin = dir.join("ns").join(kind);
+        unmount(&pin)?;
+        remove_file(&pin)?;
+    }
+    unmount(&dir.join("shm"))?;
+    for name in ["shm", "ns"] {
+        remove_dir(&dir.join(name))?;
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        remove_file(&entry.path())?;
+    }
+    remove_dir(dir)
+}
+
+fn kill_and_reap(pid: i32) {
+    let Ok(pidfd) = crate::shim::process::pidfd_open(pid) else { return };
+    // SAFETY: plain system calls; the pid was just matched with its start time.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        let mut polled = libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd()), events: libc::POLLIN, revents: 0 };
+        libc::poll(&mut polled, 1, 5000);
+        libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG);
+    }
+}
+
+/// Unmounts whatever is mounted at `path`, all layers of it.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    /// Nobody mounts more often than this over one place.
+    const MAX_LAYERS: usize = 16;
+    for _ in 0..MAX_LAYERS {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => (),
+            // Not a mount point (any more), or not there at all.
+            Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    ignore_missing(fs::remove_file(path))
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    ignore_missing(fs::remove_dir(path))
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,178 @@
+//! What the kubelet asks of the runtime, and what it is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a pod's sandbox needs: the namespaces that the containers of a pod share.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    pub pod_uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub hostname: String,
+    /// The node's own network namespace instead of a new one.
+    pub host_network: bool,
+    /// cgroup parent below the instance's root: `burstable/pod<uid>`.
+    pub cgroup: String,
+    pub sysctls: BTreeMap<String, String>,
+    /// The node's IPC or PID namespace instead of the pod's own.
+    pub host_ipc: bool,
+    pub host_pid: bool,
+    /// One PID namespace for all containers of the pod (shareProcessNamespace); a `pause` process is its init.
+    pub share_process_namespace: bool,
+    /// Size of the pod's /dev/shm in bytes; 64 MiB where not given.
+    pub shm_bytes: Option<u64>,
+}
+
+/// A sandbox as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxStatus {
+    pub pod_uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// The file that pins the network namespace (`setns` it by opening this path); None with host_network.
+    pub netns_path: Option<PathBuf>,
+    /// False after a reboot of the machine, or where the pins were taken away: remove it and make it anew.
+    pub ready: bool,
+    pub created_at_ms: i64,
+    /// Free for the network room and the kubelet: set with [`Runtime::set_sandbox_annotation`], kept over restarts.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A bind mount into a container. The source must exist.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Mount {
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
+    pub propagation: MountPropagation,
+}
+
+/// Kubernetes' mountPropagation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MountPropagation {
+    #[default]
+    None,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// One container, everything resolved: no Kubernetes lookups are left to the runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub pod_uid: String,
+    /// The container's name in the pod.
+    pub name: String,
+    /// How many containers of this name came before in this pod.
+    pub attempt: u32,
+    /// The image's digest as `images` resolved it.
+    pub image_id: String,
+    /// Entry point and arguments after Kubernetes' rules were applied to the image's config.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    pub user: Option<u32>,
+    pub group: Option<u32>,
+    pub supplemental_groups: Vec<u32>,
+    pub mounts: Vec<Mount>,
+    pub tty: bool,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub privileged: bool,
+    pub read_only_root: bool,
+    pub no_new_privileges: bool,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    /// cgroup limits: CPU in milli-CPUs, memory in bytes.
+    pub cpu_request_milli: Option<u64>,
+    pub cpu_limit_milli: Option<u64>,
+    pub memory_limit: Option<u64>,
+    pub pids_limit: Option<u64>,
+    pub oom_score_adj: i32,
+    /// The CRI log file that the supervisor writes and rotates.
+    pub log_path: PathBuf,
+    /// procMount: Unmasked takes the masks off /proc and /sys.
+    pub unmasked_proc: bool,
+}
+
+impl ContainerSpec {
+    /// `<pod uid>/<name>/<attempt>`.
+    pub fn id(&self) -> String {
+        container_id(&self.pod_uid, &self.name, self.attempt)
+    }
+}
+
+/// The id that a container of a pod has: `<pod uid>/<name>/<attempt>`.
+pub fn container_id(pod_uid: &str, name: &str, attempt: u32) -> String {
+    format!("{pod_uid}/{name}/{attempt}")
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    /// Running since (Unix milliseconds).
+    Running {
+        pid: u32,
+        started_at_ms: i64,
+    },
+    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did.
+    Exited {
+        code: i32,
+        signal: Option<i32>,
+        oom: bool,
+        started_at_ms: i64,
+        finished_at_ms: i64,
+    },
+    /// The supervisor is gone without having written an exit code and its process is gone.
+    Unknown,
+}
+
+/// What runs, as the runtime sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStatus {
+    /// `<pod uid>/<name>/<attempt>`; kubectl sees it as `mainstay://<id>`.
+    pub id: String,
+    pub pod_uid: String,
+    pub name: String,
+    pub attempt: u32,
+    pub image_id: String,
+    pub state: ContainerState,
+}
+
+/// A command to run in a running container, with the container's user, groups, environment and limits.
+#[derive(Clone, Debug, Default)]
+pub struct ExecSpec {
+    pub args: Vec<String>,
+    /// Added to (and stronger than) the container's own.
+    pub env: Vec<(String, String)>,
+    pub tty: bool,
+    /// Where false, the command reads an empty stdin.
+    pub stdin: bool,
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TerminalSize {
+    pub width: u16,
+    pub height: u16,
+}
+
+/// How an exec ended: the exit code, or 128 + the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecExit {
+    pub code: i32,
+}
+
+/// What the container's cgroup counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ContainerStats {
+    /// CPU time used since the start, nanoseconds.
+    pub cpu_usage_nanos: u64,
+    /// Memory in use, bytes, and without the inactive page cache (what `kubectl top` calls memory).
+    pub memory_usage_bytes: u64,
+    pub memory_working_set_bytes: u64,
+    pub pids: u64,
+}

@@ -1,0 +1,100 @@
+//! The last steps inside a container before its program runs, and how a failure there is told.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+
+/// What an image's processes search when it does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs the program; what goes wrong is written to `report`, which the program itself never sees (close-on-exec), so
+/// that its end of file means success.
+#[derive(Clone)]
+pub struct ReportingExecutor {
+    pub report: RawFd,
+}
+
+impl ReportingExecutor {
+    fn tell(&self, why: &str) {
+        // SAFETY: `report` is open in this process until it executes the program; the buffer outlives the call.
+        unsafe { libc::write(self.report, why.as_ptr().cast(), why.len()) };
+    }
+}
+
+impl Executor for ReportingExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        find_program(spec).map(|_| ()).map_err(|why| {
+            self.tell(&why);
+            ExecutorValidationError::ArgValidationError(why)
+        })
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let failed = |why: String| {
+            self.tell(&why);
+            ExecutorError::Other(why)
+        };
+        let path = find_program(spec).map_err(failed)?;
+        let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
+        let c_string = |text: &str| CString::new(text).map_err(|_| failed(format!("argument {text:?} contains a NUL byte")));
+        let program = c_string(&path.to_string_lossy())?;
+        let arguments = args.iter().map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
+        // Rust's runtime ignores SIGPIPE, and ignored signals and the mask survive execve: a shell pipeline in the
+        // container must find them as a fresh process does.
+        // SAFETY: plain signal calls in a process with one thread.
+        unsafe {
+            for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        }
+        let Err(error) = nix::unistd::execv(&program, &arguments);
+        let why = match error {
+            nix::errno::Errno::ENOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),
+            nix::errno::Errno::ENOEXEC => "exec format error".to_owned(),
+            nix::errno::Errno::EACCES => "permission denied".to_owned(),
+            error => error.desc().to_lowercase(),
+        };
+        Err(failed(format!("exec {:?}: {why}", path.to_string_lossy())))
+    }
+}
+
+/// Finds the program as the container's own PATH says. The messages are the ones that users know from runc.
+fn find_program(spec: &Spec) -> Result<PathBuf, String> {
+    let process = spec.process().as_ref().ok_or("no process specified")?;
+    let name = process.args().as_ref().and_then(|args| args.first()).filter(|name| !name.is_empty()).ok_or("no command specified")?;
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return match executable(&path) {
+            Ok(true) => Ok(path),
+            Ok(false) => Err(format!("exec: {name:?}: permission denied")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(format!("exec: {name:?}: stat {name}: no such file or directory"))
+            }
+            Err(error) => Err(format!("exec: {name:?}: {error}")),
+        };
+    }
+    let path_variable = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut denied = false;
+    for folder in path_variable.split(':').filter(|folder| !folder.is_empty()) {
+        let path = Path::new(folder).join(name);
+        match executable(&path) {
+            Ok(true) => return Ok(path),
+            Ok(false) => denied = true,
+            Err(_) => (),
+        }
+    }
+    let why = if denied { "permission denied" } else { "executable file not found in $PATH" };
+    Err(format!("exec: {name:?}: {why}"))
+}
+
+fn executable(path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = path.metadata()?;
+    Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,140 @@
+//! Small things that a supervisor does to itself.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// Supervisors keep their own descriptors from this number on, clear of the three that containers get.
+const FIRST_PRIVATE_FD: RawFd = 10;
+
+/// Takes over a descriptor that the parent put at `fd` (0, 1 or 2): it gets a private number and does not survive
+/// into the container.
+pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    let private = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST_PRIVATE_FD))?;
+    // SAFETY: fcntl just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(private) })
+}
+
+/// A private copy of a descriptor: see [`take_inherited`].
+pub fn private(fd: OwnedFd) -> io::Result<OwnedFd> {
+    take_inherited(fd.as_raw_fd())
+}
+
+/// Puts /dev/null at 0, 1 and 2.
+pub fn detach_stdio() -> io::Result<()> {
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for fd in 0..=2 {
+        nix::unistd::dup2(null.as_raw_fd(), fd)?;
+    }
+    Ok(())
+}
+
+/// A pipe whose ends have private numbers: (read, write).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    Ok((private(read)?, private(write)?))
+}
+
+pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Orphans of the container come to us, not to init.
+pub fn become_subreaper() {
+    // SAFETY: a prctl without pointers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// The supervisor must outlive what ends the service: it goes when its container has ended.
+pub fn ignore_terminal_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE] {
+        // SAFETY: setting a disposition to SIG_IGN runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: see above; close-on-exec is set by the kernel.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Field 22 of /proc/<pid>/stat, the start time in clock ticks since boot: with the pid it names one process for ever.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses and may itself contain spaces and parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Gives back to the kernel what was needed only to start: heap, and the pages of the program and its libraries that
+/// come back from the page cache by themselves.
+pub fn drop_memory() {
+    // SAFETY: malloc_trim has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+    let Ok(smaps) = fs::read_to_string("/proc/self/smaps") else { return };
+    for (start, end) in clean_file_mappings(&smaps) {
+        // SAFETY: the range is a file mapping without any private (changed) page, so dropping its pages loses nothing:
+        // the next access reads the same bytes from the file.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
+/// The read-only file mappings in which no page was changed. Relocated data (RELRO) is read-only too, but has
+/// anonymous pages, and is not among them.
+fn clean_file_mappings(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            let permissions = words.next().unwrap_or_default();
+            let file = words.nth(3).unwrap_or_default();
+            let range = usize::from_str_radix(start, 16).ok().zip(usize::from_str_radix(end, 16).ok());
+            current = range.filter(|_| permissions.starts_with('r') && !permissions.contains('w') && file.starts_with('/'));
+        } else if first == "Anonymous:"
+            && words.next() == Some("0")
+            && let Some(range) = current.take()
+        {
+            found.push(range);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unchanged_read_only_file_pages_are_dropped() {
+        let smaps = "1000-2000 r-xp 00000000 fe:00 1 /bin/x\nRss: 4 kB\nAnonymous:             0 kB\n\
+                     2000-3000 r--p 00000000 fe:00 1 /bin/x\nAnonymous:             4 kB\n\
+                     3000-4000 rw-p 00000000 fe:00 1 /bin/x\nAnonymous:             0 kB\n\
+                     4000-5000 r--p 00000000 00:00 0 [vvar]\nAnonymous:             0 kB\n";
+        assert_eq!(clean_file_mappings(smaps), [(0x1000, 0x2000)]);
+    }
+
+    #[test]
+    fn this_process_has_a_start_time() {
+        assert!(start_time(std::process::id() as i32).is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(i32::MAX), None);
+    }
+}
