@@ -1,8 +1,20 @@
 //! Images: content by digest, layers unpacked once, root filesystems as overlay mounts.
 
+mod archive;
+mod blob;
+mod build;
+mod overlay;
+mod pull;
+mod reference;
+mod store;
+mod unpack;
+mod users;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use self::reference::Reference;
 
 /// The image store's handle; cheap to clone, and several processes may use one folder.
 #[derive(Clone, Debug)]
@@ -93,53 +105,14 @@ pub enum ImageError {
     Io { what: String, source: std::io::Error },
 }
 
+impl ImageError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ImageError {
+        let what = what.into();
+        move |source| ImageError::Io { what, source }
+    }
+}
+
 impl ImageStore {
-    /// Opens (and makes) `<data>/images`, and sweeps what an interrupted load left.
-    pub fn open(root: &Path) -> Result<ImageStore, ImageError> {
-        Ok(ImageStore { root: Arc::new(root.to_owned()) })
-    }
-
-    /// Loads an OCI layout or docker archive (tar, tar.gz, tar.zst, or the unpacked folder); returns the names it
-    /// brought. Blocking: call it in `spawn_blocking`.
-    pub fn load(&self, path: &Path, _progress: ProgressFn<'_>) -> Result<Vec<String>, ImageError> {
-        Err(ImageError::Archive { path: path.display().to_string(), why: String::new() })
-    }
-
-    /// Like [`ImageStore::load`], from a stream.
-    pub fn load_reader(&self, _reader: &mut dyn std::io::Read, _progress: ProgressFn<'_>) -> Result<Vec<String>, ImageError> {
-        Ok(Vec::new())
-    }
-
-    /// All images.
-    pub fn list(&self) -> Vec<Image> {
-        Vec::new()
-    }
-
-    /// By name (`nginx`, `docker.io/library/nginx:1.25`, `name@sha256:…`) or id.
-    pub fn resolve(&self, _name: &str) -> Option<Image> {
-        None
-    }
-
-    /// Takes a name away, and with the last name the image and the layers that no other image has.
-    pub fn remove(&self, name: &str) -> Result<(), ImageError> {
-        Err(ImageError::NotFound(name.to_owned()))
-    }
-
-    /// Pulls from a registry; plain HTTP only from loopback.
-    pub async fn pull(&self, name: &str, _auth: Option<&RegistryAuth>, _progress: ProgressFn<'_>) -> Result<Image, ImageError> {
-        Err(ImageError::NotFound(name.to_owned()))
-    }
-
-    /// The `USER` of an image, or a numeric user, looked up in the image's own passwd and group files.
-    pub fn resolve_user(&self, image_id: &str, _user: &str) -> Result<ResolvedUser, ImageError> {
-        Err(ImageError::NotFound(image_id.to_owned()))
-    }
-
-    /// Makes `name` (`mainstay.local/demo:1`) from this very binary and the libraries it maps; no network.
-    pub fn build_from_self(&self, name: &str, _args: &[&str], _env: &[(&str, &str)]) -> Result<Image, ImageError> {
-        Err(ImageError::NotFound(name.to_owned()))
-    }
-
     /// The folder of this store.
     pub fn root(&self) -> &Path {
         &self.root
@@ -148,18 +121,5 @@ impl ImageStore {
 
 /// The full name of an image as Kubernetes prints it: `nginx` is `docker.io/library/nginx:latest`.
 pub fn normalize_name(name: &str) -> Result<String, ImageError> {
-    Err(ImageError::InvalidName { name: name.to_owned(), why: String::new() })
-}
-
-impl ImageStore {
-    /// Mounts a fresh writable root filesystem for the container whose folder is `dir`, at `dir/rootfs`. Blocking.
-    pub fn mount_rootfs(&self, image_id: &str, _dir: &Path) -> Result<PathBuf, ImageError> {
-        Err(ImageError::NotFound(image_id.to_owned()))
-    }
-
-    /// Unmounts it; the written files stay in `dir/upper`. Blocking, idempotent.
-    pub fn unmount_rootfs(&self, dir: &Path) -> Result<(), ImageError> {
-        crate::runtime::unmount(&dir.join("rootfs"))
-            .map_err(|source| ImageError::Io { what: "cannot unmount root filesystem".to_owned(), source })
-    }
+    Reference::parse(name).map(|reference| reference.to_string())
 }

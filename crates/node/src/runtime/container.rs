@@ -160,7 +160,11 @@ impl Inner {
         fs::create_dir_all(dir.join(layout::LIBRARY)).map_err(io_error("cannot make folders"))?;
         layout::write_record(dir, layout::SPEC, spec).map_err(io_error("cannot write spec.json"))?;
         let lock = lock(dir).map_err(io_error("cannot take the lock"))?.ok_or_else(|| RuntimeError::Exists(spec.id()))?;
-        let rootfs = self.config.images.mount_rootfs(&spec.image_id, dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
+        let rootfs = self
+            .config
+            .images
+            .mount_rootfs(&spec.image_id, dir, !self.cgroups.has("devices"))
+            .map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
         let own = oci::Own::read();
         let config = oci::config(spec, &rootfs, namespaces, &self.cgroups, &entry.cgroup, &own);
         layout::write_record(dir, layout::CONFIG, &config).map_err(io_error("cannot write config.json"))?;
