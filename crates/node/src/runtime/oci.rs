@@ -142,10 +142,14 @@ pub fn config(spec: &ContainerSpec, rootfs: &Path, namespaces: &Namespaces, cgro
     let working_dir = if spec.working_dir.is_empty() { "/" } else { &spec.working_dir };
     let masked: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &MASKED_PATHS };
     let read_only: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &READ_ONLY_PATHS };
+    // As containerd does: the primary group is also in the list.
+    let primary = spec.group.unwrap_or(0);
+    let others = spec.supplemental_groups.iter().copied().filter(|group| *group != primary);
+    let groups: Vec<u32> = std::iter::once(primary).chain(others).collect();
     let user = json!({
         "uid": spec.user.unwrap_or(0),
         "gid": spec.group.unwrap_or(0),
-        "additionalGids": spec.supplemental_groups,
+        "additionalGids": groups,
     });
     let mut config = json!({
         "ociVersion": "1.0.2",
@@ -267,7 +271,7 @@ fn bind_mount(mount: &Mount) -> Value {
 }
 
 fn root_propagation(spec: &ContainerSpec) -> &'static str {
-    if spec.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional) { "rshared" } else { "rslave" }
+    if spec.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional) { "shared" } else { "slave" }
 }
 
 /// Limits, as far as the machine has the controllers: the container library takes a missing one for an error.
