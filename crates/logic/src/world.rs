@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::{Value, json};
 
-use crate::decision::{Controller, Write};
-use crate::snapshot::Snapshot;
+use crate::decision::{Controller, Propagation, Write};
+use crate::snapshot::{Change, Snapshot};
 
 /// A store of JSON objects beside the snapshot made of it.
 #[derive(Default, Clone)]
@@ -20,6 +20,10 @@ pub struct World {
     uids: u64,
     /// Every event told, as `reason: message`.
     pub events: Vec<String>,
+    /// Every change since they were last taken, with the snapshot before it.
+    pub changes: Vec<(Snapshot, Change)>,
+    /// Every write carried out, with the snapshot before it.
+    pub log: Vec<(Snapshot, Write)>,
 }
 
 impl World {
@@ -35,7 +39,10 @@ impl World {
         }
         let key = ObjectKey::of(&object);
         let bytes = serde_json::to_vec(&object).unwrap();
-        self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision).unwrap_or_else(|error| panic!("{error}: {object}"));
+        let before = self.snapshot.clone();
+        let change =
+            self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision).unwrap_or_else(|error| panic!("{error}: {object}"));
+        self.changes.push((before, change));
         self.objects.insert((kind.plural, key), object);
     }
 
@@ -72,12 +79,54 @@ impl World {
         }
     }
 
+    /// Deletes with a propagation policy, which the garbage collector carries out.
+    pub fn delete_with(&mut self, kind: &Kind, key: &ObjectKey, grace: Option<i64>, propagation: Propagation) {
+        let held = match propagation {
+            Propagation::Background => None,
+            Propagation::Foreground => Some("foregroundDeletion"),
+            Propagation::Orphan => Some("orphan"),
+        };
+        if let Some(finalizer) = held {
+            let mut object = self.get(kind, &key.namespace, &key.name);
+            let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            finalizers.push(json!(finalizer));
+            object["metadata"]["finalizers"] = json!(finalizers);
+            self.store(kind, object);
+        }
+        self.delete(kind, &key.namespace, &key.name, grace);
+    }
+
+    /// Lets controllers decide about what changed, as the driver does, until nothing changes any more. Only the keys that
+    /// a controller asks for are decided.
+    pub fn settle(&mut self, controllers: &[Controller], now: Timestamp) {
+        for _ in 0..10_000 {
+            let changes = std::mem::take(&mut self.changes);
+            if changes.is_empty() {
+                return;
+            }
+            for controller in controllers {
+                let mut keys = std::collections::BTreeSet::new();
+                for (before, change) in &changes {
+                    (controller.keys)(before, &self.snapshot, change, &mut |key| {
+                        keys.insert(key);
+                    });
+                }
+                for key in keys {
+                    self.run(controller, &key, now, usize::MAX);
+                }
+            }
+        }
+        panic!("it does not come to rest: {:?}", self.log.iter().rev().take(4).map(|(_, write)| write).collect::<Vec<_>>());
+    }
+
     /// Takes an object away at once.
     pub fn remove(&mut self, kind: &Kind, key: &ObjectKey) {
         let kind = *kinds::ALL.iter().find(|row| row.plural == kind.plural).unwrap();
         self.revision += 1;
         self.objects.remove(&(kind.plural, key.clone()));
-        self.snapshot.apply(kind, key.clone(), None, self.revision).unwrap();
+        let before = self.snapshot.clone();
+        let change = self.snapshot.apply(kind, key.clone(), None, self.revision).unwrap();
+        self.changes.push((before, change));
     }
 
     fn store(&mut self, kind: &Kind, mut object: Value) {
@@ -104,9 +153,11 @@ impl World {
         let mut done = 0;
         for write in decision.writes.iter().take(cut) {
             assert!(permitted(controller, write), "{} may not {write:?}", controller.name);
+            let before = self.snapshot.clone();
             if !self.commit(write) {
                 break;
             }
+            self.log.push((before, write.clone()));
             done += 1;
         }
         done
@@ -135,12 +186,12 @@ impl World {
                 self.patch(kind, &key.namespace, &key.name, patch.clone());
                 true
             }
-            Write::Delete { kind, key, uid, resource_version, grace_period, .. } => {
+            Write::Delete { kind, key, uid, resource_version, grace_period, propagation } => {
                 let object = self.get(kind, &key.namespace, &key.name);
                 if !same(&object, uid, resource_version.as_deref()) {
                     return false;
                 }
-                self.delete(kind, &key.namespace, &key.name, *grace_period);
+                self.delete_with(kind, key, *grace_period, *propagation);
                 true
             }
             Write::Bind { key, uid, node } => {

@@ -10,7 +10,7 @@
 //! - S5: scale-in deletes one pod, the highest, and the next only when its object is gone.
 //! - S6: a rolling update deletes from the highest ordinal down within `maxUnavailable`; ordinals below the partition are
 //!   made from the current revision.
-//! - S7: see `replace_never_ready` and `roll`.
+//! - S7: see `replace_broken`.
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
@@ -31,6 +31,7 @@ use mainstay_api::kinds::{CONTROLLER_REVISION, PERSISTENT_VOLUME_CLAIM, POD, STA
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
+use crate::matching::selects;
 use crate::ownership::{Owner, controller_of};
 use crate::pods::{self, is_terminating};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
@@ -39,6 +40,8 @@ use revisions::{Revision, Revisions};
 mod identity;
 mod retention;
 mod revisions;
+#[cfg(test)]
+mod tests;
 
 /// How many pods that do not exist are looked at in one decision; more are made in the next.
 const MAX_ABSENT: usize = 500;
@@ -148,7 +151,7 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                 Some(owner) if owner.kind == STATEFUL_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
                 Some(_) => {}
                 None => in_namespace(&after.stateful_sets, namespace)
-                    .filter(|(_, set)| pods::selects(&set.spec.selector, meta.labels.as_ref()))
+                    .filter(|(_, set)| selects(Some(&set.spec.selector), meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }
@@ -207,7 +210,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     if !o.namespace_terminating && !is_terminating(&o.set.metadata) {
         make_missing_claims(o, &replicas, &mut d);
         replace_finished(o, &mut replicas, &mut d);
-        replace_never_ready(o, &mut replicas, &mut d);
+        replace_broken(o, &mut replicas, &mut d);
         create(o, &revisions, &replicas, &mut d);
         scale_in(o, &replicas, &mut d);
         roll(o, &mut replicas, &mut d);
@@ -356,15 +359,19 @@ fn replace_finished(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     }
 }
 
-/// S7: a pod that is not of the revision that its ordinal shall have, and that was never Ready since it was made, is
-/// deleted at once, whatever the others do: it never served, so nothing becomes less available, and no order is broken
-/// that a client could have seen. What takes its place is of the wanted revision, so this happens once per pod and change.
-fn replace_never_ready(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
+/// S7: a pod that is not of the revision that its ordinal shall have is deleted out of order, whatever the others do, where
+/// it was never Ready since it was made, or where a container of it is held back after failures (`CrashLoopBackOff`).
+///
+/// The first never served; of the second nothing runs. So nothing becomes less available, and since what takes its place is
+/// of the wanted revision, this happens once per pod and change. The second was Ready once, and so is not handed to a wanted
+/// revision of which a pod is not Ready just now. A pod that runs and merely fails its probe keeps its turn: it may recover.
+fn replace_broken(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     if !o.rolling() {
         return;
     }
+    let proven = !replicas.slots.iter().any(|slot| slot.state == State::NotReady && slot.on_target);
     for slot in replicas.slots.iter_mut().filter(|slot| slot.state == State::NotReady && !slot.on_target) {
-        if slot.pod.is_some_and(pods::never_ready) {
+        if slot.pod.is_some_and(|pod| pods::never_ready(pod) || (proven && pods::in_back_off(pod))) {
             delete(o, slot, d);
         }
     }
@@ -417,9 +424,8 @@ fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
 /// S6: from the highest ordinal down to the partition, pods of another revision are deleted.
 ///
 /// A pod that is available goes only while fewer than `maxUnavailable` are not. One that is not available itself costs
-/// nothing, but it must not be handed to a revision that has just failed above it: it goes when every pod above it is of
-/// its revision and available, or, if its containers are held back after a failure and so block the order (S7), is at
-/// least not a failed new one.
+/// nothing, but it must not be handed to a revision that has just failed above it: it goes when every pod above it is new
+/// and available.
 fn roll(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     let held = replicas.slots.iter().find(|slot| slot.ordinal < o.partition() && is_old(o, slot));
     d.waiting.extend(held.filter(|_| o.rolling()).map(|slot| Waiting::PartitionHeld { ordinal: slot.ordinal }));
@@ -438,9 +444,7 @@ fn roll(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
                 absent_above += 1;
                 delete(o, slot, d);
             }
-            State::NotReady | State::AvailableAt(_)
-                if failing_above.is_none() && (absent_above == 0 || slot.pod.is_some_and(pods::in_back_off)) =>
-            {
+            State::NotReady | State::AvailableAt(_) if failing_above.is_none() && absent_above == 0 => {
                 absent_above += 1;
                 delete(o, slot, d);
             }
