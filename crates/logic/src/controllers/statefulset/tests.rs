@@ -392,7 +392,7 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// S2, S4, S5, S6, S10 at every write; S7, S12: then leave it alone with a good template, and it ends where it should.
     #[test]
