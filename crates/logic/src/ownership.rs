@@ -6,8 +6,7 @@ use mainstay_api::Kind;
 use serde_json::json;
 
 use crate::decision::Write;
-use crate::matching::selects;
-use crate::pods::is_terminating;
+use crate::pods::{is_terminating, selects};
 
 /// An owner that looks for what is its own.
 #[derive(Clone, Copy)]
@@ -47,7 +46,7 @@ impl<'a> Owner<'a> {
     /// What an object is to this owner. `belongs` is asked besides the selector (a StatefulSet's pods by name).
     /// An owner on its way out neither adopts nor releases; nothing on its way out is adopted.
     pub fn relation(&self, object: &ObjectMeta, belongs: bool) -> Relation {
-        let matches = belongs && selects(Some(self.selector), object.labels.as_ref());
+        let matches = belongs && selects(self.selector, object.labels.as_ref());
         match controller_of(object) {
             Some(owner) if Some(&owner.uid) != self.meta.uid.as_ref() => Relation::Foreign,
             Some(_) if matches || is_terminating(self.meta) => Relation::Own,

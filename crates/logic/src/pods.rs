@@ -1,4 +1,4 @@
-//! What the controllers ask of a pod: is it ready, available, on its way out.
+//! What the controllers ask of a pod: is it ready, available, on its way out; and label selectors.
 
 use std::collections::BTreeMap;
 
@@ -85,6 +85,24 @@ pub fn in_back_off(pod: &Pod) -> bool {
     let all = statuses.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]).flatten().flatten();
     all.filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
         .any(|reason| reason.ends_with("BackOff") || reason.starts_with("Err") || reason.ends_with("Error"))
+}
+
+/// Whether a selector selects an object with these labels. An empty selector selects everything; one with an unknown
+/// operator nothing.
+pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let value = |key: &str| labels.and_then(|labels| labels.get(key));
+    selector.match_labels.iter().flatten().all(|(key, wanted)| value(key) == Some(wanted))
+        && selector.match_expressions.iter().flatten().all(|requirement| {
+            let found = value(&requirement.key);
+            let listed = || requirement.values.iter().flatten().any(|wanted| Some(wanted) == found);
+            match requirement.operator.as_str() {
+                "In" => found.is_some() && listed(),
+                "NotIn" => found.is_none() || !listed(),
+                "Exists" => found.is_some(),
+                "DoesNotExist" => found.is_none(),
+                _ => false,
+            }
+        })
 }
 
 /// Whether a selector has no requirement at all, and so would select every object.

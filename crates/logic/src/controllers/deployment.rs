@@ -18,9 +18,8 @@ use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::history;
-use crate::matching::selects;
 use crate::ownership::{Owner, controller_of, controller_reference};
-use crate::pods::{self, is_finished, is_terminating, selects_everything};
+use crate::pods::{self, is_finished, is_terminating, selects, selects_everything};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 use rollout::{DESIRED, MAX, Plan, REVISION, REVISION_HISTORY, annotated, available, size};
 
@@ -56,7 +55,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 Some(owner) if owner.kind == DEPLOYMENT.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
                 Some(_) => {}
                 None => in_namespace(&after.deployments, namespace)
-                    .filter(|(_, deployment)| selects(Some(&deployment.spec.selector), meta.labels.as_ref()))
+                    .filter(|(_, deployment)| selects(&deployment.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }

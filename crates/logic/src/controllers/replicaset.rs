@@ -18,9 +18,8 @@ use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::history::suffix;
-use crate::matching::selects;
 use crate::ownership::{Owner, controller_of, controller_reference};
-use crate::pods::{self, is_active, is_terminating, selects_everything};
+use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 
 /// How many pods one decision makes or deletes at most; upstream's burst.
@@ -44,7 +43,7 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                 Some(owner) if owner.kind == REPLICA_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
                 Some(_) => {}
                 None => in_namespace(&after.replica_sets, namespace)
-                    .filter(|(_, set)| selects(Some(&set.spec.selector), meta.labels.as_ref()))
+                    .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }

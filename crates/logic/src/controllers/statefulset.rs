@@ -31,9 +31,8 @@ use mainstay_api::kinds::{CONTROLLER_REVISION, PERSISTENT_VOLUME_CLAIM, POD, STA
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
-use crate::matching::selects;
 use crate::ownership::{Owner, controller_of};
-use crate::pods::{self, is_terminating};
+use crate::pods::{self, is_terminating, selects};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 use revisions::{Revision, Revisions};
 
@@ -151,7 +150,7 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                 Some(owner) if owner.kind == STATEFUL_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
                 Some(_) => {}
                 None => in_namespace(&after.stateful_sets, namespace)
-                    .filter(|(_, set)| selects(Some(&set.spec.selector), meta.labels.as_ref()))
+                    .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }
