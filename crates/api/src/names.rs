@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn rules_accept_and_refuse() {
-        let table: [(fn(&str) -> Vec<String>, &[&str], &[&str]); 7] = [
+        type Row<'a> = (fn(&str) -> Vec<String>, &'a [&'a str], &'a [&'a str]);
+        let table: [Row; 7] = [
             (subdomain, &["a", "a.b-c.d1", "0"], &["", "A", "a..b", "-a", "a-", "a_b", "a.", "é"]),
             (label, &["a", "0-1"], &["a.b", "", "-"]),
             (label_1035, &["a", "a-1"], &["1a", "", "a."]),

@@ -263,6 +263,21 @@ fn services_keep_their_address() {
 }
 
 #[test]
+fn a_service_gives_back_what_its_new_type_has_no_use_for() {
+    let ports = json!([{ "port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": 30080 }]);
+    let old = with(
+        &service(),
+        json!({ "spec": { "clusterIP": "10.96.0.9", "type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports } }),
+    );
+    let mut new = with(&old, json!({ "spec": { "type": "ClusterIP" } }));
+    assert_eq!(update(&kinds::SERVICE, &old, &new), "ok");
+    (kinds::SERVICE.prepare_update)(&mut new, &old);
+    assert_eq!((new["spec"]["ports"][0].get("nodePort"), new["spec"].get("externalTrafficPolicy")), (None, None));
+    let outside = with(&old, json!({ "spec": { "type": "ExternalName", "externalName": "example.com" } }));
+    assert_eq!(update(&kinds::SERVICE, &old, &outside), "ok");
+}
+
+#[test]
 fn secrets_turn_string_data_into_data_and_immutable_ones_stay() {
     let mut secret = json!({ "metadata": { "name": "s", "namespace": "d" }, "stringData": { "k": "v" }, "data": { "k": "eA==" } });
     (kinds::SECRET.defaults)(&mut secret);

@@ -3,6 +3,8 @@
 //! of kinds of their own. One file per kind, named after it.
 
 pub(crate) mod cells;
+pub mod clusterrole;
+pub mod clusterrolebinding;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
@@ -20,7 +22,10 @@ pub mod pod;
 pub mod pod_row;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;
+pub mod priorityclass;
 pub mod replicaset;
+pub mod role;
+pub mod rolebinding;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
@@ -31,6 +36,8 @@ pub(crate) mod workload;
 
 use serde_json::Value;
 
+pub use clusterrole::CLUSTER_ROLE;
+pub use clusterrolebinding::CLUSTER_ROLE_BINDING;
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
 pub use deployment::DEPLOYMENT;
@@ -43,7 +50,10 @@ pub use node::NODE;
 pub use persistentvolume::PERSISTENT_VOLUME;
 pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
 pub use pod::POD;
+pub use priorityclass::PRIORITY_CLASS;
 pub use replicaset::REPLICA_SET;
+pub use role::ROLE;
+pub use rolebinding::ROLE_BINDING;
 pub use secret::SECRET;
 pub use service::SERVICE;
 pub use serviceaccount::SERVICE_ACCOUNT;
@@ -203,6 +213,11 @@ pub static ALL: &[&Kind] = &[
     &REPLICA_SET,
     &CONTROLLER_REVISION,
     &LEASE,
+    &PRIORITY_CLASS,
+    &CLUSTER_ROLE_BINDING,
+    &ROLE_BINDING,
+    &CLUSTER_ROLE,
+    &ROLE,
 ];
 
 /// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).

@@ -109,6 +109,7 @@ fn prepare_update(new: &mut Value, old: &Value) {
     let kind = |s: &Value| text(s, &["spec", "type"]).to_owned();
     let (now, before) = (kind(new), kind(old));
     let (Some(spec), Some(stored)) = (inner(new, "spec"), old.get("spec")) else { return };
+    drop_what_the_type_lost(spec, stored, &now, &before);
     if now == "ExternalName" || before == "ExternalName" {
         return;
     }
@@ -123,6 +124,28 @@ fn prepare_update(new: &mut Value, old: &Value) {
     }
     if matches!(now.as_str(), "NodePort" | "LoadBalancer") {
         keep_node_ports(spec, stored);
+    }
+}
+
+/// A service that changes its type gives back what only the old type has, unless the update asks for other values.
+fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: &str) {
+    let on_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if on_nodes(before) && !on_nodes(now) {
+        let old: Vec<Value> = Field::root(stored).get("ports").items().map(|port| port.get("nodePort").value.clone()).collect();
+        for port in each(spec, "ports").filter(|port| port.get("nodePort").is_some_and(|n| old.contains(n))) {
+            super::field::remove(port, "nodePort");
+        }
+    }
+    let mut drop_same = |field| {
+        if spec.get(field) == stored.get(field) {
+            super::field::remove(spec, field);
+        }
+    };
+    if on_nodes(before) && !on_nodes(now) {
+        drop_same("externalTrafficPolicy");
+    }
+    if now == "ExternalName" && before != "ExternalName" {
+        ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"].into_iter().for_each(drop_same);
     }
 }
 

@@ -1,0 +1,79 @@
+//! RoleBinding: who has a role in a namespace. Kept for charts and tools; the server does not read it yet.
+
+use serde_json::{Value, json};
+
+use super::cells::{AGE, NAME, age, text_column, wide};
+use super::field::{Field, default, each};
+use super::{BASE, Kind, NameRule};
+use crate::jiff::Timestamp;
+use crate::object::{name, text};
+use crate::status::Cause;
+
+/// The row of RoleBinding.
+pub static ROLE_BINDING: Kind = Kind {
+    group: "rbac.authorization.k8s.io",
+    kind: "RoleBinding",
+    plural: "rolebindings",
+    singular: "rolebinding",
+    type_name: "io.k8s.api.rbac.v1.RoleBinding",
+    name_rule: NameRule::PathSegment,
+    columns: &[
+        NAME,
+        text_column("Role", "The role that is given."),
+        AGE,
+        wide("Users", "Users who have it."),
+        wide("Groups", "Groups that have it."),
+        wide("ServiceAccounts", "Service accounts that have it."),
+    ],
+    row,
+    defaults,
+    validate,
+    validate_update,
+    ..BASE
+};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// The cells of either kind of binding.
+pub fn row(binding: &Value, now: Timestamp) -> Vec<Value> {
+    let role = format!("{}/{}", text(binding, &["roleRef", "kind"]), text(binding, &["roleRef", "name"]));
+    let of = |kind: &str| {
+        let subjects = Field::root(binding).get("subjects").items().filter(|s| s.get("kind").text() == kind);
+        let shown = subjects.map(|s| match s.get("namespace").text() {
+            "" => s.get("name").text().to_owned(),
+            namespace => format!("{namespace}/{}", s.get("name").text()),
+        });
+        json!(shown.collect::<Vec<_>>().join(", "))
+    };
+    vec![json!(name(binding)), json!(role), age(binding, now), of("User"), of("Group"), of("ServiceAccount")]
+}
+
+/// The groups that the API leaves to be guessed.
+pub fn defaults(binding: &mut Value) {
+    if let Some(role) = super::field::inner(binding, "roleRef") {
+        default(role, "apiGroup", RBAC);
+    }
+    for subject in each(binding, "subjects").filter(|s| matches!(text(s, &["kind"]), "User" | "Group")) {
+        default(subject, "apiGroup", RBAC);
+    }
+}
+
+/// A role, and who gets it.
+pub fn validate(binding: &Value, causes: &mut Vec<Cause>) {
+    let binding = Field::root(binding);
+    let role = binding.get("roleRef");
+    role.get("kind").need_one_of(causes, &["ClusterRole", "Role"]);
+    role.get("name").need_text(causes);
+    for subject in binding.get("subjects").items() {
+        subject.get("name").need_text(causes);
+        subject.get("kind").need_one_of(causes, &["ServiceAccount", "User", "Group"]);
+    }
+}
+
+/// A binding keeps its role, so that nobody gets another by accident.
+pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    if new.get("roleRef") != old.get("roleRef") {
+        let role = new.get("roleRef").cloned().unwrap_or_default();
+        causes.push(Cause::invalid("roleRef", role, "cannot change roleRef"));
+    }
+}
