@@ -1,1 +1,20 @@
+//! The API server: HTTP over the pipeline over the store, and the driver that runs logic.
+//!
+//! ```text
+//! http (TLS, who, what, may they) -> api (verbs on a Batch) -> store::Txn -> store
+//!                                                                              | events
+//!                                          driver (snapshot, queue, decide) <--+--> watches
+//! ```
 
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod auth;
+mod authorize;
+mod bootstrap;
+pub mod driver;
+mod http;
+pub mod pki;
+mod start;
+
+pub use start::{Credentials, Running, ServerConfig, StartError, start, system_env};

@@ -1,0 +1,117 @@
+//! What upstream's built-in admission plugins do: the namespace's life, what pods, claims and Services are given.
+
+mod pod;
+mod service;
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use super::{Batch, create, key};
+
+/// Marks a StorageClass as the one for claims that name none.
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// Refuses what would be made in a namespace that is not there or on its way out (NamespaceLifecycle). The batch fails
+/// if the namespace begins to go before it is committed, so nothing slips in behind its last look.
+pub(super) fn namespace_takes_new(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
+    if !create::needs_namespace(kind) {
+        return Ok(());
+    }
+    let found = batch.must_get(&kinds::NAMESPACE, "", namespace)?;
+    batch.hold(&kinds::NAMESPACE, "", namespace);
+    if object::is_terminating(&found) || object::text(&found, &["status", "phase"]) == "Terminating" {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let mut status = Status::forbidden(kind, name, &why);
+        status.details["causes"] = json!([{
+            "reason": "NamespaceTerminating", "message": format!("namespace {namespace} is being terminated"), "field": "metadata.namespace",
+        }]);
+        return Err(status);
+    }
+    Ok(())
+}
+
+/// What a new object is given, after its defaults.
+pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    match (kind.group, kind.plural) {
+        ("", "pods") => pod::admit(batch, object),
+        ("", "services") => service::allocate(batch, object, None),
+        ("", "persistentvolumeclaims") => {
+            add_finalizer(object, "kubernetes.io/pvc-protection");
+            default_class(batch, object)
+        }
+        ("", "persistentvolumes") => {
+            add_finalizer(object, "kubernetes.io/pv-protection");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What an update is given, before its defaults.
+pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
+    if *kind == kinds::SERVICE { service::allocate(batch, new, Some(old)) } else { Ok(()) }
+}
+
+/// Takes what a new object holds alone, in the same transaction.
+pub(super) fn claim(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result<(), Status> {
+    if *kind == kinds::SERVICE {
+        service::claim(batch, object, None);
+    }
+    Ok(())
+}
+
+/// Takes and gives back what an update changes of that.
+pub(super) fn claim_changes(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old: &Value) -> Result<(), Status> {
+    if *kind == kinds::SERVICE {
+        service::claim(batch, new, Some(old));
+    }
+    Ok(())
+}
+
+/// Gives back what a deleted object held.
+pub(super) fn release(batch: &mut Batch<'_>, kind: &Kind, last: &Value) {
+    if *kind == kinds::SERVICE {
+        service::release(batch, last);
+    }
+}
+
+/// What comes with every namespace, in its own transaction: the CA for its pods, and the service account that they
+/// run as. Upstream's controllers make both a moment later, and pods made in that moment are refused.
+pub(crate) fn furnish_namespace(batch: &mut Batch<'_>, namespace: &str) -> Result<(), Status> {
+    let ca = json!({ "metadata": {
+        "name": "kube-root-ca.crt",
+        "annotations": { "kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters." },
+    }, "data": { "ca.crt": batch.settings.ca_pem } });
+    let account = json!({ "metadata": { "name": "default" } });
+    for (kind, object) in [(&kinds::CONFIG_MAP, ca), (&kinds::SERVICE_ACCOUNT, account)] {
+        if !batch.has(key::object(kind, namespace, object::name(&object))) {
+            create::create(batch, kind, namespace, object)?;
+        }
+    }
+    Ok(())
+}
+
+fn add_finalizer(object: &mut Value, finalizer: &str) {
+    let mut all: Vec<Value> = object::finalizers(object).filter(|found| *found != finalizer).map(Value::from).collect();
+    all.push(finalizer.into());
+    object::ensure(object, &["metadata"]).insert("finalizers".to_owned(), all.into());
+}
+
+/// Gives a claim without a class the default one; of several the newest, as upstream does. `""` means none and stays.
+fn default_class(batch: &mut Batch<'_>, claim: &mut Value) -> Result<(), Status> {
+    let is_set = object::at(claim, &["spec", "storageClassName"]).is_some_and(Value::is_string);
+    let is_annotated = object::at(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]).is_some();
+    if is_set || is_annotated {
+        return Ok(());
+    }
+    let classes = batch.all(&kinds::STORAGE_CLASS)?;
+    let default =
+        classes.iter().filter(|class| object::text(class, &["metadata", "annotations", DEFAULT_CLASS]) == "true").max_by(|a, b| {
+            let created = |class: &Value| object::text(class, &["metadata", "creationTimestamp"]).to_owned();
+            created(a).cmp(&created(b)).then_with(|| object::name(b).cmp(object::name(a)))
+        });
+    if let Some(class) = default {
+        object::ensure(claim, &["spec"]).insert("storageClassName".to_owned(), object::name(class).into());
+    }
+    Ok(())
+}

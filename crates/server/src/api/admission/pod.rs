@@ -1,0 +1,89 @@
+//! What a new pod is given: its service account, that account's token, the usual tolerations.
+
+use mainstay_api::{Status, kinds, names, object};
+use serde_json::{Value, json};
+
+use crate::api::Batch;
+
+/// Where a container finds its service account's token.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How long a pod stays on a node that is not ready or not reachable, in seconds.
+const TOLERATION_SECONDS: i64 = 300;
+/// How long a projected token is good for, in seconds: upstream's odd number, which tells a default from a wish.
+const TOKEN_SECONDS: i64 = 3607;
+
+/// Upstream's ServiceAccount, DefaultTolerationSeconds and Priority plugins.
+pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
+    add_tolerations(pod);
+    let spec = object::ensure(pod, &["spec"]);
+    spec.entry("priority").or_insert_with(|| json!(0));
+    spec.entry("preemptionPolicy").or_insert_with(|| json!("PreemptLowerPriority"));
+    let account_name = match spec.get("serviceAccountName").and_then(Value::as_str) {
+        None | Some("") => "default".to_owned(),
+        Some(name) => name.to_owned(),
+    };
+    spec.insert("serviceAccountName".to_owned(), account_name.clone().into());
+    spec.insert("serviceAccount".to_owned(), account_name.clone().into());
+    let namespace = object::namespace(pod).to_owned();
+    let Some(account) = batch.get(&kinds::SERVICE_ACCOUNT, &namespace, &account_name)? else {
+        let why = format!("error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found");
+        return Err(Status::forbidden(&kinds::POD, object::name(pod), &why));
+    };
+    let spec = object::ensure(pod, &["spec"]);
+    if spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty)
+        && let Some(secrets) = account.get("imagePullSecrets").filter(|secrets| secrets.as_array().is_some_and(|list| !list.is_empty()))
+    {
+        spec.insert("imagePullSecrets".to_owned(), secrets.clone());
+    }
+    let of_pod = spec.get("automountServiceAccountToken").and_then(Value::as_bool);
+    let of_account = account.get("automountServiceAccountToken").and_then(Value::as_bool);
+    if of_pod.or(of_account).unwrap_or(true) {
+        mount_token(batch, pod);
+    }
+    Ok(())
+}
+
+fn add_tolerations(pod: &mut Value) {
+    let spec = object::ensure(pod, &["spec"]);
+    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
+    let Some(tolerations) = tolerations.as_array_mut() else { return };
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerates = |toleration: &Value| {
+            let field = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+            (field("key") == key || field("key").is_empty()) && (field("effect") == "NoExecute" || field("effect").is_empty())
+        };
+        if !tolerations.iter().any(tolerates) {
+            tolerations.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS }));
+        }
+    }
+}
+
+/// Adds the projected volume with token, CA and namespace, and mounts it where nothing is mounted there yet.
+fn mount_token(batch: &Batch<'_>, pod: &mut Value) {
+    let name = names::generated("kube-api-access-", batch.random());
+    let spec = object::ensure(pod, &["spec"]);
+    let mut is_mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(container) = container.as_object_mut() else { continue };
+            let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
+            let Some(mounts) = mounts.as_array_mut() else { continue };
+            if mounts.iter().all(|mount| object::text(mount, &["mountPath"]) != TOKEN_PATH) {
+                mounts.push(json!({ "name": name, "mountPath": TOKEN_PATH, "readOnly": true }));
+                is_mounted = true;
+            }
+        }
+    }
+    if !is_mounted {
+        return;
+    }
+    let volume = json!({ "name": name, "projected": { "defaultMode": 420, "sources": [
+        { "serviceAccountToken": { "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
+        { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } }] } },
+    ] } });
+    let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
+    if let Some(volumes) = volumes.as_array_mut() {
+        volumes.push(volume);
+    }
+}

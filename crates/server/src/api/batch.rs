@@ -1,0 +1,199 @@
+//! Writes that are prepared together: what was read, what must still hold, and what is to be written.
+//!
+//! A batch becomes one [`Txn`]. Every key that it writes is expected to be as it was read, so a batch that raced
+//! another write fails as a whole and is prepared anew by whoever runs it (A8, A9). Later writes of a batch see the
+//! earlier ones.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use mainstay_api::{Kind, ObjectKey, Status};
+use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
+use serde_json::Value;
+
+use super::{Env, Settings, codec, key};
+
+/// The work of one request or one decision, over a store that it reads and does not change.
+pub struct Batch<'a> {
+    pub(super) store: &'a Store,
+    pub(super) env: &'a Env,
+    pub(crate) settings: &'a Settings,
+    /// The same instant for everything that the batch does.
+    pub now: Timestamp,
+    txn: Txn,
+    known: BTreeMap<Bytes, Known>,
+    /// Told to the client in `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+struct Known {
+    entry: Option<Entry>,
+    is_expected: bool,
+    /// What this batch made of it, if it did: the object, or `None` for deleted.
+    written: Option<Option<Value>>,
+}
+
+/// What a verb answers, once its batch is committed.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The HTTP status code.
+    pub code: u16,
+    /// The body.
+    pub body: Body,
+}
+
+/// Where the answer's body comes from.
+#[derive(Debug)]
+pub enum Body {
+    /// The object that this op of the batch writes (or the last state of the one that it deletes).
+    Op(usize),
+    /// Bytes as they are stored.
+    Stored(Bytes),
+    /// An object made for the answer.
+    Value(Value),
+}
+
+impl Outcome {
+    pub(super) fn ok(body: Body) -> Self {
+        Self { code: 200, body }
+    }
+
+    pub(super) fn created(body: Body) -> Self {
+        Self { code: 201, body }
+    }
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings) -> Self {
+        let now = (env.now)();
+        Self { store, env, settings, now, txn: Txn::default(), known: BTreeMap::new(), warnings: Vec::new() }
+    }
+
+    /// The object, as this batch has it. Its `metadata.resourceVersion` is the stored one, even after a write of
+    /// this batch: preconditions are about what was there before.
+    pub fn get(&mut self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+        let known = self.know(key::object(kind, namespace, name));
+        match (&known.written, &known.entry) {
+            (Some(written), _) => Ok(written.clone()),
+            (None, Some(entry)) => codec::decode(&entry.value).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The object, or 404 in upstream's words.
+    pub fn must_get(&mut self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Status> {
+        self.get(kind, namespace, name)?.ok_or_else(|| Status::not_found(kind, name))
+    }
+
+    /// Whether a key is there, as this batch has it.
+    pub fn has(&mut self, key: Bytes) -> bool {
+        let known = self.know(key);
+        known.written.as_ref().map_or(known.entry.is_some(), Option::is_some)
+    }
+
+    /// As [`Batch::has`], without remembering: for looking through many keys.
+    pub(super) fn is_taken(&self, key: &Bytes) -> bool {
+        match self.known.get(key).and_then(|known| known.written.as_ref()) {
+            Some(written) => written.is_some(),
+            None => self.store.get(key).is_some(),
+        }
+    }
+
+    /// All objects of a cluster-scoped kind, as stored.
+    pub(super) fn all(&self, kind: &Kind) -> Result<Vec<Value>, Status> {
+        let page =
+            self.store.range(&key::prefix(kind, None), None, usize::MAX, None).map_err(|error| Status::internal(error.to_string()))?;
+        page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
+    }
+
+    /// Makes the batch fail if the object changes before it is committed.
+    pub(super) fn hold(&mut self, kind: &Kind, namespace: &str, name: &str) {
+        self.expect(key::object(kind, namespace, name));
+    }
+
+    /// Writes an object; gives the op's number.
+    pub fn put(&mut self, kind: &Kind, object: Value) -> Result<usize, Status> {
+        let ObjectKey { namespace, name } = ObjectKey::of(&object);
+        let encoded = codec::encode(&object)?;
+        Ok(self.put_raw(key::object(kind, &namespace, &name), encoded, object))
+    }
+
+    /// Writes a key that holds no object.
+    pub(super) fn put_mark(&mut self, key: Bytes, value: &str) {
+        self.put_raw(key, Encoded { bytes: Bytes::from(value.to_owned()), revision_at: None }, Value::Null);
+    }
+
+    fn put_raw(&mut self, key: Bytes, value: Encoded, object: Value) -> usize {
+        self.expect(key.clone());
+        self.know(key.clone()).written = Some(Some(object));
+        self.txn.ops.push(Op::Put { key, value });
+        self.txn.ops.len() - 1
+    }
+
+    /// Takes an object away; `last` is what watchers are told. Gives the op's number.
+    pub fn remove(&mut self, kind: &Kind, last: &Value) -> Result<usize, Status> {
+        let ObjectKey { namespace, name } = ObjectKey::of(last);
+        let encoded = codec::encode(last)?;
+        Ok(self.remove_raw(key::object(kind, &namespace, &name), encoded))
+    }
+
+    /// Takes a key away that holds no object, if it is there.
+    pub(super) fn remove_mark(&mut self, key: Bytes) {
+        if self.has(key.clone()) {
+            self.remove_raw(key, Encoded { bytes: Bytes::new(), revision_at: None });
+        }
+    }
+
+    fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
+        self.expect(key.clone());
+        self.know(key.clone()).written = Some(None);
+        self.txn.ops.push(Op::Delete { key, last });
+        self.txn.ops.len() - 1
+    }
+
+    /// Bytes that nobody can guess.
+    pub(super) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        (self.env.random)(&mut bytes);
+        bytes
+    }
+
+    /// What is to be committed.
+    pub fn into_txn(self) -> Txn {
+        self.txn
+    }
+
+    /// The number of ops so far.
+    pub fn len(&self) -> usize {
+        self.txn.ops.len()
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.txn.ops.is_empty()
+    }
+
+    /// The encoded object of an op, without its revision.
+    pub fn encoded(&self, op: usize) -> Option<&Encoded> {
+        match self.txn.ops.get(op)? {
+            Op::Put { value, .. } => Some(value),
+            Op::Delete { last, .. } => Some(last),
+        }
+    }
+
+    fn know(&mut self, key: Bytes) -> &mut Known {
+        let store = self.store;
+        self.known.entry(key).or_insert_with_key(|key| Known { entry: store.get(key), is_expected: false, written: None })
+    }
+
+    fn expect(&mut self, key: Bytes) {
+        let known = self.know(key.clone());
+        if known.is_expected {
+            return;
+        }
+        known.is_expected = true;
+        let expect = known.entry.as_ref().map_or(Expect::Absent, |entry| Expect::Unchanged(entry.revision));
+        self.txn.expect.push((key, expect));
+    }
+}

@@ -1,0 +1,131 @@
+//! Objects as stored bytes and back.
+
+use bytes::Bytes;
+use mainstay_api::{Status, object};
+use mainstay_store::Encoded;
+use serde_json::Value;
+
+/// An object larger than this is not stored (bytes; upstream's etcd limit).
+pub const MAX_OBJECT: usize = 1_572_864;
+
+/// A placeholder that cannot occur in JSON text that serde writes: the quotes are not escaped inside it.
+const HOLE: &str = "\"resourceVersion\":\"\"";
+
+/// Encodes an object with a hole where the store writes its revision.
+pub fn encode(object: &Value) -> Result<Encoded, Status> {
+    let mut object = object.clone();
+    let metadata = object::ensure(&mut object, &["metadata"]);
+    metadata.insert("resourceVersion".to_owned(), Value::String(String::new()));
+    let text = serde_json::to_string(&object).map_err(|error| Status::internal(error.to_string()))?;
+    if text.len() > MAX_OBJECT {
+        return Err(Status::too_large(MAX_OBJECT));
+    }
+    // Another empty `resourceVersion` may stand before metadata's (in an annotation's text its quotes are escaped,
+    // but in a ConfigMap's data or an object reference it is a field of its own), so the place is found by walking.
+    let revision_at = hole(&text);
+    Ok(Encoded { bytes: Bytes::from(text), revision_at })
+}
+
+/// The byte offset between the quotes of `metadata.resourceVersion`.
+///
+/// `{"metadata":{"name":"a","resourceVersion":""}}` → the offset of the second quote of `""`.
+fn hole(text: &str) -> Option<usize> {
+    let metadata = top_level_field(text, "metadata")?;
+    let inside = text.get(metadata..)?;
+    let version = top_level_field(inside, "resourceVersion")?;
+    debug_assert!(text[..metadata + version].ends_with(&HOLE[..HOLE.len() - 2]));
+    Some(metadata + version + 1)
+}
+
+/// Where the value of a field of the object at the start of `text` begins. `text` is compact JSON.
+fn top_level_field(text: &str, field: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut at, mut depth, mut expects_key) = (0, 0_usize, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                let end = end_of_string(bytes, at)?;
+                if depth == 1 && expects_key {
+                    expects_key = false;
+                    if text.get(at + 1..end - 1) == Some(field) && bytes.get(end) == Some(&b':') {
+                        return Some(end + 1);
+                    }
+                }
+                at = end;
+                continue;
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                expects_key = depth == 1;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return None;
+                }
+            }
+            b',' if depth == 1 => expects_key = true,
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// The offset after the closing quote of the string that opens at `at`.
+fn end_of_string(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return Some(at + 1),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// A stored object. What is stored was checked before, so a failure is the server's own.
+pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(bytes).map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))
+}
+
+/// The metadata of a stored object without the rest of it.
+pub fn decode_metadata(bytes: &[u8]) -> Result<Value, Status> {
+    #[derive(serde::Deserialize)]
+    struct OnlyMetadata {
+        #[serde(default)]
+        metadata: Value,
+    }
+    let only: OnlyMetadata =
+        serde_json::from_slice(bytes).map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))?;
+    Ok(serde_json::json!({ "metadata": only.metadata }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mainstay_store::Revision;
+    use serde_json::json;
+
+    #[test]
+    fn the_revision_goes_into_metadata_and_nowhere_else() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "aRef": { "resourceVersion": "" },
+            "data": { "x": "{\"metadata\":{\"resourceVersion\":\"\"}}", "metadata": "\\\"" },
+            "metadata": { "annotations": { "resourceVersion": "" }, "name": "a", "resourceVersion": "7" },
+        });
+        let encoded = encode(&object).expect("small");
+        let back = decode(&encoded.at(Revision(42))).expect("json");
+        let mut wanted = object;
+        wanted["metadata"]["resourceVersion"] = json!("42");
+        assert_eq!(back, wanted);
+    }
+
+    #[test]
+    fn an_object_above_the_limit_is_refused() {
+        let object = json!({ "metadata": {}, "data": "x".repeat(MAX_OBJECT) });
+        assert_eq!(encode(&object).expect_err("too large").code, 413);
+    }
+}

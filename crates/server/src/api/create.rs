@@ -1,0 +1,61 @@
+//! `POST` of a new object.
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::Value;
+
+use super::{Batch, Body, Outcome, admission, key, metadata};
+
+/// How many random names are tried before the client is told.
+const MAX_GENERATED_NAMES: usize = 8;
+
+/// Makes an object. `namespace` is the request's; empty for a cluster-scoped kind.
+pub fn create(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Outcome, Status> {
+    metadata::settle(kind, namespace, None, &mut object)?;
+    if !object::resource_version(&object).is_empty() {
+        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
+    }
+    choose_name(batch, kind, namespace, &mut object)?;
+    admission::namespace_takes_new(batch, kind, namespace, object::name(&object))?;
+    metadata::begin(batch, &mut object);
+    (kind.defaults)(&mut object);
+    (kind.prepare_create)(&mut object);
+    let name = object::name(&object).to_owned();
+    if batch.has(key::object(kind, namespace, &name)) {
+        return Err(Status::already_exists(kind, &name));
+    }
+    admission::on_create(batch, kind, &mut object)?;
+    let mut causes = Vec::new();
+    metadata::validate(kind, &object, &mut causes);
+    (kind.validate)(&object, &mut causes);
+    if !causes.is_empty() {
+        return Err(Status::invalid(kind, &name, &causes));
+    }
+    // Marks that are taken together with the object (a Service's addresses) come before it.
+    admission::claim(batch, kind, &object)?;
+    let op = batch.put(kind, object)?;
+    if *kind == kinds::NAMESPACE {
+        admission::furnish_namespace(batch, &name)?;
+    }
+    Ok(Outcome::created(Body::Op(op)))
+}
+
+fn choose_name(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
+    if object::name(object).is_empty() && object::text(object, &["metadata", "generateName"]).is_empty() {
+        let cause = mainstay_api::status::Cause::required("metadata.name", "name or generateName is required");
+        return Err(Status::invalid(kind, "", &[cause]));
+    }
+    for _ in 0..MAX_GENERATED_NAMES {
+        let mut named = object.clone();
+        let is_generated = metadata::generate_name(batch, &mut named);
+        if !is_generated || !batch.has(key::object(kind, namespace, object::name(&named))) {
+            *object = named;
+            return Ok(());
+        }
+    }
+    Err(Status::generate_name_conflict(kind, object::text(object, &["metadata", "generateName"])))
+}
+
+/// Whether creating asks for the namespace to exist: everything in one but Events told about its end.
+pub(super) fn needs_namespace(kind: &Kind) -> bool {
+    kind.namespaced && *kind != kinds::NAMESPACE
+}

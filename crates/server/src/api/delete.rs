@@ -1,0 +1,187 @@
+//! `DELETE`: preconditions, grace, finalizers; an object goes only when nothing holds it any more.
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use super::{Batch, Body, Outcome, admission, metadata};
+
+/// The finalizer that keeps an owner until its dependents are gone.
+const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer that keeps an owner until its dependents no longer name it.
+const ORPHAN: &str = "orphan";
+/// Namespaces that the cluster itself lives in.
+const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
+/// A pod's grace period where nothing says otherwise, in seconds.
+const DEFAULT_GRACE: i64 = 30;
+
+/// `metav1.DeleteOptions`, as far as they matter here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeleteOptions {
+    /// Seconds; `None` is the kind's default.
+    pub grace: Option<i64>,
+    /// Must be the object's uid (A8).
+    pub uid: Option<String>,
+    /// Must be the object's resourceVersion (A8).
+    pub resource_version: Option<String>,
+    /// `Background`, `Foreground` or `Orphan`.
+    pub propagation: Option<String>,
+    /// The older form of `Orphan`.
+    pub orphan_dependents: Option<bool>,
+}
+
+impl DeleteOptions {
+    /// Reads a `DeleteOptions` body (or anything with its fields).
+    pub fn from_json(body: &Value) -> Self {
+        let text = |path: &[&str]| object::at(body, path).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            grace: body.get("gracePeriodSeconds").and_then(Value::as_i64),
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+            propagation: text(&["propagationPolicy"]),
+            orphan_dependents: body.get("orphanDependents").and_then(Value::as_bool),
+        }
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        if self.orphan_dependents.is_some() && self.propagation.is_some() {
+            return Err(Status::new(
+                422,
+                "Invalid",
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        match self.propagation.as_deref() {
+            None | Some("Background" | "Foreground" | "Orphan") => Ok(()),
+            Some(other) => Err(Status::new(
+                422,
+                "Invalid",
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                ),
+            )),
+        }
+    }
+}
+
+/// Deletes an object, or sets it on its way: graceful deletion and finalizers keep it until they are done.
+pub fn delete(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Outcome, Status> {
+    options.check()?;
+    if *kind == kinds::NAMESPACE && IMMORTAL_NAMESPACES.contains(&name) {
+        return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
+    }
+    let old = batch.must_get(kind, namespace, name)?;
+    let uid = object::uid(&old);
+    if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
+        return Err(Status::precondition_uid(kind, name, wanted, uid));
+    }
+    let version = object::resource_version(&old);
+    if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != version) {
+        return Err(Status::precondition_resource_version(kind, name, wanted, version));
+    }
+    let mut new = old.clone();
+    set_finalizers(&mut new, options);
+    let waits = set_deletion(kind, &mut new, &old, options, batch);
+    if *kind == kinds::NAMESPACE && has_spec_finalizers(&new) {
+        object::ensure(&mut new, &["status"]).insert("phase".to_owned(), json!("Terminating"));
+    }
+    if !waits && is_released(kind, &new) {
+        let op = take_away(batch, kind, &new)?;
+        return Ok(match *kind == kinds::POD || *kind == kinds::PERSISTENT_VOLUME_CLAIM || *kind == kinds::PERSISTENT_VOLUME {
+            true => Outcome::ok(Body::Op(op)),
+            false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
+        });
+    }
+    if new == old {
+        return Ok(Outcome::ok(Body::Value(old)));
+    }
+    let op = batch.put(kind, new)?;
+    Ok(Outcome::ok(Body::Op(op)))
+}
+
+/// Sets `deletionTimestamp`; whether a grace period keeps the object.
+fn set_deletion(kind: &Kind, new: &mut Value, old: &Value, options: &DeleteOptions, batch: &Batch<'_>) -> bool {
+    let earlier = object::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let is_terminating = object::is_terminating(old);
+    let grace = if *kind == kinds::POD { pod_grace(old, options.grace) } else { 0 };
+    match (is_terminating, earlier) {
+        // Already on its way: the period can only get shorter, and only when asked for.
+        (true, Some(earlier)) if earlier > 0 && *kind == kinds::POD => {
+            if options.grace.is_none() || grace >= earlier {
+                return true;
+            }
+            let begun = object::text(old, &["metadata", "deletionTimestamp"])
+                .parse::<jiff::Timestamp>()
+                .map_or(batch.now, |at| jiff::Timestamp::from_second(at.as_second().saturating_sub(earlier)).unwrap_or(batch.now));
+            metadata::mark_deleting(new, begun, grace);
+            grace > 0
+        }
+        (true, _) => false,
+        (false, _) => {
+            metadata::mark_deleting(new, batch.now, grace);
+            grace > 0
+        }
+    }
+}
+
+/// How long a pod may take to stop: nothing when no kubelet has it or when it has ended.
+fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let own = object::at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
+    let grace = asked.or(own).unwrap_or(DEFAULT_GRACE);
+    let has_ended = matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed");
+    if object::text(pod, &["spec", "nodeName"]).is_empty() || has_ended {
+        return 0;
+    }
+    // Upstream: a negative period is the shortest one.
+    if grace < 0 { 1 } else { grace }
+}
+
+/// Adds or takes away the garbage collector's finalizers, as the propagation policy says.
+fn set_finalizers(object: &mut Value, options: &DeleteOptions) {
+    let policy = match (options.orphan_dependents, options.propagation.as_deref()) {
+        (Some(true), _) => "Orphan",
+        (Some(false), _) => "Background",
+        (None, Some(policy)) => policy,
+        // Nothing asked for: what the object carries already stays.
+        (None, None) => return,
+    };
+    let mut finalizers: Vec<String> =
+        object::finalizers(object).filter(|finalizer| ![FOREGROUND, ORPHAN].contains(finalizer)).map(str::to_owned).collect();
+    match policy {
+        "Orphan" => finalizers.push(ORPHAN.to_owned()),
+        "Foreground" => finalizers.push(FOREGROUND.to_owned()),
+        _ => {}
+    }
+    let metadata = object::ensure(object, &["metadata"]);
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), json!(finalizers));
+    }
+}
+
+fn has_spec_finalizers(namespace: &Value) -> bool {
+    object::at(namespace, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// Whether an object is on its way out and nothing holds it any more.
+pub(super) fn is_released(kind: &Kind, object: &Value) -> bool {
+    let grace = object::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    object::is_terminating(object)
+        && grace == 0
+        && object::finalizers(object).next().is_none()
+        && !(*kind == kinds::NAMESPACE && has_spec_finalizers(object))
+}
+
+/// Takes an object away, with everything that was taken for it.
+pub(super) fn take_away(batch: &mut Batch<'_>, kind: &'static Kind, last: &Value) -> Result<usize, Status> {
+    admission::release(batch, kind, last);
+    batch.remove(kind, last)
+}
+
+fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
+    let mut details = json!({ "name": name, "kind": kind.plural, "uid": uid });
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
+}

@@ -1,0 +1,58 @@
+//! Where an object is in the store: `/<group or "core">/<plural>/<namespace or "">/<name>`.
+
+use bytes::Bytes;
+use mainstay_api::{Kind, ObjectKey, kinds};
+
+fn group_segment(kind: &Kind) -> &'static str {
+    if kind.group.is_empty() { "core" } else { kind.group }
+}
+
+/// The key of one object.
+pub fn object(kind: &Kind, namespace: &str, name: &str) -> Bytes {
+    Bytes::from(format!("/{}/{}/{namespace}/{name}", group_segment(kind), kind.plural))
+}
+
+/// What all keys of a kind start with; with a namespace, those of that namespace.
+pub fn prefix(kind: &Kind, namespace: Option<&str>) -> Bytes {
+    match namespace {
+        Some(namespace) => Bytes::from(format!("/{}/{}/{namespace}/", group_segment(kind), kind.plural)),
+        None => Bytes::from(format!("/{}/{}/", group_segment(kind), kind.plural)),
+    }
+}
+
+/// The kind and name behind a key; `None` for keys that hold no object (allocations).
+pub fn parse(key: &[u8]) -> Option<(&'static Kind, ObjectKey)> {
+    let key = std::str::from_utf8(key).ok()?;
+    let mut segments = key.strip_prefix('/')?.splitn(4, '/');
+    let (group, plural, namespace, name) = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
+    let group = if group == "core" { "" } else { group };
+    let kind = kinds::ALL.iter().copied().find(|kind| kind.group == group && kind.plural == plural)?;
+    Some((kind, ObjectKey::new(namespace, name)))
+}
+
+/// The key that is taken by whoever has this Service address. It exists as long as the Service does, in the same
+/// transactions, so no two Services can get one address, whatever they have read before.
+pub fn cluster_ip(address: &str) -> Bytes {
+    Bytes::from(format!("/!allocated/clusterips/{address}"))
+}
+
+/// The key that is taken by whoever has this node port.
+pub fn node_port(port: i64) -> Bytes {
+    Bytes::from(format!("/!allocated/nodeports/{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_lead_back_to_their_objects() {
+        for kind in kinds::ALL {
+            let namespace = if kind.namespaced { "ns" } else { "" };
+            assert_eq!(parse(&object(kind, namespace, "a.b")), Some((*kind, ObjectKey::new(namespace, "a.b"))));
+        }
+        assert_eq!(parse(&cluster_ip("10.96.0.1")), None);
+        assert_eq!(parse(b"/core/pods"), None);
+        assert_eq!(parse(b"\xff"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! `GET` of a collection: bytes as they are stored, at one revision.
+
+use bytes::Bytes;
+use mainstay_api::Status;
+use mainstay_store::{Entry, ReadError, Revision, Store};
+
+use super::options::{Continue, ListOptions, Match, Selection};
+
+/// How many keys are read at a time when a selector sorts out most of them.
+const CHUNK: usize = 500;
+
+/// A list, or a part of one.
+#[derive(Debug)]
+pub struct List {
+    /// The state that it shows.
+    pub revision: Revision,
+    /// The token of the next part; empty when this is all.
+    pub next: String,
+    /// How many items are left, where that is known.
+    pub remaining: Option<usize>,
+    /// In order of their keys.
+    pub items: Vec<Entry>,
+}
+
+/// Lists what is selected. All parts of a list that was begun with `limit` show one revision (A5, A7).
+pub fn list(store: &Store, selection: &Selection, options: &ListOptions) -> Result<List, Status> {
+    let prefix = selection.prefix();
+    let at = match options.version {
+        Match::Newest => None,
+        Match::NotOlderThan(revision) => {
+            let newest = store.revision();
+            if revision > newest {
+                return Err(Status::too_large_resource_version(revision.0, newest.0));
+            }
+            None
+        }
+        Match::Exact(revision) => Some(revision),
+    };
+    let is_continued = options.from.is_some();
+    let fails = |error: ReadError| read_error(error, is_continued);
+    let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+    if selection.is_everything() {
+        let after = options.from.as_ref().map(|from| &from.after[..]);
+        let page = store.range(&prefix, after, limit, at).map_err(fails)?;
+        let next = match page.entries.last().filter(|_| page.more) {
+            Some(last) => Continue { revision: page.revision, after: last.key.clone() }.token(&prefix),
+            None => String::new(),
+        };
+        let remaining = (page.more).then_some(page.remaining_count);
+        return Ok(List { revision: page.revision, next, remaining, items: page.entries });
+    }
+    select(store, selection, &prefix, options, limit, at).map_err(|error| match error {
+        Failed::Read(error) => fails(error),
+        Failed::Status(status) => status,
+    })
+}
+
+enum Failed {
+    Read(ReadError),
+    Status(Status),
+}
+
+fn select(
+    store: &Store,
+    selection: &Selection,
+    prefix: &Bytes,
+    options: &ListOptions,
+    limit: usize,
+    mut at: Option<Revision>,
+) -> Result<List, Failed> {
+    let mut after = options.from.as_ref().map(|from| from.after.clone());
+    let mut items = Vec::new();
+    loop {
+        // Without a limit one read has it all; otherwise later reads are pinned to the first one's revision.
+        let chunk = if limit == usize::MAX { usize::MAX } else { CHUNK };
+        let page = store.range(prefix, after.as_deref(), chunk, at).map_err(Failed::Read)?;
+        at = Some(page.revision);
+        for (index, entry) in page.entries.iter().enumerate() {
+            if !selection.matches(&entry.value).map_err(Failed::Status)? {
+                continue;
+            }
+            items.push(entry.clone());
+            if items.len() == limit {
+                let is_last = !page.more && index + 1 == page.entries.len();
+                let next = Continue { revision: page.revision, after: entry.key.clone() }.token(prefix);
+                let next = if is_last { String::new() } else { next };
+                return Ok(List { revision: page.revision, next, remaining: None, items });
+            }
+        }
+        match page.entries.last().filter(|_| page.more) {
+            Some(last) => after = Some(last.key.clone()),
+            None => return Ok(List { revision: page.revision, next: String::new(), remaining: None, items }),
+        }
+    }
+}
+
+/// What a revision that cannot be shown is for a client (A7).
+pub fn read_error(error: ReadError, is_continued: bool) -> Status {
+    match error {
+        ReadError::Compacted { .. } if is_continued => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
+        ),
+        ReadError::Compacted { asked, compacted } => Status::too_old(asked.0, compacted.0),
+        ReadError::Future { asked, newest } => Status::too_large_resource_version(asked.0, newest.0),
+    }
+}

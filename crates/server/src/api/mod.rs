@@ -1,0 +1,208 @@
+//! The pipeline between a request and the store: synchronous and without IO of its own.
+//!
+//! A verb (`create`, `update`, `delete`, …) reads through a [`Batch`], checks, and adds what is to be written to it.
+//! Whoever runs the batch commits it: [`Api::write`] for requests (waiting for the disk), the driver for decisions,
+//! the simulator inline. Time and randomness come in through [`Env`].
+
+pub mod admission;
+pub mod batch;
+pub mod codec;
+mod create;
+mod delete;
+pub mod key;
+mod list;
+mod metadata;
+mod options;
+mod subresource;
+mod token;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use mainstay_api::Status;
+use mainstay_store::{CommitError, Revision, Store};
+
+pub use batch::{Batch, Body, Outcome};
+pub use create::create;
+pub use delete::{DeleteOptions, delete};
+pub use list::{List, list};
+pub use options::{ListOptions, Query, Selection, resource_version};
+pub use subresource::{bind, evict, scale_of, scaled};
+pub use token::{Claims, ISSUER, TokenError, Tokens};
+pub use update::{Part, merge_patch, part_of, patch, update};
+pub use watch::{Frame, Watch};
+
+/// How often a write is prepared anew when others changed what it had read, before its client is told (A9).
+const MAX_ATTEMPTS: usize = 64;
+
+/// Where time and randomness come from: the clock and the system, or a seed.
+pub struct Env {
+    /// The current time.
+    pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Fills a buffer with bytes that nobody can guess.
+    pub random: Box<dyn Fn(&mut [u8]) + Send + Sync>,
+}
+
+/// What of the cluster's configuration the pipeline needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where Service addresses come from.
+    pub service_cidr: Cidr,
+    /// The CA's certificate, given to every namespace's pods.
+    pub ca_pem: String,
+}
+
+/// An IPv4 range, as `10.96.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    network: u32,
+    bits: u32,
+}
+
+impl Cidr {
+    /// Reads `a.b.c.d/n`; bits beyond the mask are dropped.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let address: std::net::Ipv4Addr = address.parse().ok()?;
+        let bits: u32 = bits.parse().ok().filter(|bits| *bits <= 32)?;
+        let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+        Some(Self { network: u32::from(address) & mask, bits })
+    }
+
+    /// How many addresses it has.
+    pub fn len(&self) -> u64 {
+        1 << (32 - self.bits)
+    }
+
+    /// A range is never empty.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The address at a place; 0 is the network's own.
+    pub fn nth(&self, place: u64) -> Option<std::net::Ipv4Addr> {
+        let place = u32::try_from(place).ok().filter(|place| u64::from(*place) < self.len())?;
+        Some(std::net::Ipv4Addr::from(self.network.checked_add(place)?))
+    }
+
+    /// Whether the address is in the range.
+    pub fn contains(&self, address: std::net::Ipv4Addr) -> bool {
+        u64::from(u32::from(address).wrapping_sub(self.network)) < self.len()
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", std::net::Ipv4Addr::from(self.network), self.bits)
+    }
+}
+
+/// The pipeline over one store.
+#[derive(Clone)]
+pub struct Api {
+    /// The store.
+    pub store: Store,
+    /// Time and randomness.
+    pub env: Arc<Env>,
+    /// The cluster's configuration.
+    pub settings: Arc<Settings>,
+}
+
+/// The answer to a request, ready to be sent.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status code.
+    pub code: u16,
+    /// JSON.
+    pub body: Bytes,
+    /// For `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+impl Api {
+    /// A batch on the newest state.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(&self.store, &self.env, &self.settings)
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        (self.env.now)()
+    }
+
+    /// Prepares with `verb`, commits, and prepares anew as long as another write came in between. With `dry_run`
+    /// nothing is committed and the answer is what would have been.
+    pub async fn write(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+        for _ in 0..MAX_ATTEMPTS {
+            let prepared = Prepared::make(self.batch(), &verb)?;
+            if dry_run || prepared.txn.ops.is_empty() {
+                return Ok(prepared.reply(None));
+            }
+            match self.store.commit(prepared.txn.clone()).await {
+                Ok(committed) => return Ok(prepared.reply(Some(committed.first))),
+                Err(CommitError::Expectation { .. }) => {}
+                Err(error) => return Err(commit_error(&error)),
+            }
+        }
+        Err(Status::timeout("the object was changed by others again and again while this request was carried out"))
+    }
+
+    /// As [`Api::write`], for one thread that waits: the simulator and tests.
+    pub fn write_now(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+        for _ in 0..MAX_ATTEMPTS {
+            let prepared = Prepared::make(self.batch(), &verb)?;
+            if dry_run || prepared.txn.ops.is_empty() {
+                return Ok(prepared.reply(None));
+            }
+            match self.store.commit_blocking(prepared.txn.clone()) {
+                Ok(committed) => return Ok(prepared.reply(Some(committed.first))),
+                Err(CommitError::Expectation { .. }) => {}
+                Err(error) => return Err(commit_error(&error)),
+            }
+        }
+        Err(Status::timeout("the object was changed by others again and again while this request was carried out"))
+    }
+}
+
+/// What a store's refusal is for a client.
+pub fn commit_error(error: &CommitError) -> Status {
+    match error {
+        CommitError::Expectation { .. } => Status::new(409, "Conflict", "the object was changed by others"),
+        CommitError::Invalid(invalid) => Status::new(413, "RequestEntityTooLarge", invalid.to_string()),
+        CommitError::Full => Status::new(507, "InsufficientStorage", "the server's disk is full; nothing was changed"),
+        CommitError::Io(why) => Status::internal(format!("the server's disk failed: {why}")),
+        CommitError::Closed => Status::unavailable("the server is shutting down"),
+    }
+}
+
+struct Prepared {
+    txn: mainstay_store::Txn,
+    code: u16,
+    body: Body,
+    dry: Option<Bytes>,
+    warnings: Vec<String>,
+}
+
+impl Prepared {
+    fn make(mut batch: Batch<'_>, verb: &impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Self, Status> {
+        let Outcome { code, body } = verb(&mut batch)?;
+        let dry = match &body {
+            Body::Op(op) => batch.encoded(*op).map(|encoded| encoded.bytes.clone()),
+            Body::Stored(bytes) => Some(bytes.clone()),
+            Body::Value(value) => Some(Bytes::from(value.to_string())),
+        };
+        let warnings = std::mem::take(&mut batch.warnings);
+        Ok(Self { txn: batch.into_txn(), code, body, dry, warnings })
+    }
+
+    fn reply(self, first: Option<Revision>) -> Reply {
+        let written = match (first, &self.body) {
+            (Some(first), Body::Op(op)) => self.txn.ops.get(*op).map(|done| done.value().at(Revision(first.0 + *op as u64))),
+            _ => None,
+        };
+        Reply { code: self.code, body: written.or(self.dry).unwrap_or_default(), warnings: self.warnings }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a list or watch asks for, out of its query parameters.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mainstay_api::selector::{Fields, Labels};
+use mainstay_api::{Kind, Status};
+use mainstay_store::Revision;
+use serde_json::Value;
+
+use super::{codec, key};
+
+/// Query parameters, decoded; of a repeated one the first.
+pub type Query = BTreeMap<String, String>;
+
+/// Which objects of a kind are meant.
+#[derive(Debug)]
+pub struct Selection {
+    /// The kind.
+    pub kind: &'static Kind,
+    /// Empty for all namespaces, and for cluster-scoped kinds.
+    pub namespace: String,
+    labels: Labels,
+    fields: Fields,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`.
+    pub fn new(kind: &'static Kind, namespace: &str, query: &Query) -> Result<Self, Status> {
+        let text = |name: &str| query.get(name).map_or("", String::as_str);
+        Ok(Self {
+            kind,
+            namespace: namespace.to_owned(),
+            labels: Labels::parse(text("labelSelector"))
+                .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?,
+            fields: Fields::parse(kind, text("fieldSelector")).map_err(Status::bad_request)?,
+        })
+    }
+
+    /// One object.
+    pub fn one(kind: &'static Kind, namespace: &str, name: &str) -> Result<Self, Status> {
+        let query = Query::from([("fieldSelector".to_owned(), format!("metadata.name={name}"))]);
+        Self::new(kind, namespace, &query)
+    }
+
+    /// Whether every object of the kind (in the namespace) is meant, so that nothing needs to be looked into.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether an object, as stored, is meant.
+    pub fn matches(&self, bytes: &[u8]) -> Result<bool, Status> {
+        if self.is_everything() {
+            return Ok(true);
+        }
+        let object: Value = match self.fields.is_everything() {
+            true => codec::decode_metadata(bytes)?,
+            false => codec::decode(bytes)?,
+        };
+        Ok(self.labels.matches_object(&object) && self.fields.matches(self.kind, &object))
+    }
+
+    /// What the keys of these objects start with: one name where the field selector asks for it.
+    ///
+    /// A name is a whole key, so another object whose name only begins with it is sorted out by [`Self::matches`].
+    pub fn prefix(&self) -> Bytes {
+        match self.fields.name() {
+            Some(name) if !self.kind.namespaced || !self.namespace.is_empty() => key::object(self.kind, &self.namespace, name),
+            _ => key::prefix(self.kind, (!self.namespace.is_empty() || !self.kind.namespaced).then_some(self.namespace.as_str())),
+        }
+    }
+}
+
+/// How `resourceVersion` is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Match {
+    /// The newest state (no resourceVersion).
+    Newest,
+    /// Any state that is not older; 0 for whatever is there.
+    NotOlderThan(Revision),
+    /// Exactly that state.
+    Exact(Revision),
+}
+
+/// `limit`, `continue`, `resourceVersion` and `resourceVersionMatch` of a list.
+#[derive(Clone, Debug)]
+pub struct ListOptions {
+    /// At most so many items; 0 for all.
+    pub limit: usize,
+    /// A token of an earlier part of the list.
+    pub from: Option<Continue>,
+    /// Which state.
+    pub version: Match,
+}
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Continue {
+    /// The list's revision.
+    pub revision: Revision,
+    /// The last key that was sent.
+    pub after: Bytes,
+}
+
+/// Reads a resourceVersion; anything but a decimal number is a client's mistake.
+pub fn resource_version(text: &str) -> Result<Revision, Status> {
+    text.parse()
+        .map(Revision)
+        .map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+}
+
+fn invalid(message: &str) -> Status {
+    Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"))
+}
+
+impl ListOptions {
+    /// Reads the parameters, and refuses combinations that mean nothing, as upstream does.
+    pub fn new(query: &Query, prefix: &[u8]) -> Result<Self, Status> {
+        let text = |name: &str| query.get(name).map_or("", String::as_str);
+        let limit = match text("limit") {
+            "" => 0,
+            limit => {
+                limit.parse::<i64>().map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {limit:?}: invalid syntax")))?
+            }
+        };
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let (version, how, token) = (text("resourceVersion"), text("resourceVersionMatch"), text("continue"));
+        if !how.is_empty() {
+            if version.is_empty() {
+                return Err(invalid(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if !token.is_empty() {
+                return Err(invalid("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"));
+            }
+            if how != "Exact" && how != "NotOlderThan" {
+                return Err(invalid(&format!(
+                    "resourceVersionMatch: Unsupported value: {how:?}: supported values: \"Exact\", \"NotOlderThan\""
+                )));
+            }
+            if how == "Exact" && version == "0" {
+                return Err(invalid(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+        }
+        if !token.is_empty() {
+            if !version.is_empty() && version != "0" {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let from = Continue::parse(token, prefix)?;
+            return Ok(Self { limit, version: Match::Exact(from.revision), from: Some(from) });
+        }
+        let version = match (version, how) {
+            ("", _) => Match::Newest,
+            (version, "Exact") => Match::Exact(resource_version(version)?),
+            // A limit with a version and no word on how: the version is meant exactly, as it was before there was one.
+            (version, "") if limit > 0 && version != "0" => Match::Exact(resource_version(version)?),
+            (version, _) => Match::NotOlderThan(resource_version(version)?),
+        };
+        Ok(Self { limit, from: None, version })
+    }
+}
+
+impl Continue {
+    /// As clients see it: opaque.
+    pub fn token(&self, prefix: &[u8]) -> String {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let after = String::from_utf8_lossy(self.after.strip_prefix(prefix).unwrap_or(&self.after)).into_owned();
+        URL_SAFE_NO_PAD.encode(serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after }).to_string())
+    }
+
+    /// A token that came back. It only ever reaches below `prefix`, whatever it says.
+    fn parse(token: &str, prefix: &[u8]) -> Result<Self, Status> {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let fails = || Status::bad_request("continue key is not valid: incorrect encoded continue token");
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| fails())?;
+        let token: Value = serde_json::from_slice(&bytes).map_err(|_| fails())?;
+        let revision = token.get("rv").and_then(Value::as_u64).ok_or_else(fails)?;
+        let start = token.get("start").and_then(Value::as_str).ok_or_else(fails)?;
+        Ok(Self { revision: Revision(revision), after: [prefix, start.as_bytes()].concat().into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(pairs: &[(&str, &str)]) -> Query {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_version_is_meant_as_upstream_means_it() {
+        let table: [(&[(&str, &str)], Result<Match, u16>); 11] = [
+            (&[], Ok(Match::Newest)),
+            (&[("resourceVersion", "0")], Ok(Match::NotOlderThan(Revision(0)))),
+            (&[("resourceVersion", "5")], Ok(Match::NotOlderThan(Revision(5)))),
+            (&[("resourceVersion", "5"), ("limit", "3")], Ok(Match::Exact(Revision(5)))),
+            (&[("resourceVersion", "0"), ("limit", "3")], Ok(Match::NotOlderThan(Revision(0)))),
+            (&[("resourceVersion", "5"), ("resourceVersionMatch", "Exact")], Ok(Match::Exact(Revision(5)))),
+            (&[("resourceVersion", "5"), ("limit", "1"), ("resourceVersionMatch", "NotOlderThan")], Ok(Match::NotOlderThan(Revision(5)))),
+            (&[("resourceVersion", "0"), ("resourceVersionMatch", "Exact")], Err(422)),
+            (&[("resourceVersionMatch", "Exact")], Err(422)),
+            (&[("resourceVersion", "x")], Err(400)),
+            (&[("continue", "!"), ("resourceVersion", "")], Err(400)),
+        ];
+        for (pairs, wanted) in table {
+            let found = ListOptions::new(&query(pairs), b"/").map(|options| options.version).map_err(|status| status.code);
+            assert_eq!(found, wanted, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_continue_token_comes_back_as_it_went() {
+        let from = Continue { revision: Revision(7), after: Bytes::from_static(b"/core/pods/a/b") };
+        let token = from.token(b"/core/pods/");
+        let options = ListOptions::new(&query(&[("continue", &token), ("limit", "2")]), b"/core/pods/").expect("valid");
+        assert_eq!((options.from, options.version), (Some(from), Match::Exact(Revision(7))));
+    }
+}

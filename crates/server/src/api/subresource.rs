@@ -1,0 +1,108 @@
+//! Subresources that are objects of their own: binding, eviction, scale.
+
+use mainstay_api::selector::Labels;
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use super::{Batch, Body, DeleteOptions, Outcome, Part, delete, metadata, update};
+
+/// `POST pods/<name>/binding`: gives a pod to a node, once.
+pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value) -> Result<Outcome, Status> {
+    let kind = &kinds::POD;
+    let mut pod = batch.must_get(kind, namespace, name)?;
+    let uid = object::text(binding, &["metadata", "uid"]);
+    if !uid.is_empty() && uid != object::uid(&pod) {
+        return Err(Status::precondition_uid(kind, name, uid, object::uid(&pod)));
+    }
+    let version = object::resource_version(binding);
+    if !version.is_empty() && version != object::resource_version(&pod) {
+        return Err(Status::conflict(kind, name));
+    }
+    let node = object::text(binding, &["target", "name"]);
+    if node.is_empty() {
+        let cause = mainstay_api::status::Cause::required("target.name", "");
+        return Err(Status::new(422, "Invalid", format!("Binding \"{name}\" is invalid: {}: {}", cause.field, cause.message)));
+    }
+    if object::is_terminating(&pod) {
+        return Err(Status::conflict_because(kind, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+    }
+    let current = object::text(&pod, &["spec", "nodeName"]);
+    if !current.is_empty() {
+        return Err(Status::conflict_because(kind, name, &format!("pod {name} is already assigned to node {current:?}")));
+    }
+    object::ensure(&mut pod, &["spec"]).insert("nodeName".to_owned(), node.into());
+    for (annotation, value) in object::at(binding, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
+        object::ensure(&mut pod, &["metadata", "annotations"]).insert(annotation.clone(), value.clone());
+    }
+    set_scheduled(&mut pod, batch);
+    batch.put(kind, pod)?;
+    Ok(Outcome::created(Body::Value(success())))
+}
+
+fn set_scheduled(pod: &mut Value, batch: &Batch<'_>) {
+    let condition =
+        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": metadata::time(batch.now) });
+    let conditions = object::ensure(pod, &["status"]).entry("conditions").or_insert_with(|| json!([]));
+    if let Some(conditions) = conditions.as_array_mut() {
+        conditions.retain(|old| object::text(old, &["type"]) != "PodScheduled");
+        conditions.push(condition);
+    }
+}
+
+/// `POST pods/<name>/eviction`: a deletion that a disruption budget may refuse (there are none yet).
+pub fn evict(batch: &mut Batch<'_>, namespace: &str, name: &str, eviction: &Value) -> Result<Outcome, Status> {
+    let options = eviction.get("deleteOptions").map(DeleteOptions::from_json).unwrap_or_default();
+    delete::delete(batch, &kinds::POD, namespace, name, &options)?;
+    Ok(Outcome::created(Body::Value(success())))
+}
+
+fn success() -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
+}
+
+/// `GET …/scale`: an `autoscaling/v1` Scale of a workload.
+pub fn scale_of(object: &Value) -> Value {
+    let selector = Labels::from_json(object::at(object, &["spec", "selector"])).map(|labels| labels.to_string()).unwrap_or_default();
+    let metadata: Value = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
+        .into_iter()
+        .filter_map(|field| Some((field.to_owned(), object::at(object, &["metadata", field])?.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let count = |path: &[&str]| object::at(object, path).and_then(Value::as_i64);
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": { "replicas": count(&["spec", "replicas"]).unwrap_or(1) },
+        "status": { "replicas": count(&["status", "replicas"]).unwrap_or(0), "selector": selector },
+    })
+}
+
+/// `PUT` and `PATCH` of `…/scale`; `change` is given the stored Scale.
+pub fn scaled(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    change: &dyn Fn(&Value) -> Result<Value, Status>,
+) -> Result<Outcome, Status> {
+    let mut workload = batch.must_get(kind, namespace, name)?;
+    let scale = change(&scale_of(&workload))?;
+    let replicas = match object::at(&scale, &["spec", "replicas"]) {
+        None | Some(Value::Null) => 0,
+        Some(replicas) => replicas.as_i64().ok_or_else(|| {
+            Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32")
+        })?,
+    };
+    if replicas < 0 {
+        let cause = mainstay_api::status::Cause::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::new(422, "Invalid", format!("Scale.autoscaling {name:?} is invalid: {}: {}", cause.field, cause.message)));
+    }
+    for field in ["uid", "resourceVersion"] {
+        if let Some(wanted) = object::at(&scale, &["metadata", field]).filter(|wanted| wanted.as_str() != Some("")) {
+            object::ensure(&mut workload, &["metadata"]).insert(field.to_owned(), wanted.clone());
+        }
+    }
+    object::ensure(&mut workload, &["spec"]).insert("replicas".to_owned(), json!(replicas));
+    update::update(batch, kind, namespace, name, Part::Main, workload)?;
+    let scaled = batch.must_get(kind, namespace, name)?;
+    Ok(Outcome::ok(Body::Value(scale_of(&scaled))))
+}

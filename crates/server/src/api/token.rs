@@ -1,0 +1,213 @@
+//! Service account tokens: JWTs signed with ES256, bound to the account (and, where asked for, to a pod) by uid.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use mainstay_api::{Status, kinds, object};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey};
+use serde_json::{Value, json};
+
+use super::Batch;
+
+/// Who signs, and who the tokens are for when nobody else is named: the API server.
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// The shortest life of a token, in seconds.
+const MIN_SECONDS: i64 = 600;
+/// The longest life of a token, in seconds.
+const MAX_SECONDS: i64 = 1 << 32;
+/// What a request that does not say gets, in seconds.
+const DEFAULT_SECONDS: i64 = 3600;
+/// A longer token is none of ours (bytes).
+const MAX_TOKEN: usize = 8 << 10;
+
+/// Signs and checks tokens.
+pub struct Tokens {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+}
+
+/// What a token that was checked says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claims {
+    /// The account's namespace.
+    pub namespace: String,
+    /// The account's name.
+    pub account: String,
+    /// The account's uid.
+    pub uid: String,
+    /// Name and uid of the pod that it is bound to.
+    pub pod: Option<(String, String)>,
+}
+
+/// Why a token is refused. What it says is never told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a token of ours.
+    #[error("the token cannot be read")]
+    Malformed,
+    /// Signed by somebody else.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// Before its time, or after it.
+    #[error("the token has expired")]
+    Expired,
+    /// For somebody else.
+    #[error("the token is not for this server")]
+    Audience,
+}
+
+impl Tokens {
+    /// From a PKCS#8 key.
+    pub fn new(pkcs8: &[u8]) -> Option<Self> {
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random).ok()?;
+        Some(Self { pair, random })
+    }
+
+    fn sign(&self, claims: &Value) -> Result<String, Status> {
+        let head = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES256", "typ": "JWT" }).to_string());
+        let body = URL_SAFE_NO_PAD.encode(claims.to_string());
+        let text = format!("{head}.{body}");
+        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(|_| Status::internal("signing a token failed"))?;
+        Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// Checks signature, time and audience. Whether account and pod still exist is for the caller to look up.
+    pub fn check(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let (text, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (head, body) = text.split_once('.').ok_or(TokenError::Malformed)?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed);
+        let parse = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).map_err(|_| TokenError::Malformed);
+        let signature = decode(signature)?;
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref())
+            .verify(text.as_bytes(), &signature)
+            .map_err(|_| TokenError::Signature)?;
+        if object::text(&parse(decode(head)?)?, &["alg"]) != "ES256" {
+            return Err(TokenError::Signature);
+        }
+        let claims = parse(decode(body)?)?;
+        let second = |field: &str| claims.get(field).and_then(Value::as_i64);
+        let now = now.as_second();
+        if second("exp").is_none_or(|end| now >= end) || second("nbf").is_some_and(|begin| now < begin) {
+            return Err(TokenError::Expired);
+        }
+        let audiences = claims.get("aud").and_then(Value::as_array).into_iter().flatten();
+        if !audiences.filter_map(Value::as_str).any(|audience| audience == ISSUER) {
+            return Err(TokenError::Audience);
+        }
+        let text = |path: &[&str]| object::text(&claims, path).to_owned();
+        let pod = object::at(&claims, &["kubernetes.io", "pod"])
+            .map(|_| (text(&["kubernetes.io", "pod", "name"]), text(&["kubernetes.io", "pod", "uid"])));
+        Ok(Claims {
+            namespace: text(&["kubernetes.io", "namespace"]),
+            account: text(&["kubernetes.io", "serviceaccount", "name"]),
+            uid: text(&["kubernetes.io", "serviceaccount", "uid"]),
+            pod,
+        })
+    }
+
+    /// `POST serviceaccounts/<name>/token`: a TokenRequest, answered with its token.
+    pub fn request(&self, batch: &mut Batch<'_>, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+        let account = batch.must_get(&kinds::SERVICE_ACCOUNT, namespace, name)?;
+        let seconds = object::at(&request, &["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
+        if !(MIN_SECONDS..=MAX_SECONDS).contains(&seconds) {
+            let why = if seconds < MIN_SECONDS {
+                "may not specify a duration less than 10 minutes"
+            } else {
+                "may not specify a duration larger than 2^32 seconds"
+            };
+            let cause = mainstay_api::status::Cause::invalid("spec.expirationSeconds", seconds, why);
+            return Err(Status::new(
+                422,
+                "Invalid",
+                format!("TokenRequest.authentication.k8s.io \"\" is invalid: {}: {}", cause.field, cause.message),
+            ));
+        }
+        let audiences = match object::at(&request, &["spec", "audiences"]).and_then(Value::as_array).filter(|list| !list.is_empty()) {
+            Some(asked) => asked.clone(),
+            None => vec![ISSUER.into()],
+        };
+        let bound = bound_object(batch, namespace, name, &request)?;
+        let now = batch.now.as_second();
+        let end = now.saturating_add(seconds);
+        let mut cluster = json!({
+            "namespace": namespace,
+            "serviceaccount": { "name": name, "uid": object::uid(&account) },
+        });
+        if let Some((what, who)) = bound {
+            cluster[what] = who;
+        }
+        let claims = json!({
+            "aud": audiences, "exp": end, "iat": now, "nbf": now, "iss": ISSUER,
+            "sub": format!("system:serviceaccount:{namespace}:{name}"), "kubernetes.io": cluster,
+        });
+        let token = self.sign(&claims)?;
+        let expires = Timestamp::from_second(end).unwrap_or(Timestamp::MAX);
+        let fields = object::ensure(&mut request, &[]);
+        fields.insert("kind".to_owned(), "TokenRequest".into());
+        fields.insert("apiVersion".to_owned(), "authentication.k8s.io/v1".into());
+        fields.insert("status".to_owned(), json!({ "token": token, "expirationTimestamp": mainstay_api::time::rfc3339(expires) }));
+        let spec = object::ensure(&mut request, &["spec"]);
+        spec.insert("audiences".to_owned(), audiences.into());
+        spec.insert("expirationSeconds".to_owned(), json!(seconds));
+        let metadata = object::ensure(&mut request, &["metadata"]);
+        metadata.insert("name".to_owned(), name.into());
+        metadata.insert("namespace".to_owned(), namespace.into());
+        Ok(request)
+    }
+}
+
+/// The pod or secret that the token is to end with; it must exist, and a pod must run as this account (X2).
+fn bound_object(batch: &mut Batch<'_>, namespace: &str, account: &str, request: &Value) -> Result<Option<(&'static str, Value)>, Status> {
+    let Some(reference) = object::at(request, &["spec", "boundObjectRef"]).filter(|reference| !reference.is_null()) else {
+        return Ok(None);
+    };
+    let (kind, name) = (object::text(reference, &["kind"]), object::text(reference, &["name"]));
+    let (what, kind) = match kind {
+        "Pod" => ("pod", &kinds::POD),
+        "Secret" => ("secret", &kinds::SECRET),
+        other => return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other}"))),
+    };
+    let found = batch.must_get(kind, namespace, name)?;
+    let wanted = object::text(reference, &["uid"]);
+    if !wanted.is_empty() && wanted != object::uid(&found) {
+        return Err(Status::conflict_because(kind, name, "the UID in the bound object reference does not match the UID in record"));
+    }
+    if what == "pod" && object::text(&found, &["spec", "serviceAccountName"]) != account {
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+        )));
+    }
+    Ok(Some((what, json!({ "name": name, "uid": object::uid(&found) }))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+
+    #[test]
+    fn only_an_own_unexpired_token_for_this_server_is_believed() {
+        let tokens = || Tokens::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key").serialized_der()).expect("pkcs8");
+        let (own, other) = (tokens(), tokens());
+        let claims = |aud: &str, exp: i64| json!({ "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
+        let now = |second| Timestamp::from_second(second).expect("time");
+        let good = own.sign(&claims(ISSUER, 200)).expect("signed");
+        let wanted = Claims { namespace: "ns".into(), account: "a".into(), uid: "u".into(), pod: None };
+        assert_eq!(own.check(&good, now(150)), Ok(wanted));
+        assert_eq!(own.check(&good, now(99)), Err(TokenError::Expired));
+        assert_eq!(own.check(&good, now(200)), Err(TokenError::Expired));
+        assert_eq!(other.check(&good, now(150)), Err(TokenError::Signature));
+        assert_eq!(own.check(&own.sign(&claims("vault", 200)).expect("signed"), now(150)), Err(TokenError::Audience));
+        let body = URL_SAFE_NO_PAD.encode(claims(ISSUER, 900).to_string());
+        let parts: Vec<&str> = good.split('.').collect();
+        assert_eq!(own.check(&format!("{}.{body}.{}", parts[0], parts[2]), now(150)), Err(TokenError::Signature));
+        for text in ["", ".", "..", "a.b.c", "\u{e9}.."] {
+            assert!(own.check(text, now(150)).is_err());
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `PUT` and `PATCH`, of the object and of its subresources.
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::Value;
+
+use super::{Batch, Body, Outcome, admission, delete, key, metadata};
+
+/// Which part of an object a write is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// `/status`: only the status, and labels and annotations.
+    Status,
+    /// `/finalize` of a Namespace: only `spec.finalizers`.
+    Finalize,
+    /// `/ephemeralcontainers` and `/resize` of a Pod: the spec, without the rule that a pod's spec stays.
+    PodSpec,
+}
+
+/// Replaces an object. A `metadata.uid` or `metadata.resourceVersion` in the body must be the stored one (A8).
+pub fn update(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    part: Part,
+    mut new: Value,
+) -> Result<Outcome, Status> {
+    metadata::settle(kind, namespace, Some(name), &mut new)?;
+    let old = batch.must_get(kind, namespace, name)?;
+    replace(batch, kind, &old, new, part)
+}
+
+/// Changes an object with `change`, which is given the stored one. Without a `resourceVersion` in the patch this is
+/// prepared anew when others write in between, so it never conflicts by chance.
+pub fn patch(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    part: Part,
+    change: &dyn Fn(&Value) -> Result<Value, Status>,
+) -> Result<Outcome, Status> {
+    let old = batch.must_get(kind, namespace, name)?;
+    let mut new = change(&old)?;
+    metadata::settle(kind, namespace, Some(name), &mut new)?;
+    replace(batch, kind, &old, new, part)
+}
+
+/// RFC 7396: objects are merged field by field, null takes away, everything else replaces.
+pub fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    let target = object::ensure(target, &[]);
+    for (field, value) in fields {
+        if value.is_null() {
+            target.remove(field);
+        } else {
+            merge_patch(target.entry(field.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn replace(batch: &mut Batch<'_>, kind: &'static Kind, old: &Value, mut new: Value, part: Part) -> Result<Outcome, Status> {
+    let name = object::name(old);
+    let (uid, old_uid) = (object::uid(&new), object::uid(old));
+    if !uid.is_empty() && uid != old_uid {
+        return Err(Status::precondition_uid(kind, name, uid, old_uid));
+    }
+    let version = object::resource_version(&new);
+    if !version.is_empty() && version != object::resource_version(old) {
+        return Err(Status::conflict(kind, name));
+    }
+    metadata::carry(&mut new, old);
+    let mut causes = Vec::new();
+    match part {
+        Part::Main | Part::PodSpec => {
+            admission::on_update(batch, kind, &mut new, old)?;
+            (kind.defaults)(&mut new);
+            (kind.prepare_update)(&mut new, old);
+            metadata::validate(kind, &new, &mut causes);
+            (kind.validate)(&new, &mut causes);
+            if part == Part::Main && causes.is_empty() {
+                (kind.validate_update)(&new, old, &mut causes);
+            }
+        }
+        Part::Status => {
+            new = only_status(&new, old);
+            (kind.defaults)(&mut new);
+            metadata::validate(kind, &new, &mut causes);
+        }
+        Part::Finalize => {
+            let finalizers = object::at(&new, &["spec", "finalizers"]).cloned();
+            let mut kept = old.clone();
+            let spec = object::ensure(&mut kept, &["spec"]);
+            match finalizers {
+                Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
+                None => spec.remove("finalizers"),
+            };
+            new = kept;
+        }
+    }
+    metadata::no_new_finalizers(&new, old, &mut causes);
+    if !causes.is_empty() {
+        return Err(Status::invalid(kind, name, &causes));
+    }
+    if delete::is_released(kind, &new) {
+        let op = delete::take_away(batch, kind, &new)?;
+        return Ok(Outcome::ok(Body::Op(op)));
+    }
+    if new == *old {
+        return Ok(Outcome::ok(unchanged(batch, kind, old)?));
+    }
+    if part == Part::Main {
+        admission::claim_changes(batch, kind, &new, old)?;
+    }
+    let op = batch.put(kind, new)?;
+    Ok(Outcome::ok(Body::Op(op)))
+}
+
+/// A write that changes nothing is none: the resourceVersion stays, nobody is woken.
+fn unchanged(batch: &mut Batch<'_>, kind: &Kind, old: &Value) -> Result<Body, Status> {
+    let entry = batch.store.get(&key::object(kind, object::namespace(old), object::name(old)));
+    Ok(match entry {
+        Some(entry) if object::resource_version(old) == entry.revision.to_string() => Body::Stored(entry.value),
+        _ => Body::Value(old.clone()),
+    })
+}
+
+fn only_status(new: &Value, old: &Value) -> Value {
+    let mut kept = old.clone();
+    let fields = object::ensure(&mut kept, &[]);
+    match new.get("status") {
+        Some(status) => fields.insert("status".to_owned(), status.clone()),
+        None => fields.remove("status"),
+    };
+    for field in ["labels", "annotations"] {
+        let value = object::at(new, &["metadata", field]).cloned();
+        let metadata = object::ensure(&mut kept, &["metadata"]);
+        match value {
+            Some(value) => metadata.insert(field.to_owned(), value),
+            None => metadata.remove(field),
+        };
+    }
+    kept
+}
+
+/// Whether a patch of a Namespace is about `spec.finalizers`, which only `/finalize` writes.
+pub fn part_of(kind: &Kind, status: bool, patch: &Value) -> Part {
+    match (status, object::at(patch, &["spec", "finalizers"])) {
+        (true, _) => Part::Status,
+        (false, Some(_)) if *kind == kinds::NAMESPACE => Part::Finalize,
+        _ => Part::Main,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn merge_patch_is_rfc_7396() {
+        let table = [
+            (json!({ "a": "b" }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": "b" }), json!({ "b": "c" }), json!({ "a": "b", "b": "c" })),
+            (json!({ "a": "b" }), json!({ "a": null }), json!({})),
+            (json!({ "a": ["b"] }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": { "b": "c" } }), json!({ "a": { "b": "d", "c": null } }), json!({ "a": { "b": "d" } })),
+            (json!({ "e": null }), json!({ "a": 1 }), json!({ "e": null, "a": 1 })),
+            (json!([1, 2]), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
+        ];
+        for (mut target, patch, wanted) in table {
+            merge_patch(&mut target, &patch);
+            assert_eq!(target, wanted);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `watch`: what a client is sent after a revision, each change exactly once (A4, A6).
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use mainstay_api::{Kind, Status};
+use mainstay_store::{Event, Revision, Store, WatchError, Watcher};
+use serde_json::json;
+
+use super::list::{list, read_error};
+use super::options::{ListOptions, Match, Query, Selection, resource_version};
+
+/// One event as it is sent, before it is wrapped for the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+    pub type_: &'static str,
+    /// The object's JSON.
+    pub object: Bytes,
+}
+
+/// An open watch: what is sent first, then what happens.
+#[derive(Debug)]
+pub struct Watch {
+    selection: Selection,
+    first: VecDeque<Frame>,
+    watcher: Watcher,
+    /// Whether bookmarks are wanted.
+    pub bookmarks: bool,
+    /// The newest revision that a bookmark has promised or an event has carried.
+    sent: Revision,
+    ended: bool,
+}
+
+impl Watch {
+    /// Opens a watch. Without a resourceVersion (or with 0) the current objects come first, as `ADDED`; with
+    /// `sendInitialEvents` they are followed by a bookmark that says so.
+    pub fn open(store: &Store, selection: Selection, query: &Query) -> Result<Self, Status> {
+        let flag = |name: &str| query.get(name).is_some_and(|value| value == "true" || value == "1");
+        let version = query.get("resourceVersion").map_or("", String::as_str);
+        let bookmarks = flag("allowWatchBookmarks");
+        let is_streaming_list = flag("sendInitialEvents");
+        check(query, is_streaming_list, bookmarks)?;
+        let asked = match version {
+            "" | "0" => None,
+            version => Some(resource_version(version)?),
+        };
+        let mut first = VecDeque::new();
+        let after = match asked {
+            Some(revision) if !is_streaming_list => revision,
+            asked => {
+                let version = asked.map_or(Match::Newest, Match::NotOlderThan);
+                let now = list(store, &selection, &ListOptions { limit: 0, from: None, version })?;
+                // `sendInitialEvents=false` asks for nothing but what comes.
+                if query.get("sendInitialEvents").is_none_or(|value| value != "false") {
+                    first.extend(now.items.into_iter().map(|entry| Frame { type_: "ADDED", object: entry.value }));
+                }
+                now.revision
+            }
+        };
+        let watcher = store.watch(selection.prefix(), after).map_err(|error| read_error(error, false))?;
+        if is_streaming_list {
+            first.push_back(bookmark(selection.kind, after, true));
+        }
+        Ok(Self { selection, first, watcher, bookmarks, sent: after, ended: false })
+    }
+
+    /// The kind of its objects.
+    pub fn kind(&self) -> &'static Kind {
+        self.selection.kind
+    }
+
+    /// The next frame, waiting for it; `None` after the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Frame> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Watch::next`], for those who poll.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        if let Some(frame) = self.first.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
+        while !self.ended {
+            match self.watcher.poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(event)) => {
+                    let revision = event.revision;
+                    match self.frame(event) {
+                        Ok(Some(frame)) => {
+                            self.sent = revision;
+                            return Poll::Ready(Some(frame));
+                        }
+                        Ok(None) => {}
+                        Err(status) => return Poll::Ready(Some(self.end(&status))),
+                    }
+                }
+                Poll::Ready(Err(WatchError::Lagged { next, compacted })) => {
+                    return Poll::Ready(Some(self.end(&Status::too_old(next.0, compacted.0))));
+                }
+                Poll::Ready(Err(WatchError::Closed)) => self.ended = true,
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// A bookmark up to where everything was sent, where that is news; `None` where bookmarks are not wanted.
+    pub fn bookmark(&mut self) -> Option<Frame> {
+        let progress = self.watcher.progress();
+        if !self.bookmarks || !self.first.is_empty() || self.ended || progress <= self.sent {
+            return None;
+        }
+        self.sent = progress;
+        Some(bookmark(self.selection.kind, progress, false))
+    }
+
+    fn end(&mut self, status: &Status) -> Frame {
+        self.ended = true;
+        Frame { type_: "ERROR", object: Bytes::from(status.to_json().to_string()) }
+    }
+
+    /// What an event is to this watch: an object that comes into the selection is added, one that leaves it deleted.
+    fn frame(&self, event: Event) -> Result<Option<Frame>, Status> {
+        let was = match &event.previous {
+            Some(previous) => self.selection.matches(previous)?,
+            None => false,
+        };
+        // A name prefix also finds longer names; those never match.
+        let is = !event.deleted && self.selection.matches(&event.value)?;
+        Ok(match (was, is) {
+            (false, false) => None,
+            (false, true) => Some(Frame { type_: "ADDED", object: event.value }),
+            (true, true) => Some(Frame { type_: "MODIFIED", object: event.value }),
+            (true, false) => Some(Frame { type_: "DELETED", object: event.value }),
+        })
+    }
+}
+
+fn check(query: &Query, is_streaming_list: bool, bookmarks: bool) -> Result<(), Status> {
+    let how = query.get("resourceVersionMatch").map_or("", String::as_str);
+    let refuse = |message: &str| Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}")));
+    if query.contains_key("sendInitialEvents") && how != "NotOlderThan" {
+        return refuse("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if !how.is_empty() && !query.contains_key("sendInitialEvents") {
+        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+    }
+    if is_streaming_list && !bookmarks {
+        return refuse("sendInitialEvents: Forbidden: sendInitialEvents requires setting allowWatchBookmarks to true");
+    }
+    Ok(())
+}
+
+fn bookmark(kind: &Kind, revision: Revision, ends_initial_events: bool) -> Frame {
+    let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+    if ends_initial_events {
+        metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+    }
+    let object = json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
+    Frame { type_: "BOOKMARK", object: Bytes::from(object.to_string()) }
+}

@@ -1,0 +1,71 @@
+//! Who asks (X1): a client certificate, or a service account's token.
+
+use mainstay_api::{kinds, object};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::api::{Api, TokenError, Tokens};
+
+/// Who makes a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// `kubernetes-admin`, `system:node:<name>`, `system:serviceaccount:<namespace>:<name>`, …
+    pub name: String,
+    /// `system:masters`, …
+    pub groups: Vec<String>,
+    /// The service account's uid.
+    pub uid: String,
+}
+
+impl User {
+    /// Nobody in particular.
+    pub fn anonymous() -> Self {
+        Self { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], uid: String::new() }
+    }
+
+    fn authenticated(name: String, mut groups: Vec<String>, uid: String) -> Self {
+        groups.push("system:authenticated".to_owned());
+        Self { name, groups, uid }
+    }
+
+    /// Whether nothing is known of them.
+    pub fn is_anonymous(&self) -> bool {
+        self.is_in("system:unauthenticated")
+    }
+
+    /// Whether they belong to a group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+
+    /// The subject of a certificate that TLS has already checked against our CA: `CN` the name, each `O` a group.
+    pub fn of_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+        (!name.is_empty()).then(|| Self::authenticated(name, groups, String::new()))
+    }
+
+    /// The service account behind a token, if it (and the pod that the token is bound to) is still the same one.
+    pub fn of_token(api: &Api, tokens: &Tokens, token: &str) -> Result<Self, TokenError> {
+        let claims = tokens.check(token, api.now())?;
+        let mut batch = api.batch();
+        let mut is_still = |kind, name: &str, uid: &str| {
+            let found = batch.get(kind, &claims.namespace, name).ok().flatten();
+            !uid.is_empty()
+                && found.is_some_and(|found| {
+                    object::uid(&found) == uid && !object::is_terminating(&found) || kind == &kinds::POD && object::uid(&found) == uid
+                })
+        };
+        if !is_still(&kinds::SERVICE_ACCOUNT, &claims.account, &claims.uid) {
+            return Err(TokenError::Expired);
+        }
+        if let Some((pod, uid)) = &claims.pod
+            && !is_still(&kinds::POD, pod, uid)
+        {
+            return Err(TokenError::Expired);
+        }
+        let groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
+        Ok(Self::authenticated(format!("system:serviceaccount:{}:{}", claims.namespace, claims.account), groups, claims.uid))
+    }
+}

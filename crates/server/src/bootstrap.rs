@@ -1,0 +1,109 @@
+//! What a cluster has from its first moment: namespaces, the Services of the API and of DNS, a StorageClass.
+//!
+//! Everything is made in one transaction, and at every start again what is missing; what is there is left alone, but
+//! for the API server's address.
+
+use std::net::SocketAddr;
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use crate::api::{self, Batch, Body, Outcome, Part, key};
+
+/// The place of the cluster's DNS server in the service range.
+pub const DNS_PLACE: u64 = 10;
+/// The place of the API server in the service range.
+pub const API_PLACE: u64 = 1;
+
+/// Adds what is missing.
+pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome, Status> {
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(batch, &kinds::NAMESPACE, "", json!({ "metadata": { "name": namespace } }))?;
+        // Where the CA was replaced, or somebody deleted it, pods of before the restart get the present one.
+        api::admission::furnish_namespace(batch, namespace)?;
+    }
+    ensure(batch, &kinds::STORAGE_CLASS, "", storage_class())?;
+    let address = |place| batch.settings.service_cidr.nth(place).map(|address| address.to_string()).unwrap_or_default();
+    let (api_ip, dns_ip) = (address(API_PLACE), address(DNS_PLACE));
+    ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
+    ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;
+    // Endpoints may not be in the loopback range: a server that listens only there is reached by no pod.
+    if !advertise.ip().is_loopback() {
+        replace(batch, &kinds::ENDPOINTS, "default", endpoints(advertise), &["subsets"])?;
+        replace(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(advertise), &["endpoints", "ports"])?;
+    }
+    Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
+}
+
+fn ensure(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: Value) -> Result<(), Status> {
+    if batch.has(key::object(kind, namespace, object::name(&object))) {
+        return Ok(());
+    }
+    api::create(batch, kind, namespace, object).map(|_| ())
+}
+
+/// As [`ensure`], and brings these fields up to date where the object is there.
+fn replace(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: Value, fields: &[&str]) -> Result<(), Status> {
+    let name = object::name(&object).to_owned();
+    if !batch.has(key::object(kind, namespace, &name)) {
+        return api::create(batch, kind, namespace, object).map(|_| ());
+    }
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        for field in fields {
+            object::ensure(&mut new, &[]).insert((*field).to_owned(), object.get(*field).cloned().unwrap_or_default());
+        }
+        Ok(new)
+    };
+    api::patch(batch, kind, namespace, &name, Part::Main, &change).map(|_| ())
+}
+
+fn storage_class() -> Value {
+    json!({
+        "metadata": { "name": "local-path", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "provisioner": "mainstay.io/local-path", "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete",
+        "allowVolumeExpansion": true,
+    })
+}
+
+fn api_service(address: &str, port: u16) -> Value {
+    json!({
+        "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
+        "spec": {
+            "clusterIP": address, "clusterIPs": [address], "type": "ClusterIP",
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
+        },
+    })
+}
+
+fn dns_service(address: &str) -> Value {
+    json!({
+        "metadata": { "name": "kube-dns", "labels": { "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS" } },
+        "spec": {
+            "clusterIP": address, "clusterIPs": [address], "type": "ClusterIP",
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53 },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53 },
+            ],
+        },
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "metadata": { "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+        "subsets": [{
+            "addresses": [{ "ip": advertise.ip().to_string() }],
+            "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
+        }],
+    })
+}
+
+fn endpoint_slice(advertise: SocketAddr) -> Value {
+    json!({
+        "metadata": { "name": "kubernetes", "labels": { "kubernetes.io/service-name": "kubernetes" } },
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{ "addresses": [advertise.ip().to_string()], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
+    })
+}

@@ -1,0 +1,136 @@
+//! A decision's writes as one transaction, through the same pipeline as requests.
+
+use mainstay_api::{Status, kinds, object};
+use mainstay_logic::{Propagation, Write};
+use mainstay_store::Txn;
+use serde_json::{Value, json};
+
+use super::{Work, events};
+use crate::api::{self, Api, Batch, DeleteOptions};
+
+/// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
+/// after any of its writes.
+const MAX_WRITES: usize = 128;
+
+/// What a decision came to.
+#[derive(Debug)]
+pub struct Compiled {
+    /// To be committed; may be empty.
+    pub txn: Txn,
+    /// Why the write after the last one in `txn` was refused.
+    pub refused: Option<Status>,
+    /// Whether there are further writes.
+    pub is_cut: bool,
+}
+
+/// Prepares the decision's writes on the store's newest state. Where one is refused, those before it still go.
+pub fn compile(api: &Api, work: &Work) -> Compiled {
+    let writes = &work.decision.writes;
+    let mut count = writes.len().min(MAX_WRITES);
+    let is_cut = count < writes.len();
+    let mut refused = None;
+    loop {
+        let mut batch = api.batch();
+        let failed =
+            writes.iter().take(count).enumerate().find_map(|(index, write)| apply(&mut batch, write).err().map(|status| (index, status)));
+        if let Some((index, status)) = failed {
+            // A refused verb may have left marks in the batch: prepared anew without it.
+            count = index;
+            refused = Some((index, status));
+            continue;
+        }
+        for key in &work.expired {
+            let gone = api::delete(&mut batch, &kinds::EVENT, &key.namespace, &key.name, &DeleteOptions::default());
+            debug_assert!(gone.is_ok() || gone.is_err_and(|status| status.code == 404));
+        }
+        if refused.is_none() && !is_cut {
+            for event in &work.decision.events {
+                events::tell(&mut batch, work.controller, event);
+            }
+        }
+        if let Some((index, status)) = &refused
+            && let Some(write) = writes.get(*index)
+        {
+            tell_refusal(&mut batch, work.controller, write, status);
+        }
+        return Compiled { txn: batch.into_txn(), refused: refused.map(|(_, status)| status), is_cut };
+    }
+}
+
+fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {
+    match write {
+        Write::Create { kind, object } => api::create(batch, kind, object::namespace(object), object.clone()).map(|_| ()),
+        Write::Patch { kind, key, uid, resource_version, status, patch } => {
+            let part = api::part_of(kind, *status, patch);
+            let change = |old: &Value| {
+                check(kind, old, uid, resource_version.as_deref())?;
+                let mut new = old.clone();
+                api::merge_patch(&mut new, patch);
+                Ok(new)
+            };
+            api::patch(batch, kind, &key.namespace, &key.name, part, &change).map(|_| ())
+        }
+        Write::Delete { kind, key, uid, resource_version, grace_period, propagation } => {
+            let options = DeleteOptions {
+                grace: *grace_period,
+                uid: Some(uid.clone()),
+                resource_version: resource_version.clone(),
+                propagation: Some(
+                    match propagation {
+                        Propagation::Background => "Background",
+                        Propagation::Foreground => "Foreground",
+                        Propagation::Orphan => "Orphan",
+                    }
+                    .to_owned(),
+                ),
+                orphan_dependents: None,
+            };
+            api::delete(batch, kind, &key.namespace, &key.name, &options).map(|_| ())
+        }
+        Write::Bind { key, uid, node } => {
+            let binding = json!({ "metadata": { "uid": uid }, "target": { "kind": "Node", "name": node } });
+            api::bind(batch, &key.namespace, &key.name, &binding).map(|_| ())
+        }
+    }
+}
+
+/// A8: a decision is about the object that it has seen, and no other of that name.
+fn check(kind: &mainstay_api::Kind, old: &Value, uid: &str, resource_version: Option<&str>) -> Result<(), Status> {
+    if object::uid(old) != uid {
+        return Err(Status::precondition_uid(kind, object::name(old), uid, object::uid(old)));
+    }
+    match resource_version {
+        Some(version) if version != object::resource_version(old) => Err(Status::conflict(kind, object::name(old))),
+        _ => Ok(()),
+    }
+}
+
+/// What upstream's controllers tell when they cannot make an object: an event about its owner.
+fn tell_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write, status: &Status) {
+    let Write::Create { kind, object } = write else { return };
+    if matches!(status.code, 404 | 409) {
+        return;
+    }
+    let owners = object::at(object, &["metadata", "ownerReferences"]).and_then(Value::as_array).into_iter().flatten();
+    for owner in owners.filter(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true)) {
+        let (api_version, owner_kind) = (object::text(owner, &["apiVersion"]), object::text(owner, &["kind"]));
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let Some(owner_kind) = kinds::find_kind(group, version, owner_kind) else { continue };
+        let name = object::text(owner, &["name"]);
+        let event = mainstay_logic::Event {
+            kind: owner_kind,
+            key: mainstay_api::ObjectKey::new(object::namespace(object), name),
+            uid: object::text(owner, &["uid"]).to_owned(),
+            warning: true,
+            reason: "FailedCreate",
+            message: format!(
+                "create {} {} in {} {name} failed error: {}",
+                kind.kind,
+                object::name(object),
+                owner_kind.kind,
+                status.message
+            ),
+        };
+        events::tell(batch, controller, &event);
+    }
+}

@@ -1,0 +1,124 @@
+//! Events for people: one object per thing that is told, counted up when it is told again, gone after an hour.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use mainstay_api::{ObjectKey, kinds, object};
+use mainstay_logic::Event;
+use serde_json::{Value, json};
+
+use crate::api::{self, Batch, Part, key};
+
+/// How long an Event is kept after it was last told (upstream's default).
+const TTL: SignedDuration = SignedDuration::from_hours(1);
+/// More Events than this are not kept: the oldest go first.
+const MAX_EVENTS: usize = 5000;
+/// How many are taken away at a time.
+const MAX_EXPIRED: usize = 64;
+/// Longer messages are cut, in characters (upstream's limit).
+const MAX_MESSAGE: usize = 1024;
+/// After this many repeats, an Event that comes again within [`QUIET`] is not written again.
+const LOUD: i64 = 10;
+/// See [`LOUD`].
+const QUIET: SignedDuration = SignedDuration::from_secs(10);
+
+/// Adds an Event to the batch. One that cannot be written (its namespace is going) is left out.
+pub fn tell(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
+    let namespace = if event.key.namespace.is_empty() { "default" } else { &event.key.namespace };
+    let message: String = event.message.chars().take(MAX_MESSAGE).collect();
+    let name = name_of(controller, event, &message);
+    let now = mainstay_api::time::rfc3339(batch.now);
+    let written = if batch.has(key::object(&kinds::EVENT, namespace, &name)) {
+        repeat(batch, namespace, &name, &now)
+    } else {
+        let fresh = json!({
+            "metadata": { "name": name },
+            "involvedObject": {
+                "apiVersion": event.kind.api_version(), "kind": event.kind.kind, "namespace": event.key.namespace.as_ref(),
+                "name": event.key.name.as_ref(), "uid": event.uid,
+            },
+            "reason": event.reason, "message": message, "type": if event.warning { "Warning" } else { "Normal" },
+            "source": { "component": controller }, "reportingComponent": controller, "reportingInstance": "",
+            "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        });
+        api::create(batch, &kinds::EVENT, namespace, fresh).map(|_| ())
+    };
+    if let Err(status) = written {
+        tracing::debug!(message = %status.message, reason = event.reason, "an event could not be told");
+    }
+}
+
+fn repeat(batch: &mut Batch<'_>, namespace: &str, name: &str, now_text: &str) -> Result<(), mainstay_api::Status> {
+    let now = batch.now;
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        let count = old.get("count").and_then(Value::as_i64).unwrap_or(1);
+        let last = mainstay_api::time::parse(object::text(old, &["lastTimestamp"])).unwrap_or(Timestamp::MIN);
+        if count < LOUD || now.duration_since(last) >= QUIET {
+            let fields = object::ensure(&mut new, &[]);
+            fields.insert("count".to_owned(), json!(count.saturating_add(1)));
+            fields.insert("lastTimestamp".to_owned(), now_text.into());
+        }
+        Ok(new)
+    };
+    api::patch(batch, &kinds::EVENT, namespace, name, Part::Main, &change).map(|_| ())
+}
+
+/// The same for the same thing told: `web.17f3a9…`.
+fn name_of(controller: &str, event: &Event, message: &str) -> String {
+    let parts = [controller, event.kind.kind, &event.key.namespace, &event.key.name, &event.uid, event.reason, message];
+    let hash = ring::digest::digest(&ring::digest::SHA256, parts.join("\0").as_bytes());
+    let hex: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}.{hex}", event.key.name)
+}
+
+/// When each Event goes.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    by_time: BTreeSet<(Timestamp, ObjectKey)>,
+    by_key: BTreeMap<ObjectKey, Timestamp>,
+}
+
+impl Expiry {
+    /// An Event was written, or is gone.
+    pub fn note(&mut self, key: &ObjectKey, is_there: bool, now: Timestamp) {
+        if let Some(at) = self.by_key.remove(key) {
+            self.by_time.remove(&(at, key.clone()));
+        }
+        if is_there {
+            self.set(key, now.saturating_add(TTL).unwrap_or(now));
+        }
+    }
+
+    fn set(&mut self, key: &ObjectKey, at: Timestamp) {
+        self.by_key.insert(key.clone(), at);
+        self.by_time.insert((at, key.clone()));
+    }
+
+    /// The Events that are to go now; each is given out once.
+    pub fn due(&mut self, now: Timestamp) -> Vec<ObjectKey> {
+        let mut due = Vec::new();
+        while due.len() < MAX_EXPIRED {
+            let Some((at, key)) = self.by_time.first().cloned() else { break };
+            if at > now && self.by_time.len() <= MAX_EVENTS {
+                break;
+            }
+            self.by_time.remove(&(at, key.clone()));
+            self.by_key.remove(&key);
+            due.push(key);
+        }
+        due
+    }
+
+    /// These could not be taken away: later again.
+    pub fn again(&mut self, keys: &[ObjectKey], now: Timestamp) {
+        for key in keys {
+            self.set(key, now.saturating_add(QUIET).unwrap_or(now));
+        }
+    }
+
+    /// When the next one goes.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+}

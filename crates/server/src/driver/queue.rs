@@ -1,0 +1,155 @@
+//! Which keys are to be decided, and when: each once, in the order in which they were woken, failures later and later.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use mainstay_api::ObjectKey;
+
+/// A controller's place in the list, and one of its keys.
+pub type Item = (usize, ObjectKey);
+
+/// The first delay after a failure, doubled with each further one (upstream's).
+const FIRST_DELAY: SignedDuration = SignedDuration::from_millis(5);
+/// The longest delay.
+const MAX_DELAY: SignedDuration = SignedDuration::from_secs(60);
+/// How long a key whose decision panicked is left alone.
+const PARKED: SignedDuration = SignedDuration::from_mins(5);
+
+/// The work that waits.
+#[derive(Debug, Default)]
+pub struct Queue {
+    ready: VecDeque<Item>,
+    is_ready: BTreeSet<Item>,
+    later: BTreeSet<(Timestamp, Item)>,
+    /// When each item of `later` is due.
+    due: BTreeMap<Item, Timestamp>,
+    failures: BTreeMap<Item, u32>,
+    parked: BTreeMap<Item, Timestamp>,
+}
+
+impl Queue {
+    /// Something that the key looks at has changed.
+    pub fn wake(&mut self, item: Item) {
+        if !self.parked.contains_key(&item) && !self.is_ready.contains(&item) {
+            self.is_ready.insert(item.clone());
+            self.ready.push_back(item);
+        }
+    }
+
+    /// The key is to be looked at again at this time even if nothing changes; the earliest such time counts.
+    pub fn wake_at(&mut self, item: Item, at: Timestamp) {
+        if let Some(earlier) = self.due.get(&item) {
+            if *earlier <= at {
+                return;
+            }
+            self.later.remove(&(*earlier, item.clone()));
+        }
+        self.due.insert(item.clone(), at);
+        self.later.insert((at, item));
+    }
+
+    /// The next key to decide.
+    pub fn pop(&mut self, now: Timestamp) -> Option<Item> {
+        while let Some((at, item)) = self.later.first().filter(|(at, _)| *at <= now).cloned() {
+            self.later.remove(&(at, item.clone()));
+            self.due.remove(&item);
+            self.parked.remove(&item);
+            self.wake(item);
+        }
+        let item = self.ready.pop_front()?;
+        self.is_ready.remove(&item);
+        Some(item)
+    }
+
+    /// When the next timer is due; `None` when nothing waits for time.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a key waits to be decided now.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The key's decision was committed.
+    pub fn succeeded(&mut self, item: &Item) {
+        self.failures.remove(item);
+    }
+
+    /// The key's decision was not committed: again, after a while.
+    pub fn failed(&mut self, item: Item, now: Timestamp) {
+        let failures = self.failures.entry(item.clone()).or_default();
+        let factor = 1_i32.checked_shl(*failures).filter(|factor| *factor > 0).unwrap_or(i32::MAX);
+        *failures = failures.saturating_add(1).min(31);
+        let delay = FIRST_DELAY.checked_mul(factor).unwrap_or(MAX_DELAY).min(MAX_DELAY);
+        self.wake_at(item, now.saturating_add(delay).unwrap_or(now));
+    }
+
+    /// The key's decision panicked: it is left alone for a long while, whatever happens.
+    pub fn park(&mut self, item: Item, now: Timestamp) {
+        let until = now.saturating_add(PARKED).unwrap_or(now);
+        if let Some(at) = self.due.remove(&item) {
+            self.later.remove(&(at, item.clone()));
+        }
+        self.parked.insert(item.clone(), until);
+        self.wake_at(item, until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(name: &str) -> Item {
+        (0, ObjectKey::new("ns", name))
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(millis).expect("in range")
+    }
+
+    #[test]
+    fn each_key_waits_once_and_in_order() {
+        let mut queue = Queue::default();
+        for name in ["a", "b", "a", "c", "b"] {
+            queue.wake(item(name));
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(at(0))).collect();
+        assert_eq!(order, [item("a"), item("b"), item("c")]);
+    }
+
+    #[test]
+    fn failures_come_back_later_and_later_up_to_a_minute() {
+        let mut queue = Queue::default();
+        let mut now = at(0);
+        let mut delays = Vec::new();
+        for _ in 0..40 {
+            queue.failed(item("a"), now);
+            let due = queue.next_due().expect("a timer");
+            assert_eq!(queue.pop(due.saturating_sub(SignedDuration::from_millis(1)).expect("in range")), None);
+            assert_eq!(queue.pop(due), Some(item("a")));
+            delays.push(due.duration_since(now).as_millis());
+            now = due;
+        }
+        assert_eq!(delays[..4], [5, 10, 20, 40]);
+        assert_eq!(delays[39], 60_000);
+        queue.succeeded(&item("a"));
+        queue.failed(item("a"), now);
+        assert_eq!(queue.next_due().expect("a timer").duration_since(now).as_millis(), 5);
+    }
+
+    #[test]
+    fn the_earliest_timer_counts_and_a_parked_key_sleeps_through_wakes() {
+        let mut queue = Queue::default();
+        queue.wake_at(item("a"), at(50));
+        queue.wake_at(item("a"), at(20));
+        queue.wake_at(item("a"), at(90));
+        assert_eq!(queue.pop(at(19)), None);
+        assert_eq!(queue.pop(at(20)), Some(item("a")));
+        assert_eq!(queue.next_due(), None);
+        queue.park(item("a"), at(100));
+        queue.wake(item("a"));
+        assert_eq!(queue.pop(at(101)), None);
+        assert_eq!(queue.pop(at(300_100)), Some(item("a")));
+    }
+}

@@ -1,0 +1,85 @@
+//! What is not an object: discovery, OpenAPI, health, version, metrics.
+
+use std::sync::atomic::Ordering;
+
+use http::Response;
+use mainstay_api::{Status, discovery, openapi};
+use serde_json::{Value, json};
+
+use super::Server;
+use super::respond::{self, Body};
+
+/// The Kubernetes level that is spoken.
+const VERSION: (&str, &str) = ("1", "37");
+
+/// Whether everybody may read this path.
+pub fn is_public(path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    matches!(path, "/healthz" | "/livez" | "/readyz" | "/version")
+        || ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root))
+}
+
+/// Answers `GET` of a path.
+pub fn get(server: &Server, path: &str, host: &str, accept: &str) -> Result<Response<Body>, Status> {
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    match path {
+        "/healthz" | "/livez" => return Ok(respond::text(200, "ok")),
+        "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, "ok")),
+        "/readyz" => return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n")),
+        "/version" => return Ok(respond::json(200, version().to_string())),
+        "/metrics" => return Ok(respond::text(200, metrics(server))),
+        _ => {}
+    }
+    if ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root)) {
+        return Ok(respond::text(200, "ok"));
+    }
+    document(path, host, accept).ok_or_else(Status::no_such_resource)
+}
+
+fn version() -> Value {
+    json!({
+        "major": VERSION.0, "minor": VERSION.1, "gitVersion": format!("v{}.{}.0+mainstay-{}", VERSION.0, VERSION.1, env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
+    })
+}
+
+fn metrics(server: &Server) -> String {
+    let counters = &server.counters;
+    let all = [
+        ("mainstay_requests_total", "counter", "Requests answered.", counters.requests.load(Ordering::Relaxed)),
+        ("mainstay_request_failures_total", "counter", "Requests answered with 5xx.", counters.failures.load(Ordering::Relaxed)),
+        ("mainstay_connections", "gauge", "Connections that are open.", counters.connections.load(Ordering::Relaxed)),
+        ("mainstay_watches_total", "counter", "Watches that were opened.", counters.watches.load(Ordering::Relaxed)),
+        ("mainstay_store_revision", "gauge", "The store's newest revision.", server.api.store.revision().0),
+        ("mainstay_store_compacted_revision", "gauge", "The oldest revision that can be watched from.", server.api.store.compacted().0),
+    ];
+    all.iter().map(|(name, type_, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {type_}\n{name} {value}\n")).collect()
+}
+
+/// Discovery and OpenAPI; `None` for any other path.
+fn document(path: &str, host: &str, accept: &str) -> Option<Response<Body>> {
+    let json = |document: Value| respond::json(200, document.to_string());
+    if matches!(path, "/api" | "/apis")
+        && let Some(version) = discovery::wants_aggregated(accept)
+    {
+        let all = json(discovery::aggregated(path == "/api", version));
+        return Some(respond::of_type(all, &discovery::aggregated_content_type(version)));
+    }
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    Some(match segments.as_slice() {
+        ["api"] => json(discovery::api_versions(host)),
+        ["apis"] => json(discovery::api_group_list()),
+        ["apis", group] => json(discovery::api_group(group)?),
+        ["api", version] => json(discovery::api_resource_list("", version)?),
+        ["apis", group, version] => json(discovery::api_resource_list(group, version)?),
+        ["openapi", "v2"] if openapi::wants_protobuf(accept) => {
+            respond::of_type(respond::json(200, openapi::v2_protobuf()), openapi::V2_PROTOBUF_CONTENT_TYPE)
+        }
+        ["openapi", "v2"] => json(openapi::v2_json()),
+        ["openapi", "v3"] => json(openapi::v3_index()),
+        ["openapi", "v3", "api", version] => json(openapi::v3_document("", version)?),
+        ["openapi", "v3", "apis", group, version] => json(openapi::v3_document(group, version)?),
+        _ => return None,
+    })
+}

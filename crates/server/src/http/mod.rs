@@ -1,0 +1,151 @@
+//! HTTPS: connections, requests, answers.
+
+mod documents;
+mod objects;
+mod proxy;
+mod respond;
+mod reviews;
+mod route;
+mod serve;
+mod shape;
+mod watching;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{Api, Tokens};
+use crate::auth::User;
+
+/// Connections at a time; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 2048;
+/// How long a client may take to greet.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take over a request's head.
+const HEAD: Duration = Duration::from_secs(30);
+/// Requests at a time on one HTTP/2 connection, as upstream.
+const MAX_STREAMS: u32 = 250;
+/// A request head beyond this is refused, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// What requests under way are given when the server stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Counts for `/metrics`.
+#[derive(Default)]
+pub struct Counters {
+    requests: AtomicU64,
+    failures: AtomicU64,
+    connections: AtomicU64,
+    watches: AtomicU64,
+}
+
+/// What every request needs.
+pub struct Server {
+    /// The pipeline.
+    pub api: Api,
+    /// Signs and checks service account tokens.
+    pub tokens: Tokens,
+    /// How the server proves itself to kubelets.
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// Whether the cluster's first objects are there.
+    pub ready: watch::Receiver<bool>,
+    /// Turns true when the server stops.
+    pub closing: watch::Receiver<bool>,
+    /// For `/metrics`.
+    pub counters: Counters,
+}
+
+impl Server {
+    /// Resolves when the server stops.
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closing = self.closing.clone();
+        async move {
+            // An error means that the other end is gone, and so is the server.
+            let _ = closing.wait_for(|closing| *closing).await;
+        }
+    }
+}
+
+/// Accepts connections until the server stops, then lets requests under way finish.
+pub async fn accept(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    let mut closing = std::pin::pin!(server.closing());
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            () = &mut closing => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (server, acceptor) = (server.clone(), acceptor.clone());
+                connections.spawn(async move {
+                    serve_connection(server, acceptor, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: the ones in use come back when their connections end.
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::select! {
+                    () = &mut closing => break,
+                    _ = connections.join_next() => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+    connections.abort_all();
+}
+
+async fn serve_connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = certificate.and_then(|certificate| User::of_certificate(certificate));
+    server.counters.connections.fetch_add(1, Ordering::Relaxed);
+    let service = {
+        let server = server.clone();
+        service_fn(move |request| {
+            let (server, user) = (server.clone(), user.clone());
+            async move { Ok::<_, Infallible>(serve::serve(server, user, request).await) }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = server.closing() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+    server.counters.connections.fetch_sub(1, Ordering::Relaxed);
+}

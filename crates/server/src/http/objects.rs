@@ -1,0 +1,402 @@
+//! Requests about objects: out of HTTP, through the pipeline, back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use mainstay_api::kinds::Subresource;
+use mainstay_api::patch::{PatchType, apply_patch};
+use mainstay_api::schema::{self, FieldValidation};
+use mainstay_api::table::{IncludeObject, Representation};
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::Value;
+
+use super::respond::{self, Body};
+use super::route::Target;
+use super::shape::Shape;
+use super::watching::WatchBody;
+use super::{Server, proxy};
+use crate::api::{self, Batch, DeleteOptions, ListOptions, Part, Query, Reply, Selection, Watch};
+
+/// Larger request bodies are refused (bytes; upstream's limit).
+pub const MAX_BODY: usize = 3 << 20;
+/// How long a client may take to send a body.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// A watch without `timeoutSeconds` ends after this and up to twice as long, as upstream, so that not all end at once.
+const MIN_WATCH: Duration = Duration::from_secs(1800);
+/// The longest `timeoutSeconds`.
+const MAX_WATCH: u64 = 86_400;
+
+/// What the parts of a request are to the functions here.
+struct Call<'a> {
+    server: &'a Arc<Server>,
+    target: &'a Target,
+    query: &'a Query,
+    form: Representation,
+    content_type: String,
+}
+
+/// Answers a request about objects; the user may make it.
+pub async fn serve(
+    server: &Arc<Server>,
+    target: Target,
+    verb: &'static str,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    if let Some(streaming) = proxy::Streaming::of(&target) {
+        if !target.kind.has(streaming.subresource()) {
+            return Err(Status::no_such_resource());
+        }
+        return proxy::stream(server, &target, streaming, request).await;
+    }
+    let form = Representation::from_accept(super::serve::accept(&request)).ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let method = request.method().clone();
+    let body = if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
+    let call = Call { server, target: &target, query: &query, form, content_type };
+    if !target.subresource.is_empty() {
+        return subresource(&call, verb, body).await;
+    }
+    match verb {
+        "get" => get(&call, scaleless),
+        "list" => list(&call),
+        "watch" => watch(&call),
+        "create" => create(&call, body).await,
+        "update" => update(&call, Part::Main, body).await,
+        "patch" => patch(&call, Part::Main, body).await,
+        "delete" => delete(&call, body).await,
+        "deletecollection" => delete_collection(&call, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, subresource } = call.target;
+    let needs = |subresource| if kind.has(subresource) { Ok(()) } else { Err(Status::no_such_resource()) };
+    let part = match subresource.as_str() {
+        "status" => {
+            needs(Subresource::Status)?;
+            Part::Status
+        }
+        "finalize" => {
+            needs(Subresource::Finalize)?;
+            Part::Finalize
+        }
+        "ephemeralcontainers" => {
+            needs(Subresource::EphemeralContainers)?;
+            Part::PodSpec
+        }
+        "resize" => {
+            needs(Subresource::Resize)?;
+            Part::PodSpec
+        }
+        "scale" => {
+            needs(Subresource::Scale)?;
+            return scale(call, verb, body).await;
+        }
+        "binding" | "eviction" | "token" => {
+            if verb != "create" {
+                return Err(Status::method_not_allowed());
+            }
+            return action(call, body).await;
+        }
+        _ => return Err(Status::no_such_resource()),
+    };
+    let _ = (namespace, name);
+    match verb {
+        "get" => get(call, scaleless),
+        "update" => update(call, part, body).await,
+        "patch" => patch(call, part, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Binding, eviction, token request: objects that are only ever posted.
+async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, subresource } = call.target;
+    let needed = match subresource.as_str() {
+        "binding" => Subresource::Binding,
+        "eviction" => Subresource::Eviction,
+        _ => Subresource::Token,
+    };
+    if !kind.has(needed) {
+        return Err(Status::no_such_resource());
+    }
+    json_only(&call.content_type)?;
+    let posted = parse(&body)?;
+    let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
+    let dry_run = is_dry_run(call.query, &posted)?;
+    let write = |verb: &'static str| {
+        let (posted, name) = (posted.clone(), name.clone());
+        move |batch: &mut Batch<'_>| match verb {
+            "binding" => api::bind(batch, namespace, &name, &posted),
+            _ => api::evict(batch, namespace, &name, &posted),
+        }
+    };
+    match subresource.as_str() {
+        "binding" => call.server.api.write(dry_run, write("binding")).await.map(respond::reply),
+        "eviction" => call.server.api.write(dry_run, write("eviction")).await.map(respond::reply),
+        _ => {
+            let answer = call.server.tokens.request(&mut call.server.api.batch(), namespace, &name, posted)?;
+            Ok(respond::json(201, answer.to_string()))
+        }
+    }
+}
+
+async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    match verb {
+        "get" => get(call, api::scale_of),
+        "update" => {
+            json_only(&call.content_type)?;
+            let new = parse(&body)?;
+            let dry_run = is_dry_run(call.query, &Value::Null)?;
+            let written = call.server.api.write(dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
+            Ok(respond::reply(written))
+        }
+        "patch" => {
+            let patch_type = patch_type(&call.content_type)?;
+            let dry_run = is_dry_run(call.query, &Value::Null)?;
+            // A Scale has no lists, so the kind that gives list keys does not matter.
+            let change =
+                |old: &Value| apply_patch(kind, if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type }, old, &body);
+            let written = call.server.api.write(dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
+            Ok(respond::reply(written))
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn shape(call: &Call<'_>) -> Shape {
+    let include = call.query.get("includeObject").map_or("", String::as_str);
+    let include = IncludeObject::from_parameter(include).unwrap_or(IncludeObject::Metadata);
+    Shape::new(call.target.kind, call.form, include, call.server.api.now())
+}
+
+fn scaleless(object: &Value) -> Value {
+    object.clone()
+}
+
+fn get(call: &Call<'_>, view: fn(&Value) -> Value) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, subresource } = call.target;
+    if let Some(version) = call.query.get("resourceVersion").filter(|version| !matches!(version.as_str(), "" | "0")) {
+        let (wanted, newest) = (api::resource_version(version)?, call.server.api.store.revision());
+        if wanted > newest {
+            return Err(Status::too_large_resource_version(wanted.0, newest.0));
+        }
+    }
+    let entry = call.server.api.store.get(&api::key::object(kind, namespace, name)).ok_or_else(|| Status::not_found(kind, name))?;
+    if subresource == "scale" {
+        return Ok(respond::json(200, view(&api::codec::decode(&entry.value)?).to_string()));
+    }
+    Ok(respond::json(200, shape(call).one(&entry.value)))
+}
+
+fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let selection = Selection::new(call.target.kind, &call.target.namespace, call.query)?;
+    let options = ListOptions::new(call.query, &selection.prefix())?;
+    let list = api::list(&call.server.api.store, &selection, &options)?;
+    Ok(respond::json(200, shape(call).list(&list)))
+}
+
+fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let selection = match name.as_str() {
+        "" => Selection::new(kind, namespace, call.query)?,
+        name => Selection::one(kind, namespace, name)?,
+    };
+    let watch = Watch::open(&call.server.api.store, selection, call.query)?;
+    let timeout = match call.query.get("timeoutSeconds").map(|text| text.parse::<u64>()) {
+        Some(Ok(seconds)) if seconds > 0 => Duration::from_secs(seconds.min(MAX_WATCH)),
+        Some(Err(_)) => return Err(Status::bad_request("timeoutSeconds: strconv.ParseInt: invalid syntax")),
+        _ => {
+            let mut spread = [0];
+            (call.server.api.env.random)(&mut spread);
+            MIN_WATCH + MIN_WATCH * u32::from(spread[0]) / 256
+        }
+    };
+    call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
+    let body = WatchBody::new(watch, shape(call), timeout, call.server.closing());
+    let mut response = respond::json(200, Bytes::new());
+    *response.body_mut() = Body::Watch(Box::new(body));
+    Ok(response)
+}
+
+async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    if !name.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    if kind.namespaced && namespace.is_empty() {
+        return Err(Status::bad_request("an empty namespace may not be set during creation"));
+    }
+    let (object, warnings) = decode(call, &body)?;
+    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let written = call.server.api.write(dry_run, |batch| api::create(batch, kind, namespace, object.clone())).await?;
+    Ok(answer(call, written, warnings))
+}
+
+async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let (object, warnings) = decode(call, &body)?;
+    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let written = call.server.api.write(dry_run, |batch| api::update(batch, kind, namespace, name, part, object.clone())).await?;
+    Ok(answer(call, written, warnings))
+}
+
+async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let patch_type = patch_type(&call.content_type)?;
+    let validation = validation(call.query)?;
+    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let verb = |batch: &mut Batch<'_>| {
+        let warnings = std::cell::RefCell::new(Vec::new());
+        let outcome = api::patch(batch, kind, namespace, name, part, &|old| {
+            let mut new = apply_patch(kind, patch_type, old, &body)?;
+            *warnings.borrow_mut() = schema::decode(kind, &mut new, validation)?;
+            Ok(new)
+        })?;
+        batch.warnings.extend(warnings.into_inner());
+        Ok(outcome)
+    };
+    let written = call.server.api.write(dry_run, verb).await?;
+    Ok(answer(call, written, Vec::new()))
+}
+
+async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let (options, dry_run) = delete_options(call, &body)?;
+    let written = call.server.api.write(dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
+    Ok(respond::reply(written))
+}
+
+/// Deletes what is selected, one by one, each as a `DELETE` of its own; answers what was there.
+async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, .. } = call.target;
+    if kind.namespaced && namespace.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    let (options, dry_run) = delete_options(call, &body)?;
+    let selection = Selection::new(kind, namespace, call.query)?;
+    let found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
+    for entry in &found.items {
+        let Some((_, key)) = api::key::parse(&entry.key) else { continue };
+        let deleted = call.server.api.write(dry_run, |batch| api::delete(batch, kind, &key.namespace, &key.name, &options)).await;
+        if let Err(status) = deleted
+            && status.code != 404
+        {
+            return Err(status);
+        }
+    }
+    Ok(respond::json(200, shape(call).list(&found)))
+}
+
+/// The written object in the form that was asked for.
+fn answer(call: &Call<'_>, mut written: Reply, warnings: Vec<String>) -> Response<Body> {
+    written.warnings.extend(warnings);
+    let shape = shape(call);
+    if !shape.is_plain() {
+        written.body = shape.one(&written.body);
+    }
+    respond::reply(written)
+}
+
+/// Reads a body, up to the limits.
+pub async fn read(body: Incoming) -> Result<Bytes, Status> {
+    match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+        Err(_) => Err(Status::timeout("the request's body did not arrive in time")),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Status::too_large(MAX_BODY)),
+        Ok(Err(_)) => Err(Status::bad_request("the request's body ended early")),
+    }
+}
+
+fn media(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or("").trim()
+}
+
+/// 415 for anything but JSON.
+pub fn json_only(content_type: &str) -> Result<(), Status> {
+    match media(content_type) {
+        // client-go sends DeleteOptions and reviews without a type now and then.
+        "" | "application/json" => Ok(()),
+        _ => Err(Status::unsupported_media_type(respond::ACCEPTED)),
+    }
+}
+
+fn patch_type(content_type: &str) -> Result<PatchType, Status> {
+    PatchType::from_content_type(content_type).ok_or_else(|| Status::unsupported_media_type(PatchType::CONTENT_TYPES))
+}
+
+/// Reads any JSON object.
+pub fn parse(body: &[u8]) -> Result<Value, Status> {
+    let parsed = schema::parse::parse(body).map_err(|error| {
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: {error}"
+        ))
+    })?;
+    if parsed.value.is_object() { Ok(parsed.value) } else { Err(Status::bad_request("the body of the request is not an object")) }
+}
+
+fn validation(query: &Query) -> Result<FieldValidation, Status> {
+    let text = query.get("fieldValidation").map_or("", String::as_str);
+    FieldValidation::from_parameter(text).ok_or_else(|| {
+        Status::new(422, "Invalid", format!(
+            "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
+        ))
+    })
+}
+
+fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    json_only(&call.content_type)?;
+    let kind: &'static Kind = call.target.kind;
+    schema::decode_bytes(kind, body, validation(call.query)?)
+}
+
+/// `dryRun=All`, as a parameter or in the options of the body; any other value is refused.
+fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
+    let in_query = query.get("dryRun").map(String::as_str);
+    let in_body = options.get("dryRun").and_then(Value::as_array).and_then(|all| all.first()).and_then(Value::as_str);
+    match in_query.or(in_body) {
+        None | Some("") => Ok(false),
+        Some("All") => Ok(true),
+        Some(other) => Err(Status::new(
+            422,
+            "Invalid",
+            format!("CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \"All\""),
+        )),
+    }
+}
+
+/// `DeleteOptions` out of the body, else out of the parameters.
+fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool), Status> {
+    let posted = if body.iter().all(u8::is_ascii_whitespace) {
+        Value::Null
+    } else {
+        json_only(&call.content_type)?;
+        parse(body)?
+    };
+    let mut options = DeleteOptions::from_json(&posted);
+    if posted.is_null() {
+        let text = |name: &str| call.query.get(name).filter(|value| !value.is_empty());
+        options.grace = match text("gracePeriodSeconds").map(|text| text.parse()) {
+            Some(Err(_)) => return Err(Status::bad_request("gracePeriodSeconds: strconv.ParseInt: invalid syntax")),
+            Some(Ok(seconds)) => Some(seconds),
+            None => None,
+        };
+        options.propagation = text("propagationPolicy").cloned();
+        options.orphan_dependents = text("orphanDependents").map(|text| text == "true");
+    }
+    let dry_run = is_dry_run(call.query, &posted)?;
+    Ok((options, dry_run))
+}
+
+/// The pod that a stream is about, if it can be reached.
+pub fn pod_of(server: &Server, target: &Target) -> Result<Value, Status> {
+    server.api.batch().must_get(&kinds::POD, &target.namespace, &target.name)
+}

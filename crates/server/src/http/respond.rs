@@ -1,0 +1,127 @@
+//! Responses: bodies, media types, and what a client accepts.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Body as HttpBody, Frame};
+use hyper::body::Incoming;
+use mainstay_api::Status;
+
+use super::watching::WatchBody;
+use crate::api::Reply;
+
+/// What carries a failure of a body that is being sent: the connection is cut.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A response's body.
+pub enum Body {
+    /// Bytes that are there.
+    Full(Option<Bytes>),
+    /// Events as they happen.
+    Watch(Box<WatchBody>),
+    /// A kubelet's answer, passed on.
+    Incoming(Incoming),
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Full(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Watch(watch) => watch.poll(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Watch(_) => false,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Full(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Watch(_) => http_body::SizeHint::default(),
+            Self::Incoming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+/// The media types that are spoken.
+pub const ACCEPTED: &[&str] = &["application/json"];
+
+fn code_of(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// A JSON response.
+pub fn json(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Full(Some(body.into())));
+    *response.status_mut() = code_of(code);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// The same response with another content type.
+pub fn of_type(mut response: Response<Body>, media: &str) -> Response<Body> {
+    if let Ok(media) = HeaderValue::try_from(media) {
+        response.headers_mut().insert(header::CONTENT_TYPE, media);
+    }
+    response
+}
+
+/// A plain text response.
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = json(code, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A failure.
+pub fn status(status: &Status) -> Response<Body> {
+    let mut response = json(status.code, status.to_json().to_string());
+    if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(serde_json::Value::as_u64) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A pipeline's answer, with its warnings.
+pub fn reply(reply: Reply) -> Response<Body> {
+    let mut response = json(reply.code, reply.body);
+    warnings(&mut response, &reply.warnings);
+    response
+}
+
+/// How many warnings are told at most, and how long they may be altogether (bytes; upstream's limits).
+const MAX_WARNINGS: usize = 64;
+const MAX_WARNING_BYTES: usize = 4096;
+
+/// Adds `Warning: 299` headers.
+pub fn warnings(response: &mut Response<Body>, warnings: &[String]) {
+    let mut size = 0;
+    for warning in warnings.iter().take(MAX_WARNINGS) {
+        let mut quoted = String::with_capacity(warning.len() + 10);
+        for c in warning.chars().filter(|c| !c.is_control()) {
+            if matches!(c, '"' | '\\') {
+                quoted.push('\\');
+            }
+            quoted.push(c);
+        }
+        size += quoted.len();
+        if size > MAX_WARNING_BYTES {
+            return;
+        }
+        if let Ok(value) = HeaderValue::try_from(format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

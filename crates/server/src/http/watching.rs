@@ -1,0 +1,90 @@
+//! A watch as a response body: events are taken from the store's window when the client has room for them, so a slow
+//! client costs no memory, and one slower than the window is told 410.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Sleep;
+
+use super::shape::Shape;
+use crate::api::{Frame, Watch};
+
+/// Frames are gathered into one chunk up to this size, in bytes; a single larger object still goes as one.
+const CHUNK: usize = 64 << 10;
+/// How often a client that wants bookmarks gets one, as upstream.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// The body of a watch.
+pub struct WatchBody {
+    watch: Watch,
+    shape: Shape,
+    ends: Pin<Box<Sleep>>,
+    bookmark: Pin<Box<Sleep>>,
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+}
+
+impl WatchBody {
+    /// A body that ends after `timeout`, or when the server is closing.
+    pub fn new(watch: Watch, shape: Shape, timeout: Duration, closing: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            watch,
+            shape,
+            ends: Box::pin(tokio::time::sleep(timeout)),
+            bookmark: Box::pin(tokio::time::sleep(BOOKMARK_EVERY)),
+            closing: Box::pin(closing),
+            ended: false,
+        }
+    }
+
+    /// The next chunk; `None` at the end.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut chunk = BytesMut::new();
+        while chunk.len() < CHUNK {
+            match self.watch.poll_next(cx) {
+                Poll::Ready(Some(frame)) => self.write(&mut chunk, &frame),
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if chunk.is_empty() && !self.ended {
+            self.ended = self.ends.as_mut().poll(cx).is_ready() || self.closing.as_mut().poll(cx).is_ready();
+            let is_due = self.bookmark.as_mut().poll(cx).is_ready();
+            if is_due {
+                self.bookmark.as_mut().reset(tokio::time::Instant::now() + BOOKMARK_EVERY);
+                // Polled once more so that the timer knows whom to wake.
+                let _ = self.bookmark.as_mut().poll(cx);
+            }
+            if (is_due || self.ended)
+                && let Some(frame) = self.watch.bookmark()
+            {
+                self.write(&mut chunk, &frame);
+            }
+        }
+        match (chunk.is_empty(), self.ended) {
+            (false, _) => Poll::Ready(Some(chunk.freeze())),
+            (true, true) => Poll::Ready(None),
+            (true, false) => Poll::Pending,
+        }
+    }
+
+    /// `{"type":"ADDED","object":{…}}` and a line's end.
+    fn write(&mut self, chunk: &mut BytesMut, frame: &Frame) {
+        let object = if frame.type_ == "ERROR" { frame.object.clone() } else { self.shape.event(&frame.object, jiff::Timestamp::now()) };
+        chunk.reserve(object.len() + 40);
+        chunk.put_slice(b"{\"type\":\"");
+        chunk.put_slice(frame.type_.as_bytes());
+        chunk.put_slice(b"\",\"object\":");
+        chunk.put_slice(&object);
+        chunk.put_slice(b"}\n");
+    }
+}

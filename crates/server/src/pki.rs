@@ -1,0 +1,270 @@
+//! The cluster's keys and certificates: one CA, and what it signs. P-256 everywhere.
+//!
+//! Kept over restarts in `<data>/pki`, folder 0700 and keys 0600 (X2); a certificate is made again when it is
+//! near its end or when the addresses that it must carry have changed. The CA's own key is never replaced
+//! silently: a CA that has run out is an error that a person must see.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// How long the CA is good for, in days.
+const CA_DAYS: i64 = 3650;
+/// How long a signed certificate is good for, in days.
+const LEAF_DAYS: i64 = 365;
+/// A certificate with fewer days left than this is made again at the next start.
+const RENEW_DAYS: i64 = 90;
+
+/// A certificate and its key, both PEM.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate chain.
+    pub certificate: String,
+    /// The private key, PKCS#8. Never logged (X2).
+    pub key: String,
+}
+
+impl Identity {
+    /// As rustls wants them.
+    pub fn der(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let chain =
+            CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| PkiError::Pem)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| PkiError::Pem)?;
+        Ok((chain, key))
+    }
+}
+
+/// Why the keys could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// Reading or writing a file failed.
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    /// A file is there but is not what it should be.
+    #[error("a key or certificate could not be read; move the pki folder away to have new ones made")]
+    Pem,
+    /// The CA's certificate has run out.
+    #[error("the cluster's CA certificate in {0} has expired")]
+    CaExpired(PathBuf),
+    /// Signing failed.
+    #[error("making a certificate failed: {0}")]
+    Sign(#[from] rcgen::Error),
+}
+
+/// Everything under `<data>/pki`.
+pub struct Pki {
+    folder: PathBuf,
+    ca_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// What a certificate is for.
+enum Purpose<'a> {
+    Server(&'a [String]),
+    Client,
+    Both(&'a [String]),
+}
+
+impl Pki {
+    /// Opens the folder, or makes it with a new CA.
+    pub fn open(folder: &Path, now: Timestamp) -> Result<Self, PkiError> {
+        make_private_folder(folder)?;
+        let certificate = folder.join("ca.crt");
+        let key = folder.join("ca.key");
+        if !certificate.exists() || !key.exists() {
+            let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            let mut params = CertificateParams::new(Vec::new())?;
+            params.distinguished_name.push(DnType::CommonName, "mainstay-ca");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+            valid_for(&mut params, now, CA_DAYS);
+            let signed = params.self_signed(&pair)?;
+            // The key first: a certificate without its key would look like a finished CA after a crash.
+            write_private(&key, pair.serialize_pem().as_bytes())?;
+            write_private(&certificate, signed.pem().as_bytes())?;
+        }
+        let ca_pem = read(&certificate)?;
+        if days_left(&ca_pem, now).ok_or(PkiError::Pem)? <= 0 {
+            return Err(PkiError::CaExpired(certificate));
+        }
+        let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&read(&key)?)?)?;
+        Ok(Self { folder: folder.to_owned(), ca_pem, issuer })
+    }
+
+    /// The CA's certificate, PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The API server's serving certificate, for these names and addresses.
+    pub fn serving(&self, names: &[String], now: Timestamp) -> Result<Identity, PkiError> {
+        self.identity("server", "kube-apiserver", &[], &Purpose::Server(names), now)
+    }
+
+    /// A client certificate: `CN` is the user's name and each `O` a group.
+    pub fn client(&self, file: &str, user: &str, groups: &[&str], now: Timestamp) -> Result<Identity, PkiError> {
+        self.identity(file, user, groups, &Purpose::Client, now)
+    }
+
+    /// A node's certificate: client of the API server, and server of its own kubelet port.
+    pub fn node(&self, node: &str, names: &[String], now: Timestamp) -> Result<Identity, PkiError> {
+        self.identity(&format!("node-{node}"), &format!("system:node:{node}"), &["system:nodes"], &Purpose::Both(names), now)
+    }
+
+    /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.
+    pub fn token_key(&self) -> Result<KeyPair, PkiError> {
+        let path = self.folder.join("sa.key");
+        if !path.exists() {
+            write_private(&path, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem().as_bytes())?;
+        }
+        Ok(KeyPair::from_pem(&read(&path)?)?)
+    }
+
+    fn identity(&self, file: &str, user: &str, groups: &[&str], purpose: &Purpose<'_>, now: Timestamp) -> Result<Identity, PkiError> {
+        let certificate = self.folder.join(format!("{file}.crt"));
+        let key = self.folder.join(format!("{file}.key"));
+        if certificate.exists() && key.exists() {
+            let kept = Identity { certificate: read(&certificate)?, key: read(&key)? };
+            if self.is_still_good(&kept, user, purpose, now) {
+                return Ok(kept);
+            }
+        }
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let names = match purpose {
+            Purpose::Server(names) | Purpose::Both(names) => names.to_vec(),
+            Purpose::Client => Vec::new(),
+        };
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match purpose {
+            Purpose::Server(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Purpose::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Purpose::Both(_) => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        valid_for(&mut params, now, LEAF_DAYS);
+        let signed = params.signed_by(&pair, &self.issuer)?;
+        let made = Identity { certificate: signed.pem(), key: pair.serialize_pem() };
+        write_private(&key, made.key.as_bytes())?;
+        write_private(&certificate, made.certificate.as_bytes())?;
+        Ok(made)
+    }
+
+    /// Signed by this CA for this user, far from its end, and carrying every name that is asked for now.
+    fn is_still_good(&self, kept: &Identity, user: &str, purpose: &Purpose<'_>, now: Timestamp) -> bool {
+        if days_left(&kept.certificate, now).is_none_or(|days| days < RENEW_DAYS) {
+            return false;
+        }
+        let (Ok(leaf), Ok(ca)) =
+            (CertificateDer::from_pem_slice(kept.certificate.as_bytes()), CertificateDer::from_pem_slice(self.ca_pem.as_bytes()))
+        else {
+            return false;
+        };
+        let (Ok((_, leaf)), Ok((_, ca))) = (X509Certificate::from_der(&leaf), X509Certificate::from_der(&ca)) else { return false };
+        let is_of_user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(user);
+        let names = match purpose {
+            Purpose::Server(names) | Purpose::Both(names) => *names,
+            Purpose::Client => &[],
+        };
+        let carried = carried_names(&leaf);
+        is_of_user && leaf.issuer() == ca.subject() && authority_matches(&leaf, &ca) && names.iter().all(|name| carried.contains(name))
+    }
+}
+
+/// Whether the leaf names the CA's key as its issuer's: after the pki folder's CA was replaced, old leaves are of no use.
+fn authority_matches(leaf: &X509Certificate<'_>, ca: &X509Certificate<'_>) -> bool {
+    use x509_parser::extensions::ParsedExtension;
+    let authority = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+        _ => None,
+    });
+    let subject = ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    // rcgen writes no authority key identifier unless asked; then the names decide.
+    authority.is_none() || authority == subject
+}
+
+fn carried_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let names = names.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+                _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+fn days_left(pem: &str, now: Timestamp) -> Option<i64> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some((certificate.validity().not_after.timestamp() - now.as_second()) / 86_400)
+}
+
+/// From the day before (clocks of other machines may be behind) until `days` from now.
+fn valid_for(params: &mut CertificateParams, now: Timestamp, days: i64) {
+    let date = |days: i64| {
+        let date = now.to_zoned(TimeZone::UTC).date().saturating_add(days.days());
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    params.not_before = date(-1);
+    params.not_after = date(days);
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    std::fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+}
+
+/// Makes a folder that only its owner may enter, and closes one that is open to others.
+pub fn make_private_folder(path: &Path) -> Result<(), PkiError> {
+    let fails = |source| PkiError::File { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fails)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fails)
+}
+
+/// Replaces a file in one step: written beside it with mode 0600, synced, renamed.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    let fails = |source| PkiError::File { path: path.to_owned(), source };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    // A left-over of a crash may have another mode.
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fails)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(fails)?;
+    std::fs::rename(&temporary, path).map_err(fails)
+}
+
+/// A kubeconfig with everything inside it: server address, CA, client certificate and key. It is JSON, which is
+/// YAML too.
+pub fn kubeconfig(server: &str, ca_pem: &str, user: &str, identity: &Identity) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "mainstay",
+        "clusters": [{ "name": "mainstay", "cluster": { "server": server, "certificate-authority-data": STANDARD.encode(ca_pem) } }],
+        "users": [{ "name": user, "user": {
+            "client-certificate-data": STANDARD.encode(&identity.certificate), "client-key-data": STANDARD.encode(&identity.key),
+        } }],
+        "contexts": [{ "name": "mainstay", "context": { "cluster": "mainstay", "user": user } }],
+    });
+    format!("{config:#}\n")
+}

@@ -1,0 +1,277 @@
+//! Starting and stopping a server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mainstay_store::{OpenError, Store};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api::{Api, Cidr, Env, Settings, Tokens};
+use crate::http::{Counters, Server, accept};
+use crate::pki::{self, Identity, Pki, PkiError};
+use crate::{bootstrap, driver};
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where everything lasting is; made with mode 0700 where it is missing.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where pods and other machines reach the server; the port is the one that is listened on. `None` is `listen`'s address.
+    pub advertise: Option<IpAddr>,
+    /// Where Service addresses come from: `10.96.0.0/16`.
+    pub service_cidr: String,
+    /// Where pod addresses come from: `10.244.0.0/16`.
+    pub cluster_cidr: String,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// The node that runs in this process.
+    pub node_name: String,
+    /// That node's addresses, for its kubelet's certificate.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// Why a server did not start. Each says what to do where that is not plain.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A configured range makes no sense.
+    #[error("{option} {value:?} is not an IPv4 range such as 10.96.0.0/16, of at least 32 addresses")]
+    Cidr { option: &'static str, value: String },
+    /// The data folder cannot be made or entered.
+    #[error("the data folder {path} cannot be used: {source}")]
+    DataDir { path: PathBuf, source: std::io::Error },
+    /// Another instance has it.
+    #[error("the data folder {0} is in use by another mainstay; stop that one, or choose another --data-dir")]
+    InUse(PathBuf),
+    /// The store's file cannot be used.
+    #[error("the store in {path} cannot be opened: {source}")]
+    Store { path: PathBuf, source: OpenError },
+    /// Keys or certificates cannot be used.
+    #[error("keys and certificates: {0}")]
+    Pki(#[from] PkiError),
+    /// TLS refused them.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Somebody listens there already.
+    #[error("{0} is in use by another program; choose another address with --listen")]
+    AddressInUse(SocketAddr),
+    /// Listening failed.
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    /// The first objects could not be written.
+    #[error("the cluster's first objects could not be made: {0}")]
+    Bootstrap(String),
+}
+
+/// An identity with its kubeconfig.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Certificate and key, PEM.
+    pub identity: Identity,
+    /// The kubeconfig's content: secret.
+    pub kubeconfig: String,
+    /// Where it was written, with mode 0600.
+    pub path: PathBuf,
+}
+
+/// A server that answers.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The cluster's CA.
+    pub ca_pem: String,
+    /// `kubernetes-admin`, who may do everything.
+    pub admin: Credentials,
+    /// The node of this process; its certificate also serves its kubelet port.
+    pub node: Credentials,
+    /// The address of the cluster's DNS server.
+    pub dns_address: IpAddr,
+    /// The pipeline, for those in the same process.
+    pub api: Api,
+    closing: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Stops listening, lets requests under way finish, and closes the store. Containers are not the server's.
+    pub async fn shutdown(self) {
+        self.closing.send_replace(true);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the server had panicked");
+            }
+        }
+    }
+}
+
+/// Time and randomness of this machine.
+pub fn system_env() -> Env {
+    let random = ring::rand::SystemRandom::new();
+    Env {
+        now: Box::new(jiff::Timestamp::now),
+        random: Box::new(move |bytes| {
+            use ring::rand::SecureRandom;
+            if random.fill(bytes).is_err() {
+                // Without randomness every uid and token would be guessable: better none.
+                tracing::error!("the system has no randomness");
+                std::process::abort();
+            }
+        }),
+    }
+}
+
+/// Starts a server: returns when it answers.
+pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
+    let (service_cidr, dns_address) = ranges(&config)?;
+    let env = system_env();
+    let now = (env.now)();
+    pki::make_private_folder(&config.data_dir).map_err(|error| match error {
+        PkiError::File { path, source } => StartError::DataDir { path, source },
+        other => StartError::Pki(other),
+    })?;
+    // The store comes first: whoever has its lock owns the folder.
+    let store = open_store(&config.data_dir)?;
+    let listener = listen(config.listen).await?;
+    let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
+    let pki = Pki::open(&config.data_dir.join("pki"), now)?;
+    let serving = pki.serving(&serving_names(&config, &service_cidr, advertise.ip(), addr.ip()), now)?;
+    let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now)?;
+    let node_names: Vec<String> = config
+        .node_addresses
+        .iter()
+        .map(IpAddr::to_string)
+        .chain([config.node_name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()])
+        .collect();
+    let node = pki.node(&config.node_name, &node_names, now)?;
+    let admin = pki.client("admin", "kubernetes-admin", &["system:masters"], now)?;
+    let tls = server_tls(&pki, &serving)?;
+    let kubelet_tls = client_tls(&pki, &kubelet_client)?;
+    let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
+    let server_url = format!("https://{}", reachable(addr));
+    let credentials = |identity: Identity, user: &str, file: &str| -> Result<Credentials, StartError> {
+        let kubeconfig = pki::kubeconfig(&server_url, pki.ca_pem(), user, &identity);
+        let path = config.data_dir.join(file);
+        pki::write_private(&path, kubeconfig.as_bytes())?;
+        Ok(Credentials { identity, kubeconfig, path })
+    };
+    let admin = credentials(admin, "kubernetes-admin", "kubeconfig")?;
+    let node = credentials(node, &format!("system:node:{}", config.node_name), "node.kubeconfig")?;
+    let settings = Settings { service_cidr, ca_pem: pki.ca_pem().to_owned() };
+    let api = Api { store, env: Arc::new(env), settings: Arc::new(settings) };
+    api.write(false, |batch| bootstrap::bootstrap(batch, advertise)).await.map_err(|status| StartError::Bootstrap(status.message))?;
+    let (closing, is_closing) = watch::channel(false);
+    let (_, ready) = watch::channel(true);
+    let server = Arc::new(Server {
+        api: api.clone(),
+        tokens,
+        kubelet_tls: Arc::new(kubelet_tls),
+        ready,
+        closing: is_closing.clone(),
+        counters: Counters::default(),
+    });
+    let tasks = vec![
+        tokio::spawn(accept(server, listener, Arc::new(tls))),
+        tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, is_closing)),
+    ];
+    Ok(Running { addr, ca_pem: pki.ca_pem().to_owned(), admin, node, dns_address, api, closing, tasks })
+}
+
+fn ranges(config: &ServerConfig) -> Result<(Cidr, IpAddr), StartError> {
+    let parse = |option, text: &str| {
+        let cidr = Cidr::parse(text).filter(|cidr| cidr.len() >= 32);
+        cidr.ok_or_else(|| StartError::Cidr { option, value: text.to_owned() })
+    };
+    let service = parse("--service-cidr", &config.service_cidr)?;
+    parse("--cluster-cidr", &config.cluster_cidr)?;
+    let dns = service
+        .nth(bootstrap::DNS_PLACE)
+        .ok_or_else(|| StartError::Cidr { option: "--service-cidr", value: config.service_cidr.clone() })?;
+    Ok((service, dns.into()))
+}
+
+fn open_store(data_dir: &Path) -> Result<Store, StartError> {
+    let path = data_dir.join("store");
+    Store::open(path.as_path(), mainstay_store::Options::default()).map_err(|error| match error {
+        OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
+        source => StartError::Store { path, source },
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => StartError::AddressInUse(address),
+        _ => StartError::Listen { address, source },
+    })
+}
+
+/// An address that a client on this machine can use: a wildcard is no destination.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), addr.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), addr.port()),
+        _ => addr,
+    }
+}
+
+/// Every name that the server is called by.
+fn serving_names(config: &ServerConfig, service_cidr: &Cidr, advertise: IpAddr, listen: IpAddr) -> Vec<String> {
+    let domain = &config.cluster_domain;
+    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
+    names.push(format!("kubernetes.default.svc.{domain}"));
+    let first = service_cidr.nth(bootstrap::API_PLACE).map(IpAddr::from);
+    for address in [Some(IpAddr::from([127, 0, 0, 1])), first, Some(advertise), Some(listen)].into_iter().flatten() {
+        let text = address.to_string();
+        if !address.is_unspecified() && !names.contains(&text) {
+            names.push(text);
+        }
+    }
+    names
+}
+
+fn roots(pki: &Pki) -> Result<RootCertStore, StartError> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).map_err(|_| PkiError::Pem)?;
+    roots.add(ca).map_err(|error| StartError::Tls(error.to_string()))?;
+    Ok(roots)
+}
+
+fn server_tls(pki: &Pki, serving: &Identity) -> Result<rustls::ServerConfig, StartError> {
+    let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Without a certificate a client may still have a token, or ask for what is public.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)?), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| tls(&error))?;
+    let (chain, key) = serving.der()?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| tls(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| tls(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn client_tls(pki: &Pki, identity: &Identity) -> Result<rustls::ClientConfig, StartError> {
+    let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
+    let (chain, key) = identity.der()?;
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| tls(&error))?
+        .with_root_certificates(roots(pki)?)
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| tls(&error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
