@@ -156,6 +156,8 @@ fn x4_the_number_of_managers_is_bounded() {
     assert_eq!(Managers::of(&made_up), None);
 }
 
+type Container = (&'static str, (Option<&'static str>, Option<std::collections::BTreeMap<&'static str, &'static str>>));
+
 /// Small pods with the kinds of fields that differ: scalars, maps, keyed lists in keyed lists, sets, atomic lists.
 fn any_config() -> impl Strategy<Value = Value> {
     let value = || prop::sample::select(vec!["1", "2"]);
@@ -181,7 +183,7 @@ fn any_config() -> impl Strategy<Value = Value> {
             set(&mut spec, "tolerations", tolerations.map(|all| all.into_iter().map(|key| json!({ "key": key })).collect()));
             set(&mut spec, "hostname", hostname.map(Value::from));
             let containers = containers.map(|all| {
-                let item = |(name, (image, env)): (&str, (Option<&str>, Option<std::collections::BTreeMap<&str, &str>>))| {
+                let item = |(name, (image, env)): Container| {
                     let mut container = json!({ "name": name });
                     set(&mut container, "image", image.map(Value::from));
                     let env = env.map(|env| env.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect());

@@ -1,7 +1,9 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::kinds;
+use crate::schema::{FieldValidation, decode};
 
 fn smp(spec: Value, patch: Value) -> Result<Value, Status> {
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": spec });
@@ -107,4 +109,72 @@ fn x4_patches_cannot_grow_without_bound() {
     let many = vec![json!({ "op": "test", "path": "", "value": 1 }); MAX_JSON_PATCH_OPERATIONS + 1];
     let refused = apply_patch(&kinds::POD, PatchType::Json, &json!({}), json!(many).to_string().as_bytes());
     assert!(refused.is_err_and(|status| status.code == 413));
+}
+
+/// Objects and patches of the fields and directives that are merged in special ways, right and wrong.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        Just(json!(80)),
+        prop::sample::select(vec!["a", "b", "replace", "delete", "merge", "1Gi", ""]).prop_map(Value::from),
+    ];
+    let names = prop::sample::select(vec![
+        "metadata",
+        "spec",
+        "containers",
+        "name",
+        "ports",
+        "containerPort",
+        "volumes",
+        "env",
+        "finalizers",
+        "nodeSelector",
+        "labels",
+        "$patch",
+        "$retainKeys",
+        "$setElementOrder/containers",
+        "$setElementOrder/finalizers",
+        "$deleteFromPrimitiveList/finalizers",
+    ]);
+    leaf.prop_recursive(6, 48, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map(names.clone(), inner, 0..5).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn x4_no_patch_panics_and_no_directive_is_stored(mut current in any_json(), patch in any_json()) {
+        // What is stored has been decoded, so it has no directives.
+        if decode(&kinds::POD, &mut current, FieldValidation::Ignore).is_ok() {
+            for kind in [PatchType::Json, PatchType::Merge, PatchType::Strategic] {
+                let patched = apply_patch(&kinds::POD, kind, &current, patch.to_string().as_bytes());
+                if let (PatchType::Strategic, Ok(patched)) = (kind, patched) {
+                    let merged = ["metadata", "spec"].map(|field| patched[field].to_string()).concat();
+                    prop_assert!(!merged.contains("\"$patch\":") && !merged.contains("\"$retainKeys\":"), "{}", merged);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn decoding_twice_is_decoding_once(mut object in any_json()) {
+        if decode(&kinds::POD, &mut object, FieldValidation::Ignore).is_ok() {
+            let once = object.clone();
+            prop_assert_eq!(decode(&kinds::POD, &mut object, FieldValidation::Strict), Ok(Vec::new()));
+            prop_assert_eq!(object, once);
+        }
+    }
+
+    #[test]
+    fn a_strategic_patch_of_an_object_onto_nothing_is_the_object(mut object in any_json()) {
+        if decode(&kinds::POD, &mut object, FieldValidation::Ignore).is_ok()
+            && let Ok(patched) = apply_patch(&kinds::POD, PatchType::Strategic, &json!({}), object.to_string().as_bytes())
+        {
+            let again = apply_patch(&kinds::POD, PatchType::Strategic, &patched, object.to_string().as_bytes());
+            prop_assert_eq!(again, Ok(patched));
+        }
+    }
 }
