@@ -5,7 +5,8 @@
 //! `history`); each write leaves the Deployment within `maxSurge`, and the old ReplicaSets shrink only by pods that
 //! `maxUnavailable` lets go; a decision makes one step, so a cut leaves a smaller step.
 //!
-//! Differs: nothing that clients see. The deprecated `rollbackTo` is not read.
+//! Differs: pods that an old ReplicaSet still counts as available though it was told to give them up are not counted on
+//! (upstream can then let too many go). The deprecated `rollbackTo` is not read.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 use rollout::{DESIRED, MAX, Plan, REVISION, REVISION_HISTORY, annotated, available, size};
 
 mod rollout;
+#[cfg(test)]
+mod tests;
 
 /// The label that keeps the pods of one template apart from those of the next.
 const HASH_LABEL: &str = "pod-template-hash";

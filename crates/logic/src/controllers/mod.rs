@@ -12,6 +12,8 @@ pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod garbagecollector;
+#[cfg(test)]
+mod lifetimes;
 pub mod namespace;
 pub mod nodelifecycle;
 pub mod persistentvolume;

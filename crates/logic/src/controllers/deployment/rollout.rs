@@ -56,8 +56,10 @@ impl Plan {
     }
 
     /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then as many
-    /// available pods as `unavailable` lets go.
+    /// available pods as `unavailable` lets go. A ReplicaSet that was just shrunk may still count pods that are about to go: no
+    /// more of them are counted on than it shall have.
     pub fn shrink_old(&self, new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> Vec<i32> {
+        let available = |set: &ReplicaSet| available(set).min(size(set));
         let mut sizes: Vec<i32> = old.iter().map(|set| size(set)).collect();
         let total = sizes.iter().sum::<i32>() + new.map_or(0, size);
         let min_available = self.replicas - self.unavailable;
@@ -71,7 +73,7 @@ impl Plan {
             *size -= dead;
             allowed -= dead;
         }
-        let mut spare = old.iter().map(|set| available(set)).sum::<i32>() + new.map_or(0, available) - min_available;
+        let mut spare = old.iter().map(|set| available(set)).sum::<i32>() + new.map_or(0, &available) - min_available;
         for size in &mut sizes {
             let less = (*size).clamp(0, spare.max(0));
             *size -= less;

@@ -1,0 +1,117 @@
+//! Tests of what ends objects: garbage collection and namespace deletion, in a small world.
+
+use jiff::Timestamp;
+use mainstay_api::ObjectKey;
+use mainstay_api::kinds::{CONFIG_MAP, NAMESPACE, POD, SECRET, SERVICE_ACCOUNT};
+use serde_json::{Value, json};
+
+use super::{garbagecollector, namespace, serviceaccount};
+use crate::decision::{Controller, Propagation};
+use crate::world::World;
+
+const GARBAGE: &[Controller] = &[garbagecollector::CONTROLLER];
+
+/// A ConfigMap with owners (`name`, blocking).
+fn object(name: &str, owners: &[(&str, bool)]) -> Value {
+    let owner = |(name, block): &(&str, bool)| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": format!("uid-{name}"), "blockOwnerDeletion": block});
+    let mut object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": name, "uid": format!("uid-{name}")}});
+    if !owners.is_empty() {
+        object["metadata"]["ownerReferences"] = owners.iter().map(owner).collect();
+    }
+    object
+}
+
+fn rest(world: &mut World) -> Vec<String> {
+    world.settle(GARBAGE, Timestamp::UNIX_EPOCH);
+    world.all(&CONFIG_MAP).map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn family() -> World {
+    let mut world = World::default();
+    for object in [
+        object("a", &[]),
+        object("b", &[]),
+        object("child", &[("a", true)]),
+        object("grand", &[("child", true)]),
+        object("both", &[("a", false), ("b", false)]),
+    ] {
+        world.put(object);
+    }
+    assert_eq!(rest(&mut world), ["a", "b", "both", "child", "grand"]);
+    world
+}
+
+#[test]
+fn background_takes_dependents_whose_owners_are_all_gone() {
+    let mut world = family();
+    world.delete(&CONFIG_MAP, "ns", "a", None);
+    assert_eq!(rest(&mut world), ["b", "both"]);
+    let owners = world.get(&CONFIG_MAP, "ns", "both")["metadata"]["ownerReferences"].clone();
+    assert_eq!(owners.as_array().unwrap().iter().map(|owner| owner["name"].clone()).collect::<Vec<_>>(), ["b"]);
+    // The same name with another uid is not the owner (A8).
+    world.delete(&CONFIG_MAP, "ns", "b", None);
+    let mut other = object("b", &[]);
+    other["metadata"]["uid"] = json!("another");
+    world.put(other);
+    assert_eq!(rest(&mut world), ["b"]);
+}
+
+#[test]
+fn foreground_takes_dependents_first() {
+    let mut world = family();
+    world.patch(&CONFIG_MAP, "ns", "grand", json!({"metadata": {"finalizers": ["example.com/hold"]}}));
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
+    assert_eq!(rest(&mut world), ["a", "b", "both", "child", "grand"], "the last dependent is held");
+    world.patch(&CONFIG_MAP, "ns", "grand", json!({"metadata": {"finalizers": []}}));
+    assert_eq!(rest(&mut world), ["b", "both"]);
+}
+
+#[test]
+fn orphan_keeps_dependents_without_their_owner() {
+    let mut world = family();
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Orphan);
+    assert_eq!(rest(&mut world), ["b", "both", "child", "grand"]);
+    assert!(world.get(&CONFIG_MAP, "ns", "child")["metadata"]["ownerReferences"].is_null());
+}
+
+#[test]
+fn an_owner_that_nobody_can_look_up_counts_as_present() {
+    let mut world = World::default();
+    let mut custom = object("child", &[("x", true)]);
+    custom["metadata"]["ownerReferences"][0]["apiVersion"] = json!("example.com/v1");
+    world.put(custom);
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"});
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "cluster-wide", "ownerReferences": [owner]}}));
+    assert_eq!(rest(&mut world), ["child"]);
+    assert!(!world.get(&NAMESPACE, "", "cluster-wide").is_null());
+}
+
+#[test]
+fn a_namespace_goes_when_all_in_it_is_gone() {
+    let controllers = &[namespace::CONTROLLER, serviceaccount::CONTROLLER];
+    let mut world = World::default();
+    let finalizers = json!({"finalizers": ["kubernetes"]});
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}, "spec": finalizers}));
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}, "spec": finalizers}));
+    world.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system", "name": "kube-root-ca.crt"}, "data": {"ca.crt": "CA"}}));
+    world.settle(controllers, Timestamp::UNIX_EPOCH);
+    assert!(!world.get(&SERVICE_ACCOUNT, "ns", "default").is_null());
+    assert_eq!(world.get(&CONFIG_MAP, "ns", "kube-root-ca.crt")["data"]["ca.crt"], "CA");
+
+    world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}, "spec": {"nodeName": "n", "containers": []}}));
+    world.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
+    // The finalizer stands in for the server, which holds a namespace while its spec.finalizers is not empty.
+    world.patch(&NAMESPACE, "", "ns", json!({"metadata": {"finalizers": ["spec"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    world.settle(controllers, Timestamp::UNIX_EPOCH);
+    let left = world.get(&NAMESPACE, "", "ns");
+    assert_eq!((&left["status"]["phase"], &left["spec"]["finalizers"][0]), (&json!("Terminating"), &json!("kubernetes")));
+    let remaining = &left["status"]["conditions"][3];
+    assert_eq!(remaining["message"], "Some resources are remaining: pods. has 1 resource instances");
+    assert!(world.get(&SERVICE_ACCOUNT, "ns", "default").is_null(), "and it is not made again");
+
+    world.remove(&POD, &ObjectKey::new("ns", "p"));
+    world.settle(controllers, Timestamp::UNIX_EPOCH);
+    assert_eq!(world.get(&NAMESPACE, "", "ns")["spec"]["finalizers"], json!([]));
+    assert!(!world.get(&SECRET, "other", "s").is_null());
+}
