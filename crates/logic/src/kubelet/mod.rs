@@ -19,6 +19,8 @@ mod conditions;
 mod containers;
 mod probes;
 pub mod qos;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod termination;
 #[cfg(test)]

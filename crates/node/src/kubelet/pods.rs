@@ -156,14 +156,21 @@ impl Dispatcher {
         for (uid, pod) in left {
             let key = key_of(&pod);
             self.spawn(uid.clone(), key.clone(), pod, true);
-            self.verify_gone(&key, &uid).await;
+            self.verify(&key, &uid).await;
         }
         for value in list {
-            self.put(value).await;
+            let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
+            self.put_held(value, true).await;
+            // The first list may be a stale server's: before anything of it is acted upon, each pod is asked for.
+            self.verify(&key, &uid).await;
         }
     }
 
     async fn put(&mut self, value: Value) {
+        self.put_held(value, false).await;
+    }
+
+    async fn put_held(&mut self, value: Value, held: bool) {
         let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
         let pod: Pod = match serde_json::from_value(value) {
             Ok(pod) => pod,
@@ -180,7 +187,7 @@ impl Dispatcher {
         for entry in self.entries.values().filter(|entry| entry.key == key) {
             let _ = entry.inbox.send(Message::Gone).await;
         }
-        self.spawn(uid, key, pod, false);
+        self.spawn(uid, key, pod, held);
     }
 
     async fn gone(&mut self, key: &ObjectKey, last: &Value) {
@@ -193,15 +200,15 @@ impl Dispatcher {
         }
         let uids: Vec<String> = self.entries.iter().filter(|(_, entry)| entry.key == *key).map(|(uid, _)| uid.clone()).collect();
         for uid in uids {
-            self.verify_gone(key, &uid).await;
+            self.verify(key, &uid).await;
         }
     }
 
-    /// Asks the API itself about a pod that a list lacked.
-    async fn verify_gone(&self, key: &ObjectKey, uid: &str) {
+    /// Has the API itself asked about a pod that a list may be wrong about.
+    async fn verify(&self, key: &ObjectKey, uid: &str) {
         let Some(entry) = self.entries.get(uid) else { return };
         let _ = entry.inbox.send(Message::Verify).await;
-        tracing::debug!(pod = %key, uid, "not in the list; asking for it");
+        tracing::debug!(pod = %key, uid, "asking whether it is there");
     }
 
     fn spawn(&mut self, uid: String, key: ObjectKey, pod: Pod, held: bool) {

@@ -13,7 +13,7 @@ pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         dir => dir?,
     };
-    let text = std::fs::read("/proc/self/mountinfo")?;
+    let text = std::fs::read("/proc/thread-self/mountinfo")?;
     let points = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape);
     Ok(points.filter(|point| point.starts_with(&dir)).collect())
 }
