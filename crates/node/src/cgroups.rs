@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::runtime::ContainerStats;
+use crate::shim::process;
 
 /// Where the kernel's control groups are mounted, by convention of every distribution and of the container library.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -16,6 +19,9 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// A group is killed again until it is empty, because its processes may fork meanwhile: at most so often.
 const KILL_ROUNDS: usize = 64;
+
+/// How long killed processes may take to go.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// The controllers of this machine and the instance's own root below each.
 #[derive(Clone, Debug)]
@@ -123,6 +129,28 @@ impl Cgroups {
                 // SAFETY: kill has no memory effects; the pid was read from the group a moment ago.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
                 killed.insert(pid);
+            }
+        }
+    }
+
+    /// Like [`Cgroups::kill`], and waits until they are gone. False where one was not within the time (a process in an
+    /// unfinished disk request ends only with it). Blocking.
+    pub fn kill_and_wait(&self, relative: &str) -> bool {
+        let until = Instant::now() + KILL_WAIT;
+        loop {
+            let pids = self.processes(relative);
+            if pids.is_empty() {
+                return true;
+            }
+            let watched: Vec<OwnedFd> = pids.iter().filter_map(|pid| process::pidfd_open(*pid).ok()).collect();
+            self.kill(relative);
+            for pidfd in watched {
+                let left = until.saturating_duration_since(Instant::now());
+                let mut polled = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                // SAFETY: one valid entry.
+                if left.is_zero() || unsafe { libc::poll(&mut polled, 1, left.as_millis() as i32) } == 0 {
+                    return false;
+                }
             }
         }
     }

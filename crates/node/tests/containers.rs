@@ -325,3 +325,21 @@ fn containers_of_a_pod_share_what_a_sandbox_shares() {
         assert!(runtime.list().is_empty());
     });
 }
+
+/// The demonstration's image: this program, its libraries and its loader, and nothing else.
+#[test]
+fn an_image_of_this_program_runs() {
+    let world = World::new("self");
+    let image = world.images.build_from_self("mainstay.local/demo:1", &["--list"], &[("IN_IMAGE", "yes")]).unwrap();
+    assert_eq!(world.images.build_from_self("mainstay.local/demo:1", &["--list"], &[("IN_IMAGE", "yes")]).unwrap(), image);
+    assert_eq!(image.names, ["mainstay.local/demo:1"]);
+    let runtime = world.open();
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let mut spec = world.script("p1", "main", "");
+        (spec.image_id, spec.args, spec.env) = (image.id, image.config.entrypoint, image.config.env);
+        let id = runtime.start_container(&spec).await.unwrap().id;
+        assert_eq!(code(&ended(&runtime, &id).await), 0, "{:?}", world.log(&spec));
+        assert!(world.log(&spec).contains(&"stdout F an_image_of_this_program_runs: test".to_owned()));
+    });
+}

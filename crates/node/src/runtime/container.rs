@@ -225,7 +225,9 @@ impl Inner {
         if state == ContainerState::Unknown {
             tracing::warn!(container = entry.spec.id(), "supervisor ended without an exit record; killing what is left");
         }
-        self.cgroups.kill(&entry.cgroup);
+        if !self.cgroups.kill_and_wait(&entry.cgroup) {
+            tracing::error!(container = entry.spec.id(), "a process of an ended container does not end");
+        }
         let _ = self.cgroups.remove(&entry.cgroup);
         state
     }
@@ -267,7 +269,9 @@ impl Inner {
 
     /// Takes away everything of a container that does not run. Blocking, idempotent.
     fn discard(&self, entry: &Entry) -> Result<(), RuntimeError> {
-        self.cgroups.kill(&entry.cgroup);
+        if !self.cgroups.kill_and_wait(&entry.cgroup) {
+            return Err(RuntimeError::StillRunning(entry.spec.id()));
+        }
         let io_error = |source| RuntimeError::Io { what: format!("cannot remove container {}", entry.spec.id()), source };
         self.config.images.unmount_rootfs(&entry.dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
         if let Err(error) = self.cgroups.remove(&entry.cgroup) {

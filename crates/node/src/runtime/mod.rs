@@ -166,7 +166,7 @@ impl Runtime {
         let inner = self.inner.clone();
         let removed = tokio::task::spawn_blocking(move || {
             let cgroup = &sandbox.record.spec.cgroup;
-            inner.cgroups.kill(cgroup);
+            inner.cgroups.kill_and_wait(cgroup);
             if let Err(error) = inner.cgroups.remove(cgroup) {
                 tracing::warn!(pod = sandbox.record.spec.name, %error, "cannot remove a pod's cgroup");
             }
@@ -244,7 +244,7 @@ impl Runtime {
         for uid in uids {
             self.remove_sandbox(&uid).await?;
         }
-        self.inner.cgroups.kill("");
+        self.inner.cgroups.kill_and_wait("");
         self.inner.cgroups.remove("").map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
     }
 

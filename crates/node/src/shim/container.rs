@@ -223,7 +223,7 @@ fn finish(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, mut running: Runni
         outcome = wait_for(running.pid);
         oom = cgroups.oom_kills(&config.cgroup) > 0;
         // In a PID namespace of its own nothing is left; in a shared one, whatever the container forked is.
-        cgroups.kill(&config.cgroup);
+        cgroups.kill_and_wait(&config.cgroup);
     });
     reap_orphans();
     let _ = cgroups.remove(&config.cgroup);
