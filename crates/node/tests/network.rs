@@ -100,7 +100,11 @@ fn pods_reach_services_and_nothing_leaves() {
         let a = network.attach("uid-a", &netns_a).expect("attached");
         assert_eq!(network_again.attach("uid-a", &netns_a).expect("attached again"), a, "V7");
         let b = network.attach("uid-b", &netns_b).expect("attached");
-        (a, b, Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables"))
+        (a, b, {
+            let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+            filter.fill(&BTreeMap::new()).expect("an empty table");
+            filter
+        })
     });
     pod_a.serve("a");
     pod_b.serve("b");

@@ -76,11 +76,13 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
     }
     let mut unsynced: BTreeSet<&str> = watched().iter().map(|kind| kind.plural).collect();
     let mut dirty = BTreeSet::new();
+    let mut filled = false;
     loop {
-        let notice = if dirty.is_empty() || !unsynced.is_empty() {
+        let nothing_to_retry = if filled { dirty.is_empty() } else { !unsynced.is_empty() };
+        let notice = if nothing_to_retry {
             notices.recv().await
         } else {
-            // Only Services whose rules were refused are left over here.
+            // Only what the kernel refused is left over here.
             match tokio::time::timeout(RETRY, notices.recv()).await {
                 Ok(notice) => notice,
                 Err(_) => Some((watched()[0], Notice::Synced)),
@@ -94,7 +96,18 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
             Notice::Put(key, value) => dirty.extend(view.take(kind, key, Some(value.to_string().as_bytes()))),
             Notice::Gone(key, _) => dirty.extend(view.take(kind, key, None)),
         }
-        if unsynced.is_empty() {
+        if !unsynced.is_empty() {
+            continue;
+        }
+        if !filled {
+            let all = view.read(|snapshot, _| {
+                snapshot.services.keys().map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, &node)))).collect()
+            });
+            match filter.fill(&all) {
+                Ok(()) => (filled, dirty) = (true, BTreeSet::new()),
+                Err(error) => tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; trying again"),
+            }
+        } else {
             dirty.retain(|service| !write(&view, &mut filter, service, &node));
         }
     }

@@ -15,8 +15,9 @@
 //! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
 //! ```
 //!
-//! The whole table is replaced when it is opened; after that only what differs is sent, one transaction a Service,
-//! so that a change never costs more than what it changes and connections never see a half-made table.
+//! The whole table, with all Services, is put in place of an earlier process's in one transaction ([`Filter::fill`]);
+//! after that only what differs is sent, one transaction a Service, so that a change never costs more than what it
+//! changes and connections never see a half-made table.
 
 mod expression;
 
@@ -93,11 +94,24 @@ pub struct Backends {
 /// The fronts of one Service.
 pub type Fronts = BTreeMap<Front, Backends>;
 
+/// The fronts of one Service that are in the kernel, each with the name of its chain.
+type Chains = BTreeMap<Front, (String, Backends)>;
+
+/// What it takes to make one Service's rules what they should be.
+struct ServiceChange {
+    messages: Vec<Message>,
+    chains: Chains,
+    hairpins: BTreeMap<Ipv4Addr, usize>,
+    next_chain: u64,
+}
+
 /// The table in the kernel, and what is in it.
 #[derive(Debug)]
 pub struct Filter {
     socket: Socket,
-    services: BTreeMap<String, BTreeMap<Front, (String, Backends)>>,
+    /// Pods' and Services' addresses.
+    ranges: (Cidr, Cidr),
+    services: BTreeMap<String, Chains>,
     hairpins: BTreeMap<Ipv4Addr, usize>,
     next_chain: u64,
 }
@@ -196,70 +210,90 @@ fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
     messages
 }
 
+/// The table with its maps, hooks and guards, and without Services.
+fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
+    let new_table = || {
+        let mut message = Message::new(NEW_TABLE, CREATE, &IPV4);
+        table(&mut message);
+        message
+    };
+    let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
+    table(&mut delete);
+    let mut messages = vec![
+        new_table(),
+        delete,
+        new_table(),
+        set(FRONTS, 12, true, 1),
+        set(NODE_PORTS, 8, true, 2),
+        set(HAIRPINS, 8, false, 3),
+        base_chain("prerouting", "nat", PREROUTING, -100),
+        base_chain("output", "nat", OUTPUT, -100),
+        base_chain("postrouting", "nat", POSTROUTING, 100),
+        base_chain("forward-guard", "filter", FORWARD, 0),
+        base_chain("output-guard", "filter", OUTPUT, 0),
+    ];
+    for hook in ["prerouting", "output"] {
+        messages.push(rule(hook, |rule| {
+            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
+        }));
+        messages.push(rule(hook, |rule| {
+            rule.to_this_host().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
+        }));
+    }
+    messages.push(rule("postrouting", |rule| {
+        rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
+    }));
+    messages.push(rule("postrouting", |rule| {
+        rule.has_mark(MASQUERADE_MARK).masquerade();
+    }));
+    messages.push(rule("postrouting", |rule| {
+        rule.source(FIRST).in_range(pods, true).destination(FIRST).in_range(pods, false).masquerade();
+    }));
+    messages.push(rule("output-guard", |rule| {
+        // The cluster's own DNS server has an address of the range on this host.
+        rule.to_this_host().verdict(&Verdict::Accept);
+    }));
+    for guard in ["forward-guard", "output-guard"] {
+        messages.push(rule(guard, |rule| {
+            rule.destination(FIRST).in_range(services, true).protocol(FIRST).equals(&[Protocol::Tcp as u8]).reject(true);
+        }));
+        messages.push(rule(guard, |rule| {
+            rule.destination(FIRST).in_range(services, true).reject(false);
+        }));
+    }
+    messages
+}
+
 impl Filter {
-    /// Opens the packet filter and puts an empty table there, in place of one that an earlier process left: the
-    /// caller then tells every Service ([`Filter::set_service`]).
+    /// Opens the packet filter. What an earlier process left stays in force until [`Filter::fill`] (S11).
     ///
     /// # Errors
-    /// The kernel's; `EOPNOTSUPP`/`EINVAL` where it lacks nftables.
+    /// The kernel's; `EPROTONOSUPPORT` where it lacks nftables.
     pub fn open(pods: Cidr, services: Cidr) -> io::Result<Self> {
-        let mut filter =
-            Self { socket: Socket::open(Family::Netfilter)?, services: BTreeMap::new(), hairpins: BTreeMap::new(), next_chain: 0 };
-        filter.replace_table(pods, services)?;
-        Ok(filter)
+        let socket = Socket::open(Family::Netfilter)?;
+        Ok(Self { socket, ranges: (pods, services), services: BTreeMap::new(), hairpins: BTreeMap::new(), next_chain: 0 })
     }
 
-    fn replace_table(&mut self, pods: Cidr, services: Cidr) -> io::Result<()> {
-        let new_table = || {
-            let mut message = Message::new(NEW_TABLE, CREATE, &IPV4);
-            table(&mut message);
-            message
-        };
-        let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
-        table(&mut delete);
-        let mut messages = vec![
-            new_table(),
-            delete,
-            new_table(),
-            set(FRONTS, 12, true, 1),
-            set(NODE_PORTS, 8, true, 2),
-            set(HAIRPINS, 8, false, 3),
-            base_chain("prerouting", "nat", PREROUTING, -100),
-            base_chain("output", "nat", OUTPUT, -100),
-            base_chain("postrouting", "nat", POSTROUTING, 100),
-            base_chain("forward-guard", "filter", FORWARD, 0),
-            base_chain("output-guard", "filter", OUTPUT, 0),
-        ];
-        for hook in ["prerouting", "output"] {
-            messages.push(rule(hook, |rule| {
-                rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
-            }));
-            messages.push(rule(hook, |rule| {
-                rule.to_this_host().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
-            }));
+    /// Puts the table with the rules of all Services in place of whatever table is there, at once.
+    ///
+    /// # Errors
+    /// The kernel's; the table is as before then.
+    pub fn fill(&mut self, services: &BTreeMap<String, Fronts>) -> io::Result<()> {
+        self.services.clear();
+        self.hairpins.clear();
+        let (pods, range) = self.ranges;
+        let mut messages = empty_table(pods, range);
+        for (service, fronts) in services {
+            let change = self.change(service, fronts);
+            messages.extend(change.messages.iter().cloned());
+            self.take(service, change);
         }
-        messages.push(rule("postrouting", |rule| {
-            rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
-        }));
-        messages.push(rule("postrouting", |rule| {
-            rule.has_mark(MASQUERADE_MARK).masquerade();
-        }));
-        messages.push(rule("postrouting", |rule| {
-            rule.source(FIRST).in_range(pods, true).destination(FIRST).in_range(pods, false).masquerade();
-        }));
-        messages.push(rule("output-guard", |rule| {
-            // The cluster's own DNS server has an address of the range on this host.
-            rule.to_this_host().verdict(&Verdict::Accept);
-        }));
-        for guard in ["forward-guard", "output-guard"] {
-            messages.push(rule(guard, |rule| {
-                rule.destination(FIRST).in_range(services, true).protocol(FIRST).equals(&[Protocol::Tcp as u8]).reject(true);
-            }));
-            messages.push(rule(guard, |rule| {
-                rule.destination(FIRST).in_range(services, true).reject(false);
-            }));
+        let done = self.transact(messages);
+        if done.is_err() {
+            self.services.clear();
+            self.hairpins.clear();
         }
-        self.transact(messages)
+        done
     }
 
     /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs.
@@ -267,6 +301,25 @@ impl Filter {
     /// # Errors
     /// The kernel's; nothing has changed then, and the next call tries the same difference again.
     pub fn set_service(&mut self, service: &str, fronts: &Fronts) -> io::Result<()> {
+        let change = self.change(service, fronts);
+        if !change.messages.is_empty() {
+            self.transact(change.messages.clone())?;
+        }
+        self.take(service, change);
+        Ok(())
+    }
+
+    fn take(&mut self, service: &str, change: ServiceChange) {
+        self.next_chain = change.next_chain;
+        self.hairpins = change.hairpins;
+        if change.chains.is_empty() {
+            self.services.remove(service);
+        } else {
+            self.services.insert(service.to_owned(), change.chains);
+        }
+    }
+
+    fn change(&self, service: &str, fronts: &Fronts) -> ServiceChange {
         let empty = BTreeMap::new();
         let current = self.services.get(service).unwrap_or(&empty);
         let mut messages = Vec::new();
@@ -302,17 +355,7 @@ impl Filter {
         messages.extend(doomed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
         let hairpins = self.hairpins_with(service, &wanted);
         messages.extend(self.hairpin_changes(&hairpins));
-        if !messages.is_empty() {
-            self.transact(messages)?;
-        }
-        self.next_chain = next_chain;
-        self.hairpins = hairpins;
-        if wanted.is_empty() {
-            self.services.remove(service);
-        } else {
-            self.services.insert(service.to_owned(), wanted);
-        }
-        Ok(())
+        ServiceChange { messages, chains: wanted, hairpins, next_chain }
     }
 
     /// The Services that have rules.
@@ -321,8 +364,8 @@ impl Filter {
     }
 
     /// How many Services each endpoint's address serves, once `service` is as `wanted` says.
-    fn hairpins_with(&self, service: &str, wanted: &BTreeMap<Front, (String, Backends)>) -> BTreeMap<Ipv4Addr, usize> {
-        let addresses = |fronts: &BTreeMap<Front, (String, Backends)>| -> BTreeSet<Ipv4Addr> {
+    fn hairpins_with(&self, service: &str, wanted: &Chains) -> BTreeMap<Ipv4Addr, usize> {
+        let addresses = |fronts: &Chains| -> BTreeSet<Ipv4Addr> {
             fronts.values().flat_map(|(_, backends)| backends.endpoints.iter().map(|endpoint| *endpoint.ip())).collect()
         };
         let mut hairpins = self.hairpins.clone();
