@@ -1,1 +1,51 @@
-fn main() {}
+//! The binary: what was typed, and the wiring of server and node. Supervisors of containers are this same binary,
+//! re-executed before anything else is set up.
+
+mod demo;
+mod down;
+mod image;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use mainstay_cli::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    mainstay_node::shim::run_if_supervisor();
+    match run(<Cli as clap::Parser>::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mainstay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::run(&args),
+        Command::Image(command) => image::run(&command),
+        Command::Lookup { name, record_type } => {
+            for line in mainstay_cli::tools::lookup(&name, &record_type)? {
+                println!("{line}");
+            }
+            Ok(())
+        }
+        Command::Fetch { url } => {
+            print!("{}", mainstay_cli::tools::fetch(&url)?);
+            Ok(())
+        }
+        Command::DemoServer { data, port } => mainstay_cli::tools::serve(&data, port),
+    }
+}
+
+/// Containers, namespaces and the packet filter are root's.
+fn need_root(what: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{what} needs root: it makes namespaces, mounts and packet filter rules; run it with sudo");
+    }
+    Ok(())
+}

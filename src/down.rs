@@ -1,0 +1,56 @@
+//! `mainstay down`: takes away all that `up` made on this machine, but the data.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use mainstay_cli::args::DownArgs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a running instance may take to stop.
+const STOP: Duration = Duration::from_secs(20);
+
+/// `mainstay down`.
+pub fn run(args: &DownArgs) -> Result<()> {
+    crate::need_root("mainstay down")?;
+    crate::up::log_to_stderr();
+    if !args.data_dir.exists() {
+        bail!("there is no cluster in {}; was it started with another --data-dir?", args.data_dir.display());
+    }
+    crate::up::runtime()?.block_on(async {
+        stop_running(&args.data_dir).await?;
+        clean(&args.data_dir).await?;
+        println!("mainstay: stopped; state, images and volumes stay in {}", args.data_dir.display());
+        Ok(())
+    })
+}
+
+/// Takes away pods, mounts, interfaces, rules and cgroups of an instance that does not run.
+pub async fn clean(data_dir: &Path) -> Result<()> {
+    let cgroup_root = crate::up::cgroup_root(data_dir);
+    mainstay_node::cleanup(data_dir, &cgroup_root, &PathBuf::from("/proc/self/exe")).await.context("cleaning up")
+}
+
+/// Asks the instance that runs on this folder to stop, and waits until it has.
+async fn stop_running(data_dir: &Path) -> Result<()> {
+    let file = crate::up::pid_file(data_dir);
+    let Some(pid) = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()) else { return Ok(()) };
+    let pid = Pid::from_raw(pid);
+    // The number may by now be another program's: only a mainstay that runs `up` is asked.
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+    if words.get(1) != Some(&&b"up"[..]) {
+        return Ok(());
+    }
+    kill(pid, Signal::SIGTERM).with_context(|| format!("stopping process {pid}"))?;
+    let gone = async {
+        while kill(pid, None).is_ok() && file.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(STOP, gone).await.is_err() {
+        bail!("process {pid} does not stop; end it and run `mainstay down` again");
+    }
+    Ok(())
+}
