@@ -95,9 +95,9 @@ pub fn log_to_stderr() {
 pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     // Two TLS libraries' defaults would be ambiguous; this process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cluster_cidr = Cidr::parse(&args.cluster_cidr)
-        .filter(|range| range.prefix <= NODE_PREFIX)
-        .with_context(|| format!("--cluster-cidr {:?} is not an IPv4 range such as 10.244.0.0/16, of at least a /{NODE_PREFIX}", args.cluster_cidr))?;
+    let cluster_cidr = Cidr::parse(&args.cluster_cidr).filter(|range| range.prefix <= NODE_PREFIX).with_context(|| {
+        format!("--cluster-cidr {:?} is not an IPv4 range such as 10.244.0.0/16, of at least a /{NODE_PREFIX}", args.cluster_cidr)
+    })?;
     let pod_cidr = Cidr { first: cluster_cidr.first, prefix: NODE_PREFIX };
     let node_ip = match args.node_ip {
         Some(address) => address,
