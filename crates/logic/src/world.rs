@@ -140,6 +140,16 @@ impl World {
         }
     }
 
+    /// After [`World::settle`] no key may have anything left to do: else some change failed to wake it.
+    pub fn assert_quiet(&self, controllers: &[Controller], now: Timestamp) {
+        for controller in controllers {
+            for (_, key) in self.objects.keys() {
+                let left = (controller.reconcile)(&self.snapshot, key, now).writes;
+                assert!(left.is_empty(), "{} was not woken for {key}: {left:#?}", controller.name);
+            }
+        }
+    }
+
     /// Runs one controller on one key and carries out at most `cut` of its writes. Gives back how many it made; a
     /// precondition that fails ends it, as it would the transaction's rest.
     pub fn run(&mut self, controller: &Controller, key: &ObjectKey, now: Timestamp, cut: usize) -> usize {

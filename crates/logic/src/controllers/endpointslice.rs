@@ -69,7 +69,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 pub fn selecting(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let (old, new) = (before.pods.get(&change.key), after.pods.get(&change.key));
     if let (Some(old), Some(new)) = (old, new)
-        && face(old) == face(new)
+        && is_same(old, new)
     {
         return;
     }
@@ -81,12 +81,15 @@ pub fn selecting(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
     }
 }
 
-/// All of a pod that endpoints are made of.
-fn face(pod: &Pod) -> (Option<&Labels>, Option<&String>, bool, bool, bool, Option<&String>, Vec<&str>) {
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
-    let (leaving, finished) = (pods::is_terminating(&pod.metadata), pods::is_finished(pod));
-    let ips = crate::backend::addresses(pod).collect();
-    (pod.metadata.labels.as_ref(), pod.metadata.uid.as_ref(), leaving, finished, pods::is_ready(pod), node, ips)
+/// Whether two states of a pod give the same endpoints.
+fn is_same(old: &Pod, new: &Pod) -> bool {
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let flags = |pod: &Pod| (pods::is_terminating(&pod.metadata), pods::is_finished(pod), pods::is_ready(pod));
+    let (before, after) = (&old.metadata, &new.metadata);
+    (&before.labels, &before.uid) == (&after.labels, &after.uid)
+        && flags(old) == flags(new)
+        && node(old) == node(new)
+        && crate::backend::addresses(old).eq(crate::backend::addresses(new))
 }
 
 /// A Service's selector, if it has one: without, its endpoints are somebody else's.

@@ -43,13 +43,21 @@ pub struct Observed<'a> {
     snapshot: &'a Snapshot,
 }
 
-fn keys(_before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let unsettled = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound");
     match (change.kind.group, change.kind.plural) {
         ("", "persistentvolumeclaims") => wake(change.key.clone()),
         ("", "persistentvolumes") => {
-            let of_volume = |claim: &PersistentVolumeClaim| volume::volume_name(claim) == &*change.key.name;
-            let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| unsettled(claim) || of_volume(claim));
+            // The claims that name the volume, those that it names, and, when it is free, those that it would suit.
+            let volumes = [before, after].map(|snapshot| snapshot.persistent_volumes.get(&change.key));
+            let references = volumes.into_iter().flatten().filter_map(|volume| volume::claim_ref(volume));
+            references.for_each(|reference| wake(volume::claim_key(reference)));
+            let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
+            let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
+                "" => unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok()),
+                name => name == &*change.key.name,
+            };
+            let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| concerned(claim));
             claims.for_each(|(key, _)| wake(key.clone()));
         }
         ("storage.k8s.io", "storageclasses") | ("", "nodes") => {

@@ -99,7 +99,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             };
             after.pods_of_node("").filter(using).for_each(|(key, _)| wake(key.clone()));
         }
-        ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") => pending(wake),
+        ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") => {
+            after.pods_of_node("").filter(|(_, pod)| !claim_names(pod).is_empty()).for_each(|(key, _)| wake(key.clone()));
+        }
         _ => {}
     }
 }
