@@ -1,6 +1,6 @@
 //! What every namespace has: the ServiceAccount `default` and the ConfigMap `kube-root-ca.crt`.
 //!
-//! Relies on: the server publishing the cluster's CA as ConfigMap `kube-system/kube-root-ca.crt`; from there it is copied.
+//! Relies on: the server giving both to a namespace when it is made; the CA in `kube-system` is the original.
 //! Guarantees: both are made again when they are deleted, and the copy follows the original.
 
 use jiff::Timestamp;
@@ -69,8 +69,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
     match (o.original, o.copy) {
         (None, _) => d.waiting.push(Waiting::Missing { what: format!("configmap {}", source()) }),
         (Some(original), None) => {
-            let annotations = json!({ "kubernetes.io/description": "Contains a CA bundle that can be used to verify the API server." });
-            let metadata = json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": annotations });
+            let metadata = json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": original.metadata.annotations });
             let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": original.data });
             d.writes.push(Write::Create { kind: &CONFIG_MAP, object });
         }
