@@ -107,13 +107,20 @@ impl Snapshot {
                 self.owned.remove_mut(&(owner.uid.as_str().into(), kind.plural, kind.group, key.clone()));
             }
         }
+        let mut unreadable = None;
         let new = match value {
             None => {
                 self.metas.remove_mut(&place);
                 None
             }
             Some(bytes) => {
-                let OnlyMetadata { metadata } = serde_json::from_slice(bytes)?;
+                let metadata = match serde_json::from_slice::<OnlyMetadata>(bytes) {
+                    Ok(OnlyMetadata { metadata }) => metadata,
+                    Err(error) => {
+                        unreadable = Some(error);
+                        bare_metadata(bytes)
+                    }
+                };
                 for owner in metadata.owner_references.iter().flatten() {
                     self.owned.insert_mut((owner.uid.as_str().into(), kind.plural, kind.group, key.clone()), ());
                 }
@@ -123,6 +130,9 @@ impl Snapshot {
             }
         };
         self.apply_typed(kind, &key, value)?;
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         Ok(Change { kind, key, old, new })
     }
 
@@ -183,6 +193,20 @@ impl Snapshot {
         let node: Arc<str> = node.into();
         let start = (node.clone(), ObjectKey::new("", ""));
         self.pods_on.range(start..).take_while(move |((on, _), ())| *on == node).filter_map(|((_, key), ())| self.pods.get_key_value(key))
+    }
+}
+
+/// What can be read of metadata that is not of its type: enough that the object counts as present, so that nothing is
+/// collected as if its owner were gone.
+fn bare_metadata(bytes: &[u8]) -> ObjectMeta {
+    let object: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let field = |name: &str| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).map(str::to_owned);
+    ObjectMeta {
+        name: field("name"),
+        namespace: field("namespace"),
+        uid: field("uid"),
+        resource_version: field("resourceVersion"),
+        ..ObjectMeta::default()
     }
 }
 

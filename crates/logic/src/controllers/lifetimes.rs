@@ -88,6 +88,18 @@ fn an_owner_that_nobody_can_look_up_counts_as_present() {
 }
 
 #[test]
+fn an_owner_that_cannot_be_read_counts_as_present() {
+    let mut world = family();
+    let unreadable = json!({"metadata": {"namespace": "ns", "name": "a", "uid": "uid-a", "creationTimestamp": "yesterday"}});
+    let bytes = serde_json::to_vec(&unreadable).unwrap();
+    let mut snapshot = world.snapshot.clone();
+    assert!(snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), Some(&bytes), 99).is_err());
+    world.snapshot = snapshot;
+    let child = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+    assert_eq!(world.run(&garbagecollector::CONTROLLER, &child, Timestamp::UNIX_EPOCH, usize::MAX), 0);
+}
+
+#[test]
 fn a_namespace_goes_when_all_in_it_is_gone() {
     let controllers = &[namespace::CONTROLLER, serviceaccount::CONTROLLER];
     let mut world = World::default();
