@@ -11,7 +11,9 @@ use crate::selector::Labels;
 use crate::status::Cause;
 
 /// A workload's template: labels that the selector takes, and pods that are always restarted. `owner` is the kind.
-pub fn validate_template(template: &Field, selector: &Field, owner: &str, causes: &mut Vec<Cause>) {
+///
+/// `claims` are names of volumes that the owner adds to its pods: a StatefulSet's claim templates.
+pub fn validate_template(template: &Field, selector: &Field, owner: &str, claims: &[&str], causes: &mut Vec<Cause>) {
     let labels = template.dig(&["metadata", "labels"]);
     match Labels::from_json(Some(selector.value)) {
         Ok(wanted) if !wanted.is_everything() && !wanted.matches_json(Some(labels.value)) => {
@@ -23,7 +25,7 @@ pub fn validate_template(template: &Field, selector: &Field, owner: &str, causes
     crate::metadata::validate_labels(&labels, causes);
     crate::metadata::validate_annotations(&template.dig(&["metadata", "annotations"]), causes);
     let spec = template.get("spec");
-    validate(&spec, causes);
+    validate_with(&spec, claims, causes);
     let restart = spec.get("restartPolicy");
     if restart.text() != "Always" {
         causes.push(Cause::not_supported(&restart.path, restart.value.clone(), &["Always"]));
@@ -48,7 +50,12 @@ pub fn validate_selector(selector: &Field, owner: &str, causes: &mut Vec<Cause>)
 
 /// A whole PodSpec, defaults applied.
 pub fn validate(spec: &Field, causes: &mut Vec<Cause>) {
-    let volumes = volume_validation::validate(&spec.get("volumes"), causes);
+    validate_with(spec, &[], causes);
+}
+
+fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
+    let mut volumes = volume_validation::validate(&spec.get("volumes"), causes);
+    volumes.extend(claims);
     let containers = spec.get("containers");
     if containers.len() == 0 {
         causes.push(Cause::required(&containers.path, ""));

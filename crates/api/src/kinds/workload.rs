@@ -49,7 +49,9 @@ pub fn validate(object: &Value, owner: &str, pods_of: &str, causes: &mut Vec<Cau
     spec.get("minReadySeconds").not_negative(causes);
     spec.get("revisionHistoryLimit").not_negative(causes);
     pod_spec_validation::validate_selector(&spec.get("selector"), owner, causes);
-    pod_spec_validation::validate_template(&spec.get("template"), &spec.get("selector"), pods_of, causes);
+    let templates = spec.get("volumeClaimTemplates");
+    let claims: Vec<&str> = templates.items().map(|claim| crate::object::name(claim.value)).collect();
+    pod_spec_validation::validate_template(&spec.get("template"), &spec.get("selector"), pods_of, &claims, causes);
 }
 
 /// A count or a percentage of pods.
