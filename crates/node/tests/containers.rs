@@ -343,3 +343,105 @@ fn an_image_of_this_program_runs() {
         assert!(world.log(&spec).contains(&"stdout F an_image_of_this_program_runs: test".to_owned()));
     });
 }
+
+/// Also covers a machine without some controllers: what is missing is left out, and the container runs.
+#[test]
+fn the_unified_tree_works_too() {
+    let world = World::with_cgroup2("unified");
+    let runtime = world.open();
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let mut spec = world.script("p1", "main", "echo up; sleep 1000 & sleep 1000");
+        (spec.memory_limit, spec.cpu_limit_milli, spec.pids_limit) = (Some(64 << 20), Some(500), Some(100));
+        let id = runtime.start_container(&spec).await.unwrap().id;
+        let group = std::path::Path::new("/sys/fs/cgroup").join(&world.cgroup_root);
+        assert!(group.join("supervisors/cgroup.procs").exists());
+        let probe = ["/bin/sh", "-c", "cat /proc/self/cgroup | grep ^0:; ! /bin/busybox mknod /dev/sda b 8 0"].map(str::to_owned);
+        let (code_of_probe, output) = runtime.exec_probe(&id, &probe, PATIENCE).await.unwrap();
+        assert_eq!((code_of_probe, output.starts_with(b"0::/")), (0, true), "{}", String::from_utf8_lossy(&output));
+        runtime.stats(&id).unwrap();
+        let status = runtime.stop_container(&id, Some(15), Duration::ZERO).await.unwrap();
+        assert_eq!(code(&status), 137);
+        runtime.remove_sandbox("p1").await.unwrap();
+        assert!(!group.join("burstable/podp1").exists());
+    });
+}
+
+/// S1, V7: a main process that is killed at any moment of a start leaves either a container that the next one knows, or
+/// none. Nothing runs that nobody knows of, and what was told to run does run.
+#[test]
+fn a_main_process_killed_in_the_middle_of_a_start_leaves_nothing_unknown() {
+    use std::io::BufRead;
+    let world = World::new("killed");
+    let mut told = Vec::new();
+    for round in 0..12u32 {
+        let mut main = std::process::Command::new(support::supervisor())
+            .args(["start-for-ever", world.dir.to_str().unwrap(), &world.cgroup_root, &world.busybox])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(main.stdout.take().unwrap()).lines();
+        // Killed in the second start of the round, a little further in it each time.
+        let mut starts = 0;
+        while starts < 2 {
+            match lines.next().unwrap().unwrap().as_str() {
+                "starting" => starts += 1,
+                id => told.push(id.to_owned()),
+            }
+        }
+        let moment = std::time::Instant::now() + Duration::from_millis(u64::from(round) * 3);
+        while std::time::Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        main.kill().unwrap();
+        main.wait().unwrap();
+        told.extend(lines.map_while(Result::ok).filter(|line| line != "starting"));
+    }
+    let runtime = world.open();
+    let mut known = std::collections::BTreeSet::new();
+    for status in runtime.list() {
+        let ContainerState::Running { pid, .. } = status.state else { panic!("{status:?}") };
+        assert!(std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("/bin/sleep"), "{status:?}");
+        known.insert(pid.to_string());
+        told.retain(|id| *id != status.id);
+    }
+    assert!(told.is_empty(), "told to run and gone: {told:?}");
+    assert!(known.len() >= 12);
+    let tree = std::path::Path::new("/sys/fs/cgroup/pids").join(&world.cgroup_root).join("podp1");
+    let tree = if tree.exists() { tree } else { std::path::Path::new("/sys/fs/cgroup").join(&world.cgroup_root).join("podp1") };
+    for group in std::fs::read_dir(tree).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir()) {
+        for pid in std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap().lines() {
+            assert!(known.contains(pid), "process {pid} is unknown: {:?}", std::fs::read_to_string(format!("/proc/{pid}/comm")));
+        }
+    }
+}
+
+#[test]
+fn many_start_and_stop_at_once() {
+    let world = World::new("many");
+    let runtime = world.open();
+    world.block_on(async {
+        let pods: Vec<String> = (0..8).map(|number| format!("p{number}")).collect();
+        let tasks: Vec<_> = pods
+            .iter()
+            .map(|pod| {
+                let (runtime, sandbox) = (runtime.clone(), world.sandbox(pod));
+                let specs: Vec<_> = (0..3).map(|number| world.script(pod, &format!("c{number}"), "echo on; exec sleep 1000")).collect();
+                tokio::spawn(async move {
+                    runtime.ensure_sandbox(&sandbox).await.unwrap();
+                    for spec in &specs {
+                        runtime.start_container(spec).await.unwrap();
+                    }
+                    runtime.remove_sandbox(&sandbox.pod_uid).await.unwrap();
+                    specs
+                })
+            })
+            .collect();
+        for task in tasks {
+            for spec in tokio::time::timeout(PATIENCE * 3, task).await.unwrap().unwrap() {
+                assert!(world.log(&spec).iter().all(|line| line == "stdout F on"));
+            }
+        }
+        assert!(runtime.list().is_empty() && runtime.sandboxes().is_empty());
+    });
+}

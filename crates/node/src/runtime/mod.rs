@@ -244,8 +244,13 @@ impl Runtime {
         for uid in uids {
             self.remove_sandbox(&uid).await?;
         }
-        self.inner.cgroups.kill_and_wait("");
-        self.inner.cgroups.remove("").map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
+        let inner = self.inner.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            inner.cgroups.kill_and_wait("");
+            inner.cgroups.remove("")
+        });
+        let removed = removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        removed.map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
     }
 
     /// The folder this runtime works in.

@@ -31,16 +31,19 @@ pub fn run_if_supervisor() {
 
 /// Supervises the container whose folder is `dir`.
 pub fn shim_main(dir: &Path) -> ! {
+    process::close_strangers();
     std::process::exit(container::supervise(dir))
 }
 
 /// Runs one command in a running container, for the process that holds the other end of stdin.
 pub fn exec_main() -> ! {
+    process::close_strangers();
     std::process::exit(exec::execute())
 }
 
 /// The first process of a PID namespace that containers share: reaps, and waits until it is killed.
 pub fn pause_main() -> ! {
+    process::close_strangers();
     let _ = process::detach_stdio();
     let _ = nix::unistd::setsid();
     process::set_name(c"mainstay-pause");

@@ -20,6 +20,14 @@ pub struct World {
 }
 
 impl World {
+    /// Like [`World::new`], on a machine whose cgroups are the unified tree only.
+    pub fn with_cgroup2(name: &str) -> World {
+        let world = World::new(name);
+        nix::mount::umount2("/sys/fs/cgroup", nix::mount::MntFlags::MNT_DETACH).unwrap();
+        mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+        world
+    }
+
     pub fn new(name: &str) -> World {
         assert!(nix::unistd::geteuid().is_root(), "these tests make containers: run them as root");
         // Before the network is gone: it may have to be fetched.
