@@ -133,13 +133,18 @@ fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
 }
 
 #[test]
-fn v3_delete_leaves_the_directory_to_the_node() {
+fn v3_v10_a_volume_grows_and_delete_leaves_its_directory_to_the_node() {
     let mut world = World::default();
     world.put(node("n1", json!({})));
     world.put(storage_class("now", "Immediate", "Delete"));
     world.put(claim("data", Some("now"), "ReadWriteOnce"));
     settle(&mut world);
     let name = bound_to(&world, "data").replace("Bound ", "");
+    // V10: it grows, and says so on both sides.
+    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    settle(&mut world);
+    assert_eq!(world.get(&kinds::PERSISTENT_VOLUME, "", &name)["spec"]["capacity"]["storage"], "3Gi");
+    assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "3Gi");
     world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
     settle(&mut world);
     let volume = world.get(&kinds::PERSISTENT_VOLUME, "", &name);

@@ -1,0 +1,120 @@
+//! The volume controllers and the scheduler on the real pipeline and store: what they write is accepted, and it comes
+//! to rest.
+
+use std::sync::Arc;
+
+use mainstay_api::{Kind, kinds};
+use mainstay_logic::controllers::CONTROLLERS;
+use mainstay_server::api::{self, Api, Cidr, DeleteOptions, Env, Settings};
+use mainstay_server::driver::{Driver, step};
+use mainstay_store::{Mode, Options, Store};
+use serde_json::{Value, json};
+
+struct Cluster {
+    api: Api,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Options { mode: Mode::Inline, ..Options::default() }).unwrap();
+        let env = Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
+        let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/16").unwrap(), ca_pem: String::new() };
+        Self { api: Api { store, env: Arc::new(env), settings: Arc::new(settings) }, _folder: folder }
+    }
+
+    fn create(&self, kind: &'static Kind, namespace: &str, object: Value) {
+        let mut batch = self.api.batch();
+        api::create(&mut batch, kind, namespace, object.clone()).unwrap_or_else(|status| panic!("{status} {object}"));
+        self.api.store.commit_blocking(batch.into_txn()).unwrap();
+    }
+
+    fn status(&self, kind: &'static Kind, name: &str, status: Value) {
+        let mut batch = self.api.batch();
+        let change = |old: &Value| {
+            let mut new = old.clone();
+            new["status"] = status.clone();
+            Ok(new)
+        };
+        api::patch(&mut batch, kind, "", name, api::Part::Status, &change).unwrap();
+        self.api.store.commit_blocking(batch.into_txn()).unwrap();
+    }
+
+    fn delete(&self, kind: &'static Kind, namespace: &str, name: &str) {
+        let mut batch = self.api.batch();
+        api::delete(&mut batch, kind, namespace, name, &DeleteOptions { grace: Some(0), ..DeleteOptions::default() }).unwrap();
+        self.api.store.commit_blocking(batch.into_txn()).unwrap();
+    }
+
+    fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Value {
+        self.api.batch().get(kind, namespace, name).unwrap().unwrap_or(Value::Null)
+    }
+
+    /// Runs all controllers until none has anything to do.
+    fn settle(&self) {
+        let mut driver = Driver::new(CONTROLLERS);
+        let now = self.api.now();
+        let mut watcher = driver.load(&self.api.store, now).unwrap();
+        for _ in 0..1000 {
+            if !step(&self.api, &mut driver, &mut watcher, now).unwrap() {
+                return;
+            }
+        }
+        panic!("does not come to rest: {:?}", driver.waiting().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_claim_is_provisioned_used_and_reclaimed_through_the_real_pipeline() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::NAMESPACE, "", json!({"metadata": {"name": "default"}}));
+    cluster.create(
+        &kinds::STORAGE_CLASS,
+        "",
+        json!({"metadata": {"name": "fast"}, "provisioner": "mainstay.io/local-path", "volumeBindingMode": "WaitForFirstConsumer",
+            "reclaimPolicy": "Delete"}),
+    );
+    cluster.create(
+        &kinds::NODE,
+        "",
+        json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}, "annotations": {"mainstay.io/volume-root": "/v"}}}),
+    );
+    let ready = json!({"allocatable": {"cpu": "2", "memory": "2Gi", "pods": "10"}, "conditions": [{"type": "Ready", "status": "True"}]});
+    cluster.status(&kinds::NODE, "n1", ready);
+    cluster.create(
+        &kinds::PERSISTENT_VOLUME_CLAIM,
+        "default",
+        json!({"metadata": {"name": "data"}, "spec": {"storageClassName": "fast", "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}),
+    );
+    cluster.create(
+        &kinds::SERVICE,
+        "default",
+        json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]}}),
+    );
+    cluster.create(
+        &kinds::POD,
+        "default",
+        json!({"metadata": {"name": "web-0", "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "x"}],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}}),
+    );
+    cluster.settle();
+    assert_eq!(cluster.get(&kinds::POD, "default", "web-0")["spec"]["nodeName"], "n1");
+    let claim = cluster.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data");
+    assert_eq!((&claim["status"]["phase"], &claim["status"]["capacity"]["storage"]), (&json!("Bound"), &json!("1Gi")));
+    let volume = claim["spec"]["volumeName"].as_str().unwrap();
+    assert_eq!(cluster.get(&kinds::PERSISTENT_VOLUME, "", volume)["status"]["phase"], "Bound");
+    assert_eq!(cluster.get(&kinds::ENDPOINTS, "default", "web")["metadata"]["name"], "web");
+
+    // V2: the claim stays while the pod is there; then the volume goes, but for the node's part.
+    cluster.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data");
+    cluster.settle();
+    assert_eq!(cluster.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["phase"], "Bound");
+    cluster.delete(&kinds::POD, "default", "web-0");
+    cluster.settle();
+    assert!(cluster.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data").is_null());
+    let volume = cluster.get(&kinds::PERSISTENT_VOLUME, "", volume);
+    assert_eq!(volume["metadata"]["finalizers"], json!(["mainstay.io/local-path"]));
+    assert!(volume["metadata"]["deletionTimestamp"].is_string());
+}
