@@ -34,13 +34,18 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let mut ticks = tokio::time::interval(LEASE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = 0;
+    let mut was_silent = false;
     loop {
         ticks.tick().await;
-        if let Err(error) = renew_lease(&kubelet).await {
+        let renewed = renew_lease(&kubelet).await;
+        if let Err(error) = &renewed {
             tracing::warn!(%error, "the node's lease could not be renewed");
         }
         round += 1;
-        if round % STATUS_EVERY == 0 {
+        // A node that was silent may have been declared Unknown meanwhile: it says at once that it is back.
+        let is_back = was_silent && renewed.is_ok();
+        was_silent = renewed.is_err();
+        if is_back || round % STATUS_EVERY == 0 {
             if let Err(error) = register(&kubelet).await {
                 tracing::warn!(%error, "the node's status could not be written");
             }
