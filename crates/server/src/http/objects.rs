@@ -12,7 +12,7 @@ use mainstay_api::kinds::Subresource;
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
 use mainstay_api::table::{IncludeObject, Representation};
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, Status, kinds, object, protobuf};
 use serde_json::Value;
 
 use super::respond::{self, Body};
@@ -127,8 +127,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if !kind.has(needed) {
         return Err(Status::no_such_resource());
     }
-    json_only(&call.content_type)?;
-    let posted = parse(&body)?;
+    let posted = parse(&call.content_type, &body)?;
     let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
     let dry_run = is_dry_run(call.query, &posted)?;
     let write = |verb: &'static str| {
@@ -153,8 +152,7 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
     match verb {
         "get" => get(call, api::scale_of),
         "update" => {
-            json_only(&call.content_type)?;
-            let new = parse(&body)?;
+            let new = parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
             let written = call.server.api.write(dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
             Ok(respond::reply(written))
@@ -321,7 +319,7 @@ fn media(content_type: &str) -> &str {
 }
 
 /// 415 for anything but JSON.
-pub fn json_only(content_type: &str) -> Result<(), Status> {
+fn json_only(content_type: &str) -> Result<(), Status> {
     match media(content_type) {
         // client-go sends DeleteOptions and reviews without a type now and then.
         "" | "application/json" => Ok(()),
@@ -333,8 +331,12 @@ fn patch_type(content_type: &str) -> Result<PatchType, Status> {
     PatchType::from_content_type(content_type).ok_or_else(|| Status::unsupported_media_type(PatchType::CONTENT_TYPES))
 }
 
-/// Reads any JSON object.
-pub fn parse(body: &[u8]) -> Result<Value, Status> {
+/// Reads any object, by its content type.
+pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
+    if media(content_type) == protobuf::CONTENT_TYPE {
+        return protobuf::read_any(body);
+    }
+    json_only(content_type)?;
     let parsed = schema::parse::parse(body).map_err(|error| {
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: {error}"
@@ -353,9 +355,15 @@ fn validation(query: &Query) -> Result<FieldValidation, Status> {
 }
 
 fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
-    json_only(&call.content_type)?;
     let kind: &'static Kind = call.target.kind;
-    schema::decode_bytes(kind, body, validation(call.query)?)
+    let validation = validation(call.query)?;
+    if media(&call.content_type) == protobuf::CONTENT_TYPE {
+        let mut object = protobuf::read(kind, body)?;
+        let warnings = schema::decode(kind, &mut object, validation)?;
+        return Ok((object, warnings));
+    }
+    json_only(&call.content_type)?;
+    schema::decode_bytes(kind, body, validation)
 }
 
 /// `dryRun=All`, as a parameter or in the options of the body; any other value is refused.
@@ -375,12 +383,7 @@ fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
 
 /// `DeleteOptions` out of the body, else out of the parameters.
 fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool), Status> {
-    let posted = if body.iter().all(u8::is_ascii_whitespace) {
-        Value::Null
-    } else {
-        json_only(&call.content_type)?;
-        parse(body)?
-    };
+    let posted = if body.iter().all(u8::is_ascii_whitespace) { Value::Null } else { parse(&call.content_type, body)? };
     let mut options = DeleteOptions::from_json(&posted);
     if posted.is_null() {
         let text = |name: &str| call.query.get(name).filter(|value| !value.is_empty());

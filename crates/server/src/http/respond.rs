@@ -55,7 +55,7 @@ impl HttpBody for Body {
 }
 
 /// The media types that are spoken.
-pub const ACCEPTED: &[&str] = &["application/json"];
+pub const ACCEPTED: &[&str] = &["application/json", mainstay_api::protobuf::CONTENT_TYPE];
 
 fn code_of(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

@@ -1,6 +1,6 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are posted and answered at once.
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use mainstay_api::{Status, object};
 use serde_json::{Value, json};
@@ -12,8 +12,9 @@ use crate::authorize::{self, Attributes};
 
 /// Answers a review.
 pub async fn create(server: &Server, user: &User, resource: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let body = objects::read(request.into_body()).await?;
-    let mut review = if body.is_empty() { json!({}) } else { objects::parse(&body)? };
+    let mut review = if body.is_empty() { json!({}) } else { objects::parse(&content_type, &body)? };
     let (group, kind, status) = match resource {
         "selfsubjectreviews" => ("authentication", "SelfSubjectReview", json!({ "userInfo": info(user) })),
         "tokenreviews" => ("authentication", "TokenReview", token_status(server, &review)),
