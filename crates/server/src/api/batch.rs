@@ -25,6 +25,17 @@ pub struct Batch<'a> {
     known: BTreeMap<Bytes, Known>,
     /// Told to the client in `Warning` headers.
     pub warnings: Vec<String>,
+    /// Who writes, for `managedFields`; controllers of ours keep none.
+    pub manager: Option<FieldManager>,
+}
+
+/// A client as `managedFields` names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldManager {
+    /// The `fieldManager` parameter, or what stands before the `/` of the user agent.
+    pub name: String,
+    /// `status`, `scale`, or empty.
+    pub subresource: String,
 }
 
 struct Known {
@@ -67,7 +78,7 @@ impl Outcome {
 impl<'a> Batch<'a> {
     pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings) -> Self {
         let now = (env.now)();
-        Self { store, env, settings, now, txn: Txn::default(), known: BTreeMap::new(), warnings: Vec::new() }
+        Self { store, env, settings, now, txn: Txn::default(), known: BTreeMap::new(), warnings: Vec::new(), manager: None }
     }
 
     /// The object, as this batch has it. Its `metadata.resourceVersion` is the stored one, even after a write of

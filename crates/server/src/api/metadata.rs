@@ -69,10 +69,7 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
     if let Some(name) = name {
         metadata.insert("name".to_owned(), name.into());
     }
-    // Which client wrote which field is not kept (server-side apply is not served yet).
-    for field in ["managedFields", "selfLink"] {
-        metadata.remove(field);
-    }
+    metadata.remove("selfLink");
     drop_empty(metadata);
     Ok(())
 }

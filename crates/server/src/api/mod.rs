@@ -25,14 +25,14 @@ use jiff::Timestamp;
 use mainstay_api::Status;
 use mainstay_store::{CommitError, Revision, Store};
 
-pub use batch::{Batch, Body, Outcome};
+pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
 pub use delete::{DeleteOptions, delete};
 pub use list::{List, list};
 pub use options::{ListOptions, Query, Selection, resource_version};
 pub use subresource::{bind, evict, scale_of, scaled};
 pub use token::{Claims, ISSUER, TokenError, Tokens};
-pub use update::{Part, merge_patch, part_of, patch, update};
+pub use update::{Part, apply, merge_patch, part_of, patch, update};
 pub use watch::{Frame, Watch};
 
 /// How often a write is prepared anew when others changed what it had read, before its client is told (A9).

@@ -1,9 +1,10 @@
 //! `PUT` and `PATCH`, of the object and of its subresources.
 
+use mainstay_api::apply::Writer;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
-use super::{Batch, Body, Outcome, admission, delete, key, metadata};
+use super::{Batch, Body, Outcome, admission, create, delete, key, metadata};
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +30,60 @@ pub fn update(
 ) -> Result<Outcome, Status> {
     metadata::settle(kind, namespace, Some(name), &mut new)?;
     let old = batch.must_get(kind, namespace, name)?;
+    manage(batch, kind, &old, &mut new);
     replace(batch, kind, &old, new, part)
+}
+
+/// Server-side apply: makes the object where it is missing, else changes what the configuration says and what its
+/// manager has said before. 409 where others own what would change, unless `force`.
+pub fn apply(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    part: Part,
+    config: &Value,
+    force: bool,
+) -> Result<Outcome, Status> {
+    let mut config = config.clone();
+    metadata::settle(kind, namespace, Some(name), &mut config)?;
+    let live = batch.get(kind, namespace, name)?;
+    let manager = batch.manager.clone();
+    let manager = manager.as_ref().ok_or_else(|| {
+        Status::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+    })?;
+    let uid = object::uid(&config);
+    if live.is_none() && !uid.is_empty() {
+        return Err(Status::precondition_uid(kind, name, uid, ""));
+    }
+    if live.is_none() && part != Part::Main {
+        return Err(Status::not_found(kind, name));
+    }
+    let writer = Writer { manager: &manager.name, subresource: &manager.subresource, now: batch.now };
+    let mut merged = mainstay_api::apply::apply(kind, live.as_ref(), &config, force, writer)?;
+    batch.warnings.extend(mainstay_api::schema::decode(kind, &mut merged, mainstay_api::schema::FieldValidation::Ignore)?);
+    match live {
+        None => create::create(batch, kind, namespace, merged),
+        Some(live) => replace(batch, kind, &live, merged, part),
+    }
+}
+
+/// Who owns which field is kept for objects that somebody has applied on the server; for others nobody asks, and the
+/// first apply takes what is there as it is.
+fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) {
+    let kept = object::at(old, &["metadata", "managedFields"]).cloned();
+    match (&batch.manager, kept) {
+        (Some(manager), Some(_)) => {
+            let writer = Writer { manager: &manager.name, subresource: &manager.subresource, now: batch.now };
+            mainstay_api::apply::manage_update(kind, Some(old), new, writer);
+        }
+        (None, Some(kept)) => {
+            object::ensure(new, &["metadata"]).insert("managedFields".to_owned(), kept);
+        }
+        (_, None) => {
+            object::ensure(new, &["metadata"]).remove("managedFields");
+        }
+    }
 }
 
 /// Changes an object with `change`, which is given the stored one. Without a `resourceVersion` in the patch this is
@@ -45,6 +99,7 @@ pub fn patch(
     let old = batch.must_get(kind, namespace, name)?;
     let mut new = change(&old)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
+    manage(batch, kind, &old, &mut new);
     replace(batch, kind, &old, new, part)
 }
 
@@ -137,7 +192,7 @@ fn only_status(new: &Value, old: &Value) -> Value {
         Some(status) => fields.insert("status".to_owned(), status.clone()),
         None => fields.remove("status"),
     };
-    for field in ["labels", "annotations"] {
+    for field in ["labels", "annotations", "managedFields"] {
         let value = object::at(new, &["metadata", field]).cloned();
         let metadata = object::ensure(&mut kept, &["metadata"]);
         match value {

@@ -20,7 +20,7 @@ use super::route::Target;
 use super::shape::Shape;
 use super::watching::WatchBody;
 use super::{Server, proxy};
-use crate::api::{self, Batch, DeleteOptions, ListOptions, Part, Query, Reply, Selection, Watch};
+use crate::api::{self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch};
 
 /// Larger request bodies are refused (bytes; upstream's limit).
 pub const MAX_BODY: usize = 3 << 20;
@@ -38,6 +38,26 @@ struct Call<'a> {
     query: &'a Query,
     form: Representation,
     content_type: String,
+    /// Who writes, for `managedFields`.
+    manager: FieldManager,
+}
+
+/// The longest `fieldManager`, in characters (upstream's).
+const MAX_MANAGER: usize = 128;
+
+/// The `fieldManager` parameter, or what stands before the `/` of the user agent.
+fn manager(query: &Query, subresource: &str, request: &Request<Incoming>) -> Result<FieldManager, Status> {
+    let named = query.get("fieldManager").map_or("", String::as_str);
+    if named.chars().count() > MAX_MANAGER || named.chars().any(char::is_control) {
+        return Err(Status::new(
+            422,
+            "Invalid",
+            "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: may not be more than 128 printable characters",
+        ));
+    }
+    let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
+    let name = if named.is_empty() { agent.split('/').next().unwrap_or("").chars().take(MAX_MANAGER).collect() } else { named.to_owned() };
+    Ok(FieldManager { name: if name.is_empty() { "unknown".to_owned() } else { name }, subresource: subresource.to_owned() })
 }
 
 /// Answers a request about objects; the user may make it.
@@ -56,9 +76,10 @@ pub async fn serve(
     }
     let form = Representation::from_accept(super::serve::accept(&request)).ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let manager = manager(&query, &target.subresource, &request)?;
     let method = request.method().clone();
     let body = if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
-    let call = Call { server, target: &target, query: &query, form, content_type };
+    let call = Call { server, target: &target, query: &query, form, content_type, manager };
     if !target.subresource.is_empty() {
         return subresource(&call, verb, body).await;
     }
@@ -130,7 +151,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     let posted = parse(&call.content_type, &body)?;
     let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
     let dry_run = is_dry_run(call.query, &posted)?;
-    let write = |verb: &'static str| {
+    let posting = |verb: &'static str| {
         let (posted, name) = (posted.clone(), name.clone());
         move |batch: &mut Batch<'_>| match verb {
             "binding" => api::bind(batch, namespace, &name, &posted),
@@ -138,8 +159,8 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
         }
     };
     match subresource.as_str() {
-        "binding" => call.server.api.write(dry_run, write("binding")).await.map(respond::reply),
-        "eviction" => call.server.api.write(dry_run, write("eviction")).await.map(respond::reply),
+        "binding" => write(call, dry_run, posting("binding")).await.map(respond::reply),
+        "eviction" => write(call, dry_run, posting("eviction")).await.map(respond::reply),
         _ => {
             let answer = call.server.tokens.request(&mut call.server.api.batch(), namespace, &name, posted)?;
             Ok(respond::json(201, answer.to_string()))
@@ -154,7 +175,7 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
         "update" => {
             let new = parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
-            let written = call.server.api.write(dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
+            let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
             Ok(respond::reply(written))
         }
         "patch" => {
@@ -163,7 +184,7 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
             // A Scale has no lists, so the kind that gives list keys does not matter.
             let change =
                 |old: &Value| apply_patch(kind, if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type }, old, &body);
-            let written = call.server.api.write(dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
+            let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
             Ok(respond::reply(written))
         }
         _ => Err(Status::method_not_allowed()),
@@ -225,6 +246,15 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     Ok(response)
 }
 
+/// Carries out a verb in the name of the request's field manager.
+async fn write(call: &Call<'_>, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+    let managed = |batch: &mut Batch<'_>| {
+        batch.manager = Some(call.manager.clone());
+        verb(batch)
+    };
+    call.server.api.write(dry_run, managed).await
+}
+
 async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     if !name.is_empty() {
@@ -233,9 +263,10 @@ async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if kind.namespaced && namespace.is_empty() {
         return Err(Status::bad_request("an empty namespace may not be set during creation"));
     }
-    let (object, warnings) = decode(call, &body)?;
+    let (mut object, warnings) = decode(call, &body)?;
+    object::ensure(&mut object, &["metadata"]).remove("managedFields");
     let dry_run = is_dry_run(call.query, &Value::Null)?;
-    let written = call.server.api.write(dry_run, |batch| api::create(batch, kind, namespace, object.clone())).await?;
+    let written = write(call, dry_run, |batch| api::create(batch, kind, namespace, object.clone())).await?;
     Ok(answer(call, written, warnings))
 }
 
@@ -243,7 +274,7 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
     let Target { kind, namespace, name, .. } = call.target;
     let (object, warnings) = decode(call, &body)?;
     let dry_run = is_dry_run(call.query, &Value::Null)?;
-    let written = call.server.api.write(dry_run, |batch| api::update(batch, kind, namespace, name, part, object.clone())).await?;
+    let written = write(call, dry_run, |batch| api::update(batch, kind, namespace, name, part, object.clone())).await?;
     Ok(answer(call, written, warnings))
 }
 
@@ -252,6 +283,13 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
     let patch_type = patch_type(&call.content_type)?;
     let validation = validation(call.query)?;
     let dry_run = is_dry_run(call.query, &Value::Null)?;
+    if patch_type == PatchType::Apply {
+        // YAML is not read; kubectl and client-go send JSON, which is YAML too.
+        let (config, warnings) = schema::decode_bytes(kind, &body, validation)?;
+        let force = call.query.get("force").is_some_and(|force| force == "true");
+        let written = write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
+        return Ok(answer(call, written, warnings));
+    }
     let verb = |batch: &mut Batch<'_>| {
         let warnings = std::cell::RefCell::new(Vec::new());
         let outcome = api::patch(batch, kind, namespace, name, part, &|old| {
@@ -262,14 +300,14 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         batch.warnings.extend(warnings.into_inner());
         Ok(outcome)
     };
-    let written = call.server.api.write(dry_run, verb).await?;
+    let written = write(call, dry_run, verb).await?;
     Ok(answer(call, written, Vec::new()))
 }
 
 async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     let (options, dry_run) = delete_options(call, &body)?;
-    let written = call.server.api.write(dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
+    let written = write(call, dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
     Ok(respond::reply(written))
 }
 
@@ -284,7 +322,7 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
     for entry in &found.items {
         let Some((_, key)) = api::key::parse(&entry.key) else { continue };
-        let deleted = call.server.api.write(dry_run, |batch| api::delete(batch, kind, &key.namespace, &key.name, &options)).await;
+        let deleted = write(call, dry_run, |batch| api::delete(batch, kind, &key.namespace, &key.name, &options)).await;
         if let Err(status) = deleted
             && status.code != 404
         {

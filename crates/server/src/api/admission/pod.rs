@@ -7,23 +7,14 @@ use crate::api::Batch;
 
 /// Where a container finds its service account's token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// How long a pod stays on a node that is not ready or not reachable, in seconds.
-const TOLERATION_SECONDS: i64 = 300;
 /// How long a projected token is good for, in seconds: upstream's odd number, which tells a default from a wish.
 const TOKEN_SECONDS: i64 = 3607;
 
 /// Upstream's ServiceAccount, DefaultTolerationSeconds and Priority plugins.
 pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
-    add_tolerations(pod);
-    let spec = object::ensure(pod, &["spec"]);
-    spec.entry("priority").or_insert_with(|| json!(0));
-    spec.entry("preemptionPolicy").or_insert_with(|| json!("PreemptLowerPriority"));
-    let account_name = match spec.get("serviceAccountName").and_then(Value::as_str) {
-        None | Some("") => "default".to_owned(),
-        Some(name) => name.to_owned(),
-    };
-    spec.insert("serviceAccountName".to_owned(), account_name.clone().into());
-    spec.insert("serviceAccount".to_owned(), account_name.clone().into());
+    kinds::pod::admit(pod);
+    let account_name = object::text(pod, &["spec", "serviceAccountName"]).to_owned();
+    object::ensure(pod, &["spec"]).insert("serviceAccount".to_owned(), account_name.clone().into());
     let namespace = object::namespace(pod).to_owned();
     let Some(account) = batch.get(&kinds::SERVICE_ACCOUNT, &namespace, &account_name)? else {
         let why = format!("error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found");
@@ -41,21 +32,6 @@ pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
         mount_token(batch, pod);
     }
     Ok(())
-}
-
-fn add_tolerations(pod: &mut Value) {
-    let spec = object::ensure(pod, &["spec"]);
-    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
-    let Some(tolerations) = tolerations.as_array_mut() else { return };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerates = |toleration: &Value| {
-            let field = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-            (field("key") == key || field("key").is_empty()) && (field("effect") == "NoExecute" || field("effect").is_empty())
-        };
-        if !tolerations.iter().any(tolerates) {
-            tolerations.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS }));
-        }
-    }
 }
 
 /// Adds the projected volume with token, CA and namespace, and mounts it where nothing is mounted there yet.
