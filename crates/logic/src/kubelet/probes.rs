@@ -1,11 +1,11 @@
 //! When probes run, and what they mean: upstream's timing, thresholds and initial results.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Probe};
 
-use super::backoff::plus_seconds;
+use super::backoff::{plus, plus_seconds};
 use super::containers::container_id;
-use super::view::{Hook, Life, PodView, ProbeFact, ProbeKind};
+use super::view::{ContainerFact, Hook, Life, PodView, ProbeFact, ProbeKind};
 use super::{Action, KubeletDecision};
 
 /// Asks for every probe that is due, and to be woken for the next.
@@ -23,7 +23,9 @@ pub(super) fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision
             if passed_startup == (kind == ProbeKind::Startup) {
                 continue;
             }
-            let due = due(probe, memory.and_then(|memory| memory.probes.get(&kind)), since);
+            let fact = memory.and_then(|memory| memory.probes.get(&kind));
+            let early = kind == ProbeKind::Readiness && fact.is_some_and(|fact| fact.verdict.is_none());
+            let due = if early { early_due(probe, fact, since) } else { due(probe, fact, since) };
             if due <= now {
                 decision.act(Action::RunProbe { container: container.name.clone(), attempt: latest.attempt, kind });
             } else {
@@ -39,6 +41,26 @@ fn due(probe: &Probe, fact: Option<&ProbeFact>, started: Timestamp) -> Timestamp
         Some(last) => plus_seconds(last, probe.period_seconds.unwrap_or(10).max(1).into()),
         None => plus_seconds(started, probe.initial_delay_seconds.unwrap_or(0).max(0).into()),
     }
+}
+
+/// The first pause between early readiness runs; it doubles.
+const EARLY_PAUSE: SignedDuration = SignedDuration::from_millis(25);
+
+/// Whether a readiness run falls into the first period of a container. Differs: until that is over, failed runs are
+/// repeated soon, uncounted and untold. Most servers listen within milliseconds, and upstream would look again only a
+/// whole period later; an ordered set pays that once per pod.
+pub(super) fn is_early(probe: &Probe, fact: &ContainerFact, began: Timestamp) -> bool {
+    let Life::Running { since } = fact.life else { return false };
+    began < plus_seconds(due(probe, None, since), probe.period_seconds.unwrap_or(10).max(1).into())
+}
+
+fn early_due(probe: &Probe, fact: Option<&ProbeFact>, started: Timestamp) -> Timestamp {
+    let (Some(fact), first) = (fact, due(probe, None, started)) else { return due(probe, fact, started) };
+    let (Some(last), 1..) = (fact.last_run, fact.early) else { return due(probe, Some(fact), started) };
+    let soon = plus(last, EARLY_PAUSE.saturating_mul(1 << fact.early.min(12)));
+    // The regular beat starts one period after the first run.
+    let beat = plus_seconds(first, probe.period_seconds.unwrap_or(10).max(1).into());
+    if last < beat { soon.min(beat) } else { due(probe, Some(fact), started) }
 }
 
 fn verdict(view: &PodView, container: &Container, attempt: u32, kind: ProbeKind) -> Option<bool> {

@@ -322,6 +322,28 @@ fn liveness_restarts_and_a_startup_probe_holds_the_others_back() {
 }
 
 #[test]
+fn readiness_is_looked_at_often_in_the_first_period_and_only_then() {
+    let mut spec = one_container();
+    spec["containers"][0]["readinessProbe"] = json!({ "exec": {}, "periodSeconds": 10, "failureThreshold": 1 });
+    let mut bench = Bench::new(spec);
+    bench.network().image("c").started("c", 0);
+    let (start, mut runs) = (bench.now, Vec::new());
+    while runs.len() < 12 {
+        let decision = decide(&bench.view, bench.now);
+        if decision.actions.iter().any(|action| matches!(action, Action::RunProbe { .. })) {
+            runs.push(bench.now.duration_since(start).as_millis());
+            bench.probe("c", 0, ProbeKind::Readiness, false);
+        } else {
+            bench.now = decision.wake_at.unwrap();
+        }
+    }
+    assert_eq!(runs, [0, 50, 150, 350, 750, 1550, 3150, 6350, 10_000, 20_000, 30_000, 40_000]);
+    assert_eq!(bench.events.iter().filter(|event| event.starts_with("Unhealthy")).count(), 4, "early failures are not told");
+    bench.step();
+    assert_eq!(bench.condition("Ready").split(' ').next(), Some("False"));
+}
+
+#[test]
 fn deletion_is_confirmed_only_when_all_is_stopped_and_unmounted_s2() {
     let mut spec = one_container();
     spec["containers"][0]["lifecycle"] = json!({ "preStop": { "exec": {} } });

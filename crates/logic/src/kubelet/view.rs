@@ -134,6 +134,8 @@ pub struct ProbeFact {
     pub last_ok: bool,
     /// The verdict once a threshold was reached.
     pub verdict: Option<bool>,
+    /// Failed readiness runs right after the start, which count for nothing.
+    pub early: u32,
 }
 
 /// The image for a container's next attempt.
@@ -496,9 +498,15 @@ impl PodView {
         let (success, failure) = (probe.success_threshold.unwrap_or(1).max(1), probe.failure_threshold.unwrap_or(3).max(1));
         let grace_seconds = probe.termination_grace_period_seconds.unwrap_or_else(|| self.grace_seconds());
         let alive = self.attempt(container, attempt).is_some_and(ContainerFact::is_alive);
+        let early = kind == ProbeKind::Readiness
+            && self.attempt(container, attempt).is_some_and(|fact| super::probes::is_early(probe, fact, began));
         let Some(memory) = self.attempt_memory(container, attempt) else { return };
         let fact = memory.probes.entry(kind).or_default();
         fact.last_run = Some(began);
+        if early && fact.verdict.is_none() && outcome != ProbeOutcome::Success {
+            fact.early = fact.early.saturating_add(1);
+            return;
+        }
         let ok = match &outcome {
             ProbeOutcome::Success => true,
             ProbeOutcome::Failure(output) => {

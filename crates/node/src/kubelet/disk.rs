@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -22,6 +23,8 @@ const MAX_POD: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
+    /// One note is written at a time: a pod's volumes begin together, and each sees to it that the pod is noted.
+    writing: Arc<Mutex<()>>,
 }
 
 /// A pod that was begun before a restart.
@@ -35,7 +38,7 @@ pub struct Left {
 impl Disk {
     /// Below this data folder.
     pub fn new(data_dir: &Path) -> Self {
-        Self { root: data_dir.to_owned() }
+        Self { root: data_dir.to_owned(), writing: Arc::default() }
     }
 
     /// A pod's own folder. A uid comes from the API: anything that is not one path element is refused.
@@ -60,8 +63,13 @@ impl Disk {
         self.root.join("logs").join(format!("{namespace}_{name}_{uid}"))
     }
 
-    /// Notes a pod before anything of it is made.
+    /// Notes a pod before anything of it is made, so that a restarted agent can take it away again. The first note
+    /// stays.
     pub fn write_pod(&self, uid: &str, pod: &Pod) -> io::Result<()> {
+        let path = self.pod_dir(uid)?.join("pod.json");
+        if path.exists() {
+            return Ok(());
+        }
         let bytes = serde_json::to_vec(pod)?;
         self.write(uid, "pod.json", &bytes)
     }
@@ -77,6 +85,7 @@ impl Disk {
     }
 
     fn write(&self, uid: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = self.pod_dir(uid)?;
         make_private_dir(&dir)?;
         let temporary = dir.join(format!(".{name}"));

@@ -83,6 +83,9 @@ pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: 
                 Ok(()) => {
                     let log = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, &container, attempt);
                     let _ = tokio::fs::remove_file(log).await;
+                    if let Ok(message) = super::files::termination_log(&kubelet.disk, &context.uid, &container, attempt) {
+                        let _ = tokio::fs::remove_file(message).await;
+                    }
                     Outcome::default()
                 }
                 Err(error) => failed(&context, "a container could not be removed", &error),
@@ -117,14 +120,9 @@ async fn ensure_volume(kubelet: &Kubelet, context: &PodContext, name: String) ->
     Outcome { dependencies, ..Fact::Volume { name, result: result.map_err(|error| error.to_string()) }.into() }
 }
 
-/// Notes the pod on disk before anything of it is made, so that a restarted agent can take it away again.
 async fn write_pod(kubelet: &Kubelet, context: &PodContext) -> Result<(), String> {
     let (disk, context) = (kubelet.disk.clone(), context.clone());
-    let result = tokio::task::spawn_blocking(move || {
-        let present = disk.pod_dir(&context.uid)?.join("pod.json").exists();
-        if present { Ok(()) } else { disk.write_pod(&context.uid, &context.pod) }
-    });
-    match result.await {
+    match tokio::task::spawn_blocking(move || disk.write_pod(&context.uid, &context.pod)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
