@@ -162,7 +162,7 @@ pub async fn node_ready(cluster: &Cluster, begun: Instant) -> Duration {
 /// Makes the demonstration's image from this binary, so that it works offline.
 pub async fn make_demo_image(cluster: &Cluster) {
     let images = cluster.node.kubelet.images.clone();
-    let made = tokio::task::spawn_blocking(move || images.build_from_self(DEMO_IMAGE, &["/mainstay", "demo-server"], &[])).await;
+    let made = tokio::task::spawn_blocking(move || images.build_from_self(DEMO_IMAGE, &["demo-server"], &[])).await;
     match made {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "{DEMO_IMAGE} could not be made"),
