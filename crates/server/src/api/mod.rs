@@ -206,3 +206,6 @@ impl Prepared {
         Reply { code: self.code, body: written.or(self.dry).unwrap_or_default(), warnings: self.warnings }
     }
 }
+
+#[cfg(test)]
+mod tests;

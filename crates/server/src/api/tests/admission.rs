@@ -1,0 +1,91 @@
+//! What objects are given when they are made.
+
+use std::collections::BTreeSet;
+
+use mainstay_api::{kinds, object};
+use serde_json::json;
+
+use super::*;
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({ "metadata": { "name": name }, "spec": spec })
+}
+
+#[test]
+fn every_service_has_an_address_of_its_own_until_there_is_none_left() {
+    let cluster = Cluster::new();
+    let ports = json!([{ "port": 80 }]);
+    let mut addresses = BTreeSet::new();
+    // A /27 has 30 addresses that can be given away.
+    for index in 0..30 {
+        let made = cluster.create(&kinds::SERVICE, service(&format!("s{index}"), json!({ "ports": ports }))).expect("created");
+        assert!(addresses.insert(object::text(&made, &["spec", "clusterIP"]).to_owned()));
+    }
+    let full = cluster.create(&kinds::SERVICE, service("more", json!({ "ports": ports }))).expect_err("full");
+    assert!(full.message.contains("range 10.96.0.0/27 is full"), "{}", full.message);
+    let freed = object::text(&cluster.get(&kinds::SERVICE, "s7").expect("there"), &["spec", "clusterIP"]).to_owned();
+    let asked = service("asked", json!({ "ports": ports, "clusterIP": freed }));
+    let taken = cluster.create(&kinds::SERVICE, asked.clone()).expect_err("taken");
+    assert!(taken.message.contains("provided IP is already allocated"), "{}", taken.message);
+    cluster.delete(&kinds::SERVICE, "s7", &DeleteOptions::default()).expect("deleted");
+    let made = cluster.create(&kinds::SERVICE, asked).expect("free again");
+    assert_eq!(object::text(&made, &["spec", "clusterIP"]), freed);
+    let headless = cluster.create(&kinds::SERVICE, service("headless", json!({ "ports": ports, "clusterIP": "None" }))).expect("created");
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+}
+
+#[test]
+fn node_ports_are_kept_over_updates_and_given_back() {
+    let cluster = Cluster::new();
+    let made = cluster.create(&kinds::SERVICE, service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }] }))).expect("created");
+    let port = made["spec"]["ports"][0]["nodePort"].as_i64().expect("given");
+    assert!((30_000..=32_767).contains(&port));
+    let replaced = cluster
+        .update(&kinds::SERVICE, "s", service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }], "selector": { "a": "b" } })))
+        .expect("replaced");
+    assert_eq!((&replaced["spec"]["ports"], &replaced["spec"]["clusterIP"]), (&made["spec"]["ports"], &made["spec"]["clusterIP"]));
+    let asks = |name: &str| service(name, json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": port }] }));
+    assert_eq!(cluster.create(&kinds::SERVICE, asks("t")).expect_err("taken").code, 422);
+    cluster.merge(&kinds::SERVICE, "s", Part::Main, json!({ "spec": { "type": "ClusterIP" } })).expect("changed");
+    cluster.create(&kinds::SERVICE, asks("t")).expect("given back");
+    let low = service("low", json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 80 }] }));
+    assert!(cluster.create(&kinds::SERVICE, low).expect_err("too low").message.contains("The range of valid ports is 30000-32767"));
+}
+
+#[test]
+fn a_pod_gets_its_service_accounts_token_unless_it_says_no() {
+    let cluster = Cluster::new();
+    let made = cluster.create(&kinds::POD, pod("a")).expect("created");
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    let mount = &made["spec"]["containers"][0]["volumeMounts"][0];
+    assert_eq!(mount["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(mount["name"], made["spec"]["volumes"][0]["name"]);
+    let mut without = pod("b");
+    without["spec"]["automountServiceAccountToken"] = json!(false);
+    let made = cluster.create(&kinds::POD, without).expect("created");
+    assert_eq!(made["spec"].get("volumes"), None);
+    let mut unknown = pod("c");
+    unknown["spec"]["serviceAccountName"] = json!("nobody");
+    let refused = cluster.create(&kinds::POD, unknown).expect_err("no such account");
+    assert_eq!(
+        refused.message,
+        r#"pods "c" is forbidden: error looking up service account default/nobody: serviceaccount "nobody" not found"#
+    );
+}
+
+#[test]
+fn claims_get_the_newest_default_class_and_v2_protection() {
+    let cluster = Cluster::new();
+    let class = |name: &str| json!({ "metadata": { "name": name, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } }, "provisioner": "p" });
+    cluster.create(&kinds::STORAGE_CLASS, class("old")).expect("created");
+    cluster.seconds.fetch_add(10, std::sync::atomic::Ordering::Relaxed);
+    cluster.create(&kinds::STORAGE_CLASS, class("new")).expect("created");
+    let claim = |name: &str| json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    let made = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, claim("a")).expect("created");
+    assert_eq!(made["spec"]["storageClassName"], "new");
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let mut none = claim("b");
+    none["spec"]["storageClassName"] = json!("");
+    let made = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, none).expect("created");
+    assert_eq!(made["spec"]["storageClassName"], "");
+}

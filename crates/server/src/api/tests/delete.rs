@@ -1,0 +1,103 @@
+//! Deletion: preconditions (A8), grace, finalizers, namespaces.
+
+use std::sync::atomic::Ordering;
+
+use mainstay_api::{kinds, object};
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn a8_a_reused_name_is_not_deleted_for_its_predecessor() {
+    let cluster = Cluster::new();
+    let first = cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    cluster.delete(&kinds::CONFIG_MAP, "a", &DeleteOptions::default()).expect("deleted");
+    let second = cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created again");
+    assert_ne!(object::uid(&first), object::uid(&second));
+    let options = DeleteOptions { uid: Some(object::uid(&first).to_owned()), ..DeleteOptions::default() };
+    assert_eq!(cluster.delete(&kinds::CONFIG_MAP, "a", &options).expect_err("another uid").code, 409);
+    let options = DeleteOptions { resource_version: Some("1".into()), ..DeleteOptions::default() };
+    assert_eq!(cluster.delete(&kinds::CONFIG_MAP, "a", &options).expect_err("another version").code, 409);
+    assert!(cluster.get(&kinds::CONFIG_MAP, "a").is_some());
+}
+
+#[test]
+fn a_bound_pod_goes_gracefully_and_an_unbound_one_at_once() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::POD, pod("free")).expect("created");
+    cluster.delete(&kinds::POD, "free", &DeleteOptions::default()).expect("deleted");
+    assert_eq!(cluster.get(&kinds::POD, "free"), None);
+
+    let made = cluster.create(&kinds::POD, pod("a")).expect("created");
+    let binding = json!({ "metadata": { "uid": object::uid(&made) }, "target": { "name": "n" } });
+    cluster.write(|batch| bind(batch, "default", "a", &binding)).expect("bound");
+    let deleting = cluster.delete(&kinds::POD, "a", &DeleteOptions::default()).expect("on its way");
+    assert_eq!(deleting["metadata"]["deletionGracePeriodSeconds"], 30);
+    let at = |pod: &Value| object::text(pod, &["metadata", "deletionTimestamp"]).parse::<Timestamp>().expect("a time").as_second();
+    assert_eq!(at(&deleting), cluster.seconds.load(Ordering::Relaxed) + 30);
+    let revision = cluster.api.store.revision();
+    cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(60), ..DeleteOptions::default() }).expect("accepted");
+    assert_eq!(cluster.api.store.revision(), revision, "the period never gets longer");
+    let sooner = cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(5), ..DeleteOptions::default() }).expect("shorter");
+    assert_eq!(at(&sooner), cluster.seconds.load(Ordering::Relaxed) + 5);
+    cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(0), ..DeleteOptions::default() }).expect("gone");
+    assert_eq!(cluster.get(&kinds::POD, "a"), None);
+}
+
+#[test]
+fn finalizers_hold_and_the_last_one_lets_go() {
+    let cluster = Cluster::new();
+    let held = json!({ "metadata": { "name": "a", "finalizers": ["x.io/one", "x.io/two"] } });
+    cluster.create(&kinds::CONFIG_MAP, held).expect("created");
+    cluster.delete(&kinds::CONFIG_MAP, "a", &DeleteOptions::default()).expect("on its way");
+    let add = cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": ["x.io/one", "x.io/new"] } }));
+    assert!(add.expect_err("none may come").message.contains("no new finalizers can be added if the object is being deleted"));
+    cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": ["x.io/two"] } })).expect("one less");
+    assert!(cluster.get(&kinds::CONFIG_MAP, "a").is_some());
+    cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
+    assert_eq!(cluster.get(&kinds::CONFIG_MAP, "a"), None);
+}
+
+#[test]
+fn the_propagation_policy_becomes_a_finalizer() {
+    let cluster = Cluster::new();
+    let table = [("Foreground", Some("foregroundDeletion")), ("Orphan", Some("orphan")), ("Background", None)];
+    for (policy, finalizer) in table {
+        cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+        let options = DeleteOptions { propagation: Some(policy.into()), ..DeleteOptions::default() };
+        cluster.delete(&kinds::CONFIG_MAP, "a", &options).expect("accepted");
+        let left = cluster.get(&kinds::CONFIG_MAP, "a");
+        let found = left.as_ref().and_then(|left| object::finalizers(left).next().map(str::to_owned));
+        assert_eq!(found.as_deref(), finalizer, "{policy}");
+        if left.is_some() {
+            cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
+        }
+    }
+    let both = DeleteOptions { propagation: Some("Orphan".into()), orphan_dependents: Some(true), ..DeleteOptions::default() };
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    assert_eq!(cluster.delete(&kinds::CONFIG_MAP, "a", &both).expect_err("contradictory").code, 422);
+}
+
+#[test]
+fn a_namespace_on_its_way_out_takes_nothing_new_and_goes_when_it_is_finalized() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "ns" } })).expect("created");
+    let within = |name: &str| {
+        let object = config_map(name);
+        cluster.write(|batch| create(batch, &kinds::CONFIG_MAP, "ns", object.clone()))
+    };
+    within("before").expect("created");
+    cluster.delete(&kinds::NAMESPACE, "ns", &DeleteOptions::default()).expect("on its way");
+    let leaving = cluster.get(&kinds::NAMESPACE, "ns").expect("still there");
+    assert_eq!(object::text(&leaving, &["status", "phase"]), "Terminating");
+    let refused = within("after").expect_err("too late");
+    assert_eq!(
+        refused.message,
+        r#"configmaps "after" is forbidden: unable to create new content in namespace ns because it is being terminated"#
+    );
+    cluster.merge(&kinds::NAMESPACE, "ns", Part::Finalize, json!({ "spec": { "finalizers": null } })).expect("finalized");
+    assert_eq!(cluster.get(&kinds::NAMESPACE, "ns"), None);
+    let missing = within("never").expect_err("no namespace");
+    assert_eq!((missing.code, missing.message.as_str()), (404, r#"namespaces "ns" not found"#));
+    assert_eq!(cluster.delete(&kinds::NAMESPACE, "default", &DeleteOptions::default()).expect_err("immortal").code, 403);
+}

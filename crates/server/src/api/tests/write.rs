@@ -1,0 +1,109 @@
+//! Create, update, patch: preconditions and retries (A8, A9).
+
+use std::cell::Cell;
+
+use mainstay_api::{kinds, object};
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn a8_updates_honour_uid_and_resource_version() {
+    let cluster = Cluster::new();
+    let made = cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    let with = |field: &str, value: &str| {
+        let mut changed = made.clone();
+        changed["data"] = json!({ "b": value });
+        changed["metadata"][field] = value.into();
+        cluster.update(&kinds::CONFIG_MAP, "a", changed)
+    };
+    let conflict = with("resourceVersion", "1").expect_err("stale");
+    assert_eq!((conflict.code, conflict.reason), (409, "Conflict"));
+    assert!(conflict.message.contains("the object has been modified"), "{}", conflict.message);
+    assert_eq!(with("uid", "another").expect_err("another object").code, 409);
+    assert_eq!(cluster.get(&kinds::CONFIG_MAP, "a").as_ref(), Some(&made), "A9: what fails leaves nothing behind");
+    let mut changed = made.clone();
+    changed["data"] = json!({ "b": "2" });
+    let updated = cluster.update(&kinds::CONFIG_MAP, "a", changed.clone()).expect("current");
+    assert_ne!(object::resource_version(&updated), object::resource_version(&made));
+    assert_eq!(cluster.update(&kinds::CONFIG_MAP, "a", changed).expect_err("used up").code, 409);
+}
+
+#[test]
+fn a9_a_patch_that_raced_is_made_anew_on_what_the_other_wrote() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    let races = Cell::new(3);
+    let patched = cluster.write(|batch| {
+        patch(batch, &kinds::CONFIG_MAP, "default", "a", Part::Main, &|old| {
+            if races.get() > 0 {
+                races.set(races.get() - 1);
+                let key = format!("k{}", races.get());
+                cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "data": { key: "other" } })).expect("written");
+            }
+            let mut new = old.clone();
+            merge_patch(&mut new, &json!({ "data": { "mine": "2" } }));
+            Ok(new)
+        })
+    });
+    let data = patched.expect("patched")["data"].clone();
+    assert_eq!(data, json!({ "a": "1", "k0": "other", "k1": "other", "k2": "other", "mine": "2" }));
+}
+
+#[test]
+fn a_write_that_changes_nothing_is_none() {
+    let cluster = Cluster::new();
+    let made = cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    let revision = cluster.api.store.revision();
+    assert_eq!(cluster.update(&kinds::CONFIG_MAP, "a", config_map("a")), Ok(made));
+    assert_eq!(cluster.api.store.revision(), revision);
+}
+
+#[test]
+fn a_dry_run_answers_and_writes_nothing() {
+    let cluster = Cluster::new();
+    let revision = cluster.api.store.revision();
+    let reply = cluster.api.write_now(true, |batch| create(batch, &kinds::CONFIG_MAP, "default", config_map("a"))).expect("valid");
+    assert_eq!(reply.code, 201);
+    assert_eq!(cluster.api.store.revision(), revision);
+}
+
+#[test]
+fn names_are_taken_once_or_generated() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    assert_eq!(cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect_err("taken").reason, "AlreadyExists");
+    let made = cluster.create(&kinds::CONFIG_MAP, json!({ "metadata": { "generateName": "web-" } })).expect("created");
+    let suffix = object::name(&made).strip_prefix("web-").map(str::len);
+    assert_eq!(suffix, Some(5));
+    let nameless = cluster.create(&kinds::CONFIG_MAP, json!({ "metadata": {} })).expect_err("no name");
+    assert_eq!(nameless.code, 422);
+    let elsewhere = json!({ "metadata": { "name": "b", "namespace": "other" } });
+    assert_eq!(cluster.create(&kinds::CONFIG_MAP, elsewhere).expect_err("another namespace").code, 400);
+}
+
+#[test]
+fn status_and_spec_are_written_apart() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::POD, pod("a")).expect("created");
+    let both = json!({ "metadata": { "labels": { "x": "y" } }, "spec": { "nodeName": "n" }, "status": { "phase": "Running" } });
+    let written = cluster.merge(&kinds::POD, "a", Part::Status, both.clone()).expect("status");
+    assert_eq!((object::text(&written, &["status", "phase"]), object::text(&written, &["spec", "nodeName"])), ("Running", ""));
+    let written = cluster.merge(&kinds::POD, "a", Part::Main, json!({ "status": { "phase": "Failed" } })).expect("main");
+    assert_eq!(object::text(&written, &["status", "phase"]), "Running");
+}
+
+#[test]
+fn a_pod_is_bound_once() {
+    let cluster = Cluster::new();
+    let made = cluster.create(&kinds::POD, pod("a")).expect("created");
+    let binding = |uid: &str, node: &str| json!({ "metadata": { "uid": uid }, "target": { "name": node } });
+    let to = |uid: &str, node: &str| {
+        let binding = binding(uid, node);
+        cluster.write(|batch| bind(batch, "default", "a", &binding))
+    };
+    assert_eq!(to("another", "n").expect_err("another pod").code, 409);
+    to(object::uid(&made), "n1").expect("bound");
+    let again = to(object::uid(&made), "n2").expect_err("bound already");
+    assert!(again.message.contains("pod a is already assigned to node \"n1\""), "{}", again.message);
+}
