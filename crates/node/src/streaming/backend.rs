@@ -1,0 +1,204 @@
+//! What the kubelet tells the streaming server, and which container a request means.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
+use mainstay_api::Status;
+
+use super::exec::Session;
+use crate::runtime::{ContainerState, ContainerStatus, ExecSpec, Runtime, RuntimeError};
+
+/// A future that a trait object gives.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The kubelet's knowledge of the pods of this node.
+pub trait Backend: Send + Sync + 'static {
+    /// A pod of this node as the API server has it, with its status. Of several of one name the newest.
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
+    /// All pods of this node.
+    fn pods(&self) -> Vec<Arc<Pod>>;
+    /// Where the log of one attempt of a container is (the current file; rotated ones are beside it as `<name>.<n>`).
+    fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf;
+}
+
+/// The containers themselves.
+pub trait Containers: Send + Sync + 'static {
+    /// The containers of a pod, running and ended.
+    fn of_pod(&self, pod_uid: &str) -> Vec<ContainerStatus>;
+    /// The file that pins the pod's network namespace; None where the pod has the node's own.
+    ///
+    /// # Errors
+    /// The pod has no sandbox.
+    fn network(&self, pod_uid: &str) -> Result<Option<PathBuf>, RuntimeError>;
+    /// Runs a command.
+    fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>>;
+    /// Joins the container's own process.
+    fn attach<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Session, RuntimeError>>;
+    /// Returns when the container does not run (any more).
+    fn ended<'a>(&'a self, id: &'a str) -> Pending<'a, ()>;
+}
+
+impl Containers for Runtime {
+    fn of_pod(&self, pod_uid: &str) -> Vec<ContainerStatus> {
+        let mut all = self.list();
+        all.retain(|container| container.pod_uid == pod_uid);
+        all
+    }
+
+    fn network(&self, pod_uid: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        let sandbox = self.sandboxes().into_iter().find(|sandbox| sandbox.pod_uid == pod_uid && sandbox.ready);
+        sandbox.map(|sandbox| sandbox.netns_path).ok_or_else(|| RuntimeError::SandboxNotFound(pod_uid.to_owned()))
+    }
+
+    fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>> {
+        Box::pin(async move { Runtime::exec(self, id, spec).await.map(Session::from) })
+    }
+
+    fn attach<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Session, RuntimeError>> {
+        Box::pin(async move { Runtime::attach(self, id).await.map(Session::from) })
+    }
+
+    fn ended<'a>(&'a self, id: &'a str) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let mut changes = self.subscribe();
+            // Subscribed first, looked second: no change falls between.
+            while self.status(id).is_some_and(|status| matches!(status.state, ContainerState::Created | ContainerState::Running { .. })) {
+                loop {
+                    match changes.recv().await {
+                        Ok(change) if change.id != id => {}
+                        Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                        _ => break,
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// A container whose log is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTarget {
+    pub id: String,
+    pub path: PathBuf,
+    /// It may still write.
+    pub running: bool,
+}
+
+/// What a request is about, with everything that answers it.
+pub struct Lookup<'a> {
+    pub backend: &'a dyn Backend,
+    pub containers: &'a dyn Containers,
+}
+
+impl Lookup<'_> {
+    /// The pod.
+    ///
+    /// # Errors
+    /// 404 in the kubelet's words.
+    pub fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Status> {
+        self.backend.pod(namespace, name).ok_or_else(|| Status::new(404, "NotFound", format!("pod {name:?} does not exist")))
+    }
+
+    /// The id of a running container, for exec and attach.
+    ///
+    /// # Errors
+    /// 404 for the pod; `container not found ("x")` where it does not run.
+    pub fn running(&self, namespace: &str, name: &str, container: &str) -> Result<String, Status> {
+        let pod = self.pod(namespace, name)?;
+        let running = self.newest(&pod, container).filter(|newest| matches!(newest.state, ContainerState::Running { .. }));
+        running.map(|newest| newest.id).ok_or_else(|| Status::internal(format!("container not found ({container:?})")))
+    }
+
+    /// Which log a request means.
+    ///
+    /// # Errors
+    /// 404 for a pod or container that is not there, 400 in upstream's words for one without a log.
+    pub fn log(&self, namespace: &str, name: &str, container: &str, previous: bool) -> Result<LogTarget, Status> {
+        let pod = self.pod(namespace, name)?;
+        if !has_container(&pod, container) {
+            return Err(Status::new(404, "NotFound", format!("container {container:?} not found in pod {name:?}")));
+        }
+        let newest = self.newest(&pod, container);
+        let status = api_status(&pod, container);
+        let attempt = attempt(newest.as_ref(), status, &pod, container, previous)?;
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let path = self.backend.log_path(&pod, container, attempt);
+        let current = newest.filter(|newest| newest.attempt == attempt);
+        let running = current.is_some_and(|newest| matches!(newest.state, ContainerState::Created | ContainerState::Running { .. }));
+        if !running && !path.exists() {
+            return Err(if previous { no_previous(container, name) } else { not_available(container, name) });
+        }
+        Ok(LogTarget { id: crate::runtime::container_id(&uid, container, attempt), path, running })
+    }
+
+    fn newest(&self, pod: &Pod, container: &str) -> Option<ContainerStatus> {
+        let all = self.containers.of_pod(pod.metadata.uid.as_deref().unwrap_or_default());
+        all.into_iter().filter(|status| status.name == container).max_by_key(|status| status.attempt)
+    }
+}
+
+fn has_container(pod: &Pod, container: &str) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let regular = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|one| one.name == container);
+    regular || spec.ephemeral_containers.iter().flatten().any(|one| one.name == container)
+}
+
+fn api_status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ApiStatus> {
+    let status = pod.status.as_ref()?;
+    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    all.into_iter().flatten().flatten().find(|status| status.name == container)
+}
+
+fn bad(message: String) -> Status {
+    Status::bad_request(message)
+}
+
+fn no_previous(container: &str, pod: &str) -> Status {
+    bad(format!("previous terminated container {container:?} in pod {pod:?} not found"))
+}
+
+fn not_available(container: &str, pod: &str) -> Status {
+    bad(format!("container {container:?} in pod {pod:?} is not available"))
+}
+
+/// The attempt whose log is meant. The runtime knows best; where it has forgotten, the pod's status remembers.
+fn attempt(
+    newest: Option<&ContainerStatus>,
+    status: Option<&ApiStatus>,
+    pod: &Pod,
+    container: &str,
+    previous: bool,
+) -> Result<u32, Status> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    let of_id = |id: Option<&String>| id?.rsplit_once('/')?.1.parse::<u32>().ok();
+    let last = status.and_then(|status| of_id(status.last_state.as_ref()?.terminated.as_ref()?.container_id.as_ref()));
+    let terminated = status.and_then(|status| of_id(status.state.as_ref()?.terminated.as_ref()?.container_id.as_ref()));
+    if previous {
+        let before = match newest {
+            // Between two attempts the newest one is the previous one.
+            Some(newest) if waiting.is_some() && matches!(newest.state, ContainerState::Exited { .. } | ContainerState::Unknown) => {
+                Some(newest.attempt)
+            }
+            Some(newest) => newest.attempt.checked_sub(1),
+            None => last,
+        };
+        return before.ok_or_else(|| no_previous(container, name));
+    }
+    if let Some(attempt) = newest.map(|newest| newest.attempt).or(terminated).or(last) {
+        return Ok(attempt);
+    }
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    let why = match reason {
+        Some("ErrImagePull") => "image can't be pulled",
+        Some("ImagePullBackOff") => "trying and failing to pull image",
+        Some(reason) => reason,
+        // Nothing of this pod was reported yet.
+        None if status.is_none() => "ContainerCreating",
+        None => return Err(not_available(container, name)),
+    };
+    Err(bad(format!("container {container:?} in pod {name:?} is waiting to start: {why}")))
+}

@@ -1,0 +1,139 @@
+//! `kubectl logs`: a container's log files as a stream of bytes.
+//!
+//! - [`lines`]: the CRI format and what a reader asked for
+//! - [`files`]: rotation, and lines counted from the end
+//! - [`watch`]: waking on a change
+
+pub mod files;
+pub mod lines;
+mod watch;
+
+use std::io::{self, Seek, SeekFrom};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use self::files::LogFile;
+use self::lines::{Filter, LogOptions};
+use self::watch::Watch;
+use super::backend::{Containers, LogTarget};
+
+/// What is read from a file at once (bytes).
+const READ: usize = 32 * 1024;
+
+/// Reads a log into `sender` until its end, or with `follow` until the container's; ends early when nobody receives.
+pub async fn read(target: LogTarget, options: LogOptions, containers: Arc<dyn Containers>, sender: mpsc::Sender<Bytes>) {
+    let follow = options.follow && target.running;
+    tokio::select! {
+        () = sender.closed() => (),
+        result = run(&target, &options, follow, &*containers, &sender) => {
+            if let Err(error) = result {
+                tracing::debug!(container = target.id, %error, "reading a log ended");
+            }
+        }
+    }
+}
+
+async fn run(
+    target: &LogTarget,
+    options: &LogOptions,
+    follow: bool,
+    containers: &dyn Containers,
+    sender: &mpsc::Sender<Bytes>,
+) -> io::Result<()> {
+    // Watched first, read second: no change falls between.
+    let watch = match (follow, target.path.parent()) {
+        (true, Some(folder)) => Some(Watch::new(folder)?),
+        _ => None,
+    };
+    let mut reader = Reader { filter: Filter::new(options), sender, last: None };
+    let (path, tail) = (target.path.clone(), options.tail);
+    let files = blocking(move || {
+        let mut files = files::open_all(&path)?;
+        let (place, offset) = tail.map_or(Ok((0, 0)), |lines| files::tail(&files, lines))?;
+        files.drain(..place.min(files.len()));
+        if let Some(first) = files.first_mut() {
+            first.file.seek(SeekFrom::Start(offset))?;
+        }
+        Ok(files)
+    })
+    .await?;
+    for file in files {
+        reader.begin(file);
+        reader.to_end().await?;
+    }
+    let Some(watch) = watch else { return Ok(()) };
+    let mut ended = containers.ended(&target.id);
+    loop {
+        let over = tokio::select! {
+            changed = watch.changed() => {
+                changed?;
+                false
+            }
+            // Its last words were written before its end was told.
+            () = &mut ended => true,
+        };
+        reader.to_end().await?;
+        while let Some(next) = reader.next_file(target).await? {
+            // What was written to the old file before it was rotated.
+            reader.to_end().await?;
+            reader.begin(next);
+            reader.to_end().await?;
+        }
+        if over || reader.filter.is_done() {
+            return Ok(());
+        }
+    }
+}
+
+struct Current {
+    file: tokio::fs::File,
+    identity: (u64, u64),
+}
+
+struct Reader<'a> {
+    filter: Filter,
+    sender: &'a mpsc::Sender<Bytes>,
+    last: Option<Current>,
+}
+
+impl Reader<'_> {
+    fn begin(&mut self, file: LogFile) {
+        self.filter.new_file();
+        self.last = Some(Current { file: tokio::fs::File::from_std(file.file), identity: file.identity });
+    }
+
+    async fn to_end(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.last else { return Ok(()) };
+        let mut buffer = vec![0u8; READ];
+        while !self.filter.is_done() {
+            let length = current.file.read(&mut buffer).await?;
+            if length == 0 {
+                break;
+            }
+            let mut out = Vec::new();
+            self.filter.feed(buffer.get(..length).unwrap_or_default(), &mut out);
+            if !out.is_empty() && self.sender.send(out.into()).await.is_err() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_file(&self, target: &LogTarget) -> io::Result<Option<LogFile>> {
+        let path = target.path.clone();
+        let last = self.last.as_ref().map(|current| current.identity);
+        blocking(move || match last {
+            Some(identity) => files::after(&path, identity),
+            // Nothing was written when reading began.
+            None => Ok(files::open_all(&path)?.into_iter().next()),
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
