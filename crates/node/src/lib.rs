@@ -9,6 +9,7 @@ pub mod kubelet;
 pub mod network;
 pub mod runtime;
 pub mod shim;
+pub mod streaming;
 pub mod volumes;
 
 use std::net::Ipv4Addr;

@@ -42,21 +42,22 @@ struct Half {
 }
 
 /// Serves a connection until the client closes it.
-pub async fn run(mut connection: Connection, target: ForwardTarget) {
+pub async fn run(connection: Connection, target: ForwardTarget) {
+    let (mut streams, link) = connection.into_parts();
     let mut halves: BTreeMap<String, Half> = BTreeMap::new();
     let mut forwards = JoinSet::new();
     loop {
         let oldest = halves.values().map(|half| half.since).min();
         let deadline = oldest.map(|oldest| oldest + STREAM_CREATION_TIMEOUT);
         tokio::select! {
-            stream = connection.accept() => {
+            stream = streams.recv() => {
                 let Some(stream) = stream else { break };
                 if let Some((error, data)) = pair(&mut halves, stream) {
                     forwards.spawn(forward(target.clone(), error, data));
                 }
             }
             Some(_) = forwards.join_next() => {}
-            () = connection.link.closed() => break,
+            () = link.closed() => break,
             () = until(deadline) => halves.retain(|_, half| half.since.elapsed() < STREAM_CREATION_TIMEOUT),
         }
     }

@@ -75,8 +75,12 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let activity = Activity::new();
     let (stdin_sender, stdin) = Input::new();
     let (resize_sender, resize) = Input::new();
-    let reading =
-        Reading { protocol, stdin: wanted.stdin.then_some(stdin_sender), resize: wanted.tty.then_some(resize_sender), activity: activity.clone() };
+    let reading = Reading {
+        protocol,
+        stdin: wanted.stdin.then_some(stdin_sender),
+        resize: wanted.tty.then_some(resize_sender),
+        activity: activity.clone(),
+    };
     let reader = tokio::spawn({
         let closed = closed.clone();
         async move {

@@ -52,11 +52,11 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Send + 'static>(
     wanted: Wanted,
     idle_timeout: Duration,
 ) -> Option<Channels> {
-    let mut connection = Connection::start(io, idle_timeout);
+    let (mut streams, link) = Connection::start(io, idle_timeout).into_parts();
     let mut came = Came::default();
     let deadline = tokio::time::Instant::now() + STREAM_CREATION_TIMEOUT;
     while !came.all(wanted, protocol) {
-        let stream = tokio::time::timeout_at(deadline, connection.accept()).await.ok()??;
+        let stream = tokio::time::timeout_at(deadline, streams.recv()).await.ok()??;
         let place = match stream.headers.get("streamtype") {
             Some("error") => &mut came.error,
             Some("stdin") => &mut came.stdin,
@@ -77,6 +77,6 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Send + 'static>(
         error: came.error?.output,
         resize: came.resize.map(|stream| stream.input),
         style: protocol.style,
-        link: connection.link,
+        link,
     })
 }

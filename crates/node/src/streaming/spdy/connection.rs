@@ -36,7 +36,7 @@ pub struct Stream {
 /// A connection: its streams as they come.
 pub struct Connection {
     streams: mpsc::Receiver<Stream>,
-    pub link: Link,
+    link: Link,
 }
 
 impl Connection {
@@ -74,9 +74,9 @@ impl Connection {
         Connection { streams, link: Link::new(reader, writer, outgoing, is_closed, activity, idle_timeout) }
     }
 
-    /// The next stream; None when the client is gone.
-    pub async fn accept(&mut self) -> Option<Stream> {
-        self.streams.recv().await
+    /// The streams as they come, until the client is gone, and the link that carries them.
+    pub fn into_parts(self) -> (mpsc::Receiver<Stream>, Link) {
+        (self.streams, self.link)
     }
 }
 
@@ -135,7 +135,9 @@ impl Reading {
         match frame {
             Frame::SynStream { stream, headers, fin } => self.open(stream, headers, fin).await,
             Frame::Data { stream, bytes, fin } => self.data(stream, bytes, fin).await,
-            Frame::Headers { stream, fin: true, .. } | Frame::SynReply { stream, fin: true, .. } => self.data(stream, Bytes::new(), true).await,
+            Frame::Headers { stream, fin: true, .. } | Frame::SynReply { stream, fin: true, .. } => {
+                self.data(stream, Bytes::new(), true).await
+            }
             Frame::Reset { stream, .. } => {
                 if let Some(open) = self.streams.remove(&stream) {
                     let _ = open.gone.send(true);

@@ -77,8 +77,11 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::Headers { stream, headers, fin }),
         (stream(), any::<u32>()).prop_map(|(stream, status)| Frame::Reset { stream, status }),
         any::<u32>().prop_map(|id| Frame::Ping { id }),
-        (stream(), proptest::collection::vec(any::<u8>(), 0..100), any::<bool>())
-            .prop_map(|(stream, bytes, fin)| Frame::Data { stream, bytes: bytes.into(), fin }),
+        (stream(), proptest::collection::vec(any::<u8>(), 0..100), any::<bool>()).prop_map(|(stream, bytes, fin)| Frame::Data {
+            stream,
+            bytes: bytes.into(),
+            fin
+        }),
     ]
 }
 
