@@ -140,6 +140,9 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         shim_exe: PathBuf::from("/proc/self/exe"),
         host_resolv_conf: PathBuf::from("/etc/resolv.conf"),
         streaming_port: args.node_port,
+        certificate_pem: server.node.identity.certificate.clone(),
+        key_pem: server.node.identity.key.clone(),
+        client_ca_pem: server.ca_pem.clone(),
     })
     .await?;
     Ok(Cluster { server, node, client, api_ready, node_name })

@@ -32,6 +32,8 @@ use volumes::Volumes;
 
 /// The level of Kubernetes that the node speaks, as `nodeInfo.kubeletVersion` begins.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
+/// As whom the API server asks a node.
+const API_SERVER: &str = "kube-apiserver-kubelet-client";
 
 /// What a node is made with.
 #[derive(Clone)]
@@ -55,8 +57,13 @@ pub struct NodeConfig {
     pub shim_exe: PathBuf,
     /// The machine's resolver settings: `/etc/resolv.conf`.
     pub host_resolv_conf: PathBuf,
-    /// Where exec, attach, logs and port-forward are served, for `daemonEndpoints`.
+    /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0 takes a
+    /// free port.
     pub streaming_port: u16,
+    /// The node's serving certificate and key, and the CA of those who may ask it, PEM.
+    pub certificate_pem: String,
+    pub key_pem: String,
+    pub client_ca_pem: String,
 }
 
 /// Why a node does not start. Each says in one sentence what is missing.
@@ -76,6 +83,8 @@ pub enum StartError {
     Filter(std::io::Error),
     #[error("DNS server on {address}:53: {source}")]
     Dns { address: Ipv4Addr, source: std::io::Error },
+    #[error(transparent)]
+    Streaming(#[from] streaming::StreamingError),
 }
 
 /// A running node. Dropping it stops the loops; containers, mounts and addresses stay (V7).
@@ -84,6 +93,7 @@ pub struct Running {
     /// Services, slices and pods as DNS and packet filter see them.
     pub view: Arc<View>,
     tasks: JoinSet<()>,
+    _streaming: streaming::Running,
 }
 
 impl Running {
@@ -98,9 +108,11 @@ impl Running {
 ///
 /// # Errors
 /// What is missing on this machine.
-pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
+pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let data_dir = |source| StartError::DataDir { path: config.data_dir.display().to_string(), source };
     kubelet::disk::make_private_dir(&config.data_dir).map_err(data_dir)?;
+    let listening = streaming::listen(streaming_config(&config)).await?;
+    config.streaming_port = listening.address.port();
     let images = ImageStore::open(&config.data_dir.join("images"))?;
     let runtime = Runtime::open(runtime_config(&config.data_dir, &config.cgroup_root, &config.shim_exe, &images))?;
     let range = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::Range(text.clone()));
@@ -139,7 +151,19 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         config,
     });
     kubelet::start(&kubelet, &mut tasks);
-    Ok(Running { kubelet, view, tasks })
+    let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()));
+    Ok(Running { kubelet, view, tasks, _streaming })
+}
+
+fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
+    streaming::StreamingConfig {
+        listen: (Ipv4Addr::UNSPECIFIED, config.streaming_port).into(),
+        certificate_pem: config.certificate_pem.clone(),
+        key_pem: config.key_pem.clone(),
+        client_ca_pem: config.client_ca_pem.clone(),
+        clients: vec![API_SERVER.to_owned()],
+        idle_timeout: streaming::IDLE_TIMEOUT,
+    }
 }
 
 /// Ends a task with its owner.

@@ -10,6 +10,7 @@
 //! - [`disk`]: what survives a restart of the agent
 //! - [`node_status`]: this node's Node and Lease
 //! - [`events`]: events for people
+//! - [`streaming`]: what the node's HTTPS server asks
 
 pub mod disk;
 pub mod environment;
@@ -22,6 +23,7 @@ pub mod pods;
 mod probe;
 pub mod resources;
 pub mod spec;
+mod streaming;
 mod worker;
 
 use std::sync::Arc;

@@ -69,7 +69,7 @@ pub struct StreamingConfig {
 pub enum StreamingError {
     #[error("kubelet server: TLS: {0}")]
     Tls(String),
-    #[error("kubelet server: cannot listen on {address}: {source}")]
+    #[error("kubelet server: cannot listen on {address}: {source} (another port: --node-port)")]
     Listen { address: SocketAddr, source: std::io::Error },
 }
 
@@ -86,17 +86,33 @@ impl Drop for Running {
     }
 }
 
-/// Starts the server.
+/// A server whose port is taken, and that does not answer yet.
+pub struct Listening {
+    /// Where it listens.
+    pub address: SocketAddr,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    config: StreamingConfig,
+}
+
+/// Takes the port, so that it can be told to others before anybody can answer on it.
 ///
 /// # Errors
 /// Certificates that cannot be used, or an address that cannot be listened on.
-pub async fn serve(config: StreamingConfig, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>) -> Result<Running, StreamingError> {
+pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?));
-    let listen = |source| StreamingError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
-    let server = Arc::new(Server { config, backend, containers });
-    Ok(Running { address, task: tokio::spawn(accept(listener, acceptor, server)) })
+    let failed = |source| StreamingError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listening { address, listener, acceptor, config })
+}
+
+impl Listening {
+    /// Answers from now on.
+    pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>) -> Running {
+        let server = Arc::new(Server { config: self.config, backend, containers });
+        Running { address: self.address, task: tokio::spawn(accept(self.listener, self.acceptor, server)) }
+    }
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>) {

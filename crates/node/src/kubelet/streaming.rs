@@ -1,0 +1,25 @@
+//! What the node's HTTPS server asks the kubelet.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::Kubelet;
+use crate::streaming::Backend;
+
+impl Backend for Kubelet {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.find(namespace, name, None).map(|handle| handle.context.pod)
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.all().into_iter().map(|handle| handle.context.pod).collect()
+    }
+
+    fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let metadata = &pod.metadata;
+        self.disk.log_path(&text(&metadata.namespace), &text(&metadata.name), &text(&metadata.uid), container, attempt)
+    }
+}
