@@ -73,21 +73,18 @@ fn tell(kubelet: &Kubelet, volume: &PersistentVolume, error: &VolumeError) {
     kubelet.events.tell(regarding, event);
 }
 
-/// Deleted, provisioned by us, on this node.
+/// Deleted, provisioned by us, on this node, and held by nobody else (V2): while another finalizer holds it, the
+/// change that takes that one away brings it here again.
 fn is_ours(volume: &PersistentVolume, node: &str) -> bool {
     let made_on = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_ON));
     let here = made_on.map_or_else(|| claim::reaches_node(volume, node), |made_on| made_on == node);
     let finalizers = volume.metadata.finalizers.as_deref().unwrap_or_default();
-    volume.metadata.deletion_timestamp.is_some() && here && finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+    volume.metadata.deletion_timestamp.is_some() && here && finalizers == [FINALIZER]
 }
 
 async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<(), VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
     let finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
-    // Others still hold it (V2): not ours to touch yet.
-    if finalizers.iter().any(|finalizer| finalizer == "kubernetes.io/pv-protection") {
-        return Err(VolumeError::Refused(format!("volume \"{name}\" is still protected")));
-    }
     let used = kubelet.volumes.in_use().map_err(VolumeError::io("reading which volumes are in use"))?;
     if used.contains(&name) {
         return Err(VolumeError::Refused(format!("volume \"{name}\" is still mounted by a pod")));
