@@ -30,7 +30,9 @@ pub struct Attributes {
 const DISCOVERY: [&str; 7] = ["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"];
 
 /// What a kubelet reads, wherever it is.
-const NODE_READS: [(&str, &str); 10] = [
+const NODE_READS: [(&str, &str); 12] = [
+    ("", "namespaces"),
+    ("", "serviceaccounts"),
     ("", "pods"),
     ("", "services"),
     ("", "nodes"),

@@ -208,4 +208,4 @@ impl Prepared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -229,3 +229,6 @@ fn permits(controller: &Controller, decision: &Decision) -> bool {
         controller.permits.iter().any(|(may, plural)| *may == verb && (*plural == "*" || *plural == kind.plural))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ pub async fn serve(
         return subresource(&call, verb, body).await;
     }
     match verb {
-        "get" => get(&call, scaleless),
+        "get" => get(&call),
         "list" => list(&call),
         "watch" => watch(&call),
         "create" => create(&call, body).await,
@@ -97,7 +97,7 @@ pub async fn serve(
 }
 
 async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
-    let Target { kind, namespace, name, subresource } = call.target;
+    let Target { kind, subresource, .. } = call.target;
     let needs = |subresource| if kind.has(subresource) { Ok(()) } else { Err(Status::no_such_resource()) };
     let part = match subresource.as_str() {
         "status" => {
@@ -128,9 +128,8 @@ async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Respons
         }
         _ => return Err(Status::no_such_resource()),
     };
-    let _ = (namespace, name);
     match verb {
-        "get" => get(call, scaleless),
+        "get" => get(call),
         "update" => update(call, part, body).await,
         "patch" => patch(call, part, body).await,
         _ => Err(Status::method_not_allowed()),
@@ -171,7 +170,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
 async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     match verb {
-        "get" => get(call, api::scale_of),
+        "get" => get(call),
         "update" => {
             let new = parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
@@ -197,11 +196,7 @@ fn shape(call: &Call<'_>) -> Shape {
     Shape::new(call.target.kind, call.form, include, call.server.api.now())
 }
 
-fn scaleless(object: &Value) -> Value {
-    object.clone()
-}
-
-fn get(call: &Call<'_>, view: fn(&Value) -> Value) -> Result<Response<Body>, Status> {
+fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, subresource } = call.target;
     if let Some(version) = call.query.get("resourceVersion").filter(|version| !matches!(version.as_str(), "" | "0")) {
         let (wanted, newest) = (api::resource_version(version)?, call.server.api.store.revision());
@@ -211,7 +206,7 @@ fn get(call: &Call<'_>, view: fn(&Value) -> Value) -> Result<Response<Body>, Sta
     }
     let entry = call.server.api.store.get(&api::key::object(kind, namespace, name)).ok_or_else(|| Status::not_found(kind, name))?;
     if subresource == "scale" {
-        return Ok(respond::json(200, view(&api::codec::decode(&entry.value)?).to_string()));
+        return Ok(respond::json(200, api::scale_of(&api::codec::decode(&entry.value)?).to_string()));
     }
     Ok(respond::json(200, shape(call).one(&entry.value)))
 }

@@ -1,0 +1,88 @@
+//! X1 through the real server: who gets in, and what they may do there. On loopback.
+
+use mainstay_api::kinds;
+use mainstay_client::{Client, Config, ListOptions};
+use mainstay_server::{Running, ServerConfig, StartError, start};
+use serde_json::json;
+
+fn config(data_dir: &std::path::Path) -> ServerConfig {
+    ServerConfig {
+        data_dir: data_dir.to_owned(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        advertise: None,
+        service_cidr: "10.96.0.0/16".into(),
+        cluster_cidr: "10.244.0.0/16".into(),
+        cluster_domain: "cluster.local".into(),
+        node_name: "n1".into(),
+        node_addresses: vec![[127, 0, 0, 1].into()],
+    }
+}
+
+fn client(kubeconfig: &str) -> Client {
+    Client::new(Config::parse(kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
+}
+
+/// The same server, another identity (or none).
+fn as_somebody(server: &Running, token: Option<&str>) -> Client {
+    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
+    config.identity = None;
+    config.token = token.map(str::to_owned);
+    Client::new(config).expect("a client")
+}
+
+#[tokio::test]
+async fn x1_everyone_gets_what_is_theirs_and_no_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = client(&server.admin.kubeconfig);
+    let anyone = as_somebody(&server, None);
+    assert_eq!(anyone.get_text("/healthz").await.expect("public"), "ok");
+    assert_eq!(anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous").code(), Some(401));
+    let forged = as_somebody(&server, Some("eyJhbGciOiJub25lIn0.e30."));
+    assert_eq!(forged.get_text("/api").await.expect_err("forged").code(), Some(401));
+
+    let request = json!({ "spec": { "expirationSeconds": 3600 } });
+    let issued = admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
+    let token = issued["status"]["token"].as_str().expect("a token").to_owned();
+    let account = as_somebody(&server, Some(&token));
+    account.get_text("/apis").await.expect("discovery");
+    let refused = account.list(&kinds::SECRET, "default", &ListOptions::default()).await.expect_err("not yet");
+    assert_eq!(refused.code(), Some(403));
+    assert!(
+        refused.to_string().contains(r#"User "system:serviceaccount:default:default" cannot list resource "secrets" in API group """#),
+        "{refused}"
+    );
+    admin.delete(&kinds::SERVICE_ACCOUNT, "default", "default", &json!({})).await.expect("deleted");
+    assert_eq!(account.get_text("/apis").await.expect_err("its account is gone").code(), Some(401));
+
+    let node = client(&server.node.kubeconfig);
+    node.list(&kinds::POD, "", &ListOptions::default()).await.expect("a kubelet reads pods");
+    let named = |name: &str| json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
+    node.create(&kinds::NODE, "", &named("n1")).await.expect("its own Node");
+    admin.create(&kinds::NODE, "", &named("n2")).await.expect("another");
+    assert_eq!(node.delete(&kinds::NODE, "", "n2", &json!({})).await.expect_err("not its own").code(), Some(403));
+    let map = json!({ "metadata": { "name": "a" } });
+    assert_eq!(node.create(&kinds::CONFIG_MAP, "default", &map).await.expect_err("not a kubelet's").code(), Some(403));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn x2_keys_are_their_owners_and_a_restart_keeps_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = start(config(folder.path())).await.expect("started");
+    let in_use = start(config(folder.path())).await.err();
+    assert!(matches!(in_use, Some(StartError::InUse(_))), "{in_use:?}");
+    let (ca, admin) = (first.ca_pem.clone(), first.admin.identity.certificate.clone());
+    let mut listen = config(folder.path().join("other").as_path());
+    listen.listen = first.addr;
+    assert!(matches!(start(listen).await.err(), Some(StartError::AddressInUse(_))));
+    first.shutdown().await;
+    for file in ["pki/ca.key", "pki/sa.key", "pki/server.key", "pki/admin.key", "kubeconfig", "node.kubeconfig"] {
+        let mode = std::fs::metadata(folder.path().join(file)).expect(file).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let second = start(config(folder.path())).await.expect("started again");
+    assert_eq!((second.ca_pem.as_str(), second.admin.identity.certificate.as_str()), (ca.as_str(), admin.as_str()));
+    second.shutdown().await;
+}
