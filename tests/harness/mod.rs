@@ -162,6 +162,10 @@ impl Cluster {
         assert!(output.status.success(), "{}", text(&output));
     }
 
+    pub fn kubectl_path(&self) -> PathBuf {
+        self.kubectl.path()
+    }
+
     /// kubectl, whatever comes of it.
     pub fn try_kubectl(&self, args: &[&str]) -> Output {
         self.inside(self.kubectl.path()).args(args).output().expect("kubectl (cargo xtask kubectl)")

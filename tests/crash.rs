@@ -1,0 +1,93 @@
+//! kill -9 of server and node at random moments of walkthrough 2: nothing that was acknowledged is lost, no container
+//! restarts because of it, the set converges (A2, S1, S11, S12, V7).
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use harness::{Cluster, text};
+
+/// How often the server is killed.
+const KILLS: usize = 20;
+/// The latest moment after a step's start at which it is killed (milliseconds).
+const LATEST_MS: u64 = 900;
+
+/// A small generator; the seed is printed so that a failure's moments can be looked at again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Container ids and restart counts by pod uid.
+fn containers(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
+    let path = "{range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    let listed = cluster.kubectl(&["get", "pods", "-l", "app=httpd", "-o", &format!("jsonpath={path}")]);
+    let line = |line: &str| -> Option<(String, (String, String))> {
+        let mut words = line.split(' ').map(str::to_owned);
+        Some((words.next()?, (words.next().filter(|id| !id.is_empty())?, words.next()?)))
+    };
+    listed.lines().filter_map(line).collect()
+}
+
+/// A step of the walkthrough, as kubectl's arguments.
+fn step(number: usize, random: &mut Random) -> Vec<String> {
+    let words: Vec<String> = match number % 4 {
+        0 => vec!["create".into(), "configmap".into(), format!("acknowledged-{number}"), format!("--from-literal=n={number}")],
+        1 => vec!["scale".into(), "statefulset/apache-http".into(), format!("--replicas={}", 2 + random.below(4))],
+        2 => vec!["delete".into(), "pod".into(), "apache-http-1".into(), "--ignore-not-found".into(), "--wait=false".into()],
+        _ => vec!["label".into(), "statefulset/apache-http".into(), format!("step=s{number}"), "--overwrite".into()],
+    };
+    words
+}
+
+#[test]
+fn twenty_kills_lose_nothing_and_restart_nothing() {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + now.as_secs());
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let mut cluster = Cluster::new();
+    cluster.load(&["httpd"]);
+    for manifest in ["httpd-service.yaml", "fast-sc.yaml", "httpd-ss.yaml"] {
+        cluster.apply(&cluster.manifest(manifest));
+    }
+    let mut acknowledged = Vec::new();
+    for number in 0..KILLS {
+        let before = containers(&cluster);
+        let words = step(number, &mut random);
+        let mut kubectl = cluster.inside(cluster.kubectl_path());
+        let running = kubectl.args(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        std::thread::sleep(Duration::from_millis(random.below(LATEST_MS)));
+        cluster.kill9();
+        let output = running.wait_with_output().expect("kubectl");
+        cluster.up();
+        if output.status.success() && words[0] == "create" {
+            acknowledged.push(words[2].clone());
+        }
+        if words[0] != "create" && !output.status.success() {
+            // Not acknowledged: a person would type it again, and nothing may stand in the way.
+            let again: Vec<&str> = words.iter().map(String::as_str).collect();
+            let again = cluster.try_kubectl(&again);
+            assert!(again.status.success(), "{words:?} after a crash: {}", text(&again));
+        }
+        for name in &acknowledged {
+            assert!(cluster.try_kubectl(&["get", "configmap", name]).status.success(), "A2: {name} was acknowledged and is lost");
+        }
+        for (uid, (id, restarts)) in containers(&cluster) {
+            assert_eq!(restarts, "0", "S11: the container of pod {uid} was restarted");
+            assert!(before.get(&uid).is_none_or(|(old, _)| *old == id), "V7: pod {uid} has another container");
+        }
+    }
+    assert!(!acknowledged.is_empty());
+    cluster.kubectl(&["scale", "statefulset/apache-http", "--replicas=3"]);
+    cluster.eventually("the set has converged", || {
+        let status = cluster.field("statefulset/apache-http", "{.status.readyReplicas} {.status.replicas} {.status.currentReplicas}");
+        status == "3 3 3" && containers(&cluster).len() == 3
+    });
+    assert!(containers(&cluster).values().all(|(_, restarts)| restarts == "0"));
+}
