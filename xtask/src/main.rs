@@ -1,5 +1,6 @@
 //! Everything about the project that is not the product: `cargo xtask TASK`.
 
+mod bench;
 mod ci;
 mod images;
 mod kubectl;
@@ -11,11 +12,12 @@ fn main() -> anyhow::Result<()> {
     let task = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
     match task.as_str() {
+        "bench" => bench::run(&rest),
         "ci" => ci::run(),
         "images" => images::run(&rest),
         "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
         "tidy" => tidy::run(),
-        other => anyhow::bail!("no such task: {other:?} (ci, images, kubectl, list-keys, tidy)"),
+        other => anyhow::bail!("no such task: {other:?} (bench, ci, images, kubectl, list-keys, tidy)"),
     }
 }

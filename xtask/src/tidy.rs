@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mainstay-node", &["mainstay-api", "mainstay-client", "mainstay-logic"]),
     ("mainstay-cli", &["mainstay-api", "mainstay-client"]),
     ("mainstay-sim", &["mainstay-api", "mainstay-client", "mainstay-logic", "mainstay-server", "mainstay-store"]),
-    ("xtask", &[]),
+    ("xtask", &["mainstay-api", "mainstay-client"]),
 ];
 
 /// A file longer than this is a room that wants dividing.
