@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::channels::{Activity, Channels, ErrorStyle, Input, Link, MAX_PIECE, Outgoing, Output, PIECES_QUEUED, Wanted};
@@ -31,6 +33,11 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+
+/// The end of a session as kubectl wants it: a close frame without a code counts as an error there.
+fn normal_close() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+}
 
 /// What a version of the protocol has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +208,7 @@ async fn run_writer<IO: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
-    let _ = write.send(Message::Close(None)).await;
+    let _ = write.send(normal_close()).await;
 }
 
 /// The bytes inside a tunnel: binary messages both ways. The pumps end with either side.
@@ -227,7 +234,7 @@ pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: IO)
                 return;
             }
         }
-        let _ = write.send(Message::Close(None)).await;
+        let _ = write.send(normal_close()).await;
     };
     (ours, async move {
         tokio::join!(inwards, outwards);
