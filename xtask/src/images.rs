@@ -66,12 +66,12 @@ chown postgres:postgres "$PGDATA" /run/postgresql
 chmod 700 "$PGDATA"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   printf '%s' "${POSTGRES_PASSWORD:-postgres}" > /tmp/pw; chown postgres /tmp/pw
-  setuidgid postgres initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile=/tmp/pw -E UTF8 --locale=C --auth-host=scram-sha-256 --auth-local=trust > /tmp/initdb.log 2>&1 || { cat /tmp/initdb.log; exit 1; }
+  gosu postgres initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile=/tmp/pw -E UTF8 --locale=C --auth-host=scram-sha-256 --auth-local=trust > /tmp/initdb.log 2>&1 || { cat /tmp/initdb.log; exit 1; }
   rm /tmp/pw
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
   echo "host replication all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
 fi
-exec setuidgid postgres postgres -D "$PGDATA" -c listen_addresses='*' -c jit=off -c unix_socket_directories=/run/postgresql "$@"
+exec gosu postgres postgres -D "$PGDATA" -c listen_addresses='*' -c jit=off -c unix_socket_directories=/run/postgresql "$@"
 "#;
 
 const IMAGES: &[Image] = &[
@@ -100,7 +100,7 @@ const IMAGES: &[Image] = &[
     },
     Image {
         name: "postgres",
-        packages: &["busybox-static", "postgresql-15", "postgresql-client-15"],
+        packages: &["busybox-static", "postgresql-15", "postgresql-client-15", "gosu"],
         users: &["postgres:x:999:999:postgres:/var/lib/postgresql:/bin/sh"],
         folders: &["run/postgresql", "var/lib/postgresql/data"],
         files: &[("usr/local/bin/docker-entrypoint.sh", 0o755, POSTGRES_ENTRYPOINT)],
@@ -147,7 +147,7 @@ fn make(image: &Image, work: &Path, archive: &Path) -> Result<()> {
     for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "tmp", "proc", "sys", "dev", "run", "root", "var"] {
         fs::create_dir_all(root.join(folder))?;
     }
-    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("var/run", "../run")] {
         symlink(target, root.join(link))?;
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
