@@ -241,9 +241,11 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         return one(Operator::Lt, value);
     }
     let set = |text: &str, operator| {
-        let inside = text.trim().strip_prefix('(').and_then(|t| t.strip_suffix(')'));
-        let Some(inside) = inside else {
+        let Some(inside) = text.trim().strip_prefix('(') else {
             return Err(format!("unable to parse requirement: found '{}', expected: '('", text.trim()));
+        };
+        let Some(inside) = inside.strip_suffix(')') else {
+            return Err("unable to parse requirement: found '', expected: ',', ')' or identifier".to_owned());
         };
         requirement(key, operator, inside.split(',').map(|v| v.trim().to_owned()).collect())
     };

@@ -27,6 +27,21 @@ impl User {
         Self { name, groups, uid }
     }
 
+    /// Somebody that another one acts as. Without groups a service account has its own; everybody who is somebody
+    /// is authenticated.
+    pub fn impersonated(name: String, mut groups: Vec<String>, uid: String) -> Self {
+        if groups.is_empty()
+            && let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
+        {
+            groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        }
+        if name == Self::anonymous().name {
+            return Self { name, groups: vec!["system:unauthenticated".to_owned()], uid };
+        }
+        groups.retain(|group| group != "system:authenticated");
+        Self::authenticated(name, groups, uid)
+    }
+
     /// Whether nothing is known of them.
     pub fn is_anonymous(&self) -> bool {
         self.is_in("system:unauthenticated")

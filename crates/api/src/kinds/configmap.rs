@@ -38,7 +38,7 @@ pub static CONFIG_MAP: Kind = Kind {
             causes.push(Cause::invalid(&value.path, key, "duplicate of key present in data"));
         }
         if size > MAX_SIZE {
-            causes.push(Cause::too_long("", MAX_SIZE));
+            causes.push(Cause::too_long("[]", MAX_SIZE));
         }
     },
     validate_update: |new, old, causes| held(new, old, &["data", "binaryData"], causes),

@@ -193,6 +193,13 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// What an op would have made, for a dry run: an object that is there keeps its version, a new one has none.
+    pub(super) fn dry(&self, op: usize) -> Option<Bytes> {
+        let stored = self.known.get(self.txn.ops.get(op)?.key()).and_then(|known| known.entry.as_ref());
+        let encoded = self.encoded(op)?;
+        Some(stored.map_or_else(|| codec::without_version(&encoded.bytes), |entry| encoded.at(entry.revision)))
+    }
+
     fn know(&mut self, key: Bytes) -> &mut Known {
         let store = self.store;
         self.known.entry(key).or_insert_with_key(|key| Known { entry: store.get(key), is_expected: false, written: None })

@@ -85,6 +85,13 @@ fn end_of_string(bytes: &[u8], at: usize) -> Option<usize> {
     None
 }
 
+/// An encoded object that was never stored, without the field for its version.
+pub fn without_version(bytes: &Bytes) -> Bytes {
+    let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
+    object::ensure(&mut object, &["metadata"]).remove("resourceVersion");
+    Bytes::from(object.to_string())
+}
+
 /// A stored object. What is stored was checked before, so a failure is the server's own.
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(bytes).map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))

@@ -137,7 +137,7 @@ impl Api {
     /// nothing is committed and the answer is what would have been.
     pub async fn write(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
         for _ in 0..MAX_ATTEMPTS {
-            let prepared = Prepared::make(self.batch(), &verb)?;
+            let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }
@@ -153,7 +153,7 @@ impl Api {
     /// As [`Api::write`], for one thread that waits: the simulator and tests.
     pub fn write_now(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
         for _ in 0..MAX_ATTEMPTS {
-            let prepared = Prepared::make(self.batch(), &verb)?;
+            let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }
@@ -187,10 +187,11 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn make(mut batch: Batch<'_>, verb: &impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Self, Status> {
+    fn make(mut batch: Batch<'_>, dry_run: bool, verb: &impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Self, Status> {
         let Outcome { code, body } = verb(&mut batch)?;
         let dry = match &body {
-            Body::Op(op) => batch.encoded(*op).map(|encoded| encoded.bytes.clone()),
+            Body::Op(op) if dry_run => batch.dry(*op),
+            Body::Op(_) => None,
             Body::Stored(bytes) => Some(bytes.clone()),
             Body::Value(value) => Some(Bytes::from(value.to_string())),
         };

@@ -31,8 +31,7 @@ impl Selection {
         Ok(Self {
             kind,
             namespace: namespace.to_owned(),
-            labels: Labels::parse(text("labelSelector"))
-                .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?,
+            labels: Labels::parse(text("labelSelector")).map_err(Status::bad_request)?,
             fields: Fields::parse(kind, text("fieldSelector")).map_err(Status::bad_request)?,
         })
     }

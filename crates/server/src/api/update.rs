@@ -138,7 +138,7 @@ fn replace(batch: &mut Batch<'_>, kind: &'static Kind, old: &Value, mut new: Val
             (kind.prepare_update)(&mut new, old);
             metadata::validate(kind, &new, &mut causes);
             (kind.validate)(&new, &mut causes);
-            if part == Part::Main && causes.is_empty() {
+            if part == Part::Main {
                 (kind.validate_update)(&new, old, &mut causes);
             }
         }

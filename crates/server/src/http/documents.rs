@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::respond::{self, Body};
+use crate::api::Query;
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
@@ -20,11 +21,12 @@ pub fn is_public(path: &str) -> bool {
 }
 
 /// Answers `GET` of a path.
-pub fn get(server: &Server, path: &str, host: &str, accept: &str) -> Result<Response<Body>, Status> {
+pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str) -> Result<Response<Body>, Status> {
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let verbose = query.contains_key("verbose");
     match path {
-        "/healthz" | "/livez" => return Ok(respond::text(200, "ok")),
-        "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, "ok")),
+        "/healthz" | "/livez" => return Ok(respond::text(200, healthy(&path[1..], verbose))),
+        "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, healthy("readyz", verbose))),
         "/readyz" => return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n")),
         "/version" => return Ok(respond::json(200, version().to_string())),
         "/metrics" => return Ok(respond::text(200, metrics(server))),
@@ -33,7 +35,23 @@ pub fn get(server: &Server, path: &str, host: &str, accept: &str) -> Result<Resp
     if ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root)) {
         return Ok(respond::text(200, "ok"));
     }
+    // kubectl asks whether a kind that nobody knows is a custom resource before it says so.
+    if path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions" {
+        let none = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList",
+            "metadata": { "resourceVersion": server.api.store.revision().0.to_string() }, "items": [],
+        });
+        return Ok(respond::json(200, none.to_string()));
+    }
     document(path, host, accept).ok_or_else(Status::no_such_resource)
+}
+
+fn healthy(what: &str, verbose: bool) -> String {
+    if verbose {
+        format!("[+]ping ok\n[+]log ok\n[+]etcd ok\n[+]poststarthook/bootstrap ok\n{what} check passed\n")
+    } else {
+        "ok".to_owned()
+    }
 }
 
 fn version() -> Value {

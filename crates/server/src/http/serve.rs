@@ -44,7 +44,7 @@ fn audit_id(server: &Server, request: &Request<Incoming>) -> Option<HeaderValue>
 }
 
 async fn answer(server: &Arc<Server>, certified: Option<User>, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let user = authenticate(server, certified, &request)?;
+    let user = impersonated(server, authenticate(server, certified, &request)?, &request)?;
     let path = request.uri().path().to_owned();
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if user.is_anonymous() && !(is_read && documents::is_public(&path)) {
@@ -61,7 +61,7 @@ async fn answer(server: &Arc<Server>, certified: Option<User>, request: Request<
             }
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
-            documents::get(server, &path, host, accept(&request))
+            documents::get(server, &path, &query(request.uri().query().unwrap_or("")), host, accept(&request))
         }
         Route::Review { resource } => {
             let group =
@@ -103,6 +103,38 @@ fn authenticate(server: &Server, certified: Option<User>, request: &Request<Inco
         });
     }
     Ok(certified.unwrap_or_else(User::anonymous))
+}
+
+/// The user that `Impersonate-User` and `Impersonate-Group` name (`kubectl --as`), if the one who asks may act as them.
+fn impersonated(server: &Server, user: User, request: &Request<Incoming>) -> Result<User, Status> {
+    let all = |header: &str| request.headers().get_all(header).into_iter().filter_map(|value| value.to_str().ok().map(str::to_owned));
+    let groups: Vec<String> = all("impersonate-group").collect();
+    let uid = all("impersonate-uid").next().unwrap_or_default();
+    let Some(name) = all("impersonate-user").next() else {
+        if groups.is_empty() && uid.is_empty() {
+            return Ok(user);
+        }
+        return Err(Status::bad_request("requested to impersonate groups or a uid without impersonating a user"));
+    };
+    let may = |resource: &str, namespace: &str, name: &str| {
+        let what = Attributes {
+            verb: "impersonate".to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..Attributes::default()
+        };
+        authorize(server, &user, &what)
+    };
+    match name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':')) {
+        Some((namespace, account)) => may("serviceaccounts", namespace, account)?,
+        None => may("users", "", &name)?,
+    }
+    groups.iter().try_for_each(|group| may("groups", "", group))?;
+    if !uid.is_empty() {
+        may("uids", "", &uid)?;
+    }
+    Ok(User::impersonated(name, groups, uid))
 }
 
 fn authorize(server: &Server, user: &User, what: &Attributes) -> Result<(), Status> {
