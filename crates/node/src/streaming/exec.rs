@@ -53,7 +53,12 @@ impl From<AttachHandle> for Session {
 pub async fn run(session: Result<Session, RuntimeError>, channels: Channels) {
     let Channels { stdin, stdout, stderr, error, resize, style, link } = channels;
     let result = match session {
-        Err(error) => Err(format!("error executing command in container: {error}")),
+        Err(error) => {
+            for output in [stdout, stderr].into_iter().flatten() {
+                output.end().await;
+            }
+            Err(format!("error executing command in container: {error}"))
+        }
         Ok(session) => {
             tokio::select! {
                 biased;
