@@ -58,10 +58,10 @@ fn steps_1_to_4_names_claims_and_dns() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/tools", "--timeout=60s"]);
     let dig = |args: &[&str]| cluster.exec("tools", &[&["dig", "+short", "+search"], args].concat());
     let mut pods: Vec<String> = (0..3).map(|ordinal| cluster.field(&format!("pod/apache-http-{ordinal}"), "{.status.podIP}")).collect();
-    for ordinal in 0..3 {
+    for (ordinal, address) in pods.iter().enumerate() {
         let full = format!("apache-http-{ordinal}.httpd-service.default.svc.cluster.local");
-        assert_eq!(dig(&[&full, "A"]).trim(), pods[ordinal]);
-        assert_eq!(dig(&[&format!("apache-http-{ordinal}.httpd-service"), "A"]).trim(), pods[ordinal], "by the search list");
+        assert_eq!(dig(&[&full, "A"]).trim(), address);
+        assert_eq!(dig(&[&format!("apache-http-{ordinal}.httpd-service"), "A"]).trim(), address, "by the search list");
     }
     pods.sort();
     let mut all: Vec<String> = dig(&["httpd-service", "A"]).lines().map(str::to_owned).collect();

@@ -314,10 +314,10 @@ impl Client {
 
     async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
         let existing = self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(mut existing) = existing {
-            if existing.ready().await.is_ok() {
-                return Ok(existing);
-            }
+        if let Some(mut existing) = existing
+            && existing.ready().await.is_ok()
+        {
+            return Ok(existing);
         }
         let opened = self.open().await?;
         *self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(opened.clone());

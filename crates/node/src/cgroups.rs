@@ -210,7 +210,7 @@ impl Cgroups {
 
 fn detect_trees() -> Trees {
     if let Ok(stat) = nix::sys::statfs::statfs(MOUNT)
-        && stat.filesystem_type().0 as i64 == CGROUP2_SUPER_MAGIC
+        && stat.filesystem_type().0 == CGROUP2_SUPER_MAGIC
     {
         let controllers = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers")).unwrap_or_default();
         return Trees::V2(PathBuf::from(MOUNT), controllers.split_whitespace().map(str::to_owned).collect());

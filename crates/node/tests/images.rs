@@ -17,7 +17,9 @@ fn entry(tar: &mut Tar, kind: tar::EntryType, name: &str, link: &str, data: &[u8
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(if kind.is_dir() { 0o777 } else { 0o4755 });
-    (header.set_uid(12), header.set_gid(34), header.set_mtime(1_000_000_000));
+    header.set_uid(12);
+    header.set_gid(34);
+    header.set_mtime(1_000_000_000);
     header.set_size(data.len() as u64);
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());

@@ -264,7 +264,7 @@ impl Archive {
                 Some(name) => Some(Reference::parse(&name)?),
                 None => None,
             };
-            if let Some(image) = self.oci_image(&descriptor.digest().to_string(), name.as_ref(), 0)? {
+            if let Some(image) = self.oci_image(descriptor.digest().as_ref(), name.as_ref(), 0)? {
                 found.push(image);
             }
             if found.len() > MAX_IMAGES {
@@ -289,7 +289,7 @@ impl Archive {
             });
             return match ours {
                 Some(manifest) if depth < MAX_NESTING => {
-                    let mut found = self.oci_image(&manifest.digest().to_string(), name, depth + 1)?;
+                    let mut found = self.oci_image(manifest.digest().as_ref(), name, depth + 1)?;
                     if let (Some(found), Some(name)) = (&mut found, name) {
                         found.digests.push(format!("{}@{digest}", name.name()));
                     }

@@ -45,10 +45,10 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         // A node that was silent may have been declared Unknown meanwhile: it says at once that it is back.
         let is_back = was_silent && renewed.is_ok();
         was_silent = renewed.is_err();
-        if is_back || round % STATUS_EVERY == 0 {
-            if let Err(error) = register(&kubelet).await {
-                tracing::warn!(%error, "the node's status could not be written");
-            }
+        if (is_back || round % STATUS_EVERY == 0)
+            && let Err(error) = register(&kubelet).await
+        {
+            tracing::warn!(%error, "the node's status could not be written");
         }
     }
 }
@@ -120,7 +120,7 @@ pub fn memory_bytes() -> u64 {
 }
 
 fn disk_bytes(path: &std::path::Path) -> u64 {
-    nix::sys::statvfs::statvfs(path).map_or(0, |status| status.blocks() as u64 * status.fragment_size() as u64)
+    nix::sys::statvfs::statvfs(path).map_or(0, |status| status.blocks() * status.fragment_size())
 }
 
 fn line_of(path: &str) -> String {

@@ -229,10 +229,11 @@ impl Worker {
     /// A newer state of the pod; an older one (a watch that lags behind our own write) is passed over.
     fn take_pod(&mut self, pod: Pod) {
         let revision = |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
-        if let (Some(old), Some(new)) = (revision(&self.view.pod), revision(&pod)) {
-            if new < old && pod.metadata.deletion_timestamp.is_none() {
-                return;
-            }
+        if let (Some(old), Some(new)) = (revision(&self.view.pod), revision(&pod))
+            && new < old
+            && pod.metadata.deletion_timestamp.is_none()
+        {
+            return;
         }
         let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let relabelled = told(&pod) != told(&self.view.pod);

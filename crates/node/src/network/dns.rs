@@ -79,12 +79,12 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
         let Ok((read, client)) = socket.recv_from(&mut buffer).await else { continue };
         let Ok(question) = Message::from_vec(&buffer[..read]) else { continue };
         let limit = question.edns.as_ref().map_or(PLAIN_UDP, |edns| edns.max_payload().clamp(PLAIN_UDP, MAX_UDP));
-        if let Some(answer) = server.from_cluster(&question) {
+        if let Some(answer) = server.cluster_answer(&question) {
             send(&socket, client, &answer, limit).await;
         } else {
             let (server, socket, datagram) = (server.clone(), socket.clone(), buffer[..read].to_vec());
             tokio::spawn(async move {
-                let answer = server.from_upstream(&question, &datagram).await;
+                let answer = server.upstream_answer(&question, &datagram).await;
                 send(&socket, client, &answer, limit).await;
             });
         }
@@ -123,9 +123,9 @@ async fn serve_connection(server: &Server, mut stream: TcpStream) -> io::Result<
         let mut datagram = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut datagram)).await??;
         let question = Message::from_vec(&datagram).map_err(io::Error::other)?;
-        let answer = match server.from_cluster(&question) {
+        let answer = match server.cluster_answer(&question) {
             Some(answer) => answer,
-            None => server.from_upstream(&question, &datagram).await,
+            None => server.upstream_answer(&question, &datagram).await,
         };
         let bytes = answer.to_vec().map_err(io::Error::other)?;
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
@@ -135,7 +135,7 @@ async fn serve_connection(server: &Server, mut stream: TcpStream) -> io::Result<
 
 impl Server {
     /// The answer, unless an upstream server has to be asked.
-    fn from_cluster(&self, question: &Message) -> Option<Message> {
+    fn cluster_answer(&self, question: &Message) -> Option<Message> {
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
         answer.metadata.recursion_available = true;
@@ -179,7 +179,7 @@ impl Server {
     }
 
     /// Asks the upstream servers in turn: for the question itself, or for the target of a CNAME that leaves the cluster.
-    async fn from_upstream(&self, question: &Message, datagram: &[u8]) -> Message {
+    async fn upstream_answer(&self, question: &Message, datagram: &[u8]) -> Message {
         let mut failed = Message::response(question.metadata.id, question.metadata.op_code);
         failed.add_queries(question.queries.iter().cloned());
         failed.metadata.recursion_available = true;
@@ -198,10 +198,10 @@ impl Server {
             next.metadata.id = question.metadata.id;
             next.metadata.recursion_desired = true;
             next.add_query(Query::query(target, query.query_type()));
-            if let Ok(datagram) = next.to_vec() {
-                if let Some(more) = self.ask(&datagram).await {
-                    answer.add_answers(more.answers);
-                }
+            if let Ok(datagram) = next.to_vec()
+                && let Some(more) = self.ask(&datagram).await
+            {
+                answer.add_answers(more.answers);
             }
         }
         answer

@@ -200,7 +200,7 @@ fn start_pause(shim_exe: &Path) -> io::Result<Pause> {
 }
 
 fn is_namespace(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type().0 as i64 == NSFS_MAGIC)
+    nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == NSFS_MAGIC)
 }
 
 /// Takes a sandbox's folder and mounts away. Blocking, idempotent. Never descends into what is still mounted (V8):

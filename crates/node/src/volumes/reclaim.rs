@@ -38,11 +38,10 @@ pub async fn run(kubelet: Arc<Kubelet>) {
                 None => return,
                 Some(Notice::Put(key, value)) => {
                     waiting.remove(&key);
-                    if let Ok(volume) = serde_json::from_value::<PersistentVolume>(value) {
-                        if is_ours(&volume, &kubelet.config.node_name) {
+                    if let Ok(volume) = serde_json::from_value::<PersistentVolume>(value)
+                        && is_ours(&volume, &kubelet.config.node_name) {
                             waiting.insert(key, volume);
                         }
-                    }
                 }
                 Some(Notice::Gone(key, _)) => drop(waiting.remove(&key)),
                 Some(Notice::Synced) => continue,

@@ -216,7 +216,7 @@ fn a_memory_volume_is_mounted_once_and_holds_no_more_than_its_size() {
         fs::create_dir(&dir).unwrap();
         mounts::tmpfs(&dir, 0o777, Some(64 << 10)).unwrap();
         mounts::tmpfs(&dir, 0o777, Some(64 << 10)).unwrap();
-        assert_eq!(mounts::below(&dir).unwrap(), [dir.clone()]);
+        assert_eq!(mounts::below(&dir).unwrap(), std::slice::from_ref(&dir));
         assert_eq!(fs::write(dir.join("big"), vec![0; 128 << 10]).unwrap_err().kind(), io::ErrorKind::StorageFull);
         let error = remove::tree(base, &dir).unwrap_err();
         assert!(error.to_string().contains("mount point"), "{error}");

@@ -126,7 +126,7 @@ impl<'a> Rule<'a> {
     }
 
     /// Goes on only if the destination is an address of this host.
-    pub fn to_this_host(&mut self) -> &mut Self {
+    pub fn destined_here(&mut self) -> &mut Self {
         const ADDRTYPE: u32 = 3;
         const DADDR: u32 = 2;
         const LOCAL: u32 = 2;

@@ -237,7 +237,7 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
             rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
         }));
         messages.push(rule(hook, |rule| {
-            rule.to_this_host().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
+            rule.destined_here().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
         }));
     }
     messages.push(rule("postrouting", |rule| {
@@ -251,7 +251,7 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
     }));
     messages.push(rule("output-guard", |rule| {
         // The cluster's own DNS server has an address of the range on this host.
-        rule.to_this_host().verdict(&Verdict::Accept);
+        rule.destined_here().verdict(&Verdict::Accept);
     }));
     for guard in ["forward-guard", "output-guard"] {
         messages.push(rule(guard, |rule| {

@@ -62,7 +62,7 @@ async fn run(
     .await?;
     for file in files {
         reader.begin(file);
-        reader.to_end().await?;
+        reader.skip_to_end().await?;
     }
     let Some(watch) = watch else { return Ok(()) };
     let mut ended = containers.ended(&target.id);
@@ -75,12 +75,12 @@ async fn run(
             // Its last words were written before its end was told.
             () = &mut ended => true,
         };
-        reader.to_end().await?;
+        reader.skip_to_end().await?;
         while let Some(next) = reader.next_file(target).await? {
             // What was written to the old file before it was rotated.
-            reader.to_end().await?;
+            reader.skip_to_end().await?;
             reader.begin(next);
-            reader.to_end().await?;
+            reader.skip_to_end().await?;
         }
         if over || reader.filter.is_done() {
             return Ok(());
@@ -105,7 +105,7 @@ impl Reader<'_> {
         self.last = Some(Current { file: tokio::fs::File::from_std(file.file), identity: file.identity });
     }
 
-    async fn to_end(&mut self) -> io::Result<()> {
+    async fn skip_to_end(&mut self) -> io::Result<()> {
         let Some(current) = &mut self.last else { return Ok(()) };
         let mut buffer = vec![0u8; READ];
         while !self.filter.is_done() {

@@ -152,7 +152,7 @@ impl Reading {
     }
 
     async fn open(&mut self, stream: u32, headers: Headers, fin: bool) -> Result<(), Ended> {
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return self.answer(Frame::Reset { stream, status: reset::PROTOCOL_ERROR }).await;
         }
         self.last = stream;

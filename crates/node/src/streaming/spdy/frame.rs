@@ -121,6 +121,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Anything that makes the rest unreadable.
+    #[expect(clippy::should_implement_trait, reason = "a frame that is not there yet is no end")]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(open) = self.open.take() {
             return Ok(self.piece(open));

@@ -55,11 +55,12 @@ fn a6_a_list_and_the_watch_after_it_see_each_change_exactly_once_wherever_the_li
             if model.contains_key(&name) && step % 3 == 0 {
                 cluster.delete(&kinds::CONFIG_MAP, &name, &DeleteOptions::default()).expect("deleted");
                 model.remove(&name);
-            } else if model.contains_key(&name) {
-                cluster.merge(&kinds::CONFIG_MAP, &name, Part::Main, json!({ "data": { "step": step.to_string() } })).expect("patched");
-                model.insert(name, cluster.api.store.revision().0);
             } else {
-                cluster.create(&kinds::CONFIG_MAP, config_map(&name)).expect("created");
+                if model.contains_key(&name) {
+                    cluster.merge(&kinds::CONFIG_MAP, &name, Part::Main, json!({ "data": { "step": step.to_string() } })).expect("patched");
+                } else {
+                    cluster.create(&kinds::CONFIG_MAP, config_map(&name)).expect("created");
+                }
                 model.insert(name, cluster.api.store.revision().0);
             }
         }
