@@ -29,6 +29,8 @@ pub enum Command {
     /// The node's images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Export folders of this machine over NFSv3.
+    NfsServer(NfsServerArgs),
     /// Ask the cluster's DNS (inside a pod): `lookup NAME [A|AAAA|SRV|PTR|CNAME|TXT]`.
     Lookup {
         /// A name, by the search list of /etc/resolv.conf, or an address for PTR.
@@ -100,6 +102,23 @@ pub struct DownArgs {
     /// The folder that `up` was given.
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
+}
+
+/// `mainstay nfs-server`.
+#[derive(Debug, Args)]
+pub struct NfsServerArgs {
+    /// A folder to export, and how: `PATH[:ro,no_root_squash,all_squash,clients=CIDR,clients=CIDR…]`.
+    #[arg(long = "export", value_name = "PATH[:OPTIONS]", required = true)]
+    pub exports: Vec<String>,
+    /// Where NFS, the mount protocol and the port mapper's answers are served, over TCP.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:2049")]
+    pub listen: SocketAddr,
+    /// Leave port 111 alone; clients then name the port (`-o port=…,mountport=…`).
+    #[arg(long)]
+    pub no_portmapper: bool,
+    /// Where the key that seals file handles is kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mainstay/nfs-server")]
+    pub state_dir: PathBuf,
 }
 
 /// `mainstay image …`.

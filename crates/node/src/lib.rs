@@ -7,6 +7,7 @@ pub mod cgroups;
 pub mod images;
 pub mod kubelet;
 pub mod network;
+pub mod nfs;
 pub mod runtime;
 pub mod shim;
 pub mod streaming;

@@ -11,7 +11,7 @@
 //! ```
 
 mod atomic;
-mod beneath;
+pub(crate) mod beneath;
 mod claim;
 mod host;
 pub mod mounts;

@@ -1,0 +1,99 @@
+//! File handles: the kernel's own handle of a file, and whose it is, sealed.
+//!
+//! ```text
+//! 1 version | 4 export | 1 kind of kernel handle | the kernel handle (at most 50) | 8 seal
+//! ```
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use super::Server;
+use super::call::{Fault, Fault::Status};
+use super::export::Export;
+use crate::nfs::protocol::{MAX_HANDLE, status};
+
+const VERSION: u8 = 1;
+const SEAL: usize = 8;
+const HEADER: usize = 6;
+/// What is left for the kernel's handle; ext4 takes 8 bytes, xfs 12, btrfs 20.
+const MAX_KERNEL_HANDLE: usize = MAX_HANDLE - HEADER - SEAL;
+
+/// `struct file_handle` with room.
+#[repr(C)]
+struct Raw {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; MAX_KERNEL_HANDLE],
+}
+
+/// The kernel's handle of a file: its inode and generation, in the file system's own form.
+pub struct KernelHandle {
+    kind: u8,
+    bytes: Vec<u8>,
+}
+
+impl KernelHandle {
+    /// Of an open file (also `O_PATH`).
+    pub fn of(file: &OwnedFd) -> io::Result<Self> {
+        let mut raw = Raw { bytes: MAX_KERNEL_HANDLE as u32, kind: 0, handle: [0; MAX_KERNEL_HANDLE] };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: `raw` has the layout of `struct file_handle` with as much room as it says; the path is empty.
+        let result =
+            unsafe { libc::name_to_handle_at(file.as_raw_fd(), c"".as_ptr(), (&raw mut raw).cast(), &raw mut mount, libc::AT_EMPTY_PATH) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let kind = u8::try_from(raw.kind).map_err(|_| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
+        let bytes = raw.handle.get(..raw.bytes as usize).unwrap_or_default().to_vec();
+        Ok(Self { kind, bytes })
+    }
+
+    /// Opens the file, wherever its names are by now. Needs root.
+    fn open(&self, root: RawFd) -> io::Result<OwnedFd> {
+        let mut raw = Raw { bytes: self.bytes.len() as u32, kind: self.kind.into(), handle: [0; MAX_KERNEL_HANDLE] };
+        raw.handle.get_mut(..self.bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&self.bytes);
+        // SAFETY: as above; the kernel only reads it.
+        let fd = unsafe { libc::open_by_handle_at(root, (&raw mut raw).cast(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+impl Server {
+    fn seal(&self, bytes: &[u8]) -> [u8; SEAL] {
+        ring::hmac::sign(&self.seal, bytes).as_ref().first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The handle by which clients name an open file of an export.
+    pub(super) fn handle_of(&self, export: &Export, file: &OwnedFd) -> io::Result<Vec<u8>> {
+        let kernel = KernelHandle::of(file)?;
+        let mut handle = vec![VERSION];
+        handle.extend_from_slice(&export.id.to_be_bytes());
+        handle.push(kernel.kind);
+        handle.extend_from_slice(&kernel.bytes);
+        let seal = self.seal(&handle);
+        handle.extend_from_slice(&seal);
+        Ok(handle)
+    }
+
+    /// The file of a handle that this server gave.
+    pub(super) fn open_handle(&self, handle: &[u8]) -> Result<(&Export, OwnedFd), Fault> {
+        let (sealed, seal) = handle.split_last_chunk::<SEAL>().ok_or(Status(status::BADHANDLE))?;
+        let (header, bytes) = sealed.split_first_chunk::<HEADER>().ok_or(Status(status::BADHANDLE))?;
+        let [version, id @ .., kind] = header;
+        let id = u32::from_be_bytes(id.first_chunk().copied().unwrap_or_default());
+        // A seal of before the key was lost is not an attack, only stale.
+        let expected = self.seal(sealed);
+        let differs = expected.iter().zip(seal).fold(0, |differs, (one, other)| differs | (one ^ other));
+        if *version != VERSION || differs != 0 {
+            return Err(Status(status::STALE));
+        }
+        let export = self.exports.iter().find(|export| export.id == id).ok_or(Status(status::STALE))?;
+        let kernel = KernelHandle { kind: *kind, bytes: bytes.to_vec() };
+        let file = kernel.open(export.root.as_raw_fd()).map_err(|_| Status(status::STALE))?;
+        Ok((export, file))
+    }
+}
