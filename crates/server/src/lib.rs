@@ -11,7 +11,7 @@
 pub mod api;
 mod auth;
 mod authorize;
-mod bootstrap;
+pub mod bootstrap;
 pub mod driver;
 mod http;
 pub mod pki;

@@ -1,0 +1,62 @@
+//! S8: claims stay.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use mainstay_api::{ObjectKey, kinds};
+
+use super::{Actor, Seen, Violation, ordinals, parse_ordinal};
+
+/// What the sets that there were said about their claims.
+#[derive(Default)]
+pub struct Claims {
+    /// By the set's uid: its last state, and whether it was deleted with its dependents orphaned.
+    sets: BTreeMap<String, (StatefulSet, bool)>,
+}
+
+impl Claims {
+    /// S8: nothing but a retention policy or a user deletes a claim; `whenScaled` acts only after the pod is gone.
+    pub fn s8_claims_stay(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
+        if seen.is(&kinds::STATEFUL_SET)
+            && let Some(set) = seen.after.stateful_sets.get(&seen.change.key)
+        {
+            let orphans = set.metadata.finalizers.iter().flatten().any(|held| held == "orphan");
+            self.sets.insert(set.metadata.uid.clone().unwrap_or_default(), ((**set).clone(), orphans));
+        }
+        if !seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) || !seen.is_condemned() || *seen.actor == Actor::User {
+            return Ok(());
+        }
+        let told = |message: &str| Err(Violation::new("S8", format!("{} is deleted by {}: {message}", seen.change.key, seen.actor)));
+        let Some(old) = &seen.change.old else { return Ok(()) };
+        let owners: Vec<_> = old.metadata.owner_references.iter().flatten().collect();
+        let found = owners.iter().find_map(|owner| self.sets.get(&owner.uid));
+        // A pod that owns a claim was scaled in; its set is known by the claim's name.
+        let pod_name = seen.change.key.name.strip_prefix("data-").unwrap_or("");
+        let Some((set_name, ordinal)) = parse_ordinal(pod_name) else { return told("it is no set's") };
+        let living = seen.before.stateful_sets.get(&ObjectKey::new(seen.change.key.namespace.clone(), set_name));
+        let policy = |set: &StatefulSet, scaled: bool| {
+            let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
+            let word = policy.and_then(|policy| if scaled { policy.when_scaled.as_ref() } else { policy.when_deleted.as_ref() });
+            word.is_some_and(|word| word == "Delete")
+        };
+        let by_deletion = found.is_some_and(|(set, orphans)| {
+            let is_going = living.is_none_or(|living| living.metadata.uid != set.metadata.uid || living.metadata.deletion_timestamp.is_some());
+            is_going && !orphans && policy(set, false)
+        });
+        if by_deletion {
+            return Ok(());
+        }
+        if owners.is_empty() {
+            return told("it has no owner");
+        }
+        let Some(living) = living.or_else(|| None) else { return told("its set is gone and did not ask for it") };
+        if !policy(living, true) || ordinals(living).contains(&ordinal) && !owners.iter().any(|owner| owner.kind == "Pod") {
+            return told("its set does not ask for it");
+        }
+        let pod = seen.before.pods.get(&ObjectKey::new(seen.change.key.namespace.clone(), pod_name));
+        if pod.is_some_and(|pod| owners.iter().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())) {
+            return told("its pod is still there");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! The healed world at rest: S7, S9, S12.
+
+use mainstay_api::ObjectKey;
+use mainstay_logic::{Snapshot, pods};
+
+use super::{Violation, ordinals, revision, set_of};
+
+/// Every set has exactly its pods, all ready and of its newest revision (S7, S12), each with its claims bound (S9).
+pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
+    for (key, set) in snapshot.stateful_sets.iter() {
+        let update = set.status.as_ref().and_then(|status| status.update_revision.clone()).unwrap_or_default();
+        if set.status.as_ref().and_then(|status| status.observed_generation) != set.metadata.generation {
+            return Err(Violation::new("S12", format!("the status of {key} is of an older generation")));
+        }
+        let wanted = ordinals(set);
+        let partition = set.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref()?.partition);
+        for ordinal in wanted.clone() {
+            let at = ObjectKey::new(key.namespace.clone(), format!("{}-{ordinal}", key.name));
+            for template in set.spec.volume_claim_templates.iter().flatten() {
+                let claim = format!("{}-{}", template.metadata.name.as_deref().unwrap_or(""), at.name);
+                if !snapshot.persistent_volume_claims.contains_key(&ObjectKey::new(key.namespace.clone(), claim.as_str())) {
+                    return Err(Violation::new("S9", format!("{at} waits for {claim}, which nobody makes")));
+                }
+            }
+            let Some(pod) = snapshot.pods.get(&at) else { return Err(Violation::new("S12", format!("{at} is missing"))) };
+            if set_of(snapshot, &at, pod).is_none() {
+                return Err(Violation::new("S12", format!("{at} is not its set's")));
+            }
+            if ordinal >= i64::from(partition.unwrap_or(0)) && revision(pod) != update {
+                return Err(Violation::new("S7", format!("{at} has revision {:?} and not {update:?}", revision(pod))));
+            }
+            if !pods::is_running_and_ready(pod) {
+                return Err(Violation::new("S12", format!("{at} is not ready")));
+            }
+        }
+        let extra = snapshot.pods.iter().find(|(at, pod)| {
+            set_of(snapshot, at, pod).is_some_and(|(of, ordinal)| of.metadata.uid == set.metadata.uid && !wanted.contains(&ordinal))
+        });
+        if let Some((at, _)) = extra {
+            return Err(Violation::new("S12", format!("{at} is beyond the replicas of its set")));
+        }
+    }
+    Ok(())
+}
+
+/// What the same script must lead to, whatever went wrong on the way: without uids, times and what depends on them.
+pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (key, set) in snapshot.stateful_sets.iter() {
+        let status = set.status.clone().unwrap_or_default();
+        let ready = (status.replicas, status.ready_replicas, status.updated_replicas);
+        lines.push(format!("StatefulSet {key} {:?} {ready:?}", set.spec.replicas));
+    }
+    for (key, pod) in snapshot.pods.iter() {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let images: Vec<_> = spec.containers.iter().map(|container| container.image.clone().unwrap_or_default()).collect();
+        let claims = spec.volumes.iter().flatten().filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()));
+        lines.push(format!("Pod {key} {images:?} {:?} {}", claims.collect::<Vec<_>>(), pods::is_ready(pod)));
+        for volume in spec.volumes.iter().flatten() {
+            let Some(source) = &volume.persistent_volume_claim else { continue };
+            let claim = ObjectKey::new(key.namespace.clone(), source.claim_name.as_str());
+            let phase = snapshot.persistent_volume_claims.get(&claim).and_then(|claim| claim.status.as_ref()?.phase.clone());
+            lines.push(format!("Claim {claim} {phase:?}"));
+        }
+    }
+    for (key, service) in snapshot.services.iter() {
+        lines.push(format!("Service {key} {:?}", service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone())));
+    }
+    for (key, endpoints) in snapshot.endpoints.iter() {
+        let addresses = endpoints.subsets.iter().flatten().map(|subset| subset.addresses.iter().flatten().count()).sum::<usize>();
+        lines.push(format!("Endpoints {key} {addresses}"));
+    }
+    lines
+}

@@ -1,0 +1,118 @@
+//! V1, V2, V3, V6, V9: volumes and claims.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mainstay_api::{ObjectKey, kinds};
+use mainstay_logic::{Snapshot, volume};
+
+use super::{Seen, Violation};
+use crate::node::Node;
+
+/// V1: a claim and a volume are bound one to one, by uid.
+pub fn v1_one_to_one(seen: &Seen<'_>) -> Result<(), Violation> {
+    if !seen.is(&kinds::PERSISTENT_VOLUME) && !seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) {
+        return Ok(());
+    }
+    let mut taken: BTreeMap<&str, &ObjectKey> = BTreeMap::new();
+    for (key, claim) in seen.after.persistent_volume_claims.iter() {
+        let name = volume::volume_name(claim);
+        if name.is_empty() {
+            continue;
+        }
+        if let Some(other) = taken.insert(name, key) {
+            return Err(Violation::new("V1", format!("volume {name} is bound to {other} and to {key}")));
+        }
+        let reference = seen.after.persistent_volumes.get(&ObjectKey::new("", name)).and_then(|bound| volume::claim_ref(bound));
+        if let Some(reference) = reference.filter(|reference| reference.uid != claim.metadata.uid) {
+            return Err(Violation::new("V1", format!("{key} names {name}, which is {:?}'s", reference.uid)));
+        }
+    }
+    let mut claims: BTreeMap<&str, &ObjectKey> = BTreeMap::new();
+    for (key, bound) in seen.after.persistent_volumes.iter() {
+        let uid = volume::claim_ref(bound).and_then(|reference| reference.uid.as_deref()).unwrap_or("");
+        if let Some(other) = claims.insert(uid, key).filter(|_| !uid.is_empty()) {
+            return Err(Violation::new("V1", format!("{key} and {other} are both claim {uid}'s")));
+        }
+    }
+    Ok(())
+}
+
+/// V2: a claim or volume that is mounted somewhere is never removed.
+pub fn v2_in_use_is_never_removed(seen: &Seen<'_>) -> Result<(), Violation> {
+    let Some(old) = seen.change.old.as_ref().filter(|_| seen.change.new.is_none()) else { return Ok(()) };
+    for node in seen.nodes.iter().filter(|node| node.machine.is_on) {
+        for ((pod, _), mount) in &node.machine.mounts {
+            let claim = seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) && mount.claim_uid == old.uid();
+            let bound = seen.is(&kinds::PERSISTENT_VOLUME) && mount.volume == *seen.change.key.name;
+            if claim || bound {
+                return Err(Violation::new("V2", format!("{} is removed while {pod} on {} has it", seen.change.key, node.name)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// V9: ReadWriteOncePod is one pod, ReadWriteOnce one node.
+pub fn v9_access_modes(nodes: &[Node]) -> Result<(), Violation> {
+    let mut users: BTreeMap<&str, (BTreeSet<&str>, BTreeSet<&str>, bool)> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| node.machine.is_on) {
+        for ((pod, _), mount) in node.machine.mounts.iter().filter(|(_, mount)| !mount.claim_uid.is_empty()) {
+            let (machines, pods, only_one) = users.entry(&mount.claim_uid).or_default();
+            machines.insert(&node.name);
+            pods.insert(pod);
+            *only_one |= mount.modes.iter().any(|mode| mode == "ReadWriteOncePod");
+        }
+    }
+    for (claim, (machines, pods, only_one)) in users {
+        if machines.len() > 1 || (only_one && pods.len() > 1) {
+            return Err(Violation::new("V9", format!("claim {claim} is mounted on {machines:?} by {pods:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// What was in the directories a moment ago.
+#[derive(Default)]
+pub struct Volumes {
+    /// By machine and volume: how often it was used.
+    directories: BTreeMap<(String, String), u64>,
+}
+
+impl Volumes {
+    /// V6: a directory is only ever mounted for the claim that it was made for.
+    pub fn v6_fresh_for_each_claim(&self, nodes: &[Node]) -> Result<(), Violation> {
+        for node in nodes {
+            for mount in node.machine.mounts.values().filter(|mount| !mount.claim_uid.is_empty()) {
+                let Some(directory) = node.machine.directories.get(&mount.volume) else {
+                    return Err(Violation::new("V3", format!("the directory of {} is gone under a mount", mount.volume)));
+                };
+                if directory.claim_uid != mount.claim_uid {
+                    let message = format!("claim {} meets the data of {} in {}", mount.claim_uid, directory.claim_uid, mount.volume);
+                    return Err(Violation::new("V6", message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// V3: a directory goes only when its volume was deleted.
+    pub fn v3_removed_only_when_deleted(&mut self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
+        let mut now = BTreeMap::new();
+        for node in nodes {
+            for (name, directory) in &node.machine.directories {
+                now.insert((node.name.clone(), name.clone()), directory.starts);
+            }
+        }
+        for (place, starts) in &self.directories {
+            let living = snapshot.persistent_volumes.get(&ObjectKey::new("", place.1.as_str()));
+            let is_wanted = living.is_some_and(|living| living.metadata.deletion_timestamp.is_none());
+            match now.get(place) {
+                None if is_wanted => return Err(Violation::new("V3", format!("{place:?} is removed and was not deleted"))),
+                Some(new) if new < starts => return Err(Violation::new("V4", format!("{place:?} lost what was written"))),
+                _ => {}
+            }
+        }
+        self.directories = now;
+        Ok(())
+    }
+}

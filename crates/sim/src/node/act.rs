@@ -1,0 +1,231 @@
+//! One action, done: what the runtime, the disk and the volumes make of it, as facts.
+
+use jiff::Timestamp;
+use mainstay_api::{kinds, object};
+use mainstay_logic::kubelet::{Action, ContainerFact, Fact, Life, ProbeOutcome, Sandbox};
+use mainstay_logic::volume;
+use mainstay_server::api::{self, DeleteOptions, Part};
+use serde_json::{Value, json};
+
+use super::{Around, Key, Node, Task, get, patch, plus};
+use crate::bugs::Bug;
+use crate::runtime::{Container, Directory, Mount, Sandbox as Made};
+
+impl Node {
+    /// A task has come to its end.
+    pub(super) fn finish(&mut self, place: usize, key: Key, task: Task, around: &mut Around<'_>) {
+        let action = match task {
+            Task::Status(wanted) => return self.patch_status(place, wanted, around),
+            Task::Verify => return self.verify(place, around),
+            Task::Act(action) => action,
+        };
+        let now = around.now;
+        let Some(entry) = self.agent.entries.get(place) else { return };
+        let uid = entry.view.uid().to_owned();
+        let fails = around.faults && around.seed.one_in(40);
+        let fact = match action {
+            Action::Remember => {
+                let pod = entry.view.pod.clone();
+                self.machine.begun.entry(uid.clone()).or_insert(pod);
+                if !fails {
+                    self.machine.doomed.insert(uid);
+                }
+                Some(Fact::Remembered(!fails))
+            }
+            Action::EnsureVolume { name } => {
+                let result = if fails { Err("injected".to_owned()) } else { self.mount(place, &uid, &name, around) };
+                Some(Fact::Volume { name, result: result.map(|()| None) })
+            }
+            Action::EnsureSandbox if fails => Some(Fact::SandboxFailed("injected".to_owned())),
+            Action::EnsureSandbox => Some(Fact::Sandbox(self.make_sandbox(place, &uid, now))),
+            Action::EnsureImage { container, image, .. } => {
+                let result = if image.starts_with("bad") || fails {
+                    Err(("ErrImagePull", "no such image".to_owned()))
+                } else {
+                    Ok((image.clone(), String::new()))
+                };
+                Some(Fact::Image { container, image, result })
+            }
+            Action::StartContainer { container, .. } if fails => {
+                Some(Fact::StartFailed { container, reason: "RunContainerError", message: "injected".to_owned() })
+            }
+            Action::StartContainer { container, attempt, image_id } => {
+                self.start(&uid, &container, attempt, image_id, around);
+                self.learn_containers(&uid, now);
+                Some(Fact::Started { container, attempt })
+            }
+            Action::PostStart { container, attempt } => Some(Fact::PostStart { container, attempt, result: Ok(()) }),
+            Action::RunProbe { container, attempt, kind } => {
+                let ready = self.machine.containers.get(&uid).into_iter().flatten().any(|running| {
+                    running.fact.name == container && running.fact.attempt == attempt && running.ready_at <= now && running.fact.is_alive()
+                });
+                let outcome = if ready { ProbeOutcome::Success } else { ProbeOutcome::Failure("not yet".to_owned()) };
+                Some(Fact::Probe { container, attempt, kind, began: now, outcome })
+            }
+            Action::StopContainer { .. } => {
+                self.machine.tick(now);
+                self.learn_containers(&uid, now);
+                None
+            }
+            Action::RemoveContainer { container, attempt } => {
+                if let Some(all) = self.machine.containers.get_mut(&uid) {
+                    all.retain(|made| made.fact.name != container || made.fact.attempt != attempt || made.fact.is_alive());
+                }
+                self.learn_containers(&uid, now);
+                None
+            }
+            Action::RemoveSandbox => {
+                self.machine.sandboxes.remove(&uid);
+                Some(Fact::Sandbox(Sandbox::Absent))
+            }
+            Action::Unmount if fails => return self.again(place, now),
+            Action::Unmount => {
+                self.machine.mounts.retain(|(of, _), _| *of != uid);
+                Some(Fact::Unmounted)
+            }
+            Action::ConfirmDeletion => return self.confirm(place, &uid, around),
+            Action::Forget => {
+                self.machine.begun.remove(&uid);
+                self.machine.doomed.remove(&uid);
+                self.machine.containers.remove(&uid);
+                if let Some(entry) = self.agent.entries.get_mut(place) {
+                    entry.ended = true;
+                }
+                return;
+            }
+        };
+        debug_assert!(key != Key::Status);
+        if let (Some(fact), Some(entry)) = (fact, self.agent.entries.get_mut(place)) {
+            entry.view.apply(fact, now);
+        }
+    }
+
+    fn again(&mut self, place: usize, now: Timestamp) {
+        if let Some(entry) = self.agent.entries.get_mut(place) {
+            entry.retry_at = Some(plus(now, 1000));
+        }
+    }
+
+    /// Notes the pod before anything of it is made.
+    fn note(&mut self, place: usize, uid: &str) {
+        if let Some(entry) = self.agent.entries.get(place) {
+            let pod = entry.view.pod.clone();
+            self.machine.begun.entry(uid.to_owned()).or_insert(pod);
+        }
+    }
+
+    fn make_sandbox(&mut self, place: usize, uid: &str, now: Timestamp) -> Sandbox {
+        self.note(place, uid);
+        let ip = self.machine.next_ip(self.place);
+        let Some(entry) = self.agent.entries.get(place) else { return Sandbox::Absent };
+        let key = entry.key.clone();
+        let made = self.machine.sandboxes.entry(uid.to_owned()).or_insert(Made { key, made_at: now, ip });
+        Sandbox::Ready { ip: Some(made.ip.clone()), made_at: Some(made.made_at) }
+    }
+
+    fn start(&mut self, uid: &str, container: &str, attempt: u32, image: String, around: &mut Around<'_>) {
+        let now = around.now;
+        let all = self.machine.containers.entry(uid.to_owned()).or_default();
+        if all.iter().any(|made| made.fact.name == container && made.fact.attempt == attempt) {
+            return;
+        }
+        let crashes = image.starts_with("crash").then(|| (plus(now, around.seed.between(200, 2000)), 1));
+        let fact = ContainerFact { name: container.to_owned(), attempt, image_id: image, life: Life::Running { since: now } };
+        all.push(Container { fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)) });
+        self.machine.starts += 1;
+        let volumes: Vec<String> =
+            self.machine.mounts.iter().filter(|((of, _), _)| of == uid).map(|(_, mount)| mount.volume.clone()).collect();
+        for name in volumes {
+            if let Some(directory) = self.machine.directories.get_mut(&name) {
+                directory.starts += 1;
+            }
+        }
+    }
+
+    /// A volume of the pod: its own, or its claim's, when claim and volume name each other by uid (V1).
+    fn mount(&mut self, place: usize, uid: &str, name: &str, around: &mut Around<'_>) -> Result<(), String> {
+        self.note(place, uid);
+        let Some(entry) = self.agent.entries.get(place) else { return Ok(()) };
+        let spec = entry.view.pod.spec.clone().unwrap_or_default();
+        let claim = spec.volumes.iter().flatten().find(|volume| volume.name == name).and_then(|volume| volume.persistent_volume_claim.clone());
+        let at = (uid.to_owned(), name.to_owned());
+        let Some(claim) = claim else {
+            self.machine.mounts.entry(at).or_insert(Mount { volume: String::new(), claim_uid: String::new(), modes: Vec::new() });
+            return Ok(());
+        };
+        if self.machine.mounts.contains_key(&at) {
+            return Ok(());
+        }
+        if !self.can_talk(around) {
+            return Err("the server does not answer".to_owned());
+        }
+        let read = |kind, namespace: &str, name: &str| {
+            let found = get(around.server, kind, namespace, name).map_err(|status| status.message)?;
+            found.ok_or_else(|| format!("{name} not found"))
+        };
+        let found = read(&kinds::PERSISTENT_VOLUME_CLAIM, &entry.key.namespace, &claim.claim_name)?;
+        if object::is_terminating(&found) {
+            return Err("the claim is being deleted".to_owned());
+        }
+        let volume_name = object::text(&found, &["spec", "volumeName"]).to_owned();
+        if volume_name.is_empty() {
+            return Err("the claim is not bound".to_owned());
+        }
+        let bound = read(&kinds::PERSISTENT_VOLUME, "", &volume_name)?;
+        let claim_uid = object::uid(&found).to_owned();
+        if object::text(&bound, &["spec", "claimRef", "uid"]) != claim_uid {
+            return Err("the volume is another claim's".to_owned());
+        }
+        let path = match around.bug {
+            // A folder named by namespace and name, as other provisioners have it.
+            Some(Bug::KeepsDirectories) => claim.claim_name.clone(),
+            _ => volume_name.clone(),
+        };
+        self.ensure_directory(&bound, &volume_name, &path, &claim_uid, around)?;
+        let modes = object::at(&found, &["spec", "accessModes"]).and_then(Value::as_array).into_iter().flatten();
+        let modes = modes.filter_map(Value::as_str).map(str::to_owned).collect();
+        self.machine.mounts.insert(at, Mount { volume: path, claim_uid, modes });
+        Ok(())
+    }
+
+    /// Made once, on first use, and noted on the volume; one that is noted and missing is lost data (V5).
+    fn ensure_directory(
+        &mut self,
+        bound: &Value,
+        volume_name: &str,
+        path: &str,
+        claim_uid: &str,
+        around: &mut Around<'_>,
+    ) -> Result<(), String> {
+        let made_on = object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
+        if made_on.is_empty() {
+            self.machine.directories.entry(path.to_owned()).or_insert(Directory { claim_uid: claim_uid.to_owned(), starts: 0 });
+            let at = mainstay_api::ObjectKey::new("", volume_name);
+            let noted = json!({ "metadata": { "annotations": { volume::MADE_ON: self.name } } });
+            let preconditions = (object::uid(bound), object::resource_version(bound));
+            patch(around.server, &kinds::PERSISTENT_VOLUME, &at, Part::Main, preconditions, &noted).map_err(|status| status.message)?;
+        }
+        if made_on.is_empty() || (made_on == self.name && self.machine.directories.contains_key(path)) {
+            return Ok(());
+        }
+        Err(format!("volume {volume_name} was made on {made_on:?} and is not here"))
+    }
+
+    /// The last step of S2: the API object may go.
+    fn confirm(&mut self, place: usize, uid: &str, around: &mut Around<'_>) {
+        let now = around.now;
+        let reachable = self.can_talk(around);
+        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let options = DeleteOptions { grace: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+        let key = entry.key.clone();
+        let result = match reachable {
+            true => around.server.write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options)).map(|_| ()),
+            false => Err(mainstay_api::Status::unavailable("no answer")),
+        };
+        match result {
+            Ok(()) => entry.confirmed = entry.view.pod.metadata.resource_version.clone(),
+            Err(status) if matches!(status.code, 404 | 409) => drop(entry.running.insert(Key::Verify, (now, Task::Verify))),
+            Err(_) => entry.retry_at = Some(plus(now, 1000)),
+        }
+    }
+}

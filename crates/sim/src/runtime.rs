@@ -1,0 +1,149 @@
+//! A machine: its containers, its mounts, its directories and what its agent's disk remembers. Agents come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use mainstay_api::ObjectKey;
+use mainstay_logic::kubelet::{ContainerFact, Life};
+
+/// A container that is, or was.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// As the kubelet sees it.
+    pub fact: ContainerFact,
+    /// When it ends, and with which exit code: it was told to stop, or its image is one that crashes.
+    pub ends: Option<(Timestamp, i32)>,
+    /// When its readiness probe starts to succeed.
+    pub ready_at: Timestamp,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The pod's name.
+    pub key: ObjectKey,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Its address.
+    pub ip: String,
+}
+
+/// A directory of a provisioned volume.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    /// Who first used it.
+    pub claim_uid: String,
+    /// How often a container that has it was started: what an application would have written.
+    pub starts: u64,
+}
+
+/// What is mounted into a pod.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// The PersistentVolume; `""` for what is the pod's own.
+    pub volume: String,
+    /// Its claim's uid.
+    pub claim_uid: String,
+    /// The claim's access modes.
+    pub modes: Vec<String>,
+}
+
+/// One machine. Its power may go; its disk stays.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Whether it has power.
+    pub is_on: bool,
+    /// By pod uid.
+    pub sandboxes: BTreeMap<String, Sandbox>,
+    /// By pod uid.
+    pub containers: BTreeMap<String, Vec<Container>>,
+    /// By pod uid and volume name.
+    pub mounts: BTreeMap<(String, String), Mount>,
+    /// On disk, by the volume's name.
+    pub directories: BTreeMap<String, Directory>,
+    /// On disk: the pods that were begun.
+    pub begun: BTreeMap<String, Pod>,
+    /// On disk: the pods that were told to stop.
+    pub doomed: BTreeSet<String>,
+    /// How many containers were started.
+    pub starts: u64,
+    addresses: u32,
+}
+
+impl Machine {
+    /// A machine with power and nothing on it.
+    pub fn new() -> Self {
+        Self { is_on: true, ..Self::default() }
+    }
+
+    /// Whether anything of a pod runs here.
+    pub fn runs(&self, uid: &str) -> bool {
+        self.is_on && self.containers.get(uid).into_iter().flatten().any(|container| container.fact.is_alive())
+    }
+
+    /// The uids of pods of which something runs, with their names.
+    pub fn running(&self) -> impl Iterator<Item = (&ObjectKey, &str)> {
+        self.sandboxes.iter().filter(|(uid, _)| self.runs(uid)).map(|(uid, sandbox)| (&sandbox.key, uid.as_str()))
+    }
+
+    /// An address that no pod here had before.
+    pub fn next_ip(&mut self, node: usize) -> String {
+        self.addresses += 1;
+        format!("10.244.{node}.{}", self.addresses)
+    }
+
+    /// Ends what is due. Gives the uids of pods of which something ended.
+    pub fn tick(&mut self, now: Timestamp) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for (uid, containers) in &mut self.containers {
+            for container in containers {
+                if let (Life::Running { .. }, Some((at, code))) = (&container.fact.life, container.ends)
+                    && at <= now
+                {
+                    end(container, code, at);
+                    changed.insert(uid.clone());
+                }
+            }
+        }
+        changed
+    }
+
+    /// When the next container ends.
+    pub fn next_end(&self) -> Option<Timestamp> {
+        let alive = self.containers.values().flatten().filter(|container| container.fact.is_alive());
+        alive.filter_map(|container| Some(container.ends?.0)).min()
+    }
+
+    /// The power goes, or comes back: nothing runs, nothing is mounted.
+    pub fn lose_power(&mut self, now: Timestamp) {
+        for container in self.containers.values_mut().flatten() {
+            if container.fact.is_alive() {
+                end(container, 137, now);
+            }
+        }
+        self.sandboxes.clear();
+        self.mounts.clear();
+    }
+
+    /// One of what runs crashes, chosen by `pick`.
+    pub fn crash_one(&mut self, pick: usize, now: Timestamp) -> Option<String> {
+        let mut alive: Vec<_> = self
+            .containers
+            .iter_mut()
+            .flat_map(|(uid, all)| all.iter_mut().map(move |container| (uid, container)))
+            .filter(|(_, container)| container.fact.is_alive())
+            .collect();
+        let place = pick.checked_rem(alive.len())?;
+        let (uid, container) = alive.get_mut(place)?;
+        container.ends = Some((now, 1));
+        Some((*uid).clone())
+    }
+}
+
+fn end(container: &mut Container, code: i32, at: Timestamp) {
+    if let Life::Running { since } = container.fact.life {
+        container.fact.life =
+            Life::Exited { code, signal: None, oom: false, started: since, finished: at.max(since), message: None };
+    }
+}

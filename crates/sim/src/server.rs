@@ -1,0 +1,207 @@
+//! The server of the world: the real store on a disk that lies, the real pipeline, the real driver.
+//!
+//! It may die after any commit, and in the middle of one. Whoever asked for that commit gets no answer.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use mainstay_api::Status;
+use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Settings};
+use mainstay_server::bootstrap::bootstrap;
+use mainstay_server::driver::{Driver, Finish, Work, compile};
+use mainstay_store::testing::{Fault, FaultyDisk};
+use mainstay_store::{CommitError, Options, Source, Store, Watcher};
+
+use crate::seed::Seed;
+
+/// What a running server consists of.
+pub struct Up {
+    /// The pipeline.
+    pub api: Api,
+    /// The controllers.
+    pub driver: Driver,
+    /// What feeds the driver.
+    pub watcher: Watcher,
+}
+
+/// The server's machine.
+pub struct Server {
+    disk: FaultyDisk,
+    env: Arc<Env>,
+    clock: Arc<AtomicI64>,
+    seed: Seed,
+    /// `None` while it is down.
+    pub up: Option<Up>,
+    /// When it starts again.
+    pub up_at: Timestamp,
+    /// It dies after so many more commits.
+    pub dies_after: Option<u64>,
+    /// Commits so far.
+    pub commits: u64,
+    /// The disk of an earlier time, for a world with that bug.
+    pub old_disk: Option<FaultyDisk>,
+    /// The controllers do not get their turn before this time.
+    pub stalled_until: Timestamp,
+}
+
+/// How a decision is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As one transaction: the embedded store.
+    Whole,
+    /// Write by write: etcd. The server may die between any two.
+    OneByOne,
+}
+
+impl Server {
+    /// A machine with an empty disk, not started yet.
+    pub fn new(clock: Arc<AtomicI64>, mut seed: Seed) -> Self {
+        let random = Mutex::new(seed.fork());
+        let time = clock.clone();
+        let env = Env {
+            now: Box::new(move || at(&time)),
+            random: Box::new(move |bytes| {
+                let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
+                bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
+            }),
+        };
+        let now = at(&clock);
+        Self {
+            disk: FaultyDisk::new(),
+            env: Arc::new(env),
+            clock,
+            seed,
+            up: None,
+            up_at: now,
+            dies_after: None,
+            commits: 0,
+            old_disk: None,
+            stalled_until: now,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        at(&self.clock)
+    }
+
+    /// Starts it; whether it came up.
+    pub fn start(&mut self) -> bool {
+        let Ok(store) = Store::open(Source::backend(self.disk.clone()), Options::inline()) else { return false };
+        let cidr = Cidr::parse("10.96.0.0/16").unwrap_or_else(|| unreachable!("a constant"));
+        let settings = Settings { service_cidr: cidr, ca_pem: "CA".to_owned() };
+        let api = Api { store, env: self.env.clone(), settings: Arc::new(settings) };
+        let advertise = std::net::SocketAddr::from(([192, 0, 2, 1], 6443));
+        if api.write_now(false, |batch| bootstrap(batch, advertise)).is_err() {
+            return false;
+        }
+        let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
+        let Ok(watcher) = driver.load(&api.store, self.now()) else { return false };
+        self.up = Some(Up { api, driver, watcher });
+        true
+    }
+
+    /// Dies. With the power, what was not synced may be lost; else the file is as the process left it.
+    pub fn die(&mut self, power: bool, until: Timestamp) {
+        self.disk.cut_power();
+        self.up = None;
+        self.disk = match self.old_disk.take() {
+            Some(old) => old,
+            None if power => self.disk.reboot(self.seed.next()),
+            None => FaultyDisk::with(self.disk.bytes()),
+        };
+        self.dies_after = None;
+        self.up_at = until;
+    }
+
+    /// The disk as it is now, for the bug of a restored old copy.
+    pub fn copy_disk(&self) -> FaultyDisk {
+        FaultyDisk::with(self.disk.bytes())
+    }
+
+    /// Lets a call to the disk that is `calls` ahead meet a fault.
+    pub fn plan_disk_fault(&self, calls: u64, fault: Fault) {
+        self.disk.fault_at(self.disk.calls() + calls, fault);
+    }
+
+    /// Fills the disk, or frees it.
+    pub fn set_full(&self, full: bool) {
+        self.disk.set_full(full);
+    }
+
+    /// Notes that something was tried to be committed; whether the server dies of it.
+    fn committed(&mut self) -> bool {
+        self.commits += 1;
+        let Some(left) = self.dies_after else { return false };
+        self.dies_after = left.checked_sub(1);
+        if left == 0 {
+            let until = self.now().saturating_add(jiff::SignedDuration::from_millis(300)).unwrap_or(self.now());
+            let power = self.seed.one_in(2);
+            self.die(power, until);
+        }
+        left == 0
+    }
+
+    /// A request of a user's or a node's.
+    pub fn write(&mut self, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+        let Some(up) = &self.up else { return Err(Status::unavailable("the server is down")) };
+        let before = up.api.store.revision();
+        let reply = up.api.write_now(false, verb);
+        let changed = up.api.store.revision() != before || reply.as_ref().is_err_and(|status| status.code >= 500);
+        if changed && self.committed() {
+            return Err(Status::unavailable("the server died before it answered"));
+        }
+        reply
+    }
+
+    /// Commits a decision and tells the driver. `false` where the server died of it.
+    pub fn commit(&mut self, mut work: Work, mode: Mode) -> bool {
+        let mut last = None;
+        let parts: Vec<_> = match mode {
+            Mode::OneByOne if work.decision.writes.len() > 1 => {
+                let events = std::mem::take(&mut work.decision.events);
+                let writes = std::mem::take(&mut work.decision.writes);
+                let count = writes.len();
+                let part = |(place, write)| (vec![write], if place + 1 == count { events.clone() } else { Vec::new() });
+                writes.into_iter().enumerate().map(part).collect()
+            }
+            _ => vec![(std::mem::take(&mut work.decision.writes), std::mem::take(&mut work.decision.events))],
+        };
+        let now = self.now();
+        for (writes, events) in parts {
+            work.decision.writes = writes;
+            work.decision.events = events;
+            let Some(up) = &mut self.up else { return false };
+            let compiled = compile(&up.api, &work);
+            let result = up.api.store.commit_blocking(compiled.txn.clone());
+            let finish = match &result {
+                Ok(done) if compiled.refused.is_some() => Finish::Failed(Some(done.last)),
+                Ok(done) if compiled.is_cut => Finish::Partly(done.last),
+                Ok(done) => Finish::Committed(done.last),
+                Err(CommitError::Expectation { .. }) => Finish::Failed(last),
+                Err(_) => {
+                    self.stalled_until = now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now);
+                    Finish::Failed(last)
+                }
+            };
+            last = result.ok().map(|done| done.last).or(last);
+            if self.committed() {
+                return false;
+            }
+            if !matches!(finish, Finish::Committed(_)) {
+                let Some(up) = &mut self.up else { return false };
+                up.driver.finished(work, &finish, now);
+                return true;
+            }
+        }
+        let Some(up) = &mut self.up else { return false };
+        let revision = last.unwrap_or_else(|| up.api.store.revision());
+        up.driver.finished(work, &Finish::Committed(revision), now);
+        true
+    }
+}
+
+/// The clock's time.
+pub fn at(clock: &AtomicI64) -> Timestamp {
+    Timestamp::from_microsecond(clock.load(Ordering::Relaxed)).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,551 @@
+//! The world: one thread, one seed, one clock. Everybody gets a turn in an order that the seed says; when nobody has
+//! anything to do, time passes. After every step all checkers look at the true state.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+use mainstay_api::{ObjectKey, kinds};
+use mainstay_logic::Snapshot;
+
+use crate::bugs::Bug;
+use crate::checkers::{Actor, Checkers, Seen, Violation, rest};
+use crate::monkeys::{Deed, Fault, Script, forget_node};
+use crate::node::{Around, Node, PodList, plus};
+use crate::observer::Observer;
+use crate::seed::Seed;
+use crate::server::{Mode, Server, at};
+use crate::trace::Trace;
+
+/// How many past states of the pods a stale server may give.
+const PAST: usize = 40;
+/// A world that takes more steps than this goes round in circles.
+const MAX_STEPS: u64 = 40_000;
+/// How long, in virtual seconds, a healed world may take to come to rest: longer than all back-offs and tolerations.
+const REST_WITHIN: i64 = 2700;
+/// How long nothing must change for it to be at rest, in virtual seconds.
+const REST: i64 = 45;
+
+/// What sort of world it is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// One fault in so many steps; none without.
+    pub one_fault_in: Option<u64>,
+    /// How long the storm is, in virtual seconds.
+    pub storm: i64,
+    /// How decisions are committed.
+    pub mode: Mode,
+    /// What is broken on purpose.
+    pub bug: Option<Bug>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 3, one_fault_in: Some(60), storm: 120, mode: Mode::Whole, bug: None }
+    }
+}
+
+/// How often each object was made and taken away, by kind and name.
+pub type Counts = BTreeMap<(String, ObjectKey), (u32, u32)>;
+
+/// What became of a world.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The promise that was broken, if one was.
+    pub violation: Option<Violation>,
+    /// What happened.
+    pub trace: Trace,
+    /// The end state, without what depends on chance.
+    pub end: Vec<String>,
+    /// How often each object was made and taken away.
+    pub counts: Counts,
+    /// How many commits there were.
+    pub commits: u64,
+    /// How many containers were started.
+    pub starts: u64,
+}
+
+/// The world.
+pub struct World {
+    clock: Arc<AtomicI64>,
+    seed: Seed,
+    /// What users do is drawn apart, so that it is the same whatever goes wrong.
+    script: Script,
+    next_deed: usize,
+    options: Options,
+    /// The server's machine.
+    pub server: Server,
+    /// All nodes.
+    pub nodes: Vec<Node>,
+    power_back: BTreeMap<usize, Timestamp>,
+    lost: VecDeque<usize>,
+    disk_free_at: Option<Timestamp>,
+    observer: Observer,
+    checkers: Checkers,
+    past: Vec<PodList>,
+    counts: Counts,
+    trace: Trace,
+    last_actor: (Actor, Option<Snapshot>),
+    last_change: Timestamp,
+    is_stormy: bool,
+    steps: u64,
+}
+
+impl World {
+    /// A world with a script of its own.
+    pub fn new(number: u64, options: Options) -> Self {
+        let mut seed = Seed::new(number);
+        let script = Script::random(&mut seed.fork(), start(), SignedDuration::from_secs(options.storm));
+        Self::with_script(number, options, script)
+    }
+
+    /// A world whose users do this.
+    pub fn with_script(number: u64, options: Options, script: Script) -> Self {
+        let mut seed = Seed::new(number);
+        let clock = Arc::new(AtomicI64::new(start().as_microsecond()));
+        let server = Server::new(clock.clone(), seed.fork());
+        Self {
+            clock,
+            seed,
+            script,
+            next_deed: 0,
+            server,
+            nodes: (0..options.nodes).map(|place| Node::new(place, start())).collect(),
+            power_back: BTreeMap::new(),
+            lost: VecDeque::new(),
+            disk_free_at: None,
+            observer: Observer::default(),
+            checkers: Checkers::default(),
+            past: Vec::new(),
+            counts: Counts::new(),
+            trace: Trace::default(),
+            last_actor: (Actor::Server, None),
+            last_change: start(),
+            is_stormy: options.one_fault_in.is_some(),
+            steps: 0,
+            options,
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        at(&self.clock)
+    }
+
+    /// The store as it truly is.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.observer.snapshot
+    }
+
+    fn set_now(&self, now: Timestamp) {
+        self.clock.store(now.as_microsecond(), Ordering::Relaxed);
+    }
+
+    fn note(&mut self, who: &str, what: &str) {
+        let now = self.now();
+        self.trace.note(now, who, what);
+    }
+
+    /// A storm; then all is healed, and the world must come to rest (S7, S9, S12), and stay there when server and
+    /// agents are started again (S11, V7).
+    pub fn run(mut self) -> Report {
+        let violation = self.live().err();
+        if let Some(violation) = &violation {
+            let text = format!("{}: {}", violation.invariant, violation.message);
+            self.note("BROKEN", &text);
+        }
+        Report {
+            violation,
+            end: rest::end_state(&self.observer.snapshot),
+            trace: self.trace,
+            counts: self.counts,
+            commits: self.server.commits,
+            starts: self.nodes.iter().map(|node| node.machine.starts).sum(),
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        let end = plus(start(), self.options.storm * 1000);
+        while self.now() < end {
+            self.step()?;
+        }
+        self.heal();
+        self.come_to_rest()?;
+        let starts = |world: &Self| world.nodes.iter().map(|node| node.machine.starts).sum::<u64>();
+        let uids = |world: &Self| world.snapshot().pods.iter().map(|(_, pod)| pod.metadata.uid.clone()).collect::<Vec<_>>();
+        let before = (starts(self), uids(self));
+        self.note("world", "server and agents are started again");
+        let now = self.now();
+        self.server.die(false, now);
+        self.nodes.iter_mut().for_each(Node::restart_agent);
+        self.last_change = now;
+        self.come_to_rest()?;
+        if before != (starts(self), uids(self)) {
+            return Err(Violation::new("S11", "starting server and agents again restarted a pod"));
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong from now on, and what is broken is mended.
+    fn heal(&mut self) {
+        self.note("world", "the storm is over");
+        let now = self.now();
+        self.is_stormy = false;
+        self.server.dies_after = None;
+        self.server.set_full(false);
+        self.disk_free_at = None;
+        self.server.stalled_until = now;
+        self.server.up_at = self.server.up_at.min(now);
+        for place in std::mem::take(&mut self.power_back).into_keys() {
+            if let Some(node) = self.nodes.get_mut(place) {
+                node.set_power(true, now);
+            }
+        }
+        self.lost.clear();
+        for node in &mut self.nodes {
+            node.cut_off_until = now;
+            node.stalled_until = now;
+        }
+        let last = std::mem::take(&mut self.script.last);
+        self.script.deeds.extend(last.into_iter().map(|deed| (now, deed)));
+        self.last_change = now;
+    }
+
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
+        let deadline = plus(self.now(), REST_WITHIN * 1000);
+        loop {
+            let quiet_since = plus(self.last_change, REST * 1000);
+            let done = self.next_deed >= self.script.deeds.len() && quiet_since <= self.now() && self.server.up.is_some();
+            let converged = if done { rest::converged(self.snapshot()) } else { Ok(()) };
+            if done && converged.is_ok() {
+                return Ok(());
+            }
+            if self.now() > deadline {
+                let waiting = self.server.up.as_ref().map(|up| {
+                    up.driver.waiting().map(|(name, key, why)| format!("{name} {key} {why:?}")).collect::<Vec<_>>().join("; ")
+                });
+                converged.map_err(|broken| Violation { message: format!("{}; waiting: {waiting:?}", broken.message), ..broken })?;
+                return Err(Violation::new("S12", format!("it does not come to rest: {waiting:?}")));
+            }
+            self.step()?;
+        }
+    }
+
+    /// Somebody does something; where nobody has anything to do, time passes.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        self.steps += 1;
+        if self.steps > MAX_STEPS {
+            return Err(Violation::new("S12", "it goes round in circles"));
+        }
+        self.break_something()?;
+        self.mend()?;
+        let turns = self.nodes.len() + 2;
+        let first = self.seed.index(turns);
+        for offset in 0..turns {
+            if self.turn((first + offset) % turns)? {
+                self.checkers.on_state(&self.nodes, &self.observer.snapshot)?;
+                return Ok(());
+            }
+        }
+        self.pass_time();
+        Ok(())
+    }
+
+    fn turn(&mut self, who: usize) -> Result<bool, Violation> {
+        match who {
+            0 => self.server_turn(),
+            1 => self.user_turn(),
+            _ => self.node_turn(who - 2),
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let now = self.now();
+        let mut wakes: Vec<Timestamp> = self.nodes.iter().filter_map(Node::next_wake).collect();
+        let cut = self.nodes.iter().flat_map(|node| [node.cut_off_until, node.stalled_until]);
+        wakes.extend(cut.chain([self.server.stalled_until, self.server.up_at]).filter(|at| *at > now));
+        wakes.extend(self.server.up.as_ref().and_then(|up| up.driver.next_wake()));
+        wakes.extend(self.script.deeds.get(self.next_deed).map(|(at, _)| *at));
+        wakes.extend(self.power_back.values().copied());
+        wakes.extend(self.disk_free_at);
+        let soon = plus(now, if self.is_stormy { 5000 } else { 20_000 });
+        let next = wakes.into_iter().filter(|at| *at > now).min().unwrap_or(soon).min(soon);
+        self.set_now(next);
+    }
+
+    /// The server's start, or its controllers' next decision.
+    fn server_turn(&mut self) -> Result<bool, Violation> {
+        let now = self.now();
+        if self.server.up.is_none() {
+            if self.server.up_at > now {
+                return Ok(false);
+            }
+            if !self.server.start() {
+                self.note("server", "does not come up");
+                self.server.die(false, plus(now, 500));
+                return Ok(true);
+            }
+            self.note("server", "is up");
+            if let Some(up) = &self.server.up {
+                let steps = self.observer.attach(&up.api.store)?;
+                self.see(steps)?;
+            }
+            return Ok(true);
+        }
+        if self.server.stalled_until > now {
+            return Ok(false);
+        }
+        let stormy = self.is_stormy;
+        let Some(up) = &mut self.server.up else { return Ok(false) };
+        let mut busy = false;
+        // A view may be old: then only the next event is told.
+        let mut told = if stormy && self.seed.one_in(5) { 1 } else { usize::MAX };
+        while told > 0 {
+            match up.watcher.try_next() {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    up.driver.on_event(&event, now);
+                    if stormy && self.seed.one_in(30) {
+                        up.driver.on_event(&event, now);
+                    }
+                    busy = true;
+                    told -= 1;
+                }
+                Err(_) => match up.driver.load(&up.api.store, now) {
+                    Ok(watcher) => up.watcher = watcher,
+                    Err(_) => break,
+                },
+            }
+        }
+        let Some(mut work) = up.driver.poll(now) else { return Ok(busy) };
+        let decided_on = up.driver.snapshot().clone();
+        if work.controller == "statefulset-controller"
+            && let Some(bug) = self.options.bug
+        {
+            bug.spoil(&decided_on, &mut work.decision);
+        }
+        self.last_actor = (Actor::Controller(work.controller), Some(decided_on));
+        self.server.commit(work, self.options.mode);
+        self.look()?;
+        Ok(true)
+    }
+
+    fn user_turn(&mut self) -> Result<bool, Violation> {
+        let now = self.now();
+        let Some((at, deed)) = self.script.deeds.get(self.next_deed).cloned() else { return Ok(false) };
+        if at > now || self.server.up.is_none() {
+            return Ok(false);
+        }
+        self.last_actor = (Actor::User, None);
+        let result = deed.perform(&mut self.server);
+        self.note("user", &format!("{} {}", describe(&deed), result.as_ref().err().map_or("", |status| &status.message)));
+        match result {
+            Ok(()) => self.next_deed += 1,
+            Err(_) => {
+                if let Some((at, _)) = self.script.deeds.get_mut(self.next_deed) {
+                    *at = plus(now, 1000);
+                }
+            }
+        }
+        self.look()?;
+        Ok(true)
+    }
+
+    fn node_turn(&mut self, place: usize) -> Result<bool, Violation> {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(place) else { return Ok(false) };
+        self.last_actor = (Actor::Node(node.name.clone()), None);
+        let mut around = Around {
+            server: &mut self.server,
+            now,
+            seed: &mut self.seed,
+            faults: self.is_stormy,
+            bug: self.options.bug,
+            past: &self.past,
+        };
+        let busy = node.step(&mut around);
+        self.look()?;
+        Ok(busy)
+    }
+
+    /// Sees what the last actor did, also where the server died of it.
+    fn look(&mut self) -> Result<(), Violation> {
+        let steps = self.observer.drain()?;
+        if self.server.up.is_none() {
+            self.note("server", "is down");
+        }
+        self.see(steps)
+    }
+
+    fn see(&mut self, steps: Vec<crate::observer::Step>) -> Result<(), Violation> {
+        let now = self.now();
+        let mut pods_changed = false;
+        for step in steps {
+            let change = &step.change;
+            let (kind, key) = (change.kind, &change.key);
+            let verb = match (&change.old, &change.new) {
+                (None, _) => "makes",
+                (Some(_), Some(_)) => "changes",
+                (Some(_), None) => "removes",
+            };
+            let who = self.last_actor.0.to_string();
+            if *kind != kinds::LEASE {
+                self.trace.note(now, &who, &format!("{verb} {} {key} @{}", kind.kind, step.after.revision));
+            }
+            if *kind != kinds::LEASE && *kind != kinds::NODE {
+                self.last_change = now;
+            }
+            let count = self.counts.entry((kind.kind.to_owned(), key.clone())).or_default();
+            count.0 += u32::from(change.old.is_none());
+            count.1 += u32::from(change.new.is_none());
+            pods_changed |= *kind == kinds::POD;
+            self.checkers.on_change(&Seen {
+                actor: &self.last_actor.0,
+                before: &step.before,
+                after: &step.after,
+                change,
+                decided_on: self.last_actor.1.as_ref(),
+                nodes: &self.nodes,
+                now,
+            })?;
+        }
+        if pods_changed {
+            self.remember_pods();
+        }
+        Ok(())
+    }
+
+    fn remember_pods(&mut self) {
+        let pods = self.observer.snapshot.pods.iter();
+        let list = pods.filter_map(|(key, pod)| Some((key.clone(), Arc::new(serde_json::to_value(&**pod).ok()?)))).collect();
+        self.past.push(list);
+        if self.past.len() > PAST {
+            self.past.remove(0);
+        }
+    }
+
+    fn break_something(&mut self) -> Result<(), Violation> {
+        let Some(rate) = self.options.one_fault_in.filter(|_| self.is_stormy) else { return Ok(()) };
+        if !self.seed.one_in(rate) {
+            return Ok(());
+        }
+        let fault = Fault::random(&mut self.seed, self.nodes.len());
+        self.note("fault", &format!("{fault:?}"));
+        let now = self.now();
+        match fault {
+            Fault::ServerDies { power } => {
+                let until = plus(now, self.seed.between(100, 5000));
+                self.kill_server(power, until);
+            }
+            Fault::ServerDiesAfter(commits) => self.server.dies_after = Some(commits),
+            Fault::Disk(calls, fault) => self.server.plan_disk_fault(calls, fault),
+            Fault::DiskFull(milliseconds) => {
+                self.server.set_full(true);
+                self.disk_free_at = Some(plus(now, milliseconds));
+            }
+            Fault::DriverStalls(milliseconds) => self.server.stalled_until = plus(now, milliseconds),
+            Fault::DriverRelists => {
+                if let Some(up) = &mut self.server.up
+                    && let Ok(watcher) = up.driver.load(&up.api.store, now)
+                {
+                    up.watcher = watcher;
+                }
+            }
+            on_node => self.break_node(on_node),
+        }
+        Ok(())
+    }
+
+    fn break_node(&mut self, fault: Fault) {
+        let now = self.now();
+        let (Fault::AgentRestarts(place)
+        | Fault::NodeCutOff(place, _)
+        | Fault::NodeStalls(place, _)
+        | Fault::ContainerCrashes(place)
+        | Fault::NodeReboots(place)
+        | Fault::NodeLosesPower(place, _)
+        | Fault::NodeIsLost(place, _)) = fault
+        else {
+            return;
+        };
+        let pick = self.seed.index(64);
+        let Some(node) = self.nodes.get_mut(place).filter(|node| node.machine.is_on) else { return };
+        match fault {
+            Fault::AgentRestarts(_) => node.restart_agent(),
+            Fault::NodeCutOff(_, milliseconds) => node.cut_off_until = plus(now, milliseconds),
+            Fault::NodeStalls(_, milliseconds) => node.stalled_until = plus(now, milliseconds),
+            Fault::ContainerCrashes(_) => drop(node.machine.crash_one(pick, now)),
+            Fault::NodeReboots(_) => node.set_power(true, now),
+            Fault::NodeLosesPower(_, milliseconds) | Fault::NodeIsLost(_, milliseconds) => {
+                node.set_power(false, now);
+                self.power_back.insert(place, plus(now, milliseconds));
+                if matches!(fault, Fault::NodeIsLost(..)) {
+                    self.lost.push_back(place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn kill_server(&mut self, power: bool, until: Timestamp) {
+        if self.server.up.is_none() {
+            return;
+        }
+        if self.options.bug == Some(Bug::RestoresOldDisk) {
+            self.server.old_disk = self.old_disk();
+        }
+        self.server.die(power, until);
+    }
+
+    /// A disk on which nothing of the last writes is.
+    fn old_disk(&self) -> Option<mainstay_store::testing::FaultyDisk> {
+        (self.server.commits > 0).then(mainstay_store::testing::FaultyDisk::new)
+    }
+
+    /// What was broken for a while, and is over.
+    fn mend(&mut self) -> Result<(), Violation> {
+        let now = self.now();
+        if self.disk_free_at.is_some_and(|at| at <= now) {
+            self.disk_free_at = None;
+            self.server.set_full(false);
+            self.note("fault", "the disk has space again");
+        }
+        let back: Vec<usize> = self.power_back.iter().filter(|(_, at)| **at <= now).map(|(place, _)| *place).collect();
+        for place in back {
+            self.power_back.remove(&place);
+            self.lost.retain(|lost| *lost != place);
+            if let Some(node) = self.nodes.get_mut(place) {
+                node.set_power(true, now);
+            }
+            self.note("fault", &format!("n{place} has power again"));
+        }
+        // A user takes the Node of a machine that is off away, as soon as the server listens.
+        if self.server.up.is_some()
+            && let Some(place) = self.lost.pop_front()
+        {
+            self.last_actor = (Actor::User, None);
+            let done = forget_node(&mut self.server, &format!("n{place}"));
+            if done.is_err_and(|status| status.code >= 500) {
+                self.lost.push_back(place);
+            }
+            self.look()?;
+        }
+        Ok(())
+    }
+}
+
+/// When every world begins.
+pub fn start() -> Timestamp {
+    Timestamp::from_second(1_767_225_600).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn describe(deed: &Deed) -> String {
+    match deed {
+        Deed::Apply(wanted) => format!("applies {wanted:?}"),
+        Deed::Delete(kind, name, policy) => format!("deletes {} {name} {}", kind.kind, policy.unwrap_or("")),
+        other => format!("{other:?}"),
+    }
+}
