@@ -199,7 +199,10 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         return d;
     }
     let revisions = revisions::choose(o);
-    d.writes.extend(revisions.write.clone());
+    if !is_terminating(&o.set.metadata) {
+        // A set that is on its way out makes no revision: foreground deletion takes it away again, for ever.
+        d.writes.extend(revisions.write.clone());
+    }
     let mut replicas = Replicas::of(o, &revisions, now);
     if o.namespace_terminating {
         d.waiting.push(Waiting::NamespaceTerminating);
