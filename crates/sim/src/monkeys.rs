@@ -57,7 +57,10 @@ impl Script {
                 replicas: seed.between(1, 4),
                 image: "app:1".to_owned(),
                 is_parallel: seed.one_in(4),
-                claims: [None, Some("ReadWriteOnce"), Some("ReadWriteOnce"), Some("ReadWriteOncePod")].get(seed.index(4)).copied().flatten(),
+                claims: [None, Some("ReadWriteOnce"), Some("ReadWriteOnce"), Some("ReadWriteOncePod")]
+                    .get(seed.index(4))
+                    .copied()
+                    .flatten(),
                 deletes: (seed.one_in(3), seed.one_in(3)),
             };
             script.one_set(wanted, seed, start, length);

@@ -20,8 +20,8 @@ use crate::runtime::Machine;
 use crate::seed::Seed;
 use crate::server::Server;
 
-mod heartbeat;
 mod act;
+mod heartbeat;
 mod status;
 
 /// What is under way for a pod, at most once at a time.
@@ -319,8 +319,7 @@ impl Node {
         let stale = is_first && self.restarts > 0 && around.faults && around.seed.one_in(2);
         let place = around.seed.index(around.past.len().min(40));
         let chosen = if stale { around.past.iter().rev().nth(place).cloned().unwrap_or_default() } else { newest };
-        let mine: PodList =
-            chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
+        let mine: PodList = chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
         if is_first {
             self.adopt(mine, around);
         } else {
@@ -359,7 +358,10 @@ impl Node {
             entry.take_pod(pod, around.now);
             return;
         }
-        self.tell_gone(|entry| entry.key == key, around.now);
+        // A held pod is of a first list, which may be old: then the other one of the name may be the newer.
+        if !held {
+            self.tell_gone(|entry| entry.key == key, around.now);
+        }
         self.spawn(pod, held, around);
     }
 
@@ -469,8 +471,7 @@ impl Node {
         }
         if key.is_final() && around.bug != Some(Bug::ConfirmsTooEarly) {
             let others = entry.running.keys().any(|other| *other != Key::Status);
-            let confirmed =
-                key == Key::Confirm && entry.confirmed.is_some() && entry.confirmed == entry.view.pod.metadata.resource_version;
+            let confirmed = key == Key::Confirm && entry.confirmed.is_some() && entry.confirmed == entry.view.pod.metadata.resource_version;
             if others || confirmed || (!written && !entry.view.gone) || entry.retry_at.is_some() {
                 return;
             }

@@ -11,7 +11,7 @@ use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Settings};
 use mainstay_server::bootstrap::bootstrap;
 use mainstay_server::driver::{Driver, Finish, Work, compile};
 use mainstay_store::testing::{Fault, FaultyDisk};
-use mainstay_store::{CommitError, Options, Source, Store, Watcher};
+use mainstay_store::{CommitError, Options, Source, StorageBackend as _, Store, Watcher};
 
 use crate::seed::Seed;
 
@@ -122,6 +122,11 @@ impl Server {
     /// Lets a call to the disk that is `calls` ahead meet a fault.
     pub fn plan_disk_fault(&self, calls: u64, fault: Fault) {
         self.disk.fault_at(self.disk.calls() + calls, fault);
+    }
+
+    /// Whether a planned fault took the power away.
+    pub fn has_lost_power(&self) -> bool {
+        self.up.is_some() && self.disk.len().is_err()
     }
 
     /// Fills the disk, or frees it.

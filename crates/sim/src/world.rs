@@ -21,7 +21,7 @@ use crate::trace::Trace;
 /// How many past states of the pods a stale server may give.
 const PAST: usize = 40;
 /// A world that takes more steps than this goes round in circles.
-const MAX_STEPS: u64 = 40_000;
+const MAX_STEPS: u64 = 25_000;
 /// How long, in virtual seconds, a healed world may take to come to rest: longer than all back-offs and tolerations.
 const REST_WITHIN: i64 = 2700;
 /// How long nothing must change for it to be at rest, in virtual seconds.
@@ -224,9 +224,10 @@ impl World {
                 return Ok(());
             }
             if self.now() > deadline {
-                let waiting = self.server.up.as_ref().map(|up| {
-                    up.driver.waiting().map(|(name, key, why)| format!("{name} {key} {why:?}")).collect::<Vec<_>>().join("; ")
-                });
+                let waiting =
+                    self.server.up.as_ref().map(|up| {
+                        up.driver.waiting().map(|(name, key, why)| format!("{name} {key} {why:?}")).collect::<Vec<_>>().join("; ")
+                    });
                 converged.map_err(|broken| Violation { message: format!("{}; waiting: {waiting:?}", broken.message), ..broken })?;
                 return Err(Violation::new("S12", format!("it does not come to rest: {waiting:?}")));
             }
@@ -358,14 +359,8 @@ impl World {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(place) else { return Ok(false) };
         self.last_actor = (Actor::Node(node.name.clone()), None);
-        let mut around = Around {
-            server: &mut self.server,
-            now,
-            seed: &mut self.seed,
-            faults: self.is_stormy,
-            bug: self.options.bug,
-            past: &self.past,
-        };
+        let mut around =
+            Around { server: &mut self.server, now, seed: &mut self.seed, faults: self.is_stormy, bug: self.options.bug, past: &self.past };
         let busy = node.step(&mut around);
         self.look()?;
         Ok(busy)
@@ -508,6 +503,10 @@ impl World {
     /// What was broken for a while, and is over.
     fn mend(&mut self) -> Result<(), Violation> {
         let now = self.now();
+        if self.server.has_lost_power() {
+            self.note("fault", "the server's power went in the middle of a write");
+            self.kill_server(true, plus(now, 400));
+        }
         if self.disk_free_at.is_some_and(|at| at <= now) {
             self.disk_free_at = None;
             self.server.set_full(false);

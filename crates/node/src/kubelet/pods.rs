@@ -183,8 +183,9 @@ impl Dispatcher {
             let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
             return;
         }
-        // The name was taken by a new uid, so the API has no older one any more.
-        for entry in self.entries.values().filter(|entry| entry.key == key) {
+        // The name was taken by a new uid, so the API has no older one any more. A first list may be a stale server's,
+        // and its uid the older one: then everybody is asked for, and nobody is told so from here.
+        for entry in self.entries.values().filter(|entry| !held && entry.key == key) {
             let _ = entry.inbox.send(Message::Gone).await;
         }
         self.spawn(uid, key, pod, held);

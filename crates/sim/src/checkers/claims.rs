@@ -40,7 +40,8 @@ impl Claims {
             word.is_some_and(|word| word == "Delete")
         };
         let by_deletion = found.is_some_and(|(set, orphans)| {
-            let is_going = living.is_none_or(|living| living.metadata.uid != set.metadata.uid || living.metadata.deletion_timestamp.is_some());
+            let is_going =
+                living.is_none_or(|living| living.metadata.uid != set.metadata.uid || living.metadata.deletion_timestamp.is_some());
             is_going && !orphans && policy(set, false)
         });
         if by_deletion {
@@ -49,8 +50,13 @@ impl Claims {
         if owners.is_empty() {
             return told("it has no owner");
         }
-        let Some(living) = living.or_else(|| None) else { return told("its set is gone and did not ask for it") };
-        if !policy(living, true) || ordinals(living).contains(&ordinal) && !owners.iter().any(|owner| owner.kind == "Pod") {
+        // By a scale-in: its owner is the pod that went. The set may be gone since.
+        let by_pod = owners.iter().any(|owner| owner.kind == "Pod");
+        let asked = match living {
+            Some(living) => policy(living, true) && (by_pod || !ordinals(living).contains(&ordinal)),
+            None => by_pod && self.sets.values().any(|(set, _)| set.metadata.name.as_deref() == Some(set_name) && policy(set, true)),
+        };
+        if !asked {
             return told("its set does not ask for it");
         }
         let pod = seen.before.pods.get(&ObjectKey::new(seen.change.key.namespace.clone(), pod_name));

@@ -108,8 +108,8 @@ impl Checkers {
     pub fn on_change(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
         if seen.is(&kinds::POD) {
             identity::s2_no_containers_of_a_predecessor(seen)?;
-            identity::s3_identity_from_set_and_ordinal(seen)?;
             order::s4_predecessors_ready(seen)?;
+            identity::s3_identity_from_set_and_ordinal(seen)?;
             order::s5_highest_first(seen)?;
             order::s6_rolling_update(seen)?;
             ownership::s10_only_its_own(seen)?;

@@ -51,7 +51,8 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
         let ready = (status.replicas, status.ready_replicas, status.updated_replicas);
         lines.push(format!("StatefulSet {key} {:?} {ready:?}", set.spec.replicas));
     }
-    for (key, pod) in snapshot.pods.iter() {
+    // A pod that no controller has may be gone with its node.
+    for (key, pod) in snapshot.pods.iter().filter(|(key, pod)| set_of(snapshot, key, pod).is_some()) {
         let spec = pod.spec.clone().unwrap_or_default();
         let images: Vec<_> = spec.containers.iter().map(|container| container.image.clone().unwrap_or_default()).collect();
         let claims = spec.volumes.iter().flatten().filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()));
@@ -67,8 +68,12 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
         lines.push(format!("Service {key} {:?}", service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone())));
     }
     for (key, endpoints) in snapshot.endpoints.iter() {
-        let addresses = endpoints.subsets.iter().flatten().map(|subset| subset.addresses.iter().flatten().count()).sum::<usize>();
-        lines.push(format!("Endpoints {key} {addresses}"));
+        let addresses = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten());
+        let of_sets = |name: &str| super::parse_ordinal(name).is_some();
+        let mut pods: Vec<&str> =
+            addresses.filter_map(|address| address.target_ref.as_ref()?.name.as_deref()).filter(|name| of_sets(name)).collect();
+        pods.sort_unstable();
+        lines.push(format!("Endpoints {key} {pods:?}"));
     }
     lines
 }

@@ -147,7 +147,8 @@ impl Node {
         self.note(place, uid);
         let Some(entry) = self.agent.entries.get(place) else { return Ok(()) };
         let spec = entry.view.pod.spec.clone().unwrap_or_default();
-        let claim = spec.volumes.iter().flatten().find(|volume| volume.name == name).and_then(|volume| volume.persistent_volume_claim.clone());
+        let claim =
+            spec.volumes.iter().flatten().find(|volume| volume.name == name).and_then(|volume| volume.persistent_volume_claim.clone());
         let at = (uid.to_owned(), name.to_owned());
         let Some(claim) = claim else {
             self.machine.mounts.entry(at).or_insert(Mount { volume: String::new(), claim_uid: String::new(), modes: Vec::new() });

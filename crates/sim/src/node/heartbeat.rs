@@ -76,8 +76,7 @@ impl Node {
         self.agent.volumes_at = Some(plus(around.now, VOLUME_AGAIN));
         let Some(up) = &around.server.up else { return false };
         let Ok(page) = up.api.store.range(&key::prefix(&kinds::PERSISTENT_VOLUME, None), None, usize::MAX, None) else { return first };
-        let volumes: Vec<PersistentVolume> =
-            page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        let volumes: Vec<PersistentVolume> = page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         let mut busy = first;
         for deleted in &volumes {
             busy |= self.is_to_reclaim(deleted) && self.reclaim_one(deleted, around);

@@ -1,0 +1,64 @@
+//! Checkers can fail: each deliberate bug is caught, by the checker that is named for it.
+
+use jiff::SignedDuration;
+use mainstay_api::kinds;
+use mainstay_sim::bugs::Bug;
+use mainstay_sim::monkeys::{Deed, Script, Wanted};
+use mainstay_sim::world::{Options, World, start};
+
+/// How many worlds may pass before a bug is caught.
+const PATIENCE: u64 = 60;
+
+/// Users who delete, scale and take claims away, again and again.
+fn restless(claims: Option<&'static str>) -> Script {
+    let web = |replicas| Wanted {
+        name: "web".to_owned(),
+        replicas,
+        image: "app:1".to_owned(),
+        is_parallel: false,
+        claims,
+        deletes: (false, false),
+    };
+    let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
+    let mut deeds = vec![(at(0), Deed::Apply(web(3)))];
+    for round in 0..6 {
+        let begun = 15 + 20 * round;
+        deeds.push((at(begun), Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, "data-web-1".to_owned(), None)));
+        deeds.push((at(begun), Deed::Delete(&kinds::POD, "web-1".to_owned(), None)));
+        deeds.push((at(begun + 1), Deed::Delete(&kinds::POD, "web-0".to_owned(), None)));
+        deeds.push((at(begun + 8), Deed::Scale("web".to_owned(), if round % 2 == 0 { 1 } else { 3 })));
+    }
+    Script { deeds, last: vec![Deed::Apply(web(3))] }
+}
+
+fn caught(bug: Bug, by: &str) {
+    let claims = if bug == Bug::TrustsStaleList { None } else { Some("ReadWriteOnce") };
+    let mut others = Vec::new();
+    for seed in 0..PATIENCE {
+        let options = Options { bug: Some(bug), one_fault_in: Some(12), ..Options::default() };
+        match World::with_script(seed, options, restless(claims)).run().violation {
+            Some(violation) if violation.invariant == by => return,
+            Some(violation) => others.push((seed, violation)),
+            None => {}
+        }
+    }
+    panic!("{bug:?} is not caught by {by}; instead: {others:#?}");
+}
+
+macro_rules! each_is_caught {
+    ($($name:ident: $place:expr;)*) => {
+        $(#[test] fn $name() { let (bug, by) = Bug::ALL[$place]; caught(bug, by); })*
+        #[test]
+        fn there_is_a_test_for_each() { assert_eq!([$($place),*].len(), Bug::ALL.len()); }
+    };
+}
+
+each_is_caught! {
+    s1_a_stale_list_that_is_trusted: 0;
+    s2_a_deletion_that_is_confirmed_too_early: 1;
+    s4_two_pods_at_once: 2;
+    s5_a_scale_in_from_below: 3;
+    s8_a_claim_that_goes_with_its_pod: 4;
+    v6_a_folder_named_by_its_claim: 5;
+    a3_a_disk_from_the_past: 6;
+}
