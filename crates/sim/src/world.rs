@@ -34,6 +34,8 @@ pub struct Options {
     pub nodes: usize,
     /// One fault in so many steps; none without.
     pub one_fault_in: Option<u64>,
+    /// A fault that comes as often as all others together.
+    pub favourite: Option<Fault>,
     /// How long the storm is, in virtual seconds.
     pub storm: i64,
     /// How decisions are committed.
@@ -44,7 +46,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, one_fault_in: Some(60), storm: 120, mode: Mode::Whole, bug: None }
+        Self { nodes: 3, one_fault_in: Some(60), favourite: None, storm: 120, mode: Mode::Whole, bug: None }
     }
 }
 
@@ -427,7 +429,8 @@ impl World {
         if !self.seed.one_in(rate) {
             return Ok(());
         }
-        let fault = Fault::random(&mut self.seed, self.nodes.len());
+        let random = Fault::random(&mut self.seed, self.nodes.len());
+        let fault = self.options.favourite.filter(|_| self.seed.one_in(2)).unwrap_or(random);
         self.note("fault", &format!("{fault:?}"));
         let now = self.now();
         match fault {

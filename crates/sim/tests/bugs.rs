@@ -3,11 +3,11 @@
 use jiff::SignedDuration;
 use mainstay_api::kinds;
 use mainstay_sim::bugs::Bug;
-use mainstay_sim::monkeys::{Deed, Script, Wanted};
+use mainstay_sim::monkeys::{Deed, Fault, Script, Wanted};
 use mainstay_sim::world::{Options, World, start};
 
 /// How many worlds may pass before a bug is caught.
-const PATIENCE: u64 = 60;
+const PATIENCE: u64 = 40;
 
 /// Users who delete, scale and take claims away, again and again.
 fn restless(claims: Option<&'static str>) -> Script {
@@ -35,7 +35,8 @@ fn caught(bug: Bug, by: &str) {
     let claims = if bug == Bug::TrustsStaleList { None } else { Some("ReadWriteOnce") };
     let mut others = Vec::new();
     for seed in 0..PATIENCE {
-        let options = Options { bug: Some(bug), one_fault_in: Some(12), ..Options::default() };
+        let favourite = (bug == Bug::TrustsStaleList).then_some(Fault::AgentRestarts(0));
+        let options = Options { bug: Some(bug), one_fault_in: Some(25), favourite, nodes: 2, ..Options::default() };
         match World::with_script(seed, options, restless(claims)).run().violation {
             Some(violation) if violation.invariant == by => return,
             Some(violation) => others.push((seed, violation)),
