@@ -1,5 +1,6 @@
 //! A command or a container's own process, joined to a client's channels.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -86,7 +87,7 @@ async fn join(
     let inputs = async {
         tokio::join!(feed(stdin, to), resizes(resize, sizes));
         // Their ends are not the session's.
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let outputs = async {
         tokio::join!(drain(Some(out), stdout), drain(err, stderr));
@@ -98,14 +99,9 @@ async fn join(
         }
     };
     tokio::select! {
-        () = inputs => unreachable_end(),
+        never = inputs => match never {},
         (result, ()) = async { tokio::join!(exit, outputs) } => result,
     }
-}
-
-/// `inputs` is pending for ever; this branch only satisfies the compiler.
-fn unreachable_end() -> Result<i32, String> {
-    Err("the session's input ended it".to_owned())
 }
 
 async fn feed(from: Option<Input>, to: Option<InputStream>) {

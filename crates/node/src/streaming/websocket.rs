@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -88,18 +88,25 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         resize: wanted.tty.then_some(resize_sender),
         activity: activity.clone(),
     };
+    let (read_to_end, half) = oneshot::channel();
     let reader = tokio::spawn({
         let closed = closed.clone();
         async move {
-            reading.run(read).await;
+            let mut read = read;
+            reading.run(&mut read).await;
+            let _ = read_to_end.send(read);
             let _ = closed.send(true);
         }
     });
     let writer = tokio::spawn({
         let activity = activity.clone();
         async move {
-            run_writer(write, to_write, protocol, &activity).await;
+            let mut write = write;
+            run_writer(&mut write, to_write, protocol, &activity).await;
             // The client's answer to our Close is still to come: only the reader knows when it is gone.
+            if let Ok(read) = half.await {
+                shut_down(read, write).await;
+            }
         }
     });
     let output = |channel: u8| Output::new(u32::from(channel), outgoing.clone(), is_closed.clone(), None);
@@ -126,7 +133,7 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run<IO: AsyncRead + AsyncWrite + Unpin>(mut self, mut read: SplitStream<WebSocketStream<IO>>) {
+    async fn run<IO: AsyncRead + AsyncWrite + Unpin>(mut self, read: &mut SplitStream<WebSocketStream<IO>>) {
         while let Some(Ok(message)) = read.next().await {
             self.activity.touch();
             let (channel, content) = match message {
@@ -188,7 +195,7 @@ fn encode(protocol: Protocol, channel: u32, bytes: &[u8]) -> Message {
 }
 
 async fn run_writer<IO: AsyncRead + AsyncWrite + Unpin>(
-    mut write: SplitSink<WebSocketStream<IO>, Message>,
+    write: &mut SplitSink<WebSocketStream<IO>, Message>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     protocol: Protocol,
     activity: &Activity,
@@ -211,6 +218,16 @@ async fn run_writer<IO: AsyncRead + AsyncWrite + Unpin>(
     let _ = write.send(normal_close()).await;
 }
 
+/// Ends the transport as TLS wants it: a connection that merely breaks off might have been cut by somebody else.
+async fn shut_down<IO: AsyncRead + AsyncWrite + Unpin>(
+    read: SplitStream<WebSocketStream<IO>>,
+    write: SplitSink<WebSocketStream<IO>, Message>,
+) {
+    if let Ok(mut socket) = write.reunite(read) {
+        let _ = socket.get_mut().shutdown().await;
+    }
+}
+
 /// The bytes inside a tunnel: binary messages both ways. The pumps end with either side.
 pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: IO) -> (DuplexStream, impl Future<Output = ()>) {
     let (ours, theirs) = tokio::io::duplex(TUNNEL);
@@ -225,19 +242,22 @@ pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: IO)
             }
         }
         let _ = inside_write.shutdown().await;
+        read
     };
     let outwards = async move {
         let mut buffer = vec![0u8; MAX_PIECE];
         while let Ok(length @ 1..) = inside_read.read(&mut buffer).await {
             let piece = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
             if write.send(Message::Binary(piece)).await.is_err() {
-                return;
+                return write;
             }
         }
         let _ = write.send(normal_close()).await;
+        write
     };
     (ours, async move {
-        tokio::join!(inwards, outwards);
+        let (read, write) = tokio::join!(inwards, outwards);
+        shut_down(read, write).await;
     })
 }
 
