@@ -16,6 +16,7 @@ const MAX_HEAD: u64 = 16 << 10;
 /// Serves until it is killed. `/` counts a visit; `/healthz` does not.
 pub fn serve(data: &Path, port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("listening on port {port}"))?;
+    end_on_sigterm()?;
     println!("listening on port {port}, counter in {}", data.join("visits").display());
     for stream in listener.incoming() {
         // One at a time: the counter has one writer, and a broken client is its own trouble.
@@ -23,6 +24,18 @@ pub fn serve(data: &Path, port: u16) -> Result<()> {
             eprintln!("{error:#}");
         }
     }
+    Ok(())
+}
+
+/// The first process of a container ends on SIGTERM only if it asks for that. The counter needs no farewell: every
+/// visit is on disk before it is answered.
+fn end_on_sigterm() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut terminate = runtime.block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) })?;
+    std::thread::spawn(move || {
+        runtime.block_on(terminate.recv());
+        std::process::exit(0);
+    });
     Ok(())
 }
 
