@@ -337,7 +337,7 @@ fn an_image_of_this_program_runs() {
     world.block_on(async {
         runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
         let mut spec = world.script("p1", "main", "");
-        (spec.image_id, spec.args, spec.env) = (image.id, image.config.entrypoint, image.config.env);
+        (spec.image_id, spec.args, spec.env) = (image.id, [image.config.entrypoint, image.config.cmd].concat(), image.config.env);
         let id = runtime.start_container(&spec).await.unwrap().id;
         assert_eq!(code(&ended(&runtime, &id).await), 0, "{:?}", world.log(&spec));
         assert!(world.log(&spec).contains(&"stdout F an_image_of_this_program_runs: test".to_owned()));

@@ -15,7 +15,7 @@ const PROGRAM: &str = "mainstay";
 
 impl ImageStore {
     /// Makes `name` (`mainstay.local/demo:1`) from this very binary and the libraries it maps; no network. Its entry
-    /// point is `/mainstay` with `args`. Blocking; quick when the image of the same binary is there already.
+    /// point is `/mainstay`, its default arguments are `args`. Blocking; quick when the image of the same binary is there already.
     pub fn build_from_self(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Image, ImageError> {
         let exe = fs::read_link("/proc/self/exe").map_err(ImageError::io("cannot find this program"))?;
         let mut files: BTreeSet<PathBuf> = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
@@ -40,10 +40,12 @@ impl ImageStore {
             lay_out(&root, &exe, &files).map_err(ImageError::io("cannot make an image of this program"))?;
             self.keep_layer(&root, &short)?;
         }
-        let entrypoint = std::iter::once(format!("/{PROGRAM}")).chain(args.iter().map(|arg| (*arg).to_owned())).collect();
+        // Arguments of the pod take the place of `args`, so that the image's other tools are one word away.
+        let entrypoint = vec![format!("/{PROGRAM}")];
+        let cmd = args.iter().map(|arg| (*arg).to_owned()).collect();
         let path = ("PATH".to_owned(), "/".to_owned());
         let env = std::iter::once(path).chain(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect();
-        let config = ImageConfig { entrypoint, env, working_dir: "/".to_owned(), ..ImageConfig::default() };
+        let config = ImageConfig { entrypoint, cmd, env, working_dir: "/".to_owned(), ..ImageConfig::default() };
         let layers = vec![short];
         let identity =
             serde_json::to_vec(&(&config, &layers)).map_err(|error| ImageError::io("cannot describe the image")(error.into()))?;
