@@ -5,8 +5,8 @@
 //! the volume's resourceVersion, and then the claim's `spec.volumeName`. After a cut between them the volume belongs to
 //! that claim alone, and whoever decides next completes the claim.
 //!
-//! A provisioned volume is a directory on one node: `<volume root>/pvc-<claim uid>`. It is declared here; the node makes
-//! the directory on first use and then writes the annotation [`MADE_ON`]; a directory that is gone after that is lost
+//! A provisioned volume is a directory on one node: `<volume root>/pvc-<claim uid>`, plain or with an image in it that
+//! keeps the size (V10; the annotation [`SIZE`] says which). It is declared here; the node makes the directory on first use and then writes the annotation [`MADE_ON`]; a directory that is gone after that is lost
 //! data, never made anew (V5). The name holds the claim's uid, so that a claim made again under an old name gets a
 //! directory of its own (V6).
 
@@ -23,6 +23,7 @@ use crate::matching::selects_node;
 use crate::pods::selects;
 use crate::snapshot::Snapshot;
 
+pub mod growth;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,15 @@ pub const BUILT_IN: [&str; 4] = ["mainstay.io/local-path", "rancher.io/local-pat
 pub const VOLUME_ROOT: &str = "mainstay.io/volume-root";
 /// On a PersistentVolume, written by the node: where its directory was made.
 pub const MADE_ON: &str = "mainstay.io/made-on";
+/// A parameter of built-in classes: how the size is kept that was asked for; see [`size_of`]. On a PersistentVolume, as
+/// an annotation: how its size is kept, for as long as it lives. Without it the volume is a plain directory.
+pub const SIZE: &str = "mainstay.io/size";
+/// [`SIZE`]: a file system in a sparse file of that size.
+pub const SIZE_IMAGE: &str = "image";
+/// [`SIZE`]: a plain directory; nothing keeps the size.
+pub const SIZE_NONE: &str = "none";
+/// On an image's PersistentVolume, written by the node: the capacity in bytes that it has made real.
+pub const MADE_SIZE: &str = "mainstay.io/made-size";
 /// On provisioned volumes: the node takes it away after it removed the directory (reclaim policy Delete).
 pub const LOCAL_PATH_FINALIZER: &str = "mainstay.io/local-path";
 /// Kept while a pod uses the claim.
@@ -219,18 +229,7 @@ fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Wri
         }
         writes.push(Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
     }
-    let (spec, status) = (volume.spec.as_ref(), claim.status.as_ref());
-    let modes = spec.and_then(|spec| spec.access_modes.clone());
-    let size = spec.and_then(|spec| spec.capacity.as_ref()?.get("storage").cloned());
-    let is = |status: &k8s_openapi::api::core::v1::PersistentVolumeClaimStatus| {
-        status.phase.as_deref() == Some("Bound")
-            && status.access_modes == modes
-            && status.capacity.as_ref().and_then(|capacity| capacity.get("storage")) == size.as_ref()
-    };
-    if !status.is_some_and(is) {
-        let status = json!({"phase": "Bound", "accessModes": modes, "capacity": {"storage": size}});
-        writes.push(Write::patch_status(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, status));
-    }
+    writes.extend(growth::status(volume, claim));
     writes
 }
 
@@ -239,21 +238,45 @@ pub fn provisioned_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or(""))
 }
 
+/// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is an
+/// image, which works everywhere.
+///
+/// # Errors
+/// A value that means nothing, or nothing yet: a volume without the limit that was asked for is not made.
+pub fn size_of(class: &StorageClass) -> Result<&'static str, String> {
+    match class.parameters.as_ref().and_then(|parameters| parameters.get(SIZE)).map(String::as_str) {
+        None | Some("auto" | "image") => Ok(SIZE_IMAGE),
+        Some("none") => Ok(SIZE_NONE),
+        Some("quota") => Err(format!("parameter {SIZE}: project quotas are not supported; use auto, image or none")),
+        Some(other) => Err(format!("parameter {SIZE}: \"{other}\" is not one of auto, image, none")),
+    }
+}
+
+/// Whether a volume is an image that keeps its size.
+pub fn is_image(volume: &PersistentVolume) -> bool {
+    annotation(&volume.metadata, SIZE) == SIZE_IMAGE
+}
+
+/// The bytes that a volume's node has made real; `None` where it was not made yet.
+pub fn made_size(volume: &PersistentVolume) -> Option<i64> {
+    annotation(&volume.metadata, MADE_SIZE).parse().ok()
+}
+
 /// Why a built-in class can make nothing for a claim.
 ///
 /// A claim that asks for a copy of other data must wait rather than start empty.
-pub fn provisionable(claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
-    let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing") };
+pub fn provisionable(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
+    let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing".to_owned()) };
     if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err("the provisioner does not support data sources");
+        return Err("the provisioner does not support data sources".to_owned());
     }
     if spec.selector.is_some() {
-        return Err("claim Selector is not supported");
+        return Err("claim Selector is not supported".to_owned());
     }
     if spec.volume_mode.as_deref() == Some("Block") {
-        return Err("the provisioner does not support volume mode Block");
+        return Err("the provisioner does not support volume mode Block".to_owned());
     }
-    Ok(())
+    size_of(class).map(|_| ())
 }
 
 /// Whether a node can make volumes of a class: it says where they go, and is in the class's topology.
@@ -279,7 +302,7 @@ pub fn provision(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Nod
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {
             "name": name,
-            "annotations": {PROVISIONED_BY: class.provisioner},
+            "annotations": {PROVISIONED_BY: class.provisioner, SIZE: size_of(class).unwrap_or(SIZE_IMAGE)},
             "finalizers": [PV_PROTECTION, LOCAL_PATH_FINALIZER],
         },
         "spec": {

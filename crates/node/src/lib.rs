@@ -199,6 +199,7 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
     Network::cleanup(&data_dir.join("network"))?;
     let io = |what: &'static str| move |source| CleanupError::Io { what, source };
     volumes::mounts::unmount_below(&data_dir.join("pods")).map_err(io("unmounting the pods' volumes"))?;
+    volumes::mounts::unmount_below(&data_dir.join("volumes")).map_err(io("unmounting volumes"))?;
     for dir in ["pods", "logs"] {
         match volumes::remove::tree(data_dir, &data_dir.join(dir)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("removing the pods' folders")(error)),

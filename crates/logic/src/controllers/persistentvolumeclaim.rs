@@ -111,7 +111,8 @@ fn unbound(observed: &Observed) -> Decision {
     if let Some(found) = found {
         return Decision { writes: volume::bind(found, claim), ..Decision::default() };
     }
-    if delayed {
+    let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(claim, class).err());
+    if delayed && refused.is_none() {
         let message = "waiting for first consumer to be created before binding".to_owned();
         return pending(
             claim,
@@ -148,7 +149,7 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
     if !volume::is_built_in(class) {
         return external(claim, class);
     }
-    if let Err(reason) = volume::provisionable(claim) {
+    if let Err(reason) = volume::provisionable(claim, class) {
         let message =
             format!("failed to provision volume with StorageClass \"{}\": {reason}", class.metadata.name.as_deref().unwrap_or(""));
         return pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", message));
@@ -189,7 +190,8 @@ fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
     let warn = |reason, message| Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let name = volume.metadata.name.as_deref().unwrap_or("");
     if volume::is_held_by(volume, claim) {
-        return expand(claim, volume).unwrap_or_else(|| Decision { writes: volume::bind(volume, claim), ..Decision::default() });
+        let grown = volume::growth::expand(claim, volume);
+        return grown.unwrap_or_else(|| Decision { writes: volume::bind(volume, claim), ..Decision::default() });
     }
     let completed = !volume::annotation(&claim.metadata, volume::BIND_COMPLETED).is_empty();
     if volume::claim_ref(volume).is_none() || volume::is_reserved_for(volume, claim) {
@@ -211,24 +213,6 @@ fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
         return lost(claim, warn("ClaimMisbound", message));
     }
     pending(claim, Waiting::NoVolume, warn("FailedBinding", format!("volume \"{name}\" already bound to a different claim.")))
-}
-
-/// A bound claim that asks for more than it has. A directory grows by saying so; that the class allows it was checked when
-/// the claim was changed. The claim's own capacity follows, by the next decision.
-fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Decision> {
-    let built_in = volume::BUILT_IN.contains(&volume::annotation(&volume.metadata, volume::PROVISIONED_BY));
-    if !built_in || !volume::is_bound(volume, claim) || volume::requested(claim) <= volume::capacity(volume) {
-        return None;
-    }
-    let size = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?;
-    let patch = json!({"spec": {"capacity": {"storage": size}}});
-    let event =
-        Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "VolumeResizeSuccessful", "Resize volume succeeded".to_owned());
-    Some(Decision {
-        writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)],
-        events: vec![event],
-        ..Decision::default()
-    })
 }
 
 /// A claim that names a volume which is not there: not yet, or not any more.

@@ -165,7 +165,7 @@ impl<'a> Claims<'a> {
         if volume::is_built_in(class) {
             let name = ObjectKey::new("", volume::provisioned_name(claim));
             let free = !self.snapshot.persistent_volumes.contains_key(&name);
-            if free && volume::provisionable(claim).is_ok() && volume::can_provision(node, class) {
+            if free && volume::provisionable(claim, class).is_ok() && volume::can_provision(node, class) {
                 return Ok(Binding::Provision(claim, class));
             }
         } else if class.provisioner != "kubernetes.io/no-provisioner" {

@@ -157,6 +157,90 @@ fn v3_v10_a_volume_grows_and_delete_leaves_its_directory_to_the_node() {
 }
 
 #[test]
+fn v10_an_image_has_the_new_size_only_when_its_node_has_made_it() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(storage_class("now", "Immediate", "Delete"));
+    world.put(claim("data", Some("now"), "ReadWriteOnce"));
+    settle(&mut world);
+    let name = bound_to(&world, "data").replace("Bound ", "");
+    let volume = |world: &World| world.get(&kinds::PERSISTENT_VOLUME, "", &name);
+    let status = |world: &World| world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"].clone();
+    let ask = |world: &mut World, size: &str| {
+        let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", patch);
+        settle(world);
+    };
+    let made = |world: &mut World, bytes: i64| {
+        world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": {MADE_SIZE: bytes.to_string()}}}));
+        settle(world);
+    };
+    assert_eq!(volume(&world)["metadata"]["annotations"][SIZE], "image");
+    made(&mut world, 1 << 30);
+    assert!(status(&world)["conditions"].is_null(), "{}", status(&world));
+
+    ask(&mut world, "3Gi");
+    assert_eq!(volume(&world)["spec"]["capacity"]["storage"], "3Gi");
+    assert_eq!(status(&world)["capacity"]["storage"], "1Gi", "not yet real");
+    assert_eq!(status(&world)["conditions"][0]["type"], "FileSystemResizePending");
+    assert_eq!(status(&world)["allocatedResources"]["storage"], "3Gi");
+    assert_eq!(status(&world)["allocatedResourceStatuses"]["storage"], "NodeResizePending");
+
+    // The user thinks better of it, which recovers what cannot be made.
+    ask(&mut world, "2Gi");
+    assert_eq!(volume(&world)["spec"]["capacity"]["storage"], "2Gi");
+    assert_eq!(
+        (status(&world)["capacity"]["storage"].as_str(), status(&world)["allocatedResources"]["storage"].as_str()),
+        (Some("1Gi"), Some("2Gi"))
+    );
+    made(&mut world, 2 << 30);
+    assert_eq!(status(&world)["capacity"]["storage"], "2Gi");
+    assert!(status(&world)["allocatedResourceStatuses"].is_null());
+    assert!(status(&world)["conditions"].as_array().is_none_or(Vec::is_empty), "{}", status(&world));
+    // What is real does not shrink.
+    ask(&mut world, "1Gi");
+    assert_eq!(
+        (status(&world)["capacity"]["storage"].as_str(), volume(&world)["spec"]["capacity"]["storage"].as_str()),
+        (Some("2Gi"), Some("2Gi"))
+    );
+}
+
+#[test]
+fn v10_how_a_class_keeps_sizes_is_understood_or_refused_in_words() {
+    for (mode, parameter, kept) in [
+        ("Immediate", None, Ok("image")),
+        ("WaitForFirstConsumer", Some("auto"), Ok("image")),
+        ("Immediate", Some("none"), Ok("none")),
+        ("Immediate", Some("quota"), Err("project quotas are not supported")),
+        ("WaitForFirstConsumer", Some("Image"), Err("\"Image\" is not one of auto, image, none")),
+    ] {
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        let mut class = storage_class("fast", mode, "Delete");
+        if let Some(value) = parameter {
+            class["parameters"] = json!({SIZE: value});
+        }
+        world.put(class);
+        world.put(claim("data", Some("fast"), "ReadWriteOnce"));
+        world.put(user("web-0", "data"));
+        world.settle(&CONTROLLERS, Timestamp::UNIX_EPOCH);
+        let key = ObjectKey::new("default", "data");
+        let decision = (persistentvolumeclaim::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        match kept {
+            Ok(kept) => {
+                let name = bound_to(&world, "data").replace("Bound ", "");
+                assert_eq!(world.get(&kinds::PERSISTENT_VOLUME, "", &name)["metadata"]["annotations"][SIZE], kept);
+            }
+            Err(words) => {
+                assert_eq!(bound_to(&world, "data"), "Pending -");
+                let event = &decision.events[0];
+                assert!(event.reason == "ProvisioningFailed" && event.message.contains(words), "{}", event.message);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_default_class_is_given_late_and_the_newest_wins() {
     let mut world = World::default();
     world.put(node("n1", json!({})));

@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Volume};
 use mainstay_api::kinds;
-use mainstay_client::PatchType;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use serde_json::json;
 
-use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, host, ownership};
+use super::image::{Growth, Image};
+use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, growth, host, ownership};
 use crate::kubelet::disk::make_private_dir;
 
 /// On a PersistentVolume: the node that made its directory.
 pub const MADE_ON: &str = "mainstay.io/made-on";
+/// On a PersistentVolume: the capacity that its node has made real, in bytes.
+pub const MADE_SIZE: &str = mainstay_logic::volume::MADE_SIZE;
 /// On a provisioned PersistentVolume, until its directory is removed.
 pub const FINALIZER: &str = "mainstay.io/local-path";
 /// Which provisioner declared a volume.
@@ -52,6 +53,9 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         None => (format!("{}-{}", context.name, request.volume.name), false),
     };
     let claim = get_claim(&request, &name).await?;
+    let bound_to = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
+    // Before the volume is read: from here on it is not unmounted, and a growth that comes later is not overlooked.
+    request.kubelet.volumes.users().begin(bound_to, &context.uid);
     let volume = get_volume(&request, &claim).await?;
     let volume_name = volume.metadata.name.clone().unwrap_or_default();
     if !reaches_node(&volume, &request.kubelet.config.node_name) {
@@ -68,9 +72,7 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     };
     let root = request.kubelet.volumes.root().to_owned();
     let provisioned = is_provisioned(&volume);
-    if provisioned {
-        ensure_provisioned(&request, &volume, &root, &path).await?;
-    }
+    let path = if provisioned { ensure_provisioned(&request, &volume, &root, path).await? } else { path };
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
     let (again, on_root_mismatch) = (request.again, request.on_root_mismatch());
@@ -156,26 +158,44 @@ pub fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a Path, VolumeError
     beneath::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
 }
 
-/// Makes a provisioned directory on first use, and notes that on the volume before anything is written into it.
-async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, root: &Path, path: &Path) -> Result<(), VolumeError> {
+/// Whether the volume is an image that keeps its size; otherwise it is a plain directory, as all were before there were
+/// images.
+pub(super) fn is_image(volume: &PersistentVolume) -> bool {
+    mainstay_logic::volume::is_image(volume)
+}
+
+/// Makes a provisioned volume on first use, and notes that on the PersistentVolume before anything is written into it.
+/// Gives what pods see.
+async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, root: &Path, path: PathBuf) -> Result<PathBuf, VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
     let node = &request.kubelet.config.node_name;
     let made_on = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_ON));
     if let Some(other) = made_on.filter(|made_on| *made_on != node) {
         return Err(VolumeError::Refused(format!("volume \"{name}\" lives on node \"{other}\"")));
     }
-    let made = made_on.is_some();
-    let (root, path) = (root.to_owned(), path.to_owned());
-    blocking(move || if made { must_exist(&root, &path) } else { make(&root, &path) }).await?;
-    if made {
-        return Ok(());
+    let (made, image) = (made_on.is_some(), is_image(volume));
+    let size = mainstay_logic::volume::capacity(volume);
+    let root = root.to_owned();
+    let lock = request.kubelet.volumes.users().lock(&name);
+    let (seen, growth) = blocking(move || {
+        let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if image {
+            let image = Image::new(&root, &path)?;
+            let growth = image.ensure(u64::try_from(size).unwrap_or(0), made)?;
+            return Ok((image.data(), growth));
+        }
+        if made { must_exist(&root, &path) } else { make(&root, &path) }.map(|()| (path, Growth::Done))
+    })
+    .await?;
+    let grown = image && growth == Growth::Done && growth::is_due(volume);
+    if made && !grown {
+        return Ok(seen);
     }
-    let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
-    let patch = json!({ "metadata": {
-        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": { MADE_ON: node },
-    } });
-    let noted = request.kubelet.objects.client().patch(kind, "", &name, "", PatchType::Merge, &patch).await;
-    noted.map(|_| ()).map_err(|error| VolumeError::Refused(format!("noting on PV {name} that its directory was made: {error}")))
+    growth::note(request.kubelet, volume, image.then_some(size)).await?;
+    if made {
+        growth::tell(request.kubelet, volume, &Ok(Growth::Done));
+    }
+    Ok(seen)
 }
 
 /// A directory that was made must still be there (V5).

@@ -7,13 +7,16 @@
 //! <data>/pods/<uid>/volumes/<name>.json   { driver, path, read_only, volume }
 //! <data>/pods/<uid>/volumes/<name>/       the volume itself, where it lives and dies with the pod
 //! <data>/pods/<uid>/subpaths/…            bind mounts of subPaths
-//! <data>/volumes/                         provisioned directories of PersistentVolumes
+//! <data>/volumes/<PV>/                    provisioned PersistentVolumes: plain directories, or images ([`image`])
 //! ```
 
 mod atomic;
 pub(crate) mod beneath;
 mod claim;
+mod growth;
 mod host;
+pub mod image;
+mod loops;
 pub mod mounts;
 mod ownership;
 mod projected;
@@ -22,6 +25,7 @@ pub mod remove;
 pub mod subpath;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,7 +33,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
@@ -131,13 +135,15 @@ pub struct Record {
 pub struct Volumes {
     disk: Disk,
     root: PathBuf,
+    users: Arc<users::Users>,
     tokens: Mutex<BTreeMap<projected::TokenKey, projected::Token>>,
 }
 
 impl Volumes {
     /// Below this data folder.
     pub fn new(data_dir: &Path) -> Self {
-        Self { disk: Disk::new(data_dir), root: data_dir.join("volumes"), tokens: Mutex::default() }
+        let disk = Disk::new(data_dir);
+        Self { users: Arc::new(users::Users::new(disk.clone())), disk, root: data_dir.join("volumes"), tokens: Mutex::default() }
     }
 
     /// Where provisioned directories are: the Node's annotation `mainstay.io/volume-root`.
@@ -180,35 +186,18 @@ impl Volumes {
         serde_json::from_slice(&bytes).map_err(|error| VolumeError::Refused(format!("the note about volume {name:?}: {error}")))
     }
 
-    /// Which PersistentVolumes the pods of this node have mounted, also pods that a restarted agent has not looked at.
-    pub fn in_use(&self) -> io::Result<Vec<String>> {
-        let mut used = Vec::new();
-        let pods = match std::fs::read_dir(self.disk.pods_dir()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
-            pods => pods?,
-        };
-        for pod in pods {
-            let records = match std::fs::read_dir(pod?.path().join("volumes")) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-                records => records?,
-            };
-            for record in records {
-                let path = record?.path();
-                if path.extension().is_some_and(|extension| extension == "json") {
-                    let record: Record = serde_json::from_slice(&std::fs::read(path)?)?;
-                    used.extend(record.volume);
-                }
-            }
-        }
-        Ok(used)
+    /// Which PersistentVolumes are in use here.
+    pub(crate) fn users(&self) -> &Arc<users::Users> {
+        &self.users
     }
 
     /// Unmounts all of a pod's volumes and removes what was only its own.
     pub async fn unmount_pod(&self, uid: &str) -> Result<(), VolumeError> {
         let pod_dir = self.disk.pod_dir(uid).map_err(VolumeError::io("the pod's folder"))?;
         self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|(pod, ..), _| pod != uid);
-        let root = self.disk.pods_dir();
+        let (root, volumes, users, uid) = (self.disk.pods_dir(), self.root.clone(), self.users.clone(), uid.to_owned());
         let work = move || -> Result<(), VolumeError> {
+            let records = users.records_of(&pod_dir).map_err(VolumeError::io("reading which volumes the pod has"))?;
             mounts::unmount_below(&pod_dir).map_err(VolumeError::io("unmounting"))?;
             for dir in ["subpaths", "volumes"] {
                 match remove::tree(&root, &pod_dir.join(dir)) {
@@ -218,9 +207,38 @@ impl Volumes {
                     _ => {}
                 }
             }
+            users.end(&uid);
+            for image in records.iter().filter_map(|record| image::Image::behind(&volumes, &record.path)) {
+                release(&users, &image);
+            }
             Ok(())
         };
         blocking(work).await
+    }
+
+    /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left.
+    pub async fn release_unused(&self) -> Result<(), VolumeError> {
+        let (root, users) = (self.root.clone(), self.users.clone());
+        blocking(move || {
+            let mounted = image::mounted(&root).map_err(VolumeError::io("reading what is mounted"))?;
+            mounted.iter().for_each(|image| release(&users, image));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Unmounts an image after its last user. Where that fails the next user finds it mounted, which is as good.
+fn release(users: &users::Users, image: &image::Image) {
+    let lock = users.lock(&image.name());
+    let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let result = match users.has(&image.name()) {
+        Ok(true) => return,
+        Ok(false) => image.unmount(),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        tracing::warn!(volume = image.name(), %error, "an unused volume stays mounted");
     }
 }
 

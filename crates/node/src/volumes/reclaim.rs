@@ -1,4 +1,5 @@
-//! Provisioned volumes that were deleted: the directory goes when nothing uses it any more, then the finalizer (V3, V8).
+//! What becomes of provisioned volumes here: those that shall be larger grow while they are mounted ([`growth`], V10);
+//! of those that were deleted the directory goes when nothing uses it any more, then the finalizer (V3, V8).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +15,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::claim::{self, FINALIZER, MADE_ON};
-use super::{VolumeError, blocking, remove};
+use super::image::Image;
+use super::{VolumeError, blocking, growth, remove};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
@@ -32,6 +34,9 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(async move { while sender.send(informer.next().await).await.is_ok() {} });
     let mut waiting: BTreeMap<ObjectKey, PersistentVolume> = BTreeMap::new();
+    if let Err(error) = kubelet.volumes.release_unused().await {
+        tracing::warn!(%error, "volumes that nobody uses stay mounted");
+    }
     loop {
         tokio::select! {
             notice = notices.recv() => match notice {
@@ -39,9 +44,10 @@ pub async fn run(kubelet: Arc<Kubelet>) {
                 Some(Notice::Put(key, value)) => {
                     waiting.remove(&key);
                     if let Ok(volume) = serde_json::from_value::<PersistentVolume>(value)
-                        && is_ours(&volume, &kubelet.config.node_name) {
-                            waiting.insert(key, volume);
-                        }
+                        && (is_ours(&volume, &kubelet.config.node_name) || growth::is_wanted(&kubelet, &volume))
+                    {
+                        waiting.insert(key, volume);
+                    }
                 }
                 Some(Notice::Gone(key, _)) => drop(waiting.remove(&key)),
                 Some(Notice::Synced) => continue,
@@ -50,7 +56,11 @@ pub async fn run(kubelet: Arc<Kubelet>) {
         }
         let mut left = BTreeMap::new();
         for (key, volume) in std::mem::take(&mut waiting) {
-            if let Err(error) = reclaim(&kubelet, &volume).await {
+            if volume.metadata.deletion_timestamp.is_none() {
+                if growth::grow(&kubelet, &volume).await.is_err() {
+                    left.insert(key, volume);
+                }
+            } else if let Err(error) = reclaim(&kubelet, &volume).await {
                 tracing::warn!(volume = %key, %error, "a deleted volume is kept for now");
                 tell(&kubelet, &volume, &error);
                 left.insert(key, volume);
@@ -84,8 +94,7 @@ fn is_ours(volume: &PersistentVolume, node: &str) -> bool {
 async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<(), VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
     let finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
-    let used = kubelet.volumes.in_use().map_err(VolumeError::io("reading which volumes are in use"))?;
-    if used.contains(&name) {
+    if kubelet.volumes.users().has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
         return Err(VolumeError::Refused(format!("volume \"{name}\" is still mounted by a pod")));
     }
     let spec = volume.spec.clone().unwrap_or_default();
@@ -93,12 +102,18 @@ async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<(), Vol
     if spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete") {
         let path = spec.local.map(|local| local.path).or(spec.host_path.map(|path| path.path)).map(PathBuf::from);
         if let Some(path) = path {
-            let root = kubelet.volumes.root().to_owned();
-            blocking(move || match remove::tree(&root, &path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(VolumeError::Io { what: format!("removing {}", path.display()), source: error })
+            let (root, image, lock) = (kubelet.volumes.root().to_owned(), claim::is_image(volume), kubelet.volumes.users().lock(&name));
+            blocking(move || {
+                let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if image {
+                    return Image::new(&root, &path)?.delete();
                 }
-                _ => Ok(()),
+                match remove::tree(&root, &path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(VolumeError::Io { what: format!("removing {}", path.display()), source: error })
+                    }
+                    _ => Ok(()),
+                }
             })
             .await?;
         }

@@ -12,7 +12,7 @@ use super::atomic::{self, File, Payload};
 use super::{claim, mounts, ownership, remove, subpath};
 
 /// Runs a test on a thread with its own mounts and a fresh tmpfs to play in; nothing of it is seen outside.
-fn alone(test: impl FnOnce(&Path) + Send + 'static) {
+pub(super) fn alone(test: impl FnOnce(&Path) + Send + 'static) {
     let result = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();

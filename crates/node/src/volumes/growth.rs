@@ -1,0 +1,109 @@
+//! Volumes that were asked to be larger (V10): the claim's growth raises the PersistentVolume's capacity, the node makes
+//! that real and then notes it, and only then does the claim say so.
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use mainstay_api::kinds;
+use mainstay_client::PatchType;
+use mainstay_logic::kubelet::PodEvent;
+use mainstay_logic::volume;
+use serde_json::json;
+
+use super::claim::{self, MADE_ON, MADE_SIZE};
+use super::image::{Growth, Image};
+use super::{VolumeError, blocking};
+use crate::kubelet::Kubelet;
+use crate::kubelet::events::Regarding;
+
+/// Whether a volume's capacity is more than was made real.
+pub fn is_due(volume: &PersistentVolume) -> bool {
+    claim::is_image(volume) && volume::made_size(volume).is_none_or(|made| made < volume::capacity(volume))
+}
+
+/// Whether a volume was made on this node, and is to grow.
+pub fn is_wanted(kubelet: &Kubelet, volume: &PersistentVolume) -> bool {
+    volume.metadata.deletion_timestamp.is_none()
+        && claim::is_provisioned(volume)
+        && volume::annotation(&volume.metadata, MADE_ON) == kubelet.config.node_name
+        && is_due(volume)
+}
+
+/// Grows a volume that pods use. One that nobody uses grows when it is mounted next.
+///
+/// # Errors
+/// What is to be tried again; it has been told.
+pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<(), VolumeError> {
+    let name = volume.metadata.name.clone().unwrap_or_default();
+    let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else { return Ok(()) };
+    let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
+    let size = volume::capacity(volume);
+    let grown = blocking(move || {
+        let lock = users.lock(&name);
+        let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !users.has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
+            return Ok(None);
+        }
+        let image = Image::new(&root, local.path.as_ref())?;
+        if !image.is_mounted().map_err(VolumeError::io("reading what is mounted"))? {
+            return Err(VolumeError::Refused(format!("volume \"{name}\" is being mounted")));
+        }
+        image.grow(u64::try_from(size).unwrap_or(0)).map(Some)
+    });
+    let result = grown.await;
+    let result = match result {
+        Ok(None) => return Ok(()),
+        Ok(Some(Growth::Done)) => {
+            // Where that is refused somebody has changed or noted the volume meanwhile: nothing to tell people.
+            note(kubelet, volume, Some(size)).await?;
+            Ok(Growth::Done)
+        }
+        Ok(Some(growth)) => Ok(growth),
+        Err(error) => Err(error),
+    };
+    tell(kubelet, volume, &result);
+    result.map(|_| ())
+}
+
+/// Notes on the PersistentVolume that it was made here, and how large.
+///
+/// # Errors
+/// Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
+pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64>) -> Result<(), VolumeError> {
+    let name = volume.metadata.name.as_deref().unwrap_or("");
+    let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
+    let mut annotations = json!({ MADE_ON: kubelet.config.node_name });
+    if let Some(size) = size {
+        annotations[MADE_SIZE] = json!(size.to_string());
+    }
+    let patch = json!({ "metadata": {
+        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": annotations,
+    } });
+    let noted = kubelet.objects.client().patch(kind, "", name, "", PatchType::Merge, &patch).await;
+    noted.map(|_| ()).map_err(|error| VolumeError::Refused(format!("noting on PV {name} that it was made: {error}")))
+}
+
+/// Tells the claim's people how its growth went.
+pub fn tell(kubelet: &Kubelet, volume: &PersistentVolume, result: &Result<Growth, VolumeError>) {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let Some(claim) = volume::claim_ref(volume) else { return };
+    let regarding =
+        Regarding { kind: "PersistentVolumeClaim", namespace: text(&claim.namespace), name: text(&claim.name), uid: text(&claim.uid) };
+    let (name, node) = (volume.metadata.name.as_deref().unwrap_or(""), &kubelet.config.node_name);
+    let event = match result {
+        Ok(Growth::Done) => {
+            let message = format!("MountVolume.NodeExpandVolume succeeded for volume \"{name}\" {node}");
+            PodEvent { warning: false, reason: "FileSystemResizeSuccessful", message, container: None }
+        }
+        Ok(Growth::NextMount) => {
+            let message = format!(
+                "volume \"{name}\" cannot grow on {node} while it is mounted (the kernel asks for CAP_SYS_RESOURCE): it grows when its pod \
+                 starts again"
+            );
+            PodEvent { warning: true, reason: "FileSystemResizePending", message, container: None }
+        }
+        Err(error) => {
+            let message = format!("NodeExpandVolume failed for volume \"{name}\" {node}: {error}");
+            PodEvent { warning: true, reason: "VolumeResizeFailed", message, container: None }
+        }
+    };
+    kubelet.events.tell(regarding, event);
+}

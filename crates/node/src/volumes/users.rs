@@ -1,0 +1,81 @@
+//! Which pods use which PersistentVolumes, and who may work on one now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::Record;
+use crate::kubelet::disk::Disk;
+
+/// The users of PersistentVolumes on this node.
+pub struct Users {
+    disk: Disk,
+    /// Volume and pod uid: pods that have begun to mount a volume and may not be noted on disk yet.
+    begun: Mutex<BTreeSet<(String, String)>>,
+    locks: Mutex<BTreeMap<String, Weak<Mutex<()>>>>,
+}
+
+impl Users {
+    pub fn new(disk: Disk) -> Self {
+        Self { disk, begun: Mutex::default(), locks: Mutex::default() }
+    }
+
+    /// A pod is about to mount a volume.
+    pub fn begin(&self, volume: &str, uid: &str) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert((volume.to_owned(), uid.to_owned()));
+    }
+
+    /// A pod has unmounted all that it had.
+    pub fn end(&self, uid: &str) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, pod)| pod != uid);
+    }
+
+    /// Whether any pod has a volume or is about to: also pods that a restarted agent has not looked at.
+    pub fn has(&self, volume: &str) -> io::Result<bool> {
+        if self.begun.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(begun, _)| begun == volume) {
+            return Ok(true);
+        }
+        let pods = match std::fs::read_dir(self.disk.pods_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            pods => pods?,
+        };
+        for pod in pods {
+            if self.records_of(&pod?.path())?.iter().any(|record| record.volume.as_deref() == Some(volume)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is noted about a pod's volumes.
+    pub fn records_of(&self, pod_dir: &Path) -> io::Result<Vec<Record>> {
+        let mut found = Vec::new();
+        let records = match std::fs::read_dir(pod_dir.join("volumes")) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(found),
+            records => records?,
+        };
+        for record in records {
+            let path = record?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                match std::fs::read(path) {
+                    Ok(bytes) => found.push(serde_json::from_slice(&bytes)?),
+                    // Its pod was unmounted meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The lock of one volume: whoever makes, mounts, grows, unmounts or removes it holds it. Held on threads that may
+    /// block, one volume at a time.
+    pub fn lock(&self, volume: &str) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = locks.get(volume).and_then(Weak::upgrade).unwrap_or_default();
+        locks.insert(volume.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+}
