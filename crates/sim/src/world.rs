@@ -21,9 +21,9 @@ use crate::trace::Trace;
 /// How many past states of the pods a stale server may give.
 const PAST: usize = 40;
 /// A world that takes more steps than this goes round in circles.
-const MAX_STEPS: u64 = 25_000;
+const MAX_STEPS: u64 = 60_000;
 /// How long, in virtual seconds, a healed world may take to come to rest: longer than all back-offs and tolerations.
-const REST_WITHIN: i64 = 2700;
+const REST_WITHIN: i64 = 1500;
 /// How long nothing must change for it to be at rest, in virtual seconds.
 const REST: i64 = 45;
 
@@ -214,6 +214,7 @@ impl World {
         let last = std::mem::take(&mut self.script.last);
         self.script.deeds.extend(last.into_iter().map(|deed| (now, deed)));
         self.last_change = now;
+        self.steps = 0;
     }
 
     fn come_to_rest(&mut self) -> Result<(), Violation> {

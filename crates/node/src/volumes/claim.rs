@@ -95,7 +95,11 @@ async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolume
     let value =
         found.map_err(|error| VolumeError::Refused(format!("error processing PVC {}/{name}: {error}", request.context.namespace)))?;
     let claim: PersistentVolumeClaim = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    if claim.metadata.deletion_timestamp.is_some() && !request.again {
+    // Differs: a pod that was there before its claim was told to go still gets it, say after a reboot. The claim stays
+    // for that pod's sake (V2), so without it pod and claim would wait for each other for ever (S9).
+    let deleted = claim.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+    let made = request.context.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    if deleted.is_some_and(|deleted| made.is_none_or(|made| made > deleted)) && !request.again {
         return Err(VolumeError::Refused(format!("PVC {}/{name} is being deleted", request.context.namespace)));
     }
     if request.volume.ephemeral.is_some() {

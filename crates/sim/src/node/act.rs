@@ -165,7 +165,10 @@ impl Node {
             found.ok_or_else(|| format!("{name} not found"))
         };
         let found = read(&kinds::PERSISTENT_VOLUME_CLAIM, &entry.key.namespace, &claim.claim_name)?;
-        if object::is_terminating(&found) {
+        // As the real node: a pod that was there before its claim was told to go still gets it.
+        let deleted = mainstay_api::time::parse(object::text(&found, &["metadata", "deletionTimestamp"]));
+        let made = entry.view.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        if deleted.is_some_and(|deleted| made.is_none_or(|made| made > deleted)) {
             return Err("the claim is being deleted".to_owned());
         }
         let volume_name = object::text(&found, &["spec", "volumeName"]).to_owned();
