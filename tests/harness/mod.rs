@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod upstream;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,9 @@ pub struct Cluster {
     holder: Child,
     server: Option<Child>,
     kubectl: Kubectl,
+    listen: &'static str,
+    /// What the server's environment has instead of this process's PATH.
+    path: Option<&'static str>,
 }
 
 impl Cluster {
@@ -57,7 +62,8 @@ impl Cluster {
     pub fn unstarted() -> Self {
         let folder = tempfile::Builder::new().prefix("mainstay-test-").tempdir().expect("a folder");
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "--", "sh", "-c", "echo ready; exec sleep infinity"])
+            .args(["--net", "--mount", "--propagation", "private", "--", "sh", "-c"])
+            .arg("ip link set lo up && echo ready; exec sleep infinity")
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
             .spawn()
@@ -65,12 +71,36 @@ impl Cluster {
         let mut line = String::new();
         BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line).expect("the holder's word");
         assert_eq!(line, "ready\n", "root is needed");
-        Self { folder, holder, server: None, kubectl: Kubectl::Newest }
+        Self { folder, holder, server: None, kubectl: Kubectl::Newest, listen: "127.0.0.1:6443", path: None }
     }
 
     pub fn with(mut self, kubectl: Kubectl) -> Self {
         self.kubectl = kubectl;
         self
+    }
+
+    /// Listens on all of its addresses, so that pods reach the API too.
+    pub fn open_to_pods(mut self) -> Self {
+        self.listen = "0.0.0.0:6443";
+        self
+    }
+
+    /// `mainstay up` sees only this PATH.
+    pub fn with_path(mut self, path: &'static str) -> Self {
+        self.path = Some(path);
+        self
+    }
+
+    /// Puts a file of these contents in the place of a file of the machine, for all that runs inside.
+    pub fn replace_file(&self, path: &str, contents: &str) {
+        let own = self.folder.path().join(path.trim_matches('/').replace('/', "-"));
+        fs::write(&own, contents).expect("written");
+        let mounted = self.inside("mount").arg("--bind").arg(&own).arg(path).status().expect("mount");
+        assert!(mounted.success(), "{path} could not be replaced");
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn use_kubectl(&mut self, kubectl: Kubectl) {
@@ -103,8 +133,10 @@ impl Cluster {
     /// Starts the server and node, and waits until the node says that it is ready.
     pub fn up(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
-        let mut server = self
-            .mainstay(&["up", "--listen", "127.0.0.1:6443", "--node-name", "node-1"])
+        let mut command = self.inside("env");
+        command.args(self.path.map(|path| format!("PATH={path}"))).arg(env!("CARGO_BIN_EXE_mainstay"));
+        let mut server = command
+            .args(["up", "--listen", self.listen, "--node-name", "node-1"])
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--kubeconfig")
@@ -148,6 +180,27 @@ impl Cluster {
         let status = Command::new("kill").arg(server.id().to_string()).status().expect("kill");
         assert!(status.success());
         assert!(server.wait().expect("reaped").success(), "SIGTERM is a clean end:\n{}", self.log());
+    }
+
+    /// The process that holds the cluster's namespaces.
+    pub fn holder_pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A process of a pod, as the machine numbers it.
+    pub fn process_of(&self, pod: &str) -> u32 {
+        let uid = self.uid(&format!("pod/{pod}"));
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let found = numbers.find(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&uid)));
+        found.unwrap_or_else(|| panic!("no process of pod {pod} ({uid})"))
+    }
+
+    /// A program of the machine's in a pod's network.
+    pub fn in_network_of(&self, pod: &str, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "-t"]).arg(self.process_of(pod).to_string()).arg("--").arg(program).stdin(Stdio::null());
+        command
     }
 
     pub fn server_pid(&self) -> u32 {
@@ -249,6 +302,11 @@ impl Cluster {
         assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
     }
 
+    /// The uid of an object.
+    pub fn uid(&self, object: &str) -> String {
+        self.field(object, "{.metadata.uid}")
+    }
+
     fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -286,6 +344,34 @@ impl Drop for Cluster {
         }
         let _ = self.holder.kill();
         let _ = self.holder.wait();
+    }
+}
+
+/// Many checks in one test: each that fails is written down, and all are told at the end.
+#[derive(Default)]
+pub struct Checks(std::cell::RefCell<Vec<String>>);
+
+impl Checks {
+    pub fn holds(&self, what: &str, holds: bool, seen: &str) {
+        if !holds {
+            eprintln!("not so: {what}\n    seen: {}", seen.trim());
+            self.0.borrow_mut().push(what.to_owned());
+        }
+    }
+
+    pub fn equal(&self, what: &str, seen: &str, wanted: &str) {
+        self.holds(what, seen.trim() == wanted, &format!("{:?}, not {wanted:?}", seen.trim()));
+    }
+
+    pub fn contains(&self, what: &str, seen: &str, wanted: &str) {
+        self.holds(what, seen.contains(wanted), &format!("no {wanted:?} in {seen:?}"));
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        let failed = self.0.borrow();
+        assert!(failed.is_empty() || std::thread::panicking(), "not so:\n  {}", failed.join("\n  "));
     }
 }
 

@@ -27,6 +27,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
     let (api_ip, dns_ip) = (address(API_PLACE), address(DNS_PLACE));
     ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
     ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;
+    replace(batch, &kinds::ENDPOINTS, "kube-system", dns_endpoints(&dns_ip), &["subsets"])?;
     // Endpoints may not be in the loopback range: a server that listens only there is reached by no pod.
     if !advertise.ip().is_loopback() {
         replace(batch, &kinds::ENDPOINTS, "default", endpoints(advertise), &["subsets"])?;
@@ -86,6 +87,21 @@ fn dns_service(address: &str) -> Value {
                 { "name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53 },
             ],
         },
+    })
+}
+
+/// Every node has a DNS server of its own, which listens on the Service's address on that node: there is nothing
+/// behind the address but itself. The slice is mirrored from this.
+fn dns_endpoints(address: &str) -> Value {
+    json!({
+        "metadata": { "name": "kube-dns", "labels": { "k8s-app": "kube-dns" } },
+        "subsets": [{
+            "addresses": [{ "ip": address }],
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP" },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
+            ],
+        }],
     })
 }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! prerouting, output:  ip daddr . l4proto . dport  vmap @fronts
-//!                      fib daddr type local, l4proto . dport  vmap @node-ports
+//!                      fib daddr type local, not 127.0.0.0/8, l4proto . dport  vmap @node-ports
 //! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
 //!                      dnat to 10.244.0.6:80
 //! postrouting:         ip saddr . ip daddr @hairpins  masquerade     (a pod that reaches itself by its Service)
@@ -33,6 +33,7 @@ const TABLE: &str = "mainstay";
 const FRONTS: &str = "fronts";
 const NODE_PORTS: &str = "node-ports";
 const HAIRPINS: &str = "hairpins";
+const LOOPBACK: Cidr = Cidr { first: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
 const MASQUERADE_MARK: u32 = 0x4000;
 
 const NFTABLES: u16 = 10 << 8;
@@ -237,7 +238,10 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
             rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
         }));
         messages.push(rule(hook, |rule| {
-            rule.destined_here().protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
+            // The kernel drops what goes from a loopback address to a pod: there a node port is refused instead, as
+            // kube-proxy's nftables mode has it.
+            rule.destined_here().destination(FIRST).in_range(LOOPBACK, false);
+            rule.protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
         }));
     }
     messages.push(rule("postrouting", |rule| {
