@@ -147,6 +147,10 @@ fn start(view: &PodView, container: &Container, latest: Option<&ContainerFact>, 
             }
             decision.back_off(until);
             if *reason == "ErrImagePull" {
+                let told_anew = super::status::backs_off_since(*at);
+                if told_anew > now {
+                    decision.wake(told_anew);
+                }
                 let mut tell = |warning, reason, message| {
                     decision.events.push(PodEvent { warning, reason, message, container: Some(name.clone()) });
                 };

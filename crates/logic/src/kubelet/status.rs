@@ -121,6 +121,11 @@ fn lost(container_id: Option<String>) -> ContainerStateTerminated {
     }
 }
 
+/// When a pull that failed at `at` turns from `ErrImagePull` into `ImagePullBackOff`.
+pub(super) fn backs_off_since(at: Timestamp) -> Timestamp {
+    plus_seconds(at, PULL_ERROR_SECONDS)
+}
+
 /// Why the next attempt is not there yet, where there is a reason of its own.
 fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<ContainerState> {
     let name = &container.name;
@@ -134,7 +139,7 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
     }
     let memory = view.memory.get(name)?;
     if let Some(ImageFact::Failed { reason, message, at }) = &memory.image {
-        if *reason == "ErrImagePull" && plus_seconds(*at, PULL_ERROR_SECONDS) <= now {
+        if *reason == "ErrImagePull" && backs_off_since(*at) <= now {
             let image = container.image.as_deref().unwrap_or("");
             return Some(waiting("ImagePullBackOff", Some(format!("Back-off pulling image \"{image}\": ErrImagePull: {message}"))));
         }

@@ -287,6 +287,8 @@ fn images_that_cannot_be_had() {
         bench.network();
         fail(&mut bench, reason);
         assert_eq!(bench.step(), first);
+        let woken = decide(&bench.view, bench.now).wake_at.unwrap();
+        assert_eq!(woken.duration_since(bench.now).as_secs(), if first == later { 10 } else { 2 }, "{reason}: told anew in time");
         assert_eq!(bench.pass(5).step(), later);
         assert!(bench.pass(5).step().starts_with("Image c IfNotPresent"), "{reason}: tried again after 10 s");
     }
