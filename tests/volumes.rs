@@ -56,8 +56,12 @@ spec:
     - name: main
       image: test.local/busybox:1
       command: [sleep, '100000']
-      volumeMounts: [{name: data, mountPath: /data}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: none}}]
+      volumeMounts: [{name: data, mountPath: /data}, {name: sized, mountPath: /sized}]
+  volumes:
+    - {name: data, persistentVolumeClaim: {claimName: none}}
+    - name: sized
+      ephemeral:
+        volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 32Mi}}}}
 ";
 
 const CLAIM: &str = "pvc/data-db-0";
@@ -150,7 +154,7 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
 
 #[test]
 fn v10_a_class_without_sizes_says_so_and_one_that_is_not_understood_is_refused() {
-    let cluster = Cluster::new();
+    let mut cluster = Cluster::new();
     cluster.load(&["busybox"]);
     for size in ["none", "huge"] {
         cluster.apply(&CLASS.replace("SIZE", size));
@@ -159,9 +163,17 @@ fn v10_a_class_without_sizes_says_so_and_one_that_is_not_understood_is_refused()
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/plain", "--timeout=60s"]);
     let volume = cluster.field("pvc/none", "{.spec.volumeName}");
     assert_eq!(cluster.field(&format!("pv/{volume}"), "{.metadata.annotations.mainstay\\.io/size}"), "none");
-    assert_eq!(devices(&cluster), Vec::<String>::new());
+    assert_eq!(devices(&cluster).len(), 1, "only the ephemeral volume, of the default class, is an image");
     cluster.eventually("the claim is told", || {
         let told = cluster.kubectl(&["describe", "pvc/huge"]);
         told.contains("ProvisioningFailed") && told.contains("\"huge\" is not one of auto, image, none")
     });
+    // `down` leaves the data, and neither mounts nor devices.
+    cluster.stop();
+    let down = cluster.mainstay(&["down", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
+    assert!(down.status.success(), "{}", harness::text(&down));
+    assert_eq!((cluster.left_over(), devices(&cluster)), (Vec::new(), Vec::new()));
+    cluster.up();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/plain", "--timeout=60s"]);
+    assert_eq!(devices(&cluster).len(), 1, "as after a reboot of the machine");
 }
