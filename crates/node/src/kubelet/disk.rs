@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -67,16 +67,22 @@ impl Disk {
     /// stays.
     pub fn write_pod(&self, uid: &str, pod: &Pod) -> io::Result<()> {
         let path = self.pod_dir(uid)?.join("pod.json");
+        let alone = self.alone();
+        // Looked for only now: of volumes that begin together, the first one notes the pod.
         if path.exists() {
             return Ok(());
         }
         let bytes = serde_json::to_vec(pod)?;
-        self.write(uid, "pod.json", &bytes)
+        self.write(&alone, uid, "pod.json", &bytes)
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a pod was told to stop; durable when this returns.
     pub fn write_doomed(&self, uid: &str) -> io::Result<()> {
-        self.write(uid, "doomed", b"")
+        self.write(&self.alone(), uid, "doomed", b"")
     }
 
     /// Whether a pod was told to stop here.
@@ -84,8 +90,7 @@ impl Disk {
         self.pod_dir(uid).is_ok_and(|dir| dir.join("doomed").exists())
     }
 
-    fn write(&self, uid: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    fn write(&self, _alone: &MutexGuard<'_, ()>, uid: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
         let dir = self.pod_dir(uid)?;
         make_private_dir(&dir)?;
         let temporary = dir.join(format!(".{name}"));
