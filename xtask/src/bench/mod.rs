@@ -92,6 +92,11 @@ fn enter(binary: Option<PathBuf>, names: &[String]) -> Result<()> {
 }
 
 async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<()> {
+    // Times of a machine that does something else as well are not those of an idle one.
+    let processors = std::thread::available_parallelism()?;
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("?").to_owned();
+    table.row("machine", format!("{processors} CPUs, load {load} before"), "", "", "");
     let wanted = |name: &str| names.iter().any(|wanted| wanted == name);
     if wanted("binary") {
         let bytes = std::fs::metadata(binary)?.len();
