@@ -27,7 +27,8 @@ pub enum Kubectl {
 }
 
 impl Kubectl {
-    fn path(self) -> PathBuf {
+    /// The program.
+    pub fn path(self) -> PathBuf {
         let old = workspace().join(".cache/kubectl/usr/bin/kubectl");
         let installed = Path::new("/usr/bin/kubectl");
         if self == Self::Newest && installed.exists() { installed.to_owned() } else { old }
