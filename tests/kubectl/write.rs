@@ -23,7 +23,7 @@ fn create(user: &User<'_>) {
     user.says("kubectl create secret generic s --from-literal=pw=x", &["secret/s created"]);
     user.says("kubectl describe secret s", &["Opaque", "pw:  1 bytes"]);
     user.says("kubectl create sa builder", &["serviceaccount/builder created"]);
-    user.says("kubectl create deployment d --image=test.local/busybox:1 -- sleep 1000", &["deployment.apps/d created"]);
+    user.says("kubectl create deployment d --image=test.local/busybox:1 --replicas=0 -- sleep 1000", &["deployment.apps/d created"]);
     user.says("kubectl expose deployment d --port=80 --target-port=8080", &["service/d exposed"]);
     user.says("kubectl create service clusterip ci --tcp=80:8080", &["service/ci created"]);
     user.says("kubectl create service nodeport np --tcp=80", &["service/np created"]);
@@ -37,24 +37,24 @@ fn create(user: &User<'_>) {
 
 fn apply(user: &User<'_>) {
     let manifest = deployment("ap");
-    let changed = manifest.replace("x: \"1\"", "y: \"2\"");
+    let changed = manifest.replace("x: \"1\"", "z: \"2\"");
     user.says(&piped(&manifest, "kubectl apply -f -"), &["deployment.apps/ap created"]);
     user.says(&piped(&manifest, "kubectl apply -f -"), &["deployment.apps/ap unchanged"]);
     user.says(&piped(&manifest, "kubectl diff -f -"), &[]);
     let differences = piped(&changed, "kubectl diff -f -");
-    user.is_refused(&differences, &["-    x: \"1\"", "+    y: \"2\""]);
+    user.is_refused(&differences, &["-    x: \"1\"", "+    z: \"2\""]);
     let output = user.types(&differences);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("resourceVersion: \"\""), "a dry run keeps the version");
     user.says(&piped(&changed, "kubectl apply --dry-run=server -f -"), &["deployment.apps/ap configured (server dry run)"]);
     user.says(&piped(&changed, "kubectl apply -f -"), &["deployment.apps/ap configured"]);
     let labels = user.says("kubectl get deployment ap -o jsonpath='{.metadata.labels}'", &[]);
-    assert_eq!(labels, "{\"y\":\"2\"}", "what the manifest no longer names goes");
-    user.says("kubectl apply view-last-applied deployment/ap", &["y: \"2\""]);
+    assert_eq!(labels, "{\"z\":\"2\"}", "what the manifest no longer names goes");
+    user.says("kubectl apply view-last-applied deployment/ap", &["z: \"2\""]);
     user.says(&piped(&manifest, "kubectl replace -f -"), &["deployment.apps/ap replaced"]);
     user.is_refused(&piped(&deployment("none"), "kubectl replace -f -"), &["deployments.apps \"none\" not found"]);
     user.says(&piped(&manifest, "kubectl replace --force -f -"), &["deleted", "replaced"]);
     user.says("kubectl wait --for=condition=Available deployment/ap --timeout=60s", &["condition met"]);
-    user.says("EDITOR='sed -i s/replicas:.1/replicas:.2/' kubectl edit deployment ap", &["deployment.apps/ap edited"]);
+    user.says("EDITOR='sed -i s/replicas:\\ 1/replicas:\\ 2/' kubectl edit deployment ap", &["deployment.apps/ap edited"]);
     user.says("EDITOR=true kubectl edit deployment ap", &["Edit cancelled, no changes made."]);
     assert_eq!(user.says("kubectl get deployment ap -o jsonpath='{.spec.replicas}'", &[]), "2");
 }
@@ -82,7 +82,10 @@ fn patch(user: &User<'_>) {
     user.says("kubectl patch deployment ap --type=merge -p '{\"spec\":{\"replicas\":2}}'", &["patched"]);
     user.says("kubectl patch deployment ap --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":1}]'", &["patched"]);
     assert_eq!(replicas(), "1");
-    user.is_refused("kubectl patch deployment ap --type=json -p '[{\"op\":\"test\",\"path\":\"/spec/replicas\",\"value\":9}]'", &["invalid"]);
+    user.is_refused(
+        "kubectl patch deployment ap --type=json -p '[{\"op\":\"test\",\"path\":\"/spec/replicas\",\"value\":9}]'",
+        &["invalid"],
+    );
     user.says("kubectl set env deployment/ap A=B", &["deployment.apps/ap env updated"]);
     let by_key = "kubectl patch deployment ap -p '{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"main\",\"env\":[{\"name\":\"Z\",\"value\":\"9\"}]}]}}}}'";
     user.says(by_key, &["patched"]);
@@ -136,7 +139,8 @@ fn rollouts() {
         user.is_refused("kubectl rollout pause deployment/d", &["is already paused"]);
         user.is_refused("kubectl rollout restart deployment/d", &["can't restart paused deployment"]);
         user.says("kubectl set env deployment/d A=B", &["env updated"]);
-        let hash = |user: &User<'_>| user.says("kubectl get pods -l app=d -o jsonpath='{.items[*].metadata.labels.pod-template-hash}'", &[]);
+        let hash =
+            |user: &User<'_>| user.says("kubectl get pods -l app=d -o jsonpath='{.items[*].metadata.labels.pod-template-hash}'", &[]);
         let before = hash(user);
         user.says("kubectl rollout resume deployment/d", &["deployment.apps/d resumed"]);
         user.says("kubectl rollout status deployment/d --timeout=60s", &["successfully rolled out"]);

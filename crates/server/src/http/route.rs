@@ -37,6 +37,9 @@ pub fn route(path: &str) -> Result<Route, Status> {
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
         _ => return Ok(Route::Path(path.to_owned())),
     };
+    if group == "apiextensions.k8s.io" {
+        return Ok(Route::Path(path.to_owned()));
+    }
     if matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && version == "v1" {
         return match rest {
             [resource] | ["namespaces", _, resource] => Ok(Route::Review { resource: (*resource).to_owned() }),
