@@ -116,4 +116,5 @@ pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     tasks.spawn(pods::run(kubelet.clone()));
     tasks.spawn(node_status::run(kubelet.clone()));
     tasks.spawn(crate::volumes::reclaim::run(kubelet.clone()));
+    tasks.spawn(crate::volumes::recycle::run(kubelet.clone()));
 }

@@ -9,13 +9,13 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Volume};
+use k8s_openapi::api::core::v1::{NFSVolumeSource, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Volume};
 use mainstay_api::kinds;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::image::{Growth, Image};
-use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, growth, host, ownership};
+use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, growth, host, nfs, ownership};
 use crate::kubelet::disk::make_private_dir;
 
 /// On a PersistentVolume: the node that made its directory.
@@ -65,6 +65,11 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err(VolumeError::Refused(format!("volume \"{volume_name}\" is a block device, which this node cannot give to a pod")));
     }
+    let read_only = asked_read_only || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
+    if let Some(source) = spec.nfs {
+        let source = NFSVolumeSource { server: source.server, path: source.path, read_only: source.read_only };
+        return nfs::mount(&request, source, spec.mount_options.unwrap_or_default(), Some(volume_name), read_only).await;
+    }
     let (path, type_) = match (&spec.local, &spec.host_path) {
         (Some(local), _) => (PathBuf::from(&local.path), "Directory".to_owned()),
         (_, Some(path)) => (PathBuf::from(&path.path), path.type_.clone().unwrap_or_default()),
@@ -76,7 +81,6 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
     let (again, on_root_mismatch) = (request.again, request.on_root_mismatch());
-    let read_only = asked_read_only || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
     blocking(move || {
         if !provisioned {
             host::check_type(&path, &type_)?;

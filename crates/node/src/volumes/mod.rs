@@ -18,9 +18,11 @@ mod host;
 pub mod image;
 mod loops;
 pub mod mounts;
+mod nfs;
 mod ownership;
 mod projected;
 pub mod reclaim;
+pub mod recycle;
 pub mod remove;
 pub mod subpath;
 #[cfg(test)]
@@ -119,7 +121,7 @@ pub trait Driver: Send + Sync {
 }
 
 /// All drivers; the first that takes a volume has it.
-const DRIVERS: [&dyn Driver; 4] = [&host::EmptyDir, &host::HostPath, &projected::Projected, &claim::Claim];
+const DRIVERS: [&dyn Driver; 5] = [&host::EmptyDir, &host::HostPath, &projected::Projected, &claim::Claim, &nfs::Nfs];
 
 /// What is noted about a volume that was made ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

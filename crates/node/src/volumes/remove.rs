@@ -40,7 +40,8 @@ fn names(dir: &OwnedFd) -> io::Result<std::fs::ReadDir> {
     std::fs::read_dir(beneath::fd_path(dir))
 }
 
-fn empty(top: &OwnedFd) -> io::Result<()> {
+/// Removes all that is in an open folder, but not the folder.
+pub(super) fn empty(top: &OwnedFd) -> io::Result<()> {
     let mut moved: u64 = 0;
     loop {
         let mut any = false;

@@ -1,0 +1,491 @@
+//! One request of the kernel, carried out by calls to the server.
+//!
+//! Close-to-open: names are looked up anew each time and opening asks for the attributes; the kernel drops what it has
+//! cached of a file whose times have changed. A close (like fsync) returns when the server has the data on its disk.
+//! Locks are this machine's only: NFSv3 would need a lock daemon on both ends.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::protocol::{Attributes, MAX_HANDLE, MAX_IO, MAX_NAME, MAX_PATH, SetAttributes, SetTime, Time, procedure};
+use super::super::rpc::Credentials;
+use super::super::xdr::{Garbage, Reader, Writer};
+use super::nodes::{Hidden, Nodes, Open};
+use super::remote::{Errno, Remote, found};
+use super::wire::{Answer, Request, Words, op};
+
+/// How long the kernel may keep attributes (seconds). A look-up or an opening brings new ones at any time.
+const ATTRIBUTES_VALID: u64 = 1;
+/// `FOPEN_KEEP_CACHE`: the kernel itself drops what it cached when the times have changed (FUSE_AUTO_INVAL_DATA).
+const KEEP_CACHE: u32 = 2;
+/// Files that were removed while open.
+const HIDDEN: &str = ".nfs";
+
+/// A mounted export.
+pub struct Files {
+    pub remote: Remote,
+    nodes: Mutex<Nodes>,
+}
+
+type Done = Result<Answer, Errno>;
+
+impl Files {
+    pub fn new(remote: Remote, root: Vec<u8>) -> Self {
+        Self { remote, nodes: Mutex::new(Nodes::new(root)) }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, node: u64) -> Result<Vec<u8>, Errno> {
+        self.nodes().get(node).map(|node| node.handle.clone()).ok_or(libc::ESTALE)
+    }
+
+    /// Forgets without an answer: FORGET and BATCH_FORGET.
+    pub fn forget(&self, request: &Request) {
+        let mut body = Words(&request.body);
+        let mut nodes = self.nodes();
+        if request.operation == op::FORGET {
+            nodes.forget(request.node, body.u64().unwrap_or(0));
+            return;
+        }
+        let _count = body.u64();
+        while let (Some(node), Some(times)) = (body.u64(), body.u64()) {
+            nodes.forget(node, times);
+        }
+    }
+
+    /// Carries out a request.
+    pub fn execute(&self, request: &Request) -> Done {
+        let who = || Credentials { uid: request.uid, gid: request.gid, groups: groups(request.pid) };
+        let body = &mut Words(&request.body);
+        let cut = || libc::EINVAL;
+        match request.operation {
+            op::LOOKUP => self.lookup(request.node, body.name().ok_or_else(cut)?, &who()),
+            op::GETATTR => self.getattr(request.node, &who()),
+            op::SETATTR => self.setattr(request.node, body, who()),
+            op::READLINK => self.readlink(request.node, &who()),
+            op::SYMLINK => {
+                let (name, target) = (body.name().ok_or_else(cut)?, body.name().ok_or_else(cut)?);
+                self.make(procedure::SYMLINK, request.node, name, &who(), |arguments| {
+                    SetAttributes::default().write(arguments);
+                    arguments.opaque(target);
+                })
+            }
+            op::MKNOD => self.mknod(request.node, body, &who()),
+            op::MKDIR => {
+                let mode = body.u32().ok_or_else(cut)? & !body.u32().ok_or_else(cut)?;
+                let wanted = SetAttributes { mode: Some(mode & 0o7777), ..SetAttributes::default() };
+                self.make(procedure::MKDIR, request.node, body.name().ok_or_else(cut)?, &who(), |arguments| wanted.write(arguments))
+            }
+            op::UNLINK => self.unlink(request.node, body.name().ok_or_else(cut)?, &who()),
+            op::RMDIR => self.remove(procedure::RMDIR, &self.handle(request.node)?, body.name().ok_or_else(cut)?, &who()),
+            op::RENAME | op::RENAME2 => self.rename(request, body, &who()),
+            op::LINK => self.link(request.node, body, &who()),
+            op::OPEN | op::OPENDIR => self.open(request, body, who()),
+            op::CREATE => self.create(request.node, body, who()),
+            op::READ => self.read(body),
+            op::WRITE => self.write(body),
+            op::FLUSH | op::FSYNC | op::FSYNCDIR => self.commit(request.node, &who()),
+            op::RELEASE | op::RELEASEDIR => self.release(body),
+            op::READDIR => self.readdir(body),
+            op::STATFS => self.statfs(request.node, &who()),
+            op::ACCESS => self.access(request.node, body.u32().ok_or_else(cut)?, &who()),
+            _ => Err(libc::ENOSYS),
+        }
+    }
+
+    /// `struct fuse_entry_out` of a file that the kernel is told of.
+    fn entry(&self, handle: &[u8], attributes: &Attributes) -> Answer {
+        let number = self.nodes().found(handle.to_vec());
+        let mut answer = Answer::default();
+        // A name is looked up anew each time (valid for 0 seconds); that brings fresh attributes too.
+        answer.u64(number).u64(0).u64(0).u64(ATTRIBUTES_VALID).u32(0).u32(0).attributes(attributes);
+        answer
+    }
+
+    fn lookup(&self, node: u64, name: &[u8], who: &Credentials) -> Done {
+        let (handle, attributes) = self.find(&self.handle(node)?, name, who)?;
+        Ok(self.entry(&handle, &attributes))
+    }
+
+    fn find(&self, dir: &[u8], name: &[u8], who: &Credentials) -> Result<(Vec<u8>, Attributes), Errno> {
+        let reply = self.remote.call(procedure::LOOKUP, who, |arguments| {
+            arguments.opaque(dir).opaque(name);
+        })?;
+        let (handle, attributes) = reply.read(|reader| Ok((reader.opaque(MAX_HANDLE)?.to_vec(), Attributes::read_optional(reader)?)))?;
+        let attributes = found(&self.remote, who, &handle, attributes)?;
+        Ok((handle, attributes))
+    }
+
+    fn getattr(&self, node: u64, who: &Credentials) -> Done {
+        let attributes = found(&self.remote, who, &self.handle(node)?, None)?;
+        let mut answer = Answer::default();
+        answer.u64(ATTRIBUTES_VALID).u64(0).attributes(&attributes);
+        Ok(answer)
+    }
+
+    fn setattr(&self, node: u64, body: &mut Words<'_>, mut who: Credentials) -> Done {
+        let mut word = || body.u32().ok_or(libc::EINVAL);
+        let (valid, _) = (word()?, word()?);
+        let mut long = || body.u64().ok_or(libc::EINVAL);
+        let (open, size, _owner, atime, mtime, _ctime) = (long()?, long()?, long()?, long()?, long()?, long()?);
+        let mut word = || body.u32().ok_or(libc::EINVAL);
+        let (atimensec, mtimensec, _, mode, _, uid, gid) = (word()?, word()?, word()?, word()?, word()?, word()?, word()?);
+        let has = |bit: u32| valid & (1 << bit) != 0;
+        let time = |set: bool, now: bool, seconds: u64, nanoseconds: u32| match (set, now) {
+            (_, true) => SetTime::Now,
+            (true, _) => SetTime::To(Time { seconds: u32::try_from(seconds).unwrap_or(u32::MAX), nanoseconds }),
+            _ => SetTime::Keep,
+        };
+        let wanted = SetAttributes {
+            mode: has(0).then_some(mode & 0o7777),
+            uid: has(1).then_some(uid),
+            gid: has(2).then_some(gid),
+            size: has(3).then_some(size),
+            accessed: time(has(4), has(7), atime, atimensec),
+            modified: time(has(5), has(8), mtime, mtimensec),
+        };
+        // ftruncate is who opened the file's to do.
+        if let Some(opened) = self.nodes().opened(open).filter(|_| has(6)) {
+            who = opened.who.clone();
+        }
+        let handle = self.handle(node)?;
+        let reply = self.remote.call(procedure::SETATTR, &who, |arguments| {
+            arguments.opaque(&handle);
+            wanted.write(arguments);
+            arguments.bool(false);
+        })?;
+        let attributes = found(&self.remote, &who, &handle, reply.read(Attributes::read_weak)?)?;
+        let mut answer = Answer::default();
+        answer.u64(ATTRIBUTES_VALID).u64(0).attributes(&attributes);
+        Ok(answer)
+    }
+
+    fn readlink(&self, node: u64, who: &Credentials) -> Done {
+        let handle = self.handle(node)?;
+        let reply = self.remote.call(procedure::READLINK, who, |arguments| {
+            arguments.opaque(&handle);
+        })?;
+        reply.read(|reader| {
+            Attributes::read_optional(reader)?;
+            Ok(Answer(reader.opaque(MAX_PATH)?.to_vec()))
+        })
+    }
+
+    /// CREATE, MKDIR, SYMLINK, MKNOD: handle and attributes of what was made.
+    fn made(
+        &self,
+        number: u32,
+        node: u64,
+        name: &[u8],
+        who: &Credentials,
+        arguments: impl Fn(&mut Writer),
+    ) -> Result<(Vec<u8>, Attributes), Errno> {
+        let dir = self.handle(node)?;
+        let reply = self.remote.call(number, who, |call| {
+            call.opaque(&dir).opaque(name);
+            arguments(call);
+        })?;
+        let (handle, attributes) = reply.read(|reader| {
+            let handle = if reader.bool()? { Some(reader.opaque(MAX_HANDLE)?.to_vec()) } else { None };
+            Ok((handle, Attributes::read_optional(reader)?))
+        })?;
+        match handle {
+            Some(handle) => {
+                let attributes = found(&self.remote, who, &handle, attributes)?;
+                Ok((handle, attributes))
+            }
+            None => self.find(&dir, name, who),
+        }
+    }
+
+    fn make(&self, number: u32, node: u64, name: &[u8], who: &Credentials, arguments: impl Fn(&mut Writer)) -> Done {
+        let (handle, attributes) = self.made(number, node, name, who, arguments)?;
+        Ok(self.entry(&handle, &attributes))
+    }
+
+    fn mknod(&self, node: u64, body: &mut Words<'_>, who: &Credentials) -> Done {
+        use super::super::protocol::kind;
+        let mut word = || body.u32().ok_or(libc::EINVAL);
+        let (mode, device, umask, _) = (word()?, word()?, word()?, word()?);
+        let name = body.name().ok_or(libc::EINVAL)?;
+        let wanted = SetAttributes { mode: Some(mode & !umask & 0o7777), ..SetAttributes::default() };
+        let what = match mode & libc::S_IFMT {
+            libc::S_IFIFO => kind::FIFO,
+            libc::S_IFSOCK => kind::SOCKET,
+            libc::S_IFCHR => kind::CHARACTER,
+            libc::S_IFBLK => kind::BLOCK,
+            _ => return self.make(procedure::CREATE, node, name, who, |arguments| wanted.write(arguments.u32(1))),
+        };
+        self.make(procedure::MKNOD, node, name, who, |arguments| {
+            wanted.write(arguments.u32(what));
+            if matches!(what, kind::CHARACTER | kind::BLOCK) {
+                arguments.u32(libc::major(device.into())).u32(libc::minor(device.into()));
+            }
+        })
+    }
+
+    fn remove(&self, number: u32, dir: &[u8], name: &[u8], who: &Credentials) -> Done {
+        let arguments = |arguments: &mut Writer| {
+            arguments.opaque(dir).opaque(name);
+        };
+        self.remote.call(number, who, arguments).map(|_| Answer::default())
+    }
+
+    /// A file that is open here must stay readable: it is renamed instead, and removed when it is closed.
+    fn unlink(&self, node: u64, name: &[u8], who: &Credentials) -> Done {
+        let dir = self.handle(node)?;
+        if self.hide(&dir, name, who)? {
+            return Ok(Answer::default());
+        }
+        self.remove(procedure::REMOVE, &dir, name, who)
+    }
+
+    fn hide(&self, dir: &[u8], name: &[u8], who: &Credentials) -> Result<bool, Errno> {
+        let handle = match self.find(dir, name, who) {
+            Err(libc::ENOENT) => return Ok(false),
+            found => found?.0,
+        };
+        if self.nodes().open_by_handle(&handle).is_none_or(|node| node.hidden.is_some()) {
+            return Ok(false);
+        }
+        let hash = handle.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let hidden = format!("{HIDDEN}{hash:016x}{:08x}", std::process::id()).into_bytes();
+        self.remote.call(procedure::RENAME, who, |arguments| {
+            arguments.opaque(dir).opaque(name).opaque(dir).opaque(&hidden);
+        })?;
+        if let Some(node) = self.nodes().open_by_handle(&handle) {
+            node.hidden = Some(Hidden { dir: dir.to_vec(), name: hidden, who: who.clone() });
+            return Ok(true);
+        }
+        // Closed meanwhile.
+        self.remove(procedure::REMOVE, dir, &hidden, who).map(|_| true)
+    }
+
+    fn rename(&self, request: &Request, body: &mut Words<'_>, who: &Credentials) -> Done {
+        let to = body.u64().ok_or(libc::EINVAL)?;
+        if request.operation == op::RENAME2 {
+            let flags = body.u64().ok_or(libc::EINVAL)?;
+            if flags as u32 != 0 {
+                return Err(libc::EINVAL);
+            }
+        }
+        let (from_name, to_name) = (body.name().ok_or(libc::EINVAL)?, body.name().ok_or(libc::EINVAL)?);
+        let (from, to) = (self.handle(request.node)?, self.handle(to)?);
+        if (from.as_slice(), from_name) != (to.as_slice(), to_name) {
+            self.hide(&to, to_name, who)?;
+        }
+        self.remote.call(procedure::RENAME, who, |arguments| {
+            arguments.opaque(&from).opaque(from_name).opaque(&to).opaque(to_name);
+        })?;
+        Ok(Answer::default())
+    }
+
+    fn link(&self, node: u64, body: &mut Words<'_>, who: &Credentials) -> Done {
+        let file = self.handle(body.u64().ok_or(libc::EINVAL)?)?;
+        let (dir, name) = (self.handle(node)?, body.name().ok_or(libc::EINVAL)?);
+        self.remote.call(procedure::LINK, who, |arguments| {
+            arguments.opaque(&file).opaque(&dir).opaque(name);
+        })?;
+        let attributes = found(&self.remote, who, &file, None)?;
+        Ok(self.entry(&file, &attributes))
+    }
+
+    fn open(&self, request: &Request, body: &mut Words<'_>, who: Credentials) -> Done {
+        let flags = i32::from_ne_bytes(body.u32().ok_or(libc::EINVAL)?.to_ne_bytes());
+        let mask = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => libc::R_OK,
+            libc::O_WRONLY => libc::W_OK,
+            _ => libc::R_OK | libc::W_OK,
+        };
+        // Refused here rather than at the first read; a program that may only be executed is read all the same.
+        match self.access(request.node, mask.unsigned_abs(), &who) {
+            Err(libc::EACCES) if mask == libc::R_OK => self.access(request.node, libc::X_OK.unsigned_abs(), &who)?,
+            access => access?,
+        };
+        let mut answer = Answer::default();
+        answer.u64(self.nodes().open(request.node, who)).u32(if request.operation == op::OPEN { KEEP_CACHE } else { 0 }).u32(0);
+        Ok(answer)
+    }
+
+    fn create(&self, node: u64, body: &mut Words<'_>, who: Credentials) -> Done {
+        let mut word = || body.u32().ok_or(libc::EINVAL);
+        let (flags, mode, umask, _) = (word()?, word()?, word()?, word()?);
+        let name = body.name().ok_or(libc::EINVAL)?;
+        let guarded = flags & libc::O_EXCL.unsigned_abs() != 0;
+        let wanted = SetAttributes { mode: Some(mode & !umask & 0o7777), ..SetAttributes::default() };
+        let arguments = |arguments: &mut Writer| wanted.write(arguments.u32(guarded.into()));
+        let (handle, attributes) = self.made(procedure::CREATE, node, name, &who, arguments)?;
+        let mut answer = self.entry(&handle, &attributes);
+        let mut nodes = self.nodes();
+        let number = nodes.found(handle);
+        nodes.forget(number, 1);
+        answer.u64(nodes.open(number, who)).u32(KEEP_CACHE).u32(0);
+        Ok(answer)
+    }
+
+    fn opened(&self, body: &mut Words<'_>) -> Result<(std::sync::Arc<Open>, Vec<u8>), Errno> {
+        let opened = self.nodes().opened(body.u64().ok_or(libc::EINVAL)?).ok_or(libc::EBADF)?;
+        let handle = self.handle(opened.node)?;
+        Ok((opened, handle))
+    }
+
+    fn read(&self, body: &mut Words<'_>) -> Done {
+        let (open, handle) = self.opened(body)?;
+        let (offset, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
+        let mut bytes = Vec::with_capacity(size as usize);
+        // A server may give less than was asked for without being at the end.
+        loop {
+            let left = size.saturating_sub(bytes.len() as u32).min(MAX_IO);
+            let reply = self.remote.call(procedure::READ, &open.who, |arguments| {
+                arguments.opaque(&handle).u64(offset.saturating_add(bytes.len() as u64)).u32(left);
+            })?;
+            let (end, part) = reply.read(|reader| {
+                Attributes::read_optional(reader)?;
+                let _count = reader.u32()?;
+                Ok((reader.bool()?, reader.opaque(left as usize)?))
+            })?;
+            bytes.extend_from_slice(part);
+            if end || part.is_empty() || bytes.len() >= size as usize {
+                return Ok(Answer(bytes));
+            }
+        }
+    }
+
+    fn write(&self, body: &mut Words<'_>) -> Done {
+        const UNSTABLE: u32 = 0;
+        let (open, handle) = self.opened(body)?;
+        let (offset, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
+        body.skip(20).ok_or(libc::EINVAL)?;
+        let bytes = body.0.get(..size as usize).ok_or(libc::EINVAL)?;
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            let part = rest.get(..MAX_IO as usize).unwrap_or(rest);
+            let reply = self.remote.call(procedure::WRITE, &open.who, |arguments| {
+                arguments.opaque(&handle).u64(offset.saturating_add(written as u64)).u32(part.len() as u32).u32(UNSTABLE).opaque(part);
+            })?;
+            let (count, committed, verifier) = reply.read(|reader| {
+                Attributes::read_weak(reader)?;
+                Ok((reader.u32()?, reader.u32()?, reader.u64()?))
+            })?;
+            if count == 0 || count as usize > part.len() {
+                return Err(libc::EIO);
+            }
+            written += count as usize;
+            if committed == UNSTABLE
+                && let Some(node) = self.nodes().get(open.node)
+            {
+                // The oldest stays: a change since then is seen at the commit.
+                node.verifier.get_or_insert(verifier);
+            }
+        }
+        let mut answer = Answer::default();
+        answer.u32(size).u32(0);
+        Ok(answer)
+    }
+
+    /// Makes what was written durable on the server. Where the server has restarted since in a way that may have lost
+    /// it, that is an I/O error, as with a disk: the program must know.
+    fn commit(&self, node: u64, who: &Credentials) -> Done {
+        let handle = self.handle(node)?;
+        let Some(before) = self.nodes().get(node).and_then(|node| node.verifier.take()) else { return Ok(Answer::default()) };
+        let committed = self.remote.call(procedure::COMMIT, who, |arguments| {
+            arguments.opaque(&handle).u64(0).u32(0);
+        });
+        let after = committed.and_then(|reply| {
+            reply.read(|reader| {
+                Attributes::read_weak(reader)?;
+                reader.u64()
+            })
+        });
+        match after {
+            Ok(after) if after == before => Ok(Answer::default()),
+            Ok(_) => Err(libc::EIO),
+            Err(error) => {
+                // Not known to be durable: asked again at the next fsync or close.
+                if let Some(node) = self.nodes().get(node) {
+                    node.verifier.get_or_insert(before);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn release(&self, body: &mut Words<'_>) -> Done {
+        let hidden = self.nodes().close(body.u64().ok_or(libc::EINVAL)?);
+        match hidden {
+            Some(hidden) => self.remove(procedure::REMOVE, &hidden.dir, &hidden.name, &hidden.who),
+            None => Ok(Answer::default()),
+        }
+    }
+
+    fn readdir(&self, body: &mut Words<'_>) -> Done {
+        let (open, handle) = self.opened(body)?;
+        let (cookie, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
+        let reply = self.remote.call(procedure::READDIR, &open.who, |arguments| {
+            arguments.opaque(&handle).u64(cookie).u64(0).u32(size.max(1024));
+        })?;
+        reply.read(|reader| entries(reader, size as usize))
+    }
+
+    fn statfs(&self, node: u64, who: &Credentials) -> Done {
+        const UNIT: u64 = 4096;
+        let handle = self.handle(node)?;
+        let reply = self.remote.call(procedure::FSSTAT, who, |arguments| {
+            arguments.opaque(&handle);
+        })?;
+        reply.read(|reader| {
+            Attributes::read_optional(reader)?;
+            let (total, free, available) = (reader.u64()?, reader.u64()?, reader.u64()?);
+            let (files, files_free) = (reader.u64()?, reader.u64()?);
+            let mut answer = Answer::default();
+            answer.u64(total / UNIT).u64(free / UNIT).u64(available / UNIT).u64(files).u64(files_free);
+            answer.u32(UNIT as u32).u32(MAX_NAME as u32).u32(UNIT as u32).u32(0);
+            answer.0.resize(80, 0);
+            Ok(answer)
+        })
+    }
+
+    fn access(&self, node: u64, mask: u32, who: &Credentials) -> Done {
+        const READ: u32 = 1;
+        const LOOKUP_OR_EXECUTE: u32 = 2 | 32;
+        const MODIFY: u32 = 4;
+        let asked = |mode: libc::c_int| mask & mode.unsigned_abs() != 0;
+        let handle = self.handle(node)?;
+        let reply = self.remote.call(procedure::ACCESS, who, |arguments| {
+            arguments.opaque(&handle).u32(READ | LOOKUP_OR_EXECUTE | MODIFY);
+        })?;
+        let granted = reply.read(|reader| {
+            Attributes::read_optional(reader)?;
+            reader.u32()
+        })?;
+        let needed = [(libc::R_OK, READ), (libc::W_OK, MODIFY), (libc::X_OK, LOOKUP_OR_EXECUTE)];
+        let refused = needed.into_iter().any(|(mode, bits)| asked(mode) && granted & bits == 0);
+        if refused { Err(libc::EACCES) } else { Ok(Answer::default()) }
+    }
+}
+
+fn entries(reader: &mut Reader<'_>, limit: usize) -> Result<Answer, Garbage> {
+    Attributes::read_optional(reader)?;
+    let _verifier = reader.u64()?;
+    let mut answer = Answer::default();
+    while reader.bool()? {
+        let (fileid, name, next) = (reader.u64()?, reader.opaque(MAX_NAME)?, reader.u64()?);
+        // The rest is asked for again.
+        if !answer.entry(fileid, next, name, limit) {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// A thread's supplementary groups, among them the pod's fsGroup; FUSE does not tell them.
+fn groups(pid: u32) -> Vec<u32> {
+    if pid == 0 {
+        return Vec::new();
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|group| group.parse().ok()).take(super::super::rpc::MAX_GROUPS).collect()
+}

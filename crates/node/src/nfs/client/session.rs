@@ -1,0 +1,244 @@
+//! The client's process: mounts, reads the kernel's requests and hands them to threads.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::mount::MsFlags;
+
+use super::MountRequest;
+use super::files::Files;
+use super::remote;
+use super::wire::{Answer, HEADER, Request, Words, op};
+use crate::nfs::protocol::MAX_IO;
+use crate::shim::process;
+
+/// The longest request: a write and its headers.
+const MAX_REQUEST: usize = MAX_IO as usize + 4096;
+/// Requests that are worked on at one time; each waits for the server.
+const MAX_WORKERS: usize = 64;
+/// Requests that wait for a worker; beyond, they fail with EIO.
+const MAX_QUEUED: usize = 256;
+/// How often an interrupted request's process is looked at, whether it is being killed. Only while there is one.
+const LOOK: Duration = Duration::from_millis(100);
+/// A worker's stack (bytes).
+const STACK: usize = 256 << 10;
+
+/// The process `__nfs-mount WORDS`: tells on standard output that it has mounted, or why not.
+pub fn mount_main(words: &str) -> ! {
+    process::close_strangers();
+    process::set_name(c"mainstay-nfs");
+    let opened = serde_json::from_str::<MountRequest>(words).map_err(|error| error.to_string()).and_then(|request| {
+        // The parent waits for its child only; what serves the mount is nobody's child.
+        daemonize().map_err(|error| format!("starting the NFS client: {error}"))?;
+        let (remote, root) = remote::open(&request.source)?;
+        let device = mount(&request).map_err(|error| format!("mounting on {}: {error}", request.target.display()))?;
+        Ok((Files::new(remote, root), device))
+    });
+    match opened {
+        Ok((files, device)) => {
+            println!("mounted");
+            let _ = process::detach_stdio();
+            process::ignore_terminal_signals();
+            std::process::exit(match Session::new(files, device).run() {
+                Ok(()) => 0,
+                Err(_) => 1,
+            })
+        }
+        Err(error) => {
+            println!("{error}");
+            std::process::exit(1)
+        }
+    }
+}
+
+fn daemonize() -> io::Result<()> {
+    // SAFETY: no other thread exists yet.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { .. } => std::process::exit(0),
+        nix::unistd::ForkResult::Child => {
+            nix::unistd::setsid()?;
+            Ok(())
+        }
+    }
+}
+
+fn mount(request: &MountRequest) -> io::Result<File> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    if request.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    let source = format!("{}:{}", request.source.server, request.source.path);
+    nix::mount::mount(Some(source.as_str()), &request.target, Some("fuse.mainstay-nfs"), flags, Some(options.as_str()))?;
+    Ok(device)
+}
+
+/// Requests whose process got a signal.
+#[derive(Default)]
+struct Interrupted {
+    /// All that are worked on: unique number and thread.
+    running: HashMap<u64, u32>,
+    signalled: Vec<u64>,
+}
+
+struct Session {
+    files: Files,
+    device: File,
+    interrupted: Mutex<Interrupted>,
+    signal: Condvar,
+}
+
+impl Session {
+    fn new(files: Files, device: File) -> Arc<Self> {
+        Arc::new(Self { files, device, interrupted: Mutex::default(), signal: Condvar::new() })
+    }
+
+    /// Until the file system is unmounted or aborted.
+    fn run(self: Arc<Self>) -> io::Result<()> {
+        let watching = self.clone();
+        thread(move || watching.watch_for_kills())?;
+        let (queue, requests) = sync_channel(MAX_QUEUED);
+        let requests = Arc::new(Mutex::new(requests));
+        let mut workers = 0;
+        let mut buffer = vec![0; MAX_REQUEST];
+        loop {
+            let length = match (&self.device).read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) => match error.raw_os_error() {
+                    // Interrupted, or the request was taken back.
+                    Some(libc::EINTR | libc::ENOENT | libc::EAGAIN) => continue,
+                    Some(libc::ENODEV) => return Ok(()),
+                    _ => return Err(error),
+                },
+            };
+            let Some(request) = buffer.get(..length.max(HEADER)).and_then(Request::parse) else { continue };
+            match request.operation {
+                op::INIT => self.init(&request),
+                op::DESTROY => {
+                    self.answer(request.unique, Ok(Answer::default()));
+                    return Ok(());
+                }
+                op::FORGET | op::BATCH_FORGET => self.files.forget(&request),
+                op::INTERRUPT => self.note_signal(&request),
+                _ => {
+                    if self.begin(&request) >= workers && workers < MAX_WORKERS {
+                        let (session, requests) = (self.clone(), requests.clone());
+                        if thread(move || session.work(&requests)).is_ok() {
+                            workers += 1;
+                        }
+                    }
+                    self.queue(&queue, request);
+                }
+            }
+        }
+    }
+
+    fn interrupted(&self) -> std::sync::MutexGuard<'_, Interrupted> {
+        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a request; how many others are worked on.
+    fn begin(&self, request: &Request) -> usize {
+        let mut interrupted = self.interrupted();
+        let others = interrupted.running.len();
+        interrupted.running.insert(request.unique, request.pid);
+        others
+    }
+
+    fn queue(&self, queue: &SyncSender<Request>, request: Request) {
+        if let Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) = queue.try_send(request) {
+            self.interrupted().running.remove(&request.unique);
+            self.answer(request.unique, Err(libc::EIO));
+        }
+    }
+
+    fn work(&self, requests: &Mutex<Receiver<Request>>) {
+        loop {
+            let next = requests.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(request) = next else { return };
+            let done = self.files.execute(&request);
+            self.interrupted().running.remove(&request.unique);
+            self.answer(request.unique, done);
+        }
+    }
+
+    /// Writes an answer. One that nobody waits for any more (ENOENT) is nobody's loss.
+    fn answer(&self, unique: u64, done: Result<Answer, libc::c_int>) {
+        let (error, body) = match done {
+            Ok(answer) => (0, answer.0),
+            Err(errno) => (-errno, Vec::new()),
+        };
+        let mut message = Answer::default();
+        message.u32(16 + body.len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
+        message.0.extend_from_slice(&body);
+        let _ = (&self.device).write(&message.0);
+    }
+
+    fn init(&self, request: &Request) {
+        const ASYNC_READ: u32 = 1;
+        const BIG_WRITES: u32 = 1 << 5;
+        const AUTO_INVAL_DATA: u32 = 1 << 12;
+        const PARALLEL_DIROPS: u32 = 1 << 18;
+        const MAX_PAGES: u32 = 1 << 22;
+        const PAGES: u16 = (MAX_IO / 4096) as u16;
+        let mut body = Words(&request.body);
+        let (_major, _minor, readahead, offered) = (body.u32(), body.u32(), body.u32().unwrap_or(0), body.u32().unwrap_or(0));
+        let flags = offered & (ASYNC_READ | BIG_WRITES | AUTO_INVAL_DATA | PARALLEL_DIROPS | MAX_PAGES);
+        let mut answer = Answer::default();
+        answer.u32(7).u32(31).u32(readahead.max(MAX_IO)).u32(flags).u16(32).u16(24).u32(MAX_IO).u32(1).u16(PAGES).u16(0);
+        answer.0.resize(64, 0);
+        self.answer(request.unique, Ok(answer));
+    }
+
+    fn note_signal(&self, request: &Request) {
+        let Some(unique) = Words(&request.body).u64() else { return };
+        let mut interrupted = self.interrupted();
+        if interrupted.running.contains_key(&unique) {
+            interrupted.signalled.push(unique);
+            self.signal.notify_one();
+        }
+    }
+
+    /// The kernel tells of a request's first signal only. One that kills must let the process go at once; any other
+    /// must not break a program's file access.
+    fn watch_for_kills(&self) {
+        loop {
+            let mut interrupted = self.interrupted();
+            while interrupted.signalled.is_empty() {
+                interrupted = self.signal.wait(interrupted).unwrap_or_else(PoisonError::into_inner);
+            }
+            let Interrupted { running, signalled } = &mut *interrupted;
+            signalled.retain(|unique| match running.get(unique) {
+                None => false,
+                Some(pid) if is_being_killed(*pid) => {
+                    self.answer(*unique, Err(libc::EINTR));
+                    false
+                }
+                Some(_) => true,
+            });
+            drop(interrupted);
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+fn thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().stack_size(STACK).spawn(work).map(|_| ())
+}
+
+/// Whether SIGKILL waits for a thread.
+fn is_being_killed(pid: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let pending = |name: &str| {
+        let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        u64::from_str_radix(text.trim(), 16).unwrap_or(0) & KILL != 0
+    };
+    pending("SigPnd:") || pending("ShdPnd:")
+}
