@@ -82,7 +82,8 @@ fn volumes(cluster: &Cluster, checks: &Checks) {
     let other = cluster.kubectl(&["exec", "volumes", "-c", "other", "--", "cat", "/shared/file"]);
     checks.equal("emptyDir is shared between containers", &other, "shared");
     checks.equal("emptyDir in memory", &sh("awk '$2 == \"/memory\" {print $3}' /proc/mounts"), "tmpfs");
-    let full = cluster.try_kubectl(&["exec", "volumes", "-c", "main", "--", "sh", "-c", "dd if=/dev/zero of=/memory/big bs=1048576 count=2"]);
+    let full =
+        cluster.try_kubectl(&["exec", "volumes", "-c", "main", "--", "sh", "-c", "dd if=/dev/zero of=/memory/big bs=1048576 count=2"]);
     checks.contains("its sizeLimit holds", &text(&full), "No space left");
     sh("echo from-pod > /host/page");
     let made = cluster.folder().join("host/made");

@@ -78,9 +78,7 @@ fn exec(user: &User<'_>) {
     user.says("kubectl exec box -- sh -c 'echo page > /index.html'", &[]);
     let fetch = "\"$K\" --namespace $N port-forward pod/box :8080 > $HOME/forward & child=$!
         until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\).*/\\1/p' $HOME/forward) && [ -n \"$port\" ]; do sleep 0.05; done
-        printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 20 nc 127.0.0.1 $port; kill $child";
-    if user.types("command -v nc").status.success() {
-        user.says(fetch, &["200 OK"]);
-    }
+        curl -s --noproxy '*' --max-time 20 http://127.0.0.1:$port/index.html; kill $child";
+    user.says(fetch, &["page\n"]);
     user.says("kubectl delete pod box", &["deleted"]);
 }
