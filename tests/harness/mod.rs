@@ -314,6 +314,17 @@ impl Cluster {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
+    /// The cluster's own control groups: named by its data folder, in every tree.
+    fn cgroups(&self) -> Vec<String> {
+        let hash = self.data_dir().display().to_string().bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let name = format!("mainstay-{:08x}", hash >> 32);
+        let trees = fs::read_dir("/sys/fs/cgroup").map(|trees| trees.flatten().map(|tree| tree.path()).collect()).unwrap_or_default();
+        let trees: Vec<PathBuf> = [trees, vec![PathBuf::from("/sys/fs/cgroup")]].concat();
+        trees.iter().map(|tree| tree.join(&name)).filter(|group| group.is_dir()).map(|group| group.display().to_string()).collect()
+    }
+
     /// What is left of this cluster on the machine, after `down`: mounts, interfaces, processes, cgroups.
     pub fn left_over(&self) -> Vec<String> {
         let data = self.data_dir().display().to_string();
@@ -322,6 +333,7 @@ impl Cluster {
             String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
         };
         let mut left = lines(self.inside("cat").arg("/proc/self/mountinfo"), &data);
+        left.extend(self.cgroups());
         left.extend(lines(self.inside("ip").args(["-o", "link"]), "mst"));
         for process in fs::read_dir("/proc").expect("/proc").flatten() {
             let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
@@ -341,7 +353,13 @@ impl Drop for Cluster {
             let _ = server.wait();
         }
         if std::env::var_os("MAINSTAY_TEST_KEEP").is_none() {
-            let _ = self.mainstay(&["down", "--data-dir"]).arg(self.data_dir()).output();
+            let down = self.mainstay(&["down", "--data-dir"]).arg(self.data_dir()).output();
+            let left = self.left_over();
+            // Every test is also a test that nothing stays; a failure of its own is told first.
+            if !std::thread::panicking() && self.data_dir().exists() {
+                let down = down.map_or_else(|error| error.to_string(), |output| text(&output));
+                assert!(left.is_empty(), "`mainstay down` said {down:?} and left\n{}", left.join("\n"));
+            }
         }
         let _ = self.holder.kill();
         let _ = self.holder.wait();

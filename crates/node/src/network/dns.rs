@@ -150,6 +150,12 @@ impl Server {
             return Some(answer);
         }
         let found = self.view.read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
+        let about_addresses = query.query_type() == RecordType::PTR;
+        if !self.view.is_whole() && (found != Answer::NotOurs || about_addresses) {
+            // Just started: a client that is told this asks again; one that is told NXDOMAIN believes it.
+            answer.metadata.response_code = ResponseCode::ServFail;
+            return Some(answer);
+        }
         match found {
             Answer::NotOurs => return None,
             Answer::NxDomain => {

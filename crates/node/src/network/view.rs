@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct View {
     state: RwLock<(Snapshot, Zones)>,
+    /// Whether everything that is watched has been listed once.
+    whole: AtomicBool,
 }
 
 /// What is watched, and how many first lists are waited for.
@@ -36,7 +39,12 @@ impl View {
     pub fn new(domain: &str) -> Arc<Self> {
         let snapshot = Snapshot::default();
         let zones = Zones::new(&snapshot, domain);
-        Arc::new(Self { state: RwLock::new((snapshot, zones)) })
+        Arc::new(Self { state: RwLock::new((snapshot, zones)), whole: AtomicBool::new(false) })
+    }
+
+    /// Whether the view is whole: until then it may lack what exists, and nobody may conclude that it does not.
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
     }
 
     /// Looks at the state as of one moment.
@@ -99,6 +107,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         if !unsynced.is_empty() {
             continue;
         }
+        view.whole.store(true, Ordering::Release);
         if !filled {
             let all = view.read(|snapshot, _| {
                 snapshot.services.keys().map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, &node)))).collect()
