@@ -96,8 +96,11 @@ fn ends(cluster: &Cluster, checks: &Checks) {
     checks.equal("OnFailure runs it again, until it succeeds", &container(cluster, "on-failure", ".restartCount"), "1");
     shows(cluster, "eats-memory", &["OOMKilled"]);
     checks.equal("its exit code", &container(cluster, "eats-memory", ".state.terminated.exitCode"), "137");
-    shows(cluster, "no-command", &["StartError", "ContainerCannotRun", "RunContainerError"]);
-    checks.contains("why it does not start", &container(cluster, "no-command", ".state"), "/no/such/program");
+    shows(cluster, "no-command", &["StartError"]);
+    checks.contains("why it does not start", &container(cluster, "no-command", ".state.terminated.message"), "/no/such/program");
+    checks.equal("what never starts has failed", &cluster.field("pod/no-command", "{.status.phase}"), "Failed");
+    cluster
+        .eventually("what cannot start is tried again", || container(cluster, "no-command-again", ".state").contains("RunContainerError"));
     cluster.eventually("the deadline ends a pod", || {
         cluster.field("pod/deadline", "{.status.phase} {.status.reason}") == "Failed DeadlineExceeded"
     });

@@ -316,9 +316,12 @@ impl Cluster {
 
     /// The cluster's own control groups: named by its data folder, in every tree.
     fn cgroups(&self) -> Vec<String> {
-        let hash = self.data_dir().display().to_string().bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .data_dir()
+            .display()
+            .to_string()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let name = format!("mainstay-{:08x}", hash >> 32);
         let trees = fs::read_dir("/sys/fs/cgroup").map(|trees| trees.flatten().map(|tree| tree.path()).collect()).unwrap_or_default();
         let trees: Vec<PathBuf> = [trees, vec![PathBuf::from("/sys/fs/cgroup")]].concat();

@@ -38,6 +38,8 @@ fn in_this_sandbox(view: &PodView, fact: &ContainerFact) -> bool {
     let Sandbox::Ready { made_at, .. } = view.sandbox else { return true };
     match &fact.life {
         Life::Created | Life::Running { .. } => true,
+        // One that could not be started has no start.
+        Life::Exited { started, finished, .. } if *started == Timestamp::UNIX_EPOCH => made_at.is_none_or(|made| *finished >= made),
         Life::Exited { started, .. } => made_at.is_none_or(|made| *started >= made),
         Life::Lost => made_at.is_none(),
     }

@@ -96,6 +96,8 @@ fn terminated(view: &PodView, fact: &ContainerFact) -> Option<ContainerState> {
             reason: Some(
                 if *oom {
                     "OOMKilled"
+                } else if *started == Timestamp::UNIX_EPOCH {
+                    "StartError"
                 } else if *code == 0 {
                     "Completed"
                 } else {

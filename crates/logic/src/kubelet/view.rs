@@ -52,7 +52,7 @@ pub enum Life {
     Created,
     /// Running.
     Running { since: Timestamp },
-    /// Ended.
+    /// Ended. One that could not be started has the epoch as its start.
     Exited { code: i32, signal: Option<i32>, oom: bool, started: Timestamp, finished: Timestamp, message: Option<String> },
     /// Its supervisor vanished without an exit code, its process is gone.
     Lost,

@@ -14,12 +14,15 @@ use super::objects::{Reference, Watched};
 use super::worker::{IP_ANNOTATION, patch_status};
 use super::{Kubelet, PodContext, probe, spec};
 use crate::images::ImageError;
-use crate::runtime::{ContainerStatus, RuntimeError, container_id};
+use crate::runtime::{ContainerState, ContainerStatus, RuntimeError, container_id};
 
 /// The pause between questions to an API that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After a preStop hook that used up the grace period, the stop signal has at least this long.
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// The exit code that upstream gives a container that could not be started.
+const START_ERROR_CODE: i32 = 128;
 
 /// What an action led to.
 #[derive(Default)]
@@ -216,10 +219,37 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         Err(RuntimeError::Exists(id)) if kubelet.runtime.status(&id).is_some() => containers.extend(kubelet.runtime.status(&id)),
         Err(error) => {
             let reason = if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
+            let never_again = context.spec().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+            if never_again && reason == "RunContainerError" {
+                containers.push(start_error(kubelet, context, &container, attempt, image_id, &error.to_string()));
+            }
             facts.push(Fact::StartFailed { container, reason, message: error.to_string() });
         }
     }
     Outcome { containers, facts, dependencies, ..Outcome::default() }
+}
+
+/// A container that could not be started and is not tried again: ended before it began, as upstream tells it.
+fn start_error(kubelet: &Kubelet, context: &PodContext, name: &str, attempt: u32, image_id: &str, message: &str) -> ContainerStatus {
+    if let Ok(log) = super::files::termination_log(&kubelet.disk, &context.uid, name, attempt)
+        && let Err(error) = std::fs::write(log, message)
+    {
+        tracing::warn!(pod = context.name, %error, "why a container did not start could not be noted");
+    }
+    ContainerStatus {
+        id: container_id(&context.uid, name, attempt),
+        pod_uid: context.uid.clone(),
+        name: name.to_owned(),
+        attempt,
+        image_id: image_id.to_owned(),
+        state: ContainerState::Exited {
+            code: START_ERROR_CODE,
+            signal: None,
+            oom: false,
+            started_at_ms: 0,
+            finished_at_ms: Timestamp::now().as_millisecond(),
+        },
+    }
 }
 
 async fn run_probe(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, kind: ProbeKind) -> Outcome {
