@@ -335,7 +335,7 @@ impl Cluster {
             let output = command.output().expect("a command");
             String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
         };
-        let mut left = lines(self.inside("cat").arg("/proc/self/mountinfo"), &data);
+        let mut left = lines(self.inside("cat").arg("/proc/self/mountinfo"), &format!("{data}/"));
         left.extend(self.cgroups());
         left.extend(lines(self.inside("ip").args(["-o", "link"]), "mst"));
         for process in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -355,17 +355,17 @@ impl Drop for Cluster {
             let _ = Command::new("kill").arg(server.id().to_string()).status();
             let _ = server.wait();
         }
-        if std::env::var_os("MAINSTAY_TEST_KEEP").is_none() {
+        let mut left = Vec::new();
+        let mut said = String::new();
+        if std::env::var_os("MAINSTAY_TEST_KEEP").is_none() && self.data_dir().exists() {
             let down = self.mainstay(&["down", "--data-dir"]).arg(self.data_dir()).output();
-            let left = self.left_over();
-            // Every test is also a test that nothing stays; a failure of its own is told first.
-            if !std::thread::panicking() && self.data_dir().exists() {
-                let down = down.map_or_else(|error| error.to_string(), |output| text(&output));
-                assert!(left.is_empty(), "`mainstay down` said {down:?} and left\n{}", left.join("\n"));
-            }
+            said = down.map_or_else(|error| error.to_string(), |output| text(&output));
+            left = self.left_over();
         }
         let _ = self.holder.kill();
         let _ = self.holder.wait();
+        // Every test is also a test that nothing stays; a failure of its own is told first.
+        assert!(left.is_empty() || std::thread::panicking(), "`mainstay down` said {said:?} and left\n{}", left.join("\n"));
     }
 }
 
