@@ -63,7 +63,7 @@ impl Server {
             now: Box::new(move || at(&time)),
             random: Box::new(move |bytes| {
                 let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
-                bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
+                bytes.iter_mut().for_each(|byte| *byte = random.draw() as u8);
             }),
         };
         let now = at(&clock);
@@ -107,7 +107,7 @@ impl Server {
         self.up = None;
         self.disk = match self.old_disk.take() {
             Some(old) => old,
-            None if power => self.disk.reboot(self.seed.next()),
+            None if power => self.disk.reboot(self.seed.draw()),
             None => FaultyDisk::with(self.disk.bytes()),
         };
         self.dies_after = None;
