@@ -34,7 +34,8 @@ pub fn run(args: &UpArgs) -> Result<()> {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let cluster = start(args, begun).await?;
-        println!("mainstay: API ready    https://{}   {} ms", cluster.server.addr, cluster.api_ready.as_millis());
+        let server = Config::parse(cluster.server.admin.kubeconfig.as_bytes())?.server;
+        println!("mainstay: API ready    https://{server}   {} ms", cluster.api_ready.as_millis());
         let kubeconfig = args.kubeconfig.as_ref().unwrap_or(&cluster.server.admin.path);
         println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
         let work = async {
