@@ -123,7 +123,7 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
         });
         assert_eq!(cluster.field(CLAIM, "{.status.capacity.storage} {.status.allocatedResources.storage}"), "64Mi 128Mi", "not yet real");
         assert_eq!((identity(&cluster), df(&cluster)), (before.clone(), 64 << 10));
-        cluster.kubectl(&["delete", "pod", "db-0"]);
+        cluster.kubectl(&["delete", "pod", "db-0", "--wait=false"]);
     }
     cluster.eventually("the claim has grown", || cluster.field(CLAIM, "{.status.capacity.storage}") == "128Mi");
     ready(&cluster);

@@ -87,7 +87,7 @@ fn steps_2_and_3_a_stateful_set_keeps_each_replicas_rows() {
             assert_eq!(psql(cluster, &pod, "select n from rows"), ordinal.to_string(), "V4");
         }
     };
-    cluster.kubectl(&["delete", "pod", "pg-1"]);
+    cluster.kubectl(&["delete", "pod", "pg-1", "--wait=false"]);
     cluster.kubectl(&["rollout", "restart", "statefulset/pg"]);
     cluster.kubectl(&["rollout", "status", "statefulset/pg", "--timeout=240s"]);
     own_rows(&cluster);
