@@ -110,16 +110,18 @@ fn a_terminal_is_a_terminal_and_has_a_size() {
         (spec.tty, spec.stdin) = (true, true);
         let id = runtime.start_container(&spec).await.unwrap().id;
 
+        // A size and a line are carried by tasks of their own: the one may arrive before the other.
+        let waits_for_size = "n=0; until [ \"$(stty size)\" = '33 101' ] || [ $n = 1000 ]; do n=$((n+1)); sleep 0.01; done";
         let exec = ExecSpec {
-            args: ["/bin/sh", "-c", "read x; test -t 0 && stty size; exit 4"].map(str::to_owned).to_vec(),
+            args: ["/bin/sh", "-c", &format!("read x; test -t 0 || exit 9; {waits_for_size}; stty size; exit 4")]
+                .map(str::to_owned)
+                .to_vec(),
             tty: true,
             stdin: true,
             ..ExecSpec::default()
         };
         let mut handle = runtime.exec(&id, exec).await.unwrap();
         handle.resize.send(mainstay_node::runtime::TerminalSize { width: 101, height: 33 }).await.unwrap();
-        // The size is set by a task of its own; what the terminal echoes comes after it was asked for.
-        tokio::task::yield_now().await;
         let mut stdin = handle.stdin.take().unwrap();
         stdin.write_all(b"\n").await.unwrap();
         let mut out = String::new();
