@@ -10,7 +10,7 @@ use super::super::protocol::{Attributes, MAX_HANDLE, MAX_IO, MAX_NAME, MAX_PATH,
 use super::super::rpc::Credentials;
 use super::super::xdr::{Garbage, Reader, Writer};
 use super::nodes::{Hidden, Nodes, Open};
-use super::remote::{Errno, Remote, found};
+use super::remote::{Calls, Errno, Remote, found};
 use super::wire::{Answer, Request, Words, op};
 
 /// How long the kernel may keep attributes (seconds). A look-up or an opening brings new ones at any time.
@@ -21,15 +21,15 @@ const KEEP_CACHE: u32 = 2;
 const HIDDEN: &str = ".nfs";
 
 /// A mounted export.
-pub struct Files {
-    pub remote: Remote,
+pub struct Files<R = Remote> {
+    pub remote: R,
     nodes: Mutex<Nodes>,
 }
 
 type Done = Result<Answer, Errno>;
 
-impl Files {
-    pub fn new(remote: Remote, root: Vec<u8>) -> Self {
+impl<R: Calls> Files<R> {
+    pub fn new(remote: R, root: Vec<u8>) -> Self {
         Self { remote, nodes: Mutex::new(Nodes::new(root)) }
     }
 

@@ -51,11 +51,7 @@ impl Remote {
                 | procedure::LINK
         );
         let reply = self.exchange((NFS, V3, number), who, !once, arguments).map_err(|_| libc::EIO)?;
-        let mut reader = Reader::new(reply.bytes());
-        match reader.u32().map_err(|_| libc::EIO)? {
-            0 => Ok(Reply { begin: reply.begin + 4, ..reply }),
-            status => Err(protocol::errno_of(status)),
-        }
+        reply.succeeded()
     }
 
     fn exchange(
@@ -110,6 +106,18 @@ impl Remote {
     }
 }
 
+/// Who carries out NFS calls: [`Remote`], or a script where there is no server.
+pub trait Calls {
+    /// See [`Remote::call`].
+    fn call(&self, number: u32, who: &Credentials, arguments: impl Fn(&mut Writer)) -> Result<Reply, Errno>;
+}
+
+impl Calls for Remote {
+    fn call(&self, number: u32, who: &Credentials, arguments: impl Fn(&mut Writer)) -> Result<Reply, Errno> {
+        self.call(number, who, arguments)
+    }
+}
+
 /// A reply, from after its header or status.
 pub struct Reply {
     record: Vec<u8>,
@@ -120,6 +128,14 @@ impl Reply {
     /// The results.
     pub fn bytes(&self) -> &[u8] {
         self.record.get(self.begin..).unwrap_or_default()
+    }
+
+    /// What follows the status of an NFS procedure; any but OK is an error.
+    pub fn succeeded(self) -> Result<Self, Errno> {
+        match self.read(Reader::u32)? {
+            0 => Ok(Self { begin: self.begin + 4, ..self }),
+            status => Err(protocol::errno_of(status)),
+        }
     }
 
     /// Reads the results; a malformed answer is EIO.
@@ -133,6 +149,14 @@ fn attempt(stream: &mut TcpStream, xid: u32, message: Writer, deadline: Instant)
     stream.set_write_timeout(Some(left()))?;
     rpc::write_record(stream, message)?;
     stream.set_read_timeout(Some(left()))?;
+    receive(stream, xid)
+}
+
+/// Reads the reply to the call of this number.
+///
+/// # Errors
+/// The stream's own, its end, or an answer that is none to this call.
+pub fn receive(stream: &mut impl io::Read, xid: u32) -> io::Result<Reply> {
     let mut record = Vec::new();
     if !rpc::read_record(stream, &mut record, || Ok(()))? {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -206,7 +230,7 @@ fn ask_port(ip: IpAddr, program: u32) -> Option<u16> {
 }
 
 /// A made or found file: handle and attributes, asked for where the server left them out.
-pub fn found(remote: &Remote, who: &Credentials, handle: &[u8], attributes: Option<Attributes>) -> Result<Attributes, Errno> {
+pub fn found(remote: &impl Calls, who: &Credentials, handle: &[u8], attributes: Option<Attributes>) -> Result<Attributes, Errno> {
     match attributes {
         Some(attributes) => Ok(attributes),
         None => {

@@ -24,8 +24,8 @@ mod name;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,14 +110,7 @@ pub fn listen(config: &ServerConfig) -> Result<Listening, StartError> {
     let listener = TcpListener::bind(config.listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let portmapper = if config.portmapper { portmapper(address) } else { None };
-    let server = Arc::new(Server {
-        exports,
-        seal: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key),
-        boot: boot(),
-        failures: AtomicU32::new(0),
-        port: address.port(),
-        connections: AtomicUsize::new(0),
-    });
+    let server = Arc::new(Server::new(exports, &key, address.port()));
     Ok(Listening { server, listener, portmapper, address })
 }
 
@@ -129,7 +122,6 @@ fn portmapper(address: SocketAddr) -> Option<(TcpListener, UdpSocket)> {
 
 /// The key that seals handles, made on first use.
 fn key(dir: &Path) -> io::Result<[u8; 32]> {
-    use std::io::Write as _;
     crate::kubelet::disk::make_private_dir(dir)?;
     let path = dir.join("handle-key");
     match std::fs::read(&path) {
@@ -215,16 +207,26 @@ fn connection(server: &Server, mut stream: TcpStream, peer: SocketAddr) -> io::R
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
     stream.set_write_timeout(Some(RECORD_TIMEOUT))?;
     let timing = stream.try_clone()?;
+    converse(server, &mut stream, peer.ip(), |timeout| timing.set_read_timeout(timeout))
+}
+
+/// Answers calls until the client ends the connection. `wait` sets how long the next read may take.
+fn converse(
+    server: &Server,
+    stream: &mut (impl Read + Write),
+    client: IpAddr,
+    mut wait: impl FnMut(Option<Duration>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut record = Vec::new();
     loop {
-        stream.set_read_timeout(None)?;
-        if !rpc::read_record(&mut stream, &mut record, || timing.set_read_timeout(Some(RECORD_TIMEOUT)))? {
+        wait(None)?;
+        if !rpc::read_record(stream, &mut record, || wait(Some(RECORD_TIMEOUT)))? {
             return Ok(());
         }
-        let Some(reply) = call::answer(server, peer.ip(), &record) else {
+        let Some(reply) = call::answer(server, client, &record) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"));
         };
-        rpc::write_record(&mut stream, reply)?;
+        rpc::write_record(stream, reply)?;
     }
 }
 
@@ -241,6 +243,17 @@ fn datagrams(server: &Server, socket: &UdpSocket) {
 }
 
 impl Server {
+    fn new(exports: Vec<Export>, key: &[u8; 32], port: u16) -> Self {
+        Self {
+            exports,
+            seal: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key),
+            boot: boot(),
+            failures: AtomicU32::new(0),
+            port,
+            connections: AtomicUsize::new(0),
+        }
+    }
+
     fn write_verifier(&self) -> u64 {
         u64::from(self.boot) << 32 | u64::from(self.failures.load(Ordering::Relaxed))
     }
@@ -252,9 +265,9 @@ impl Server {
 }
 
 /// The address of a client, an IPv4 one also where it came in by an IPv6 socket.
-fn canonical(address: std::net::IpAddr) -> Option<Ipv4Addr> {
+fn canonical(address: IpAddr) -> Option<Ipv4Addr> {
     match address.to_canonical() {
-        std::net::IpAddr::V4(address) => Some(address),
-        std::net::IpAddr::V6(_) => None,
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
