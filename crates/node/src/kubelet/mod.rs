@@ -115,6 +115,5 @@ impl PodContext {
 pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     tasks.spawn(pods::run(kubelet.clone()));
     tasks.spawn(node_status::run(kubelet.clone()));
-    tasks.spawn(crate::volumes::reclaim::run(kubelet.clone()));
-    tasks.spawn(crate::volumes::recycle::run(kubelet.clone()));
+    tasks.spawn(crate::volumes::upkeep::run(kubelet.clone()));
 }

@@ -55,7 +55,7 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let claim = get_claim(&request, &name).await?;
     let bound_to = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
     // Before the volume is read: from here on it is not unmounted, and a growth that comes later is not overlooked.
-    request.kubelet.volumes.users().begin(bound_to, &context.uid);
+    begin(&request, bound_to).await?;
     let volume = get_volume(&request, &claim).await?;
     let volume_name = volume.metadata.name.clone().unwrap_or_default();
     if !reaches_node(&volume, &request.kubelet.config.node_name) {
@@ -89,6 +89,19 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
             ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))?;
         }
         Ok(Ready { path, read_only, volume: Some(volume_name), refresh_at: None })
+    })
+    .await
+}
+
+/// Says that the pod uses a volume, and waits until whoever empties or removes it is done: what is read from here on is
+/// what came of that.
+async fn begin(request: &Request<'_>, volume: &str) -> Result<(), VolumeError> {
+    let users = request.kubelet.volumes.users().clone();
+    users.begin(volume, &request.context.uid);
+    let lock = users.lock(volume);
+    blocking(move || {
+        drop(lock.lock());
+        Ok(())
     })
     .await
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::claim::{self, MADE_ON, MADE_SIZE};
 use super::image::{Growth, Image};
+use super::upkeep::Progress;
 use super::{VolumeError, blocking};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -31,36 +32,37 @@ pub fn is_wanted(kubelet: &Kubelet, volume: &PersistentVolume) -> bool {
 ///
 /// # Errors
 /// What is to be tried again; it has been told.
-pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<(), VolumeError> {
+pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
-    let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else { return Ok(()) };
+    let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else { return Ok(Progress::Done) };
     let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
     let size = volume::capacity(volume);
     let grown = blocking(move || {
         let lock = users.lock(&name);
         let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !users.has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
-            return Ok(None);
+            return Ok(Err(Progress::Done));
         }
         let image = Image::new(&root, local.path.as_ref())?;
         if !image.is_mounted().map_err(VolumeError::io("reading what is mounted"))? {
-            return Err(VolumeError::Refused(format!("volume \"{name}\" is being mounted")));
+            // A pod is about to, perhaps with the size from before.
+            return Ok(Err(Progress::InUse));
         }
-        image.grow(u64::try_from(size).unwrap_or(0)).map(Some)
+        image.grow(u64::try_from(size).unwrap_or(0)).map(Ok)
     });
     let result = grown.await;
     let result = match result {
-        Ok(None) => return Ok(()),
-        Ok(Some(Growth::Done)) => {
+        Ok(Err(progress)) => return Ok(progress),
+        Ok(Ok(Growth::Done)) => {
             // Where that is refused somebody has changed or noted the volume meanwhile: nothing to tell people.
             note(kubelet, volume, Some(size)).await?;
             Ok(Growth::Done)
         }
-        Ok(Some(growth)) => Ok(growth),
+        Ok(Ok(growth)) => Ok(growth),
         Err(error) => Err(error),
     };
     tell(kubelet, volume, &result);
-    result.map(|_| ())
+    result.map(|_| Progress::Done)
 }
 
 /// Notes on the PersistentVolume that it was made here, and how large.

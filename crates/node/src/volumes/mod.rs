@@ -21,12 +21,13 @@ pub mod mounts;
 mod nfs;
 mod ownership;
 mod projected;
-pub mod reclaim;
-pub mod recycle;
+mod reclaim;
+mod recycle;
 pub mod remove;
 pub mod subpath;
 #[cfg(test)]
 mod tests;
+pub mod upkeep;
 mod users;
 
 use std::collections::BTreeMap;
@@ -178,6 +179,9 @@ impl Volumes {
         let ready = driver.ensure(request).await?;
         let record = Record { driver: driver.name().to_owned(), path: ready.path, read_only: ready.read_only, volume: ready.volume };
         write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
+        if record.volume.is_some() {
+            self.users.mounted();
+        }
         Ok(ready.refresh_at)
     }
 

@@ -5,7 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::Record;
+use tokio::sync::watch;
+
+use super::{Record, VolumeError};
 use crate::kubelet::disk::Disk;
 
 /// The users of PersistentVolumes on this node.
@@ -14,11 +16,12 @@ pub struct Users {
     /// Volume and pod uid: pods that have begun to mount a volume and may not be noted on disk yet.
     begun: Mutex<BTreeSet<(String, String)>>,
     locks: Mutex<BTreeMap<String, Weak<Mutex<()>>>>,
+    changes: watch::Sender<()>,
 }
 
 impl Users {
     pub fn new(disk: Disk) -> Self {
-        Self { disk, begun: Mutex::default(), locks: Mutex::default() }
+        Self { disk, begun: Mutex::default(), locks: Mutex::default(), changes: watch::Sender::default() }
     }
 
     /// A pod is about to mount a volume.
@@ -29,6 +32,17 @@ impl Users {
     /// A pod has unmounted all that it had.
     pub fn end(&self, uid: &str) {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, pod)| pod != uid);
+        self.changes.send_replace(());
+    }
+
+    /// A pod has mounted a volume.
+    pub fn mounted(&self) {
+        self.changes.send_replace(());
+    }
+
+    /// Changed whenever a pod has mounted a volume, or unmounted all that it had.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Whether any pod has a volume or is about to: also pods that a restarted agent has not looked at.
@@ -67,6 +81,16 @@ impl Users {
             }
         }
         Ok(found)
+    }
+
+    /// Does something to a volume that nobody uses and that nobody begins to use meanwhile; `None` where somebody does.
+    pub fn alone<T>(&self, volume: &str, work: impl FnOnce() -> Result<T, VolumeError>) -> Result<Option<T>, VolumeError> {
+        let lock = self.lock(volume);
+        let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has(volume).map_err(VolumeError::io("reading which volumes are in use"))? {
+            return Ok(None);
+        }
+        work().map(Some)
     }
 
     /// The lock of one volume: whoever makes, mounts, grows, unmounts or removes it holds it. Held on threads that may

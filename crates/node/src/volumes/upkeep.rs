@@ -1,0 +1,129 @@
+//! What becomes of volumes besides being mounted: those that shall be larger grow ([`growth`], V10), those that were
+//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3).
+//!
+//! One watch, and one task for each volume that wants something, so that a server that does not answer holds up its own
+//! volume only (V11). A volume that pods still use is waited for: [`users`](super::users) says when that has changed.
+//! Only a failure is tried again by the clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use mainstay_api::{ObjectKey, kinds};
+use mainstay_client::{Informer, ListOptions, Notice};
+use mainstay_logic::kubelet::PodEvent;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{VolumeError, growth, reclaim, recycle};
+use crate::kubelet::Kubelet;
+use crate::kubelet::events::Regarding;
+
+/// The pause after a first failure; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(120);
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is left to do, or nothing until the volume changes.
+    Done,
+    /// Its users stand in the way: again when they have changed.
+    InUse,
+}
+
+/// What this node is to do with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Grow,
+    Reclaim,
+    Recycle,
+}
+
+fn wish(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Wish> {
+    let node = &kubelet.config.node_name;
+    if reclaim::is_wanted(volume, node) {
+        Some(Wish::Reclaim)
+    } else if recycle::asked(volume, node).is_some() {
+        Some(Wish::Recycle)
+    } else {
+        growth::is_wanted(kubelet, volume).then_some(Wish::Grow)
+    }
+}
+
+/// Watches the volumes until dropped.
+pub async fn run(kubelet: Arc<Kubelet>) {
+    let mut informer = Informer::new(kubelet.config.client.clone(), &kinds::PERSISTENT_VOLUME, "", ListOptions::default());
+    if let Err(error) = kubelet.volumes.release_unused().await {
+        tracing::warn!(%error, "volumes that nobody uses stay mounted");
+    }
+    let mut tended: BTreeMap<ObjectKey, watch::Sender<PersistentVolume>> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let (key, value) = match informer.next().await {
+            Notice::Put(key, value) => (key, serde_json::from_value::<PersistentVolume>(value).ok()),
+            Notice::Gone(key, _) => (key, None),
+            Notice::Synced => continue,
+        };
+        match value.filter(|volume| wish(&kubelet, volume).is_some()) {
+            // An attempt that is under way comes to its end; then nothing follows.
+            None => drop(tended.remove(&key)),
+            Some(volume) => match tended.get(&key) {
+                Some(task) => drop(task.send_replace(volume)),
+                None => {
+                    let (sender, receiver) = watch::channel(volume);
+                    tended.insert(key, sender);
+                    tasks.spawn(tend(kubelet.clone(), receiver));
+                }
+            },
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// Does what one volume wants, until it wants nothing more.
+async fn tend(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<PersistentVolume>) {
+    let mut users = kubelet.volumes.users().changes();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // Marked before the look: what changes from here on wakes.
+        users.mark_unchanged();
+        let volume = newest.borrow_and_update().clone();
+        let result = attempt(&kubelet, &volume).await;
+        let failed = result.is_err();
+        let wanted = tokio::select! {
+            wanted = newest.changed() => wanted.is_ok(),
+            _ = users.changed(), if matches!(result, Ok(Progress::InUse)) => true,
+            () = tokio::time::sleep(pause), if failed => true,
+        };
+        if !wanted {
+            return;
+        }
+        pause = if failed { (pause * 2).min(MAX_PAUSE) } else { FIRST_PAUSE };
+    }
+}
+
+async fn attempt(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
+    match wish(kubelet, volume) {
+        None => Ok(Progress::Done),
+        Some(Wish::Grow) => growth::grow(kubelet, volume).await,
+        Some(Wish::Reclaim) => {
+            let result = reclaim::reclaim(kubelet, volume).await;
+            result.inspect_err(|error| tell(kubelet, volume, "VolumeFailedDelete", error.to_string()))
+        }
+        Some(Wish::Recycle) => {
+            let result = recycle::recycle(kubelet, volume).await;
+            result.inspect_err(|error| tell(kubelet, volume, "VolumeFailedRecycle", format!("Volume recycling failed: {error}")))
+        }
+    }
+}
+
+fn tell(kubelet: &Kubelet, volume: &PersistentVolume, reason: &'static str, message: String) {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (name, uid) = (text(&volume.metadata.name), text(&volume.metadata.uid));
+    tracing::warn!(volume = %name, reason, message, "tried again later");
+    let regarding = Regarding { kind: "PersistentVolume", namespace: String::new(), name, uid };
+    kubelet.events.tell(regarding, PodEvent { warning: true, reason, message, container: None });
+}
