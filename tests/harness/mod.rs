@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+pub mod nfs_server;
 pub mod upstream;
 
 use std::fs;
@@ -258,6 +259,9 @@ impl Cluster {
         let raw = fs::read_to_string(workspace().join("tests/manifests").join(name)).expect("a manifest");
         raw.replace("HTTPD_IMAGE", "test.local/httpd:1")
             .replace("POSTGRES_IMAGE", "test.local/postgres:1")
+            .replace("NGINX_IMAGE", "test.local/nginx:1")
+            .replace("MARIADB_IMAGE", "test.local/mariadb:1")
+            .replace("SERVER", "127.0.0.1")
             .replace("HOST_DIR", &self.folder.path().join("host").display().to_string())
     }
 
