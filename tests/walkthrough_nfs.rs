@@ -1,166 +1,247 @@
-//! Walkthrough 1 with Mainstay's own NFS server: static volumes, claims, pods, Recycle, a server that hangs.
-//! The web server is Apache, and the database a shell that keeps a file: what is tested is the volumes.
+//! Walkthrough 1, to the letter: static NFS volumes, claims and pods, on Mainstay's own server and on a foreign one.
 
 mod harness;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Output;
 
+use harness::nfs_server::{NfsServer, Software};
 use harness::{Cluster, text};
 
-/// A running `mainstay nfs-server` with two exports.
-struct Server {
-    child: Child,
-    exports: PathBuf,
-}
-
-impl Server {
-    fn start(cluster: &Cluster) -> Self {
-        let exports = cluster.data_dir().with_file_name("exports");
-        let mut command = cluster.mainstay(&["nfs-server", "--listen", "127.0.0.1:2049", "--state-dir"]);
-        command.arg(exports.join("state"));
-        for name in ["data-0001", "data-0002"] {
-            fs::create_dir_all(exports.join(name)).expect("a folder to export");
-            command.arg("--export").arg(format!("{}:no_root_squash,clients=127.0.0.1", exports.join(name).display()));
-        }
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("mainstay nfs-server");
-        let mut line = String::new();
-        let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
-        std::io::BufRead::read_line(&mut output, &mut line).expect("the server's word");
-        assert!(line.contains("NFS ready"), "{line}");
-        Self { child, exports }
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill").success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const MANIFEST: &str = r"
-{apiVersion: v1, kind: PersistentVolume, metadata: {name: nfs-0001}, spec: {capacity: {storage: 2Gi}, accessModes: [ReadWriteOnce, ReadWriteMany],
-  persistentVolumeReclaimPolicy: Recycle, mountOptions: ['timeo=30', 'retrans=1'], nfs: {server: 127.0.0.1, path: EXPORTS/data-0001}}}
----
-{apiVersion: v1, kind: PersistentVolume, metadata: {name: nfs-0002}, spec: {capacity: {storage: 5Gi}, accessModes: [ReadWriteOnce, ReadWriteMany],
-  persistentVolumeReclaimPolicy: Retain, mountOptions: ['timeo=30', 'retrans=1'], nfs: {server: 127.0.0.1, path: EXPORTS/data-0002}}}
+const THIRD_VOLUME: &str = "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: nfs-0003}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  # Six seconds of silence are an error: a test need not wait longer.
+  mountOptions: [timeo=30, retrans=1]
+  nfs: {server: 127.0.0.1, path: /exports/data-0003}
 ";
 
-fn claim(name: &str, size: &str) -> String {
-    format!(
-        "{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}}}, spec: {{accessModes: [ReadWriteOnce], \
-         storageClassName: '', resources: {{requests: {{storage: {size}}}}}}}}}"
-    )
+const THIRD_CLAIM: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim-third}
+spec: {accessModes: [ReadWriteOnce], storageClassName: '', resources: {requests: {storage: 1Gi}}}
+";
+
+const OTHER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: other}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: 'test.local/busybox:1', command: [sleep, '1000000']}]
+";
+
+/// The manifest of one of the walkthrough's pods, perhaps under another name and with another claim.
+fn pod(cluster: &Cluster, name: &str, as_name: &str, claim: &str) -> String {
+    let all = cluster.manifest("nfs-pods.yaml");
+    let one = all.split("---").find(|one| one.contains(&format!("name: {name}\n"))).expect("a pod of that name");
+    let named = one.replacen(&format!("name: {name}\n"), &format!("name: {as_name}\n"), 1);
+    let own = named.lines().find_map(|line| line.trim().strip_prefix("claimName: ")).expect("a claim").to_owned();
+    named.replace(&own, claim)
 }
 
-fn pod(name: &str, image: &str, claim: &str, path: &str) -> String {
-    let command = if image == "busybox" { ", command: [/bin/sh, -c, 'echo kept > /data/row; sync; exec sleep 1000000']" } else { "" };
-    format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: \
-         'test.local/{image}:1'{command}, volumeMounts: [{{name: v, mountPath: {path}}}]}}], volumes: [{{name: v, \
-         persistentVolumeClaim: {{claimName: {claim}}}}}]}}}}"
-    )
-}
-
-/// kubectl takes what begins with a brace for JSON; these are YAML's flow style.
-fn apply(cluster: &Cluster, manifest: &str) {
-    cluster.apply(&format!("# YAML\n{manifest}"));
-}
-
-fn running(cluster: &Cluster, name: &str) {
-    cluster.eventually(&format!("{name} runs"), || cluster.field(&format!("pod/{name}"), "{.status.phase}") == "Running");
-}
-
-fn page(cluster: &Cluster, pod: &str) -> String {
-    let address = cluster.field(&format!("pod/{pod}"), "{.status.podIP}");
-    let output = cluster.mainstay(&["fetch", &format!("http://{address}/")]).output().expect("mainstay fetch");
-    text(&output)
+/// `kubectl create -f`.
+fn create(cluster: &Cluster, manifest: &str) {
+    let output = cluster.kubectl_with(&["create", "-f", "-"], manifest);
+    assert!(output.status.success(), "kubectl create\n{manifest}\n{}", text(&output));
 }
 
 fn phase_is(cluster: &Cluster, object: &str, phase: &str) {
     cluster.eventually(&format!("{object} is {phase}"), || cluster.field(object, "{.status.phase}") == phase);
 }
 
-#[test]
-fn static_volumes_on_our_own_server() {
-    const HTDOCS: &str = "/usr/local/apache2/htdocs";
-    let mut cluster = Cluster::new();
-    cluster.load(&["httpd", "busybox"]);
-    let server = Server::start(&cluster);
-    apply(&cluster, &MANIFEST.replace("EXPORTS", &server.exports.display().to_string()));
-    phase_is(&cluster, "pv/nfs-0001", "Available");
-    phase_is(&cluster, "pv/nfs-0002", "Available");
-    let listed = cluster.kubectl(&["get", "pv", "nfs-0001", "--no-headers"]);
-    assert!(["2Gi", "RWO,RWX", "Recycle", "Available"].iter().all(|word| listed.contains(word)), "{listed}");
+fn curl(cluster: &Cluster, pod: &str) -> Output {
+    let address = cluster.field(&format!("pod/{pod}"), "{.status.podIP}");
+    cluster.inside("curl").args(["-sS", "--fail", "--max-time", "60", &format!("http://{address}/")]).output().expect("curl")
+}
 
-    // Claims: each gets the smallest volume that fits; the third waits, and its pod with it.
-    apply(&cluster, &claim("claim-mysql", "3Gi"));
-    phase_is(&cluster, "pvc/claim-mysql", "Bound");
-    apply(&cluster, &[claim("claim-http", "1Gi"), claim("claim-third", "1Gi")].join("\n---\n"));
-    cluster.eventually("one of two claims of a size is bound", || {
-        cluster.kubectl(&["get", "pvc", "-o", "jsonpath={.items[*].spec.volumeName}"]).split_whitespace().count() == 2
-    });
-    let (http, third) = match cluster.field("pvc/claim-http", "{.spec.volumeName}").is_empty() {
-        false => ("claim-http", "claim-third"),
-        true => ("claim-third", "claim-http"),
-    };
-    assert_eq!(cluster.field(&format!("pvc/{http}"), "{.spec.volumeName}"), "nfs-0001");
-    assert_eq!(cluster.field("pvc/claim-mysql", "{.spec.volumeName}"), "nfs-0002");
-    assert_eq!(cluster.field(&format!("pvc/{third}"), "{.status.phase}"), "Pending");
+/// The page of a pod as soon as its server listens.
+fn page(cluster: &Cluster, pod: &str) -> String {
+    cluster.eventually(&format!("{pod} answers"), || curl(cluster, pod).status.success());
+    text(&curl(cluster, pod))
+}
 
-    let manifests =
-        [pod("mysql", "busybox", "claim-mysql", "/data"), pod("www", "httpd", http, HTDOCS), pod("waits", "httpd", third, HTDOCS)];
-    apply(&cluster, &manifests.join("\n---\n"));
-    running(&cluster, "mysql");
-    running(&cluster, "www");
-    assert_eq!(cluster.field("pod/waits", "{.status.phase}"), "Pending");
-    cluster.kubectl(&["delete", "pod", "waits"]);
-    cluster.kubectl(&["delete", "pvc", third]);
+/// The columns of a line of `kubectl get`, which two spaces divide; those of a header have one space within.
+fn columns(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect()
+}
 
-    // What is written on the server is served, and what is overwritten there is served anew.
-    let index = server.exports.join("data-0001/index.html");
-    for content in ["Hello World\n", "Hello again, World\n"] {
-        fs::write(&index, content).expect("written on the server");
-        cluster.eventually("the page is the server's", || page(&cluster, "www") == content);
+fn sql(cluster: &Cluster, statement: &str) -> Output {
+    let password = "-pyourpassword";
+    cluster.try_kubectl(&["exec", "mysql", "--", "mariadb", "-h", "127.0.0.1", "-uroot", password, "-N", "-e", statement])
+}
+
+fn database_answers(cluster: &Cluster) {
+    cluster.eventually("the database takes connections", || sql(cluster, "select 1").status.success());
+}
+
+/// Pods with their containers and restarts.
+fn containers(cluster: &Cluster) -> String {
+    let each = "{range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    cluster.kubectl(&["get", "pods", "-o", &format!("jsonpath={each}")])
+}
+
+struct World {
+    cluster: Cluster,
+    server: NfsServer,
+}
+
+impl World {
+    fn walk(software: Software) {
+        let cluster = Cluster::new();
+        let server = NfsServer::start(&cluster, software, &["data-0001", "data-0002", "data-0003"]);
+        cluster.load(&["nginx", "mariadb", "busybox"]);
+        let mut world = Self { cluster, server };
+        world.step_2_volumes();
+        world.step_3_claims();
+        world.steps_4_and_5_pods();
+        world.step_6_another_pod_and_a_killed_agent();
+        world.step_7_reclaim();
+        world.step_8_a_server_that_stops();
     }
 
-    // V7: kill -9 of the agent unmounts nothing and restarts no container.
-    let container = cluster.field("pod/www", "{.status.containerStatuses[0].containerID}");
-    cluster.kill9();
-    cluster.up();
-    assert_eq!(page(&cluster, "www"), "Hello again, World\n");
-    assert_eq!(cluster.field("pod/www", "{.status.containerStatuses[0].containerID}"), container);
+    fn step_2_volumes(&self) {
+        let cluster = &self.cluster;
+        create(cluster, &cluster.manifest("nfs-volumes.yaml"));
+        phase_is(cluster, "pv/nfs-0001", "Available");
+        phase_is(cluster, "pv/nfs-0002", "Available");
+        let listed = cluster.kubectl(&["get", "pv"]);
+        let lines: Vec<Vec<&str>> = listed.lines().map(columns).collect();
+        assert_eq!(lines[0][..7], ["NAME", "CAPACITY", "ACCESS MODES", "RECLAIM POLICY", "STATUS", "CLAIM", "STORAGECLASS"], "{listed}");
+        assert_eq!(lines[1][..5], ["nfs-0001", "2Gi", "RWO,RWX", "Recycle", "Available"], "{listed}");
+        assert_eq!(lines[2][..5], ["nfs-0002", "5Gi", "RWO,RWX", "Recycle", "Available"], "{listed}");
+    }
 
-    // V11: a server that hangs slows nobody else; the pod that uses it can be deleted; when it is back, reads work.
-    server.signal("-STOP");
-    apply(
-        &cluster,
-        "{apiVersion: v1, kind: Pod, metadata: {name: other}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: \
-         'test.local/busybox:1', command: [/bin/sleep, '1000000']}]}}",
-    );
-    running(&cluster, "other");
-    cluster.kubectl(&["delete", "pod", "other", "www", "--timeout=100s"]);
-    server.signal("-CONT");
-    assert_eq!(cluster.exec("mysql", &["cat", "/data/row"]).trim(), "kept");
+    fn step_3_claims(&self) {
+        let cluster = &self.cluster;
+        create(cluster, &cluster.manifest("nfs-claims.yaml"));
+        phase_is(cluster, "pvc/claim-mysql", "Bound");
+        phase_is(cluster, "pvc/claim-http", "Bound");
+        let listed = cluster.kubectl(&["get", "pvc"]);
+        let lines: Vec<Vec<&str>> = listed.lines().map(columns).collect();
+        assert_eq!(lines[1][..5], ["claim-http", "Bound", "nfs-0001", "2Gi", "RWO,RWX"], "{listed}");
+        assert_eq!(lines[2][..5], ["claim-mysql", "Bound", "nfs-0002", "5Gi", "RWO,RWX"], "{listed}");
+        create(cluster, THIRD_CLAIM);
+        create(cluster, &pod(cluster, "www", "www3", "claim-third"));
+        cluster.eventually("it is said why the pod waits", || cluster.kubectl(&["describe", "pod", "www3"]).contains("FailedScheduling"));
+    }
 
-    apply(&cluster, &pod("www2", "httpd", http, HTDOCS));
-    running(&cluster, "www2");
-    cluster.eventually("the page is still there", || page(&cluster, "www2") == "Hello again, World\n");
+    fn steps_4_and_5_pods(&self) {
+        let cluster = &self.cluster;
+        create(cluster, &cluster.manifest("nfs-pods.yaml"));
+        phase_is(cluster, "pod/mysql", "Running");
+        phase_is(cluster, "pod/www", "Running");
+        for waiting in ["pvc/claim-third", "pod/www3"] {
+            assert_eq!(cluster.field(waiting, "{.status.phase}"), "Pending");
+        }
+        fs::write(self.server.file("/exports/data-0003/index.html"), "third\n").expect("written on the server");
+        create(cluster, THIRD_VOLUME);
+        phase_is(cluster, "pvc/claim-third", "Bound");
+        phase_is(cluster, "pod/www3", "Running");
+        assert_eq!(page(cluster, "www3"), "third\n");
 
-    // A claim in use stays until its pod is gone (V2); then Recycle empties the volume, Retain keeps every byte (V3).
-    cluster.kubectl(&["delete", "pvc", http, "--wait=false"]);
-    assert!(!cluster.field(&format!("pvc/{http}"), "{.metadata.deletionTimestamp}").is_empty());
-    assert!(index.exists());
-    cluster.kubectl(&["delete", "pod", "www2", "mysql"]);
-    phase_is(&cluster, "pv/nfs-0001", "Available");
-    assert_eq!(fs::read_dir(server.exports.join("data-0001")).expect("the export").count(), 0);
-    cluster.kubectl(&["delete", "pvc", "claim-mysql"]);
-    phase_is(&cluster, "pv/nfs-0002", "Released");
-    assert_eq!(fs::read_to_string(server.exports.join("data-0002/row")).expect("kept"), "kept\n");
+        let index = self.server.file("/exports/data-0001/index.html");
+        fs::write(&index, "Hello World\n").expect("written on the server");
+        assert_eq!(page(cluster, "www"), "Hello World\n");
+        // Of the same length: only its time tells that it is another.
+        fs::write(&index, "Hello Earth\n").expect("written on the server");
+        assert_eq!(text(&curl(cluster, "www")), "Hello Earth\n", "the next curl has the new text");
+    }
+
+    fn step_6_another_pod_and_a_killed_agent(&mut self) {
+        database_answers(&self.cluster);
+        let made = sql(&self.cluster, "create database app; create table app.users (name text); insert into app.users values ('ada')");
+        assert!(made.status.success(), "{}", text(&made));
+        let cluster = &self.cluster;
+        cluster.kubectl(&["delete", "pod", "www", "mysql"]);
+        create(cluster, &pod(cluster, "www", "www2", "claim-http"));
+        create(cluster, &pod(cluster, "mysql", "mysql", "claim-mysql"));
+        phase_is(cluster, "pod/www2", "Running");
+        assert_eq!(page(cluster, "www2"), "Hello Earth\n");
+        phase_is(cluster, "pod/mysql", "Running");
+        database_answers(cluster);
+        assert_eq!(text(&sql(cluster, "select name from app.users")).trim(), "ada", "the database is on the volume");
+
+        let before = containers(cluster);
+        assert!(before.lines().count() == 3 && before.lines().all(|line| line.ends_with(" 0")), "{before}");
+        self.cluster.kill9();
+        self.cluster.up();
+        let cluster = &self.cluster;
+        assert_eq!(containers(cluster), before, "V7: no container restarts");
+        assert_eq!(text(&curl(cluster, "www2")), "Hello Earth\n");
+        assert_eq!(text(&sql(cluster, "select name from app.users")).trim(), "ada");
+    }
+
+    fn step_7_reclaim(&self) {
+        let cluster = &self.cluster;
+        let index = self.server.file("/exports/data-0001/index.html");
+        cluster.kubectl(&["delete", "pvc", "claim-http", "--wait=false"]);
+        let listed = cluster.kubectl(&["get", "pvc", "claim-http"]);
+        assert!(listed.contains("Terminating"), "V2: a claim in use is kept: {listed}");
+        assert_eq!(text(&curl(cluster, "www2")), "Hello Earth\n");
+        assert!(index.exists());
+        cluster.kubectl(&["delete", "pod", "www2"]);
+        cluster.eventually("the claim is gone", || !cluster.try_kubectl(&["get", "pvc", "claim-http"]).status.success());
+        phase_is(cluster, "pv/nfs-0001", "Available");
+        let left = fs::read_dir(self.server.file("/exports/data-0001")).expect("the export itself stays");
+        assert_eq!(left.count(), 0, "V3: Recycle empties the volume");
+
+        cluster.kubectl(&["patch", "pv", "nfs-0002", "-p", r#"{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}"#]);
+        cluster.kubectl(&["delete", "pod", "mysql"]);
+        let kept = self.files_of("/exports/data-0002");
+        assert!(kept.len() > 50, "a database: {kept:?}");
+        cluster.kubectl(&["delete", "pvc", "claim-mysql"]);
+        phase_is(cluster, "pv/nfs-0002", "Released");
+        assert_eq!(self.files_of("/exports/data-0002"), kept, "V3: Retain keeps every byte");
+    }
+
+    /// Every file below a folder of the server's, with the sum of its bytes.
+    fn files_of(&self, path: &str) -> Vec<String> {
+        let mut sums = std::process::Command::new("sh");
+        let output = sums.args(["-c", "cd \"$1\" && find . -type f -exec cksum {} + | sort", "sh"]).arg(self.server.file(path));
+        String::from_utf8_lossy(&output.output().expect("find, cksum").stdout).lines().map(str::to_owned).collect()
+    }
+
+    fn step_8_a_server_that_stops(&mut self) {
+        create(&self.cluster, OTHER);
+        phase_is(&self.cluster, "pod/other", "Running");
+        self.server.kill9();
+        self.others_are_responsive();
+        self.server.go_on();
+        assert_eq!(page(&self.cluster, "www3"), "third\n", "its reads work again");
+
+        // One that hangs: a read ends with an error, and the pod can still be deleted (V11).
+        self.server.signal("-STOP");
+        self.others_are_responsive();
+        assert!(!curl(&self.cluster, "www3").status.success());
+        self.cluster.kubectl(&["delete", "pod", "www3", "--timeout=100s"]);
+        self.server.signal("-CONT");
+        create(&self.cluster, &pod(&self.cluster, "www", "www3", "claim-third"));
+        phase_is(&self.cluster, "pod/www3", "Running");
+        assert_eq!(page(&self.cluster, "www3"), "third\n");
+    }
+
+    /// The API, other pods and new ones do not wait for the server.
+    fn others_are_responsive(&self) {
+        assert_eq!(self.cluster.exec("other", &["echo", "here"]), "here\n");
+        self.cluster.kubectl(&["delete", "pod", "other"]);
+        create(&self.cluster, OTHER);
+        phase_is(&self.cluster, "pod/other", "Running");
+    }
+}
+
+#[test]
+fn walkthrough_1_on_our_own_server() {
+    World::walk(Software::Mainstay);
+}
+
+#[test]
+fn walkthrough_1_on_a_foreign_server() {
+    World::walk(Software::Ganesha);
 }

@@ -30,8 +30,22 @@ struct Image {
 }
 
 /// Packages of a closure that no test image needs: package management, and what only scripts use.
-const LEFT_OUT: &[&str] =
-    &["perl", "libperl", "dpkg_", "tar_", "debconf", "libllvm", "libz3", "usrmerge", "locales", "libc-l10n", "ssl-cert"];
+const LEFT_OUT: &[&str] = &[
+    "perl",
+    "libperl",
+    "dpkg_",
+    "tar_",
+    "debconf",
+    "libllvm",
+    "libz3",
+    "usrmerge",
+    "locales",
+    "libc-l10n",
+    "ssl-cert",
+    "iproute2",
+    "libelf",
+    "libbpf",
+];
 
 const HTTPD_CONF: &str = "\
 ServerRoot /usr/local/apache2
@@ -74,6 +88,60 @@ fi
 exec gosu postgres postgres -D "$PGDATA" -c listen_addresses='*' -c jit=off -c unix_socket_directories=/run/postgresql "$@"
 "#;
 
+const NGINX_CONF: &str = "\
+user www-data;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log /dev/stderr;
+events {}
+http {
+  include /etc/nginx/mime.types;
+  access_log off;
+  server { listen 80; root /usr/share/nginx/html; }
+}
+";
+
+const MARIADB_CONF: &str = "\
+[mariadbd]
+user = mysql
+datadir = /var/lib/mysql/data
+socket = /run/mysqld/mysqld.sock
+skip_name_resolve
+innodb_log_file_size = 16M
+[client]
+socket = /run/mysqld/mysqld.sock
+";
+
+const MARIADB_ENTRYPOINT: &str = r#"#!/bin/sh
+# Makes the database on first start, then becomes the server. Arguments go to the server.
+set -e
+: "${MYSQL_ROOT_PASSWORD:?is the password that root gets}"
+data=/var/lib/mysql/data sql=/usr/share/mysql
+mkdir -p "$data" /run/mysqld
+chown mysql:mysql "$data" /run/mysqld
+if [ ! -e "$data/.made" ]; then
+  # Also after a first start that was cut off: nothing was ever in there.
+  rm -rf "${data:?}"/*
+  quoted=$(printf '%s' "$MYSQL_ROOT_PASSWORD" | sed "s/['\\\\]/\\\\&/g")
+  {
+    # --bootstrap takes a statement to a line.
+    echo "create database mysql;"
+    echo "use mysql;"
+    echo "set @auth_root_socket = null;"
+    cat "$sql/mysql_system_tables.sql" "$sql/mysql_performance_tables.sql" "$sql/mysql_system_tables_data.sql"
+    echo "delete from global_priv where host <> 'localhost';"
+    echo "flush privileges;"
+    echo "set password for root@localhost = password('$quoted');"
+    echo "create user root@'%' identified by '$quoted';"
+    echo "grant all on *.* to root@'%' with grant option;"
+  } > /tmp/first.sql
+  mariadbd --bootstrap "$@" < /tmp/first.sql > /tmp/first.log 2>&1 || { cat /tmp/first.log; exit 1; }
+  rm /tmp/first.sql
+  echo > "$data/.made"
+fi
+exec mariadbd "$@"
+"#;
+
 const IMAGES: &[Image] = &[
     Image {
         name: "busybox",
@@ -97,6 +165,26 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &[],
         cmd: &["/usr/sbin/apache2", "-f", "/usr/local/apache2/conf/httpd.conf", "-D", "FOREGROUND"],
+    },
+    Image {
+        name: "nginx",
+        packages: &["busybox-static", "nginx"],
+        users: &["www-data:x:33:33:www-data:/var/www:/bin/false"],
+        folders: &["usr/share/nginx/html", "var/lib/nginx", "var/log/nginx"],
+        files: &[("etc/nginx/nginx.conf", 0o644, NGINX_CONF)],
+        env: &[],
+        entrypoint: &[],
+        cmd: &["/usr/sbin/nginx", "-g", "daemon off;"],
+    },
+    Image {
+        name: "mariadb",
+        packages: &["busybox-static", "mariadb-server-core", "mariadb-client-core"],
+        users: &["mysql:x:999:999:mysql:/var/lib/mysql:/bin/false"],
+        folders: &["run/mysqld", "var/lib/mysql/data"],
+        files: &[("etc/mysql/my.cnf", 0o644, MARIADB_CONF), ("usr/local/bin/docker-entrypoint.sh", 0o755, MARIADB_ENTRYPOINT)],
+        env: &[],
+        entrypoint: &["/usr/local/bin/docker-entrypoint.sh"],
+        cmd: &[],
     },
     Image {
         name: "postgres",
