@@ -18,6 +18,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod snapshots;
 pub mod status;
 pub mod table;
 pub mod time;

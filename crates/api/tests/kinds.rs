@@ -433,3 +433,45 @@ fn every_function_of_every_kind_takes_any_json() {
         }
     }
 }
+
+#[test]
+fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
+    let snapshot =
+        json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "source": { "persistentVolumeClaimName": "c" } } });
+    let content = json!({ "metadata": { "name": "v" }, "spec": { "deletionPolicy": "Delete", "driver": "d",
+        "source": { "volumeHandle": "pv" }, "volumeSnapshotRef": { "name": "s", "namespace": "default" } } });
+    let class = json!({ "metadata": { "name": "k" }, "driver": "d", "deletionPolicy": "Keep" });
+    let group = json!({ "metadata": { "name": "g", "namespace": "default" }, "spec": { "source": { "selector": { "matchLabels": { "a": "b" } } } } });
+    let both = json!({ "spec": { "source": { "volumeSnapshotContentName": "v" } } });
+    let table = [
+        (&kinds::VOLUME_SNAPSHOT, snapshot.clone(), "ok"),
+        (
+            &kinds::VOLUME_SNAPSHOT,
+            with(&snapshot, both),
+            r#"spec.source: Invalid value: "object": exactly one of volumeSnapshotContentName and persistentVolumeClaimName must be set"#,
+        ),
+        (
+            &kinds::VOLUME_SNAPSHOT,
+            with(&snapshot, json!({ "spec": { "volumeSnapshotClassName": "" } })),
+            "volumeSnapshotClassName must not be the empty string when set",
+        ),
+        (&kinds::VOLUME_SNAPSHOT_CONTENT, content.clone(), "ok"),
+        (
+            &kinds::VOLUME_SNAPSHOT_CONTENT,
+            with(&content, json!({ "spec": { "volumeSnapshotRef": { "namespace": null } } })),
+            "both spec.volumeSnapshotRef.name and spec.volumeSnapshotRef.namespace must be set",
+        ),
+        (&kinds::VOLUME_SNAPSHOT_CLASS, class, r#"deletionPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#),
+        (&kinds::VOLUME_GROUP_SNAPSHOT, group, "ok"),
+    ];
+    for (kind, object, answer) in table {
+        let said = create(kind, &object);
+        assert!(said.contains(answer), "{kind:?}: {said}");
+    }
+    let moved = with(&snapshot, json!({ "spec": { "source": { "persistentVolumeClaimName": "other" } } }));
+    assert!(update(&kinds::VOLUME_SNAPSHOT, &snapshot, &moved).contains("persistentVolumeClaimName is immutable"));
+    assert_eq!(update(&kinds::VOLUME_SNAPSHOT_CONTENT, &content, &content), "ok");
+    let done = with(&snapshot, json!({ "status": { "readyToUse": true, "restoreSize": "1Gi", "boundVolumeSnapshotContentName": "v" } }));
+    let shown = row(&kinds::VOLUME_SNAPSHOT, &done);
+    assert_eq!(shown, "s|true|c|null|1Gi|null|v|null|<unknown>");
+}

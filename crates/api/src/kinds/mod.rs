@@ -29,9 +29,16 @@ pub mod rolebinding;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub(crate) mod snapshot_rules;
 pub mod statefulset;
 pub mod storageclass;
 pub(crate) mod volume_validation;
+pub mod volumegroupsnapshot;
+pub mod volumegroupsnapshotclass;
+pub mod volumegroupsnapshotcontent;
+pub mod volumesnapshot;
+pub mod volumesnapshotclass;
+pub mod volumesnapshotcontent;
 pub(crate) mod workload;
 
 use serde_json::Value;
@@ -59,6 +66,12 @@ pub use service::SERVICE;
 pub use serviceaccount::SERVICE_ACCOUNT;
 pub use statefulset::STATEFUL_SET;
 pub use storageclass::STORAGE_CLASS;
+pub use volumegroupsnapshot::VOLUME_GROUP_SNAPSHOT;
+pub use volumegroupsnapshotclass::VOLUME_GROUP_SNAPSHOT_CLASS;
+pub use volumegroupsnapshotcontent::VOLUME_GROUP_SNAPSHOT_CONTENT;
+pub use volumesnapshot::VOLUME_SNAPSHOT;
+pub use volumesnapshotclass::VOLUME_SNAPSHOT_CLASS;
+pub use volumesnapshotcontent::VOLUME_SNAPSHOT_CONTENT;
 
 use crate::status::Cause;
 
@@ -208,6 +221,12 @@ pub static ALL: &[&Kind] = &[
     &PERSISTENT_VOLUME,
     &PERSISTENT_VOLUME_CLAIM,
     &STORAGE_CLASS,
+    &VOLUME_SNAPSHOT,
+    &VOLUME_SNAPSHOT_CONTENT,
+    &VOLUME_SNAPSHOT_CLASS,
+    &VOLUME_GROUP_SNAPSHOT,
+    &VOLUME_GROUP_SNAPSHOT_CONTENT,
+    &VOLUME_GROUP_SNAPSHOT_CLASS,
     &STATEFUL_SET,
     &DEPLOYMENT,
     &REPLICA_SET,

@@ -494,7 +494,8 @@ mod tests {
 
     #[test]
     fn every_field_of_every_message_has_a_json_name_or_is_embedded() {
-        for kind in kinds::ALL {
+        // Upstream's custom resources have no messages.
+        for kind in kinds::ALL.iter().filter(|kind| !kind.type_name.starts_with(crate::snapshots::PREFIX)) {
             let message = kind.type_name.strip_prefix("io.k8s.").unwrap_or("");
             let table = MESSAGES.get(message).map(Vec::as_slice);
             assert!(table.is_some(), "{message}");

@@ -1,9 +1,10 @@
-//! k8s-openapi's JSON schemas as they are, with their descriptions. Made on demand, never kept.
+//! k8s-openapi's JSON schemas as they are, with their descriptions, and those of our own types. Made on demand, never kept.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use super::roots::{ROOTS, Root};
+use crate::snapshots;
 
 /// The definition name of a quantity.
 pub const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -26,10 +27,12 @@ pub fn definitions_of(type_names: &[&str], definitions_path: &'static str) -> Ma
     let roots: Vec<(String, Value)> = type_names.iter().filter_map(schema).collect();
     let mut definitions = generator.take_definitions(false);
     definitions.extend(roots);
+    definitions.iter_mut().filter(|(name, _)| name.starts_with(snapshots::PREFIX)).for_each(|(_, own)| snapshots::in_upstreams_form(own));
     definitions
 }
 
 fn root(type_name: &str) -> Option<Root> {
-    let index = ROOTS.binary_search_by(|(name, _)| (*name).cmp(type_name)).ok()?;
-    ROOTS.get(index).map(|(_, root)| *root)
+    let table = if type_name.starts_with(snapshots::PREFIX) { snapshots::ROOTS } else { ROOTS };
+    let index = table.binary_search_by(|(name, _)| (*name).cmp(type_name)).ok()?;
+    table.get(index).map(|(_, root)| *root)
 }

@@ -1,0 +1,56 @@
+//! VolumeGroupSnapshotContent: the copies of several volumes themselves.
+
+use serde_json::json;
+
+use super::cells::{self, AGE, NAME, text_column};
+use super::field::Field;
+use super::snapshot_rules::{boolean, cell, driver_and_policy, exactly_one, fixed, prepare_create, reference};
+use super::{BASE, Kind, Subresource, workload};
+use crate::object::name;
+
+/// The row of VolumeGroupSnapshotContent.
+pub static VOLUME_GROUP_SNAPSHOT_CONTENT: Kind = Kind {
+    group: "groupsnapshot.storage.k8s.io",
+    kind: "VolumeGroupSnapshotContent",
+    plural: "volumegroupsnapshotcontents",
+    singular: "volumegroupsnapshotcontent",
+    short_names: &["vgsc", "vgscs"],
+    namespaced: false,
+    subresources: &[Subresource::Status],
+    type_name: "io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshotContent",
+    columns: &[
+        NAME,
+        boolean("ReadyToUse", "Whether claims can be filled from all of the copies."),
+        text_column("DeletionPolicy", "Whether the copies go with their group snapshot."),
+        text_column("Driver", "Who makes and keeps them."),
+        text_column("VolumeGroupSnapshotClass", "The class that they were made by."),
+        text_column("VolumeGroupSnapshotNamespace", "The namespace of that group snapshot."),
+        text_column("VolumeGroupSnapshot", "The group snapshot that they are bound to."),
+        AGE,
+    ],
+    row: |content, now| {
+        vec![
+            json!(name(content)),
+            cell(content, &["status", "readyToUse"]),
+            cell(content, &["spec", "deletionPolicy"]),
+            cell(content, &["spec", "driver"]),
+            cell(content, &["spec", "volumeGroupSnapshotClassName"]),
+            cell(content, &["spec", "volumeGroupSnapshotRef", "namespace"]),
+            cell(content, &["spec", "volumeGroupSnapshotRef", "name"]),
+            cells::age(content, now),
+        ]
+    },
+    prepare_create,
+    prepare_update: workload::prepare_update,
+    validate: |content, causes| {
+        let spec = Field::root(content).get("spec");
+        driver_and_policy(&spec, causes);
+        exactly_one(&spec.get("source"), ["volumeHandles", "groupSnapshotHandles"], causes);
+        reference(&spec, "volumeGroupSnapshotRef", causes);
+    },
+    validate_update: |new, old, causes| {
+        let source = |field| ["spec", "source", field];
+        fixed(new, old, &[&source("volumeHandles"), &source("groupSnapshotHandles"), &["spec", "driver"]], causes);
+    },
+    ..BASE
+};
