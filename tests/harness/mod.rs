@@ -176,6 +176,16 @@ impl Cluster {
         server.wait().expect("reaped");
     }
 
+    /// kill -9 of everything: server, node, the supervisors of containers and what runs in them, as a power cut. Their
+    /// mounts and namespaces stay, unlike then.
+    pub fn kill9_everything(&mut self) {
+        self.kill9();
+        // Supervisors first: none may write down how its container ended.
+        let data = format!("{}/", self.data_dir().display());
+        kill_all("cmdline", &data);
+        kill_all("cgroup", &self.group_name());
+    }
+
     /// SIGTERM, as a stop; containers go on.
     pub fn stop(&mut self) {
         let mut server = self.server.take().expect("running");
@@ -318,15 +328,20 @@ impl Cluster {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// The cluster's own control groups: named by its data folder, in every tree.
-    fn cgroups(&self) -> Vec<String> {
+    /// The name of the cluster's control groups, which comes from its data folder.
+    fn group_name(&self) -> String {
         let hash = self
             .data_dir()
             .display()
             .to_string()
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let name = format!("mainstay-{:08x}", hash >> 32);
+        format!("mainstay-{:08x}", hash >> 32)
+    }
+
+    /// The cluster's own control groups, in every tree.
+    fn cgroups(&self) -> Vec<String> {
+        let name = self.group_name();
         let trees = fs::read_dir("/sys/fs/cgroup").map(|trees| trees.flatten().map(|tree| tree.path()).collect()).unwrap_or_default();
         let trees: Vec<PathBuf> = [trees, vec![PathBuf::from("/sys/fs/cgroup")]].concat();
         trees.iter().map(|tree| tree.join(&name)).filter(|group| group.is_dir()).map(|group| group.display().to_string()).collect()
@@ -370,6 +385,27 @@ impl Drop for Cluster {
         let _ = self.holder.wait();
         // Every test is also a test that nothing stays; a failure of its own is told first.
         assert!(left.is_empty() || std::thread::panicking(), "`mainstay down` said {said:?} and left\n{}", left.join("\n"));
+    }
+}
+
+/// kill -9 of every process that has this text in a file of its own in /proc, until there is none.
+fn kill_all(file: &str, contains: &str) {
+    let begun = Instant::now();
+    loop {
+        let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+        let found: Vec<String> = processes
+            .filter(|process| {
+                let read = |file: &str| String::from_utf8_lossy(&fs::read(process.join(file)).unwrap_or_default()).into_owned();
+                // One that has ended, and is not yet reaped, has no command line.
+                !read("cmdline").is_empty() && read(file).contains(contains)
+            })
+            .filter_map(|process| process.file_name()?.to_str().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned))
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "these do not end: {found:?}");
+        let _ = Command::new("kill").arg("-9").args(&found).stderr(Stdio::null()).status();
     }
 }
 

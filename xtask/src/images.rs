@@ -27,6 +27,8 @@ struct Image {
     env: &'static [&'static str],
     entrypoint: &'static [&'static str],
     cmd: &'static [&'static str],
+    /// Empty: SIGTERM.
+    stop_signal: &'static str,
 }
 
 /// Packages of a closure that no test image needs: package management, and what only scripts use.
@@ -152,6 +154,7 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &[],
         cmd: &["/bin/sh"],
+        stop_signal: "",
     },
     Image {
         name: "httpd",
@@ -165,6 +168,7 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &[],
         cmd: &["/usr/sbin/apache2", "-f", "/usr/local/apache2/conf/httpd.conf", "-D", "FOREGROUND"],
+        stop_signal: "",
     },
     Image {
         name: "nginx",
@@ -175,6 +179,7 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &[],
         cmd: &["/usr/sbin/nginx", "-g", "daemon off;"],
+        stop_signal: "",
     },
     Image {
         name: "mariadb",
@@ -185,6 +190,7 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &["/usr/local/bin/docker-entrypoint.sh"],
         cmd: &[],
+        stop_signal: "",
     },
     Image {
         name: "postgres",
@@ -198,6 +204,8 @@ const IMAGES: &[Image] = &[
         ],
         entrypoint: &["/usr/local/bin/docker-entrypoint.sh"],
         cmd: &[],
+        // Fast shutdown: without it, PostgreSQL waits for its clients to leave.
+        stop_signal: "SIGINT",
     },
     Image {
         name: "dnsutils",
@@ -208,6 +216,7 @@ const IMAGES: &[Image] = &[
         env: &[],
         entrypoint: &[],
         cmd: &["/bin/sleep", "1000000"],
+        stop_signal: "",
     },
 ];
 
@@ -332,9 +341,12 @@ fn pack(image: &Image, work: &Path, root: &Path, archive: &Path) -> Result<()> {
     if env.is_empty() {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     }
+    let mut config = json!({"Env": env, "Entrypoint": image.entrypoint, "Cmd": image.cmd, "WorkingDir": "/"});
+    if !image.stop_signal.is_empty() {
+        config["StopSignal"] = image.stop_signal.into();
+    }
     let config = json!({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Env": env, "Entrypoint": image.entrypoint, "Cmd": image.cmd, "WorkingDir": "/"},
+        "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{"created_by": "cargo xtask images"}],
     });
