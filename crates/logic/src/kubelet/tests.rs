@@ -346,7 +346,7 @@ fn readiness_is_looked_at_often_in_the_first_period_and_only_then() {
 }
 
 #[test]
-fn deletion_is_confirmed_only_when_all_is_stopped_and_unmounted_s2() {
+fn s2_deletion_is_confirmed_only_when_all_is_stopped_and_unmounted() {
     let mut spec = one_container();
     spec["containers"][0]["lifecycle"] = json!({ "preStop": { "exec": {} } });
     let mut bench = Bench::new(spec);
@@ -374,7 +374,7 @@ fn a_full_disk_does_not_keep_a_pod_alive() {
 }
 
 #[test]
-fn nothing_starts_while_the_name_is_taken_s1() {
+fn s1_nothing_starts_while_the_name_is_taken() {
     let mut bench = Bench::new(one_container());
     bench.view.predecessor = Some("u0".to_owned());
     assert_eq!(bench.step(), " | Pending c=ContainerCreating");
@@ -383,7 +383,7 @@ fn nothing_starts_while_the_name_is_taken_s1() {
 }
 
 #[test]
-fn a_stale_list_starts_nothing_that_was_told_to_stop_s1() {
+fn s1_a_stale_list_starts_nothing_that_was_told_to_stop() {
     let mut bench = Bench::new(one_container());
     bench.network().image("c").started("c", 0).step();
     // A restarted agent: the list has no deletionTimestamp, the disk knows better.
@@ -394,7 +394,7 @@ fn a_stale_list_starts_nothing_that_was_told_to_stop_s1() {
 }
 
 #[test]
-fn a_restarted_agent_adopts_and_stays_ready_v7_s11() {
+fn v7_s11_a_restarted_agent_adopts_and_stays_ready() {
     let mut spec = one_container();
     spec["containers"][0]["readinessProbe"] = json!({ "exec": {}, "initialDelaySeconds": 100 });
     spec["containers"][0]["lifecycle"] = json!({ "postStart": { "exec": {} } });

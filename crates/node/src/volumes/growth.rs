@@ -69,18 +69,38 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
 ///
 /// # Errors
 /// Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
+/// Only what is said about it may change under us: its phase does so just when its first pod starts.
 pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64>) -> Result<(), VolumeError> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
+    let client = kubelet.objects.client();
+    let failed = |error| VolumeError::Refused(format!("noting on PV {name} that it was made: {error}"));
     let mut annotations = json!({ MADE_ON: kubelet.config.node_name });
     if let Some(size) = size {
         annotations[MADE_SIZE] = json!(size.to_string());
     }
-    let patch = json!({ "metadata": {
-        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": annotations,
-    } });
-    let noted = kubelet.objects.client().patch(kind, "", name, "", PatchType::Merge, &patch).await;
-    noted.map(|_| ()).map_err(|error| VolumeError::Refused(format!("noting on PV {name} that it was made: {error}")))
+    let mut resource_version = volume.metadata.resource_version.clone();
+    loop {
+        let patch = json!({ "metadata": {
+            "uid": volume.metadata.uid, "resourceVersion": resource_version, "annotations": annotations,
+        } });
+        let error = match client.patch(&kinds::PERSISTENT_VOLUME, "", name, "", PatchType::Merge, &patch).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if !error.is_conflict() {
+            return Err(failed(error));
+        }
+        let newest = client.get(&kinds::PERSISTENT_VOLUME, "", name).await.map_err(failed)?;
+        let newest: PersistentVolume = serde_json::from_value(newest).map_err(|error| error.to_string())?;
+        let meaning = |volume: &PersistentVolume| {
+            let metadata = volume.metadata.clone();
+            (volume.spec.clone(), metadata.uid, metadata.deletion_timestamp, metadata.annotations)
+        };
+        if meaning(&newest) != meaning(volume) {
+            return Err(failed(error));
+        }
+        resource_version = newest.metadata.resource_version;
+    }
 }
 
 /// Tells the claim's people how its growth went.

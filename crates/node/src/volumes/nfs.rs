@@ -1,7 +1,7 @@
 //! nfs: the kernel's client where there is one, else ours behind FUSE. Either gives up after a while instead of for
 //! ever (V11), unless the volume's mountOptions ask for `hard`, which only the kernel's client can give.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,9 @@ pub async fn mount(
 pub fn at(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[String], read_only: bool) -> Result<(), VolumeError> {
     // The place itself is not looked at: that would ask the server.
     let parent = place.parent().unwrap_or(place);
+    // An agent that was killed may have left a client that is about to mount here: it has the lock until it has.
+    let alone = File::open(parent).and_then(|folder| folder.lock().map(|()| folder));
+    let alone = alone.map_err(VolumeError::io("locking the volume's folder"))?;
     let real = parent.canonicalize().map_err(VolumeError::io("the volume's folder"))?.join(place.file_name().unwrap_or_default());
     if mounts::below(parent).map_err(VolumeError::io("reading what is mounted"))?.contains(&real) {
         // One whose client is gone (killed, out of memory) answers ENOTCONN and is mounted anew.
@@ -78,7 +81,7 @@ pub fn at(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[String]
     }
     let asked = userspace_options(source, &words)?;
     let read_only = read_only || words.contains(&"ro");
-    client::mount(exe, &MountRequest { source: asked, target: place.to_owned(), read_only }).map_err(VolumeError::Refused)
+    client::mount(exe, &MountRequest { source: asked, target: place.to_owned(), read_only }, alone).map_err(VolumeError::Refused)
 }
 
 fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
@@ -132,7 +135,7 @@ fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Source,
 
 /// Where exports are mounted to be emptied.
 pub fn recycling_place(data_dir: &Path, uid: &str) -> PathBuf {
-    data_dir.join("recycle").join(uid)
+    data_dir.join("recycle").join(uid).join("volume")
 }
 
 #[cfg(test)]

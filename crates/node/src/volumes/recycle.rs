@@ -67,7 +67,8 @@ fn empty_export(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[S
     nfs::at(exe, place, source, options, false)?;
     let emptied = beneath::open_root(place).and_then(|root| remove::empty(&root));
     mounts::unmount_below(place).map_err(VolumeError::io("unmounting the recycled volume"))?;
-    std::fs::remove_dir(place).map_err(VolumeError::io("removing the recycled volume's mount point"))?;
+    let removed = std::fs::remove_dir(place).and_then(|()| std::fs::remove_dir(parent));
+    removed.map_err(VolumeError::io("removing the recycled volume's mount point"))?;
     emptied.map_err(VolumeError::io("emptying the volume"))
 }
 

@@ -32,7 +32,7 @@ pub(super) fn alone(test: impl FnOnce(&Path) + Send + 'static) {
 }
 
 #[test]
-fn removal_follows_no_link_and_any_depth_is_fine_v3() {
+fn v3_removal_follows_no_link_and_any_depth_is_fine() {
     alone(|base| {
         let (root, outside) = (base.join("volumes"), base.join("outside"));
         fs::create_dir_all(root.join("pvc-1/a/b")).unwrap();
@@ -60,7 +60,7 @@ fn removal_follows_no_link_and_any_depth_is_fine_v3() {
 }
 
 #[test]
-fn removal_stays_inside_its_root_v3() {
+fn v3_removal_stays_inside_its_root() {
     alone(|base| {
         let (root, outside) = (base.join("volumes"), base.join("outside"));
         fs::create_dir(&root).unwrap();
@@ -75,7 +75,7 @@ fn removal_stays_inside_its_root_v3() {
 }
 
 #[test]
-fn removal_never_descends_into_a_mount_v8() {
+fn v8_removal_never_descends_into_a_mount() {
     alone(|base| {
         let (root, data) = (base.join("volumes"), base.join("data"));
         fs::create_dir_all(root.join("pvc-1/deep/mnt")).unwrap();
@@ -94,7 +94,7 @@ fn removal_never_descends_into_a_mount_v8() {
 }
 
 #[test]
-fn a_sub_path_cannot_leave_its_volume_x3() {
+fn x3_a_sub_path_cannot_leave_its_volume() {
     alone(|base| {
         let (volume, secret) = (base.join("volume"), base.join("secret"));
         fs::create_dir_all(volume.join("real")).unwrap();
@@ -128,7 +128,7 @@ fn a_sub_path_cannot_leave_its_volume_x3() {
 }
 
 #[test]
-fn a_provisioned_directory_is_made_once_and_never_replaced_v5() {
+fn v5_a_provisioned_directory_is_made_once_and_never_replaced() {
     alone(|base| {
         let root = base.join("data/volumes");
         let path = root.join("pvc-1");

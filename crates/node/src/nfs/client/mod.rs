@@ -15,6 +15,7 @@ pub mod remote;
 mod session;
 mod wire;
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,15 +31,16 @@ pub struct MountRequest {
     pub read_only: bool,
 }
 
-/// Mounts an export through FUSE. Blocks until it is mounted or has failed, at most about the source's timeout.
+/// Mounts an export through FUSE. Blocks until it is mounted or has failed, at most about the source's timeout. The
+/// client's process holds `alone` until then, also where this one is killed meanwhile.
 ///
 /// # Errors
 /// One sentence that says why not.
-pub fn mount(exe: &Path, request: &MountRequest) -> Result<(), String> {
+pub fn mount(exe: &Path, request: &MountRequest, alone: File) -> Result<(), String> {
     let words = serde_json::to_string(request).map_err(|error| error.to_string())?;
     let failed = |error: io::Error| format!("starting the NFS client: {error}");
     let mut command = Command::new(exe);
-    command.arg("__nfs-mount").arg(words).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("__nfs-mount").arg(words).current_dir("/").stdin(alone).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(failed)?;
     let mut said = String::new();
     if let Some(output) = child.stdout.take() {

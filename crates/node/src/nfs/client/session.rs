@@ -41,7 +41,8 @@ pub fn mount_main(words: &str) -> ! {
     });
     match opened {
         Ok((files, device)) => {
-            println!("mounted");
+            // Where nobody listens any more the mount is there all the same, for the next agent.
+            let _ = writeln!(io::stdout(), "mounted");
             let _ = process::detach_stdio();
             process::ignore_terminal_signals();
             std::process::exit(match Session::new(files, device).run() {
@@ -50,7 +51,7 @@ pub fn mount_main(words: &str) -> ! {
             })
         }
         Err(error) => {
-            println!("{error}");
+            let _ = writeln!(io::stdout(), "{error}");
             std::process::exit(1)
         }
     }

@@ -41,7 +41,7 @@ fn device_of(image: &Image) -> Option<PathBuf> {
 }
 
 #[test]
-fn a_volume_holds_its_size_and_no_more_v10() {
+fn v10_a_volume_holds_its_size_and_no_more() {
     alone(|base| {
         let image = image(base, "pvc-1");
         image.ensure(64 * MIB, false).unwrap();
@@ -77,7 +77,7 @@ fn grows_mounted() -> bool {
 }
 
 #[test]
-fn a_volume_grows_under_its_user_where_the_kernel_allows_it_v10() {
+fn v10_a_volume_grows_under_its_user_where_the_kernel_allows_it() {
     alone(|base| {
         let image = image(base, "pvc-1");
         image.ensure(64 * MIB, false).unwrap();
@@ -98,7 +98,7 @@ fn a_volume_grows_under_its_user_where_the_kernel_allows_it_v10() {
 }
 
 #[test]
-fn growth_goes_on_after_a_crash_half_way_and_never_shrinks_v10() {
+fn v10_growth_goes_on_after_a_crash_half_way_and_never_shrinks() {
     alone(|base| {
         let image = image(base, "pvc-1");
         image.ensure(64 * MIB, false).unwrap();
@@ -129,7 +129,7 @@ fn growth_goes_on_after_a_crash_half_way_and_never_shrinks_v10() {
 }
 
 #[test]
-fn data_that_is_gone_or_strange_is_never_made_anew_v5() {
+fn v5_data_that_is_gone_or_strange_is_never_made_anew() {
     alone(|base| {
         let lost = image(base, "pvc-lost");
         assert!(lost.ensure(16 * MIB, true).unwrap_err().to_string().contains("refusing to start on an empty one"));
@@ -158,7 +158,7 @@ fn data_that_is_gone_or_strange_is_never_made_anew_v5() {
 }
 
 #[test]
-fn deletion_waits_for_the_last_mount_and_frees_file_and_device_v3_v8() {
+fn v3_v8_deletion_waits_for_the_last_mount_and_frees_file_and_device() {
     alone(|base| {
         let (image, other) = (image(base, "pvc-1"), image(base, "pvc-2"));
         image.ensure(16 * MIB, false).unwrap();
@@ -184,7 +184,7 @@ fn deletion_waits_for_the_last_mount_and_frees_file_and_device_v3_v8() {
     });
 }
 
-/// What [`kill_9_at_any_moment`] kills: makes volumes, writes, grows and unmounts them, one after the other. A row is
+/// What [`v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing`] kills: makes volumes, writes, grows and unmounts them, one after the other. A row is
 /// acknowledged when it is on the disk. Without a parent that names a folder there is nothing to do.
 #[test]
 fn victim() {
@@ -208,7 +208,7 @@ fn victim() {
 }
 
 #[test]
-fn kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing_v4_v7_v10() {
+fn v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing() {
     alone(|base| {
         let root = base.join("volumes");
         fs::create_dir(&root).unwrap();

@@ -1,0 +1,157 @@
+//! What becomes of the data when its claim goes: Delete, Retain and Recycle (V2, V3, V6).
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use mainstay_api::{kinds, object};
+use mainstay_node::kubelet::{Kubelet, PodContext};
+use mainstay_node::volumes::upkeep;
+use serde_json::{Value, json};
+
+use crate::kill::{moments, reclaiming};
+use crate::place::{Instance, Place, contents, mount};
+use crate::steps::End;
+use crate::{Kind, Source};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Delete,
+    Retain,
+    Recycle,
+}
+
+/// A volume with data, released by its claim; its pod may still have it.
+struct Released {
+    instance: Instance,
+    volume: String,
+    pod: PodContext,
+    outside: std::path::PathBuf,
+}
+
+pub fn all(name: &str, kind: Kind, policy: Policy) {
+    let place = Place::new(name);
+    let neighbour = place.block_on(async {
+        let kubelet = place.agent.start();
+        let neighbour = filled(&place, kind, policy, &kubelet).await;
+        kubelet.volumes.unmount_pod(&neighbour.pod.uid).await.unwrap();
+        neighbour
+    });
+    place.block_on(async {
+        let kubelet = place.agent.start();
+        let upkeep = tokio::spawn(upkeep::run(kubelet.clone()));
+        let released = release(&place, kind, policy, &kubelet).await;
+        // V3: not before the last unmount.
+        let path = kubelet.volumes.mounted(&released.pod.uid, "v").unwrap().path;
+        assert_eq!(fs::read_to_string(path.join("row")).unwrap(), "ada", "V3");
+        kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
+        settled(&place, kind, policy, &kubelet, &released).await;
+        upkeep.abort();
+    });
+    if policy != Policy::Retain {
+        let End::Finished(steps) = reclaim_and_die(&place, kind, policy, u64::MAX) else { unreachable!("it was not killed") };
+        assert!(steps > 3, "it did something: {steps}");
+        for moment in moments(steps) {
+            reclaim_and_die(&place, kind, policy, moment);
+        }
+    }
+    // Whatever happened to the others, this one was not meant.
+    place.block_on(async {
+        let kubelet = place.agent.start();
+        let pod = place.pod(&neighbour.instance, json!({})).await;
+        let path = mount(&kubelet, &pod).await.unwrap().path;
+        assert_eq!(fs::read_to_string(path.join("row")).unwrap(), "ada", "V3: a neighbour's data");
+        kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
+    });
+}
+
+/// The agent that reclaims is killed after so many steps; the next one brings it to its end.
+fn reclaim_and_die(place: &Place, kind: Kind, policy: Policy, moment: u64) -> End {
+    let released = place.block_on(async {
+        let kubelet = place.agent.start();
+        let released = release(place, kind, policy, &kubelet).await;
+        kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
+        released
+    });
+    let end = reclaiming(place, &released.volume, moment);
+    place.block_on(async {
+        let kubelet = place.agent.start();
+        let upkeep = tokio::spawn(upkeep::run(kubelet.clone()));
+        settled(place, kind, policy, &kubelet, &released).await;
+        upkeep.abort();
+    });
+    end
+}
+
+/// A volume with rows, folders, and a way out.
+async fn filled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
+    let instance = place.fresh(&kind, &format!("{policy:?}")).await;
+    let pod = place.pod(&instance, json!({})).await;
+    let record = mount(kubelet, &pod).await.unwrap();
+    let outside = place.outside.join(format!("precious-{}", instance.number));
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("keep"), "precious").unwrap();
+    fs::write(record.path.join("row"), "ada").unwrap();
+    fs::create_dir_all(record.path.join("deep/er")).unwrap();
+    fs::write(record.path.join("deep/er/row"), "grace").unwrap();
+    symlink(&outside, record.path.join("deep/link")).unwrap();
+    symlink(&outside, record.path.join("link")).unwrap();
+    Released { volume: record.volume.unwrap(), instance, pod, outside }
+}
+
+/// The claim goes while the pod has it.
+async fn release(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
+    let released = filled(place, kind, policy, kubelet).await;
+    let claim = released.instance.claim.as_deref().unwrap();
+    place.admin.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, &json!({})).await.unwrap();
+    let kept = place.admin.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim).await.unwrap();
+    assert!(object::is_terminating(&kept), "V2: its pod still has it");
+    place.forget(&released.pod).await;
+    place.until(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, |claim| claim.is_none()).await;
+    let is_released = |volume: Option<&Value>| {
+        volume.is_some_and(|volume| match policy {
+            Policy::Delete => object::is_terminating(volume),
+            Policy::Recycle => !object::text(volume, &["metadata", "annotations", "mainstay.io/recycle"]).is_empty(),
+            Policy::Retain => volume["status"]["phase"] == "Released",
+        })
+    };
+    place.until(&kinds::PERSISTENT_VOLUME, "", &released.volume, is_released).await;
+    released
+}
+
+/// What the policy says has come about, and nothing else.
+async fn settled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>, released: &Released) {
+    let (name, instance) = (released.volume.as_str(), &released.instance);
+    let claim = instance.claim.as_deref().unwrap();
+    let folder = kubelet.volumes.root().join(name);
+    match policy {
+        Policy::Delete => {
+            place.until(&kinds::PERSISTENT_VOLUME, "", name, |volume| volume.is_none()).await;
+            assert!(!folder.exists(), "V3: {} is still there", folder.display());
+        }
+        Policy::Recycle => {
+            let is_free = |volume: Option<&Value>| volume.is_some_and(|volume| volume["status"]["phase"] == "Available");
+            place.until(&kinds::PERSISTENT_VOLUME, "", name, is_free).await;
+            assert!(contents(&instance.dir).is_empty(), "V3: {:?}", contents(&instance.dir));
+        }
+        Policy::Retain => {
+            let volume = place.admin.get(&kinds::PERSISTENT_VOLUME, "", name).await.unwrap();
+            assert_eq!(object::text(&volume, &["spec", "claimRef", "name"]), claim, "V6: it is still known whose it was");
+            let data = if matches!(kind.source, Source::Class(_)) { folder } else { instance.dir.clone() };
+            assert!(!contents(&data).is_empty(), "V3: Retain keeps every byte");
+        }
+    }
+    assert_eq!(fs::read_to_string(released.outside.join("keep")).unwrap(), "precious", "V3: outside the volume");
+    assert_eq!(place.left(&released.pod.uid), Vec::<String>::new());
+    // V6: the same name again, where there is a volume for it.
+    if matches!(kind.source, Source::Volume(_)) && policy == Policy::Retain {
+        return;
+    }
+    let bound = place.claim(claim, claim).await;
+    assert_eq!(object::text(&bound, &["spec", "volumeName"]) == name, policy == Policy::Recycle, "V6");
+    let pod = place.pod(instance, json!({})).await;
+    let path = mount(kubelet, &pod).await.unwrap().path;
+    assert!(contents(&path).is_empty(), "V6: {:?}", contents(&path));
+    kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
+    place.forget(&pod).await;
+}
