@@ -6,6 +6,8 @@ use super::xdr::{Garbage, Reader, Writer};
 pub const PORTMAP: u32 = 100_000;
 pub const NFS: u32 = 100_003;
 pub const MOUNT: u32 = 100_005;
+/// Mainstay's own program, by which a provisioner gives folders a size.
+pub const SIZES: u32 = 0x2d4e_4653;
 /// The version of NFS and MOUNT.
 pub const V3: u32 = 3;
 /// The version of the port mapper.
@@ -44,6 +46,14 @@ pub mod procedure {
     pub const FSINFO: u32 = 19;
     pub const PATHCONF: u32 = 20;
     pub const COMMIT: u32 = 21;
+}
+
+/// Procedures of [`SIZES`], version 1. Arguments are a folder's handle and, for SET, a size in bytes; results are an
+/// `nfsstat3` and, for GET, the size and what is used of it.
+pub mod sizes {
+    pub const NULL: u32 = 0;
+    pub const SET: u32 = 1;
+    pub const GET: u32 = 2;
 }
 
 /// `nfsstat3`, where it is not the errno's own number.

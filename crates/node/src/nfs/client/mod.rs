@@ -4,13 +4,16 @@
 //! dead server blocks nobody else (V11): every call has a deadline after which it is EIO, and a request whose process
 //! is being killed is answered at once, so that the process can end.
 //!
-//! - [`remote`]: connections and calls
+//! - [`remote`], [`connect`]: connections and calls
+//! - [`provision`]: sub-directories of an export for claims
 //! - [`wire`]: what goes over `/dev/fuse`
 //! - [`nodes`], [`files`]: the file system
 //! - [`session`]: the process: mounts, reads requests, hands them to threads
 
+mod connect;
 mod files;
 mod nodes;
+pub mod provision;
 pub mod remote;
 mod session;
 mod wire;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::protocol::{self, Attributes, MAX_HANDLE, MOUNT, NFS, PORTMAP, PORTMAP_PORT, PORTMAP_VERSION, V3, procedure};
 use super::super::rpc::{self, Credentials};
 use super::super::xdr::{Garbage, Reader, Writer};
+use super::connect::connect;
 
 /// Idle connections that are kept.
 const POOL: usize = 8;
@@ -54,7 +55,8 @@ impl Remote {
         reply.succeeded()
     }
 
-    fn exchange(
+    /// One call of any program. A program or procedure that the server does not have is [`io::ErrorKind::Unsupported`].
+    pub(super) fn exchange(
         &self,
         (program, version, number): (u32, u32, u32),
         who: &Credentials,
@@ -82,7 +84,9 @@ impl Remote {
                     }
                     return Ok(reply);
                 }
-                Err(error) if !again || Instant::now() + AGAIN >= deadline => return Err(error),
+                Err(error) if !again || error.kind() == io::ErrorKind::Unsupported || Instant::now() + AGAIN >= deadline => {
+                    return Err(error);
+                }
                 Err(_) => std::thread::sleep(AGAIN),
             }
         }
@@ -100,7 +104,7 @@ impl Remote {
             }
         }
         let left = deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), CONNECT);
-        let stream = TcpStream::connect_timeout(&self.address, left)?;
+        let stream = connect(self.address, left)?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -164,8 +168,11 @@ pub fn receive(stream: &mut impl io::Read, xid: u32) -> io::Result<Reply> {
     let mut reader = Reader::new(&record);
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let (answered, accepted) = rpc::read_reply(&mut reader).map_err(|_| malformed())?;
-    if answered != xid || !accepted {
+    if answered != xid {
         return Err(malformed());
+    }
+    if !accepted {
+        return Err(io::ErrorKind::Unsupported.into());
     }
     let begin = record.len() - reader.rest().len();
     Ok(Reply { record, begin })

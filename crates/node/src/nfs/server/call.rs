@@ -3,12 +3,15 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
 
 use super::export::Export;
+use super::handle::Opened;
 use super::identity::{self, Acting};
-use super::{Server, file, listing, mount, name};
+use super::limits::Limit;
+use super::{Server, file, listing, mount, name, sizes};
 use crate::nfs::protocol::{self, Attributes, MAX_HANDLE, Time, procedure, status};
 use crate::nfs::rpc::{self, Call, Refusal};
 use crate::nfs::xdr::{Garbage, Reader, Writer};
@@ -43,13 +46,32 @@ impl From<nix::errno::Errno> for Fault {
 /// A call and who asks.
 pub struct Asked<'a> {
     pub server: &'a Server,
-    pub client: IpAddr,
+    pub client: Peer,
     pub call: &'a Call,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub address: IpAddr,
+    /// A port below 1024 is root's.
+    pub port: u16,
+    /// It has the address that it called: it is this machine.
+    pub is_here: bool,
+}
+
+impl From<IpAddr> for Peer {
+    /// Somebody in particular, but nobody's root.
+    fn from(address: IpAddr) -> Self {
+        Self { address, port: u16::MAX, is_here: false }
+    }
 }
 
 /// A file that a call names.
 pub struct Named<'a> {
     pub export: &'a Export,
+    /// What its size counts against; a folder's own limit is one that begins at it.
+    pub limit: Option<Arc<Limit>>,
     /// `O_PATH`.
     pub fd: OwnedFd,
     pub stat: FileStat,
@@ -58,12 +80,14 @@ pub struct Named<'a> {
 impl<'a> Asked<'a> {
     /// Reads a handle and opens its file.
     pub fn named(&self, arguments: &mut Reader<'_>) -> Result<Named<'a>, Fault> {
-        let (export, fd) = self.server.open_handle(arguments.opaque(MAX_HANDLE)?)?;
-        if !export.admits(self.client) {
+        let Opened { export, limit, file } = self.server.open_handle(arguments.opaque(MAX_HANDLE)?)?;
+        if !export.admits(self.client.address) {
             return Err(Fault::Status(status::ACCES));
         }
-        let stat = nix::sys::stat::fstat(fd.as_raw_fd())?;
-        Ok(Named { export, fd, stat })
+        let stat = nix::sys::stat::fstat(file.as_raw_fd())?;
+        // A handle of before the folder got its limit.
+        let limit = limit.or_else(|| self.server.limits.at(&stat));
+        Ok(Named { export, limit, fd: file, stat })
     }
 
     /// Takes on the asking user's identity.
@@ -175,7 +199,7 @@ const PROCEDURES: [(Procedure, usize); 22] = [
 ];
 
 /// The reply to a record; `None` where it is no call at all.
-pub fn answer(server: &Server, client: IpAddr, record: &[u8]) -> Option<Writer> {
+pub fn answer(server: &Server, client: Peer, record: &[u8]) -> Option<Writer> {
     let mut arguments = Reader::new(record);
     let call = rpc::read_call(&mut arguments).ok()?;
     let asked = Asked { server, client, call: &call };
@@ -188,6 +212,7 @@ pub fn answer(server: &Server, client: IpAddr, record: &[u8]) -> Option<Writer> 
             (protocol::MOUNT, 1 | 3) => mount::mount(&asked, &mut arguments),
             (protocol::MOUNT, _) => rpc::refused(call.xid, Refusal::ProgramMismatch(1, 3)),
             (protocol::PORTMAP, _) => mount::portmap(&asked, &mut arguments),
+            (protocol::SIZES, 1) => sizes::sizes(&asked, &mut arguments),
             _ => rpc::refused(call.xid, Refusal::ProgramUnavailable),
         }
     })
@@ -197,7 +222,7 @@ pub fn answer(server: &Server, client: IpAddr, record: &[u8]) -> Option<Writer> 
 pub fn answer_datagram(server: &Server, client: IpAddr, datagram: &[u8]) -> Option<Writer> {
     let mut arguments = Reader::new(datagram);
     let call = rpc::read_call(&mut arguments).ok().filter(|call| call.rpc_version == 2)?;
-    let asked = Asked { server, client, call: &call };
+    let asked = Asked { server, client: client.into(), call: &call };
     Some(match call.program {
         protocol::PORTMAP => mount::portmap(&asked, &mut arguments),
         _ => rpc::refused(call.xid, Refusal::ProgramUnavailable),

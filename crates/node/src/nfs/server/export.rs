@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
+use super::call::Peer;
 use super::handle::KernelHandle;
 use super::identity::Identity;
 use crate::network::Cidr;
@@ -28,7 +29,7 @@ pub enum Squash {
     None,
 }
 
-/// An export as it is typed: `PATH[:ro,no_root_squash,all_squash,clients=CIDR,clients=CIDR…]`.
+/// An export as it is typed: `PATH[:ro,no_root_squash,all_squash,clients=CIDR,provisioners=CIDR…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportOptions {
     pub path: PathBuf,
@@ -36,6 +37,8 @@ pub struct ExportOptions {
     pub squash: Squash,
     /// Empty: everybody.
     pub clients: Vec<Cidr>,
+    /// Machines whose root may give folders a size, beside this one.
+    pub provisioners: Vec<Cidr>,
 }
 
 impl FromStr for ExportOptions {
@@ -46,7 +49,7 @@ impl FromStr for ExportOptions {
         if !path.starts_with('/') {
             return Err(format!("export {path:?} is not an absolute path"));
         }
-        let mut export = Self { path: path.into(), read_only: false, squash: Squash::Root, clients: Vec::new() };
+        let mut export = Self { path: path.into(), read_only: false, squash: Squash::Root, clients: Vec::new(), provisioners: Vec::new() };
         for option in options.split(',').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
                 None if option == "ro" => export.read_only = true,
@@ -54,19 +57,23 @@ impl FromStr for ExportOptions {
                 None if option == "root_squash" => export.squash = Squash::Root,
                 None if option == "no_root_squash" => export.squash = Squash::None,
                 None if option == "all_squash" => export.squash = Squash::All,
-                Some(("clients", range)) => {
-                    let whole = if range.contains('/') { range.to_owned() } else { format!("{range}/32") };
-                    export.clients.push(Cidr::parse(&whole).ok_or_else(|| format!("{range:?} is not an IPv4 address or range"))?);
-                }
+                Some(("clients", range)) => export.clients.push(parse_range(range)?),
+                Some(("provisioners", range)) => export.provisioners.push(parse_range(range)?),
                 _ => {
                     return Err(format!(
-                        "unknown option {option:?} of export {path}; there are ro, rw, root_squash, no_root_squash, all_squash and clients=CIDR"
+                        "unknown option {option:?} of export {path}; there are ro, rw, root_squash, no_root_squash, all_squash, \
+                         clients=CIDR and provisioners=CIDR"
                     ));
                 }
             }
         }
         Ok(export)
     }
+}
+
+fn parse_range(range: &str) -> Result<Cidr, String> {
+    let whole = if range.contains('/') { range.to_owned() } else { format!("{range}/32") };
+    Cidr::parse(&whole).ok_or_else(|| format!("{range:?} is not an IPv4 address or range"))
 }
 
 /// A folder that is exported.
@@ -79,6 +86,7 @@ pub struct Export {
     pub read_only: bool,
     squash: Squash,
     clients: Vec<Cidr>,
+    provisioners: Vec<Cidr>,
 }
 
 impl Export {
@@ -94,14 +102,22 @@ impl Export {
             .map_err(|error| io::Error::new(error.kind(), format!("its file system has no file handles to export by ({error})")))?;
         let hash: [u8; 32] = Sha256::digest(path.as_os_str().as_encoded_bytes()).into();
         let id = hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-        let (read_only, squash, clients) = (options.read_only, options.squash, options.clients.clone());
-        Ok(Self { id, path, root, device: stat.st_dev, read_only, squash, clients })
+        let (clients, provisioners) = (options.clients.clone(), options.provisioners.clone());
+        let (read_only, squash) = (options.read_only, options.squash);
+        Ok(Self { id, path, root, device: stat.st_dev, read_only, squash, clients, provisioners })
     }
 
     /// Whether a client of this address may have it.
     pub fn admits(&self, client: IpAddr) -> bool {
         let inside = |address| self.clients.iter().any(|range| range.contains(address));
         self.clients.is_empty() || super::canonical(client).is_some_and(inside)
+    }
+
+    /// Whether a client may give folders a size: root of this machine, or of one that is named. A pod has an address of
+    /// its own.
+    pub fn trusts(&self, client: Peer) -> bool {
+        let inside = |address| self.provisioners.iter().any(|range| range.contains(address));
+        client.port < 1024 && (client.is_here || super::canonical(client.address).is_some_and(inside))
     }
 
     /// Who a client's user is here.

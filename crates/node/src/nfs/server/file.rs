@@ -10,6 +10,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid};
 
 use super::call::{Asked, Fault, Named};
+use super::limits;
 use crate::nfs::protocol::{MAX_IO, MAX_NAME, SetAttributes, SetTime, Time, status};
 use crate::nfs::xdr::{Reader, Writer};
 
@@ -45,7 +46,7 @@ pub fn apply(asked: &Asked<'_>, named: &Named<'_>, wanted: &SetAttributes) -> Re
     if let Some(size) = wanted.size {
         let size = i64::try_from(size).map_err(|_| Fault::Status(status::FBIG))?;
         let file = open(asked, named, false)?;
-        nix::unistd::ftruncate(&file, size)?;
+        within_limit(asked, named, &file, size.unsigned_abs(), || Ok(nix::unistd::ftruncate(&file, size)?))?;
     }
     if wanted.uid.is_some() || wanted.gid.is_some() {
         let (uid, gid) = (wanted.uid.map(Uid::from_raw), wanted.gid.map(Gid::from_raw));
@@ -69,6 +70,41 @@ pub fn apply(asked: &Asked<'_>, named: &Named<'_>, wanted: &SetAttributes) -> Re
         stat::utimensat(None, named.path().as_str(), &accessed, &modified, UtimensatFlags::FollowSymlink)?;
     }
     Ok(())
+}
+
+/// Carries out a change after which a file is at most `length` long, if its limit has the room.
+fn within_limit(
+    asked: &Asked<'_>,
+    named: &Named<'_>,
+    file: &File,
+    length: u64,
+    change: impl FnOnce() -> io::Result<()>,
+) -> Result<(), Fault> {
+    let Some(limit) = &named.limit else { return Ok(change()?) };
+    let _alone = limit.change_length(named.stat.st_ino);
+    let stat = stat::fstat(file.as_raw_fd())?;
+    if stat.st_nlink == 0 {
+        // What it cost was given back when its last name went.
+        return Err(Fault::Status(status::STALE));
+    }
+    let before = limits::cost(&stat);
+    let charge = limit.charge(&asked.server.limits, limits::cost_of(length).saturating_sub(before))?;
+    let changed = change();
+    charge.settle(before, limits::cost(&stat::fstat(file.as_raw_fd())?));
+    Ok(changed?)
+}
+
+/// Writes within the file's limit. What does not make it longer needs no room, and goes on beside other writes.
+fn write_within(asked: &Asked<'_>, named: &Named<'_>, file: &File, bytes: &[u8], offset: u64) -> Result<(), Fault> {
+    let end = offset + bytes.len() as u64;
+    let Some(limit) = &named.limit else { return Ok(file.write_all_at(bytes, offset)?) };
+    {
+        let _length = limit.keep_length(named.stat.st_ino);
+        if end <= file.metadata()?.len() {
+            return Ok(file.write_all_at(bytes, offset)?);
+        }
+    }
+    within_limit(asked, named, file, end, || file.write_all_at(bytes, offset))
 }
 
 /// Opens a regular file's content as whoever acts; its owner always may.
@@ -198,7 +234,7 @@ pub fn write(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
     {
         let _acting = asked.act_to_change(named.export)?;
         let file = open(asked, &named, false)?;
-        file.write_all_at(bytes, offset)?;
+        write_within(asked, &named, &file, bytes, offset)?;
         let synced = match stable {
             UNSTABLE => Ok(()),
             DATA_SYNC => file.sync_data(),
@@ -227,8 +263,14 @@ pub fn fsstat(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
     let about = nix::sys::statvfs::fstatvfs(&named.fd)?;
     let unit = about.fragment_size();
     named.write_after(reply);
-    for blocks in [about.blocks(), about.blocks_free(), about.blocks_available()] {
-        reply.u64(blocks.saturating_mul(unit));
+    let mut bytes = [about.blocks(), about.blocks_free(), about.blocks_available()].map(|blocks| blocks.saturating_mul(unit));
+    if let Some(limit) = &named.limit {
+        let (size, used) = limit.usage();
+        let left = size.saturating_sub(used);
+        bytes = [size, left, left.min(bytes[2])];
+    }
+    for bytes in bytes {
+        reply.u64(bytes);
     }
     reply.u64(about.files()).u64(about.files_free()).u64(about.files_available()).u32(0);
     Ok(())

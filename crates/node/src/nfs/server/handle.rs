@@ -1,20 +1,24 @@
 //! File handles: the kernel's own handle of a file, and whose it is, sealed.
 //!
 //! ```text
-//! 1 version | 4 export | 1 kind of kernel handle | the kernel handle (at most 50) | 8 seal
+//! 1 version | 4 export | 4 limit | 1 kind of kernel handle | the kernel handle (at most 46) | 8 seal
 //! ```
+//!
+//! The limit is the number of the one that the file counts against ([`super::limits`]); 0 where there is none.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::Server;
 use super::call::{Fault, Fault::Status};
 use super::export::Export;
+use super::limits::Limit;
 use crate::nfs::protocol::{MAX_HANDLE, status};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const SEAL: usize = 8;
-const HEADER: usize = 6;
+const HEADER: usize = 10;
 /// What is left for the kernel's handle; ext4 takes 8 bytes, xfs 12, btrfs 20.
 const MAX_KERNEL_HANDLE: usize = MAX_HANDLE - HEADER - SEAL;
 
@@ -26,10 +30,18 @@ struct Raw {
     handle: [u8; MAX_KERNEL_HANDLE],
 }
 
+/// What a handle names.
+pub struct Opened<'a> {
+    pub export: &'a Export,
+    pub limit: Option<Arc<Limit>>,
+    /// `O_PATH`.
+    pub file: OwnedFd,
+}
+
 /// The kernel's handle of a file: its inode and generation, in the file system's own form.
 pub struct KernelHandle {
-    kind: u8,
-    bytes: Vec<u8>,
+    pub(super) kind: u8,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl KernelHandle {
@@ -49,7 +61,7 @@ impl KernelHandle {
     }
 
     /// Opens the file, wherever its names are by now. Needs root.
-    fn open(&self, root: RawFd) -> io::Result<OwnedFd> {
+    pub(super) fn open(&self, root: RawFd) -> io::Result<OwnedFd> {
         let mut raw = Raw { bytes: self.bytes.len() as u32, kind: self.kind.into(), handle: [0; MAX_KERNEL_HANDLE] };
         raw.handle.get_mut(..self.bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&self.bytes);
         // SAFETY: as above; the kernel only reads it.
@@ -68,10 +80,11 @@ impl Server {
     }
 
     /// The handle by which clients name an open file of an export.
-    pub(super) fn handle_of(&self, export: &Export, file: &OwnedFd) -> io::Result<Vec<u8>> {
+    pub(super) fn handle_of(&self, export: &Export, limit: Option<&Limit>, file: &OwnedFd) -> io::Result<Vec<u8>> {
         let kernel = KernelHandle::of(file)?;
         let mut handle = vec![VERSION];
         handle.extend_from_slice(&export.id.to_be_bytes());
+        handle.extend_from_slice(&limit.map_or(0, |limit| limit.id).to_be_bytes());
         handle.push(kernel.kind);
         handle.extend_from_slice(&kernel.bytes);
         let seal = self.seal(&handle);
@@ -80,11 +93,11 @@ impl Server {
     }
 
     /// The file of a handle that this server gave.
-    pub(super) fn open_handle(&self, handle: &[u8]) -> Result<(&Export, OwnedFd), Fault> {
+    pub(super) fn open_handle(&self, handle: &[u8]) -> Result<Opened<'_>, Fault> {
         let (sealed, seal) = handle.split_last_chunk::<SEAL>().ok_or(Status(status::BADHANDLE))?;
         let (header, bytes) = sealed.split_first_chunk::<HEADER>().ok_or(Status(status::BADHANDLE))?;
-        let [version, id @ .., kind] = header;
-        let id = u32::from_be_bytes(id.first_chunk().copied().unwrap_or_default());
+        let [version, e0, e1, e2, e3, l0, l1, l2, l3, kind] = header;
+        let (id, limit) = (u32::from_be_bytes([*e0, *e1, *e2, *e3]), u32::from_be_bytes([*l0, *l1, *l2, *l3]));
         // A seal of before the key was lost is not an attack, only stale.
         let expected = self.seal(sealed);
         let differs = expected.iter().zip(seal).fold(0, |differs, (one, other)| differs | (one ^ other));
@@ -92,8 +105,13 @@ impl Server {
             return Err(Status(status::STALE));
         }
         let export = self.exports.iter().find(|export| export.id == id).ok_or(Status(status::STALE))?;
+        let limit = match limit {
+            0 => None,
+            // A limit goes when its folder does.
+            id => Some(self.limits.by_id(id).ok_or(Status(status::STALE))?),
+        };
         let kernel = KernelHandle { kind: *kind, bytes: bytes.to_vec() };
         let file = kernel.open(export.root.as_raw_fd()).map_err(|_| Status(status::STALE))?;
-        Ok((export, file))
+        Ok(Opened { export, limit, file })
     }
 }

@@ -12,15 +12,18 @@
 //! - [`call`]: from a call to its procedure
 //! - [`file`], [`name`], [`listing`]: the procedures on files, names and folders
 //! - [`mount`]: the mount protocol and the port mapper
+//! - [`limits`], [`sizes`]: folders with a size of their own, and how a provisioner asks for one
 
 mod call;
 pub mod export;
 mod file;
 mod handle;
 mod identity;
+pub mod limits;
 mod listing;
 mod mount;
 mod name;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +41,9 @@ pub use export::ExportOptions;
 
 use super::protocol::PORTMAP_PORT;
 use super::rpc;
+use call::Peer;
 use export::Export;
+use limits::Limits;
 
 /// Connections at one time; beyond, new ones are closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -76,6 +81,7 @@ pub enum StartError {
 /// A server.
 pub struct Server {
     exports: Vec<Export>,
+    limits: Limits,
     seal: ring::hmac::Key,
     /// What WRITE and COMMIT answer with: the same until data that was not committed may be lost.
     boot: u32,
@@ -106,11 +112,13 @@ pub fn listen(config: &ServerConfig) -> Result<Listening, StartError> {
         exports.push(export);
     }
     let key = key(&config.state_dir).map_err(|source| StartError::State { path: config.state_dir.clone(), source })?;
+    let limits = Limits::open(&config.state_dir, &exports);
+    let limits = limits.map_err(|source| StartError::State { path: config.state_dir.clone(), source })?;
     let failed = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let portmapper = if config.portmapper { portmapper(address) } else { None };
-    let server = Arc::new(Server::new(exports, &key, address.port()));
+    let server = Arc::new(Server::new(exports, limits, &key, address.port()));
     Ok(Listening { server, listener, portmapper, address })
 }
 
@@ -162,6 +170,9 @@ impl Listening {
             thread("nfs-portmap", move || accept(&for_tcp, &tcp))?;
             thread("nfs-portmap-udp", move || datagrams(&for_udp, &udp))?;
         }
+        let (counting, noting) = (self.server.clone(), self.server.clone());
+        thread("nfs-count", move || counting.limits.count(&counting.exports))?;
+        thread("nfs-note", move || noting.limits.note())?;
         accept(&self.server, &self.listener);
         Ok(())
     }
@@ -206,15 +217,17 @@ fn connection(server: &Server, mut stream: TcpStream, peer: SocketAddr) -> io::R
     stream.set_nodelay(true)?;
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
     stream.set_write_timeout(Some(RECORD_TIMEOUT))?;
+    let is_here = stream.local_addr()?.ip().to_canonical() == peer.ip().to_canonical();
+    let client = Peer { address: peer.ip(), port: peer.port(), is_here };
     let timing = stream.try_clone()?;
-    converse(server, &mut stream, peer.ip(), |timeout| timing.set_read_timeout(timeout))
+    converse(server, &mut stream, client, |timeout| timing.set_read_timeout(timeout))
 }
 
 /// Answers calls until the client ends the connection. `wait` sets how long the next read may take.
 fn converse(
     server: &Server,
     stream: &mut (impl Read + Write),
-    client: IpAddr,
+    client: Peer,
     mut wait: impl FnMut(Option<Duration>) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut record = Vec::new();
@@ -243,9 +256,10 @@ fn datagrams(server: &Server, socket: &UdpSocket) {
 }
 
 impl Server {
-    fn new(exports: Vec<Export>, key: &[u8; 32], port: u16) -> Self {
+    fn new(exports: Vec<Export>, limits: Limits, key: &[u8; 32], port: u16) -> Self {
         Self {
             exports,
+            limits,
             seal: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key),
             boot: boot(),
             failures: AtomicU32::new(0),

@@ -1,12 +1,16 @@
 //! The mount protocol (who may have which export's first handle) and a port mapper that knows this server only.
 
 use std::ffi::OsStr;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 
 use super::call::{Asked, Fault};
+use super::export::Export;
+use super::limits::Limit;
 use crate::nfs::protocol::{self, MAX_PATH, PORTMAP, PORTMAP_VERSION, V3, status};
 use crate::nfs::rpc::{self, Refusal};
 use crate::nfs::xdr::{Reader, Writer};
@@ -45,7 +49,7 @@ pub fn mount(asked: &Asked<'_>, arguments: &mut Reader<'_>) -> Writer {
             reply.bool(false);
         }
         EXPORT => {
-            for export in asked.server.exports.iter().filter(|export| export.admits(asked.client)) {
+            for export in asked.server.exports.iter().filter(|export| export.admits(asked.client.address)) {
                 reply.bool(true).opaque(export.path.as_os_str().as_bytes()).bool(false);
             }
             reply.bool(false);
@@ -62,15 +66,28 @@ fn first_handle(asked: &Asked<'_>, arguments: &mut Reader<'_>) -> Result<Vec<u8>
         return Err(Fault::Status(status::INVAL));
     }
     let path = Path::new(OsStr::from_bytes(path));
-    let holds = |export: &&super::Export| export.relative(path).is_some();
+    let holds = |export: &&Export| export.relative(path).is_some();
     let export = asked.server.exports.iter().filter(holds).max_by_key(|export| export.path.as_os_str().len());
     let export = export.ok_or(Fault::Status(status::NOENT))?;
-    if !export.admits(asked.client) {
+    if !export.admits(asked.client.address) {
         return Err(Fault::Status(status::ACCES));
     }
     let inside = export.relative(path).filter(|inside| !inside.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = beneath::open_strict(&export.root, inside, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    Ok(asked.server.handle_of(export, &dir)?)
+    let limit = limit_of(asked, export, inside)?;
+    Ok(asked.server.handle_of(export, limit.as_deref(), &dir)?)
+}
+
+/// The limit of a folder that is named by its path: it may begin at any folder on the way.
+fn limit_of(asked: &Asked<'_>, export: &Export, inside: &Path) -> Result<Option<Arc<Limit>>, Fault> {
+    let ways: Vec<&Path> = inside.ancestors().map(|way| if way.as_os_str().is_empty() { Path::new(".") } else { way }).collect();
+    for way in ways {
+        let dir = beneath::open_strict(&export.root, way, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        if let Some(limit) = asked.server.limits.at(&nix::sys::stat::fstat(dir.as_raw_fd())?) {
+            return Ok(Some(limit));
+        }
+    }
+    Ok(None)
 }
 
 /// The port mapper's procedures, version 2.

@@ -5,13 +5,15 @@ use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{self, Mode, SFlag};
+use nix::sys::stat::{self, FileStat, Mode, SFlag};
 use nix::unistd::UnlinkatFlags;
 
 use super::call::{Asked, Fault, Named, write_optional};
-use super::file;
+use super::limits::{self, Charge, Limit};
+use super::{Server, file};
 use crate::nfs::protocol::{MAX_NAME, MAX_PATH, SetAttributes, SetTime, Time, kind, status};
 use crate::nfs::xdr::{Reader, Writer};
 use crate::volumes::beneath;
@@ -53,6 +55,15 @@ impl Named<'_> {
         Ok(beneath::open_strict(&self.fd, Path::new(name), AS_IT_IS)?)
     }
 
+    /// What something in this folder counts against.
+    pub fn limit_of(&self, server: &Server, name: &OsStr, found: &FileStat) -> Option<Arc<Limit>> {
+        let begins_here = self.limit.as_ref().is_some_and(|limit| limit.root == (self.stat.st_dev, self.stat.st_ino));
+        if name == ".." && begins_here && (found.st_dev, found.st_ino) != (self.stat.st_dev, self.stat.st_ino) {
+            return None;
+        }
+        self.limit.clone().or_else(|| server.limits.at(found))
+    }
+
     fn is_root(&self) -> Result<bool, Fault> {
         let root = stat::fstat(self.export.root.as_raw_fd())?;
         Ok((root.st_dev, root.st_ino) == (self.stat.st_dev, self.stat.st_ino))
@@ -79,8 +90,10 @@ pub fn lookup(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
         let _acting = asked.act(dir.export)?;
         dir.child(name)?
     };
-    reply.opaque(&asked.server.handle_of(dir.export, &found)?);
-    write_optional(reply, Some(&super::call::attributes(&stat::fstat(found.as_raw_fd())?)));
+    let stat = stat::fstat(found.as_raw_fd())?;
+    let limit = dir.limit_of(asked.server, name, &stat);
+    reply.opaque(&asked.server.handle_of(dir.export, limit.as_deref(), &found)?);
+    write_optional(reply, Some(&super::call::attributes(&stat)));
     dir.write_after(reply);
     Ok(())
 }
@@ -90,7 +103,8 @@ fn made(asked: &Asked<'_>, dir: &Named<'_>, name: &OsStr, wanted: &SetAttributes
     let named = {
         let _acting = asked.act_to_change(dir.export)?;
         let fd = beneath::open_strict(&dir.fd, Path::new(name), AS_IT_IS)?;
-        let named = Named { export: dir.export, stat: stat::fstat(fd.as_raw_fd())?, fd };
+        let stat = stat::fstat(fd.as_raw_fd())?;
+        let named = Named { export: dir.export, limit: dir.limit_of(asked.server, name, &stat), stat, fd };
         file::apply(asked, &named, wanted)?;
         named
     };
@@ -98,7 +112,7 @@ fn made(asked: &Asked<'_>, dir: &Named<'_>, name: &OsStr, wanted: &SetAttributes
         file::sync(&named)?;
     }
     file::sync(dir)?;
-    reply.bool(true).opaque(&asked.server.handle_of(dir.export, &named.fd)?);
+    reply.bool(true).opaque(&asked.server.handle_of(dir.export, named.limit.as_deref(), &named.fd)?);
     named.write_after(reply);
     dir.write_weak(reply);
     Ok(())
@@ -110,6 +124,58 @@ fn split_mode(mut wanted: SetAttributes, otherwise: u32) -> (Mode, SetAttributes
     // Setuid, setgid and sticky bits need a chmod of their own.
     wanted.mode = wanted.mode.filter(|mode| mode & 0o7000 != 0);
     (Mode::from_bits_truncate(mode & 0o777), wanted)
+}
+
+/// Room for one more file in a folder that has a limit.
+fn charge<'a>(asked: &Asked<'_>, dir: &'a Named<'_>) -> Result<Option<Charge<'a>>, Fault> {
+    dir.limit.as_ref().map(|limit| limit.charge(&asked.server.limits, limits::cost_of(0))).transpose()
+}
+
+/// It was made.
+fn settle(asked: &Asked<'_>, dir: &Named<'_>, charge: Option<Charge<'_>>) -> Result<(), Fault> {
+    let late = || dir.limit.as_ref().map(|limit| limit.charge(&asked.server.limits, 0)).transpose();
+    let charge = if charge.is_some() { charge } else { late()? };
+    if let Some(charge) = charge {
+        charge.settle(0, limits::cost_of(0));
+    }
+    Ok(())
+}
+
+/// Makes something else than a regular file.
+fn making(asked: &Asked<'_>, dir: &Named<'_>, make: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    let charge = charge(asked, dir)?;
+    {
+        let _acting = asked.act_to_change(dir.export)?;
+        make()?;
+    }
+    settle(asked, dir, charge)
+}
+
+/// Takes a name away, and gives back what it cost where it was the last one.
+fn removing(asked: &Asked<'_>, dir: &Named<'_>, name: &OsStr, remove: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    let limits = &asked.server.limits;
+    let look = || dir.child(name).ok().and_then(|fd| stat::fstat(fd.as_raw_fd()).ok().map(|stat| (fd, stat)));
+    let Some(limit) = &dir.limit else {
+        let begins_there = look().and_then(|(_, stat)| limits.at(&stat));
+        remove()?;
+        // A folder with a limit of its own, unless it was only given another name.
+        let is_gone = |limit: &Arc<Limit>| look().is_none_or(|(_, stat)| limit.root != (stat.st_dev, stat.st_ino));
+        if let Some(limit) = begins_there.filter(is_gone) {
+            limits.remove(limit.id)?;
+        }
+        return Ok(());
+    };
+    let charge = limit.charge(limits, 0)?;
+    let _alone = limit.change_names();
+    let there = look();
+    let _length = there.as_ref().map(|(_, stat)| limit.change_length(stat.st_ino));
+    // Its length may have changed until just now.
+    let there = there.and_then(|(fd, _)| stat::fstat(fd.as_raw_fd()).ok().map(|stat| (fd, stat)));
+    remove()?;
+    let is_gone = |fd: &OwnedFd| stat::fstat(fd.as_raw_fd()).is_ok_and(|stat| stat.st_nlink == 0);
+    let before = there.filter(|(fd, _)| is_gone(fd)).map_or(0, |(_, stat)| limits::cost(&stat));
+    charge.settle(before, 0);
+    Ok(())
 }
 
 /// CREATE.
@@ -126,6 +192,8 @@ pub fn create(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
         _ => return Err(Fault::Garbage),
     };
     let (mode, mut rest) = split_mode(wanted.clone(), 0o600);
+    // One that is there needs no room, and no place in a folder that is full.
+    let charge = if dir.child(name).is_ok() { None } else { charge(asked, &dir)? };
     let made_now = {
         let _acting = asked.act_to_change(dir.export)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -138,6 +206,9 @@ pub fn create(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
             Err(error) => return Err(error.into()),
         }
     };
+    if made_now {
+        settle(asked, &dir, charge)?;
+    }
     if !made_now && how == 2 {
         // Made by this very call, which is asked again because its answer was lost? The verifier in its times tells.
         let there = dir.child(name)?;
@@ -170,10 +241,7 @@ pub fn mkdir(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
     let name = plain(arguments)?;
     let (mode, rest) = split_mode(SetAttributes::read(arguments)?, 0o777);
     dir.must_be_dir()?;
-    {
-        let _acting = asked.act_to_change(dir.export)?;
-        stat::mkdirat(Some(dir.fd.as_raw_fd()), name, mode)?;
-    }
+    making(asked, &dir, || Ok(stat::mkdirat(Some(dir.fd.as_raw_fd()), name, mode)?))?;
     made(asked, &dir, name, &rest, reply)
 }
 
@@ -187,10 +255,7 @@ pub fn symlink(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer
     if target.is_empty() || target.contains(&0) {
         return Err(Fault::Status(status::INVAL));
     }
-    {
-        let _acting = asked.act_to_change(dir.export)?;
-        nix::unistd::symlinkat(OsStr::from_bytes(target), Some(dir.fd.as_raw_fd()), name)?;
-    }
+    making(asked, &dir, || Ok(nix::unistd::symlinkat(OsStr::from_bytes(target), Some(dir.fd.as_raw_fd()), name)?))?;
     made(asked, &dir, name, &SetAttributes::default(), reply)
 }
 
@@ -209,10 +274,7 @@ pub fn mknod(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
     let (mode, rest) = split_mode(SetAttributes::read(arguments)?, 0o600);
     let device = if is_device { libc::makedev(arguments.u32()?, arguments.u32()?) } else { 0 };
     dir.must_be_dir()?;
-    {
-        let _acting = asked.act_to_change(dir.export)?;
-        stat::mknodat(Some(dir.fd.as_raw_fd()), name, flag, mode, device)?;
-    }
+    making(asked, &dir, || Ok(stat::mknodat(Some(dir.fd.as_raw_fd()), name, flag, mode, device)?))?;
     made(asked, &dir, name, &rest, reply)
 }
 
@@ -230,10 +292,10 @@ fn unlink(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer, fla
     let dir = asked.named(arguments)?;
     let name = plain(arguments)?;
     dir.must_be_dir()?;
-    {
+    removing(asked, &dir, name, || {
         let _acting = asked.act_to_change(dir.export)?;
-        nix::unistd::unlinkat(Some(dir.fd.as_raw_fd()), name, flags)?;
-    }
+        Ok(nix::unistd::unlinkat(Some(dir.fd.as_raw_fd()), name, flags)?)
+    })?;
     file::sync(&dir)?;
     dir.write_weak(reply);
     Ok(())
@@ -247,13 +309,15 @@ pub fn rename(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
     let to_name = plain(arguments)?;
     from.must_be_dir()?;
     to.must_be_dir()?;
-    if from.export.id != to.export.id {
+    let limit = |dir: &Named<'_>| dir.limit.as_ref().map(|limit| limit.id);
+    if (from.export.id, limit(&from)) != (to.export.id, limit(&to)) {
         return Err(Fault::Status(status::XDEV));
     }
-    {
+    // What had the new name loses it.
+    removing(asked, &to, to_name, || {
         let _acting = asked.act_to_change(from.export)?;
-        nix::fcntl::renameat(Some(from.fd.as_raw_fd()), from_name, Some(to.fd.as_raw_fd()), to_name)?;
-    }
+        Ok(nix::fcntl::renameat(Some(from.fd.as_raw_fd()), from_name, Some(to.fd.as_raw_fd()), to_name)?)
+    })?;
     file::sync(&to)?;
     file::sync(&from)?;
     from.write_weak(reply);
@@ -267,7 +331,8 @@ pub fn link(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -
     let dir = asked.named(arguments)?;
     let name = plain(arguments)?;
     dir.must_be_dir()?;
-    if file.export.id != dir.export.id {
+    let limit = |named: &Named<'_>| named.limit.as_ref().map(|limit| limit.id);
+    if (file.export.id, limit(&file)) != (dir.export.id, limit(&dir)) {
         return Err(Fault::Status(status::XDEV));
     }
     {

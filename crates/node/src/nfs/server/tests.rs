@@ -194,12 +194,13 @@ fn any_bytes_get_an_answer_or_none_but_never_a_panic_x4() {
     fs::write(base.path().join("export/file"), "content").unwrap();
     let export = format!("{}:ro", base.path().join("export").display());
     let server = listen(&config(base.path(), &export)).unwrap().server;
-    let handle = server.handle_of(&server.exports[0], &server.exports[0].root).unwrap();
+    let handle = server.handle_of(&server.exports[0], None, &server.exports[0].root).unwrap();
     let mut random = 1u64;
     let mut next = move |limit: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) as usize % limit
     };
+    let client = std::net::IpAddr::from([127, 0, 0, 1]).into();
     let mut work = move || {
         for round in 0..20_000 {
             let program = [NFS, MOUNT, PORTMAP][next(3)];
@@ -214,7 +215,7 @@ fn any_bytes_get_an_answer_or_none_but_never_a_panic_x4() {
                 record[at] = next(256) as u8;
             }
             record.truncate(record.len() - next(40));
-            if let Some(reply) = call::answer(&server, [127, 0, 0, 1].into(), &record) {
+            if let Some(reply) = call::answer(&server, client, &record) {
                 rpc::read_reply(&mut Reader::new(&reply.0[4..])).unwrap();
                 assert!(reply.0.len() < rpc::MAX_RECORD);
             }
