@@ -184,17 +184,28 @@ impl Replication {
         assert_eq!(self.ask(ordinal, "select pg_is_in_recovery()"), "t");
     }
 
-    /// One is Ready before the next is made.
+    /// One runs before the next is made.
     fn in_order(&self, first: usize, second: usize) {
-        let ready = self.0.field(&format!("pod/pg-{first}"), "{.status.conditions[?(@.type=='Ready')].lastTransitionTime}");
+        let started = self.0.field(&format!("pod/pg-{first}"), "{.status.containerStatuses[0].state.running.startedAt}");
         let made = self.0.field(&format!("pod/pg-{second}"), "{.metadata.creationTimestamp}");
-        assert!(!ready.is_empty() && ready <= made, "pg-{first} Ready at {ready}, pg-{second} made at {made}");
+        assert!(!started.is_empty() && started <= made, "pg-{first} runs since {started}, pg-{second} was made at {made}");
+    }
+
+    /// By its stable name the primary takes whoever has the password, and nobody else.
+    fn passwords_count(&self) {
+        let by_name = ["psql", "-w", "-U", "postgres", "-h", "pg-0.pg", "-Atc", "select 'in'"];
+        assert_eq!(self.0.exec("pg-2", &by_name), "in\n");
+        let refused = self.0.refused(&[&["exec", "pg-2", "--", "env", "PGPASSWORD=wrong"][..], &by_name].concat());
+        assert!(refused.contains("password authentication failed"), "{refused}");
     }
 }
 
 #[test]
 fn step_4_replicas_clone_from_each_other_and_stream_from_the_primary() {
     let example = std::fs::read_to_string("examples/postgres-replication.yaml").expect("the example");
+    // Passwords with all that could be taken for something else on their way.
+    let example = example.replace("-password: postgres", r#"-password: "it's:\\ $(HOME)""#);
+    let example = example.replace("-password: replicator", r#"-password: "'re:\\p' %s""#);
     let mut set = Replication(Cluster::new());
     set.0.load(&["postgres"]);
     set.0.apply(&example.replace("image: postgres:15", "image: test.local/postgres:1"));
@@ -203,6 +214,7 @@ fn step_4_replicas_clone_from_each_other_and_stream_from_the_primary() {
     set.cloned(1, "pg-0", "primary");
     set.cloned(2, "pg-1", "standby");
     set.streaming(&["pg-1", "pg-2"]);
+    set.passwords_count();
     set.ask(0, "create table rows (name text)");
     set.insert("a");
     set.all_have(3, "a");

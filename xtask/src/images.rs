@@ -82,12 +82,13 @@ chown postgres:postgres "$PGDATA" /run/postgresql
 chmod 700 "$PGDATA"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   printf '%s' "${POSTGRES_PASSWORD:-postgres}" > /tmp/pw; chown postgres /tmp/pw
-  gosu postgres initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile=/tmp/pw -E UTF8 --locale=C --auth-host=scram-sha-256 --auth-local=trust > /tmp/initdb.log 2>&1 || { cat /tmp/initdb.log; exit 1; }
+  gosu postgres initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile=/tmp/pw -E UTF8 --locale=C --auth-host=scram-sha-256 --auth-local=trust --no-sync > /tmp/initdb.log 2>&1 || { cat /tmp/initdb.log; exit 1; }
   rm /tmp/pw
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
   echo "host replication all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
+  sync -f "$PGDATA"
 fi
-exec gosu postgres postgres -D "$PGDATA" -c listen_addresses='*' -c jit=off -c unix_socket_directories=/run/postgresql "$@"
+exec gosu postgres postgres -D "$PGDATA" -c recovery_init_sync_method=syncfs -c listen_addresses='*' -c jit=off -c unix_socket_directories=/run/postgresql "$@"
 "#;
 
 const NGINX_CONF: &str = "\
