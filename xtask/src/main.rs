@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod images;
 mod kubectl;
 mod list_keys;
@@ -14,10 +15,11 @@ fn main() -> anyhow::Result<()> {
     match task.as_str() {
         "bench" => bench::run(&rest),
         "ci" => ci::run(),
+        "fuzz" => fuzz::run(&rest),
         "images" => images::run(&rest),
         "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
         "tidy" => tidy::run(),
-        other => anyhow::bail!("no such task: {other:?} (bench, ci, images, kubectl, list-keys, tidy)"),
+        other => anyhow::bail!("no such task: {other:?} (bench, ci, fuzz, images, kubectl, list-keys, tidy)"),
     }
 }

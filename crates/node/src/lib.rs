@@ -4,6 +4,8 @@
 //! [`start`] brings a node to life in the network namespace it is called in; [`cleanup`] takes away all that it made.
 
 pub mod cgroups;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod images;
 pub mod kubelet;
 pub mod network;

@@ -1,10 +1,13 @@
 //! Image archives: what `docker save`, `podman save`, `skopeo` and `buildah` write, as a tar (also compressed) or as the
 //! unpacked folder.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
@@ -14,13 +17,19 @@ use sha2::{Digest, Sha256};
 
 use super::blob::{Layer, decompress, short_layer};
 use super::store::Record;
-use super::unpack::open_at;
+use super::unpack::{Extended, open_at};
 use super::{ImageConfig, ImageError, ImageStore, Progress, ProgressFn, Reference};
 
 /// Manifests, indexes and configs are read up to here.
 pub const MAX_DOCUMENT: u64 = 8 << 20;
-/// Entries of an archive (not of its layers).
+/// All of those in one archive, each counted as often as it is referred to.
+const MAX_DOCUMENTS: u64 = 64 << 20;
+/// Entries of an archive (not of its layers), the bytes of their names, and a tar's header.
 const MAX_MEMBERS: usize = 100_000;
+const MAX_NAMES: usize = 16 << 20;
+const BLOCK: u64 = 512;
+/// An archive that comes as a stream is written down up to here (bytes).
+const MAX_ARCHIVE: u64 = 512 << 30;
 /// Images in one archive, and layers of one image (as Docker limits them).
 const MAX_IMAGES: usize = 1000;
 pub const MAX_LAYERS: usize = 127;
@@ -45,6 +54,8 @@ struct Archive {
     /// For messages.
     path: String,
     source: Source,
+    /// Bytes of manifests, indexes and configs that may still be read.
+    documents: Cell<u64>,
 }
 
 /// One image of an archive, before its layers are unpacked.
@@ -76,8 +87,7 @@ impl ImageStore {
         let metadata = fs::metadata(path).map_err(ImageError::io(format!("cannot open {}", path.display())))?;
         let open = || File::open(path).map_err(ImageError::io(format!("cannot open {}", path.display())));
         if metadata.is_dir() {
-            let archive = Archive { path: path.display().to_string(), source: Source::Folder(OwnedFd::from(open()?)) };
-            return self.load_archive(&archive, progress);
+            return self.load_archive(&Archive::new(path.display().to_string(), Source::Folder(OwnedFd::from(open()?))), progress);
         }
         if metadata.is_file() && !is_compressed(&open()?) {
             return self.load_tar(path.display().to_string(), open()?, progress);
@@ -111,15 +121,18 @@ impl ImageStore {
             }
             file.write_all(buffer.get(..length).unwrap_or_default()).map_err(ImageError::io("cannot write down the archive"))?;
             done += length as u64;
+            if done > MAX_ARCHIVE {
+                return Err(ImageError::Archive { path: name, why: format!("it is larger than {} GiB", MAX_ARCHIVE >> 30) });
+            }
             progress(Progress { step: "reading".to_owned(), done_bytes: done, total_bytes: None });
         }
         drop(plain);
         self.load_tar(name, file, progress)
     }
 
-    fn load_tar(&self, path: String, mut file: File, progress: ProgressFn<'_>) -> Result<Vec<String>> {
-        let members = index(&mut file).map_err(|why| ImageError::Archive { path: path.clone(), why })?;
-        self.load_archive(&Archive { path, source: Source::Tar(file, members) }, progress)
+    fn load_tar(&self, path: String, file: File, progress: ProgressFn<'_>) -> Result<Vec<String>> {
+        let members = index(&file).map_err(|why| ImageError::Archive { path: path.clone(), why })?;
+        self.load_archive(&Archive::new(path, Source::Tar(file, members)), progress)
     }
 
     fn load_archive(&self, archive: &Archive, progress: ProgressFn<'_>) -> Result<Vec<String>> {
@@ -218,6 +231,10 @@ pub fn is_this_platform(os: &str, architecture: &str) -> bool {
 }
 
 impl Archive {
+    fn new(path: String, source: Source) -> Self {
+        Self { path, source, documents: Cell::new(MAX_DOCUMENTS) }
+    }
+
     fn unusable(&self, why: impl Into<String>) -> ImageError {
         ImageError::Archive { path: self.path.clone(), why: why.into() }
     }
@@ -337,7 +354,13 @@ impl Archive {
         let reader = self.open(member).map_err(|error| self.unusable(format!("{}: {error}", member.display())))?;
         let mut bytes = Vec::new();
         reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|error| self.unusable(format!("{}: {error}", member.display())))?;
-        if bytes.len() as u64 > MAX_DOCUMENT { Err(self.unusable(format!("{} is too large", member.display()))) } else { Ok(bytes) }
+        let length = bytes.len() as u64;
+        if length > MAX_DOCUMENT {
+            return Err(self.unusable(format!("{} is too large", member.display())));
+        }
+        let left = self.documents.get().checked_sub(length);
+        self.documents.set(left.ok_or_else(|| self.unusable("its manifests and configs are too large"))?);
+        Ok(bytes)
     }
 
     fn has(&self, member: &str) -> bool {
@@ -403,30 +426,47 @@ fn is_compressed(mut file: &File) -> bool {
 }
 
 /// Where each file of a tar is. Links between members (docker's old archives share layers so) are followed by name.
-fn index(file: &mut File) -> std::result::Result<BTreeMap<PathBuf, (u64, u64)>, String> {
+fn index(file: &File) -> std::result::Result<BTreeMap<PathBuf, (u64, u64)>, String> {
     let length = file.metadata().map_err(|error| error.to_string())?.len();
-    file.seek(SeekFrom::Start(0)).map_err(|error| error.to_string())?;
     let mut members = BTreeMap::new();
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
-    let mut archive = tar::Archive::new(&*file);
-    let entries = tar::Archive::entries_with_seek(&mut archive).map_err(|error| error.to_string())?;
-    for (count, entry) in entries.enumerate() {
+    let (mut at, mut name_bytes, mut extended) = (0u64, 0, Extended::default());
+    for count in 0.. {
         if count >= MAX_MEMBERS {
             return Err(format!("it has more than {MAX_MEMBERS} entries"));
         }
-        let entry = entry.map_err(|error| format!("it is not a tar archive, or damaged: {error}"))?;
-        let clean = |path: &Path| path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect::<PathBuf>();
-        let path = clean(&entry.path().map_err(|error| error.to_string())?);
-        let kind = entry.header().entry_type();
+        let Some(header) = header_at(file, at, length)? else { break };
+        let offset = at + BLOCK;
+        let size = extended.size.filter(|_| !Extended::is(&header));
+        let size = size.map_or_else(|| header.entry_size().map_err(|error| error.to_string()), Ok)?;
+        let end = offset.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK));
+        at = end.ok_or("it is truncated, or damaged")?;
+        if Extended::is(&header) {
+            extended.read(
+                header.entry_type(),
+                size,
+                &mut Section { file: file.try_clone().map_err(|error| error.to_string())?, offset, left: size },
+            )?;
+            continue;
+        }
+        let Extended { path, link, .. } = std::mem::take(&mut extended);
+        let path = lexical(Path::new(""), Path::new(OsStr::from_bytes(&path.map_or(header.path_bytes(), Into::into))));
+        name_bytes += path.as_os_str().len();
+        if name_bytes > MAX_NAMES {
+            return Err(format!("its names have more than {MAX_NAMES} bytes"));
+        }
+        let kind = header.entry_type();
         if kind.is_file() {
-            let (offset, size) = (entry.raw_file_position(), entry.size());
-            if offset.checked_add(size).is_none_or(|end| end > length) {
+            if offset + size > length {
                 return Err(format!("it is truncated: {} is incomplete", path.display()));
             }
             members.insert(path, (offset, size));
-        } else if let (true, Ok(Some(target))) = (kind.is_symlink() || kind.is_hard_link(), entry.link_name()) {
+        } else if kind.is_symlink() || kind.is_hard_link() {
             let base = if kind.is_symlink() { path.parent().unwrap_or(Path::new("")).to_owned() } else { PathBuf::new() };
-            links.push((path, lexical(&base, &target)));
+            let target = link.map(Into::into).or_else(|| header.link_name_bytes()).unwrap_or_default();
+            name_bytes += target.len();
+            let target = lexical(&base, Path::new(OsStr::from_bytes(&target)));
+            links.push((path, target));
         }
     }
     if members.is_empty() {
@@ -438,6 +478,26 @@ fn index(file: &mut File) -> std::result::Result<BTreeMap<PathBuf, (u64, u64)>, 
         }
     }
     Ok(members)
+}
+
+/// The header at an offset; None at the end, which is a block of zeros or the file's own.
+fn header_at(file: &File, at: u64, length: u64) -> std::result::Result<Option<tar::Header>, String> {
+    let mut header = tar::Header::new_old();
+    if at >= length {
+        return Ok(None);
+    }
+    let damaged = || "it is not a tar archive, or damaged".to_owned();
+    std::os::unix::fs::FileExt::read_exact_at(file, header.as_mut_bytes(), at).map_err(|_| damaged())?;
+    if header.as_bytes().iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    // The checksum's own eight bytes count as spaces.
+    let sum = header.as_bytes().iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    let own = header.as_old().cksum.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    match header.cksum() {
+        Ok(said) if said == sum - own + 8 * u32::from(b' ') => Ok(Some(header)),
+        _ => Err(damaged()),
+    }
 }
 
 /// `a/b` + `../c/layer.tar` is `a/c/layer.tar`: a key of the map, never a path of this machine.

@@ -6,21 +6,23 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::store::Workspace;
-use super::unpack::unpack;
+use super::unpack::{MAX_STREAM, unpack};
 use super::{ImageError, ImageStore, Progress, ProgressFn};
 
 /// Window of a zstd stream: larger ones would let an archive choose our memory use.
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 
-/// Passes bytes on and digests them.
+/// Passes bytes on and digests them, up to a limit: a short stream may decompress to a very long one.
 pub struct Digesting<R> {
     inner: R,
     digest: Sha256,
+    left: u64,
 }
 
 impl<R: Read> Digesting<R> {
-    pub fn new(inner: R) -> Digesting<R> {
-        Digesting { inner, digest: Sha256::new() }
+    /// More than `limit` bytes are an error.
+    pub fn new(inner: R, limit: u64) -> Digesting<R> {
+        Digesting { inner, digest: Sha256::new(), left: limit }
     }
 
     /// Reads what is left; the digest of everything.
@@ -33,6 +35,7 @@ impl<R: Read> Digesting<R> {
 impl<R: Read> Read for Digesting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(length as u64).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is too large"))?;
         self.digest.update(buffer.get(..length).unwrap_or_default());
         Ok(length)
     }
@@ -96,7 +99,7 @@ impl ImageStore {
         std::fs::create_dir(&folder).map_err(ImageError::io("cannot make a layer's folder"))?;
         std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(ImageError::io("cannot make a layer's folder"))?;
-        let mut blob = Digesting::new(open().map_err(|error| failed(error.to_string()))?);
+        let mut blob = Digesting::new(open().map_err(|error| failed(error.to_string()))?, MAX_STREAM);
         let diff_id = unpack_stream(&mut blob, &folder, layer, progress).map_err(failed)?;
         let digest = blob.finish().map_err(|error| failed(error.to_string()))?;
         if layer.digest.is_some_and(|expected| expected != digest) {
@@ -109,8 +112,8 @@ impl ImageStore {
     }
 }
 
-fn unpack_stream(blob: &mut dyn Read, folder: &Path, layer: &Layer<'_>, progress: ProgressFn<'_>) -> Result<String, String> {
-    let mut plain = Digesting::new(decompress(blob).map_err(|error| error.to_string())?);
+pub(super) fn unpack_stream(blob: &mut dyn Read, folder: &Path, layer: &Layer<'_>, progress: ProgressFn<'_>) -> Result<String, String> {
+    let mut plain = Digesting::new(decompress(blob).map_err(|error| error.to_string())?, MAX_STREAM);
     let (mut done, mut told) = (0u64, 0u64);
     /// How often progress is told: every so many bytes.
     const STEP: u64 = 1 << 20;

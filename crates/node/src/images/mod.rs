@@ -3,6 +3,10 @@
 mod archive;
 mod blob;
 mod build;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod hostile_tests;
 mod overlay;
 mod pull;
 mod reference;

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Image, ImageConfig, ImageError, ImageStore, Reference};
 use crate::runtime::layout;
+use crate::volumes::remove;
 
 const NAMES: &str = "names.json";
 
@@ -57,8 +58,14 @@ pub struct Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = remove(&self.path);
     }
+}
+
+/// Removes a folder whose depth somebody else's archive has chosen.
+fn remove(folder: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    remove::folder_in(&OwnedFd::from(File::open(parent)?), name)
 }
 
 impl ImageStore {
@@ -151,7 +158,7 @@ impl ImageStore {
         let name = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let path = self.root().join("tmp").join(name);
         let _lock = self.lock()?;
-        let _ = fs::remove_dir_all(&path);
+        let _ = remove(&path);
         fs::create_dir(&path).map_err(ImageError::io("cannot make a folder to work in"))?;
         let lock = File::open(&path).map_err(ImageError::io("cannot open a folder to work in"))?;
         flock(&lock, libc::LOCK_EX).map_err(ImageError::io("cannot lock a folder to work in"))?;
@@ -226,7 +233,7 @@ impl ImageStore {
                 // Renamed first: a removal that is cut off must not leave half a layer under its name.
                 let rubbish = self.root().join("tmp").join(format!("removed-{}", entry.file_name().to_string_lossy()));
                 fs::rename(entry.path(), &rubbish).map_err(ImageError::io("cannot remove a layer"))?;
-                fs::remove_dir_all(&rubbish).map_err(ImageError::io("cannot remove a layer"))?;
+                remove(&rubbish).map_err(ImageError::io("cannot remove a layer"))?;
             }
         }
         Ok(())
@@ -238,7 +245,7 @@ impl ImageStore {
         for entry in fs::read_dir(self.root().join("tmp")).into_iter().flatten().flatten() {
             let free = File::open(entry.path()).is_ok_and(|folder| flock(&folder, libc::LOCK_EX | libc::LOCK_NB).is_ok());
             if free {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = remove(&entry.path());
             }
         }
         Ok(())

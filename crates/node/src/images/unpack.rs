@@ -4,6 +4,7 @@
 //! per parent; what is written is then named in that parent without following links. A symlink to `/etc` in a layer
 //! therefore leads to the layer's own `etc`, whatever order the entries come in.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,14 +14,19 @@ use std::path::{Path, PathBuf};
 
 use tar::EntryType;
 
+use crate::volumes::remove;
+
 /// Entries in one layer.
 const MAX_ENTRIES: usize = 2_000_000;
-/// Folders whose times are set at the end, when nothing is put into them any more.
-const MAX_DIR_TIMES: usize = 500_000;
+/// Folders whose times are set at the end, when nothing is put into them any more: bytes of their paths. Further ones
+/// keep the time at which they were unpacked.
+const MAX_DIR_TIMES: usize = 64 << 20;
 /// Bytes of files in one layer.
 const MAX_BYTES: u64 = 64 << 30;
-/// Extended headers (long names, attributes) of one entry.
-const MAX_EXTENDED: u64 = 1 << 20;
+/// Bytes of a layer's tar: its files and what describes them.
+pub const MAX_STREAM: u64 = MAX_BYTES + (8 << 30);
+/// Extended headers (long names, attributes) of one entry, all together (bytes).
+pub const MAX_EXTENDED: u64 = 1 << 20;
 const MAX_PATH: usize = 4096;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -46,7 +52,8 @@ struct Meta {
 /// Unpacks a layer into `root`, an empty folder. Returns the bytes of its files.
 pub fn unpack(reader: &mut dyn Read, root: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<u64> {
     let root_fd = File::open(root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    let mut unpacker = Unpacker { root: OwnedFd::from(root_fd), parent: None, dir_times: Vec::new(), bytes: 0, on_bytes };
+    let mut unpacker =
+        Unpacker { root: OwnedFd::from(root_fd), parent: None, dir_times: BTreeMap::new(), dir_bytes: 0, bytes: 0, on_bytes };
     let mut archive = tar::Archive::new(reader);
     // Raw: long names and attributes come as entries of their own, so that their size is checked before they are read.
     let entries = archive.entries().map_err(|error| error.to_string())?.raw(true);
@@ -56,7 +63,9 @@ pub fn unpack(reader: &mut dyn Read, root: &Path, on_bytes: &mut dyn FnMut(u64))
             return Err(format!("it has more than {MAX_ENTRIES} entries"));
         }
         let mut entry = entry.map_err(|error| error.to_string())?;
-        if extended.take(&mut entry)? {
+        if Extended::is(entry.header()) {
+            let size = entry.size();
+            extended.read(entry.header().entry_type(), size, &mut entry)?;
             continue;
         }
         let meta = std::mem::take(&mut extended).apply(entry.header())?;
@@ -67,10 +76,12 @@ pub fn unpack(reader: &mut dyn Read, root: &Path, on_bytes: &mut dyn FnMut(u64))
 
 /// What the headers before an entry say about it.
 #[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
+pub struct Extended {
+    /// Bytes of those headers.
+    bytes: u64,
+    pub path: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
+    pub size: Option<u64>,
     uid: Option<u32>,
     gid: Option<u32>,
     mtime: Option<i64>,
@@ -78,17 +89,20 @@ struct Extended {
 }
 
 impl Extended {
-    /// True if the entry was such a header.
-    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<bool> {
-        let kind = entry.header().entry_type();
-        if !(kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()) {
-            return Ok(false);
-        }
-        if entry.size() > MAX_EXTENDED {
-            return Err(format!("an extended header of {} bytes", entry.size()));
+    /// Whether an entry is such a header.
+    pub fn is(header: &tar::Header) -> bool {
+        let kind = header.entry_type();
+        kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()
+    }
+
+    /// Takes in such a header of `size` bytes. There may be several before one entry.
+    pub fn read(&mut self, kind: EntryType, size: u64, content: &mut dyn Read) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > MAX_EXTENDED {
+            return Err(format!("extended headers of {} bytes before one entry", self.bytes));
         }
         let mut bytes = Vec::new();
-        entry.take(MAX_EXTENDED).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        content.take(size).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
         let until_nul = || bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         if kind.is_gnu_longname() {
             self.path = Some(until_nul());
@@ -97,7 +111,7 @@ impl Extended {
         } else if kind.is_pax_local_extensions() {
             self.pax(&bytes)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn pax(&mut self, bytes: &[u8]) -> Result<()> {
@@ -112,6 +126,8 @@ impl Extended {
                 b"uid" => self.uid = number().and_then(|id| u32::try_from(id).ok()),
                 b"gid" => self.gid = number().and_then(|id| u32::try_from(id).ok()),
                 b"mtime" => self.mtime = number(),
+                // The content would be a map of a file's pieces and the pieces, not the file.
+                key if key.starts_with(b"GNU.sparse.") => return Err("sparse files are not supported".to_owned()),
                 key => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").filter(|name| keeps_xattr(name)) {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
@@ -156,7 +172,9 @@ struct Unpacker<'a> {
     root: OwnedFd,
     /// The parent of the last entry: most entries have the same.
     parent: Option<(PathBuf, OwnedFd)>,
-    dir_times: Vec<(PathBuf, i64)>,
+    /// Parents come before what is in them.
+    dir_times: BTreeMap<PathBuf, i64>,
+    dir_bytes: usize,
     bytes: u64,
     on_bytes: &'a mut dyn FnMut(u64),
 }
@@ -188,9 +206,7 @@ impl Unpacker<'_> {
                 if was_whiteout {
                     set_xattr(&named(parent, &c_name), b"trusted.overlay.opaque", b"y")?;
                 }
-                if self.dir_times.len() < MAX_DIR_TIMES {
-                    self.dir_times.push((path.clone(), meta.mtime));
-                }
+                self.note_time(&path, meta.mtime);
                 return set_meta(parent, &c_name, meta, true);
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
@@ -281,8 +297,17 @@ impl Unpacker<'_> {
     }
 
     fn set_root(&mut self, meta: &Meta) -> Result<()> {
-        self.dir_times.push((PathBuf::new(), meta.mtime));
+        self.note_time(Path::new(""), meta.mtime);
         set_meta(self.root.as_raw_fd(), &c_string(b".")?, meta, true)
+    }
+
+    fn note_time(&mut self, dir: &Path, mtime: i64) {
+        if let Some(known) = self.dir_times.get_mut(dir) {
+            *known = mtime;
+        } else if self.dir_bytes + dir.as_os_str().len() <= MAX_DIR_TIMES {
+            self.dir_bytes += dir.as_os_str().len();
+            self.dir_times.insert(dir.to_owned(), mtime);
+        }
     }
 
     /// A descriptor of the entry's parent, made with its own parents where the layer did not bring them.
@@ -302,20 +327,27 @@ impl Unpacker<'_> {
         Ok(raw)
     }
 
+    /// Makes what is missing of a path. What is there is found by halving: the kernel walks a path (and every link in
+    /// it) from the root each time.
     fn make_dirs(&self, path: &Path) -> Result<OwnedFd> {
-        let mut done = PathBuf::new();
-        let mut at = open_in_root(&self.root, &done).map_err(|error| error.to_string())?;
-        for part in path.components() {
-            done.push(part);
-            at = match open_in_root(&self.root, &done) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let name = c_string(part.as_os_str().as_bytes())?;
-                    // SAFETY: a valid descriptor and a NUL-terminated name.
-                    check(unsafe { libc::mkdirat(at.as_raw_fd(), name.as_ptr(), 0o755) })?;
-                    open_in_root(&self.root, &done).map_err(|error| error.to_string())?
-                }
-                result => result.map_err(|error| error.to_string())?,
-            };
+        let parts: Vec<&OsStr> = path.iter().collect();
+        let prefix = |length: usize| parts.iter().take(length).collect::<PathBuf>();
+        let mut at = open_in_root(&self.root, Path::new("")).map_err(|error| error.to_string())?;
+        let (mut there, mut missing) = (0, parts.len());
+        while there + 1 < missing {
+            let middle = there.midpoint(missing);
+            match open_in_root(&self.root, &prefix(middle)) {
+                Ok(fd) => (at, there) = (fd, middle),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing = middle,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        for part in parts.into_iter().skip(there) {
+            let name = c_string(part.as_bytes())?;
+            // SAFETY: a valid descriptor and a NUL-terminated name.
+            check(unsafe { libc::mkdirat(at.as_raw_fd(), name.as_ptr(), 0o755) })?;
+            // Just made: no link.
+            at = open_in_root(&at, Path::new(part)).map_err(|error| error.to_string())?;
         }
         Ok(at)
     }
@@ -330,11 +362,18 @@ impl Unpacker<'_> {
         if !matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) {
             return Err(error.to_string());
         }
-        // The descriptor's own path: nothing between here and there can be a link.
-        let result = std::fs::remove_dir_all(OsStr::from_bytes(&named(parent, name))).map_err(|error| error.to_string());
+        // SAFETY: the parent is open as long as this runs: nothing replaces it before.
+        let parent = unsafe { std::os::fd::BorrowedFd::borrow_raw(parent) };
+        let parent = parent.try_clone_to_owned().map_err(|error| error.to_string())?;
         self.parent = None;
-        self.dir_times.retain(|(dir, _)| !dir.starts_with(path));
-        result
+        // Names of this folder and of all below it stand side by side.
+        let gone: Vec<PathBuf> =
+            self.dir_times.range(path.to_owned()..).map(|(dir, _)| dir).take_while(|dir| dir.starts_with(path)).cloned().collect();
+        for dir in gone {
+            self.dir_bytes -= dir.as_os_str().len();
+            self.dir_times.remove(&dir);
+        }
+        remove::folder_in(&parent, OsStr::from_bytes(name.as_bytes())).map_err(|error| error.to_string())
     }
 
     fn finish(self) -> Result<u64> {

@@ -2,6 +2,9 @@
 //! view that the watches keep, so that a name resolves as soon as the change has arrived (N1); what does not exist
 //! is answered with a time to live of 0, so that nobody remembers it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -77,8 +80,7 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     loop {
         // An error here is an earlier answer's "port unreachable"; the socket stays good.
         let Ok((read, client)) = socket.recv_from(&mut buffer).await else { continue };
-        let Ok(question) = Message::from_vec(&buffer[..read]) else { continue };
-        let limit = question.edns.as_ref().map_or(PLAIN_UDP, |edns| edns.max_payload().clamp(PLAIN_UDP, MAX_UDP));
+        let Some((question, limit)) = question(&buffer[..read]) else { continue };
         if let Some(answer) = server.cluster_answer(&question) {
             send(&socket, client, &answer, limit).await;
         } else {
@@ -91,17 +93,36 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     }
 }
 
-/// Sends an answer, cut short (and marked so) where it is too large for a datagram.
+/// Reads a message whose counts can be true: room is made for as many entries as it claims to have.
+fn message(bytes: &[u8]) -> Option<Message> {
+    /// Identifier, flags and four counts; the shortest query (root, type, class) and record (and time to live, length).
+    const HEADER: usize = 12;
+    const QUERY: usize = 5;
+    const RECORD: usize = 11;
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+    let least = count(4) * QUERY + (count(6) + count(8) + count(10)) * RECORD;
+    if least > rest.len() { None } else { Message::from_vec(bytes).ok() }
+}
+
+/// Reads a datagram: the question, and how long its answer may be.
+fn question(datagram: &[u8]) -> Option<(Message, u16)> {
+    let question = message(datagram)?;
+    let limit = question.edns.as_ref().map_or(PLAIN_UDP, |edns| edns.max_payload().clamp(PLAIN_UDP, MAX_UDP));
+    Some((question, limit))
+}
+
+/// An answer as a datagram, cut short (and marked so) where it is too large.
+fn datagram(answer: &Message, limit: u16) -> Option<Vec<u8>> {
+    let bytes = answer.to_vec().ok()?;
+    if bytes.len() > usize::from(limit) { answer.truncate().to_vec().ok() } else { Some(bytes) }
+}
+
 async fn send(socket: &UdpSocket, client: SocketAddr, answer: &Message, limit: u16) {
-    let Ok(mut bytes) = answer.to_vec() else { return };
-    if bytes.len() > usize::from(limit) {
-        match answer.truncate().to_vec() {
-            Ok(short) => bytes = short,
-            Err(_) => return,
-        }
+    if let Some(bytes) = datagram(answer, limit) {
+        // A client that is gone is no concern of the server's.
+        let _ = socket.send_to(&bytes, client).await;
     }
-    // A client that is gone is no concern of the server's.
-    let _ = socket.send_to(&bytes, client).await;
 }
 
 async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
@@ -122,7 +143,7 @@ async fn serve_connection(server: &Server, mut stream: TcpStream) -> io::Result<
         let length = tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut datagram = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut datagram)).await??;
-        let question = Message::from_vec(&datagram).map_err(io::Error::other)?;
+        let question = message(&datagram).ok_or(io::ErrorKind::InvalidData)?;
         let answer = match server.cluster_answer(&question) {
             Some(answer) => answer,
             None => server.upstream_answer(&question, &datagram).await,
@@ -225,7 +246,7 @@ impl Server {
                 loop {
                     let read = socket.recv(&mut buffer).await.ok()?;
                     if buffer.get(..2) == datagram.get(..2) {
-                        return Message::from_vec(&buffer[..read]).ok();
+                        return message(&buffer[..read]);
                     }
                 }
             };

@@ -53,6 +53,13 @@ impl View {
         look(&state.0, &state.1)
     }
 
+    /// Takes in one object, and counts as whole from then on.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn put(&self, kind: &'static Kind, key: ObjectKey, object: &serde_json::Value) {
+        self.take(kind, key, Some(object.to_string().as_bytes()));
+        self.whole.store(true, Ordering::Release);
+    }
+
     /// Takes in one object as it is now (`None`: gone) and gives the Services that it concerns.
     fn take(&self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>) -> BTreeSet<ObjectKey> {
         let mut services = BTreeSet::new();

@@ -6,6 +6,8 @@
 //! - [`client`]: calls, connections, and the FUSE file system on top of them
 
 pub mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod protocol;
 pub mod rpc;
 pub mod server;

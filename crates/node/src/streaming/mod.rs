@@ -14,6 +14,8 @@
 pub mod backend;
 pub mod channels;
 pub mod exec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod logs;
 pub mod portforward;
 mod routes;

@@ -31,7 +31,13 @@ pub fn tree(root: &Path, dir: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => beneath::open_strict(&root, parent, flags)?,
         _ => root,
     };
-    let top = beneath::open_strict(&parent, Path::new(name), flags)?;
+    folder_in(&parent, name)
+}
+
+/// Removes a folder in an open one with all that is in it, however deep: as [`tree`], but for the look for mounts
+/// beforehand.
+pub fn folder_in(parent: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<()> {
+    let top = beneath::open_strict(parent, Path::new(name), OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
     empty(&top)?;
     nix::unistd::unlinkat(Some(parent.as_raw_fd()), name, UnlinkatFlags::RemoveDir).map_err(io::Error::from)
 }

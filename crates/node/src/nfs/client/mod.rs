@@ -12,6 +12,8 @@
 
 mod connect;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod nodes;
 pub mod provision;
 pub mod remote;

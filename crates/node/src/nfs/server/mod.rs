@@ -17,6 +17,8 @@
 mod call;
 pub mod export;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handle;
 mod identity;
 pub mod limits;

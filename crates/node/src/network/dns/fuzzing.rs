@@ -1,0 +1,82 @@
+//! A datagram as a pod sends it, against a cluster of a few Services.
+
+use std::sync::Arc;
+
+use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use mainstay_api::{Kind, ObjectKey, kinds};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::{Server, question};
+use crate::network::view::View;
+
+fn server() -> Server {
+    let view = View::new("cluster.local");
+    let put = |kind: &'static Kind, namespace: &str, name: &str, mut object: Value| {
+        object["metadata"] = json!({ "name": name, "namespace": namespace, "labels": { "kubernetes.io/service-name": "web" } });
+        view.put(kind, ObjectKey::new(namespace, name), &object);
+    };
+    put(&kinds::NAMESPACE, "", "default", json!({}));
+    let ports = json!([{ "name": "http", "port": 80, "protocol": "TCP" }]);
+    let spec = json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": ports, "selector": { "a": "b" }, "type": "ClusterIP" });
+    put(&kinds::SERVICE, "default", "web", json!({ "spec": spec }));
+    let endpoints = json!([{ "addresses": ["10.244.0.5"], "hostname": "web-0", "conditions": { "ready": true } }]);
+    put(&kinds::ENDPOINT_SLICE, "default", "web-x", json!({ "addressType": "IPv4", "endpoints": endpoints, "ports": ports }));
+    put(
+        &kinds::SERVICE,
+        "default",
+        "alias",
+        json!({ "spec": { "type": "ExternalName", "externalName": "web.default.svc.cluster.local" } }),
+    );
+    put(
+        &kinds::SERVICE,
+        "default",
+        "loop",
+        json!({ "spec": { "type": "ExternalName", "externalName": "loop.default.svc.cluster.local" } }),
+    );
+    let domain = Name::from_ascii("cluster.local.").expect("a name");
+    Server { view, domain, upstreams: Vec::new(), forwarded: Arc::new(Semaphore::new(1)) }
+}
+
+/// One datagram.
+pub fn run(input: &[u8]) {
+    thread_local! {
+        static SERVER: Server = server();
+    }
+    let Some((question, limit)) = question(input) else { return };
+    SERVER.with(|server| {
+        let answer = server.cluster_answer(&question).unwrap_or_else(|| crate::fuzzing::block_on(server.upstream_answer(&question, input)));
+        if let Some(bytes) = super::datagram(&answer, limit) {
+            let again = Message::from_vec(&bytes).expect("what is sent can be read");
+            assert!(again.metadata.truncation || bytes.len() <= usize::from(limit), "{} bytes", bytes.len());
+        }
+    });
+}
+
+/// Questions of each type for what is there and what is not.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let names = [
+        "web.default.svc.cluster.local.",
+        "web-0.web.default.svc.cluster.local.",
+        "_http._tcp.web.default.svc.cluster.local.",
+        "alias.default.svc.cluster.local.",
+        "loop.default.svc.cluster.local.",
+        "none.default.svc.cluster.local.",
+        "5.0.244.10.in-addr.arpa.",
+        "example.invalid.",
+    ];
+    let types = [RecordType::A, RecordType::SRV, RecordType::PTR, RecordType::ANY];
+    let mut seeds = Vec::new();
+    for (number, name) in names.into_iter().enumerate() {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).expect("a name"), types[number % types.len()]));
+        if number % 2 == 0 {
+            let mut edns = Edns::new();
+            edns.set_max_payload(4096);
+            message.edns = Some(edns);
+        }
+        seeds.push(message.to_vec().expect("a message"));
+    }
+    seeds
+}
