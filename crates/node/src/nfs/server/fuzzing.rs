@@ -4,18 +4,27 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 
+use nix::fcntl::OFlag;
+
+use super::call::Peer;
 use super::export::Export;
+use super::limits::Limits;
 use super::{Server, call, converse, identity};
 use crate::fuzzing::{Place, join, parts};
-use crate::nfs::protocol::{MOUNT, NFS, PORTMAP, PORTMAP_VERSION, SetAttributes, V3, procedure as p};
+use crate::nfs::protocol::{MOUNT, NFS, PORTMAP, PORTMAP_VERSION, SIZES, SetAttributes, V3, procedure as p, sizes};
 use crate::nfs::rpc::{self, Credentials};
 use crate::nfs::xdr::Writer;
 
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// Of the export as [`run`] makes it: itself, a file, a folder, a file in it, a link out.
-const FILES: [&str; 5] = [".", "file", "dir", "dir/inner", "link"];
+/// Somebody who may do the most.
+const CLIENT: Peer = Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 700, is_here: true };
+/// Of the export as [`run`] makes it: itself, a file, a folder, a file in it, a link out, a folder with a size of its own
+/// and a file in it.
+const FILES: [&str; 7] = [".", "file", "dir", "dir/inner", "link", "sized", "sized/inner"];
+/// The size of that folder (bytes).
+const SIZE: u64 = 16 << 10;
 
 /// As an input writes the handle of a file: `H0` is the first of [`FILES`].
 fn handle(number: usize) -> Vec<u8> {
@@ -44,17 +53,25 @@ impl Write for Wire<'_> {
 /// One connection: the bytes as they are (first byte odd), or parts that become records.
 pub fn run(input: &[u8]) {
     let place = Place::new();
-    let root = place.inside();
-    fs::create_dir(root.join("dir")).expect("a folder");
+    let root = place.inside().join("export");
+    for dir in [&root, &root.join("dir"), &root.join("sized"), &place.inside().join("state")] {
+        fs::create_dir(dir).expect("a folder");
+    }
     fs::write(root.join("file"), "some text").expect("a file");
     fs::write(root.join("dir/inner"), "").expect("a file");
-    symlink(format!("../{}", Place::WAY_OUT), root.join("dir/link")).expect("a link");
-    symlink(Place::WAY_OUT, root.join("link")).expect("a link");
-    let server = Server::new(vec![export(&root)], &[7; 32], 2049);
+    symlink(format!("../../{}", Place::WAY_OUT), root.join("dir/link")).expect("a link");
+    symlink(format!("../{}", Place::WAY_OUT), root.join("link")).expect("a link");
+    let exports = vec![export(&root)];
+    let limits = Limits::open(&place.inside().join("state"), &exports).expect("a folder");
+    let sized = open(&exports[0], "sized");
+    let stat = nix::sys::stat::fstat(sized.as_raw_fd()).expect("a folder");
+    limits.set(&exports[0], &sized, &stat, SIZE).expect("an empty folder");
+    fs::write(root.join("sized/inner"), "").expect("a file");
+    let server = Server::new(exports, limits, &[7; 32], 2049);
     let Some((what, rest)) = input.split_first() else { return };
     let stream = if what % 2 == 1 { rest.to_vec() } else { records(&server, rest) };
     let _ = converse(&server, &mut Wire(&stream), CLIENT, |_| Ok(()));
-    let _ = call::answer_datagram(&server, CLIENT, rest);
+    let _ = call::answer_datagram(&server, CLIENT.address, rest);
     place.assert_untouched();
 }
 
@@ -65,14 +82,18 @@ fn export(path: &std::path::Path) -> Export {
     Export::open(&format!("{}:no_root_squash", path.display()).parse().expect("an export")).expect("a folder")
 }
 
+fn open(export: &Export, name: &str) -> OwnedFd {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    crate::volumes::beneath::open_within(&export.root, name.as_ref(), flags).expect("a file")
+}
+
 fn records(server: &Server, input: &[u8]) -> Vec<u8> {
     let export = &server.exports[0];
     let real: Vec<Vec<u8>> = FILES
         .iter()
         .map(|name| {
-            let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_NOFOLLOW;
-            let file = crate::volumes::beneath::open_within(&export.root, name.as_ref(), flags).expect("a file");
-            server.handle_of(export, &file).expect("a handle")
+            let limit = name.starts_with("sized").then(|| server.limits.by_id(1)).flatten();
+            server.handle_of(export, limit.as_deref(), &open(export, name)).expect("a handle")
         })
         .collect();
     let mut stream = Vec::new();
@@ -146,6 +167,20 @@ pub fn seeds() -> Vec<Vec<u8>> {
         nfs(p::READDIR, on(0).u64(0).u64(0).u32(4096)),
         nfs(p::READDIRPLUS, on(2).u64(0).u64(0).u32(512).u32(8192)),
         nfs(p::COMMIT, on(1).u64(0).u32(0)),
+        record((SIZES, 1), sizes::SET, on(5).u64(SIZE * 2)),
+        record((SIZES, 1), sizes::GET, &on(5)),
+        nfs(p::WRITE, on(6).u64(4).u32(3).u32(2).opaque(b"abc")),
+        nfs(p::WRITE, on(6).u64(SIZE).u32(3).u32(0).opaque(b"abc")),
+        nfs(p::SETATTR, with(on(6), &wanted).bool(false)),
+        nfs(p::CREATE, &with(named(5, b"new").u32(0).clone(), &wanted)),
+        nfs(p::MKDIR, &with(named(5, b"folder"), &nothing)),
+        nfs(p::RENAME, named(5, b"new").opaque(&handle(5)).opaque(b"inner")),
+        nfs(p::RENAME, named(5, b"inner").opaque(&handle(0)).opaque(b"out")),
+        nfs(p::LINK, on(6).opaque(&handle(5)).opaque(b"other")),
+        nfs(p::REMOVE, &named(5, b"inner")),
+        nfs(p::RMDIR, &named(5, b"folder")),
+        nfs(p::FSSTAT, &on(5)),
+        nfs(p::RMDIR, &named(0, b"sized")),
     ];
     for procedure in [p::GETATTR, p::READLINK, p::FSSTAT, p::FSINFO, p::PATHCONF] {
         calls.extend([nfs(procedure, &on(1)), nfs(procedure, &on(4))]);
