@@ -11,6 +11,7 @@ mod processes;
 mod set;
 mod start;
 mod table;
+mod volume;
 mod writes;
 
 use std::os::unix::process::CommandExt as _;
@@ -23,7 +24,7 @@ use cluster::Cluster;
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: &[&str] = &["binary", "start", "idle", "pod", "set", "set-100", "writes"];
+const NAMES: &[&str] = &["binary", "start", "idle", "pod", "volume", "set", "set-100", "writes"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -109,7 +110,7 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
         let cluster = Cluster::new(binary).await?;
         idle::measure(&cluster, table).await?;
     }
-    let rest = ["pod", "set", "set-100", "writes"];
+    let rest = ["pod", "volume", "set", "set-100", "writes"];
     if !rest.into_iter().any(wanted) {
         return Ok(());
     }
@@ -119,6 +120,9 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     }
     if wanted("pod") {
         pod::measure(&cluster, table).await?;
+    }
+    if wanted("volume") {
+        volume::measure(&cluster, table).await?;
     }
     for (name, replicas, target) in [("set", 3, ""), ("set", 30, ""), ("set-100", 100, "<= 20 s")] {
         if wanted(name) {

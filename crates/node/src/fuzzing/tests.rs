@@ -1,4 +1,5 @@
 //! A few thousand damaged inputs of each target, the same ones every time: no panic, bounded memory (X3, X4).
+//! `MAINSTAY_INPUTS=100000 MAINSTAY_INPUTS_FROM=7` tries more, and others.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -63,12 +64,13 @@ fn run(target: &Target, input: &[u8]) -> usize {
     most
 }
 
-fn try_damaged(name: &str, count: usize) {
+fn try_damaged(name: &str, count: u64) {
     let target = target(name).unwrap();
     let seeds = (target.seeds)();
     let mut most = seeds.iter().map(|seed| run(target, seed)).max().unwrap();
-    let mut mutator = Mutator::new(0x006d_6169_6e73_7461);
-    for _ in 0..count {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let mut mutator = Mutator::new(number("MAINSTAY_INPUTS_FROM").unwrap_or(0));
+    for _ in 0..number("MAINSTAY_INPUTS").unwrap_or(count) {
         most = most.max(run(target, &mutator.damage(&seeds)));
     }
     println!("{name}: at most {most} bytes");
