@@ -24,6 +24,7 @@ use crate::pods::selects;
 use crate::snapshot::Snapshot;
 
 pub mod growth;
+pub mod nfs;
 #[cfg(test)]
 mod tests;
 
@@ -219,6 +220,9 @@ pub fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Wri
 
 /// The claim's side of a binding, as far as it is not written yet.
 fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
+    if nfs::is_unmade(volume) {
+        return Vec::new();
+    }
     let mut writes = Vec::new();
     let chosen_here = volume_name(claim).is_empty();
     if chosen_here || annotation(&claim.metadata, BIND_COMPLETED).is_empty() {

@@ -50,6 +50,7 @@ pub struct Observed<'a> {
     claim: Option<&'a PersistentVolumeClaim>,
     /// A ready node that reaches the volume, the one that was asked first.
     recycler: Option<&'a str>,
+    snapshot: &'a Snapshot,
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -69,7 +70,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         }
         ("", "nodes") => {
             let readiness = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| is_ready(node));
-            let asked = |v: &PersistentVolume| !volume::annotation(&v.metadata, RECYCLE).is_empty();
+            let asked = |v: &PersistentVolume| !volume::annotation(&v.metadata, RECYCLE).is_empty() || volume::nfs::is_waiting(v);
             if readiness(before) != readiness(after) {
                 after.persistent_volumes.iter().filter(|(_, v)| asked(v)).for_each(|(key, _)| wake(key.clone()));
             }
@@ -87,11 +88,14 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
         node.is_some_and(|node| is_ready(node) && volume::reaches(node, volume))
     };
     let recycler = Some(asked).filter(able).or_else(|| snapshot.nodes.iter().map(|(key, _)| &*key.name).find(able));
-    Some(Observed { volume, claim: claim.map(|claim| &**claim), recycler })
+    Some(Observed { volume, claim: claim.map(|claim| &**claim), recycler, snapshot })
 }
 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let volume = observed.volume;
+    if let Some(write) = volume::nfs::appoint(observed.snapshot, volume) {
+        return Decision { writes: vec![write], ..Decision::default() };
+    }
     if is_terminating(&volume.metadata) {
         return terminating(volume);
     }
@@ -145,7 +149,7 @@ fn released(observed: &Observed, claim_uid: &str) -> Decision {
 
 fn delete(decision: &mut Decision, volume: &PersistentVolume) {
     let provisioner = volume::annotation(&volume.metadata, volume::PROVISIONED_BY);
-    if volume::BUILT_IN.contains(&provisioner) {
+    if volume::BUILT_IN.contains(&provisioner) || volume::nfs::is_ours(volume) {
         // The status patch before it, where there is one, has moved the resourceVersion on.
         let mut write = Write::delete(&kinds::PERSISTENT_VOLUME, &volume.metadata);
         if let Write::Delete { resource_version, .. } = &mut write
@@ -186,10 +190,11 @@ fn recycle(decision: &mut Decision, observed: &Observed, claim_uid: &str) {
 /// On its way out: unless the policy says Delete, no node has anything to do for it.
 fn terminating(volume: &PersistentVolume) -> Decision {
     let finalizers = volume.metadata.finalizers.as_deref().unwrap_or_default();
-    let ours = finalizers.iter().any(|finalizer| finalizer == volume::LOCAL_PATH_FINALIZER);
+    let is_ours = |finalizer: &&String| [volume::LOCAL_PATH_FINALIZER, volume::nfs::FINALIZER].contains(&finalizer.as_str());
+    let ours = finalizers.iter().any(|finalizer| is_ours(&finalizer));
     let protected = finalizers.iter().any(|finalizer| finalizer == volume::PV_PROTECTION);
     if ours && !protected && policy(volume) != "Delete" {
-        let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != volume::LOCAL_PATH_FINALIZER).collect();
+        let rest: Vec<&String> = finalizers.iter().filter(|finalizer| !is_ours(finalizer)).collect();
         let patch = json!({"metadata": {"finalizers": rest}});
         return Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)], ..Decision::default() };
     }

@@ -109,7 +109,11 @@ fn unbound(observed: &Observed) -> Decision {
         false => volume::matching(snapshot, claim, None, &BTreeSet::new()),
     };
     if let Some(found) = found {
-        return Decision { writes: volume::bind(found, claim), ..Decision::default() };
+        let waiting = if volume::nfs::is_unmade(found) { vec![Waiting::NoVolume] } else { Vec::new() };
+        return Decision { writes: volume::bind(found, claim), waiting, ..Decision::default() };
+    }
+    if let Some(class) = class.filter(|class| volume::nfs::provisions(class)) {
+        return folder(observed, class);
     }
     let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(claim, class).err());
     if delayed && refused.is_none() {
@@ -167,6 +171,32 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
             Decision { writes: volume::provision(claim, class, node), events: vec![event], ..Decision::default() }
         }
         None => Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() },
+    }
+}
+
+/// A folder of an NFS export: declared here, made by a node, and bound when it is there.
+fn folder(observed: &Observed, class: &StorageClass) -> Decision {
+    let (claim, snapshot) = (observed.claim, observed.snapshot);
+    let selected = !volume::annotation(&claim.metadata, volume::SELECTED_NODE).is_empty();
+    if let Err(reason) = volume::nfs::provisionable(claim, class) {
+        let name = class.metadata.name.as_deref().unwrap_or("");
+        let message = format!("failed to provision volume with StorageClass \"{name}\": {reason}");
+        let event = Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningFailed", message);
+        return pending(claim, Waiting::NoVolume, event);
+    }
+    if volume::waits_for_consumer(class) && !selected {
+        let message = "waiting for first consumer to be created before binding".to_owned();
+        let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "WaitForFirstConsumer", message);
+        return pending(claim, Waiting::FirstConsumer, event);
+    }
+    let name = ObjectKey::new("", volume::provisioned_name(claim));
+    let waiting = vec![Waiting::NoVolume];
+    match volume::nfs::provision(snapshot, claim, class) {
+        Ok((write, event)) if !snapshot.persistent_volumes.contains_key(&name) => {
+            let writes = [phase(claim, "Pending"), vec![write]].concat();
+            Decision { writes, events: vec![event], waiting, ..Decision::default() }
+        }
+        _ => Decision { waiting, ..Decision::default() },
     }
 }
 

@@ -154,6 +154,9 @@ impl<'a> Claims<'a> {
         // A volume that already belongs to the claim (a decision that was cut) is the only one it can have.
         let own = self.snapshot.persistent_volumes.iter().find(|(_, volume)| volume::is_held_by(volume, claim));
         if let Some((_, own)) = own {
+            if volume::nfs::is_unmade(own) {
+                return Ok(Binding::Announce(claim));
+            }
             return match volume::reaches(node, own) {
                 true => Ok(Binding::Volume(claim, own)),
                 false => Err("node(s) didn't match PersistentVolume's node affinity"),

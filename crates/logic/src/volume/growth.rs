@@ -10,23 +10,28 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use mainstay_api::kinds;
 use serde_json::{Value, json};
 
-use super::{BUILT_IN, PROVISIONED_BY, annotation, capacity, is_bound, is_image, made_size, requested};
+use super::{BUILT_IN, PROVISIONED_BY, annotation, capacity, is_bound, is_image, made_size, nfs, requested};
 use crate::decision::{Decision, Event, Write};
 
 /// Upstream's conditions of a claim that grows.
 const CONDITIONS: [&str; 2] = ["Resizing", "FileSystemResizePending"];
 
+/// Whether somebody keeps the size, and a node notes what was made real.
+fn is_measured(volume: &PersistentVolume) -> bool {
+    is_image(volume) || nfs::is_sized(volume)
+}
+
 /// Whether the node has yet to make real what the volume's capacity says.
 fn is_pending(volume: &PersistentVolume) -> bool {
-    is_image(volume) && made_size(volume).is_some_and(|made| made < capacity(volume))
+    is_measured(volume) && made_size(volume).is_some_and(|made| made < capacity(volume))
 }
 
 /// What to do for a claim whose volume should have another size; `None` where it has the right one. That the class allows
 /// it was checked when the claim was changed. The claim's own status follows, by the next decision.
 pub fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Decision> {
-    let built_in = BUILT_IN.contains(&annotation(&volume.metadata, PROVISIONED_BY));
+    let built_in = nfs::is_ours(volume) || BUILT_IN.contains(&annotation(&volume.metadata, PROVISIONED_BY));
     let (asked, has) = (requested(claim), capacity(volume));
-    let made = if is_image(volume) { made_size(volume) } else { None };
+    let made = if is_measured(volume) { made_size(volume) } else { None };
     // The request was lowered again before the node has made more real than that.
     let lowered = asked < has && made.is_some_and(|made| made <= asked);
     if !built_in || !is_bound(volume, claim) || !(asked > has || lowered) {

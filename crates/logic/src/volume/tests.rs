@@ -371,3 +371,69 @@ fn v1_v2_v6_v9_hold_under_any_interleaving_cut_and_stale_view() {
         tell(seed);
     }
 }
+
+#[test]
+fn an_nfs_claim_is_bound_when_its_folder_is_there_and_the_folder_goes_before_the_volume() {
+    for mode in ["Immediate", "WaitForFirstConsumer"] {
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        world.put(node("n2", json!({})));
+        let mut class = storage_class("nfs", mode, "Delete");
+        class["provisioner"] = json!(nfs::PROVISIONER);
+        class["parameters"] = json!({"server": "192.0.2.1", "share": "/e"});
+        class["mountOptions"] = json!(["timeo=50"]);
+        world.put(class);
+        world.put(claim("data", Some("nfs"), "ReadWriteMany"));
+        settle(&mut world);
+        if mode == "WaitForFirstConsumer" {
+            assert!(world.all(&kinds::PERSISTENT_VOLUME).next().is_none());
+        }
+        world.put(user("www", "data"));
+        world.put(user("www-2", "data"));
+        settle(&mut world);
+        let uid = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"].as_str().unwrap().to_owned();
+        let name = format!("pvc-{uid}");
+        let typed = |world: &World| -> PersistentVolume {
+            serde_json::from_value(world.get(&kinds::PERSISTENT_VOLUME, "", &name).clone()).unwrap()
+        };
+        assert_eq!(bound_to(&world, "data"), "Pending -", "{mode}");
+        assert!(world.get(&kinds::POD, "default", "www")["spec"]["nodeName"].is_null(), "{mode}");
+        let worker = annotation(&typed(&world).metadata, nfs::WORK_ON).to_owned();
+        assert_eq!(nfs::task(&typed(&world), &worker), Some(nfs::Task::Make));
+        assert_eq!(typed(&world).spec.unwrap().mount_options, Some(vec!["timeo=50".to_owned()]));
+
+        // The node that was asked is gone: another is.
+        world.remove(&kinds::NODE, &ObjectKey::new("", worker.as_str()));
+        settle(&mut world);
+        let other = annotation(&typed(&world).metadata, nfs::WORK_ON).to_owned();
+        assert!(other != worker && nfs::task(&typed(&world), &worker).is_none(), "{mode}");
+        let noted = nfs::made(&other, &typed(&world), true);
+        world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": noted}}));
+        settle(&mut world);
+        assert_eq!(bound_to(&world, "data"), format!("Bound {name}"), "{mode}");
+        assert_eq!(world.get(&kinds::POD, "default", "www-2")["spec"]["nodeName"], other.as_str(), "{mode}");
+
+        // V10: it grows when the server has been told.
+        world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+        settle(&mut world);
+        assert_eq!(nfs::task(&typed(&world), &other), Some(nfs::Task::Grow));
+        assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "1Gi");
+        let noted = nfs::made(&other, &typed(&world), true);
+        world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": noted}}));
+        settle(&mut world);
+        assert_eq!(nfs::task(&typed(&world), &other), None);
+        assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "2Gi");
+
+        // V2, V3: removed only when nobody uses it and the claim is gone.
+        world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+        settle(&mut world);
+        assert_eq!(nfs::task(&typed(&world), &other), None);
+        for pod in ["www", "www-2"] {
+            world.remove(&kinds::POD, &ObjectKey::new("default", pod));
+        }
+        settle(&mut world);
+        assert_eq!(nfs::task(&typed(&world), &other), Some(nfs::Task::Remove));
+        world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"finalizers": []}}));
+        assert_eq!(phase_of(&world, &name), "gone");
+    }
+}
