@@ -13,6 +13,7 @@
 mod atomic;
 pub(crate) mod beneath;
 mod claim;
+mod export;
 mod growth;
 mod host;
 pub mod image;

@@ -103,7 +103,7 @@ fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: 
 
 /// The mountOptions that mean something to our client. What only tunes the kernel's is passed over; what would change
 /// what the volume promises is refused.
-fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Source, VolumeError> {
+pub fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Source, VolumeError> {
     let mut asked =
         Source { server: source.server.clone(), path: source.path.clone(), port: None, mount_port: None, timeout_ms: SOFT_TIMEOUT_MS };
     let (mut tenths, mut retrans) = (None, 1);

@@ -29,7 +29,6 @@ pub fn is_wanted(volume: &PersistentVolume, node: &str) -> bool {
 /// What could not be removed or noted; nothing outside the volume root and nothing mounted is touched.
 pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
-    let finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
     let (root, users, image) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone(), claim::is_image(volume));
     let spec = volume.spec.clone().unwrap_or_default();
     // Retain keeps every byte.
@@ -48,14 +47,15 @@ pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
         })
     });
     match removed.await? {
-        Some(()) => drop_finalizer(kubelet, volume, finalizers).await.map(|()| Progress::Done),
+        Some(()) => drop_finalizer(kubelet, volume, FINALIZER).await.map(|()| Progress::Done),
         None => Ok(Progress::InUse),
     }
 }
 
-async fn drop_finalizer(kubelet: &Kubelet, volume: &PersistentVolume, mut finalizers: Vec<String>) -> Result<(), VolumeError> {
+/// Lets the API object go, as far as it is ours to hold.
+pub(super) async fn drop_finalizer(kubelet: &Kubelet, volume: &PersistentVolume, ours: &str) -> Result<(), VolumeError> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    let finalizers: Vec<&String> = volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != ours).collect();
     let patch = json!({ "metadata": {
         "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "finalizers": finalizers,
     } });

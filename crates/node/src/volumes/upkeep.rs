@@ -1,5 +1,6 @@
 //! What becomes of volumes besides being mounted: those that shall be larger grow ([`growth`], V10), those that were
-//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3).
+//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3), and folders of NFS
+//! exports are made, grown and removed ([`export`]).
 //!
 //! One watch, and one task for each volume that wants something, so that a server that does not answer holds up its own
 //! volume only (V11). A volume that pods still use is waited for: [`users`](super::users) says when that has changed.
@@ -16,7 +17,7 @@ use mainstay_logic::kubelet::PodEvent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{VolumeError, growth, reclaim, recycle};
+use super::{VolumeError, export, growth, reclaim, recycle};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
@@ -40,11 +41,15 @@ enum Wish {
     Grow,
     Reclaim,
     Recycle,
+    /// Whatever a folder of an export wants.
+    Export,
 }
 
 fn wish(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Wish> {
     let node = &kubelet.config.node_name;
-    if reclaim::is_wanted(volume, node) {
+    if export::is_wanted(volume, node) {
+        Some(Wish::Export)
+    } else if reclaim::is_wanted(volume, node) {
         Some(Wish::Reclaim)
     } else if recycle::asked(volume, node).is_some() {
         Some(Wish::Recycle)
@@ -109,6 +114,10 @@ async fn attempt(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progres
     match wish(kubelet, volume) {
         None => Ok(Progress::Done),
         Some(Wish::Grow) => growth::grow(kubelet, volume).await,
+        Some(Wish::Export) => {
+            let result = export::attend(kubelet, volume).await;
+            result.inspect_err(|error| tell(kubelet, volume, "NfsFolderFailed", error.to_string()))
+        }
         Some(Wish::Reclaim) => {
             let result = reclaim::reclaim(kubelet, volume).await;
             result.inspect_err(|error| tell(kubelet, volume, "VolumeFailedDelete", error.to_string()))
