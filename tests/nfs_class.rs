@@ -52,7 +52,7 @@ fn ready(cluster: &Cluster, pods: &[&str]) {
 
 /// KiB, as `df` in a pod shows them.
 fn df(cluster: &Cluster, pod: &str) -> u64 {
-    let shown = cluster.exec(pod, &["df", "-k", "/data"]);
+    let shown = cluster.exec(pod, &["df", "-kP", "/data"]);
     shown.lines().last().and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or_else(|| panic!("{shown}"))
 }
 
