@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
-use mainstay_logic::kubelet::{Action, ContainerFact, Fact, PodView, ProbeKind, Remembered, Sandbox, decide};
+use mainstay_logic::kubelet::{Action, Agenda, ContainerFact, Fact, Key, PodView, Remembered, Sandbox, Task};
 use mainstay_server::api::{self, Part, key};
 use mainstay_store::{Revision, Watcher};
 use serde_json::{Value, json};
@@ -24,70 +24,11 @@ mod act;
 mod heartbeat;
 mod status;
 
-/// What is under way for a pod, at most once at a time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Remember,
-    Volume(String),
-    Sandbox,
-    Image(String),
-    Start(String),
-    PostStart(String),
-    Probe(String, ProbeKind),
-    Stop(String, u32),
-    Remove(String, u32),
-    RemoveSandbox,
-    Unmount,
-    Confirm,
-    Forget,
-    Status,
-    Verify,
-}
-
-impl Key {
-    fn of(action: &Action) -> Self {
-        match action {
-            Action::Remember => Self::Remember,
-            Action::EnsureVolume { name } => Self::Volume(name.clone()),
-            Action::EnsureSandbox => Self::Sandbox,
-            Action::EnsureImage { container, .. } => Self::Image(container.clone()),
-            Action::StartContainer { container, .. } => Self::Start(container.clone()),
-            Action::PostStart { container, .. } => Self::PostStart(container.clone()),
-            Action::RunProbe { container, kind, .. } => Self::Probe(container.clone(), *kind),
-            Action::StopContainer { container, attempt, .. } => Self::Stop(container.clone(), *attempt),
-            Action::RemoveContainer { container, attempt } => Self::Remove(container.clone(), *attempt),
-            Action::RemoveSandbox => Self::RemoveSandbox,
-            Action::Unmount => Self::Unmount,
-            Action::ConfirmDeletion => Self::Confirm,
-            Action::Forget => Self::Forget,
-        }
-    }
-
-    fn is_final(&self) -> bool {
-        matches!(self, Self::RemoveSandbox | Self::Unmount | Self::Confirm | Self::Forget)
-    }
-}
-
-/// Something that takes until `due`.
-#[derive(Clone, Debug)]
-enum Task {
-    Act(Action),
-    /// The status patch, as decided then.
-    Status(Value),
-    /// Asks whether the pod is still there.
-    Verify,
-}
-
 struct Entry {
     key: ObjectKey,
-    view: PodView,
-    /// Nothing is begun until the API was asked about the pod.
-    held: bool,
+    agenda: Agenda,
+    /// What takes until then.
     running: BTreeMap<Key, (Timestamp, Task)>,
-    written: Option<Value>,
-    confirmed: Option<String>,
-    retry_status_at: Option<Timestamp>,
-    retry_at: Option<Timestamp>,
     wake_at: Option<Timestamp>,
     dirty: bool,
     ended: bool,
@@ -196,7 +137,7 @@ impl Node {
         let agent = &self.agent;
         let entries = agent.entries.iter().flat_map(|entry| {
             let running = entry.running.values().map(|(due, _)| *due);
-            running.chain([entry.wake_at, entry.retry_status_at, entry.retry_at].into_iter().flatten())
+            running.chain(entry.wake_at)
         });
         let own = [self.machine.next_end(), agent.retry_at, agent.lease_at, agent.volumes_at].into_iter().flatten();
         entries.chain(own).min().map(|at| at.max(self.stalled_until))
@@ -239,20 +180,19 @@ impl Node {
         let mut holders: BTreeMap<ObjectKey, String> = BTreeMap::new();
         for entry in &mut self.agent.entries {
             let predecessor = holders.get(&entry.key).cloned();
-            if entry.view.predecessor != predecessor {
-                entry.view.predecessor = predecessor;
+            if entry.agenda.view.predecessor != predecessor {
+                entry.agenda.view.predecessor = predecessor;
                 entry.dirty = true;
             }
-            holders.entry(entry.key.clone()).or_insert_with(|| entry.view.uid().to_owned());
+            holders.entry(entry.key.clone()).or_insert_with(|| entry.agenda.view.uid().to_owned());
         }
     }
 
     fn learn_containers(&mut self, uid: &str, now: Timestamp) {
         let facts: Vec<ContainerFact> =
             self.machine.containers.get(uid).into_iter().flatten().map(|container| container.fact.clone()).collect();
-        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.view.uid() == uid) {
-            entry.view.apply(Fact::Containers(facts), now);
-            entry.dirty = true;
+        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.agenda.view.uid() == uid) {
+            entry.apply(Fact::Containers(facts), now);
         }
     }
 
@@ -285,7 +225,7 @@ impl Node {
                 if event.deleted {
                     self.agent.known.remove(&key);
                     let uid = object::uid(&value).to_owned();
-                    self.tell_gone(|entry| entry.view.uid() == uid, now);
+                    self.tell_gone(|entry| entry.agenda.view.uid() == uid, now);
                 } else {
                     self.agent.known.insert(key, object::uid(&value).to_owned());
                     self.put(value, false, around);
@@ -302,8 +242,7 @@ impl Node {
 
     fn tell_gone(&mut self, which: impl Fn(&Entry) -> bool, now: Timestamp) {
         for entry in self.agent.entries.iter_mut().filter(|entry| which(entry)) {
-            entry.view.apply(Fact::Gone, now);
-            entry.dirty = true;
+            entry.apply(Fact::Gone, now);
         }
     }
 
@@ -326,7 +265,7 @@ impl Node {
             let lacking: Vec<ObjectKey> = self.agent.known.keys().filter(|key| !mine.contains_key(*key)).cloned().collect();
             self.agent.known = mine.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
             for entry in self.agent.entries.iter_mut().filter(|entry| lacking.contains(&entry.key)) {
-                entry.running.insert(Key::Verify, (around.now, Task::Verify));
+                entry.verify(around.now);
             }
             for pod in mine.into_values() {
                 self.put((*pod).clone(), false, around);
@@ -353,8 +292,8 @@ impl Node {
     fn put(&mut self, value: Value, held: bool, around: &mut Around<'_>) {
         let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
         let Ok(pod) = serde_json::from_value::<Pod>(value) else { return };
-        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.view.uid() == uid) {
-            entry.held = false;
+        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.agenda.view.uid() == uid) {
+            entry.agenda.release();
             entry.take_pod(pod, around.now);
             return;
         }
@@ -378,21 +317,10 @@ impl Node {
             let fact = Sandbox::Ready { ip: Some(sandbox.ip.clone()), made_at: Some(sandbox.made_at) };
             view.apply(Fact::Sandbox(fact), around.now);
         }
-        let mut entry = Entry {
-            key,
-            view,
-            held,
-            running: BTreeMap::new(),
-            written: None,
-            confirmed: None,
-            retry_status_at: None,
-            retry_at: None,
-            wake_at: None,
-            dirty: true,
-            ended: false,
-        };
+        let agenda = Agenda::new(view, held);
+        let mut entry = Entry { key, agenda, running: BTreeMap::new(), wake_at: None, dirty: true, ended: false };
         if held {
-            entry.running.insert(Key::Verify, (around.now, Task::Verify));
+            entry.verify(around.now);
         }
         self.agent.entries.push(entry);
         self.learn_containers(&uid, around.now);
@@ -413,11 +341,9 @@ impl Node {
             }
         }
         let Some(entry) = self.agent.entries.get_mut(place) else { return true };
-        for at in [&mut entry.wake_at, &mut entry.retry_status_at, &mut entry.retry_at] {
-            if at.is_some_and(|at| at <= now) {
-                *at = None;
-                entry.dirty = true;
-            }
+        if entry.wake_at.is_some_and(|at| at <= now) {
+            entry.wake_at = None;
+            entry.dirty = true;
         }
         if entry.dirty && !entry.ended {
             entry.dirty = false;
@@ -430,33 +356,28 @@ impl Node {
     fn decide(&mut self, place: usize, around: &mut Around<'_>) {
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(place) else { return };
-        let mut decision = decide(&entry.view, now);
-        entry.wake_at = decision.wake_at;
-        if around.bug == Some(Bug::ConfirmsTooEarly) && entry.view.is_doomed() && !entry.view.gone {
-            decision.actions.push(Action::ConfirmDeletion);
+        let mut step = entry.agenda.step(now);
+        entry.wake_at = step.wake_at;
+        for key in step.cut {
+            entry.running.remove(&key);
         }
-        let written = entry.write_status(&decision, around);
-        if entry.held {
-            return;
+        let view = &entry.agenda.view;
+        if around.bug == Some(Bug::ConfirmsTooEarly) && view.is_doomed() && !view.gone && !entry.running.contains_key(&Key::Confirm) {
+            step.begin.push((Key::Confirm, Task::Act(Action::ConfirmDeletion)));
         }
-        let doomed = entry.view.is_doomed();
-        if doomed {
-            entry.running.retain(|key, _| !matches!(key, Key::Image(_) | Key::Probe(..) | Key::PostStart(_)));
-        }
-        for action in decision.actions {
-            self.begin(place, action, written, around);
+        for (key, task) in step.begin {
+            self.begin(place, key, task, around);
         }
     }
 
-    /// One action begins, if it is not under way and its turn has come.
-    fn begin(&mut self, place: usize, action: Action, written: bool, around: &mut Around<'_>) {
+    /// One task begins, and takes a while.
+    fn begin(&mut self, place: usize, key: Key, task: Task, around: &mut Around<'_>) {
         let now = around.now;
-        let key = Key::of(&action);
-        let mut due = plus(now, delay(&action, around));
-        let Some(entry) = self.agent.entries.get_mut(place).filter(|entry| !entry.ended) else { return };
-        if let Action::StopContainer { container, attempt, deadline, .. } = &action {
+        let mut due = plus(now, delay(&task, around));
+        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        if let Task::Act(Action::StopContainer { container, attempt, deadline, .. }) = &task {
             due = due.min((*deadline).max(now));
-            let uid = entry.view.uid().to_owned();
+            let uid = entry.agenda.view.uid().to_owned();
             for running in self.machine.containers.get_mut(&uid).into_iter().flatten() {
                 if running.fact.name == *container && running.fact.attempt == *attempt {
                     let at = running.ends.map_or(due, |(at, _)| at.min(due));
@@ -465,23 +386,17 @@ impl Node {
                 }
             }
         }
-        let under_way = entry.running.get(&key).map(|(at, _)| *at);
-        if under_way.is_some_and(|at| at <= due || !matches!(key, Key::Stop(..))) {
-            return;
-        }
-        if key.is_final() && around.bug != Some(Bug::ConfirmsTooEarly) {
-            let others = entry.running.keys().any(|other| *other != Key::Status);
-            let confirmed = key == Key::Confirm && entry.confirmed.is_some() && entry.confirmed == entry.view.pod.metadata.resource_version;
-            if others || confirmed || (!written && !entry.view.gone) || entry.retry_at.is_some() {
-                return;
-            }
-        }
-        entry.running.insert(key, (due, Task::Act(action)));
+        entry.running.insert(key, (due, task));
     }
 }
 
-/// How long an action takes, in milliseconds.
-fn delay(action: &Action, around: &mut Around<'_>) -> i64 {
+/// How long a task takes, in milliseconds.
+fn delay(task: &Task, around: &mut Around<'_>) -> i64 {
+    let action = match task {
+        Task::Act(action) => action,
+        Task::WriteStatus(_) => return around.seed.between(0, 20),
+        Task::Verify => return 0,
+    };
     match action {
         // It does not end by itself: the deadline does it.
         Action::StopContainer { .. } if around.seed.one_in(4) => 3_600_000,
@@ -493,20 +408,21 @@ fn delay(action: &Action, around: &mut Around<'_>) -> i64 {
 }
 
 impl Entry {
-    /// A newer state of the pod; an older one is passed over.
-    fn take_pod(&mut self, pod: Pod, now: Timestamp) {
-        let revision = |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
-        if pod.metadata.resource_version != self.view.pod.metadata.resource_version {
-            self.written = None;
-        }
-        if let (Some(old), Some(new)) = (revision(&self.view.pod), revision(&pod))
-            && new < old
-            && pod.metadata.deletion_timestamp.is_none()
-        {
-            return;
-        }
-        self.view.apply(Fact::Pod(Box::new(pod)), now);
+    fn apply(&mut self, fact: Fact, now: Timestamp) {
+        self.agenda.view.apply(fact, now);
         self.dirty = true;
+    }
+
+    fn take_pod(&mut self, pod: Pod, now: Timestamp) {
+        self.agenda.take_pod(pod, now);
+        self.dirty = true;
+    }
+
+    /// Has the API asked about the pod, unless it is being asked.
+    fn verify(&mut self, now: Timestamp) {
+        if let Some((key, task)) = self.agenda.verify() {
+            self.running.insert(key, (now, task));
+        }
     }
 }
 

@@ -36,7 +36,9 @@ fn caught(bug: Bug, by: &str) {
     let mut others = Vec::new();
     for seed in 0..PATIENCE {
         let favourite = (bug == Bug::TrustsStaleList).then_some(Fault::AgentRestarts(0));
-        let options = Options { bug: Some(bug), one_fault_in: Some(25), favourite, nodes: 2, ..Options::default() };
+        // Every other world is calm: some bugs need faults to show, and others are hidden by them.
+        let one_fault_in = (seed % 2 == 1).then_some(25);
+        let options = Options { bug: Some(bug), one_fault_in, favourite, nodes: 2, ..Options::default() };
         match World::with_script(seed, options, restless(claims)).run().violation {
             Some(violation) if violation.invariant == by => return,
             Some(violation) => others.push((seed, violation)),

@@ -14,6 +14,7 @@
 //!
 //! [`decide`] reads from top to bottom: doomed pods end, finished pods are put away, all others run.
 
+mod agenda;
 mod backoff;
 mod conditions;
 mod containers;
@@ -30,6 +31,7 @@ mod view;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
+pub use agenda::{Agenda, End, Key, Step, Task};
 pub use backoff::Backoff;
 pub use view::{
     Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind, ProbeOutcome, Remembered,

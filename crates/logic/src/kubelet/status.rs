@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, PodIP,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP,
     PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value, json};
 
 use super::backoff::plus_seconds;
 use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts};
@@ -18,6 +19,39 @@ const PULL_ERROR_SECONDS: i64 = 2;
 /// Exit code and reason of a container that nobody saw ending.
 const LOST_CODE: i32 = 137;
 const LOST_REASON: &str = "ContainerStatusUnknown";
+
+/// The fields that the kubelet writes.
+const FIELDS: [&str; 13] = [
+    "phase",
+    "conditions",
+    "message",
+    "reason",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "initContainerStatuses",
+    "containerStatuses",
+    "qosClass",
+    "observedGeneration",
+];
+
+/// What a merge patch must change, with uid and resourceVersion as preconditions: the conditions are one list, and
+/// those of others in it must be the newest. `None` where the API has it all.
+pub(super) fn patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
+    let wanted = serde_json::to_value(wanted).ok()?;
+    let current = serde_json::to_value(&pod.status).ok()?;
+    let mut changed = Map::new();
+    for field in FIELDS {
+        let (new, old) = (wanted.get(field).unwrap_or(&Value::Null), current.get(field).unwrap_or(&Value::Null));
+        if new != old {
+            changed.insert(field.to_owned(), new.clone());
+        }
+    }
+    let metadata = json!({ "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version });
+    (!changed.is_empty()).then(|| json!({ "metadata": metadata, "status": changed }))
+}
 
 /// Whether the pod's own containers have all ended for good; sidecars don't count.
 pub(super) fn is_complete(view: &PodView) -> bool {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
-use mainstay_logic::kubelet::{Action, Fact, ProbeKind, ProbeOutcome, PullPolicy, Sandbox};
+use mainstay_client::PatchType;
+use mainstay_logic::kubelet::{Action, End, Fact, ProbeKind, ProbeOutcome, PullPolicy, Sandbox};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::objects::{Reference, Watched};
-use super::worker::{IP_ANNOTATION, patch_status};
+use super::worker::IP_ANNOTATION;
 use super::{Kubelet, PodContext, probe, spec};
 use crate::images::ImageError;
 use crate::runtime::{ContainerState, ContainerStatus, RuntimeError, container_id};
@@ -25,16 +26,21 @@ const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 const START_ERROR_CODE: i32 = 128;
 
 /// What an action led to.
-#[derive(Default)]
 pub(super) struct Outcome {
     pub containers: Vec<ContainerStatus>,
     pub facts: Vec<Fact>,
     /// Objects whose changes concern the pod from now on.
     pub dependencies: BTreeMap<Reference, Arc<Watched>>,
-    /// To be done again after a pause.
-    pub failed: bool,
+    pub end: End,
     /// The pod is over.
     pub ended: bool,
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        let (containers, facts, dependencies) = Default::default();
+        Self { containers, facts, dependencies, end: End::Done, ended: false }
+    }
 }
 
 impl From<Fact> for Outcome {
@@ -45,7 +51,7 @@ impl From<Fact> for Outcome {
 
 fn failed(context: &PodContext, what: &str, error: &dyn std::fmt::Display) -> Outcome {
     tracing::warn!(pod = %context.name, uid = %context.uid, %error, "{what}");
-    Outcome { failed: true, ..Outcome::default() }
+    Outcome { end: End::Failed, ..Outcome::default() }
 }
 
 pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: Action, early: mpsc::Sender<Fact>) -> Outcome {
@@ -301,29 +307,35 @@ async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     match kubelet.config.client.delete(kind, &context.namespace, &context.name, &options).await {
         Ok(_) => Outcome::default(),
         // Gone, or the name is another uid's by now.
-        Err(error) if error.is_not_found() || error.is_conflict() => verify(kubelet, context).await,
+        Err(error) if error.is_not_found() || error.is_conflict() => refused(kubelet, context).await,
         Err(error) => failed(context, "the deletion could not be confirmed", &error),
     }
 }
 
-pub(super) async fn write_status(kubelet: Arc<Kubelet>, context: PodContext, patch: Value) -> Outcome {
-    match patch_status(&kubelet, &context, &patch).await {
+/// Writes a pod's status patch.
+pub(super) async fn write_status(kubelet: &Kubelet, context: &PodContext, patch: &Value) -> Outcome {
+    let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
+    match kubelet.config.client.patch(kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await {
         Ok(pod) => pod_fact(pod),
-        Err(error) if error.is_not_found() || error.is_conflict() => verify(kubelet, context).await,
-        Err(error) => failed(&context, "the pod's status could not be written", &error),
+        Err(error) if error.is_not_found() || error.is_conflict() => refused(kubelet, context).await,
+        Err(error) => failed(context, "the pod's status could not be written", &error),
     }
+}
+
+/// The API's refusal leads to the question what has become of the pod.
+async fn refused(kubelet: &Kubelet, context: &PodContext) -> Outcome {
+    Outcome { end: End::Refused, ..verify(kubelet, context).await }
 }
 
 fn pod_fact(pod: Value) -> Outcome {
     match serde_json::from_value(pod) {
         Ok(pod) => Fact::Pod(Box::new(pod)).into(),
-        Err(_) => Outcome { failed: true, ..Outcome::default() },
+        Err(_) => Outcome { end: End::Failed, ..Outcome::default() },
     }
 }
 
 /// Asks the API until it answers whether this very pod is still there.
-pub(super) async fn verify(kubelet: impl std::ops::Deref<Target = Kubelet>, context: impl std::borrow::Borrow<PodContext>) -> Outcome {
-    let context = context.borrow();
+pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
     loop {
         match kubelet.config.client.get(kind, &context.namespace, &context.name).await {

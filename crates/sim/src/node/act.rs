@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
-use mainstay_logic::kubelet::{Action, ContainerFact, Fact, Life, ProbeOutcome, Sandbox};
+use mainstay_logic::kubelet::{Action, ContainerFact, End, Fact, Key, Life, ProbeOutcome, Sandbox, Task};
 use mainstay_logic::volume;
 use mainstay_server::api::{self, DeleteOptions, Part};
 use serde_json::{Value, json};
 
-use super::{Around, Key, Node, Task, get, patch, plus};
+use super::{Around, Node, get, patch, plus};
 use crate::bugs::Bug;
 use crate::runtime::{Container, Directory, Mount, Sandbox as Made};
 
@@ -15,17 +15,17 @@ impl Node {
     /// A task has come to its end.
     pub(super) fn finish(&mut self, place: usize, key: Key, task: Task, around: &mut Around<'_>) {
         let action = match task {
-            Task::Status(wanted) => return self.patch_status(place, wanted, around),
+            Task::WriteStatus(wanted) => return self.write_status(place, &wanted, around),
             Task::Verify => return self.verify(place, around),
             Task::Act(action) => action,
         };
         let now = around.now;
         let Some(entry) = self.agent.entries.get(place) else { return };
-        let uid = entry.view.uid().to_owned();
+        let uid = entry.agenda.view.uid().to_owned();
         let fails = around.faults && around.seed.one_in(40);
         let fact = match action {
             Action::Remember => {
-                let pod = entry.view.pod.clone();
+                let pod = entry.agenda.view.pod.clone();
                 self.machine.begun.entry(uid.clone()).or_insert(pod);
                 if !fails {
                     self.machine.doomed.insert(uid);
@@ -78,7 +78,7 @@ impl Node {
                 self.machine.sandboxes.remove(&uid);
                 Some(Fact::Sandbox(Sandbox::Absent))
             }
-            Action::Unmount if fails => return self.again(place, now),
+            Action::Unmount if fails => return self.end(place, &key, End::Failed, now),
             Action::Unmount => {
                 self.machine.mounts.retain(|(of, _), _| *of != uid);
                 Some(Fact::Unmounted)
@@ -94,22 +94,22 @@ impl Node {
                 return;
             }
         };
-        debug_assert!(key != Key::Status);
         if let (Some(fact), Some(entry)) = (fact, self.agent.entries.get_mut(place)) {
-            entry.view.apply(fact, now);
+            entry.apply(fact, now);
         }
+        self.end(place, &key, End::Done, now);
     }
 
-    fn again(&mut self, place: usize, now: Timestamp) {
+    fn end(&mut self, place: usize, key: &Key, end: End, now: Timestamp) {
         if let Some(entry) = self.agent.entries.get_mut(place) {
-            entry.retry_at = Some(plus(now, 1000));
+            entry.agenda.finish(key, end, now);
         }
     }
 
     /// Notes the pod before anything of it is made.
     fn note(&mut self, place: usize, uid: &str) {
         if let Some(entry) = self.agent.entries.get(place) {
-            let pod = entry.view.pod.clone();
+            let pod = entry.agenda.view.pod.clone();
             self.machine.begun.entry(uid.to_owned()).or_insert(pod);
         }
     }
@@ -146,7 +146,7 @@ impl Node {
     fn mount(&mut self, place: usize, uid: &str, name: &str, around: &mut Around<'_>) -> Result<(), String> {
         self.note(place, uid);
         let Some(entry) = self.agent.entries.get(place) else { return Ok(()) };
-        let spec = entry.view.pod.spec.clone().unwrap_or_default();
+        let spec = entry.agenda.view.pod.spec.clone().unwrap_or_default();
         let claim =
             spec.volumes.iter().flatten().find(|volume| volume.name == name).and_then(|volume| volume.persistent_volume_claim.clone());
         let at = (uid.to_owned(), name.to_owned());
@@ -167,7 +167,7 @@ impl Node {
         let found = read(&kinds::PERSISTENT_VOLUME_CLAIM, &entry.key.namespace, &claim.claim_name)?;
         // As the real node: a pod that was there before its claim was told to go still gets it.
         let deleted = mainstay_api::time::parse(object::text(&found, &["metadata", "deletionTimestamp"]));
-        let made = entry.view.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let made = entry.agenda.view.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
         if deleted.is_some_and(|deleted| made.is_none_or(|made| made > deleted)) {
             return Err("the claim is being deleted".to_owned());
         }
@@ -226,10 +226,14 @@ impl Node {
             true => around.server.write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options)).map(|_| ()),
             false => Err(mainstay_api::Status::unavailable("no answer")),
         };
-        match result {
-            Ok(()) => entry.confirmed = entry.view.pod.metadata.resource_version.clone(),
-            Err(status) if matches!(status.code, 404 | 409) => drop(entry.running.insert(Key::Verify, (now, Task::Verify))),
-            Err(_) => entry.retry_at = Some(plus(now, 1000)),
-        }
+        let end = match result {
+            Ok(()) => End::Done,
+            Err(status) if matches!(status.code, 404 | 409) => {
+                entry.verify(now);
+                End::Refused
+            }
+            Err(_) => End::Failed,
+        };
+        entry.agenda.finish(&Key::Confirm, end, now);
     }
 }
