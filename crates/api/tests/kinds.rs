@@ -475,3 +475,25 @@ fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
     let shown = row(&kinds::VOLUME_SNAPSHOT, &done);
     assert_eq!(shown, "s|true|c|null|1Gi|null|v|null|<unknown>");
 }
+
+#[test]
+fn what_a_claim_starts_with_is_written_in_both_fields() {
+    let kind = &kinds::PERSISTENT_VOLUME_CLAIM;
+    let stored = |source: Value| {
+        let mut object = with(&claim(), json!({ "spec": source }));
+        (kind.prepare_create)(&mut object);
+        (object["spec"]["dataSource"].clone(), object["spec"]["dataSourceRef"].clone())
+    };
+    let snapshot = json!({ "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s" });
+    let both = (snapshot.clone(), snapshot.clone());
+    assert_eq!(stored(json!({ "dataSource": snapshot })), both);
+    assert_eq!(stored(json!({ "dataSourceRef": snapshot })), both);
+    let elsewhere = with(&snapshot, json!({ "namespace": "other" }));
+    assert_eq!(stored(json!({ "dataSourceRef": elsewhere })), (Value::Null, elsewhere));
+    let book = json!({ "apiGroup": "example.com", "kind": "Book", "name": "b" });
+    assert_eq!(stored(json!({ "dataSource": book })), (book.clone(), book.clone()), "a claim that asked for data does not start empty");
+    let asked = |source: Value| create(kind, &with(&claim(), json!({ "spec": source })));
+    assert!(asked(json!({ "dataSource": { "kind": "Book", "name": "b" } })).contains("when referencing the default apiGroup"));
+    assert!(asked(json!({ "dataSource": { "kind": "PersistentVolumeClaim" } })).contains("spec.dataSource.name: Required value"));
+    assert!(asked(json!({ "dataSource": snapshot, "dataSourceRef": book })).contains("must match dataSourceRef"));
+}

@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::snapshots::{
+    VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
+};
 use mainstay_api::{Kind, ObjectKey};
 use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
@@ -79,6 +82,12 @@ pub struct Snapshot {
     pub services: Objects<Service>,
     pub stateful_sets: Objects<StatefulSet>,
     pub storage_classes: Objects<StorageClass>,
+    pub volume_group_snapshot_classes: Objects<VolumeGroupSnapshotClass>,
+    pub volume_group_snapshot_contents: Objects<VolumeGroupSnapshotContent>,
+    pub volume_group_snapshots: Objects<VolumeGroupSnapshot>,
+    pub volume_snapshot_classes: Objects<VolumeSnapshotClass>,
+    pub volume_snapshot_contents: Objects<VolumeSnapshotContent>,
+    pub volume_snapshots: Objects<VolumeSnapshot>,
 }
 
 #[derive(Deserialize)]
@@ -166,6 +175,12 @@ impl Snapshot {
             ("discovery.k8s.io", "endpointslices") => put(&mut self.endpoint_slices, key, value),
             ("coordination.k8s.io", "leases") => put(&mut self.leases, key, value),
             ("storage.k8s.io", "storageclasses") => put(&mut self.storage_classes, key, value),
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => put(&mut self.volume_group_snapshot_classes, key, value),
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => put(&mut self.volume_group_snapshot_contents, key, value),
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => put(&mut self.volume_group_snapshots, key, value),
+            ("snapshot.storage.k8s.io", "volumesnapshotclasses") => put(&mut self.volume_snapshot_classes, key, value),
+            ("snapshot.storage.k8s.io", "volumesnapshotcontents") => put(&mut self.volume_snapshot_contents, key, value),
+            ("snapshot.storage.k8s.io", "volumesnapshots") => put(&mut self.volume_snapshots, key, value),
             ("", "configmaps") if &*key.name == ROOT_CA => put(&mut self.root_cas, key, value),
             ("", "endpoints") => put(&mut self.endpoints, key, value),
             ("", "namespaces") => put(&mut self.namespaces, key, value),

@@ -25,6 +25,7 @@ use crate::snapshot::Snapshot;
 
 pub mod growth;
 pub mod nfs;
+pub mod source;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,10 @@ pub const SIZE: &str = "mainstay.io/size";
 pub const SIZE_IMAGE: &str = "image";
 /// [`SIZE`]: a plain directory; nothing keeps the size.
 pub const SIZE_NONE: &str = "none";
+/// The block of an image's file system, in bytes; sizes are rounded up to it.
+pub const IMAGE_BLOCK: i64 = 4096;
+/// The smallest image, in bytes: below it ext4 has no room for a journal. Smaller volumes are this large.
+pub const SMALLEST_IMAGE: i64 = 16 << 20;
 /// On an image's PersistentVolume, written by the node: the capacity in bytes that it has made real.
 pub const MADE_SIZE: &str = "mainstay.io/made-size";
 /// On provisioned volumes: the node takes it away after it removed the directory (reclaim policy Delete).
@@ -256,6 +261,12 @@ pub fn size_of(class: &StorageClass) -> Result<&'static str, String> {
     }
 }
 
+/// What the image for a volume of this size is large, in bytes.
+pub fn image_size(size: i64) -> i64 {
+    let size = size.max(SMALLEST_IMAGE);
+    size.checked_add(IMAGE_BLOCK - 1).map_or(size, |size| size / IMAGE_BLOCK * IMAGE_BLOCK)
+}
+
 /// Whether a volume is an image that keeps its size.
 pub fn is_image(volume: &PersistentVolume) -> bool {
     annotation(&volume.metadata, SIZE) == SIZE_IMAGE
@@ -269,10 +280,10 @@ pub fn made_size(volume: &PersistentVolume) -> Option<i64> {
 /// Why a built-in class can make nothing for a claim.
 ///
 /// A claim that asks for a copy of other data must wait rather than start empty.
-pub fn provisionable(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
+pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
     let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing".to_owned()) };
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err("the provisioner does not support data sources".to_owned());
+    if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
+        return Err(format!("a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"));
     }
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".to_owned());
@@ -283,26 +294,27 @@ pub fn provisionable(claim: &PersistentVolumeClaim, class: &StorageClass) -> Res
     size_of(class).map(|_| ())
 }
 
-/// Whether a node can make volumes of a class: it says where they go, and is in the class's topology.
-pub fn can_provision(node: &Node, class: &StorageClass) -> bool {
+/// Whether a node can make a claim's volume: it says where they go, is in the class's topology, and has what is copied.
+pub fn can_provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, node: &Node, class: &StorageClass) -> bool {
     let topology = class.allowed_topologies.as_deref().unwrap_or_default();
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
     let allowed = |term: &k8s_openapi::api::core::v1::TopologySelectorTerm| {
         let requirements = term.match_label_expressions.as_deref().unwrap_or_default();
         requirements.iter().all(|requirement| label(&requirement.key).is_some_and(|value| requirement.values.contains(value)))
     };
-    annotation(&node.metadata, VOLUME_ROOT).starts_with('/') && (topology.is_empty() || topology.iter().any(allowed))
+    let offers = annotation(&node.metadata, VOLUME_ROOT).starts_with('/') && (topology.is_empty() || topology.iter().any(allowed));
+    offers && source::is_on(snapshot, claim, node)
 }
 
 /// The writes that provision a directory on `node` for a claim and bind it. The volume is made with its claimRef, so
 /// that after a cut it is this claim's and nobody else's.
-pub fn provision(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> Vec<Write> {
+pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> Vec<Write> {
     let name = provisioned_name(claim);
     let root = annotation(&node.metadata, VOLUME_ROOT).trim_end_matches('/');
     let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).or(node.metadata.name.as_ref());
     let spec = claim.spec.as_ref();
     let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
-    let object = json!({
+    let mut object = json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {
             "name": name,
@@ -322,6 +334,9 @@ pub fn provision(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Nod
                 {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [hostname]}]}]}},
         },
     });
+    if let Ok(Some(source)) = source::of(snapshot, claim) {
+        object["metadata"]["annotations"][source::COPY_OF] = json!(source.folder);
+    }
     let volume: Option<PersistentVolume> = serde_json::from_value(object.clone()).ok();
     let mut writes = vec![Write::Create { kind: &kinds::PERSISTENT_VOLUME, object }];
     writes.extend(volume.iter().flat_map(|volume| complete(volume, claim)));

@@ -142,11 +142,13 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         let _ = (&mut dns.0).await;
     });
 
+    let volumes = Volumes::new(&config.data_dir);
+    volumes.thaw().map_err(data_dir)?;
     let kubelet = Arc::new(Kubelet {
         runtime,
         images,
         network: Arc::new(network),
-        volumes: Volumes::new(&config.data_dir),
+        volumes,
         objects: Objects::start(config.client.clone()),
         disk: Disk::new(&config.data_dir),
         events: Events::start(config.client.clone(), config.node_name.clone()),

@@ -30,7 +30,7 @@ pub struct Attributes {
 const DISCOVERY: [&str; 7] = ["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"];
 
 /// What a kubelet reads, wherever it is.
-const NODE_READS: [(&str, &str); 12] = [
+const NODE_READS: [(&str, &str); 14] = [
     ("", "namespaces"),
     ("", "serviceaccounts"),
     ("", "pods"),
@@ -43,6 +43,8 @@ const NODE_READS: [(&str, &str); 12] = [
     ("", "persistentvolumeclaims"),
     ("discovery.k8s.io", "endpointslices"),
     ("storage.k8s.io", "storageclasses"),
+    ("snapshot.storage.k8s.io", "volumesnapshotcontents"),
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents"),
 ];
 
 /// Whether the user may.
@@ -82,7 +84,10 @@ fn allows_node(api: &Api, node: &str, what: &Attributes) -> bool {
         }
         (("", "pods"), "status") => writes && is_bound(api, node, &what.namespace, &what.name),
         (("", "pods"), "") => what.verb == "delete" && is_bound(api, node, &what.namespace, &what.name),
-        (("", "persistentvolumes"), "" | "status") | (("", "persistentvolumeclaims"), "status") => {
+        (("", "persistentvolumes"), "" | "status")
+        | (("", "persistentvolumeclaims"), "status")
+        | (("snapshot.storage.k8s.io", "volumesnapshotcontents"), "" | "status")
+        | (("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents"), "" | "status") => {
             matches!(what.verb.as_str(), "patch" | "update")
         }
         (("", "events"), "") => writes,

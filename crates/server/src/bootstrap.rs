@@ -1,4 +1,5 @@
-//! What a cluster has from its first moment: namespaces, the Services of the API and of DNS, a StorageClass.
+//! What a cluster has from its first moment: namespaces, the Services of the API and of DNS, classes of volumes
+//! and snapshots.
 //!
 //! Everything is made in one transaction, and at every start again what is missing; what is there is left alone, but
 //! for the API server's address.
@@ -23,6 +24,12 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
         api::admission::furnish_namespace(batch, namespace)?;
     }
     ensure(batch, &kinds::STORAGE_CLASS, "", storage_class())?;
+    for (kind, default) in [
+        (&kinds::VOLUME_SNAPSHOT_CLASS, kinds::volumesnapshotclass::DEFAULT_ANNOTATION),
+        (&kinds::VOLUME_GROUP_SNAPSHOT_CLASS, kinds::volumegroupsnapshotclass::DEFAULT_ANNOTATION),
+    ] {
+        ensure(batch, kind, "", snapshot_class(default))?;
+    }
     let address = |place| batch.settings.service_cidr.nth(place).map(|address| address.to_string()).unwrap_or_default();
     let (api_ip, dns_ip) = (address(API_PLACE), address(DNS_PLACE));
     ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
@@ -64,6 +71,14 @@ fn storage_class() -> Value {
         "metadata": { "name": "local-path", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
         "provisioner": "mainstay.io/local-path", "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete",
         "allowVolumeExpansion": true,
+    })
+}
+
+/// The class of snapshots, and that of group snapshots, of the volumes of [`storage_class`].
+fn snapshot_class(default: &str) -> Value {
+    json!({
+        "metadata": { "name": "local-path", "annotations": { default: "true" } },
+        "driver": "mainstay.io/local-path", "deletionPolicy": "Delete",
     })
 }
 

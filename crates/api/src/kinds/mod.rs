@@ -8,6 +8,7 @@ pub mod clusterrolebinding;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
+pub(crate) mod data_source;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;

@@ -51,6 +51,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
     },
     prepare_create: |claim| {
         ensure(claim, &[]).insert("status".to_owned(), json!({ "phase": "Pending" }));
+        super::data_source::complete(claim);
     },
     prepare_update: workload::prepare_update,
     validate: |claim, causes| validate_spec(&Field::root(claim).get("spec"), causes),
@@ -86,6 +87,7 @@ fn validate_spec(spec: &Field, causes: &mut Vec<Cause>) {
     }
     spec.get("storageClassName").check(causes, crate::names::subdomain);
     spec.get("volumeMode").one_of(causes, &["Block", "Filesystem"]);
+    super::data_source::validate(spec, causes);
     let selector = spec.get("selector");
     if selector.is_set() {
         crate::metadata::validate_label_selector(&selector, causes);

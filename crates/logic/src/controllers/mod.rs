@@ -25,6 +25,8 @@ pub mod replicaset;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
+pub mod volumesnapshot;
+pub mod volumesnapshotcontent;
 
 /// Every controller that the driver runs. The order is of no consequence.
 pub const CONTROLLERS: &[Controller] = &[
@@ -46,4 +48,6 @@ pub const CONTROLLERS: &[Controller] = &[
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
+    volumesnapshot::CONTROLLER,
+    volumesnapshotcontent::CONTROLLER,
 ];

@@ -19,6 +19,7 @@ use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of}
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Snapshot};
 use crate::volume;
+use crate::volume::source::{self, Wanted};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -46,8 +47,15 @@ pub struct Observed<'a> {
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let unsettled = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound");
     match (change.kind.group, change.kind.plural) {
-        ("", "persistentvolumeclaims") => wake(change.key.clone()),
+        ("", "persistentvolumeclaims") => {
+            wake(change.key.clone());
+            let clones = |key: &ObjectKey, wanted: Wanted| key.namespace == change.key.namespace && wanted.is_claim(&change.key.name);
+            wake_copies(after, &clones, wake);
+        }
+        ("snapshot.storage.k8s.io", _) => wake_copies(after, &|_, wanted| wanted.kind == "VolumeSnapshot", wake),
         ("", "persistentvolumes") => {
+            // The claims that are to be copies of this volume's.
+            wake_copies(after, &|_, wanted| wanted.kind == "PersistentVolumeClaim", wake);
             // The claims that name the volume, those that it names, and, when it is free, those that it would suit.
             let volumes = [before, after].map(|snapshot| snapshot.persistent_volumes.get(&change.key));
             let references = volumes.into_iter().flatten().filter_map(|volume| volume::claim_ref(volume));
@@ -67,6 +75,13 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         }
         _ => {}
     }
+}
+
+/// Wakes the claims that wait for data: those that asked for a source which `test` is true of.
+fn wake_copies(world: &Snapshot, test: &dyn Fn(&ObjectKey, Wanted) -> bool, wake: &mut dyn FnMut(ObjectKey)) {
+    let waits = |claim: &PersistentVolumeClaim| volume::volume_name(claim).is_empty();
+    let claims = world.persistent_volume_claims.iter().filter(|(_, claim)| waits(claim));
+    claims.filter(|(key, claim)| source::wanted(claim).is_some_and(|wanted| test(key, wanted))).for_each(|(key, _)| wake(key.clone()));
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
@@ -115,7 +130,7 @@ fn unbound(observed: &Observed) -> Decision {
     if let Some(class) = class.filter(|class| volume::nfs::provisions(class)) {
         return folder(observed, class);
     }
-    let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(claim, class).err());
+    let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(snapshot, claim, class).err());
     if delayed && refused.is_none() {
         let message = "waiting for first consumer to be created before binding".to_owned();
         return pending(
@@ -153,14 +168,15 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
     if !volume::is_built_in(class) {
         return external(claim, class);
     }
-    if let Err(reason) = volume::provisionable(claim, class) {
+    if let Err(reason) = volume::provisionable(snapshot, claim, class) {
         let message =
             format!("failed to provision volume with StorageClass \"{}\": {reason}", class.metadata.name.as_deref().unwrap_or(""));
         return pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", message));
     }
     let selected = volume::annotation(&claim.metadata, volume::SELECTED_NODE);
-    let able =
-        |node: &&Node| volume::can_provision(node, class) && (selected.is_empty() || node.metadata.name.as_deref() == Some(selected));
+    let able = |node: &&Node| {
+        volume::can_provision(snapshot, claim, node, class) && (selected.is_empty() || node.metadata.name.as_deref() == Some(selected))
+    };
     let mut nodes = snapshot.nodes.iter().map(|(_, node)| &**node).filter(able).collect::<Vec<_>>();
     nodes.sort_by_key(|node| (!is_ready(node), node.metadata.name.clone()));
     let name = ObjectKey::new("", volume::provisioned_name(claim));
@@ -168,7 +184,7 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
         Some(node) => {
             let message = format!("Successfully provisioned volume {}", name.name);
             let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningSucceeded", message);
-            Decision { writes: volume::provision(claim, class, node), events: vec![event], ..Decision::default() }
+            Decision { writes: volume::provision(snapshot, claim, class, node), events: vec![event], ..Decision::default() }
         }
         None => Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() },
     }

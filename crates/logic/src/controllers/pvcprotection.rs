@@ -1,8 +1,10 @@
 //! Keeps a claim while a pod that is on a node uses it. Key: the claim.
 //!
 //! Relies on: the scheduler placing no pod with a claim that is being deleted.
-//! Guarantees V2: the finalizer goes only from a claim that is being deleted and that no pod on a node names; a pod that
-//! has finished counts until it is gone, as upstream. One write, guarded by uid and resourceVersion.
+//! Guarantees V2: the finalizer goes only from a claim that is being deleted, that no pod on a node names and that is not
+//! being copied (by a snapshot or a clone); a pod that has finished counts until it is gone, as upstream. One write,
+//! guarded by uid and resourceVersion.
+//! Differs: upstream has a finalizer of its own for each reason.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,6 +14,7 @@ use serde_json::json;
 use crate::decision::{Controller, Decision, Verb, Waiting, Write};
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Snapshot};
+use crate::volume::source::{self, key_of_reference};
 use crate::{scheduler, volume};
 
 /// Its line in the list.
@@ -22,7 +25,7 @@ pub const CONTROLLER: Controller = Controller {
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };
 
-/// A claim's metadata, and whether a pod on a node uses it.
+/// A claim's metadata, and whether a pod on a node uses it or a copy of it is being made.
 pub struct Observed<'a> {
     metadata: &'a ObjectMeta,
     in_use: bool,
@@ -37,13 +40,31 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 claims.into_iter().for_each(|(claim, _)| wake(ObjectKey::new(change.key.namespace.clone(), claim)));
             }
         }
+        ("snapshot.storage.k8s.io", _) => {
+            // Copies that are done, or that nobody wants any more.
+            for world in [before, after] {
+                let contents =
+                    world.volume_snapshot_contents.get(&change.key).map(|content| key_of_reference(&content.spec.volume_snapshot_ref));
+                for snapshot in contents.iter().chain([&change.key]).filter_map(|key| world.volume_snapshots.get(key)) {
+                    let claim = snapshot.spec.source.persistent_volume_claim_name.as_deref();
+                    let namespace = snapshot.metadata.namespace.as_deref().unwrap_or("");
+                    claim.into_iter().for_each(|claim| wake(ObjectKey::new(namespace, claim)));
+                }
+            }
+        }
+        ("", "persistentvolumes") => {
+            let copies =
+                [before, after].map(|world| world.persistent_volumes.get(&change.key).and_then(|copy| source::copied_claim(after, copy)));
+            copies.into_iter().flatten().for_each(wake);
+        }
         _ => {}
     }
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let claim = snapshot.persistent_volume_claims.get(key)?;
-    Some(Observed { metadata: &claim.metadata, in_use: !scheduler::users_of(snapshot, key).is_empty() })
+    let in_use = !scheduler::users_of(snapshot, key).is_empty() || source::is_being_copied(snapshot, key);
+    Some(Observed { metadata: &claim.metadata, in_use })
 }
 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {

@@ -99,7 +99,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             };
             after.pods_of_node("").filter(using).for_each(|(key, _)| wake(key.clone()));
         }
-        ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") => {
+        ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") | ("snapshot.storage.k8s.io", _) => {
             after.pods_of_node("").filter(|(_, pod)| !claim_names(pod).is_empty()).for_each(|(key, _)| wake(key.clone()));
         }
         _ => {}

@@ -168,7 +168,10 @@ impl<'a> Claims<'a> {
         if volume::is_built_in(class) {
             let name = ObjectKey::new("", volume::provisioned_name(claim));
             let free = !self.snapshot.persistent_volumes.contains_key(&name);
-            if free && volume::provisionable(claim, class).is_ok() && volume::can_provision(node, class) {
+            if free
+                && volume::provisionable(self.snapshot, claim, class).is_ok()
+                && volume::can_provision(self.snapshot, claim, node, class)
+            {
                 return Ok(Binding::Provision(claim, class));
             }
         } else if class.provisioner != "kubernetes.io/no-provisioner" {
@@ -188,7 +191,7 @@ impl<'a> Claims<'a> {
             match binding {
                 Binding::Volume(claim, volume) => writes.extend(volume::bind(volume, claim)),
                 Binding::Provision(claim, class) => {
-                    writes.extend(volume::provision(claim, class, node));
+                    writes.extend(volume::provision(self.snapshot, claim, class, node));
                     let message = format!("Successfully provisioned volume {}", volume::provisioned_name(claim));
                     events.push(Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningSucceeded", message));
                 }

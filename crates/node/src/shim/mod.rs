@@ -2,6 +2,7 @@
 //!
 //! - `__shim DIR` makes the container in DIR, owns its stdio, log and exit code ([`container`]);
 //! - `__exec` runs one command in a running container ([`exec`]);
+//! - `__freeze` holds back the writes to volumes while they are copied ([`crate::volumes`]);
 //! - `__nfs-mount` serves an NFS mount ([`crate::nfs::client`]);
 //! - `__pause` is the first process of a PID namespace that a pod's containers share.
 
@@ -26,6 +27,7 @@ pub fn run_if_supervisor() {
         Some("__shim") => shim_main(Path::new(&args.next().unwrap_or_default())),
         Some("__exec") => exec_main(),
         Some("__pause") => pause_main(),
+        Some("__freeze") => crate::volumes::freeze_main(&args.next().unwrap_or_default().to_string_lossy()),
         Some("__nfs-mount") => crate::nfs::client::mount_main(&args.next().unwrap_or_default().to_string_lossy()),
         _ => (),
     }

@@ -14,8 +14,11 @@ use mainstay_api::kinds;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use mainstay_logic::volume::source;
+
+use super::image::copy::Hold;
 use super::image::{Growth, Image};
-use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, growth, host, nfs, ownership};
+use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, freeze, growth, host, nfs, ownership};
 use crate::kubelet::disk::make_private_dir;
 
 /// On a PersistentVolume: the node that made its directory.
@@ -197,13 +200,25 @@ async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, ro
     let (made, image) = (made_on.is_some(), is_image(volume));
     let size = mainstay_logic::volume::capacity(volume);
     let root = root.to_owned();
-    let lock = request.kubelet.volumes.users().lock(&name);
+    let users = request.kubelet.volumes.users().clone();
+    let copy_of = source::copy_of(volume).filter(|_| !made).map(str::to_owned);
+    let exe = request.kubelet.config.shim_exe.clone();
     let (seen, growth) = blocking(move || {
+        let lock = users.lock(&name);
         let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if image {
             let image = Image::new(&root, &path)?;
-            let growth = image.ensure(u64::try_from(size).unwrap_or(0), made)?;
+            let size = u64::try_from(size).unwrap_or(0);
+            let Some(folder) = copy_of else { return Ok((image.data(), image.ensure(size, made)?)) };
+            let from = Image::new(&root, &root.join(beneath::plain(&folder).map_err(VolumeError::io("what is to be copied"))?))?;
+            // A volume that is copied was made before, so nobody holds its lock and waits for this one's.
+            let lock = users.lock(&folder);
+            let _unchanged = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let growth = image.ensure_copy(&from, Hold { exe: &exe, limit: freeze::LIMIT }, size)?;
             return Ok((image.data(), growth));
+        }
+        if copy_of.is_some() {
+            return Err(VolumeError::Refused("a plain directory cannot be a copy of another volume".to_owned()));
         }
         if made { must_exist(&root, &path) } else { make(&root, &path) }.map(|()| (path, Growth::Done))
     })

@@ -14,6 +14,7 @@ mod atomic;
 pub(crate) mod beneath;
 mod claim;
 mod export;
+mod freeze;
 mod growth;
 mod host;
 pub mod image;
@@ -25,11 +26,14 @@ mod projected;
 mod reclaim;
 mod recycle;
 pub mod remove;
+pub(crate) mod snapshots;
 pub mod subpath;
 #[cfg(test)]
 mod tests;
 pub mod upkeep;
 mod users;
+
+pub(crate) use freeze::freeze_main;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -191,6 +195,14 @@ impl Volumes {
         let path = self.records_dir(uid)?.join(format!("{name}.json"));
         let bytes = std::fs::read(path).map_err(VolumeError::io(format!("volume {name:?} is not mounted")))?;
         serde_json::from_slice(&bytes).map_err(|error| VolumeError::Refused(format!("the note about volume {name:?}: {error}")))
+    }
+
+    /// Lets the writers go on that a crash may have left held back. For the start of a node.
+    ///
+    /// # Errors
+    /// What is mounted could not be read.
+    pub fn thaw(&self) -> io::Result<()> {
+        freeze::thaw_all(&self.root)
     }
 
     /// Which PersistentVolumes are in use here.

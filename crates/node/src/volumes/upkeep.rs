@@ -7,13 +7,15 @@
 //! Only a failure is tried again by the clock.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use mainstay_api::{ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_client::{Informer, ListOptions, Notice};
 use mainstay_logic::kubelet::PodEvent;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -60,27 +62,39 @@ fn wish(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Wish> {
 
 /// Watches the volumes until dropped.
 pub async fn run(kubelet: Arc<Kubelet>) {
-    let mut informer = Informer::new(kubelet.config.client.clone(), &kinds::PERSISTENT_VOLUME, "", ListOptions::default());
     if let Err(error) = kubelet.volumes.release_unused().await {
         tracing::warn!(%error, "volumes that nobody uses stay mounted");
     }
-    let mut tended: BTreeMap<ObjectKey, watch::Sender<PersistentVolume>> = BTreeMap::new();
+    let wanted = |kubelet: &Kubelet, volume: &PersistentVolume| wish(kubelet, volume).is_some();
+    each(kubelet, &kinds::PERSISTENT_VOLUME, wanted, |kubelet, volume| Box::pin(async move { attempt(&kubelet, &volume).await })).await;
+}
+
+/// Does what one object wants, as far as that is possible now.
+pub(super) type Attempt<T> = fn(Arc<Kubelet>, T) -> Pin<Box<dyn Future<Output = Result<Progress, VolumeError>> + Send>>;
+
+/// Watches the objects of a kind until dropped, with a task for each that wants something of this node.
+pub(super) async fn each<T>(kubelet: Arc<Kubelet>, kind: &'static Kind, wanted: fn(&Kubelet, &T) -> bool, attempt: Attempt<T>)
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", ListOptions::default());
+    let mut tended: BTreeMap<ObjectKey, watch::Sender<T>> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let (key, value) = match informer.next().await {
-            Notice::Put(key, value) => (key, serde_json::from_value::<PersistentVolume>(value).ok()),
+            Notice::Put(key, value) => (key, serde_json::from_value::<T>(value).ok()),
             Notice::Gone(key, _) => (key, None),
             Notice::Synced => continue,
         };
-        match value.filter(|volume| wish(&kubelet, volume).is_some()) {
+        match value.filter(|object| wanted(&kubelet, object)) {
             // An attempt that is under way comes to its end; then nothing follows.
             None => drop(tended.remove(&key)),
-            Some(volume) => match tended.get(&key) {
-                Some(task) => drop(task.send_replace(volume)),
+            Some(object) => match tended.get(&key) {
+                Some(task) => drop(task.send_replace(object)),
                 None => {
-                    let (sender, receiver) = watch::channel(volume);
+                    let (sender, receiver) = watch::channel(object);
                     tended.insert(key, sender);
-                    tasks.spawn(tend(kubelet.clone(), receiver));
+                    tasks.spawn(tend(kubelet.clone(), receiver, attempt));
                 }
             },
         }
@@ -88,15 +102,15 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     }
 }
 
-/// Does what one volume wants, until it wants nothing more.
-async fn tend(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<PersistentVolume>) {
+/// Does what one object wants, until it wants nothing more.
+async fn tend<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<T>, attempt: Attempt<T>) {
     let mut users = kubelet.volumes.users().changes();
     let mut pause = FIRST_PAUSE;
     loop {
         // Marked before the look: what changes from here on wakes.
         users.mark_unchanged();
-        let volume = newest.borrow_and_update().clone();
-        let result = attempt(&kubelet, &volume).await;
+        let object = newest.borrow_and_update().clone();
+        let result = attempt(kubelet.clone(), object).await;
         let failed = result.is_err();
         let wanted = tokio::select! {
             wanted = newest.changed() => wanted.is_ok(),

@@ -15,6 +15,7 @@
 //!
 //! The callers see to it that one volume is worked on by one of them at a time.
 
+pub mod copy;
 mod offline;
 #[cfg(test)]
 mod tests;
@@ -28,13 +29,13 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags};
 
+use mainstay_logic::volume;
+
 use super::{VolumeError, beneath, claim, loops, mounts, remove};
 use crate::kubelet::disk::make_private_dir;
 
-/// The smallest image, in bytes: below it ext4 has no room for a journal. Smaller volumes are this large.
-pub const SMALLEST: u64 = 16 << 20;
-/// The file system's block, in bytes; sizes are rounded up to it.
-const BLOCK: u64 = 4096;
+/// The file system's block, in bytes.
+const BLOCK: u64 = volume::IMAGE_BLOCK.cast_unsigned();
 /// Where e2fsprogs may be besides `PATH`.
 const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 /// `df` shows the whole size; space that is freed goes back to the machine; unwritten parts of a sparse file are zero
@@ -292,7 +293,7 @@ pub fn mounted(root: &Path) -> io::Result<Vec<Image>> {
 
 /// What an image for a volume of this size is large, in bytes.
 fn rounded(size: u64) -> u64 {
-    size.max(SMALLEST).checked_next_multiple_of(BLOCK).unwrap_or(size)
+    i64::try_from(size).map_or(size, |size| volume::image_size(size).cast_unsigned())
 }
 
 fn make_file_system(file: &Path) -> Result<(), VolumeError> {

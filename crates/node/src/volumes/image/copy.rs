@@ -1,0 +1,189 @@
+//! Copies of images: snapshots, and volumes that start as a copy of another.
+//!
+//! A copy shares its blocks with the image where the file system can (btrfs, xfs); elsewhere it is made with its holes.
+//! While the volume is mounted its writes are held back ([`freeze`]), so that a copy is what a disk would hold whose
+//! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the file's
+//! modification time is the moment.
+
+use std::fs::{DirBuilder, File, FileTimes};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::super::{VolumeError, claim, freeze, loops};
+use super::{Growth, Image, fresh_file, name, offline};
+use crate::kubelet::disk::make_private_dir;
+
+/// From `linux/fs.h`: `_IOW(0x94, 9, int)`.
+const FICLONE: libc::Ioctl = 0x4004_9409;
+
+/// An image that is to become a copy of another.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy<'a> {
+    pub from: &'a Image,
+    pub to: &'a Image,
+}
+
+/// How writes are held back.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold<'a> {
+    /// This program.
+    pub exe: &'a Path,
+    /// The longest that they are: [`freeze::LIMIT`].
+    pub limit: Duration,
+}
+
+/// A copy that has no name yet.
+struct Fresh {
+    file: File,
+    length: u64,
+}
+
+impl Image {
+    /// When the volume became what it is, of a copy that nobody has written to, and its size in bytes; `None` where it
+    /// is not there.
+    pub fn moment(&self) -> io::Result<Option<(SystemTime, u64)>> {
+        match self.open() {
+            Ok(file) => file.metadata().and_then(|file| Ok(Some((file.modified()?, file.len())))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Image::ensure`] of a volume that was not made yet and is to start as a copy of `from`.
+    ///
+    /// # Errors
+    /// Also where there is nothing to copy: it never starts empty.
+    pub fn ensure_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<Growth, VolumeError> {
+        if !self.file().exists() {
+            let fresh = [Copy { from, to: self }];
+            for (fresh, copy) in copy_all(&fresh, hold)?.iter().zip(fresh) {
+                let path = copy.to.dir.join("image.new");
+                if fresh.length < super::rounded(size) {
+                    offline::resize(&path, &fresh.file, super::rounded(size))?;
+                }
+                name(&copy.to.dir, &path, &fresh.file).map_err(VolumeError::io(format!("naming {}", path.display())))?;
+            }
+        }
+        self.ensure(size, true)
+    }
+}
+
+/// Makes snapshots, all of one moment, unless they are all there already. The callers hold the locks of all that is copied.
+///
+/// # Errors
+/// None of the copies counts then, and none is left under its name.
+pub fn snapshots(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<(), VolumeError> {
+    if copies.iter().all(|copy| copy.to.file().exists()) {
+        return Ok(());
+    }
+    for copy in copies {
+        // Those of an attempt that was cut off are of another moment.
+        copy.to.delete()?;
+    }
+    let fresh = copy_all(copies, hold)?;
+    for (fresh, copy) in fresh.iter().zip(copies) {
+        let path = copy.to.dir.join("image.new");
+        name(&copy.to.dir, &path, &fresh.file).map_err(VolumeError::io(format!("naming {}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// Copies images as they are at one moment.
+fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeError> {
+    let mut open = Vec::new();
+    let mut mounted = Vec::new();
+    for copy in copies {
+        let (file, point) = source(copy.from)?;
+        mounted.extend(point);
+        let target = target(copy.to).map_err(VolumeError::io(format!("making {}", copy.to.dir.display())))?;
+        open.push((file, target));
+    }
+    let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
+    let moment = SystemTime::now();
+    let copied = open.into_iter().zip(copies).map(|((file, target), copy)| {
+        clone(&file, &target).map_err(VolumeError::io(format!("copying {}", copy.from.file().display())))?;
+        Ok((file, target))
+    });
+    let copied: Vec<(File, File)> = copied.collect::<Result<_, VolumeError>>()?;
+    if frozen.is_some_and(|frozen| !frozen.thaw()) {
+        return Err(VolumeError::Refused(format!(
+            "copying takes longer than the {} seconds for which the volume's writes may be held back; it can be copied while no pod uses it",
+            hold.limit.as_secs()
+        )));
+    }
+    let fresh = copied.into_iter().map(|(file, target)| {
+        target.set_times(FileTimes::new().set_modified(moment))?;
+        Ok(Fresh { file: target, length: file.metadata()?.len() })
+    });
+    fresh.collect::<io::Result<_>>().map_err(VolumeError::io("noting the moment of the copy"))
+}
+
+/// An image to copy, and where it is mounted. What is attached but not mounted here is somebody else's for now.
+fn source(image: &Image) -> Result<(File, Option<freeze::Mounted>), VolumeError> {
+    let work = || -> io::Result<(File, Option<freeze::Mounted>)> {
+        let file = image.open()?;
+        let Some(device) = loops::find(&file)? else { return Ok((file, None)) };
+        let mounted = freeze::mounted_at(&image.mount_point())?;
+        if mounted.device != device.number()? {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} has it, and it is not mounted", device.path().display())));
+        }
+        Ok((file, Some(mounted)))
+    };
+    work().map_err(VolumeError::io(format!("opening {} to copy it", image.file().display())))
+}
+
+/// An empty file for a copy.
+fn target(image: &Image) -> io::Result<File> {
+    make_private_dir(&image.root)?;
+    match DirBuilder::new().mode(0o700).create(&image.dir) {
+        Ok(()) => File::open(&image.root)?.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    claim::must_exist(&image.root, &image.dir).map_err(io::Error::other)?;
+    fresh_file(&image.dir.join("image.new"), 0)
+}
+
+/// Copies a file with its holes; by reference where the file system can.
+pub(super) fn clone(from: &File, to: &File) -> io::Result<()> {
+    // SAFETY: the argument is a descriptor.
+    if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
+        return Ok(());
+    }
+    let length = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
+    to.set_len(from.metadata()?.len())?;
+    let mut at = 0;
+    while at < length {
+        // SAFETY: plain numbers on an open descriptor; the file's own position is not used otherwise.
+        let data = unsafe { libc::lseek(from.as_raw_fd(), at, libc::SEEK_DATA) };
+        if data < 0 {
+            let error = io::Error::last_os_error();
+            // Nothing but a hole is left.
+            return if error.raw_os_error() == Some(libc::ENXIO) { Ok(()) } else { Err(error) };
+        }
+        // SAFETY: as above.
+        let hole = unsafe { libc::lseek(from.as_raw_fd(), data, libc::SEEK_HOLE) };
+        at = if hole < 0 { length } else { hole };
+        copy_range(from, to, data, at)?;
+    }
+    Ok(())
+}
+
+/// Copies the bytes from `start` to `end`.
+fn copy_range(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> {
+    let (mut read, mut written) = (start, start);
+    while read < end {
+        let left = usize::try_from(end - read).map_err(io::Error::other)?;
+        // SAFETY: both offsets are ours for the time of the call.
+        let copied = unsafe { libc::copy_file_range(from.as_raw_fd(), &raw mut read, to.as_raw_fd(), &raw mut written, left, 0) };
+        match copied {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            copied if copied < 0 => return Err(io::Error::last_os_error()),
+            _ => {}
+        }
+    }
+    Ok(())
+}

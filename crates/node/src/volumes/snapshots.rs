@@ -1,0 +1,188 @@
+//! Snapshots of provisioned volumes: taken, looked for and removed here, as their VolumeSnapshotContents say.
+//!
+//! ```text
+//! <volume root>/snapshot-<uid of the content>/image   the copy; it has its name when it is whole and on the disk
+//! ```
+//!
+//! A content names this node in an annotation, and gets its answer in the status. A copy is taken once: what has its name
+//! is of the moment that the snapshot stands for, also where a crash has kept that from being told. A volume that was
+//! removed meanwhile, or never mounted, gives an error and no copy. Removal is a volume's (V3, V8).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::PoisonError;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolume;
+use mainstay_api::snapshots::VolumeSnapshotContent;
+use mainstay_api::{Kind, kinds, time};
+use mainstay_client::{Error, PatchType};
+use mainstay_logic::kubelet::PodEvent;
+use mainstay_logic::volume::source::{self, SNAPSHOT_ON};
+use mainstay_logic::volume::{BUILT_IN, annotation};
+use serde_json::{Value, json};
+
+use super::claim::{self, FINALIZER, MADE_ON};
+use super::image::Image;
+use super::image::copy::{self, Copy, Hold};
+use super::upkeep::{self, Progress};
+use super::users::Users;
+use super::{VolumeError, blocking, freeze};
+use crate::kubelet::Kubelet;
+use crate::kubelet::events::Regarding;
+
+/// What the messages of upstream's snapshotter begin with.
+const FAILED: &str = "Failed to check and update snapshot content: ";
+
+/// Watches the contents until dropped.
+pub async fn run(kubelet: Arc<Kubelet>) {
+    upkeep::each(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, is_wanted, |kubelet, content| {
+        Box::pin(async move { attempt(&kubelet, &content).await })
+    })
+    .await;
+}
+
+fn is_wanted(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> bool {
+    let here = annotation(&content.metadata, SNAPSHOT_ON) == kubelet.config.node_name;
+    let ours = BUILT_IN.contains(&content.spec.driver.as_str());
+    here && ours && if content.metadata.deletion_timestamp.is_some() { is_removable(content) } else { !is_ready(content) }
+}
+
+/// Held by nobody but this node (V2).
+fn is_removable(content: &VolumeSnapshotContent) -> bool {
+    content.metadata.finalizers.as_deref().unwrap_or_default() == [FINALIZER]
+}
+
+fn is_ready(content: &VolumeSnapshotContent) -> bool {
+    content.status.as_ref().is_some_and(|status| status.ready_to_use == Some(true))
+}
+
+async fn attempt(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Progress, VolumeError> {
+    if content.metadata.deletion_timestamp.is_some() {
+        let result = if is_removable(content) { remove(kubelet, content).await } else { Ok(()) };
+        let told = result.inspect_err(|error| {
+            tell(kubelet, content, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
+        });
+        return told.map(|()| Progress::Done);
+    }
+    if is_ready(content) {
+        return Ok(Progress::Done);
+    }
+    let made = match content.spec.source.volume_handle.as_deref() {
+        Some(volume) => take(kubelet, content, volume).await,
+        None => look(kubelet, content).await,
+    };
+    match made {
+        Ok(status) => patch_status(kubelet, content, status).await.map(|()| Progress::Done),
+        Err(error) => {
+            let message = format!("{FAILED}{error}");
+            let said = content.status.as_ref().and_then(|status| status.error.as_ref()?.message.as_deref());
+            if said != Some(message.as_str()) {
+                tell(kubelet, content, "SnapshotContentCheckandUpdateFailed", message.clone());
+                let now = time::rfc3339(Timestamp::now());
+                patch_status(kubelet, content, json!({ "readyToUse": false, "error": { "message": message, "time": now } })).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What a content's status says of a copy that is there.
+fn found(kubelet: &Kubelet, image: &Image) -> Result<Option<Value>, VolumeError> {
+    let Some((moment, size)) = image.moment().map_err(VolumeError::io("looking for the copy"))? else { return Ok(None) };
+    let nanos = Timestamp::try_from(moment).map_or(0, Timestamp::as_nanosecond);
+    let handle = source::handle(&kubelet.config.node_name, &image.name());
+    Ok(Some(json!({ "snapshotHandle": handle, "creationTime": i64::try_from(nanos).unwrap_or(0), "restoreSize": size, "readyToUse": true,
+        "error": null })))
+}
+
+/// The place of a copy.
+fn place(kubelet: &Kubelet, folder: &str) -> Result<Image, VolumeError> {
+    let root = kubelet.volumes.root();
+    Image::new(root, &root.join(folder))
+}
+
+/// Takes the snapshot of a volume, unless it was taken already.
+async fn take(kubelet: &Kubelet, content: &VolumeSnapshotContent, volume: &str) -> Result<Value, VolumeError> {
+    let to = place(kubelet, &source::folder(content.metadata.uid.as_deref().unwrap_or("")))?;
+    if let Some(status) = found(kubelet, &to)? {
+        return Ok(status);
+    }
+    let from = volume_image(kubelet, volume).await?;
+    let (users, exe) = (kubelet.volumes.users().clone(), kubelet.config.shim_exe.clone());
+    let target = to.clone();
+    blocking(move || {
+        let hold = Hold { exe: &exe, limit: freeze::LIMIT };
+        locked(&users, &[from.name(), target.name()], || copy::snapshots(&[Copy { from: &from, to: &target }], hold))
+    })
+    .await
+    .map_err(|error| VolumeError::Refused(format!("failed to take snapshot of the volume {volume}: {error}")))?;
+    found(kubelet, &to)?.ok_or_else(|| VolumeError::Refused("the copy is gone".to_owned()))
+}
+
+/// Works while holding the locks of volumes, which are taken in the order of their names.
+fn locked<T>(users: &Users, names: &[String], work: impl FnOnce() -> T) -> T {
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_unstable();
+    names.dedup();
+    let locks: Vec<_> = names.into_iter().map(|name| users.lock(name)).collect();
+    let _alone: Vec<_> = locks.iter().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    work()
+}
+
+/// The image of a volume that was made here.
+async fn volume_image(kubelet: &Kubelet, name: &str) -> Result<Image, VolumeError> {
+    let value = kubelet.objects.get(&kinds::PERSISTENT_VOLUME, "", name).await;
+    let value = value.map_err(|error| VolumeError::Refused(format!("failed to fetch PV {name}: {error}")))?;
+    let volume: PersistentVolume = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let made_here = annotation(&volume.metadata, MADE_ON) == kubelet.config.node_name;
+    let local = volume.spec.as_ref().and_then(|spec| spec.local.clone());
+    match local.filter(|_| made_here && claim::is_provisioned(&volume) && claim::is_image(&volume)) {
+        Some(local) => Image::new(kubelet.volumes.root(), local.path.as_ref()),
+        None => Err(VolumeError::Refused(format!("volume \"{name}\" is not an image of this node"))),
+    }
+}
+
+/// Looks for a copy that is said to be here.
+async fn look(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Value, VolumeError> {
+    let handle = content.spec.source.snapshot_handle.as_deref().unwrap_or("");
+    let missing = || VolumeError::Refused(format!("there is no snapshot \"{handle}\" on this node"));
+    let copy = source::of_handle(handle).filter(|copy| copy.node == kubelet.config.node_name).ok_or_else(missing)?;
+    found(kubelet, &place(kubelet, copy.folder)?)?.ok_or_else(missing)
+}
+
+/// Removes a copy whose content was deleted; then the content may go. Retain is the controller's: it leaves us nothing.
+async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<(), VolumeError> {
+    if content.spec.deletion_policy == "Delete" {
+        let own = source::folder(content.metadata.uid.as_deref().unwrap_or(""));
+        let folder = source::of_handle(source::content_handle(content)).map_or(own, |copy| copy.folder.to_owned());
+        let (image, users) = (place(kubelet, &folder)?, kubelet.volumes.users().clone());
+        blocking(move || locked(&users, &[folder], || image.delete())).await?;
+    }
+    let patch = json!({ "metadata": {
+        "uid": content.metadata.uid, "resourceVersion": content.metadata.resource_version, "finalizers": [],
+    } });
+    patched(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, content.metadata.name.as_deref().unwrap_or(""), "", &patch).await
+}
+
+async fn patch_status(kubelet: &Kubelet, content: &VolumeSnapshotContent, status: Value) -> Result<(), VolumeError> {
+    let patch = json!({ "metadata": { "uid": content.metadata.uid }, "status": status });
+    patched(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, content.metadata.name.as_deref().unwrap_or(""), "status", &patch).await
+}
+
+/// A patch of an object of this node's; where that was changed or removed meanwhile, the watch says so.
+async fn patched(kubelet: &Kubelet, kind: &'static Kind, name: &str, part: &str, patch: &Value) -> Result<(), VolumeError> {
+    match kubelet.config.client.patch(kind, "", name, part, PatchType::Merge, patch).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(Error::Status { code: 409, .. }) => Ok(()),
+        Err(error) => Err(VolumeError::Io { what: format!("noting on {} {name}", kind.kind), source: io::Error::other(error.to_string()) }),
+    }
+}
+
+fn tell(kubelet: &Kubelet, content: &VolumeSnapshotContent, reason: &'static str, message: String) {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (name, uid) = (text(&content.metadata.name), text(&content.metadata.uid));
+    let regarding = Regarding { kind: "VolumeSnapshotContent", namespace: String::new(), name, uid };
+    kubelet.events.tell(regarding, PodEvent { warning: true, reason, message, container: None });
+}
