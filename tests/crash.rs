@@ -91,3 +91,39 @@ fn twenty_kills_lose_nothing_and_restart_nothing() {
     });
     assert!(containers(&cluster).values().all(|(_, restarts)| restarts == "0"));
 }
+
+const WAITS_FOR_ITS_IMAGE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: cut-off}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: 'test.local/busybox:1', imagePullPolicy: Never, command: [sleep, '100000']}]
+";
+
+/// A crash between the making of a pod's namespaces and of its files, played exactly: the note that says that they are
+/// complete is not there, and neither are the files.
+#[test]
+fn a_sandbox_that_was_cut_off_is_completed() {
+    let mut cluster = Cluster::new();
+    cluster.apply(WAITS_FOR_ITS_IMAGE);
+    cluster.eventually("the pod has its sandbox and no image", || {
+        let seen = cluster.field("pod/cut-off", "{.status.containerStatuses[0].state.waiting.reason} {.status.podIP}");
+        seen.starts_with("ErrImageNeverPull 10.")
+    });
+    let address = cluster.field("pod/cut-off", "{.status.podIP}");
+    let uid = cluster.uid("pod/cut-off");
+    cluster.kill9();
+    let sandboxes = cluster.data_dir().join("containers/s");
+    let folder = std::fs::read_dir(sandboxes).expect("sandboxes").flatten().next().expect("the pod's").path();
+    let record = std::fs::read_to_string(folder.join("sandbox.json")).expect("its record");
+    let note = format!("\"mainstay.io/pod-ip\":\"{address}\"");
+    assert!(record.contains(&note), "{record}");
+    std::fs::write(folder.join("sandbox.json"), record.replace(&note, "")).expect("written");
+    std::fs::remove_dir_all(cluster.data_dir().join("pods").join(uid).join("files")).expect("the pod's files");
+    cluster.up();
+    cluster.load(&["busybox"]);
+    cluster.eventually("it runs", || cluster.field("pod/cut-off", "{.status.phase}") == "Running");
+    assert!(cluster.exec("cut-off", &["cat", "/etc/hosts"]).contains(&format!("{address}\tcut-off")));
+    assert_eq!(cluster.field("pod/cut-off", "{.status.podIP}"), address);
+}

@@ -15,7 +15,7 @@ use super::objects::{Reference, Watched};
 use super::worker::IP_ANNOTATION;
 use super::{Kubelet, PodContext, probe, spec};
 use crate::images::ImageError;
-use crate::runtime::{ContainerState, ContainerStatus, RuntimeError, container_id};
+use crate::runtime::{ContainerState, ContainerStatus, RuntimeError, SandboxStatus, container_id};
 
 /// The pause between questions to an API that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -141,16 +141,19 @@ async fn write_pod(kubelet: &Kubelet, context: &PodContext) -> Result<(), String
 async fn ensure_sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<Sandbox, String> {
     write_pod(kubelet, context).await?;
     let sandbox = kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
+    complete_sandbox(kubelet, context, &sandbox).await
+}
+
+/// What a pod's containers find beside the namespaces: its address and its files. The address is noted last: a sandbox
+/// without that note was cut off by a crash, and has no containers yet.
+pub(super) async fn complete_sandbox(kubelet: &Kubelet, context: &PodContext, sandbox: &SandboxStatus) -> Result<Sandbox, String> {
     let ip = match &sandbox.netns_path {
-        None => Some(kubelet.config.node_ip.to_string()),
-        Some(netns) => {
-            let ip = kubelet.attach(&context.uid, netns).await?;
-            kubelet.runtime.set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip).await.map_err(|error| error.to_string())?;
-            Some(ip)
-        }
+        None => kubelet.config.node_ip.to_string(),
+        Some(netns) => kubelet.attach(&context.uid, netns).await?,
     };
-    super::files::write(kubelet, context, ip.as_deref()).map_err(|error| format!("writing /etc/hosts: {error}"))?;
-    Ok(Sandbox::Ready { ip, made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() })
+    super::files::write(kubelet, context, Some(&ip)).map_err(|error| format!("writing /etc/hosts: {error}"))?;
+    kubelet.runtime.set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip).await.map_err(|error| error.to_string())?;
+    Ok(Sandbox::Ready { ip: Some(ip), made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() })
 }
 
 async fn remove_sandbox(kubelet: &Kubelet, context: &PodContext) -> Outcome {

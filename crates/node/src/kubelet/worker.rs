@@ -112,14 +112,17 @@ impl Worker {
     async fn learn_what_runs(&mut self) {
         let runtime = self.kubelet.runtime.clone();
         if let Some(sandbox) = runtime.sandboxes().into_iter().find(|sandbox| sandbox.pod_uid == self.context.uid) {
-            let fact = if sandbox.ready {
-                let mut ip = sandbox.annotations.get(IP_ANNOTATION).cloned();
-                if let (Some(netns), None) = (&sandbox.netns_path, &ip) {
-                    ip = self.kubelet.attach(&self.context.uid, netns).await.ok();
-                }
-                Sandbox::Ready { ip, made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() }
-            } else {
-                Sandbox::Dead { since: Timestamp::now() }
+            let made_at = Timestamp::from_millisecond(sandbox.created_at_ms).ok();
+            let fact = match sandbox.annotations.get(IP_ANNOTATION) {
+                _ if !sandbox.ready => Sandbox::Dead { since: Timestamp::now() },
+                Some(ip) => Sandbox::Ready { ip: Some(ip.clone()), made_at },
+                None => match execute::complete_sandbox(&self.kubelet, &self.context, &sandbox).await {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        tracing::warn!(pod = self.context.name, error, "a sandbox that a crash cut off is made anew");
+                        Sandbox::Dead { since: Timestamp::now() }
+                    }
+                },
             };
             self.apply(Fact::Sandbox(fact));
         }
