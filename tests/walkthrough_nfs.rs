@@ -226,6 +226,9 @@ impl World {
         self.server.signal("-STOP");
         let mut waits = curl_command(&self.cluster, "www3").spawn().expect("curl");
         self.others_are_responsive();
+        self.cluster.kill9();
+        self.cluster.up();
+        self.others_are_responsive();
         self.cluster.kubectl(&["delete", "pod", "www3", "--timeout=100s"]);
         assert!(!waits.wait().expect("curl").success());
         self.server.signal("-CONT");

@@ -239,7 +239,7 @@ impl Cluster {
     /// kubectl; its standard output. A failure is the test's.
     pub fn kubectl(&self, args: &[&str]) -> String {
         let output = self.try_kubectl(args);
-        assert!(output.status.success(), "kubectl {}\n{}\n--- log:\n{}", args.join(" "), text(&output), self.tail());
+        assert!(output.status.success(), "kubectl {}\n{}\n{}", args.join(" "), text(&output), self.state());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -285,13 +285,7 @@ impl Cluster {
     pub fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
         let begun = Instant::now();
         while !holds() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "waited in vain until {what}\n{}\n{}\n--- log:\n{}",
-                text(&self.try_kubectl(&["get", "all,pvc,pv", "-o", "wide"])),
-                text(&self.try_kubectl(&["get", "events"])),
-                self.tail()
-            );
+            assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}\n{}", self.state());
             std::thread::sleep(LOOK);
         }
     }
@@ -320,6 +314,13 @@ impl Cluster {
     /// The uid of an object.
     pub fn uid(&self, object: &str) -> String {
         self.field(object, "{.metadata.uid}")
+    }
+
+    /// What a failure's reader wants to see.
+    fn state(&self) -> String {
+        let objects = text(&self.try_kubectl(&["get", "all,pvc,pv", "-o", "wide"]));
+        let events = text(&self.try_kubectl(&["get", "events"]));
+        format!("{objects}\n{events}\n--- log:\n{}", self.tail())
     }
 
     fn tail(&self) -> String {
