@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, text_column, wide};
-use super::field::{Field, default, each, inner, made};
+use super::field::{Field, default, each, made};
 use super::{BASE, Kind, Subresource, pod_row, pod_spec, pod_spec_validation, workload};
 use crate::object::{at, text};
 use crate::quantity::Quantity;
@@ -110,42 +110,6 @@ fn tolerates(toleration: &Value, key: &str) -> bool {
     matches!(text(toleration, &["key"]), "" | "node.kubernetes.io/not-ready" | "node.kubernetes.io/unreachable")
         && (text(toleration, &["key"]) == key || text(toleration, &["key"]).is_empty())
         && matches!(effect, "" | "NoExecute")
-}
-
-/// Adds the projected volume with the service account's token to a new pod, and mounts it in every container, as
-/// upstream's admission does; `suffix` is five characters of [`crate::names::generated`]. Does nothing where
-/// `automountServiceAccountToken` is false or the path is mounted already (X2).
-pub fn mount_service_account(pod: &mut Value, suffix: &str) {
-    const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-    const TOKEN_SECONDS: i64 = 3607;
-    let Some(spec) = inner(pod, "spec") else { return };
-    if spec.get("automountServiceAccountToken").and_then(Value::as_bool) == Some(false) {
-        return;
-    }
-    let volume = format!("kube-api-access-{suffix}");
-    let mut mounted = false;
-    for list in ["initContainers", "containers"] {
-        for container in each(spec, list) {
-            default(container, "volumeMounts", json!([]));
-            let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) else { continue };
-            if !mounts.iter().any(|m| text(m, &["mountPath"]) == PATH) {
-                mounts.push(json!({ "name": volume, "mountPath": PATH, "readOnly": true }));
-                mounted = true;
-            }
-        }
-    }
-    if !mounted {
-        return;
-    }
-    default(spec, "volumes", json!([]));
-    if let Some(volumes) = spec.get_mut("volumes").and_then(Value::as_array_mut) {
-        let namespace = json!({ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } });
-        volumes.push(json!({ "name": volume, "projected": { "defaultMode": 420, "sources": [
-            { "serviceAccountToken": { "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
-            { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
-            { "downwardAPI": { "items": [namespace] } },
-        ] } }));
-    }
 }
 
 /// `Guaranteed` where every container has equal requests and limits of cpu and memory, `BestEffort` where none has any.

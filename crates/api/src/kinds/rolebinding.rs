@@ -11,11 +11,16 @@ use crate::status::Cause;
 
 /// The row of RoleBinding.
 pub static ROLE_BINDING: Kind = Kind {
-    group: "rbac.authorization.k8s.io",
     kind: "RoleBinding",
     plural: "rolebindings",
     singular: "rolebinding",
     type_name: "io.k8s.api.rbac.v1.RoleBinding",
+    ..BINDING
+};
+
+/// What both kinds of binding share.
+pub(super) const BINDING: Kind = Kind {
+    group: "rbac.authorization.k8s.io",
     name_rule: NameRule::PathSegment,
     columns: &[
         NAME,
@@ -34,8 +39,7 @@ pub static ROLE_BINDING: Kind = Kind {
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// The cells of either kind of binding.
-pub fn row(binding: &Value, now: Timestamp) -> Vec<Value> {
+fn row(binding: &Value, now: Timestamp) -> Vec<Value> {
     let role = format!("{}/{}", text(binding, &["roleRef", "kind"]), text(binding, &["roleRef", "name"]));
     let of = |kind: &str| {
         let subjects = Field::root(binding).get("subjects").items().filter(|s| s.get("kind").text() == kind);
@@ -49,7 +53,7 @@ pub fn row(binding: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 /// The groups that the API leaves to be guessed.
-pub fn defaults(binding: &mut Value) {
+fn defaults(binding: &mut Value) {
     if let Some(role) = super::field::inner(binding, "roleRef") {
         default(role, "apiGroup", RBAC);
     }
@@ -59,7 +63,7 @@ pub fn defaults(binding: &mut Value) {
 }
 
 /// A role, and who gets it.
-pub fn validate(binding: &Value, causes: &mut Vec<Cause>) {
+fn validate(binding: &Value, causes: &mut Vec<Cause>) {
     let binding = Field::root(binding);
     let role = binding.get("roleRef");
     role.get("kind").need_one_of(causes, &["ClusterRole", "Role"]);
@@ -71,7 +75,7 @@ pub fn validate(binding: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// A binding keeps its role, so that nobody gets another by accident.
-pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if new.get("roleRef") != old.get("roleRef") {
         let role = new.get("roleRef").cloned().unwrap_or_default();
         causes.push(Cause::invalid("roleRef", role, "cannot change roleRef"));
