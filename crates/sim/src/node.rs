@@ -83,8 +83,8 @@ pub struct Around<'a> {
     pub faults: bool,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
-    /// The pods' past states, for a list from a stale server.
-    pub past: &'a [PodList],
+    /// The pods' past states and their revisions, for a list from a stale server.
+    pub past: &'a [(Revision, PodList)],
 }
 
 pub(crate) fn plus(now: Timestamp, milliseconds: i64) -> Timestamp {
@@ -246,18 +246,19 @@ impl Node {
         }
     }
 
-    /// Lists this node's pods and watches from there. The first list of an agent may be a stale server's.
+    /// Lists this node's pods and watches from there, wherever that is. The first list of an agent may be a stale server's.
     fn list(&mut self, around: &mut Around<'_>) {
         let Some(up) = &around.server.up else { return };
-        let revision = up.api.store.revision();
-        self.agent.watcher = up.api.store.watch(key::prefix(&kinds::POD, None), revision).ok();
-        self.agent.resume = revision;
-        self.agent.has_list = true;
-        let newest = around.past.last().cloned().unwrap_or_default();
+        let newest = (up.api.store.revision(), around.past.last().map(|(_, pods)| pods.clone()).unwrap_or_default());
         let is_first = !self.agent.has_adopted;
         let stale = is_first && self.restarts > 0 && around.faults && around.seed.one_in(2);
         let place = around.seed.index(around.past.len().min(40));
-        let chosen = if stale { around.past.iter().rev().nth(place).cloned().unwrap_or_default() } else { newest };
+        let (revision, chosen) = around.past.iter().rev().nth(place).filter(|_| stale).cloned().unwrap_or(newest);
+        // One that trusts what it was given believes it to be of now.
+        let revision = if around.bug == Some(Bug::TrustsStaleList) { up.api.store.revision() } else { revision };
+        self.agent.watcher = up.api.store.watch(key::prefix(&kinds::POD, None), revision).ok();
+        self.agent.resume = revision;
+        self.agent.has_list = true;
         let mine: PodList = chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
         if is_first {
             self.adopt(mine, around);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::Snapshot;
+use mainstay_store::Revision;
 
 use crate::bugs::Bug;
 use crate::checkers::{Actor, Checkers, Seen, Violation, rest};
@@ -87,7 +88,7 @@ pub struct World {
     disk_free_at: Option<Timestamp>,
     observer: Observer,
     checkers: Checkers,
-    past: Vec<PodList>,
+    past: Vec<(Revision, PodList)>,
     counts: Counts,
     trace: Trace,
     last_actor: (Actor, Option<Snapshot>),
@@ -419,7 +420,7 @@ impl World {
     fn remember_pods(&mut self) {
         let pods = self.observer.snapshot.pods.iter();
         let list = pods.filter_map(|(key, pod)| Some((key.clone(), Arc::new(serde_json::to_value(&**pod).ok()?)))).collect();
-        self.past.push(list);
+        self.past.push((Revision(self.observer.snapshot.revision), list));
         if self.past.len() > PAST {
             self.past.remove(0);
         }
