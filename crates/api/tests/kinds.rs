@@ -80,6 +80,18 @@ fn service() -> Value {
     json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "ports": [{ "port": 80 }], "selector": { "a": "b" } } })
 }
 
+fn attributes(class: Value) -> Value {
+    json!({ "spec": { "volumeAttributesClassName": class } })
+}
+
+fn attributes_class() -> Value {
+    json!({ "metadata": { "name": "x" }, "driverName": "p", "parameters": { "iops": "5" } })
+}
+
+fn attachment() -> Value {
+    json!({ "metadata": { "name": "x" }, "spec": { "attacher": "p", "nodeName": "n", "source": { "persistentVolumeName": "v" } } })
+}
+
 fn volume() -> Value {
     json!({ "metadata": { "name": "v" }, "spec": {
         "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "nfs": { "server": "s", "path": "/x" } } })
@@ -233,6 +245,46 @@ fn claims_and_volumes_keep_what_holds_data() {
             "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity",
         ),
         (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), json!({ "status": { "phase": "Pending" } })), storage("2Gi"), fixed),
+        // A growth that failed may be asked for smaller, but not as small as what is there.
+        (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), storage("4Gi")), storage("2Gi"), "ok"),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            with(&claim(), storage("4Gi")),
+            storage("1Gi"),
+            "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity",
+        ),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), attributes(json!("gold")), "ok"),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), attributes(json!("gold"))), attributes(json!(null)), "ok"),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            with(&claim(), attributes(json!("gold"))),
+            attributes(json!("")),
+            "spec.volumeAttributesClassName: Forbidden: update from non-nil value to an empty string is forbidden",
+        ),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            with(&with(&claim(), attributes(json!("gold"))), json!({ "status": { "currentVolumeAttributesClassName": "gold" } })),
+            attributes(json!(null)),
+            "spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when status.currentVolumeAttributesClassName is not nil",
+        ),
+        (
+            &kinds::PERSISTENT_VOLUME,
+            with(&volume(), attributes(json!("gold"))),
+            attributes(json!(null)),
+            "spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden",
+        ),
+        (
+            &kinds::VOLUME_ATTRIBUTES_CLASS,
+            attributes_class(),
+            json!({ "parameters": { "iops": "9" }, "driverName": "d" }),
+            "[driverName: Forbidden: updates to driverName are forbidden., parameters: Forbidden: updates to parameters are forbidden.]",
+        ),
+        (
+            &kinds::VOLUME_ATTACHMENT,
+            attachment(),
+            json!({ "spec": { "nodeName": "m" } }),
+            r#"spec: Invalid value: {"attacher":"p","nodeName":"m","source":{"persistentVolumeName":"v"}}: field is immutable"#,
+        ),
         (
             &kinds::PERSISTENT_VOLUME,
             volume(),
@@ -345,7 +397,7 @@ fn the_status_of_a_pod_is_kubectls() {
 #[test]
 fn rows_are_upstreams() {
     let meta = json!({ "name": "x", "creationTimestamp": "2026-11-21T09:00:00Z" });
-    let table: [(&Kind, Value, &str); 11] = [
+    let table: [(&Kind, Value, &str); 16] = [
         (
             &kinds::STATEFUL_SET,
             with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 }, "status": { "readyReplicas": 2 } })),
@@ -397,10 +449,57 @@ fn rows_are_upstreams() {
             json!({ "metadata": with(&meta, json!({ "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "controller": true }] })), "revision": 2 }),
             "x|statefulset.apps/web|2|60m",
         ),
+        (&kinds::VOLUME_ATTRIBUTES_CLASS, with(&attributes_class(), json!({ "metadata": meta })), "x|p|60m"),
+        (
+            &kinds::CSI_DRIVER,
+            json!({ "metadata": meta, "spec": { "attachRequired": false } }),
+            "x|false|false|false|<unset>|false|<none>|60m",
+        ),
+        (&kinds::CSI_NODE, json!({ "metadata": meta, "spec": { "drivers": [{ "name": "d", "nodeID": "n" }] } }), "x|1|60m"),
+        (&kinds::CSI_STORAGE_CAPACITY, json!({ "metadata": meta, "storageClassName": "s", "capacity": "1Gi" }), "x|s|1Gi"),
+        (&kinds::VOLUME_ATTACHMENT, with(&attachment(), json!({ "metadata": meta })), "x|p|v|n|false|60m"),
         (&kinds::CONFIG_MAP, json!({ "metadata": meta, "data": { "a": "b" }, "binaryData": { "c": "" } }), "x|2|60m"),
     ];
     for (kind, object, cells) in table {
         assert_eq!(row(kind, &object), cells, "{kind:?}");
+    }
+}
+
+#[test]
+fn bad_storage_kinds_get_upstreams_answer() {
+    let capacity = json!({ "metadata": { "name": "c", "namespace": "d" }, "storageClassName": "s" });
+    let node = |drivers: Value| json!({ "metadata": { "name": "n" }, "spec": { "drivers": drivers } });
+    let table = [
+        (&kinds::VOLUME_ATTRIBUTES_CLASS, attributes_class(), "ok"),
+        (
+            &kinds::VOLUME_ATTRIBUTES_CLASS,
+            json!({ "metadata": { "name": "x" } }),
+            "[driverName: Required value, parameters: Required value: must contain at least one key/value pair]",
+        ),
+        (&kinds::CSI_DRIVER, json!({ "metadata": { "name": "d" } }), "ok"),
+        (
+            &kinds::CSI_DRIVER,
+            json!({ "metadata": { "name": "d" }, "spec": { "fsGroupPolicy": "Maybe" } }),
+            r#"spec.fsGroupPolicy: Unsupported value: "Maybe""#,
+        ),
+        (&kinds::CSI_NODE, node(json!([{ "name": "d", "nodeID": "n" }])), "ok"),
+        (
+            &kinds::CSI_NODE,
+            node(json!([{ "name": "d", "nodeID": "n" }, { "name": "d" }])),
+            r#"[spec.drivers[1].name: Duplicate value: "d", spec.drivers[1].nodeID: Required value]"#,
+        ),
+        (&kinds::CSI_STORAGE_CAPACITY, with(&capacity, json!({ "capacity": "1Gi" })), "ok"),
+        (
+            &kinds::CSI_STORAGE_CAPACITY,
+            with(&capacity, json!({ "capacity": "-1" })),
+            r#"capacity: Invalid value: "-1": must be greater than or equal to 0"#,
+        ),
+        (&kinds::VOLUME_ATTACHMENT, attachment(), "ok"),
+        (&kinds::VOLUME_ATTACHMENT, with(&attachment(), json!({ "spec": { "source": null } })), "spec.source: Required value"),
+    ];
+    for (kind, object, expected) in table {
+        let answer = create(kind, &object);
+        assert!(answer.contains(expected), "{answer}");
     }
 }
 

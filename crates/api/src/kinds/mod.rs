@@ -8,6 +8,9 @@ pub mod clusterrolebinding;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
+pub mod csidriver;
+pub mod csinode;
+pub mod csistoragecapacity;
 pub(crate) mod data_source;
 pub mod deployment;
 pub mod endpoints;
@@ -34,6 +37,8 @@ pub(crate) mod snapshot_rules;
 pub mod statefulset;
 pub mod storageclass;
 pub(crate) mod volume_validation;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
 pub mod volumegroupsnapshot;
 pub mod volumegroupsnapshotclass;
 pub mod volumegroupsnapshotcontent;
@@ -48,6 +53,9 @@ pub use clusterrole::CLUSTER_ROLE;
 pub use clusterrolebinding::CLUSTER_ROLE_BINDING;
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
+pub use csidriver::CSI_DRIVER;
+pub use csinode::CSI_NODE;
+pub use csistoragecapacity::CSI_STORAGE_CAPACITY;
 pub use deployment::DEPLOYMENT;
 pub use endpoints::ENDPOINTS;
 pub use endpointslice::ENDPOINT_SLICE;
@@ -67,6 +75,8 @@ pub use service::SERVICE;
 pub use serviceaccount::SERVICE_ACCOUNT;
 pub use statefulset::STATEFUL_SET;
 pub use storageclass::STORAGE_CLASS;
+pub use volumeattachment::VOLUME_ATTACHMENT;
+pub use volumeattributesclass::VOLUME_ATTRIBUTES_CLASS;
 pub use volumegroupsnapshot::VOLUME_GROUP_SNAPSHOT;
 pub use volumegroupsnapshotclass::VOLUME_GROUP_SNAPSHOT_CLASS;
 pub use volumegroupsnapshotcontent::VOLUME_GROUP_SNAPSHOT_CONTENT;
@@ -222,6 +232,11 @@ pub static ALL: &[&Kind] = &[
     &PERSISTENT_VOLUME,
     &PERSISTENT_VOLUME_CLAIM,
     &STORAGE_CLASS,
+    &VOLUME_ATTRIBUTES_CLASS,
+    &CSI_DRIVER,
+    &CSI_NODE,
+    &CSI_STORAGE_CAPACITY,
+    &VOLUME_ATTACHMENT,
     &VOLUME_SNAPSHOT,
     &VOLUME_SNAPSHOT_CONTENT,
     &VOLUME_SNAPSHOT_CLASS,

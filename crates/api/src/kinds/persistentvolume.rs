@@ -97,6 +97,10 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
         if old.get("nodeAffinity").is_set() {
             new.get("nodeAffinity").immutable(&old.get("nodeAffinity"), causes);
         }
+        let attributes = new.get("volumeAttributesClassName");
+        if old.get("volumeAttributesClassName").is_set() && !attributes.is_set() {
+            causes.push(Cause::forbidden(&attributes.path, "update from non-nil value to nil is forbidden"));
+        }
     },
     ..BASE
 };
@@ -124,6 +128,11 @@ fn validate(volume: &Value, causes: &mut Vec<Cause>) {
     spec.get("persistentVolumeReclaimPolicy").one_of(causes, &["Delete", "Recycle", "Retain"]);
     spec.get("volumeMode").one_of(causes, &["Block", "Filesystem"]);
     spec.get("storageClassName").check(causes, crate::names::subdomain);
+    let attributes = spec.get("volumeAttributesClassName");
+    if attributes.is_set() && attributes.text().is_empty() {
+        causes.push(Cause::required(&attributes.path, "an empty string is disallowed"));
+    }
+    attributes.check(causes, crate::names::subdomain);
     let sources = sources(volume);
     match sources.first() {
         None => causes.push(Cause::required(&spec.path, "must specify a volume type")),

@@ -85,7 +85,9 @@ fn validate_spec(spec: &Field, causes: &mut Vec<Cause>) {
     } else if validate_amount(&storage, causes).is_some_and(Quantity::is_zero) {
         causes.push(Cause::invalid(format!("{}.resources[storage]", spec.path), "0", "must be greater than zero"));
     }
-    spec.get("storageClassName").check(causes, crate::names::subdomain);
+    for class in ["storageClassName", "volumeAttributesClassName"] {
+        spec.get(class).check(causes, crate::names::subdomain);
+    }
     spec.get("volumeMode").one_of(causes, &["Block", "Filesystem"]);
     super::data_source::validate(spec, causes);
     let selector = spec.get("selector");
@@ -143,5 +145,23 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let (mode, old_mode) = (Field::root(new).dig(&["spec", "volumeMode"]), Field::root(old).dig(&["spec", "volumeMode"]));
     if mode.value != old_mode.value {
         causes.push(mode.invalid(IMMUTABLE));
+    }
+    validate_attributes(new, old, causes);
+}
+
+/// A claim goes from one attributes class to another. Back to none only where none was ever carried out.
+fn validate_attributes(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "spec.volumeAttributesClassName";
+    let [class, before] = [new, old].map(|claim| at(claim, &["spec", "volumeAttributesClassName"]).and_then(Value::as_str));
+    if before.is_none() || class == before {
+        return;
+    }
+    let applied = !text(old, &["status", "currentVolumeAttributesClassName"]).is_empty();
+    match class {
+        None if applied => {
+            causes.push(Cause::forbidden(FIELD, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil"));
+        }
+        Some("") => causes.push(Cause::forbidden(FIELD, "update from non-nil value to an empty string is forbidden")),
+        _ => {}
     }
 }

@@ -46,16 +46,10 @@ pub static STORAGE_CLASS: Kind = Kind {
     },
     validate: |class, causes| {
         let class = Field::root(class);
-        let provisioner = class.get("provisioner");
-        if provisioner.need_text(causes) {
-            let lower = provisioner.text().to_lowercase();
-            causes.extend(names::qualified(&lower).iter().map(|wrong| provisioner.invalid(wrong)));
-        }
+        validate_provisioner(&class.get("provisioner"), causes);
         class.get("reclaimPolicy").one_of(causes, &["Delete", "Retain"]);
         class.get("volumeBindingMode").need_one_of(causes, &["Immediate", "WaitForFirstConsumer"]);
-        if class.get("parameters").entries().any(|(key, _)| key.is_empty()) {
-            causes.push(Cause::invalid("parameters", "", "field can not be empty."));
-        }
+        validate_parameters(&class.get("parameters"), causes);
     },
     validate_update: |new, old, causes| {
         for (field, detail) in [
@@ -71,6 +65,30 @@ pub static STORAGE_CLASS: Kind = Kind {
     },
     ..BASE
 };
+
+/// Who makes or changes volumes: a qualified name, in either case.
+pub(super) fn validate_provisioner(provisioner: &Field, causes: &mut Vec<Cause>) {
+    if provisioner.need_text(causes) {
+        let lower = provisioner.text().to_lowercase();
+        causes.extend(names::qualified(&lower).iter().map(|wrong| provisioner.invalid(wrong)));
+    }
+}
+
+/// At most 512, of 256 KiB together, and none without a name.
+pub(super) fn validate_parameters(parameters: &Field, causes: &mut Vec<Cause>) {
+    const MOST: usize = 512;
+    const BYTES: usize = 256 << 10;
+    if parameters.len() > MOST {
+        causes.push(Cause::too_long(&parameters.path, MOST));
+        return;
+    }
+    if parameters.entries().any(|(key, _)| key.is_empty()) {
+        causes.push(Cause::invalid(&parameters.path, "", "field can not be empty."));
+    }
+    if parameters.entries().map(|(key, value)| key.len() + value.text().len()).sum::<usize>() > BYTES {
+        causes.push(Cause::too_long(&parameters.path, BYTES));
+    }
+}
 
 /// Whether a class is the one that claims without one get.
 pub fn is_default(class: &Value) -> bool {

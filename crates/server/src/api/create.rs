@@ -31,7 +31,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, mut o
         return Err(Status::invalid(kind, &name, &causes));
     }
     // Marks that are taken together with the object (a Service's addresses) come before it.
-    admission::claim(batch, kind, &object)?;
+    admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;
     if *kind == kinds::NAMESPACE {
         admission::furnish_namespace(batch, &name)?;

@@ -1,5 +1,6 @@
 //! What upstream's built-in admission plugins do: the namespace's life, what pods, claims and Services are given.
 
+mod claim;
 mod pod;
 mod service;
 
@@ -7,9 +8,6 @@ use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
 use super::{Batch, create, key};
-
-/// Marks a StorageClass as the one for claims that name none.
-const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// Refuses what would be made in a namespace that is not there or on its way out (NamespaceLifecycle). The batch fails
 /// if the namespace begins to go before it is committed, so nothing slips in behind its last look.
@@ -37,10 +35,14 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
         ("", "services") => service::allocate(batch, object, None),
         ("", "persistentvolumeclaims") => {
             add_finalizer(object, "kubernetes.io/pvc-protection");
-            default_class(batch, object)
+            claim::default_class(batch, object)
         }
         ("", "persistentvolumes") => {
             add_finalizer(object, "kubernetes.io/pv-protection");
+            Ok(())
+        }
+        ("storage.k8s.io", "volumeattributesclasses") => {
+            add_finalizer(object, "kubernetes.io/vac-protection");
             Ok(())
         }
         _ => Ok(()),
@@ -49,11 +51,15 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
 
 /// What an update is given, before its defaults.
 pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
-    if *kind == kinds::SERVICE { service::allocate(batch, new, Some(old)) } else { Ok(()) }
+    match (kind.group, kind.plural) {
+        ("", "services") => service::allocate(batch, new, Some(old)),
+        ("", "persistentvolumeclaims") => claim::may_grow(batch, new, old),
+        _ => Ok(()),
+    }
 }
 
 /// Takes what a new object holds alone, in the same transaction.
-pub(super) fn claim(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result<(), Status> {
+pub(super) fn take(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result<(), Status> {
     if *kind == kinds::SERVICE {
         service::claim(batch, object, None);
     }
@@ -95,23 +101,4 @@ fn add_finalizer(object: &mut Value, finalizer: &str) {
     let mut all: Vec<Value> = object::finalizers(object).filter(|found| *found != finalizer).map(Value::from).collect();
     all.push(finalizer.into());
     object::ensure(object, &["metadata"]).insert("finalizers".to_owned(), all.into());
-}
-
-/// Gives a claim without a class the default one; of several the newest, as upstream does. `""` means none and stays.
-fn default_class(batch: &mut Batch<'_>, claim: &mut Value) -> Result<(), Status> {
-    let is_set = object::at(claim, &["spec", "storageClassName"]).is_some_and(Value::is_string);
-    let is_annotated = object::at(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]).is_some();
-    if is_set || is_annotated {
-        return Ok(());
-    }
-    let classes = batch.all(&kinds::STORAGE_CLASS)?;
-    let default =
-        classes.iter().filter(|class| object::text(class, &["metadata", "annotations", DEFAULT_CLASS]) == "true").max_by(|a, b| {
-            let created = |class: &Value| object::text(class, &["metadata", "creationTimestamp"]).to_owned();
-            created(a).cmp(&created(b)).then_with(|| object::name(b).cmp(object::name(a)))
-        });
-    if let Some(class) = default {
-        object::ensure(claim, &["spec"]).insert("storageClassName".to_owned(), object::name(class).into());
-    }
-    Ok(())
 }

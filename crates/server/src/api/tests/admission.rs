@@ -89,3 +89,29 @@ fn claims_get_the_newest_default_class_and_v2_protection() {
     let made = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, none).expect("created");
     assert_eq!(made["spec"]["storageClassName"], "");
 }
+
+#[test]
+fn only_claims_of_classes_that_say_so_may_grow() {
+    let cluster = Cluster::new();
+    let refused = "persistentvolumeclaims \"NAME\" is forbidden: only dynamically provisioned pvc can be resized and the storageclass \
+                   that provisions the pvc must support resize";
+    for (name, allowed, answer) in [("yes", Some(true), "ok"), ("no", None, refused), ("none", None, refused)] {
+        if name != "none" {
+            let class = json!({ "metadata": { "name": name }, "provisioner": "p", "allowVolumeExpansion": allowed });
+            cluster.create(&kinds::STORAGE_CLASS, class).expect("created");
+        }
+        let request = |size: &str| json!({ "spec": { "resources": { "requests": { "storage": size } } } });
+        let mut claim = request("1Gi");
+        claim["metadata"] = json!({ "name": name });
+        claim["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
+        claim["spec"]["storageClassName"] = json!(name);
+        cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, claim).expect("created");
+        let bound = json!({ "status": { "phase": "Bound", "capacity": { "storage": "1Gi" } } });
+        cluster.merge(&kinds::PERSISTENT_VOLUME_CLAIM, name, Part::Status, bound).expect("bound");
+        let told = cluster.merge(&kinds::PERSISTENT_VOLUME_CLAIM, name, Part::Main, request("2Gi"));
+        assert_eq!(told.map_or_else(|status| status.message, |_| "ok".to_owned()), answer.replace("NAME", name));
+    }
+    let class = json!({ "metadata": { "name": "gold" }, "driverName": "p", "parameters": { "iops": "5" } });
+    let made = cluster.create(&kinds::VOLUME_ATTRIBUTES_CLASS, class).expect("created");
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]));
+}
