@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::snapshots::{
     VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
@@ -82,6 +82,7 @@ pub struct Snapshot {
     pub services: Objects<Service>,
     pub stateful_sets: Objects<StatefulSet>,
     pub storage_classes: Objects<StorageClass>,
+    pub volume_attributes_classes: Objects<VolumeAttributesClass>,
     pub volume_group_snapshot_classes: Objects<VolumeGroupSnapshotClass>,
     pub volume_group_snapshot_contents: Objects<VolumeGroupSnapshotContent>,
     pub volume_group_snapshots: Objects<VolumeGroupSnapshot>,
@@ -175,6 +176,7 @@ impl Snapshot {
             ("discovery.k8s.io", "endpointslices") => put(&mut self.endpoint_slices, key, value),
             ("coordination.k8s.io", "leases") => put(&mut self.leases, key, value),
             ("storage.k8s.io", "storageclasses") => put(&mut self.storage_classes, key, value),
+            ("storage.k8s.io", "volumeattributesclasses") => put(&mut self.volume_attributes_classes, key, value),
             ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => put(&mut self.volume_group_snapshot_classes, key, value),
             ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => put(&mut self.volume_group_snapshot_contents, key, value),
             ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => put(&mut self.volume_group_snapshots, key, value),

@@ -12,20 +12,25 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::quantity::Quantity;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::{Value, json};
 
-use crate::decision::{Write, key_of};
+use crate::decision::{Event, Write, key_of};
 use crate::matching::selects_node;
 use crate::pods::selects;
 use crate::snapshot::Snapshot;
 
+pub mod attributes;
 pub mod growth;
 pub mod nfs;
+pub mod room;
 pub mod source;
+pub mod status;
 #[cfg(test)]
 mod tests;
 
@@ -67,8 +72,12 @@ pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// The class that a claim asks for: `Some("")` is none, `None` is whichever is the default.
 pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
-    let old_style = claim.metadata.annotations.as_ref().and_then(|a| a.get("volume.beta.kubernetes.io/storage-class"));
-    old_style.or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref()).map(String::as_str)
+    old_style_class(&claim.metadata).or_else(|| claim.spec.as_ref()?.storage_class_name.as_deref())
+}
+
+/// The annotation that leads where it is there, as upstream.
+fn old_style_class(meta: &ObjectMeta) -> Option<&str> {
+    meta.annotations.as_ref()?.get("volume.beta.kubernetes.io/storage-class").map(String::as_str)
 }
 
 /// The StorageClass object of a claim.
@@ -87,7 +96,7 @@ pub fn is_built_in(class: &StorageClass) -> bool {
 }
 
 /// An object's annotation, or `""`.
-pub fn annotation<'a>(meta: &'a k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, name: &str) -> &'a str {
+pub fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> &'a str {
     meta.annotations.as_ref().and_then(|annotations| annotations.get(name)).map_or("", String::as_str)
 }
 
@@ -151,15 +160,24 @@ pub fn asks_for(claim: &PersistentVolumeClaim, mode: &str) -> bool {
     access_modes(claim).iter().any(|asked| asked == mode)
 }
 
-/// Whether a volume is what a claim asks for: size, access modes, class, volume mode.
+/// Whether a volume is what a claim asks for: size, class, attributes, volume mode, access modes.
 pub fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
+    let class = old_style_class(&volume.metadata).or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref());
+    if capacity(volume) >= requested(claim) && class.unwrap_or("") != class_of(claim).unwrap_or("") {
+        return Err("storageClassName does not match");
+    }
+    serves(volume, claim)
+}
+
+/// Whether a volume that a user reserved for a claim will do for it: everything but the class, as upstream.
+fn serves(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
     let (Some(have), Some(want)) = (volume.spec.as_ref(), claim.spec.as_ref()) else { return Err("spec is missing") };
     let mode = |mode: Option<&String>| mode.map_or("Filesystem", String::as_str).to_owned();
     if capacity(volume) < requested(claim) {
         return Err("requested PV is too small");
     }
-    if have.storage_class_name.as_deref().unwrap_or("") != class_of(claim).unwrap_or("") {
-        return Err("storageClassName does not match");
+    if attributes::of_volume(volume) != attributes::of_claim(claim) {
+        return Err("volumeAttributesClassName does not match");
     }
     if mode(have.volume_mode.as_ref()) != mode(want.volume_mode.as_ref()) {
         return Err("incompatible volumeMode");
@@ -177,6 +195,15 @@ pub fn reaches(node: &Node, volume: &PersistentVolume) -> bool {
     affinity.and_then(|affinity| affinity.required.as_ref()).is_none_or(|required| selects_node(required, node))
 }
 
+/// Whether a volume can only go to this claim: it is the claim's already, or a user reserved it and it will do.
+pub fn is_kept_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let by_user = annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_empty() && annotation(&volume.metadata, PROVISIONED_BY).is_empty();
+    match is_held_by(volume, claim) {
+        true => !by_user || serves(volume, claim).is_ok(),
+        false => is_reserved_for(volume, claim) && serves(volume, claim).is_ok(),
+    }
+}
+
 /// The volume to bind to an unbound claim: the one that is already its own or reserved for it, else the smallest free
 /// one that fits (ties by name). With `node`, only what that node reaches; never one of `taken` (by name).
 pub fn matching<'a>(
@@ -192,7 +219,7 @@ pub fn matching<'a>(
         if taken.contains(&*key.name) || !here || volume.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        if is_held_by(volume, claim) || (is_reserved_for(volume, claim) && satisfies(volume, claim).is_ok()) {
+        if is_kept_for(volume, claim) {
             return Some(volume);
         }
         let free = claim_ref(volume).is_none() && phase(volume) == "Available";
@@ -223,12 +250,30 @@ pub fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Wri
     writes
 }
 
-/// The claim's side of a binding, as far as it is not written yet.
+/// What a claim that holds its volume should say of it: the binding, the growth, the attributes.
+pub fn settle(
+    snapshot: &Snapshot,
+    volume: &PersistentVolume,
+    claim: &PersistentVolumeClaim,
+    step: &growth::Step,
+    now: Timestamp,
+) -> Vec<Write> {
+    let asked = attributes::asked(snapshot, claim, volume);
+    name_volume(volume, claim).into_iter().chain(status::write(volume, claim, step, asked.as_ref(), now)).collect()
+}
+
+/// The claim's side of a new binding, as far as it is not written yet.
 fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
     if nfs::is_unmade(volume) {
         return Vec::new();
     }
-    let mut writes = Vec::new();
+    // Nothing is under way that would have a time.
+    let status = status::write(volume, claim, &growth::Step::Done, None, Timestamp::UNIX_EPOCH);
+    name_volume(volume, claim).into_iter().chain(status).collect()
+}
+
+/// The write by which a claim names its volume, where it does not.
+fn name_volume(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<Write> {
     let chosen_here = volume_name(claim).is_empty();
     if chosen_here || annotation(&claim.metadata, BIND_COMPLETED).is_empty() {
         let mut patch = json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}});
@@ -236,15 +281,23 @@ fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Wri
             patch["metadata"]["annotations"][BOUND_BY_CONTROLLER] = json!("yes");
             patch["spec"] = json!({"volumeName": volume.metadata.name});
         }
-        writes.push(Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
+        return Some(Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
     }
-    writes.extend(growth::status(volume, claim));
-    writes
+    None
 }
 
 /// The name of the volume that is provisioned for a claim: only this claim's, for ever (V6).
 pub fn provisioned_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or(""))
+}
+
+/// What a claim's people are told of a volume that is provisioned for it.
+pub fn provisioned_events(claim: &PersistentVolumeClaim) -> [Event; 2] {
+    let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
+    [
+        normal("Provisioning", format!("Provisioning volume for claim \"{}\"", key_of(&claim.metadata))),
+        normal("ProvisioningSucceeded", format!("Successfully provisioned volume {}", provisioned_name(claim))),
+    ]
 }
 
 /// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is an
@@ -291,6 +344,9 @@ pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: 
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err("the provisioner does not support volume mode Block".to_owned());
     }
+    if !attributes::of_claim(claim).is_empty() {
+        return Err(format!("VAC {} cannot be applied: the provisioner has no attributes that can be set", attributes::of_claim(claim)));
+    }
     size_of(class).map(|_| ())
 }
 
@@ -314,11 +370,15 @@ pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &Sto
     let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).or(node.metadata.name.as_ref());
     let spec = claim.spec.as_ref();
     let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let mut annotations = json!({PROVISIONED_BY: class.provisioner, SIZE: size_of(class).unwrap_or(SIZE_IMAGE)});
+    if size_of(class) == Ok(SIZE_IMAGE) && !room::is_counted(class) {
+        annotations[room::OVERCOMMIT] = json!("true");
+    }
     let mut object = json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {
             "name": name,
-            "annotations": {PROVISIONED_BY: class.provisioner, SIZE: size_of(class).unwrap_or(SIZE_IMAGE)},
+            "annotations": annotations,
             "finalizers": [PV_PROTECTION, LOCAL_PATH_FINALIZER],
         },
         "spec": {

@@ -25,6 +25,7 @@ pub mod replicaset;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
+pub mod vacprotection;
 pub mod volumesnapshot;
 pub mod volumesnapshotcontent;
 
@@ -48,6 +49,7 @@ pub const CONTROLLERS: &[Controller] = &[
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
+    vacprotection::CONTROLLER,
     volumesnapshot::CONTROLLER,
     volumesnapshotcontent::CONTROLLER,
 ];

@@ -20,6 +20,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::{Value, json};
 
@@ -91,7 +92,7 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     Some(Observed { volume, claim: claim.map(|claim| &**claim), recycler, snapshot })
 }
 
-fn decide(observed: &Observed, _now: Timestamp) -> Decision {
+fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let volume = observed.volume;
     if let Some(write) = volume::nfs::appoint(observed.snapshot, volume) {
         return Decision { writes: vec![write], ..Decision::default() };
@@ -101,15 +102,16 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     }
     let reference = volume::claim_ref(volume);
     let Some(uid) = reference.and_then(|reference| reference.uid.as_deref()).filter(|uid| !uid.is_empty()) else {
-        return Decision { writes: phase(volume, "Available"), ..Decision::default() };
+        return Decision { writes: phase(volume, "Available", now), ..Decision::default() };
     };
     let name = volume.metadata.name.as_deref();
     match observed.claim.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)) {
-        None => released(observed, uid),
-        Some(claim) if Some(volume::volume_name(claim)) == name => Decision { writes: phase(volume, "Bound"), ..Decision::default() },
+        None => released(observed, uid, now),
+        Some(claim) if Some(volume::volume_name(claim)) == name => Decision { writes: phase(volume, "Bound", now), ..Decision::default() },
+        Some(claim) if volume::volume_name(claim).is_empty() && !volume::is_kept_for(volume, claim) => mismatched(volume, claim, now),
         // The claim's side is written next, by whoever wrote this one or by the claim's controller.
         Some(claim) if volume::volume_name(claim).is_empty() => Decision::default(),
-        Some(_) => unused(volume),
+        Some(_) => unused(volume, now),
     }
 }
 
@@ -117,10 +119,21 @@ fn policy(volume: &PersistentVolume) -> &str {
     volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
 }
 
+/// A user reserved it by uid for a claim that it is not good enough for: nobody else gets it either.
+fn mismatched(volume: &PersistentVolume, claim: &PersistentVolumeClaim, now: Timestamp) -> Decision {
+    let writes = phase(volume, "Available", now);
+    let name = claim.metadata.name.as_deref().unwrap_or("");
+    let message =
+        format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{name}\": it asks for more or for something else.");
+    let event = Event::warning(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeMismatch", message);
+    let events = if writes.is_empty() { Vec::new() } else { vec![event] };
+    Decision { writes, events, waiting: vec![Waiting::InUse], ..Decision::default() }
+}
+
 /// The claim is there but chose another volume. One that was bound before keeps its bytes for a person to look at.
-fn unused(volume: &PersistentVolume) -> Decision {
+fn unused(volume: &PersistentVolume, now: Timestamp) -> Decision {
     if matches!(volume::phase(volume), "Bound" | "Released" | "Failed") {
-        return Decision { writes: phase(volume, "Released"), waiting: vec![Waiting::InUse], ..Decision::default() };
+        return Decision { writes: phase(volume, "Released", now), waiting: vec![Waiting::InUse], ..Decision::default() };
     }
     if !volume::annotation(&volume.metadata, volume::PROVISIONED_BY).is_empty() {
         // Made for this claim alone, and never used: nobody else may have it.
@@ -133,21 +146,21 @@ fn unused(volume: &PersistentVolume) -> Decision {
 }
 
 /// The claim is gone: the reclaim policy decides.
-fn released(observed: &Observed, claim_uid: &str) -> Decision {
+fn released(observed: &Observed, claim_uid: &str, now: Timestamp) -> Decision {
     let volume = observed.volume;
     let mut decision = Decision::default();
     if volume::phase(volume) != "Failed" {
-        decision.writes = phase(volume, "Released");
+        decision.writes = phase(volume, "Released", now);
     }
     match policy(volume) {
-        "Delete" => delete(&mut decision, volume),
+        "Delete" => delete(&mut decision, volume, now),
         "Recycle" => recycle(&mut decision, observed, claim_uid),
         _ => {}
     }
     decision
 }
 
-fn delete(decision: &mut Decision, volume: &PersistentVolume) {
+fn delete(decision: &mut Decision, volume: &PersistentVolume, now: Timestamp) {
     let provisioner = volume::annotation(&volume.metadata, volume::PROVISIONED_BY);
     if volume::BUILT_IN.contains(&provisioner) || volume::nfs::is_ours(volume) {
         // The status patch before it, where there is one, has moved the resourceVersion on.
@@ -161,7 +174,7 @@ fn delete(decision: &mut Decision, volume: &PersistentVolume) {
     } else if provisioner.is_empty() && volume::phase(volume) != "Failed" {
         let name = volume.metadata.name.as_deref().unwrap_or("");
         let message = format!("error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched");
-        decision.writes = phase(volume, "Failed");
+        decision.writes = phase_because(volume, "Failed", Some(&message), now);
         decision.events.push(Event::warning(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeFailedDelete", message));
     }
 }
@@ -201,7 +214,13 @@ fn terminating(volume: &PersistentVolume) -> Decision {
     Decision { waiting: vec![Waiting::InUse], ..Decision::default() }
 }
 
-fn phase(volume: &PersistentVolume, wanted: &str) -> Vec<Write> {
-    let write = || Write::patch_status(&kinds::PERSISTENT_VOLUME, &volume.metadata, json!({"phase": wanted}));
+fn phase(volume: &PersistentVolume, wanted: &str, now: Timestamp) -> Vec<Write> {
+    phase_because(volume, wanted, None, now)
+}
+
+/// The phase, what there is to say of it, and since when it is so.
+fn phase_because(volume: &PersistentVolume, wanted: &str, message: Option<&str>, now: Timestamp) -> Vec<Write> {
+    let status = json!({"phase": wanted, "message": message, "lastPhaseTransitionTime": Time(now)});
+    let write = || Write::patch_status(&kinds::PERSISTENT_VOLUME, &volume.metadata, status);
     if volume::phase(volume) == wanted { Vec::new() } else { vec![write()] }
 }

@@ -5,19 +5,21 @@
 //! Guarantees V1 (a volume is taken by uid, guarded by its resourceVersion, before the claim names it; a claim whose
 //! volume belongs to another becomes Lost, not shared), V6 (a claim made again is a new uid and gets nothing of its
 //! predecessor's). Safe when cut: after the claimRef alone, the next decision finds the volume that is its own.
-//! Differs: claims of built-in Immediate classes are provisioned here on the selected or the first ready node.
+//! Differs: claims of built-in Immediate classes are provisioned here, on the selected node or the ready one with most
+//! room; a claim that names a volume which is not there is told so.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
-use crate::pods::is_terminating;
-use crate::snapshot::{Change, Snapshot};
+use crate::pods::{condition, is_active, is_terminating};
+use crate::scheduler::{claim_names, uses};
+use crate::snapshot::{Change, Snapshot, in_namespace};
 use crate::volume;
 use crate::volume::source::{self, Wanted};
 
@@ -45,7 +47,11 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let unsettled = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound");
+    let bound = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+    let unsettled = |claim: &PersistentVolumeClaim| !bound(claim) || volume::status::is_held_up(claim);
+    // Those that somebody may have room for now; where the first pod is waited for, that is the scheduler's to see.
+    let immediate = |claim: &PersistentVolumeClaim| !volume::class(after, claim).is_some_and(volume::waits_for_consumer);
+    let roomless = |claim: &PersistentVolumeClaim| unsettled(claim) && (bound(claim) || immediate(claim));
     match (change.kind.group, change.kind.plural) {
         ("", "persistentvolumeclaims") => {
             wake(change.key.clone());
@@ -61,17 +67,35 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             let references = volumes.into_iter().flatten().filter_map(|volume| volume::claim_ref(volume));
             references.for_each(|reference| wake(volume::claim_key(reference)));
             let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
+            let gone = change.new.is_none();
             let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
-                "" => unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok()),
-                name => name == &*change.key.name,
+                "" => gone && roomless(claim) || unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok()),
+                name => name == &*change.key.name || gone && volume::status::is_held_up(claim),
             };
             let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| concerned(claim));
             claims.for_each(|(key, _)| wake(key.clone()));
         }
-        ("storage.k8s.io", "storageclasses") | ("", "nodes") => {
-            let made_or_gone = change.old.is_none() || change.new.is_none() || change.kind.plural != "nodes";
-            let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| made_or_gone && unsettled(claim));
-            claims.for_each(|(key, _)| wake(key.clone()));
+        ("storage.k8s.io", "storageclasses" | "volumeattributesclasses") => {
+            after.persistent_volume_claims.iter().filter(|(_, claim)| unsettled(claim)).for_each(|(key, _)| wake(key.clone()));
+        }
+        ("", "nodes") => {
+            let face = |snapshot: &Snapshot| {
+                let meta = &snapshot.nodes.get(&change.key)?.metadata;
+                Some([volume::VOLUME_ROOT, volume::room::VOLUME_CAPACITY].map(|name| volume::annotation(meta, name).to_owned()))
+            };
+            if face(before) != face(after) {
+                after.persistent_volume_claims.iter().filter(|(_, claim)| roomless(claim)).for_each(|(key, _)| wake(key.clone()));
+            }
+        }
+        ("", "pods") => {
+            // A pod that found no node: its claims say that they wait for it.
+            let refused = |snapshot: &Snapshot| snapshot.pods.get(&change.key).is_some_and(|pod| is_refused(pod));
+            if refused(after) && !refused(before) {
+                let names = after.pods.get(&change.key).map(|pod| claim_names(pod)).unwrap_or_default();
+                let keys = names.into_iter().map(|(name, _)| ObjectKey::new(&*change.key.namespace, name));
+                let waits = |key: &ObjectKey| after.persistent_volume_claims.get(key).is_some_and(|claim| !bound(claim));
+                keys.filter(waits).for_each(wake);
+            }
         }
         _ => {}
     }
@@ -89,57 +113,78 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     Some(Observed { claim, snapshot })
 }
 
-fn decide(observed: &Observed, _now: Timestamp) -> Decision {
+fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let claim = observed.claim;
     if is_terminating(&claim.metadata) {
         return Decision { waiting: vec![Waiting::InUse], ..Decision::default() };
     }
     match volume::volume_name(claim) {
+        // Whatever it had, it gets nothing in its place.
+        "" if is_completed(claim) => lost(claim, "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!"),
         "" => unbound(observed),
         name => match observed.snapshot.persistent_volumes.get(&ObjectKey::new("", name)) {
+            Some(volume) if volume::is_held_by(volume, claim) => held(observed.snapshot, claim, volume, now),
             Some(volume) => named(claim, volume),
             None => missing(claim),
         },
     }
 }
 
+/// Whether both sides of its binding were written once.
+fn is_completed(claim: &PersistentVolumeClaim) -> bool {
+    !volume::annotation(&claim.metadata, volume::BIND_COMPLETED).is_empty()
+}
+
 /// A claim that names no volume yet.
 fn unbound(observed: &Observed) -> Decision {
     let (claim, snapshot) = (observed.claim, observed.snapshot);
-    if volume::class_of(claim).is_none()
-        && let Some(default) = default_class(snapshot)
-    {
-        let patch = json!({"spec": {"storageClassName": default.metadata.name}});
-        return Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch)], ..Decision::default() };
-    }
     let class = volume::class(snapshot, claim);
     let delayed = class.is_some_and(volume::waits_for_consumer);
     let found = match delayed {
         // Only a volume that is already its own or that a user reserved for it; the others are the scheduler's choice.
-        true => snapshot.persistent_volumes.iter().map(|(_, volume)| &**volume).find(|volume| {
-            !is_terminating(&volume.metadata)
-                && (volume::is_held_by(volume, claim)
-                    || (volume::is_reserved_for(volume, claim) && volume::satisfies(volume, claim).is_ok()))
-        }),
+        true => {
+            let mut volumes = snapshot.persistent_volumes.iter().map(|(_, volume)| &**volume);
+            volumes.find(|volume| !is_terminating(&volume.metadata) && volume::is_kept_for(volume, claim))
+        }
         false => volume::matching(snapshot, claim, None, &BTreeSet::new()),
     };
     if let Some(found) = found {
         let waiting = if volume::nfs::is_unmade(found) { vec![Waiting::NoVolume] } else { Vec::new() };
         return Decision { writes: volume::bind(found, claim), waiting, ..Decision::default() };
     }
+    // After the volumes that are there, as upstream: a claim without a class prefers one of those without.
+    if volume::class_of(claim).is_none()
+        && let Some(default) = default_class(snapshot)
+    {
+        let patch = json!({"spec": {"storageClassName": default.metadata.name}});
+        return Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch)], ..Decision::default() };
+    }
     if let Some(class) = class.filter(|class| volume::nfs::provisions(class)) {
         return folder(observed, class);
     }
     let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(snapshot, claim, class).err());
     if delayed && refused.is_none() {
-        let message = "waiting for first consumer to be created before binding".to_owned();
-        return pending(
-            claim,
-            Waiting::FirstConsumer,
-            Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "WaitForFirstConsumer", message),
-        );
+        return pending(claim, Waiting::FirstConsumer, awaited(snapshot, claim));
     }
     provision(observed, class)
+}
+
+/// A pod that is told that it fits no node.
+fn is_refused(pod: &Pod) -> bool {
+    let unbound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref().unwrap_or("").is_empty());
+    unbound && is_active(pod) && condition(pod, "PodScheduled").is_some_and(|condition| condition.status == "False")
+}
+
+/// Whom a claim waits for that is bound with its first pod.
+fn awaited(snapshot: &Snapshot, claim: &PersistentVolumeClaim) -> Event {
+    let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
+    let key = key_of(&claim.metadata);
+    let users = in_namespace(&snapshot.pods, &key.namespace).filter(|(_, pod)| is_refused(pod) && uses(pod, &key.name));
+    match users.map(|(key, _)| &*key.name).collect::<Vec<_>>().as_slice() {
+        [] => normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned()),
+        [pod] => normal("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
+        pods => normal("WaitForPodScheduled", format!("waiting for pods {} to be scheduled", pods.join(","))),
+    }
 }
 
 /// An Immediate claim that no volume fits.
@@ -157,37 +202,44 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
             }
         };
     };
-    if class.provisioner == "kubernetes.io/no-provisioner" {
-        let message = "no persistent volumes available for this claim and no storage class is set".to_owned();
-        return pending(
-            claim,
-            Waiting::NoVolume,
-            Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "FailedBinding", message),
-        );
+    if class.provisioner.starts_with("kubernetes.io/") {
+        let message = format!("no volume plugin matched name: {}", class.provisioner);
+        return pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", message));
     }
     if !volume::is_built_in(class) {
         return external(claim, class);
     }
-    if let Err(reason) = volume::provisionable(snapshot, claim, class) {
-        let message =
-            format!("failed to provision volume with StorageClass \"{}\": {reason}", class.metadata.name.as_deref().unwrap_or(""));
-        return pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", message));
+    let place = volume::provisionable(snapshot, claim, class).and_then(|()| place(snapshot, claim, class));
+    let name = ObjectKey::new("", volume::provisioned_name(claim));
+    match place {
+        // The last one of that name is on its way out.
+        Ok(_) if snapshot.persistent_volumes.contains_key(&name) => Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() },
+        Ok(node) => {
+            let events = volume::provisioned_events(claim).into();
+            Decision { writes: volume::provision(snapshot, claim, class, node), events, ..Decision::default() }
+        }
+        Err(reason) => {
+            let class = class.metadata.name.as_deref().unwrap_or("");
+            let message = format!("failed to provision volume with StorageClass \"{class}\": {reason}");
+            pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", message))
+        }
     }
+}
+
+/// The node for the volume of an Immediate claim: the selected one, or a ready one with most room.
+fn place<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<&'a Node, String> {
     let selected = volume::annotation(&claim.metadata, volume::SELECTED_NODE);
     let able = |node: &&Node| {
         volume::can_provision(snapshot, claim, node, class) && (selected.is_empty() || node.metadata.name.as_deref() == Some(selected))
     };
-    let mut nodes = snapshot.nodes.iter().map(|(_, node)| &**node).filter(able).collect::<Vec<_>>();
-    nodes.sort_by_key(|node| (!is_ready(node), node.metadata.name.clone()));
-    let name = ObjectKey::new("", volume::provisioned_name(claim));
-    match nodes.first().filter(|_| !snapshot.persistent_volumes.contains_key(&name)) {
-        Some(node) => {
-            let message = format!("Successfully provisioned volume {}", name.name);
-            let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningSucceeded", message);
-            Decision { writes: volume::provision(snapshot, claim, class, node), events: vec![event], ..Decision::default() }
-        }
-        None => Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() },
+    let mut nodes = snapshot.nodes.iter().map(|(_, node)| &**node).filter(able).peekable();
+    if nodes.peek().is_none() {
+        return Err("no node makes volumes of this class".to_owned());
     }
+    let size = volume::requested(claim);
+    let roomy = nodes.filter(|node| volume::room::has(snapshot, node, class, size));
+    let best = roomy.min_by_key(|node| (!is_ready(node), -volume::room::left_after(snapshot, node, size), node.metadata.name.as_deref()));
+    best.ok_or_else(|| volume::room::NO_ROOM.to_owned())
 }
 
 /// A folder of an NFS export: declared here, made by a node, and bound when it is there.
@@ -201,9 +253,7 @@ fn folder(observed: &Observed, class: &StorageClass) -> Decision {
         return pending(claim, Waiting::NoVolume, event);
     }
     if volume::waits_for_consumer(class) && !selected {
-        let message = "waiting for first consumer to be created before binding".to_owned();
-        let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "WaitForFirstConsumer", message);
-        return pending(claim, Waiting::FirstConsumer, event);
+        return pending(claim, Waiting::FirstConsumer, awaited(snapshot, claim));
     }
     let name = ObjectKey::new("", volume::provisioned_name(claim));
     let waiting = vec![Waiting::NoVolume];
@@ -231,18 +281,35 @@ fn external(claim: &PersistentVolumeClaim, class: &StorageClass) -> Decision {
     decision
 }
 
-/// A claim that names a volume which is there.
+/// A claim that names the volume that holds it: what it says follows the volume, and the volume its size.
+fn held(snapshot: &Snapshot, claim: &PersistentVolumeClaim, volume: &PersistentVolume, now: Timestamp) -> Decision {
+    let step = volume::growth::step(snapshot, claim, volume);
+    if let Some(grown) = volume::growth::expand(claim, volume, &step) {
+        return grown;
+    }
+    let mut decision = Decision { writes: volume::settle(snapshot, volume, claim, &step, now), ..Decision::default() };
+    // Whatever is refused is told when it is first said in the status, once.
+    if !decision.writes.is_empty() {
+        let asked = volume::attributes::asked(snapshot, claim, volume);
+        decision.events.extend(volume::growth::told(claim, volume, &step));
+        decision.events.extend(asked.and_then(|asked| asked.told(claim)));
+    }
+    if volume::growth::is_external(claim, volume) {
+        let message = "waiting for an external controller to expand this PVC".to_owned();
+        decision.events.push(Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ExternalExpanding", message));
+    }
+    decision
+}
+
+/// A claim that names a volume which is there and not yet its own.
 fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
     let warn = |reason, message| Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    if volume::is_held_by(volume, claim) {
-        let grown = volume::growth::expand(claim, volume);
-        return grown.unwrap_or_else(|| Decision { writes: volume::bind(volume, claim), ..Decision::default() });
-    }
-    let completed = !volume::annotation(&claim.metadata, volume::BIND_COMPLETED).is_empty();
+    let completed = is_completed(claim);
     if volume::claim_ref(volume).is_none() || volume::is_reserved_for(volume, claim) {
         if is_terminating(&volume.metadata) {
-            return pending(claim, Waiting::NoVolume, warn("FailedBinding", format!("volume \"{name}\" is being deleted")));
+            let message = format!("Cannot bind to requested volume \"{name}\": the volume is marked for deletion \"{name}\"");
+            return pending(claim, Waiting::NoVolume, warn("VolumeMismatch", message));
         }
         return match volume::satisfies(volume, claim) {
             // A completed claim whose volume came unbound is bound again: the volume is still the one it had.
@@ -256,24 +323,26 @@ fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
     }
     if completed {
         let message = "Two claims are bound to the same volume, this one is bound incorrectly".to_owned();
-        return lost(claim, warn("ClaimMisbound", message));
+        return lost_because(claim, warn("ClaimMisbound", message));
     }
     pending(claim, Waiting::NoVolume, warn("FailedBinding", format!("volume \"{name}\" already bound to a different claim.")))
 }
 
 /// A claim that names a volume which is not there: not yet, or not any more.
 fn missing(claim: &PersistentVolumeClaim) -> Decision {
-    if volume::annotation(&claim.metadata, volume::BIND_COMPLETED).is_empty() {
-        let name = volume::volume_name(claim).to_owned();
-        let mut decision = Decision { writes: phase(claim, "Pending"), ..Decision::default() };
-        decision.waiting.push(Waiting::Missing { what: format!("persistentvolume \"{name}\"") });
-        return decision;
+    if !is_completed(claim) {
+        let what = format!("persistentvolume \"{}\"", volume::volume_name(claim));
+        let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "FailedBinding", format!("{what} not found"));
+        return pending(claim, Waiting::Missing { what }, event);
     }
-    let message = "Bound claim has lost its PersistentVolume. Data on the volume is lost!".to_owned();
-    lost(claim, Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ClaimLost", message))
+    lost(claim, "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
 }
 
-fn lost(claim: &PersistentVolumeClaim, event: Event) -> Decision {
+fn lost(claim: &PersistentVolumeClaim, message: &str) -> Decision {
+    lost_because(claim, Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ClaimLost", message.to_owned()))
+}
+
+fn lost_because(claim: &PersistentVolumeClaim, event: Event) -> Decision {
     let writes = phase(claim, "Lost");
     let events = if writes.is_empty() { Vec::new() } else { vec![event] };
     Decision { writes, events, waiting: vec![Waiting::NoVolume], ..Decision::default() }

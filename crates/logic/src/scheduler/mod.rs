@@ -3,7 +3,7 @@
 //! Relies on: the API server refusing a second binding of a pod; the driver deciding on nothing older than its own
 //! last commit; nodes saying their resources and their volume root.
 //! Guarantees V1 (through [`crate::volume`]: claimRef by uid, guarded, before the claim, before the pod), V5 (a bound
-//! volume's node affinity is never overruled), V6 (a fresh claim gets a fresh directory), V9. After a cut the volumes
+//! volume's node affinity is never overruled), V10 (a node promises no more room than it has), V6 (a fresh claim gets a fresh directory), V9. After a cut the volumes
 //! made so far belong to the claim, and the next decision goes where they are.
 //! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; there is no preemption;
 //! nodes are not scored by image locality.
@@ -86,7 +86,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("", "nodes") => {
             let face = |snapshot: &Snapshot| {
                 let node = snapshot.nodes.get(&change.key)?;
-                let labels = (node.metadata.labels.clone(), volume_root(node));
+                let labels = (node.metadata.labels.clone(), volume_room(node));
                 Some((labels, node.spec.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone())))
             };
             if face(before) != face(after) {
@@ -106,8 +106,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     }
 }
 
-fn volume_root(node: &Node) -> String {
-    crate::volume::annotation(&node.metadata, crate::volume::VOLUME_ROOT).to_owned()
+/// Where a node keeps volumes, and how much it may promise.
+fn volume_room(node: &Node) -> [String; 2] {
+    use crate::volume::{VOLUME_ROOT, annotation, room};
+    [VOLUME_ROOT, room::VOLUME_CAPACITY].map(|name| annotation(&node.metadata, name).to_owned())
 }
 
 fn node_of(pod: &Pod) -> &str {
@@ -218,6 +220,7 @@ fn consider<'a>(
         return refuse(reason);
     }
     let score = resources::least_allocated(&wanted, &has, &used)
+        + claims.room_left(&bindings, node)
         + AFFINITY_WEIGHT * affinity::preference(pod, node).saturating_add(placed.preference(pod, node)).clamp(-10_000, 10_000)
         - SOFT_TAINT * affinity::soft_taints(pod, node).min(100)
         - SIBLING * placed.siblings(pod, node).min(1_000);

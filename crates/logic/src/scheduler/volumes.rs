@@ -102,7 +102,7 @@ impl<'a> Claims<'a> {
     /// What placing the pod on a node would bind, or why the node will not do.
     pub fn on(&self, node: &Node) -> Result<Vec<Binding<'a>>, &'static str> {
         let mut taken: BTreeSet<&str> = BTreeSet::new();
-        let mut bindings = Vec::new();
+        let (mut bindings, mut promised) = (Vec::new(), 0_i64);
         for claim in &self.claims {
             match claim {
                 Claim::Bound(claim, volume) => {
@@ -113,14 +113,30 @@ impl<'a> Claims<'a> {
                 }
                 Claim::Delayed(claim, class) => {
                     let binding = self.delayed(claim, class, node, &taken)?;
-                    if let Binding::Volume(_, volume) = &binding {
-                        taken.insert(volume.metadata.name.as_deref().unwrap_or(""));
+                    match &binding {
+                        Binding::Volume(_, volume) => drop(taken.insert(volume.metadata.name.as_deref().unwrap_or(""))),
+                        Binding::Provision(claim, class) if volume::room::is_counted(class) => {
+                            promised = promised.saturating_add(volume::requested(claim));
+                            if !volume::room::has(self.snapshot, node, class, promised) {
+                                return Err(volume::room::NO_ROOM);
+                            }
+                        }
+                        _ => {}
                     }
                     bindings.push(binding);
                 }
             }
         }
         Ok(bindings)
+    }
+
+    /// How much room the node has left after these bindings, in hundredths; 0 where they take none.
+    pub fn room_left(&self, bindings: &[Binding], node: &Node) -> i64 {
+        let sizes = bindings.iter().filter_map(|binding| match binding {
+            Binding::Provision(claim, class) if volume::room::is_counted(class) => Some(volume::requested(claim)),
+            _ => None,
+        });
+        sizes.reduce(i64::saturating_add).map_or(0, |bytes| volume::room::left_after(self.snapshot, node, bytes))
     }
 
     /// V9: ReadWriteOncePod is one pod; ReadWriteOnce is one node.
@@ -192,8 +208,7 @@ impl<'a> Claims<'a> {
                 Binding::Volume(claim, volume) => writes.extend(volume::bind(volume, claim)),
                 Binding::Provision(claim, class) => {
                     writes.extend(volume::provision(self.snapshot, claim, class, node));
-                    let message = format!("Successfully provisioned volume {}", volume::provisioned_name(claim));
-                    events.push(Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ProvisioningSucceeded", message));
+                    events.extend(volume::provisioned_events(claim));
                 }
                 Binding::Announce(claim) => {
                     complete = false;

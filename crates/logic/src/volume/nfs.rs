@@ -155,6 +155,9 @@ fn suits(claim: &PersistentVolumeClaim) -> Result<(), String> {
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err("the provisioner does not support volume mode Block".to_owned());
     }
+    if !super::attributes::of_claim(claim).is_empty() {
+        return Err(format!("VAC {} cannot be applied: a folder has no attributes that can be set", super::attributes::of_claim(claim)));
+    }
     Ok(())
 }
 

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::*;
-use crate::controllers::{persistentvolume, persistentvolumeclaim, pvcprotection, pvprotection};
+use crate::controllers::{persistentvolume, persistentvolumeclaim, pvcprotection, pvprotection, vacprotection};
 use crate::decision::Controller;
 use crate::scheduler;
 use crate::scheduler::tests::{node, pod};
 use crate::world::World;
+
+mod pending;
+mod requests;
 
 fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {
     json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "finalizers": [PVC_PROTECTION]},
@@ -30,15 +33,17 @@ fn user(name: &str, claim: &str) -> Value {
     pod(name, json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}}))
 }
 
-const CONTROLLERS: [Controller; 5] = [
+const CONTROLLERS: [Controller; 6] = [
     scheduler::CONTROLLER,
     persistentvolumeclaim::CONTROLLER,
     persistentvolume::CONTROLLER,
     pvcprotection::CONTROLLER,
     pvprotection::CONTROLLER,
+    vacprotection::CONTROLLER,
 ];
 /// What each of them has as its key.
-const KEYS: [&str; 5] = ["Pod", "PersistentVolumeClaim", "PersistentVolume", "PersistentVolumeClaim", "PersistentVolume"];
+const KEYS: [&str; 6] =
+    ["Pod", "PersistentVolumeClaim", "PersistentVolume", "PersistentVolumeClaim", "PersistentVolume", "VolumeAttributesClass"];
 
 fn keys_of(world: &World, kind: &str) -> Vec<ObjectKey> {
     let kind = *kinds::ALL.iter().find(|row| row.kind == kind).unwrap();
@@ -49,6 +54,33 @@ fn keys_of(world: &World, kind: &str) -> Vec<ObjectKey> {
 fn settle(world: &mut World) {
     world.settle(&CONTROLLERS, Timestamp::UNIX_EPOCH);
     world.assert_quiet(&CONTROLLERS, Timestamp::UNIX_EPOCH);
+}
+
+/// A world with a node, a class `fast` and a claim `data` of it, at rest.
+fn with_claim(mode: &str, policy: &str) -> World {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(storage_class("fast", mode, policy));
+    world.put(claim("data", Some("fast"), "ReadWriteOnce"));
+    settle(&mut world);
+    world
+}
+
+/// Has a claim ask for another size.
+fn ask(world: &mut World, size: &str) {
+    let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", patch);
+    settle(world);
+}
+
+/// Notes on a volume, as its node does.
+fn note(world: &mut World, volume: &str, annotations: Value) {
+    world.patch(&kinds::PERSISTENT_VOLUME, "", volume, json!({"metadata": {"annotations": annotations}}));
+    settle(world);
+}
+
+fn status(world: &World) -> Value {
+    world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"].clone()
 }
 
 fn bound_to(world: &World, claim: &str) -> String {
@@ -97,11 +129,7 @@ fn v1_walkthrough_1_static_volumes_smallest_first() {
 
 #[test]
 fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
-    let mut world = World::default();
-    world.put(node("n1", json!({})));
-    world.put(storage_class("fast", "WaitForFirstConsumer", "Retain"));
-    world.put(claim("data", Some("fast"), "ReadWriteOnce"));
-    settle(&mut world);
+    let mut world = with_claim("WaitForFirstConsumer", "Retain");
     assert_eq!(bound_to(&world, "data"), "Pending -");
     assert!(world.events.contains(&"WaitForFirstConsumer: waiting for first consumer to be created before binding".to_owned()));
     world.put(user("web-0", "data"));
@@ -134,15 +162,10 @@ fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
 
 #[test]
 fn v3_v10_a_volume_grows_and_delete_leaves_its_directory_to_the_node() {
-    let mut world = World::default();
-    world.put(node("n1", json!({})));
-    world.put(storage_class("now", "Immediate", "Delete"));
-    world.put(claim("data", Some("now"), "ReadWriteOnce"));
-    settle(&mut world);
+    let mut world = with_claim("Immediate", "Delete");
     let name = bound_to(&world, "data").replace("Bound ", "");
     // V10: it grows, and says so on both sides.
-    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
-    settle(&mut world);
+    ask(&mut world, "3Gi");
     assert_eq!(world.get(&kinds::PERSISTENT_VOLUME, "", &name)["spec"]["capacity"]["storage"], "3Gi");
     assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "3Gi");
     world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
@@ -154,55 +177,6 @@ fn v3_v10_a_volume_grows_and_delete_leaves_its_directory_to_the_node() {
     world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}));
     settle(&mut world);
     assert_eq!(phase_of(&world, &name), "gone");
-}
-
-#[test]
-fn v10_an_image_has_the_new_size_only_when_its_node_has_made_it() {
-    let mut world = World::default();
-    world.put(node("n1", json!({})));
-    world.put(storage_class("now", "Immediate", "Delete"));
-    world.put(claim("data", Some("now"), "ReadWriteOnce"));
-    settle(&mut world);
-    let name = bound_to(&world, "data").replace("Bound ", "");
-    let volume = |world: &World| world.get(&kinds::PERSISTENT_VOLUME, "", &name);
-    let status = |world: &World| world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"].clone();
-    let ask = |world: &mut World, size: &str| {
-        let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-        world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", patch);
-        settle(world);
-    };
-    let made = |world: &mut World, bytes: i64| {
-        world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": {MADE_SIZE: bytes.to_string()}}}));
-        settle(world);
-    };
-    assert_eq!(volume(&world)["metadata"]["annotations"][SIZE], "image");
-    made(&mut world, 1 << 30);
-    assert!(status(&world)["conditions"].is_null(), "{}", status(&world));
-
-    ask(&mut world, "3Gi");
-    assert_eq!(volume(&world)["spec"]["capacity"]["storage"], "3Gi");
-    assert_eq!(status(&world)["capacity"]["storage"], "1Gi", "not yet real");
-    assert_eq!(status(&world)["conditions"][0]["type"], "FileSystemResizePending");
-    assert_eq!(status(&world)["allocatedResources"]["storage"], "3Gi");
-    assert_eq!(status(&world)["allocatedResourceStatuses"]["storage"], "NodeResizePending");
-
-    // The user thinks better of it, which recovers what cannot be made.
-    ask(&mut world, "2Gi");
-    assert_eq!(volume(&world)["spec"]["capacity"]["storage"], "2Gi");
-    assert_eq!(
-        (status(&world)["capacity"]["storage"].as_str(), status(&world)["allocatedResources"]["storage"].as_str()),
-        (Some("1Gi"), Some("2Gi"))
-    );
-    made(&mut world, 2 << 30);
-    assert_eq!(status(&world)["capacity"]["storage"], "2Gi");
-    assert!(status(&world)["allocatedResourceStatuses"].is_null());
-    assert!(status(&world)["conditions"].as_array().is_none_or(Vec::is_empty), "{}", status(&world));
-    // What is real does not shrink.
-    ask(&mut world, "1Gi");
-    assert_eq!(
-        (status(&world)["capacity"]["storage"].as_str(), volume(&world)["spec"]["capacity"]["storage"].as_str()),
-        (Some("2Gi"), Some("2Gi"))
-    );
 }
 
 #[test]
@@ -238,24 +212,6 @@ fn v10_how_a_class_keeps_sizes_is_understood_or_refused_in_words() {
             }
         }
     }
-}
-
-#[test]
-fn the_default_class_is_given_late_and_the_newest_wins() {
-    let mut world = World::default();
-    world.put(node("n1", json!({})));
-    world.put(claim("data", None, "ReadWriteOnce"));
-    settle(&mut world);
-    assert_eq!(bound_to(&world, "data"), "Pending -");
-    for (name, made) in [("old", "2026-01-01T00:00:00Z"), ("new", "2026-02-01T00:00:00Z")] {
-        let mut class = storage_class(name, "Immediate", "Delete");
-        class["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
-        class["metadata"]["creationTimestamp"] = json!(made);
-        world.put(class);
-    }
-    settle(&mut world);
-    assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["spec"]["storageClassName"], "new");
-    assert!(bound_to(&world, "data").starts_with("Bound pvc-"));
 }
 
 /// A small generator (xorshift): the same seed gives the same story.
