@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
+use mainstay_logic::volume;
 use serde_json::{Value, json};
 
 use super::Kubelet;
@@ -60,7 +61,7 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
     let name = &kubelet.config.node_name;
     let existing = match client.get(kind, "", name).await {
         Err(error) if error.is_not_found() => {
-            let mut node = metadata(kubelet);
+            let mut node = metadata(kubelet).await;
             node["apiVersion"] = json!("v1");
             node["kind"] = json!("Node");
             if !kubelet.config.pod_cidr.is_empty() {
@@ -73,7 +74,7 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
         }
         result => {
             let existing = result?;
-            client.patch(kind, "", name, "", PatchType::Merge, &metadata(kubelet)).await?;
+            client.patch(kind, "", name, "", PatchType::Merge, &metadata(kubelet).await).await?;
             existing
         }
     };
@@ -81,8 +82,13 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
     client.patch(kind, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
 }
 
-fn metadata(kubelet: &Kubelet) -> Value {
+async fn metadata(kubelet: &Kubelet) -> Value {
     let name = &kubelet.config.node_name;
+    let mut annotations = json!({ volume::VOLUME_ROOT: kubelet.volumes.root().display().to_string() });
+    match kubelet.volumes.capacity().await {
+        Ok(bytes) => annotations[volume::room::VOLUME_CAPACITY] = json!(bytes.to_string()),
+        Err(error) => tracing::warn!(%error, "how much room there is for volumes is not known"),
+    }
     json!({
         "metadata": {
             "name": name,
@@ -93,7 +99,7 @@ fn metadata(kubelet: &Kubelet) -> Value {
                 "beta.kubernetes.io/os": "linux",
                 "beta.kubernetes.io/arch": architecture(),
             },
-            "annotations": { "mainstay.io/volume-root": kubelet.volumes.root().display().to_string() },
+            "annotations": annotations,
         }
     })
 }

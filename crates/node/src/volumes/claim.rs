@@ -58,7 +58,7 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let claim = get_claim(&request, &name).await?;
     let bound_to = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
     // Before the volume is read: from here on it is not unmounted, and a growth that comes later is not overlooked.
-    begin(&request, bound_to).await?;
+    begin(&request, &claim, bound_to).await?;
     let volume = get_volume(&request, &claim).await?;
     let volume_name = volume.metadata.name.clone().unwrap_or_default();
     if !reaches_node(&volume, &request.kubelet.config.node_name) {
@@ -98,8 +98,16 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
 
 /// Says that the pod uses a volume, and waits until whoever empties or removes it is done: what is read from here on is
 /// what came of that.
-async fn begin(request: &Request<'_>, volume: &str) -> Result<(), VolumeError> {
+async fn begin(request: &Request<'_>, claim: &PersistentVolumeClaim, volume: &str) -> Result<(), VolumeError> {
     let users = request.kubelet.volumes.users().clone();
+    // V9, also for pods that no scheduler has placed. One that had it before a restart keeps it.
+    if mainstay_logic::volume::asks_for(claim, "ReadWriteOncePod") && !request.again {
+        let mine = users.begin_alone(volume, &request.context.uid).map_err(VolumeError::io("reading which volumes are in use"))?;
+        if !mine {
+            let why = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+            return Err(VolumeError::Refused(why.to_owned()));
+        }
+    }
     users.begin(volume, &request.context.uid);
     let lock = users.lock(volume);
     blocking(move || {

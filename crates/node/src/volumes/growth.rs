@@ -6,6 +6,7 @@ use mainstay_api::kinds;
 use mainstay_client::PatchType;
 use mainstay_logic::kubelet::PodEvent;
 use mainstay_logic::volume;
+use mainstay_logic::volume::growth::RESIZE_ERROR;
 use serde_json::json;
 
 use super::claim::{self, MADE_ON, MADE_SIZE};
@@ -62,6 +63,9 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
         Err(error) => Err(error),
     };
     tell(kubelet, volume, &result);
+    if let Err(error) = &result {
+        note_failure(kubelet, volume, error).await;
+    }
     result.map(|_| Progress::Done)
 }
 
@@ -74,7 +78,7 @@ pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let client = kubelet.objects.client();
     let failed = |error| VolumeError::Refused(format!("noting on PV {name} that it was made: {error}"));
-    let mut annotations = json!({ MADE_ON: kubelet.config.node_name });
+    let mut annotations = json!({ MADE_ON: kubelet.config.node_name, (RESIZE_ERROR): null });
     if let Some(size) = size {
         annotations[MADE_SIZE] = json!(size.to_string());
     }
@@ -100,6 +104,19 @@ pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64
             return Err(failed(error));
         }
         resource_version = newest.metadata.resource_version;
+    }
+}
+
+/// Notes on the PersistentVolume why it could not grow, for its claim to say. Where that fails too the next attempt does it.
+async fn note_failure(kubelet: &Kubelet, volume: &PersistentVolume, error: &VolumeError) {
+    let (name, why) = (volume.metadata.name.as_deref().unwrap_or(""), error.to_string());
+    if volume::annotation(&volume.metadata, RESIZE_ERROR) == why {
+        return;
+    }
+    let patch = json!({ "metadata": { "uid": volume.metadata.uid, "annotations": { (RESIZE_ERROR): why } } });
+    let noted = kubelet.objects.client().patch(&kinds::PERSISTENT_VOLUME, "", name, "", PatchType::Merge, &patch).await;
+    if let Err(error) = noted {
+        tracing::debug!(volume = name, %error, "why it could not grow is not noted");
     }
 }
 

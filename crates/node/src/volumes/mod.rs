@@ -26,6 +26,7 @@ mod projected;
 mod reclaim;
 mod recycle;
 pub mod remove;
+mod room;
 pub(crate) mod snapshots;
 pub mod subpath;
 #[cfg(test)]
@@ -157,6 +158,14 @@ impl Volumes {
     /// Where provisioned directories are: the Node's annotation `mainstay.io/volume-root`.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that image volumes may have here, all together, in whole MiB: the Node's annotation
+    /// `mainstay.io/volume-capacity`.
+    pub async fn capacity(&self) -> Result<u64, VolumeError> {
+        let root = self.root.clone();
+        let bytes = blocking(move || room::bytes(&root).map_err(VolumeError::io("reading how much room there is"))).await?;
+        Ok(bytes >> 20 << 20)
     }
 
     fn records_dir(&self, uid: &str) -> Result<PathBuf, VolumeError> {

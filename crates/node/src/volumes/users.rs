@@ -29,6 +29,23 @@ impl Users {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert((volume.to_owned(), uid.to_owned()));
     }
 
+    /// As [`Users::begin`], unless another pod has the volume or is about to (V9): of several that come at once one has it.
+    pub fn begin_alone(&self, volume: &str, uid: &str) -> io::Result<bool> {
+        {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            if begun.iter().any(|(begun, pod)| begun == volume && pod != uid) {
+                return Ok(false);
+            }
+            begun.insert((volume.to_owned(), uid.to_owned()));
+        }
+        // Those that a restarted agent has not looked at are only on the disk.
+        let others = self.noted(volume, Some(uid));
+        if !matches!(others, Ok(false)) {
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).remove(&(volume.to_owned(), uid.to_owned()));
+        }
+        others.map(|others| !others)
+    }
+
     /// A pod has unmounted all that it had.
     pub fn end(&self, uid: &str) {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, pod)| pod != uid);
@@ -50,12 +67,21 @@ impl Users {
         if self.begun.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(begun, _)| begun == volume) {
             return Ok(true);
         }
+        self.noted(volume, None)
+    }
+
+    /// Whether a volume is noted beside any pod but this one.
+    fn noted(&self, volume: &str, but: Option<&str>) -> io::Result<bool> {
         let pods = match std::fs::read_dir(self.disk.pods_dir()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             pods => pods?,
         };
         for pod in pods {
-            if self.records_of(&pod?.path())?.iter().any(|record| record.volume.as_deref() == Some(volume)) {
+            let pod = pod?;
+            if but.is_some_and(|but| pod.file_name() == *but) {
+                continue;
+            }
+            if self.records_of(&pod.path())?.iter().any(|record| record.volume.as_deref() == Some(volume)) {
                 return Ok(true);
             }
         }
@@ -101,5 +127,29 @@ impl Users {
         let lock = locks.get(volume).and_then(Weak::upgrade).unwrap_or_default();
         locks.insert(volume.to_owned(), Arc::downgrade(&lock));
         lock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v9_of_two_pods_one_has_a_volume_also_after_a_restart() {
+        let data = tempfile::tempdir().unwrap();
+        let users = Users::new(Disk::new(data.path()));
+        assert!(users.begin_alone("pvc-1", "a").unwrap());
+        assert!(!users.begin_alone("pvc-1", "b").unwrap() && users.begin_alone("pvc-2", "b").unwrap());
+        assert!(users.begin_alone("pvc-1", "a").unwrap(), "it is tried again");
+        users.end("a");
+        // What an agent from before has noted, and this one has not looked at.
+        let pod = Disk::new(data.path()).pod_dir("a").unwrap().join("volumes");
+        std::fs::create_dir_all(&pod).unwrap();
+        let record = Record { driver: String::new(), path: "/x".into(), read_only: false, volume: Some("pvc-1".to_owned()) };
+        std::fs::write(pod.join("data.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        assert!(!users.begin_alone("pvc-1", "b").unwrap() && users.begin_alone("pvc-1", "a").unwrap());
+        std::fs::remove_file(pod.join("data.json")).unwrap();
+        users.end("a");
+        assert!(users.begin_alone("pvc-1", "b").unwrap());
     }
 }
