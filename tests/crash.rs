@@ -5,24 +5,15 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use harness::random::Random;
 use harness::{Cluster, text};
 
 /// How often the server is killed.
 const KILLS: usize = 20;
 /// The latest moment after a step's start at which it is killed (milliseconds).
 const LATEST_MS: u64 = 900;
-
-/// A small generator; the seed is printed so that a failure's moments can be looked at again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 /// Container ids and restart counts by pod uid.
 fn containers(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
@@ -48,9 +39,7 @@ fn step(number: usize, random: &mut Random) -> Vec<String> {
 
 #[test]
 fn twenty_kills_lose_nothing_and_restart_nothing() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + now.as_secs());
-    println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new();
     let mut cluster = Cluster::new();
     cluster.load(&["httpd"]);
     for manifest in ["httpd-service.yaml", "fast-sc.yaml", "httpd-ss.yaml"] {

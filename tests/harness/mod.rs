@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod nfs_server;
+pub mod processes;
+pub mod random;
 pub mod upstream;
 
 use std::fs;
@@ -297,18 +299,9 @@ impl Cluster {
 
     /// kill -9 of the oldest process of a name in a pod, from outside.
     pub fn kill_process(&self, pod_uid: &str, name: &str) {
-        let mut found: Vec<u32> = fs::read_dir("/proc")
-            .expect("/proc")
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-                read("comm").trim() == name && read("cgroup").contains(pod_uid)
-            })
-            .collect();
-        found.sort_unstable();
-        let pid = found.first().unwrap_or_else(|| panic!("no process {name} of pod {pod_uid}"));
-        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+        let found = processes::named(name, pod_uid);
+        assert!(!found.is_empty(), "no process {name} of pod {pod_uid}");
+        processes::kill(&found[..1]);
     }
 
     /// The uid of an object.
@@ -330,7 +323,7 @@ impl Cluster {
     }
 
     /// The name of the cluster's control groups, which comes from its data folder.
-    fn group_name(&self) -> String {
+    pub fn group_name(&self) -> String {
         let hash = self
             .data_dir()
             .display()
