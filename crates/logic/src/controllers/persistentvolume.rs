@@ -45,6 +45,18 @@ pub const RECYCLE_ON: &str = "mainstay.io/recycle-on";
 /// Written by the node when the volume is empty: the value of [`RECYCLE`].
 pub const RECYCLED: &str = "mainstay.io/recycled";
 
+/// On behalf of which claim a node is to empty a volume.
+pub fn asked<'a>(volume: &'a PersistentVolume, node: &str) -> Option<&'a str> {
+    let annotation = |name: &str| volume::annotation(&volume.metadata, name);
+    let uid = Some(annotation(RECYCLE)).filter(|uid| !uid.is_empty())?;
+    let spec = volume.spec.as_ref()?;
+    // The volume must still be that claim's, and still to be recycled.
+    let held = spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_deref()) == Some(uid);
+    let policy = spec.persistent_volume_reclaim_policy.as_deref() == Some("Recycle");
+    let here = annotation(RECYCLE_ON) == node && annotation(RECYCLED) != uid;
+    (held && policy && here && volume.metadata.deletion_timestamp.is_none()).then_some(uid)
+}
+
 /// A volume and the claim that its claimRef names, whatever its uid.
 pub struct Observed<'a> {
     volume: &'a PersistentVolume,

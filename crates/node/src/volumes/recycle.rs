@@ -7,25 +7,13 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolume};
 use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
-use mainstay_logic::controllers::persistentvolume::{RECYCLE, RECYCLE_ON, RECYCLED};
+use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
 use serde_json::json;
 
 use super::upkeep::Progress;
 use super::{VolumeError, beneath, blocking, mounts, nfs, remove};
 use crate::kubelet::Kubelet;
 use crate::kubelet::disk::make_private_dir;
-
-/// On behalf of which claim this node is to empty a volume.
-pub fn asked<'a>(volume: &'a PersistentVolume, node: &str) -> Option<&'a str> {
-    let annotation = |name: &str| volume.metadata.annotations.as_ref()?.get(name).map(String::as_str);
-    let uid = annotation(RECYCLE).filter(|uid| !uid.is_empty())?;
-    let spec = volume.spec.as_ref()?;
-    // The volume must still be that claim's, and still to be recycled.
-    let held = spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_deref()) == Some(uid);
-    let policy = spec.persistent_volume_reclaim_policy.as_deref() == Some("Recycle");
-    let here = annotation(RECYCLE_ON) == Some(node) && annotation(RECYCLED) != Some(uid);
-    (held && policy && here && volume.metadata.deletion_timestamp.is_none()).then_some(uid)
-}
 
 /// Empties a volume and says so.
 ///

@@ -14,6 +14,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_client::{Informer, ListOptions, Notice};
+use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::kubelet::PodEvent;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -53,7 +54,7 @@ fn wish(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Wish> {
         Some(Wish::Export)
     } else if reclaim::is_wanted(volume, node) {
         Some(Wish::Reclaim)
-    } else if recycle::asked(volume, node).is_some() {
+    } else if asked(volume, node).is_some() {
         Some(Wish::Recycle)
     } else {
         growth::is_wanted(kubelet, volume).then_some(Wish::Grow)

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dead_server;
 mod drivers;
 mod kill;
 mod place;

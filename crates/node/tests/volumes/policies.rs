@@ -22,10 +22,10 @@ pub enum Policy {
 }
 
 /// A volume with data, released by its claim; its pod may still have it.
-struct Released {
+pub struct Released {
     instance: Instance,
-    volume: String,
-    pod: PodContext,
+    pub volume: String,
+    pub pod: PodContext,
     outside: std::path::PathBuf,
 }
 
@@ -100,7 +100,7 @@ async fn filled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet
 }
 
 /// The claim goes while the pod has it.
-async fn release(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
+pub async fn release(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
     let released = filled(place, kind, policy, kubelet).await;
     let claim = released.instance.claim.as_deref().unwrap();
     place.admin.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, &json!({})).await.unwrap();
