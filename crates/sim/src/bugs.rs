@@ -20,13 +20,15 @@ pub enum Bug {
     DeletesClaims,
     /// Volumes are folders named by their claim's name, and stay when the claim goes: V6.
     KeepsDirectories,
+    /// A node empties a released volume that a pod still has: V3.
+    RecyclesInUse,
     /// The server comes back with an old copy of its disk: A3.
     RestoresOldDisk,
 }
 
 impl Bug {
     /// All, with the invariant whose checker must catch it.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::TrustsStaleList, "S1"),
         (Self::ConfirmsTooEarly, "S2"),
         (Self::SkipsOrder, "S4"),
@@ -34,6 +36,7 @@ impl Bug {
         (Self::DeletesClaims, "S8"),
         (Self::KeepsDirectories, "V6"),
         (Self::RestoresOldDisk, "A3"),
+        (Self::RecyclesInUse, "V3"),
     ];
 
     /// Spoils a decision of the StatefulSet controller.
@@ -42,7 +45,7 @@ impl Bug {
             Self::SkipsOrder => skip_order(decision),
             Self::ScalesInFromBelow => scale_in_from_below(snapshot, decision),
             Self::DeletesClaims => delete_claims(snapshot, decision),
-            Self::TrustsStaleList | Self::ConfirmsTooEarly | Self::KeepsDirectories | Self::RestoresOldDisk => {}
+            Self::TrustsStaleList | Self::ConfirmsTooEarly | Self::KeepsDirectories | Self::RestoresOldDisk | Self::RecyclesInUse => {}
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Wanted {
     pub is_parallel: bool,
     /// The claims' access mode; no claims without.
     pub claims: Option<&'static str>,
+    /// The claims are for volumes that people make, not for the default class.
+    pub is_static: bool,
     /// `whenDeleted` and `whenScaled` are Delete.
     pub deletes: (bool, bool),
 }
@@ -35,7 +37,18 @@ pub enum Deed {
     Delete(&'static Kind, String, Option<&'static str>),
     /// A pod that looks like one of the set's and is nobody's (S10).
     Stranger(String),
+    /// A pod leaves the API at once, whatever still runs of it.
+    Force(String),
+    /// Makes so many volumes, from this number on, with this reclaim policy, and one after the other on so many nodes.
+    Volumes(u64, u64, &'static str, u64),
+    /// Makes a Deployment in this namespace, which is made too, or brings it to this many replicas of this image.
+    Deploy(&'static str, i64, String),
 }
+
+/// The class of the volumes that people make.
+pub const STATIC: &str = "static";
+/// A namespace that comes and goes.
+pub const PASSING: &str = "passing";
 
 /// What users do, and when. It does not depend on what goes wrong.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +63,11 @@ impl Script {
     /// A script for a storm of that length.
     pub fn random(seed: &mut Seed, start: Timestamp, length: SignedDuration) -> Self {
         let mut script = Self::default();
+        let policy = ["Retain", "Recycle"].get(seed.index(2)).copied().unwrap_or("Retain");
+        let is_static = seed.one_in(3);
+        if is_static {
+            script.deeds.push((start, Deed::Volumes(0, 6, policy, 3)));
+        }
         let sets = if seed.one_in(3) { 2 } else { 1 };
         for place in 0..sets {
             let wanted = Wanted {
@@ -60,13 +78,42 @@ impl Script {
                 claims: [None, Some("ReadWriteOnce"), Some("ReadWriteOnce"), Some("ReadWriteOncePod")]
                     .get(seed.index(4))
                     .copied()
-                    .flatten(),
+                    .flatten()
+                    .map(|mode| if is_static { "ReadWriteOnce" } else { mode }),
+                is_static,
                 deletes: (seed.one_in(3), seed.one_in(3)),
             };
             script.one_set(wanted, seed, start, length);
         }
+        if seed.one_in(3) {
+            script.deployments(seed, start, length);
+        }
         script.deeds.sort_by_key(|(at, _)| *at);
+        // Volumes that were retained are nobody's for ever: in the end there are enough for all.
+        if is_static {
+            script.last.push(Deed::Volumes(100, 24, policy, 3));
+        }
         script
+    }
+
+    /// A Deployment, and another one in a namespace that goes with all that is in it.
+    fn deployments(&mut self, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
+        let moment = |seed: &mut Seed| {
+            let offset = SignedDuration::from_millis(seed.between(1000, i64::try_from(length.as_millis()).unwrap_or(1001)));
+            start.saturating_add(offset).unwrap_or(start)
+        };
+        for number in 0..seed.between(2, 7) {
+            let at = moment(seed);
+            let namespace = if seed.one_in(2) { NAMESPACE } else { PASSING };
+            let deed = match seed.below(5) {
+                0 => Deed::Delete(&kinds::NAMESPACE, PASSING.to_owned(), None),
+                1 => Deed::Deploy(namespace, 1, "bad:1".to_owned()),
+                _ => Deed::Deploy(namespace, seed.between(0, 4), format!("app:{number}")),
+            };
+            self.deeds.push((at, deed));
+        }
+        self.last.push(Deed::Deploy(NAMESPACE, seed.between(1, 4), "app:98".to_owned()));
+        self.last.push(Deed::Delete(&kinds::NAMESPACE, PASSING.to_owned(), None));
     }
 
     fn one_set(&mut self, mut wanted: Wanted, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
@@ -77,13 +124,21 @@ impl Script {
             let offset = SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
             let at = start.saturating_add(offset).unwrap_or(start);
             let ordinal = seed.between(0, 4);
-            let deed = match seed.below(10) {
+            let deed = match seed.below(13) {
                 0..=2 => Deed::Delete(&kinds::POD, format!("{name}-{ordinal}"), None),
                 3 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
                 4 | 5 => Deed::Scale(name.clone(), seed.between(0, 5)),
                 6 => Deed::Image(name.clone(), format!("{}:{number}", ["bad", "crash"].get(seed.index(2)).unwrap_or(&"bad"))),
                 7 => Deed::Image(name.clone(), format!("app:{number}")),
                 8 => Deed::Partition(name.clone(), seed.between(0, 3)),
+                9 => Deed::Force(format!("{name}-{ordinal}")),
+                10 if wanted.is_static => Deed::Delete(&kinds::PERSISTENT_VOLUME, format!("{STATIC}-{ordinal}"), None),
+                10 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
+                11 => {
+                    // As somebody does who wants to begin anew: claim and pod at once, by force.
+                    self.deeds.push((at, Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None)));
+                    Deed::Force(format!("{name}-{ordinal}"))
+                }
                 _ => {
                     let policy = ["Background", "Foreground", "Orphan"].get(seed.index(3)).copied();
                     self.deeds.push((at, Deed::Delete(&kinds::STATEFUL_SET, name.clone(), policy)));
@@ -112,8 +167,17 @@ impl Deed {
             }
             Self::Delete(kind, name, policy) => {
                 let options = DeleteOptions { propagation: policy.map(str::to_owned), ..DeleteOptions::default() };
-                server.write(|batch| api::delete(batch, kind, NAMESPACE, name, &options)).map(|_| ())
+                let namespace = if kind.namespaced { NAMESPACE } else { "" };
+                server.write(|batch| api::delete(batch, kind, namespace, name, &options)).map(|_| ())
             }
+            Self::Force(name) => {
+                let options = DeleteOptions { grace: Some(0), ..DeleteOptions::default() };
+                server.write(|batch| api::delete(batch, &kinds::POD, NAMESPACE, name, &options)).map(|_| ())
+            }
+            Self::Volumes(first, count, policy, nodes) => {
+                (*first..first + count).try_for_each(|number| make_volume(server, number, policy, number % nodes))
+            }
+            Self::Deploy(namespace, replicas, image) => deploy(server, namespace, *replicas, image),
             Self::Stranger(name) => {
                 let mut pod = template(name, "app:1");
                 pod["metadata"]["name"] = json!(format!("{name}-stranger"));
@@ -128,8 +192,8 @@ impl Deed {
     }
 }
 
-fn read(server: &Server, kind: &Kind, name: &str) -> Option<Value> {
-    let entry = server.up.as_ref()?.api.store.get(&key::object(kind, NAMESPACE, name))?;
+fn read(server: &Server, namespace: &str, kind: &Kind, name: &str) -> Option<Value> {
+    let entry = server.up.as_ref()?.api.store.get(&key::object(kind, namespace, name))?;
     serde_json::from_slice(&entry.value).ok()
 }
 
@@ -146,15 +210,56 @@ fn change(server: &mut Server, name: &str, patch: &Value) -> Result<(), Status> 
         .map(|_| ())
 }
 
+/// A folder of one node's.
+fn make_volume(server: &mut Server, number: u64, policy: &str, node: u64) -> Result<(), Status> {
+    let rule = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [format!("n{node}")] });
+    let volume = json!({ "metadata": { "name": format!("{STATIC}-{number}") }, "spec": {
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": STATIC,
+        "persistentVolumeReclaimPolicy": policy, "hostPath": { "path": format!("/exports/data-{number}") },
+        "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [rule] }] } },
+    } });
+    match server.write(|batch| api::create(batch, &kinds::PERSISTENT_VOLUME, "", volume.clone())) {
+        // Made before the server died of it.
+        Err(status) if status.code == 409 => Ok(()),
+        made => made.map(|_| ()),
+    }
+}
+
+fn deploy(server: &mut Server, namespace: &str, replicas: i64, image: &str) -> Result<(), Status> {
+    match read(server, "", &kinds::NAMESPACE, namespace) {
+        Some(old) if object::is_terminating(&old) => return Err(Status::unavailable("the old namespace is still there")),
+        Some(_) => {}
+        None => {
+            let made = json!({ "metadata": { "name": namespace } });
+            server.write(|batch| api::create(batch, &kinds::NAMESPACE, "", made.clone()))?;
+        }
+    }
+    let spec = json!({ "replicas": replicas, "selector": { "matchLabels": { "app": "shop" } }, "template": template("shop", image) });
+    if read(server, namespace, &kinds::DEPLOYMENT, "shop").is_none() {
+        let made = json!({ "metadata": { "name": "shop" }, "spec": spec });
+        return server.write(|batch| api::create(batch, &kinds::DEPLOYMENT, namespace, made.clone())).map(|_| ());
+    }
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        api::merge_patch(&mut new, &json!({ "spec": spec }));
+        Ok(new)
+    };
+    server.write(|batch| api::patch(batch, &kinds::DEPLOYMENT, namespace, "shop", Part::Main, &change)).map(|_| ())
+}
+
 fn apply(server: &mut Server, wanted: &Wanted) -> Result<(), Status> {
     let name = &wanted.name;
+    if wanted.is_static && read(server, "", &kinds::STORAGE_CLASS, STATIC).is_none() {
+        let class = json!({ "metadata": { "name": STATIC }, "provisioner": "kubernetes.io/no-provisioner" });
+        server.write(|batch| api::create(batch, &kinds::STORAGE_CLASS, "", class.clone()))?;
+    }
     let service = json!({ "metadata": { "name": name }, "spec": {
         "clusterIP": "None", "selector": { "app": name }, "ports": [{ "port": 80 }],
     } });
-    if read(server, &kinds::SERVICE, name).is_none() {
+    if read(server, NAMESPACE, &kinds::SERVICE, name).is_none() {
         server.write(|batch| api::create(batch, &kinds::SERVICE, NAMESPACE, service.clone()))?;
     }
-    match read(server, &kinds::STATEFUL_SET, name) {
+    match read(server, NAMESPACE, &kinds::STATEFUL_SET, name) {
         None => {
             let made = set(wanted);
             server.write(|batch| api::create(batch, &kinds::STATEFUL_SET, NAMESPACE, made.clone())).map(|_| ())
@@ -191,6 +296,9 @@ fn set(wanted: &Wanted) -> Value {
             "metadata": { "name": "data" },
             "spec": { "accessModes": [mode], "resources": { "requests": { "storage": "1Gi" } } },
         }]);
+        if wanted.is_static {
+            set["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] = json!(STATIC);
+        }
         set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
     }
     set

@@ -10,17 +10,29 @@ use mainstay_sim::world::{Options, World, start};
 const PATIENCE: u64 = 40;
 
 /// Users who delete, scale and take claims away, again and again.
-fn restless(claims: Option<&'static str>) -> Script {
+fn restless(claims: Option<&'static str>, is_static: bool) -> Script {
     let web = |replicas| Wanted {
         name: "web".to_owned(),
         replicas,
         image: "app:1".to_owned(),
         is_parallel: false,
         claims,
+        is_static,
         deletes: (false, false),
     };
     let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
     let mut deeds = vec![(at(0), Deed::Apply(web(3)))];
+    if is_static {
+        deeds.push((at(0), Deed::Volumes(0, 12, "Recycle", 2)));
+        // Claims and pods at once, again and again: what runs on still has its volume.
+        for round in 0..12 {
+            for ordinal in 0..3 {
+                let claim = format!("data-web-{ordinal}");
+                deeds.push((at(12 + 9 * round), Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, claim, None)));
+                deeds.push((at(12 + 9 * round), Deed::Force(format!("web-{ordinal}"))));
+            }
+        }
+    }
     for round in 0..6 {
         let begun = 15 + 20 * round;
         deeds.push((at(begun), Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, "data-web-1".to_owned(), None)));
@@ -28,6 +40,7 @@ fn restless(claims: Option<&'static str>) -> Script {
         deeds.push((at(begun + 1), Deed::Delete(&kinds::POD, "web-0".to_owned(), None)));
         deeds.push((at(begun + 8), Deed::Scale("web".to_owned(), if round % 2 == 0 { 1 } else { 3 })));
     }
+    deeds.sort_by_key(|(at, _)| *at);
     Script { deeds, last: vec![Deed::Apply(web(3))] }
 }
 
@@ -39,7 +52,7 @@ fn caught(bug: Bug, by: &str) {
         // Every other world is calm: some bugs need faults to show, and others are hidden by them.
         let one_fault_in = (seed % 2 == 1).then_some(25);
         let options = Options { bug: Some(bug), one_fault_in, favourite, nodes: 2, ..Options::default() };
-        match World::with_script(seed, options, restless(claims)).run().violation {
+        match World::with_script(seed, options, restless(claims, bug == Bug::RecyclesInUse)).run().violation {
             Some(violation) if violation.invariant == by => return,
             Some(violation) => others.push((seed, violation)),
             None => {}
@@ -64,4 +77,5 @@ each_is_caught! {
     s8_a_claim_that_goes_with_its_pod: 4;
     v6_a_folder_named_by_its_claim: 5;
     a3_a_disk_from_the_past: 6;
+    v3_a_volume_that_is_emptied_in_use: 7;
 }

@@ -17,6 +17,7 @@ fn scenario() -> Script {
         image: "app:1".to_owned(),
         is_parallel: false,
         claims: Some("ReadWriteOnce"),
+        is_static: false,
         deletes: (false, true),
     };
     let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();

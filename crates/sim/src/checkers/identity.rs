@@ -1,16 +1,37 @@
 //! S1, S2, S3: one identity, one set of containers, one name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Seen, Violation, set_of};
+use super::{Actor, Seen, Violation, set_of};
 use crate::node::Node;
 
+/// Pods that a person took out of the API while something of them may still run: whoever does that says that it does not.
+#[derive(Default)]
+pub struct Forced(BTreeSet<String>);
+
+impl Forced {
+    /// Notes a deletion by force.
+    pub fn note(&mut self, seen: &Seen<'_>) {
+        if let (Actor::User, None, Some(old)) = (seen.actor, &seen.change.new, &seen.change.old) {
+            self.0.insert(old.uid().to_owned());
+        }
+    }
+
+    /// Whether this pod is one of them.
+    pub fn has(&self, uid: &str) -> bool {
+        self.0.contains(uid)
+    }
+}
+
 /// S1: at every instant at most one set of running containers per pod name, over all machines.
-pub fn s1_one_set_of_containers(nodes: &[Node]) -> Result<(), Violation> {
+pub fn s1_one_set_of_containers(nodes: &[Node], forced: &Forced) -> Result<(), Violation> {
     let mut running = BTreeMap::new();
     for node in nodes {
         for (key, uid) in node.machine.running() {
-            if let Some((other, on)) = running.insert(key, (uid, &node.name)) {
+            // Its node still sees to it that its successor waits.
+            if let Some((other, on)) = running.insert(key, (uid, &node.name))
+                && (*on == node.name || !(forced.has(uid) || forced.has(other)))
+            {
                 return Err(Violation::new("S1", format!("{key} runs as {other} on {on} and as {uid} on {}", node.name)));
             }
         }
@@ -19,12 +40,12 @@ pub fn s1_one_set_of_containers(nodes: &[Node]) -> Result<(), Violation> {
 }
 
 /// S2: a pod is made only when nothing runs any more of the one that had its name. A machine without power is fenced.
-pub fn s2_no_containers_of_a_predecessor(seen: &Seen<'_>) -> Result<(), Violation> {
+pub fn s2_no_containers_of_a_predecessor(seen: &Seen<'_>, forced: &Forced) -> Result<(), Violation> {
     if !seen.is_made() {
         return Ok(());
     }
     for node in seen.nodes {
-        if let Some((_, uid)) = node.machine.running().find(|(key, _)| **key == seen.change.key) {
+        if let Some((_, uid)) = node.machine.running().find(|(key, uid)| **key == seen.change.key && !forced.has(uid)) {
             return Err(Violation::new("S2", format!("{} is made while {uid} still runs on {}", seen.change.key, node.name)));
         }
     }

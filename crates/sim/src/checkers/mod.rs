@@ -101,13 +101,15 @@ impl Seen<'_> {
 pub struct Checkers {
     claims: claims::Claims,
     volumes: volumes::Volumes,
+    forced: identity::Forced,
 }
 
 impl Checkers {
     /// One change of the store.
     pub fn on_change(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
         if seen.is(&kinds::POD) {
-            identity::s2_no_containers_of_a_predecessor(seen)?;
+            self.forced.note(seen);
+            identity::s2_no_containers_of_a_predecessor(seen, &self.forced)?;
             order::s4_predecessors_ready(seen)?;
             identity::s3_identity_from_set_and_ordinal(seen)?;
             order::s5_highest_first(seen)?;
@@ -116,12 +118,12 @@ impl Checkers {
         }
         self.claims.s8_claims_stay(seen)?;
         volumes::v1_one_to_one(seen)?;
-        volumes::v2_in_use_is_never_removed(seen)
+        volumes::v2_in_use_is_never_removed(seen, &self.forced)
     }
 
     /// The state between two steps.
     pub fn on_state(&mut self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
-        identity::s1_one_set_of_containers(nodes)?;
+        identity::s1_one_set_of_containers(nodes, &self.forced)?;
         volumes::v9_access_modes(nodes)?;
         self.volumes.v6_fresh_for_each_claim(nodes)?;
         self.volumes.v3_removed_only_when_deleted(nodes, snapshot)

@@ -7,6 +7,7 @@ use super::{Violation, ordinals, revision, set_of};
 
 /// Every set has exactly its pods, all ready and of its newest revision (S7, S12), each with its claims bound (S9).
 pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
+    deployments(snapshot)?;
     for (key, set) in snapshot.stateful_sets.iter() {
         let update = set.status.as_ref().and_then(|status| status.update_revision.clone()).unwrap_or_default();
         if set.status.as_ref().and_then(|status| status.observed_generation) != set.metadata.generation {
@@ -43,6 +44,22 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Every Deployment has what it wants, and every namespace that was told to go is gone.
+fn deployments(snapshot: &Snapshot) -> Result<(), Violation> {
+    for (key, deployment) in snapshot.deployments.iter() {
+        let status = deployment.status.clone().unwrap_or_default();
+        let wanted = deployment.spec.replicas.unwrap_or(1);
+        let has = [status.replicas, status.updated_replicas, status.ready_replicas].map(|count| count.unwrap_or(0));
+        if status.observed_generation != deployment.metadata.generation || has != [wanted; 3] {
+            return Err(Violation::new("S12", format!("Deployment {key} wants {wanted} and has {has:?}")));
+        }
+    }
+    match snapshot.namespaces.iter().find(|(_, namespace)| pods::is_terminating(&namespace.metadata)) {
+        Some((key, _)) => Err(Violation::new("S12", format!("namespace {key} does not go"))),
+        None => Ok(()),
+    }
+}
+
 /// What the same script must lead to, whatever went wrong on the way: without uids, times and what depends on them.
 pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
@@ -51,6 +68,10 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
         let ready = (status.replicas, status.ready_replicas, status.updated_replicas);
         lines.push(format!("StatefulSet {key} {:?} {ready:?}", set.spec.replicas));
     }
+    for (key, deployment) in snapshot.deployments.iter() {
+        lines.push(format!("Deployment {key} {:?}", deployment.spec.replicas));
+    }
+    lines.extend(snapshot.namespaces.iter().map(|(key, _)| format!("Namespace {key}")));
     // A pod that no controller has may be gone with its node.
     for (key, pod) in snapshot.pods.iter().filter(|(key, pod)| set_of(snapshot, key, pod).is_some()) {
         let spec = pod.spec.clone().unwrap_or_default();

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::{Snapshot, volume};
 
+use super::identity::Forced;
 use super::{Seen, Violation};
+use crate::monkeys::STATIC;
 use crate::node::Node;
 
 /// V1: a claim and a volume are bound one to one, by uid.
@@ -37,11 +40,16 @@ pub fn v1_one_to_one(seen: &Seen<'_>) -> Result<(), Violation> {
     Ok(())
 }
 
-/// V2: a claim or volume that is mounted somewhere is never removed.
-pub fn v2_in_use_is_never_removed(seen: &Seen<'_>) -> Result<(), Violation> {
+/// V2: a claim or volume that is mounted somewhere is never removed; a pod that was deleted by force no longer counts,
+/// except for what a provisioned volume's node has to remove.
+pub fn v2_in_use_is_never_removed(seen: &Seen<'_>, forced: &Forced) -> Result<(), Violation> {
     let Some(old) = seen.change.old.as_ref().filter(|_| seen.change.new.is_none()) else { return Ok(()) };
     for node in seen.nodes.iter().filter(|node| node.machine.is_on) {
         for ((pod, _), mount) in &node.machine.mounts {
+            let provisioned = seen.is(&kinds::PERSISTENT_VOLUME) && !mount.volume.starts_with(STATIC);
+            if forced.has(pod) && !provisioned {
+                continue;
+            }
             let claim = seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) && mount.claim_uid == old.uid();
             let bound = seen.is(&kinds::PERSISTENT_VOLUME) && mount.volume == *seen.change.key.name;
             if claim || bound {
@@ -71,6 +79,13 @@ pub fn v9_access_modes(nodes: &[Node]) -> Result<(), Violation> {
     Ok(())
 }
 
+fn is_recycled(of: &PersistentVolume, snapshot: &Snapshot) -> bool {
+    let Some(reference) = volume::claim_ref(of) else { return true };
+    let policy = of.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    let claim = snapshot.persistent_volume_claims.get(&volume::claim_key(reference));
+    policy == Some("Recycle") && claim.is_none_or(|claim| claim.metadata.uid != reference.uid)
+}
+
 /// What was in the directories a moment ago.
 #[derive(Default)]
 pub struct Volumes {
@@ -86,6 +101,9 @@ impl Volumes {
                 let Some(directory) = node.machine.directories.get(&mount.volume) else {
                     return Err(Violation::new("V3", format!("the directory of {} is gone under a mount", mount.volume)));
                 };
+                if directory.claim_uid.is_empty() {
+                    return Err(Violation::new("V3", format!("{} is emptied under a mount", mount.volume)));
+                }
                 if directory.claim_uid != mount.claim_uid {
                     let message = format!("claim {} meets the data of {} in {}", mount.claim_uid, directory.claim_uid, mount.volume);
                     return Err(Violation::new("V6", message));
@@ -108,6 +126,8 @@ impl Volumes {
             let is_wanted = living.is_some_and(|living| living.metadata.deletion_timestamp.is_none());
             match now.get(place) {
                 None if is_wanted => return Err(Violation::new("V3", format!("{place:?} is removed and was not deleted"))),
+                // Emptied, because its claim is gone and its policy says so.
+                Some(0) if living.is_some_and(|living| is_recycled(living, snapshot)) => {}
                 Some(new) if new < starts => return Err(Violation::new("V4", format!("{place:?} lost what was written"))),
                 _ => {}
             }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Around, Node, get, patch, plus};
 use crate::bugs::Bug;
+use crate::monkeys::STATIC;
 use crate::runtime::{Container, Directory, Mount, Sandbox as Made};
 
 impl Node {
@@ -201,6 +202,14 @@ impl Node {
         claim_uid: &str,
         around: &mut Around<'_>,
     ) -> Result<(), String> {
+        if object::text(bound, &["spec", "storageClassName"]) == STATIC {
+            // A folder of the machine's: whoever has it first, has it until it was emptied.
+            let directory = self.machine.directories.entry(path.to_owned()).or_default();
+            if directory.claim_uid.is_empty() {
+                claim_uid.clone_into(&mut directory.claim_uid);
+            }
+            return Ok(());
+        }
         let made_on = object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
         if made_on.is_empty() {
             self.machine.directories.entry(path.to_owned()).or_insert(Directory { claim_uid: claim_uid.to_owned(), starts: 0 });

@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{ObjectKey, kinds, object, time};
+use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
 use mainstay_logic::volume;
 use mainstay_server::api::{Part, key};
 use serde_json::{Value, json};
 
 use super::{Around, Node, create, get, owner, patch, plus};
 use crate::bugs::Bug;
+use crate::runtime::Directory;
 
 /// How often the lease is renewed, milliseconds.
 const LEASE_EVERY: i64 = 10_000;
@@ -80,6 +82,7 @@ impl Node {
         let mut busy = first;
         for deleted in &volumes {
             busy |= self.is_to_reclaim(deleted) && self.reclaim_one(deleted, around);
+            busy |= self.recycle_one(deleted, around);
         }
         busy
     }
@@ -89,6 +92,24 @@ impl Node {
         let here = if made_on.is_empty() { self.place == 0 } else { made_on == self.name };
         let finalizers = deleted.metadata.finalizers.as_deref().unwrap_or_default();
         deleted.metadata.deletion_timestamp.is_some() && here && finalizers.iter().any(|held| held == volume::LOCAL_PATH_FINALIZER)
+    }
+
+    /// A Released volume that is to be emptied here, unless something has it mounted (V3).
+    fn recycle_one(&mut self, released: &PersistentVolume, around: &mut Around<'_>) -> bool {
+        let Some(claim) = asked(released, &self.name) else { return false };
+        let name = released.metadata.name.clone().unwrap_or_default();
+        let used = self.machine.mounts.values().any(|mount| mount.volume == name);
+        if used && around.bug != Some(Bug::RecyclesInUse) {
+            return false;
+        }
+        if let Some(directory) = self.machine.directories.get_mut(&name) {
+            *directory = Directory::default();
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (uid, version) = (text(&released.metadata.uid), text(&released.metadata.resource_version));
+        let noted = json!({ "metadata": { "annotations": { RECYCLED: claim } } });
+        let at = ObjectKey::new("", name.as_str());
+        patch(around.server, &kinds::PERSISTENT_VOLUME, &at, Part::Main, (&uid, &version), &noted).is_ok()
     }
 
     fn reclaim_one(&mut self, deleted: &PersistentVolume, around: &mut Around<'_>) -> bool {
