@@ -1,7 +1,6 @@
 //! `cargo xtask fuzz [SECONDS] [TARGET…]`: looks for inputs that break what `mainstay_node::fuzzing` promises, with
 //! libFuzzer (`cargo install cargo-fuzz` first). Not part of `cargo xtask ci`: the tests of that module are.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,9 +26,7 @@ pub fn run(args: &[String]) -> Result<()> {
         bail!("no such target: {}", wanted.join(", "));
     }
     // What is shipped is what is tried: the same versions of everything.
-    if !Path::new("fuzz/Cargo.lock").exists() {
-        std::fs::copy("Cargo.lock", "fuzz/Cargo.lock").context("copying Cargo.lock")?;
-    }
+    std::fs::copy("Cargo.lock", "fuzz/Cargo.lock").context("copying Cargo.lock")?;
     for target in targets {
         println!("== {target}, {seconds} seconds");
         let mut cargo = Command::new("cargo");
