@@ -178,3 +178,58 @@ fn deletion(cluster: &Cluster) {
     cluster.kubectl(&["delete", "vs", "again"]);
     cluster.eventually("the copy is removed", || folders(cluster).is_empty() && cluster.kubectl(&["get", "vsc", "-o", "name"]).is_empty());
 }
+
+const GROUP: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: one, labels: {group: pair}}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 32Mi}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: two, labels: {group: pair}}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 32Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pair}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: main
+      image: test.local/busybox:1
+      # The second never gets ahead of the first.
+      command: [sh, -c, 'n=0; while true; do n=$((n+1)); echo $n > /one/n.new; sync; mv /one/n.new /one/n; sync; echo $n > /two/n.new; sync; mv /two/n.new /two/n; sync; done']
+      volumeMounts: [{name: one, mountPath: /one}, {name: two, mountPath: /two}]
+  volumes:
+    - {name: one, persistentVolumeClaim: {claimName: one}}
+    - {name: two, persistentVolumeClaim: {claimName: two}}
+---
+apiVersion: groupsnapshot.storage.k8s.io/v1
+kind: VolumeGroupSnapshot
+metadata: {name: both}
+spec: {source: {selector: {matchLabels: {group: pair}}}}
+";
+
+#[test]
+fn a_group_snapshot_is_of_one_moment() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(GROUP);
+    ready(&cluster, "pair");
+    cluster.eventually("the group is ready", || cluster.field("vgs/both", "{.status.readyToUse}") == "true");
+    assert_eq!(folders(&cluster).len(), 2);
+    let mut seen = Vec::new();
+    for claim in ["one", "two"] {
+        let path = format!("{{.items[?(@.metadata.annotations.mainstay\\.io/source-claim==\"{claim}\")].metadata.name}}");
+        let member = cluster.kubectl(&["get", "vs", "-o", &format!("jsonpath={path}")]);
+        let name = format!("{claim}-restored");
+        cluster.apply(&reader(&name, "32Mi", &of_snapshot(&member)));
+        ready(&cluster, &name);
+        seen.push(cluster.exec(&name, &["sh", "-c", "cat /data/n 2>/dev/null || echo 0"]).trim().parse::<u64>().expect("a number"));
+    }
+    assert!(seen[0] == seen[1] || seen[0] == seen[1] + 1, "both of one moment: {seen:?}");
+    cluster.kubectl(&["delete", "vgs", "both"]);
+    cluster
+        .eventually("all copies are removed", || folders(&cluster).is_empty() && cluster.kubectl(&["get", "vs", "-o", "name"]).is_empty());
+}

@@ -4,6 +4,7 @@
 //! Everything runs in network and mount namespaces of its own, on data folders of its own, and is taken away at the
 //! end, also after a failure or Ctrl-C.
 
+mod clone;
 mod cluster;
 mod idle;
 mod pod;
@@ -24,7 +25,7 @@ use cluster::Cluster;
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: &[&str] = &["binary", "start", "idle", "pod", "volume", "set", "set-100", "writes"];
+const NAMES: &[&str] = &["binary", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -110,7 +111,7 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
         let cluster = Cluster::new(binary).await?;
         idle::measure(&cluster, table).await?;
     }
-    let rest = ["pod", "volume", "set", "set-100", "writes"];
+    let rest = ["pod", "volume", "clone", "set", "set-100", "writes"];
     if !rest.into_iter().any(wanted) {
         return Ok(());
     }
@@ -123,6 +124,9 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     }
     if wanted("volume") {
         volume::measure(&cluster, table).await?;
+    }
+    if wanted("clone") {
+        clone::measure(&cluster, table).await?;
     }
     for (name, replicas, target) in [("set", 3, ""), ("set", 30, ""), ("set-100", 100, "<= 20 s")] {
         if wanted(name) {

@@ -26,6 +26,7 @@ pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
 pub mod vacprotection;
+pub mod volumegroupsnapshot;
 pub mod volumesnapshot;
 pub mod volumesnapshotcontent;
 
@@ -50,6 +51,7 @@ pub const CONTROLLERS: &[Controller] = &[
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
     vacprotection::CONTROLLER,
+    volumegroupsnapshot::CONTROLLER,
     volumesnapshot::CONTROLLER,
     volumesnapshotcontent::CONTROLLER,
 ];

@@ -52,6 +52,13 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 }
             }
         }
+        ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
+            for content in [before, after].into_iter().filter_map(|world| world.volume_group_snapshot_contents.get(&change.key)) {
+                let volumes = content.spec.source.volume_handles.iter().flatten();
+                let volumes = volumes.filter_map(|name| after.persistent_volumes.get(&ObjectKey::new("", name.as_str())));
+                volumes.filter_map(|volume| volume::claim_ref(volume)).for_each(|claim| wake(volume::claim_key(claim)));
+            }
+        }
         ("", "persistentvolumes") => {
             let copies =
                 [before, after].map(|world| world.persistent_volumes.get(&change.key).and_then(|copy| source::copied_claim(after, copy)));

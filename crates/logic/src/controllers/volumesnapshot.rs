@@ -17,6 +17,7 @@ use mainstay_api::{ObjectKey, kinds, time};
 use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Propagation, Verb, Waiting, Write, key_of};
+use crate::ownership::controller_of;
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Snapshot};
 use crate::volume::source::{self, SNAPSHOT_ON, dynamic_content, is_content_of};
@@ -276,6 +277,9 @@ fn follow(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent, now: Times
     if !bound || was.ready_to_use != Some(ready) || times.0 != times.1 || sizes.0 != sizes.1 || told != error {
         let mut status = json!({"boundVolumeSnapshotContentName": content.metadata.name, "readyToUse": ready,
             "creationTime": made.map(time::rfc3339), "restoreSize": size, "error": null});
+        if let Some(group) = controller_of(&snapshot.metadata).filter(|owner| owner.kind == "VolumeGroupSnapshot") {
+            status["volumeGroupSnapshotName"] = json!(group.name);
+        }
         if let Some(message) = error {
             status["error"] = json!({"message": message, "time": time::rfc3339(now)});
         }

@@ -9,7 +9,7 @@
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use mainstay_api::ObjectKey;
-use mainstay_api::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
+use mainstay_api::snapshots::{VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotContent};
 
 use super::{
     BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image, requested, volume_name,
@@ -232,7 +232,13 @@ pub fn is_being_copied(snapshot: &Snapshot, key: &ObjectKey) -> bool {
     let volume = volume_name(claim);
     let held = snapshot.persistent_volumes.get(&ObjectKey::new("", volume)).is_some_and(|volume| is_held_by(volume, claim));
     let cloned = held && snapshot.persistent_volumes.iter().any(|(_, copy)| is_copying(copy, volume));
-    cloned || in_namespace(&snapshot.volume_snapshots, &key.namespace).any(|(_, copy)| is_being_made(snapshot, copy, &key.name))
+    let grouped = |content: &VolumeGroupSnapshotContent| {
+        let unmade = content.status.as_ref().and_then(|status| status.volume_group_snapshot_handle.as_ref()).is_none();
+        let asked = content.spec.source.volume_handles.iter().flatten().any(|handle| handle == volume);
+        unmade && asked && content.metadata.deletion_timestamp.is_none()
+    };
+    let in_group = held && snapshot.volume_group_snapshot_contents.iter().any(|(_, content)| grouped(content));
+    cloned || in_group || in_namespace(&snapshot.volume_snapshots, &key.namespace).any(|(_, copy)| is_being_made(snapshot, copy, &key.name))
 }
 
 /// Whether a snapshot's copy of a claim has been asked for and is not made yet.

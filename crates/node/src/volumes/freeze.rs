@@ -90,10 +90,37 @@ impl Frozen {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Lets the writers go on. True where none had gone on before: what was read meanwhile is of one moment.
-    pub fn thaw(mut self) -> bool {
+    /// Ends the process that holds, as a crash would.
+    #[cfg(test)]
+    pub fn kill(&self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        // Not reaped: that is for whoever drops this.
+        let _ = nix::sys::wait::waitid(
+            nix::sys::wait::Id::Pid(pid),
+            nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+        );
+    }
+
+    /// As if this process had been killed too.
+    #[cfg(test)]
+    pub fn abandon(mut self) {
+        self.kill();
+        self.points.clear();
+    }
+
+    /// Lets the writers go on. True where none had gone on before: what was read meanwhile is of one moment. False where
+    /// their time was up before.
+    ///
+    /// # Errors
+    /// The process was killed; when the writers went on is not known.
+    pub fn thaw(mut self) -> io::Result<bool> {
         drop(self.child.stdin.take());
-        self.hear().is_ok_and(|word| word == "thawed")
+        match self.hear()?.as_str() {
+            "thawed" => Ok(true),
+            "late" => Ok(false),
+            _ => Err(io::Error::other("the process that held back the volume's writes was killed")),
+        }
     }
 }
 
@@ -101,7 +128,8 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let ended = self.child.wait();
-        if !ended.is_ok_and(|status| status.success()) {
+        // One that ends by itself thaws what it has frozen.
+        if !ended.is_ok_and(|status| status.code().is_some()) {
             self.points.iter().for_each(thaw);
         }
     }

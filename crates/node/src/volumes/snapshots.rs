@@ -8,12 +8,15 @@
 //! is of the moment that the snapshot stands for, also where a crash has kept that from being told. A volume that was
 //! removed meanwhile, or never mounted, gives an error and no copy. Removal is a volume's (V3, V8).
 
+mod group;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::PoisonError;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::snapshots::VolumeSnapshotContent;
 use mainstay_api::{Kind, kinds, time};
 use mainstay_client::{Error, PatchType};
@@ -31,26 +34,31 @@ use super::{VolumeError, blocking, freeze};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
+const KIND: &Kind = &kinds::VOLUME_SNAPSHOT_CONTENT;
 /// What the messages of upstream's snapshotter begin with.
 const FAILED: &str = "Failed to check and update snapshot content: ";
 
 /// Watches the contents until dropped.
 pub async fn run(kubelet: Arc<Kubelet>) {
-    upkeep::each(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, is_wanted, |kubelet, content| {
+    let single = upkeep::each(kubelet.clone(), &kinds::VOLUME_SNAPSHOT_CONTENT, is_wanted, |kubelet, content| {
         Box::pin(async move { attempt(&kubelet, &content).await })
-    })
-    .await;
+    });
+    tokio::join!(single, group::run(kubelet));
 }
 
 fn is_wanted(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> bool {
-    let here = annotation(&content.metadata, SNAPSHOT_ON) == kubelet.config.node_name;
-    let ours = BUILT_IN.contains(&content.spec.driver.as_str());
-    here && ours && if content.metadata.deletion_timestamp.is_some() { is_removable(content) } else { !is_ready(content) }
+    wants(kubelet, &content.metadata, &content.spec.driver, is_ready(content))
+}
+
+/// Whether a content wants something of this node.
+fn wants(kubelet: &Kubelet, metadata: &ObjectMeta, driver: &str, is_ready: bool) -> bool {
+    let here = annotation(metadata, SNAPSHOT_ON) == kubelet.config.node_name && BUILT_IN.contains(&driver);
+    here && if metadata.deletion_timestamp.is_some() { is_removable(metadata) } else { !is_ready }
 }
 
 /// Held by nobody but this node (V2).
-fn is_removable(content: &VolumeSnapshotContent) -> bool {
-    content.metadata.finalizers.as_deref().unwrap_or_default() == [FINALIZER]
+fn is_removable(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.as_deref().unwrap_or_default() == [FINALIZER]
 }
 
 fn is_ready(content: &VolumeSnapshotContent) -> bool {
@@ -59,11 +67,8 @@ fn is_ready(content: &VolumeSnapshotContent) -> bool {
 
 async fn attempt(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Progress, VolumeError> {
     if content.metadata.deletion_timestamp.is_some() {
-        let result = if is_removable(content) { remove(kubelet, content).await } else { Ok(()) };
-        let told = result.inspect_err(|error| {
-            tell(kubelet, content, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
-        });
-        return told.map(|()| Progress::Done);
+        let result = if is_removable(&content.metadata) { remove(kubelet, content).await } else { Ok(()) };
+        return removed(kubelet, KIND, &content.metadata, result);
     }
     if is_ready(content) {
         return Ok(Progress::Done);
@@ -72,15 +77,34 @@ async fn attempt(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<P
         Some(volume) => take(kubelet, content, volume).await,
         None => look(kubelet, content).await,
     };
+    let said = content.status.as_ref().and_then(|status| status.error.as_ref()?.message.as_deref());
+    answer(kubelet, KIND, &content.metadata, made, said).await
+}
+
+/// What became of a removal: a failure is told and tried again.
+fn removed(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, result: Result<(), VolumeError>) -> Result<Progress, VolumeError> {
+    let told = result.inspect_err(|error| {
+        tell(kubelet, kind, metadata, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
+    });
+    told.map(|()| Progress::Done)
+}
+
+/// Writes what came of it into a content's status; `said` is the error that stands there.
+async fn answer(
+    kubelet: &Kubelet,
+    kind: &'static Kind,
+    metadata: &ObjectMeta,
+    made: Result<Value, VolumeError>,
+    said: Option<&str>,
+) -> Result<Progress, VolumeError> {
     match made {
-        Ok(status) => patch_status(kubelet, content, status).await.map(|()| Progress::Done),
+        Ok(status) => patch_status(kubelet, kind, metadata, status).await.map(|()| Progress::Done),
         Err(error) => {
             let message = format!("{FAILED}{error}");
-            let said = content.status.as_ref().and_then(|status| status.error.as_ref()?.message.as_deref());
             if said != Some(message.as_str()) {
-                tell(kubelet, content, "SnapshotContentCheckandUpdateFailed", message.clone());
+                tell(kubelet, kind, metadata, "SnapshotContentCheckandUpdateFailed", message.clone());
                 let now = time::rfc3339(Timestamp::now());
-                patch_status(kubelet, content, json!({ "readyToUse": false, "error": { "message": message, "time": now } })).await?;
+                patch_status(kubelet, kind, metadata, json!({ "readyToUse": false, "error": { "message": message, "time": now } })).await?;
             }
             Err(error)
         }
@@ -159,15 +183,18 @@ async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<()
         let (image, users) = (place(kubelet, &folder)?, kubelet.volumes.users().clone());
         blocking(move || locked(&users, &[folder], || image.delete())).await?;
     }
-    let patch = json!({ "metadata": {
-        "uid": content.metadata.uid, "resourceVersion": content.metadata.resource_version, "finalizers": [],
-    } });
-    patched(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, content.metadata.name.as_deref().unwrap_or(""), "", &patch).await
+    release(kubelet, KIND, &content.metadata).await
 }
 
-async fn patch_status(kubelet: &Kubelet, content: &VolumeSnapshotContent, status: Value) -> Result<(), VolumeError> {
-    let patch = json!({ "metadata": { "uid": content.metadata.uid }, "status": status });
-    patched(kubelet, &kinds::VOLUME_SNAPSHOT_CONTENT, content.metadata.name.as_deref().unwrap_or(""), "status", &patch).await
+/// Takes the node's finalizer, the last one, off a content.
+async fn release(kubelet: &Kubelet, kind: &'static Kind, metadata: &ObjectMeta) -> Result<(), VolumeError> {
+    let patch = json!({ "metadata": { "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": [] } });
+    patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "", &patch).await
+}
+
+async fn patch_status(kubelet: &Kubelet, kind: &'static Kind, metadata: &ObjectMeta, status: Value) -> Result<(), VolumeError> {
+    let patch = json!({ "metadata": { "uid": metadata.uid }, "status": status });
+    patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await
 }
 
 /// A patch of an object of this node's; where that was changed or removed meanwhile, the watch says so.
@@ -180,9 +207,9 @@ async fn patched(kubelet: &Kubelet, kind: &'static Kind, name: &str, part: &str,
     }
 }
 
-fn tell(kubelet: &Kubelet, content: &VolumeSnapshotContent, reason: &'static str, message: String) {
+fn tell(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, reason: &'static str, message: String) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (name, uid) = (text(&content.metadata.name), text(&content.metadata.uid));
-    let regarding = Regarding { kind: "VolumeSnapshotContent", namespace: String::new(), name, uid };
+    let (name, uid) = (text(&metadata.name), text(&metadata.uid));
+    let regarding = Regarding { kind: kind.kind, namespace: String::new(), name, uid };
     kubelet.events.tell(regarding, PodEvent { warning: true, reason, message, container: None });
 }

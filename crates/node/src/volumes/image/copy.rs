@@ -5,12 +5,15 @@
 //! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the file's
 //! modification time is the moment.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{DirBuilder, File, FileTimes};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::super::{VolumeError, claim, freeze, loops};
 use super::{Growth, Image, fresh_file, name, offline};
@@ -18,6 +21,12 @@ use crate::kubelet::disk::make_private_dir;
 
 /// From `linux/fs.h`: `_IOW(0x94, 9, int)`.
 const FICLONE: libc::Ioctl = 0x4004_9409;
+
+/// A file beside a copy that could not be made in the time for which writes may be held back: it is tried again only when
+/// nobody has to wait for it.
+const TOO_LONG: &str = "image.too-long";
+/// How much is copied between two looks at the time, in bytes.
+const STEP: i64 = 64 << 20;
 
 /// An image that is to become a copy of another.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +89,8 @@ pub fn snapshots(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<(), VolumeError>
         return Ok(());
     }
     for copy in copies {
-        // Those of an attempt that was cut off are of another moment.
-        copy.to.delete()?;
+        // Those of an attempt that was cut off are of another moment. Nobody mounts a snapshot.
+        gone(&copy.to.file()).map_err(VolumeError::io(format!("removing {}", copy.to.file().display())))?;
     }
     let fresh = copy_all(copies, hold)?;
     for (fresh, copy) in fresh.iter().zip(copies) {
@@ -89,6 +98,14 @@ pub fn snapshots(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<(), VolumeError>
         name(&copy.to.dir, &path, &fresh.file).map_err(VolumeError::io(format!("naming {}", path.display())))?;
     }
     Ok(())
+}
+
+/// Makes sure that a file is not there.
+fn gone(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Copies images as they are at one moment.
@@ -101,24 +118,38 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
         let target = target(copy.to).map_err(VolumeError::io(format!("making {}", copy.to.dir.display())))?;
         open.push((file, target));
     }
-    let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
-    let moment = SystemTime::now();
-    let copied = open.into_iter().zip(copies).map(|((file, target), copy)| {
-        clone(&file, &target).map_err(VolumeError::io(format!("copying {}", copy.from.file().display())))?;
-        Ok((file, target))
-    });
-    let copied: Vec<(File, File)> = copied.collect::<Result<_, VolumeError>>()?;
-    if frozen.is_some_and(|frozen| !frozen.thaw()) {
-        return Err(VolumeError::Refused(format!(
-            "copying takes longer than the {} seconds for which the volume's writes may be held back; it can be copied while no pod uses it",
-            hold.limit.as_secs()
-        )));
+    let marks: Vec<PathBuf> = copies.iter().map(|copy| copy.to.dir.join(TOO_LONG)).collect();
+    if !mounted.is_empty() && marks.iter().any(|mark| mark.exists()) {
+        return Err(too_long(hold));
     }
-    let fresh = copied.into_iter().map(|(file, target)| {
+    let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
+    let (moment, until) = (SystemTime::now(), frozen.as_ref().map(|_| Instant::now() + hold.limit));
+    let copied = open.iter().zip(copies).try_for_each(|((file, target), copy)| {
+        clone(file, target, until)
+            .map_err(|error| (error.kind(), VolumeError::io(format!("copying {}", copy.from.file().display()))(error)))
+    });
+    let held = frozen.map_or(Ok(true), freeze::Frozen::thaw);
+    let is_late = matches!(&copied, Err((io::ErrorKind::TimedOut, _))) || matches!(held, Ok(false));
+    if is_late {
+        // So that nobody is held back again in vain.
+        marks.iter().try_for_each(|mark| File::create(mark).map(|_| ())).map_err(VolumeError::io("noting that it takes too long"))?;
+        return Err(too_long(hold));
+    }
+    copied.map_err(|(_, error)| error)?;
+    held.map_err(VolumeError::io("copying"))?;
+    marks.iter().try_for_each(|mark| gone(mark)).map_err(VolumeError::io("copying"))?;
+    let fresh = open.into_iter().map(|(file, target)| {
         target.set_times(FileTimes::new().set_modified(moment))?;
         Ok(Fresh { file: target, length: file.metadata()?.len() })
     });
     fresh.collect::<io::Result<_>>().map_err(VolumeError::io("noting the moment of the copy"))
+}
+
+fn too_long(hold: Hold<'_>) -> VolumeError {
+    VolumeError::Refused(format!(
+        "copying takes longer than the {} seconds for which the volume's writes may be held back; it can be copied while no pod uses it",
+        hold.limit.as_secs()
+    ))
 }
 
 /// An image to copy, and where it is mounted. What is attached but not mounted here is somebody else's for now.
@@ -148,7 +179,10 @@ fn target(image: &Image) -> io::Result<File> {
 }
 
 /// Copies a file with its holes; by reference where the file system can.
-pub(super) fn clone(from: &File, to: &File) -> io::Result<()> {
+///
+/// # Errors
+/// `TimedOut` where it is not done at `until`; what the kernel says otherwise.
+pub(super) fn clone(from: &File, to: &File, until: Option<Instant>) -> io::Result<()> {
     // SAFETY: the argument is a descriptor.
     if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
         return Ok(());
@@ -167,16 +201,19 @@ pub(super) fn clone(from: &File, to: &File) -> io::Result<()> {
         // SAFETY: as above.
         let hole = unsafe { libc::lseek(from.as_raw_fd(), data, libc::SEEK_HOLE) };
         at = if hole < 0 { length } else { hole };
-        copy_range(from, to, data, at)?;
+        copy_range(from, to, data, at, until)?;
     }
     Ok(())
 }
 
 /// Copies the bytes from `start` to `end`.
-fn copy_range(from: &File, to: &File, start: i64, end: i64) -> io::Result<()> {
+fn copy_range(from: &File, to: &File, start: i64, end: i64, until: Option<Instant>) -> io::Result<()> {
     let (mut read, mut written) = (start, start);
     while read < end {
-        let left = usize::try_from(end - read).map_err(io::Error::other)?;
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = usize::try_from((end - read).min(STEP)).map_err(io::Error::other)?;
         // SAFETY: both offsets are ours for the time of the call.
         let copied = unsafe { libc::copy_file_range(from.as_raw_fd(), &raw mut read, to.as_raw_fd(), &raw mut written, left, 0) };
         match copied {

@@ -20,7 +20,7 @@ const CORRECTED: i32 = 1;
 pub fn grow(dir: &Path, image: &File, size: u64) -> Result<(), VolumeError> {
     let fresh = dir.join("image.new");
     let at = |what: &str| VolumeError::io(format!("{what} {}", fresh.display()));
-    let copy = fresh_file(&fresh, 0).and_then(|copy| clone(image, &copy).map(|()| copy));
+    let copy = fresh_file(&fresh, 0).and_then(|copy| clone(image, &copy, None).map(|()| copy));
     let copy = copy.map_err(at("copying the image to"))?;
     resize(&fresh, &copy, size)?;
     name(dir, &fresh, &copy).map_err(at("naming"))
