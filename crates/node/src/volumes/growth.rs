@@ -96,11 +96,16 @@ pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64
         }
         let newest = client.get(&kinds::PERSISTENT_VOLUME, "", name).await.map_err(failed)?;
         let newest: PersistentVolume = serde_json::from_value(newest).map_err(|error| error.to_string())?;
+        // What an agent before this one has noted here is no news either.
         let meaning = |volume: &PersistentVolume| {
             let metadata = volume.metadata.clone();
-            (volume.spec.clone(), metadata.uid, metadata.deletion_timestamp, metadata.annotations)
+            let mut annotations = metadata.annotations.unwrap_or_default();
+            annotations.retain(|name, _| name != MADE_ON && name != MADE_SIZE);
+            (volume.spec.clone(), metadata.uid, metadata.deletion_timestamp, annotations)
         };
-        if meaning(&newest) != meaning(volume) {
+        let made_on = volume::annotation(&newest.metadata, MADE_ON);
+        let elsewhere = !made_on.is_empty() && made_on != kubelet.config.node_name;
+        if elsewhere || meaning(&newest) != meaning(volume) {
             return Err(failed(error));
         }
         resource_version = newest.metadata.resource_version;
