@@ -7,6 +7,7 @@
 mod clone;
 mod cluster;
 mod idle;
+mod nfs;
 mod pod;
 mod processes;
 mod set;
@@ -25,7 +26,7 @@ use cluster::Cluster;
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: &[&str] = &["binary", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes"];
+const NAMES: &[&str] = &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -103,6 +104,9 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     if wanted("binary") {
         let bytes = std::fs::metadata(binary)?.len();
         table.row("binary", format!("{:.1} MB", bytes as f64 / 1e6), "", "", "<= 40 MB");
+    }
+    if wanted("nfs") {
+        nfs::measure(binary, table)?;
     }
     if wanted("start") {
         start::measure(binary, table).await?;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
 use super::{Answer, Driver, Ready, Request, VolumeError, blocking, mounts};
+use crate::NodeConfig;
 use crate::nfs::client::{self, MountRequest, Source};
 
 /// After this (milliseconds) a call that the server does not answer is EIO, unless `timeo` says something else.
@@ -43,15 +44,15 @@ pub async fn mount(
     volume: Option<String>,
     read_only: bool,
 ) -> Result<Ready, VolumeError> {
-    let (place, exe) = (request.place.clone(), request.kubelet.config.shim_exe.clone());
+    let (place, config) = (request.place.clone(), request.kubelet.config.clone());
     let read_only = read_only || source.read_only == Some(true);
     let path = place.clone();
-    blocking(move || at(&exe, &place, &source, &options, read_only)).await?;
+    blocking(move || at(&config, &place, &source, &options, read_only)).await?;
     Ok(Ready { path, read_only, volume, refresh_at: None })
 }
 
 /// Mounts an export at a place. Blocks, no longer than about the soft timeout.
-pub fn at(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[String], read_only: bool) -> Result<(), VolumeError> {
+pub fn at(config: &NodeConfig, place: &Path, source: &NFSVolumeSource, options: &[String], read_only: bool) -> Result<(), VolumeError> {
     // The place itself is not looked at: that would ask the server.
     let parent = place.parent().unwrap_or(place);
     // An agent that was killed may have left a client that is about to mount here: it has the lock until it has.
@@ -81,12 +82,22 @@ pub fn at(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[String]
     }
     let asked = userspace_options(source, &words)?;
     let read_only = read_only || words.contains(&"ro");
-    client::mount(exe, &MountRequest { source: asked, target: place.to_owned(), read_only }, alone).map_err(VolumeError::Refused)
+    let (target, cgroup_root) = (place.to_owned(), config.cgroup_root.clone());
+    client::mount(&config.shim_exe, &MountRequest { source: asked, target, read_only, cgroup_root }, alone).map_err(VolumeError::Refused)
 }
 
 fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
     let address = (source.server.as_str(), 0).to_socket_addrs().ok().and_then(|mut found| found.next());
     let Some(address) = address else { return Err(Errno::EHOSTUNREACH) };
+    let data = kernel_options(words, address.ip());
+    let flags = if read_only || words.contains(&"ro") { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let from = format!("{}:{}", source.server, source.path);
+    nix::mount::mount(Some(from.as_str()), place, Some("nfs"), flags, Some(data.as_str()))
+}
+
+/// What the kernel's client is given: version 3 without locks, and an end to every call, where the volume does not say
+/// otherwise.
+fn kernel_options(words: &[&str], address: std::net::IpAddr) -> String {
     let named = |names: &[&str]| words.iter().any(|word| names.contains(&word.split('=').next().unwrap_or_default()));
     let mut data: Vec<String> = words.iter().filter(|word| !matches!(**word, "ro" | "rw")).map(|word| (*word).to_owned()).collect();
     if !named(&["vers", "nfsvers", "v"]) {
@@ -95,10 +106,8 @@ fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: 
     if !named(&["hard", "soft", "softerr", "timeo", "retrans"]) {
         data.push(KERNEL_DEFAULTS.to_owned());
     }
-    data.push(format!("addr={}", address.ip()));
-    let flags = if read_only || words.contains(&"ro") { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    let from = format!("{}:{}", source.server, source.path);
-    nix::mount::mount(Some(from.as_str()), place, Some("nfs"), flags, Some(data.join(",").as_str()))
+    data.push(format!("addr={address}"));
+    data.join(",")
 }
 
 /// The mountOptions that mean something to our client. What only tunes the kernel's is passed over; what would change
@@ -141,6 +150,14 @@ pub fn recycling_place(data_dir: &Path, uid: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn v11_the_kernels_client_gives_up_too_unless_the_volume_says_otherwise() {
+        let address = "192.0.2.1".parse().unwrap();
+        assert_eq!(kernel_options(&["ro"], address), format!("vers=3,nolock,mountproto=tcp,{KERNEL_DEFAULTS},addr=192.0.2.1"));
+        assert_eq!(kernel_options(&["nfsvers=4.2", "hard"], address), "nfsvers=4.2,hard,addr=192.0.2.1");
+        assert_eq!(kernel_options(&["timeo=30", "v=3"], address), "timeo=30,v=3,addr=192.0.2.1");
+    }
 
     #[test]
     fn mount_options_mean_what_they_say() {

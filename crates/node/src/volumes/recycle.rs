@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::upkeep::Progress;
 use super::{VolumeError, beneath, blocking, mounts, nfs, remove};
+use crate::NodeConfig;
 use crate::kubelet::Kubelet;
 use crate::kubelet::disk::make_private_dir;
 
@@ -30,14 +31,14 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     let Some(claim) = asked(&volume, &kubelet.config.node_name) else { return Ok(Progress::Done) };
     let spec = volume.spec.clone().unwrap_or_default();
     let uid = volume.metadata.uid.clone().unwrap_or_default();
-    let (exe, data_dir, users) = (kubelet.config.shim_exe.clone(), kubelet.config.data_dir.clone(), kubelet.volumes.users().clone());
-    let (shown, place) = (name.clone(), beneath::plain(&uid).map(|uid| nfs::recycling_place(&data_dir, &uid.to_string_lossy())));
+    let (config, users) = (kubelet.config.clone(), kubelet.volumes.users().clone());
+    let (shown, place) = (name.clone(), beneath::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())));
     let emptied = blocking(move || {
         users.alone(&name, || match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
                 let source = NFSVolumeSource { server: source.server, path: source.path, read_only: Some(false) };
                 let place = place.map_err(VolumeError::io("the volume's uid"))?;
-                empty_export(&exe, &place, &source, &spec.mount_options.unwrap_or_default())
+                empty_export(&config, &place, &source, &spec.mount_options.unwrap_or_default())
             }
             (None, Some(path)) => empty_folder(Path::new(&path.path)),
             _ => Err(VolumeError::Refused(format!("volume \"{name}\" is of a kind that cannot be recycled"))),
@@ -49,10 +50,10 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     }
 }
 
-fn empty_export(exe: &Path, place: &Path, source: &NFSVolumeSource, options: &[String]) -> Result<(), VolumeError> {
+fn empty_export(config: &NodeConfig, place: &Path, source: &NFSVolumeSource, options: &[String]) -> Result<(), VolumeError> {
     let parent = place.parent().unwrap_or(place);
     make_private_dir(parent).map_err(VolumeError::io("making the folder to recycle in"))?;
-    nfs::at(exe, place, source, options, false)?;
+    nfs::at(config, place, source, options, false)?;
     let emptied = beneath::open_root(place).and_then(|root| remove::empty(&root));
     mounts::unmount_below(place).map_err(VolumeError::io("unmounting the recycled volume"))?;
     let removed = std::fs::remove_dir(place).and_then(|()| std::fs::remove_dir(parent));

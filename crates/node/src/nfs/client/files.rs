@@ -6,9 +6,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::super::protocol::{Attributes, MAX_HANDLE, MAX_IO, MAX_NAME, MAX_PATH, SetAttributes, SetTime, Time, procedure};
+use super::super::protocol::{Attributes, MAX_HANDLE, MAX_NAME, MAX_PATH, SetAttributes, SetTime, Time, procedure};
 use super::super::rpc::Credentials;
-use super::super::xdr::{Garbage, Reader, Writer};
+use super::super::xdr::Writer;
 use super::nodes::{Hidden, Nodes, Open};
 use super::remote::{Calls, Errno, Remote, found};
 use super::wire::{Answer, Request, Words, op};
@@ -26,18 +26,18 @@ pub struct Files<R = Remote> {
     nodes: Mutex<Nodes>,
 }
 
-type Done = Result<Answer, Errno>;
+pub type Done = Result<Answer, Errno>;
 
 impl<R: Calls> Files<R> {
     pub fn new(remote: R, root: Vec<u8>) -> Self {
         Self { remote, nodes: Mutex::new(Nodes::new(root)) }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+    pub(super) fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, node: u64) -> Result<Vec<u8>, Errno> {
+    pub(super) fn handle(&self, node: u64) -> Result<Vec<u8>, Errno> {
         self.nodes().get(node).map(|node| node.handle.clone()).ok_or(libc::ESTALE)
     }
 
@@ -151,6 +151,10 @@ impl<R: Calls> Files<R> {
             who = opened.who.clone();
         }
         let handle = self.handle(node)?;
+        if wanted.size.is_some() {
+            // What was written before must not be written again after.
+            self.commit(node, &who)?;
+        }
         let reply = self.remote.call(procedure::SETATTR, &who, |arguments| {
             arguments.opaque(&handle);
             wanted.write(arguments);
@@ -325,91 +329,10 @@ impl<R: Calls> Files<R> {
         Ok(answer)
     }
 
-    fn opened(&self, body: &mut Words<'_>) -> Result<(std::sync::Arc<Open>, Vec<u8>), Errno> {
+    pub(super) fn opened(&self, body: &mut Words<'_>) -> Result<(std::sync::Arc<Open>, Vec<u8>), Errno> {
         let opened = self.nodes().opened(body.u64().ok_or(libc::EINVAL)?).ok_or(libc::EBADF)?;
         let handle = self.handle(opened.node)?;
         Ok((opened, handle))
-    }
-
-    fn read(&self, body: &mut Words<'_>) -> Done {
-        let (open, handle) = self.opened(body)?;
-        let (offset, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
-        let mut bytes = Vec::with_capacity(size as usize);
-        // A server may give less than was asked for without being at the end.
-        loop {
-            let left = size.saturating_sub(bytes.len() as u32).min(MAX_IO);
-            let reply = self.remote.call(procedure::READ, &open.who, |arguments| {
-                arguments.opaque(&handle).u64(offset.saturating_add(bytes.len() as u64)).u32(left);
-            })?;
-            let (end, part) = reply.read(|reader| {
-                Attributes::read_optional(reader)?;
-                let _count = reader.u32()?;
-                Ok((reader.bool()?, reader.opaque(left as usize)?))
-            })?;
-            bytes.extend_from_slice(part);
-            if end || part.is_empty() || bytes.len() >= size as usize {
-                return Ok(Answer(bytes));
-            }
-        }
-    }
-
-    fn write(&self, body: &mut Words<'_>) -> Done {
-        const UNSTABLE: u32 = 0;
-        let (open, handle) = self.opened(body)?;
-        let (offset, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
-        body.skip(20).ok_or(libc::EINVAL)?;
-        let bytes = body.0.get(..size as usize).ok_or(libc::EINVAL)?;
-        let mut written = 0;
-        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            let part = rest.get(..MAX_IO as usize).unwrap_or(rest);
-            let reply = self.remote.call(procedure::WRITE, &open.who, |arguments| {
-                arguments.opaque(&handle).u64(offset.saturating_add(written as u64)).u32(part.len() as u32).u32(UNSTABLE).opaque(part);
-            })?;
-            let (count, committed, verifier) = reply.read(|reader| {
-                Attributes::read_weak(reader)?;
-                Ok((reader.u32()?, reader.u32()?, reader.u64()?))
-            })?;
-            if count == 0 || count as usize > part.len() {
-                return Err(libc::EIO);
-            }
-            written += count as usize;
-            if committed == UNSTABLE
-                && let Some(node) = self.nodes().get(open.node)
-            {
-                // The oldest stays: a change since then is seen at the commit.
-                node.verifier.get_or_insert(verifier);
-            }
-        }
-        let mut answer = Answer::default();
-        answer.u32(size).u32(0);
-        Ok(answer)
-    }
-
-    /// Makes what was written durable on the server. Where the server has restarted since in a way that may have lost
-    /// it, that is an I/O error, as with a disk: the program must know.
-    fn commit(&self, node: u64, who: &Credentials) -> Done {
-        let handle = self.handle(node)?;
-        let Some(before) = self.nodes().get(node).and_then(|node| node.verifier.take()) else { return Ok(Answer::default()) };
-        let committed = self.remote.call(procedure::COMMIT, who, |arguments| {
-            arguments.opaque(&handle).u64(0).u32(0);
-        });
-        let after = committed.and_then(|reply| {
-            reply.read(|reader| {
-                Attributes::read_weak(reader)?;
-                reader.u64()
-            })
-        });
-        match after {
-            Ok(after) if after == before => Ok(Answer::default()),
-            Ok(_) => Err(libc::EIO),
-            Err(error) => {
-                // Not known to be durable: asked again at the next fsync or close.
-                if let Some(node) = self.nodes().get(node) {
-                    node.verifier.get_or_insert(before);
-                }
-                Err(error)
-            }
-        }
     }
 
     fn release(&self, body: &mut Words<'_>) -> Done {
@@ -418,15 +341,6 @@ impl<R: Calls> Files<R> {
             Some(hidden) => self.remove(procedure::REMOVE, &hidden.dir, &hidden.name, &hidden.who),
             None => Ok(Answer::default()),
         }
-    }
-
-    fn readdir(&self, body: &mut Words<'_>) -> Done {
-        let (open, handle) = self.opened(body)?;
-        let (cookie, size) = (body.u64().ok_or(libc::EINVAL)?, body.u32().ok_or(libc::EINVAL)?);
-        let reply = self.remote.call(procedure::READDIR, &open.who, |arguments| {
-            arguments.opaque(&handle).u64(cookie).u64(0).u32(size.max(1024));
-        })?;
-        reply.read(|reader| entries(reader, size as usize))
     }
 
     fn statfs(&self, node: u64, who: &Credentials) -> Done {
@@ -466,26 +380,15 @@ impl<R: Calls> Files<R> {
     }
 }
 
-fn entries(reader: &mut Reader<'_>, limit: usize) -> Result<Answer, Garbage> {
-    Attributes::read_optional(reader)?;
-    let _verifier = reader.u64()?;
-    let mut answer = Answer::default();
-    while reader.bool()? {
-        let (fileid, name, next) = (reader.u64()?, reader.opaque(MAX_NAME)?, reader.u64()?);
-        // The rest is asked for again.
-        if !answer.entry(fileid, next, name, limit) {
-            break;
-        }
-    }
-    Ok(answer)
-}
-
 /// A thread's supplementary groups, among them the pod's fsGroup; FUSE does not tell them.
 fn groups(pid: u32) -> Vec<u32> {
     if pid == 0 {
         return Vec::new();
     }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // At once: each read of this file is written anew by the kernel, and the groups are near its beginning.
+    let mut bytes = [0; 4096];
+    let read = std::fs::File::open(format!("/proc/{pid}/status")).and_then(|mut file| std::io::Read::read(&mut file, &mut bytes));
+    let status = String::from_utf8_lossy(bytes.get(..read.unwrap_or(0)).unwrap_or_default());
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_whitespace().filter_map(|group| group.parse().ok()).take(super::super::rpc::MAX_GROUPS).collect()
 }

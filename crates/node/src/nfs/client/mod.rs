@@ -7,13 +7,15 @@
 //! - [`remote`], [`connect`]: connections and calls
 //! - [`provision`]: sub-directories of an export for claims
 //! - [`wire`]: what goes over `/dev/fuse`
-//! - [`nodes`], [`files`]: the file system
+//! - [`nodes`], [`files`], [`data`], [`listing`]: the file system
 //! - [`session`]: the process: mounts, reads requests, hands them to threads
 
 mod connect;
+mod data;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod listing;
 mod nodes;
 pub mod provision;
 pub mod remote;
@@ -34,6 +36,9 @@ pub struct MountRequest {
     pub source: Source,
     pub target: PathBuf,
     pub read_only: bool,
+    /// The instance whose control group the client's process joins; empty: it stays in its parent's.
+    #[serde(default)]
+    pub cgroup_root: String,
 }
 
 /// Mounts an export through FUSE. Blocks until it is mounted or has failed, at most about the source's timeout. The

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::rpc::Credentials;
+use super::data::Kept;
 
 /// The kernel's number of the mount's root.
 pub const ROOT: u64 = 1;
@@ -23,8 +24,8 @@ pub struct Node {
     lookups: u64,
     opens: u64,
     pub hidden: Option<Hidden>,
-    /// The verifier of writes that were not committed yet.
-    pub verifier: Option<u64>,
+    /// What of it is not known to be on the server's disk.
+    pub kept: Kept,
 }
 
 /// An open file.
@@ -40,6 +41,8 @@ pub struct Nodes {
     by_number: HashMap<u64, Node>,
     by_handle: HashMap<Vec<u8>, u64>,
     open: HashMap<u64, Arc<Open>>,
+    /// The bytes that all files keep.
+    pub kept: usize,
     last: u64,
 }
 
@@ -69,6 +72,7 @@ impl Nodes {
         node.lookups = node.lookups.saturating_sub(times);
         if node.lookups == 0 && node.opens == 0 && number != ROOT {
             let handle = std::mem::take(&mut node.handle);
+            self.kept = self.kept.saturating_sub(node.kept.bytes());
             self.by_number.remove(&number);
             self.by_handle.remove(&handle);
         }

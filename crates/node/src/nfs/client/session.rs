@@ -14,6 +14,7 @@ use super::MountRequest;
 use super::files::Files;
 use super::remote;
 use super::wire::{Answer, HEADER, Request, Words, op};
+use crate::cgroups::Cgroups;
 use crate::nfs::protocol::MAX_IO;
 use crate::shim::process;
 
@@ -35,6 +36,10 @@ pub fn mount_main(words: &str) -> ! {
     let opened = serde_json::from_str::<MountRequest>(words).map_err(|error| error.to_string()).and_then(|request| {
         // The parent waits for its child only; what serves the mount is nobody's child.
         daemonize().map_err(|error| format!("starting the NFS client: {error}"))?;
+        if !request.cgroup_root.is_empty() {
+            // A service manager that stops the agent by its group leaves the mount alone.
+            Cgroups::detect(&request.cgroup_root).adopt_supervisor(std::process::id());
+        }
         let (remote, root) = remote::open(&request.source)?;
         let device = mount(&request).map_err(|error| format!("mounting on {}: {error}", request.target.display()))?;
         Ok((Files::new(remote, root), device))

@@ -10,9 +10,10 @@ use std::os::unix::fs::symlink;
 use nix::fcntl::OFlag;
 
 use super::call::Peer;
+use super::connection::Connection;
 use super::export::Export;
 use super::limits::Limits;
-use super::{Server, call, converse, identity};
+use super::{Server, call, identity};
 use crate::fuzzing::{Place, join, parts};
 use crate::nfs::protocol::{MOUNT, NFS, PORTMAP, PORTMAP_VERSION, SIZES, SetAttributes, V3, procedure as p, sizes};
 use crate::nfs::rpc::{self, Credentials};
@@ -70,7 +71,7 @@ pub fn run(input: &[u8]) {
     let server = Server::new(exports, limits, &[7; 32], 2049);
     let Some((what, rest)) = input.split_first() else { return };
     let stream = if what % 2 == 1 { rest.to_vec() } else { records(&server, rest) };
-    let _ = converse(&server, &mut Wire(&stream), CLIENT, |_| Ok(()));
+    let _ = Connection::new(CLIENT, Wire(&stream), Wire(&[])).work(&server, false, |_| Ok(()), || ());
     let _ = call::answer_datagram(&server, CLIENT.address, rest);
     place.assert_untouched();
 }

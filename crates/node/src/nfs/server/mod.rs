@@ -3,18 +3,19 @@
 //!
 //! Stateless as the protocol wants it: a file handle holds the kernel's own handle of the file (inode and generation),
 //! so it outlives renames and restarts of the server; it is sealed with a key of this server, so that nobody can make
-//! one up for a file outside of an export (X3). Each connection has a thread, which takes on the asking user's identity
-//! for each call; permissions are the kernel's to check.
+//! one up for a file outside of an export (X3). A thread takes on the asking user's identity for each call; permissions are the kernel's to check.
 //!
 //! - [`export`]: what is exported to whom
 //! - [`handle`]: file handles
 //! - [`identity`]: acting as somebody else
+//! - [`connection`]: calls of one client, carried out side by side
 //! - [`call`]: from a call to its procedure
 //! - [`file`], [`name`], [`listing`]: the procedures on files, names and folders
 //! - [`mount`]: the mount protocol and the port mapper
 //! - [`limits`], [`sizes`]: folders with a size of their own, and how a provisioner asks for one
 
 mod call;
+mod connection;
 pub mod export;
 mod file;
 #[cfg(any(test, fuzzing))]
@@ -29,26 +30,29 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
 pub use export::ExportOptions;
 
 use super::protocol::PORTMAP_PORT;
-use super::rpc;
 use call::Peer;
+use connection::Connection;
 use export::Export;
 use limits::Limits;
 
 /// Connections at one time; beyond, new ones are closed at once.
 const MAX_CONNECTIONS: usize = 256;
+/// Threads beside those, for clients that have several calls under way.
+const MAX_HELPERS: usize = 64;
+/// Calls of one connection that are carried out side by side.
+const MAX_SIDE_BY_SIDE: usize = 8;
 /// How long the rest of a record, and the taking of a reply, may keep a thread.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A thread's stack (bytes): the procedures keep their buffers on the heap.
@@ -86,10 +90,12 @@ pub struct Server {
     limits: Limits,
     seal: ring::hmac::Key,
     /// What WRITE and COMMIT answer with: the same until data that was not committed may be lost.
-    boot: u32,
+    start: u32,
     failures: AtomicU32,
     port: u16,
     connections: AtomicUsize,
+    /// Threads beside the first of each connection.
+    helpers: AtomicUsize,
 }
 
 /// A server that listens.
@@ -151,12 +157,15 @@ fn key(dir: &Path) -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
-/// A number of this boot of the machine. What was written without being committed is in the kernel's memory: it
-/// outlives this process, so that a restart alone makes no client send its data again.
-fn boot() -> u32 {
-    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let hash: [u8; 32] = Sha256::digest(&id).into();
-    hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+/// A number of this start of the server. A process that ends leaves in the kernel's memory what was not committed, but
+/// what it knew of fsyncs that failed is gone: so clients send their data again.
+fn start() -> u32 {
+    let mut bytes = [0; 4];
+    let random = ring::rand::SystemRandom::new();
+    match ring::rand::SecureRandom::fill(&random, &mut bytes) {
+        Ok(()) => u32::from_be_bytes(bytes),
+        Err(_) => std::process::id(),
+    }
 }
 
 impl Listening {
@@ -214,35 +223,46 @@ fn accept(server: &Arc<Server>, listener: &TcpListener) {
     }
 }
 
-fn connection(server: &Server, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    identity::own_thread()?;
+fn connection(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
     stream.set_write_timeout(Some(RECORD_TIMEOUT))?;
     let is_here = stream.local_addr()?.ip().to_canonical() == peer.ip().to_canonical();
     let client = Peer { address: peer.ip(), port: peer.port(), is_here };
-    let timing = stream.try_clone()?;
-    converse(server, &mut stream, client, |timeout| timing.set_read_timeout(timeout))
+    work(server, &Arc::new(Connection::new(client, stream.try_clone()?, stream.try_clone()?)), &Arc::new(stream), false)
 }
 
-/// Answers calls until the client ends the connection. `wait` sets how long the next read may take.
-fn converse(
-    server: &Server,
-    stream: &mut (impl Read + Write),
-    client: Peer,
-    mut wait: impl FnMut(Option<Duration>) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut record = Vec::new();
-    loop {
-        wait(None)?;
-        if !rpc::read_record(stream, &mut record, || wait(Some(RECORD_TIMEOUT)))? {
-            return Ok(());
+/// A client's connection.
+type Tcp = Connection<TcpStream, TcpStream>;
+
+/// Works on a connection, and gets help where the client has more calls under way.
+fn work(server: &Arc<Server>, connection: &Arc<Tcp>, stream: &Arc<TcpStream>, helps: bool) -> io::Result<()> {
+    use nix::sys::socket::{MsgFlags, recv};
+    identity::own_thread()?;
+    let more = || recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0);
+    let help = || {
+        if Arc::strong_count(connection) > MAX_SIDE_BY_SIDE || !more() {
+            return;
         }
-        let Some(reply) = call::answer(server, client, &record) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"));
+        if server.helpers.fetch_add(1, Ordering::Relaxed) >= MAX_HELPERS {
+            server.helpers.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let (helped, connection, stream) = (server.clone(), connection.clone(), stream.clone());
+        let helping = move || {
+            let _ended = work(&helped, &connection, &stream, true);
+            helped.helpers.fetch_sub(1, Ordering::Relaxed);
         };
-        rpc::write_record(stream, reply)?;
+        if thread("nfs-helper", helping).is_err() {
+            server.helpers.fetch_sub(1, Ordering::Relaxed);
+        }
+    };
+    let done = connection.work(server, helps, |timeout| stream.set_read_timeout(timeout), help);
+    if done.is_err() {
+        // Whoever waits for the next call waits no longer.
+        let _ = stream.shutdown(std::net::Shutdown::Both);
     }
+    done
 }
 
 fn datagrams(server: &Server, socket: &UdpSocket) {
@@ -263,15 +283,16 @@ impl Server {
             exports,
             limits,
             seal: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key),
-            boot: boot(),
+            start: start(),
             failures: AtomicU32::new(0),
             port,
             connections: AtomicUsize::new(0),
+            helpers: AtomicUsize::new(0),
         }
     }
 
     fn write_verifier(&self) -> u64 {
-        u64::from(self.boot) << 32 | u64::from(self.failures.load(Ordering::Relaxed))
+        u64::from(self.start) << 32 | u64::from(self.failures.load(Ordering::Relaxed))
     }
 
     /// After a failed fsync the kernel may have dropped what it could not write: clients must send it again.
