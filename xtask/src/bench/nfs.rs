@@ -130,13 +130,18 @@ fn answers(program: &str, version: &str) -> bool {
 
 fn figures(binary: &Path, folder: &Path) -> Result<Figures> {
     let (export, local, place) = (folder.join("export"), folder.join("local"), folder.join("mount"));
-    let url = format!("nfs://127.0.0.1{}/copied", export.display());
+    // nfs-cp only makes files that are not there; and what is removed past a server, the server may not know.
+    let copies = std::cell::Cell::new(0);
+    let url = || format!("nfs://127.0.0.1{}/copied-{}", export.display(), copies.get());
     let copied = |result: std::process::ExitStatus| -> Result<()> {
         ensure!(result.success(), "libnfs-utils");
         Ok(())
     };
-    let to = || copied(Command::new("nfs-cp").arg(&local).arg(&url).stdout(Stdio::null()).status().context("nfs-cp")?);
-    let from = || copied(Command::new("nfs-cat").arg(&url).stdout(Stdio::null()).status().context("nfs-cat")?);
+    let to = || {
+        copies.set(copies.get() + 1);
+        copied(Command::new("nfs-cp").arg(&local).arg(url()).stdout(Stdio::null()).status().context("nfs-cp")?)
+    };
+    let from = || copied(Command::new("nfs-cat").arg(url()).stdout(Stdio::null()).status().context("nfs-cat")?);
     let (write, read) = (rate(to)?, rate(from)?);
     let mount = Mount::new(binary, &export, &place)?;
     let bytes = fs::read(&local)?;
@@ -157,6 +162,7 @@ fn figures(binary: &Path, folder: &Path) -> Result<Figures> {
     let random_write = operations(|offset, block| Ok(file.write_all_at(block, offset)?))?;
     let random_read = operations(|offset, block| Ok(file.read_exact_at(block, offset)?))?;
     drop((file, mount));
+    fs::read_dir(&export)?.try_for_each(|entry| fs::remove_file(entry?.path()))?;
     Ok(Figures { write, read, mount_write, mount_read, random_write, random_read })
 }
 
