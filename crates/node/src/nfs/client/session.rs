@@ -82,7 +82,21 @@ fn mount(request: &MountRequest) -> io::Result<File> {
     }
     let source = format!("{}:{}", request.source.server, request.source.path);
     nix::mount::mount(Some(source.as_str()), &request.target, Some("fuse.mainstay-nfs"), flags, Some(options.as_str()))?;
+    // Best effort: reads are then no larger than the kernel's 128 KiB.
+    let _ = read_ahead(&request.target);
     Ok(device)
+}
+
+/// Lets the kernel read ahead as much as one call brings, so that several calls are under way. It must be known before
+/// the kernel's first request is answered, and the mount cannot be asked about itself yet.
+fn read_ahead(target: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    const KIB: u32 = 2 * MAX_IO / 1024;
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+    let parts = mounts.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut here = parts.filter(|parts| parts.get(4).is_some_and(|place| place.as_bytes() == target.as_os_str().as_bytes()));
+    let Some(device) = here.next().and_then(|parts| parts.get(2).map(|device| (*device).to_owned())) else { return Ok(()) };
+    std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), KIB.to_string())
 }
 
 /// Requests whose process got a signal.
@@ -182,8 +196,7 @@ impl Session {
         };
         let mut message = Answer::default();
         message.u32(16 + body.len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
-        message.0.extend_from_slice(&body);
-        let _ = (&self.device).write(&message.0);
+        let _ = (&self.device).write_vectored(&[io::IoSlice::new(&message.0), io::IoSlice::new(&body)]);
     }
 
     fn init(&self, request: &Request) {
@@ -197,7 +210,7 @@ impl Session {
         let (_major, _minor, readahead, offered) = (body.u32(), body.u32(), body.u32().unwrap_or(0), body.u32().unwrap_or(0));
         let flags = offered & (ASYNC_READ | BIG_WRITES | AUTO_INVAL_DATA | PARALLEL_DIROPS | MAX_PAGES);
         let mut answer = Answer::default();
-        answer.u32(7).u32(31).u32(readahead.max(MAX_IO)).u32(flags).u16(32).u16(24).u32(MAX_IO).u32(1).u16(PAGES).u16(0);
+        answer.u32(7).u32(31).u32(readahead.max(2 * MAX_IO)).u32(flags).u16(32).u16(24).u32(MAX_IO).u32(1).u16(PAGES).u16(0);
         answer.0.resize(64, 0);
         self.answer(request.unique, Ok(answer));
     }
