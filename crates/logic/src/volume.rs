@@ -330,14 +330,9 @@ pub fn made_size(volume: &PersistentVolume) -> Option<i64> {
     annotation(&volume.metadata, MADE_SIZE).parse().ok()
 }
 
-/// Why a built-in class can make nothing for a claim.
-///
-/// A claim that asks for a copy of other data must wait rather than start empty.
-pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
+/// Why no provisioner here can make what a claim asks for, whatever its class.
+fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
     let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing".to_owned()) };
-    if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
-        return Err(format!("a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"));
-    }
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".to_owned());
     }
@@ -346,6 +341,17 @@ pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: 
     }
     if !attributes::of_claim(claim).is_empty() {
         return Err(format!("VAC {} cannot be applied: the provisioner has no attributes that can be set", attributes::of_claim(claim)));
+    }
+    Ok(())
+}
+
+/// Why a built-in class can make nothing for a claim.
+///
+/// A claim that asks for a copy of other data must wait rather than start empty.
+pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
+    plain(claim)?;
+    if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
+        return Err(format!("a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"));
     }
     size_of(class).map(|_| ())
 }

@@ -145,20 +145,13 @@ fn folder(claim: &PersistentVolumeClaim, sub_dir: Option<&str>) -> Result<Vec<St
 
 /// Whether a folder is what a claim asks for. One that asks for a copy of other data must wait rather than start empty.
 fn suits(claim: &PersistentVolumeClaim) -> Result<(), String> {
-    let Some(spec) = claim.spec.as_ref() else { return Err("spec is missing".to_owned()) };
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err("the provisioner does not support data sources".to_owned());
+    super::plain(claim)?;
+    match claim.spec.as_ref() {
+        Some(spec) if spec.data_source.is_some() || spec.data_source_ref.is_some() => {
+            Err("the provisioner does not support data sources".to_owned())
+        }
+        _ => Ok(()),
     }
-    if spec.selector.is_some() {
-        return Err("claim Selector is not supported".to_owned());
-    }
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err("the provisioner does not support volume mode Block".to_owned());
-    }
-    if !super::attributes::of_claim(claim).is_empty() {
-        return Err(format!("VAC {} cannot be applied: a folder has no attributes that can be set", super::attributes::of_claim(claim)));
-    }
-    Ok(())
 }
 
 /// Why the class can make nothing for a claim.
