@@ -38,8 +38,11 @@ pub fn read_record(stream: &mut impl Read, record: &mut Vec<u8>, mut begun: impl
         if old + length > MAX_RECORD {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an RPC record is longer than {MAX_RECORD} bytes")));
         }
-        record.resize(old + length, 0);
-        stream.read_exact(record.get_mut(old..).unwrap_or_default())?;
+        // Reserved first: as many bytes as the limit allows, and they are not cleared before they are written.
+        record.reserve_exact(length);
+        if (&mut *stream).take(length as u64).read_to_end(record)? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         if header & LAST_FRAGMENT != 0 {
             return Ok(true);
         }

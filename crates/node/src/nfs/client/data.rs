@@ -63,9 +63,14 @@ impl<R: Calls> Files<R> {
                 let _count = reader.u32()?;
                 Ok((reader.bool()?, reader.opaque(left as usize)?))
             })?;
+            let is_all = end || part.is_empty() || bytes.len() + part.len() >= size as usize;
+            if is_all && bytes.is_empty() {
+                let place = reply.place(part);
+                return Ok(Answer::within(reply.into_record(), place));
+            }
             bytes.extend_from_slice(part);
-            if end || part.is_empty() || bytes.len() >= size as usize {
-                return Ok(Answer(bytes));
+            if is_all {
+                return Ok(bytes.into());
             }
         }
     }
@@ -249,8 +254,8 @@ mod tests {
     fn write(files: &Files<Server>, open: u64, offset: u64, bytes: &[u8]) {
         let mut body = Answer::default();
         body.u64(open).u64(offset).u32(bytes.len() as u32).u32(0).u64(0).u64(0);
-        body.0.extend_from_slice(bytes);
-        files.write(&mut Words(&body.0)).unwrap();
+        body.raw(bytes);
+        files.write(&mut Words(body.body())).unwrap();
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl<R: Calls> Files<R> {
         })?;
         reply.read(|reader| {
             Attributes::read_optional(reader)?;
-            Ok(Answer(reader.opaque(MAX_PATH)?.to_vec()))
+            Ok(reader.opaque(MAX_PATH)?.to_vec().into())
         })
     }
 
@@ -356,7 +356,7 @@ impl<R: Calls> Files<R> {
             let mut answer = Answer::default();
             answer.u64(total / UNIT).u64(free / UNIT).u64(available / UNIT).u64(files).u64(files_free);
             answer.u32(UNIT as u32).u32(MAX_NAME as u32).u32(UNIT as u32).u32(0);
-            answer.0.resize(80, 0);
+            answer.pad(80);
             Ok(answer)
         })
     }

@@ -64,7 +64,7 @@ pub fn run(input: &[u8]) {
         let (node, open) = (u64::from(request[1]).max(ROOT), u64::from(request[2]));
         let request = Request { operation, unique: 1, node, uid: 0, gid: 0, pid: 0, body: body(operation, node, open) };
         if let Ok(answer) = files.execute(&request) {
-            assert!(answer.0.len() <= 1 << 20, "{} bytes for the kernel", answer.0.len());
+            assert!(answer.body().len() <= 1 << 20, "{} bytes for the kernel", answer.body().len());
         }
     }
 }
@@ -85,9 +85,8 @@ fn body(operation: u32, node: u64, open: u64) -> Vec<u8> {
         op::RELEASE => body.u64(open),
         _ => &mut body,
     };
-    body.0.extend_from_slice(b"a\0b\0");
-    body.0.resize(body.0.len() + 8, 0);
-    body.0
+    body.raw(b"a\0b\0").raw(&[0; 8]);
+    body.body().to_vec()
 }
 
 fn reply(results: impl Fn(&mut Writer)) -> Vec<u8> {

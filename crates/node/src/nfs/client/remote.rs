@@ -134,6 +134,17 @@ impl Reply {
         self.record.get(self.begin..).unwrap_or_default()
     }
 
+    /// Where a part of the results stands in [`Self::into_record`].
+    pub fn place(&self, part: &[u8]) -> std::ops::Range<usize> {
+        let begin = (part.as_ptr() as usize).saturating_sub(self.record.as_ptr() as usize).min(self.record.len());
+        begin..(begin + part.len()).min(self.record.len())
+    }
+
+    /// The whole message.
+    pub fn into_record(self) -> Vec<u8> {
+        self.record
+    }
+
     /// What follows the status of an NFS procedure; any but OK is an error.
     pub fn succeeded(self) -> Result<Self, Errno> {
         match self.read(Reader::u32)? {

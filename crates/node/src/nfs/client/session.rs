@@ -191,12 +191,12 @@ impl Session {
     /// Writes an answer. One that nobody waits for any more (ENOENT) is nobody's loss.
     fn answer(&self, unique: u64, done: Result<Answer, libc::c_int>) {
         let (error, body) = match done {
-            Ok(answer) => (0, answer.0),
-            Err(errno) => (-errno, Vec::new()),
+            Ok(answer) => (0, answer),
+            Err(errno) => (-errno, Answer::default()),
         };
         let mut message = Answer::default();
-        message.u32(16 + body.len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
-        let _ = (&self.device).write_vectored(&[io::IoSlice::new(&message.0), io::IoSlice::new(&body)]);
+        message.u32(16 + body.body().len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
+        let _ = (&self.device).write_vectored(&[io::IoSlice::new(message.body()), io::IoSlice::new(body.body())]);
     }
 
     fn init(&self, request: &Request) {
@@ -211,7 +211,7 @@ impl Session {
         let flags = offered & (ASYNC_READ | BIG_WRITES | AUTO_INVAL_DATA | PARALLEL_DIROPS | MAX_PAGES);
         let mut answer = Answer::default();
         answer.u32(7).u32(31).u32(readahead.max(2 * MAX_IO)).u32(flags).u16(32).u16(24).u32(MAX_IO).u32(1).u16(PAGES).u16(0);
-        answer.0.resize(64, 0);
+        answer.pad(64);
         self.answer(request.unique, Ok(answer));
     }
 

@@ -94,21 +94,54 @@ impl<'a> Words<'a> {
 
 /// Writes an answer's body.
 #[derive(Default)]
-pub struct Answer(pub Vec<u8>);
+pub struct Answer {
+    bytes: Vec<u8>,
+    /// The body begins after so many of them.
+    begin: usize,
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, begin: 0 }
+    }
+}
 
 impl Answer {
+    /// What stands in a longer message, which is not copied.
+    pub fn within(mut bytes: Vec<u8>, place: std::ops::Range<usize>) -> Self {
+        bytes.truncate(place.end);
+        Self { bytes, begin: place.start }
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(self.begin..).unwrap_or_default()
+    }
+
+    /// Bytes as they are.
+    #[cfg(any(test, fuzzing))]
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
+    /// Fills the body up with zeros.
+    pub fn pad(&mut self, length: usize) {
+        self.bytes.resize(length, 0);
+    }
+
     pub fn u16(&mut self, word: u16) -> &mut Self {
-        self.0.extend_from_slice(&word.to_ne_bytes());
+        self.bytes.extend_from_slice(&word.to_ne_bytes());
         self
     }
 
     pub fn u32(&mut self, word: u32) -> &mut Self {
-        self.0.extend_from_slice(&word.to_ne_bytes());
+        self.bytes.extend_from_slice(&word.to_ne_bytes());
         self
     }
 
     pub fn u64(&mut self, word: u64) -> &mut Self {
-        self.0.extend_from_slice(&word.to_ne_bytes());
+        self.bytes.extend_from_slice(&word.to_ne_bytes());
         self
     }
 
@@ -129,12 +162,12 @@ impl Answer {
 
     /// `struct fuse_direntry`; `false` where it does not fit into `limit` bytes.
     pub fn entry(&mut self, fileid: u64, next: u64, name: &[u8], limit: usize) -> bool {
-        if self.0.len() + (24 + name.len()).next_multiple_of(8) > limit {
+        if self.bytes.len() + (24 + name.len()).next_multiple_of(8) > limit {
             return false;
         }
         self.u64(fileid).u64(next).u32(name.len() as u32).u32(0);
-        self.0.extend_from_slice(name);
-        self.0.resize(self.0.len().next_multiple_of(8), 0);
+        self.bytes.extend_from_slice(name);
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         true
     }
 }
