@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mainstay_api::{kinds, object};
+use mainstay_api::{Kind, kinds, object};
 use mainstay_client::WatchEvent;
 use serde_json::{Value, json};
 
@@ -44,7 +44,16 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
     let ratio = times(ours.quantile(0.5), bare.quantile(0.5));
     let name = format!("snapshot of a 1 GiB volume with 100 MiB in it, p50 of {ROUNDS}");
     table.row(&name, ms(ours.quantile(0.5)), beside, ratio, "");
-    Ok(())
+    remove(cluster, &kinds::POD).await?;
+    remove(cluster, &kinds::PERSISTENT_VOLUME_CLAIM).await
+}
+
+/// What is measured next meets none of this.
+async fn remove(cluster: &Cluster, kind: &'static Kind) -> Result<()> {
+    let mut watch = cluster.watch_from_now(kind).await?;
+    cluster.client.delete(kind, NAMESPACE, "bench-clone", &json!({})).await?;
+    let gone = |event: &WatchEvent| matches!(event, WatchEvent::Gone(gone) if object::name(gone) == "bench-clone");
+    wait(&mut watch, gone).await.with_context(|| format!("the {} is gone", kind.singular))
 }
 
 /// A pod that fills the volume and ends.
