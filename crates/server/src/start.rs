@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_store::{OpenError, Store};
 use rustls::RootCertStore;
@@ -17,6 +18,12 @@ use crate::api::{Api, Cidr, Env, Settings, Tokens};
 use crate::http::{Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver};
+
+/// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
+/// when the system calls that it was in have ended.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// Between two attempts to have them.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -138,8 +145,8 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
         other => StartError::Pki(other),
     })?;
     // The store comes first: whoever has its lock owns the folder.
-    let store = open_store(&config.data_dir)?;
-    let listener = listen(config.listen).await?;
+    let store = handed_over(async || open_store(&config.data_dir)).await?;
+    let listener = handed_over(async || listen(config.listen).await).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
     let pki = Pki::open(&config.data_dir.join("pki"), now)?;
@@ -196,6 +203,19 @@ fn ranges(config: &ServerConfig) -> Result<(Cidr, IpAddr), StartError> {
         .nth(bootstrap::DNS_PLACE)
         .ok_or_else(|| StartError::Cidr { option: "--service-cidr", value: config.service_cidr.clone() })?;
     Ok((service, dns.into()))
+}
+
+/// Tries again for a while what a former instance may still hold.
+async fn handed_over<T>(mut attempt: impl AsyncFnMut() -> Result<T, StartError>) -> Result<T, StartError> {
+    let deadline = tokio::time::Instant::now() + HANDOVER;
+    loop {
+        match attempt().await {
+            Err(StartError::InUse(_) | StartError::AddressInUse(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOOK).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 fn open_store(data_dir: &Path) -> Result<Store, StartError> {

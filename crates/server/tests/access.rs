@@ -86,3 +86,16 @@ async fn x2_keys_are_their_owners_and_a_restart_keeps_them() {
     assert_eq!((second.ca_pem.as_str(), second.admin.identity.certificate.as_str()), (ca.as_str(), admin.as_str()));
     second.shutdown().await;
 }
+
+#[tokio::test]
+async fn whoever_follows_a_killed_instance_waits_until_the_kernel_has_let_go() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("store")).expect("a folder");
+    let held = mainstay_store::Store::open(folder.path().join("store").as_path(), mainstay_store::Options::default()).expect("a store");
+    let ends = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(held);
+    };
+    let (started, ()) = tokio::join!(start(config(folder.path())), ends);
+    started.expect("started").shutdown().await;
+}
