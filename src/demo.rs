@@ -17,10 +17,20 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     crate::up::log_to_stderr();
     // Before any thread is made: a network without a way out, and mounts that nobody else sees.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("making a network and mount namespace")?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).context("making mounts private")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("making mounts private")?;
     let folder = std::env::temp_dir().join(format!("mainstay-demo-{}", std::process::id()));
     let data_dir = folder.to_str().context("the temporary folder's name is not UTF-8")?.to_owned();
-    let cli = Cli::parse_from(["mainstay", "up", "--listen", "127.0.0.1:6443", "--node-name", "demo", "--data-dir", &data_dir]);
+    let cli = Cli::parse_from([
+        "mainstay",
+        "up",
+        "--listen",
+        "127.0.0.1:6443",
+        "--node-name",
+        "demo",
+        "--data-dir",
+        &data_dir,
+    ]);
     let Command::Up(up) = cli.command else { unreachable!("`up` was given") };
     let result = crate::up::runtime()?.block_on(async {
         let shown = async {

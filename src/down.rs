@@ -35,7 +35,9 @@ pub async fn clean(data_dir: &Path) -> Result<()> {
 /// Asks the instance that runs on this folder to stop, and waits until it has.
 async fn stop_running(data_dir: &Path) -> Result<()> {
     let file = crate::up::pid_file(data_dir);
-    let Some(pid) = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()) else { return Ok(()) };
+    let Some(pid) = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()) else {
+        return Ok(());
+    };
     let pid = Pid::from_raw(pid);
     // The number may by now be another program's: only a mainstay that runs `up` is asked.
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

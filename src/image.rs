@@ -18,8 +18,9 @@ pub fn run(command: &ImageCommand) -> Result<()> {
             let store = open(data_dir)?;
             for file in files {
                 let shown = Shown::new(file.display().to_string());
-                let names =
-                    store.load(file, &mut |progress| shown.show(progress)).with_context(|| format!("{} was not loaded", file.display()))?;
+                let names = store
+                    .load(file, &mut |progress| shown.show(progress))
+                    .with_context(|| format!("{} was not loaded", file.display()))?;
                 shown.clear();
                 for name in names {
                     println!("loaded {name}");
@@ -43,7 +44,8 @@ pub fn run(command: &ImageCommand) -> Result<()> {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let store = open(data_dir)?;
             let shown = Shown::new(reference.clone());
-            let pulled = crate::up::runtime()?.block_on(store.pull(reference, None, &mut |progress| shown.show(progress)));
+            let pulled =
+                crate::up::runtime()?.block_on(store.pull(reference, None, &mut |progress| shown.show(progress)));
             shown.clear();
             println!("pulled {reference}: {}", pulled.with_context(|| format!("pulling {reference}"))?.id);
             Ok(())

@@ -8,9 +8,14 @@ use mainstay_node::nfs::server::{self, ServerConfig};
 pub fn run(args: &NfsServerArgs) -> Result<()> {
     crate::need_root("mainstay nfs-server")?;
     crate::up::log_to_stderr();
-    let exports = args.exports.iter().map(|export| export.parse().map_err(anyhow::Error::msg)).collect::<Result<Vec<_>>>()?;
-    let listening =
-        server::listen(&ServerConfig { exports, listen: args.listen, portmapper: !args.no_portmapper, state_dir: args.state_dir.clone() })?;
+    let exports =
+        args.exports.iter().map(|export| export.parse().map_err(anyhow::Error::msg)).collect::<Result<Vec<_>>>()?;
+    let listening = server::listen(&ServerConfig {
+        exports,
+        listen: args.listen,
+        portmapper: !args.no_portmapper,
+        state_dir: args.state_dir.clone(),
+    })?;
     println!("mainstay: NFS ready    {}   {} export(s)", listening.address, args.exports.len());
     if !listening.has_portmapper() && !args.no_portmapper {
         println!("mainstay: port 111 is taken: clients mount with -o port={0},mountport={0}", listening.address.port());

@@ -76,14 +76,20 @@ pub fn cgroup_root(data_dir: &Path) -> String {
         return "mainstay".to_owned();
     }
     let path = data_dir.as_os_str().as_encoded_bytes();
-    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = path
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("mainstay-{:08x}", hash >> 32)
 }
 
 /// The runtime of server and node.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).max_blocking_threads(64).enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()?)
 }
 
 /// Warnings and errors on standard error; `MAINSTAY_LOG=debug` for more.
@@ -96,13 +102,19 @@ pub fn log_to_stderr() {
 pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     // Two TLS libraries' defaults would be ambiguous; this process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cluster_cidr = Cidr::parse(&args.cluster_cidr).filter(|range| range.prefix <= NODE_PREFIX).with_context(|| {
-        format!("--cluster-cidr {:?} is not an IPv4 range such as 10.244.0.0/16, of at least a /{NODE_PREFIX}", args.cluster_cidr)
-    })?;
+    let cluster_cidr =
+        Cidr::parse(&args.cluster_cidr).filter(|range| range.prefix <= NODE_PREFIX).with_context(|| {
+            format!(
+                "--cluster-cidr {:?} is not an IPv4 range such as 10.244.0.0/16, of at least a /{NODE_PREFIX}",
+                args.cluster_cidr
+            )
+        })?;
     let pod_cidr = Cidr { first: cluster_cidr.first, prefix: NODE_PREFIX };
     let node_ip = match args.node_ip {
         Some(address) => address,
-        None => default_address().or_else(|| pod_cidr.at(1)).context("no address for this node; give one with --node-ip")?,
+        None => {
+            default_address().or_else(|| pod_cidr.at(1)).context("no address for this node; give one with --node-ip")?
+        }
     };
     let node_name = match &args.node_name {
         Some(name) => name.clone(),
@@ -122,7 +134,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     .await?;
     let api_ready = begun.elapsed();
     if let Some(path) = &args.kubeconfig {
-        write_private(path, server.admin.kubeconfig.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        write_private(path, server.admin.kubeconfig.as_bytes())
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     std::fs::write(pid_file(&args.data_dir), std::process::id().to_string())?;
     let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
@@ -151,11 +164,13 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
 
 /// Waits until the node's condition Ready is True and says when that was.
 pub async fn node_ready(cluster: &Cluster, begun: Instant) -> Duration {
-    let options = ListOptions { field_selector: format!("metadata.name={}", cluster.node_name), ..ListOptions::default() };
+    let options =
+        ListOptions { field_selector: format!("metadata.name={}", cluster.node_name), ..ListOptions::default() };
     let mut nodes = Informer::new(cluster.client.clone(), &kinds::NODE, "", options);
     loop {
         if let Notice::Put(_, node) = nodes.next().await {
-            let conditions = node.pointer("/status/conditions").and_then(serde_json::Value::as_array).into_iter().flatten();
+            let conditions =
+                node.pointer("/status/conditions").and_then(serde_json::Value::as_array).into_iter().flatten();
             if conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {
                 return begun.elapsed();
             }

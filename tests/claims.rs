@@ -26,7 +26,9 @@ fn claim(name: &str, class: &str, size: &str, extra: &str) -> String {
 }
 
 fn class(name: &str, extra: &str) -> String {
-    format!("apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: rancher.io/local-path\n{extra}\n")
+    format!(
+        "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: rancher.io/local-path\n{extra}\n"
+    )
 }
 
 fn pod(name: &str, claim: &str, extra: &str) -> String {
@@ -50,7 +52,11 @@ fn says(cluster: &Cluster, object: &str, text: &str) {
 fn v1_v3_static_volumes_go_to_the_claim_that_they_fit_and_say_so() {
     let cluster = Cluster::new();
     cluster.apply(STATIC);
-    for claim in [claim("first", "", "1Gi", ""), claim("keeper", "", "1Gi", ""), claim("second", "", "1Gi", ", volumeName: small")] {
+    for claim in [
+        claim("first", "", "1Gi", ""),
+        claim("keeper", "", "1Gi", ""),
+        claim("second", "", "1Gi", ", volumeName: small"),
+    ] {
         cluster.apply(&claim);
     }
     cluster.apply(&claim("golden", "", "2Gi", ", selector: {matchLabels: {tier: gold}}"));
@@ -79,9 +85,14 @@ fn v1_v3_static_volumes_go_to_the_claim_that_they_fit_and_say_so() {
     // A volume that had a claim is nobody's until a person says so; a claim whose volume is torn away is Lost.
     cluster.kubectl(&["delete", "pvc/first"]);
     cluster.eventually("it is released", || cluster.field("pv/small", "{.status.phase}") == "Released");
-    assert_eq!((bound(&cluster, "none"), bound(&cluster, "second")), ("Pending ".to_owned(), "Pending small".to_owned()));
+    assert_eq!(
+        (bound(&cluster, "none"), bound(&cluster, "second")),
+        ("Pending ".to_owned(), "Pending small".to_owned())
+    );
     cluster.kubectl(&["patch", "pv/small", "--type=json", "-p", r#"[{"op":"remove","path":"/spec/claimRef"}]"#]);
-    cluster.eventually("it is free again", || cluster.field("pv/small", "{.status.phase} {.spec.claimRef.namespace}") == "Bound default");
+    cluster.eventually("it is free again", || {
+        cluster.field("pv/small", "{.status.phase} {.spec.claimRef.namespace}") == "Bound default"
+    });
     cluster.kubectl(&["delete", "pv/large", "--wait=false"]);
     cluster.kubectl(&["patch", "pv/large", "-p", r#"{"metadata":{"finalizers":null}}"#]);
     says(&cluster, "pvc/golden", "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
@@ -111,9 +122,11 @@ fn v9_v10_a_claim_gets_no_more_than_there_is_and_one_pod_where_it_says_so() {
     assert!(refused.contains("the storageclass that provisions the pvc must support resize"), "{refused}");
     // More than the machine has is refused and can be taken back.
     cluster.kubectl(&ask("pvc/grows", "900Ti").each_ref().map(String::as_str));
-    let progress = "{.status.allocatedResourceStatuses.storage} {.status.conditions[*].type} {.status.capacity.storage}";
-    cluster
-        .eventually("there is no room", || cluster.field("pvc/grows", progress) == "ControllerResizeInfeasible ControllerResizeError 64Mi");
+    let progress =
+        "{.status.allocatedResourceStatuses.storage} {.status.conditions[*].type} {.status.capacity.storage}";
+    cluster.eventually("there is no room", || {
+        cluster.field("pvc/grows", progress) == "ControllerResizeInfeasible ControllerResizeError 64Mi"
+    });
     says(&cluster, "pvc/grows", "node(s) did not have enough free storage");
     cluster.kubectl(&ask("pvc/grows", "128Mi").each_ref().map(String::as_str));
     cluster.eventually("it has grown", || cluster.field("pvc/grows", progress).trim() == "128Mi");
@@ -129,7 +142,11 @@ fn v9_v10_a_claim_gets_no_more_than_there_is_and_one_pod_where_it_says_so() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/one", "--timeout=60s"]);
     cluster.apply(&pod("two", "alone", ""));
     cluster.apply(&pod("three", "alone", &format!(", nodeName: {node}")));
-    says(&cluster, "pod/two", "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode");
+    says(
+        &cluster,
+        "pod/two",
+        "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+    );
     says(&cluster, "pod/three", "volume uses the ReadWriteOncePod access mode and is already in use by another pod");
     cluster.kubectl(&["delete", "pod/one", "pod/two"]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/three", "--timeout=120s"]);
@@ -141,16 +158,19 @@ fn v9_v10_a_claim_gets_no_more_than_there_is_and_one_pod_where_it_says_so() {
     );
     cluster.kubectl(&["patch", "pvc/grows", "-p", r#"{"spec":{"volumeAttributesClassName":"gold"}}"#]);
     cluster.eventually("it is infeasible", || {
-        cluster.field("pvc/grows", "{.status.modifyVolumeStatus.status} {.status.conditions[*].type}") == "Infeasible ModifyVolumeError"
+        cluster.field("pvc/grows", "{.status.modifyVolumeStatus.status} {.status.conditions[*].type}")
+            == "Infeasible ModifyVolumeError"
     });
     cluster.kubectl(&["delete", "vac/gold", "--wait=false"]);
     assert!(cluster.kubectl(&["get", "vac"]).contains("gold"), "a class in use is kept");
     cluster.kubectl(&["patch", "pvc/grows", "-p", r#"{"spec":{"volumeAttributesClassName":null}}"#]);
     cluster.kubectl(&["wait", "--for=delete", "vac/gold", "--timeout=60s"]);
     let volume = cluster.field("pvc/grows", "{.spec.volumeName}");
-    for (object, text) in
-        [("sc/grows", "AllowVolumeExpansion:  True"), (&*format!("pv/{volume}"), "Node Affinity:"), ("pvc/grows", "128Mi")]
-    {
+    for (object, text) in [
+        ("sc/grows", "AllowVolumeExpansion:  True"),
+        (&*format!("pv/{volume}"), "Node Affinity:"),
+        ("pvc/grows", "128Mi"),
+    ] {
         says(&cluster, object, text);
     }
 }

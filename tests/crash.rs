@@ -29,9 +29,20 @@ fn containers(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
 /// A step of the walkthrough, as kubectl's arguments.
 fn step(number: usize, random: &mut Random) -> Vec<String> {
     let words: Vec<String> = match number % 4 {
-        0 => vec!["create".into(), "configmap".into(), format!("acknowledged-{number}"), format!("--from-literal=n={number}")],
+        0 => vec![
+            "create".into(),
+            "configmap".into(),
+            format!("acknowledged-{number}"),
+            format!("--from-literal=n={number}"),
+        ],
         1 => vec!["scale".into(), "statefulset/apache-http".into(), format!("--replicas={}", 2 + random.below(4))],
-        2 => vec!["delete".into(), "pod".into(), "apache-http-1".into(), "--ignore-not-found".into(), "--wait=false".into()],
+        2 => vec![
+            "delete".into(),
+            "pod".into(),
+            "apache-http-1".into(),
+            "--ignore-not-found".into(),
+            "--wait=false".into(),
+        ],
         _ => vec!["label".into(), "statefulset/apache-http".into(), format!("step=s{number}"), "--overwrite".into()],
     };
     words
@@ -65,7 +76,10 @@ fn twenty_kills_lose_nothing_and_restart_nothing() {
             assert!(again.status.success(), "{words:?} after a crash: {}", text(&again));
         }
         for name in &acknowledged {
-            assert!(cluster.try_kubectl(&["get", "configmap", name]).status.success(), "A2: {name} was acknowledged and is lost");
+            assert!(
+                cluster.try_kubectl(&["get", "configmap", name]).status.success(),
+                "A2: {name} was acknowledged and is lost"
+            );
         }
         for (uid, (id, restarts)) in containers(&cluster) {
             assert_eq!(restarts, "0", "S11: the container of pod {uid} was restarted");
@@ -75,7 +89,8 @@ fn twenty_kills_lose_nothing_and_restart_nothing() {
     assert!(!acknowledged.is_empty());
     cluster.kubectl(&["scale", "statefulset/apache-http", "--replicas=3"]);
     cluster.eventually("the set has converged", || {
-        let status = cluster.field("statefulset/apache-http", "{.status.readyReplicas} {.status.replicas} {.status.currentReplicas}");
+        let status = cluster
+            .field("statefulset/apache-http", "{.status.readyReplicas} {.status.replicas} {.status.currentReplicas}");
         status == "3 3 3" && containers(&cluster).len() == 3
     });
     assert!(containers(&cluster).values().all(|(_, restarts)| restarts == "0"));

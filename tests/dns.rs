@@ -65,16 +65,20 @@ fn sorted(text: &str) -> Vec<&str> {
 fn records_of_every_kind() {
     let (cluster, upstream) = start();
     let checks = Checks::default();
-    let dig = |args: &[&str]| cluster.exec("tools", &[&["dig", "+short", "+search", "+time=2", "+tries=1"], args].concat());
+    let dig =
+        |args: &[&str]| cluster.exec("tools", &[&["dig", "+short", "+search", "+time=2", "+tries=1"], args].concat());
     let status = |args: &[&str]| {
         let said = cluster.exec("tools", &[&["dig", "+search", "+time=2", "+tries=1"], args].concat());
         let head = said.lines().find(|line| line.contains("status:")).unwrap_or("").to_owned();
         head.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("no answer").to_owned()
     };
     let web = cluster.field("service/web", "{.spec.clusterIP}");
-    let pods: Vec<String> = (0..2).map(|number| cluster.field(&format!("pod/db-{number}"), "{.status.podIP}")).collect();
+    let pods: Vec<String> =
+        (0..2).map(|number| cluster.field(&format!("pod/db-{number}"), "{.status.podIP}")).collect();
 
-    for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "WEB.Default.Svc.Cluster.Local"] {
+    for name in
+        ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "WEB.Default.Svc.Cluster.Local"]
+    {
         checks.equal(&format!("A of {name}"), &dig(&[name, "A"]), &web);
         checks.equal(&format!("A of {name} over TCP"), &dig(&["+tcp", name, "A"]), &web);
     }
@@ -88,15 +92,27 @@ fn records_of_every_kind() {
     checks.equal("SRV of a Service", &dig(&["_http._tcp.web", "SRV"]), &format!("0 100 80 web.{full}"));
     let records = dig(&["_sql._tcp.db.default.svc.cluster.local", "SRV"]);
     let targets: Vec<&str> = sorted(&records).iter().filter_map(|line| line.split(' ').nth(3)).collect();
-    checks.holds("SRV of a headless Service", targets == [format!("db-0.db.{full}"), format!("db-1.db.{full}")], &records);
+    checks.holds(
+        "SRV of a headless Service",
+        targets == [format!("db-0.db.{full}"), format!("db-1.db.{full}")],
+        &records,
+    );
     checks.equal("PTR of a pod with a stable name", &dig(&["-x", &pods[0]]), &format!("db-0.db.{full}"));
     checks.equal("PTR of a Service", &dig(&["-x", &web]), &format!("web.{full}"));
-    checks.equal("A of a pod by its address", &dig(&[&format!("{}.default.pod.cluster.local", pods[0].replace('.', "-")), "A"]), &pods[0]);
+    checks.equal(
+        "A of a pod by its address",
+        &dig(&[&format!("{}.default.pod.cluster.local", pods[0].replace('.', "-")), "A"]),
+        &pods[0],
+    );
     checks.equal("the schema's version", &dig(&["dns-version.cluster.local", "TXT"]), "\"1.1.0\"");
     checks.equal("CNAME", &dig(&["outside", "CNAME"]), "www.outside.example.");
     checks.equal("a CNAME to a Service is followed", &dig(&["alias", "A"]), &format!("web.{full}\n{web}"));
     let address = ADDRESS.map(|part| part.to_string()).join(".");
-    checks.equal("a CNAME to the outside is followed", &dig(&["outside", "A"]), &format!("www.outside.example.\n{address}"));
+    checks.equal(
+        "a CNAME to the outside is followed",
+        &dig(&["outside", "A"]),
+        &format!("www.outside.example.\n{address}"),
+    );
     checks.equal("upstream", &dig(&["other.outside.example.", "A"]), &address);
     checks.equal("upstream over TCP", &dig(&["+tcp", "other.outside.example.", "A"]), &address);
     checks.equal("upstream knows no such name", &status(&["nothing.example.", "A"]), "NXDOMAIN");
@@ -104,7 +120,11 @@ fn records_of_every_kind() {
         checks.equal(name, &status(&[name, "A"]), "NXDOMAIN");
     }
     let asked = upstream.asked();
-    checks.holds("names of the cluster are not asked upstream", asked.iter().all(|name| !name.contains("cluster.local")), &asked.join(" "));
+    checks.holds(
+        "names of the cluster are not asked upstream",
+        asked.iter().all(|name| !name.contains("cluster.local")),
+        &asked.join(" "),
+    );
     let libc = cluster.exec("tools", &["sh", "-c", "wget -q -O - http://web.default/"]);
     checks.contains("by the C library", &libc, "web-");
     names_come_and_go(&cluster, &checks);
@@ -123,16 +143,22 @@ fn names_come_and_go(cluster: &Cluster, checks: &Checks) {
 
     let mut asking = cluster.inside(cluster.kubectl_path());
     let question = format!("until dig +short +time=1 +tries=1 {stable} | grep -q .; do :; done; echo resolved");
-    let mut asking = asking.args(["exec", "tools", "--", "sh", "-c", &question]).stdout(Stdio::piped()).spawn().expect("kubectl");
+    let mut asking =
+        asking.args(["exec", "tools", "--", "sh", "-c", &question]).stdout(Stdio::piped()).spawn().expect("kubectl");
     let answers = BufReader::new(asking.stdout.take().expect("piped"));
-    let resolved =
-        std::thread::spawn(move || answers.lines().map_while(Result::ok).find(|line| line == "resolved").map(|_| Instant::now()));
+    let resolved = std::thread::spawn(move || {
+        answers.lines().map_while(Result::ok).find(|line| line == "resolved").map(|_| Instant::now())
+    });
     let mut watching = cluster.inside(cluster.kubectl_path());
-    let mut watching = watching.args(["get", "pod", "late-0", "-w", "--no-headers"]).stdout(Stdio::piped()).spawn().expect("kubectl");
+    let mut watching =
+        watching.args(["get", "pod", "late-0", "-w", "--no-headers"]).stdout(Stdio::piped()).spawn().expect("kubectl");
     let states = BufReader::new(watching.stdout.take().expect("piped"));
-    let ready = std::thread::spawn(move || states.lines().map_while(Result::ok).find(|line| line.contains("1/1")).map(|_| Instant::now()));
+    let ready = std::thread::spawn(move || {
+        states.lines().map_while(Result::ok).find(|line| line.contains("1/1")).map(|_| Instant::now())
+    });
     cluster.exec("late-0", &["touch", "/tmp/ready"]);
-    let (ready, resolved) = (ready.join().expect("no panic").expect("Ready"), resolved.join().expect("no panic").expect("resolved"));
+    let (ready, resolved) =
+        (ready.join().expect("no panic").expect("Ready"), resolved.join().expect("no panic").expect("resolved"));
     let _ = watching.kill();
     let _ = (watching.wait(), asking.wait());
     println!(
@@ -140,7 +166,11 @@ fn names_come_and_go(cluster: &Cluster, checks: &Checks) {
         resolved.saturating_duration_since(ready),
         ready.saturating_duration_since(resolved)
     );
-    checks.holds("N1: resolves at once, though it was asked for before", resolved < ready + SOON, &format!("{:?}", resolved - ready));
+    checks.holds(
+        "N1: resolves at once, though it was asked for before",
+        resolved < ready + SOON,
+        &format!("{:?}", resolved - ready),
+    );
 
     cluster.kubectl(&["delete", "pod", "late-0", "--wait=false"]);
     let deleted = Instant::now();
@@ -159,5 +189,9 @@ fn names_come_and_go(cluster: &Cluster, checks: &Checks) {
     });
     let next = cluster.field("pod/late-0", "{.status.podIP}");
     cluster.eventually("N3: only the successor's address is told", || dig("early") == next);
-    checks.equal("N3: the dead pod's address has no name", &cluster.exec("tools", &["dig", "+short", "-x", &address]), "");
+    checks.equal(
+        "N3: the dead pod's address has no name",
+        &cluster.exec("tools", &["dig", "+short", "-x", &address]),
+        "",
+    );
 }

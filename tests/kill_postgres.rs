@@ -77,10 +77,23 @@ fn insert(postmaster: u32, acknowledged: &Mutex<BTreeSet<u64>>, stop: &AtomicBoo
     let Some(path) = environment.split(' ').find(|word| word.starts_with("PATH=")) else { return };
     let mut command = Command::new("nsenter");
     command.args(["--mount", "--root", "--pid", "--net", "--ipc", "-t"]).arg(postmaster.to_string());
-    command.args(["--", "env", path, "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", "/run/postgresql"]);
+    command.args([
+        "--",
+        "env",
+        path,
+        "psql",
+        "-qAtX",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        "postgres",
+        "-h",
+        "/run/postgresql",
+    ]);
     let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut psql = streams.spawn().expect("nsenter (util-linux)");
-    let (mut input, mut answers) = (psql.stdin.take().expect("piped"), BufReader::new(psql.stdout.take().expect("piped")));
+    let (mut input, mut answers) =
+        (psql.stdin.take().expect("piped"), BufReader::new(psql.stdout.take().expect("piped")));
     let mut answer = String::new();
     while !stop.load(Ordering::Relaxed) {
         let id = next.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +115,8 @@ fn psql(cluster: &Cluster, sql: &str) -> String {
 
 fn accepts(cluster: &Cluster) {
     cluster.eventually("the database takes connections", || {
-        let command = ["exec", "pg-0", "--", "psql", "-qAtX", "-U", "postgres", "-h", "/run/postgresql", "-c", "select 1"];
+        let command =
+            ["exec", "pg-0", "--", "psql", "-qAtX", "-U", "postgres", "-h", "/run/postgresql", "-c", "select 1"];
         cluster.try_kubectl(&command).status.success()
     });
 }
@@ -114,7 +128,12 @@ fn check(cluster: &Cluster, client: &Client, after: &str) {
     let ids = psql(cluster, "select id from rows");
     let there: BTreeSet<u64> = ids.lines().map(|id| id.parse().expect("a number")).collect();
     let lost: Vec<&u64> = noted.difference(&there).collect();
-    assert!(lost.is_empty(), "V4: after {after} {} of {} acknowledged rows are lost: {lost:?}", lost.len(), noted.len());
+    assert!(
+        lost.is_empty(),
+        "V4: after {after} {} of {} acknowledged rows are lost: {lost:?}",
+        lost.len(),
+        noted.len()
+    );
     let checks = "select count(*) from rows where sum <> md5(id::text) or length(filler) <> id % 3000;
         select bt_index_check('rows_pkey', true); select count(*) from verify_heapam('rows')";
     assert_eq!(psql(cluster, checks), "0\n\n0", "V4: after {after}");

@@ -41,8 +41,14 @@ fn services_of_every_kind() {
     let address = |service: &str| cluster.field(&format!("service/{service}"), "{.spec.clusterIP}");
     let from_pod = |url: &str| fetched(cluster.in_network_of("tools", "curl"), url);
     let from_host = |url: &str| fetched(cluster.inside("curl"), url);
-    let listed =
-        cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}\n{end}"]);
+    let listed = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}\n{end}",
+    ]);
     let pods: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
     let all: BTreeSet<String> = pods.iter().map(|(name, _)| (*name).to_owned()).collect();
 
@@ -56,14 +62,22 @@ fn services_of_every_kind() {
     checks.holds("the host reaches every backend of a Service", reached(&|| from_host(&web).0) == all, &listed);
     let sticky = format!("http://{}/", address("sticky"));
     let met = reached(&|| from_pod(&sticky).0);
-    checks.holds("session affinity by client keeps to one backend", met.len() == 1 && met.is_subset(&all), &format!("{met:?}"));
+    checks.holds(
+        "session affinity by client keeps to one backend",
+        met.len() == 1 && met.is_subset(&all),
+        &format!("{met:?}"),
+    );
     let node = cluster.field("node/node-1", "{.status.addresses[?(@.type=='InternalIP')].address}");
     let port = format!("http://{node}:30080/");
     checks.holds("a node port leads to all backends", reached(&|| from_host(&port).0) == all, &listed);
     let (said, took) = from_host("http://127.0.0.1:30080/");
     checks.holds("a node port has no loopback address", said.contains("connect to server") && took < AT_ONCE, &said);
     checks.holds("a node port from a pod", all.contains(&from_pod(&format!("http://{node}:30080/")).0), &node);
-    checks.equal("hairpin", &fetched(cluster.in_network_of("db-0", "curl"), &format!("http://{}/", address("itself"))).0, "db-0");
+    checks.equal(
+        "hairpin",
+        &fetched(cluster.in_network_of("db-0", "curl"), &format!("http://{}/", address("itself"))).0,
+        "db-0",
+    );
     let by_name = cluster.exec("tools", &["wget", "-q", "-O", "-", "http://web/"]);
     checks.holds("by name, through the search list", all.contains(by_name.trim()), &by_name);
 
@@ -73,7 +87,11 @@ fn services_of_every_kind() {
         checks.holds(&format!("N4: {who} is refused at once"), took < AT_ONCE, &format!("{took:?}"));
     }
     let unknown = from_pod("http://10.96.200.200/");
-    checks.holds("N4: no Service has this address", !unknown.0.contains("timed out") && unknown.1 < AT_ONCE, &format!("{unknown:?}"));
+    checks.holds(
+        "N4: no Service has this address",
+        !unknown.0.contains("timed out") && unknown.1 < AT_ONCE,
+        &format!("{unknown:?}"),
+    );
     let over_udp = cluster.kubectl(&[
         "exec",
         "tools",
@@ -89,8 +107,15 @@ fn services_of_every_kind() {
     api_from_a_pod(&cluster, &checks);
     let dns = cluster.kubectl(&["get", "endpoints", "-n", "kube-system", "kube-dns", "--no-headers"]);
     checks.contains("kube-dns has endpoints", &dns, ":53");
-    let slices =
-        cluster.kubectl(&["get", "endpointslices", "-n", "kube-system", "-l", "kubernetes.io/service-name=kube-dns", "--no-headers"]);
+    let slices = cluster.kubectl(&[
+        "get",
+        "endpointslices",
+        "-n",
+        "kube-system",
+        "-l",
+        "kubernetes.io/service-name=kube-dns",
+        "--no-headers",
+    ]);
     checks.contains("kube-dns has a slice", &slices, "53");
     no_gap(&mut cluster, &checks);
 }
@@ -103,14 +128,22 @@ fn api_from_a_pod(cluster: &Cluster, checks: &Checks) {
     std::fs::write(&authority, cluster.exec("tools", &["cat", &format!("{account}/ca.crt")])).expect("written");
     checks.equal("the pod's namespace", &cluster.exec("tools", &["cat", &format!("{account}/namespace")]), "default");
     let api = cluster.field("service/kubernetes", "{.spec.clusterIP}");
-    checks.equal("kubernetes.default resolves", &cluster.exec("tools", &["dig", "+short", "+search", "kubernetes.default"]), &api);
+    checks.equal(
+        "kubernetes.default resolves",
+        &cluster.exec("tools", &["dig", "+short", "+search", "kubernetes.default"]),
+        &api,
+    );
     let ask = |path: &str, token: &str| {
         let mut curl = cluster.in_network_of("tools", "curl");
         curl.arg("--cacert").arg(&authority).args(["--resolve", &format!("kubernetes.default:443:{api}")]);
         curl.args(["-H", &format!("Authorization: Bearer {token}")]);
         fetched(curl, &format!("https://kubernetes.default{path}")).0
     };
-    checks.contains("the token is valid", &ask("/api/v1/namespaces/default/pods", &token), "system:serviceaccount:default:default");
+    checks.contains(
+        "the token is valid",
+        &ask("/api/v1/namespaces/default/pods", &token),
+        "system:serviceaccount:default:default",
+    );
     checks.contains("discovery is open to service accounts", &ask("/apis", &token), "APIGroupList");
     checks.contains("a false token is none", &ask("/apis", "nonsense"), "Unauthorized");
 }

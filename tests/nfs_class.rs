@@ -53,7 +53,11 @@ fn ready(cluster: &Cluster, pods: &[&str]) {
 /// KiB, as `df` in a pod shows them.
 fn df(cluster: &Cluster, pod: &str) -> u64 {
     let shown = cluster.exec(pod, &["df", "-kP", "/data"]);
-    shown.lines().last().and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or_else(|| panic!("{shown}"))
+    shown
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or_else(|| panic!("{shown}"))
 }
 
 #[test]
@@ -62,7 +66,9 @@ fn v10_a_folder_of_our_own_server_is_shared_has_its_size_grows_and_goes() {
     cluster.load(&["busybox"]);
     cluster.apply(CLASS);
     // No server yet: the claim is told so, and waits.
-    cluster.eventually("the claim is told", || cluster.kubectl(&["describe", "pvc", "shared"]).contains("ProvisioningFailed"));
+    cluster.eventually("the claim is told", || {
+        cluster.kubectl(&["describe", "pvc", "shared"]).contains("ProvisioningFailed")
+    });
     assert_eq!(cluster.field("pvc/shared", "{.status.phase}{.spec.volumeName}"), "Pending");
     let mut server = NfsServer::start(&cluster, Software::Mainstay, &["data"]);
     cluster.apply(&[pod("one", "shared"), pod("two", "shared")].join("\n---\n"));
@@ -112,9 +118,14 @@ fn a_foreign_server_gives_folders_without_a_size_and_the_volume_says_so() {
     let cluster = Cluster::new();
     cluster.load(&["busybox"]);
     let server = NfsServer::start(&cluster, Software::Ganesha, &["data"]);
-    cluster.apply(&CLASS.replace("class: nfs,", "class: nfs-csi,").replace("storageClassName: nfs,", "storageClassName: nfs-csi,"));
-    cluster
-        .eventually("the claim waits for a pod", || cluster.kubectl(&["describe", "pvc", "shared"]).contains("waiting for first consumer"));
+    cluster.apply(
+        &CLASS
+            .replace("class: nfs,", "class: nfs-csi,")
+            .replace("storageClassName: nfs,", "storageClassName: nfs-csi,"),
+    );
+    cluster.eventually("the claim waits for a pod", || {
+        cluster.kubectl(&["describe", "pvc", "shared"]).contains("waiting for first consumer")
+    });
     cluster.apply(&pod("one", "shared"));
     ready(&cluster, &["one"]);
     let volume = cluster.field("pvc/shared", "{.spec.volumeName}");

@@ -56,7 +56,10 @@ fn close_to_open(cluster: &Cluster, one: &Mount, two: &Mount) {
     assert_eq!(one.sh(cluster, "cat name; rm name; ls -A"), "third, longer, and more");
     assert_eq!(two.sh(cluster, "ls -A; mkdir many; cd many; seq 1000 | xargs touch; ls | wc -l").trim(), "1000");
     assert_eq!(one.sh(cluster, "ls -l many | wc -l; rm -r many; ls -A").trim(), "1001");
-    assert_eq!(two.sh(cluster, "dd if=/dev/urandom of=large bs=1M count=24 2>/dev/null; sha256sum large").len(), 64 + 2 + 6);
+    assert_eq!(
+        two.sh(cluster, "dd if=/dev/urandom of=large bs=1M count=24 2>/dev/null; sha256sum large").len(),
+        64 + 2 + 6
+    );
     assert_eq!(one.sh(cluster, "sha256sum large"), two.sh(cluster, "sha256sum large"));
 }
 
@@ -67,8 +70,10 @@ fn client_on(software: Software) {
     close_to_open(&cluster, &one, &two);
 
     // Written, not synced, and the server is another one when it is: it gets the bytes again.
-    let mut writer =
-        one.command(&cluster, "exec 3> row; printf ada >&3; echo written; read go; printf ' ada' >&3; sync row && echo synced");
+    let mut writer = one.command(
+        &cluster,
+        "exec 3> row; printf ada >&3; echo written; read go; printf ' ada' >&3; sync row && echo synced",
+    );
     let mut writer = writer.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
     let mut said = BufReader::new(writer.stdout.take().expect("piped"));
     let mut line = String::new();

@@ -88,18 +88,28 @@ fn ends(cluster: &Cluster, checks: &Checks) {
     shows(cluster, "crashes", &["CrashLoopBackOff"]);
     // Between two looks it may run again: the sentence is waited for by itself.
     cluster.eventually("the back-off is told in words", || {
-        container(cluster, "crashes", ".state.waiting.message").contains("restarting failed container=main pod=crashes_default(")
+        container(cluster, "crashes", ".state.waiting.message")
+            .contains("restarting failed container=main pod=crashes_default(")
     });
-    checks.contains("its event", &events(cluster, "crashes"), "Back-off restarting failed container main in pod crashes_default");
+    checks.contains(
+        "its event",
+        &events(cluster, "crashes"),
+        "Back-off restarting failed container main in pod crashes_default",
+    );
     shows(cluster, "on-failure", &["Completed"]);
     checks.equal("OnFailure runs it again, until it succeeds", &container(cluster, "on-failure", ".restartCount"), "1");
     shows(cluster, "eats-memory", &["OOMKilled"]);
     checks.equal("its exit code", &container(cluster, "eats-memory", ".state.terminated.exitCode"), "137");
     shows(cluster, "no-command", &["StartError"]);
-    checks.contains("why it does not start", &container(cluster, "no-command", ".state.terminated.message"), "/no/such/program");
+    checks.contains(
+        "why it does not start",
+        &container(cluster, "no-command", ".state.terminated.message"),
+        "/no/such/program",
+    );
     checks.equal("what never starts has failed", &cluster.field("pod/no-command", "{.status.phase}"), "Failed");
-    cluster
-        .eventually("what cannot start is tried again", || container(cluster, "no-command-again", ".state").contains("RunContainerError"));
+    cluster.eventually("what cannot start is tried again", || {
+        container(cluster, "no-command-again", ".state").contains("RunContainerError")
+    });
     cluster.eventually("the deadline ends a pod", || {
         cluster.field("pod/deadline", "{.status.phase} {.status.reason}") == "Failed DeadlineExceeded"
     });
@@ -109,13 +119,22 @@ fn ends(cluster: &Cluster, checks: &Checks) {
 
 fn images(cluster: &Cluster, checks: &Checks) {
     shows(cluster, "image-never", &["ErrImageNeverPull"]);
-    checks.contains("why", &container(cluster, "image-never", ".state.waiting.message"), "is not present with pull policy of Never");
+    checks.contains(
+        "why",
+        &container(cluster, "image-never", ".state.waiting.message"),
+        "is not present with pull policy of Never",
+    );
     shows(cluster, "image-invalid", &["InvalidImageName"]);
     shows(cluster, "image-unreachable", &["ErrImagePull", "ImagePullBackOff"]);
     shows(cluster, "image-unreachable", &["ImagePullBackOff"]);
     checks.contains("why", &container(cluster, "image-unreachable", ".state.waiting.message"), "127.0.0.1:1/nothing:1");
     let said = events(cluster, "image-unreachable");
-    for wanted in ["Pulling image \"127.0.0.1:1/nothing:1\"", "Failed to pull image", "Error: ErrImagePull", "Back-off pulling image"] {
+    for wanted in [
+        "Pulling image \"127.0.0.1:1/nothing:1\"",
+        "Failed to pull image",
+        "Error: ErrImagePull",
+        "Back-off pulling image",
+    ] {
         checks.contains("the events of a failed pull", &said, wanted);
     }
 }
@@ -126,18 +145,32 @@ fn logs(cluster: &Cluster, checks: &Checks) {
     });
     checks.contains("the log of the run before", &cluster.kubectl(&["logs", "crashes", "--previous"]), "try");
     let none = cluster.refused(&["logs", "stubborn", "--previous"]);
-    checks.contains("there was no run before", &none, "previous terminated container \"main\" in pod \"stubborn\" not found");
-    cluster.eventually("the long story is told", || cluster.kubectl(&["logs", "talks", "--tail=1"]).trim() == "the end");
+    checks.contains(
+        "there was no run before",
+        &none,
+        "previous terminated container \"main\" in pod \"stubborn\" not found",
+    );
+    cluster
+        .eventually("the long story is told", || cluster.kubectl(&["logs", "talks", "--tail=1"]).trim() == "the end");
     let uid = cluster.uid("pod/talks");
     let folder = cluster.data_dir().join("logs").join(format!("default_talks_{uid}")).join("main");
     let files: Vec<_> = fs::read_dir(&folder).map(|entries| entries.flatten().collect()).unwrap_or_default();
-    let seen = files.iter().map(|file| format!("{} {}", file.path().display(), file.metadata().map_or(0, |data| data.len())));
+    let seen =
+        files.iter().map(|file| format!("{} {}", file.path().display(), file.metadata().map_or(0, |data| data.len())));
     let seen = seen.collect::<Vec<_>>().join("\n");
     let within = files.iter().all(|file| file.metadata().is_ok_and(|data| data.len() <= 11 << 20));
-    checks.holds("logs are rotated", files.len() > 1 && files.len() <= 5 && within, &format!("{}: {seen}", folder.display()));
+    checks.holds(
+        "logs are rotated",
+        files.len() > 1 && files.len() <= 5 && within,
+        &format!("{}: {seen}", folder.display()),
+    );
     let line = fs::read_to_string(folder.join("0.log")).unwrap_or_default();
     let first = line.lines().next().unwrap_or("").to_owned();
-    checks.holds("the CRI log format", first.split(' ').nth(1) == Some("stdout") && first.split(' ').nth(2) == Some("F"), &first);
+    checks.holds(
+        "the CRI log format",
+        first.split(' ').nth(1) == Some("stdout") && first.split(' ').nth(2) == Some("F"),
+        &first,
+    );
 }
 
 fn termination(cluster: &Cluster, checks: &Checks) {

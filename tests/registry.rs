@@ -40,7 +40,12 @@ fn registry(cluster: &Cluster, port: u16, password: bool) -> Registry {
     serve.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
     let registry = Registry(serve.spawn().expect("docker-registry (Debian's package docker-registry)"));
     cluster.eventually("the registry answers", || {
-        cluster.inside("curl").args(["-s", "-o", "/dev/null", &format!("http://127.0.0.1:{port}/v2/")]).status().expect("curl").success()
+        cluster
+            .inside("curl")
+            .args(["-s", "-o", "/dev/null", &format!("http://127.0.0.1:{port}/v2/")])
+            .status()
+            .expect("curl")
+            .success()
     });
     let mut copy = cluster.inside("skopeo");
     copy.args(["copy", "--insecure-policy", "--dest-tls-verify=false"]);
@@ -48,7 +53,10 @@ fn registry(cluster: &Cluster, port: u16, password: bool) -> Registry {
         copy.args(["--dest-creds", "user:secret"]);
     }
     let archive = concat!("docker-archive:", env!("CARGO_MANIFEST_DIR"), "/.cache/images/busybox.tar");
-    let copied = copy.args([archive, &format!("docker://127.0.0.1:{port}/tools:1")]).output().expect("skopeo (Debian's package skopeo)");
+    let copied = copy
+        .args([archive, &format!("docker://127.0.0.1:{port}/tools:1")])
+        .output()
+        .expect("skopeo (Debian's package skopeo)");
     assert!(copied.status.success(), "{}", text(&copied));
     registry
 }

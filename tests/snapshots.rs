@@ -67,7 +67,9 @@ fn ready(cluster: &Cluster, pod: &str) {
 }
 
 fn is_ready_to_use(cluster: &Cluster, name: &str) {
-    cluster.eventually(&format!("snapshot {name} is ready"), || cluster.field(&format!("vs/{name}"), "{.status.readyToUse}") == "true");
+    cluster.eventually(&format!("snapshot {name} is ready"), || {
+        cluster.field(&format!("vs/{name}"), "{.status.readyToUse}") == "true"
+    });
 }
 
 /// How many lines a pod has: all of them whole, from the first one on without a gap.
@@ -93,7 +95,10 @@ fn written(cluster: &Cluster, at_least: u64) {
 
 fn folders(cluster: &Cluster) -> Vec<String> {
     let entries = std::fs::read_dir(cluster.data_dir().join("volumes")).expect("the volume root").flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| name.starts_with("snapshot-")).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("snapshot-"))
+        .collect()
 }
 
 #[test]
@@ -112,11 +117,21 @@ fn snapshots_restores_and_clones_of_a_volume_that_is_written_to() {
     cluster.apply(&SNAPSHOT.replace("NAME", "first"));
     is_ready_to_use(&cluster, "first");
     let shown = cluster.kubectl(&["get", "vs", "first"]);
-    let head = "NAME READYTOUSE SOURCEPVC SOURCESNAPSHOTCONTENT RESTORESIZE SNAPSHOTCLASS SNAPSHOTCONTENT CREATIONTIME AGE";
+    let head =
+        "NAME READYTOUSE SOURCEPVC SOURCESNAPSHOTCONTENT RESTORESIZE SNAPSHOTCLASS SNAPSHOTCONTENT CREATIONTIME AGE";
     assert_eq!(shown.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" "), head);
-    assert!(shown.contains(" true ") && shown.contains(" data ") && shown.contains(" 64Mi ") && shown.contains(" local-path "), "{shown}");
+    assert!(
+        shown.contains(" true ")
+            && shown.contains(" data ")
+            && shown.contains(" 64Mi ")
+            && shown.contains(" local-path "),
+        "{shown}"
+    );
     let told = cluster.kubectl(&["describe", "vs", "first"]);
-    assert!(["CreatingSnapshot", "SnapshotCreated", "SnapshotReady"].iter().all(|reason| told.contains(reason)), "{told}");
+    assert!(
+        ["CreatingSnapshot", "SnapshotCreated", "SnapshotReady"].iter().all(|reason| told.contains(reason)),
+        "{told}"
+    );
     let explained = cluster.kubectl(&["explain", "volumesnapshot.spec.source"]);
     assert!(explained.contains("persistentVolumeClaimName"), "{explained}");
     let before = lines(&cluster, "writer");
@@ -136,8 +151,12 @@ fn snapshots_restores_and_clones_of_a_volume_that_is_written_to() {
     assert!(size.contains(&format!(" {} ", 128 << 10)), "a larger claim has its size: {size}");
     ready(&cluster, "cloned");
     assert!(lines(&cluster, "cloned") > restored);
-    for (claim, why) in [("small", "is less than the size 67108864 for the source snapshot first"), ("unknown", "is not supported")] {
-        cluster.eventually("claims that cannot have their data are told", || cluster.kubectl(&["describe", "pvc", claim]).contains(why));
+    for (claim, why) in
+        [("small", "is less than the size 67108864 for the source snapshot first"), ("unknown", "is not supported")]
+    {
+        cluster.eventually("claims that cannot have their data are told", || {
+            cluster.kubectl(&["describe", "pvc", claim]).contains(why)
+        });
         assert_eq!(cluster.field(&format!("pvc/{claim}"), "{.status.phase}{.spec.volumeName}"), "Pending");
     }
     // A clone is its own.
@@ -176,7 +195,9 @@ fn deletion(cluster: &Cluster) {
     assert!(cluster.exec("writer", &["head", "-n", "1", "/data/rows"]).starts_with("line-1\n"));
     assert!(!cluster.kubectl(&["logs", "writer"]).contains("rows"), "V6: a claim that asked for nothing starts empty");
     cluster.kubectl(&["delete", "vs", "again"]);
-    cluster.eventually("the copy is removed", || folders(cluster).is_empty() && cluster.kubectl(&["get", "vsc", "-o", "name"]).is_empty());
+    cluster.eventually("the copy is removed", || {
+        folders(cluster).is_empty() && cluster.kubectl(&["get", "vsc", "-o", "name"]).is_empty()
+    });
 }
 
 const GROUP: &str = "
@@ -221,15 +242,23 @@ fn a_group_snapshot_is_of_one_moment() {
     assert_eq!(folders(&cluster).len(), 2);
     let mut seen = Vec::new();
     for claim in ["one", "two"] {
-        let path = format!("{{.items[?(@.metadata.annotations.mainstay\\.io/source-claim==\"{claim}\")].metadata.name}}");
+        let path =
+            format!("{{.items[?(@.metadata.annotations.mainstay\\.io/source-claim==\"{claim}\")].metadata.name}}");
         let member = cluster.kubectl(&["get", "vs", "-o", &format!("jsonpath={path}")]);
         let name = format!("{claim}-restored");
         cluster.apply(&reader(&name, "32Mi", &of_snapshot(&member)));
         ready(&cluster, &name);
-        seen.push(cluster.exec(&name, &["sh", "-c", "cat /data/n 2>/dev/null || echo 0"]).trim().parse::<u64>().expect("a number"));
+        seen.push(
+            cluster
+                .exec(&name, &["sh", "-c", "cat /data/n 2>/dev/null || echo 0"])
+                .trim()
+                .parse::<u64>()
+                .expect("a number"),
+        );
     }
     assert!(seen[0] == seen[1] || seen[0] == seen[1] + 1, "both of one moment: {seen:?}");
     cluster.kubectl(&["delete", "vgs", "both"]);
-    cluster
-        .eventually("all copies are removed", || folders(&cluster).is_empty() && cluster.kubectl(&["get", "vs", "-o", "name"]).is_empty());
+    cluster.eventually("all copies are removed", || {
+        folders(&cluster).is_empty() && cluster.kubectl(&["get", "vs", "-o", "name"]).is_empty()
+    });
 }

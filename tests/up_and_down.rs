@@ -22,8 +22,9 @@ fn a_restart_adopts_and_down_leaves_nothing() {
     cluster.load(&["busybox"]);
     cluster.apply(POD);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s"]);
-    let identity =
-        |cluster: &Cluster| cluster.field("pod/sleeper", "{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.podIP}");
+    let identity = |cluster: &Cluster| {
+        cluster.field("pod/sleeper", "{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.podIP}")
+    };
     let before = identity(&cluster);
     cluster.stop();
     cluster.up();
@@ -33,7 +34,11 @@ fn a_restart_adopts_and_down_leaves_nothing() {
     assert_eq!(identity(&cluster), before, "V7, S11");
     assert_eq!(cluster.exec("sleeper", &["hostname"]).trim(), "sleeper");
 
-    let second = cluster.mainstay(&["up", "--listen", "127.0.0.1:7443", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
+    let second = cluster
+        .mainstay(&["up", "--listen", "127.0.0.1:7443", "--data-dir"])
+        .arg(cluster.data_dir())
+        .output()
+        .expect("run");
     assert!(!second.status.success() && text(&second).contains("in use by another mainstay"), "{}", text(&second));
 
     cluster.stop();
@@ -54,14 +59,20 @@ fn keys_are_private_and_strangers_are_refused() {
                 folders.push(path);
             } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("PRIVATE KEY")) {
                 keys += 1;
-                assert_eq!(path.metadata().expect("metadata").permissions().mode() & 0o777, 0o600, "X2: {}", path.display());
+                assert_eq!(
+                    path.metadata().expect("metadata").permissions().mode() & 0o777,
+                    0o600,
+                    "X2: {}",
+                    path.display()
+                );
             }
         }
     }
     assert!(keys > 0);
     let code = |path: &str| {
         let url = format!("https://127.0.0.1:6443{path}");
-        let output = cluster.inside("curl").args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().expect("curl");
+        let output =
+            cluster.inside("curl").args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().expect("curl");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(code("/healthz"), "200");

@@ -104,7 +104,11 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
     assert_eq!(df(&cluster), 64 << 10);
     assert_eq!(cluster.exec("db-0", &["ls", "-A", "/data"]), "", "a new volume is empty");
     let full = cluster.try_kubectl(&["exec", "db-0", "--", "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=80"]);
-    assert!(!full.status.success() && harness::text(&full).contains("No space left on device"), "{}", harness::text(&full));
+    assert!(
+        !full.status.success() && harness::text(&full).contains("No space left on device"),
+        "{}",
+        harness::text(&full)
+    );
     cluster.exec("db-0", &["sh", "-c", "rm /data/big && echo ada > /data/row && sync"]);
     assert_eq!(devices(&cluster).len(), 1);
 
@@ -121,7 +125,11 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
             cluster.field(CLAIM, "{.status.conditions[*].type}") == "FileSystemResizePending"
                 && cluster.kubectl(&["describe", CLAIM]).contains("CAP_SYS_RESOURCE")
         });
-        assert_eq!(cluster.field(CLAIM, "{.status.capacity.storage} {.status.allocatedResources.storage}"), "64Mi 128Mi", "not yet real");
+        assert_eq!(
+            cluster.field(CLAIM, "{.status.capacity.storage} {.status.allocatedResources.storage}"),
+            "64Mi 128Mi",
+            "not yet real"
+        );
         assert_eq!((identity(&cluster), df(&cluster)), (before.clone(), 64 << 10));
         cluster.kubectl(&["delete", "pod", "db-0", "--wait=false"]);
     }
@@ -148,7 +156,9 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
     assert!(folder.join("image").is_file());
     cluster.kubectl(&["delete", "statefulset", "db"]);
     cluster.kubectl(&["delete", CLAIM]);
-    cluster.eventually("the volume is gone", || !folder.exists() && cluster.field(&format!("pv/{volume}"), "{.metadata.name}").is_empty());
+    cluster.eventually("the volume is gone", || {
+        !folder.exists() && cluster.field(&format!("pv/{volume}"), "{.metadata.name}").is_empty()
+    });
     assert_eq!(devices(&cluster), Vec::<String>::new());
 }
 

@@ -19,7 +19,8 @@ fn start(cluster: &Cluster) {
 
 fn settled(cluster: &Cluster, replicas: &str) {
     cluster.eventually(&format!("{replicas} replicas are ready and no others are left"), || {
-        cluster.field("statefulset/apache-http", "{.status.readyReplicas} {.status.replicas}") == format!("{replicas} {replicas}")
+        cluster.field("statefulset/apache-http", "{.status.readyReplicas} {.status.replicas}")
+            == format!("{replicas} {replicas}")
     });
 }
 
@@ -42,9 +43,15 @@ fn steps_1_to_4_names_claims_and_dns() {
     let cluster = Cluster::new();
     start(&cluster);
     let services = cluster.kubectl(&["get", "svc", "httpd-service", "--no-headers"]);
-    assert_eq!(services.split_whitespace().take(5).collect::<Vec<_>>(), ["httpd-service", "ClusterIP", "None", "<none>", "80/TCP"]);
+    assert_eq!(
+        services.split_whitespace().take(5).collect::<Vec<_>>(),
+        ["httpd-service", "ClusterIP", "None", "<none>", "80/TCP"]
+    );
     let class = cluster.kubectl(&["get", "sc", "fast"]);
-    assert!(class.lines().next().is_some_and(|head| head.split_whitespace().nth(2) == Some("RECLAIMPOLICY")), "{class}");
+    assert!(
+        class.lines().next().is_some_and(|head| head.split_whitespace().nth(2) == Some("RECLAIMPOLICY")),
+        "{class}"
+    );
     assert!(class.contains("k8s.io/minikube-hostpath") && class.contains("Retain"), "{class}");
 
     assert_eq!(names(&cluster, "pods"), "apache-http-0 apache-http-1 apache-http-2");
@@ -62,12 +69,17 @@ fn steps_1_to_4_names_claims_and_dns() {
         assert_eq!(cluster.exec(&pod, &["hostname"]).trim(), pod);
     }
     let volumes = cluster.kubectl(&["get", "pv", "--no-headers"]);
-    assert_eq!(volumes.lines().filter(|line| line.contains("Retain") && line.contains("Bound")).count(), 3, "{volumes}");
+    assert_eq!(
+        volumes.lines().filter(|line| line.contains("Retain") && line.contains("Bound")).count(),
+        3,
+        "{volumes}"
+    );
 
     cluster.kubectl(&["run", "tools", "--image=test.local/dnsutils:1", "--restart=Never", "--", "sleep", "1000"]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/tools", "--timeout=60s"]);
     let dig = |args: &[&str]| cluster.exec("tools", &[&["dig", "+short", "+search"], args].concat());
-    let mut pods: Vec<String> = (0..3).map(|ordinal| cluster.field(&format!("pod/apache-http-{ordinal}"), "{.status.podIP}")).collect();
+    let mut pods: Vec<String> =
+        (0..3).map(|ordinal| cluster.field(&format!("pod/apache-http-{ordinal}"), "{.status.podIP}")).collect();
     for (ordinal, address) in pods.iter().enumerate() {
         let full = format!("apache-http-{ordinal}.httpd-service.default.svc.cluster.local");
         assert_eq!(dig(&[&full, "A"]).trim(), address);
@@ -77,9 +89,11 @@ fn steps_1_to_4_names_claims_and_dns() {
     let mut all: Vec<String> = dig(&["httpd-service", "A"]).lines().map(str::to_owned).collect();
     all.sort();
     assert_eq!(all, pods);
-    let mut targets: Vec<String> = dig(&["_web._tcp.httpd-service.default.svc.cluster.local", "SRV"]).lines().map(str::to_owned).collect();
+    let mut targets: Vec<String> =
+        dig(&["_web._tcp.httpd-service.default.svc.cluster.local", "SRV"]).lines().map(str::to_owned).collect();
     targets.sort();
-    let wanted: Vec<String> = (0..3).map(|n| format!("apache-http-{n}.httpd-service.default.svc.cluster.local.")).collect();
+    let wanted: Vec<String> =
+        (0..3).map(|n| format!("apache-http-{n}.httpd-service.default.svc.cluster.local.")).collect();
     assert_eq!(targets.iter().map(|line| line.rsplit(' ').next().unwrap_or("")).collect::<Vec<_>>(), wanted);
     assert!(targets.iter().all(|line| line.split(' ').nth(2) == Some("80")), "{targets:?}");
 }
@@ -95,7 +109,9 @@ fn steps_5_and_6_identity_and_scale() {
     let before = uids(&cluster);
     delete_all(&cluster, &before);
     settled(&cluster, "3");
-    let page = |ordinal: usize| cluster.exec(&format!("apache-http-{ordinal}"), &["wget", "-q", "-O", "-", "http://localhost/"]);
+    let page = |ordinal: usize| {
+        cluster.exec(&format!("apache-http-{ordinal}"), &["wget", "-q", "-O", "-", "http://localhost/"])
+    };
     for ordinal in 0..3 {
         assert_eq!(page(ordinal).trim(), format!("page-{ordinal}"), "V4");
     }
@@ -104,7 +120,10 @@ fn steps_5_and_6_identity_and_scale() {
     cluster.kill_process(&uid, "apache2");
     cluster.eventually("the killed container was restarted in place", || {
         cluster
-            .field("pod/apache-http-1", "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}")
+            .field(
+                "pod/apache-http-1",
+                "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}",
+            )
             .ends_with("true")
             && cluster.field("pod/apache-http-1", "{.status.containerStatuses[0].restartCount}") != "0"
     });
@@ -141,14 +160,28 @@ fn steps_7_and_8_rollouts_and_deletion() {
     assert_eq!(cluster.field("pod/apache-http-0", "{.spec.containers[0].env}"), "");
 
     // A canary: only ordinals from the partition on take the new revision (S6).
-    cluster.kubectl(&["patch", "statefulset", "apache-http", "-p", r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":2}}}}"#]);
+    cluster.kubectl(&[
+        "patch",
+        "statefulset",
+        "apache-http",
+        "-p",
+        r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":2}}}}"#,
+    ]);
     cluster.kubectl(&["set", "env", "statefulset/apache-http", "CANARY=1"]);
     cluster.eventually("the canary runs", || {
-        cluster.field("pod/apache-http-2", "{.spec.containers[0].env[0].name} {.status.conditions[?(@.type=='Ready')].status}")
-            == "CANARY True"
+        cluster.field(
+            "pod/apache-http-2",
+            "{.spec.containers[0].env[0].name} {.status.conditions[?(@.type=='Ready')].status}",
+        ) == "CANARY True"
     });
     assert_eq!(cluster.field("pod/apache-http-1", "{.spec.containers[0].env}"), "");
-    cluster.kubectl(&["patch", "statefulset", "apache-http", "-p", r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}"#]);
+    cluster.kubectl(&[
+        "patch",
+        "statefulset",
+        "apache-http",
+        "-p",
+        r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}"#,
+    ]);
     cluster.kubectl(&["rollout", "status", "statefulset/apache-http", "--timeout=120s"]);
 
     // A broken rollout, then a corrected one, without a human (S7).
@@ -171,10 +204,13 @@ fn steps_7_and_8_rollouts_and_deletion() {
     settled(&cluster, "3");
     cluster.eventually("the new set owns the pods", || {
         let owner = cluster.field("statefulset/apache-http", "{.metadata.uid}");
-        !owner.is_empty() && (0..3).all(|n| cluster.field(&format!("pod/apache-http-{n}"), "{.metadata.ownerReferences[0].uid}") == owner)
+        !owner.is_empty()
+            && (0..3)
+                .all(|n| cluster.field(&format!("pod/apache-http-{n}"), "{.metadata.ownerReferences[0].uid}") == owner)
     });
     assert_eq!(uids(&cluster), before, "S10: adopted, not made again");
-    let restarts = cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"]);
+    let restarts =
+        cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"]);
     assert_eq!(restarts.trim(), "0 0 0");
     cluster.kubectl(&["delete", "statefulset", "apache-http"]);
     cluster.eventually("the pods are gone", || names(&cluster, "pods").is_empty());

@@ -80,7 +80,19 @@ fn columns(line: &str) -> Vec<&str> {
 
 fn sql(cluster: &Cluster, statement: &str) -> Output {
     let password = "-pyourpassword";
-    cluster.try_kubectl(&["exec", "mysql", "--", "mariadb", "-h", "127.0.0.1", "-uroot", password, "-N", "-e", statement])
+    cluster.try_kubectl(&[
+        "exec",
+        "mysql",
+        "--",
+        "mariadb",
+        "-h",
+        "127.0.0.1",
+        "-uroot",
+        password,
+        "-N",
+        "-e",
+        statement,
+    ])
 }
 
 fn database_answers(cluster: &Cluster) {
@@ -119,7 +131,11 @@ impl World {
         phase_is(cluster, "pv/nfs-0002", "Available");
         let listed = cluster.kubectl(&["get", "pv"]);
         let lines: Vec<Vec<&str>> = listed.lines().map(columns).collect();
-        assert_eq!(lines[0][..7], ["NAME", "CAPACITY", "ACCESS MODES", "RECLAIM POLICY", "STATUS", "CLAIM", "STORAGECLASS"], "{listed}");
+        assert_eq!(
+            lines[0][..7],
+            ["NAME", "CAPACITY", "ACCESS MODES", "RECLAIM POLICY", "STATUS", "CLAIM", "STORAGECLASS"],
+            "{listed}"
+        );
         assert_eq!(lines[1][..5], ["nfs-0001", "2Gi", "RWO,RWX", "Recycle", "Available"], "{listed}");
         assert_eq!(lines[2][..5], ["nfs-0002", "5Gi", "RWO,RWX", "Recycle", "Available"], "{listed}");
     }
@@ -135,7 +151,9 @@ impl World {
         assert_eq!(lines[2][..5], ["claim-mysql", "Bound", "nfs-0002", "5Gi", "RWO,RWX"], "{listed}");
         create(cluster, THIRD_CLAIM);
         create(cluster, &pod(cluster, "www", "www3", "claim-third"));
-        cluster.eventually("it is said why the pod waits", || cluster.kubectl(&["describe", "pod", "www3"]).contains("FailedScheduling"));
+        cluster.eventually("it is said why the pod waits", || {
+            cluster.kubectl(&["describe", "pod", "www3"]).contains("FailedScheduling")
+        });
     }
 
     fn steps_4_and_5_pods(&self) {
@@ -162,7 +180,10 @@ impl World {
 
     fn step_6_another_pod_and_a_killed_agent(&mut self) {
         database_answers(&self.cluster);
-        let made = sql(&self.cluster, "create database app; create table app.users (name text); insert into app.users values ('ada')");
+        let made = sql(
+            &self.cluster,
+            "create database app; create table app.users (name text); insert into app.users values ('ada')",
+        );
         assert!(made.status.success(), "{}", text(&made));
         let cluster = &self.cluster;
         cluster.kubectl(&["delete", "pod", "www", "mysql"]);
@@ -193,7 +214,8 @@ impl World {
         assert_eq!(text(&curl(cluster, "www2")), "Hello Earth\n");
         assert!(index.exists());
         cluster.kubectl(&["delete", "pod", "www2"]);
-        cluster.eventually("the claim is gone", || !cluster.try_kubectl(&["get", "pvc", "claim-http"]).status.success());
+        cluster
+            .eventually("the claim is gone", || !cluster.try_kubectl(&["get", "pvc", "claim-http"]).status.success());
         phase_is(cluster, "pv/nfs-0001", "Available");
         let left = fs::read_dir(self.server.file("/exports/data-0001")).expect("the export itself stays");
         assert_eq!(left.count(), 0, "V3: Recycle empties the volume");
@@ -210,7 +232,8 @@ impl World {
     /// Every file below a folder of the server's, with the sum of its bytes.
     fn files_of(&self, path: &str) -> Vec<String> {
         let mut sums = Command::new("sh");
-        let output = sums.args(["-c", "cd \"$1\" && find . -type f -exec cksum {} + | sort", "sh"]).arg(self.server.file(path));
+        let output =
+            sums.args(["-c", "cd \"$1\" && find . -type f -exec cksum {} + | sort", "sh"]).arg(self.server.file(path));
         String::from_utf8_lossy(&output.output().expect("find, cksum").stdout).lines().map(str::to_owned).collect()
     }
 

@@ -10,7 +10,10 @@ fn psql(cluster: &Cluster, pod: &str, sql: &str) -> String {
 
 fn accepts(cluster: &Cluster, pod: &str) {
     cluster.eventually(&format!("{pod} takes connections"), || {
-        cluster.try_kubectl(&["exec", pod, "--", "pg_isready", "-U", "postgres", "-h", "/run/postgresql"]).status.success()
+        cluster
+            .try_kubectl(&["exec", pod, "--", "pg_isready", "-U", "postgres", "-h", "/run/postgresql"])
+            .status
+            .success()
     });
 }
 
@@ -39,7 +42,14 @@ fn rolled_out(cluster: &Cluster, workload: &str) {
 }
 
 fn containers(cluster: &Cluster) -> String {
-    cluster.kubectl(&["get", "pods", "-l", "app=pg", "-o", "jsonpath={.items[*].status.containerStatuses[0].containerID}"])
+    cluster.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=pg",
+        "-o",
+        "jsonpath={.items[*].status.containerStatuses[0].containerID}",
+    ])
 }
 
 #[test]
@@ -64,7 +74,10 @@ fn step_1_with_a_claim(cluster: &Cluster, manifest: &str) {
     let set = cluster.kubectl(&["get", "replicasets", "-o", "jsonpath={.items[0].metadata.name}"]);
     let hash = cluster.field(&format!("pod/{first}"), "{.metadata.labels.pod-template-hash}");
     assert_eq!(set, format!("pg-{hash}"));
-    assert!(first.strip_prefix(&format!("pg-{hash}-")).is_some_and(|random| random.len() == 5), "pg-<hash>-<random>: {first}");
+    assert!(
+        first.strip_prefix(&format!("pg-{hash}-")).is_some_and(|random| random.len() == 5),
+        "pg-<hash>-<random>: {first}"
+    );
     psql(cluster, &first, "create table users (name text); insert into users values ('ada'), ('grace')");
     restarted(cluster, "deployment/pg");
     let second = only_pod(cluster);
@@ -80,7 +93,11 @@ fn step_1_without_a_claim(cluster: &Cluster, manifest: &str) {
     psql(cluster, &first, "create table users (name text)");
     restarted(cluster, "deployment/pg");
     let second = only_pod(cluster);
-    assert_eq!(psql(cluster, &second, "select count(*) from pg_tables where tablename = 'users'"), "0", "the table is gone");
+    assert_eq!(
+        psql(cluster, &second, "select count(*) from pg_tables where tablename = 'users'"),
+        "0",
+        "the table is gone"
+    );
     cluster.kubectl(&["delete", "deployment", "pg"]);
     no_pods(cluster);
 }
@@ -91,7 +108,10 @@ fn step_2(cluster: &Cluster) {
     cluster.apply(&cluster.manifest("pg-statefulset.yaml"));
     rolled_out(cluster, "statefulset/pg");
     assert_eq!(cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"]), "pg-0 pg-1 pg-2");
-    assert_eq!(cluster.kubectl(&["get", "pvc", "-o", "jsonpath={.items[*].metadata.name}"]), "pvc-pg-0 pvc-pg-1 pvc-pg-2");
+    assert_eq!(
+        cluster.kubectl(&["get", "pvc", "-o", "jsonpath={.items[*].metadata.name}"]),
+        "pvc-pg-0 pvc-pg-1 pvc-pg-2"
+    );
     let volumes = cluster.kubectl(&["get", "pvc", "-o", "jsonpath={.items[*].spec.volumeName}"]);
     let mut volumes: Vec<&str> = volumes.split(' ').collect();
     volumes.sort_unstable();
@@ -101,7 +121,11 @@ fn step_2(cluster: &Cluster) {
 
 fn step_3(cluster: &mut Cluster) {
     for ordinal in 0..3 {
-        psql(cluster, &format!("pg-{ordinal}"), &format!("create table rows (n int); insert into rows values ({ordinal})"));
+        psql(
+            cluster,
+            &format!("pg-{ordinal}"),
+            &format!("create table rows (n int); insert into rows values ({ordinal})"),
+        );
     }
     let own_rows = |cluster: &Cluster| {
         for ordinal in 0..3 {
@@ -114,7 +138,8 @@ fn step_3(cluster: &mut Cluster) {
     cluster.kubectl(&["delete", "pod", "-l", "app=pg", "--wait=false"]);
     cluster.eventually("three new pods are Ready", || {
         (0..3).all(|ordinal| {
-            let seen = cluster.field(&format!("pod/pg-{ordinal}"), "{.metadata.uid} {.status.containerStatuses[0].ready}");
+            let seen =
+                cluster.field(&format!("pod/pg-{ordinal}"), "{.metadata.uid} {.status.containerStatuses[0].ready}");
             seen.strip_suffix(" true").is_some_and(|uid| !deleted.iter().any(|old| old == uid))
         })
     });
@@ -163,7 +188,8 @@ impl Replication {
 
     /// Who streams from the primary, and since when.
     fn streams(&self) -> String {
-        let sql = "select application_name, backend_start from pg_stat_replication where state = 'streaming' order by 1";
+        let sql =
+            "select application_name, backend_start from pg_stat_replication where state = 'streaming' order by 1";
         self.ask(0, sql)
     }
 
@@ -178,7 +204,10 @@ impl Replication {
     fn cloned(&self, ordinal: usize, source: &str, role: &str) {
         let pod = format!("pg-{ordinal}");
         let log = self.0.kubectl(&["logs", &pod, "-c", "clone"]);
-        assert!(log.contains(&format!("{pod} clones from {source}.pg")) && log.contains("base backup completed"), "{log}");
+        assert!(
+            log.contains(&format!("{pod} clones from {source}.pg")) && log.contains("base backup completed"),
+            "{log}"
+        );
         let label = self.0.exec(&pod, &["sh", "-c", "cat $PGDATA/backup_label.old"]);
         assert!(label.contains(&format!("BACKUP FROM: {role}")), "{label}");
         assert_eq!(self.ask(ordinal, "select pg_is_in_recovery()"), "t");
@@ -186,9 +215,13 @@ impl Replication {
 
     /// One runs before the next is made.
     fn in_order(&self, first: usize, second: usize) {
-        let started = self.0.field(&format!("pod/pg-{first}"), "{.status.containerStatuses[0].state.running.startedAt}");
+        let started =
+            self.0.field(&format!("pod/pg-{first}"), "{.status.containerStatuses[0].state.running.startedAt}");
         let made = self.0.field(&format!("pod/pg-{second}"), "{.metadata.creationTimestamp}");
-        assert!(!started.is_empty() && started <= made, "pg-{first} runs since {started}, pg-{second} was made at {made}");
+        assert!(
+            !started.is_empty() && started <= made,
+            "pg-{first} runs since {started}, pg-{second} was made at {made}"
+        );
     }
 
     /// By its stable name the primary takes whoever has the password, and nobody else.
@@ -247,7 +280,10 @@ fn step_4_replicas_clone_from_each_other_and_stream_from_the_primary() {
     set.streaming(&["pg-1", "pg-2", "pg-3", "pg-4"]);
     assert!(set.streams().starts_with(&streams), "the same connections:\n{streams}\n{}", set.streams());
     assert!(containers(&set.0).starts_with(&before), "V7");
-    assert_eq!(set.0.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"]), "0 0 0 0 0");
+    assert_eq!(
+        set.0.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"]),
+        "0 0 0 0 0"
+    );
     set.insert("c");
     set.all_have(5, "a b c");
 

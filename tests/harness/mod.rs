@@ -206,7 +206,8 @@ impl Cluster {
         let uid = self.uid(&format!("pod/{pod}"));
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let found = numbers.find(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&uid)));
+        let found =
+            numbers.find(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&uid)));
         found.unwrap_or_else(|| panic!("no process of pod {pod} ({uid})"))
     }
 
@@ -255,7 +256,13 @@ impl Cluster {
     /// kubectl with a manifest on standard input.
     pub fn kubectl_with(&self, args: &[&str], manifest: &str) -> Output {
         let mut command = self.inside(self.kubectl.path());
-        let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        let mut child = command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl");
         child.stdin.take().expect("piped").write_all(manifest.as_bytes()).expect("written");
         child.wait_with_output().expect("kubectl")
     }
@@ -336,9 +343,16 @@ impl Cluster {
     /// The cluster's own control groups, in every tree.
     fn cgroups(&self) -> Vec<String> {
         let name = self.group_name();
-        let trees = fs::read_dir("/sys/fs/cgroup").map(|trees| trees.flatten().map(|tree| tree.path()).collect()).unwrap_or_default();
+        let trees = fs::read_dir("/sys/fs/cgroup")
+            .map(|trees| trees.flatten().map(|tree| tree.path()).collect())
+            .unwrap_or_default();
         let trees: Vec<PathBuf> = [trees, vec![PathBuf::from("/sys/fs/cgroup")]].concat();
-        trees.iter().map(|tree| tree.join(&name)).filter(|group| group.is_dir()).map(|group| group.display().to_string()).collect()
+        trees
+            .iter()
+            .map(|tree| tree.join(&name))
+            .filter(|group| group.is_dir())
+            .map(|group| group.display().to_string())
+            .collect()
     }
 
     /// What is left of this cluster on the machine, after `down`: mounts, interfaces, processes, cgroups.
@@ -346,7 +360,11 @@ impl Cluster {
         let data = self.data_dir().display().to_string();
         let lines = |command: &mut Command, what: &str| -> Vec<String> {
             let output = command.output().expect("a command");
-            String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .filter(|line| line.contains(what))
+                .map(str::to_owned)
+                .collect()
         };
         let mut left = lines(self.inside("cat").arg("/proc/self/mountinfo"), &format!("{data}/"));
         left.extend(self.cgroups());
@@ -378,7 +396,11 @@ impl Drop for Cluster {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
         // Every test is also a test that nothing stays; a failure of its own is told first.
-        assert!(left.is_empty() || std::thread::panicking(), "`mainstay down` said {said:?} and left\n{}", left.join("\n"));
+        assert!(
+            left.is_empty() || std::thread::panicking(),
+            "`mainstay down` said {said:?} and left\n{}",
+            left.join("\n")
+        );
     }
 }
 
@@ -389,11 +411,15 @@ fn kill_all(file: &str, contains: &str) {
         let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
         let found: Vec<String> = processes
             .filter(|process| {
-                let read = |file: &str| String::from_utf8_lossy(&fs::read(process.join(file)).unwrap_or_default()).into_owned();
+                let read = |file: &str| {
+                    String::from_utf8_lossy(&fs::read(process.join(file)).unwrap_or_default()).into_owned()
+                };
                 // One that has ended, and is not yet reaped, has no command line.
                 !read("cmdline").is_empty() && read(file).contains(contains)
             })
-            .filter_map(|process| process.file_name()?.to_str().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned))
+            .filter_map(|process| {
+                process.file_name()?.to_str().filter(|name| name.parse::<u32>().is_ok()).map(str::to_owned)
+            })
             .collect();
         if found.is_empty() {
             return;

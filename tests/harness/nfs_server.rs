@@ -1,8 +1,10 @@
 //! An NFS server of a test's own: Mainstay's, or Debian's nfs-ganesha as the foreign one.
 //!
-//! Its exports are folders `/exports/…` on a tmpfs which only its mount namespace has: the machine's own `/exports`, where
+//! Its exports are folders `/exports/…` on a tmpfs which only its mount namespace has: the machine's own `/exports`,
+//! where
 //! there is one, is never seen, and none is made. That namespace starts from the machine's mounts, not from the
-//! cluster's: a server that holds copies of pods' mounts would keep their devices busy, and ganesha, which looks at every
+//! cluster's: a server that holds copies of pods' mounts would keep their devices busy, and ganesha, which looks at
+//! every
 //! mount when it starts, would wait for a client of itself.
 
 use std::fs;
@@ -133,11 +135,22 @@ impl NfsServer {
              EXPORT_DEFAULTS { Protocols = 3; Access_Type = RW; Squash = no_root_squash; SecType = sys; Attr_Expiration_Time = 0; }\n"
             .to_owned();
         for (export, id) in self.exports.iter().zip(1..) {
-            configuration.push_str(&format!("EXPORT {{ Export_Id = {id}; Path = {export}; FSAL {{ Name = VFS; }} }}\n"));
+            configuration
+                .push_str(&format!("EXPORT {{ Export_Id = {id}; Path = {export}; FSAL {{ Name = VFS; }} }}\n"));
         }
         fs::write(self.file("/run/ganesha.conf"), configuration).expect("ganesha's configuration");
         let mut command = self.inside("ganesha.nfsd");
-        command.args(["-F", "-f", "/run/ganesha.conf", "-L", "/run/ganesha.log", "-p", "/run/ganesha.pid", "-N", "NIV_WARN"]);
+        command.args([
+            "-F",
+            "-f",
+            "/run/ganesha.conf",
+            "-L",
+            "/run/ganesha.log",
+            "-p",
+            "/run/ganesha.pid",
+            "-N",
+            "NIV_WARN",
+        ]);
         self.server = Some(command.spawn().expect("ganesha.nfsd (nfs-ganesha, nfs-ganesha-vfs)"));
         for program in ["100003", "100005"] {
             self.answers(program, "3");
@@ -148,12 +161,21 @@ impl NfsServer {
     fn answers(&self, program: &str, version: &str) {
         let begun = Instant::now();
         loop {
-            let output = self.inside("rpcinfo").args(["-T", "tcp", "127.0.0.1", program, version]).output().expect("rpcinfo (rpcbind)");
+            let output = self
+                .inside("rpcinfo")
+                .args(["-T", "tcp", "127.0.0.1", program, version])
+                .output()
+                .expect("rpcinfo (rpcbind)");
             if output.status.success() {
                 return;
             }
             let log = || fs::read_to_string(self.file("/run/ganesha.log")).unwrap_or_default();
-            assert!(begun.elapsed() < PATIENCE, "program {program} does not answer: {}\n{}", super::text(&output), log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "program {program} does not answer: {}\n{}",
+                super::text(&output),
+                log()
+            );
             std::thread::sleep(LOOK);
         }
     }

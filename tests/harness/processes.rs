@@ -7,15 +7,20 @@ use std::process::Command;
 use super::Cluster;
 
 fn all() -> Vec<u32> {
-    let mut pids: Vec<u32> =
-        fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
     pids.sort_unstable();
     pids
 }
 
 /// A file of a process in /proc.
 pub fn read(pid: u32, file: &str) -> String {
-    fs::read(format!("/proc/{pid}/{file}")).map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " ")).unwrap_or_default()
+    fs::read(format!("/proc/{pid}/{file}"))
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .unwrap_or_default()
 }
 
 /// Processes of this name whose cgroup's path contains a text (a pod's uid, an instance's name), oldest first.

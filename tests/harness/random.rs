@@ -8,7 +8,8 @@ pub struct Random(u64);
 impl Random {
     /// Of `MAINSTAY_TEST_SEED`, or of this moment; the seed is printed so that a failure can be looked at again.
     pub fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + now.as_secs());
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + now.as_secs());
         let seed = std::env::var("MAINSTAY_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(now);
         println!("MAINSTAY_TEST_SEED={seed}");
         Self(seed)

@@ -35,13 +35,25 @@ impl User<'_> {
     /// A line for the shell, in which `kubectl` is this user's and `$N` their namespace.
     fn types(&self, line: &str) -> Output {
         let script = format!("kubectl() {{ timeout 60 \"$K\" --namespace \"$N\" \"$@\"; }}\n{line}");
-        self.cluster.inside("sh").args(["-c", &script]).env("K", self.kubectl.path()).env("N", self.namespace).output().expect("sh")
+        self.cluster
+            .inside("sh")
+            .args(["-c", &script])
+            .env("K", self.kubectl.path())
+            .env("N", self.namespace)
+            .output()
+            .expect("sh")
     }
 
     /// The line succeeds, and every fragment is in what it prints. Gives what it prints.
     fn says(&self, line: &str, fragments: &[&str]) -> String {
         let output = self.types(line);
-        assert!(output.status.success(), "{:?} $ {line}\n{}\n--- log:\n{}", self.kubectl, text(&output), self.cluster.log());
+        assert!(
+            output.status.success(),
+            "{:?} $ {line}\n{}\n--- log:\n{}",
+            self.kubectl,
+            text(&output),
+            self.cluster.log()
+        );
         self.check(line, fragments, &output)
     }
 
@@ -63,7 +75,15 @@ impl User<'_> {
     /// The columns' names of a table.
     fn columns(&self, line: &str) -> String {
         let output = self.says(line, &[]);
-        output.lines().next().unwrap_or_default().split("  ").map(str::trim).filter(|name| !name.is_empty()).collect::<Vec<_>>().join(",")
+        output
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split("  ")
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 

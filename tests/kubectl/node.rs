@@ -42,7 +42,10 @@ fn runs(user: &User<'_>) {
         "echo hello | kubectl run once --rm -i --image=test.local/busybox:1 --restart=Never -- head -n1",
         &["hello", "pod \"once\" deleted"],
     );
-    user.says(&format!("kubectl run box --image=test.local/busybox:1 {quick} -- httpd -f -p 8080"), &["pod/box created"]);
+    user.says(
+        &format!("kubectl run box --image=test.local/busybox:1 {quick} -- httpd -f -p 8080"),
+        &["pod/box created"],
+    );
     user.says("kubectl wait --for=condition=Ready pod/box --timeout=60s", &["condition met"]);
     user.says("kubectl run fails --image=test.local/busybox:1 --restart=Never -- sh -c 'exit 3'", &["created"]);
     user.cluster.eventually("the pod has failed", || {
@@ -54,8 +57,7 @@ fn runs(user: &User<'_>) {
 }
 
 fn logs(user: &User<'_>) {
-    let line =
-        "kubectl run talker --image=test.local/busybox:1 --restart=Never -- sh -c 'for i in 1 2 3; do echo line $i; done; echo end >&2'";
+    let line = "kubectl run talker --image=test.local/busybox:1 --restart=Never -- sh -c 'for i in 1 2 3; do echo line $i; done; echo end >&2'";
     user.says(line, &["created"]);
     user.cluster.eventually("it has spoken", || user.types("kubectl logs talker").stdout.ends_with(b"line 3\nend\n"));
     assert_eq!(user.says("kubectl logs -f talker", &[]), "line 1\nline 2\nline 3\nend\n");
@@ -63,7 +65,10 @@ fn logs(user: &User<'_>) {
     assert_eq!(user.says("kubectl logs talker --limit-bytes=6", &[]), "line 1");
     user.says("kubectl logs talker --timestamps --since=1h", &["Z line 1\n"]);
     user.says("kubectl logs -l run=talker --prefix", &["[pod/talker/talker] line 1\n"]);
-    user.is_refused("kubectl logs talker --previous", &["previous terminated container \"talker\" in pod \"talker\" not found"]);
+    user.is_refused(
+        "kubectl logs talker --previous",
+        &["previous terminated container \"talker\" in pod \"talker\" not found"],
+    );
     user.is_refused("kubectl logs talker -c nope", &["container nope is not valid for pod talker"]);
     user.is_refused("kubectl logs nothere", &["pods \"nothere\" not found"]);
     user.says("kubectl delete pod talker", &["deleted"]);

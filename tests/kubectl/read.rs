@@ -54,7 +54,10 @@ fn tables(user: &User<'_>) {
         ("deployments", "NAME,READY,UP-TO-DATE,AVAILABLE,AGE,CONTAINERS,IMAGES,SELECTOR"),
         ("replicasets", "NAME,DESIRED,CURRENT,READY,AGE,CONTAINERS,IMAGES,SELECTOR"),
         ("pvc", "NAME,STATUS,VOLUME,CAPACITY,ACCESS MODES,STORAGECLASS,VOLUMEATTRIBUTESCLASS,AGE,VOLUMEMODE"),
-        ("pv", "NAME,CAPACITY,ACCESS MODES,RECLAIM POLICY,STATUS,CLAIM,STORAGECLASS,VOLUMEATTRIBUTESCLASS,REASON,AGE,VOLUMEMODE"),
+        (
+            "pv",
+            "NAME,CAPACITY,ACCESS MODES,RECLAIM POLICY,STATUS,CLAIM,STORAGECLASS,VOLUMEATTRIBUTESCLASS,REASON,AGE,VOLUMEMODE",
+        ),
         ("storageclasses", "NAME,PROVISIONER,RECLAIMPOLICY,VOLUMEBINDINGMODE,ALLOWVOLUMEEXPANSION,AGE"),
         ("configmaps", "NAME,DATA,AGE"),
         ("serviceaccounts", "NAME,SECRETS,AGE"),
@@ -75,9 +78,18 @@ fn tables(user: &User<'_>) {
     user.says("kubectl get pods/web-0 sts/web", &["pod/web-0", "statefulset.apps/web"]);
     user.says("kubectl get pods -n nowhere", &["No resources found in nowhere namespace."]);
     assert_eq!(user.says("kubectl get pods -l 'app in (web,dep),app!=dep' -o name", &[]), "pod/web-0\npod/web-1\n");
-    assert_eq!(user.says("kubectl get pods --field-selector metadata.name=web-0,status.phase=Running -o name", &[]), "pod/web-0\n");
-    assert_eq!(user.says("kubectl get pods -l app=web --sort-by=.status.podIP --chunk-size=1 -o name", &[]).lines().count(), 2);
-    user.says("kubectl get events --field-selector involvedObject.name=web-0,type=Normal", &["Scheduled", "Started container main"]);
+    assert_eq!(
+        user.says("kubectl get pods --field-selector metadata.name=web-0,status.phase=Running -o name", &[]),
+        "pod/web-0\n"
+    );
+    assert_eq!(
+        user.says("kubectl get pods -l app=web --sort-by=.status.podIP --chunk-size=1 -o name", &[]).lines().count(),
+        2
+    );
+    user.says(
+        "kubectl get events --field-selector involvedObject.name=web-0,type=Normal",
+        &["Scheduled", "Started container main"],
+    );
     user.is_refused("kubectl get pods --field-selector foo=bar", &["field label not supported: foo"]);
     user.is_refused(
         "kubectl get pods -l 'app in ('",
@@ -88,9 +100,15 @@ fn tables(user: &User<'_>) {
 }
 
 fn formats(user: &User<'_>) {
-    user.says("kubectl get pod web-0 -o yaml", &["apiVersion: v1\nkind: Pod\n", "phase: Running", "qosClass: BestEffort"]);
+    user.says(
+        "kubectl get pod web-0 -o yaml",
+        &["apiVersion: v1\nkind: Pod\n", "phase: Running", "qosClass: BestEffort"],
+    );
     user.says("kubectl get pods -o json", &["\"kind\": \"List\"", "\"kind\": \"Pod\""]);
-    assert_eq!(user.says("kubectl get pod web-0 -o jsonpath='{.metadata.labels.app} {.spec.hostname}'", &[]), "web web-0");
+    assert_eq!(
+        user.says("kubectl get pod web-0 -o jsonpath='{.metadata.labels.app} {.spec.hostname}'", &[]),
+        "web web-0"
+    );
     assert_eq!(user.says("kubectl get pod web-0 -o go-template='{{.spec.subdomain}}'", &[]), "web");
     assert_eq!(user.columns("kubectl get pods -o custom-columns=WHO:.metadata.name,WHERE:.spec.nodeName"), "WHO,WHERE");
     let watch = "timeout 1 \"$K\" -n $N get pods -w -o name; true";
@@ -120,7 +138,11 @@ fn descriptions(user: &User<'_>) {
         ),
         (
             "statefulset/web",
-            &["2 desired | 2 total", "2 Running / 0 Waiting", "create Claim data-web-1 Pod web-1 in StatefulSet web success"],
+            &[
+                "2 desired | 2 total",
+                "2 Running / 0 Waiting",
+                "create Claim data-web-1 Pod web-1 in StatefulSet web success",
+            ],
         ),
         (
             "deployment/dep",

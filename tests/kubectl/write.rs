@@ -23,7 +23,10 @@ fn create(user: &User<'_>) {
     user.says("kubectl create secret generic s --from-literal=pw=x", &["secret/s created"]);
     user.says("kubectl describe secret s", &["Opaque", "pw:  1 bytes"]);
     user.says("kubectl create sa builder", &["serviceaccount/builder created"]);
-    user.says("kubectl create deployment d --image=test.local/busybox:1 --replicas=0 -- sleep 1000", &["deployment.apps/d created"]);
+    user.says(
+        "kubectl create deployment d --image=test.local/busybox:1 --replicas=0 -- sleep 1000",
+        &["deployment.apps/d created"],
+    );
     user.says("kubectl expose deployment d --port=80 --target-port=8080", &["service/d exposed"]);
     user.says("kubectl create service clusterip ci --tcp=80:8080", &["service/ci created"]);
     user.says("kubectl create service nodeport np --tcp=80", &["service/np created"]);
@@ -32,7 +35,10 @@ fn create(user: &User<'_>) {
     let dry = user.says("kubectl create configmap dry --from-literal=a=1 --dry-run=server -o yaml", &["uid:"]);
     assert!(!dry.contains("resourceVersion"), "it has no version: {dry}");
     user.is_refused("kubectl get configmap dry", &["configmaps \"dry\" not found"]);
-    user.says("kubectl delete deployment,service,secret,sa --all", &["deployment.apps \"d\" deleted", "service \"np\" deleted"]);
+    user.says(
+        "kubectl delete deployment,service,secret,sa --all",
+        &["deployment.apps \"d\" deleted", "service \"np\" deleted"],
+    );
 }
 
 fn apply(user: &User<'_>) {
@@ -45,7 +51,10 @@ fn apply(user: &User<'_>) {
     user.is_refused(&differences, &["-    x: \"1\"", "+    z: \"2\""]);
     let output = user.types(&differences);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("resourceVersion: \"\""), "a dry run keeps the version");
-    user.says(&piped(&changed, "kubectl apply --dry-run=server -f -"), &["deployment.apps/ap configured (server dry run)"]);
+    user.says(
+        &piped(&changed, "kubectl apply --dry-run=server -f -"),
+        &["deployment.apps/ap configured (server dry run)"],
+    );
     user.says(&piped(&changed, "kubectl apply -f -"), &["deployment.apps/ap configured"]);
     let labels = user.says("kubectl get deployment ap -o jsonpath='{.metadata.labels}'", &[]);
     assert_eq!(labels, "{\"z\":\"2\"}", "what the manifest no longer names goes");
@@ -54,7 +63,10 @@ fn apply(user: &User<'_>) {
     user.is_refused(&piped(&deployment("none"), "kubectl replace -f -"), &["deployments.apps \"none\" not found"]);
     user.says(&piped(&manifest, "kubectl replace --force -f -"), &["deleted", "replaced"]);
     user.says("kubectl wait --for=condition=Available deployment/ap --timeout=60s", &["condition met"]);
-    user.says("EDITOR='sed -i s/replicas:\\ 1/replicas:\\ 2/' kubectl edit deployment ap", &["deployment.apps/ap edited"]);
+    user.says(
+        "EDITOR='sed -i s/replicas:\\ 1/replicas:\\ 2/' kubectl edit deployment ap",
+        &["deployment.apps/ap edited"],
+    );
     user.says("EDITOR=true kubectl edit deployment ap", &["Edit cancelled, no changes made."]);
     assert_eq!(user.says("kubectl get deployment ap -o jsonpath='{.spec.replicas}'", &[]), "2");
 }
@@ -65,10 +77,16 @@ fn apply_on_the_server(user: &User<'_>) {
     let as_other = "kubectl apply --server-side --field-manager=other -f -";
     user.says(&piped(&manifest, "kubectl apply --server-side -f -"), &["deployment.apps/ss serverside-applied"]);
     user.says(&piped(&manifest, "kubectl apply --server-side -f -"), &["serverside-applied"]);
-    user.is_refused(&piped(&two, as_other), &["Apply failed with 1 conflict: conflict with \"kubectl\"", ".spec.replicas"]);
+    user.is_refused(
+        &piped(&two, as_other),
+        &["Apply failed with 1 conflict: conflict with \"kubectl\"", ".spec.replicas"],
+    );
     user.says(&piped(&two, &format!("{as_other} --force-conflicts")), &["serverside-applied"]);
     assert_eq!(user.says("kubectl get deployment ss -o jsonpath='{.spec.replicas}'", &[]), "2");
-    user.is_refused(&piped(&manifest, "kubectl apply --server-side -f -"), &["conflict with \"other\"", ".spec.replicas"]);
+    user.is_refused(
+        &piped(&manifest, "kubectl apply --server-side -f -"),
+        &["conflict with \"other\"", ".spec.replicas"],
+    );
     user.says("kubectl scale deployment ss --replicas=3", &["scaled"]);
     user.is_refused(&piped(&two, as_other), &["conflict with \"kubectl\" with subresource \"scale\""]);
     let fields = user.says("kubectl get deployment ss -o jsonpath='{.metadata.managedFields}'", &["FieldsV1"]);
@@ -80,7 +98,10 @@ fn patch(user: &User<'_>) {
     user.says("kubectl patch deployment ap -p '{\"spec\":{\"replicas\":3}}'", &["deployment.apps/ap patched"]);
     user.says("kubectl patch deployment ap -p '{\"spec\":{\"replicas\":3}}'", &["patched (no change)"]);
     user.says("kubectl patch deployment ap --type=merge -p '{\"spec\":{\"replicas\":2}}'", &["patched"]);
-    user.says("kubectl patch deployment ap --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":1}]'", &["patched"]);
+    user.says(
+        "kubectl patch deployment ap --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":1}]'",
+        &["patched"],
+    );
     assert_eq!(replicas(), "1");
     user.is_refused(
         "kubectl patch deployment ap --type=json -p '[{\"op\":\"test\",\"path\":\"/spec/replicas\",\"value\":9}]'",
@@ -105,7 +126,11 @@ fn delete(user: &User<'_>) {
     user.says("kubectl delete deployment ap --cascade=orphan", &["deployment.apps \"ap\" deleted"]);
     user.says("kubectl get rs -l app=ap -o name", &["replicaset.apps/ap-"]);
     user.says("kubectl delete rs -l app=ap --cascade=foreground --timeout=60s", &["deleted"]);
-    assert_eq!(user.says("kubectl get pods -l app=ap -o jsonpath='{.items}'", &[]), "[]", "foreground: the pods go first");
+    assert_eq!(
+        user.says("kubectl get pods -l app=ap -o jsonpath='{.items}'", &[]),
+        "[]",
+        "foreground: the pods go first"
+    );
     let waiting = "(sleep 0.3; kubectl delete deployment ss --cascade=background >/dev/null) & kubectl wait --for=delete deployment/ss --timeout=60s; wait";
     user.says(waiting, &[]);
     user.is_refused("kubectl get deployment ss", &["not found"]);
@@ -134,13 +159,17 @@ fn rollouts() {
         user.says("kubectl rollout history deployment/d --revision=2", &["test.local/busybox:2", "pod-template-hash="]);
         user.says("kubectl rollout undo deployment/d", &["deployment.apps/d rolled back"]);
         user.says("kubectl rollout status deployment/d --timeout=60s", &["successfully rolled out"]);
-        user.is_refused("kubectl rollout undo deployment/d --to-revision=77", &["unable to find specified revision 77 in history"]);
+        user.is_refused(
+            "kubectl rollout undo deployment/d --to-revision=77",
+            &["unable to find specified revision 77 in history"],
+        );
         user.says("kubectl rollout pause deployment/d", &["deployment.apps/d paused"]);
         user.is_refused("kubectl rollout pause deployment/d", &["is already paused"]);
         user.is_refused("kubectl rollout restart deployment/d", &["can't restart paused deployment"]);
         user.says("kubectl set env deployment/d A=B", &["env updated"]);
-        let hash =
-            |user: &User<'_>| user.says("kubectl get pods -l app=d -o jsonpath='{.items[*].metadata.labels.pod-template-hash}'", &[]);
+        let hash = |user: &User<'_>| {
+            user.says("kubectl get pods -l app=d -o jsonpath='{.items[*].metadata.labels.pod-template-hash}'", &[])
+        };
         let before = hash(user);
         user.says("kubectl rollout resume deployment/d", &["deployment.apps/d resumed"]);
         user.says("kubectl rollout status deployment/d --timeout=60s", &["successfully rolled out"]);

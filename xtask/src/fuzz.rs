@@ -31,7 +31,10 @@ pub fn run(args: &[String]) -> Result<()> {
         println!("== {target}, {seconds} seconds");
         let mut cargo = Command::new("cargo");
         // Sanitizers are not stable yet.
-        cargo.env("RUSTC_BOOTSTRAP", "1").args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}")]).args(LIMITS);
+        cargo
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}")])
+            .args(LIMITS);
         let status = cargo.status().context("running cargo fuzz (cargo install cargo-fuzz)")?;
         ensure!(status.success(), "{target}: {status}");
     }

@@ -187,7 +187,10 @@ const IMAGES: &[Image] = &[
         packages: &["busybox-static", "mariadb-server-core", "mariadb-client-core"],
         users: &["mysql:x:999:999:mysql:/var/lib/mysql:/bin/false"],
         folders: &["run/mysqld", "var/lib/mysql/data"],
-        files: &[("etc/mysql/my.cnf", 0o644, MARIADB_CONF), ("usr/local/bin/docker-entrypoint.sh", 0o755, MARIADB_ENTRYPOINT)],
+        files: &[
+            ("etc/mysql/my.cnf", 0o644, MARIADB_CONF),
+            ("usr/local/bin/docker-entrypoint.sh", 0o755, MARIADB_ENTRYPOINT),
+        ],
         env: &[],
         entrypoint: &["/usr/local/bin/docker-entrypoint.sh"],
         cmd: &[],
@@ -242,10 +245,14 @@ pub fn run(names: &[String]) -> Result<()> {
 
 fn make(image: &Image, work: &Path, archive: &Path) -> Result<()> {
     let root = work.join("root");
-    for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "tmp", "proc", "sys", "dev", "run", "root", "var"] {
+    for folder in
+        ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "tmp", "proc", "sys", "dev", "run", "root", "var"]
+    {
         fs::create_dir_all(root.join(folder))?;
     }
-    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("var/run", "../run")] {
+    for (link, target) in
+        [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("var/run", "../run")]
+    {
         symlink(target, root.join(link))?;
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
@@ -274,7 +281,11 @@ fn download(packages: &[&str], work: &Path) -> Result<Vec<PathBuf>> {
         .args(packages)
         .output()
         .context("running apt-get")?;
-    ensure!(output.status.success(), "apt-get (run `apt-get update` once): {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "apt-get (run `apt-get update` once): {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut found = Vec::new();
     for entry in fs::read_dir(&archives)? {
         let path = entry?.path();
@@ -296,7 +307,8 @@ fn run_command(command: &mut Command, unpack_to: Option<&Path>) -> Result<()> {
     };
     let mut producer = command.stdout(std::process::Stdio::piped()).spawn()?;
     let output = producer.stdout.take().context("no output")?;
-    let unpacked = Command::new("tar").args(["--keep-directory-symlink", "-x", "-C"]).arg(folder).stdin(output).status()?;
+    let unpacked =
+        Command::new("tar").args(["--keep-directory-symlink", "-x", "-C"]).arg(folder).stdin(output).status()?;
     let produced = producer.wait()?;
     ensure!(unpacked.success() && produced.success(), "{command:?}: {produced}, tar: {unpacked}");
     Ok(())
@@ -335,9 +347,13 @@ fn finish_root(image: &Image, root: &Path) -> Result<()> {
 /// One layer, a configuration and a manifest, as `docker save` has them.
 fn pack(image: &Image, work: &Path, root: &Path, archive: &Path) -> Result<()> {
     let layer = work.join("layer.tar");
-    run_command(Command::new("tar").args(["--sort=name", "--numeric-owner", "-cf"]).arg(&layer).arg("-C").arg(root).arg("."), None)?;
+    run_command(
+        Command::new("tar").args(["--sort=name", "--numeric-owner", "-cf"]).arg(&layer).arg("-C").arg(root).arg("."),
+        None,
+    )?;
     let sum = Command::new("sha256sum").arg(&layer).output()?;
-    let digest = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().context("sha256sum printed nothing")?.to_owned();
+    let digest =
+        String::from_utf8_lossy(&sum.stdout).split_whitespace().next().context("sha256sum printed nothing")?.to_owned();
     let mut env = image.env.to_vec();
     if env.is_empty() {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -357,7 +373,11 @@ fn pack(image: &Image, work: &Path, root: &Path, archive: &Path) -> Result<()> {
     fs::write(work.join("manifest.json"), manifest.to_string())?;
     let partial = archive.with_extension("partial");
     run_command(
-        Command::new("tar").arg("-cf").arg(&partial).arg("-C").arg(work).args(["manifest.json", "config.json", "layer.tar"]),
+        Command::new("tar").arg("-cf").arg(&partial).arg("-C").arg(work).args([
+            "manifest.json",
+            "config.json",
+            "layer.tar",
+        ]),
         None,
     )?;
     fs::rename(partial, archive)?;

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 /// Where it is unpacked, below the workspace.
 const FOLDER: &str = ".cache/kubectl";
 
-/// Downloads and unpacks the package unless that was done before. It is not installed: its file collides with another package's.
+/// Downloads and unpacks the package unless that was done before. It is not installed: its file collides with another
+/// package's.
 pub fn run() -> Result<()> {
     let folder = Path::new(FOLDER);
     if folder.join("usr/bin/kubectl").exists() {

@@ -71,12 +71,15 @@ pub fn run() -> Result<()> {
     let mut files = Vec::new();
     rust_files(&sources, &mut files)?;
     files.sort();
-    let texts = files.iter().map(|file| Ok((file.clone(), std::fs::read_to_string(file)?))).collect::<Result<Vec<_>>>()?;
+    let texts =
+        files.iter().map(|file| Ok((file.clone(), std::fs::read_to_string(file)?))).collect::<Result<Vec<_>>>()?;
     let names = json_names(&texts);
     let mut table = Table::new();
     let mut roots = BTreeMap::new();
     for (file, text) in &texts {
-        let Some(type_name) = text.strip_prefix("// Generated from definition ").and_then(|rest| rest.split_whitespace().next()) else {
+        let Some(type_name) =
+            text.strip_prefix("// Generated from definition ").and_then(|rest| rest.split_whitespace().next())
+        else {
             continue;
         };
         let fields = list_types(text, &names).with_context(|| file.display().to_string())?;
@@ -95,7 +98,8 @@ pub fn run() -> Result<()> {
 }
 
 fn k8s_openapi_sources() -> Result<PathBuf> {
-    let output = std::process::Command::new("cargo").args(["metadata", "--format-version", "1", "--offline"]).output()?;
+    let output =
+        std::process::Command::new("cargo").args(["metadata", "--format-version", "1", "--offline"]).output()?;
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
     let manifest = metadata["packages"]
         .as_array()
@@ -132,7 +136,9 @@ fn json_names(texts: &[(PathBuf, String)]) -> BTreeMap<String, String> {
 /// The fields of one type whose lists or maps are not merged in the default way.
 fn list_types(text: &str, all_names: &BTreeMap<String, String>) -> Result<BTreeMap<String, Field>> {
     let own = json_names(&[(PathBuf::new(), text.to_owned())]);
-    let json = |rust: &str| own.get(rust).or_else(|| all_names.get(rust)).cloned().with_context(|| format!("no JSON name for {rust}"));
+    let json = |rust: &str| {
+        own.get(rust).or_else(|| all_names.get(rust)).cloned().with_context(|| format!("no JSON name for {rust}"))
+    };
     let mut fields = BTreeMap::new();
     let body = text.split("impl crate::DeepMerge for ").nth(1).unwrap_or("");
     let body = body.split("\nimpl").next().unwrap_or("");
@@ -178,8 +184,10 @@ fn root_path(sources: &Path, file: &Path, text: &str, type_name: &str) -> Option
 /// Adds what strategic merge patch does, which k8s-openapi's sources do not say.
 fn add_patch_strategies(table: &mut Table, texts: &[(PathBuf, String)]) -> Result<()> {
     let old: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_str(include_str!("list-keys-1.20.json"))?;
-    let types: BTreeSet<&str> =
-        texts.iter().filter_map(|(_, text)| text.strip_prefix("// Generated from definition ")?.split_whitespace().next()).collect();
+    let types: BTreeSet<&str> = texts
+        .iter()
+        .filter_map(|(_, text)| text.strip_prefix("// Generated from definition ")?.split_whitespace().next())
+        .collect();
     for (type_name, fields) in &old {
         if !types.contains(type_name.as_str()) {
             continue;
@@ -192,14 +200,19 @@ fn add_patch_strategies(table: &mut Table, texts: &[(PathBuf, String)]) -> Resul
             entry.patch = patch_of(facts);
             // k8s-openapi shortens a map's keys to the one that patches use; upstream's list type has them all.
             if let Some(keys) = facts["list-map-keys"].as_array() {
-                entry.list_type = format!("map({})", keys.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+                entry.list_type =
+                    format!("map({})", keys.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
             }
         }
     }
     for (type_name, fields) in table.iter_mut() {
         for (name, field) in fields.iter_mut() {
             let known = old.get(type_name).is_some_and(|fields| fields.contains_key(name));
-            let one_key = field.list_type.strip_prefix("map(").and_then(|keys| keys.strip_suffix(')')).filter(|keys| !keys.contains(','));
+            let one_key = field
+                .list_type
+                .strip_prefix("map(")
+                .and_then(|keys| keys.strip_suffix(')'))
+                .filter(|keys| !keys.contains(','));
             if let (false, Some(key)) = (known || NOT_PATCHED.contains(&(type_name, name)), one_key) {
                 field.patch = format!("merge={key}");
             }
@@ -237,7 +250,8 @@ fn render(table: &Table) -> String {
         let atomic = if ATOMIC_STRUCTS.contains(&type_name.as_str()) { " atomic" } else { "" };
         let _ = writeln!(text, "{type_name}{atomic}");
         for (name, field) in fields {
-            let line = format!(" {name} {} {}", if field.list_type.is_empty() { "-" } else { &field.list_type }, field.patch);
+            let line =
+                format!(" {name} {} {}", if field.list_type.is_empty() { "-" } else { &field.list_type }, field.patch);
             let _ = writeln!(text, "{}", line.trim_end());
         }
     }

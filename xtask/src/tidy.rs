@@ -62,7 +62,9 @@ fn arrows() -> Result<Vec<String>> {
             wrong.push(format!("{name} has no line in xtask's arrows"));
             continue;
         };
-        for dependency in package["dependencies"].as_array().into_iter().flatten().filter(|dependency| dependency["kind"].is_null()) {
+        for dependency in
+            package["dependencies"].as_array().into_iter().flatten().filter(|dependency| dependency["kind"].is_null())
+        {
             let on = dependency["name"].as_str().unwrap_or("");
             if on.starts_with("mainstay") && !may.contains(&on) {
                 wrong.push(format!("{name} must not depend on {on}"));

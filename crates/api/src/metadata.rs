@@ -31,7 +31,8 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
     validate_owners(&metadata.get("ownerReferences"), causes);
     for finalizer in metadata.get("finalizers").items() {
         causes.extend(names::qualified(finalizer.text()).iter().map(|wrong| finalizer.invalid(wrong)));
-        let bare = !finalizer.text().contains('/') && !matches!(finalizer.text(), "kubernetes" | "orphan" | "foregroundDeletion");
+        let bare = !finalizer.text().contains('/')
+            && !matches!(finalizer.text(), "kubernetes" | "orphan" | "foregroundDeletion");
         if bare && names::qualified(finalizer.text()).is_empty() {
             causes.push(finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified"));
         }
@@ -58,7 +59,9 @@ pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
         let known: Vec<&str> = old.get("finalizers").items().map(|f| f.text()).collect();
         let added: Vec<&str> = new.get("finalizers").items().map(|f| f.text()).filter(|f| !known.contains(f)).collect();
         if !added.is_empty() {
-            let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }
     }
@@ -68,7 +71,9 @@ pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 pub fn validate_labels(labels: &Field, causes: &mut Vec<Cause>) {
     for (key, value) in labels.entries() {
         causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid(&labels.path, key, wrong)));
-        causes.extend(names::label_value(value.text()).iter().map(|wrong| Cause::invalid(&labels.path, value.text(), wrong)));
+        causes.extend(
+            names::label_value(value.text()).iter().map(|wrong| Cause::invalid(&labels.path, value.text(), wrong)),
+        );
     }
 }
 
@@ -102,7 +107,9 @@ fn validate_owners(owners: &Field, causes: &mut Vec<Cause>) {
         }
     }
     if let [first, second, ..] = controllers.as_slice() {
-        let detail = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}");
+        let detail = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+        );
         causes.push(Cause::invalid(&owners.path, owners.value.clone(), &detail));
     }
 }
@@ -118,7 +125,10 @@ pub fn validate_label_selector(selector: &Field, causes: &mut Vec<Cause>) {
                 causes.push(Cause::required(&values.path, "must be specified when `operator` is 'In' or 'NotIn'"));
             }
             "Exists" | "DoesNotExist" if values.len() > 0 => {
-                causes.push(Cause::forbidden(&values.path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                causes.push(Cause::forbidden(
+                    &values.path,
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             _ => causes.push(operator.invalid("not a valid selector operator")),

@@ -25,7 +25,8 @@ const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumer
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const ENV_NAME: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
 fn too_long(text: &str, limit: usize) -> Option<String> {
     (text.len() > limit).then(|| format!("must be no more than {limit} bytes"))
@@ -38,7 +39,9 @@ fn lower_or_digit(byte: u8) -> bool {
 /// `inner` characters throughout, `edge` characters first and last; not empty.
 fn framed(text: &str, inner: fn(u8) -> bool, edge: fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
-    bytes.first().copied().is_some_and(edge) && bytes.last().copied().is_some_and(edge) && bytes.iter().copied().all(inner)
+    bytes.first().copied().is_some_and(edge)
+        && bytes.last().copied().is_some_and(edge)
+        && bytes.iter().copied().all(inner)
 }
 
 fn is_label(text: &str) -> bool {
@@ -103,7 +106,9 @@ pub fn qualified(text: &str) -> Vec<String> {
     let (first, second, more) = (parts.next().unwrap_or(""), parts.next(), parts.next());
     let name = match (second, more) {
         (_, Some(_)) => {
-            wrong.push(format!("a qualified name {QUALIFIED} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"));
+            wrong.push(format!(
+                "a qualified name {QUALIFIED} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            ));
             return wrong;
         }
         (Some(name), None) => {
@@ -193,7 +198,9 @@ pub fn generated(prefix: &str, random: [u8; SUFFIX_LENGTH]) -> String {
 
 /// A number in the alphabet of generated names, as upstream's `SafeEncodeString` writes hashes.
 pub fn safe_encode(text: &str) -> String {
-    text.bytes().map(|b| char::from(SUFFIX_ALPHABET.get(usize::from(b) % SUFFIX_ALPHABET.len()).copied().unwrap_or(b'x'))).collect()
+    text.bytes()
+        .map(|b| char::from(SUFFIX_ALPHABET.get(usize::from(b) % SUFFIX_ALPHABET.len()).copied().unwrap_or(b'x')))
+        .collect()
 }
 
 #[cfg(test)]
@@ -221,7 +228,9 @@ mod tests {
             }
         }
         assert_eq!(label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
-        assert!(name(NameRule::Subdomain, "web-", true).is_empty() && !name(NameRule::Subdomain, "web-", false).is_empty());
+        assert!(
+            name(NameRule::Subdomain, "web-", true).is_empty() && !name(NameRule::Subdomain, "web-", false).is_empty()
+        );
     }
 
     #[test]

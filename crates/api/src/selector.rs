@@ -117,8 +117,11 @@ impl Labels {
 
     /// A plain map: a Service's selector, a pod's `nodeSelector`.
     pub fn from_map(map: &BTreeMap<String, String>) -> Self {
-        let requirement =
-            |(key, value): (&String, &String)| Requirement { key: key.clone(), operator: Operator::In, values: vec![value.clone()] };
+        let requirement = |(key, value): (&String, &String)| Requirement {
+            key: key.clone(),
+            operator: Operator::In,
+            values: vec![value.clone()],
+        };
         Self { requirements: map.iter().map(requirement).collect(), nothing: false }
     }
 
@@ -273,7 +276,9 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
     } else {
         for (index, value) in values.iter().enumerate() {
             if let Some(wrong) = names::label_value(value).into_iter().next() {
-                return Err(format!("unable to parse requirement: values[{index}][{key}]: Invalid value: {value:?}: {wrong}"));
+                return Err(format!(
+                    "unable to parse requirement: values[{index}][{key}]: Invalid value: {value:?}: {wrong}"
+                ));
             }
         }
     }
@@ -324,7 +329,10 @@ impl Fields {
 
     /// The one name that can match, where the selector says `metadata.name=…`.
     pub fn name(&self) -> Option<&str> {
-        self.terms.iter().find(|(field, _, equal)| *equal && field == "metadata.name").map(|(_, value, _)| value.as_str())
+        self.terms
+            .iter()
+            .find(|(field, _, equal)| *equal && field == "metadata.name")
+            .map(|(_, value, _)| value.as_str())
     }
 
     /// The value that `field` must have, where the selector asks for equality.
@@ -433,7 +441,8 @@ mod tests {
         let object = json!({ "metadata": {} });
         assert_eq!(Labels::from_json(None).map(|s| s.matches_object(&object)), Ok(false));
         assert_eq!(Labels::from_json(Some(&json!({}))).map(|s| s.matches_object(&object)), Ok(true));
-        let selector = json!({ "matchLabels": { "a": "b" }, "matchExpressions": [{ "key": "c", "operator": "Exists" }] });
+        let selector =
+            json!({ "matchLabels": { "a": "b" }, "matchExpressions": [{ "key": "c", "operator": "Exists" }] });
         let selector = Labels::from_json(Some(&selector));
         assert_eq!(selector.map(|s| s.to_string()), Ok("a=b,c".to_owned()));
     }
@@ -447,6 +456,9 @@ mod tests {
         assert_eq!(matches(r"metadata.name=a\,b"), Ok(false));
         assert_eq!(matches("spec.x=1"), Err("field label not supported: spec.x".to_owned()));
         let error = Fields::parse(&kinds::STATEFUL_SET, "spec.x=1");
-        assert_eq!(error, Err(r#""spec.x" is not a known field selector: only "metadata.name", "metadata.namespace""#.to_owned()));
+        assert_eq!(
+            error,
+            Err(r#""spec.x" is not a known field selector: only "metadata.name", "metadata.namespace""#.to_owned())
+        );
     }
 }

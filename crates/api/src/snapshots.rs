@@ -1,16 +1,19 @@
 //! The types of `snapshot.storage.k8s.io/v1` and `groupsnapshot.storage.k8s.io/v1`.
 //!
-//! k8s-openapi has none for these groups (upstream serves them as custom resources), so they are declared here, once: the
-//! structs are the typed views, and their derived JSON schemas are what decoding, server-side apply and `kubectl explain`
-//! read. A type's name in the schemas is what upstream's API server publishes: `io.k8s.storage.snapshot.v1.VolumeSnapshot`.
+//! k8s-openapi has none for these groups (upstream serves them as custom resources), so they are declared here, once:
+//! the
+//! structs are the typed views, and their derived JSON schemas are what decoding, server-side apply and `kubectl
+//! explain`
+//! read. A type's name in the schemas is what upstream's API server publishes:
+//! `io.k8s.storage.snapshot.v1.VolumeSnapshot`.
 
 mod group;
 mod single;
 
 pub use group::{
-    GroupSnapshotHandles, VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeGroupSnapshotContentSource,
-    VolumeGroupSnapshotContentSpec, VolumeGroupSnapshotContentStatus, VolumeGroupSnapshotSource, VolumeGroupSnapshotSpec,
-    VolumeGroupSnapshotStatus, VolumeSnapshotInfo,
+    GroupSnapshotHandles, VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent,
+    VolumeGroupSnapshotContentSource, VolumeGroupSnapshotContentSpec, VolumeGroupSnapshotContentStatus,
+    VolumeGroupSnapshotSource, VolumeGroupSnapshotSpec, VolumeGroupSnapshotStatus, VolumeSnapshotInfo,
 };
 pub use single::{
     VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent, VolumeSnapshotContentSource, VolumeSnapshotContentSpec,
@@ -34,7 +37,8 @@ pub(crate) static ROOTS: &[(&str, fn(&mut SchemaGenerator) -> Schema)] = &[
     ("io.k8s.storage.snapshot.v1.VolumeSnapshotContent", <VolumeSnapshotContent as JsonSchema>::json_schema),
 ];
 
-/// Writes a derived schema as Kubernetes writes its own: an optional field is one that may be absent, not one that may be
+/// Writes a derived schema as Kubernetes writes its own: an optional field is one that may be absent, not one that
+/// may be
 /// null, and defaults of the Rust type are none of the API's.
 pub(crate) fn in_upstreams_form(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
@@ -54,7 +58,12 @@ pub(crate) fn in_upstreams_form(schema: &mut Value) {
     for inside in ["items", "additionalProperties"] {
         fields.get_mut(inside).into_iter().for_each(in_upstreams_form);
     }
-    fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut()).for_each(in_upstreams_form);
+    fields
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flat_map(|all| all.values_mut())
+        .for_each(in_upstreams_form);
 }
 
 #[cfg(test)]
@@ -70,16 +79,22 @@ mod tests {
         };
         let status = inner(snapshot, "status");
         assert_eq!(status.name, "io.k8s.storage.snapshot.v1.VolumeSnapshotStatus");
-        let is = |name: &str, test: fn(Shape) -> bool| assert!(status.field(name).is_some_and(|field| test(field.shape)), "{name}");
+        let is = |name: &str, test: fn(Shape) -> bool| {
+            assert!(status.field(name).is_some_and(|field| test(field.shape)), "{name}")
+        };
         is("readyToUse", |shape| matches!(shape, Shape::Bool));
         is("restoreSize", |shape| matches!(shape, Shape::Quantity));
         is("creationTime", |shape| matches!(shape, Shape::Time));
         is("error", |shape| matches!(shape, Shape::Struct(_)));
         assert_eq!(inner(snapshot, "metadata").go_name(), "ObjectMeta");
-        let Shape::Struct(content) = shape_of("io.k8s.storage.snapshot.v1.VolumeSnapshotContent") else { panic!("a struct") };
+        let Shape::Struct(content) = shape_of("io.k8s.storage.snapshot.v1.VolumeSnapshotContent") else {
+            panic!("a struct")
+        };
         assert!(matches!(inner(content, "status").field("restoreSize").map(|field| field.shape), Some(Shape::Int64)));
         assert!(inner(inner(content, "spec"), "volumeSnapshotRef").atomic);
-        let Shape::Struct(class) = shape_of("io.k8s.storage.snapshot.v1.VolumeSnapshotClass") else { panic!("a struct") };
+        let Shape::Struct(class) = shape_of("io.k8s.storage.snapshot.v1.VolumeSnapshotClass") else {
+            panic!("a struct")
+        };
         assert!(matches!(class.field("parameters").map(|field| field.shape), Some(Shape::Map(Shape::String))));
     }
 }

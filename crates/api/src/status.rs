@@ -73,14 +73,20 @@ impl Status {
 
     /// 409 for a create with `generateName` whose every suggestion was taken; the client may try again.
     pub fn generate_name_conflict(kind: &Kind, name: &str) -> Self {
-        let message =
-            format!("{} {name:?} already exists, the server was not able to generate a unique name for the object", kind.resource());
+        let message = format!(
+            "{} {name:?} already exists, the server was not able to generate a unique name for the object",
+            kind.resource()
+        );
         Self::new(409, "AlreadyExists", message).about(kind, name)
     }
 
     /// 409 for a write whose resourceVersion is no longer the stored one (A8).
     pub fn conflict(kind: &Kind, name: &str) -> Self {
-        Self::conflict_because(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict_because(
+            kind,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     /// 409 for a write that the stored object does not allow, with the reason in words.
@@ -91,12 +97,18 @@ impl Status {
 
     /// 409 for a `preconditions.uid` (or a `metadata.uid`) that is not the stored object's (A8).
     pub fn precondition_uid(kind: &Kind, name: &str, wanted: &str, stored: &str) -> Self {
-        Self::conflict_because(kind, name, &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {stored}"))
+        Self::conflict_because(
+            kind,
+            name,
+            &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {stored}"),
+        )
     }
 
     /// 409 for a `preconditions.resourceVersion` that is not the stored object's (A8).
     pub fn precondition_resource_version(kind: &Kind, name: &str, wanted: &str, stored: &str) -> Self {
-        let why = format!("Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {stored}");
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {stored}"
+        );
         Self::conflict_because(kind, name, &why)
     }
 
@@ -114,10 +126,14 @@ impl Status {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        let qualified = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
+        let qualified =
+            if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
         let mut about = details(name, kind.group, kind.kind);
-        about["causes"] =
-            causes.iter().map(|c| json!({ "reason": c.reason, "message": c.message, "field": c.field })).collect::<Vec<_>>().into();
+        about["causes"] = causes
+            .iter()
+            .map(|c| json!({ "reason": c.reason, "message": c.message, "field": c.field }))
+            .collect::<Vec<_>>()
+            .into();
         Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}")).with_details(about)
     }
 
@@ -139,7 +155,8 @@ impl Status {
 
     /// 405 for a verb that the resource does not know.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").with_details(json!({}))
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            .with_details(json!({}))
     }
 
     /// 406; `accepted` are the media types that would do.
@@ -150,7 +167,10 @@ impl Status {
 
     /// 415; `accepted` are the media types that would do.
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
-        let message = format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
         Self::new(415, "UnsupportedMediaType", message)
     }
 
@@ -192,7 +212,8 @@ impl Status {
     /// 500.
     pub fn internal(why: impl Into<String>) -> Self {
         let why = why.into();
-        Self::new(500, "InternalError", format!("Internal error occurred: {why}")).with_details(json!({ "causes": [{ "message": why }] }))
+        Self::new(500, "InternalError", format!("Internal error occurred: {why}"))
+            .with_details(json!({ "causes": [{ "message": why }] }))
     }
 
     /// 429; the client waits `retry_after` seconds.

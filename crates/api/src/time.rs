@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn times_are_upstreams() {
         let time = parse("2026-11-21T04:25:07.123456789Z").unwrap_or(Timestamp::UNIX_EPOCH);
-        assert_eq!((rfc3339(time).as_str(), micro(time).as_str()), ("2026-11-21T04:25:07Z", "2026-11-21T04:25:07.123456Z"));
+        assert_eq!(
+            (rfc3339(time).as_str(), micro(time).as_str()),
+            ("2026-11-21T04:25:07Z", "2026-11-21T04:25:07.123456Z")
+        );
         assert_eq!(age_of("", time), "<unknown>");
     }
 }

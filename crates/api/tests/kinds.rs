@@ -108,7 +108,12 @@ fn the_table_is_found_by_path_and_by_kind() {
 
 #[test]
 fn good_manifests_are_accepted() {
-    let cases = [(&kinds::POD, pod()), (&kinds::STATEFUL_SET, set()), (&kinds::SERVICE, service()), (&kinds::PERSISTENT_VOLUME, volume())];
+    let cases = [
+        (&kinds::POD, pod()),
+        (&kinds::STATEFUL_SET, set()),
+        (&kinds::SERVICE, service()),
+        (&kinds::PERSISTENT_VOLUME, volume()),
+    ];
     for (kind, object) in cases {
         assert_eq!(create(kind, &object), "ok", "{kind:?}");
         assert_eq!(update(kind, &object, &object), "ok", "{kind:?}");
@@ -118,9 +123,13 @@ fn good_manifests_are_accepted() {
 
 #[test]
 fn bad_pods_get_upstreams_answer() {
-    let container = |patch: Value| json!({ "spec": { "containers": [with(&json!({ "name": "c", "image": "i" }), patch)] } });
+    let container =
+        |patch: Value| json!({ "spec": { "containers": [with(&json!({ "name": "c", "image": "i" }), patch)] } });
     let table = [
-        (json!({ "metadata": { "name": "P" } }), r#"metadata.name: Invalid value: "P": a lowercase RFC 1123 subdomain must consist of"#),
+        (
+            json!({ "metadata": { "name": "P" } }),
+            r#"metadata.name: Invalid value: "P": a lowercase RFC 1123 subdomain must consist of"#,
+        ),
         (json!({ "spec": { "containers": null } }), "spec.containers: Required value"),
         (container(json!({ "image": null })), "spec.containers[0].image: Required value"),
         (
@@ -143,7 +152,10 @@ fn bad_pods_get_upstreams_answer() {
             container(json!({ "resources": { "requests": { "cpu": "2" }, "limits": { "cpu": "1" } } })),
             r#"spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
         ),
-        (container(json!({ "livenessProbe": {} })), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
+        (
+            container(json!({ "livenessProbe": {} })),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
         (
             json!({ "spec": { "volumes": [{ "name": "v", "emptyDir": {}, "hostPath": { "path": "/x" } }] } }),
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
@@ -166,7 +178,14 @@ fn bad_pods_get_upstreams_answer() {
 #[test]
 fn a_running_pod_changes_only_where_it_may() {
     let old = pod();
-    assert_eq!(update(&kinds::POD, &old, &with(&old, json!({ "spec": { "containers": [{ "name": "c", "image": "j:latest" }] } }))), "ok");
+    assert_eq!(
+        update(
+            &kinds::POD,
+            &old,
+            &with(&old, json!({ "spec": { "containers": [{ "name": "c", "image": "j:latest" }] } }))
+        ),
+        "ok"
+    );
     let toleration = json!([{ "key": "a", "operator": "Exists" }]);
     assert_eq!(update(&kinds::POD, &old, &with(&old, json!({ "spec": { "tolerations": toleration } }))), "ok");
     let answer = update(&kinds::POD, &old, &with(&old, json!({ "spec": { "nodeName": "n" } })));
@@ -187,7 +206,10 @@ fn stateful_sets_are_stored_and_held_as_upstream_does() {
     assert_eq!(stored["metadata"]["generation"], 1);
     assert_eq!(stored["status"], json!({ "replicas": 0, "availableReplicas": 0 }));
     assert_eq!(spec["updateStrategy"], json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } }));
-    assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], json!({ "whenDeleted": "Retain", "whenScaled": "Retain" }));
+    assert_eq!(
+        spec["persistentVolumeClaimRetentionPolicy"],
+        json!({ "whenDeleted": "Retain", "whenScaled": "Retain" })
+    );
     assert_eq!(
         (&spec["podManagementPolicy"], &spec["replicas"], &spec["revisionHistoryLimit"]),
         (&json!("OrderedReady"), &json!(1), &json!(10))
@@ -221,7 +243,8 @@ fn stateful_sets_are_stored_and_held_as_upstream_does() {
 #[test]
 fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_status() {
     let old = with(&set(), json!({ "metadata": { "generation": 3 }, "status": { "replicas": 2 } }));
-    let mut same = with(&old, json!({ "metadata": { "generation": 9, "labels": { "a": "b" } }, "status": { "replicas": 7 } }));
+    let mut same =
+        with(&old, json!({ "metadata": { "generation": 9, "labels": { "a": "b" } }, "status": { "replicas": 7 } }));
     (kinds::STATEFUL_SET.prepare_update)(&mut same, &old);
     assert_eq!((&same["metadata"]["generation"], &same["status"]["replicas"]), (&json!(3), &json!(2)));
     let mut changed = with(&old, json!({ "spec": { "replicas": 4 } }));
@@ -232,8 +255,7 @@ fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_statu
 #[test]
 fn claims_and_volumes_keep_what_holds_data() {
     let storage = |size: &str| json!({ "spec": { "resources": { "requests": { "storage": size } } } });
-    let fixed =
-        "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    let fixed = "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
     let table = [
         (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), storage("2Gi"), "ok"),
         (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), json!({ "spec": { "volumeName": "w" } }), fixed),
@@ -244,7 +266,12 @@ fn claims_and_volumes_keep_what_holds_data() {
             storage("512Mi"),
             "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity",
         ),
-        (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), json!({ "status": { "phase": "Pending" } })), storage("2Gi"), fixed),
+        (
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            with(&claim(), json!({ "status": { "phase": "Pending" } })),
+            storage("2Gi"),
+            fixed,
+        ),
         // A growth that failed may be asked for smaller, but not as small as what is there.
         (&kinds::PERSISTENT_VOLUME_CLAIM, with(&claim(), storage("4Gi")), storage("2Gi"), "ok"),
         (
@@ -263,7 +290,10 @@ fn claims_and_volumes_keep_what_holds_data() {
         ),
         (
             &kinds::PERSISTENT_VOLUME_CLAIM,
-            with(&with(&claim(), attributes(json!("gold"))), json!({ "status": { "currentVolumeAttributesClassName": "gold" } })),
+            with(
+                &with(&claim(), attributes(json!("gold"))),
+                json!({ "status": { "currentVolumeAttributesClassName": "gold" } }),
+            ),
             attributes(json!(null)),
             "spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when status.currentVolumeAttributesClassName is not nil",
         ),
@@ -291,11 +321,19 @@ fn claims_and_volumes_keep_what_holds_data() {
             json!({ "spec": { "nfs": { "path": "/y" } } }),
             "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation",
         ),
-        (&kinds::PERSISTENT_VOLUME, volume(), json!({ "spec": { "claimRef": { "name": "c", "namespace": "d" } } }), "ok"),
+        (
+            &kinds::PERSISTENT_VOLUME,
+            volume(),
+            json!({ "spec": { "claimRef": { "name": "c", "namespace": "d" } } }),
+            "ok",
+        ),
     ];
     for (kind, old, patch, message) in table {
         let answer = update(kind, &old, &with(&old, patch));
-        assert!(answer == message || answer.ends_with(&format!("is invalid: {message}")), "{answer}\nshould say {message}");
+        assert!(
+            answer == message || answer.ends_with(&format!("is invalid: {message}")),
+            "{answer}\nshould say {message}"
+        );
     }
     let local = json!({ "spec": { "nfs": null, "local": { "path": "/d" } } });
     let answer = create(&kinds::PERSISTENT_VOLUME, &with(&volume(), local));
@@ -309,9 +347,19 @@ fn services_keep_their_address() {
     let mut again = with(&service(), json!({ "spec": { "type": "NodePort" } }));
     (kinds::SERVICE.defaults)(&mut again);
     (kinds::SERVICE.prepare_update)(&mut again, &old);
-    assert_eq!((&again["spec"]["clusterIP"], &again["spec"]["ports"][0]["nodePort"]), (&json!("10.96.0.9"), &json!(30080)));
-    let answer = update(&kinds::SERVICE, &old, &with(&old, json!({ "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"] } })));
-    assert_eq!(answer, r#"Service "s" is invalid: spec.clusterIPs[0]: Invalid value: ["10.96.0.7"]: may not change once set"#);
+    assert_eq!(
+        (&again["spec"]["clusterIP"], &again["spec"]["ports"][0]["nodePort"]),
+        (&json!("10.96.0.9"), &json!(30080))
+    );
+    let answer = update(
+        &kinds::SERVICE,
+        &old,
+        &with(&old, json!({ "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"] } })),
+    );
+    assert_eq!(
+        answer,
+        r#"Service "s" is invalid: spec.clusterIPs[0]: Invalid value: ["10.96.0.7"]: may not change once set"#
+    );
 }
 
 #[test]
@@ -331,9 +379,13 @@ fn a_service_gives_back_what_its_new_type_has_no_use_for() {
 
 #[test]
 fn secrets_turn_string_data_into_data_and_immutable_ones_stay() {
-    let mut secret = json!({ "metadata": { "name": "s", "namespace": "d" }, "stringData": { "k": "v" }, "data": { "k": "eA==" } });
+    let mut secret =
+        json!({ "metadata": { "name": "s", "namespace": "d" }, "stringData": { "k": "v" }, "data": { "k": "eA==" } });
     (kinds::SECRET.defaults)(&mut secret);
-    assert_eq!((&secret["type"], &secret["data"]["k"], secret.get("stringData")), (&json!("Opaque"), &json!("dg=="), None));
+    assert_eq!(
+        (&secret["type"], &secret["data"]["k"], secret.get("stringData")),
+        (&json!("Opaque"), &json!("dg=="), None)
+    );
     let old = with(&secret, json!({ "immutable": true }));
     let answer = update(&kinds::SECRET, &old, &with(&old, json!({ "data": { "k": "eA==" } })));
     assert_eq!(answer, r#"Secret "s" is invalid: data: Forbidden: field is immutable when `immutable` is set"#);
@@ -403,7 +455,11 @@ fn rows_are_upstreams() {
             with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 }, "status": { "readyReplicas": 2 } })),
             "x|2/3|60m|c|i:1",
         ),
-        (&kinds::REPLICA_SET, with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 } })), "x|3|0|0|60m|c|i:1|app=web"),
+        (
+            &kinds::REPLICA_SET,
+            with(&set(), json!({ "metadata": meta, "spec": { "replicas": 3 } })),
+            "x|3|0|0|60m|c|i:1|app=web",
+        ),
         (
             &kinds::SERVICE,
             json!({ "metadata": meta, "spec": { "type": "NodePort", "clusterIP": "1.2.3.4", "ports": [{ "port": 80, "nodePort": 30000, "protocol": "TCP" }] } }),
@@ -455,8 +511,16 @@ fn rows_are_upstreams() {
             json!({ "metadata": meta, "spec": { "attachRequired": false } }),
             "x|false|false|false|<unset>|false|<none>|60m",
         ),
-        (&kinds::CSI_NODE, json!({ "metadata": meta, "spec": { "drivers": [{ "name": "d", "nodeID": "n" }] } }), "x|1|60m"),
-        (&kinds::CSI_STORAGE_CAPACITY, json!({ "metadata": meta, "storageClassName": "s", "capacity": "1Gi" }), "x|s|1Gi"),
+        (
+            &kinds::CSI_NODE,
+            json!({ "metadata": meta, "spec": { "drivers": [{ "name": "d", "nodeID": "n" }] } }),
+            "x|1|60m",
+        ),
+        (
+            &kinds::CSI_STORAGE_CAPACITY,
+            json!({ "metadata": meta, "storageClassName": "s", "capacity": "1Gi" }),
+            "x|s|1Gi",
+        ),
         (&kinds::VOLUME_ATTACHMENT, with(&attachment(), json!({ "metadata": meta })), "x|p|v|n|false|60m"),
         (&kinds::CONFIG_MAP, json!({ "metadata": meta, "data": { "a": "b" }, "binaryData": { "c": "" } }), "x|2|60m"),
     ];
@@ -495,7 +559,11 @@ fn bad_storage_kinds_get_upstreams_answer() {
             r#"capacity: Invalid value: "-1": must be greater than or equal to 0"#,
         ),
         (&kinds::VOLUME_ATTACHMENT, attachment(), "ok"),
-        (&kinds::VOLUME_ATTACHMENT, with(&attachment(), json!({ "spec": { "source": null } })), "spec.source: Required value"),
+        (
+            &kinds::VOLUME_ATTACHMENT,
+            with(&attachment(), json!({ "spec": { "source": null } })),
+            "spec.source: Required value",
+        ),
     ];
     for (kind, object, expected) in table {
         let answer = create(kind, &object);
@@ -509,7 +577,18 @@ fn every_function_of_every_kind_takes_any_json() {
     let odd = [json!(null), json!([]), json!("x"), json!(1), json!({})];
     let mut objects: Vec<Value> = odd.to_vec();
     for inside in &odd {
-        for field in ["metadata", "spec", "status", "data", "subsets", "ports", "endpoints", "involvedObject", "stringData", "series"] {
+        for field in [
+            "metadata",
+            "spec",
+            "status",
+            "data",
+            "subsets",
+            "ports",
+            "endpoints",
+            "involvedObject",
+            "stringData",
+            "series",
+        ] {
             objects.push(json!({ field: inside }));
             objects.push(json!({ field: { "template": inside, "containers": [inside], "ports": [inside], "volumes": [inside, { "name": inside }],
                 "selector": inside, "resources": inside, "labels": inside, "annotations": inside, "ownerReferences": [inside], "tolerations": [inside],
@@ -535,8 +614,7 @@ fn every_function_of_every_kind_takes_any_json() {
 
 #[test]
 fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
-    let snapshot =
-        json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "source": { "persistentVolumeClaimName": "c" } } });
+    let snapshot = json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "source": { "persistentVolumeClaimName": "c" } } });
     let content = json!({ "metadata": { "name": "v" }, "spec": { "deletionPolicy": "Delete", "driver": "d",
         "source": { "volumeHandle": "pv" }, "volumeSnapshotRef": { "name": "s", "namespace": "default" } } });
     let class = json!({ "metadata": { "name": "k" }, "driver": "d", "deletionPolicy": "Keep" });
@@ -560,7 +638,11 @@ fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
             with(&content, json!({ "spec": { "volumeSnapshotRef": { "namespace": null } } })),
             "both spec.volumeSnapshotRef.name and spec.volumeSnapshotRef.namespace must be set",
         ),
-        (&kinds::VOLUME_SNAPSHOT_CLASS, class, r#"deletionPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#),
+        (
+            &kinds::VOLUME_SNAPSHOT_CLASS,
+            class,
+            r#"deletionPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#,
+        ),
         (&kinds::VOLUME_GROUP_SNAPSHOT, group, "ok"),
     ];
     for (kind, object, answer) in table {
@@ -570,7 +652,10 @@ fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
     let moved = with(&snapshot, json!({ "spec": { "source": { "persistentVolumeClaimName": "other" } } }));
     assert!(update(&kinds::VOLUME_SNAPSHOT, &snapshot, &moved).contains("persistentVolumeClaimName is immutable"));
     assert_eq!(update(&kinds::VOLUME_SNAPSHOT_CONTENT, &content, &content), "ok");
-    let done = with(&snapshot, json!({ "status": { "readyToUse": true, "restoreSize": "1Gi", "boundVolumeSnapshotContentName": "v" } }));
+    let done = with(
+        &snapshot,
+        json!({ "status": { "readyToUse": true, "restoreSize": "1Gi", "boundVolumeSnapshotContentName": "v" } }),
+    );
     let shown = row(&kinds::VOLUME_SNAPSHOT, &done);
     assert_eq!(shown, "s|true|c|null|1Gi|null|v|null|<unknown>");
 }
@@ -590,9 +675,19 @@ fn what_a_claim_starts_with_is_written_in_both_fields() {
     let elsewhere = with(&snapshot, json!({ "namespace": "other" }));
     assert_eq!(stored(json!({ "dataSourceRef": elsewhere })), (Value::Null, elsewhere));
     let book = json!({ "apiGroup": "example.com", "kind": "Book", "name": "b" });
-    assert_eq!(stored(json!({ "dataSource": book })), (book.clone(), book.clone()), "a claim that asked for data does not start empty");
+    assert_eq!(
+        stored(json!({ "dataSource": book })),
+        (book.clone(), book.clone()),
+        "a claim that asked for data does not start empty"
+    );
     let asked = |source: Value| create(kind, &with(&claim(), json!({ "spec": source })));
-    assert!(asked(json!({ "dataSource": { "kind": "Book", "name": "b" } })).contains("when referencing the default apiGroup"));
-    assert!(asked(json!({ "dataSource": { "kind": "PersistentVolumeClaim" } })).contains("spec.dataSource.name: Required value"));
+    assert!(
+        asked(json!({ "dataSource": { "kind": "Book", "name": "b" } }))
+            .contains("when referencing the default apiGroup")
+    );
+    assert!(
+        asked(json!({ "dataSource": { "kind": "PersistentVolumeClaim" } }))
+            .contains("spec.dataSource.name: Required value")
+    );
     assert!(asked(json!({ "dataSource": snapshot, "dataSourceRef": book })).contains("must match dataSourceRef"));
 }

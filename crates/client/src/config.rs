@@ -43,7 +43,8 @@ pub struct Config {
 impl Config {
     /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
+        let bytes =
+            std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
         Self::parse(&bytes)
     }
 
@@ -66,8 +67,9 @@ impl Config {
         let key = inline("/users/0/user/client-key-data")?;
         Ok(Self {
             server: server.trim_end_matches('/').to_owned(),
-            ca_pem: inline("/clusters/0/cluster/certificate-authority-data")?
-                .ok_or_else(|| ConfigError::Malformed("clusters[0].cluster.certificate-authority-data is missing".into()))?,
+            ca_pem: inline("/clusters/0/cluster/certificate-authority-data")?.ok_or_else(|| {
+                ConfigError::Malformed("clusters[0].cluster.certificate-authority-data is missing".into())
+            })?,
             identity: certificate.zip(key),
             token: file.pointer("/users/0/user/token").and_then(Value::as_str).map(str::to_owned),
         })
@@ -87,8 +89,9 @@ impl Config {
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain: Vec<_> =
-                    CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().map_err(|error| tls(&error))?;
+                let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.as_bytes())
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| tls(&error))?;
                 let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| tls(&error))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| tls(&error))?
             }

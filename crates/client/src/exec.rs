@@ -41,14 +41,22 @@ pub struct ExecOutput {
 }
 
 impl Client {
-    /// Runs a command in a container (`""`: the pod's default or only one) without stdin or terminal and waits for its end.
+    /// Runs a command in a container (`""`: the pod's default or only one) without stdin or terminal and waits for
+    /// its end.
     /// There is no time limit on the command itself: wrap the call where you need one; dropping it kills the command.
     ///
     /// # Errors
     /// `Status` where the server refuses (no such pod, container not running, command not found); `Transport` where the
     /// connection ends before the command's result came.
-    pub async fn exec(&self, namespace: &str, pod: &str, container: &str, command: &[&str]) -> Result<ExecOutput, Error> {
-        let mut path = format!("/api/v1/namespaces/{}/pods/{}/exec?stdout=true&stderr=true", escape(namespace), escape(pod));
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        command: &[&str],
+    ) -> Result<ExecOutput, Error> {
+        let mut path =
+            format!("/api/v1/namespaces/{}/pods/{}/exec?stdout=true&stderr=true", escape(namespace), escape(pod));
         if !container.is_empty() {
             path.push_str(&format!("&container={}", escape(container)));
         }
@@ -64,8 +72,9 @@ impl Client {
         let server = config.server.as_str();
         let failed = |reason: String| Error::Connect { server: server.to_owned(), reason };
         let malformed = |error: &dyn std::fmt::Display| Error::Malformed(error.to_string());
-        let mut request: Request<()> = tungstenite::client::IntoClientRequest::into_client_request(format!("wss://{server}{path}"))
-            .map_err(|error| malformed(&error))?;
+        let mut request: Request<()> =
+            tungstenite::client::IntoClientRequest::into_client_request(format!("wss://{server}{path}"))
+                .map_err(|error| malformed(&error))?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
         if let Some(token) = &config.token {
             let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| malformed(&error))?;
@@ -76,11 +85,16 @@ impl Client {
         let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']).to_owned();
         let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
         let tls = config.tls(&[b"http/1.1"]).map_err(|error: ConfigError| Error::Config(error))?;
-        let stream = TlsConnector::from(std::sync::Arc::new(tls)).connect(name, tcp).await.map_err(|error| failed(error.to_string()))?;
+        let stream = TlsConnector::from(std::sync::Arc::new(tls))
+            .connect(name, tcp)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
         match client_async_with_config(request, stream, Some(limits)).await {
             Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(answer)) => Err(refusal(answer.status().as_u16(), answer.body().as_deref().unwrap_or_default())),
+            Err(tungstenite::Error::Http(answer)) => {
+                Err(refusal(answer.status().as_u16(), answer.body().as_deref().unwrap_or_default()))
+            }
             Err(error) => Err(Error::Transport(error.to_string())),
         }
     }
@@ -143,8 +157,7 @@ mod tests {
     fn results_are_exit_codes_or_errors() {
         let code = |status: &str| exit_code(status.as_bytes()).map_err(|error| error.to_string());
         assert_eq!(code(r#"{"metadata":{},"status":"Success"}"#), Ok(0));
-        let three =
-            r#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]},"message":"no"}"#;
+        let three = r#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]},"message":"no"}"#;
         assert_eq!(code(three), Ok(3));
         assert_eq!(
             code(r#"{"status":"Failure","reason":"InternalError","message":"no such file","code":500}"#),
@@ -155,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_the_servers_words() {
-        let status = refusal(404, br#"{"kind":"Status","reason":"NotFound","message":"pods \"a\" not found","code":404}"#);
+        let status =
+            refusal(404, br#"{"kind":"Status","reason":"NotFound","message":"pods \"a\" not found","code":404}"#);
         assert!(status.is_not_found() && status.to_string() == r#"pods "a" not found"#);
         assert_eq!(refusal(502, b"bad gateway\n").to_string(), "bad gateway");
     }

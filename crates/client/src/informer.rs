@@ -134,7 +134,8 @@ impl Informer {
             _ => Vec::new(),
         };
         let listed: BTreeSet<ObjectKey> = items.iter().map(ObjectKey::of).collect();
-        let mut notices: Vec<Notice> = self.known.difference(&listed).map(|key| Notice::Gone(key.clone(), Value::Null)).collect();
+        let mut notices: Vec<Notice> =
+            self.known.difference(&listed).map(|key| Notice::Gone(key.clone(), Value::Null)).collect();
         notices.extend(items.into_iter().map(|mut item| {
             // Items of a list carry no kind of their own.
             item["kind"] = self.kind.kind.into();

@@ -173,7 +173,9 @@ fn parse_event(line: &[u8]) -> Result<WatchEvent, Error> {
         Some("ADDED" | "MODIFIED") => Ok(WatchEvent::Put(object)),
         Some("DELETED") => Ok(WatchEvent::Gone(object)),
         Some("BOOKMARK") => Ok(WatchEvent::Bookmark(mainstay_api::object::resource_version(&object).to_owned())),
-        Some("ERROR") => Err(status_error(object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500), &object)),
+        Some("ERROR") => {
+            Err(status_error(object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500), &object))
+        }
         other => Err(Error::Malformed(format!("watch event of type {other:?}"))),
     }
 }
@@ -223,12 +225,26 @@ impl Client {
     }
 
     /// `POST` to a subresource of an object, such as a token request.
-    pub async fn create_sub(&self, kind: &Kind, namespace: &str, name: &str, sub: &str, object: &Value) -> Result<Value, Error> {
+    pub async fn create_sub(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        sub: &str,
+        object: &Value,
+    ) -> Result<Value, Error> {
         self.json(Method::POST, &path(kind, namespace, name, sub), Some(object), "application/json").await
     }
 
     /// `PUT` of an object, or of a subresource such as `status` (`""` for the object).
-    pub async fn update(&self, kind: &Kind, namespace: &str, name: &str, sub: &str, object: &Value) -> Result<Value, Error> {
+    pub async fn update(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        sub: &str,
+        object: &Value,
+    ) -> Result<Value, Error> {
         self.json(Method::PUT, &path(kind, namespace, name, sub), Some(object), "application/json").await
     }
 
@@ -258,8 +274,9 @@ impl Client {
     /// Watches a kind from a resourceVersion, with bookmarks.
     pub async fn watch(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Watching, Error> {
         let uri = format!("{}?{}", path(kind, namespace, "", ""), query(options, true));
-        let response =
-            tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, &uri, None, "")).await.map_err(|_| Error::Timeout)??;
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, &uri, None, ""))
+            .await
+            .map_err(|_| Error::Timeout)??;
         if response.status() != StatusCode::OK {
             return Err(failure(response).await);
         }
@@ -268,8 +285,9 @@ impl Client {
 
     /// A plain `GET` of any path, as text (`/readyz`, `/version`, `/metrics`).
     pub async fn get_text(&self, path: &str) -> Result<String, Error> {
-        let response =
-            tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, path, None, "")).await.map_err(|_| Error::Timeout)??;
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, path, None, ""))
+            .await
+            .map_err(|_| Error::Timeout)??;
         if !response.status().is_success() {
             return Err(failure(response).await);
         }
@@ -288,7 +306,13 @@ impl Client {
         tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(|_| Error::Timeout)?
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Response<Incoming>, Error> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        content_type: &str,
+    ) -> Result<Response<Incoming>, Error> {
         let config = &self.shared.config;
         let mut request = Request::builder()
             .method(method)
@@ -330,7 +354,8 @@ impl Client {
         let work = async {
             let tcp = TcpStream::connect(server.as_str()).await.map_err(|error| failed(error.to_string()))?;
             tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-            let host = server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_owned();
+            let host =
+                server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_owned();
             let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
             let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(error.to_string()))?;
             let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
@@ -359,14 +384,20 @@ async fn failure(response: Response<Incoming>) -> Error {
         Err(error) => error,
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(status) => status_error(code, &status),
-            Err(_) => Error::Status { code, reason: String::new(), message: String::from_utf8_lossy(&bytes).into_owned() },
+            Err(_) => {
+                Error::Status { code, reason: String::new(), message: String::from_utf8_lossy(&bytes).into_owned() }
+            }
         },
     }
 }
 
 /// `/api/v1/namespaces/<ns>/pods/<name>/<sub>`; empty parts are left out.
 fn path(kind: &Kind, namespace: &str, name: &str, sub: &str) -> String {
-    let mut path = if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) };
+    let mut path = if kind.group.is_empty() {
+        format!("/api/{}", kind.version)
+    } else {
+        format!("/apis/{}/{}", kind.group, kind.version)
+    };
     if kind.namespaced && !namespace.is_empty() {
         path.push_str("/namespaces/");
         path.push_str(&escape(namespace));
@@ -417,13 +448,22 @@ mod tests {
 
     #[test]
     fn queries_are_escaped() {
-        let options = ListOptions { label_selector: "a=b,c in (d)".into(), field_selector: String::new(), resource_version: "7".into() };
-        assert_eq!(query(&options, true), "labelSelector=a%3Db%2Cc%20in%20%28d%29&resourceVersion=7&watch=true&allowWatchBookmarks=true");
+        let options = ListOptions {
+            label_selector: "a=b,c in (d)".into(),
+            field_selector: String::new(),
+            resource_version: "7".into(),
+        };
+        assert_eq!(
+            query(&options, true),
+            "labelSelector=a%3Db%2Cc%20in%20%28d%29&resourceVersion=7&watch=true&allowWatchBookmarks=true"
+        );
     }
 
     #[test]
     fn an_error_event_is_the_servers_status() {
-        let error = parse_event(br#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#);
+        let error = parse_event(
+            br#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#,
+        );
         assert!(error.is_err_and(|error| error.is_expired()));
     }
 }

@@ -104,7 +104,8 @@ fn standing(snapshot: &Snapshot, service: &ObjectKey, endpoint: &Endpoint, publi
     let Some(target) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) else {
         return Some((ready, terminating));
     };
-    let key = ObjectKey::new(target.namespace.as_deref().unwrap_or(&service.namespace), target.name.as_deref().unwrap_or(""));
+    let key =
+        ObjectKey::new(target.namespace.as_deref().unwrap_or(&service.namespace), target.name.as_deref().unwrap_or(""));
     let pod = snapshot.pods.get(&key)?;
     if target.uid.is_some() && pod.metadata.uid != target.uid {
         return None;
@@ -142,12 +143,12 @@ pub fn concerned(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
                 return;
             }
             for (_, slice) in in_namespace(&after.endpoint_slices, &change.key.namespace) {
-                let names_it = slice
-                    .endpoints
-                    .iter()
-                    .flatten()
-                    .any(|endpoint| endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()) == Some(&*change.key.name));
-                if let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| names_it) {
+                let names_it = slice.endpoints.iter().flatten().any(|endpoint| {
+                    endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()) == Some(&*change.key.name)
+                });
+                if let Some(name) =
+                    slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| names_it)
+                {
                     wake(ObjectKey::new(change.key.namespace.clone(), name.as_str()));
                 }
             }

@@ -27,8 +27,16 @@ pub enum Write {
     Create { kind: &'static Kind, object: Value },
     /// A JSON merge patch (RFC 7396) of the object's main resource or of its `status` subresource.
     /// Fails where `uid` or `resource_version` (when given) is not the stored one (A8).
-    Patch { kind: &'static Kind, key: ObjectKey, uid: String, resource_version: Option<String>, status: bool, patch: Value },
-    /// Deletes with preconditions, as `DELETE` with `DeleteOptions` does: finalizers and graceful deletion hold it back.
+    Patch {
+        kind: &'static Kind,
+        key: ObjectKey,
+        uid: String,
+        resource_version: Option<String>,
+        status: bool,
+        patch: Value,
+    },
+    /// Deletes with preconditions, as `DELETE` with `DeleteOptions` does: finalizers and graceful deletion hold it
+    /// back.
     Delete {
         kind: &'static Kind,
         key: ObjectKey,
@@ -46,7 +54,9 @@ impl Write {
     /// Whether it patches or deletes the object of `kind` with this metadata.
     pub fn is_of(&self, kind: &Kind, meta: &ObjectMeta) -> bool {
         match self {
-            Self::Patch { kind: of, key, .. } | Self::Delete { kind: of, key, .. } => *of == kind && *key == key_of(meta),
+            Self::Patch { kind: of, key, .. } | Self::Delete { kind: of, key, .. } => {
+                *of == kind && *key == key_of(meta)
+            }
             Self::Create { .. } | Self::Bind { .. } => false,
         }
     }

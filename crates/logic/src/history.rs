@@ -42,7 +42,8 @@ pub fn normal(kind: &Kind, template: &PodTemplateSpec) -> Value {
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            let nulls: Vec<String> = fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect();
+            let nulls: Vec<String> =
+                fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect();
             for name in nulls {
                 fields.remove(&name);
             }
@@ -104,14 +105,18 @@ mod tests {
     /// S11: what differs only in how it is written is the same revision.
     #[test]
     fn equal_by_content_s11() {
-        let plain = template_of(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+        let plain = template_of(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        );
         let stored = template(&data(&plain));
         assert_eq!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &stored));
         let mut defaulted = json!({"spec": {"template": plain}});
         (STATEFUL_SET.defaults)(&mut defaulted);
         let defaulted = template(&defaulted);
         assert_eq!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &defaulted), 0));
-        let other = template_of(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}));
+        let other = template_of(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}),
+        );
         assert_ne!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &other));
         assert_ne!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &plain), 1));
     }

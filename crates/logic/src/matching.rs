@@ -45,7 +45,9 @@ pub fn term_selects_node(term: &NodeSelectorTerm, node: &Node) -> bool {
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
     !(expressions.is_empty() && fields.is_empty())
         && expressions.iter().all(|requirement| holds(requirement, label(&requirement.key)))
-        && fields.iter().all(|requirement| requirement.key == "metadata.name" && holds(requirement, node.metadata.name.as_deref()))
+        && fields
+            .iter()
+            .all(|requirement| requirement.key == "metadata.name" && holds(requirement, node.metadata.name.as_deref()))
 }
 
 /// Whether one toleration covers a taint.
@@ -56,7 +58,9 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && (key.is_empty() || key == taint.key)
         && match toleration.operator.as_deref().unwrap_or("") {
             "Exists" => true,
-            "" | "Equal" => !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+            "" | "Equal" => {
+                !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
+            }
             _ => false,
         }
 }
@@ -86,7 +90,8 @@ mod tests {
 
     #[test]
     fn node_terms_match_labels_and_the_name() {
-        let node: Node = from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}})).unwrap();
+        let node: Node =
+            from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}})).unwrap();
         let table: [(Value, bool); 7] = [
             (json!({}), false),
             (json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}), true),

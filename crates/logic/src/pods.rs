@@ -42,7 +42,8 @@ pub fn is_running_and_ready(pod: &Pod) -> bool {
     phase(pod) == "Running" && is_ready(pod)
 }
 
-/// When a pod counts as available: Ready for `min_ready_seconds`. `None` while it is not Ready; a moment in the past or the
+/// When a pod counts as available: Ready for `min_ready_seconds`. `None` while it is not Ready; a moment in the past
+/// or the
 /// future otherwise. Follows `podutil.IsPodAvailable`.
 pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
     let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
@@ -78,11 +79,16 @@ pub fn never_ready(pod: &Pod) -> bool {
         .any(|time| since.0.as_second() <= time.0.as_second())
 }
 
-/// Whether a container of the pod is held back after it failed (`CrashLoopBackOff`, `ImagePullBackOff`, …): nothing runs
+/// Whether a container of the pod is held back after it failed (`CrashLoopBackOff`, `ImagePullBackOff`, …): nothing
+/// runs
 /// that a deletion could interrupt.
 pub fn in_back_off(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref();
-    let all = statuses.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]).flatten().flatten();
+    let all = statuses
+        .into_iter()
+        .flat_map(|status| [&status.init_container_statuses, &status.container_statuses])
+        .flatten()
+        .flatten();
     all.filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
         .any(|reason| reason.ends_with("BackOff") || reason.starts_with("Err") || reason.ends_with("Error"))
 }
@@ -107,7 +113,8 @@ pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String
 
 /// Whether a selector has no requirement at all, and so would select every object.
 pub fn selects_everything(selector: &LabelSelector) -> bool {
-    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty) && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// A number, or a percentage of `total` rounded up or down. What is neither counts as 0.
@@ -115,7 +122,8 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|percent| percent.parse::<i64>().ok()).unwrap_or(0).clamp(0, 1_000_000);
+            let percent =
+                text.strip_suffix('%').and_then(|percent| percent.parse::<i64>().ok()).unwrap_or(0).clamp(0, 1_000_000);
             let product = percent * i64::from(total);
             let rounded = if round_up { product.saturating_add(99) / 100 } else { product / 100 };
             i32::try_from(rounded).unwrap_or(i32::MAX)

@@ -75,10 +75,17 @@ fn group_of(slice: &EndpointSlice) -> Group {
 
 /// Puts a group's endpoints into slices: each stays where it is, new ones fill the slices in order of name, what is
 /// left over gets slices of its own, and slices that become empty go (but for the last one of the group).
-fn pack(decision: &mut Decision, group: &Group, mut endpoints: Endpoints, slices: &[&EndpointSlice], names: &mut Names) {
+fn pack(
+    decision: &mut Decision,
+    group: &Group,
+    mut endpoints: Endpoints,
+    slices: &[&EndpointSlice],
+    names: &mut Names,
+) {
     let mut contents: Vec<Vec<Endpoint>> = Vec::new();
     for slice in slices {
-        let stays = slice.endpoints.iter().flatten().take(MAX_ENDPOINTS).filter_map(|old| endpoints.remove(&identity(old)));
+        let stays =
+            slice.endpoints.iter().flatten().take(MAX_ENDPOINTS).filter_map(|old| endpoints.remove(&identity(old)));
         contents.push(stays.collect());
     }
     let mut rest = endpoints.into_values();

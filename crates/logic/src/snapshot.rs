@@ -11,7 +11,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::snapshots::{
-    VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent,
+    VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass,
+    VolumeSnapshotContent,
 };
 use mainstay_api::{Kind, ObjectKey};
 use rpds::RedBlackTreeMapSync;
@@ -98,7 +99,10 @@ struct OnlyMetadata {
 }
 
 /// The objects of one namespace, in order of name.
-pub fn in_namespace<'a, T>(objects: &'a Objects<T>, namespace: &str) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> {
+pub fn in_namespace<'a, T>(
+    objects: &'a Objects<T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> {
     let start = ObjectKey::new(namespace, "");
     let namespace = start.namespace.clone();
     objects.range(start..).take_while(move |(key, _)| key.namespace == namespace)
@@ -108,7 +112,13 @@ impl Snapshot {
     /// Takes in one change of the store: the object's encoded JSON, or `None` when it is gone. Gives back what
     /// changed, for [`crate::Controller::keys`]. An object whose JSON is not of its type is an error and leaves
     /// the snapshot with its metadata only.
-    pub fn apply(&mut self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>, revision: u64) -> Result<Change, serde_json::Error> {
+    pub fn apply(
+        &mut self,
+        kind: &'static Kind,
+        key: ObjectKey,
+        value: Option<&[u8]>,
+        revision: u64,
+    ) -> Result<Change, serde_json::Error> {
         self.revision = self.revision.max(revision);
         let place = (kind.plural, kind.group, key.clone());
         let old = self.metas.get(&place).cloned();
@@ -146,7 +156,12 @@ impl Snapshot {
         Ok(Change { kind, key, old, new })
     }
 
-    fn apply_typed(&mut self, kind: &'static Kind, key: &ObjectKey, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
+    fn apply_typed(
+        &mut self,
+        kind: &'static Kind,
+        key: &ObjectKey,
+        value: Option<&[u8]>,
+    ) -> Result<(), serde_json::Error> {
         fn put<T: serde::de::DeserializeOwned>(
             objects: &mut Objects<T>,
             key: &ObjectKey,
@@ -177,11 +192,19 @@ impl Snapshot {
             ("coordination.k8s.io", "leases") => put(&mut self.leases, key, value),
             ("storage.k8s.io", "storageclasses") => put(&mut self.storage_classes, key, value),
             ("storage.k8s.io", "volumeattributesclasses") => put(&mut self.volume_attributes_classes, key, value),
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => put(&mut self.volume_group_snapshot_classes, key, value),
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => put(&mut self.volume_group_snapshot_contents, key, value),
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => put(&mut self.volume_group_snapshots, key, value),
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => {
+                put(&mut self.volume_group_snapshot_classes, key, value)
+            }
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
+                put(&mut self.volume_group_snapshot_contents, key, value)
+            }
+            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => {
+                put(&mut self.volume_group_snapshots, key, value)
+            }
             ("snapshot.storage.k8s.io", "volumesnapshotclasses") => put(&mut self.volume_snapshot_classes, key, value),
-            ("snapshot.storage.k8s.io", "volumesnapshotcontents") => put(&mut self.volume_snapshot_contents, key, value),
+            ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
+                put(&mut self.volume_snapshot_contents, key, value)
+            }
             ("snapshot.storage.k8s.io", "volumesnapshots") => put(&mut self.volume_snapshots, key, value),
             ("", "configmaps") if &*key.name == ROOT_CA => put(&mut self.root_cas, key, value),
             ("", "endpoints") => put(&mut self.endpoints, key, value),
@@ -209,7 +232,10 @@ impl Snapshot {
     pub fn pods_of_node<'a>(&'a self, node: &str) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Pod>)> + use<'a> {
         let node: Arc<str> = node.into();
         let start = (node.clone(), ObjectKey::new("", ""));
-        self.pods_on.range(start..).take_while(move |((on, _), ())| *on == node).filter_map(|((_, key), ())| self.pods.get_key_value(key))
+        self.pods_on
+            .range(start..)
+            .take_while(move |((on, _), ())| *on == node)
+            .filter_map(|((_, key), ())| self.pods.get_key_value(key))
     }
 }
 
@@ -217,7 +243,8 @@ impl Snapshot {
 /// collected as if its owner were gone.
 fn bare_metadata(bytes: &[u8]) -> ObjectMeta {
     let object: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let field = |name: &str| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).map(str::to_owned);
+    let field =
+        |name: &str| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).map(str::to_owned);
     ObjectMeta {
         name: field("name"),
         namespace: field("namespace"),

@@ -6,7 +6,8 @@
 //! that claim alone, and whoever decides next completes the claim.
 //!
 //! A provisioned volume is a directory on one node: `<volume root>/pvc-<claim uid>`, plain or with an image in it that
-//! keeps the size (V10; the annotation [`SIZE`] says which). It is declared here; the node makes the directory on first use and then writes the annotation [`MADE_ON`]; a directory that is gone after that is lost
+//! keeps the size (V10; the annotation [`SIZE`] says which). It is declared here; the node makes the directory on
+//! first use and then writes the annotation [`MADE_ON`]; a directory that is gone after that is lost
 //! data, never made anew (V5). The name holds the claim's uid, so that a claim made again under an old name gets a
 //! directory of its own (V6).
 
@@ -35,7 +36,8 @@ pub mod status;
 mod tests;
 
 /// Provisioners that are this program: their classes make directories on a node.
-pub const BUILT_IN: [&str; 4] = ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
+pub const BUILT_IN: [&str; 4] =
+    ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
 /// On a Node: the directory below which it keeps provisioned volumes.
 pub const VOLUME_ROOT: &str = "mainstay.io/volume-root";
 /// On a PersistentVolume, written by the node: where its directory was made.
@@ -122,8 +124,9 @@ pub fn is_held_by(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> b
 
 /// Whether a user reserved a volume for a claim of this name, which nobody has bound yet.
 pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    claim_ref(volume)
-        .is_some_and(|reference| reference.uid.as_deref().unwrap_or("").is_empty() && claim_key(reference) == key_of(&claim.metadata))
+    claim_ref(volume).is_some_and(|reference| {
+        reference.uid.as_deref().unwrap_or("").is_empty() && claim_key(reference) == key_of(&claim.metadata)
+    })
 }
 
 /// Whether both sides of a binding are written.
@@ -197,7 +200,8 @@ pub fn reaches(node: &Node, volume: &PersistentVolume) -> bool {
 
 /// Whether a volume can only go to this claim: it is the claim's already, or a user reserved it and it will do.
 pub fn is_kept_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let by_user = annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_empty() && annotation(&volume.metadata, PROVISIONED_BY).is_empty();
+    let by_user = annotation(&volume.metadata, BOUND_BY_CONTROLLER).is_empty()
+        && annotation(&volume.metadata, PROVISIONED_BY).is_empty();
     match is_held_by(volume, claim) {
         true => !by_user || serves(volume, claim).is_ok(),
         false => is_reserved_for(volume, claim) && serves(volume, claim).is_ok(),
@@ -224,7 +228,11 @@ pub fn matching<'a>(
         }
         let free = claim_ref(volume).is_none() && phase(volume) == "Available";
         let selected = selector.is_none_or(|selector| selects(selector, volume.metadata.labels.as_ref()));
-        if free && selected && satisfies(volume, claim).is_ok() && best.is_none_or(|best| capacity(volume) < capacity(best)) {
+        if free
+            && selected
+            && satisfies(volume, claim).is_ok()
+            && best.is_none_or(|best| capacity(volume) < capacity(best))
+        {
             best = Some(volume);
         }
     }
@@ -300,7 +308,8 @@ pub fn provisioned_events(claim: &PersistentVolumeClaim) -> [Event; 2] {
     ]
 }
 
-/// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is an
+/// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is
+/// an
 /// image, which works everywhere.
 ///
 /// # Errors
@@ -340,7 +349,10 @@ fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
         return Err("the provisioner does not support volume mode Block".to_owned());
     }
     if !attributes::of_claim(claim).is_empty() {
-        return Err(format!("VAC {} cannot be applied: the provisioner has no attributes that can be set", attributes::of_claim(claim)));
+        return Err(format!(
+            "VAC {} cannot be applied: the provisioner has no attributes that can be set",
+            attributes::of_claim(claim)
+        ));
     }
     Ok(())
 }
@@ -351,7 +363,9 @@ fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
 pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
     plain(claim)?;
     if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
-        return Err(format!("a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"));
+        return Err(format!(
+            "a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"
+        ));
     }
     size_of(class).map(|_| ())
 }
@@ -362,9 +376,12 @@ pub fn can_provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, node: &
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
     let allowed = |term: &k8s_openapi::api::core::v1::TopologySelectorTerm| {
         let requirements = term.match_label_expressions.as_deref().unwrap_or_default();
-        requirements.iter().all(|requirement| label(&requirement.key).is_some_and(|value| requirement.values.contains(value)))
+        requirements
+            .iter()
+            .all(|requirement| label(&requirement.key).is_some_and(|value| requirement.values.contains(value)))
     };
-    let offers = annotation(&node.metadata, VOLUME_ROOT).starts_with('/') && (topology.is_empty() || topology.iter().any(allowed));
+    let offers = annotation(&node.metadata, VOLUME_ROOT).starts_with('/')
+        && (topology.is_empty() || topology.iter().any(allowed));
     offers && source::is_on(snapshot, claim, node)
 }
 
@@ -373,7 +390,8 @@ pub fn can_provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, node: &
 pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> Vec<Write> {
     let name = provisioned_name(claim);
     let root = annotation(&node.metadata, VOLUME_ROOT).trim_end_matches('/');
-    let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).or(node.metadata.name.as_ref());
+    let hostname =
+        node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).or(node.metadata.name.as_ref());
     let spec = claim.spec.as_ref();
     let size = spec.and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
     let mut annotations = json!({PROVISIONED_BY: class.provisioner, SIZE: size_of(class).unwrap_or(SIZE_IMAGE)});

@@ -40,8 +40,10 @@ impl World {
         let key = ObjectKey::of(&object);
         let bytes = serde_json::to_vec(&object).unwrap();
         let before = self.snapshot.clone();
-        let change =
-            self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision).unwrap_or_else(|error| panic!("{error}: {object}"));
+        let change = self
+            .snapshot
+            .apply(kind, key.clone(), Some(&bytes), self.revision)
+            .unwrap_or_else(|error| panic!("{error}: {object}"));
         self.changes.push((before, change));
         self.objects.insert((kind.plural, key), object);
     }
@@ -96,7 +98,8 @@ impl World {
         self.delete(kind, &key.namespace, &key.name, grace);
     }
 
-    /// Lets controllers decide about what changed, as the driver does, until nothing changes any more. Only the keys that
+    /// Lets controllers decide about what changed, as the driver does, until nothing changes any more. Only the keys
+    /// that
     /// a controller asks for are decided.
     pub fn settle(&mut self, controllers: &[Controller], now: Timestamp) {
         for _ in 0..10_000 {
@@ -116,7 +119,10 @@ impl World {
                 }
             }
         }
-        panic!("it does not come to rest: {:?}", self.log.iter().rev().take(4).map(|(_, write)| write).collect::<Vec<_>>());
+        panic!(
+            "it does not come to rest: {:?}",
+            self.log.iter().rev().take(4).map(|(_, write)| write).collect::<Vec<_>>()
+        );
     }
 
     /// Takes an object away at once.
@@ -157,7 +163,14 @@ impl World {
     }
 
     /// As [`World::run`], deciding on an older view.
-    pub fn run_on(&mut self, view: &Snapshot, controller: &Controller, key: &ObjectKey, now: Timestamp, cut: usize) -> usize {
+    pub fn run_on(
+        &mut self,
+        view: &Snapshot,
+        controller: &Controller,
+        key: &ObjectKey,
+        now: Timestamp,
+        cut: usize,
+    ) -> usize {
         let decision = (controller.reconcile)(view, key, now);
         self.events.extend(decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
         let mut done = 0;
@@ -206,7 +219,10 @@ impl World {
             }
             Write::Bind { key, uid, node } => {
                 let pod = self.get(&kinds::POD, &key.namespace, &key.name);
-                if !same(&pod, uid, None) || pod["spec"]["nodeName"].is_string() || !pod["metadata"]["deletionTimestamp"].is_null() {
+                if !same(&pod, uid, None)
+                    || pod["spec"]["nodeName"].is_string()
+                    || !pod["metadata"]["deletionTimestamp"].is_null()
+                {
                     return false;
                 }
                 self.patch(&kinds::POD, &key.namespace, &key.name, json!({"spec": {"nodeName": node}}));
@@ -229,7 +245,8 @@ fn permitted(controller: &Controller, write: &Write) -> bool {
 }
 
 fn same(object: &Value, uid: &str, resource_version: Option<&str>) -> bool {
-    object["metadata"]["uid"] == uid && resource_version.is_none_or(|version| object["metadata"]["resourceVersion"] == version)
+    object["metadata"]["uid"] == uid
+        && resource_version.is_none_or(|version| object["metadata"]["resourceVersion"] == version)
 }
 
 fn has_finalizers(object: &Value) -> bool {

@@ -18,9 +18,19 @@ fn main() {
 async fn start_for_ever(dir: PathBuf, cgroup_root: &str, image: &str) {
     let images = ImageStore::open(&dir.join("images")).unwrap();
     let shim_exe = PathBuf::from("/proc/self/exe");
-    let runtime =
-        Runtime::open(RuntimeConfig { root: dir.join("containers"), cgroup_root: cgroup_root.to_owned(), shim_exe, images }).unwrap();
-    let sandbox = SandboxSpec { pod_uid: "p1".to_owned(), hostname: "p1".to_owned(), cgroup: "podp1".to_owned(), ..SandboxSpec::default() };
+    let runtime = Runtime::open(RuntimeConfig {
+        root: dir.join("containers"),
+        cgroup_root: cgroup_root.to_owned(),
+        shim_exe,
+        images,
+    })
+    .unwrap();
+    let sandbox = SandboxSpec {
+        pod_uid: "p1".to_owned(),
+        hostname: "p1".to_owned(),
+        cgroup: "podp1".to_owned(),
+        ..SandboxSpec::default()
+    };
     runtime.ensure_sandbox(&sandbox).await.unwrap();
     for attempt in 0.. {
         let spec = ContainerSpec {

@@ -72,7 +72,9 @@ impl Cgroups {
         let name = self.name(relative);
         let below = name.trim_start_matches('/');
         match &self.trees {
-            Trees::V1(mounts) => mounts.values().collect::<BTreeSet<_>>().into_iter().map(|mount| mount.join(below)).collect(),
+            Trees::V1(mounts) => {
+                mounts.values().collect::<BTreeSet<_>>().into_iter().map(|mount| mount.join(below)).collect()
+            }
             Trees::V2(mount, _) => vec![mount.join(below)],
             Trees::None => Vec::new(),
         }
@@ -188,15 +190,20 @@ impl Cgroups {
 
     /// What the group uses. Zeros where a controller is missing.
     pub fn stats(&self, relative: &str) -> ContainerStats {
-        let read =
-            |controller: &str, file: &str| -> Option<String> { fs::read_to_string(self.folder(controller, relative)?.join(file)).ok() };
-        let number = |controller: &str, file: &str| read(controller, file).and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+        let read = |controller: &str, file: &str| -> Option<String> {
+            fs::read_to_string(self.folder(controller, relative)?.join(file)).ok()
+        };
+        let number = |controller: &str, file: &str| {
+            read(controller, file).and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
         let (cpu_usage_nanos, memory_usage_bytes, inactive) = if self.is_v2() {
             let cpu = read("cpu", "cpu.stat").and_then(|text| flat_value(&text, "usage_usec")).unwrap_or(0);
-            let inactive = read("memory", "memory.stat").and_then(|text| flat_value(&text, "inactive_file")).unwrap_or(0);
+            let inactive =
+                read("memory", "memory.stat").and_then(|text| flat_value(&text, "inactive_file")).unwrap_or(0);
             (cpu.saturating_mul(1000), number("memory", "memory.current"), inactive)
         } else {
-            let inactive = read("memory", "memory.stat").and_then(|text| flat_value(&text, "total_inactive_file")).unwrap_or(0);
+            let inactive =
+                read("memory", "memory.stat").and_then(|text| flat_value(&text, "total_inactive_file")).unwrap_or(0);
             (number("cpuacct", "cpuacct.usage"), number("memory", "memory.usage_in_bytes"), inactive)
         };
         ContainerStats {
@@ -252,7 +259,11 @@ fn collect_processes(folder: &Path, pids: &mut BTreeSet<i32>) {
 
 fn child_folders(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn remove_tree(folder: &Path) -> io::Result<()> {
@@ -284,7 +295,10 @@ mod tests {
     #[test]
     fn a_flat_file_gives_the_number_of_its_key_only() {
         let text = "oom 3\noom_kill 1\noom_group_kill 7\n";
-        assert_eq!((flat_value(text, "oom_kill"), flat_value(text, "oom"), flat_value(text, "kill")), (Some(1), Some(3), None));
+        assert_eq!(
+            (flat_value(text, "oom_kill"), flat_value(text, "oom"), flat_value(text, "kill")),
+            (Some(1), Some(3), None)
+        );
     }
 
     #[test]

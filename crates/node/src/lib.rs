@@ -60,7 +60,8 @@ pub struct NodeConfig {
     pub shim_exe: PathBuf,
     /// The machine's resolver settings: `/etc/resolv.conf`.
     pub host_resolv_conf: PathBuf,
-    /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0 takes a
+    /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0
+    /// takes a
     /// free port.
     pub streaming_port: u16,
     /// The node's serving certificate and key, and the CA of those who may ask it, PEM.
@@ -206,7 +207,9 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
     volumes::mounts::unmount_below(&data_dir.join("volumes")).map_err(io("unmounting volumes"))?;
     for dir in ["pods", "logs"] {
         match volumes::remove::tree(data_dir, &data_dir.join(dir)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("removing the pods' folders")(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("removing the pods' folders")(error));
+            }
             _ => {}
         }
     }

@@ -41,7 +41,11 @@ fn a_container_runs_logs_and_ends_with_its_own_code() {
         let sandbox = runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
         assert!(sandbox.ready && sandbox.netns_path.is_some());
         assert_eq!(runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap(), sandbox, "ensure is idempotent");
-        let mut spec = world.script("p1", "main", "hostname; id; echo $GREETING $FROM_IMAGE; pwd; echo oops >&2; printf end; exit 7");
+        let mut spec = world.script(
+            "p1",
+            "main",
+            "hostname; id; echo $GREETING $FROM_IMAGE; pwd; echo oops >&2; printf end; exit 7",
+        );
         spec.env = vec![("GREETING".to_owned(), "hello world".to_owned())];
         spec.user = Some(1000);
         spec.group = Some(1000);
@@ -53,9 +57,15 @@ fn a_container_runs_logs_and_ends_with_its_own_code() {
         assert_eq!(code(&status), 7);
         let log = world.log(&spec);
         let stdout: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
-        assert_eq!(stdout, ["p1-host", "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)", "hello world", "/data", "end"]);
+        assert_eq!(
+            stdout,
+            ["p1-host", "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)", "hello world", "/data", "end"]
+        );
         assert!(log.contains(&"stderr F oops".to_owned()), "{log:?}");
-        assert!(matches!(runtime.start_container(&spec).await, Err(RuntimeError::Exists(_))), "an attempt never runs twice");
+        assert!(
+            matches!(runtime.start_container(&spec).await, Err(RuntimeError::Exists(_))),
+            "an attempt never runs twice"
+        );
         runtime.remove_container(&started.id).await.unwrap();
         assert!(runtime.list().is_empty() && spec.log_path.exists());
         runtime.remove_sandbox("p1").await.unwrap();
@@ -74,7 +84,8 @@ fn exec_has_streams_exit_codes_and_dies_with_its_handle() {
         let id = runtime.start_container(&spec).await.unwrap().id;
         let shell = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
 
-        let mut cat = ExecSpec { args: shell("cat; echo $FROM_SPEC $MORE >&2; exit 3"), stdin: true, ..ExecSpec::default() };
+        let mut cat =
+            ExecSpec { args: shell("cat; echo $FROM_SPEC $MORE >&2; exit 3"), stdin: true, ..ExecSpec::default() };
         cat.env = vec![("MORE".to_owned(), "more".to_owned())];
         let mut handle = runtime.exec(&id, cat).await.unwrap();
         let mut stdin = handle.stdin.take().unwrap();
@@ -85,7 +96,10 @@ fn exec_has_streams_exit_codes_and_dies_with_its_handle() {
         handle.stderr.take().unwrap().read_to_string(&mut err).await.unwrap();
         assert_eq!((out.as_str(), err.as_str(), handle.wait().await.unwrap().code), ("over and out", "spec more\n", 3));
 
-        assert_eq!(runtime.exec_probe(&id, &shell("echo fine; exit 0"), PATIENCE).await.unwrap(), (0, b"fine\n".to_vec()));
+        assert_eq!(
+            runtime.exec_probe(&id, &shell("echo fine; exit 0"), PATIENCE).await.unwrap(),
+            (0, b"fine\n".to_vec())
+        );
         let flood = runtime.exec_probe(&id, &shell("yes | head -c 1000000"), PATIENCE).await.unwrap();
         assert_eq!((flood.0, flood.1.len()), (0, 10 * 1024));
         let missing = runtime.exec_probe(&id, &["/bin/nothing".to_owned()], PATIENCE).await.unwrap_err();
@@ -111,7 +125,8 @@ fn a_terminal_is_a_terminal_and_has_a_size() {
         let id = runtime.start_container(&spec).await.unwrap().id;
 
         // A size and a line are carried by tasks of their own: the one may arrive before the other.
-        let waits_for_size = "n=0; until [ \"$(stty size)\" = '33 101' ] || [ $n = 1000 ]; do n=$((n+1)); sleep 0.01; done";
+        let waits_for_size =
+            "n=0; until [ \"$(stty size)\" = '33 101' ] || [ $n = 1000 ]; do n=$((n+1)); sleep 0.01; done";
         let exec = ExecSpec {
             args: ["/bin/sh", "-c", &format!("read x; test -t 0 || exit 9; {waits_for_size}; stty size; exit 4")]
                 .map(str::to_owned)
@@ -238,7 +253,8 @@ fn without_its_supervisor_a_container_is_ended() {
         let shim: i32 = stat.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
         assert_eq!(ended(&runtime, &spec.id()).await.state, ContainerState::Unknown);
-        let left = std::fs::read_to_string(format!("/proc/{pid}/stat")).map(|stat| stat.contains(") Z ") || stat.contains(") X "));
+        let left = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map(|stat| stat.contains(") Z ") || stat.contains(") X "));
         assert!(left.unwrap_or(true), "process {pid} still runs");
     });
 }
@@ -273,15 +289,21 @@ fn what_cannot_start_says_why_and_leaves_nothing() {
             runtime.start_container(&broken).await.unwrap_err().to_string()
         };
         let table = [
-            (why(&|spec| spec.args = vec!["nothing".to_owned()]).await, "exec: \"nothing\": executable file not found in $PATH"),
+            (
+                why(&|spec| spec.args = vec!["nothing".to_owned()]).await,
+                "exec: \"nothing\": executable file not found in $PATH",
+            ),
             (why(&|spec| spec.args = vec!["/etc/passwd".to_owned()]).await, "exec: \"/etc/passwd\": permission denied"),
             (why(&|spec| spec.args = Vec::new()).await, "no command specified"),
             (why(&|spec| spec.image_id = format!("sha256:{}", "0".repeat(64))).await, "not found"),
             (why(&|spec| spec.pod_uid = "nobody".to_owned()).await, "sandbox of pod nobody not found"),
             (
                 why(&|spec| {
-                    spec.mounts =
-                        vec![mainstay_node::runtime::Mount { source: "/no/such".into(), target: "/x".to_owned(), ..Default::default() }]
+                    spec.mounts = vec![mainstay_node::runtime::Mount {
+                        source: "/no/such".into(),
+                        target: "/x".to_owned(),
+                        ..Default::default()
+                    }]
                 })
                 .await,
                 "/no/such",
@@ -318,8 +340,11 @@ fn containers_of_a_pod_share_what_a_sandbox_shares() {
         runtime.start_container(&first).await.unwrap();
         let probe = ["/bin/sh", "-c", "while ! grep -q shared /dev/shm/file; do :; done"].map(str::to_owned);
         runtime.exec_probe(&first.id(), &probe, PATIENCE).await.unwrap();
-        let second =
-            world.script("p1", "two", "cat /dev/shm/file /proc/sys/net/ipv4/tcp_keepalive_time; ps | grep -c 'sleep 100[0]'; hostname");
+        let second = world.script(
+            "p1",
+            "two",
+            "cat /dev/shm/file /proc/sys/net/ipv4/tcp_keepalive_time; ps | grep -c 'sleep 100[0]'; hostname",
+        );
         runtime.start_container(&second).await.unwrap();
         ended(&runtime, &second.id()).await;
         assert_eq!(world.log(&second), ["stdout F shared", "stdout F 77", "stdout F 1", "stdout F p1-host"]);
@@ -333,13 +358,17 @@ fn containers_of_a_pod_share_what_a_sandbox_shares() {
 fn an_image_of_this_program_runs() {
     let world = World::new("self");
     let image = world.images.build_from_self("mainstay.local/demo:1", &["--list"], &[("IN_IMAGE", "yes")]).unwrap();
-    assert_eq!(world.images.build_from_self("mainstay.local/demo:1", &["--list"], &[("IN_IMAGE", "yes")]).unwrap(), image);
+    assert_eq!(
+        world.images.build_from_self("mainstay.local/demo:1", &["--list"], &[("IN_IMAGE", "yes")]).unwrap(),
+        image
+    );
     assert_eq!(image.names, ["mainstay.local/demo:1"]);
     let runtime = world.open();
     world.block_on(async {
         runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
         let mut spec = world.script("p1", "main", "");
-        (spec.image_id, spec.args, spec.env) = (image.id, [image.config.entrypoint, image.config.cmd].concat(), image.config.env);
+        (spec.image_id, spec.args, spec.env) =
+            (image.id, [image.config.entrypoint, image.config.cmd].concat(), image.config.env);
         let id = runtime.start_container(&spec).await.unwrap().id;
         assert_eq!(code(&ended(&runtime, &id).await), 0, "{:?}", world.log(&spec));
         assert!(world.log(&spec).contains(&"stdout F an_image_of_this_program_runs: test".to_owned()));
@@ -358,7 +387,8 @@ fn the_unified_tree_works_too() {
         let id = runtime.start_container(&spec).await.unwrap().id;
         let group = std::path::Path::new("/sys/fs/cgroup").join(&world.cgroup_root);
         assert!(group.join("supervisors/cgroup.procs").exists());
-        let probe = ["/bin/sh", "-c", "cat /proc/self/cgroup | grep ^0:; ! /bin/busybox mknod /dev/sda b 8 0"].map(str::to_owned);
+        let probe = ["/bin/sh", "-c", "cat /proc/self/cgroup | grep ^0:; ! /bin/busybox mknod /dev/sda b 8 0"]
+            .map(str::to_owned);
         let (code_of_probe, output) = runtime.exec_probe(&id, &probe, PATIENCE).await.unwrap();
         assert_eq!((code_of_probe, output.starts_with(b"0::/")), (0, true), "{}", String::from_utf8_lossy(&output));
         runtime.stats(&id).unwrap();
@@ -403,17 +433,28 @@ fn a_main_process_killed_in_the_middle_of_a_start_leaves_nothing_unknown() {
     let mut known = std::collections::BTreeSet::new();
     for status in runtime.list() {
         let ContainerState::Running { pid, .. } = status.state else { panic!("{status:?}") };
-        assert!(std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("/bin/sleep"), "{status:?}");
+        assert!(
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("/bin/sleep"),
+            "{status:?}"
+        );
         known.insert(pid.to_string());
         told.retain(|id| *id != status.id);
     }
     assert!(told.is_empty(), "told to run and gone: {told:?}");
     assert!(known.len() >= 12);
     let tree = std::path::Path::new("/sys/fs/cgroup/pids").join(&world.cgroup_root).join("podp1");
-    let tree = if tree.exists() { tree } else { std::path::Path::new("/sys/fs/cgroup").join(&world.cgroup_root).join("podp1") };
+    let tree = if tree.exists() {
+        tree
+    } else {
+        std::path::Path::new("/sys/fs/cgroup").join(&world.cgroup_root).join("podp1")
+    };
     for group in std::fs::read_dir(tree).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir()) {
         for pid in std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap().lines() {
-            assert!(known.contains(pid), "process {pid} is unknown: {:?}", std::fs::read_to_string(format!("/proc/{pid}/comm")));
+            assert!(
+                known.contains(pid),
+                "process {pid} is unknown: {:?}",
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            );
         }
     }
 }
@@ -428,7 +469,8 @@ fn many_start_and_stop_at_once() {
             .iter()
             .map(|pod| {
                 let (runtime, sandbox) = (runtime.clone(), world.sandbox(pod));
-                let specs: Vec<_> = (0..3).map(|number| world.script(pod, &format!("c{number}"), "echo on; exec sleep 1000")).collect();
+                let specs: Vec<_> =
+                    (0..3).map(|number| world.script(pod, &format!("c{number}"), "echo on; exec sleep 1000")).collect();
                 tokio::spawn(async move {
                     runtime.ensure_sandbox(&sandbox).await.unwrap();
                     for spec in &specs {

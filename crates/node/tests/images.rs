@@ -67,8 +67,10 @@ fn oci_layout(name: &str, blobs: &[(&[u8], &str)], plain: &[&[u8]]) -> BTreeMap<
         files.insert(format!("blobs/sha256/{}", &digest(bytes)[7..]), bytes.to_vec());
         serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() })
     };
-    let layers: Vec<serde_json::Value> =
-        blobs.iter().map(|(bytes, kind)| keep(bytes, &format!("application/vnd.oci.image.layer.v1.tar{kind}"))).collect();
+    let layers: Vec<serde_json::Value> = blobs
+        .iter()
+        .map(|(bytes, kind)| keep(bytes, &format!("application/vnd.oci.image.layer.v1.tar{kind}")))
+        .collect();
     let config = keep(&config(plain), "application/vnd.oci.image.config.v1+json");
     let manifest = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers });
     let mut ours = keep(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
@@ -76,12 +78,14 @@ fn oci_layout(name: &str, blobs: &[(&[u8], &str)], plain: &[&[u8]]) -> BTreeMap<
     theirs["digest"] = format!("sha256:{}", "0".repeat(64)).into();
     theirs["platform"] = serde_json::json!({ "os": "linux", "architecture": "s390x" });
     ours["platform"] = serde_json::json!({ "os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" } });
-    let index =
-        serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [theirs, ours] });
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [theirs, ours] });
     let mut top = keep(index.to_string().as_bytes(), "application/vnd.oci.image.index.v1+json");
     top["annotations"] = serde_json::json!({ "io.containerd.image.name": name });
     files.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
-    files.insert("index.json".to_owned(), serde_json::json!({ "schemaVersion": 2, "manifests": [top] }).to_string().into_bytes());
+    files.insert(
+        "index.json".to_owned(),
+        serde_json::json!({ "schemaVersion": 2, "manifests": [top] }).to_string().into_bytes(),
+    );
     files
 }
 
@@ -247,7 +251,11 @@ fn every_form_of_an_archive_is_the_same_image() {
         assert_eq!(store.load(source, &mut |_| steps += 1).unwrap(), ["docker.io/library/many:2"]);
         ids.push(store.resolve("many:2").unwrap().id);
     }
-    for archive in [gzip(&tar_of(&layout)), zstd::encode_all(&*tar_of(&layout), 1).unwrap(), docker_archive("many:2", &[&one, &two])] {
+    for archive in [
+        gzip(&tar_of(&layout)),
+        zstd::encode_all(&*tar_of(&layout), 1).unwrap(),
+        docker_archive("many:2", &[&one, &two]),
+    ] {
         load(&store, &archive).unwrap();
         ids.push(store.resolve("docker.io/library/many:2").unwrap().id);
     }
@@ -260,7 +268,10 @@ fn every_form_of_an_archive_is_the_same_image() {
         (["/run".to_owned()].as_slice(), ["a".to_owned()].as_slice())
     );
     assert_eq!(image.config.env, [("A".to_owned(), "b=c".to_owned())]);
-    assert_eq!((image.config.exposed_ports, image.config.volumes), (vec!["80/tcp".to_owned()], vec!["/data".to_owned()]));
+    assert_eq!(
+        (image.config.exposed_ports, image.config.volumes),
+        (vec!["80/tcp".to_owned()], vec!["/data".to_owned()])
+    );
     assert!(image.repo_digests.iter().all(|digest| store.resolve(digest).is_some()) && !image.repo_digests.is_empty());
     let user = store.resolve_user(&ids[0], &image.config.user).unwrap();
     assert_eq!((user.uid, user.gid), (77, 88));
@@ -329,7 +340,8 @@ fn layers_lie_over_each_other_as_images_mean_it() {
         names.extend(entries.map(|entry| format!("{folder}/{}", entry.file_name().to_str().unwrap())));
     }
     names.sort();
-    let expected = ["/became-dir", "/dir", "/fifo", "/hard", "/keep", "/link", "/opaque", "dir/new", "dir/old", "opaque/new"];
+    let expected =
+        ["/became-dir", "/dir", "/fifo", "/hard", "/keep", "/link", "/opaque", "dir/new", "dir/old", "opaque/new"];
     assert_eq!(names, expected);
     let meta = |name: &str| std::fs::symlink_metadata(root.join(name)).unwrap();
     let new = meta("dir/new");
@@ -364,10 +376,15 @@ fn registry(files: BTreeMap<String, Vec<u8>>) -> (u16, std::thread::JoinHandle<V
             }
             let (status, body) = match files.get(&path) {
                 Some(body) => ("200 OK", body.clone()),
-                None => ("404 Not Found", br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#.to_vec()),
+                None => (
+                    "404 Not Found",
+                    br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#.to_vec(),
+                ),
             };
             let kind = if path.contains("/manifests/") {
-                serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|body| body["mediaType"].as_str().map(str::to_owned))
+                serde_json::from_slice::<serde_json::Value>(&body)
+                    .ok()
+                    .and_then(|body| body["mediaType"].as_str().map(str::to_owned))
             } else {
                 None
             };
@@ -410,7 +427,10 @@ fn an_image_is_pulled_once_and_a_false_one_not_at_all() {
     assert_eq!(image.names, [normalize_name(&name).unwrap()]);
     assert!(steps.contains(&"layer 1 of 1".to_owned()), "{steps:?}");
     tokio.block_on(store.pull(&name, None, &mut |_| ())).unwrap();
-    let missing = tokio.block_on(store.pull(&format!("127.0.0.1:{port}/team/none:1"), None, &mut |_| ())).unwrap_err().to_string();
+    let missing = tokio
+        .block_on(store.pull(&format!("127.0.0.1:{port}/team/none:1"), None, &mut |_| ()))
+        .unwrap_err()
+        .to_string();
     assert!(missing.contains("manifest unknown") || missing.contains("not found"), "{missing}");
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"GET /quit HTTP/1.1\r\n\r\n").unwrap();
     let asked = server.join().unwrap();
@@ -421,7 +441,10 @@ fn an_image_is_pulled_once_and_a_false_one_not_at_all() {
     false_blob[20] ^= 1;
     files.insert(blob, false_blob);
     let (port, server) = registry(files);
-    let error = tokio.block_on(store.pull(&format!("127.0.0.1:{port}/team/app:1.0"), None, &mut |_| ())).unwrap_err().to_string();
+    let error = tokio
+        .block_on(store.pull(&format!("127.0.0.1:{port}/team/app:1.0"), None, &mut |_| ()))
+        .unwrap_err()
+        .to_string();
     assert!(error.to_lowercase().contains("digest"), "{error}");
     assert!(nothing_kept(&store));
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"GET /quit HTTP/1.1\r\n\r\n").unwrap();

@@ -55,7 +55,8 @@ impl Host {
 
     fn ask(&self, to: SocketAddrV4) -> Result<String, ErrorKind> {
         self.run(move || {
-            let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(3)).map_err(|error| error.kind())?;
+            let mut stream =
+                TcpStream::connect_timeout(&to.into(), Duration::from_secs(3)).map_err(|error| error.kind())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).map_err(|error| error.kind())?;
             Ok(answer)

@@ -19,7 +19,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let began = std::time::Instant::now();
         let running = start(config).await?;
-        println!("https://{} ready in {:?}; kubeconfig {}", running.addr, began.elapsed(), running.admin.path.display());
+        println!(
+            "https://{} ready in {:?}; kubeconfig {}",
+            running.addr,
+            began.elapsed(),
+            running.admin.path.display()
+        );
         std::future::pending::<()>().await;
         running.shutdown().await;
         Ok(())

@@ -19,7 +19,11 @@ pub struct User {
 impl User {
     /// Nobody in particular.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], uid: String::new() }
+        Self {
+            name: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            uid: String::new(),
+        }
     }
 
     fn authenticated(name: String, mut groups: Vec<String>, uid: String) -> Self {
@@ -31,7 +35,8 @@ impl User {
     /// is authenticated.
     pub fn impersonated(name: String, mut groups: Vec<String>, uid: String) -> Self {
         if groups.is_empty()
-            && let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
+            && let Some((namespace, _)) =
+                name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
         {
             groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
         }
@@ -69,7 +74,8 @@ impl User {
             let found = batch.get(kind, &claims.namespace, name).ok().flatten();
             !uid.is_empty()
                 && found.is_some_and(|found| {
-                    object::uid(&found) == uid && !object::is_terminating(&found) || kind == &kinds::POD && object::uid(&found) == uid
+                    object::uid(&found) == uid && !object::is_terminating(&found)
+                        || kind == &kinds::POD && object::uid(&found) == uid
                 })
         };
         if !is_still(&kinds::SERVICE_ACCOUNT, &claims.account, &claims.uid) {
@@ -81,6 +87,10 @@ impl User {
             return Err(TokenError::Expired);
         }
         let groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
-        Ok(Self::authenticated(format!("system:serviceaccount:{}:{}", claims.namespace, claims.account), groups, claims.uid))
+        Ok(Self::authenticated(
+            format!("system:serviceaccount:{}:{}", claims.namespace, claims.account),
+            groups,
+            claims.uid,
+        ))
     }
 }

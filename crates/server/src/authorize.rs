@@ -53,8 +53,9 @@ pub fn allows(api: &Api, user: &User, what: &Attributes) -> bool {
         return true;
     }
     if !what.path.is_empty() {
-        let is_discovery =
-            DISCOVERY.iter().any(|root| what.path == *root || what.path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')));
+        let is_discovery = DISCOVERY
+            .iter()
+            .any(|root| what.path == *root || what.path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')));
         return what.verb == "get" && is_discovery && !user.is_anonymous();
     }
     if user.is_anonymous() {
@@ -109,11 +110,19 @@ pub fn forbidden(user: &User, what: &Attributes) -> Status {
         let message = format!("forbidden: User {:?} cannot {} path {:?}", user.name, what.verb, what.path);
         return Status::new(403, "Forbidden", message);
     }
-    let resource = if what.subresource.is_empty() { what.resource.clone() } else { format!("{}/{}", what.resource, what.subresource) };
-    let grouped = if what.group.is_empty() { what.resource.clone() } else { format!("{}.{}", what.resource, what.group) };
+    let resource = if what.subresource.is_empty() {
+        what.resource.clone()
+    } else {
+        format!("{}/{}", what.resource, what.subresource)
+    };
+    let grouped =
+        if what.group.is_empty() { what.resource.clone() } else { format!("{}.{}", what.resource, what.group) };
     let about = if what.name.is_empty() { grouped } else { format!("{grouped} {:?}", what.name) };
-    let scope =
-        if what.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", what.namespace) };
+    let scope = if what.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", what.namespace)
+    };
     let message = format!(
         "{about} is forbidden: User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
         user.name, what.verb, what.group

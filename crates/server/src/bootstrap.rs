@@ -51,7 +51,13 @@ fn ensure(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: V
 }
 
 /// As [`ensure`], and brings these fields up to date where the object is there.
-fn replace(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: Value, fields: &[&str]) -> Result<(), Status> {
+fn replace(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    object: Value,
+    fields: &[&str],
+) -> Result<(), Status> {
     let name = object::name(&object).to_owned();
     if !batch.has(key::object(kind, namespace, &name)) {
         return api::create(batch, kind, namespace, object).map(|_| ());

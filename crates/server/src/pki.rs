@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -37,8 +38,9 @@ pub struct Identity {
 impl Identity {
     /// As rustls wants them.
     pub fn der(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
-        let chain =
-            CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| PkiError::Pem)?;
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| PkiError::Pem)?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| PkiError::Pem)?;
         Ok((chain, key))
     }
@@ -86,7 +88,8 @@ impl Pki {
             let mut params = CertificateParams::new(Vec::new())?;
             params.distinguished_name.push(DnType::CommonName, "mainstay-ca");
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+            params.key_usages =
+                vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
             valid_for(&mut params, now, CA_DAYS);
             let signed = params.self_signed(&pair)?;
             // The key first: a certificate without its key would look like a finished CA after a crash.
@@ -118,7 +121,13 @@ impl Pki {
 
     /// A node's certificate: client of the API server, and server of its own kubelet port.
     pub fn node(&self, node: &str, names: &[String], now: Timestamp) -> Result<Identity, PkiError> {
-        self.identity(&format!("node-{node}"), &format!("system:node:{node}"), &["system:nodes"], &Purpose::Both(names), now)
+        self.identity(
+            &format!("node-{node}"),
+            &format!("system:node:{node}"),
+            &["system:nodes"],
+            &Purpose::Both(names),
+            now,
+        )
     }
 
     /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.
@@ -130,7 +139,14 @@ impl Pki {
         Ok(KeyPair::from_pem(&read(&path)?)?)
     }
 
-    fn identity(&self, file: &str, user: &str, groups: &[&str], purpose: &Purpose<'_>, now: Timestamp) -> Result<Identity, PkiError> {
+    fn identity(
+        &self,
+        file: &str,
+        user: &str,
+        groups: &[&str],
+        purpose: &Purpose<'_>,
+        now: Timestamp,
+    ) -> Result<Identity, PkiError> {
         let certificate = self.folder.join(format!("{file}.crt"));
         let key = self.folder.join(format!("{file}.key"));
         if certificate.exists() && key.exists() {
@@ -168,23 +184,30 @@ impl Pki {
         if days_left(&kept.certificate, now).is_none_or(|days| days < RENEW_DAYS) {
             return false;
         }
-        let (Ok(leaf), Ok(ca)) =
-            (CertificateDer::from_pem_slice(kept.certificate.as_bytes()), CertificateDer::from_pem_slice(self.ca_pem.as_bytes()))
-        else {
+        let (Ok(leaf), Ok(ca)) = (
+            CertificateDer::from_pem_slice(kept.certificate.as_bytes()),
+            CertificateDer::from_pem_slice(self.ca_pem.as_bytes()),
+        ) else {
             return false;
         };
-        let (Ok((_, leaf)), Ok((_, ca))) = (X509Certificate::from_der(&leaf), X509Certificate::from_der(&ca)) else { return false };
+        let (Ok((_, leaf)), Ok((_, ca))) = (X509Certificate::from_der(&leaf), X509Certificate::from_der(&ca)) else {
+            return false;
+        };
         let is_of_user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(user);
         let names = match purpose {
             Purpose::Server(names) | Purpose::Both(names) => *names,
             Purpose::Client => &[],
         };
         let carried = carried_names(&leaf);
-        is_of_user && leaf.issuer() == ca.subject() && authority_matches(&leaf, &ca) && names.iter().all(|name| carried.contains(name))
+        is_of_user
+            && leaf.issuer() == ca.subject()
+            && authority_matches(&leaf, &ca)
+            && names.iter().all(|name| carried.contains(name))
     }
 }
 
-/// Whether the leaf names the CA's key as its issuer's: after the pki folder's CA was replaced, old leaves are of no use.
+/// Whether the leaf names the CA's key as its issuer's: after the pki folder's CA was replaced, old leaves are of no
+/// use.
 fn authority_matches(leaf: &X509Certificate<'_>, ca: &X509Certificate<'_>) -> bool {
     use x509_parser::extensions::ParsedExtension;
     let authority = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
@@ -249,7 +272,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let temporary = PathBuf::from(temporary);
     // A left-over of a crash may have another mode.
     let _ = std::fs::remove_file(&temporary);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fails)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fails)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(fails)?;
     std::fs::rename(&temporary, path).map_err(fails)
 }

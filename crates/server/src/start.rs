@@ -32,7 +32,8 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where pods and other machines reach the server; the port is the one that is listened on. `None` is `listen`'s address.
+    /// Where pods and other machines reach the server; the port is the one that is listened on. `None` is `listen`'s
+    /// address.
     pub advertise: Option<IpAddr>,
     /// Where Service addresses come from: `10.96.0.0/16`.
     pub service_cidr: String,
@@ -174,7 +175,9 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
     let node = credentials(node, &format!("system:node:{}", config.node_name), "node.kubeconfig")?;
     let settings = Settings { service_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api { store, env: Arc::new(env), settings: Arc::new(settings) };
-    api.write(false, |batch| bootstrap::bootstrap(batch, advertise)).await.map_err(|status| StartError::Bootstrap(status.message))?;
+    api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
+        .await
+        .map_err(|status| StartError::Bootstrap(status.message))?;
     let (closing, is_closing) = watch::channel(false);
     let (_, ready) = watch::channel(true);
     let server = Arc::new(Server {
@@ -245,7 +248,8 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 /// Every name that the server is called by.
 fn serving_names(config: &ServerConfig, service_cidr: &Cidr, advertise: IpAddr, listen: IpAddr) -> Vec<String> {
     let domain = &config.cluster_domain;
-    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
+    let mut names: Vec<String> =
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
     names.push(format!("kubernetes.default.svc.{domain}"));
     let first = service_cidr.nth(bootstrap::API_PLACE).map(IpAddr::from);
     for address in [Some(IpAddr::from([127, 0, 0, 1])), first, Some(advertise), Some(listen)].into_iter().flatten() {

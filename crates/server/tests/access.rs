@@ -37,19 +37,25 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     let admin = client(&server.admin.kubeconfig);
     let anyone = as_somebody(&server, None);
     assert_eq!(anyone.get_text("/healthz").await.expect("public"), "ok");
-    assert_eq!(anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous").code(), Some(401));
+    assert_eq!(
+        anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous").code(),
+        Some(401)
+    );
     let forged = as_somebody(&server, Some("eyJhbGciOiJub25lIn0.e30."));
     assert_eq!(forged.get_text("/api").await.expect_err("forged").code(), Some(401));
 
     let request = json!({ "spec": { "expirationSeconds": 3600 } });
-    let issued = admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
+    let issued =
+        admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
     let token = issued["status"]["token"].as_str().expect("a token").to_owned();
     let account = as_somebody(&server, Some(&token));
     account.get_text("/apis").await.expect("discovery");
     let refused = account.list(&kinds::SECRET, "default", &ListOptions::default()).await.expect_err("not yet");
     assert_eq!(refused.code(), Some(403));
     assert!(
-        refused.to_string().contains(r#"User "system:serviceaccount:default:default" cannot list resource "secrets" in API group """#),
+        refused
+            .to_string()
+            .contains(r#"User "system:serviceaccount:default:default" cannot list resource "secrets" in API group """#),
         "{refused}"
     );
     admin.delete(&kinds::SERVICE_ACCOUNT, "default", "default", &json!({})).await.expect("deleted");
@@ -91,7 +97,8 @@ async fn x2_keys_are_their_owners_and_a_restart_keeps_them() {
 async fn whoever_follows_a_killed_instance_waits_until_the_kernel_has_let_go() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("store")).expect("a folder");
-    let held = mainstay_store::Store::open(folder.path().join("store").as_path(), mainstay_store::Options::default()).expect("a store");
+    let held = mainstay_store::Store::open(folder.path().join("store").as_path(), mainstay_store::Options::default())
+        .expect("a store");
     let ends = async {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         drop(held);

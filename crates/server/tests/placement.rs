@@ -19,7 +19,8 @@ impl Cluster {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Options { mode: Mode::Inline, ..Options::default() }).unwrap();
-        let env = Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
+        let env =
+            Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
         let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/16").unwrap(), ca_pem: String::new() };
         Self { api: Api { store, env: Arc::new(env), settings: Arc::new(settings) }, _folder: folder }
     }
@@ -43,7 +44,8 @@ impl Cluster {
 
     fn delete(&self, kind: &'static Kind, namespace: &str, name: &str) {
         let mut batch = self.api.batch();
-        api::delete(&mut batch, kind, namespace, name, &DeleteOptions { grace: Some(0), ..DeleteOptions::default() }).unwrap();
+        api::delete(&mut batch, kind, namespace, name, &DeleteOptions { grace: Some(0), ..DeleteOptions::default() })
+            .unwrap();
         self.api.store.commit_blocking(batch.into_txn()).unwrap();
     }
 

@@ -45,7 +45,11 @@ impl Bug {
             Self::SkipsOrder => skip_order(decision),
             Self::ScalesInFromBelow => scale_in_from_below(snapshot, decision),
             Self::DeletesClaims => delete_claims(snapshot, decision),
-            Self::TrustsStaleList | Self::ConfirmsTooEarly | Self::KeepsDirectories | Self::RestoresOldDisk | Self::RecyclesInUse => {}
+            Self::TrustsStaleList
+            | Self::ConfirmsTooEarly
+            | Self::KeepsDirectories
+            | Self::RestoresOldDisk
+            | Self::RecyclesInUse => {}
         }
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A storm first: safety is checked after every step. Then everything is healed, and the world must come to rest where
-//! a world without faults would be. There are no threads, no sleeps, no `HashMap`s, no time and no randomness but the seed's.
+//! a world without faults would be. There are no threads, no sleeps, no `HashMap`s, no time and no randomness but the
+//! seed's.
 
 #![forbid(unsafe_code)]
 

@@ -99,7 +99,8 @@ impl Script {
     /// A Deployment, and another one in a namespace that goes with all that is in it.
     fn deployments(&mut self, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
         let moment = |seed: &mut Seed| {
-            let offset = SignedDuration::from_millis(seed.between(1000, i64::try_from(length.as_millis()).unwrap_or(1001)));
+            let offset =
+                SignedDuration::from_millis(seed.between(1000, i64::try_from(length.as_millis()).unwrap_or(1001)));
             start.saturating_add(offset).unwrap_or(start)
         };
         for number in 0..seed.between(2, 7) {
@@ -121,14 +122,18 @@ impl Script {
         self.deeds.push((start, Deed::Stranger(wanted.name.clone())));
         let name = wanted.name.clone();
         for number in 0..seed.between(3, 9) {
-            let offset = SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
+            let offset =
+                SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
             let at = start.saturating_add(offset).unwrap_or(start);
             let ordinal = seed.between(0, 4);
             let deed = match seed.below(13) {
                 0..=2 => Deed::Delete(&kinds::POD, format!("{name}-{ordinal}"), None),
                 3 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
                 4 | 5 => Deed::Scale(name.clone(), seed.between(0, 5)),
-                6 => Deed::Image(name.clone(), format!("{}:{number}", ["bad", "crash"].get(seed.index(2)).unwrap_or(&"bad"))),
+                6 => Deed::Image(
+                    name.clone(),
+                    format!("{}:{number}", ["bad", "crash"].get(seed.index(2)).unwrap_or(&"bad")),
+                ),
                 7 => Deed::Image(name.clone(), format!("app:{number}")),
                 8 => Deed::Partition(name.clone(), seed.between(0, 3)),
                 9 => Deed::Force(format!("{name}-{ordinal}")),
@@ -136,7 +141,10 @@ impl Script {
                 10 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
                 11 => {
                     // As somebody does who wants to begin anew: claim and pod at once, by force.
-                    self.deeds.push((at, Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None)));
+                    self.deeds.push((
+                        at,
+                        Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
+                    ));
                     Deed::Force(format!("{name}-{ordinal}"))
                 }
                 _ => {
@@ -186,7 +194,9 @@ impl Deed {
         };
         match result {
             // A pod before its service account: the user tries again.
-            Err(status) if status.code >= 500 || (status.code == 403 && matches!(self, Self::Stranger(_))) => Err(status),
+            Err(status) if status.code >= 500 || (status.code == 403 && matches!(self, Self::Stranger(_))) => {
+                Err(status)
+            }
             _ => Ok(()),
         }
     }
@@ -227,7 +237,9 @@ fn make_volume(server: &mut Server, number: u64, policy: &str, node: u64) -> Res
 
 fn deploy(server: &mut Server, namespace: &str, replicas: i64, image: &str) -> Result<(), Status> {
     match read(server, "", &kinds::NAMESPACE, namespace) {
-        Some(old) if object::is_terminating(&old) => return Err(Status::unavailable("the old namespace is still there")),
+        Some(old) if object::is_terminating(&old) => {
+            return Err(Status::unavailable("the old namespace is still there"));
+        }
         Some(_) => {}
         None => {
             let made = json!({ "metadata": { "name": namespace } });
@@ -265,7 +277,11 @@ fn apply(server: &mut Server, wanted: &Wanted) -> Result<(), Status> {
             server.write(|batch| api::create(batch, &kinds::STATEFUL_SET, NAMESPACE, made.clone())).map(|_| ())
         }
         Some(old) if object::is_terminating(&old) => Err(Status::unavailable("the old set is still there")),
-        Some(_) => change(server, name, &json!({ "spec": { "replicas": wanted.replicas, "template": template(name, &wanted.image) } })),
+        Some(_) => change(
+            server,
+            name,
+            &json!({ "spec": { "replicas": wanted.replicas, "template": template(name, &wanted.image) } }),
+        ),
     }
 }
 
@@ -299,7 +315,8 @@ fn set(wanted: &Wanted) -> Value {
         if wanted.is_static {
             set["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] = json!(STATIC);
         }
-        set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+        set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+            json!([{ "name": "data", "mountPath": "/data" }]);
     }
     set
 }

@@ -205,7 +205,11 @@ impl Node {
                 return false;
             }
             self.agent.retry_at = None;
-            let resumed = if self.agent.has_list { store.watch(key::prefix(&kinds::POD, None), self.agent.resume).ok() } else { None };
+            let resumed = if self.agent.has_list {
+                store.watch(key::prefix(&kinds::POD, None), self.agent.resume).ok()
+            } else {
+                None
+            };
             match resumed {
                 Some(watcher) => self.agent.watcher = Some(watcher),
                 None => self.list(around),
@@ -246,7 +250,8 @@ impl Node {
         }
     }
 
-    /// Lists this node's pods and watches from there, wherever that is. The first list of an agent may be a stale server's.
+    /// Lists this node's pods and watches from there, wherever that is. The first list of an agent may be a stale
+    /// server's.
     fn list(&mut self, around: &mut Around<'_>) {
         let Some(up) = &around.server.up else { return };
         let newest = (up.api.store.revision(), around.past.last().map(|(_, pods)| pods.clone()).unwrap_or_default());
@@ -259,11 +264,13 @@ impl Node {
         self.agent.watcher = up.api.store.watch(key::prefix(&kinds::POD, None), revision).ok();
         self.agent.resume = revision;
         self.agent.has_list = true;
-        let mine: PodList = chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
+        let mine: PodList =
+            chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
         if is_first {
             self.adopt(mine, around);
         } else {
-            let lacking: Vec<ObjectKey> = self.agent.known.keys().filter(|key| !mine.contains_key(*key)).cloned().collect();
+            let lacking: Vec<ObjectKey> =
+                self.agent.known.keys().filter(|key| !mine.contains_key(*key)).cloned().collect();
             self.agent.known = mine.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
             for entry in self.agent.entries.iter_mut().filter(|entry| lacking.contains(&entry.key)) {
                 entry.verify(around.now);
@@ -274,7 +281,8 @@ impl Node {
         }
     }
 
-    /// What was left over comes first, so that it blocks newcomers of its name; each is asked for before it is acted on.
+    /// What was left over comes first, so that it blocks newcomers of its name; each is asked for before it is acted
+    /// on.
     fn adopt(&mut self, list: PodList, around: &mut Around<'_>) {
         self.agent.has_adopted = true;
         self.agent.known = list.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
@@ -332,7 +340,8 @@ impl Node {
     fn step_pod(&mut self, place: usize, around: &mut Around<'_>) -> bool {
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(place) else { return false };
-        let due: Vec<Key> = entry.running.iter().filter(|(_, (due, _))| *due <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<Key> =
+            entry.running.iter().filter(|(_, (due, _))| *due <= now).map(|(key, _)| key.clone()).collect();
         let mut busy = !due.is_empty();
         for key in due {
             let Some(entry) = self.agent.entries.get_mut(place) else { return true };
@@ -363,7 +372,11 @@ impl Node {
             entry.running.remove(&key);
         }
         let view = &entry.agenda.view;
-        if around.bug == Some(Bug::ConfirmsTooEarly) && view.is_doomed() && !view.gone && !entry.running.contains_key(&Key::Confirm) {
+        if around.bug == Some(Bug::ConfirmsTooEarly)
+            && view.is_doomed()
+            && !view.gone
+            && !entry.running.contains_key(&Key::Confirm)
+        {
             step.begin.push((Key::Confirm, Task::Act(Action::ConfirmDeletion)));
         }
         for (key, task) in step.begin {
@@ -432,7 +445,9 @@ fn get(server: &Server, kind: &'static Kind, namespace: &str, name: &str) -> Res
     let Some(up) = &server.up else { return Err(Status::unavailable("the server is down")) };
     match up.api.store.get(&key::object(kind, namespace, name)) {
         None => Ok(None),
-        Some(entry) => serde_json::from_slice(&entry.value).map(Some).map_err(|error| Status::internal(error.to_string())),
+        Some(entry) => {
+            serde_json::from_slice(&entry.value).map(Some).map_err(|error| Status::internal(error.to_string()))
+        }
     }
 }
 

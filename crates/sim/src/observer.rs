@@ -35,7 +35,10 @@ impl Observer {
     pub fn attach(&mut self, store: &Store) -> Result<Vec<Step>, Violation> {
         let Ok(page) = store.range(b"", None, usize::MAX, None) else { return Ok(Vec::new()) };
         if page.revision < self.newest {
-            return Err(Violation::new("A3", format!("the revision went from {} back to {}", self.newest, page.revision)));
+            return Err(Violation::new(
+                "A3",
+                format!("the revision went from {} back to {}", self.newest, page.revision),
+            ));
         }
         self.watcher = store.watch("", page.revision).ok();
         let mut gone = std::mem::take(&mut self.revisions);

@@ -143,6 +143,7 @@ impl Machine {
 
 fn end(container: &mut Container, code: i32, at: Timestamp) {
     if let Life::Running { since } = container.fact.life {
-        container.fact.life = Life::Exited { code, signal: None, oom: false, started: since, finished: at.max(since), message: None };
+        container.fact.life =
+            Life::Exited { code, signal: None, oom: false, started: since, finished: at.max(since), message: None };
     }
 }

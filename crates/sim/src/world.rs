@@ -178,7 +178,8 @@ impl World {
         self.heal();
         self.come_to_rest()?;
         let starts = |world: &Self| world.nodes.iter().map(|node| node.machine.starts).sum::<u64>();
-        let uids = |world: &Self| world.snapshot().pods.iter().map(|(_, pod)| pod.metadata.uid.clone()).collect::<Vec<_>>();
+        let uids =
+            |world: &Self| world.snapshot().pods.iter().map(|(_, pod)| pod.metadata.uid.clone()).collect::<Vec<_>>();
         let before = (starts(self), uids(self));
         self.note("world", "server and agents are started again");
         let now = self.now();
@@ -222,17 +223,24 @@ impl World {
         let deadline = plus(self.now(), REST_WITHIN * 1000);
         loop {
             let quiet_since = plus(self.last_change, REST * 1000);
-            let done = self.next_deed >= self.script.deeds.len() && quiet_since <= self.now() && self.server.up.is_some();
+            let done =
+                self.next_deed >= self.script.deeds.len() && quiet_since <= self.now() && self.server.up.is_some();
             let converged = if done { rest::converged(self.snapshot()) } else { Ok(()) };
             if done && converged.is_ok() {
                 return Ok(());
             }
             if self.now() > deadline {
-                let waiting =
-                    self.server.up.as_ref().map(|up| {
-                        up.driver.waiting().map(|(name, key, why)| format!("{name} {key} {why:?}")).collect::<Vec<_>>().join("; ")
-                    });
-                converged.map_err(|broken| Violation { message: format!("{}; waiting: {waiting:?}", broken.message), ..broken })?;
+                let waiting = self.server.up.as_ref().map(|up| {
+                    up.driver
+                        .waiting()
+                        .map(|(name, key, why)| format!("{name} {key} {why:?}"))
+                        .collect::<Vec<_>>()
+                        .join("; ")
+                });
+                converged.map_err(|broken| Violation {
+                    message: format!("{}; waiting: {waiting:?}", broken.message),
+                    ..broken
+                })?;
                 return Err(Violation::new("S12", format!("it does not come to rest: {waiting:?}")));
             }
             self.step()?;
@@ -346,7 +354,10 @@ impl World {
         }
         self.last_actor = (Actor::User, None);
         let result = deed.perform(&mut self.server);
-        self.note("user", &format!("{} {}", describe(&deed), result.as_ref().err().map_or("", |status| &status.message)));
+        self.note(
+            "user",
+            &format!("{} {}", describe(&deed), result.as_ref().err().map_or("", |status| &status.message)),
+        );
         match result {
             Ok(()) => self.next_deed += 1,
             Err(_) => {
@@ -363,8 +374,14 @@ impl World {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(place) else { return Ok(false) };
         self.last_actor = (Actor::Node(node.name.clone()), None);
-        let mut around =
-            Around { server: &mut self.server, now, seed: &mut self.seed, faults: self.is_stormy, bug: self.options.bug, past: &self.past };
+        let mut around = Around {
+            server: &mut self.server,
+            now,
+            seed: &mut self.seed,
+            faults: self.is_stormy,
+            bug: self.options.bug,
+            past: &self.past,
+        };
         let busy = node.step(&mut around);
         self.look()?;
         Ok(busy)
@@ -419,7 +436,8 @@ impl World {
 
     fn remember_pods(&mut self) {
         let pods = self.observer.snapshot.pods.iter();
-        let list = pods.filter_map(|(key, pod)| Some((key.clone(), Arc::new(serde_json::to_value(&**pod).ok()?)))).collect();
+        let list =
+            pods.filter_map(|(key, pod)| Some((key.clone(), Arc::new(serde_json::to_value(&**pod).ok()?)))).collect();
         self.past.push((Revision(self.observer.snapshot.revision), list));
         if self.past.len() > PAST {
             self.past.remove(0);

@@ -1,4 +1,5 @@
-//! S12: the server dies after each single write of one scenario, and every object is made and taken away exactly as often
+//! S12: the server dies after each single write of one scenario, and every object is made and taken away exactly as
+//! often
 //! as without. With the decisions' writes as one transaction, and one by one.
 
 use jiff::SignedDuration;
@@ -40,7 +41,11 @@ fn run(mode: Mode, dies_after: Option<u64>) -> Report {
 /// Without what is named after a uid.
 fn lasting(counts: &Counts) -> Counts {
     let kinds = ["StatefulSet", "Pod", "PersistentVolumeClaim", "ControllerRevision", "Service", "Endpoints"];
-    counts.iter().filter(|((kind, _), _)| kinds.contains(&kind.as_str())).map(|(at, count)| (at.clone(), *count)).collect()
+    counts
+        .iter()
+        .filter(|((kind, _), _)| kinds.contains(&kind.as_str()))
+        .map(|(at, count)| (at.clone(), *count))
+        .collect()
 }
 
 fn crash_after_each(mode: Mode) {
@@ -55,7 +60,12 @@ fn crash_after_each(mode: Mode) {
         assert!(crashed.trace.text().matches("is down").count() > 0, "nothing died after write {write}");
         assert_eq!(crashed.violation, None, "after write {write} of {mode:?}\n{}", trace());
         assert_eq!(crashed.end, calm.end, "after write {write} of {mode:?}\n{}", trace());
-        assert_eq!(lasting(&crashed.counts), lasting(&calm.counts), "after write {write} of {mode:?}\n{}", crashed.trace.text());
+        assert_eq!(
+            lasting(&crashed.counts),
+            lasting(&calm.counts),
+            "after write {write} of {mode:?}\n{}",
+            crashed.trace.text()
+        );
         assert_eq!(crashed.starts, calm.starts, "S11 after write {write} of {mode:?}");
     }
 }

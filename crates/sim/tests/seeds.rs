@@ -32,8 +32,14 @@ fn storms(share: u64, shares: u64) {
             .filter_map(|(which, report)| report.violation.as_ref().map(|broken| format!("{which}: {broken:?}")))
             .collect();
         if broken.is_empty() && report.end != calm.end {
-            let only = |here: &[String], there: &[String]| here.iter().filter(|line| !there.contains(line)).cloned().collect::<Vec<_>>();
-            broken.push(format!("S12: with faults {:?}, without {:?}", only(&report.end, &calm.end), only(&calm.end, &report.end)));
+            let only = |here: &[String], there: &[String]| {
+                here.iter().filter(|line| !there.contains(line)).cloned().collect::<Vec<_>>()
+            };
+            broken.push(format!(
+                "S12: with faults {:?}, without {:?}",
+                only(&report.end, &calm.end),
+                only(&calm.end, &report.end)
+            ));
         }
         if !broken.is_empty() {
             eprintln!("{}\nseed {seed}: {broken:?}\n", report.trace.tail(number("MAINSTAY_SIM_TRACE", LINES) as usize));

@@ -189,7 +189,14 @@ fn open_file(folder: &Path) -> Result<File, OpenError> {
     };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
     let path = folder.join(FILE);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed(&path))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed(&path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(folder.to_owned())),

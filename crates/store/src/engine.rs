@@ -48,7 +48,13 @@ impl Engine {
     }
 
     /// Makes a group durable. When this fails, memory (`keys` at `revision`) stays as it is.
-    pub fn write(&mut self, keys: &Keys, revision: Revision, changes: &[Change], last: Revision) -> Result<(), CommitError> {
+    pub fn write(
+        &mut self,
+        keys: &Keys,
+        revision: Revision,
+        changes: &[Change],
+        last: Revision,
+    ) -> Result<(), CommitError> {
         let db = self.usable(keys, revision).map_err(|error| self.explain(&error))?;
         let rows = changes.iter().map(|Change { event, .. }| {
             let put = (event.revision, &event.value);
@@ -83,7 +89,8 @@ impl Engine {
         let on_disk = stored_revision(&db)?;
         if on_disk != revision {
             tracing::warn!(%on_disk, %revision, "a failed commit had reached the disk; it is undone");
-            let rows = self.suspects.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
+            let rows =
+                self.suspects.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
             self.put(&db, rows, revision)?;
         }
         self.suspects.clear();

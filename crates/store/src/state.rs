@@ -45,7 +45,9 @@ impl Change {
 
     fn undo(&self, keys: &mut Keys) {
         match (&self.event.previous, self.previous) {
-            (Some(value), Some(revision)) => keys.insert_mut(self.event.key.clone(), Stored { value: value.clone(), revision }),
+            (Some(value), Some(revision)) => {
+                keys.insert_mut(self.event.key.clone(), Stored { value: value.clone(), revision })
+            }
             _ => {
                 keys.remove_mut(&self.event.key[..]);
             }
@@ -133,7 +135,11 @@ impl State {
 }
 
 /// The keys under a prefix, in order, beginning after `after`.
-pub(crate) fn under<'a>(keys: &'a Keys, prefix: &'a [u8], after: Option<&'a [u8]>) -> impl Iterator<Item = (&'a Bytes, &'a Stored)> {
+pub(crate) fn under<'a>(
+    keys: &'a Keys,
+    prefix: &'a [u8],
+    after: Option<&'a [u8]>,
+) -> impl Iterator<Item = (&'a Bytes, &'a Stored)> {
     let from = match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),

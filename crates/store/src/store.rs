@@ -108,7 +108,8 @@ impl Store {
             Mode::Threaded => {
                 let (queue, requests) = mpsc::channel(QUEUE);
                 let run = move || writer.run(requests);
-                let thread = thread::Builder::new().name("store-writer".into()).spawn(run).map_err(OpenError::Thread)?;
+                let thread =
+                    thread::Builder::new().name("store-writer".into()).spawn(run).map_err(OpenError::Thread)?;
                 Committer::Thread { queue: Some(queue), thread: Some(thread) }
             }
         };
@@ -158,7 +159,13 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError::Compacted`] when `at` is older than the window (A7), [`ReadError::Future`] when it has not been.
-    pub fn range(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize, at: Option<Revision>) -> Result<Page, ReadError> {
+    pub fn range(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<Page, ReadError> {
         // Only the copying of the keys' root is done under the lock, so that a long list stops no writer.
         let (keys, revision) = {
             let state = self.0.shared.read();

@@ -21,7 +21,8 @@ pub(crate) struct Watchers {
     next_id: u64,
 }
 
-/// Where a watcher is. Changed by publishing only under the state's write lock, by its watcher only under its read lock.
+/// Where a watcher is. Changed by publishing only under the state's write lock, by its watcher only under its read
+/// lock.
 #[derive(Debug, Default)]
 struct Place(Mutex<Waiting>);
 
@@ -137,9 +138,13 @@ impl Watcher {
         }
         let mut changes = state.changes_after(Revision(next.0 - 1));
         let event = changes.next().map(|change| change.event.clone());
-        waiting.pending = changes.find(|change| change.event.key.starts_with(&self.prefix)).map(|change| change.event.revision);
+        waiting.pending =
+            changes.find(|change| change.event.key.starts_with(&self.prefix)).map(|change| change.event.revision);
         let event = crate::known(event, "a pending event is in the window");
-        crate::must(event.revision == next && event.key.starts_with(&self.prefix), "a pending event is under the prefix");
+        crate::must(
+            event.revision == next && event.key.starts_with(&self.prefix),
+            "a pending event is under the prefix",
+        );
         Poll::Ready(Ok(event))
     }
 

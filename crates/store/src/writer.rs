@@ -48,7 +48,8 @@ impl Writer {
                 bytes += size(&request.txn);
                 group.push(request);
             }
-            let (txns, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|request| (request.txn, request.answer)).unzip();
+            let (txns, answers): (Vec<_>, Vec<_>) =
+                group.into_iter().map(|request| (request.txn, request.answer)).unzip();
             for (answer, result) in answers.into_iter().zip(self.commit(&txns)) {
                 // Whoever asked may have gone; the transaction stands.
                 let _ = answer.send(result);
@@ -99,10 +100,14 @@ impl Staged {
                 Expect::Unchanged(revision) => actual.is_some_and(|stored| stored.revision == *revision),
             };
             if !holds {
-                return Err(CommitError::Expectation { key: key.clone(), actual: actual.map(|stored| stored.entry(key)) });
+                return Err(CommitError::Expectation {
+                    key: key.clone(),
+                    actual: actual.map(|stored| stored.entry(key)),
+                });
             }
         }
-        let (mut keys, mut revision, mut changes) = (self.keys.clone(), self.revision, Vec::with_capacity(txn.ops.len()));
+        let (mut keys, mut revision, mut changes) =
+            (self.keys.clone(), self.revision, Vec::with_capacity(txn.ops.len()));
         for op in &txn.ops {
             revision = revision.next();
             changes.push(apply(&mut keys, op, revision)?);

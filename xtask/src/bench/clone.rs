@@ -27,7 +27,8 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
     fill(cluster).await?;
     let mut volume = String::new();
     wait(&mut claims, |event| {
-        let bound = put(event).map(|claim| object::text(claim, &["spec", "volumeName"])).filter(|name| !name.is_empty());
+        let bound =
+            put(event).map(|claim| object::text(claim, &["spec", "volumeName"])).filter(|name| !name.is_empty());
         volume = bound.unwrap_or_default().to_owned();
         bound.is_some()
     })
@@ -69,8 +70,9 @@ async fn fill(cluster: &Cluster) -> Result<()> {
         },
     });
     cluster.client.create(&kinds::POD, NAMESPACE, &pod).await?;
-    let ended =
-        |event: &WatchEvent| put(event).is_some_and(|pod| object::name(pod) == "bench-clone" && pod["status"]["phase"] == "Succeeded");
+    let ended = |event: &WatchEvent| {
+        put(event).is_some_and(|pod| object::name(pod) == "bench-clone" && pod["status"]["phase"] == "Succeeded")
+    };
     wait(&mut pods, ended).await.context("the volume is filled")
 }
 

@@ -94,7 +94,8 @@ impl Cluster {
         let started = tokio::time::timeout(PATIENCE, said).await;
         self.up = Some(Up { child, _output: output });
         let started = started.map_err(anyhow::Error::from).and_then(|said| said);
-        let started = started.with_context(|| std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default())?;
+        let started =
+            started.with_context(|| std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default())?;
         self.client = Client::new(Config::read(&self.data_dir().join("kubeconfig"))?)?;
         Ok(started)
     }
@@ -140,7 +141,8 @@ impl Cluster {
     /// Watches changes of a kind of [`NAMESPACE`] from now on.
     pub async fn watch_from_now(&self, kind: &Kind) -> Result<Watching> {
         let mut options = ListOptions::default();
-        options.resource_version = object::resource_version(&self.client.list(kind, NAMESPACE, &options).await?).to_owned();
+        options.resource_version =
+            object::resource_version(&self.client.list(kind, NAMESPACE, &options).await?).to_owned();
         Ok(self.client.watch(kind, NAMESPACE, &options).await?)
     }
 }

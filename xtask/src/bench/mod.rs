@@ -77,7 +77,9 @@ fn enter(binary: Option<PathBuf>, names: &[String]) -> Result<()> {
         crate::images::run(&[IMAGE.to_owned()])?;
     }
     let (binary, bench) = match binary {
-        Some(binary) => (binary.canonicalize().with_context(|| binary.display().to_string())?, std::env::current_exe()?),
+        Some(binary) => {
+            (binary.canonicalize().with_context(|| binary.display().to_string())?, std::env::current_exe()?)
+        }
         None => {
             eprintln!("bench: building the release binary (several minutes the first time)");
             // This task too: a slow client would be measured along with the server.

@@ -60,9 +60,11 @@ async fn one(cluster: &Cluster, name: &str) -> Result<Duration> {
     });
     let begun = Instant::now();
     cluster.client.create(pods, NAMESPACE, &pod).await?;
-    wait(&mut watch, |event| put(event).is_some_and(|pod| object::name(pod) == name && pod["status"]["phase"] == "Running"))
-        .await
-        .with_context(|| format!("{name} is Running"))?;
+    wait(&mut watch, |event| {
+        put(event).is_some_and(|pod| object::name(pod) == name && pod["status"]["phase"] == "Running")
+    })
+    .await
+    .with_context(|| format!("{name} is Running"))?;
     let time = begun.elapsed();
     cluster.client.delete(pods, NAMESPACE, name, &json!({})).await?;
     wait(&mut watch, |event| matches!(event, WatchEvent::Gone(pod) if object::name(pod) == name))
@@ -102,7 +104,11 @@ fn bundle(bundle: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&archive)?;
     fs::create_dir_all(&root)?;
     let untar = |file: &Path, to: &Path| -> Result<()> {
-        ensure!(Command::new("tar").arg("-xf").arg(file).arg("-C").arg(to).status()?.success(), "tar -x {}", file.display());
+        ensure!(
+            Command::new("tar").arg("-xf").arg(file).arg("-C").arg(to).status()?.success(),
+            "tar -x {}",
+            file.display()
+        );
         Ok(())
     };
     untar(&Path::new(crate::images::FOLDER).join(format!("{}.tar", super::IMAGE)), &archive)?;
@@ -110,7 +116,10 @@ fn bundle(bundle: &Path) -> Result<PathBuf> {
     for layer in manifest[0]["Layers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         untar(&archive.join(layer), &root)?;
     }
-    ensure!(Command::new("runc").args(["spec", "--bundle"]).arg(bundle).status().context("runc")?.success(), "runc spec");
+    ensure!(
+        Command::new("runc").args(["spec", "--bundle"]).arg(bundle).status().context("runc")?.success(),
+        "runc spec"
+    );
     let file = bundle.join("config.json");
     let mut spec: Value = serde_json::from_slice(&fs::read(&file)?)?;
     spec["process"]["args"] = json!(COMMAND);

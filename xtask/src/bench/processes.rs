@@ -20,7 +20,9 @@ pub fn of_binary(binary: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if fs::metadata(entry.path().join("exe")).is_ok_and(|exe| (exe.dev(), exe.ino()) == (program.dev(), program.ino())) {
+        if fs::metadata(entry.path().join("exe"))
+            .is_ok_and(|exe| (exe.dev(), exe.ino()) == (program.dev(), program.ino()))
+        {
             pids.push(pid);
         }
     }

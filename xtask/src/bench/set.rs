@@ -19,7 +19,13 @@ pub async fn measure(cluster: &Cluster, replicas: u32, target: &str, table: &mut
     let time = create(cluster, replicas).await?;
     remove(cluster).await?;
     let each = format!("{:.0} ms each", time.as_secs_f64() * 1e3 / f64::from(replicas));
-    table.row(&format!("set of {replicas} with claims, creation to Ready"), format!("{:.2} s", time.as_secs_f64()), each, "", target);
+    table.row(
+        &format!("set of {replicas} with claims, creation to Ready"),
+        format!("{:.2} s", time.as_secs_f64()),
+        each,
+        "",
+        target,
+    );
     Ok(())
 }
 

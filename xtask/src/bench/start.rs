@@ -24,7 +24,9 @@ pub async fn measure(binary: &Path, table: &mut Table) -> Result<()> {
         cluster.stop().await?;
         again.push(cluster.up().await?);
     }
-    let summary = |starts: &[Started], part: fn(&Started) -> std::time::Duration| Times::new(starts.iter().map(part).collect()).summary();
+    let summary = |starts: &[Started], part: fn(&Started) -> std::time::Duration| {
+        Times::new(starts.iter().map(part).collect()).summary()
+    };
     table.row("start, new folder: exec to API ready", summary(&fresh, |start| start.api), "", "", "< 300 ms");
     table.row("start, new folder: exec to node Ready", summary(&fresh, |start| start.node), "", "", "< 1000 ms");
     table.row("start again: exec to API ready", summary(&again, |start| start.api), "", "", "< 300 ms");

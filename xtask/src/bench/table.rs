@@ -11,7 +11,14 @@ pub struct Table {
 
 impl Table {
     /// Adds a measure: its value, the same work done bare, the ratio of the two, and the design's target.
-    pub fn row(&mut self, measure: &str, value: impl Into<String>, beside: impl Into<String>, ratio: impl Into<String>, target: &str) {
+    pub fn row(
+        &mut self,
+        measure: &str,
+        value: impl Into<String>,
+        beside: impl Into<String>,
+        ratio: impl Into<String>,
+        target: &str,
+    ) {
         let row = [measure.to_owned(), value.into(), beside.into(), ratio.into(), target.to_owned()];
         // A run of minutes says how far it is.
         eprintln!("bench: {}: {}", row[0], row[1]);

@@ -1,4 +1,5 @@
-//! A pod with a fresh volume of 1 GiB that keeps its size (a file system in an image): from the creation of its claim to
+//! A pod with a fresh volume of 1 GiB that keeps its size (a file system in an image): from the creation of its claim
+//! to
 //! Running, beside mkfs.ext4 of such an image alone.
 
 use std::fs::File;
@@ -65,9 +66,11 @@ async fn one(cluster: &Cluster, name: &str) -> Result<Duration> {
     let begun = Instant::now();
     cluster.client.create(claims, NAMESPACE, &claim).await?;
     cluster.client.create(pods, NAMESPACE, &pod).await?;
-    wait(&mut watch, |event| put(event).is_some_and(|pod| object::name(pod) == name && pod["status"]["phase"] == "Running"))
-        .await
-        .with_context(|| format!("{name} is Running"))?;
+    wait(&mut watch, |event| {
+        put(event).is_some_and(|pod| object::name(pod) == name && pod["status"]["phase"] == "Running")
+    })
+    .await
+    .with_context(|| format!("{name} is Running"))?;
     let time = begun.elapsed();
     let mut claims_watch = cluster.watch_from_now(claims).await?;
     cluster.client.delete(pods, NAMESPACE, name, &json!({})).await?;

@@ -30,8 +30,17 @@ use typed::{Typed, compare, merge, prune};
 pub use managers::{MAX_ENTRIES, MAX_UPDATE_MANAGERS};
 
 /// Fields of `metadata` that nobody owns: the server sets them, or they name the object.
-const UNOWNED_METADATA: &[&str] =
-    &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
+const UNOWNED_METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
 
 /// The manager of fields that were there before the first apply and have no owner.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -39,7 +48,8 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// Who writes, and where to.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
-    /// The `fieldManager` parameter, or what stands before the `/` of the user agent; at most 128 characters (the caller checks).
+    /// The `fieldManager` parameter, or what stands before the `/` of the user agent; at most 128 characters (the
+    /// caller checks).
     pub manager: &'a str,
     /// `status`, `scale`, or empty for the object itself.
     pub subresource: &'a str,
@@ -55,7 +65,13 @@ pub struct Writer<'a> {
 ///
 /// Errors: 400 where the configuration has managed fields; 409 with upstream's message and causes where
 /// it would change what others own and `force` is not set.
-pub fn apply(kind: &Kind, live: Option<&Value>, config: &Value, force: bool, writer: Writer<'_>) -> Result<Value, Status> {
+pub fn apply(
+    kind: &Kind,
+    live: Option<&Value>,
+    config: &Value,
+    force: bool,
+    writer: Writer<'_>,
+) -> Result<Value, Status> {
     if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -185,7 +201,8 @@ fn conflict(conflicts: &[(&Manager, Vec<String>)]) -> Status {
             let lines: Vec<String> = conflicts
                 .iter()
                 .flat_map(|(manager, paths)| {
-                    std::iter::once(format!("conflicts with {}:", manager.shown())).chain(paths.iter().map(|path| format!("- {path}")))
+                    std::iter::once(format!("conflicts with {}:", manager.shown()))
+                        .chain(paths.iter().map(|path| format!("- {path}")))
                 })
                 .collect();
             format!("Apply failed with {count} conflicts: {}", lines.join("\n"))

@@ -72,8 +72,9 @@ fn conflicts_are_told_in_upstreams_words() {
 #[test]
 fn what_is_no_longer_applied_goes_unless_another_owns_it() {
     let env = |names: &[&str]| names.iter().map(|name| json!({ "name": name, "value": "1" })).collect::<Value>();
-    let config =
-        |names: &[&str]| pod(json!({ "labels": { "a": "1", "b": "1" } }), json!({ "containers": [{ "name": "c", "env": env(names) }] }));
+    let config = |names: &[&str]| {
+        pod(json!({ "labels": { "a": "1", "b": "1" } }), json!({ "containers": [{ "name": "c", "env": env(names) }] }))
+    };
     let live = apply_pod(None, &config(&["x", "y", "z"]), "one", false).expect("applies");
     let live = apply_pod(Some(&live), &config(&["y"]), "two", false).expect("the same values are shared");
     let fewer = pod(json!({ "labels": { "a": "1" } }), json!({ "containers": [{ "name": "c", "env": env(&["z"]) }] }));
@@ -83,7 +84,10 @@ fn what_is_no_longer_applied_goes_unless_another_owns_it() {
     let nothing = pod(json!({}), json!({}));
     let live = apply_pod(Some(&live), &nothing, "two", false).expect("applies");
     assert_eq!(unmanaged(&live), fewer);
-    assert_eq!(unmanaged(&apply_pod(Some(&live), &nothing, "one", false).expect("applies")), pod(json!({}), json!({})).tap_remove("spec"));
+    assert_eq!(
+        unmanaged(&apply_pod(Some(&live), &nothing, "one", false).expect("applies")),
+        pod(json!({}), json!({})).tap_remove("spec")
+    );
 }
 
 /// A test's shorthand: an object without one field.
@@ -115,7 +119,10 @@ fn updates_take_fields_over_and_status_has_its_own_owners() {
     let mut reported = scaled.clone();
     reported["status"] = json!({ "replicas": 5 });
     manage_update(kind, Some(&scaled), &mut reported, Writer { subresource: "status", ..writer("controller", 2) });
-    let entry = reported["metadata"]["managedFields"].as_array().and_then(|all| all.iter().find(|e| e["manager"] == "controller")).cloned();
+    let entry = reported["metadata"]["managedFields"]
+        .as_array()
+        .and_then(|all| all.iter().find(|e| e["manager"] == "controller"))
+        .cloned();
     assert_eq!(
         entry.map(|e| (e["subresource"].clone(), e["fieldsV1"].clone())),
         Some((json!("status"), json!({ "f:status": { "f:replicas": {} } })))
@@ -134,9 +141,16 @@ fn updates_take_fields_over_and_status_has_its_own_owners() {
 #[test]
 fn an_object_without_managers_belongs_to_before_first_apply() {
     let live = pod(json!({}), json!({ "hostname": "a" }));
-    let refused = apply_pod(Some(&live), &pod(json!({}), json!({ "hostname": "b" })), "me", false).expect_err("a conflict");
-    assert_eq!(refused.message, r#"Apply failed with 1 conflict: conflict with "before-first-apply" using v1: .spec.hostname"#);
-    assert!(apply_pod(None, &pod(json!({ "managedFields": [] }), json!({})), "me", false).is_err_and(|status| status.code == 400));
+    let refused =
+        apply_pod(Some(&live), &pod(json!({}), json!({ "hostname": "b" })), "me", false).expect_err("a conflict");
+    assert_eq!(
+        refused.message,
+        r#"Apply failed with 1 conflict: conflict with "before-first-apply" using v1: .spec.hostname"#
+    );
+    assert!(
+        apply_pod(None, &pod(json!({ "managedFields": [] }), json!({})), "me", false)
+            .is_err_and(|status| status.code == 400)
+    );
 }
 
 #[test]
@@ -180,13 +194,19 @@ fn any_config() -> impl Strategy<Value = Value> {
             let set = |map: &mut Value, field: &str, value: Option<Value>| value.map(|value| map[field] = value);
             set(&mut metadata, "labels", labels.map(|labels| json!(labels)));
             set(&mut metadata, "finalizers", finalizers.map(|all| json!(all)));
-            set(&mut spec, "tolerations", tolerations.map(|all| all.into_iter().map(|key| json!({ "key": key })).collect()));
+            set(
+                &mut spec,
+                "tolerations",
+                tolerations.map(|all| all.into_iter().map(|key| json!({ "key": key })).collect()),
+            );
             set(&mut spec, "hostname", hostname.map(Value::from));
             let containers = containers.map(|all| {
                 let item = |(name, (image, env)): Container| {
                     let mut container = json!({ "name": name });
                     set(&mut container, "image", image.map(Value::from));
-                    let env = env.map(|env| env.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect());
+                    let env = env.map(|env| {
+                        env.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect()
+                    });
                     set(&mut container, "env", env);
                     container
                 };

@@ -80,7 +80,9 @@ impl<'a> Typed<'a> {
     /// The shape and keys of a field or map entry.
     fn field(&self, name: &str) -> (Shape, &'static FieldKeys, bool) {
         match self.shape {
-            Shape::Struct(this) => this.field(name).map_or((Shape::Any, &DEFAULT, false), |field| (field.shape, field.keys, false)),
+            Shape::Struct(this) => {
+                this.field(name).map_or((Shape::Any, &DEFAULT, false), |field| (field.shape, field.keys, false))
+            }
             Shape::Map(item) => (*item, &DEFAULT, true),
             _ => (Shape::Any, &DEFAULT, true),
         }
@@ -191,7 +193,9 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
             for (name, value) in config_map {
                 let (shape, keys, _) = config.field(name);
                 let after = Typed { shape, keys, value };
-                let value = live_map.get(name).map_or_else(|| value.clone(), |before| merge(Typed { shape, keys, value: before }, after));
+                let value = live_map
+                    .get(name)
+                    .map_or_else(|| value.clone(), |before| merge(Typed { shape, keys, value: before }, after));
                 merged.insert(name.clone(), value);
             }
             Value::Object(merged)
@@ -202,7 +206,8 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
             for item in config_items {
                 let Some(element) = config.element(item) else { continue };
                 let after = Typed { shape: config.item_shape(), keys: &DEFAULT, value: item };
-                let value = merged.get(&element).map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
+                let value =
+                    merged.get(&element).map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
                 merged.insert(element, value);
             }
             Value::Array(arrange(merged.into_values().collect(), config_items, live_items, |item| config.element(item)))
@@ -217,7 +222,9 @@ pub(super) fn prune(shape: Shape, keys: &'static FieldKeys, value: &mut Value, l
     let view = Typed { shape, keys, value };
     let form = view.form();
     let goes = |element: &str| last.members.contains(element) && !owned.is_some_and(|owned| owned.touches(element));
-    let below = |element: &str| last.children.get(element).map(|last| (last, owned.and_then(|owned| owned.children.get(element))));
+    let below = |element: &str| {
+        last.children.get(element).map(|last| (last, owned.and_then(|owned| owned.children.get(element))))
+    };
     match (form, &mut *value) {
         (Form::Fields, Value::Object(map)) => {
             map.retain(|name, value| {

@@ -32,11 +32,36 @@ pub struct Review {
 pub static REVIEWS: &[Review] = &[
     Review { group: "", kind: "Binding", plural: "bindings", namespaced: true },
     Review { group: "authentication.k8s.io", kind: "TokenReview", plural: "tokenreviews", namespaced: false },
-    Review { group: "authentication.k8s.io", kind: "SelfSubjectReview", plural: "selfsubjectreviews", namespaced: false },
-    Review { group: "authorization.k8s.io", kind: "SubjectAccessReview", plural: "subjectaccessreviews", namespaced: false },
-    Review { group: "authorization.k8s.io", kind: "SelfSubjectAccessReview", plural: "selfsubjectaccessreviews", namespaced: false },
-    Review { group: "authorization.k8s.io", kind: "SelfSubjectRulesReview", plural: "selfsubjectrulesreviews", namespaced: false },
-    Review { group: "authorization.k8s.io", kind: "LocalSubjectAccessReview", plural: "localsubjectaccessreviews", namespaced: true },
+    Review {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        namespaced: false,
+    },
+    Review {
+        group: "authorization.k8s.io",
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        namespaced: false,
+    },
+    Review {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        namespaced: false,
+    },
+    Review {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        namespaced: false,
+    },
+    Review {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        namespaced: true,
+    },
 ];
 
 /// A group and version, and what is in it.
@@ -52,8 +77,10 @@ struct GroupVersion {
 fn group_versions() -> Vec<GroupVersion> {
     let mut groups = vec![""];
     let mut versions = Vec::new();
-    for (group, version) in
-        kinds::ALL.iter().map(|kind| (kind.group, kind.version)).chain(REVIEWS.iter().map(|review| (review.group, "v1")))
+    for (group, version) in kinds::ALL
+        .iter()
+        .map(|kind| (kind.group, kind.version))
+        .chain(REVIEWS.iter().map(|review| (review.group, "v1")))
     {
         if !groups.contains(&group) {
             groups.push(group);
@@ -113,13 +140,19 @@ pub fn api_group(name: &str) -> Option<Value> {
 }
 
 fn group(name: &str, all: &[GroupVersion]) -> Value {
-    let versions: Vec<Value> =
-        all.iter().filter(|gv| gv.group == name).map(|gv| json!({ "groupVersion": gv.name(), "version": gv.version })).collect();
+    let versions: Vec<Value> = all
+        .iter()
+        .filter(|gv| gv.group == name)
+        .map(|gv| json!({ "groupVersion": gv.name(), "version": gv.version }))
+        .collect();
     json!({ "name": name, "preferredVersion": versions.first(), "versions": versions })
 }
 
 /// What a subresource takes or answers, and its verbs: `(group, version, kind, verbs)`.
-fn subresource(kind: &Kind, subresource: Subresource) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+fn subresource(
+    kind: &Kind,
+    subresource: Subresource,
+) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
     match subresource {
         Subresource::Scale => ("autoscaling", "v1", "Scale", READ_WRITE),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
@@ -130,7 +163,9 @@ fn subresource(kind: &Kind, subresource: Subresource) -> (&'static str, &'static
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
         Subresource::Log => (kind.group, kind.version, kind.kind, &["get"]),
         Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
-        Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers => (kind.group, kind.version, kind.kind, READ_WRITE),
+        Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers => {
+            (kind.group, kind.version, kind.kind, READ_WRITE)
+        }
     }
 }
 
@@ -197,7 +232,8 @@ pub fn wants_aggregated(accept: &str) -> Option<&'static str> {
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or("");
         let parameters: Vec<&str> = parts.collect();
-        let aggregated = parameters.contains(&"g=apidiscovery.k8s.io") && parameters.contains(&"as=APIGroupDiscoveryList");
+        let aggregated =
+            parameters.contains(&"g=apidiscovery.k8s.io") && parameters.contains(&"as=APIGroupDiscoveryList");
         match media {
             "application/json" if aggregated && parameters.contains(&"v=v2") => Some(Some("v2")),
             "application/json" if aggregated && parameters.contains(&"v=v2beta1") => Some(Some("v2beta1")),
@@ -221,8 +257,11 @@ pub fn aggregated(core: bool, version: &str) -> Value {
         .into_iter()
         .map(|name| {
             let versions: Vec<Value> = all.iter().filter(|gv| gv.group == name).map(aggregated_version).collect();
-            let metadata =
-                if name.is_empty() { json!({ "creationTimestamp": null }) } else { json!({ "name": name, "creationTimestamp": null }) };
+            let metadata = if name.is_empty() {
+                json!({ "creationTimestamp": null })
+            } else {
+                json!({ "name": name, "creationTimestamp": null })
+            };
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
@@ -279,14 +318,20 @@ mod tests {
                 let group = item["metadata"]["name"].as_str().unwrap_or("");
                 for version in item["versions"].as_array().expect("versions") {
                     for resource in version["resources"].as_array().expect("resources") {
-                        aggregated_names.push(format!("{group}/{}/{}", version["version"], resource["resource"]).replace('"', ""));
+                        aggregated_names
+                            .push(format!("{group}/{}/{}", version["version"], resource["resource"]).replace('"', ""));
                     }
                 }
             }
         }
         for kind in kinds::ALL {
             let list = api_resource_list(kind.group, kind.version).expect("a list");
-            let row = list["resources"].as_array().expect("resources").iter().find(|row| row["name"] == kind.plural).expect("a row");
+            let row = list["resources"]
+                .as_array()
+                .expect("resources")
+                .iter()
+                .find(|row| row["name"] == kind.plural)
+                .expect("a row");
             assert_eq!((&row["kind"], &row["namespaced"]), (&kind.kind.into(), &kind.namespaced.into()));
             assert!(aggregated_names.contains(&format!("{}/{}/{}", kind.group, kind.version, kind.plural)));
         }
@@ -296,7 +341,8 @@ mod tests {
     #[test]
     fn groups_are_listed_once_with_the_newest_version_first() {
         let list = api_group_list();
-        let mut names: Vec<&str> = list["groups"].as_array().expect("groups").iter().filter_map(|group| group["name"].as_str()).collect();
+        let mut names: Vec<&str> =
+            list["groups"].as_array().expect("groups").iter().filter_map(|group| group["name"].as_str()).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
@@ -309,7 +355,9 @@ mod tests {
     #[test]
     fn pods_as_upstream() {
         let list = api_resource_list("", "v1").expect("core");
-        let find = |name: &str| list["resources"].as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned();
+        let find = |name: &str| {
+            list["resources"].as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned()
+        };
         assert_eq!(find("pods").map(|row| row["shortNames"].clone()), Some(json!(["po"])));
         assert_eq!(
             find("pods/eviction"),
@@ -324,7 +372,9 @@ mod tests {
         let kubectl = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
         assert_eq!(wants_aggregated(kubectl), Some("v2"));
         assert_eq!(
-            wants_aggregated("application/json;as=APIGroupDiscoveryList;v=v2beta1;g=apidiscovery.k8s.io,application/json"),
+            wants_aggregated(
+                "application/json;as=APIGroupDiscoveryList;v=v2beta1;g=apidiscovery.k8s.io,application/json"
+            ),
             Some("v2beta1")
         );
         assert_eq!(wants_aggregated("application/json, */*"), None);

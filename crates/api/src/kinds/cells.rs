@@ -10,8 +10,13 @@ use crate::selector::Labels;
 use crate::time;
 
 /// The name column.
-pub const NAME: Column =
-    Column { name: "Name", type_: "string", format: "name", priority: 0, description: "Name of the object, unique within its namespace." };
+pub const NAME: Column = Column {
+    name: "Name",
+    type_: "string",
+    format: "name",
+    priority: 0,
+    description: "Name of the object, unique within its namespace.",
+};
 /// The age column.
 pub const AGE: Column = text_column("Age", "Time since the object was created.");
 /// Container names, with `-o wide`.
@@ -81,7 +86,8 @@ pub fn labels(object: &Value, path: &[&str]) -> Value {
 /// Access modes as `RWO,RWX`.
 pub fn access_modes(modes: Option<&Value>) -> String {
     let has = |mode: &str| modes.and_then(Value::as_array).is_some_and(|list| list.iter().any(|m| m == mode));
-    let short = [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
+    let short =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
     short.into_iter().filter(|(mode, _)| has(mode)).map(|(_, short)| short).collect::<Vec<_>>().join(",")
 }
 

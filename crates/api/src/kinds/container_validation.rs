@@ -34,14 +34,16 @@ pub fn validate(container: &Field, init: bool, volumes: &BTreeSet<&str>, causes:
     for name in PROBES {
         let probe = container.get(name);
         if probe.is_set() && init && !sidecar {
-            causes.push(Cause::forbidden(&probe.path, "may not be set for init containers without restartPolicy=Always"));
+            causes
+                .push(Cause::forbidden(&probe.path, "may not be set for init containers without restartPolicy=Always"));
         } else if probe.is_set() {
             validate_probe(&probe, name, causes);
         }
     }
     let lifecycle = container.get("lifecycle");
     if lifecycle.is_set() && init && !sidecar {
-        causes.push(Cause::forbidden(&lifecycle.path, "may not be set for init containers without restartPolicy=Always"));
+        causes
+            .push(Cause::forbidden(&lifecycle.path, "may not be set for init containers without restartPolicy=Always"));
     }
     for hook in ["postStart", "preStop"].map(|hook| lifecycle.get(hook)) {
         if hook.is_set() {
@@ -87,9 +89,12 @@ fn environment(variable: &Field, causes: &mut Vec<Cause>) {
     const SOURCES: [&str; 5] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let set: Vec<&str> = SOURCES.into_iter().filter(|s| from.get(s).is_set()).collect();
     match set.len() {
-        0 => causes
-            .push(from.invalid("must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`")),
-        _ if !variable.get("value").text().is_empty() => causes.push(from.invalid("may not be specified when `value` is not empty")),
+        0 => causes.push(from.invalid(
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        )),
+        _ if !variable.get("value").text().is_empty() => {
+            causes.push(from.invalid("may not be specified when `value` is not empty"))
+        }
         1 => {}
         _ => causes.push(from.invalid("may not have more than one field specified at a time")),
     }
@@ -114,8 +119,12 @@ fn environment(variable: &Field, causes: &mut Vec<Cause>) {
 fn env_from(source: &Field, causes: &mut Vec<Cause>) {
     let (map, secret) = (source.get("configMapRef"), source.get("secretRef"));
     match (map.is_set(), secret.is_set()) {
-        (false, false) => causes.push(Cause::invalid(&source.path, "", "must specify one of: `configMapRef` or `secretRef`")),
-        (true, true) => causes.push(Cause::invalid(&source.path, "", "may not have more than one field specified at a time")),
+        (false, false) => {
+            causes.push(Cause::invalid(&source.path, "", "must specify one of: `configMapRef` or `secretRef`"))
+        }
+        (true, true) => {
+            causes.push(Cause::invalid(&source.path, "", "may not have more than one field specified at a time"))
+        }
         (true, false) => drop(map.get("name").need_text(causes)),
         (false, true) => drop(secret.get("name").need_text(causes)),
     }
@@ -181,14 +190,18 @@ fn handler(at: &Field, allowed: &[&str], causes: &mut Vec<Cause>) {
         causes.push(Cause::forbidden(&extra.path, "may not specify more than 1 handler type"));
     }
     match name {
-        "exec" if field.get("command").len() == 0 => causes.push(Cause::required(format!("{}.command", field.path), "")),
+        "exec" if field.get("command").len() == 0 => {
+            causes.push(Cause::required(format!("{}.command", field.path), ""))
+        }
         "httpGet" => {
             field.get("path").need_text(causes);
             port_or_name(&field.get("port"), causes);
             field.get("scheme").one_of(causes, &["HTTP", "HTTPS"]);
         }
         "tcpSocket" => port_or_name(&field.get("port"), causes),
-        "grpc" => causes.extend(names::port(field.get("port").int().unwrap_or(0)).iter().map(|wrong| field.get("port").invalid(wrong))),
+        "grpc" => causes.extend(
+            names::port(field.get("port").int().unwrap_or(0)).iter().map(|wrong| field.get("port").invalid(wrong)),
+        ),
         _ => {}
     }
 }
@@ -215,12 +228,17 @@ fn resources(resources: &Field, causes: &mut Vec<Cause>) {
         else {
             continue;
         };
-        let overcommits = !name.starts_with("hugepages-") && (!name.contains('/') || name.starts_with("kubernetes.io/"));
+        let overcommits =
+            !name.starts_with("hugepages-") && (!name.contains('/') || name.starts_with("kubernetes.io/"));
         if overcommits && request > limit {
             let detail = format!("must be less than or equal to {name} limit of {limit}");
             causes.push(Cause::invalid(&requests.path, request.to_string(), &detail));
         } else if !overcommits && request != limit {
-            causes.push(Cause::invalid(&requests.path, request.to_string(), &format!("must be equal to {name} limit of {limit}")));
+            causes.push(Cause::invalid(
+                &requests.path,
+                request.to_string(),
+                &format!("must be equal to {name} limit of {limit}"),
+            ));
         }
     }
 }

@@ -15,9 +15,19 @@ pub static CONTROLLER_REVISION: Kind = Kind {
     plural: "controllerrevisions",
     singular: "controllerrevision",
     type_name: "io.k8s.api.apps.v1.ControllerRevision",
-    columns: &[NAME, text_column("Controller", "Whose template it is."), number("Revision", "Its place in the history."), AGE],
+    columns: &[
+        NAME,
+        text_column("Controller", "Whose template it is."),
+        number("Revision", "Its place in the history."),
+        AGE,
+    ],
     row: |revision, now| {
-        vec![json!(name(revision)), or_none(&controller(revision)), json!(count(revision, &["revision"])), age(revision, now)]
+        vec![
+            json!(name(revision)),
+            or_none(&controller(revision)),
+            json!(count(revision, &["revision"])),
+            age(revision, now),
+        ]
     },
     validate: |revision, causes| {
         let revision = Field::root(revision);
@@ -34,6 +44,7 @@ pub static CONTROLLER_REVISION: Kind = Kind {
 fn controller(revision: &Value) -> String {
     let mut owners = Field::root(revision).dig(&["metadata", "ownerReferences"]).items();
     let Some(owner) = owners.find(|owner| owner.get("controller").is_true()) else { return String::new() };
-    let group = owner.get("apiVersion").text().split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
+    let group =
+        owner.get("apiVersion").text().split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
     format!("{}{group}/{}", owner.get("kind").text().to_lowercase(), owner.get("name").text())
 }

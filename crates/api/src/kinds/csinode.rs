@@ -55,7 +55,8 @@ pub static CSI_NODE: Kind = Kind {
         for driver in new.items() {
             let fixed = ["name", "nodeID", "topologyKeys"];
             let before = old.items().find(|old| old.get("name").value == driver.get("name").value);
-            if before.is_some_and(|before| fixed.iter().any(|field| before.get(field).value != driver.get(field).value)) {
+            if before.is_some_and(|before| fixed.iter().any(|field| before.get(field).value != driver.get(field).value))
+            {
                 causes.push(driver.invalid(IMMUTABLE));
             }
         }

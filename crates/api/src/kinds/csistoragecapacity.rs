@@ -22,7 +22,9 @@ pub static CSI_STORAGE_CAPACITY: Kind = Kind {
         text_column("StorageClassName", "The class that it is about."),
         text_column("Capacity", "Room that there is for volumes of the class."),
     ],
-    row: |capacity, _| vec![json!(name(capacity)), json!(text(capacity, &["storageClassName"])), json!(text(capacity, &["capacity"]))],
+    row: |capacity, _| {
+        vec![json!(name(capacity)), json!(text(capacity, &["storageClassName"])), json!(text(capacity, &["capacity"]))]
+    },
     defaults: |capacity| {
         for field in ["capacity", "maximumVolumeSize"] {
             if let Some(amount) = capacity.get_mut(field) {
@@ -32,7 +34,9 @@ pub static CSI_STORAGE_CAPACITY: Kind = Kind {
     },
     validate: |capacity, causes| {
         let capacity = Field::root(capacity);
-        for amount in ["capacity", "maximumVolumeSize"].map(|field| capacity.get(field)).iter().filter(|amount| amount.is_set()) {
+        for amount in
+            ["capacity", "maximumVolumeSize"].map(|field| capacity.get(field)).iter().filter(|amount| amount.is_set())
+        {
             validate_amount(amount, causes);
         }
         let topology = capacity.get("nodeTopology");

@@ -41,12 +41,20 @@ pub fn validate(spec: &Field, causes: &mut Vec<Cause>) {
         field.get("kind").need_text(causes);
         let kind = field.get("kind").text();
         if field.get("apiGroup").text().is_empty() && !kind.is_empty() && kind != "PersistentVolumeClaim" {
-            causes.push(Cause::invalid(&field.path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"));
+            causes.push(Cause::invalid(
+                &field.path,
+                kind,
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            ));
         }
     }
     if source.is_set() && reference.is_set() {
         if !reference.get("namespace").text().is_empty() {
-            causes.push(Cause::invalid(&spec.path, source.path.clone(), "may not be specified when dataSourceRef.namespace is specified"));
+            causes.push(Cause::invalid(
+                &spec.path,
+                source.path.clone(),
+                "may not be specified when dataSourceRef.namespace is specified",
+            ));
         }
         let parts = |field: &Field| ["apiGroup", "kind", "name"].map(|part| text(field.value, &[part]).to_owned());
         if parts(&source) != parts(&reference) {

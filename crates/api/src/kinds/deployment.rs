@@ -38,7 +38,16 @@ pub static DEPLOYMENT: Kind = Kind {
         let [containers, images] = cells::containers(deployment);
         let selector = cells::selector(deployment, &["spec", "selector"]);
         let (updated, available) = (json!(status("updatedReplicas")), json!(status("availableReplicas")));
-        vec![json!(name(deployment)), json!(ready), updated, available, cells::age(deployment, now), containers, images, selector]
+        vec![
+            json!(name(deployment)),
+            json!(ready),
+            updated,
+            available,
+            cells::age(deployment, now),
+            containers,
+            images,
+            selector,
+        ]
     },
     defaults: |deployment| {
         workload::defaults(deployment);

@@ -36,7 +36,9 @@ pub static ENDPOINTS: Kind = Kind {
             }
             for port in subset.get("ports").items() {
                 let number = port.get("port").int().unwrap_or(0);
-                causes.extend(names::port(number).iter().map(|wrong| Cause::invalid(port.get("port").path, number, wrong)));
+                causes.extend(
+                    names::port(number).iter().map(|wrong| Cause::invalid(port.get("port").path, number, wrong)),
+                );
             }
         }
     },
@@ -52,7 +54,10 @@ fn addresses(endpoints: &Value) -> Vec<String> {
         }
         for port in subset.get("ports").items() {
             let number = port.get("port").int().unwrap_or(0);
-            list.extend(ips.iter().map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }));
+            list.extend(
+                ips.iter()
+                    .map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }),
+            );
         }
     }
     list

@@ -36,7 +36,13 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         let all = slice_root.get("endpoints").items().flat_map(|e| e.get("addresses").items().collect::<Vec<_>>());
         let addresses: Vec<String> = all.map(|a| a.text().to_owned()).collect();
         let shown = |list: &[String]| json!(if list.is_empty() { "<unset>".to_owned() } else { three_of(list) });
-        vec![json!(name(slice)), json!(text(slice, &["addressType"])), shown(&ports), shown(&addresses), age(slice, now)]
+        vec![
+            json!(name(slice)),
+            json!(text(slice, &["addressType"])),
+            shown(&ports),
+            shown(&addresses),
+            age(slice, now),
+        ]
     },
     defaults: |slice| {
         for port in each(slice, "ports") {

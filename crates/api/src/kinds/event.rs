@@ -74,7 +74,8 @@ fn row(event: &Value, now: Timestamp) -> Vec<Value> {
     }
     let about = field.get("involvedObject");
     let kind = about.get("kind").text().to_lowercase();
-    let object = if about.get("name").text().is_empty() { kind } else { format!("{kind}/{}", about.get("name").text()) };
+    let object =
+        if about.get("name").text().is_empty() { kind } else { format!("{kind}/{}", about.get("name").text()) };
     let or = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
     let component = or(field.dig(&["source", "component"]).text(), field.get("reportingComponent").text());
     let host = or(field.dig(&["source", "host"]).text(), field.get("reportingInstance").text());

@@ -154,7 +154,8 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// The schema's definition name: `io.k8s.api.apps.v1.StatefulSet`.
     pub type_name: &'static str,
-    /// Fields besides `metadata.name` and `metadata.namespace` that `--field-selector` knows, with their values in this object.
+    /// Fields besides `metadata.name` and `metadata.namespace` that `--field-selector` knows, with their values in
+    /// this object.
     pub fields: fn(&Value) -> Vec<(&'static str, String)>,
     /// The columns of `kubectl get`.
     pub columns: &'static [Column],
@@ -164,9 +165,11 @@ pub struct Kind {
     pub defaults: fn(&mut Value),
     /// Before a create is validated: drops what a client may not set (status), sets what the server does (generation).
     pub prepare_create: fn(&mut Value),
-    /// Before an update of the main resource is validated (`new`, `old`): keeps the status, bumps `metadata.generation` where the spec changed.
+    /// Before an update of the main resource is validated (`new`, `old`): keeps the status, bumps
+    /// `metadata.generation` where the spec changed.
     pub prepare_update: fn(&mut Value, &Value),
-    /// Upstream's validation of a new object, defaults applied. Name and namespace are checked by the caller, with `name_rule`.
+    /// Upstream's validation of a new object, defaults applied. Name and namespace are checked by the caller, with
+    /// `name_rule`.
     pub validate: fn(&Value, &mut Vec<Cause>),
     /// What may not change (`new`, `old`); `validate` has already run on `new`.
     pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
@@ -189,7 +192,8 @@ pub enum NameRule {
 
 impl PartialEq for Kind {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other) || (self.group == other.group && self.version == other.version && self.kind == other.kind)
+        std::ptr::eq(self, other)
+            || (self.group == other.group && self.version == other.version && self.kind == other.kind)
     }
 }
 impl Eq for Kind {}

@@ -23,7 +23,9 @@ pub static NAMESPACE: Kind = Kind {
     name_rule: NameRule::Label,
     fields: |namespace| vec![("status.phase", text(namespace, &["status", "phase"]).to_owned())],
     columns: &[NAME, text_column("Status", "Active, or Terminating."), AGE],
-    row: |namespace, now| vec![json!(name(namespace)), json!(text(namespace, &["status", "phase"])), age(namespace, now)],
+    row: |namespace, now| {
+        vec![json!(name(namespace)), json!(text(namespace, &["status", "phase"])), age(namespace, now)]
+    },
     defaults: |namespace| {
         let title = name(namespace).to_owned();
         if !title.is_empty() {

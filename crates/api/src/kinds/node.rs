@@ -36,8 +36,20 @@ pub static NODE: Kind = Kind {
         let info = |field| text(node, &["status", "nodeInfo", field]);
         let unknown = |text: &str| json!(if text.is_empty() { "<unknown>" } else { text });
         let (internal, external) = (or_none(address(node, "InternalIP")), or_none(address(node, "ExternalIP")));
-        let head = [json!(name(node)), json!(status(node)), or_none(&roles(node)), age(node, now), json!(info("kubeletVersion"))];
-        let tail = [internal, external, unknown(info("osImage")), unknown(info("kernelVersion")), unknown(info("containerRuntimeVersion"))];
+        let head = [
+            json!(name(node)),
+            json!(status(node)),
+            or_none(&roles(node)),
+            age(node, now),
+            json!(info("kubeletVersion")),
+        ];
+        let tail = [
+            internal,
+            external,
+            unknown(info("osImage")),
+            unknown(info("kernelVersion")),
+            unknown(info("containerRuntimeVersion")),
+        ];
         head.into_iter().chain(tail).collect()
     },
     defaults: |node| {
@@ -56,7 +68,8 @@ pub static NODE: Kind = Kind {
         }
     },
     validate_update: |new, old, causes| {
-        let changed = |path: &[&str]| at(old, path).is_some_and(|v| v != "" && !v.is_null()) && at(old, path) != at(new, path);
+        let changed =
+            |path: &[&str]| at(old, path).is_some_and(|v| v != "" && !v.is_null()) && at(old, path) != at(new, path);
         if changed(&["spec", "podCIDR"]) || changed(&["spec", "providerID"]) {
             causes.push(Cause::forbidden("spec", "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"));
         }

@@ -107,7 +107,10 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
 
 fn sources(volume: &Value) -> Vec<(&str, &Value)> {
     let fields = volume.get("spec").and_then(Value::as_object).into_iter().flatten();
-    fields.filter(|(key, value)| !NOT_SOURCES.contains(&key.as_str()) && !value.is_null()).map(|(k, v)| (k.as_str(), v)).collect()
+    fields
+        .filter(|(key, value)| !NOT_SOURCES.contains(&key.as_str()) && !value.is_null())
+        .map(|(k, v)| (k.as_str(), v))
+        .collect()
 }
 
 fn validate(volume: &Value, causes: &mut Vec<Cause>) {

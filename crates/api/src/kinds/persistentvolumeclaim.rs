@@ -12,7 +12,8 @@ use crate::status::Cause;
 
 /// The access modes in upstream's order of telling.
 pub const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-const FIXED: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+const FIXED: &str =
+    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
 
 /// The row of PersistentVolumeClaim.
 pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
@@ -142,7 +143,8 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if now < before && now <= capacity {
         causes.push(Cause::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"));
     }
-    let (mode, old_mode) = (Field::root(new).dig(&["spec", "volumeMode"]), Field::root(old).dig(&["spec", "volumeMode"]));
+    let (mode, old_mode) =
+        (Field::root(new).dig(&["spec", "volumeMode"]), Field::root(old).dig(&["spec", "volumeMode"]));
     if mode.value != old_mode.value {
         causes.push(mode.invalid(IMMUTABLE));
     }
@@ -152,14 +154,18 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 /// A claim goes from one attributes class to another. Back to none only where none was ever carried out.
 fn validate_attributes(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     const FIELD: &str = "spec.volumeAttributesClassName";
-    let [class, before] = [new, old].map(|claim| at(claim, &["spec", "volumeAttributesClassName"]).and_then(Value::as_str));
+    let [class, before] =
+        [new, old].map(|claim| at(claim, &["spec", "volumeAttributesClassName"]).and_then(Value::as_str));
     if before.is_none() || class == before {
         return;
     }
     let applied = !text(old, &["status", "currentVolumeAttributesClassName"]).is_empty();
     match class {
         None if applied => {
-            causes.push(Cause::forbidden(FIELD, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil"));
+            causes.push(Cause::forbidden(
+                FIELD,
+                "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil",
+            ));
         }
         Some("") => causes.push(Cause::forbidden(FIELD, "update from non-nil value to an empty string is forbidden")),
         _ => {}

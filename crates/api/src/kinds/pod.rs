@@ -98,7 +98,9 @@ pub fn admit(pod: &mut Value) {
             default(spec, "tolerations", json!([]));
             if let Some(list) = spec.get_mut("tolerations").and_then(Value::as_array_mut) {
                 let seconds = EVICTION_SECONDS;
-                list.push(json!({ "effect": "NoExecute", "key": key, "operator": "Exists", "tolerationSeconds": seconds }));
+                list.push(
+                    json!({ "effect": "NoExecute", "key": key, "operator": "Exists", "tolerationSeconds": seconds }),
+                );
             }
         }
     }
@@ -118,7 +120,8 @@ pub fn qos_class(pod: &Value) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
     for container in ["containers", "initContainers"].iter().flat_map(|list| spec.get(list).items()) {
         for name in ["cpu", "memory"] {
-            let amount = |list| Quantity::of(container.dig(&["resources", list, name]).value).ok().filter(|q| !q.is_zero());
+            let amount =
+                |list| Quantity::of(container.dig(&["resources", list, name]).value).ok().filter(|q| !q.is_zero());
             let (request, limit) = (amount("requests"), amount("limits"));
             any |= request.is_some() || limit.is_some();
             guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
@@ -162,11 +165,14 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let deadline = |pod: &Value| at(pod, &["spec", "activeDeadlineSeconds"]).and_then(Value::as_i64);
     let path = Field::root(new).dig(&["spec", "activeDeadlineSeconds"]);
     match (deadline(new), deadline(old)) {
-        (Some(new), Some(old)) if new > old => causes.push(path.invalid("must be less than or equal to previous value")),
+        (Some(new), Some(old)) if new > old => {
+            causes.push(path.invalid("must be less than or equal to previous value"))
+        }
         (None, Some(_)) => causes.push(path.invalid("must not update from a positive integer to nil value")),
         _ => {}
     }
-    let tolerations = |pod: &Value| at(pod, &["spec", "tolerations"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let tolerations =
+        |pod: &Value| at(pod, &["spec", "tolerations"]).and_then(Value::as_array).cloned().unwrap_or_default();
     let (now, before) = (tolerations(new), tolerations(old));
     let without_seconds = |toleration: &Value| {
         let mut toleration = toleration.clone();
@@ -175,11 +181,16 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     };
     let kept = |t: &Value| now.iter().any(|n| without_seconds(n) == without_seconds(t));
     if !before.iter().all(kept) {
-        causes.push(Cause::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+        causes.push(Cause::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
-    let gates = |pod: &Value| at(pod, &["spec", "schedulingGates"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let gates =
+        |pod: &Value| at(pod, &["spec", "schedulingGates"]).and_then(Value::as_array).cloned().unwrap_or_default();
     let before = gates(old);
     if gates(new).iter().any(|gate| !before.contains(gate)) {
-        causes.push(Cause::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gates"));
+        causes
+            .push(Cause::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gates"));
     }
 }

@@ -28,7 +28,10 @@ pub fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
     let first_ip = status.get("podIPs").items().next().map(|ip| ip.get("ip").text()).unwrap_or_default();
     let ip = if first_ip.is_empty() { status.get("podIP").text() } else { first_ip };
     let gates = Field::root(pod).dig(&["spec", "readinessGates"]);
-    let passed = gates.items().filter(|gate| condition(pod, gate.get("conditionType").text()).is_some_and(|c| c == "True")).count();
+    let passed = gates
+        .items()
+        .filter(|gate| condition(pod, gate.get("conditionType").text()).is_some_and(|c| c == "True"))
+        .count();
     let gates = if gates.len() == 0 { "<none>".to_owned() } else { format!("{passed}/{}", gates.len()) };
     vec![
         json!(name(pod)),
@@ -57,8 +60,12 @@ fn summarize(pod: &Value) -> Summary {
     let (spec, status) = (Field::root(pod).get("spec"), Field::root(pod).get("status"));
     let phase = status.get("phase").text();
     let reason = status.get("reason").text();
-    let sidecars: Vec<&str> =
-        spec.get("initContainers").items().filter(|c| c.get("restartPolicy").text() == "Always").map(|c| c.get("name").text()).collect();
+    let sidecars: Vec<&str> = spec
+        .get("initContainers")
+        .items()
+        .filter(|c| c.get("restartPolicy").text() == "Always")
+        .map(|c| c.get("name").text())
+        .collect();
     let mut summary = Summary {
         status: if reason.is_empty() { phase.to_owned() } else { reason.to_owned() },
         restarts: 0,
@@ -66,8 +73,10 @@ fn summarize(pod: &Value) -> Summary {
         ready: 0,
         total: spec.get("containers").len() + sidecars.len(),
     };
-    let gated =
-        status.get("conditions").items().any(|c| c.get("type").text() == "PodScheduled" && c.get("reason").text() == "SchedulingGated");
+    let gated = status
+        .get("conditions")
+        .items()
+        .any(|c| c.get("type").text() == "PodScheduled" && c.get("reason").text() == "SchedulingGated");
     if gated {
         summary.status = "SchedulingGated".to_owned();
     }
@@ -119,7 +128,8 @@ fn init_containers(
             of_sidecars.0 += restarts;
             of_sidecars.1 = of_sidecars.1.max(finished(&container));
         }
-        let (terminated, waiting) = (container.dig(&["state", "terminated"]), container.dig(&["state", "waiting", "reason"]));
+        let (terminated, waiting) =
+            (container.dig(&["state", "terminated"]), container.dig(&["state", "waiting", "reason"]));
         if terminated.is_set() && terminated.get("exitCode").int().unwrap_or(0) == 0 {
             continue;
         }
@@ -158,6 +168,7 @@ fn containers(pod: &Value, status: &Field, summary: &mut Summary) {
         }
     }
     if summary.status == "Completed" && running {
-        summary.status = if condition(pod, "Ready") == Some("True") { "Running".to_owned() } else { "NotReady".to_owned() };
+        summary.status =
+            if condition(pod, "Ready") == Some("True") { "Running".to_owned() } else { "NotReady".to_owned() };
     }
 }

@@ -39,7 +39,8 @@ pub fn defaults(spec: &mut Value) {
 /// `serviceAccount` is the old name of `serviceAccountName`; both are stored, the new one leads.
 fn service_account(spec: &mut Value) {
     let lead = ["serviceAccountName", "serviceAccount"];
-    let name = lead.iter().filter_map(|f| spec.get(f).and_then(Value::as_str)).find(|n| !n.is_empty()).map(str::to_owned);
+    let name =
+        lead.iter().filter_map(|f| spec.get(f).and_then(Value::as_str)).find(|n| !n.is_empty()).map(str::to_owned);
     if let (Some(name), Value::Object(map)) = (name, spec) {
         for field in lead {
             map.insert(field.to_owned(), name.clone().into());
@@ -81,7 +82,9 @@ fn container_defaults(container: &mut Value) {
 }
 
 fn probe_defaults(probe: &mut Value) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         // Zero is what a client sends who leaves the field out in a typed language.
         if probe.get(field).and_then(Value::as_i64) == Some(0) {
             super::field::remove(probe, field);
@@ -102,7 +105,9 @@ fn http_defaults(get: &mut Value) {
 }
 
 fn volume_defaults(volume: &mut Value) {
-    let sources = volume.as_object().map_or(0, |map| map.iter().filter(|(key, value)| *key != "name" && !value.is_null()).count());
+    let sources = volume
+        .as_object()
+        .map_or(0, |map| map.iter().filter(|(key, value)| *key != "name" && !value.is_null()).count());
     if sources == 0 {
         default(volume, "emptyDir", json!({}));
     }

@@ -90,7 +90,9 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
         spec.get(field).check(causes, names::subdomain);
     }
     for (key, entry) in spec.get("nodeSelector").entries() {
-        causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid(format!("{}.nodeSelector", spec.path), key, wrong)));
+        causes.extend(
+            names::qualified(key).iter().map(|wrong| Cause::invalid(format!("{}.nodeSelector", spec.path), key, wrong)),
+        );
         entry.check(causes, names::label_value);
     }
     for toleration in spec.get("tolerations").items() {
@@ -112,12 +114,19 @@ fn validate_toleration(toleration: &Field, causes: &mut Vec<Cause>) {
     let (key, operator, value) = (toleration.get("key"), toleration.get("operator"), toleration.get("value"));
     key.check(causes, names::qualified);
     if key.text().is_empty() && operator.text() != "Exists" {
-        causes.push(operator.invalid("operator must be Exists when `key` is empty, which means \"match all values and all keys\""));
+        causes.push(
+            operator
+                .invalid("operator must be Exists when `key` is empty, which means \"match all values and all keys\""),
+        );
     }
     match operator.text() {
         "" | "Equal" => value.check(causes, names::label_value),
         "Exists" if !value.text().is_empty() => {
-            causes.push(Cause::invalid(&operator.path, value.value.clone(), "value must be empty when `operator` is 'Exists'"));
+            causes.push(Cause::invalid(
+                &operator.path,
+                value.value.clone(),
+                "value must be empty when `operator` is 'Exists'",
+            ));
         }
         "Exists" => {}
         other => causes.push(Cause::not_supported(&operator.path, other, &["Equal", "Exists"])),
@@ -153,7 +162,8 @@ pub fn validate_amount(amount: &Field, causes: &mut Vec<Cause>) -> Option<crate:
         }
         Ok(quantity) => Some(quantity),
         Err(error) => {
-            let shown = if let Value::String(text) = amount.value { Value::from(text.as_str()) } else { amount.value.clone() };
+            let shown =
+                if let Value::String(text) = amount.value { Value::from(text.as_str()) } else { amount.value.clone() };
             causes.push(Cause::invalid(&amount.path, shown, &error.to_string()));
             None
         }

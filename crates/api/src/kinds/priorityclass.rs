@@ -26,7 +26,13 @@ pub static PRIORITY_CLASS: Kind = Kind {
     ],
     row: |class, now| {
         let global = class.get("globalDefault").and_then(Value::as_bool).unwrap_or(false);
-        vec![json!(name(class)), json!(count(class, &["value"])), json!(global), age(class, now), json!(text(class, &["preemptionPolicy"]))]
+        vec![
+            json!(name(class)),
+            json!(count(class, &["value"])),
+            json!(global),
+            age(class, now),
+            json!(text(class, &["preemptionPolicy"])),
+        ]
     },
     defaults: |class| default(class, "preemptionPolicy", "PreemptLowerPriority"),
     validate_update: |new, old, causes| {

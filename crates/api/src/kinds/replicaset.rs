@@ -28,7 +28,8 @@ pub static REPLICA_SET: Kind = Kind {
         SELECTOR,
     ],
     row: |set, now| {
-        let numbers = [["spec", "replicas"], ["status", "replicas"], ["status", "readyReplicas"]].map(|path| json!(count(set, &path)));
+        let numbers = [["spec", "replicas"], ["status", "replicas"], ["status", "readyReplicas"]]
+            .map(|path| json!(count(set, &path)));
         let [desired, current, ready] = numbers;
         let [containers, images] = cells::containers(set);
         let selector = cells::selector(set, &["spec", "selector"]);

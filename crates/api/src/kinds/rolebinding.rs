@@ -10,8 +10,13 @@ use crate::object::{name, text};
 use crate::status::Cause;
 
 /// The row of RoleBinding.
-pub static ROLE_BINDING: Kind =
-    Kind { kind: "RoleBinding", plural: "rolebindings", singular: "rolebinding", type_name: "io.k8s.api.rbac.v1.RoleBinding", ..BINDING };
+pub static ROLE_BINDING: Kind = Kind {
+    kind: "RoleBinding",
+    plural: "rolebindings",
+    singular: "rolebinding",
+    type_name: "io.k8s.api.rbac.v1.RoleBinding",
+    ..BINDING
+};
 
 /// What both kinds of binding share.
 pub(super) const BINDING: Kind = Kind {

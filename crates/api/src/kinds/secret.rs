@@ -67,7 +67,10 @@ fn validate(secret: &Value, causes: &mut Vec<Cause>) {
     for key in needed.iter().filter(|key| !data.get(key).is_set()) {
         causes.push(Cause::required(format!("data[{key}]"), ""));
     }
-    if secret.get("type").text() == "kubernetes.io/basic-auth" && !data.get("username").is_set() && !data.get("password").is_set() {
+    if secret.get("type").text() == "kubernetes.io/basic-auth"
+        && !data.get("username").is_set()
+        && !data.get("password").is_set()
+    {
         causes.push(Cause::required("data[username]", ""));
         causes.push(Cause::required("data[password]", ""));
     }

@@ -131,7 +131,8 @@ fn prepare_update(new: &mut Value, old: &Value) {
 fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: &str) {
     let on_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
     if on_nodes(before) && !on_nodes(now) {
-        let old: Vec<Value> = Field::root(stored).get("ports").items().map(|port| port.get("nodePort").value.clone()).collect();
+        let old: Vec<Value> =
+            Field::root(stored).get("ports").items().map(|port| port.get("nodePort").value.clone()).collect();
         for port in each(spec, "ports").filter(|port| port.get("nodePort").is_some_and(|n| old.contains(n))) {
             super::field::remove(port, "nodePort");
         }
@@ -145,7 +146,9 @@ fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: 
         drop_same("externalTrafficPolicy");
     }
     if now == "ExternalName" && before != "ExternalName" {
-        ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"].into_iter().for_each(drop_same);
+        ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+            .into_iter()
+            .for_each(drop_same);
     }
 }
 
@@ -183,17 +186,27 @@ fn validate(service: &Value, causes: &mut Vec<Cause>) {
             }
         }
         "NodePort" | "LoadBalancer" if headless => {
-            causes.push(Cause::invalid("spec.clusterIPs[0]", "None", &format!("may not be set to 'None' for {} services", kind.text())));
+            causes.push(Cause::invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                &format!("may not be set to 'None' for {} services", kind.text()),
+            ));
         }
         _ => {}
     }
     if !headless && !address.text().is_empty() && address.text().parse::<std::net::IpAddr>().is_err() {
-        causes.push(Cause::invalid("spec.clusterIPs[0]", address.text(), "must be empty, 'None', or a valid IP address"));
+        causes.push(Cause::invalid(
+            "spec.clusterIPs[0]",
+            address.text(),
+            "must be empty, 'None', or a valid IP address",
+        ));
     }
     spec.get("sessionAffinity").need_one_of(causes, &["ClientIP", "None"]);
     for (key, value) in spec.get("selector").entries() {
         causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid("spec.selector", key, wrong)));
-        causes.extend(names::label_value(value.text()).iter().map(|wrong| Cause::invalid("spec.selector", value.text(), wrong)));
+        causes.extend(
+            names::label_value(value.text()).iter().map(|wrong| Cause::invalid("spec.selector", value.text(), wrong)),
+        );
     }
     validate_ports(&spec, headless, causes);
 }
@@ -248,7 +261,9 @@ fn external(service: &Value) -> String {
         _ => return "<unknown>".to_owned(),
     }
     let ingress = Field::root(service).dig(&["status", "loadBalancer", "ingress"]).items();
-    let address = |i: Field| if i.get("ip").text().is_empty() { i.get("hostname").value.clone() } else { i.get("ip").value.clone() };
+    let address = |i: Field| {
+        if i.get("ip").text().is_empty() { i.get("hostname").value.clone() } else { i.get("ip").value.clone() }
+    };
     let found: BTreeSet<String> = ingress.map(address).filter_map(|v| v.as_str().map(str::to_owned)).collect();
     let mut balanced = found.into_iter().collect::<Vec<_>>().join(",");
     if balanced.len() > ADDRESS_WIDTH {

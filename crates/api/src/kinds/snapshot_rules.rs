@@ -44,7 +44,9 @@ pub fn prepare_create(object: &mut Value) {
 
 /// A class has no status; its generation counts every change but those of the metadata.
 pub fn prepare_class_update(new: &mut Value, old: &Value) {
-    let changed = ["driver", "deletionPolicy", "parameters", "allowedTopologies"].iter().any(|field| new.get(field) != old.get(field));
+    let changed = ["driver", "deletionPolicy", "parameters", "allowedTopologies"]
+        .iter()
+        .any(|field| new.get(field) != old.get(field));
     workload::count_generation(new, old, changed);
 }
 
@@ -85,7 +87,9 @@ pub fn fixed(new: &Value, old: &Value, paths: &[&[&str]], causes: &mut Vec<Cause
         let (is, was) = (Field::root(new).dig(path), Field::root(old).dig(path));
         let name = path.last().copied().unwrap_or_default();
         match (was.is_set(), is.is_set()) {
-            (true, false) => causes.push(Cause::invalid(is.path.clone(), "object", &format!("{name} is required once set"))),
+            (true, false) => {
+                causes.push(Cause::invalid(is.path.clone(), "object", &format!("{name} is required once set")))
+            }
             (true, true) if was.value != is.value => causes.push(is.invalid(&format!("{name} is immutable"))),
             _ => {}
         }

@@ -32,7 +32,8 @@ pub static STATEFUL_SET: Kind = Kind {
     type_name: "io.k8s.api.apps.v1.StatefulSet",
     columns: &[NAME, text_column("Ready", "Pods that are ready, of those wanted."), AGE, CONTAINERS, IMAGES],
     row: |set, now| {
-        let ready = format!("{}/{}", cells::count(set, &["status", "readyReplicas"]), cells::count(set, &["spec", "replicas"]));
+        let ready =
+            format!("{}/{}", cells::count(set, &["status", "readyReplicas"]), cells::count(set, &["spec", "replicas"]));
         let [containers, images] = cells::containers(set);
         vec![json!(name(set)), json!(ready), cells::age(set, now), containers, images]
     },
@@ -88,7 +89,9 @@ fn validate(set: &Value, causes: &mut Vec<Cause>) {
                 causes.push(unavailable.invalid("cannot be 0"));
             }
         }
-        "OnDelete" if rolling.is_set() => causes.push(rolling.invalid("only allowed for updateStrategy 'RollingUpdate'")),
+        "OnDelete" if rolling.is_set() => {
+            causes.push(rolling.invalid("only allowed for updateStrategy 'RollingUpdate'"))
+        }
         "OnDelete" => {}
         _ => causes.push(strategy.invalid("must be 'RollingUpdate' or 'OnDelete'")),
     }

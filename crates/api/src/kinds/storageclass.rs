@@ -34,10 +34,12 @@ pub static STORAGE_CLASS: Kind = Kind {
         let shown = if is_default(class) { format!("{} (default)", name(class)) } else { name(class).to_owned() };
         let expands = class.get("allowVolumeExpansion").and_then(Value::as_bool).unwrap_or(false);
         let [provisioner, reclaim, binding] =
-            [("provisioner", ""), ("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate")].map(|(field, otherwise)| {
-                let value = text(class, &[field]);
-                json!(if value.is_empty() { otherwise } else { value })
-            });
+            [("provisioner", ""), ("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate")].map(
+                |(field, otherwise)| {
+                    let value = text(class, &[field]);
+                    json!(if value.is_empty() { otherwise } else { value })
+                },
+            );
         vec![json!(shown), provisioner, reclaim, binding, json!(expands), cells::age(class, now)]
     },
     defaults: |class| {
@@ -92,5 +94,7 @@ pub(super) fn validate_parameters(parameters: &Field, causes: &mut Vec<Cause>) {
 
 /// Whether a class is the one that claims without one get.
 pub fn is_default(class: &Value) -> bool {
-    [DEFAULT_ANNOTATION, OLD_DEFAULT_ANNOTATION].iter().any(|key| text(class, &["metadata", "annotations", key]) == "true")
+    [DEFAULT_ANNOTATION, OLD_DEFAULT_ANNOTATION]
+        .iter()
+        .any(|key| text(class, &["metadata", "annotations", key]) == "true")
 }

@@ -9,7 +9,8 @@ use crate::names;
 use crate::status::Cause;
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-const HOST_PATH_TYPES: [&str; 7] = ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+const HOST_PATH_TYPES: [&str; 7] =
+    ["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// The list of volumes; returns the names that mounts may use.
 pub fn validate<'a>(volumes: &Field<'a>, causes: &mut Vec<Cause>) -> BTreeSet<&'a str> {
@@ -24,7 +25,8 @@ pub fn validate<'a>(volumes: &Field<'a>, causes: &mut Vec<Cause>) -> BTreeSet<&'
             }
         }
         let sources = volume.value.as_object().into_iter().flatten();
-        let mut sources = sources.filter(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.as_str());
+        let mut sources =
+            sources.filter(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.as_str());
         match sources.next() {
             None => causes.push(Cause::required(&volume.path, "must specify a volume type")),
             Some(first) => source(first, &volume.get(first), causes),

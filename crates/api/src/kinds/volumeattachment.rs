@@ -31,7 +31,14 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
         let spec = |path: &[&str]| json!(text(attachment, &[&["spec"], path].concat()));
         let attached = Field::root(attachment).dig(&["status", "attached"]).is_true();
         let volume = spec(&["source", "persistentVolumeName"]);
-        vec![json!(name(attachment)), spec(&["attacher"]), volume, spec(&["nodeName"]), json!(attached), cells::age(attachment, now)]
+        vec![
+            json!(name(attachment)),
+            spec(&["attacher"]),
+            volume,
+            spec(&["nodeName"]),
+            json!(attached),
+            cells::age(attachment, now),
+        ]
     },
     prepare_create: |attachment| remove(attachment, "status"),
     prepare_update: |new, old| keep(new, old, "status"),
@@ -42,11 +49,15 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
         let source = spec.get("source");
         let (inline, volume) = (source.get("inlineVolumeSpec"), source.get("persistentVolumeName"));
         match (inline.is_set(), volume.text().is_empty()) {
-            (false, true) => {
-                causes.push(Cause::required(&source.path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-            }
+            (false, true) => causes.push(Cause::required(
+                &source.path,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            )),
             (true, false) => {
-                causes.push(Cause::forbidden(&source.path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"));
+                causes.push(Cause::forbidden(
+                    &source.path,
+                    "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+                ));
             }
             _ => {}
         }

@@ -29,9 +29,10 @@ pub static VOLUME_ATTRIBUTES_CLASS: Kind = Kind {
         storageclass::validate_parameters(&parameters, causes);
     },
     validate_update: |new, old, causes| {
-        for (field, detail) in
-            [("driverName", "updates to driverName are forbidden."), ("parameters", "updates to parameters are forbidden.")]
-        {
+        for (field, detail) in [
+            ("driverName", "updates to driverName are forbidden."),
+            ("parameters", "updates to parameters are forbidden."),
+        ] {
             if new.get(field) != old.get(field) {
                 causes.push(Cause::forbidden(field, detail));
             }

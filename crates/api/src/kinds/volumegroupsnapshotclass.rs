@@ -26,7 +26,9 @@ pub static VOLUME_GROUP_SNAPSHOT_CLASS: Kind = Kind {
         text_column("DeletionPolicy", "Whether the copies go with their group snapshot."),
         AGE,
     ],
-    row: |class, now| vec![json!(name(class)), cell(class, &["driver"]), cell(class, &["deletionPolicy"]), cells::age(class, now)],
+    row: |class, now| {
+        vec![json!(name(class)), cell(class, &["driver"]), cell(class, &["deletionPolicy"]), cells::age(class, now)]
+    },
     prepare_create,
     prepare_update: prepare_class_update,
     validate: |class, causes| driver_and_policy(&Field::root(class), causes),

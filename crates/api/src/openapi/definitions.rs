@@ -17,7 +17,8 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
     for (name, schema) in &mut definitions {
         let Value::Object(schema) = schema else { continue };
         decorate(name, schema, version);
-        let mut kinds = kinds.iter().filter(|kind| kind.type_name == name).map(|kind| group_version_kind(kind)).peekable();
+        let mut kinds =
+            kinds.iter().filter(|kind| kind.type_name == name).map(|kind| group_version_kind(kind)).peekable();
         if kinds.peek().is_some() {
             schema.insert("x-kubernetes-group-version-kind".to_owned(), kinds.collect());
             // k8s-openapi's types always have metadata; upstream's schemas do not ask for it.
@@ -35,10 +36,15 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
 fn decorate(name: &str, schema: &mut Map<String, Value>, version: Version) {
     match (name, version) {
         (raw::QUANTITY, Version::V2) => set_type(schema, json!({ "type": "string" })),
-        (raw::QUANTITY, Version::V3) => set_type(schema, json!({ "oneOf": [{ "type": "string" }, { "type": "number" }] })),
+        (raw::QUANTITY, Version::V3) => {
+            set_type(schema, json!({ "oneOf": [{ "type": "string" }, { "type": "number" }] }))
+        }
         (INT_OR_STRING, Version::V2) => set_type(schema, json!({ "type": "string", "format": "int-or-string" })),
         (INT_OR_STRING, Version::V3) => {
-            set_type(schema, json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] }));
+            set_type(
+                schema,
+                json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] }),
+            );
         }
         // Swagger 2.0 knows no alternatives.
         (_, Version::V2) => drop(schema.remove("oneOf")),

@@ -13,11 +13,15 @@ const WRITE_PARAMETERS: &[&str] = &["dryRun", "fieldManager", "fieldValidation"]
 pub(super) fn paths(kinds: &[&Kind], version: Version) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in kinds {
-        let prefix =
-            if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) };
+        let prefix = if kind.group.is_empty() {
+            format!("/api/{}", kind.version)
+        } else {
+            format!("/apis/{}/{}", kind.group, kind.version)
+        };
         let operation = |action: &str, parameters: &[&str]| operation(kind, action, parameters, version);
         let every = format!("{prefix}/{}", kind.plural);
-        let collection = if kind.namespaced { format!("{prefix}/namespaces/{{namespace}}/{}", kind.plural) } else { every.clone() };
+        let collection =
+            if kind.namespaced { format!("{prefix}/namespaces/{{namespace}}/{}", kind.plural) } else { every.clone() };
         if kind.namespaced {
             paths.insert(every, json!({ "get": operation("list", &[]) }));
         }

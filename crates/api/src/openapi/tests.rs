@@ -52,7 +52,10 @@ fn gnostic_bytes_hold_what_kubectl_reads() {
     let definitions = first(&document, 9);
     let set = entry(&definitions, 1, "io.k8s.api.apps.v1.StatefulSet");
     let gvk = first(&entry(&set, 31, "x-kubernetes-group-version-kind"), 2);
-    assert_eq!(serde_json::from_slice::<Value>(&gvk).expect("JSON"), json!([{ "group": "apps", "kind": "StatefulSet", "version": "v1" }]));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&gvk).expect("JSON"),
+        json!([{ "group": "apps", "kind": "StatefulSet", "version": "v1" }])
+    );
     assert_eq!(first(&entry(&first(&set, 25), 1, "spec"), 1), b"#/definitions/io.k8s.api.apps.v1.StatefulSetSpec");
     let pod = entry(&definitions, 1, "io.k8s.api.core.v1.PodSpec");
     let containers = entry(&first(&pod, 25), 1, "containers");
@@ -63,7 +66,10 @@ fn gnostic_bytes_hold_what_kubectl_reads() {
     let parameter = first(&first(&first(&first(&patch, 8), 1), 2), 3);
     assert_eq!((first(&parameter, 4), first(&parameter, 2)), (b"dryRun".to_vec(), b"query".to_vec()));
     let gvk = first(&entry(&patch, 13, "x-kubernetes-group-version-kind"), 2);
-    assert_eq!(serde_json::from_slice::<Value>(&gvk).expect("JSON"), json!({ "group": "apps", "kind": "StatefulSet", "version": "v1" }));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&gvk).expect("JSON"),
+        json!({ "group": "apps", "kind": "StatefulSet", "version": "v1" })
+    );
 }
 
 #[test]
@@ -101,11 +107,15 @@ fn version_three_for_explain_and_apply() {
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1");
     let apps = v3_document("apps", "v1").expect("apps");
     let set = &apps["components"]["schemas"]["io.k8s.api.apps.v1.StatefulSet"];
-    assert_eq!(set["properties"]["spec"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.apps.v1.StatefulSetSpec");
+    assert_eq!(
+        set["properties"]["spec"]["allOf"][0]["$ref"],
+        "#/components/schemas/io.k8s.api.apps.v1.StatefulSetSpec"
+    );
     assert_eq!(set["x-kubernetes-group-version-kind"][0]["kind"], "StatefulSet");
     let path = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/statefulsets/{name}"]["patch"];
     assert_eq!(path["x-kubernetes-group-version-kind"]["kind"], "StatefulSet");
-    let names: Vec<&str> = path["parameters"].as_array().expect("parameters").iter().filter_map(|p| p["name"].as_str()).collect();
+    let names: Vec<&str> =
+        path["parameters"].as_array().expect("parameters").iter().filter_map(|p| p["name"].as_str()).collect();
     assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
 }
 

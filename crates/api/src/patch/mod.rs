@@ -61,7 +61,8 @@ impl PatchType {
 /// not fit the object (a failed `test`, a path that is not there, a list item without its merge key).
 /// [`PatchType::Apply`] is a 415 here.
 pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &[u8]) -> Result<Value, Status> {
-    let patch = parse::parse(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
+    let patch =
+        parse::parse(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
     let patched = match patch_type {
         PatchType::Json => json_patch(current, patch)?,
         PatchType::Merge if patch.is_object() => {
@@ -69,7 +70,9 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
             json_patch::merge(&mut patched, &patch);
             patched
         }
-        PatchType::Merge => return Err(Status::bad_request("error decoding patch: a merge patch must be a JSON object")),
+        PatchType::Merge => {
+            return Err(Status::bad_request("error decoding patch: a merge patch must be a JSON object"));
+        }
         PatchType::Strategic => strategic::merge(shape_of(kind.type_name), current, patch)?,
         PatchType::Apply => return Err(Status::unsupported_media_type(PatchType::CONTENT_TYPES)),
     };
@@ -82,7 +85,8 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
 fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {
     let count = patch.as_array().map_or(0, Vec::len);
     if count > MAX_JSON_PATCH_OPERATIONS {
-        let message = format!("The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {count}");
+        let message =
+            format!("The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {count}");
         return Err(Status::new(413, "RequestEntityTooLarge", message));
     }
     let operations: json_patch::Patch =

@@ -6,7 +6,12 @@ use serde_json::Value;
 
 /// Orders a merged list: the items that `order` names in that order; the others keep their place among
 /// the stored ones (`positions`) as far as both can be had, and come after where there is no relation.
-pub(crate) fn arrange(merged: Vec<Value>, order: &[Value], positions: &[Value], identity: impl Fn(&Value) -> Option<String>) -> Vec<Value> {
+pub(crate) fn arrange(
+    merged: Vec<Value>,
+    order: &[Value],
+    positions: &[Value],
+    identity: impl Fn(&Value) -> Option<String>,
+) -> Vec<Value> {
     let index = |items: &[Value]| {
         let mut index = HashMap::new();
         for (at, item) in items.iter().enumerate() {
@@ -17,8 +22,11 @@ pub(crate) fn arrange(merged: Vec<Value>, order: &[Value], positions: &[Value], 
         index
     };
     let (ordered, stored) = (index(order), index(positions));
-    let place = |item: &Value, places: &HashMap<String, usize>| identity(item).and_then(|identity| places.get(&identity).copied());
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(item, &ordered).is_some());
+    let place = |item: &Value, places: &HashMap<String, usize>| {
+        identity(item).and_then(|identity| places.get(&identity).copied())
+    };
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        merged.into_iter().partition(|item| place(item, &ordered).is_some());
     named.sort_by_key(|item| place(item, &ordered));
     others.sort_by_key(|item| place(item, &stored));
     let mut result = Vec::with_capacity(named.len() + others.len());

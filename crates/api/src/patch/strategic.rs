@@ -44,13 +44,19 @@ fn unfit(why: impl std::fmt::Display) -> Status {
 /// The shape of a field and how it is merged; what has no schema is merged like a plain map.
 fn child(shape: Shape, name: &str) -> (Shape, &'static FieldKeys) {
     match shape {
-        Shape::Struct(this) => this.field(name).map_or((Shape::Any, &list_keys::DEFAULT), |field| (field.shape, field.keys)),
+        Shape::Struct(this) => {
+            this.field(name).map_or((Shape::Any, &list_keys::DEFAULT), |field| (field.shape, field.keys))
+        }
         Shape::Map(item) => (*item, &list_keys::DEFAULT),
         _ => (Shape::Any, &list_keys::DEFAULT),
     }
 }
 
-fn merge_map(shape: Shape, mut current: Map<String, Value>, mut patch: Map<String, Value>) -> Result<Map<String, Value>, Status> {
+fn merge_map(
+    shape: Shape,
+    mut current: Map<String, Value>,
+    mut patch: Map<String, Value>,
+) -> Result<Map<String, Value>, Status> {
     match patch.remove(PATCH).as_ref().map(|directive| directive.as_str().unwrap_or("")) {
         None | Some("merge") => {}
         // What replaces is merged into nothing, so that directives and nulls inside it are not stored.
@@ -61,7 +67,9 @@ fn merge_map(shape: Shape, mut current: Map<String, Value>, mut patch: Map<Strin
     if let Some(keys) = patch.remove(RETAIN_KEYS) {
         retain_keys(&mut current, &patch, &keys)?;
     }
-    for name in patch.keys().filter_map(|key| key.strip_prefix(SET_ELEMENT_ORDER).or_else(|| key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST)))
+    for name in patch
+        .keys()
+        .filter_map(|key| key.strip_prefix(SET_ELEMENT_ORDER).or_else(|| key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST)))
     {
         let (_, keys) = child(shape, name);
         if !keys.patch_merge {
@@ -95,7 +103,8 @@ fn merge_map(shape: Shape, mut current: Map<String, Value>, mut patch: Map<Strin
         let (_, keys) = child(shape, &name);
         if let Some(Value::Array(stored)) = current.remove(&name) {
             let positions = stored.clone();
-            current.insert(name, Value::Array(arrange(stored, &order, &positions, |item| identity(item, keys.patch_key))));
+            current
+                .insert(name, Value::Array(arrange(stored, &order, &positions, |item| identity(item, keys.patch_key))));
         }
     }
     Ok(current)
@@ -113,7 +122,8 @@ fn retain_keys(current: &mut Map<String, Value>, patch: &Map<String, Value>, key
     let bad = || bad_patch("invalid patch format of retainKeys");
     let keep: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
     for (name, value) in patch {
-        let name = name.rsplit_once('/').map_or(name.as_str(), |(head, tail)| if head.starts_with('$') { tail } else { name });
+        let name =
+            name.rsplit_once('/').map_or(name.as_str(), |(head, tail)| if head.starts_with('$') { tail } else { name });
         if !value.is_null() && !keep.contains(name) {
             return Err(bad());
         }
@@ -188,7 +198,9 @@ fn merge_list(
         let known = index.get(&identity).copied();
         let before = known.and_then(|at| merged.get_mut(at));
         let after = match (item, before.as_deref()) {
-            (Value::Object(item), Some(Value::Object(before))) => Value::Object(merge_map(shape, before.clone(), item.clone())?),
+            (Value::Object(item), Some(Value::Object(before))) => {
+                Value::Object(merge_map(shape, before.clone(), item.clone())?)
+            }
             (Value::Object(item), _) => Value::Object(merge_map(shape, Map::new(), item.clone())?),
             (scalar, _) => scalar.clone(),
         };
@@ -208,7 +220,11 @@ fn merge_list(
 
 /// Takes out the items that are directives: `$patch: delete` drops the stored items with that key,
 /// `$patch: replace` all of them. Returns what is stored, what is merged into it, whether it replaces.
-fn special_items(key: Option<&str>, mut stored: Vec<Value>, patch: Vec<Value>) -> Result<(Vec<Value>, Vec<Value>, bool), Status> {
+fn special_items(
+    key: Option<&str>,
+    mut stored: Vec<Value>,
+    patch: Vec<Value>,
+) -> Result<(Vec<Value>, Vec<Value>, bool), Status> {
     let mut items = Vec::with_capacity(patch.len());
     let mut gone = HashSet::new();
     let mut replaces = false;
@@ -240,7 +256,9 @@ fn check_order(key: Option<&str>, patch: &[Value], order: &[Value]) -> Result<()
     for item in patch {
         let this = identity(item, key);
         if !wanted.any(|other| other == this) {
-            return Err(bad_patch(format_args!("The order in patch list doesn't match {SET_ELEMENT_ORDER} list at {item}")));
+            return Err(bad_patch(format_args!(
+                "The order in patch list doesn't match {SET_ELEMENT_ORDER} list at {item}"
+            )));
         }
     }
     Ok(())

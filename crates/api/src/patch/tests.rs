@@ -41,7 +41,8 @@ fn strategic_merge_by_key() {
 
 #[test]
 fn strategic_retain_keys_and_set_order_and_primitives() {
-    let volumes = json!({ "volumes": [{ "name": "v", "emptyDir": {} }, { "name": "w", "hostPath": { "path": "/x" } }] });
+    let volumes =
+        json!({ "volumes": [{ "name": "v", "emptyDir": {} }, { "name": "w", "hostPath": { "path": "/x" } }] });
     let patch = json!({ "$setElementOrder/volumes": [{ "name": "v" }], "volumes": [
         { "$retainKeys": ["name", "configMap"], "name": "v", "configMap": { "name": "c" } } ] });
     assert_eq!(
@@ -51,7 +52,10 @@ fn strategic_retain_keys_and_set_order_and_primitives() {
     // A new item carries directives too; none of them may be stored.
     let patch = json!({ "volumes": [{ "$retainKeys": ["name", "emptyDir"], "name": "n", "emptyDir": {} }] });
     assert_eq!(smp(json!({}), patch).expect("merges"), json!({ "volumes": [{ "name": "n", "emptyDir": {} }] }));
-    assert!(smp(volumes, json!({ "volumes": [{ "$retainKeys": ["name"], "name": "v", "emptyDir": {} }] })).is_err_and(|s| s.code == 400));
+    assert!(
+        smp(volumes, json!({ "volumes": [{ "$retainKeys": ["name"], "name": "v", "emptyDir": {} }] }))
+            .is_err_and(|s| s.code == 400)
+    );
 
     let node = json!({ "metadata": { "finalizers": ["a", "b", "c"] } });
     let patch =
@@ -63,7 +67,8 @@ fn strategic_retain_keys_and_set_order_and_primitives() {
 #[test]
 fn strategic_directives_on_maps() {
     let spec = json!({ "nodeSelector": { "a": "1", "b": "2" }, "tolerations": [{ "key": "x" }] });
-    let replaced = smp(spec.clone(), json!({ "nodeSelector": { "$patch": "replace", "c": "3" }, "tolerations": [] })).expect("merges");
+    let replaced = smp(spec.clone(), json!({ "nodeSelector": { "$patch": "replace", "c": "3" }, "tolerations": [] }))
+        .expect("merges");
     assert_eq!(replaced, json!({ "nodeSelector": { "c": "3" }, "tolerations": [] }));
     let deleted = smp(spec.clone(), json!({ "nodeSelector": { "$patch": "delete" } })).expect("merges");
     assert_eq!(deleted["nodeSelector"], json!({}));
@@ -79,7 +84,8 @@ fn strategic_directives_on_maps() {
 #[test]
 fn an_item_patch_of_replace_replaces_the_list_as_upstream_does() {
     let spec = json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
-    let patched = smp(spec, json!({ "containers": [{ "$patch": "replace" }, { "name": "z" }, { "name": "c" }] })).expect("merges");
+    let patched = smp(spec, json!({ "containers": [{ "$patch": "replace" }, { "name": "z" }, { "name": "c" }] }))
+        .expect("merges");
     assert_eq!(patched, json!({ "containers": [{ "name": "z" }, { "name": "c" }] }));
 }
 
@@ -92,7 +98,8 @@ fn json_and_merge_patches() {
     let json = patch(PatchType::Json, r#"[{"op":"test","path":"/spec/x/0","value":1},{"op":"remove","path":"/spec"}]"#);
     assert_eq!(json, Ok(json!({ "metadata": { "labels": { "a": "1" } } })));
     let failed =
-        patch(PatchType::Json, r#"[{"op":"remove","path":"/spec"},{"op":"test","path":"/metadata","value":1}]"#).expect_err("test fails");
+        patch(PatchType::Json, r#"[{"op":"remove","path":"/spec"},{"op":"test","path":"/metadata","value":1}]"#)
+            .expect_err("test fails");
     assert_eq!((failed.code, failed.reason), (422, "Invalid"));
     assert_eq!(failed.message, "the server rejected our request due to an error in our request");
     for bad in ["", "{", "[1]", r#"{"op":"add"}"#, r#"[{"op":"zap","path":"/a"}]"#] {

@@ -136,7 +136,10 @@ fn parse(text: &'static str) -> BTreeMap<&'static str, Vec<Field>> {
             continue;
         }
         let mut words = line.split_whitespace();
-        let (Some(Ok(number)), Some(name), Some(type_)) = (words.next().map(str::parse), words.next(), words.next()) else { continue };
+        let (Some(Ok(number)), Some(name), Some(type_)) = (words.next().map(str::parse), words.next(), words.next())
+        else {
+            continue;
+        };
         let (repeat, type_) = match (type_.strip_prefix('*'), type_.strip_prefix('%')) {
             (Some(item), _) => (Repeat::List, item),
             (_, Some(item)) => (Repeat::Map, item),
@@ -192,12 +195,16 @@ fn guess(api_version: &str, kind: &str) -> String {
 fn read_as(type_name: &str, api_version: &str, kind: &str, raw: &[u8]) -> Result<Value, Status> {
     let message = type_name.strip_prefix("io.k8s.").unwrap_or(type_name);
     if !MESSAGES.contains_key(message) {
-        return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {api_version:?} in protobuf")));
+        return Err(Status::bad_request(format!(
+            "no kind {kind:?} is registered for version {api_version:?} in protobuf"
+        )));
     }
     let shape = shape_of(type_name);
     let mut object = Map::new();
     fields(message, structure(shape), raw, &mut object, 0).ok_or_else(|| {
-        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged"))
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged"
+        ))
     })?;
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
@@ -238,7 +245,11 @@ fn structure(shape: Shape) -> Option<&'static Struct> {
 /// The JSON name and shape of a field; `None` for one that is inlined in JSON.
 fn json_name(this: Option<&'static Struct>, name: &'static str) -> Option<(&'static str, Shape)> {
     match this {
-        Some(this) => this.fields().iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| (field.name, field.shape)),
+        Some(this) => this
+            .fields()
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| (field.name, field.shape)),
         None => UNSCHEMED.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|known| (*known, Shape::Any)),
     }
 }
@@ -252,7 +263,13 @@ fn item(shape: Shape) -> Shape {
 
 /// Reads a message's fields into a JSON object. `None` for bytes that are no such message. Fields that are not known
 /// are left out, as upstream does.
-fn fields(message: &str, this: Option<&'static Struct>, bytes: &[u8], into: &mut Map<String, Value>, depth: usize) -> Option<()> {
+fn fields(
+    message: &str,
+    this: Option<&'static Struct>,
+    bytes: &[u8],
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Option<()> {
     if depth > MAX_DEPTH {
         return None;
     }
@@ -472,7 +489,8 @@ mod tests {
     #[test]
     fn what_kubectl_sends_is_read() {
         let read = read(&kinds::CONFIG_MAP, CONFIG_MAP);
-        let wanted = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "x": "y" } });
+        let wanted =
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "x": "y" } });
         assert_eq!(read, Ok(wanted));
     }
 
@@ -489,7 +507,10 @@ mod tests {
             }
         }
         assert_eq!(read(&kinds::CONFIG_MAP, b"{}").map_err(|status| status.code), Err(400));
-        assert_eq!(read(&kinds::CONFIG_MAP, &CONFIG_MAP[..CONFIG_MAP.len() - 9]).map_err(|status| status.code), Err(400));
+        assert_eq!(
+            read(&kinds::CONFIG_MAP, &CONFIG_MAP[..CONFIG_MAP.len() - 9]).map_err(|status| status.code),
+            Err(400)
+        );
     }
 
     #[test]

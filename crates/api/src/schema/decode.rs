@@ -61,21 +61,31 @@ pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> R
     decode_with(kind, object, validation, Vec::new())
 }
 
-fn decode_with(kind: &Kind, object: &mut Value, validation: FieldValidation, strict: Vec<String>) -> Result<Vec<String>, Status> {
+fn decode_with(
+    kind: &Kind,
+    object: &mut Value,
+    validation: FieldValidation,
+    strict: Vec<String>,
+) -> Result<Vec<String>, Status> {
     type_meta(kind, object)?;
     let mut walk = Walk { path: Vec::new(), strict, owner: kind.kind };
     walk.value(shape_of(kind.type_name), object).map_err(|why| unfit(kind, &why))?;
     let mut strict = walk.strict;
     strict.truncate(MAX_STRICT_ERRORS);
     match validation {
-        FieldValidation::Strict if !strict.is_empty() => Err(unfit(kind, &format!("strict decoding error: {}", strict.join(", ")))),
+        FieldValidation::Strict if !strict.is_empty() => {
+            Err(unfit(kind, &format!("strict decoding error: {}", strict.join(", "))))
+        }
         FieldValidation::Warn => Ok(strict),
         _ => Ok(Vec::new()),
     }
 }
 
 fn unfit(kind: &Kind, why: &str) -> Status {
-    Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version, kind.kind))
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        kind.kind, kind.version, kind.kind
+    ))
 }
 
 /// Makes `apiVersion` and `kind` agree with the endpoint.
@@ -91,7 +101,9 @@ fn type_meta(kind: &Kind, object: &mut Value) -> Result<(), Status> {
         "" => {}
         given if given == api_version => {}
         given => {
-            let why = format!("the API version in the data ({given}) does not match the expected API version ({api_version})");
+            let why = format!(
+                "the API version in the data ({given}) does not match the expected API version ({api_version})"
+            );
             return Err(Status::bad_request(why));
         }
     }
@@ -142,7 +154,9 @@ impl Walk {
             (Shape::Bool, Value::Bool(_)) | (Shape::Double, Value::Number(_)) => Ok(()),
             (Shape::String | Shape::IntOrString, Value::String(_)) => Ok(()),
             (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
-            (Shape::Int32 | Shape::IntOrString, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
+            (Shape::Int32 | Shape::IntOrString, Value::Number(number))
+                if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
+            {
                 Ok(())
             }
             (Shape::Quantity, value @ (Value::Number(_) | Value::String(_))) => {
@@ -235,13 +249,23 @@ impl Walk {
     fn mismatch(&self, shape: Shape, value: &Value) -> String {
         let found = match value {
             // Go names the number where a number was expected but this one does not fit.
-            Value::Number(number) if matches!(shape, Shape::Int32 | Shape::Int64 | Shape::IntOrString) => format!("number {number}"),
+            Value::Number(number) if matches!(shape, Shape::Int32 | Shape::Int64 | Shape::IntOrString) => {
+                format!("number {number}")
+            }
             other => go_kind(other).to_owned(),
         };
         // Go's path has the fields only, without list indices and map keys of its own.
-        let fields: Vec<&str> =
-            self.path.iter().filter_map(|step| if let Step::Field(name) = step { Some(name.as_str()) } else { None }).collect();
-        format!("json: cannot unmarshal {found} into Go struct field {}.{} of type {}", self.owner, fields.join("."), go_type(shape))
+        let fields: Vec<&str> = self
+            .path
+            .iter()
+            .filter_map(|step| if let Step::Field(name) = step { Some(name.as_str()) } else { None })
+            .collect();
+        format!(
+            "json: cannot unmarshal {found} into Go struct field {}.{} of type {}",
+            self.owner,
+            fields.join("."),
+            go_type(shape)
+        )
     }
 }
 
@@ -260,7 +284,9 @@ fn zero(shape: Shape) -> Value {
 fn check_time(text: &str) -> Result<(), String> {
     match text.parse::<Timestamp>() {
         Ok(_) => Ok(()),
-        Err(_) => Err(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\"")),
+        Err(_) => {
+            Err(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""))
+        }
     }
 }
 
@@ -321,12 +347,18 @@ mod tests {
     fn type_errors_are_gos() {
         let kind = &kinds::STATEFUL_SET;
         let table = [
-            (json!({ "replicas": "3" }), "cannot unmarshal string into Go struct field StatefulSetSpec.spec.replicas of type int32"),
+            (
+                json!({ "replicas": "3" }),
+                "cannot unmarshal string into Go struct field StatefulSetSpec.spec.replicas of type int32",
+            ),
             (
                 json!({ "replicas": 99999999999i64 }),
                 "cannot unmarshal number 99999999999 into Go struct field StatefulSetSpec.spec.replicas of type int32",
             ),
-            (json!({ "replicas": 1.5 }), "cannot unmarshal number 1.5 into Go struct field StatefulSetSpec.spec.replicas of type int32"),
+            (
+                json!({ "replicas": 1.5 }),
+                "cannot unmarshal number 1.5 into Go struct field StatefulSetSpec.spec.replicas of type int32",
+            ),
             (
                 json!({ "template": { "spec": { "containers": [{ "env": [{ "name": "A", "value": 1 }] }] } } }),
                 "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string",
@@ -338,7 +370,10 @@ mod tests {
         ];
         for (spec, why) in table {
             let status = decode(kind, &mut sts(spec), FieldValidation::Ignore).expect_err("a type error");
-            assert_eq!(status.message, format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: json: {why}"));
+            assert_eq!(
+                status.message,
+                format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: json: {why}")
+            );
             assert_eq!((status.code, status.reason), (400, "BadRequest"));
         }
     }
@@ -364,7 +399,10 @@ mod tests {
         let refused = decode_bytes(kind, body, FieldValidation::Strict).expect_err("strict");
         assert_eq!(
             refused.message,
-            format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: strict decoding error: {}", fields.join(", "))
+            format!(
+                "StatefulSet in version \"v1\" cannot be handled as a StatefulSet: strict decoding error: {}",
+                fields.join(", ")
+            )
         );
     }
 
@@ -390,7 +428,10 @@ mod tests {
     fn another_kind_is_refused() {
         let mut pod = json!({ "apiVersion": "v1", "kind": "Pod" });
         let status = decode(&kinds::STATEFUL_SET, &mut pod, FieldValidation::Ignore).expect_err("another kind");
-        assert_eq!(status.message, "the API version in the data (v1) does not match the expected API version (apps/v1)");
+        assert_eq!(
+            status.message,
+            "the API version in the data (v1) does not match the expected API version (apps/v1)"
+        );
         assert!(decode(&kinds::POD, &mut json!({ "kind": "Secret" }), FieldValidation::Ignore).is_err());
         assert!(decode(&kinds::POD, &mut json!([]), FieldValidation::Ignore).is_err());
     }

@@ -30,7 +30,8 @@ pub struct FieldKeys {
 }
 
 /// What holds for a field that the table does not name.
-pub static DEFAULT: FieldKeys = FieldKeys { list_type: ListType::Default, patch_merge: false, patch_key: None, retain_keys: false };
+pub static DEFAULT: FieldKeys =
+    FieldKeys { list_type: ListType::Default, patch_merge: false, patch_key: None, retain_keys: false };
 
 /// What the table says of one type.
 #[derive(Default)]

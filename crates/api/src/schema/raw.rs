@@ -1,4 +1,5 @@
-//! k8s-openapi's JSON schemas as they are, with their descriptions, and those of our own types. Made on demand, never kept.
+//! k8s-openapi's JSON schemas as they are, with their descriptions, and those of our own types. Made on demand, never
+//! kept.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -27,7 +28,10 @@ pub fn definitions_of(type_names: &[&str], definitions_path: &'static str) -> Ma
     let roots: Vec<(String, Value)> = type_names.iter().filter_map(schema).collect();
     let mut definitions = generator.take_definitions(false);
     definitions.extend(roots);
-    definitions.iter_mut().filter(|(name, _)| name.starts_with(snapshots::PREFIX)).for_each(|(_, own)| snapshots::in_upstreams_form(own));
+    definitions
+        .iter_mut()
+        .filter(|(name, _)| name.starts_with(snapshots::PREFIX))
+        .for_each(|(_, own)| snapshots::in_upstreams_form(own));
     definitions
 }
 

@@ -108,7 +108,12 @@ fn is_struct(schema: &Value) -> bool {
     schema.get("properties").is_some_and(Value::is_object)
 }
 
-fn fill(name: &str, schema: &Value, definitions: &Map<String, Value>, types: &mut HashMap<&'static str, &'static Struct>) {
+fn fill(
+    name: &str,
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    types: &mut HashMap<&'static str, &'static Struct>,
+) {
     let this = intern(name, types);
     let properties = schema.get("properties").and_then(Value::as_object);
     let mut fields: Vec<Field> = properties
@@ -130,12 +135,17 @@ fn intern(name: &str, types: &mut HashMap<&'static str, &'static Struct>) -> &'s
         return known;
     }
     let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    let new: &'static Struct = Box::leak(Box::new(Struct { name, atomic: list_keys::is_atomic(name), fields: OnceLock::new() }));
+    let new: &'static Struct =
+        Box::leak(Box::new(Struct { name, atomic: list_keys::is_atomic(name), fields: OnceLock::new() }));
     types.insert(name, new);
     new
 }
 
-fn shape(schema: &Value, definitions: &Map<String, Value>, types: &mut HashMap<&'static str, &'static Struct>) -> Shape {
+fn shape(
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    types: &mut HashMap<&'static str, &'static Struct>,
+) -> Shape {
     if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/")) {
         return match definitions.get(name) {
             _ if name == raw::QUANTITY => Shape::Quantity,
@@ -165,7 +175,11 @@ fn shape(schema: &Value, definitions: &Map<String, Value>, types: &mut HashMap<&
     }
 }
 
-fn leak(inner: Option<&Value>, definitions: &Map<String, Value>, types: &mut HashMap<&'static str, &'static Struct>) -> &'static Shape {
+fn leak(
+    inner: Option<&Value>,
+    definitions: &Map<String, Value>,
+    types: &mut HashMap<&'static str, &'static Struct>,
+) -> &'static Shape {
     match inner.map_or(Shape::Any, |inner| shape(inner, definitions, types)) {
         Shape::String => &Shape::String,
         Shape::Any => &Shape::Any,
@@ -191,7 +205,9 @@ mod tests {
         let Shape::Struct(set) = shape_of("io.k8s.api.apps.v1.StatefulSet") else { panic!("a struct") };
         let mut current = set;
         for name in ["spec", "template", "spec"] {
-            let Some(Field { shape: Shape::Struct(next), .. }) = current.field(name) else { panic!("{name} is a struct") };
+            let Some(Field { shape: Shape::Struct(next), .. }) = current.field(name) else {
+                panic!("{name} is a struct")
+            };
             current = next;
         }
         assert_eq!(current.go_name(), "PodSpec");

@@ -57,7 +57,9 @@ impl Representation {
             match parameters.iter().find_map(|parameter| parameter.strip_prefix("as=")) {
                 None => Some(Self::Object),
                 Some("Table") if parameters.contains(&"v=v1") => Some(Self::Table),
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") if parameters.contains(&"v=v1") => Some(Self::Partial),
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList") if parameters.contains(&"v=v1") => {
+                    Some(Self::Partial)
+                }
                 Some(_) => None,
             }
         })
@@ -130,8 +132,9 @@ mod tests {
     #[test]
     fn rows_carry_what_was_asked_for() {
         let object = json!({ "kind": "Pod", "metadata": { "name": "a" }, "spec": {} });
-        let rows =
-            |include, headers| table(&kinds::POD, [&object], json!({ "resourceVersion": "7" }), include, headers, Timestamp::UNIX_EPOCH);
+        let rows = |include, headers| {
+            table(&kinds::POD, [&object], json!({ "resourceVersion": "7" }), include, headers, Timestamp::UNIX_EPOCH)
+        };
         assert_eq!(rows(IncludeObject::None, true)["rows"][0].get("object"), None);
         assert_eq!(rows(IncludeObject::Metadata, true)["rows"][0]["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(rows(IncludeObject::Object, false)["rows"][0]["object"], object);

@@ -70,7 +70,11 @@ fn manifests() -> [Value; 2] {
 pub async fn run(client: &Client, screen: &Screen, started: Started) -> Result<()> {
     let begun = Instant::now();
     screen.title("Mainstay: what a StatefulSet promises, on a real cluster made for this minute");
-    screen.line(&format!("API ready after {}, node ready after {}", screen::millis(started.api), screen::millis(started.node)));
+    screen.line(&format!(
+        "API ready after {}, node ready after {}",
+        screen::millis(started.api),
+        screen::millis(started.node)
+    ));
     let mut demo = Demo { client, screen, pods: Pods::watch(client.clone()), times: Vec::new() };
     demo.times.push(("exec to API ready", started.api));
     demo.times.push(("exec to node Ready", started.node));
@@ -98,7 +102,9 @@ struct Demo<'a> {
 impl Demo<'_> {
     async fn start(&mut self) -> Result<()> {
         self.screen.title("1. Ordered start: each pod waits until the one before it is Ready");
-        self.screen.command("kubectl apply -f demo.yaml     # headless Service web, StatefulSet web: 3 replicas, a claim each");
+        self.screen.command(
+            "kubectl apply -f demo.yaml     # headless Service web, StatefulSet web: 3 replicas, a claim each",
+        );
         let begun = Instant::now();
         let [service, set] = manifests();
         self.client.create(&kinds::SERVICE, NAMESPACE, &service).await.context("making the Service")?;
@@ -108,7 +114,8 @@ impl Demo<'_> {
         self.table().await
     }
 
-    /// Waits until the pods of `ordinals` are Ready and checks that none was there before its predecessor was Ready (S4).
+    /// Waits until the pods of `ordinals` are Ready and checks that none was there before its predecessor was Ready
+    /// (S4).
     async fn grow(&mut self, ordinals: std::ops::Range<usize>, begun: Instant) -> Result<()> {
         let mut next = ordinals.start;
         while next < ordinals.end {
@@ -132,7 +139,11 @@ impl Demo<'_> {
         let mut volumes = BTreeMap::new();
         for pod in self.pods.all() {
             let claim = format!("data-{}", pod.name);
-            let bound = claims["items"].as_array().into_iter().flatten().find(|item| item["metadata"]["name"] == claim.as_str());
+            let bound = claims["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|item| item["metadata"]["name"] == claim.as_str());
             let volume = bound.and_then(|claim| claim["spec"]["volumeName"].as_str()).unwrap_or("").to_owned();
             ensure!(!volume.is_empty(), "claim {claim} is not bound");
             if let Some(other) = volumes.insert(volume.clone(), pod.name.clone()) {
@@ -140,7 +151,14 @@ impl Demo<'_> {
             }
             let page = self.page(&pod.name).await?;
             ensure!(page.contains(&format!("pod {0} host {0} ", pod.name)), "the page of {} says: {page}", pod.name);
-            rows.push([pod.name.clone(), short(&pod.uid), pod.ip.clone(), claim, short(volume.trim_start_matches("pvc-")), page]);
+            rows.push([
+                pod.name.clone(),
+                short(&pod.uid),
+                pod.ip.clone(),
+                claim,
+                short(volume.trim_start_matches("pvc-")),
+                page,
+            ]);
         }
         self.screen.table(&rows);
         Ok(())
@@ -156,16 +174,24 @@ impl Demo<'_> {
 
     async fn visits(&self, pod: &str) -> Result<u64> {
         let page = self.page(pod).await?;
-        page.rsplit(' ').next().and_then(|count| count.parse().ok()).with_context(|| format!("the page of {pod} says: {page}"))
+        page.rsplit(' ')
+            .next()
+            .and_then(|count| count.parse().ok())
+            .with_context(|| format!("the page of {pod} says: {page}"))
     }
 
     /// Runs `lookup` inside a pod and gives its lines.
     async fn lookup(&self, from: &str, name: &str, record_type: &str) -> Result<Vec<String>> {
         self.screen.command(&format!("kubectl exec {from} -- /mainstay lookup {name} {record_type}"));
         let command = ["/mainstay", "lookup", name, record_type];
-        let output = self.client.exec(NAMESPACE, from, "web", &command).await.with_context(|| format!("exec in {from}"))?;
+        let output =
+            self.client.exec(NAMESPACE, from, "web", &command).await.with_context(|| format!("exec in {from}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.code == 0, "lookup {name} {record_type} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.code == 0,
+            "lookup {name} {record_type} failed: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.iter().for_each(|line| self.screen.line(line));
         Ok(lines)
@@ -174,11 +200,15 @@ impl Demo<'_> {
     async fn names(&self) -> Result<()> {
         self.screen.title("2. Stable names: asked inside web-0, of the cluster's DNS");
         let all = self.lookup("web-0", "web", "A").await?;
-        let mut wanted: Vec<String> = self.pods.all().map(|pod| format!("web.default.svc.cluster.local A {}", pod.ip)).collect();
+        let mut wanted: Vec<String> =
+            self.pods.all().map(|pod| format!("web.default.svc.cluster.local A {}", pod.ip)).collect();
         wanted.sort();
         ensure!(all == wanted, "the Service's addresses are not the pods'");
         let services = self.lookup("web-0", "_http._tcp.web", "SRV").await?;
-        ensure!(services.len() == 3 && services[0].contains("web-0.web.default.svc.cluster.local"), "SRV records do not name the pods");
+        ensure!(
+            services.len() == 3 && services[0].contains("web-0.web.default.svc.cluster.local"),
+            "SRV records do not name the pods"
+        );
         let one = self.lookup("web-0", "web-1.web", "A").await?;
         let ip = self.pods.ip("web-1").unwrap_or_default();
         ensure!(one == [format!("web-1.web.default.svc.cluster.local A {ip}")], "web-1.web is not web-1");
@@ -227,7 +257,10 @@ impl Demo<'_> {
                     last -= 1;
                 }
                 Seen::Pod { name, terminating } => {
-                    ensure!(!terminating || name == format!("web-{last}"), "{name} is deleted while web-{last} is still there");
+                    ensure!(
+                        !terminating || name == format!("web-{last}"),
+                        "{name} is deleted while web-{last} is still there"
+                    );
                 }
             }
         }
@@ -237,7 +270,10 @@ impl Demo<'_> {
 
     async fn scale_to(&self, replicas: u64) -> Result<()> {
         let patch = json!({"spec": {"replicas": replicas}});
-        self.client.patch(&kinds::STATEFUL_SET, NAMESPACE, "web", "scale", PatchType::Merge, &patch).await.context("scaling")?;
+        self.client
+            .patch(&kinds::STATEFUL_SET, NAMESPACE, "web", "scale", PatchType::Merge, &patch)
+            .await
+            .context("scaling")?;
         Ok(())
     }
 

@@ -41,7 +41,8 @@ impl Screen {
 
     /// Rows with the first as heading, in columns.
     pub fn table<const N: usize>(&self, rows: &[[String; N]]) {
-        let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+        let widths: [usize; N] =
+            std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
         for (place, row) in rows.iter().enumerate() {
             let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             let line = cells.join("   ");
@@ -52,5 +53,9 @@ impl Screen {
 
 /// `123 ms`, or `4.56 s` from ten seconds on.
 pub fn millis(took: Duration) -> String {
-    if took < Duration::from_secs(10) { format!("{} ms", took.as_millis()) } else { format!("{:.2} s", took.as_secs_f64()) }
+    if took < Duration::from_secs(10) {
+        format!("{} ms", took.as_millis())
+    } else {
+        format!("{:.2} s", took.as_secs_f64())
+    }
 }

@@ -25,7 +25,9 @@ fn resolv_conf() -> Result<ResolvConf> {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("nameserver") => {
-                conf.servers.extend(words.next().and_then(|word| word.parse().ok()).map(|address: IpAddr| SocketAddr::new(address, 53)));
+                conf.servers.extend(
+                    words.next().and_then(|word| word.parse().ok()).map(|address: IpAddr| SocketAddr::new(address, 53)),
+                );
             }
             Some("search") => conf.search = words.map(str::to_owned).collect(),
             Some("options") => {
@@ -81,7 +83,8 @@ fn ask(name: &str, record_type: RecordType, conf: &ResolvConf) -> Result<Message
 
 /// Asks for a name's records by the search list; one line per record, sorted: `name type data`.
 pub fn lookup(name: &str, record_type: &str) -> Result<Vec<String>> {
-    let wanted: RecordType = record_type.to_ascii_uppercase().parse().with_context(|| format!("record type {record_type}"))?;
+    let wanted: RecordType =
+        record_type.to_ascii_uppercase().parse().with_context(|| format!("record type {record_type}"))?;
     let conf = resolv_conf()?;
     let names = match (wanted, name.parse::<Ipv4Addr>()) {
         (RecordType::PTR, Ok(address)) => {
@@ -96,7 +99,9 @@ pub fn lookup(name: &str, record_type: &str) -> Result<Vec<String>> {
         let mut lines: Vec<String> = answer
             .answers
             .iter()
-            .map(|record| format!("{} {} {}", record.name.to_ascii().trim_end_matches('.'), record.record_type(), record.data))
+            .map(|record| {
+                format!("{} {} {}", record.name.to_ascii().trim_end_matches('.'), record.record_type(), record.data)
+            })
             .collect();
         if !lines.is_empty() {
             lines.sort();
@@ -136,9 +141,15 @@ mod tests {
 
     #[test]
     fn short_names_are_searched_first() {
-        let conf =
-            ResolvConf { servers: Vec::new(), search: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()], ndots: 5 };
-        assert_eq!(candidates("web-0.web", &conf), ["web-0.web.default.svc.cluster.local", "web-0.web.svc.cluster.local", "web-0.web"]);
+        let conf = ResolvConf {
+            servers: Vec::new(),
+            search: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()],
+            ndots: 5,
+        };
+        assert_eq!(
+            candidates("web-0.web", &conf),
+            ["web-0.web.default.svc.cluster.local", "web-0.web.svc.cluster.local", "web-0.web"]
+        );
         assert_eq!(candidates("example.org.", &conf), ["example.org"]);
     }
 }

@@ -32,7 +32,8 @@ pub fn get(server: SocketAddr, host: &str, path: &str) -> Result<String> {
 /// The page at a URL: `http://host[:port][/path]`.
 pub fn fetch(url: &str) -> Result<String> {
     let rest = url.strip_prefix("http://").context("only http:// addresses can be fetched")?;
-    let (authority, path) = rest.split_once('/').map_or((rest, "/".to_owned()), |(authority, path)| (authority, format!("/{path}")));
+    let (authority, path) =
+        rest.split_once('/').map_or((rest, "/".to_owned()), |(authority, path)| (authority, format!("/{path}")));
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().with_context(|| format!("port {port}"))?),
         None => (authority, 80),

@@ -1,4 +1,5 @@
-//! The tools of the demonstration's image, which has no shell: a web server with a counter, a DNS client, an HTTP client.
+//! The tools of the demonstration's image, which has no shell: a web server with a counter, a DNS client, an HTTP
+//! client.
 
 mod dns;
 mod http;

@@ -15,7 +15,8 @@ const MAX_HEAD: u64 = 16 << 10;
 
 /// Serves until it is killed. `/` counts a visit; `/healthz` does not.
 pub fn serve(data: &Path, port: u16) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("listening on port {port}"))?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("listening on port {port}"))?;
     end_on_sigterm()?;
     println!("listening on port {port}, counter in {}", data.join("visits").display());
     for stream in listener.incoming() {
@@ -31,7 +32,8 @@ pub fn serve(data: &Path, port: u16) -> Result<()> {
 /// visit is on disk before it is answered.
 fn end_on_sigterm() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let mut terminate = runtime.block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) })?;
+    let mut terminate =
+        runtime.block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) })?;
     std::thread::spawn(move || {
         runtime.block_on(terminate.recv());
         std::process::exit(0);
@@ -59,7 +61,10 @@ fn answer(mut stream: &TcpStream, data: &Path) -> Result<()> {
         }
         _ => ("404 Not Found", "not found\n".to_owned()),
     };
-    let head = format!("HTTP/1.0 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.0 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all((head + &body).as_bytes())?;
     Ok(())
 }

@@ -31,8 +31,14 @@ mod tests;
 /// The label that keeps the pods of one template apart from those of the next.
 const HASH_LABEL: &str = "pod-template-hash";
 /// Annotations of the Deployment that its ReplicaSets don't get.
-const NOT_COPIED: [&str; 6] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+const NOT_COPIED: [&str; 6] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    REVISION_HISTORY,
+    DESIRED,
+    MAX,
+    "deprecated.deployment.rollback.to",
+];
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -55,17 +61,22 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     } else if change.kind == &REPLICA_SET {
         for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
             match controller_of(meta) {
-                Some(owner) if owner.kind == DEPLOYMENT.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
+                Some(owner) if owner.kind == DEPLOYMENT.kind => {
+                    wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
+                }
                 Some(_) => {}
                 None => in_namespace(&after.deployments, namespace)
                     .filter(|(_, deployment)| selects(&deployment.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }
-    } else if change.kind == &POD && (change.new.is_none() || after.pods.get(&change.key).is_some_and(|pod| is_finished(pod))) {
+    } else if change.kind == &POD
+        && (change.new.is_none() || after.pods.get(&change.key).is_some_and(|pod| is_finished(pod)))
+    {
         // Recreate waits for the old pods to be gone, which no count of a ReplicaSet says.
         let owner = change.old.as_ref().or(change.new.as_ref()).and_then(|meta| controller_of(&meta.metadata));
-        let set = owner.and_then(|owner| before.replica_sets.get(&ObjectKey::new(namespace.clone(), owner.name.as_str())));
+        let set =
+            owner.and_then(|owner| before.replica_sets.get(&ObjectKey::new(namespace.clone(), owner.name.as_str())));
         if let Some(owner) = set.and_then(|set| controller_of(&set.metadata)) {
             wake(ObjectKey::new(namespace.clone(), owner.name.as_str()));
         }
@@ -99,9 +110,11 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let mut sets = owner.sort(&REPLICA_SET, all, |set| &set.metadata, |_| matching, &mut ownership);
     sets.sort_by_key(|set| (set.metadata.creation_timestamp.as_ref().map(|time| time.0), &set.metadata.name));
     let template = history::normal(&DEPLOYMENT, &deployment.spec.template);
-    let same = |set: &&ReplicaSet| set.spec.template.as_ref().is_some_and(|of| history::normal(&DEPLOYMENT, of) == template);
+    let same =
+        |set: &&ReplicaSet| set.spec.template.as_ref().is_some_and(|of| history::normal(&DEPLOYMENT, of) == template);
     let new = sets.iter().copied().find(same);
-    let old: Vec<&ReplicaSet> = sets.into_iter().filter(|set| !new.is_some_and(|new| std::ptr::eq(*set, new))).collect();
+    let old: Vec<&ReplicaSet> =
+        sets.into_iter().filter(|set| !new.is_some_and(|new| std::ptr::eq(*set, new))).collect();
     let of_old = |pod: &k8s_openapi::api::core::v1::Pod| {
         let owner = controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
         owner.is_some() && old.iter().any(|set| set.metadata.uid.as_deref() == owner)
@@ -138,7 +151,8 @@ impl<'a> Observed<'a> {
 
     /// The revision that the new ReplicaSet has or shall have.
     fn revision(&self) -> i64 {
-        let next = self.old.iter().filter_map(|set| annotated::<i64>(set, REVISION)).max().unwrap_or(0).saturating_add(1);
+        let next =
+            self.old.iter().filter_map(|set| annotated::<i64>(set, REVISION)).max().unwrap_or(0).saturating_add(1);
         self.new.and_then(|new| annotated(new, REVISION)).map_or(next, |own: i64| own.max(next))
     }
 }
@@ -155,7 +169,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         d.events.push(Event::warning(&DEPLOYMENT, &o.deployment.metadata, "SelectingAll", message));
         return d;
     }
-    let scaling = o.active().iter().any(|set| annotated(set, DESIRED).is_some_and(|desired: i32| desired != o.plan.replicas));
+    let scaling =
+        o.active().iter().any(|set| annotated(set, DESIRED).is_some_and(|desired: i32| desired != o.plan.replicas));
     // Each ReplicaSet is written once: what a step wants of it is gathered first.
     let mut sizes: BTreeMap<&str, i32> = BTreeMap::new();
     let mut made = None;
@@ -183,7 +198,13 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
 }
 
 /// RollingUpdate: grow the new one as far as surge allows; when it can't grow, shrink the old ones.
-fn roll<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>, made: &mut Option<String>, collisions: &mut i32, d: &mut Decision) {
+fn roll<'a>(
+    o: &Observed<'a>,
+    sizes: &mut BTreeMap<&'a str, i32>,
+    made: &mut Option<String>,
+    collisions: &mut i32,
+    d: &mut Decision,
+) {
     let total: i32 = o.all().map(size).sum();
     let Some(new) = o.new else {
         *made = make(o, o.plan.size_of_new(0, total), collisions, d);
@@ -198,7 +219,13 @@ fn roll<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>, made: &mut Opt
 }
 
 /// Recreate: the old ones to nothing; the new one only when no pod of theirs is left.
-fn recreate<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>, made: &mut Option<String>, collisions: &mut i32, d: &mut Decision) {
+fn recreate<'a>(
+    o: &Observed<'a>,
+    sizes: &mut BTreeMap<&'a str, i32>,
+    made: &mut Option<String>,
+    collisions: &mut i32,
+    d: &mut Decision,
+) {
     let active: Vec<_> = o.old.iter().filter(|set| size(set) > 0).collect();
     if !active.is_empty() || o.old_pods {
         sizes.extend(active.into_iter().map(|set| (name(set), 0)));
@@ -213,7 +240,8 @@ fn recreate<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>, made: &mut
     }
 }
 
-/// `spec.replicas` changed, or the rollout is paused: what is active is scaled, in proportion where it is more than one.
+/// `spec.replicas` changed, or the rollout is paused: what is active is scaled, in proportion where it is more than
+/// one.
 fn scale<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>) {
     let active = o.active();
     if let [] | [_] = active.as_slice() {
@@ -222,7 +250,9 @@ fn scale<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>) {
         return;
     }
     let saturated = o.new.is_some_and(|new| {
-        size(new) == o.plan.replicas && annotated(new, DESIRED) == Some(o.plan.replicas) && available(new) == o.plan.replicas
+        size(new) == o.plan.replicas
+            && annotated(new, DESIRED) == Some(o.plan.replicas)
+            && available(new) == o.plan.replicas
     });
     if saturated {
         sizes.extend(o.old.iter().map(|set| (name(set), 0)));
@@ -274,7 +304,8 @@ fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> 
 }
 
 fn copied(o: &Observed) -> BTreeMap<String, String> {
-    let all = o.deployment.metadata.annotations.iter().flatten().filter(|(name, _)| !NOT_COPIED.contains(&name.as_str()));
+    let all =
+        o.deployment.metadata.annotations.iter().flatten().filter(|(name, _)| !NOT_COPIED.contains(&name.as_str()));
     all.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
@@ -284,7 +315,8 @@ fn scaled_event(o: &Observed, name: &str, from: i32, to: i32) -> Event {
     Event::normal(&DEPLOYMENT, &o.deployment.metadata, "ScalingReplicaSet", message)
 }
 
-/// Writes sizes, and the annotations that tell the next decision what was wanted. A paused Deployment's template annotations
+/// Writes sizes, and the annotations that tell the next decision what was wanted. A paused Deployment's template
+/// annotations
 /// and revision stay as they are.
 fn write_sets(o: &Observed, sizes: &BTreeMap<&str, i32>, d: &mut Decision) {
     for set in o.all() {
@@ -303,7 +335,12 @@ fn write_sets(o: &Observed, sizes: &BTreeMap<&str, i32>, d: &mut Decision) {
             if own.is_none_or(|own| own < o.revision()) {
                 annotations.insert(REVISION.to_owned(), o.revision().to_string());
                 if let Some(own) = own {
-                    let past = set.metadata.annotations.as_ref().and_then(|all| all.get(REVISION_HISTORY)).map(|past| format!("{past},"));
+                    let past = set
+                        .metadata
+                        .annotations
+                        .as_ref()
+                        .and_then(|all| all.get(REVISION_HISTORY))
+                        .map(|past| format!("{past},"));
                     annotations.insert(REVISION_HISTORY.to_owned(), format!("{}{own}", past.unwrap_or_default()));
                 }
             }
@@ -398,7 +435,12 @@ fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: 
         if enough {
             ("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".to_owned())
         } else {
-            ("Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.".to_owned())
+            (
+                "Available",
+                "False",
+                "MinimumReplicasUnavailable",
+                "Deployment does not have minimum availability.".to_owned(),
+            )
         },
     );
     progress(o, made, &old, &new, &mut conditions, now, d);
@@ -408,8 +450,10 @@ fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: 
     }
 }
 
-/// The condition that `kubectl rollout status` reads. Progress is any count that moved the right way since the last status;
-/// without it for `deadline` seconds the rollout has timed out, and a wake-up is asked for so that this is told in time.
+/// The condition that `kubectl rollout status` reads. Progress is any count that moved the right way since the last
+/// status;
+/// without it for `deadline` seconds the rollout has timed out, and a wake-up is asked for so that this is told in
+/// time.
 fn progress(
     o: &Observed,
     made: Option<&str>,
@@ -426,11 +470,19 @@ fn progress(
     let current = conditions.iter().find(|condition| is(condition, "Progressing")).cloned();
     let reason = current.as_ref().and_then(|condition| condition.reason.as_deref()).unwrap_or("");
     if o.paused() {
-        set_condition(conditions, now, ("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".to_owned()));
+        set_condition(
+            conditions,
+            now,
+            ("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".to_owned()),
+        );
         return;
     }
     if reason == "DeploymentPaused" {
-        set_condition(conditions, now, ("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned()));
+        set_condition(
+            conditions,
+            now,
+            ("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned()),
+        );
         d.wake_at = pods::after(now, deadline);
         return;
     }
@@ -443,24 +495,43 @@ fn progress(
         || moved(|s| s.updated_replicas.unwrap_or(0) - s.replicas.unwrap_or(0));
     let complete = is_complete(o, new);
     if made.is_some() {
-        set_condition(conditions, now, ("Progressing", "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\"")));
+        set_condition(
+            conditions,
+            now,
+            ("Progressing", "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\"")),
+        );
         refresh(conditions, now);
     } else if complete {
-        if reason != "NewReplicaSetAvailable" || current.as_ref().is_some_and(|condition| condition.status.as_deref() != Some("True")) {
+        if reason != "NewReplicaSetAvailable"
+            || current.as_ref().is_some_and(|condition| condition.status.as_deref() != Some("True"))
+        {
             set_condition(
                 conditions,
                 now,
-                ("Progressing", "True", "NewReplicaSetAvailable", format!("ReplicaSet \"{name}\" has successfully progressed.")),
+                (
+                    "Progressing",
+                    "True",
+                    "NewReplicaSetAvailable",
+                    format!("ReplicaSet \"{name}\" has successfully progressed."),
+                ),
             );
         }
         return;
     } else if current.is_none() && o.new.is_some() {
-        set_condition(conditions, now, ("Progressing", "True", "FoundNewReplicaSet", format!("Found new replica set \"{name}\"")));
+        set_condition(
+            conditions,
+            now,
+            ("Progressing", "True", "FoundNewReplicaSet", format!("Found new replica set \"{name}\"")),
+        );
     } else if reason == "NewReplicaSetAvailable" && new.updated_replicas == new.replicas {
         // A finished rollout whose pods come and go is not a rollout again.
         return;
     } else if progressed {
-        set_condition(conditions, now, ("Progressing", "True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing.")));
+        set_condition(
+            conditions,
+            now,
+            ("Progressing", "True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing.")),
+        );
         refresh(conditions, now);
     }
     let since = conditions.iter().find(|condition| is(condition, "Progressing"));
@@ -474,7 +545,12 @@ fn progress(
             set_condition(
                 conditions,
                 now,
-                ("Progressing", "False", "ProgressDeadlineExceeded", format!("ReplicaSet \"{name}\" has timed out progressing.")),
+                (
+                    "Progressing",
+                    "False",
+                    "ProgressDeadlineExceeded",
+                    format!("ReplicaSet \"{name}\" has timed out progressing."),
+                ),
             );
         }
         Some(end) => d.wake(end),
@@ -487,7 +563,11 @@ fn is(condition: &DeploymentCondition, type_: &str) -> bool {
 }
 
 /// Sets a condition; its times move only when its status or reason do.
-fn set_condition(conditions: &mut Vec<DeploymentCondition>, now: Timestamp, (type_, status, reason, message): (&str, &str, &str, String)) {
+fn set_condition(
+    conditions: &mut Vec<DeploymentCondition>,
+    now: Timestamp,
+    (type_, status, reason, message): (&str, &str, &str, String),
+) {
     let before = conditions.iter().find(|condition| is(condition, type_));
     let same_status = before.filter(|before| before.status.as_deref() == Some(status));
     if same_status.is_some_and(|before| before.reason.as_deref() == Some(reason)) {

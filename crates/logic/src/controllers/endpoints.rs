@@ -55,14 +55,20 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     if service.is_none() && endpoints.is_none() {
         return None;
     }
-    Some(Observed { service, pods: service.map(|service| selected(snapshot, service, key)).unwrap_or_default(), endpoints })
+    Some(Observed {
+        service,
+        pods: service.map(|service| selected(snapshot, service, key)).unwrap_or_default(),
+        endpoints,
+    })
 }
 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let Some(service) = observed.service else {
         let ours = |endpoints: &&Endpoints| is_managed(endpoints) && !pods::is_terminating(&endpoints.metadata);
-        decision.writes.extend(observed.endpoints.filter(ours).map(|endpoints| Write::delete(&kinds::ENDPOINTS, &endpoints.metadata)));
+        decision.writes.extend(
+            observed.endpoints.filter(ours).map(|endpoints| Write::delete(&kinds::ENDPOINTS, &endpoints.metadata)),
+        );
         return decision;
     };
     if selector(service).is_none() || pods::is_terminating(&service.metadata) {
@@ -72,7 +78,8 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let labels = labels(service);
     match observed.endpoints {
         None => {
-            let mut metadata = json!({"namespace": service.metadata.namespace, "name": service.metadata.name, "labels": labels});
+            let mut metadata =
+                json!({"namespace": service.metadata.namespace, "name": service.metadata.name, "labels": labels});
             if truncated {
                 metadata["annotations"] = json!({OVER_CAPACITY: "truncated"});
             }
@@ -90,7 +97,12 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
 
 /// Whether this controller wrote the object.
 pub fn is_managed(endpoints: &Endpoints) -> bool {
-    endpoints.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
+    endpoints
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(MANAGED_BY))
+        .is_some_and(|manager| manager == MANAGER)
 }
 
 fn labels(service: &Service) -> Labels {
@@ -189,10 +201,20 @@ mod tests {
             assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX), 0);
             let endpoints = world.get(&kinds::ENDPOINTS, "default", "web");
             let list = |list: &Value| {
-                list.as_array().into_iter().flatten().map(|a| a["ip"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(",")
+                list.as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|a| a["ip"].as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+                    .join(",")
             };
             let subset = &endpoints["subsets"][0];
-            format!("{} | {} : {}", list(&subset["addresses"]), list(&subset["notReadyAddresses"]), subset["ports"][0]["port"])
+            format!(
+                "{} | {} : {}",
+                list(&subset["addresses"]),
+                list(&subset["notReadyAddresses"]),
+                subset["ports"][0]["port"]
+            )
         };
         assert_eq!(settled(&mut world), "10.0.0.2,10.0.0.10 | 10.0.0.9 : 8080");
         world.delete(&kinds::POD, "default", "c", None);

@@ -103,7 +103,10 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     Some(Observed {
         service,
         pods: selected(snapshot, service, key),
-        slices: in_namespace_slices().map(|(_, s)| &**s).filter(|s| belongs(s, &key.name) && is_managed_by(s, MANAGER)).collect(),
+        slices: in_namespace_slices()
+            .map(|(_, s)| &**s)
+            .filter(|s| belongs(s, &key.name) && is_managed_by(s, MANAGER))
+            .collect(),
         taken: in_namespace_slices().map(|(key, _)| &*key.name).collect(),
         nodes: &snapshot.nodes,
     })
@@ -124,7 +127,9 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
         return decision;
     }
     if external || selector(service).is_none() {
-        decision.writes.extend(observed.slices.iter().map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+        decision
+            .writes
+            .extend(observed.slices.iter().map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
         return decision;
     }
     let mut wanted = wanted(observed);
@@ -143,7 +148,8 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
 pub fn families(service: &Service) -> Vec<&'static str> {
     let spec = service.spec.as_ref();
     let listed = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
-    let six = |spec: &k8s_openapi::api::core::v1::ServiceSpec| spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
+    let six =
+        |spec: &k8s_openapi::api::core::v1::ServiceSpec| spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
     match listed {
         [] => vec![if spec.is_some_and(six) { "IPv6" } else { "IPv4" }],
         listed => listed.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect(),
@@ -212,7 +218,8 @@ pub(super) fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         Some((port.name.clone().unwrap_or_default(), protocol, target_port(port, pod)?, port.app_protocol.clone()))
     };
-    let mut ports: Vec<Port> = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(of_port).collect();
+    let mut ports: Vec<Port> =
+        service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(of_port).collect();
     ports.sort();
     ports
 }
@@ -227,9 +234,12 @@ pub fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
             // A sidecar (an init container that stays) may listen too.
-            let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            let listening = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-            let mut named = listening.filter(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+            let sidecars =
+                spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            let listening =
+                spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let mut named = listening
+                .filter(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
             named.next().map(|port| port.container_port)
         }
     }
@@ -278,7 +288,9 @@ mod tests {
 
     /// `address ready/serving/terminating hostname` of every endpoint.
     fn shown(world: &World) -> Vec<String> {
-        let endpoints = world.all(&kinds::ENDPOINT_SLICE).flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
+        let endpoints = world
+            .all(&kinds::ENDPOINT_SLICE)
+            .flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
         let flag = |value: &Value| if value == true { 'y' } else { 'n' };
         let line = |e: Value| {
             let c = &e["conditions"];
@@ -322,7 +334,9 @@ mod tests {
             world.put(pod(&format!("web-{number}"), &format!("10.0.{}.{}", number / 100, number % 100), true));
         }
         settle(&mut world);
-        let sizes = |world: &World| world.all(&kinds::ENDPOINT_SLICE).map(|s| s["endpoints"].as_array().unwrap().len()).collect::<Vec<_>>();
+        let sizes = |world: &World| {
+            world.all(&kinds::ENDPOINT_SLICE).map(|s| s["endpoints"].as_array().unwrap().len()).collect::<Vec<_>>()
+        };
         let mut first = sizes(&world);
         first.sort_unstable();
         assert_eq!(first, [50, 100, 100]);

@@ -47,7 +47,8 @@ fn keys(_before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn F
         ("discovery.k8s.io", "endpointslices") => {
             for meta in [&change.old, &change.new].into_iter().flatten() {
                 let labels = meta.metadata.labels.as_ref();
-                let mirrored = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER);
+                let mirrored =
+                    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER);
                 if let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| mirrored) {
                     wake(ObjectKey::new(change.key.namespace.clone(), name.as_str()));
                 }
@@ -62,7 +63,10 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     Some(Observed {
         service: snapshot.services.get(key).map(|service| &**service),
         endpoints: snapshot.endpoints.get(key).map(|endpoints| &**endpoints),
-        slices: all().map(|(_, slice)| &**slice).filter(|slice| belongs(slice, &key.name) && is_managed_by(slice, MANAGER)).collect(),
+        slices: all()
+            .map(|(_, slice)| &**slice)
+            .filter(|slice| belongs(slice, &key.name) && is_managed_by(slice, MANAGER))
+            .collect(),
         taken: all().map(|(key, _)| &*key.name).collect(),
     })
 }
@@ -82,7 +86,10 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
         for (ready, address) in ready.chain(not_ready).take(MAX_ADDRESSES) {
             let family = if address.ip.contains(':') { "IPv6" } else { "IPv4" };
             let uid = address.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default();
-            wanted.entry((family, ports(subset))).or_default().insert((address.ip.clone(), uid), endpoint(address, ready));
+            wanted
+                .entry((family, ports(subset)))
+                .or_default()
+                .insert((address.ip.clone(), uid), endpoint(address, ready));
         }
     }
     let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();

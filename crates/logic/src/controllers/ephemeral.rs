@@ -32,7 +32,8 @@ fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn Fn
     match (change.kind.group, change.kind.plural) {
         ("", "pods") if before.pods.get(&change.key).is_none() || change.new.is_none() => wake(change.key.clone()),
         ("", "persistentvolumeclaims") if change.new.is_none() => {
-            let owner = change.old.as_ref().and_then(|old| controller_of(&old.metadata)).filter(|owner| owner.kind == "Pod");
+            let owner =
+                change.old.as_ref().and_then(|old| controller_of(&old.metadata)).filter(|owner| owner.kind == "Pod");
             owner.into_iter().for_each(|owner| wake(ObjectKey::new(change.key.namespace.clone(), owner.name.as_str())));
         }
         _ => {}
@@ -47,14 +48,19 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let pod = observed.pod;
-    let (namespace, pod_name) = (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
+    let (namespace, pod_name) =
+        (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let Some(template) = volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.as_ref()) else { continue };
+        let Some(template) = volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.as_ref()) else {
+            continue;
+        };
         let name = format!("{pod_name}-{}", volume.name);
         match observed.snapshot.persistent_volume_claims.get(&ObjectKey::new(namespace, name.as_str())) {
-            Some(claim) if controller_of(&claim.metadata).map(|owner| owner.uid.as_str()) == pod.metadata.uid.as_deref() => {}
+            Some(claim)
+                if controller_of(&claim.metadata).map(|owner| owner.uid.as_str()) == pod.metadata.uid.as_deref() => {}
             Some(_) => {
-                let message = format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod_name} (pod is not owner)");
+                let message =
+                    format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod_name} (pod is not owner)");
                 decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "EphemeralVolume", message));
                 decision.waiting.push(Waiting::OwnedByAnother { name });
             }
@@ -86,14 +92,16 @@ mod tests {
     #[test]
     fn s10_a_claim_is_made_for_the_pod_and_a_foreign_one_is_left_alone() {
         let mut world = World::default();
-        let source =
-            json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}});
+        let source = json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}});
         world.put(json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "a-theirs"}, "spec": {}}));
         world.put(pod("a", json!({"spec": {"volumes": [{"name": "mine", "ephemeral": source}, {"name": "theirs", "ephemeral": source}]}})));
         let key = ObjectKey::new("default", "a");
         assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 9), 1);
         let claim = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "a-mine");
-        assert_eq!(claim["metadata"]["ownerReferences"][0]["uid"], world.get(&kinds::POD, "default", "a")["metadata"]["uid"]);
+        assert_eq!(
+            claim["metadata"]["ownerReferences"][0]["uid"],
+            world.get(&kinds::POD, "default", "a")["metadata"]["uid"]
+        );
         assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 9), 0);
     }
 }

@@ -1,13 +1,16 @@
 //! Garbage collection by owner reference: background, foreground, orphan.
 //!
 //! Relies on: a snapshot that holds every object of every kind that is served.
-//! Guarantees: an object is deleted only when each of its owners is known, at this revision, not to exist under that name
+//! Guarantees: an object is deleted only when each of its owners is known, at this revision, not to exist under that
+//! name
 //! with that uid, or is itself going in the foreground (S10, A8); one that still has an owner only loses the dangling
-//! references. Orphans keep everything but the reference to their owner. Any prefix of the writes leaves the finalizer, so
+//! references. Orphans keep everything but the reference to their owner. Any prefix of the writes leaves the
+//! finalizer, so
 //! that the rest follows.
 //!
 //! An owner whose kind is not served, and the namespaced owner of a cluster-scoped object, can't be looked up and so
-//! counts as present: nothing is collected because of it. A namespaced owner is looked for in its dependent's own namespace.
+//! counts as present: nothing is collected because of it. A namespaced owner is looked for in its dependent's own
+//! namespace.
 //!
 //! A key here is `<namespace>` and `<group>/<plural>/<name>`: this controller decides about objects of every kind.
 
@@ -48,11 +51,16 @@ fn parse(key: &ObjectKey) -> Option<(&'static Kind, ObjectKey)> {
     Some((kind, ObjectKey::new(key.namespace.clone(), name)))
 }
 
-/// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its way out
+/// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its
+/// way out
 /// or gone, and the owners that wait for it to go.
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let meta = |meta: &std::sync::Arc<Meta>| {
-        (meta.metadata.owner_references.clone(), meta.metadata.deletion_timestamp.clone(), meta.metadata.finalizers.clone())
+        (
+            meta.metadata.owner_references.clone(),
+            meta.metadata.deletion_timestamp.clone(),
+            meta.metadata.finalizers.clone(),
+        )
     };
     if change.old.as_ref().map(meta) == change.new.as_ref().map(meta)
         && change.old.as_ref().map(|old| old.uid()) == change.new.as_ref().map(|new| new.uid())
@@ -62,10 +70,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     if change.new.as_ref().is_some_and(|new| new.metadata.owner_references.is_some() || is_terminating(&new.metadata)) {
         wake(key_for(change.kind, &change.key));
     }
-    let going = change
-        .new
-        .as_ref()
-        .is_none_or(|new| is_terminating(&new.metadata) || change.old.as_ref().is_some_and(|old| old.uid() != new.uid()));
+    let going = change.new.as_ref().is_none_or(|new| {
+        is_terminating(&new.metadata) || change.old.as_ref().is_some_and(|old| old.uid() != new.uid())
+    });
     if let Some(uid) = change.old.as_ref().or(change.new.as_ref()).map(|meta| meta.uid()).filter(|_| going) {
         after.dependents(uid).for_each(|dependent| wake(key_for(dependent.kind, &dependent.key)));
     }
@@ -96,7 +103,9 @@ impl<'a> Owner<'a> {
 
 fn find<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) -> Owner<'a> {
     let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let Some(kind) = kinds::ALL.iter().find(|kind| kind.group == group && kind.kind == owner.kind) else { return Owner::Present };
+    let Some(kind) = kinds::ALL.iter().find(|kind| kind.group == group && kind.kind == owner.kind) else {
+        return Owner::Present;
+    };
     if kind.namespaced && dependent.key.namespace.is_empty() {
         return Owner::Present;
     }
@@ -151,7 +160,12 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
 /// Takes the owner off its dependents, then lets it go.
 fn orphan_dependents(o: &Observed, d: &mut Decision) {
     let uid = o.object.uid();
-    d.writes.extend(o.dependents.iter().take(MAX_DEPENDENTS).map(|dependent| without_owner(dependent.kind, &dependent.metadata, uid)));
+    d.writes.extend(
+        o.dependents
+            .iter()
+            .take(MAX_DEPENDENTS)
+            .map(|dependent| without_owner(dependent.kind, &dependent.metadata, uid)),
+    );
     if o.dependents.len() > MAX_DEPENDENTS {
         d.waiting.push(Waiting::DependentsRemain { count: o.dependents.len() });
     } else {
@@ -163,7 +177,12 @@ fn orphan_dependents(o: &Observed, d: &mut Decision) {
 fn await_dependents(o: &Observed, d: &mut Decision) {
     let uid = o.object.uid();
     let blocks = |dependent: &&&Meta| {
-        dependent.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
+        dependent
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
     };
     match o.dependents.iter().filter(blocks).count() {
         0 => remove_finalizer(o, FOREGROUND, d),
@@ -180,8 +199,12 @@ fn remove_finalizer(o: &Observed, finalizer: &str, d: &mut Decision) {
 /// Deletes an object none of whose owners stays. One with an owner that stays loses the references that lead nowhere.
 fn collect(o: &Observed, d: &mut Decision) {
     let meta = &o.object.metadata;
-    let stays: Vec<OwnerReference> =
-        o.owners.iter().filter(|(_, owner)| matches!(owner, Owner::Present)).map(|(reference, _)| (*reference).clone()).collect();
+    let stays: Vec<OwnerReference> = o
+        .owners
+        .iter()
+        .filter(|(_, owner)| matches!(owner, Owner::Present))
+        .map(|(reference, _)| (*reference).clone())
+        .collect();
     if stays.len() == o.owners.len() {
         return;
     }

@@ -14,8 +14,7 @@ const GARBAGE: &[Controller] = &[garbagecollector::CONTROLLER];
 /// A ConfigMap with owners (`name`, blocking).
 fn object(name: &str, owners: &[(&str, bool)]) -> Value {
     let owner = |(name, block): &(&str, bool)| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": format!("uid-{name}"), "blockOwnerDeletion": block});
-    let mut object =
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": name, "uid": format!("uid-{name}")}});
+    let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": name, "uid": format!("uid-{name}")}});
     if !owners.is_empty() {
         object["metadata"]["ownerReferences"] = owners.iter().map(owner).collect();
     }
@@ -90,7 +89,8 @@ fn an_owner_that_nobody_can_look_up_counts_as_present() {
 #[test]
 fn an_owner_that_cannot_be_read_counts_as_present() {
     let mut world = family();
-    let unreadable = json!({"metadata": {"namespace": "ns", "name": "a", "uid": "uid-a", "creationTimestamp": "yesterday"}});
+    let unreadable =
+        json!({"metadata": {"namespace": "ns", "name": "a", "uid": "uid-a", "creationTimestamp": "yesterday"}});
     let bytes = serde_json::to_vec(&unreadable).unwrap();
     let mut snapshot = world.snapshot.clone();
     assert!(snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), Some(&bytes), 99).is_err());
@@ -104,7 +104,8 @@ fn a_namespace_goes_when_all_in_it_is_gone() {
     let controllers = &[namespace::CONTROLLER, serviceaccount::CONTROLLER];
     let mut world = World::default();
     let finalizers = json!({"finalizers": ["kubernetes"]});
-    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}, "spec": finalizers}));
+    world
+        .put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}, "spec": finalizers}));
     world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}, "spec": finalizers}));
     world.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system", "name": "kube-root-ca.crt"}, "data": {"ca.crt": "CA"}}));
     world.settle(controllers, Timestamp::UNIX_EPOCH);
@@ -114,10 +115,18 @@ fn a_namespace_goes_when_all_in_it_is_gone() {
     world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}, "spec": {"nodeName": "n", "containers": []}}));
     world.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
     // The finalizer stands in for the server, which holds a namespace while its spec.finalizers is not empty.
-    world.patch(&NAMESPACE, "", "ns", json!({"metadata": {"finalizers": ["spec"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    world.patch(
+        &NAMESPACE,
+        "",
+        "ns",
+        json!({"metadata": {"finalizers": ["spec"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
     world.settle(controllers, Timestamp::UNIX_EPOCH);
     let left = world.get(&NAMESPACE, "", "ns");
-    assert_eq!((&left["status"]["phase"], &left["spec"]["finalizers"][0]), (&json!("Terminating"), &json!("kubernetes")));
+    assert_eq!(
+        (&left["status"]["phase"], &left["spec"]["finalizers"][0]),
+        (&json!("Terminating"), &json!("kubernetes"))
+    );
     let remaining = &left["status"]["conditions"][3];
     assert_eq!(remaining["message"], "Some resources are remaining: pods. has 1 resource instances");
     assert!(world.get(&SERVICE_ACCOUNT, "ns", "default").is_null(), "and it is not made again");

@@ -1,7 +1,8 @@
 //! Namespace deletion: everything in it goes, then the namespace.
 //!
 //! Relies on: an API server that makes nothing new in a namespace that is being deleted.
-//! Guarantees: `spec.finalizers` loses `kubernetes` only when the snapshot holds nothing in the namespace; each object goes
+//! Guarantees: `spec.finalizers` loses `kubernetes` only when the snapshot holds nothing in the namespace; each
+//! object goes
 //! by its uid (A8), gracefully, its own finalizers respected (V2).
 
 use jiff::Timestamp;
@@ -27,7 +28,8 @@ pub const CONTROLLER: Controller = Controller {
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let key = if change.kind == &NAMESPACE { change.key.clone() } else { ObjectKey::new("", change.key.namespace.clone()) };
+    let key =
+        if change.kind == &NAMESPACE { change.key.clone() } else { ObjectKey::new("", change.key.namespace.clone()) };
     if after.namespaces.get(&key).is_some_and(|namespace| is_terminating(&namespace.metadata)) {
         wake(key);
     }
@@ -47,7 +49,10 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         let own = move |meta: &&Meta| meta.kind == kind && meta.key.namespace == key.name;
         snapshot.metas.range(start..).map(|(_, meta)| &**meta).take_while(own)
     };
-    Some(Observed { namespace, content: kinds::ALL.iter().filter(|kind| kind.namespaced).flat_map(|kind| content(kind)).collect() })
+    Some(Observed {
+        namespace,
+        content: kinds::ALL.iter().filter(|kind| kind.namespaced).flat_map(|kind| content(kind)).collect(),
+    })
 }
 
 /// One step of the deletion.
@@ -76,10 +81,19 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
 /// Phase and upstream's conditions.
 fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
     let old = o.namespace.status.clone().unwrap_or_default();
-    let held: Vec<&Meta> =
-        o.content.iter().copied().filter(|meta| meta.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty())).collect();
+    let held: Vec<&Meta> = o
+        .content
+        .iter()
+        .copied()
+        .filter(|meta| meta.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty()))
+        .collect();
     let conditions: Vec<NamespaceCondition> = [
-        ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            false,
+            "ResourcesDiscovered",
+            "All resources successfully discovered".to_owned(),
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
@@ -93,15 +107,23 @@ fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
             "All content successfully deleted, may be waiting on finalization".to_owned(),
         ),
         match o.content.is_empty() {
-            true => ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned()),
-            false => {
-                ("NamespaceContentRemaining", true, "SomeResourcesRemain", format!("Some resources are remaining: {}", by_kind(&o.content)))
+            true => {
+                ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned())
             }
+            false => (
+                "NamespaceContentRemaining",
+                true,
+                "SomeResourcesRemain",
+                format!("Some resources are remaining: {}", by_kind(&o.content)),
+            ),
         },
         match held.is_empty() {
-            true => {
-                ("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
-            }
+            true => (
+                "NamespaceFinalizersRemaining",
+                false,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".to_owned(),
+            ),
             false => (
                 "NamespaceFinalizersRemaining",
                 true,
@@ -113,7 +135,8 @@ fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
     .into_iter()
     .map(|(type_, status, reason, message)| {
         let status = if status { "True" } else { "False" };
-        let before = old.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == status);
+        let before =
+            old.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == status);
         NamespaceCondition {
             type_: type_.to_owned(),
             status: status.to_owned(),
@@ -124,20 +147,30 @@ fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
     })
     .collect();
     if old.phase.as_deref() != Some("Terminating") || old.conditions.as_ref() != Some(&conditions) {
-        d.writes.push(Write::patch_status(&NAMESPACE, &o.namespace.metadata, json!({ "phase": "Terminating", "conditions": conditions })));
+        d.writes.push(Write::patch_status(
+            &NAMESPACE,
+            &o.namespace.metadata,
+            json!({ "phase": "Terminating", "conditions": conditions }),
+        ));
     }
 }
 
 fn by_kind(content: &[&Meta]) -> String {
     listed(
-        content.iter().map(|meta| if meta.kind.group.is_empty() { format!("{}.", meta.kind.plural) } else { meta.kind.resource() }),
+        content.iter().map(|meta| {
+            if meta.kind.group.is_empty() { format!("{}.", meta.kind.plural) } else { meta.kind.resource() }
+        }),
         "has",
         "resource instances",
     )
 }
 
 fn by_finalizer(content: &[&Meta]) -> String {
-    listed(content.iter().flat_map(|meta| meta.metadata.finalizers.clone().unwrap_or_default()), "in", "resource instances")
+    listed(
+        content.iter().flat_map(|meta| meta.metadata.finalizers.clone().unwrap_or_default()),
+        "in",
+        "resource instances",
+    )
 }
 
 fn listed(names: impl Iterator<Item = String>, verb: &str, noun: &str) -> String {

@@ -2,13 +2,17 @@
 //!
 //! Relies on: each node renewing its Lease in `kube-node-lease` every ten seconds and posting its own conditions; the
 //! node posting its pods' status again when it comes back.
-//! Guarantees S2 by what it does not do: nothing here removes a pod. A node that is silent becomes Unknown, its pods not
+//! Guarantees S2 by what it does not do: nothing here removes a pod. A node that is silent becomes Unknown, its pods
+//! not
 //! ready, and it gets the taints on which the scheduler and the taint eviction act. S11: a server that was away for
 //! long does not blame the nodes for it, since a node is lost only when its lease stands still while somebody looks.
-//! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot; here
+//! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot;
+//! here
 //! a lease that is [`SUSPECT`] old is noted on the Node with the time it was noted, and the node is lost when the same
-//! lease is still there [`GRACE`] − [`SUSPECT`] later. That is as quick (40 s) and as indifferent to the node's clock. When no
-//! node at all is ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no
+//! lease is still there [`GRACE`] − [`SUSPECT`] later. That is as quick (40 s) and as indifferent to the node's
+//! clock. When no
+//! node at all is ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have
+//! no
 //! rate limit.
 
 use jiff::{SignedDuration, Timestamp};
@@ -72,7 +76,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 after.nodes.iter().for_each(|(key, _)| wake(key.clone()));
             }
         }
-        ("coordination.k8s.io", "leases") if &*change.key.namespace == LEASES => wake(ObjectKey::new("", change.key.name.clone())),
+        ("coordination.k8s.io", "leases") if &*change.key.namespace == LEASES => {
+            wake(ObjectKey::new("", change.key.name.clone()))
+        }
         ("", "pods") => {
             let node = after.pods.get(&change.key).and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
             let node = node.and_then(|name| after.nodes.get(&ObjectKey::new("", name)));
@@ -113,7 +119,8 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let wanted = taints(observed, now);
     let have = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     // One patch of the Node per decision: the next one sees this one's resourceVersion.
-    let patched = decision.writes.iter().any(|write| matches!(write, Write::Patch { kind, .. } if kind.plural == "nodes"));
+    let patched =
+        decision.writes.iter().any(|write| matches!(write, Write::Patch { kind, .. } if kind.plural == "nodes"));
     if wanted != have && !patched {
         decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, json!({"spec": {"taints": wanted}})));
     }
@@ -156,7 +163,8 @@ fn note(node: &Node, text: Option<String>) -> Write {
 /// The node is silent: its conditions become Unknown and its pods not ready, so that they leave every Service.
 fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
     let node = observed.node;
-    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned().collect::<Vec<_>>();
+    let mut conditions =
+        node.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned().collect::<Vec<_>>();
     let mut changed = false;
     for type_ in CONDITIONS {
         let unknown = |reason: &str, message: &str| NodeCondition {
@@ -187,12 +195,19 @@ fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
         let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned();
         let conditions: Vec<PodCondition> = conditions
             .map(|condition| match condition.type_.as_str() {
-                "Ready" => PodCondition { status: "False".to_owned(), last_transition_time: Some(Time(now)), ..condition },
+                "Ready" => {
+                    PodCondition { status: "False".to_owned(), last_transition_time: Some(Time(now)), ..condition }
+                }
                 _ => condition,
             })
             .collect();
         decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
-        decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "NodeNotReady", "Node is not ready".to_owned()));
+        decision.events.push(Event::warning(
+            &kinds::POD,
+            &pod.metadata,
+            "NodeNotReady",
+            "Node is not ready".to_owned(),
+        ));
     }
 }
 
@@ -220,11 +235,20 @@ fn taints(observed: &Observed, now: Timestamp) -> Vec<Taint> {
     let evict = observed.any_ready;
     match status("Ready") {
         Some("True") => {}
-        Some("Unknown") => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")].iter().take(1 + usize::from(evict))),
-        Some(_) => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")].iter().take(1 + usize::from(evict))),
+        Some("Unknown") => {
+            wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")].iter().take(1 + usize::from(evict)))
+        }
+        Some(_) => {
+            wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")].iter().take(1 + usize::from(evict)))
+        }
         None => wanted.push((NOT_READY, "NoSchedule")),
     }
-    wanted.extend(PRESSURES.iter().filter(|(condition, _)| status(condition) == Some("True")).map(|(_, key)| (*key, "NoSchedule")));
+    wanted.extend(
+        PRESSURES
+            .iter()
+            .filter(|(condition, _)| status(condition) == Some("True"))
+            .map(|(_, key)| (*key, "NoSchedule")),
+    );
     if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -283,10 +307,17 @@ mod tests {
     fn shown(world: &World) -> String {
         let node = world.get(&kinds::NODE, "", "n1");
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let ready = conditions.iter().find(|c| c["type"] == "Ready").map_or("-".to_owned(), |c| c["status"].as_str().unwrap().to_owned());
+        let ready = conditions
+            .iter()
+            .find(|c| c["type"] == "Ready")
+            .map_or("-".to_owned(), |c| c["status"].as_str().unwrap().to_owned());
         let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         let name = |taint: &Value| {
-            format!(" {}:{}", taint["key"].as_str().unwrap().replace("node.kubernetes.io/", ""), taint["effect"].as_str().unwrap())
+            format!(
+                " {}:{}",
+                taint["key"].as_str().unwrap().replace("node.kubernetes.io/", ""),
+                taint["effect"].as_str().unwrap()
+            )
         };
         format!("{ready}{}", taints.iter().map(name).collect::<String>())
     }

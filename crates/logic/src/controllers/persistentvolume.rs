@@ -1,6 +1,7 @@
 //! Volumes: their phase, and what becomes of them when their claim is gone. Key: the volume.
 //!
-//! Relies on: a claim staying (`kubernetes.io/pvc-protection`) while a pod on a node uses it, so that a volume whose claim
+//! Relies on: a claim staying (`kubernetes.io/pvc-protection`) while a pod on a node uses it, so that a volume whose
+//! claim
 //! is gone is in nobody's hands; the node carrying out what is asked of it below.
 //! Guarantees V1 (a claimRef is taken back only from a volume that its claim never used), V3 (Retain touches nothing;
 //! Delete and Recycle only after the claim is gone), V6 (a claim made again does not get its predecessor's volume:
@@ -13,7 +14,8 @@
 //!   directory and then takes its own finalizer away. With any
 //!   other policy the finalizer is taken away here and the directory stays.
 //! - **Recycle**: a Released volume gets the annotations [`RECYCLE`] (the uid of the claim that is gone) and
-//!   [`RECYCLE_ON`] (the node that shall do it). That node empties the volume and then writes [`RECYCLED`] with the same uid;
+//!   [`RECYCLE_ON`] (the node that shall do it). That node empties the volume and then writes [`RECYCLED`] with the
+//!   same uid;
 //!   the volume is made Available here.
 //!
 //! Differs: a claim is not re-read from the server before its volume is released, since a snapshot is whole.
@@ -33,7 +35,11 @@ use crate::volume;
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
     name: "persistentvolume-binder",
-    permits: &[(Verb::Patch, "persistentvolumes"), (Verb::PatchStatus, "persistentvolumes"), (Verb::Delete, "persistentvolumes")],
+    permits: &[
+        (Verb::Patch, "persistentvolumes"),
+        (Verb::PatchStatus, "persistentvolumes"),
+        (Verb::Delete, "persistentvolumes"),
+    ],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };
@@ -77,13 +83,17 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 }
             }
             if change.new.is_none() {
-                let named = |v: &PersistentVolume| volume::claim_ref(v).is_some_and(|reference| volume::claim_key(reference) == change.key);
+                let named = |v: &PersistentVolume| {
+                    volume::claim_ref(v).is_some_and(|reference| volume::claim_key(reference) == change.key)
+                };
                 after.persistent_volumes.iter().filter(|(_, v)| named(v)).for_each(|(key, _)| wake(key.clone()));
             }
         }
         ("", "nodes") => {
             let readiness = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| is_ready(node));
-            let asked = |v: &PersistentVolume| !volume::annotation(&v.metadata, RECYCLE).is_empty() || volume::nfs::is_waiting(v);
+            let asked = |v: &PersistentVolume| {
+                !volume::annotation(&v.metadata, RECYCLE).is_empty() || volume::nfs::is_waiting(v)
+            };
             if readiness(before) != readiness(after) {
                 after.persistent_volumes.iter().filter(|(_, v)| asked(v)).for_each(|(key, _)| wake(key.clone()));
             }
@@ -94,7 +104,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let volume = snapshot.persistent_volumes.get(key)?;
-    let claim = volume::claim_ref(volume).and_then(|reference| snapshot.persistent_volume_claims.get(&volume::claim_key(reference)));
+    let claim = volume::claim_ref(volume)
+        .and_then(|reference| snapshot.persistent_volume_claims.get(&volume::claim_key(reference)));
     let asked = volume::annotation(&volume.metadata, RECYCLE_ON);
     let able = |name: &&str| {
         let node = snapshot.nodes.get(&ObjectKey::new("", *name));
@@ -119,8 +130,12 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let name = volume.metadata.name.as_deref();
     match observed.claim.filter(|claim| claim.metadata.uid.as_deref() == Some(uid)) {
         None => released(observed, uid, now),
-        Some(claim) if Some(volume::volume_name(claim)) == name => Decision { writes: phase(volume, "Bound", now), ..Decision::default() },
-        Some(claim) if volume::volume_name(claim).is_empty() && !volume::is_kept_for(volume, claim) => mismatched(volume, claim, now),
+        Some(claim) if Some(volume::volume_name(claim)) == name => {
+            Decision { writes: phase(volume, "Bound", now), ..Decision::default() }
+        }
+        Some(claim) if volume::volume_name(claim).is_empty() && !volume::is_kept_for(volume, claim) => {
+            mismatched(volume, claim, now)
+        }
         // The claim's side is written next, by whoever wrote this one or by the claim's controller.
         Some(claim) if volume::volume_name(claim).is_empty() => Decision::default(),
         Some(_) => unused(volume, now),
@@ -135,8 +150,9 @@ fn policy(volume: &PersistentVolume) -> &str {
 fn mismatched(volume: &PersistentVolume, claim: &PersistentVolumeClaim, now: Timestamp) -> Decision {
     let writes = phase(volume, "Available", now);
     let name = claim.metadata.name.as_deref().unwrap_or("");
-    let message =
-        format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{name}\": it asks for more or for something else.");
+    let message = format!(
+        "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{name}\": it asks for more or for something else."
+    );
     let event = Event::warning(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeMismatch", message);
     let events = if writes.is_empty() { Vec::new() } else { vec![event] };
     Decision { writes, events, waiting: vec![Waiting::InUse], ..Decision::default() }
@@ -145,15 +161,23 @@ fn mismatched(volume: &PersistentVolume, claim: &PersistentVolumeClaim, now: Tim
 /// The claim is there but chose another volume. One that was bound before keeps its bytes for a person to look at.
 fn unused(volume: &PersistentVolume, now: Timestamp) -> Decision {
     if matches!(volume::phase(volume), "Bound" | "Released" | "Failed") {
-        return Decision { writes: phase(volume, "Released", now), waiting: vec![Waiting::InUse], ..Decision::default() };
+        return Decision {
+            writes: phase(volume, "Released", now),
+            waiting: vec![Waiting::InUse],
+            ..Decision::default()
+        };
     }
     if !volume::annotation(&volume.metadata, volume::PROVISIONED_BY).is_empty() {
         // Made for this claim alone, and never used: nobody else may have it.
-        return Decision { writes: vec![Write::delete(&kinds::PERSISTENT_VOLUME, &volume.metadata)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::delete(&kinds::PERSISTENT_VOLUME, &volume.metadata)],
+            ..Decision::default()
+        };
     }
     let by_controller = !volume::annotation(&volume.metadata, volume::BOUND_BY_CONTROLLER).is_empty();
     let claim_ref = if by_controller { Value::Null } else { json!({"uid": null, "resourceVersion": null}) };
-    let patch = json!({"metadata": {"annotations": {volume::BOUND_BY_CONTROLLER: null}}, "spec": {"claimRef": claim_ref}});
+    let patch =
+        json!({"metadata": {"annotations": {volume::BOUND_BY_CONTROLLER: null}}, "spec": {"claimRef": claim_ref}});
     Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)], ..Decision::default() }
 }
 
@@ -185,9 +209,15 @@ fn delete(decision: &mut Decision, volume: &PersistentVolume, now: Timestamp) {
         decision.writes.push(write);
     } else if provisioner.is_empty() && volume::phase(volume) != "Failed" {
         let name = volume.metadata.name.as_deref().unwrap_or("");
-        let message = format!("error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched");
+        let message =
+            format!("error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched");
         decision.writes = phase_because(volume, "Failed", Some(&message), now);
-        decision.events.push(Event::warning(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeFailedDelete", message));
+        decision.events.push(Event::warning(
+            &kinds::PERSISTENT_VOLUME,
+            &volume.metadata,
+            "VolumeFailedDelete",
+            message,
+        ));
     }
 }
 
@@ -196,7 +226,8 @@ fn recycle(decision: &mut Decision, observed: &Observed, claim_uid: &str) {
     let is = |name: &str, value: &str| volume::annotation(&volume.metadata, name) == value;
     if is(RECYCLED, claim_uid) && is(RECYCLE, claim_uid) {
         // Empty: free again. The phase follows when the claimRef is gone, by the next decision.
-        let nothing = json!({(RECYCLE): null, (RECYCLE_ON): null, (RECYCLED): null, (volume::BOUND_BY_CONTROLLER): null});
+        let nothing =
+            json!({(RECYCLE): null, (RECYCLE_ON): null, (RECYCLED): null, (volume::BOUND_BY_CONTROLLER): null});
         let patch = json!({"metadata": {"annotations": nothing}, "spec": {"claimRef": null}});
         decision.writes = vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)];
         let message = "Volume recycled".to_owned();
@@ -215,13 +246,17 @@ fn recycle(decision: &mut Decision, observed: &Observed, claim_uid: &str) {
 /// On its way out: unless the policy says Delete, no node has anything to do for it.
 fn terminating(volume: &PersistentVolume) -> Decision {
     let finalizers = volume.metadata.finalizers.as_deref().unwrap_or_default();
-    let is_ours = |finalizer: &&String| [volume::LOCAL_PATH_FINALIZER, volume::nfs::FINALIZER].contains(&finalizer.as_str());
+    let is_ours =
+        |finalizer: &&String| [volume::LOCAL_PATH_FINALIZER, volume::nfs::FINALIZER].contains(&finalizer.as_str());
     let ours = finalizers.iter().any(|finalizer| is_ours(&finalizer));
     let protected = finalizers.iter().any(|finalizer| finalizer == volume::PV_PROTECTION);
     if ours && !protected && policy(volume) != "Delete" {
         let rest: Vec<&String> = finalizers.iter().filter(|finalizer| !is_ours(finalizer)).collect();
         let patch = json!({"metadata": {"finalizers": rest}});
-        return Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)],
+            ..Decision::default()
+        };
     }
     Decision { waiting: vec![Waiting::InUse], ..Decision::default() }
 }

@@ -1,6 +1,7 @@
 //! Claims: bound to a volume that fits, provisioned for, or told why not. Key: the claim.
 //!
-//! Relies on: [`crate::volume`]'s order of writes; the persistentvolume controller marking free volumes `Available`; the
+//! Relies on: [`crate::volume`]'s order of writes; the persistentvolume controller marking free volumes `Available`;
+//! the
 //! scheduler binding claims of WaitForFirstConsumer classes.
 //! Guarantees V1 (a volume is taken by uid, guarded by its resourceVersion, before the claim names it; a claim whose
 //! volume belongs to another becomes Lost, not shared), V6 (a claim made again is a new uid and gets nothing of its
@@ -36,9 +37,11 @@ pub const CONTROLLER: Controller = Controller {
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };
 
-const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+const DEFAULT_CLASS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 /// On a claim: who is asked to provision. The second is what older provisioners read.
-const PROVISIONER: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+const PROVISIONER: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
 /// A claim and the volumes, classes and nodes there are.
 pub struct Observed<'a> {
@@ -47,15 +50,20 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let bound = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+    let bound = |claim: &PersistentVolumeClaim| {
+        claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+    };
     let unsettled = |claim: &PersistentVolumeClaim| !bound(claim) || volume::status::is_held_up(claim);
     // Those that somebody may have room for now; where the first pod is waited for, that is the scheduler's to see.
-    let immediate = |claim: &PersistentVolumeClaim| !volume::class(after, claim).is_some_and(volume::waits_for_consumer);
+    let immediate =
+        |claim: &PersistentVolumeClaim| !volume::class(after, claim).is_some_and(volume::waits_for_consumer);
     let roomless = |claim: &PersistentVolumeClaim| unsettled(claim) && (bound(claim) || immediate(claim));
     match (change.kind.group, change.kind.plural) {
         ("", "persistentvolumeclaims") => {
             wake(change.key.clone());
-            let clones = |key: &ObjectKey, wanted: Wanted| key.namespace == change.key.namespace && wanted.is_claim(&change.key.name);
+            let clones = |key: &ObjectKey, wanted: Wanted| {
+                key.namespace == change.key.namespace && wanted.is_claim(&change.key.name)
+            };
             wake_copies(after, &clones, wake);
         }
         ("snapshot.storage.k8s.io", _) => wake_copies(after, &|_, wanted| wanted.kind == "VolumeSnapshot", wake),
@@ -69,22 +77,36 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
             let gone = change.new.is_none();
             let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
-                "" => gone && roomless(claim) || unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok()),
+                "" => {
+                    gone && roomless(claim)
+                        || unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok())
+                }
                 name => name == &*change.key.name || gone && volume::status::is_held_up(claim),
             };
             let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| concerned(claim));
             claims.for_each(|(key, _)| wake(key.clone()));
         }
         ("storage.k8s.io", "storageclasses" | "volumeattributesclasses") => {
-            after.persistent_volume_claims.iter().filter(|(_, claim)| unsettled(claim)).for_each(|(key, _)| wake(key.clone()));
+            after
+                .persistent_volume_claims
+                .iter()
+                .filter(|(_, claim)| unsettled(claim))
+                .for_each(|(key, _)| wake(key.clone()));
         }
         ("", "nodes") => {
             let face = |snapshot: &Snapshot| {
                 let meta = &snapshot.nodes.get(&change.key)?.metadata;
-                Some([volume::VOLUME_ROOT, volume::room::VOLUME_CAPACITY].map(|name| volume::annotation(meta, name).to_owned()))
+                Some(
+                    [volume::VOLUME_ROOT, volume::room::VOLUME_CAPACITY]
+                        .map(|name| volume::annotation(meta, name).to_owned()),
+                )
             };
             if face(before) != face(after) {
-                after.persistent_volume_claims.iter().filter(|(_, claim)| roomless(claim)).for_each(|(key, _)| wake(key.clone()));
+                after
+                    .persistent_volume_claims
+                    .iter()
+                    .filter(|(_, claim)| roomless(claim))
+                    .for_each(|(key, _)| wake(key.clone()));
             }
         }
         ("", "pods") => {
@@ -93,7 +115,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             if refused(after) && !refused(before) {
                 let names = after.pods.get(&change.key).map(|pod| claim_names(pod)).unwrap_or_default();
                 let keys = names.into_iter().map(|(name, _)| ObjectKey::new(&*change.key.namespace, name));
-                let waits = |key: &ObjectKey| after.persistent_volume_claims.get(key).is_some_and(|claim| !bound(claim));
+                let waits =
+                    |key: &ObjectKey| after.persistent_volume_claims.get(key).is_some_and(|claim| !bound(claim));
                 keys.filter(waits).for_each(wake);
             }
         }
@@ -105,7 +128,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 fn wake_copies(world: &Snapshot, test: &dyn Fn(&ObjectKey, Wanted) -> bool, wake: &mut dyn FnMut(ObjectKey)) {
     let waits = |claim: &PersistentVolumeClaim| volume::volume_name(claim).is_empty();
     let claims = world.persistent_volume_claims.iter().filter(|(_, claim)| waits(claim));
-    claims.filter(|(key, claim)| source::wanted(claim).is_some_and(|wanted| test(key, wanted))).for_each(|(key, _)| wake(key.clone()));
+    claims
+        .filter(|(key, claim)| source::wanted(claim).is_some_and(|wanted| test(key, wanted)))
+        .for_each(|(key, _)| wake(key.clone()));
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
@@ -120,7 +145,9 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     }
     match volume::volume_name(claim) {
         // Whatever it had, it gets nothing in its place.
-        "" if is_completed(claim) => lost(claim, "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!"),
+        "" if is_completed(claim) => {
+            lost(claim, "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!")
+        }
         "" => unbound(observed),
         name => match observed.snapshot.persistent_volumes.get(&ObjectKey::new("", name)) {
             Some(volume) if volume::is_held_by(volume, claim) => held(observed.snapshot, claim, volume, now),
@@ -157,12 +184,17 @@ fn unbound(observed: &Observed) -> Decision {
         && let Some(default) = default_class(snapshot)
     {
         let patch = json!({"spec": {"storageClassName": default.metadata.name}});
-        return Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch)],
+            ..Decision::default()
+        };
     }
     if let Some(class) = class.filter(|class| volume::nfs::provisions(class)) {
         return folder(observed, class);
     }
-    let refused = class.filter(|class| volume::is_built_in(class)).and_then(|class| volume::provisionable(snapshot, claim, class).err());
+    let refused = class
+        .filter(|class| volume::is_built_in(class))
+        .and_then(|class| volume::provisionable(snapshot, claim, class).err());
     if delayed && refused.is_none() {
         return pending(claim, Waiting::FirstConsumer, awaited(snapshot, claim));
     }
@@ -195,11 +227,17 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
         return match volume::class_of(claim).unwrap_or("") {
             "" => {
                 let message = "no persistent volumes available for this claim and no storage class is set".to_owned();
-                pending(claim, Waiting::NoVolume, Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "FailedBinding", message))
+                pending(
+                    claim,
+                    Waiting::NoVolume,
+                    Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "FailedBinding", message),
+                )
             }
-            name => {
-                pending(claim, Waiting::NoVolume, warn("ProvisioningFailed", format!("storageclass.storage.k8s.io \"{name}\" not found")))
-            }
+            name => pending(
+                claim,
+                Waiting::NoVolume,
+                warn("ProvisioningFailed", format!("storageclass.storage.k8s.io \"{name}\" not found")),
+            ),
         };
     };
     if class.provisioner.starts_with("kubernetes.io/") {
@@ -213,7 +251,9 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
     let name = ObjectKey::new("", volume::provisioned_name(claim));
     match place {
         // The last one of that name is on its way out.
-        Ok(_) if snapshot.persistent_volumes.contains_key(&name) => Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() },
+        Ok(_) if snapshot.persistent_volumes.contains_key(&name) => {
+            Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() }
+        }
         Ok(node) => {
             let events = volume::provisioned_events(claim).into();
             Decision { writes: volume::provision(snapshot, claim, class, node), events, ..Decision::default() }
@@ -230,7 +270,8 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
 fn place<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<&'a Node, String> {
     let selected = volume::annotation(&claim.metadata, volume::SELECTED_NODE);
     let able = |node: &&Node| {
-        volume::can_provision(snapshot, claim, node, class) && (selected.is_empty() || node.metadata.name.as_deref() == Some(selected))
+        volume::can_provision(snapshot, claim, node, class)
+            && (selected.is_empty() || node.metadata.name.as_deref() == Some(selected))
     };
     let mut nodes = snapshot.nodes.iter().map(|(_, node)| &**node).filter(able).peekable();
     if nodes.peek().is_none() {
@@ -238,7 +279,9 @@ fn place<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim, class: &Stor
     }
     let size = volume::requested(claim);
     let roomy = nodes.filter(|node| volume::room::has(snapshot, node, class, size));
-    let best = roomy.min_by_key(|node| (!is_ready(node), -volume::room::left_after(snapshot, node, size), node.metadata.name.as_deref()));
+    let best = roomy.min_by_key(|node| {
+        (!is_ready(node), -volume::room::left_after(snapshot, node, size), node.metadata.name.as_deref())
+    });
     best.ok_or_else(|| volume::room::NO_ROOM.to_owned())
 }
 
@@ -296,7 +339,12 @@ fn held(snapshot: &Snapshot, claim: &PersistentVolumeClaim, volume: &PersistentV
     }
     if volume::growth::is_external(claim, volume) {
         let message = "waiting for an external controller to expand this PVC".to_owned();
-        decision.events.push(Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ExternalExpanding", message));
+        decision.events.push(Event::normal(
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            &claim.metadata,
+            "ExternalExpanding",
+            message,
+        ));
     }
     decision
 }
@@ -308,7 +356,8 @@ fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
     let completed = is_completed(claim);
     if volume::claim_ref(volume).is_none() || volume::is_reserved_for(volume, claim) {
         if is_terminating(&volume.metadata) {
-            let message = format!("Cannot bind to requested volume \"{name}\": the volume is marked for deletion \"{name}\"");
+            let message =
+                format!("Cannot bind to requested volume \"{name}\": the volume is marked for deletion \"{name}\"");
             return pending(claim, Waiting::NoVolume, warn("VolumeMismatch", message));
         }
         return match volume::satisfies(volume, claim) {
@@ -325,21 +374,33 @@ fn named(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Decision {
         let message = "Two claims are bound to the same volume, this one is bound incorrectly".to_owned();
         return lost_because(claim, warn("ClaimMisbound", message));
     }
-    pending(claim, Waiting::NoVolume, warn("FailedBinding", format!("volume \"{name}\" already bound to a different claim.")))
+    pending(
+        claim,
+        Waiting::NoVolume,
+        warn("FailedBinding", format!("volume \"{name}\" already bound to a different claim.")),
+    )
 }
 
 /// A claim that names a volume which is not there: not yet, or not any more.
 fn missing(claim: &PersistentVolumeClaim) -> Decision {
     if !is_completed(claim) {
         let what = format!("persistentvolume \"{}\"", volume::volume_name(claim));
-        let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "FailedBinding", format!("{what} not found"));
+        let event = Event::normal(
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            &claim.metadata,
+            "FailedBinding",
+            format!("{what} not found"),
+        );
         return pending(claim, Waiting::Missing { what }, event);
     }
     lost(claim, "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
 }
 
 fn lost(claim: &PersistentVolumeClaim, message: &str) -> Decision {
-    lost_because(claim, Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ClaimLost", message.to_owned()))
+    lost_because(
+        claim,
+        Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ClaimLost", message.to_owned()),
+    )
 }
 
 fn lost_because(claim: &PersistentVolumeClaim, event: Event) -> Decision {
@@ -360,7 +421,8 @@ fn phase(claim: &PersistentVolumeClaim, wanted: &str) -> Vec<Write> {
 
 /// The newest class that is marked as the default; ties go to the first name, as upstream.
 fn default_class(snapshot: &Snapshot) -> Option<&StorageClass> {
-    let marked = |class: &&StorageClass| DEFAULT_CLASS.iter().any(|name| volume::annotation(&class.metadata, name) == "true");
+    let marked =
+        |class: &&StorageClass| DEFAULT_CLASS.iter().any(|name| volume::annotation(&class.metadata, name) == "true");
     let classes = snapshot.storage_classes.iter().map(|(_, class)| &**class).filter(marked);
     classes.max_by_key(|class| (class.metadata.creation_timestamp.clone(), std::cmp::Reverse(key_of(&class.metadata))))
 }

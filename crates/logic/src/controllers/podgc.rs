@@ -2,7 +2,8 @@
 //!
 //! Relies on: a Node object being removed, or tainted `node.kubernetes.io/out-of-service`, only when nothing runs there
 //! any more. That is upstream's meaning of both, and the fencing that S2 speaks of.
-//! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed only
+//! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed
+//! only
 //! when the node has not come back [`QUARANTINE`] later, so that a node which registers again keeps its pods.
 //! Safe when cut: the mark is the pod's own condition; phase and removal follow in this order.
 //! Differs: finished pods are not removed for their number (upstream's threshold is 12500).
@@ -43,7 +44,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (change.kind.group, change.kind.plural) {
         ("", "pods") => wake(change.key.clone()),
         ("", "nodes") => {
-            let face = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| (is_out_of_service(node), is_ready(node)));
+            let face = |snapshot: &Snapshot| {
+                snapshot.nodes.get(&change.key).map(|node| (is_out_of_service(node), is_ready(node)))
+            };
             if face(before) != face(after) {
                 after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
             }
@@ -130,8 +133,16 @@ fn forgive(pod: &Pod) -> Decision {
 fn remove(pod: &Pod, message: &str, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     if !is_finished(pod) {
-        let conditions = if mark(pod).is_some() { others(pod).chain(mark(pod).cloned()).collect() } else { marked(pod, message, now) };
-        decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"phase": "Failed", "conditions": conditions})));
+        let conditions = if mark(pod).is_some() {
+            others(pod).chain(mark(pod).cloned()).collect()
+        } else {
+            marked(pod, message, now)
+        };
+        decision.writes.push(guarded_status(
+            &kinds::POD,
+            &pod.metadata,
+            json!({"phase": "Failed", "conditions": conditions}),
+        ));
     }
     decision.writes.push(Write::Delete {
         kind: &kinds::POD,
@@ -171,7 +182,12 @@ mod tests {
         let mut world = world();
         world.delete(&kinds::POD, "default", "a", None);
         assert!(run(&mut world, 0) && run(&mut world, 100_000), "stays Terminating");
-        world.patch(&kinds::NODE, "", "n1", json!({"spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}}));
+        world.patch(
+            &kinds::NODE,
+            "",
+            "n1",
+            json!({"spec": {"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]}}),
+        );
         assert!(!run(&mut world, 100_001));
     }
 

@@ -1,7 +1,8 @@
 //! Keeps a claim while a pod that is on a node uses it. Key: the claim.
 //!
 //! Relies on: the scheduler placing no pod with a claim that is being deleted.
-//! Guarantees V2: the finalizer goes only from a claim that is being deleted, that no pod on a node names and that is not
+//! Guarantees V2: the finalizer goes only from a claim that is being deleted, that no pod on a node names and that is
+//! not
 //! being copied (by a snapshot or a clone); a pod that has finished counts until it is gone, as upstream. One write,
 //! guarded by uid and resourceVersion.
 //! Differs: upstream has a finalizer of its own for each reason.
@@ -43,8 +44,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("snapshot.storage.k8s.io", _) => {
             // Copies that are done, or that nobody wants any more.
             for world in [before, after] {
-                let contents =
-                    world.volume_snapshot_contents.get(&change.key).map(|content| key_of_reference(&content.spec.volume_snapshot_ref));
+                let contents = world
+                    .volume_snapshot_contents
+                    .get(&change.key)
+                    .map(|content| key_of_reference(&content.spec.volume_snapshot_ref));
                 for snapshot in contents.iter().chain([&change.key]).filter_map(|key| world.volume_snapshots.get(key)) {
                     let claim = snapshot.spec.source.persistent_volume_claim_name.as_deref();
                     let namespace = snapshot.metadata.namespace.as_deref().unwrap_or("");
@@ -53,15 +56,19 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             }
         }
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
-            for content in [before, after].into_iter().filter_map(|world| world.volume_group_snapshot_contents.get(&change.key)) {
+            for content in
+                [before, after].into_iter().filter_map(|world| world.volume_group_snapshot_contents.get(&change.key))
+            {
                 let volumes = content.spec.source.volume_handles.iter().flatten();
-                let volumes = volumes.filter_map(|name| after.persistent_volumes.get(&ObjectKey::new("", name.as_str())));
+                let volumes =
+                    volumes.filter_map(|name| after.persistent_volumes.get(&ObjectKey::new("", name.as_str())));
                 volumes.filter_map(|volume| volume::claim_ref(volume)).for_each(|claim| wake(volume::claim_key(claim)));
             }
         }
         ("", "persistentvolumes") => {
-            let copies =
-                [before, after].map(|world| world.persistent_volumes.get(&change.key).and_then(|copy| source::copied_claim(after, copy)));
+            let copies = [before, after].map(|world| {
+                world.persistent_volumes.get(&change.key).and_then(|copy| source::copied_claim(after, copy))
+            });
             copies.into_iter().flatten().for_each(wake);
         }
         _ => {}
@@ -78,14 +85,17 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     protect(&kinds::PERSISTENT_VOLUME_CLAIM, observed.metadata, volume::PVC_PROTECTION, observed.in_use)
 }
 
-/// Puts a protection finalizer on an object that is not being deleted, and takes it off one that is and that nobody uses.
+/// Puts a protection finalizer on an object that is not being deleted, and takes it off one that is and that nobody
+/// uses.
 pub fn protect(kind: &'static Kind, metadata: &ObjectMeta, finalizer: &str, in_use: bool) -> Decision {
     let mut decision = Decision::default();
     let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
     let protected = finalizers.iter().any(|present| present == finalizer);
     let wanted: Vec<&str> = match (is_terminating(metadata), protected) {
         (false, false) => finalizers.iter().map(String::as_str).chain([finalizer]).collect(),
-        (true, true) if !in_use => finalizers.iter().map(String::as_str).filter(|present| *present != finalizer).collect(),
+        (true, true) if !in_use => {
+            finalizers.iter().map(String::as_str).filter(|present| *present != finalizer).collect()
+        }
         (true, true) => {
             decision.waiting.push(Waiting::InUse);
             return decision;

@@ -42,7 +42,8 @@ fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn Fn
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let volume = snapshot.persistent_volumes.get(key)?;
-    let claim = volume::claim_ref(volume).and_then(|reference| snapshot.persistent_volume_claims.get(&volume::claim_key(reference)));
+    let claim = volume::claim_ref(volume)
+        .and_then(|reference| snapshot.persistent_volume_claims.get(&volume::claim_key(reference)));
     Some(Observed { volume, in_use: claim.is_some_and(|claim| volume::is_held_by(volume, claim)) })
 }
 

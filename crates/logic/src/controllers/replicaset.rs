@@ -1,7 +1,8 @@
 //! ReplicaSets: a number of equal pods.
 //!
 //! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made.
-//! Guarantees: S10; what is deleted is upstream's choice (pods that serve least go first); a decision that is cut makes or
+//! Guarantees: S10; what is deleted is upstream's choice (pods that serve least go first); a decision that is cut
+//! makes or
 //! deletes fewer pods, never others.
 //!
 //! Differs: names of pods are made here, from the set's uid and the snapshot's revision, and not by the API server: a
@@ -28,7 +29,12 @@ const MAX_WRITES: usize = 500;
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
     name: "replicaset-controller",
-    permits: &[(Verb::Create, "pods"), (Verb::Patch, "pods"), (Verb::Delete, "pods"), (Verb::PatchStatus, "replicasets")],
+    permits: &[
+        (Verb::Create, "pods"),
+        (Verb::Patch, "pods"),
+        (Verb::Delete, "pods"),
+        (Verb::PatchStatus, "replicasets"),
+    ],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };
@@ -40,7 +46,9 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
     } else if change.kind == &POD {
         for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
             match controller_of(meta) {
-                Some(owner) if owner.kind == REPLICA_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
+                Some(owner) if owner.kind == REPLICA_SET.kind => {
+                    wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
+                }
                 Some(_) => {}
                 None => in_namespace(&after.replica_sets, namespace)
                     .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
@@ -71,10 +79,18 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let all = || in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
     let matching = !selects_everything(&set.spec.selector);
     // A finished pod is nobody's to adopt: it would only be counted out again.
-    let own = owner.sort(&POD, all(), |pod| &pod.metadata, |pod| matching && !pods::is_finished(pod) || is_own(pod, set), &mut ownership);
+    let own = owner.sort(
+        &POD,
+        all(),
+        |pod| &pod.metadata,
+        |pod| matching && !pods::is_finished(pod) || is_own(pod, set),
+        &mut ownership,
+    );
     let deployment = controller_of(&set.metadata).map(|owner| owner.uid.as_str());
     let siblings: Vec<&str> = in_namespace(&snapshot.replica_sets, &key.namespace)
-        .filter(|(_, other)| deployment.is_some() && controller_of(&other.metadata).map(|owner| owner.uid.as_str()) == deployment)
+        .filter(|(_, other)| {
+            deployment.is_some() && controller_of(&other.metadata).map(|owner| owner.uid.as_str()) == deployment
+        })
         .filter_map(|(_, other)| other.metadata.uid.as_deref())
         .chain(set.metadata.uid.as_deref())
         .collect();
@@ -126,7 +142,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
 }
 
 fn create(o: &Observed, count: usize, d: &mut Decision) {
-    let (namespace, uid) = (o.set.metadata.namespace.as_deref().unwrap_or(""), o.set.metadata.uid.as_deref().unwrap_or(""));
+    let (namespace, uid) =
+        (o.set.metadata.namespace.as_deref().unwrap_or(""), o.set.metadata.uid.as_deref().unwrap_or(""));
     let prefix = format!("{}-", o.set.metadata.name.as_deref().unwrap_or(""));
     let mut taken = Vec::new();
     // Twice the count leaves room for names that are taken; more collisions than that wait for the next snapshot.
@@ -151,8 +168,11 @@ fn pod(set: &ReplicaSet, prefix: &str, name: &str) -> Value {
         "namespace": set.metadata.namespace, "generateName": prefix, "name": name,
         "ownerReferences": [controller_reference(&REPLICA_SET, &set.metadata)],
     });
-    for (field, value) in [("labels", json!(meta.labels)), ("annotations", json!(meta.annotations)), ("finalizers", json!(meta.finalizers))]
-    {
+    for (field, value) in [
+        ("labels", json!(meta.labels)),
+        ("annotations", json!(meta.annotations)),
+        ("finalizers", json!(meta.finalizers)),
+    ] {
         if !value.is_null() {
             metadata[field] = value;
         }
@@ -169,7 +189,8 @@ fn delete(o: &Observed, mut active: Vec<&Pod>, count: usize, d: &mut Decision) {
     }
 }
 
-/// Which pod goes first, smallest first: not bound, Pending, not Ready, of lower `pod-deletion-cost`, with more related pods
+/// Which pod goes first, smallest first: not bound, Pending, not Ready, of lower `pod-deletion-cost`, with more
+/// related pods
 /// on its node, Ready for a shorter time, restarted more often, younger. Upstream's order.
 fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
     let phase = match pods::phase(pod) {
@@ -178,7 +199,9 @@ fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
         _ => 0,
     };
     let annotations = pod.metadata.annotations.as_ref();
-    let cost = annotations.and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost")?.parse::<i32>().ok()).unwrap_or(0);
+    let cost = annotations
+        .and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost")?.parse::<i32>().ok())
+        .unwrap_or(0);
     let ready_since = pods::available_at(pod, 0).map(|at| std::cmp::Reverse(at.as_second()));
     let restarts = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let restarts = restarts.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0);
@@ -195,7 +218,10 @@ fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let template = o.set.spec.template.as_ref().and_then(|template| template.metadata.as_ref()?.labels.as_ref());
     let labeled = |pod: &&&Pod| {
-        template.into_iter().flatten().all(|(label, value)| pod.metadata.labels.as_ref().and_then(|all| all.get(label)) == Some(value))
+        template
+            .into_iter()
+            .flatten()
+            .all(|(label, value)| pod.metadata.labels.as_ref().and_then(|all| all.get(label)) == Some(value))
     };
     for at in active.iter().filter_map(|pod| pods::available_at(pod, min_ready)).filter(|at| *at > now) {
         d.waiting.push(Waiting::NotYetAvailable);
@@ -207,7 +233,9 @@ fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
         fully_labeled_replicas: Some(number(active.iter().filter(labeled).count())),
         ready_replicas: Some(number(active.iter().filter(|pod| pods::is_ready(pod)).count())),
         available_replicas: Some(number(active.iter().filter(|pod| pods::is_available(pod, min_ready, now)).count())),
-        terminating_replicas: Some(number(o.pods.iter().filter(|pod| is_terminating(&pod.metadata) && !pods::is_finished(pod)).count())),
+        terminating_replicas: Some(number(
+            o.pods.iter().filter(|pod| is_terminating(&pod.metadata) && !pods::is_finished(pod)).count(),
+        )),
         observed_generation: o.set.metadata.generation,
         conditions: old.conditions.clone(),
     };

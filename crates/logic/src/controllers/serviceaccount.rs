@@ -69,8 +69,10 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
     match (o.original, o.copy) {
         (None, _) => d.waiting.push(Waiting::Missing { what: format!("configmap {}", source()) }),
         (Some(original), None) => {
-            let metadata = json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": original.metadata.annotations });
-            let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": original.data });
+            let metadata =
+                json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": original.metadata.annotations });
+            let object =
+                json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": original.data });
             d.writes.push(Write::Create { kind: &CONFIG_MAP, object });
         }
         (Some(original), Some(copy)) if original.data != copy.data => {

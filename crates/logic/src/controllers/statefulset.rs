@@ -8,14 +8,16 @@
 //! - S3: names, hostname and claims come from `identity` alone.
 //! - S4: OrderedReady makes pod *i* only when each lower ordinal is Running, Ready and available.
 //! - S5: scale-in deletes one pod, the highest, and the next only when its object is gone.
-//! - S6: a rolling update deletes from the highest ordinal down within `maxUnavailable`; ordinals below the partition are
+//! - S6: a rolling update deletes from the highest ordinal down within `maxUnavailable`; ordinals below the partition
+//!   are
 //!   made from the current revision.
 //! - S7: see `replace_broken`.
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
 //! Differs: upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision
-//! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream calls
+//! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
+//! calls
 //! a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
 //! revision of a partitioned set is forgotten while its pods are away (S6). A condemned pod that is not Ready does not
 //! hold back the scale-in of those above it. A claim is made with its owner (S8).
@@ -147,7 +149,9 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
     } else if change.kind == &CONTROLLER_REVISION {
         for meta in metas() {
             match controller_of(meta) {
-                Some(owner) if owner.kind == STATEFUL_SET.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
+                Some(owner) if owner.kind == STATEFUL_SET.kind => {
+                    wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
+                }
                 Some(_) => {}
                 None => in_namespace(&after.stateful_sets, namespace)
                     .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
@@ -170,10 +174,15 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let all_pods = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
     let pods = owner.sort(&POD, all_pods, |pod| &pod.metadata, |pod| ordinal(pod).is_some(), &mut ownership);
     let all_revisions = in_namespace(&snapshot.controller_revisions, &key.namespace).map(|(_, revision)| &**revision);
-    let mut revisions = owner.sort(&CONTROLLER_REVISION, all_revisions, |revision| &revision.metadata, |_| true, &mut ownership);
+    let mut revisions =
+        owner.sort(&CONTROLLER_REVISION, all_revisions, |revision| &revision.metadata, |_| true, &mut ownership);
     revisions.sort_by_key(|revision| (revision.revision, &revision.metadata.name));
     let uid = set.metadata.uid.as_deref().unwrap_or("");
-    let owned_claims = snapshot.dependents(uid).filter(|meta| meta.kind == &PERSISTENT_VOLUME_CLAIM).map(|meta| &meta.metadata).collect();
+    let owned_claims = snapshot
+        .dependents(uid)
+        .filter(|meta| meta.kind == &PERSISTENT_VOLUME_CLAIM)
+        .map(|meta| &meta.metadata)
+        .collect();
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
     Some(Observed {
         set,
@@ -310,7 +319,11 @@ fn repair_identity(o: &Observed, d: &mut Decision) {
         let right = wanted.iter().all(|(label, value)| labels.and_then(|labels| labels.get(label)) == Some(value));
         if !right && pods::is_active(pod) {
             d.writes.push(Write::patch(&POD, &pod.metadata, json!({ "metadata": { "labels": wanted } })));
-            d.events.push(told(o, "SuccessfulUpdate", format!("update Pod {name} in StatefulSet {} successful", o.name())));
+            d.events.push(told(
+                o,
+                "SuccessfulUpdate",
+                format!("update Pod {name} in StatefulSet {} successful", o.name()),
+            ));
         }
     }
 }
@@ -339,7 +352,11 @@ fn make_claims(o: &Observed, ordinal: i64, d: &mut Decision) -> bool {
                 let object = identity::claim(o.set, &key, template, &retention::owners_of_new(o));
                 d.writes.push(Write::Create { kind: &PERSISTENT_VOLUME_CLAIM, object });
                 let (pod, set) = (identity::pod_key(o.set, ordinal).name, o.name());
-                d.events.push(told(o, "SuccessfulCreate", format!("create Claim {} Pod {pod} in StatefulSet {set} success", key.name)));
+                d.events.push(told(
+                    o,
+                    "SuccessfulCreate",
+                    format!("create Claim {} Pod {pod} in StatefulSet {set} success", key.name),
+                ));
             }
         }
     }
@@ -355,18 +372,26 @@ fn replace_finished(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
             let message = format!("StatefulSet {namespace}/{set} is recreating failed Pod {name}");
             Event::warning(&STATEFUL_SET, &o.set.metadata, "RecreatingFailedPod", message)
         } else {
-            told(o, "RecreatingTerminatedPod", format!("StatefulSet {namespace}/{set} is recreating terminated Pod {name}"))
+            told(
+                o,
+                "RecreatingTerminatedPod",
+                format!("StatefulSet {namespace}/{set} is recreating terminated Pod {name}"),
+            )
         });
         delete(o, slot, d);
     }
 }
 
-/// S7: a pod that is not of the revision that its ordinal shall have is deleted out of order, whatever the others do, where
+/// S7: a pod that is not of the revision that its ordinal shall have is deleted out of order, whatever the others do,
+/// where
 /// it was never Ready since it was made, or where a container of it is held back after failures (`CrashLoopBackOff`).
 ///
-/// The first never served; of the second nothing runs. So nothing becomes less available, and since what takes its place is
-/// of the wanted revision, this happens once per pod and change. The second was Ready once, and so is not handed to a wanted
-/// revision of which a pod is not Ready just now. A pod that runs and merely fails its probe keeps its turn: it may recover.
+/// The first never served; of the second nothing runs. So nothing becomes less available, and since what takes its
+/// place is
+/// of the wanted revision, this happens once per pod and change. The second was Ready once, and so is not handed to a
+/// wanted
+/// revision of which a pod is not Ready just now. A pod that runs and merely fails its probe keeps its turn: it may
+/// recover.
 fn replace_broken(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     if !o.rolling() {
         return;
@@ -408,8 +433,13 @@ fn create_pod(o: &Observed, revision: &Revision, ordinal: i64, d: &mut Decision)
     if !make_claims(o, ordinal, d) {
         return;
     }
-    d.writes.push(Write::Create { kind: &POD, object: identity::pod(o.set, ordinal, &revision.template, &revision.name) });
-    d.events.push(told(o, "SuccessfulCreate", format!("create Pod {} in StatefulSet {} successful", key.name, o.name())));
+    d.writes
+        .push(Write::Create { kind: &POD, object: identity::pod(o.set, ordinal, &revision.template, &revision.name) });
+    d.events.push(told(
+        o,
+        "SuccessfulCreate",
+        format!("create Pod {} in StatefulSet {} successful", key.name, o.name()),
+    ));
 }
 
 /// S5: deletes the highest pod that the set shall not have. OrderedReady waits, as upstream, until those that stay are
@@ -426,7 +456,8 @@ fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
 /// S6: from the highest ordinal down to the partition, pods of another revision are deleted.
 ///
 /// A pod that is available goes only while fewer than `maxUnavailable` are not. One that is not available itself costs
-/// nothing, but it must not be handed to a revision that has just failed above it: it goes when every pod above it is new
+/// nothing, but it must not be handed to a revision that has just failed above it: it goes when every pod above it is
+/// new
 /// and available.
 fn roll(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     let held = replicas.slots.iter().find(|slot| slot.ordinal < o.partition() && is_old(o, slot));
@@ -485,7 +516,9 @@ fn told(o: &Observed, reason: &'static str, message: String) -> Event {
 
 /// Counts what there is, and moves the current revision on when every ordinal is of the new one and available.
 fn status(o: &Observed, revisions: &Revisions, replicas: &Replicas, now: Timestamp, d: &mut Decision) {
-    let count = |wanted: &dyn Fn(&Pod) -> bool| i32::try_from(o.pods.values().filter(|pod| wanted(pod)).count()).unwrap_or(i32::MAX);
+    let count = |wanted: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(o.pods.values().filter(|pod| wanted(pod)).count()).unwrap_or(i32::MAX)
+    };
     let of = |revision: &Revision| count(&|pod| revision_of(pod) == revision.name && !is_terminating(&pod.metadata));
     let min_ready = o.min_ready_seconds();
     let all_new = replicas.slots.iter().all(|slot| {
@@ -498,7 +531,9 @@ fn status(o: &Observed, revisions: &Revisions, replicas: &Replicas, now: Timesta
     let new = StatefulSetStatus {
         replicas: count(&|_| true),
         ready_replicas: Some(count(&pods::is_running_and_ready)),
-        available_replicas: Some(count(&|pod| pods::is_running_and_ready(pod) && pods::is_available(pod, min_ready, now))),
+        available_replicas: Some(count(&|pod| {
+            pods::is_running_and_ready(pod) && pods::is_available(pod, min_ready, now)
+        })),
         current_replicas: Some(of(current)),
         updated_replicas: Some(of(&revisions.update)),
         current_revision: Some(current.name.clone()),

@@ -1,10 +1,12 @@
 //! Evicts pods from nodes with NoExecute taints that they do not, or no longer, tolerate. Key: the pod.
 //!
-//! Relies on: `timeAdded` on every NoExecute taint (the node controller sees to it); the API server giving pods upstream's
+//! Relies on: `timeAdded` on every NoExecute taint (the node controller sees to it); the API server giving pods
+//! upstream's
 //! default tolerations (not-ready and unreachable for 300 s).
 //! Guarantees S1 and S2: an eviction is a graceful delete, never a forced one. The pod of a silent node stays
 //! Terminating until its node confirms, is removed, or is declared out of service.
-//! Differs: the time of a toleration counts from when the taint was added, not from when this controller first saw it, so
+//! Differs: the time of a toleration counts from when the taint was added, not from when this controller first saw
+//! it, so
 //! a restart of the server does not prolong it.
 
 use jiff::{SignedDuration, Timestamp};
@@ -34,7 +36,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (change.kind.group, change.kind.plural) {
         ("", "pods") => wake(change.key.clone()),
         ("", "nodes") => {
-            let taints = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).and_then(|node| node.spec.as_ref()?.taints.clone());
+            let taints = |snapshot: &Snapshot| {
+                snapshot.nodes.get(&change.key).and_then(|node| node.spec.as_ref()?.taints.clone())
+            };
             if taints(before) != taints(after) {
                 after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
             }
@@ -46,7 +50,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let pod = snapshot.pods.get(key).filter(|pod| is_active(pod))?;
     let node = snapshot.nodes.get(&ObjectKey::new("", pod.spec.as_ref()?.node_name.as_deref()?))?;
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).filter(|taint| taint.effect == "NoExecute");
+    let taints =
+        node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).filter(|taint| taint.effect == "NoExecute");
     Some(Observed { pod, taints: taints.collect() })
 }
 
@@ -64,7 +69,8 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     decision
 }
 
-/// When a pod has to leave because of a taint; `None` when it may stay. The shortest of several matching tolerations counts,
+/// When a pod has to leave because of a taint; `None` when it may stay. The shortest of several matching tolerations
+/// counts,
 /// and one without a time is for ever, as upstream.
 fn end(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Timestamp> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Keeps a VolumeAttributesClass while a claim or a volume names it. Key: the class.
 //!
-//! Guarantees V2 for classes: the finalizer goes only from a class that is being deleted and that nobody names. One write,
+//! Guarantees V2 for classes: the finalizer goes only from a class that is being deleted and that nobody names. One
+//! write,
 //! guarded by uid and resourceVersion.
 
 use jiff::Timestamp;
@@ -32,8 +33,12 @@ pub struct Observed<'a> {
 fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let names = match (change.kind.group, change.kind.plural) {
         ("storage.k8s.io", "volumeattributesclasses") => return wake(change.key.clone()),
-        ("", "persistentvolumeclaims") => before.persistent_volume_claims.get(&change.key).map(|claim| volume::attributes::named_by(claim)),
-        ("", "persistentvolumes") => before.persistent_volumes.get(&change.key).map(|volume| vec![volume::attributes::of_volume(volume)]),
+        ("", "persistentvolumeclaims") => {
+            before.persistent_volume_claims.get(&change.key).map(|claim| volume::attributes::named_by(claim))
+        }
+        ("", "persistentvolumes") => {
+            before.persistent_volumes.get(&change.key).map(|volume| vec![volume::attributes::of_volume(volume)])
+        }
         _ => None,
     };
     // Only those that were named before can be free now.

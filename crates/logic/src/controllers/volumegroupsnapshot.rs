@@ -1,9 +1,11 @@
-//! VolumeGroupSnapshots: the claims that a selector finds, all copied as they are at one moment. Key: the group snapshot.
+//! VolumeGroupSnapshots: the claims that a selector finds, all copied as they are at one moment. Key: the group
+//! snapshot.
 //!
 //! Relies on: the node (`mainstay.io/snapshot-on` of the content) copying all volumes of the content at one moment and
 //! saying so in its status; the snapshot controller binding each member to its content; garbage collection taking the
 //! members along with their group.
-//! Guarantees: which claims belong to a group is decided once, when its content is made; a member is made only of a copy
+//! Guarantees: which claims belong to a group is decided once, when its content is made; a member is made only of a
+//! copy
 //! that is there, and not again once the group is ready. Safe when cut: contents and members have names of their own.
 //! Differs: one file for what upstream spreads over two controllers; all claims of a group must be on one node; copies
 //! that were there before are bound one by one, as VolumeSnapshots, not as a group.
@@ -52,11 +54,14 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let unsettled = |group: &VolumeGroupSnapshot| group.status.as_ref().and_then(|status| status.ready_to_use) != Some(true);
+    let unsettled =
+        |group: &VolumeGroupSnapshot| group.status.as_ref().and_then(|status| status.ready_to_use) != Some(true);
     match (change.kind.group, change.kind.plural) {
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => wake(change.key.clone()),
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
-            for content in [before, after].into_iter().filter_map(|world| world.volume_group_snapshot_contents.get(&change.key)) {
+            for content in
+                [before, after].into_iter().filter_map(|world| world.volume_group_snapshot_contents.get(&change.key))
+            {
                 wake(key_of_reference(&content.spec.volume_group_snapshot_ref));
             }
         }
@@ -65,7 +70,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             waiting.for_each(|(key, _)| wake(key.clone()));
         }
         ("snapshot.storage.k8s.io", "volumesnapshots") => {
-            let owners = [&change.old, &change.new].into_iter().flatten().filter_map(|meta| controller_of(&meta.metadata));
+            let owners =
+                [&change.old, &change.new].into_iter().flatten().filter_map(|meta| controller_of(&meta.metadata));
             let groups = owners.filter(|owner| owner.kind == "VolumeGroupSnapshot");
             groups.for_each(|owner| wake(ObjectKey::new(change.key.namespace.clone(), owner.name.as_str())));
         }
@@ -84,7 +90,8 @@ fn uid(group: &VolumeGroupSnapshot) -> &str {
 fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let (group, world) = (observed.group, observed.world);
     let name = format!("groupsnapcontent-{}", uid(group));
-    let content = world.volume_group_snapshot_contents.get(&ObjectKey::new("", name.as_str())).map(|content| &**content);
+    let content =
+        world.volume_group_snapshot_contents.get(&ObjectKey::new("", name.as_str())).map(|content| &**content);
     let content = content.filter(|content| content.spec.volume_group_snapshot_ref.uid == group.metadata.uid);
     let finalizers = group.metadata.finalizers.as_deref().unwrap_or_default();
     let protected = finalizers.iter().any(|present| present == FINALIZER);
@@ -94,16 +101,23 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     if !protected {
         let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
         let patch = json!({"metadata": {"finalizers": all}});
-        return Decision { writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)],
+            ..Decision::default()
+        };
     }
     if group.spec.source.volume_group_snapshot_content_name.is_some() {
-        let message = "copies that exist are bound one by one, by VolumeSnapshots with a volumeSnapshotContentName".to_owned();
+        let message =
+            "copies that exist are bound one by one, by VolumeSnapshots with a volumeSnapshotContentName".to_owned();
         return failed(group, "GroupSnapshotContentMismatch", message, now);
     }
-    let was_bound = group.status.as_ref().is_some_and(|status| status.bound_volume_group_snapshot_content_name.is_some());
+    let was_bound =
+        group.status.as_ref().is_some_and(|status| status.bound_volume_group_snapshot_content_name.is_some());
     match content {
         Some(content) => follow(observed, content, now),
-        None if was_bound => failed(group, "GroupSnapshotContentMissing", "VolumeGroupSnapshotContent is missing".to_owned(), now),
+        None if was_bound => {
+            failed(group, "GroupSnapshotContentMissing", "VolumeGroupSnapshotContent is missing".to_owned(), now)
+        }
         None => begin(observed, &name, now),
     }
 }
@@ -121,7 +135,10 @@ fn begin(observed: &Observed, name: &str, now: Timestamp) -> Decision {
     };
     if group.spec.volume_group_snapshot_class_name.is_none() {
         let patch = json!({"spec": {"volumeGroupSnapshotClassName": class.metadata.name}});
-        return Decision { writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)],
+            ..Decision::default()
+        };
     }
     let handles: Vec<Option<&String>> = members.iter().map(|(_, volume)| volume.metadata.name.as_ref()).collect();
     let node = members.first().map_or("", |(_, volume)| annotation(&volume.metadata, volume::MADE_ON));
@@ -162,7 +179,9 @@ fn members<'a>(observed: &Observed<'a>) -> Result<Vec<(&'a PersistentVolumeClaim
     let first = members.first().map(|(_, volume)| node(volume));
     match first {
         None => Err("the selector finds no persistentvolumeclaim".to_owned()),
-        Some(_) if members.len() > MAX_MEMBERS => Err(format!("the selector finds {} claims, more than {MAX_MEMBERS}", members.len())),
+        Some(_) if members.len() > MAX_MEMBERS => {
+            Err(format!("the selector finds {} claims, more than {MAX_MEMBERS}", members.len()))
+        }
         Some(first) if members.iter().any(|(_, volume)| node(volume) != first) => {
             Err("the claims' volumes are on more than one node, which cannot be copied at one moment".to_owned())
         }
@@ -176,8 +195,13 @@ fn class<'a>(observed: &Observed<'a>) -> Result<&'a VolumeGroupSnapshotClass, St
     let built_in = |class: &VolumeGroupSnapshotClass| BUILT_IN.contains(&class.driver.as_str());
     if let Some(name) = group.spec.volume_group_snapshot_class_name.as_deref() {
         let found = world.volume_group_snapshot_classes.get(&ObjectKey::new("", name)).map(|class| &**class);
-        let found = found.ok_or_else(|| format!("volumegroupsnapshotclass.groupsnapshot.storage.k8s.io \"{name}\" not found"))?;
-        return if built_in(found) { Ok(found) } else { Err(format!("group snapshot class {name} is of driver \"{}\"", found.driver)) };
+        let found = found
+            .ok_or_else(|| format!("volumegroupsnapshotclass.groupsnapshot.storage.k8s.io \"{name}\" not found"))?;
+        return if built_in(found) {
+            Ok(found)
+        } else {
+            Err(format!("group snapshot class {name} is of driver \"{}\"", found.driver))
+        };
     }
     let default = |class: &&VolumeGroupSnapshotClass| {
         built_in(class) && annotation(&class.metadata, kinds::volumegroupsnapshotclass::DEFAULT_ANNOTATION) == "true"
@@ -195,7 +219,9 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
     let (group, world) = (observed.group, observed.world);
     let was = group.status.clone().unwrap_or_default();
     let said = content.status.clone().unwrap_or_default();
-    if let Some(message) = said.error.as_ref().and_then(|error| error.message.clone()).filter(|_| said.ready_to_use != Some(true)) {
+    if let Some(message) =
+        said.error.as_ref().and_then(|error| error.message.clone()).filter(|_| said.ready_to_use != Some(true))
+    {
         return failed(group, "GroupSnapshotCreationFailed", message, now);
     }
     if was.ready_to_use == Some(true) {
@@ -215,19 +241,24 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
         if member.is_none() {
             decision.writes.push(member_snapshot(observed, copy, &content_name, &name));
         }
-        let is_ready = |member: &VolumeSnapshot| member.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
+        let is_ready =
+            |member: &VolumeSnapshot| member.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
         ready &= member.is_some_and(|member| is_ready(member));
     }
     let bound = was.bound_volume_group_snapshot_content_name == content.metadata.name;
     if ready || !bound || was.error.is_some() {
         let made = said.creation_time.map(|made| time::rfc3339(made.0));
-        let status =
-            json!({"boundVolumeGroupSnapshotContentName": content.metadata.name, "readyToUse": ready, "creationTime": made, "error": null});
+        let status = json!({"boundVolumeGroupSnapshotContentName": content.metadata.name, "readyToUse": ready, "creationTime": made, "error": null});
         decision.writes.push(Write::patch_status(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, status));
     }
     if ready {
         let message = format!("Group snapshot {} is ready to use.", key_of(&group.metadata));
-        decision.events.push(Event::normal(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, "GroupSnapshotReady", message));
+        decision.events.push(Event::normal(
+            &kinds::VOLUME_GROUP_SNAPSHOT,
+            &group.metadata,
+            "GroupSnapshotReady",
+            message,
+        ));
     } else {
         decision.waiting.push(Waiting::Missing { what: "the copies".to_owned() });
     }
@@ -255,7 +286,8 @@ fn member_content(
 
 fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str, name: &str) -> Write {
     let group = observed.group;
-    let volume = observed.world.persistent_volumes.get(&ObjectKey::new("", copy.volume_handle.as_deref().unwrap_or("")));
+    let volume =
+        observed.world.persistent_volumes.get(&ObjectKey::new("", copy.volume_handle.as_deref().unwrap_or("")));
     let claim = volume.and_then(|volume| volume::claim_ref(volume)?.name.clone());
     let annotations = claim.map_or(Value::Null, |claim| json!({(SOURCE_CLAIM): claim}));
     let object = json!({
@@ -270,7 +302,8 @@ fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str
 fn failed(group: &VolumeGroupSnapshot, reason: &'static str, message: String, now: Timestamp) -> Decision {
     let mut decision = Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() };
     let was = group.status.clone().unwrap_or_default();
-    if was.error.and_then(|error| error.message).as_deref() != Some(message.as_str()) || was.ready_to_use != Some(false) {
+    if was.error.and_then(|error| error.message).as_deref() != Some(message.as_str()) || was.ready_to_use != Some(false)
+    {
         let status = json!({"readyToUse": false, "error": {"message": message, "time": time::rfc3339(now)}});
         decision.writes.push(Write::patch_status(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, status));
         decision.events.push(Event::warning(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, reason, message));
@@ -287,7 +320,10 @@ fn terminating(group: &VolumeGroupSnapshot, content: Option<&VolumeGroupSnapshot
     }
     let rest: Vec<&String> = group.metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).collect();
     let patch = json!({"metadata": {"finalizers": rest}});
-    Decision { writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)], ..Decision::default() }
+    Decision {
+        writes: vec![Write::patch(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, patch)],
+        ..Decision::default()
+    }
 }
 
 #[cfg(test)]

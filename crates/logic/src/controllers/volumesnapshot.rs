@@ -1,8 +1,10 @@
 //! VolumeSnapshots: bound to the copy that they ask for. Key: the snapshot.
 //!
-//! Relies on: the node (`mainstay.io/snapshot-on` of the content) or an external driver making the copy and saying so in
+//! Relies on: the node (`mainstay.io/snapshot-on` of the content) or an external driver making the copy and saying so
+//! in
 //! the content's status; pvcprotection keeping the claim until the copy is made.
-//! Guarantees: a content is bound to one snapshot, by uid, from its creation or by one guarded write; what a snapshot says
+//! Guarantees: a content is bound to one snapshot, by uid, from its creation or by one guarded write; what a snapshot
+//! says
 //! of its data is what a content that names it says. A content that is gone is never made anew under the same snapshot:
 //! it would hold another moment. Deletion (V2, V3): the snapshot stays until no claim is being filled from it and, with
 //! policy Delete, until the copy is gone. Safe when cut: a content without the snapshot's status is found by its name.
@@ -61,7 +63,9 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (change.kind.group, change.kind.plural) {
         ("snapshot.storage.k8s.io", "volumesnapshots") => wake(change.key.clone()),
         ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
-            for content in [before, after].into_iter().filter_map(|world| world.volume_snapshot_contents.get(&change.key)) {
+            for content in
+                [before, after].into_iter().filter_map(|world| world.volume_snapshot_contents.get(&change.key))
+            {
                 wake(source::key_of_reference(&content.spec.volume_snapshot_ref));
             }
             let name = Some(&*change.key.name);
@@ -96,7 +100,10 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
         let others = finalizers.iter().map(String::as_str).filter(|present| !FINALIZERS.contains(present));
         let all: Vec<&str> = others.chain(FINALIZERS).collect();
         let patch = json!({"metadata": {"finalizers": all}});
-        return Decision { writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, patch)], ..Decision::default() };
+        return Decision {
+            writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, patch)],
+            ..Decision::default()
+        };
     }
     match &snapshot.spec.source.volume_snapshot_content_name {
         Some(name) => pre_provisioned(observed, name, now),
@@ -121,16 +128,23 @@ fn dynamic(observed: &Observed, now: Timestamp) -> Decision {
         return match driver_of_source(observed).and_then(|driver| default_class(world, driver)) {
             Ok(class) => {
                 let patch = json!({"spec": {"volumeSnapshotClassName": class.metadata.name}});
-                Decision { writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, patch)], ..Decision::default() }
+                Decision {
+                    writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, patch)],
+                    ..Decision::default()
+                }
             }
-            Err(why) => {
-                failed(snapshot, "SetDefaultSnapshotClassFailed", format!("Failed to set default snapshot class with error {why}"), now)
-            }
+            Err(why) => failed(
+                snapshot,
+                "SetDefaultSnapshotClassFailed",
+                format!("Failed to set default snapshot class with error {why}"),
+                now,
+            ),
         };
     }
     match content_for(observed) {
         Ok(object) => {
-            let message = format!("Waiting for a snapshot {} to be created by the CSI driver.", key_of(&snapshot.metadata));
+            let message =
+                format!("Waiting for a snapshot {} to be created by the CSI driver.", key_of(&snapshot.metadata));
             let status = json!({"boundVolumeSnapshotContentName": name, "readyToUse": false, "error": null});
             Decision {
                 writes: vec![
@@ -141,7 +155,12 @@ fn dynamic(observed: &Observed, now: Timestamp) -> Decision {
                 ..Decision::default()
             }
         }
-        Err(why) => failed(snapshot, "SnapshotContentCreationFailed", format!("Failed to create snapshot content with error {why}"), now),
+        Err(why) => failed(
+            snapshot,
+            "SnapshotContentCreationFailed",
+            format!("Failed to create snapshot content with error {why}"),
+            now,
+        ),
     }
 }
 
@@ -150,7 +169,9 @@ fn source_of<'a>(observed: &Observed<'a>) -> Result<(&'a PersistentVolumeClaim, 
     let name = observed.snapshot.spec.source.persistent_volume_claim_name.as_deref().unwrap_or("");
     let key = ObjectKey::new(observed.snapshot.metadata.namespace.as_deref().unwrap_or(""), name);
     let Some(claim) = observed.world.persistent_volume_claims.get(&key) else {
-        return Err(format!("failed to retrieve PVC {name} from the lister: persistentvolumeclaim \"{name}\" not found"));
+        return Err(format!(
+            "failed to retrieve PVC {name} from the lister: persistentvolumeclaim \"{name}\" not found"
+        ));
     };
     if is_terminating(&claim.metadata) {
         return Err(format!("the PVC {name} is being deleted"));
@@ -170,7 +191,8 @@ fn driver_of(volume: &PersistentVolume) -> Result<&str, String> {
     }
     let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    csi.map(|csi| csi.driver.as_str()).ok_or_else(|| format!("cannot find CSI PersistentVolumeSource for volume {name}"))
+    csi.map(|csi| csi.driver.as_str())
+        .ok_or_else(|| format!("cannot find CSI PersistentVolumeSource for volume {name}"))
 }
 
 fn driver_of_source<'a>(observed: &Observed<'a>) -> Result<&'a str, String> {
@@ -185,7 +207,8 @@ fn is_same_driver(one: &str, other: &str) -> bool {
 /// The class that is marked as the default of a driver.
 fn default_class<'a>(world: &'a Snapshot, driver: &str) -> Result<&'a VolumeSnapshotClass, String> {
     let marked = |class: &&VolumeSnapshotClass| {
-        annotation(&class.metadata, kinds::volumesnapshotclass::DEFAULT_ANNOTATION) == "true" && is_same_driver(&class.driver, driver)
+        annotation(&class.metadata, kinds::volumesnapshotclass::DEFAULT_ANNOTATION) == "true"
+            && is_same_driver(&class.driver, driver)
     };
     let mut classes = world.volume_snapshot_classes.iter().map(|(_, class)| &**class).filter(marked);
     match (classes.next(), classes.count()) {
@@ -208,7 +231,10 @@ fn content_for(observed: &Observed) -> Result<Value, String> {
     let (claim, volume) = source_of(observed)?;
     let driver = driver_of(volume)?;
     if !is_same_driver(&class.driver, driver) {
-        return Err(format!("snapshot class {class_name} is of driver \"{}\", the volume is of driver \"{driver}\"", class.driver));
+        return Err(format!(
+            "snapshot class {class_name} is of driver \"{}\", the volume is of driver \"{driver}\"",
+            class.driver
+        ));
     }
     let spec = volume.spec.as_ref();
     let mut metadata = json!({"name": dynamic_content(snapshot), "finalizers": [CONTENT_FINALIZER]});
@@ -238,7 +264,8 @@ fn pre_provisioned(observed: &Observed, name: &str, now: Timestamp) -> Decision 
         return failed(snapshot, "SnapshotContentMissing", "VolumeSnapshotContent is missing".to_owned(), now);
     };
     if content.spec.source.snapshot_handle.is_none() {
-        let message = "VolumeSnapshotContent is dynamically provisioned while expecting a pre-provisioned one".to_owned();
+        let message =
+            "VolumeSnapshotContent is dynamically provisioned while expecting a pre-provisioned one".to_owned();
         return failed(snapshot, "SnapshotContentMismatch", message, now);
     }
     let reference = &content.spec.volume_snapshot_ref;
@@ -258,7 +285,12 @@ fn pre_provisioned(observed: &Observed, name: &str, now: Timestamp) -> Decision 
 }
 
 fn misbound(snapshot: &VolumeSnapshot, content: &str, now: Timestamp) -> Decision {
-    failed(snapshot, "SnapshotContentMisbound", format!("VolumeSnapshotContent [{content}] is bound to a different snapshot"), now)
+    failed(
+        snapshot,
+        "SnapshotContentMisbound",
+        format!("VolumeSnapshotContent [{content}] is bound to a different snapshot"),
+        now,
+    )
 }
 
 /// Says of the snapshot what its content says of the copy.
@@ -285,7 +317,9 @@ fn follow(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent, now: Times
         }
         decision.writes.push(Write::patch_status(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, status));
         let key = key_of(&snapshot.metadata);
-        let mut tell = |reason, message| decision.events.push(Event::normal(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, reason, message));
+        let mut tell = |reason, message| {
+            decision.events.push(Event::normal(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, reason, message))
+        };
         if times.0.is_none() && made.is_some() {
             tell("SnapshotCreated", format!("Snapshot {key} was successfully created by the CSI driver."));
         }
@@ -303,7 +337,8 @@ fn follow(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent, now: Times
 fn failed(snapshot: &VolumeSnapshot, reason: &'static str, message: String, now: Timestamp) -> Decision {
     let mut decision = Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() };
     let was = snapshot.status.clone().unwrap_or_default();
-    if was.error.and_then(|error| error.message).as_deref() != Some(message.as_str()) || was.ready_to_use != Some(false) {
+    if was.error.and_then(|error| error.message).as_deref() != Some(message.as_str()) || was.ready_to_use != Some(false)
+    {
         let status = json!({"readyToUse": false, "error": {"message": message, "time": time::rfc3339(now)}});
         decision.writes.push(Write::patch_status(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, status));
         decision.events.push(Event::warning(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, reason, message));
@@ -321,12 +356,20 @@ fn terminating(observed: &Observed) -> Decision {
     }
     let dynamic = dynamic_content(snapshot);
     let name = snapshot.spec.source.volume_snapshot_content_name.as_deref().unwrap_or(&dynamic);
-    let content = world.volume_snapshot_contents.get(&ObjectKey::new("", name)).filter(|content| is_content_of(content, snapshot));
+    let content = world
+        .volume_snapshot_contents
+        .get(&ObjectKey::new("", name))
+        .filter(|content| is_content_of(content, snapshot));
     let mut decision = Decision::default();
     if let Some(content) = content {
         if super::volumesnapshotcontent::is_source(world, content) {
             let message = "Snapshot is being used to restore a PVC".to_owned();
-            decision.events.push(Event::warning(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, "SnapshotDeletePending", message));
+            decision.events.push(Event::warning(
+                &kinds::VOLUME_SNAPSHOT,
+                &snapshot.metadata,
+                "SnapshotDeletePending",
+                message,
+            ));
             decision.waiting.push(Waiting::InUse);
             return decision;
         }
@@ -349,7 +392,11 @@ fn terminating(observed: &Observed) -> Decision {
         }
     }
     let rest: Vec<&String> = finalizers.iter().filter(|present| !ours(present)).collect();
-    decision.writes.push(Write::patch(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, json!({"metadata": {"finalizers": rest}})));
+    decision.writes.push(Write::patch(
+        &kinds::VOLUME_SNAPSHOT,
+        &snapshot.metadata,
+        json!({"metadata": {"finalizers": rest}}),
+    ));
     decision
 }
 

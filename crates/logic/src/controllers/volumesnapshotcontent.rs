@@ -5,7 +5,8 @@
 //! finalizer.
 //! Guarantees V2 (a content stays while its snapshot does and while a volume is being filled from its copy), V3 (Retain
 //! keeps every byte; a copy that another content names too is not removed).
-//! Differs: upstream takes a content's word for what its handle is; here only the name of a copy of ours leads anywhere.
+//! Differs: upstream takes a content's word for what its handle is; here only the name of a copy of ours leads
+//! anywhere.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -52,7 +53,12 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("snapshot.storage.k8s.io", "volumesnapshots") => {
             for snapshot in [before, after].into_iter().filter_map(|world| world.volume_snapshots.get(&change.key)) {
                 wake(ObjectKey::new("", source::dynamic_content(snapshot)));
-                snapshot.spec.source.volume_snapshot_content_name.iter().for_each(|name| wake(ObjectKey::new("", name.as_str())));
+                snapshot
+                    .spec
+                    .source
+                    .volume_snapshot_content_name
+                    .iter()
+                    .for_each(|name| wake(ObjectKey::new("", name.as_str())));
             }
             terminating(wake);
         }
@@ -78,7 +84,8 @@ pub fn is_source(world: &Snapshot, content: &VolumeSnapshotContent) -> bool {
     let waits = |claim: &PersistentVolumeClaim| {
         let bound = !crate::volume::volume_name(claim).is_empty() || is_terminating(&claim.metadata);
         !bound
-            && source::wanted(claim).is_some_and(|wanted| wanted.is_snapshot(&reference.name) && wanted.namespace.is_none())
+            && source::wanted(claim)
+                .is_some_and(|wanted| wanted.is_snapshot(&reference.name) && wanted.namespace.is_none())
             && leaving.is_some_and(|snapshot| source::asked_before(claim, snapshot))
     };
     let ready = content.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
@@ -102,7 +109,8 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     }
     let finalizers = content.metadata.finalizers.as_deref().unwrap_or_default();
     let wanted = [Some(CONTENT_FINALIZER), Some(LOCAL_PATH_FINALIZER).filter(|_| built_in)];
-    let missing: Vec<&str> = wanted.into_iter().flatten().filter(|name| !finalizers.iter().any(|present| present == name)).collect();
+    let missing: Vec<&str> =
+        wanted.into_iter().flatten().filter(|name| !finalizers.iter().any(|present| present == name)).collect();
     let handle = content.spec.source.snapshot_handle.as_deref().filter(|_| built_in);
     let found = handle.map(of_handle);
     let on = found.flatten().map(|copy| copy.node).filter(|node| annotation(&content.metadata, SNAPSHOT_ON) != *node);
@@ -122,13 +130,19 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
 
 /// A handle that is no copy of ours: no node is asked.
 fn unknown(content: &VolumeSnapshotContent, handle: &str, now: Timestamp, decision: &mut Decision) {
-    let message =
-        format!("Failed to check and update snapshot content: \"{handle}\" is not the handle of a snapshot (<node>/snapshot-<id>)");
+    let message = format!(
+        "Failed to check and update snapshot content: \"{handle}\" is not the handle of a snapshot (<node>/snapshot-<id>)"
+    );
     let error = content.status.as_ref().and_then(|status| status.error.as_ref()?.message.as_deref());
     if error != Some(message.as_str()) {
         let status = json!({"readyToUse": false, "error": {"message": message, "time": time::rfc3339(now)}});
         decision.writes.push(Write::patch_status(&kinds::VOLUME_SNAPSHOT_CONTENT, &content.metadata, status));
-        let event = Event::warning(&kinds::VOLUME_SNAPSHOT_CONTENT, &content.metadata, "SnapshotContentCheckandUpdateFailed", message);
+        let event = Event::warning(
+            &kinds::VOLUME_SNAPSHOT_CONTENT,
+            &content.metadata,
+            "SnapshotContentCheckandUpdateFailed",
+            message,
+        );
         decision.events.push(event);
     }
 }
@@ -146,5 +160,8 @@ fn terminating(observed: &Observed) -> Decision {
         return Decision::default();
     }
     let patch = json!({"metadata": {"finalizers": rest}});
-    Decision { writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT_CONTENT, &content.metadata, patch)], ..Decision::default() }
+    Decision {
+        writes: vec![Write::patch(&kinds::VOLUME_SNAPSHOT_CONTENT, &content.metadata, patch)],
+        ..Decision::default()
+    }
 }

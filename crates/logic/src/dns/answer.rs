@@ -45,7 +45,8 @@ pub enum Answer {
     NoData,
     /// The records, and the addresses of the SRV targets among them.
     Records {
-        /// The answer section. A chain of CNAMEs that leaves the cluster ends in its last CNAME: ask upstream for that target.
+        /// The answer section. A chain of CNAMEs that leaves the cluster ends in its last CNAME: ask upstream for
+        /// that target.
         answers: Vec<Record>,
         /// The additional section.
         additional: Vec<Record>,
@@ -81,8 +82,15 @@ impl Zones {
                     Answer::NotOurs
                 };
             };
-            answers.extend(records.iter().filter(|data| wanted.takes(data)).map(|data| Record { name: name.clone(), data: data.clone() }));
-            let alias = records.iter().find_map(|data| if let Data::Cname(target) = data { Some(target.clone()) } else { None });
+            answers.extend(
+                records
+                    .iter()
+                    .filter(|data| wanted.takes(data))
+                    .map(|data| Record { name: name.clone(), data: data.clone() }),
+            );
+            let alias = records
+                .iter()
+                .find_map(|data| if let Data::Cname(target) = data { Some(target.clone()) } else { None });
             match alias.filter(|_| !matches!(wanted, Type::Cname | Type::Any)) {
                 Some(target) => {
                     answers.push(Record { name, data: Data::Cname(target.clone()) });
@@ -130,8 +138,10 @@ impl Zones {
 
     /// The addresses of SRV targets, so that the client need not ask again.
     fn targets(&self, snapshot: &Snapshot, answers: &[Record]) -> Vec<Record> {
-        let mut names: Vec<&String> =
-            answers.iter().filter_map(|record| if let Data::Srv { target, .. } = &record.data { Some(target) } else { None }).collect();
+        let mut names: Vec<&String> = answers
+            .iter()
+            .filter_map(|record| if let Data::Srv { target, .. } = &record.data { Some(target) } else { None })
+            .collect();
         names.sort();
         names.dedup();
         let addresses = |name: &&String| {

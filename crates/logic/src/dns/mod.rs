@@ -131,7 +131,8 @@ pub fn zone(snapshot: &Snapshot, service: &ObjectKey, domain: &str) -> Option<Zo
         }
         return Some(zone);
     }
-    let behind: Vec<Backend> = backend::backends(snapshot, service).into_iter().filter(|backend| backend.ready).collect();
+    let behind: Vec<Backend> =
+        backend::backends(snapshot, service).into_iter().filter(|backend| backend.ready).collect();
     let headless = spec.cluster_ip.as_deref() == Some("None");
     for ip in cluster_ips(spec) {
         zone.add(&apex, address(ip));

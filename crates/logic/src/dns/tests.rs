@@ -46,7 +46,8 @@ fn ask(world: &World, name: &str, wanted: Type) -> String {
     };
     match zones.answer(&world.snapshot, name, wanted) {
         Answer::Records { answers, additional } => {
-            let list = |records: &[Record]| records.iter().map(|record| shown(&record.data)).collect::<Vec<_>>().join(" ");
+            let list =
+                |records: &[Record]| records.iter().map(|record| shown(&record.data)).collect::<Vec<_>>().join(" ");
             if additional.is_empty() { list(&answers) } else { format!("{} + {}", list(&answers), list(&additional)) }
         }
         other => format!("{other:?}"),
@@ -126,14 +127,19 @@ fn n2_publish_not_ready_addresses_keeps_the_name_until_the_pod_is_gone() {
 #[test]
 fn n1_changes_applied_one_by_one_give_the_same_zones_as_making_them_anew() {
     let world = world();
-    let kinds =
-        [&mainstay_api::kinds::NAMESPACE, &mainstay_api::kinds::SERVICE, &mainstay_api::kinds::POD, &mainstay_api::kinds::ENDPOINT_SLICE];
+    let kinds = [
+        &mainstay_api::kinds::NAMESPACE,
+        &mainstay_api::kinds::SERVICE,
+        &mainstay_api::kinds::POD,
+        &mainstay_api::kinds::ENDPOINT_SLICE,
+    ];
     let mut snapshot = Snapshot::default();
     let mut zones = Zones::new(&snapshot, "cluster.local");
     let mut step = |kind: &'static mainstay_api::Kind, object: &Value, there: bool| {
         let before = snapshot.clone();
         let bytes = serde_json::to_vec(object).unwrap();
-        let change = snapshot.apply(kind, ObjectKey::of(object), there.then_some(&bytes), snapshot.revision + 1).unwrap();
+        let change =
+            snapshot.apply(kind, ObjectKey::of(object), there.then_some(&bytes), snapshot.revision + 1).unwrap();
         zones.apply(&before, &snapshot, &change);
         let anew = Zones::new(&snapshot, "cluster.local");
         assert_eq!((&zones.tables, &zones.reverse), (&anew.tables, &anew.reverse));
@@ -150,9 +156,16 @@ fn n1_changes_applied_one_by_one_give_the_same_zones_as_making_them_anew() {
 #[test]
 fn x4_strange_names_are_answered_calmly() {
     let world = world();
-    for name in
-        ["", ".", "..", "svc.cluster.local", "....cluster.local", "x.ip6.arpa", "\u{e9}.svc.cluster.local", "a.b.c.d.e.f.pod.cluster.local"]
-    {
+    for name in [
+        "",
+        ".",
+        "..",
+        "svc.cluster.local",
+        "....cluster.local",
+        "x.ip6.arpa",
+        "\u{e9}.svc.cluster.local",
+        "a.b.c.d.e.f.pod.cluster.local",
+    ] {
         ask(&world, name, Type::Any);
     }
 }

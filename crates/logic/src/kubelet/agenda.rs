@@ -159,7 +159,8 @@ impl Agenda {
 
     /// A newer state of the pod; an older one (a watch that lags behind our own write) is passed over.
     pub fn take_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<PodEvent> {
-        let revision = |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
+        let revision =
+            |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
         if let (Some(old), Some(new)) = (revision(&self.view.pod), revision(&pod))
             && new < old
             && pod.metadata.deletion_timestamp.is_none()

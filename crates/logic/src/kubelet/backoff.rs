@@ -31,7 +31,9 @@ impl Backoff {
     /// after the last one begins anew.
     pub fn next(before: Option<Self>, failed: Timestamp, now: Timestamp, limits: Limits) -> Self {
         let delay = match before {
-            Some(before) if !before.is_forgotten(failed, limits) => (before.delay.saturating_mul(2)).min(limits.longest),
+            Some(before) if !before.is_forgotten(failed, limits) => {
+                (before.delay.saturating_mul(2)).min(limits.longest)
+            }
             _ => limits.first,
         };
         Self { delay, updated: now }

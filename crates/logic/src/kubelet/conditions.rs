@@ -13,7 +13,12 @@ const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "C
 /// A verdict: `Ok`, or a reason and a message (either may be empty).
 type Verdict = Result<(), (&'static str, String)>;
 
-pub(super) fn conditions(view: &PodView, recorded: &PodStatus, status: &PodStatus, now: Timestamp) -> Vec<PodCondition> {
+pub(super) fn conditions(
+    view: &PodView,
+    recorded: &PodStatus,
+    status: &PodStatus,
+    now: Timestamp,
+) -> Vec<PodCondition> {
     let before = recorded.conditions.as_deref().unwrap_or_default();
     let terminal = match status.phase.as_deref() {
         Some("Succeeded") => Some("PodCompleted"),
@@ -32,7 +37,8 @@ pub(super) fn conditions(view: &PodView, recorded: &PodStatus, status: &PodStatu
         Ok(()) => gates(view, before),
         Err(why) => Err(why.clone()),
     };
-    let initialized = if terminal == Some("PodCompleted") { Err(("PodCompleted", String::new())) } else { initialized(view) };
+    let initialized =
+        if terminal == Some("PodCompleted") { Err(("PodCompleted", String::new())) } else { initialized(view) };
     let verdicts = [sandbox, initialized, ready, containers_ready, Ok(())];
     let ours = OURS.iter().zip(verdicts).map(|(type_, verdict)| {
         let completed = *type_ == "Initialized" && terminal == Some("PodCompleted");
@@ -67,8 +73,10 @@ fn condition(
 
 fn initialized(view: &PodView) -> Verdict {
     let init = view.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let open: Vec<&str> =
-        init.filter(|container| init_standing(view, container) != Init::Done).map(|container| container.name.as_str()).collect();
+    let open: Vec<&str> = init
+        .filter(|container| init_standing(view, container) != Init::Done)
+        .map(|container| container.name.as_str())
+        .collect();
     if open.is_empty() {
         return Ok(());
     }
@@ -76,7 +84,8 @@ fn initialized(view: &PodView) -> Verdict {
 }
 
 fn all_ready(statuses: &[ContainerStatus]) -> Verdict {
-    let unready: Vec<&str> = statuses.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    let unready: Vec<&str> =
+        statuses.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
     if unready.is_empty() {
         return Ok(());
     }
@@ -89,9 +98,14 @@ fn gates(view: &PodView, conditions: &[PodCondition]) -> Verdict {
     for gate in view.spec().into_iter().flat_map(|spec| spec.readiness_gates.iter().flatten()) {
         let name = &gate.condition_type;
         match conditions.iter().find(|condition| condition.type_ == *name) {
-            None => complaints.push(format!("corresponding condition of pod readiness gate \"{name}\" does not exist.")),
+            None => {
+                complaints.push(format!("corresponding condition of pod readiness gate \"{name}\" does not exist."))
+            }
             Some(condition) if condition.status != "True" => {
-                complaints.push(format!("the status of pod readiness gate \"{name}\" is not \"True\", but {}", condition.status));
+                complaints.push(format!(
+                    "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                    condition.status
+                ));
             }
             Some(_) => {}
         }

@@ -39,7 +39,9 @@ fn in_this_sandbox(view: &PodView, fact: &ContainerFact) -> bool {
     match &fact.life {
         Life::Created | Life::Running { .. } => true,
         // One that could not be started has no start.
-        Life::Exited { started, finished, .. } if *started == Timestamp::UNIX_EPOCH => made_at.is_none_or(|made| *finished >= made),
+        Life::Exited { started, finished, .. } if *started == Timestamp::UNIX_EPOCH => {
+            made_at.is_none_or(|made| *finished >= made)
+        }
         Life::Exited { started, .. } => made_at.is_none_or(|made| *started >= made),
         Life::Lost => made_at.is_none(),
     }
@@ -48,7 +50,8 @@ fn in_this_sandbox(view: &PodView, fact: &ContainerFact) -> bool {
 /// Whether any regular container was started in this sandbox: then the init containers are behind us.
 pub(super) fn main_has_begun(view: &PodView) -> bool {
     view.spec().into_iter().flat_map(|spec| &spec.containers).any(|container| {
-        view.latest(&container.name).is_some_and(|fact| in_this_sandbox(view, fact) && !matches!(fact.life, Life::Created))
+        view.latest(&container.name)
+            .is_some_and(|fact| in_this_sandbox(view, fact) && !matches!(fact.life, Life::Created))
     })
 }
 
@@ -112,21 +115,34 @@ pub(super) fn run(view: &PodView, now: Timestamp, volumes_ready: bool, decision:
 fn run_post_start(view: &PodView, container: &Container, decision: &mut KubeletDecision) {
     let Some(latest) = view.latest(&container.name) else { return };
     let condemned = view.memory_of(&container.name, latest.attempt).is_some_and(|memory| memory.condemned.is_some());
-    if matches!(latest.life, Life::Running { .. }) && !condemned && !probes::hook_done(view, container, latest.attempt) {
+    if matches!(latest.life, Life::Running { .. }) && !condemned && !probes::hook_done(view, container, latest.attempt)
+    {
         decision.act(Action::PostStart { container: container.name.clone(), attempt: latest.attempt });
     }
 }
 
 /// The next step towards one more attempt: back-off, image, start.
-fn start(view: &PodView, container: &Container, latest: Option<&ContainerFact>, now: Timestamp, decision: &mut KubeletDecision) {
+fn start(
+    view: &PodView,
+    container: &Container,
+    latest: Option<&ContainerFact>,
+    now: Timestamp,
+    decision: &mut KubeletDecision,
+) {
     let name = &container.name;
     let memory = view.memory.get(name);
     if let Some(until) = crash_until(view, name, now) {
         decision.back_off(until);
         let pod = &view.pod.metadata;
         let (pod_name, namespace) = (pod.name.as_deref().unwrap_or(""), pod.namespace.as_deref().unwrap_or(""));
-        let message = format!("Back-off restarting failed container {name} in pod {pod_name}_{namespace}({})", view.uid());
-        return decision.events.push(PodEvent { warning: true, reason: "BackOff", message, container: Some(name.clone()) });
+        let message =
+            format!("Back-off restarting failed container {name} in pod {pod_name}_{namespace}({})", view.uid());
+        return decision.events.push(PodEvent {
+            warning: true,
+            reason: "BackOff",
+            message,
+            container: Some(name.clone()),
+        });
     }
     let attempt = match latest {
         // After a reboot the runtime may have nothing left; the count goes on from what the API has.
@@ -139,13 +155,19 @@ fn start(view: &PodView, container: &Container, latest: Option<&ContainerFact>, 
     let image = container.image.clone().unwrap_or_default();
     match memory.and_then(|memory| memory.image.as_ref()) {
         Some(ImageFact::Present { id }) => match memory.and_then(|memory| memory.start_retry) {
-            Some(retry) if retry.until(retry.updated, RESTART) > now => decision.back_off(retry.until(retry.updated, RESTART)),
+            Some(retry) if retry.until(retry.updated, RESTART) > now => {
+                decision.back_off(retry.until(retry.updated, RESTART))
+            }
             _ => decision.act(Action::StartContainer { container: name.clone(), attempt, image_id: id.clone() }),
         },
         Some(ImageFact::Failed { reason, at, .. }) => {
             let until = memory.and_then(|memory| memory.pull).map_or(*at, |pull| pull.until(*at, RESTART));
             if until <= now {
-                return decision.act(Action::EnsureImage { container: name.clone(), image, policy: pull_policy(container) });
+                return decision.act(Action::EnsureImage {
+                    container: name.clone(),
+                    image,
+                    policy: pull_policy(container),
+                });
             }
             decision.back_off(until);
             if *reason == "ErrImagePull" {

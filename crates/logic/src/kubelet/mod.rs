@@ -34,8 +34,8 @@ use k8s_openapi::api::core::v1::PodStatus;
 pub use agenda::{Agenda, End, Key, Step, Task};
 pub use backoff::Backoff;
 pub use view::{
-    Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind, ProbeOutcome, Remembered,
-    Sandbox, VolumeFact,
+    Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind,
+    ProbeOutcome, Remembered, Sandbox, VolumeFact,
 };
 
 use crate::Waiting;

@@ -149,8 +149,13 @@ impl World {
 
     fn crash_a_container(&mut self) {
         let now = self.now;
-        let alive: Vec<&mut ContainerFact> =
-            self.machine.containers.values_mut().flatten().filter(|fact| matches!(fact.life, Life::Running { .. })).collect();
+        let alive: Vec<&mut ContainerFact> = self
+            .machine
+            .containers
+            .values_mut()
+            .flatten()
+            .filter(|fact| matches!(fact.life, Life::Running { .. }))
+            .collect();
         if alive.is_empty() {
             return;
         }
@@ -158,7 +163,8 @@ impl World {
         let code = i32::from(!self.seed.one_in(3));
         for (index, fact) in alive.into_iter().enumerate() {
             if let (true, Life::Running { since }) = (index == place, fact.life.clone()) {
-                fact.life = Life::Exited { code, signal: None, oom: false, started: since, finished: now, message: None };
+                fact.life =
+                    Life::Exited { code, signal: None, oom: false, started: since, finished: now, message: None };
             }
         }
         self.tell_containers();
@@ -169,7 +175,8 @@ impl World {
         let now = self.now;
         for fact in self.machine.containers.values_mut().flatten().filter(|fact| fact.name == "init") {
             if let Life::Running { since } = fact.life {
-                fact.life = Life::Exited { code: 0, signal: None, oom: false, started: since, finished: now, message: None };
+                fact.life =
+                    Life::Exited { code: 0, signal: None, oom: false, started: since, finished: now, message: None };
             }
         }
         self.tell_containers();
@@ -245,7 +252,8 @@ impl World {
                 Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(made_at) })
             }
             Action::EnsureImage { container, image, .. } => {
-                let result = if fails { Err(("ErrImagePull", "no".to_owned())) } else { Ok(("i".to_owned(), String::new())) };
+                let result =
+                    if fails { Err(("ErrImagePull", "no".to_owned())) } else { Ok(("i".to_owned(), String::new())) };
                 Fact::Image { container, image, result }
             }
             Action::StartContainer { container, .. } if fails => {
@@ -257,14 +265,28 @@ impl World {
                 self.starts += 1;
                 let all = self.machine.containers.entry(uid.to_owned()).or_default();
                 assert!(!all.iter().any(|fact| fact.name == container && fact.is_alive()), "{container} runs already");
-                all.push(ContainerFact { name: container.clone(), attempt, image_id: "i".into(), life: Life::Running { since: now } });
+                all.push(ContainerFact {
+                    name: container.clone(),
+                    attempt,
+                    image_id: "i".into(),
+                    life: Life::Running { since: now },
+                });
                 self.tell_containers();
                 Fact::Started { container, attempt }
             }
             Action::StopContainer { container, attempt, .. } => {
                 for fact in self.machine.containers.get_mut(uid).into_iter().flatten() {
-                    if let (true, Life::Running { since }) = (fact.name == container && fact.attempt == attempt, fact.life.clone()) {
-                        fact.life = Life::Exited { code: 143, signal: None, oom: false, started: since, finished: now, message: None };
+                    if let (true, Life::Running { since }) =
+                        (fact.name == container && fact.attempt == attempt, fact.life.clone())
+                    {
+                        fact.life = Life::Exited {
+                            code: 143,
+                            signal: None,
+                            oom: false,
+                            started: since,
+                            finished: now,
+                            message: None,
+                        };
                     }
                 }
                 self.tell_containers();
@@ -272,7 +294,9 @@ impl World {
             }
             Action::RemoveContainer { container, attempt } => {
                 if let Some(all) = self.machine.containers.get_mut(uid) {
-                    assert!(!all.iter().any(|fact| fact.name == container && fact.attempt == attempt && fact.is_alive()));
+                    assert!(
+                        !all.iter().any(|fact| fact.name == container && fact.attempt == attempt && fact.is_alive())
+                    );
                     all.retain(|fact| fact.name != container || fact.attempt != attempt);
                 }
                 self.tell_containers();
@@ -294,14 +318,21 @@ impl World {
                 Fact::Unmounted
             }
             Action::ConfirmDeletion => {
-                assert!(!self.alive(uid) && !self.machine.mounted.contains(uid), "S2: {uid} is confirmed deleted too early");
+                assert!(
+                    !self.alive(uid) && !self.machine.mounted.contains(uid),
+                    "S2: {uid} is confirmed deleted too early"
+                );
                 if self.api.as_ref().is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
                     self.set_api(None);
                 }
                 return self.notify();
             }
             Action::Forget => {
-                assert!(!self.alive(uid) && !self.machine.sandboxes.contains_key(uid) && !self.machine.mounted.contains(uid));
+                assert!(
+                    !self.alive(uid)
+                        && !self.machine.sandboxes.contains_key(uid)
+                        && !self.machine.mounted.contains(uid)
+                );
                 self.machine.begun.remove(uid);
                 self.machine.doomed.remove(uid);
                 self.agents.remove(index);
@@ -363,11 +394,9 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let Some(pod) = &self.api else { return false };
-        let ready = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref())
-            .is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
+        let ready = pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
+            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        });
         self.agents.len() == 1 && ready && self.machine.sandboxes.len() == 1
     }
 }
@@ -386,7 +415,11 @@ fn one_set_of_containers_per_name_and_a_healed_world_comes_to_rest_s1_s2_s12() {
             let (before, machine) = (world.starts, world.machine.containers.clone());
             world.restart();
             world.settle();
-            assert_eq!((world.starts, &world.machine.containers), (before, &machine), "V7: a restart touched what runs");
+            assert_eq!(
+                (world.starts, &world.machine.containers),
+                (before, &machine),
+                "V7: a restart touched what runs"
+            );
             world.starts
         });
         starts += outcome.unwrap_or_else(|_| panic!("seed {seed}"));

@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP,
-    PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
 use super::backoff::plus_seconds;
-use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts};
+use super::containers::{
+    Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts,
+};
 use super::view::{ContainerFact, ImageFact, Life, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos};
 
@@ -59,8 +61,9 @@ pub(super) fn is_complete(view: &PodView) -> bool {
     if spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed) {
         return true;
     }
-    let ended =
-        |container: &Container| view.latest(&container.name).and_then(ContainerFact::exit).is_some_and(|(code, _)| !restarts(view, code));
+    let ended = |container: &Container| {
+        view.latest(&container.name).and_then(ContainerFact::exit).is_some_and(|(code, _)| !restarts(view, code))
+    };
     !spec.containers.is_empty() && spec.containers.iter().all(ended)
 }
 
@@ -110,11 +113,19 @@ fn set_address(view: &PodView, stage: &Stage, recorded: &PodStatus, status: &mut
 
 pub(super) fn recorded_status<'a>(view: &'a PodView, name: &str) -> Option<&'a ContainerStatus> {
     let status = view.pod.status.as_ref()?;
-    status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).find(|status| status.name == name)
+    status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten())
+        .find(|status| status.name == name)
 }
 
 fn waiting(reason: &str, message: Option<String>) -> ContainerState {
-    ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..Default::default() }
+    ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        ..Default::default()
+    }
 }
 
 /// An ended container's state; `None` while it has not ended.
@@ -170,14 +181,18 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
         let delay = view.memory.get(name).and_then(|memory| memory.crash).map_or(0, |crash| crash.delay.as_secs());
         let delay = if delay >= 60 { format!("{}m{}s", delay / 60, delay % 60) } else { format!("{delay}s") };
         let (pod_name, namespace) = (pod.name.as_deref().unwrap_or(""), pod.namespace.as_deref().unwrap_or(""));
-        let message = format!("back-off {delay} restarting failed container={name} pod={pod_name}_{namespace}({})", view.uid());
+        let message =
+            format!("back-off {delay} restarting failed container={name} pod={pod_name}_{namespace}({})", view.uid());
         return Some(waiting("CrashLoopBackOff", Some(message)));
     }
     let memory = view.memory.get(name)?;
     if let Some(ImageFact::Failed { reason, message, at }) = &memory.image {
         if *reason == "ErrImagePull" && backs_off_since(*at) <= now {
             let image = container.image.as_deref().unwrap_or("");
-            return Some(waiting("ImagePullBackOff", Some(format!("Back-off pulling image \"{image}\": ErrImagePull: {message}"))));
+            return Some(waiting(
+                "ImagePullBackOff",
+                Some(format!("Back-off pulling image \"{image}\": ErrImagePull: {message}")),
+            ));
         }
         return Some(waiting(reason, Some(message.clone())));
     }
@@ -195,7 +210,13 @@ fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> b
     }
 }
 
-fn container_status(view: &PodView, container: &Container, init: bool, stage: &Stage, now: Timestamp) -> ContainerStatus {
+fn container_status(
+    view: &PodView,
+    container: &Container,
+    init: bool,
+    stage: &Stage,
+    now: Timestamp,
+) -> ContainerStatus {
     let name = &container.name;
     let has_init = view.spec().is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|init| !init.is_empty()));
     let default = || waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, None);
@@ -212,7 +233,11 @@ fn container_status(view: &PodView, container: &Container, init: bool, stage: &S
     status.image_id = fact.image_id.clone();
     status.restart_count = i32::try_from(fact.attempt).unwrap_or(i32::MAX);
     status.container_id = Some(container_id(view.uid(), name, fact.attempt));
-    let previous = fact.attempt.checked_sub(1).and_then(|before| view.attempt(name, before)).and_then(|before| terminated(view, before));
+    let previous = fact
+        .attempt
+        .checked_sub(1)
+        .and_then(|before| view.attempt(name, before))
+        .and_then(|before| terminated(view, before));
     status.last_state = Some(previous.unwrap_or_default());
     match &fact.life {
         Life::Created => {
@@ -228,7 +253,9 @@ fn container_status(view: &PodView, container: &Container, init: bool, stage: &S
         Life::Exited { .. } | Life::Lost => {
             let ended = terminated(view, fact);
             let code = fact.exit().map_or(LOST_CODE, |(code, _)| code);
-            let held = (*stage == Stage::Live && runs_again(view, container, init, code)).then(|| blocked(view, container, now)).flatten();
+            let held = (*stage == Stage::Live && runs_again(view, container, init, code))
+                .then(|| blocked(view, container, now))
+                .flatten();
             if let Some(held) = held {
                 status.state = Some(held);
                 status.last_state = ended;
@@ -278,7 +305,8 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
     match stage {
         Stage::Expired if !alive => return "Failed",
         Stage::Doomed | Stage::Finished if !alive => {
-            let init_failed = spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed);
+            let init_failed =
+                spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed);
             if init_failed {
                 return "Failed";
             }
@@ -289,7 +317,8 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
         _ => {}
     }
     let begun = main_has_begun(view) || spec.containers.iter().any(|container| view.latest(&container.name).is_some());
-    let initialized = spec.init_containers.iter().flatten().all(|container| init_standing(view, container) == Init::Done);
+    let initialized =
+        spec.init_containers.iter().flatten().all(|container| init_standing(view, container) == Init::Done);
     let all_made = status.container_statuses.iter().flatten().all(|status| {
         let held = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
         !held || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())

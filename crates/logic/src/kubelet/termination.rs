@@ -51,7 +51,10 @@ pub(super) fn after_sandbox_death(view: &PodView, since: Timestamp, decision: &m
 /// Stops containers that a probe or a hook condemned.
 pub(super) fn stop_condemned(view: &PodView, decision: &mut KubeletDecision) {
     for fact in view.containers.iter().filter(|fact| fact.is_alive()) {
-        let Some(condemned) = view.memory_of(&fact.name, fact.attempt).and_then(|memory| memory.condemned.as_ref()) else { continue };
+        let Some(condemned) = view.memory_of(&fact.name, fact.attempt).and_then(|memory| memory.condemned.as_ref())
+        else {
+            continue;
+        };
         decision.act(Action::StopContainer {
             container: fact.name.clone(),
             attempt: fact.attempt,

@@ -50,9 +50,15 @@ impl Bench {
         self.told.clone_from(&decision.events);
         let actions: Vec<String> = decision.actions.iter().map(show_action).collect();
         let status = &decision.status;
-        let containers: Vec<String> =
-            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).map(show_container).collect();
-        let text = format!("{} | {} {}", actions.join(", "), status.phase.as_deref().unwrap_or("?"), containers.join(" "));
+        let containers: Vec<String> = status
+            .init_container_statuses
+            .iter()
+            .flatten()
+            .chain(status.container_statuses.iter().flatten())
+            .map(show_container)
+            .collect();
+        let text =
+            format!("{} | {} {}", actions.join(", "), status.phase.as_deref().unwrap_or("?"), containers.join(" "));
         self.view.pod.status = Some(decision.status);
         text
     }
@@ -121,7 +127,11 @@ fn show_action(action: &Action) -> String {
         Action::PostStart { container, attempt } => format!("PostStart {container}/{attempt}"),
         Action::RunProbe { container, attempt, kind } => format!("{kind:?} {container}/{attempt}"),
         Action::StopContainer { container, attempt, deadline, pre_stop, .. } => {
-            format!("Stop {container}/{attempt} by {}{}", deadline.strftime("%M:%S"), if *pre_stop { " preStop" } else { "" })
+            format!(
+                "Stop {container}/{attempt} by {}{}",
+                deadline.strftime("%M:%S"),
+                if *pre_stop { " preStop" } else { "" }
+            )
         }
         Action::RemoveContainer { container, attempt } => format!("Remove {container}/{attempt}"),
         Action::RemoveSandbox => "RemoveSandbox".to_owned(),
@@ -139,8 +149,11 @@ fn show_container(status: &ContainerStatus) -> String {
         (.., Some(ended)) => format!("{}:{}", ended.reason.unwrap_or_default(), ended.exit_code),
         _ => "?".to_owned(),
     };
-    let last =
-        status.last_state.as_ref().and_then(|last| last.terminated.as_ref()).map_or(String::new(), |last| format!("<{}", last.exit_code));
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref())
+        .map_or(String::new(), |last| format!("<{}", last.exit_code));
     format!("{}={what}{last}{}{}", status.name, if status.ready { "+" } else { "" }, restarts(status.restart_count))
 }
 
@@ -190,10 +203,15 @@ fn crashes_back_off_and_a_long_run_forgives() {
     bench.pass(1).exited("c", 2, 1);
     assert_eq!(bench.step(), "Remove c/0 | Running c=CrashLoopBackOff<1x2");
     bench.pass(19).step();
-    assert_eq!(decide(&bench.view, bench.now).wake_at, Some(bench.now.checked_add(SignedDuration::from_secs(1)).unwrap()));
+    assert_eq!(
+        decide(&bench.view, bench.now).wake_at,
+        Some(bench.now.checked_add(SignedDuration::from_secs(1)).unwrap())
+    );
     bench.pass(1).image("c").started("c", 3).pass(601).exited("c", 3, 1);
     assert_eq!(bench.step(), "Remove c/0, Remove c/1, Image c IfNotPresent | Running c=Error:1<1x3");
-    assert!(bench.events.contains(&"BackOff: Back-off restarting failed container c in pod web-0_default(u1)".to_owned()));
+    assert!(
+        bench.events.contains(&"BackOff: Back-off restarting failed container c in pod web-0_default(u1)".to_owned())
+    );
 }
 
 #[test]
@@ -242,14 +260,23 @@ fn init_containers_run_in_order_and_sidecars_stay() {
         "containers": [{ "name": "c", "image": "img:1" }],
     }));
     bench.network();
-    assert_eq!(bench.step(), "Image a IfNotPresent | Pending a=PodInitializing s=PodInitializing b=PodInitializing c=PodInitializing");
+    assert_eq!(
+        bench.step(),
+        "Image a IfNotPresent | Pending a=PodInitializing s=PodInitializing b=PodInitializing c=PodInitializing"
+    );
     bench.image("a").started("a", 0);
     assert_eq!(bench.step(), " | Pending a=running s=PodInitializing b=PodInitializing c=PodInitializing");
     bench.exited("a", 0, 1);
     assert!(bench.step().starts_with("Image a IfNotPresent | Pending a=Error:1"));
     bench.image("a").started("a", 1).exited("a", 1, 0);
-    assert_eq!(bench.step(), "Image s IfNotPresent | Pending a=Completed:0<1+x1 s=PodInitializing b=PodInitializing c=PodInitializing");
-    assert_eq!(bench.condition("Initialized"), "False ContainersNotInitialized containers with incomplete status: [s b]");
+    assert_eq!(
+        bench.step(),
+        "Image s IfNotPresent | Pending a=Completed:0<1+x1 s=PodInitializing b=PodInitializing c=PodInitializing"
+    );
+    assert_eq!(
+        bench.condition("Initialized"),
+        "False ContainersNotInitialized containers with incomplete status: [s b]"
+    );
     bench.image("s").started("s", 0);
     assert!(bench.step().starts_with("Startup s/0 | Pending"), "b waits until the sidecar has started");
     bench.probe("s", 0, ProbeKind::Startup, true);
@@ -288,13 +315,21 @@ fn images_that_cannot_be_had() {
         fail(&mut bench, reason);
         assert_eq!(bench.step(), first);
         let woken = decide(&bench.view, bench.now).wake_at.unwrap();
-        assert_eq!(woken.duration_since(bench.now).as_secs(), if first == later { 10 } else { 2 }, "{reason}: told anew in time");
+        assert_eq!(
+            woken.duration_since(bench.now).as_secs(),
+            if first == later { 10 } else { 2 },
+            "{reason}: told anew in time"
+        );
         assert_eq!(bench.pass(5).step(), later);
         assert!(bench.pass(5).step().starts_with("Image c IfNotPresent"), "{reason}: tried again after 10 s");
     }
-    for (image, policy) in
-        [("a", "Always"), ("a:latest", "Always"), ("r:5000/a", "Always"), ("a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent")]
-    {
+    for (image, policy) in [
+        ("a", "Always"),
+        ("a:latest", "Always"),
+        ("r:5000/a", "Always"),
+        ("a:1", "IfNotPresent"),
+        ("a@sha256:0", "IfNotPresent"),
+    ] {
         let mut bench = Bench::new(json!({ "containers": [{ "name": "c", "image": image }] }));
         assert!(bench.network().step().starts_with(&format!("Image c {policy} ")), "{image}");
     }
@@ -302,7 +337,8 @@ fn images_that_cannot_be_had() {
 
 #[test]
 fn liveness_restarts_and_a_startup_probe_holds_the_others_back() {
-    let probe = |period: i64, threshold: i64| json!({ "exec": {}, "periodSeconds": period, "failureThreshold": threshold });
+    let probe =
+        |period: i64, threshold: i64| json!({ "exec": {}, "periodSeconds": period, "failureThreshold": threshold });
     let mut bench = Bench::new(json!({
         "terminationGracePeriodSeconds": 5,
         "containers": [{ "name": "c", "image": "img:1", "startupProbe": probe(1, 3), "livenessProbe": probe(10, 2), "readinessProbe": probe(1, 1) }],
@@ -319,7 +355,10 @@ fn liveness_restarts_and_a_startup_probe_holds_the_others_back() {
     assert_eq!(bench.step(), "Stop c/0 by 00:16 | Running c=running+");
     assert_eq!(bench.pass(3).exited("c", 0, 137).step(), "Image c IfNotPresent | Running c=Error:137");
     bench.image("c").started("c", 1);
-    assert!(bench.step().starts_with("Startup c/1 | Running c=running<137x1"), "the new attempt begins with clean counts");
+    assert!(
+        bench.step().starts_with("Startup c/1 | Running c=running<137x1"),
+        "the new attempt begins with clean counts"
+    );
     assert!(bench.events.contains(&"Unhealthy: Liveness probe failed: no".to_owned()));
 }
 
@@ -340,7 +379,11 @@ fn readiness_is_looked_at_often_in_the_first_period_and_only_then() {
         }
     }
     assert_eq!(runs, [0, 50, 150, 350, 750, 1550, 3150, 6350, 10_000, 20_000, 30_000, 40_000]);
-    assert_eq!(bench.events.iter().filter(|event| event.starts_with("Unhealthy")).count(), 4, "early failures are not told");
+    assert_eq!(
+        bench.events.iter().filter(|event| event.starts_with("Unhealthy")).count(),
+        4,
+        "early failures are not told"
+    );
     bench.step();
     assert_eq!(bench.condition("Ready").split(' ').next(), Some("False"));
 }
@@ -399,7 +442,11 @@ fn v7_s11_a_restarted_agent_adopts_and_stays_ready() {
     spec["containers"][0]["readinessProbe"] = json!({ "exec": {}, "initialDelaySeconds": 100 });
     spec["containers"][0]["lifecycle"] = json!({ "postStart": { "exec": {} } });
     let mut bench = Bench::new(spec);
-    bench.network().image("c").started("c", 0).fact(Fact::PostStart { container: "c".into(), attempt: 0, result: Ok(()) });
+    bench.network().image("c").started("c", 0).fact(Fact::PostStart {
+        container: "c".into(),
+        attempt: 0,
+        result: Ok(()),
+    });
     bench.probe("c", 0, ProbeKind::Readiness, true);
     assert_eq!(bench.step(), " | Running c=running+");
     let (containers, sandbox) = (bench.view.containers.clone(), bench.view.sandbox.clone());
@@ -422,7 +469,11 @@ fn after_a_reboot_everything_is_made_anew_and_counts_go_on() {
     assert!(bench.pass(1).network().step().starts_with("Image a"), "init containers run again in a new sandbox");
     bench.image("a").started("a", 1).pass(1).exited("a", 1, 0);
     bench.step();
-    assert!(bench.image("c").step().starts_with("Start c/1 | Running a=Completed:0<0+x1 c=ContainerStatusUnknown:137"), "{}", bench.step());
+    assert!(
+        bench.image("c").step().starts_with("Start c/1 | Running a=Completed:0<0+x1 c=ContainerStatusUnknown:137"),
+        "{}",
+        bench.step()
+    );
 }
 
 #[test]
@@ -448,7 +499,10 @@ fn the_active_deadline_fails_a_pod_once_its_containers_are_stopped() {
     spec["terminationGracePeriodSeconds"] = json!(3);
     let mut bench = Bench::new(spec);
     bench.network().image("c").started("c", 0).step();
-    assert_eq!(decide(&bench.view, bench.now).wake_at, Some(bench.now.checked_add(SignedDuration::from_secs(5)).unwrap()));
+    assert_eq!(
+        decide(&bench.view, bench.now).wake_at,
+        Some(bench.now.checked_add(SignedDuration::from_secs(5)).unwrap())
+    );
     assert_eq!(bench.pass(5).step(), "Stop c/0 by 00:08 | Running c=running+");
     assert_eq!(bench.exited("c", 0, 143).step(), "RemoveSandbox | Failed c=Error:143");
     assert_eq!(bench.view.pod.status.as_ref().unwrap().reason.as_deref(), Some("DeadlineExceeded"));
@@ -486,5 +540,12 @@ fn volumes_that_fail_are_tried_again_and_refreshed_when_due() {
     // The refresh fails: what is mounted stays, and the pod stays as it is.
     bench.fact(Fact::Volume { name: "v".into(), result: Err("no".into()) });
     assert_eq!(bench.step(), " | Running c=running+");
-    assert_eq!(bench.events.iter().filter(|event| *event == "FailedMount: MountVolume.SetUp failed for volume \"v\" : no").count(), 2);
+    assert_eq!(
+        bench
+            .events
+            .iter()
+            .filter(|event| *event == "FailedMount: MountVolume.SetUp failed for volume \"v\" : no")
+            .count(),
+        2
+    );
 }

@@ -53,7 +53,14 @@ pub enum Life {
     /// Running.
     Running { since: Timestamp },
     /// Ended. One that could not be started has the epoch as its start.
-    Exited { code: i32, signal: Option<i32>, oom: bool, started: Timestamp, finished: Timestamp, message: Option<String> },
+    Exited {
+        code: i32,
+        signal: Option<i32>,
+        oom: bool,
+        started: Timestamp,
+        finished: Timestamp,
+        message: Option<String>,
+    },
     /// Its supervisor vanished without an exit code, its process is gone.
     Lost,
 }
@@ -358,7 +365,12 @@ impl PodView {
                     self.unmounted = false;
                 }
                 if matches!((&self.sandbox, &sandbox), (Sandbox::Ready { .. }, Sandbox::Dead { .. })) {
-                    tell(false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.".into(), None);
+                    tell(
+                        false,
+                        "SandboxChanged",
+                        "Pod sandbox changed, it will be killed and re-created.".into(),
+                        None,
+                    );
                 }
                 self.sandbox = sandbox;
             }
@@ -378,10 +390,13 @@ impl PodView {
                     Some(VolumeFact::Ready { .. }) => {
                         VolumeFact::Ready { refresh_at: Some(super::backoff::plus(now, super::backoff::REFRESH_RETRY)) }
                     }
-                    Some(VolumeFact::Failed { backoff, .. }) => {
-                        VolumeFact::Failed { message, backoff: Backoff::next(Some(*backoff), now, now, super::backoff::RETRY) }
+                    Some(VolumeFact::Failed { backoff, .. }) => VolumeFact::Failed {
+                        message,
+                        backoff: Backoff::next(Some(*backoff), now, now, super::backoff::RETRY),
+                    },
+                    None => {
+                        VolumeFact::Failed { message, backoff: Backoff::next(None, now, now, super::backoff::RETRY) }
                     }
-                    None => VolumeFact::Failed { message, backoff: Backoff::next(None, now, now, super::backoff::RETRY) },
                 };
                 self.volumes.insert(name, fact);
             }
@@ -398,7 +413,9 @@ impl PodView {
                 self.unmounted = true;
                 self.volumes.clear();
             }
-            Fact::PullBegan { container, image } => tell(false, "Pulling", format!("Pulling image \"{image}\""), Some(&container)),
+            Fact::PullBegan { container, image } => {
+                tell(false, "Pulling", format!("Pulling image \"{image}\""), Some(&container))
+            }
             Fact::Image { container, image, result } => self.apply_image(&container, &image, result, now, &mut tell),
             Fact::Started { container, attempt } => {
                 self.apply_started(&container, attempt, now);
@@ -465,14 +482,20 @@ impl PodView {
         let memory = self.memory.entry(container.to_owned()).or_default();
         match result {
             Ok((id, pulled)) => {
-                let message = if pulled.is_empty() { format!("Container image \"{image}\" already present on machine") } else { pulled };
+                let message = if pulled.is_empty() {
+                    format!("Container image \"{image}\" already present on machine")
+                } else {
+                    pulled
+                };
                 tell(false, "Pulled", message, Some(container));
                 memory.image = Some(ImageFact::Present { id });
                 memory.pull = None;
             }
             Err((reason, message)) => {
                 match reason {
-                    "ErrImagePull" => tell(true, "Failed", format!("Failed to pull image \"{image}\": {message}"), Some(container)),
+                    "ErrImagePull" => {
+                        tell(true, "Failed", format!("Failed to pull image \"{image}\": {message}"), Some(container))
+                    }
                     "InvalidImageName" => tell(true, "InspectFailed", message.clone(), Some(container)),
                     _ => tell(true, reason, message.clone(), Some(container)),
                 }
@@ -494,8 +517,11 @@ impl PodView {
         now: Timestamp,
         tell: &mut impl FnMut(bool, &'static str, String, Option<&str>),
     ) {
-        let Some(probe) = self.specs().find(|spec| spec.name == container).and_then(|spec| kind.of(spec)) else { return };
-        let (success, failure) = (probe.success_threshold.unwrap_or(1).max(1), probe.failure_threshold.unwrap_or(3).max(1));
+        let Some(probe) = self.specs().find(|spec| spec.name == container).and_then(|spec| kind.of(spec)) else {
+            return;
+        };
+        let (success, failure) =
+            (probe.success_threshold.unwrap_or(1).max(1), probe.failure_threshold.unwrap_or(3).max(1));
         let grace_seconds = probe.termination_grace_period_seconds.unwrap_or_else(|| self.grace_seconds());
         let alive = self.attempt(container, attempt).is_some_and(ContainerFact::is_alive);
         let early = kind == ProbeKind::Readiness
@@ -525,7 +551,8 @@ impl PodView {
         if fact.run_length >= if ok { success } else { failure } {
             fact.verdict = Some(ok);
             if !ok && kind != ProbeKind::Readiness {
-                let why = format!("Container {container} failed {} probe, will be restarted", kind.title().to_lowercase());
+                let why =
+                    format!("Container {container} failed {} probe, will be restarted", kind.title().to_lowercase());
                 memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
             }
         }

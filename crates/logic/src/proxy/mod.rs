@@ -55,7 +55,8 @@ pub struct Rule {
     pub frontend: Frontend,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// Where they go, each equally likely, in order of address. Empty: refused (TCP reset, ICMP port unreachable for the others).
+    /// Where they go, each equally likely, in order of address. Empty: refused (TCP reset, ICMP port unreachable for
+    /// the others).
     pub backends: Vec<SocketAddr>,
     /// Where connections from pods and from this node itself go when that is not `backends`: with
     /// `externalTrafficPolicy: Local` only outside clients are kept to this node's endpoints.
@@ -78,8 +79,12 @@ pub fn rules(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> Vec<Rule> 
         return Vec::new();
     }
     let behind = backends(snapshot, service);
-    let mut rules: Vec<Rule> =
-        spec.ports.iter().flatten().flat_map(|port| port_rules(object, spec, port, &cluster_ips, &behind, node)).collect();
+    let mut rules: Vec<Rule> = spec
+        .ports
+        .iter()
+        .flatten()
+        .flat_map(|port| port_rules(object, spec, port, &cluster_ips, &behind, node))
+        .collect();
     rules.sort();
     rules
 }
@@ -141,7 +146,8 @@ fn port_rules(
 
 /// The load balancer's own addresses, less those that only send to node ports (`ipMode: Proxy`).
 fn ingress(service: &Service) -> impl Iterator<Item = IpAddr> {
-    let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_deref());
+    let ingress =
+        service.status.as_ref().and_then(|status| status.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_deref());
     let direct = ingress.unwrap_or_default().iter().filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
     direct.filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
 }
@@ -166,7 +172,8 @@ fn usable(behind: &[Backend], port: &ServicePort, family: IpAddr, node: Option<&
             .filter(|backend| wanted(backend) && backend.address.is_ipv4() == family.is_ipv4())
             .filter(|backend| node.is_none_or(|node| backend.node == node))
             .flat_map(|backend| {
-                let ports = backend.ports.iter().filter(|listening| listening.name == name && listening.protocol == protocol);
+                let ports =
+                    backend.ports.iter().filter(|listening| listening.name == name && listening.protocol == protocol);
                 ports.map(|listening| SocketAddr::new(backend.address, listening.port))
             })
             .collect()

@@ -11,7 +11,8 @@ fn shown(world: &World, node: &str) -> Vec<String> {
     rules
         .iter()
         .map(|rule| {
-            let inside = rule.inside_backends.as_ref().map(|inside| format!(" inside {}", list(inside))).unwrap_or_default();
+            let inside =
+                rule.inside_backends.as_ref().map(|inside| format!(" inside {}", list(inside))).unwrap_or_default();
             let affinity = rule.affinity_seconds.map(|seconds| format!(" {seconds}s")).unwrap_or_default();
             let backends = if rule.backends.is_empty() { "refused".to_owned() } else { list(&rule.backends) };
             format!("{:?} {} -> {backends}{inside}{affinity} {:?}", rule.frontend, rule.protocol, rule.masquerade)
@@ -42,7 +43,11 @@ fn n4_ready_endpoints_then_serving_ones_then_refusal() {
     ];
     for (endpoints, expected) in table {
         let world = world(spec.clone(), endpoints.clone());
-        assert_eq!(shown(&world, "n1"), [format!("ClusterIp(10.96.0.10:80) TCP -> {expected} FromOutside")], "{endpoints}");
+        assert_eq!(
+            shown(&world, "n1"),
+            [format!("ClusterIp(10.96.0.10:80) TCP -> {expected} FromOutside")],
+            "{endpoints}"
+        );
     }
 }
 
@@ -50,7 +55,8 @@ fn n4_ready_endpoints_then_serving_ones_then_refusal() {
 fn every_kind_of_frontend_with_its_policy() {
     let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.10", "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local",
         "sessionAffinity": "ClientIP", "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    let endpoints = json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n2"}]);
+    let endpoints =
+        json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n2"}]);
     let world = world(spec, endpoints);
     let all = "10.0.0.1:8080,10.0.0.2:8080";
     assert_eq!(
@@ -79,7 +85,10 @@ fn n3_an_endpoint_whose_pod_is_gone_or_replaced_is_not_used() {
 
 #[test]
 fn headless_and_external_names_have_no_rules() {
-    for spec in [json!({"clusterIP": "None", "ports": [{"port": 80}]}), json!({"type": "ExternalName", "externalName": "a.example"})] {
+    for spec in [
+        json!({"clusterIP": "None", "ports": [{"port": 80}]}),
+        json!({"type": "ExternalName", "externalName": "a.example"}),
+    ] {
         assert!(shown(&world(spec, json!([])), "n1").is_empty());
     }
 }

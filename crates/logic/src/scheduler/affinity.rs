@@ -15,7 +15,8 @@ pub fn admits_node(pod: &Pod, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = node_affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    spec.node_selector.as_ref().is_none_or(|wanted| equal(wanted, labels)) && required.is_none_or(|selector| selects_node(selector, node))
+    spec.node_selector.as_ref().is_none_or(|wanted| equal(wanted, labels))
+        && required.is_none_or(|selector| selects_node(selector, node))
 }
 
 /// The sum of the weights of the preferred node affinity terms that a node matches.
@@ -23,7 +24,12 @@ pub fn preference(pod: &Pod, node: &Node) -> i64 {
     let preferred = affinity(pod)
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    preferred.into_iter().flatten().filter(|term| term_selects_node(&term.preference, node)).map(|term| i64::from(term.weight)).sum()
+    preferred
+        .into_iter()
+        .flatten()
+        .filter(|term| term_selects_node(&term.preference, node))
+        .map(|term| i64::from(term.weight))
+        .sum()
 }
 
 fn affinity(pod: &Pod) -> Option<&Affinity> {
@@ -42,7 +48,8 @@ fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
 
 /// Whether a pod cares where others are, so that a binding elsewhere may free it.
 pub fn looks_at_others(pod: &Pod) -> bool {
-    !required_affinity(pod).is_empty() || pod.spec.as_ref().is_some_and(|spec| spec.topology_spread_constraints.is_some())
+    !required_affinity(pod).is_empty()
+        || pod.spec.as_ref().is_some_and(|spec| spec.topology_spread_constraints.is_some())
 }
 
 fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
@@ -88,7 +95,9 @@ impl<'a> Placed<'a> {
     pub fn of(snapshot: &'a Snapshot) -> Self {
         let mut pods = Vec::new();
         for (key, node) in &snapshot.nodes {
-            pods.extend(snapshot.pods_of_node(&key.name).filter(|(_, pod)| !is_finished(pod)).map(|(_, pod)| (&**pod, &**node)));
+            pods.extend(
+                snapshot.pods_of_node(&key.name).filter(|(_, pod)| !is_finished(pod)).map(|(_, pod)| (&**pod, &**node)),
+            );
         }
         Self { snapshot, pods }
     }
@@ -97,15 +106,22 @@ impl<'a> Placed<'a> {
     pub fn refusal(&self, pod: &Pod, node: &Node) -> Option<&'static str> {
         let together = |other: &Node, key: &str| label(node, key).is_some() && label(node, key) == label(other, key);
         for term in required_affinity(pod) {
-            let mut others = self.pods.iter().filter(|(other, _)| speaks_of(self.snapshot, pod, term, other)).peekable();
+            let mut others =
+                self.pods.iter().filter(|(other, _)| speaks_of(self.snapshot, pod, term, other)).peekable();
             // The first of a group that wants to be together has nobody to join.
-            let first = others.peek().is_none() && speaks_of(self.snapshot, pod, term, pod) && label(node, &term.topology_key).is_some();
+            let first = others.peek().is_none()
+                && speaks_of(self.snapshot, pod, term, pod)
+                && label(node, &term.topology_key).is_some();
             if !first && !others.any(|(_, at)| together(at, &term.topology_key)) {
                 return Some("node(s) didn't match pod affinity rules");
             }
         }
         for term in required_anti_affinity(pod) {
-            if self.pods.iter().any(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other)) {
+            if self
+                .pods
+                .iter()
+                .any(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other))
+            {
                 return Some("node(s) didn't match pod anti-affinity rules");
             }
         }
@@ -122,7 +138,8 @@ impl<'a> Placed<'a> {
 
     /// Topology spread with `DoNotSchedule`: why `pod` may not be on `node`.
     pub fn skewed(&self, pod: &Pod, node: &Node) -> Option<&'static str> {
-        let constraints = pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
+        let constraints =
+            pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
         for constraint in constraints.iter().filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
             let Some(value) = label(node, &constraint.topology_key) else {
                 return Some("node(s) didn't match pod topology spread constraints (missing required label)");
@@ -144,7 +161,8 @@ impl<'a> Placed<'a> {
     fn counts<'n>(&'n self, pod: &Pod, constraint: &TopologySpreadConstraint) -> BTreeMap<&'n str, i64> {
         let counts_node = |node: &Node| {
             let admitted = constraint.node_affinity_policy.as_deref() == Some("Ignore") || admits_node(pod, node);
-            let tolerated = constraint.node_taints_policy.as_deref() != Some("Honor") || untolerated(pod, node).is_none();
+            let tolerated =
+                constraint.node_taints_policy.as_deref() != Some("Honor") || untolerated(pod, node).is_none();
             admitted && tolerated
         };
         let mut counts = BTreeMap::new();
@@ -169,8 +187,11 @@ impl<'a> Placed<'a> {
     /// How many pods of the same controller a node has.
     pub fn siblings(&self, pod: &Pod, node: &Node) -> i64 {
         let owner = |pod: &'a Pod| crate::ownership::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-        let Some(own) = crate::ownership::controller_of(&pod.metadata).map(|owner| owner.uid.as_str()) else { return 0 };
-        let there = self.pods.iter().filter(|(other, at)| at.metadata.name == node.metadata.name && owner(other) == Some(own));
+        let Some(own) = crate::ownership::controller_of(&pod.metadata).map(|owner| owner.uid.as_str()) else {
+            return 0;
+        };
+        let there =
+            self.pods.iter().filter(|(other, at)| at.metadata.name == node.metadata.name && owner(other) == Some(own));
         i64::try_from(there.count()).unwrap_or(i64::MAX)
     }
 
@@ -179,12 +200,16 @@ impl<'a> Placed<'a> {
         let affinity = affinity(pod);
         let together = |other: &Node, key: &str| label(node, key).is_some() && label(node, key) == label(other, key);
         let weigh = |weight: i32, term: &PodAffinityTerm| {
-            let there =
-                self.pods.iter().filter(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other));
+            let there = self
+                .pods
+                .iter()
+                .filter(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other));
             i64::from(weight).saturating_mul(i64::try_from(there.count()).unwrap_or(i64::MAX))
         };
-        let towards = affinity.and_then(|a| a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let away = affinity.and_then(|a| a.pod_anti_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let towards = affinity
+            .and_then(|a| a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let away = affinity
+            .and_then(|a| a.pod_anti_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
         let sum = |terms: Option<&Vec<k8s_openapi::api::core::v1::WeightedPodAffinityTerm>>| -> i64 {
             terms.into_iter().flatten().map(|term| weigh(term.weight, &term.pod_affinity_term)).sum()
         };
@@ -210,6 +235,8 @@ pub fn untolerated(pod: &Pod, node: &Node) -> Option<String> {
 pub fn soft_taints(pod: &Pod, node: &Node) -> i64 {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let bad = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule" && !tolerations.iter().any(|t| tolerates(t, taint)));
+    let bad = taints
+        .iter()
+        .filter(|taint| taint.effect == "PreferNoSchedule" && !tolerations.iter().any(|t| tolerates(t, taint)));
     i64::try_from(bad.count()).unwrap_or(i64::MAX)
 }

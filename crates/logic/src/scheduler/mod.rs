@@ -3,9 +3,11 @@
 //! Relies on: the API server refusing a second binding of a pod; the driver deciding on nothing older than its own
 //! last commit; nodes saying their resources and their volume root.
 //! Guarantees V1 (through [`crate::volume`]: claimRef by uid, guarded, before the claim, before the pod), V5 (a bound
-//! volume's node affinity is never overruled), V10 (a node promises no more room than it has), V6 (a fresh claim gets a fresh directory), V9. After a cut the volumes
+//! volume's node affinity is never overruled), V10 (a node promises no more room than it has), V6 (a fresh claim gets
+//! a fresh directory), V9. After a cut the volumes
 //! made so far belong to the claim, and the next decision goes where they are.
-//! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; there is no preemption;
+//! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; there is no
+//! preemption;
 //! nodes are not scored by image locality.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +80,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 // Its resources, host ports and exclusive claims are free.
                 (Some(_), None) => pending(wake),
                 (None, Some(_)) => {
-                    after.pods_of_node("").filter(|(_, pod)| affinity::looks_at_others(pod)).for_each(|(key, _)| wake(key.clone()));
+                    after
+                        .pods_of_node("")
+                        .filter(|(_, pod)| affinity::looks_at_others(pod))
+                        .for_each(|(key, _)| wake(key.clone()));
                 }
                 _ => {}
             }
@@ -100,7 +105,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             after.pods_of_node("").filter(using).for_each(|(key, _)| wake(key.clone()));
         }
         ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") | ("snapshot.storage.k8s.io", _) => {
-            after.pods_of_node("").filter(|(_, pod)| !claim_names(pod).is_empty()).for_each(|(key, _)| wake(key.clone()));
+            after
+                .pods_of_node("")
+                .filter(|(_, pod)| !claim_names(pod).is_empty())
+                .for_each(|(key, _)| wake(key.clone()));
         }
         _ => {}
     }
@@ -221,7 +229,8 @@ fn consider<'a>(
     }
     let score = resources::least_allocated(&wanted, &has, &used)
         + claims.room_left(&bindings, node)
-        + AFFINITY_WEIGHT * affinity::preference(pod, node).saturating_add(placed.preference(pod, node)).clamp(-10_000, 10_000)
+        + AFFINITY_WEIGHT
+            * affinity::preference(pod, node).saturating_add(placed.preference(pod, node)).clamp(-10_000, 10_000)
         - SOFT_TAINT * affinity::soft_taints(pod, node).min(100)
         - SIBLING * placed.siblings(pod, node).min(1_000);
     Ok(Candidate { node, bindings, score })
@@ -241,8 +250,9 @@ fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Decision {
 /// resourceVersion.
 fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Option<Write> {
     let old = condition(pod, "PodScheduled");
-    let same =
-        |old: &PodCondition| old.status == "False" && old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(message);
+    let same = |old: &PodCondition| {
+        old.status == "False" && old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(message)
+    };
     if old.is_some_and(same) {
         return None;
     }
@@ -255,8 +265,11 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Opti
         last_transition_time: Some(since.unwrap_or(Time(now))),
         ..PodCondition::default()
     };
-    let others =
-        pod.status.iter().flat_map(|status| status.conditions.iter().flatten()).filter(|condition| condition.type_ != "PodScheduled");
+    let others = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .filter(|condition| condition.type_ != "PodScheduled");
     let conditions: Vec<PodCondition> = others.cloned().chain([scheduled]).collect();
     Some(Write::Patch {
         kind: &kinds::POD,
@@ -270,6 +283,7 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Opti
 
 /// The pods, finished or not, that are on a node and use a claim.
 pub fn users_of<'a>(snapshot: &'a Snapshot, claim: &ObjectKey) -> BTreeSet<&'a ObjectKey> {
-    let on_node = crate::snapshot::in_namespace(&snapshot.pods, &claim.namespace).filter(|(_, pod)| !node_of(pod).is_empty());
+    let on_node =
+        crate::snapshot::in_namespace(&snapshot.pods, &claim.namespace).filter(|(_, pod)| !node_of(pod).is_empty());
     on_node.filter(|(_, pod)| uses(pod, &claim.name)).map(|(key, _)| key).collect()
 }

@@ -109,7 +109,8 @@ pub fn least_allocated(wanted: &Amounts, has: &Amounts, used: &Amounts) -> i64 {
 
 /// (address, protocol, port) that a pod takes on its node; the address `""` is every address.
 pub fn host_ports(pod: &Pod) -> BTreeSet<(String, String, i32)> {
-    let ports = pod.spec.iter().flat_map(|spec| spec.containers.iter()).flat_map(|container| container.ports.iter().flatten());
+    let ports =
+        pod.spec.iter().flat_map(|spec| spec.containers.iter()).flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
         let number = port.host_port.filter(|number| *number > 0)?;
         let address = port.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();

@@ -58,7 +58,11 @@ fn one_node_refuses_in_upstreams_words() {
         ),
         (json!({"status": {"allocatable": {"pods": "0"}}}), json!({}), "0/1 nodes are available: 1 Too many pods."),
         (json!({}), init, "0/1 nodes are available: 1 Insufficient cpu."),
-        (json!({}), json!({"spec": {"schedulingGates": [{"name": "g"}]}}), "Scheduling is blocked due to non-empty scheduling gates"),
+        (
+            json!({}),
+            json!({"spec": {"schedulingGates": [{"name": "g"}]}}),
+            "Scheduling is blocked due to non-empty scheduling gates",
+        ),
         (json!({}), claim, "0/1 nodes are available: persistentvolumeclaim \"x\" not found."),
     ];
     for (of_node, of_pod, expected) in table {
@@ -84,7 +88,10 @@ fn resources_that_pods_hold_are_counted_until_they_finish() {
     for name in ["a", "b", "c"] {
         world.put(pod(name, json!({})));
     }
-    assert_eq!(["a", "b", "c"].map(|name| placed(&mut world, name)), ["n1", "n1", "0/1 nodes are available: 1 Insufficient cpu."]);
+    assert_eq!(
+        ["a", "b", "c"].map(|name| placed(&mut world, name)),
+        ["n1", "n1", "0/1 nodes are available: 1 Insufficient cpu."]
+    );
     world.patch(&kinds::POD, "default", "a", json!({"status": {"phase": "Succeeded"}}));
     assert_eq!(placed(&mut world, "c"), "n1");
     assert_eq!(world.events.last().map(String::as_str), Some("Scheduled: Successfully assigned default/c to n1"));
@@ -102,7 +109,10 @@ fn pods_of_one_controller_spread_and_constraints_hold() {
     }
     assert_eq!(["a", "b"].map(|name| placed(&mut world, name)), ["n1", "n2"]);
     let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]);
-    world.put(pod("anti", json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}})));
+    world.put(pod(
+        "anti",
+        json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}}),
+    ));
     assert_eq!(placed(&mut world, "anti"), "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.");
     let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
     for name in ["c", "d"] {
@@ -110,7 +120,10 @@ fn pods_of_one_controller_spread_and_constraints_hold() {
     }
     assert_eq!(["c", "d"].map(|name| placed(&mut world, name))[0], "n1");
     let with = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}}}]);
-    world.put(pod("lonely", json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": with}}}})));
+    world.put(pod(
+        "lonely",
+        json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": with}}}}),
+    ));
     assert_eq!(placed(&mut world, "lonely"), "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.");
 }
 
@@ -119,8 +132,14 @@ fn host_ports_exclude_each_other() {
     let mut world = World::default();
     world.put(node("n1", json!({})));
     for name in ["a", "b"] {
-        world.put(pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}})));
+        world.put(pod(
+            name,
+            json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}}),
+        ));
     }
     assert_eq!(placed(&mut world, "a"), "n1");
-    assert_eq!(placed(&mut world, "b"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
+    assert_eq!(
+        placed(&mut world, "b"),
+        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+    );
 }

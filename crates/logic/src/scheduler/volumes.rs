@@ -46,7 +46,8 @@ pub enum Binding<'a> {
 pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let pod_name = pod.metadata.name.as_deref().unwrap_or("");
-    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral)
+    {
         (Some(source), _) => Some((source.claim_name.clone(), false)),
         (None, Some(_)) => Some((format!("{pod_name}-{}", volume.name), true)),
         _ => None,
@@ -68,14 +69,18 @@ impl<'a> Claims<'a> {
         for (name, ephemeral) in claim_names(pod) {
             let Some(claim) = snapshot.persistent_volume_claims.get(&ObjectKey::new(namespace, name.as_str())) else {
                 return Err(match ephemeral {
-                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""),
+                    true => format!(
+                        "waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""
+                    ),
                     false => format!("persistentvolumeclaim \"{name}\" not found"),
                 });
             };
             if claim.metadata.deletion_timestamp.is_some() {
                 return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
-            if ephemeral && controller_of(&claim.metadata).map(|owner| owner.uid.as_str()) != pod.metadata.uid.as_deref() {
+            if ephemeral
+                && controller_of(&claim.metadata).map(|owner| owner.uid.as_str()) != pod.metadata.uid.as_deref()
+            {
                 return Err(format!("PVC \"{namespace}/{name}\" was not created for pod (pod is not owner)"));
             }
             if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
@@ -149,7 +154,9 @@ impl<'a> Claims<'a> {
             .filter(|node| !node.is_empty());
         if volume::asks_for(claim, "ReadWriteOncePod") {
             return match others.next() {
-                Some(_) => Err("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"),
+                Some(_) => {
+                    Err("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode")
+                }
                 None => Ok(()),
             };
         }
@@ -225,13 +232,18 @@ impl<'a> Claims<'a> {
         (writes, events, complete)
     }
 
-    /// The write that makes two placements with one exclusive claim conflict, where the volume itself is on no one node.
+    /// The write that makes two placements with one exclusive claim conflict, where the volume itself is on no one
+    /// node.
     fn mark(&self, claim: &Claim, node: &Node) -> Option<Write> {
         let Claim::Bound(claim, volume) = claim else { return None };
         let pinned = volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some());
         let shared = volume::asks_for(claim, "ReadWriteMany") || volume::asks_for(claim, "ReadOnlyMany");
         let needed = volume::asks_for(claim, "ReadWriteOncePod") || !(pinned || shared);
-        let value = format!("{}/{}", node.metadata.name.as_deref().unwrap_or(""), self.pod.metadata.uid.as_deref().unwrap_or(""));
+        let value = format!(
+            "{}/{}",
+            node.metadata.name.as_deref().unwrap_or(""),
+            self.pod.metadata.uid.as_deref().unwrap_or("")
+        );
         let patch = json!({"metadata": {"annotations": {PLACED_WITH: value}}});
         // Also when it says so already: it is the resourceVersion that another placement must have left alone.
         needed.then(|| Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch))

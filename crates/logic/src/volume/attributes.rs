@@ -1,7 +1,9 @@
 //! VolumeAttributesClass: what a bound claim asks to have changed about its volume.
 //!
-//! Volumes of this program have nothing that a class could change, so that every change is `Infeasible`, which the claim's
-//! status and an event say in words; a user takes it back by naming the old class, or none where none was ever carried out.
+//! Volumes of this program have nothing that a class could change, so that every change is `Infeasible`, which the
+//! claim's
+//! status and an event say in words; a user takes it back by naming the old class, or none where none was ever
+//! carried out.
 //! A claim that names a class gets only a volume that has it already. Volumes of external drivers are left to those.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -29,7 +31,8 @@ impl Asked<'_> {
         let same = before.is_some_and(|before| {
             before.status == self.status && before.target_volume_attributes_class_name.as_deref() == Some(self.target)
         });
-        let event = || Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "VolumeModifyFailed", self.why.clone());
+        let event =
+            || Event::warning(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "VolumeModifyFailed", self.why.clone());
         (!same).then(event)
     }
 }
@@ -43,7 +46,8 @@ pub fn of_claim(claim: &PersistentVolumeClaim) -> &str {
 pub fn named_by(claim: &PersistentVolumeClaim) -> Vec<&str> {
     let status = claim.status.as_ref();
     let current = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
-    let target = status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    let target =
+        status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
     [Some(of_claim(claim)), current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }
 
@@ -53,7 +57,11 @@ pub fn of_volume(volume: &PersistentVolume) -> &str {
 }
 
 /// What a bound claim asks for and does not have.
-pub fn asked<'a>(snapshot: &Snapshot, claim: &'a PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Asked<'a>> {
+pub fn asked<'a>(
+    snapshot: &Snapshot,
+    claim: &'a PersistentVolumeClaim,
+    volume: &PersistentVolume,
+) -> Option<Asked<'a>> {
     let target = of_claim(claim);
     let provisioner = annotation(&volume.metadata, PROVISIONED_BY);
     let external = !provisioner.is_empty() && !BUILT_IN.contains(&provisioner) && !nfs::is_ours(volume);
@@ -69,7 +77,10 @@ pub fn asked<'a>(snapshot: &Snapshot, claim: &'a PersistentVolumeClaim, volume: 
         format!("VAC {target} is for volumes of {}, and this one was made by {provisioner}", class.driver_name)
     } else {
         let names: Vec<&str> = class.parameters.iter().flatten().map(|(name, _)| name.as_str()).collect();
-        format!("VAC {target}: {provisioner} has no attributes that can be changed; not understood: {}", names.join(", "))
+        format!(
+            "VAC {target}: {provisioner} has no attributes that can be changed; not understood: {}",
+            names.join(", ")
+        )
     };
     Some(Asked { target, status: "Infeasible", why })
 }

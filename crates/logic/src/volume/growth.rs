@@ -1,9 +1,13 @@
 //! Claims that ask for more than they have (V10).
 //!
-//! A plain directory grows by saying so. An image grows in this order: the claim's request raises the volume's capacity,
-//! if the node has the room; the claim says `FileSystemResizePending`; the node makes it real, while pods use it, and notes
-//! that as [`MADE_SIZE`](super::MADE_SIZE); then the claim has the new capacity. An image that was never mounted is made in
-//! the new size at once. What cannot be is said on the claim, and tried again when something changes: no room on the node is
+//! A plain directory grows by saying so. An image grows in this order: the claim's request raises the volume's
+//! capacity,
+//! if the node has the room; the claim says `FileSystemResizePending`; the node makes it real, while pods use it, and
+//! notes
+//! that as [`MADE_SIZE`](super::MADE_SIZE); then the claim has the new capacity. An image that was never mounted is
+//! made in
+//! the new size at once. What cannot be is said on the claim, and tried again when something changes: no room on the
+//! node is
 //! `ControllerResizeInfeasible`, and what the node could not do is `NodeResizeError`. Until the node has noted it, the
 //! request can be lowered again, to more than what the claim has.
 
@@ -62,7 +66,8 @@ fn is_ours(volume: &PersistentVolume) -> bool {
 }
 
 /// What to do for a claim whose volume should have another size; `None` where it has the right one, or can't have it.
-/// That the class allows it was checked when the claim was changed. The claim's own status follows, by the next decision.
+/// That the class allows it was checked when the claim was changed. The claim's own status follows, by the next
+/// decision.
 pub fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &Step) -> Option<Decision> {
     let (asked, has) = (requested(claim), capacity(volume));
     let made = if is_measured(volume) { made_size(volume) } else { None };
@@ -75,7 +80,10 @@ pub fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &S
     let patch = json!({"spec": {"capacity": {"storage": asked_size(claim)?}}, "metadata": {"annotations": {(RESIZE_ERROR): null}}});
     let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    let mut decision = Decision { writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)], ..Decision::default() };
+    let mut decision = Decision {
+        writes: vec![Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch)],
+        ..Decision::default()
+    };
     if grows {
         decision.events.push(normal("Resizing", format!("Resizing volume {name}")));
     }

@@ -85,7 +85,8 @@ pub fn is_sized(volume: &PersistentVolume) -> bool {
 }
 
 fn parameters(class: &StorageClass) -> Result<Parameters<'_>, String> {
-    let mut found = Parameters { server: "", share: "", sub_dir: None, on_delete: "delete", mode: "0777", size: SIZE_AUTO };
+    let mut found =
+        Parameters { server: "", share: "", sub_dir: None, on_delete: "delete", mode: "0777", size: SIZE_AUTO };
     // The subdir provisioner's default, for classes that were written for it.
     let mut archive = class.provisioner.ends_with("/nfs-subdir-external-provisioner");
     for (name, value) in class.parameters.iter().flatten() {
@@ -93,7 +94,9 @@ fn parameters(class: &StorageClass) -> Result<Parameters<'_>, String> {
             "server" => found.server = value,
             "share" => found.share = value,
             "subDir" | "pathPattern" => found.sub_dir = Some(value.as_str()).filter(|value| !value.is_empty()),
-            "onDelete" if ["delete", "retain", "archive"].contains(&value.as_str()) => (found.on_delete, archive) = (value, false),
+            "onDelete" if ["delete", "retain", "archive"].contains(&value.as_str()) => {
+                (found.on_delete, archive) = (value, false)
+            }
             "archiveOnDelete" if ["true", "false"].contains(&value.as_str()) => archive &= value == "true",
             "mountPermissions" if value == "0" => {}
             "mountPermissions" if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) => found.mode = value,
@@ -122,7 +125,8 @@ fn is_name(name: &str) -> bool {
 /// The volume's folder below the share: its names. The last one holds the claim's uid.
 fn folder(claim: &PersistentVolumeClaim, sub_dir: Option<&str>) -> Result<Vec<String>, String> {
     let own = super::provisioned_name(claim);
-    let (name, namespace) = (claim.metadata.name.as_deref().unwrap_or(""), claim.metadata.namespace.as_deref().unwrap_or(""));
+    let (name, namespace) =
+        (claim.metadata.name.as_deref().unwrap_or(""), claim.metadata.namespace.as_deref().unwrap_or(""));
     let mut path = sub_dir.unwrap_or("").to_owned();
     for (pattern, value) in [
         ("${pvc.metadata.name}", name),
@@ -173,7 +177,11 @@ pub fn worker<'a>(snapshot: &'a Snapshot, asked: &str) -> Option<&'a str> {
 ///
 /// # Errors
 /// See [`provisionable`].
-pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(Write, Event), String> {
+pub fn provision(
+    snapshot: &Snapshot,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+) -> Result<(Write, Event), String> {
     suits(claim)?;
     let asked = parameters(class)?;
     let path = folder(claim, asked.sub_dir)?.join("/");
@@ -229,7 +237,8 @@ fn due(volume: &PersistentVolume) -> Option<Task> {
     if volume.metadata.deletion_timestamp.is_some() {
         // While another finalizer holds it, it may still be in use (V2).
         let last = volume.metadata.finalizers.as_deref() == Some(&[FINALIZER.to_owned()]);
-        let deletes = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
+        let deletes =
+            volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
         return (last && deletes).then_some(Task::Remove);
     }
     if is_unmade(volume) {
@@ -262,7 +271,11 @@ pub fn appoint(snapshot: &Snapshot, volume: &PersistentVolume) -> Option<Write> 
 /// The volume was changed so that it is not below its share any more, or is not its own.
 pub fn place(volume: &PersistentVolume) -> Result<(&str, &str, Vec<&str>), String> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    let source = volume.spec.as_ref().and_then(|spec| spec.nfs.as_ref()).ok_or_else(|| format!("volume \"{name}\" is not of kind nfs"))?;
+    let source = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.nfs.as_ref())
+        .ok_or_else(|| format!("volume \"{name}\" is not of kind nfs"))?;
     let share = annotation(&volume.metadata, SHARE);
     let below = source.path.strip_prefix(share.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
     let names: Vec<&str> = below.unwrap_or("").split('/').collect();
@@ -284,7 +297,10 @@ mod tests {
     use super::*;
 
     fn class(provisioner: &str, parameters: Value) -> StorageClass {
-        serde_json::from_value(json!({"metadata": {"name": "nfs"}, "provisioner": provisioner, "parameters": parameters})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "nfs"}, "provisioner": provisioner, "parameters": parameters}),
+        )
+        .unwrap()
     }
 
     fn claim() -> PersistentVolumeClaim {
@@ -316,8 +332,16 @@ mod tests {
         for (provisioner, parameters, expected) in [
             (PROVISIONER, json!({}), "/exports/a/pvc-u-1 delete"),
             (PROVISIONER, json!({"share": "/"}), "/pvc-u-1 delete"),
-            (PROVISIONER, json!({"subDir": "${pvc.metadata.namespace}/${pvc.metadata.name}"}), "/exports/a/shop/data/pvc-u-1 delete"),
-            (OTHERS[0], json!({"subDir": "x-${pv.metadata.name}", "onDelete": "retain"}), "/exports/a/x-pvc-u-1 retain"),
+            (
+                PROVISIONER,
+                json!({"subDir": "${pvc.metadata.namespace}/${pvc.metadata.name}"}),
+                "/exports/a/shop/data/pvc-u-1 delete",
+            ),
+            (
+                OTHERS[0],
+                json!({"subDir": "x-${pv.metadata.name}", "onDelete": "retain"}),
+                "/exports/a/x-pvc-u-1 retain",
+            ),
             (OTHERS[1], json!({"pathPattern": "${.PVC.namespace}"}), "/exports/a/shop/pvc-u-1 archive"),
             (OTHERS[2], json!({"archiveOnDelete": "false", "mountPermissions": "0770"}), "/exports/a/pvc-u-1 delete"),
         ] {
@@ -337,7 +361,10 @@ mod tests {
         ] {
             assert!(path(PROVISIONER, with(wrong.clone())).is_err(), "{wrong}");
         }
-        assert!(!provisions(&class(OTHERS[1], json!({"archiveOnDelete": "true"}))), "whoever runs that provisioner has the server's name");
+        assert!(
+            !provisions(&class(OTHERS[1], json!({"archiveOnDelete": "true"}))),
+            "whoever runs that provisioner has the server's name"
+        );
         assert!(provisions(&class(PROVISIONER, json!({}))), "and is told what is missing");
     }
 
@@ -350,9 +377,14 @@ mod tests {
             .unwrap()
         };
         assert_eq!(place(&volume("/a/b/pvc-u-1", "/a")), Ok(("s", "/a", vec!["b", "pvc-u-1"])));
-        for (path, share) in
-            [("/a", "/a"), ("/a/other", "/a"), ("/b/pvc-u-1", "/a"), ("/a/../pvc-u-1", "/a"), ("/a/pvc-u-1", ""), ("/a/pvc-u-1/x", "/a")]
-        {
+        for (path, share) in [
+            ("/a", "/a"),
+            ("/a/other", "/a"),
+            ("/b/pvc-u-1", "/a"),
+            ("/a/../pvc-u-1", "/a"),
+            ("/a/pvc-u-1", ""),
+            ("/a/pvc-u-1/x", "/a"),
+        ] {
             assert!(place(&volume(path, share)).is_err(), "{path}");
         }
     }

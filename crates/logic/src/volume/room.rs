@@ -5,10 +5,12 @@
 //! before, whoever promised it, is taken off here, so that no view of a node is too old for the claims that it was
 //! given a moment ago.
 //!
-//! Differs: upstream compares each claim with the free room alone, so that thin volumes are promised more than there is;
+//! Differs: upstream compares each claim with the free room alone, so that thin volumes are promised more than there
+//! is;
 //! one that is then full of holes without bytes behind them fails its writes, which databases take badly. Here the sum
 //! of the promises stays within what is there, for new volumes and for growth; a class can say otherwise
-//! ([`OVERCOMMIT`]), and its volumes still count against those of others. A node that does not say takes anything, and so
+//! ([`OVERCOMMIT`]), and its volumes still count against those of others. A node that does not say takes anything,
+//! and so
 //! do plain directories, which promise nothing.
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
@@ -34,7 +36,8 @@ pub fn of(snapshot: &Snapshot, node: &Node) -> Option<i64> {
 
 /// Whether volumes of a class may be promised only where there is room.
 pub fn is_counted(class: &StorageClass) -> bool {
-    let parameter = |name: &str| class.parameters.as_ref().and_then(|parameters| parameters.get(name)).map(String::as_str);
+    let parameter =
+        |name: &str| class.parameters.as_ref().and_then(|parameters| parameters.get(name)).map(String::as_str);
     size_of(class) == Ok(SIZE_IMAGE) && parameter(OVERCOMMIT) != Some("true")
 }
 

@@ -1,7 +1,8 @@
 //! Claims that start with the data of something else: of a VolumeSnapshot, or of another claim (a clone).
 //!
 //! A volume whose claim asks for data is declared with the annotation [`COPY_OF`]: the folder, beside its own, that its
-//! node copies on first use. So it lives where its source lives, and [`MADE_ON`] says that the copy is whole. A claim that
+//! node copies on first use. So it lives where its source lives, and [`MADE_ON`] says that the copy is whole. A claim
+//! that
 //! asked for data never starts empty: as long as its source cannot be had, nothing is declared for it.
 //!
 //! A copy's handle (`status.snapshotHandle` of a VolumeSnapshotContent) is `<node>/snapshot-<uid of the content>`. The
@@ -12,7 +13,8 @@ use mainstay_api::ObjectKey;
 use mainstay_api::snapshots::{VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotContent};
 
 use super::{
-    BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image, requested, volume_name,
+    BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image,
+    requested, volume_name,
 };
 use crate::snapshot::{Snapshot, in_namespace};
 
@@ -59,7 +61,8 @@ impl Wanted<'_> {
 pub fn wanted(claim: &PersistentVolumeClaim) -> Option<Wanted<'_>> {
     let spec = claim.spec.as_ref()?;
     if let Some(from) = &spec.data_source_ref {
-        let (group, namespace) = (from.api_group.as_deref().unwrap_or(""), from.namespace.as_deref().filter(|name| !name.is_empty()));
+        let (group, namespace) =
+            (from.api_group.as_deref().unwrap_or(""), from.namespace.as_deref().filter(|name| !name.is_empty()));
         return Some(Wanted { group, kind: &from.kind, name: &from.name, namespace });
     }
     let from = spec.data_source.as_ref()?;
@@ -121,13 +124,21 @@ pub fn of<'a>(snapshot: &'a Snapshot, claim: &'a PersistentVolumeClaim) -> Resul
         ("", "PersistentVolumeClaim") => of_claim(snapshot, &key, claim),
         (group, kind) => return Err(format!("data source {kind:?} of API group {group:?} is not supported")),
     };
-    found.map(Some).map_err(|why| format!("error getting handle for DataSource Type {} by Name {}: {why}", wanted.kind, wanted.name))
+    found.map(Some).map_err(|why| {
+        format!("error getting handle for DataSource Type {} by Name {}: {why}", wanted.kind, wanted.name)
+    })
 }
 
-fn of_snapshot<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVolumeClaim) -> Result<Source<'a>, String> {
+fn of_snapshot<'a>(
+    snapshot: &'a Snapshot,
+    key: &ObjectKey,
+    claim: &PersistentVolumeClaim,
+) -> Result<Source<'a>, String> {
     let name = &key.name;
     let Some(from) = snapshot.volume_snapshots.get(key) else {
-        return Err(format!("error getting snapshot {name} from api server: volumesnapshots.{SNAPSHOT_GROUP} \"{name}\" not found"));
+        return Err(format!(
+            "error getting snapshot {name} from api server: volumesnapshots.{SNAPSHOT_GROUP} \"{name}\" not found"
+        ));
     };
     if !asked_before(claim, from) {
         return Err(format!("snapshot {name} is currently being deleted"));
@@ -140,7 +151,9 @@ fn of_snapshot<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVo
         return Err(format!("snapshotContent {bound} not bound to snapshot {name}"));
     };
     let ready = |ready: Option<bool>| ready == Some(true);
-    if !ready(status.and_then(|status| status.ready_to_use)) || !ready(content.status.as_ref().and_then(|status| status.ready_to_use)) {
+    if !ready(status.and_then(|status| status.ready_to_use))
+        || !ready(content.status.as_ref().and_then(|status| status.ready_to_use))
+    {
         return Err(format!("snapshot {name} is not Ready"));
     }
     if content.metadata.deletion_timestamp.is_some() {
@@ -151,7 +164,10 @@ fn of_snapshot<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVo
     }
     let size = content.status.as_ref().and_then(|status| status.restore_size).unwrap_or(0);
     if image_size(requested(claim)) < size {
-        return Err(format!("requested volume size {} is less than the size {size} for the source snapshot {name}", requested(claim)));
+        return Err(format!(
+            "requested volume size {} is less than the size {size} for the source snapshot {name}",
+            requested(claim)
+        ));
     }
     of_handle(content_handle(content)).ok_or_else(|| format!("snapshot handle not found in snapshotContent {bound}"))
 }
@@ -188,7 +204,10 @@ fn of_claim<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVolum
 ///
 /// # Errors
 /// Why not, or not yet.
-pub fn source_volume<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) -> Result<&'a PersistentVolume, String> {
+pub fn source_volume<'a>(
+    snapshot: &'a Snapshot,
+    claim: &PersistentVolumeClaim,
+) -> Result<&'a PersistentVolume, String> {
     let name = claim.metadata.name.as_deref().unwrap_or("");
     let bound = snapshot.persistent_volumes.get(&ObjectKey::new("", volume_name(claim)));
     let Some(volume) = bound.filter(|volume| is_bound(volume, claim)) else {
@@ -212,7 +231,8 @@ pub fn source_volume<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim) 
 
 /// Whether a node has what a claim's volume is to be a copy of; also where the claim asks for no data.
 pub fn is_on(snapshot: &Snapshot, claim: &PersistentVolumeClaim, node: &Node) -> bool {
-    of(snapshot, claim).is_ok_and(|source| source.is_none_or(|source| Some(source.node) == node.metadata.name.as_deref()))
+    of(snapshot, claim)
+        .is_ok_and(|source| source.is_none_or(|source| Some(source.node) == node.metadata.name.as_deref()))
 }
 
 /// The folder that a volume's data is copied from, where it is a copy.
@@ -230,7 +250,8 @@ pub fn is_copying(volume: &PersistentVolume, folder: &str) -> bool {
 pub fn is_being_copied(snapshot: &Snapshot, key: &ObjectKey) -> bool {
     let Some(claim) = snapshot.persistent_volume_claims.get(key) else { return false };
     let volume = volume_name(claim);
-    let held = snapshot.persistent_volumes.get(&ObjectKey::new("", volume)).is_some_and(|volume| is_held_by(volume, claim));
+    let held =
+        snapshot.persistent_volumes.get(&ObjectKey::new("", volume)).is_some_and(|volume| is_held_by(volume, claim));
     let cloned = held && snapshot.persistent_volumes.iter().any(|(_, copy)| is_copying(copy, volume));
     let grouped = |content: &VolumeGroupSnapshotContent| {
         let unmade = content.status.as_ref().and_then(|status| status.volume_group_snapshot_handle.as_ref()).is_none();
@@ -238,15 +259,22 @@ pub fn is_being_copied(snapshot: &Snapshot, key: &ObjectKey) -> bool {
         unmade && asked && content.metadata.deletion_timestamp.is_none()
     };
     let in_group = held && snapshot.volume_group_snapshot_contents.iter().any(|(_, content)| grouped(content));
-    cloned || in_group || in_namespace(&snapshot.volume_snapshots, &key.namespace).any(|(_, copy)| is_being_made(snapshot, copy, &key.name))
+    cloned
+        || in_group
+        || in_namespace(&snapshot.volume_snapshots, &key.namespace)
+            .any(|(_, copy)| is_being_made(snapshot, copy, &key.name))
 }
 
 /// Whether a snapshot's copy of a claim has been asked for and is not made yet.
 fn is_being_made(snapshot: &Snapshot, copy: &VolumeSnapshot, claim: &str) -> bool {
-    let asked = copy.spec.source.persistent_volume_claim_name.as_deref() == Some(claim) && copy.metadata.deletion_timestamp.is_none();
+    let asked = copy.spec.source.persistent_volume_claim_name.as_deref() == Some(claim)
+        && copy.metadata.deletion_timestamp.is_none();
     let ready = copy.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
     let content = || snapshot.volume_snapshot_contents.get(&ObjectKey::new("", dynamic_content(copy)));
-    asked && !ready && content().is_some_and(|content| content.status.as_ref().and_then(|status| status.snapshot_handle.as_ref()).is_none())
+    asked
+        && !ready
+        && content()
+            .is_some_and(|content| content.status.as_ref().and_then(|status| status.snapshot_handle.as_ref()).is_none())
 }
 
 /// The name of the content that is made for a snapshot of a claim: only this snapshot's, for ever.

@@ -1,7 +1,9 @@
 //! What a bound claim says about itself: its volume's modes and real size, and what is under way or was refused.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition, PersistentVolumeClaimStatus};
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition, PersistentVolumeClaimStatus,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::kinds;
@@ -13,8 +15,14 @@ use super::made_size;
 use crate::decision::Write;
 
 /// Upstream's conditions of claims that are written here; others are left alone.
-const CONDITIONS: [&str; 6] =
-    ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError", "ModifyingVolume", "ModifyVolumeError"];
+const CONDITIONS: [&str; 6] = [
+    "Resizing",
+    "FileSystemResizePending",
+    "ControllerResizeError",
+    "NodeResizeError",
+    "ModifyingVolume",
+    "ModifyVolumeError",
+];
 const PENDING: &str = "Waiting for user to (re-)start a pod to finish file system resize of volume on node.";
 
 /// Whether a claim waits for something that its volume's node, or a class, has yet to get.
@@ -91,7 +99,8 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<PersistentVolumeClaimCondition> {
     let before = || status.conditions.iter().flatten();
-    let mut all: Vec<_> = before().filter(|condition| !CONDITIONS.contains(&condition.type_.as_str())).cloned().collect();
+    let mut all: Vec<_> =
+        before().filter(|condition| !CONDITIONS.contains(&condition.type_.as_str())).cloned().collect();
     let mut say = |type_: &str, message: &str| {
         let old = before().find(|old| old.type_ == type_ && old.status == "True");
         all.push(PersistentVolumeClaimCondition {

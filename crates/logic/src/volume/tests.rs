@@ -1,4 +1,5 @@
-//! The volume controllers and the scheduler together, in a closed loop: whatever the order, wherever a decision is cut and
+//! The volume controllers and the scheduler together, in a closed loop: whatever the order, wherever a decision is
+//! cut and
 //! however old its view, the promises hold at every step.
 
 use std::collections::BTreeMap;
@@ -42,8 +43,14 @@ const CONTROLLERS: [Controller; 6] = [
     vacprotection::CONTROLLER,
 ];
 /// What each of them has as its key.
-const KEYS: [&str; 6] =
-    ["Pod", "PersistentVolumeClaim", "PersistentVolume", "PersistentVolumeClaim", "PersistentVolume", "VolumeAttributesClass"];
+const KEYS: [&str; 6] = [
+    "Pod",
+    "PersistentVolumeClaim",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PersistentVolume",
+    "VolumeAttributesClass",
+];
 
 fn keys_of(world: &World, kind: &str) -> Vec<ObjectKey> {
     let kind = *kinds::ALL.iter().find(|row| row.kind == kind).unwrap();
@@ -85,7 +92,11 @@ fn status(world: &World) -> Value {
 
 fn bound_to(world: &World, claim: &str) -> String {
     let claim = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim);
-    format!("{} {}", claim["status"]["phase"].as_str().unwrap_or("-"), claim["spec"]["volumeName"].as_str().unwrap_or("-"))
+    format!(
+        "{} {}",
+        claim["status"]["phase"].as_str().unwrap_or("-"),
+        claim["spec"]["volumeName"].as_str().unwrap_or("-")
+    )
 }
 
 fn phase_of(world: &World, volume: &str) -> String {
@@ -99,13 +110,21 @@ fn v1_walkthrough_1_static_volumes_smallest_first() {
     world.put(static_volume("nfs-0001", "2Gi", "Recycle"));
     world.put(static_volume("nfs-0002", "5Gi", "Retain"));
     world.put(claim("mysql", Some(""), "ReadWriteOnce"));
-    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "mysql", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    world.patch(
+        &kinds::PERSISTENT_VOLUME_CLAIM,
+        "default",
+        "mysql",
+        json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}),
+    );
     world.put(claim("http", Some(""), "ReadWriteOnce"));
     world.put(claim("third", Some(""), "ReadWriteOnce"));
     world.put(user("www", "http"));
     world.put(user("late", "third"));
     settle(&mut world);
-    assert_eq!(["mysql", "http", "third"].map(|name| bound_to(&world, name)), ["Bound nfs-0002", "Bound nfs-0001", "Pending -"]);
+    assert_eq!(
+        ["mysql", "http", "third"].map(|name| bound_to(&world, name)),
+        ["Bound nfs-0002", "Bound nfs-0001", "Pending -"]
+    );
     assert!(world.get(&kinds::POD, "default", "late")["spec"]["nodeName"].is_null());
     let message = "FailedBinding: no persistent volumes available for this claim and no storage class is set";
     assert!(world.events.iter().any(|event| event == message));
@@ -114,14 +133,22 @@ fn v1_walkthrough_1_static_volumes_smallest_first() {
     world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "http", None);
     world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "mysql", None);
     settle(&mut world);
-    assert_eq!((bound_to(&world, "http").as_str(), phase_of(&world, "nfs-0002").as_str()), ("Bound nfs-0001", "Released"));
+    assert_eq!(
+        (bound_to(&world, "http").as_str(), phase_of(&world, "nfs-0002").as_str()),
+        ("Bound nfs-0001", "Released")
+    );
     world.remove(&kinds::POD, &ObjectKey::new("default", "www"));
     settle(&mut world);
     assert_eq!(phase_of(&world, "nfs-0001"), "Released");
     let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "nfs-0001");
     assert_eq!(volume["metadata"]["annotations"][persistentvolume::RECYCLE_ON], "n1");
     let emptied = volume["metadata"]["annotations"][persistentvolume::RECYCLE].clone();
-    world.patch(&kinds::PERSISTENT_VOLUME, "", "nfs-0001", json!({"metadata": {"annotations": {persistentvolume::RECYCLED: emptied}}}));
+    world.patch(
+        &kinds::PERSISTENT_VOLUME,
+        "",
+        "nfs-0001",
+        json!({"metadata": {"annotations": {persistentvolume::RECYCLED: emptied}}}),
+    );
     settle(&mut world);
     assert_eq!(bound_to(&world, "third"), "Bound nfs-0001", "the claim that waited gets the emptied volume");
     assert_eq!(world.get(&kinds::POD, "default", "late")["spec"]["nodeName"], "n1");
@@ -131,10 +158,15 @@ fn v1_walkthrough_1_static_volumes_smallest_first() {
 fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
     let mut world = with_claim("WaitForFirstConsumer", "Retain");
     assert_eq!(bound_to(&world, "data"), "Pending -");
-    assert!(world.events.contains(&"WaitForFirstConsumer: waiting for first consumer to be created before binding".to_owned()));
+    assert!(
+        world
+            .events
+            .contains(&"WaitForFirstConsumer: waiting for first consumer to be created before binding".to_owned())
+    );
     world.put(user("web-0", "data"));
     settle(&mut world);
-    let uid = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let uid =
+        world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"].as_str().unwrap().to_owned();
     assert_eq!(bound_to(&world, "data"), format!("Bound pvc-{uid}"));
     let volume = world.get(&kinds::PERSISTENT_VOLUME, "", &format!("pvc-{uid}"));
     assert_eq!(volume["spec"]["local"]["path"], format!("/var/lib/mainstay/volumes/pvc-{uid}"));
@@ -157,7 +189,10 @@ fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
     world.put(claim("data", Some("fast"), "ReadWriteOnce"));
     settle(&mut world);
     assert_ne!(bound_to(&world, "data"), format!("Bound pvc-{uid}"));
-    assert_eq!((bound_to(&world, "data").split(' ').next(), phase_of(&world, &format!("pvc-{uid}")).as_str()), (Some("Bound"), "Released"));
+    assert_eq!(
+        (bound_to(&world, "data").split(' ').next(), phase_of(&world, &format!("pvc-{uid}")).as_str()),
+        (Some("Bound"), "Released")
+    );
 }
 
 #[test]
@@ -236,17 +271,26 @@ fn check(world: &World, histories: &mut BTreeMap<String, String>, story: &str) {
             continue;
         }
         let there = world.get(&kinds::PERSISTENT_VOLUME, "", &volume);
-        assert_eq!(there["spec"]["claimRef"]["uid"], uid, "V1: the volume of a claim is its own; V2: it is there. {story}");
+        assert_eq!(
+            there["spec"]["claimRef"]["uid"], uid,
+            "V1: the volume of a claim is its own; V2: it is there. {story}"
+        );
         assert_eq!(volume_of.insert(volume.clone(), uid.clone()), None, "V1: no volume is bound twice. {story}");
         if let Some(before) = histories.insert(volume.clone(), uid.clone()) {
-            assert!(before == uid, "V6: {volume} was {before}'s and is now {uid}'s without anybody emptying it. {story}");
+            assert!(
+                before == uid,
+                "V6: {volume} was {before}'s and is now {uid}'s without anybody emptying it. {story}"
+            );
         }
     }
     let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for pod in world.all(&kinds::POD) {
         if let Some(node) = pod["spec"]["nodeName"].as_str() {
             let name = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"].as_str().unwrap();
-            assert!(!world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name).is_null(), "V2: a claim in use is there. {story}");
+            assert!(
+                !world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", name).is_null(),
+                "V2: a claim in use is there. {story}"
+            );
             users.entry(name.to_owned()).or_default().push(node.to_owned());
         }
     }
@@ -347,7 +391,10 @@ fn an_nfs_claim_is_bound_when_its_folder_is_there_and_the_folder_goes_before_the
         world.put(user("www", "data"));
         world.put(user("www-2", "data"));
         settle(&mut world);
-        let uid = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"].as_str().unwrap().to_owned();
+        let uid = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["uid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let name = format!("pvc-{uid}");
         let typed = |world: &World| -> PersistentVolume {
             serde_json::from_value(world.get(&kinds::PERSISTENT_VOLUME, "", &name).clone()).unwrap()
@@ -370,15 +417,26 @@ fn an_nfs_claim_is_bound_when_its_folder_is_there_and_the_folder_goes_before_the
         assert_eq!(world.get(&kinds::POD, "default", "www-2")["spec"]["nodeName"], other.as_str(), "{mode}");
 
         // V10: it grows when the server has been told.
-        world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+        world.patch(
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            "default",
+            "data",
+            json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}),
+        );
         settle(&mut world);
         assert_eq!(nfs::task(&typed(&world), &other), Some(nfs::Task::Grow));
-        assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "1Gi");
+        assert_eq!(
+            world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"],
+            "1Gi"
+        );
         let noted = nfs::made(&other, &typed(&world), true);
         world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": noted}}));
         settle(&mut world);
         assert_eq!(nfs::task(&typed(&world), &other), None);
-        assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"], "2Gi");
+        assert_eq!(
+            world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["status"]["capacity"]["storage"],
+            "2Gi"
+        );
 
         // V2, V3: removed only when nobody uses it and the claim is gone.
         world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);

@@ -21,8 +21,7 @@ const JSON_PATCH: &str = r#"[{"op":"test","path":"/metadata/name","value":"a"},{
 {"op":"move","from":"/metadata/annotations","path":"/metadata/b"},{"op":"add","path":"/spec/containers/-","value":{"name":"c"}},
 {"op":"replace","path":"/spec/containers/0/image","value":"d"},{"op":"remove","path":"/spec/tolerations/0"}]"#;
 
-const APPLIED: &str =
-    r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"b":"c"}},"spec":{"containers":[{"name":"a","image":"e"}]}}"#;
+const APPLIED: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"b":"c"}},"spec":{"containers":[{"name":"a","image":"e"}]}}"#;
 
 /// What kubectl sends for a ConfigMap, and the Pod above with a few fields of each wire type.
 const CONFIG_MAP: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x1b\x0a\x11\x0a\x01a\x12\0\x1a\0\x22\0*\x002\x008\0B\0\x12\x06\x0a\x01x\x12\x01y\x1a\0\x22\0";
@@ -74,7 +73,14 @@ pub fn run(input: &[u8]) {
             time::parse(text).map(|found| (time::rfc3339(found), time::micro(found), time::age(found, now())));
             int_or_string::percent(text);
             int_or_string::scaled(&json!(text), i64::MAX, true);
-            for rule in [names::subdomain, names::label, names::qualified, names::label_value, names::config_key, names::port_name] {
+            for rule in [
+                names::subdomain,
+                names::label,
+                names::qualified,
+                names::label_value,
+                names::config_key,
+                names::port_name,
+            ] {
                 rule(text);
             }
             names::safe_encode(text);

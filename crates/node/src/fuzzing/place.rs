@@ -29,9 +29,12 @@ impl Place {
     pub fn new() -> Self {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let parent = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
-        let base = parent.join(format!("mainstay-input-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+        let base =
+            parent.join(format!("mainstay-input-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
         for dir in [&base, &base.join("inside"), &base.join("outside")] {
-            fs::create_dir(dir).and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o755))).expect("a folder");
+            fs::create_dir(dir)
+                .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
+                .expect("a folder");
         }
         fs::write(base.join("outside/secret"), "secret").expect("a file");
         let outside = look(&base);

@@ -1,4 +1,5 @@
-//! Image archives: what `docker save`, `podman save`, `skopeo` and `buildah` write, as a tar (also compressed) or as the
+//! Image archives: what `docker save`, `podman save`, `skopeo` and `buildah` write, as a tar (also compressed) or as
+//! the
 //! unpacked folder.
 
 use std::cell::Cell;
@@ -87,7 +88,10 @@ impl ImageStore {
         let metadata = fs::metadata(path).map_err(ImageError::io(format!("cannot open {}", path.display())))?;
         let open = || File::open(path).map_err(ImageError::io(format!("cannot open {}", path.display())));
         if metadata.is_dir() {
-            return self.load_archive(&Archive::new(path.display().to_string(), Source::Folder(OwnedFd::from(open()?))), progress);
+            return self.load_archive(
+                &Archive::new(path.display().to_string(), Source::Folder(OwnedFd::from(open()?))),
+                progress,
+            );
         }
         if metadata.is_file() && !is_compressed(&open()?) {
             return self.load_tar(path.display().to_string(), open()?, progress);
@@ -119,10 +123,14 @@ impl ImageStore {
             if length == 0 {
                 break;
             }
-            file.write_all(buffer.get(..length).unwrap_or_default()).map_err(ImageError::io("cannot write down the archive"))?;
+            file.write_all(buffer.get(..length).unwrap_or_default())
+                .map_err(ImageError::io("cannot write down the archive"))?;
             done += length as u64;
             if done > MAX_ARCHIVE {
-                return Err(ImageError::Archive { path: name, why: format!("it is larger than {} GiB", MAX_ARCHIVE >> 30) });
+                return Err(ImageError::Archive {
+                    path: name,
+                    why: format!("it is larger than {} GiB", MAX_ARCHIVE >> 30),
+                });
             }
             progress(Progress { step: "reading".to_owned(), done_bytes: done, total_bytes: None });
         }
@@ -145,14 +153,25 @@ impl ImageStore {
     }
 
     fn load_image(&self, archive: &Archive, found: &Found, progress: ProgressFn<'_>) -> Result<Vec<String>> {
-        let (mut record, diff_ids) = record(&found.config, &found.config_digest).map_err(|why| archive.unusable(why))?;
+        let (mut record, diff_ids) =
+            record(&found.config, &found.config_digest).map_err(|why| archive.unusable(why))?;
         if diff_ids.len() != found.layers.len() {
-            return Err(archive.unusable(format!("its manifest has {} layers, its config {}", found.layers.len(), diff_ids.len())));
+            return Err(archive.unusable(format!(
+                "its manifest has {} layers, its config {}",
+                found.layers.len(),
+                diff_ids.len()
+            )));
         }
         for _ in 0..COMMIT_TRIES {
             for (index, (layer, diff_id)) in found.layers.iter().zip(&diff_ids).enumerate() {
                 let total_bytes = archive.length(&layer.member);
-                let layer_info = Layer { digest: layer.digest.as_deref(), diff_id, number: index + 1, count: diff_ids.len(), total_bytes };
+                let layer_info = Layer {
+                    digest: layer.digest.as_deref(),
+                    diff_id,
+                    number: index + 1,
+                    count: diff_ids.len(),
+                    total_bytes,
+                };
                 self.ensure_layer(&layer_info, &mut || archive.open(&layer.member), progress)?;
             }
             record.size = self.layers_size(&record.layers);
@@ -184,7 +203,8 @@ impl ImageStore {
 
 /// What an image's config says, and its layers' plain digests.
 pub fn record(config: &[u8], digest: &str) -> std::result::Result<(Record, Vec<String>), String> {
-    let parsed: ImageConfiguration = serde_json::from_slice(config).map_err(|error| format!("its config is not readable: {error}"))?;
+    let parsed: ImageConfiguration =
+        serde_json::from_slice(config).map_err(|error| format!("its config is not readable: {error}"))?;
     let diff_ids: Vec<String> = parsed.rootfs().diff_ids().clone();
     if diff_ids.len() > MAX_LAYERS {
         return Err(format!("it has more than {MAX_LAYERS} layers"));
@@ -212,7 +232,8 @@ pub fn record(config: &[u8], digest: &str) -> std::result::Result<(Record, Vec<S
 
 /// Only what is a digest may become part of a path.
 pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 pub fn digest_of(bytes: &[u8]) -> String {
@@ -264,7 +285,10 @@ impl Archive {
         for tag in image.repo_tags.iter().flatten() {
             tags.push(Reference::parse(tag)?.to_string());
         }
-        let layers = image.layers.into_iter().map(|member| FoundLayer { digest: blob_digest(&member), member: PathBuf::from(member) });
+        let layers = image
+            .layers
+            .into_iter()
+            .map(|member| FoundLayer { digest: blob_digest(&member), member: PathBuf::from(member) });
         Ok(Found { config_digest: digest_of(&config), config, layers: layers.collect(), tags, digests: Vec::new() })
     }
 
@@ -272,11 +296,14 @@ impl Archive {
         let index: ImageIndex = self.document(Path::new("index.json"))?;
         let mut found = Vec::new();
         for descriptor in index.manifests() {
-            let annotation = |key: &str| descriptor.annotations().as_ref().and_then(|annotations| annotations.get(key).cloned());
+            let annotation =
+                |key: &str| descriptor.annotations().as_ref().and_then(|annotations| annotations.get(key).cloned());
             // A bare tag (as some tools write) does not name an image.
-            let name = annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME).filter(|name| name.contains(['/', ':'])));
+            let name =
+                annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME).filter(|name| name.contains(['/', ':'])));
             let name = match name.or_else(|| {
-                annotation(REF_NAME).filter(|name| index.manifests().len() == 1 && Reference::parse(name).is_ok() && !is_tag_only(name))
+                annotation(REF_NAME)
+                    .filter(|name| index.manifests().len() == 1 && Reference::parse(name).is_ok() && !is_tag_only(name))
             }) {
                 Some(name) => Some(Reference::parse(&name)?),
                 None => None,
@@ -288,7 +315,11 @@ impl Archive {
                 return Err(self.unusable(format!("it has more than {MAX_IMAGES} images")));
             }
         }
-        if found.is_empty() { Err(self.unusable(format!("it has no image for linux/{}", std::env::consts::ARCH))) } else { Ok(found) }
+        if found.is_empty() {
+            Err(self.unusable(format!("it has no image for linux/{}", std::env::consts::ARCH)))
+        } else {
+            Ok(found)
+        }
     }
 
     /// The image that a manifest's (or index's) digest leads to; None where it is for other platforms only.
@@ -299,10 +330,9 @@ impl Archive {
         if value.get("manifests").is_some() {
             let index: ImageIndex = serde_json::from_value(value).map_err(parse)?;
             let ours = index.manifests().iter().find(|manifest| {
-                manifest
-                    .platform()
-                    .as_ref()
-                    .is_none_or(|platform| is_this_platform(&platform.os().to_string(), &platform.architecture().to_string()))
+                manifest.platform().as_ref().is_none_or(|platform| {
+                    is_this_platform(&platform.os().to_string(), &platform.architecture().to_string())
+                })
             });
             return match ours {
                 Some(manifest) if depth < MAX_NESTING => {
@@ -347,13 +377,17 @@ impl Archive {
 
     fn document<T: DeserializeOwned>(&self, member: &Path) -> Result<T> {
         let bytes = self.bytes(member)?;
-        serde_json::from_slice(&bytes).map_err(|error| self.unusable(format!("{} is not readable: {error}", member.display())))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| self.unusable(format!("{} is not readable: {error}", member.display())))
     }
 
     fn bytes(&self, member: &Path) -> Result<Vec<u8>> {
         let reader = self.open(member).map_err(|error| self.unusable(format!("{}: {error}", member.display())))?;
         let mut bytes = Vec::new();
-        reader.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|error| self.unusable(format!("{}: {error}", member.display())))?;
+        reader
+            .take(MAX_DOCUMENT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.unusable(format!("{}: {error}", member.display())))?;
         let length = bytes.len() as u64;
         if length > MAX_DOCUMENT {
             return Err(self.unusable(format!("{} is too large", member.display())));
@@ -372,7 +406,9 @@ impl Archive {
 
     fn length(&self, member: &Path) -> Option<u64> {
         match &self.source {
-            Source::Folder(root) => File::from(open_at(root, member, libc::O_PATH).ok()?).metadata().ok().map(|metadata| metadata.len()),
+            Source::Folder(root) => {
+                File::from(open_at(root, member, libc::O_PATH).ok()?).metadata().ok().map(|metadata| metadata.len())
+            }
             Source::Tar(_, members) => members.get(member).map(|(_, length)| *length),
         }
     }
@@ -382,8 +418,9 @@ impl Archive {
             // Links in the folder lead nowhere outside of it (X3).
             Source::Folder(root) => Ok(Box::new(File::from(open_at(root, member, libc::O_RDONLY | libc::O_NONBLOCK)?))),
             Source::Tar(file, members) => {
-                let (offset, length) =
-                    members.get(member).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "missing in the archive"))?;
+                let (offset, length) = members
+                    .get(member)
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "missing in the archive"))?;
                 Ok(Box::new(Section { file: file.try_clone()?, offset: *offset, left: *length }))
             }
         }
@@ -410,7 +447,8 @@ struct Section {
 impl Read for Section {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let length = std::os::unix::fs::FileExt::read_at(&self.file, buffer.get_mut(..room).unwrap_or_default(), self.offset)?;
+        let length =
+            std::os::unix::fs::FileExt::read_at(&self.file, buffer.get_mut(..room).unwrap_or_default(), self.offset)?;
         if length == 0 && self.left > 0 && room > 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is truncated"));
         }
@@ -462,7 +500,8 @@ fn index(file: &File) -> std::result::Result<BTreeMap<PathBuf, (u64, u64)>, Stri
             }
             members.insert(path, (offset, size));
         } else if kind.is_symlink() || kind.is_hard_link() {
-            let base = if kind.is_symlink() { path.parent().unwrap_or(Path::new("")).to_owned() } else { PathBuf::new() };
+            let base =
+                if kind.is_symlink() { path.parent().unwrap_or(Path::new("")).to_owned() } else { PathBuf::new() };
             let target = link.map(Into::into).or_else(|| header.link_name_bytes()).unwrap_or_default();
             name_bytes += target.len();
             let target = lexical(&base, Path::new(OsStr::from_bytes(&target)));

@@ -35,7 +35,10 @@ impl<R: Read> Digesting<R> {
 impl<R: Read> Read for Digesting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(length as u64).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is too large"))?;
+        self.left = self
+            .left
+            .checked_sub(length as u64)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is too large"))?;
         self.digest.update(buffer.get(..length).unwrap_or_default());
         Ok(length)
     }
@@ -112,7 +115,12 @@ impl ImageStore {
     }
 }
 
-pub(super) fn unpack_stream(blob: &mut dyn Read, folder: &Path, layer: &Layer<'_>, progress: ProgressFn<'_>) -> Result<String, String> {
+pub(super) fn unpack_stream(
+    blob: &mut dyn Read,
+    folder: &Path,
+    layer: &Layer<'_>,
+    progress: ProgressFn<'_>,
+) -> Result<String, String> {
     let mut plain = Digesting::new(decompress(blob).map_err(|error| error.to_string())?, MAX_STREAM);
     let (mut done, mut told) = (0u64, 0u64);
     /// How often progress is told: every so many bytes.
@@ -130,6 +138,10 @@ pub(super) fn unpack_stream(blob: &mut dyn Read, folder: &Path, layer: &Layer<'_
     };
     unpack(&mut plain, folder, &mut on_bytes)?;
     let diff_id = plain.finish().map_err(|error| error.to_string())?;
-    progress(Progress { step: format!("layer {} of {}", layer.number, layer.count), done_bytes: done, total_bytes: Some(done) });
+    progress(Progress {
+        step: format!("layer {} of {}", layer.number, layer.count),
+        done_bytes: done,
+        total_bytes: Some(done),
+    });
     Ok(diff_id)
 }

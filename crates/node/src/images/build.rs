@@ -15,7 +15,8 @@ const PROGRAM: &str = "mainstay";
 
 impl ImageStore {
     /// Makes `name` (`mainstay.local/demo:1`) from this very binary and the libraries it maps; no network. Its entry
-    /// point is `/mainstay`, its default arguments are `args`. Blocking; quick when the image of the same binary is there already.
+    /// point is `/mainstay`, its default arguments are `args`. Blocking; quick when the image of the same binary is
+    /// there already.
     pub fn build_from_self(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Image, ImageError> {
         let exe = fs::read_link("/proc/self/exe").map_err(ImageError::io("cannot find this program"))?;
         let mut files: BTreeSet<PathBuf> = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
@@ -44,11 +45,13 @@ impl ImageStore {
         let entrypoint = vec![format!("/{PROGRAM}")];
         let cmd = args.iter().map(|arg| (*arg).to_owned()).collect();
         let path = ("PATH".to_owned(), "/".to_owned());
-        let env = std::iter::once(path).chain(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect();
+        let env = std::iter::once(path)
+            .chain(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+            .collect();
         let config = ImageConfig { entrypoint, cmd, env, working_dir: "/".to_owned(), ..ImageConfig::default() };
         let layers = vec![short];
-        let identity =
-            serde_json::to_vec(&(&config, &layers)).map_err(|error| ImageError::io("cannot describe the image")(error.into()))?;
+        let identity = serde_json::to_vec(&(&config, &layers))
+            .map_err(|error| ImageError::io("cannot describe the image")(error.into()))?;
         let size = self.layers_size(&layers);
         let record = Record { id: super::archive::digest_of(&identity), layers, size, created_at: None, config };
         let tag = Reference::parse(name)?.to_string();
@@ -59,7 +62,8 @@ impl ImageStore {
 
 /// The files that this process runs: itself, its libraries, the dynamic loader.
 fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
-    let executable = maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|permissions| permissions.contains('x')));
+    let executable =
+        maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|permissions| permissions.contains('x')));
     let paths = executable.filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
     paths.filter(|path| !path.ends_with(" (deleted)")).map(PathBuf::from).collect()
 }
@@ -77,9 +81,12 @@ fn lay_out(root: &Path, exe: &Path, libraries: &BTreeSet<PathBuf>) -> std::io::R
     for library in libraries {
         place_library(root, library)?;
     }
-    for interpreter in
-        ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1", "/lib/ld-musl-aarch64.so.1"]
-    {
+    for interpreter in [
+        "/lib64/ld-linux-x86-64.so.2",
+        "/lib/ld-linux-aarch64.so.1",
+        "/lib/ld-musl-x86_64.so.1",
+        "/lib/ld-musl-aarch64.so.1",
+    ] {
         if Path::new(interpreter).exists() {
             place_library(root, Path::new(interpreter))?;
         }
@@ -93,7 +100,9 @@ fn place_library(root: &Path, library: &Path) -> std::io::Result<()> {
     let real = library.canonicalize()?;
     let mut names = BTreeSet::from([library.to_owned(), real.clone()]);
     for entry in real.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) && entry.path().canonicalize().is_ok_and(|target| target == real) {
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink())
+            && entry.path().canonicalize().is_ok_and(|target| target == real)
+        {
             names.insert(entry.path());
         }
     }

@@ -70,7 +70,11 @@ fn archive(parts: &[&[u8]]) -> Vec<u8> {
     for blob in [layer, config, manifest.clone()] {
         files.push((format!("blobs/sha256/{}", digest_of(&blob).trim_start_matches("sha256:")), blob));
     }
-    files.push(if part(3).is_empty() { ("manifest.json".to_owned(), manifest) } else { ("index.json".to_owned(), index) });
+    files.push(if part(3).is_empty() {
+        ("manifest.json".to_owned(), manifest)
+    } else {
+        ("index.json".to_owned(), index)
+    });
     let entries: Vec<Entry<'_>> = files.iter().map(|(name, content)| Entry::file(name.as_bytes(), content)).collect();
     tar(&entries)
 }
@@ -128,7 +132,11 @@ pub fn tar(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut header = [0; BLOCK];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, entry.name);
-        put(100, format!("{:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0", entry.mode, 7, 8, entry.content.len(), 1_700_000_000).as_bytes());
+        put(
+            100,
+            format!("{:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0", entry.mode, 7, 8, entry.content.len(), 1_700_000_000)
+                .as_bytes(),
+        );
         put(156, &[entry.kind]);
         put(157, entry.link);
         put(257, b"ustar\x0000");
@@ -164,7 +172,8 @@ pub fn layer_seeds() -> Vec<Vec<u8>> {
         Entry::file(b"var/.wh..wh..opq", b""),
     ]);
     let long = [b"deep/".repeat(30), b"name".to_vec()].concat();
-    let extended = [pax("path", &long), pax("SCHILY.xattr.user.a", b"b"), pax("mtime", b"1.5"), pax("uid", b"70000")].concat();
+    let extended =
+        [pax("path", &long), pax("SCHILY.xattr.user.a", b"b"), pax("mtime", b"1.5"), pax("uid", b"70000")].concat();
     let described = tar(&[
         Entry::extended(b'x', &extended),
         Entry::file(b"short", b"content"),
@@ -192,7 +201,9 @@ pub fn layer_seeds() -> Vec<Vec<u8>> {
     gzip.write_all(&honest).expect("memory");
     let gzip = gzip.finish().expect("memory");
     let zstd = zstd::encode_all(&honest[..], 1).expect("memory");
-    [(0, honest), (0, described), (0, evil), (0, above), (1, gzip), (1, zstd)].map(|(what, bytes)| [&[what], &bytes[..]].concat()).into()
+    [(0, honest), (0, described), (0, evil), (0, above), (1, gzip), (1, zstd)]
+        .map(|(what, bytes)| [&[what], &bytes[..]].concat())
+        .into()
 }
 
 /// An archive of docker's and one of OCI, with all digests to be filled in; and one as it is.
@@ -224,7 +235,8 @@ pub fn archive_seeds() -> Vec<Vec<u8>> {
     // Docker's manifest names files: a blob's path has its digest without the algorithm.
     let digest = |blob: &[u8]| digest_of(blob).trim_start_matches("sha256:").to_owned();
     let right = replaced(&config, &[(b"@L", digest_of(&layer))]);
-    let docker = json!([{ "Config": path(&digest(&right)), "RepoTags": ["a:1"], "Layers": [path(&digest(&layer))] }]).to_string();
+    let docker = json!([{ "Config": path(&digest(&right)), "RepoTags": ["a:1"], "Layers": [path(&digest(&layer))] }])
+        .to_string();
     let docker = join(&[&layer, &config, docker.as_bytes()]);
     let whole = archive(&[&layer, &config, manifest.as_bytes(), index.as_bytes()]);
     let nested = join(&[&layer, &config, index.as_bytes(), index.as_bytes()]);

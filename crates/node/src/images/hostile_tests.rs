@@ -83,11 +83,12 @@ fn a_sparse_file_is_refused_rather_than_unpacked_as_its_map() {
 /// A thousand images that share one large config are read into memory a thousand times.
 #[test]
 fn manifests_and_configs_have_a_limit_together() {
-    let config =
-        json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] }, "comment": "x".repeat(4 << 20) });
+    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] }, "comment": "x".repeat(4 << 20) });
     let manifest = json!(vec![json!({ "Config": "config.json", "RepoTags": null, "Layers": [] }); 1000]);
-    let archive =
-        tar(&[Entry::file(b"config.json", config.to_string().as_bytes()), Entry::file(b"manifest.json", manifest.to_string().as_bytes())]);
+    let archive = tar(&[
+        Entry::file(b"config.json", config.to_string().as_bytes()),
+        Entry::file(b"manifest.json", manifest.to_string().as_bytes()),
+    ]);
     let base = Place::new();
     let store = ImageStore::open(&base.inside()).unwrap();
     assert_eq!(load(&store, &mut Cursor::new(archive)), "its manifests and configs are too large");
@@ -115,5 +116,8 @@ fn what_a_stream_decompresses_to_has_a_limit() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(b"no tar").unwrap();
     let base = Place::new();
-    assert!(load(&ImageStore::open(&base.inside()).unwrap(), &mut Cursor::new(gzip.finish().unwrap())).contains("not a tar archive"));
+    assert!(
+        load(&ImageStore::open(&base.inside()).unwrap(), &mut Cursor::new(gzip.finish().unwrap()))
+            .contains("not a tar archive")
+    );
 }

@@ -32,7 +32,11 @@ impl ImageStore {
         let mut options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), text(&upper), text(&work));
         if options.len() > MAX_OPTIONS {
             return Err(ImageError::Io {
-                what: format!("the image has {} layers: too many for one mount under {}", layers.len(), self.root().display()),
+                what: format!(
+                    "the image has {} layers: too many for one mount under {}",
+                    layers.len(),
+                    self.root().display()
+                ),
                 source: std::io::ErrorKind::InvalidInput.into(),
             });
         }
@@ -42,7 +46,8 @@ impl ImageStore {
         options.push_str(",volatile");
         let try_mount = |options: &str| mount(Some("overlay"), &rootfs, Some("overlay"), flags, Some(options));
         if try_mount(&options).is_err() {
-            try_mount(&plain).map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
+            try_mount(&plain)
+                .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
         }
         Ok(rootfs)
     }

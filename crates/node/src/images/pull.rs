@@ -27,11 +27,17 @@ const COMMIT_TRIES: usize = 3;
 impl ImageStore {
     /// Pulls an image from its registry: HTTPS, and plain HTTP only where the registry is on this machine's loopback.
     /// What is there already is not fetched again. Nothing is kept of a pull that fails, but for whole layers.
-    pub async fn pull(&self, name: &str, auth: Option<&RegistryAuth>, progress: ProgressFn<'_>) -> Result<Image, ImageError> {
+    pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<&RegistryAuth>,
+        progress: ProgressFn<'_>,
+    ) -> Result<Image, ImageError> {
         let reference = Reference::parse(name)?;
         let failed = |why: String| ImageError::Pull { name: name.to_owned(), why };
         let client = client(&reference.domain).map_err(failed)?;
-        let remote: oci_client::Reference = reference.to_string().parse().map_err(|error| failed(format!("{error}")))?;
+        let remote: oci_client::Reference =
+            reference.to_string().parse().map_err(|error| failed(format!("{error}")))?;
         let auth = match auth {
             Some(auth) => secrets::RegistryAuth::Basic(auth.username.clone(), auth.password.clone()),
             None => secrets::RegistryAuth::Anonymous,
@@ -47,7 +53,9 @@ impl ImageStore {
         let digests: Vec<String> =
             [Some(digest), list].into_iter().flatten().map(|digest| format!("{}@{digest}", reference.name())).collect();
         for _ in 0..COMMIT_TRIES {
-            self.pull_layers(&client, &remote, &manifest, &diff_ids, progress).await.map_err(|error| failed(error.to_string()))?;
+            self.pull_layers(&client, &remote, &manifest, &diff_ids, progress)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             record.size = self.layers_size(&record.layers);
             if self.commit(&record, &tags, &digests)? {
                 return self.resolve(&record.id).ok_or_else(|| ImageError::NotFound(name.to_owned()));
@@ -70,8 +78,10 @@ impl ImageStore {
                 continue;
             }
             let failed = |why: String| ImageError::Layer { digest: layer.digest.clone(), why };
-            let length = u64::try_from(layer.size).ok().filter(|length| *length <= MAX_LAYER && is_digest(&layer.digest));
-            let length = length.ok_or_else(|| failed(format!("its size of {} bytes or its digest cannot be", layer.size)))?;
+            let length =
+                u64::try_from(layer.size).ok().filter(|length| *length <= MAX_LAYER && is_digest(&layer.digest));
+            let length =
+                length.ok_or_else(|| failed(format!("its size of {} bytes or its digest cannot be", layer.size)))?;
             let work = self.workspace()?;
             let path = work.path.join("blob");
             let step = format!("layer {} of {count}", index + 1);
@@ -79,7 +89,13 @@ impl ImageStore {
             let (store, layer, diff_id) = (self.clone(), layer.clone(), diff_id.clone());
             let unpacked = tokio::task::spawn_blocking(move || {
                 let _work = work;
-                let info = Layer { digest: Some(&layer.digest), diff_id: &diff_id, number: index + 1, count, total_bytes: Some(length) };
+                let info = Layer {
+                    digest: Some(&layer.digest),
+                    diff_id: &diff_id,
+                    number: index + 1,
+                    count,
+                    total_bytes: Some(length),
+                };
                 store.ensure_layer(&info, &mut || Ok(Box::new(File::open(&path)?)), &mut |_| ())
             });
             unpacked.await.map_err(|error| ImageError::Layer { digest: String::new(), why: error.to_string() })??;
@@ -105,7 +121,8 @@ async fn fetch(
 fn client(domain: &str) -> Result<Client, String> {
     // Two providers in one program would make rustls refuse to choose; the first to come decides, and it is ring.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let protocol = if is_loopback(domain) { ClientProtocol::HttpsExcept(vec![domain.to_owned()]) } else { ClientProtocol::Https };
+    let protocol =
+        if is_loopback(domain) { ClientProtocol::HttpsExcept(vec![domain.to_owned()]) } else { ClientProtocol::Https };
     let config = ClientConfig {
         protocol,
         connect_timeout: Some(CONNECT_TIMEOUT),
@@ -118,7 +135,8 @@ fn client(domain: &str) -> Result<Client, String> {
 
 fn is_loopback(domain: &str) -> bool {
     let host = domain.rsplit_once(':').map_or(domain, |(host, _)| host);
-    host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// An error with its causes, which say what the outermost does not (`error sending request`: why?).
@@ -157,7 +175,11 @@ impl AsyncWrite for Sink<'_> {
         sink.file.write_all(bytes)?;
         if sink.done - sink.told >= STEP || sink.done == sink.length {
             sink.told = sink.done;
-            (sink.progress)(Progress { step: sink.step.to_owned(), done_bytes: sink.done, total_bytes: Some(sink.length) });
+            (sink.progress)(Progress {
+                step: sink.step.to_owned(),
+                done_bytes: sink.done,
+                total_bytes: Some(sink.length),
+            });
         }
         Poll::Ready(Ok(bytes.len()))
     }

@@ -38,7 +38,8 @@ impl Reference {
         };
         if let Some(tag) = tag {
             let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            let valid = tag.bytes().next().is_some_and(word) && tag.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'-'));
+            let valid = tag.bytes().next().is_some_and(word)
+                && tag.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'-'));
             if !valid || tag.len() > MAX_TAG {
                 return Err(invalid("invalid tag"));
             }
@@ -48,7 +49,8 @@ impl Reference {
             _ => (DEFAULT_DOMAIN, path.to_owned()),
         };
         let domain = if domain == "index.docker.io" { DEFAULT_DOMAIN } else { domain };
-        let repository = if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("{DEFAULT_NAMESPACE}/{path}") } else { path };
+        let repository =
+            if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("{DEFAULT_NAMESPACE}/{path}") } else { path };
         if !valid_domain(domain) {
             return Err(invalid("invalid registry name"));
         }
@@ -84,15 +86,16 @@ impl std::fmt::Display for Reference {
 
 fn valid_domain(domain: &str) -> bool {
     let (host, port) = domain.rsplit_once(':').unwrap_or((domain, "0"));
-    let host_ok =
-        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':'));
+    let host_ok = !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':'));
     host_ok && port.parse::<u16>().is_ok()
 }
 
 /// Lower-case letters and digits, with single separators between them.
 fn valid_component(component: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let ends = component.as_bytes().first().is_some_and(alphanumeric) && component.as_bytes().last().is_some_and(alphanumeric);
+    let ends =
+        component.as_bytes().first().is_some_and(alphanumeric) && component.as_bytes().last().is_some_and(alphanumeric);
     ends && component.bytes().all(|byte| alphanumeric(&byte) || matches!(byte, b'.' | b'_' | b'-'))
 }
 
@@ -121,8 +124,21 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for name in ["", "Nginx", "a//b", "-a", "a:", "a:b c", "a@sha256:12", "a@md5:1", "x/../y", "ho st.com/a", "a.b:99999/c", "/a", "a/"]
-        {
+        for name in [
+            "",
+            "Nginx",
+            "a//b",
+            "-a",
+            "a:",
+            "a:b c",
+            "a@sha256:12",
+            "a@md5:1",
+            "x/../y",
+            "ho st.com/a",
+            "a.b:99999/c",
+            "/a",
+            "a/",
+        ] {
             assert!(Reference::parse(name).is_err(), "{name:?}");
         }
         let message = Reference::parse("Nginx").unwrap_err().to_string();

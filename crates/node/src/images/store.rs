@@ -64,7 +64,9 @@ impl Drop for Workspace {
 
 /// Removes a folder whose depth somebody else's archive has chosen.
 fn remove(folder: &Path) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     remove::folder_in(&OwnedFd::from(File::open(parent)?), name)
 }
 
@@ -172,7 +174,8 @@ impl ImageStore {
         if self.record(image_id).is_none() {
             return Err(ImageError::NotFound(image_id.to_owned()));
         }
-        layout::write_record(&self.root().join("leases"), &lease_name(dir), &lease).map_err(ImageError::io("cannot note an image's use"))
+        layout::write_record(&self.root().join("leases"), &lease_name(dir), &lease)
+            .map_err(ImageError::io("cannot note an image's use"))
     }
 
     pub(super) fn release(&self, dir: &Path) {
@@ -216,7 +219,10 @@ impl ImageStore {
         let folder = self.root().join("leases");
         let mut images = BTreeSet::new();
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Some(lease) = entry.file_name().to_str().and_then(|name| layout::read_record::<Lease>(&folder, name)) else { continue };
+            let Some(lease) = entry.file_name().to_str().and_then(|name| layout::read_record::<Lease>(&folder, name))
+            else {
+                continue;
+            };
             if lease.dir.exists() {
                 images.insert(lease.image);
             } else {
@@ -243,7 +249,8 @@ impl ImageStore {
     fn sweep(&self) -> Result<(), ImageError> {
         let _lock = self.lock()?;
         for entry in fs::read_dir(self.root().join("tmp")).into_iter().flatten().flatten() {
-            let free = File::open(entry.path()).is_ok_and(|folder| flock(&folder, libc::LOCK_EX | libc::LOCK_NB).is_ok());
+            let free =
+                File::open(entry.path()).is_ok_and(|folder| flock(&folder, libc::LOCK_EX | libc::LOCK_NB).is_ok());
             if free {
                 let _ = remove(&entry.path());
             }
@@ -253,9 +260,18 @@ impl ImageStore {
 }
 
 fn image(record: Record, names: &Names) -> Image {
-    let of = |map: &BTreeMap<String, String>| map.iter().filter(|(_, id)| **id == record.id).map(|(name, _)| name.clone()).collect();
+    let of = |map: &BTreeMap<String, String>| {
+        map.iter().filter(|(_, id)| **id == record.id).map(|(name, _)| name.clone()).collect()
+    };
     let (tags, digests) = (of(&names.tags), of(&names.digests));
-    Image { id: record.id, names: tags, repo_digests: digests, size: record.size, config: record.config, created_at: record.created_at }
+    Image {
+        id: record.id,
+        names: tags,
+        repo_digests: digests,
+        size: record.size,
+        config: record.config,
+        created_at: record.created_at,
+    }
 }
 
 fn find(names: &Names, name: &str) -> Option<String> {

@@ -52,8 +52,14 @@ struct Meta {
 /// Unpacks a layer into `root`, an empty folder. Returns the bytes of its files.
 pub fn unpack(reader: &mut dyn Read, root: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<u64> {
     let root_fd = File::open(root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    let mut unpacker =
-        Unpacker { root: OwnedFd::from(root_fd), parent: None, dir_times: BTreeMap::new(), dir_bytes: 0, bytes: 0, on_bytes };
+    let mut unpacker = Unpacker {
+        root: OwnedFd::from(root_fd),
+        parent: None,
+        dir_times: BTreeMap::new(),
+        dir_bytes: 0,
+        bytes: 0,
+        on_bytes,
+    };
     let mut archive = tar::Archive::new(reader);
     // Raw: long names and attributes come as entries of their own, so that their size is checked before they are read.
     let entries = archive.entries().map_err(|error| error.to_string())?.raw(true);
@@ -69,7 +75,9 @@ pub fn unpack(reader: &mut dyn Read, root: &Path, on_bytes: &mut dyn FnMut(u64))
             continue;
         }
         let meta = std::mem::take(&mut extended).apply(entry.header())?;
-        unpacker.entry(&meta, &mut entry).map_err(|why| format!("entry {:?}: {why}", String::from_utf8_lossy(&meta.path)))?;
+        unpacker
+            .entry(&meta, &mut entry)
+            .map_err(|why| format!("entry {:?}: {why}", String::from_utf8_lossy(&meta.path)))?;
     }
     unpacker.finish()
 }
@@ -92,7 +100,10 @@ impl Extended {
     /// Whether an entry is such a header.
     pub fn is(header: &tar::Header) -> bool {
         let kind = header.entry_type();
-        kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions() || kind.is_pax_global_extensions()
+        kind.is_gnu_longname()
+            || kind.is_gnu_longlink()
+            || kind.is_pax_local_extensions()
+            || kind.is_pax_global_extensions()
     }
 
     /// Takes in such a header of `size` bytes. There may be several before one entry.
@@ -118,7 +129,8 @@ impl Extended {
         for record in tar::PaxExtensions::new(bytes) {
             let record = record.map_err(|_| "a malformed extended header".to_owned())?;
             let value = record.value_bytes();
-            let number = || std::str::from_utf8(value).ok().and_then(|text| text.split('.').next()?.parse::<i64>().ok());
+            let number =
+                || std::str::from_utf8(value).ok().and_then(|text| text.split('.').next()?.parse::<i64>().ok());
             match record.key_bytes() {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
@@ -155,7 +167,9 @@ impl Extended {
             mode: header.mode().map_err(text)? & 0o7777,
             uid: self.uid.unwrap_or_else(|| id(header.uid())),
             gid: self.gid.unwrap_or_else(|| id(header.gid())),
-            mtime: self.mtime.unwrap_or_else(|| header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0)),
+            mtime: self
+                .mtime
+                .unwrap_or_else(|| header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0)),
             size,
             device: libc::makedev(major, minor),
             xattrs: self.xattrs,
@@ -255,7 +269,8 @@ impl Unpacker<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.to_string()),
             };
-            file.write_all(buffer.get(..length).unwrap_or_default()).map_err(|error| format!("cannot write: {error}"))?;
+            file.write_all(buffer.get(..length).unwrap_or_default())
+                .map_err(|error| format!("cannot write: {error}"))?;
             written += length as u64;
             (self.on_bytes)(length as u64);
         }
@@ -367,8 +382,13 @@ impl Unpacker<'_> {
         let parent = parent.try_clone_to_owned().map_err(|error| error.to_string())?;
         self.parent = None;
         // Names of this folder and of all below it stand side by side.
-        let gone: Vec<PathBuf> =
-            self.dir_times.range(path.to_owned()..).map(|(dir, _)| dir).take_while(|dir| dir.starts_with(path)).cloned().collect();
+        let gone: Vec<PathBuf> = self
+            .dir_times
+            .range(path.to_owned()..)
+            .map(|(dir, _)| dir)
+            .take_while(|dir| dir.starts_with(path))
+            .cloned()
+            .collect();
         for dir in gone {
             self.dir_bytes -= dir.as_os_str().len();
             self.dir_times.remove(&dir);
@@ -418,7 +438,13 @@ pub fn open_at(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
         let mut how: libc::open_how = std::mem::zeroed();
         how.flags = (flags | libc::O_CLOEXEC) as u64;
         how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-        let fd = libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, std::mem::size_of::<libc::open_how>());
+        let fd = libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &how,
+            std::mem::size_of::<libc::open_how>(),
+        );
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
     }
 }
@@ -463,7 +489,9 @@ fn set_xattr(path: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
     match check(result) {
         // Only overlayfs's own marks are needed; a file system without user attributes is fine otherwise.
         Err(_) if key.starts_with(b"user.") => Ok(()),
-        result => result.map(|_| ()).map_err(|why| format!("cannot set attribute {}: {why}", String::from_utf8_lossy(key))),
+        result => {
+            result.map(|_| ()).map_err(|why| format!("cannot set attribute {}: {why}", String::from_utf8_lossy(key)))
+        }
     }
 }
 

@@ -44,15 +44,25 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Result<ResolvedUser, ImageE
                 .ok_or_else(|| ImageError::UnknownUser(format!("{user}:{group_name}")))?,
         },
     };
-    let is_member =
-        |entry: &Vec<&str>| name.is_some_and(|name| entry.get(3).is_some_and(|members| members.split(',').any(|member| member == name)));
+    let is_member = |entry: &Vec<&str>| {
+        name.is_some_and(|name| entry.get(3).is_some_and(|members| members.split(',').any(|member| member == name)))
+    };
     // As with `docker run --user`: a group that was named explicitly is the only one.
     let groups = if group_name.is_some() {
         Vec::new()
     } else {
-        fields(group).filter(is_member).filter_map(|entry| entry.get(2)?.parse().ok()).filter(|member| *member != gid).collect()
+        fields(group)
+            .filter(is_member)
+            .filter_map(|entry| entry.get(2)?.parse().ok())
+            .filter(|member| *member != gid)
+            .collect()
     };
-    let home = entry.as_ref().and_then(|entry| entry.get(5)).filter(|home| !home.is_empty()).map_or("/", |home| home).to_owned();
+    let home = entry
+        .as_ref()
+        .and_then(|entry| entry.get(5))
+        .filter(|home| !home.is_empty())
+        .map_or("/", |home| home)
+        .to_owned();
     Ok(ResolvedUser { uid, gid, groups, home })
 }
 
@@ -77,7 +87,8 @@ fn read_file(layers: &[PathBuf], path: &Path) -> String {
             }
             return String::from_utf8_lossy(&text).into_owned();
         }
-        let parent_ends = path.parent().is_some_and(|parent| open_in_root(&root, parent).is_ok_and(|dir| is_opaque(&dir)));
+        let parent_ends =
+            path.parent().is_some_and(|parent| open_in_root(&root, parent).is_ok_and(|dir| is_opaque(&dir)));
         if parent_ends {
             return String::new();
         }
@@ -90,8 +101,9 @@ fn is_opaque(dir: &OwnedFd) -> bool {
     let path = format!("/proc/self/fd/{}\0", dir.as_raw_fd());
     let mut value = [0u8; 4];
     // SAFETY: NUL-terminated names and a buffer with its length.
-    let length =
-        unsafe { libc::getxattr(path.as_ptr().cast(), c"trusted.overlay.opaque".as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let length = unsafe {
+        libc::getxattr(path.as_ptr().cast(), c"trusted.overlay.opaque".as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
     length == 1 && value.first() == Some(&b'y')
 }
 
@@ -104,7 +116,12 @@ mod tests {
 
     #[test]
     fn users_are_found_as_the_image_defines_them() {
-        let user = |uid, gid, groups: &[u32], home: &str| ResolvedUser { uid, gid, groups: groups.to_vec(), home: home.to_owned() };
+        let user = |uid, gid, groups: &[u32], home: &str| ResolvedUser {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.to_owned(),
+        };
         let table = [
             ("", user(0, 0, &[4], "/root")),
             ("postgres", user(999, 998, &[110], "/var/lib/postgresql")),

@@ -90,9 +90,9 @@ async fn from_source(
     };
     let Some(object) = object(kubelet, context, plural, name, optional, dependencies).await? else { return Ok(None) };
     match data(&object)?.remove(key) {
-        Some(value) => {
-            String::from_utf8(value).map(Some).map_err(|_| format!("key {key} in {kind} {}/{name} is not text", context.namespace))
-        }
+        Some(value) => String::from_utf8(value)
+            .map(Some)
+            .map_err(|_| format!("key {key} in {kind} {}/{name} is not text", context.namespace)),
         None if optional => Ok(None),
         None => Err(format!("couldn't find key {key} in {kind} {}/{name}", context.namespace)),
     }
@@ -136,7 +136,12 @@ pub fn data(object: &Value) -> Result<BTreeMap<String, Vec<u8>>, String> {
 }
 
 /// The downward API: a field of the pod as text.
-pub fn field_value(kubelet: &Kubelet, context: &PodContext, path: &str, pod_ip: Option<&str>) -> Result<String, String> {
+pub fn field_value(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    path: &str,
+    pod_ip: Option<&str>,
+) -> Result<String, String> {
     let metadata = &context.pod.metadata;
     let spec = context.spec();
     let node_ip = kubelet.config.node_ip.to_string();
@@ -144,7 +149,9 @@ pub fn field_value(kubelet: &Kubelet, context: &PodContext, path: &str, pod_ip: 
         let key = path.strip_prefix(prefix)?.strip_suffix("']")?;
         Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
     };
-    if let Some(value) = keyed(&metadata.labels, "metadata.labels['").or_else(|| keyed(&metadata.annotations, "metadata.annotations['")) {
+    if let Some(value) =
+        keyed(&metadata.labels, "metadata.labels['").or_else(|| keyed(&metadata.annotations, "metadata.annotations['"))
+    {
         return Ok(value);
     }
     match path {
@@ -177,7 +184,10 @@ fn service_variables(name: &str, service: &ServiceAddress) -> Vec<(String, Strin
     }
     for port in &service.ports {
         if !port.name.is_empty() {
-            all.push((format!("{name}_SERVICE_PORT_{}", port.name.to_uppercase().replace('-', "_")), port.port.to_string()));
+            all.push((
+                format!("{name}_SERVICE_PORT_{}", port.name.to_uppercase().replace('-', "_")),
+                port.port.to_string(),
+            ));
         }
     }
     for (index, port) in service.ports.iter().enumerate() {

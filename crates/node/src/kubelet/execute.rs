@@ -54,7 +54,12 @@ fn failed(context: &PodContext, what: &str, error: &dyn std::fmt::Display) -> Ou
     Outcome { end: End::Failed, ..Outcome::default() }
 }
 
-pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: Action, early: mpsc::Sender<Fact>) -> Outcome {
+pub(super) async fn execute(
+    kubelet: Arc<Kubelet>,
+    context: PodContext,
+    action: Action,
+    early: mpsc::Sender<Fact>,
+) -> Outcome {
     match action {
         Action::Remember => {
             let disk = kubelet.disk.clone();
@@ -72,8 +77,12 @@ pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: 
             Ok(sandbox) => Fact::Sandbox(sandbox).into(),
             Err(message) => Fact::SandboxFailed(message).into(),
         },
-        Action::EnsureImage { container, image, policy } => ensure_image(&kubelet, &context, container, image, policy, &early).await,
-        Action::StartContainer { container, attempt, image_id } => start(&kubelet, &context, container, attempt, &image_id).await,
+        Action::EnsureImage { container, image, policy } => {
+            ensure_image(&kubelet, &context, container, image, policy, &early).await
+        }
+        Action::StartContainer { container, attempt, image_id } => {
+            start(&kubelet, &context, container, attempt, &image_id).await
+        }
         Action::PostStart { container, attempt } => {
             let handler = context.container(&container).and_then(|spec| spec.lifecycle.as_ref()?.post_start.clone());
             let result = match handler {
@@ -90,9 +99,11 @@ pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: 
         Action::RemoveContainer { container, attempt } => {
             match kubelet.runtime.remove_container(&container_id(&context.uid, &container, attempt)).await {
                 Ok(()) => {
-                    let log = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, &container, attempt);
+                    let log =
+                        kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, &container, attempt);
                     let _ = tokio::fs::remove_file(log).await;
-                    if let Ok(message) = super::files::termination_log(&kubelet.disk, &context.uid, &container, attempt) {
+                    if let Ok(message) = super::files::termination_log(&kubelet.disk, &context.uid, &container, attempt)
+                    {
                         let _ = tokio::fs::remove_file(message).await;
                     }
                     Outcome::default()
@@ -119,7 +130,8 @@ pub(super) async fn execute(kubelet: Arc<Kubelet>, context: PodContext, action: 
 }
 
 async fn ensure_volume(kubelet: &Kubelet, context: &PodContext, name: String) -> Outcome {
-    let volume = context.spec().and_then(|spec| spec.volumes.iter().flatten().find(|volume| volume.name == name)).cloned();
+    let volume =
+        context.spec().and_then(|spec| spec.volumes.iter().flatten().find(|volume| volume.name == name)).cloned();
     let Some(volume) = volume else { return Fact::Volume { name, result: Ok(None) }.into() };
     if let Err(error) = write_pod(kubelet, context).await {
         return Fact::Volume { name, result: Err(error) }.into();
@@ -140,19 +152,28 @@ async fn write_pod(kubelet: &Kubelet, context: &PodContext) -> Result<(), String
 
 async fn ensure_sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<Sandbox, String> {
     write_pod(kubelet, context).await?;
-    let sandbox = kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
+    let sandbox =
+        kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
     complete_sandbox(kubelet, context, &sandbox).await
 }
 
 /// What a pod's containers find beside the namespaces: its address and its files. The address is noted last: a sandbox
 /// without that note was cut off by a crash, and has no containers yet.
-pub(super) async fn complete_sandbox(kubelet: &Kubelet, context: &PodContext, sandbox: &SandboxStatus) -> Result<Sandbox, String> {
+pub(super) async fn complete_sandbox(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    sandbox: &SandboxStatus,
+) -> Result<Sandbox, String> {
     let ip = match &sandbox.netns_path {
         None => kubelet.config.node_ip.to_string(),
         Some(netns) => kubelet.attach(&context.uid, netns).await?,
     };
     super::files::write(kubelet, context, Some(&ip)).map_err(|error| format!("writing /etc/hosts: {error}"))?;
-    kubelet.runtime.set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip).await.map_err(|error| error.to_string())?;
+    kubelet
+        .runtime
+        .set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(Sandbox::Ready { ip: Some(ip), made_at: Timestamp::from_millisecond(sandbox.created_at_ms).ok() })
 }
 
@@ -225,9 +246,12 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
             facts.push(Fact::Started { container, attempt });
         }
         // Begun before a crash of the agent: it is there.
-        Err(RuntimeError::Exists(id)) if kubelet.runtime.status(&id).is_some() => containers.extend(kubelet.runtime.status(&id)),
+        Err(RuntimeError::Exists(id)) if kubelet.runtime.status(&id).is_some() => {
+            containers.extend(kubelet.runtime.status(&id))
+        }
         Err(error) => {
-            let reason = if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
+            let reason =
+                if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
             let never_again = context.spec().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
             if never_again && reason == "RunContainerError" {
                 containers.push(start_error(kubelet, context, &container, attempt, image_id, &error.to_string()));
@@ -239,7 +263,14 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
 }
 
 /// A container that could not be started and is not tried again: ended before it began, as upstream tells it.
-fn start_error(kubelet: &Kubelet, context: &PodContext, name: &str, attempt: u32, image_id: &str, message: &str) -> ContainerStatus {
+fn start_error(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    name: &str,
+    attempt: u32,
+    image_id: &str,
+    message: &str,
+) -> ContainerStatus {
     if let Ok(log) = super::files::termination_log(&kubelet.disk, &context.uid, name, attempt)
         && let Err(error) = std::fs::write(log, message)
     {
@@ -261,9 +292,16 @@ fn start_error(kubelet: &Kubelet, context: &PodContext, name: &str, attempt: u32
     }
 }
 
-async fn run_probe(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, kind: ProbeKind) -> Outcome {
+async fn run_probe(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: String,
+    attempt: u32,
+    kind: ProbeKind,
+) -> Outcome {
     let began = Timestamp::now();
-    let probe: Option<k8s_openapi::api::core::v1::Probe> = context.container(&container).and_then(|spec| kind.of(spec).cloned());
+    let probe: Option<k8s_openapi::api::core::v1::Probe> =
+        context.container(&container).and_then(|spec| kind.of(spec).cloned());
     let outcome = match probe {
         Some(probe) => probe::run(kubelet, context, &container, attempt, &probe).await,
         None => ProbeOutcome::Success,
@@ -318,7 +356,8 @@ async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
 /// Writes a pod's status patch.
 pub(super) async fn write_status(kubelet: &Kubelet, context: &PodContext, patch: &Value) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
-    match kubelet.config.client.patch(kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await {
+    match kubelet.config.client.patch(kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await
+    {
         Ok(pod) => pod_fact(pod),
         Err(error) if error.is_not_found() || error.is_conflict() => refused(kubelet, context).await,
         Err(error) => failed(context, "the pod's status could not be written", &error),

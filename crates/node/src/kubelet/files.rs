@@ -29,7 +29,9 @@ pub fn dir(disk: &Disk, uid: &str) -> io::Result<PathBuf> {
 /// The pod's hostname: `spec.hostname`, else its name, cut to what Linux takes.
 pub fn hostname(context: &PodContext) -> String {
     let spec = context.spec();
-    let given = spec.and_then(|spec| spec.hostname_override.as_deref().or(spec.hostname.as_deref())).filter(|name| !name.is_empty());
+    let given = spec
+        .and_then(|spec| spec.hostname_override.as_deref().or(spec.hostname.as_deref()))
+        .filter(|name| !name.is_empty());
     let name = given.unwrap_or(&context.name);
     let cut: String = name.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
@@ -58,7 +60,10 @@ pub fn write(kubelet: &Kubelet, context: &PodContext, ip: Option<&str>) -> io::R
     if let Some(spec) = context.spec() {
         let own = read_limited(&kubelet.config.host_resolv_conf, MAX_RESOLV).unwrap_or_default();
         let dns = kubelet.config.cluster_dns.to_string();
-        put(&dir.join("resolv.conf"), &resolv_conf(spec, &context.namespace, &dns, &kubelet.config.cluster_domain, &own))?;
+        put(
+            &dir.join("resolv.conf"),
+            &resolv_conf(spec, &context.namespace, &dns, &kubelet.config.cluster_domain, &own),
+        )?;
     }
     Ok(())
 }
@@ -76,9 +81,10 @@ fn read_limited(path: &Path, limit: u64) -> io::Result<String> {
 }
 
 fn hosts(context: &PodContext, ip: Option<&str>, domain: Option<String>) -> String {
-    let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+    let mut text =
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
                     fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-        .to_owned();
+            .to_owned();
     if let Some(ip) = ip {
         let names = match domain {
             Some(domain) => format!("{domain}\t{}", hostname(context)),
@@ -111,15 +117,22 @@ pub fn resolv_conf(spec: &PodSpec, namespace: &str, cluster_dns: &str, cluster_d
             .next_back()
             .unwrap_or_default()
     };
-    let host_servers: Vec<String> =
-        own.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).map(|rest| rest.trim().to_owned()).collect();
+    let host_servers: Vec<String> = own
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .map(|rest| rest.trim().to_owned())
+        .collect();
     let host_network = spec.host_network == Some(true);
     let (mut servers, mut search, mut options) = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "None" => (Vec::new(), Vec::new(), Vec::new()),
         "Default" => (host_servers, lines("search"), lines("options")),
         "ClusterFirst" if host_network => (host_servers, lines("search"), lines("options")),
         _ => {
-            let mut search = vec![format!("{namespace}.svc.{cluster_domain}"), format!("svc.{cluster_domain}"), cluster_domain.to_owned()];
+            let mut search = vec![
+                format!("{namespace}.svc.{cluster_domain}"),
+                format!("svc.{cluster_domain}"),
+                cluster_domain.to_owned(),
+            ];
             search.extend(lines("search"));
             (vec![cluster_dns.to_owned()], search, vec!["ndots:5".to_owned()])
         }
@@ -171,16 +184,23 @@ pub fn make_termination_log(disk: &Disk, uid: &str, container: &str, attempt: u3
 }
 
 /// What an ended container said last: its termination log, or the end of its log where it asked for that.
-pub fn termination_message(disk: &Disk, context: &PodContext, container: &str, attempt: u32, code: i32) -> Option<String> {
+pub fn termination_message(
+    disk: &Disk,
+    context: &PodContext,
+    container: &str,
+    attempt: u32,
+    code: i32,
+) -> Option<String> {
     let path = termination_log(disk, &context.uid, container, attempt).ok()?;
     // The container could write here; a link it made is not followed.
-    let open = |path: &Path| fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let open =
+        |path: &Path| fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let mut bytes = Vec::new();
     if let Ok(file) = open(&path) {
         file.take(MAX_MESSAGE).read_to_end(&mut bytes).ok()?;
     }
-    let fallback =
-        context.container(container).and_then(|spec| spec.termination_message_policy.as_deref()) == Some("FallbackToLogsOnError");
+    let fallback = context.container(container).and_then(|spec| spec.termination_message_policy.as_deref())
+        == Some("FallbackToLogsOnError");
     if bytes.is_empty() && fallback && code != 0 {
         return log_tail(&disk.log_path(&context.namespace, &context.name, &context.uid, container, attempt));
     }
@@ -238,7 +258,9 @@ mod tests {
             "nameserver 192.0.2.7\nsearch a.test\noptions ndots:1 edns0\n"
         );
         assert_eq!(
-            text(serde_json::json!({ "containers": [], "dnsConfig": { "options": [{ "name": "ndots", "value": "2" }] } })),
+            text(
+                serde_json::json!({ "containers": [], "dnsConfig": { "options": [{ "name": "ndots", "value": "2" }] } })
+            ),
             "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\noptions ndots:2\n"
         );
     }

@@ -175,7 +175,10 @@ fn status(kubelet: &Kubelet, existing: &Value) -> Value {
 
 /// The four conditions of a healthy kubelet; a transition time moves only with its status.
 fn conditions(existing: &Value, now: Timestamp) -> Value {
-    let before = mainstay_api::object::at(existing, &["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let before = mainstay_api::object::at(existing, &["status", "conditions"])
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let rows = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -189,7 +192,8 @@ fn conditions(existing: &Value, now: Timestamp) -> Value {
         .collect();
     for (kind, value, reason, message) in rows {
         let unchanged = before.iter().find(|old| old["type"] == kind && old["status"] == value);
-        let since = unchanged.and_then(|old| old.get("lastTransitionTime")).cloned().unwrap_or_else(|| seconds(now).into());
+        let since =
+            unchanged.and_then(|old| old.get("lastTransitionTime")).cloned().unwrap_or_else(|| seconds(now).into());
         all.push(json!({
             "type": kind, "status": value, "reason": reason, "message": message,
             "lastHeartbeatTime": seconds(now), "lastTransitionTime": since,
@@ -199,7 +203,8 @@ fn conditions(existing: &Value, now: Timestamp) -> Value {
 }
 
 async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
-    let kind = kinds::find("coordination.k8s.io", "v1", "leases").ok_or_else(|| Error::Malformed("no kind Lease".into()))?;
+    let kind =
+        kinds::find("coordination.k8s.io", "v1", "leases").ok_or_else(|| Error::Malformed("no kind Lease".into()))?;
     let client = &kubelet.config.client;
     let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();

@@ -117,7 +117,9 @@ impl Objects {
         let known = tokio::time::timeout(FIRST_ANSWER, services.wait_for(|services| services.is_some())).await;
         match known {
             Ok(Ok(services)) => Ok(services.clone()),
-            Ok(Err(_)) | Err(_) => Err("services have not yet been read at least once, cannot construct envvars".to_owned()),
+            Ok(Err(_)) | Err(_) => {
+                Err("services have not yet been read at least once, cannot construct envvars".to_owned())
+            }
         }
     }
 
@@ -132,9 +134,15 @@ impl Objects {
     }
 }
 
-async fn watch_object(client: Client, reference: Reference, sender: watch::Sender<Known>, changes: broadcast::Sender<Reference>) {
+async fn watch_object(
+    client: Client,
+    reference: Reference,
+    sender: watch::Sender<Known>,
+    changes: broadcast::Sender<Reference>,
+) {
     let Some(kind) = kinds::find("", "v1", reference.plural) else { return };
-    let options = ListOptions { field_selector: format!("metadata.name={}", reference.key.name), ..ListOptions::default() };
+    let options =
+        ListOptions { field_selector: format!("metadata.name={}", reference.key.name), ..ListOptions::default() };
     let mut informer = Informer::new(client, kind, &reference.key.namespace, options);
     let mut listed = None;
     loop {
@@ -191,7 +199,8 @@ fn service_address(service: &Value) -> Option<ServiceAddress> {
     if cluster_ip.is_empty() || cluster_ip == "None" {
         return None;
     }
-    let ports = object::at(service, &["spec", "ports"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let ports =
+        object::at(service, &["spec", "ports"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let port = |port: &Value| ServicePort {
         name: object::text(port, &["name"]).to_owned(),
         port: port.get("port").and_then(Value::as_i64).unwrap_or(0),

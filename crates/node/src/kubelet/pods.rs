@@ -95,7 +95,8 @@ struct Dispatcher {
 /// Runs until dropped.
 pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let Some(kind) = kinds::find("", "v1", "pods") else { return };
-    let options = ListOptions { field_selector: format!("spec.nodeName={}", kubelet.config.node_name), ..ListOptions::default() };
+    let options =
+        ListOptions { field_selector: format!("spec.nodeName={}", kubelet.config.node_name), ..ListOptions::default() };
     let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", options);
     let mut changes = kubelet.runtime.subscribe();
     // Each worker sends its uid once, at its end.
@@ -140,7 +141,8 @@ impl Dispatcher {
     /// newcomers of the same name (S1).
     async fn adopt(&mut self, list: Vec<Value>) {
         let listed: Vec<&str> = list.iter().map(object::uid).collect();
-        let mut left: BTreeMap<String, Pod> = self.kubelet.disk.left().into_iter().map(|left| (left.uid, left.pod)).collect();
+        let mut left: BTreeMap<String, Pod> =
+            self.kubelet.disk.left().into_iter().map(|left| (left.uid, left.pod)).collect();
         for sandbox in self.kubelet.runtime.sandboxes() {
             left.entry(sandbox.pod_uid.clone()).or_insert_with(|| Pod {
                 metadata: ObjectMeta {
@@ -199,7 +201,8 @@ impl Dispatcher {
             }
             return;
         }
-        let uids: Vec<String> = self.entries.iter().filter(|(_, entry)| entry.key == *key).map(|(uid, _)| uid.clone()).collect();
+        let uids: Vec<String> =
+            self.entries.iter().filter(|(_, entry)| entry.key == *key).map(|(uid, _)| uid.clone()).collect();
         for uid in uids {
             self.verify(key, &uid).await;
         }

@@ -20,7 +20,13 @@ const MAX_OUTPUT: usize = 1 << 10;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Runs a probe once.
-pub(super) async fn run(kubelet: &Kubelet, context: &PodContext, container: &str, attempt: u32, probe: &Probe) -> ProbeOutcome {
+pub(super) async fn run(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: &str,
+    attempt: u32,
+    probe: &Probe,
+) -> ProbeOutcome {
     let timeout = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1));
     if let Some(exec) = &probe.exec {
         let args = exec.command.clone().unwrap_or_default();
@@ -45,7 +51,9 @@ pub(super) async fn run(kubelet: &Kubelet, context: &PodContext, container: &str
         };
         return match tokio::time::timeout(timeout, TcpStream::connect((address.0.as_str(), address.1))).await {
             Ok(Ok(_)) => ProbeOutcome::Success,
-            Ok(Err(error)) => ProbeOutcome::Failure(format!("dial tcp {}:{}: connect: {}", address.0, address.1, plain(&error))),
+            Ok(Err(error)) => {
+                ProbeOutcome::Failure(format!("dial tcp {}:{}: connect: {}", address.0, address.1, plain(&error)))
+            }
             Err(_) => ProbeOutcome::Failure(format!("dial tcp {}:{}: i/o timeout", address.0, address.1)),
         };
     }
@@ -66,9 +74,11 @@ pub(super) async fn hook(
         let args = exec.command.clone().unwrap_or_default();
         return match kubelet.runtime.exec_probe(&container_id(&context.uid, container, attempt), &args, timeout).await {
             Ok((0, _)) => Ok(()),
-            Ok((code, output)) => {
-                Err(format!("command '{}' exited with {code}: {}", args.join(" "), shorten(&String::from_utf8_lossy(&output))))
-            }
+            Ok((code, output)) => Err(format!(
+                "command '{}' exited with {code}: {}",
+                args.join(" "),
+                shorten(&String::from_utf8_lossy(&output))
+            )),
             Err(error) => Err(error.to_string()),
         };
     }
@@ -92,7 +102,12 @@ fn address(
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
-            let named = spec?.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
+            let named = spec?
+                .ports
+                .iter()
+                .flatten()
+                .find(|port| port.name.as_deref() == Some(name))
+                .map(|port| port.container_port);
             named.or_else(|| name.parse().ok())?
         }
     };
@@ -136,7 +151,9 @@ async fn http(
     };
     match tokio::time::timeout(timeout, work).await {
         Ok(result) => result.map_err(|message| format!("Get \"{url}\": {message}")),
-        Err(_) => Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")),
+        Err(_) => {
+            Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 
@@ -144,10 +161,13 @@ async fn http(
 fn request(host: &str, port: u16, path: &str, action: &HTTPGetAction) -> String {
     let clean = |text: &str| !text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
     let path: String = path.chars().filter(|c| !c.is_control() && *c != ' ').collect();
-    let headers: Vec<_> = action.http_headers.iter().flatten().filter(|header| clean(&header.name) && clean(&header.value)).collect();
+    let headers: Vec<_> =
+        action.http_headers.iter().flatten().filter(|header| clean(&header.name) && clean(&header.value)).collect();
     let given = |name: &str| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     let mut request = format!("GET {path} HTTP/1.1\r\n");
-    for (name, value) in [("Host", format!("{host}:{port}")), ("User-Agent", "kube-probe/1.37".into()), ("Accept", "*/*".into())] {
+    for (name, value) in
+        [("Host", format!("{host}:{port}")), ("User-Agent", "kube-probe/1.37".into()), ("Accept", "*/*".into())]
+    {
         if !given(name) {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -230,7 +250,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &rustls::pki_types::CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -239,7 +264,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &rustls::pki_types::CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {

@@ -73,7 +73,8 @@ pub fn field(container: &Container, resource: &str, divisor: Option<&Quantity>) 
         None if resource == "limits.memory" => i64::try_from(super::node_status::memory_bytes()).unwrap_or(i64::MAX),
         None => 0,
     };
-    let divisor: Option<Amount> = divisor.and_then(|divisor| divisor.0.parse().ok()).filter(|divisor: &Amount| !divisor.is_zero());
+    let divisor: Option<Amount> =
+        divisor.and_then(|divisor| divisor.0.parse().ok()).filter(|divisor: &Amount| !divisor.is_zero());
     let unit = match (divisor, cpu) {
         (Some(divisor), true) => divisor.milli().max(1),
         (None, true) => 1000,
@@ -102,7 +103,11 @@ mod tests {
             ("requests.memory", None, "0"),
         ] {
             let divisor = divisor.map(|divisor: &str| Quantity(divisor.to_owned()));
-            assert_eq!(field(&container, resource, divisor.as_ref()).as_deref(), Ok(expected), "{resource} / {divisor:?}");
+            assert_eq!(
+                field(&container, resource, divisor.as_ref()).as_deref(),
+                Ok(expected),
+                "{resource} / {divisor:?}"
+            );
         }
         assert!(field(&container, "cpu", None).is_err());
     }

@@ -71,7 +71,8 @@ pub async fn container(
         make_private_dir(parent).map_err(|error| format!("making the log's folder: {error}"))?;
     }
     let capabilities = security.capabilities.as_ref();
-    let working_dir = container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| image.config.working_dir.clone());
+    let working_dir =
+        container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| image.config.working_dir.clone());
     Ok(ContainerSpec {
         pod_uid: context.uid.clone(),
         name: name.to_owned(),
@@ -117,8 +118,9 @@ fn check_seccomp(
             Err(format!("container {container} asks for a Localhost seccomp profile, which this node cannot apply"))
         }
         Some("RuntimeDefault") if !kubelet.runtime.supports_seccomp() => {
-            let message =
-                format!("container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined");
+            let message = format!(
+                "container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined"
+            );
             facts.push(Fact::Notice { warning: true, reason: "SeccompUnsupported", message });
             Ok(())
         }
@@ -131,7 +133,12 @@ fn id(value: i64) -> Result<u32, String> {
 }
 
 /// `runAsUser` and `runAsGroup` of the container, else of the pod, else the image's user.
-fn user(kubelet: &Kubelet, image: &Image, pod: &PodSecurityContext, own: &SecurityContext) -> Result<ResolvedUser, String> {
+fn user(
+    kubelet: &Kubelet,
+    image: &Image,
+    pod: &PodSecurityContext,
+    own: &SecurityContext,
+) -> Result<ResolvedUser, String> {
     let asked = own.run_as_user.or(pod.run_as_user).map(id).transpose()?;
     let name = asked.map_or_else(|| image.config.user.clone(), |uid| uid.to_string());
     let mut user = if name.is_empty() || name == "0" {
@@ -164,7 +171,9 @@ fn check_non_root(
     }
     let name = image.config.user.split(':').next().unwrap_or("");
     if asked.is_none() && !name.is_empty() && name.parse::<u32>().is_err() {
-        return Err(format!("container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {place}"));
+        return Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {place}"
+        ));
     }
     if user.uid == 0 {
         return Err(format!("container has runAsNonRoot and image will run as root {place}"));
@@ -187,7 +196,9 @@ fn groups(context: &PodContext, user: &ResolvedUser, pod: &PodSecurityContext) -
 
 /// `command` replaces the entry point and drops the image's arguments; `args` replaces the arguments.
 fn command(container: &Container, image: &Image, env: &[(String, String)]) -> Result<Vec<String>, String> {
-    let expanded = |all: &Option<Vec<String>>| -> Vec<String> { all.iter().flatten().map(|one| environment::expand(one, env)).collect() };
+    let expanded = |all: &Option<Vec<String>>| -> Vec<String> {
+        all.iter().flatten().map(|one| environment::expand(one, env)).collect()
+    };
     let (command, args) = (expanded(&container.command), expanded(&container.args));
     let all = match (command.is_empty(), args.is_empty()) {
         (false, _) => [command, args].concat(),
@@ -198,7 +209,12 @@ fn command(container: &Container, image: &Image, env: &[(String, String)]) -> Re
 }
 
 /// The image's variables under the pod's own; PATH, HOSTNAME and HOME where nobody gives them.
-fn with_image_env(context: &PodContext, image: &Image, user: &ResolvedUser, own: &[(String, String)]) -> Vec<(String, String)> {
+fn with_image_env(
+    context: &PodContext,
+    image: &Image,
+    user: &ResolvedUser,
+    own: &[(String, String)],
+) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(context))];
     for (name, value) in image.config.env.iter().chain(own) {
@@ -226,19 +242,26 @@ fn mounts(
         mounts.push(volume_mount(kubelet, context, &container.name, index, mount, env)?);
     }
     let dir = files::dir(&kubelet.disk, &context.uid).map_err(|error| error.to_string())?;
-    for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")] {
+    for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
+    {
         if !mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target) {
             mounts.push(bind(&dir.join(file), target));
         }
     }
-    let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
+    let target =
+        container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
     let log = files::make_termination_log(&kubelet.disk, &context.uid, &container.name, attempt);
     mounts.push(bind(&log.map_err(|error| format!("making the termination log: {error}"))?, target));
     Ok(mounts)
 }
 
 fn bind(source: &Path, target: &str) -> Mount {
-    Mount { source: source.to_owned(), target: target.to_owned(), read_only: false, propagation: MountPropagation::None }
+    Mount {
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only: false,
+        propagation: MountPropagation::None,
+    }
 }
 
 fn volume_mount(
@@ -261,12 +284,16 @@ fn volume_mount(
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
             let place = dir.join("subpaths").join(container).join(index.to_string());
             subpath::bind(&volume.path, &sub_path, &place).map_err(|error| {
-                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}", mount.name)
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}",
+                    mount.name
+                )
             })?
         }
     };
     // A target is a place in the container; the runtime resolves it inside the root file system.
-    let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let target =
+        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     Ok(Mount {
         source,
         target,
@@ -329,7 +356,8 @@ pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str)
         let Some(bytes) = decode(object::text(&secret, &["data", ".dockerconfigjson"])) else { continue };
         let Ok(file) = serde_json::from_slice::<Value>(&bytes) else { continue };
         for (server, entry) in file.get("auths").and_then(Value::as_object).into_iter().flatten() {
-            let host = server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or("");
+            let host =
+                server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or("");
             let docker_hub = registry == "docker.io" && host == "index.docker.io";
             if host != registry && !docker_hub {
                 continue;
@@ -338,7 +366,8 @@ pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str)
             if let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
                 return Some(RegistryAuth { username: username.to_owned(), password: password.to_owned() });
             }
-            let (username, password) = (object::text(entry, &["username"]).to_owned(), object::text(entry, &["password"]).to_owned());
+            let (username, password) =
+                (object::text(entry, &["username"]).to_owned(), object::text(entry, &["password"]).to_owned());
             if !username.is_empty() {
                 return Some(RegistryAuth { username, password });
             }

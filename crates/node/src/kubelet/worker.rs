@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_logic::kubelet::{Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodView, Remembered, Sandbox, Step, Task};
+use mainstay_logic::kubelet::{
+    Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodView, Remembered, Sandbox, Step, Task,
+};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
@@ -52,7 +54,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(kubelet: Arc<Kubelet>, pod: Pod, predecessor: Option<String>, held: bool, inbox: mpsc::Receiver<Message>) -> Self {
+    pub(super) fn new(
+        kubelet: Arc<Kubelet>,
+        pod: Pod,
+        predecessor: Option<String>,
+        held: bool,
+        inbox: mpsc::Receiver<Message>,
+    ) -> Self {
         let (early_sender, early) = mpsc::channel(super::pods::INBOX);
         let context = PodContext::new(&pod);
         let mut view = PodView::new(pod, kubelet.host_ips());
@@ -182,7 +190,13 @@ impl Worker {
                 oom: *oom,
                 started: time(*started_at_ms),
                 finished: time(*finished_at_ms),
-                message: super::files::termination_message(&self.kubelet.disk, &self.context, &status.name, status.attempt, *code),
+                message: super::files::termination_message(
+                    &self.kubelet.disk,
+                    &self.context,
+                    &status.name,
+                    status.attempt,
+                    *code,
+                ),
             },
             ContainerState::Unknown => Life::Lost,
         }
@@ -194,7 +208,10 @@ impl Worker {
             Err(error) => {
                 let id = error.id();
                 // What was cut is not under way any more; what broke is.
-                let Some(key) = self.running.iter().find(|(_, running)| running.id == id).map(|(key, _)| key.clone()) else { return };
+                let Some(key) = self.running.iter().find(|(_, running)| running.id == id).map(|(key, _)| key.clone())
+                else {
+                    return;
+                };
                 tracing::error!(pod = %self.context.name, %error, "an action of the kubelet broke; it is done again");
                 (id, key, Outcome { end: End::Failed, ..Outcome::default() })
             }
@@ -248,7 +265,8 @@ impl Worker {
     fn tell(&self, events: Vec<PodEvent>) {
         let of = &self.context;
         for event in events {
-            let regarding = Regarding { kind: "Pod", namespace: of.namespace.clone(), name: of.name.clone(), uid: of.uid.clone() };
+            let regarding =
+                Regarding { kind: "Pod", namespace: of.namespace.clone(), name: of.name.clone(), uid: of.uid.clone() };
             self.kubelet.events.tell(regarding, event);
         }
     }

@@ -170,7 +170,9 @@ impl Server {
             answer.metadata.response_code = ResponseCode::NotImp;
             return Some(answer);
         }
-        let found = self.view.read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
+        let found = self
+            .view
+            .read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
         let about_addresses = query.query_type() == RecordType::PTR;
         if !self.view.is_whole() && (found != Answer::NotOurs || about_addresses) {
             // Just started: a client that is told this asks again; one that is told NXDOMAIN believes it.
@@ -200,19 +202,24 @@ impl Server {
 
     /// The zone's SOA with nothing to remember: negative answers are never cached.
     fn authority(&self) -> Record {
-        let server = Name::from_ascii("ns.dns").and_then(|name| name.append_domain(&self.domain)).unwrap_or_else(|_| self.domain.clone());
+        let server = Name::from_ascii("ns.dns")
+            .and_then(|name| name.append_domain(&self.domain))
+            .unwrap_or_else(|_| self.domain.clone());
         let soa = SOA::new(server.clone(), server, 1, 7200, 1800, 86400, 0);
         Record::from_rdata(self.domain.clone(), 0, RData::SOA(soa))
     }
 
-    /// Asks the upstream servers in turn: for the question itself, or for the target of a CNAME that leaves the cluster.
+    /// Asks the upstream servers in turn: for the question itself, or for the target of a CNAME that leaves the
+    /// cluster.
     async fn upstream_answer(&self, question: &Message, datagram: &[u8]) -> Message {
         let mut failed = Message::response(question.metadata.id, question.metadata.op_code);
         failed.add_queries(question.queries.iter().cloned());
         failed.metadata.recursion_available = true;
         failed.metadata.response_code = ResponseCode::ServFail;
         let (Ok(_permit), [query]) = (self.forwarded.try_acquire(), &question.queries[..]) else { return failed };
-        let found = self.view.read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
+        let found = self
+            .view
+            .read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
         let Answer::Records { answers, .. } = found else {
             return self.ask(datagram).await.unwrap_or(failed);
         };
@@ -238,7 +245,11 @@ impl Server {
         for upstream in &self.upstreams {
             let work = async {
                 // A socket of its own per question: a random port against forged answers.
-                let any: IpAddr = if upstream.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+                let any: IpAddr = if upstream.is_ipv4() {
+                    Ipv4Addr::UNSPECIFIED.into()
+                } else {
+                    std::net::Ipv6Addr::UNSPECIFIED.into()
+                };
                 let socket = UdpSocket::bind((any, 0)).await.ok()?;
                 socket.connect(upstream).await.ok()?;
                 socket.send(datagram).await.ok()?;

@@ -105,7 +105,8 @@ impl Links {
 
     /// As [`Links::index`], but a missing interface is an error that names it.
     pub fn need(&mut self, name: &str) -> io::Result<u32> {
-        self.index(name)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("network interface {name} is missing")))
+        self.index(name)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("network interface {name} is missing")))
     }
 
     /// Makes a bridge that is up, if it is not there, and gives its index.
@@ -122,7 +123,15 @@ impl Links {
 
     /// Makes a pair: `name` here, attached to `bridge` and up; `peer` inside the namespace at `netns`, with the given
     /// hardware address. One message, so there is no moment with half a pair.
-    pub fn add_pair(&mut self, name: &str, bridge: u32, netns: &Path, peer: &str, hardware: [u8; 6], mtu: u32) -> io::Result<()> {
+    pub fn add_pair(
+        &mut self,
+        name: &str,
+        bridge: u32,
+        netns: &Path,
+        peer: &str,
+        hardware: [u8; 6],
+        mtu: u32,
+    ) -> io::Result<()> {
         let netns = std::fs::File::open(netns)?;
         let netns_fd = u32::try_from(netns.as_raw_fd()).map_err(io::Error::other)?;
         let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
@@ -188,8 +197,11 @@ impl Links {
         const BOOT: u8 = 3;
         const UNICAST: u8 = 1;
         let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-        let mut message =
-            Message::new(NEWROUTE, CREATE | REPLACE, &[AF_INET, route.to.1, 0, 0, MAIN_TABLE, BOOT, scope, UNICAST, 0, 0, 0, 0]);
+        let mut message = Message::new(
+            NEWROUTE,
+            CREATE | REPLACE,
+            &[AF_INET, route.to.1, 0, 0, MAIN_TABLE, BOOT, scope, UNICAST, 0, 0, 0, 0],
+        );
         if route.to.1 > 0 {
             message.attribute(RTA_DST, &route.to.0.octets());
         }

@@ -93,7 +93,9 @@ fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
 
 /// The name of a pod's interface on the host: of its uid, at most 15 characters.
 fn pair_name(pod_uid: &str) -> String {
-    let hash = pod_uid.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = pod_uid
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{PAIR_PREFIX}{hash:016x}").chars().take(link::MAX_NAME).collect()
 }
 
@@ -108,10 +110,13 @@ impl Network {
             step("bringing lo up", links.up(loopback))?;
         }
         let gateway = config.gateway();
-        let bridge = step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
+        let bridge =
+            step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
         step("giving the bridge its address", links.ensure_address(bridge, gateway, config.pod_cidr.prefix))?;
-        let services =
-            step(format!("making link {SERVICE_LINK}"), links.ensure_bridge(SERVICE_LINK, hardware_address(config.dns_address)))?;
+        let services = step(
+            format!("making link {SERVICE_LINK}"),
+            links.ensure_bridge(SERVICE_LINK, hardware_address(config.dns_address)),
+        )?;
         step("giving the DNS server its address", links.ensure_address(services, config.dns_address, 32))?;
         let range = config.service_cidr;
         let route = Route { to: (range.first, range.prefix), gateway: None, link: services, source: Some(gateway) };
@@ -158,7 +163,10 @@ impl Network {
         step("giving eth0 its address", inside.ensure_address(link, address, 32))?;
         step("bringing eth0 up", inside.up(link))?;
         let gateway = self.config.gateway();
-        step("routing to the gateway", inside.ensure_route(Route { to: (gateway, 32), gateway: None, link, source: None }))?;
+        step(
+            "routing to the gateway",
+            inside.ensure_route(Route { to: (gateway, 32), gateway: None, link, source: None }),
+        )?;
         let default = Route { to: (Ipv4Addr::UNSPECIFIED, 0), gateway: Some(gateway), link, source: None };
         step("setting the default route", inside.ensure_route(default))?;
         Ok(address)
@@ -177,12 +185,14 @@ impl Network {
         step("giving the address back", state.leases.give_back(pod_uid)).map(drop)
     }
 
-    /// Takes away every interface, rule and lease that [`Network::open`] and [`Network::attach`] made, for `mainstay down`.
+    /// Takes away every interface, rule and lease that [`Network::open`] and [`Network::attach`] made, for `mainstay
+    /// down`.
     pub fn cleanup(folder: &Path) -> Result<(), NetworkError> {
         let mut links = step("opening netlink", Links::open())?;
         for name in step("listing interfaces", links.names())? {
-            let pair =
-                name.len() == link::MAX_NAME && name.starts_with(PAIR_PREFIX) && name[3..].bytes().all(|byte| byte.is_ascii_hexdigit());
+            let pair = name.len() == link::MAX_NAME
+                && name.starts_with(PAIR_PREFIX)
+                && name[3..].bytes().all(|byte| byte.is_ascii_hexdigit());
             if pair || name == POD_BRIDGE || name == SERVICE_LINK {
                 step(format!("removing {name}"), links.remove(&name))?;
             }

@@ -117,11 +117,17 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         view.whole.store(true, Ordering::Release);
         if !filled {
             let all = view.read(|snapshot, _| {
-                snapshot.services.keys().map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, &node)))).collect()
+                snapshot
+                    .services
+                    .keys()
+                    .map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, &node))))
+                    .collect()
             });
             match filter.fill(&all) {
                 Ok(()) => (filled, dirty) = (true, BTreeSet::new()),
-                Err(error) => tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; trying again"),
+                Err(error) => {
+                    tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; trying again")
+                }
             }
         } else {
             dirty.retain(|service| !write(&view, &mut filter, service, &node));
@@ -167,7 +173,10 @@ fn fronts(rules: &[Rule]) -> Fronts {
             })
             .collect();
         let masquerade = rule.masquerade == Masquerade::Always;
-        fronts.insert(Front { address, protocol, port }, Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade });
+        fronts.insert(
+            Front { address, protocol, port },
+            Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade },
+        );
     }
     fronts
 }

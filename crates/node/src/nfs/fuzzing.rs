@@ -50,6 +50,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
     Attributes { kind: 1, size: 99, ..Attributes::default() }.write(&mut attributes);
     let mut wanted = Writer::new();
     let modified = SetTime::To(Time { seconds: 5, nanoseconds: 6 });
-    SetAttributes { mode: Some(0o644), size: Some(9), accessed: SetTime::Now, modified, ..SetAttributes::default() }.write(&mut wanted);
-    vec![stream.get(4..).unwrap_or_default().to_vec(), stream, attributes.0, wanted.0, [0, 0, 0, 1, b'a', 0x80, 0, 0, 1, b'b'].to_vec()]
+    SetAttributes { mode: Some(0o644), size: Some(9), accessed: SetTime::Now, modified, ..SetAttributes::default() }
+        .write(&mut wanted);
+    vec![
+        stream.get(4..).unwrap_or_default().to_vec(),
+        stream,
+        attributes.0,
+        wanted.0,
+        [0, 0, 0, 1, b'a', 0x80, 0, 0, 1, b'b'].to_vec(),
+    ]
 }

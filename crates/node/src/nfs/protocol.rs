@@ -91,10 +91,17 @@ pub mod status {
 /// `nfsstat3` of an errno.
 pub fn status_of(errno: i32) -> u32 {
     match errno {
-        libc::EPERM | libc::ENOENT | libc::EIO | libc::ENXIO | libc::EACCES | libc::EEXIST | libc::EXDEV | libc::ENODEV => {
+        libc::EPERM
+        | libc::ENOENT
+        | libc::EIO
+        | libc::ENXIO
+        | libc::EACCES
+        | libc::EEXIST
+        | libc::EXDEV
+        | libc::ENODEV => errno.unsigned_abs(),
+        libc::ENOTDIR | libc::EISDIR | libc::EINVAL | libc::EFBIG | libc::ENOSPC | libc::EROFS | libc::EMLINK => {
             errno.unsigned_abs()
         }
-        libc::ENOTDIR | libc::EISDIR | libc::EINVAL | libc::EFBIG | libc::ENOSPC | libc::EROFS | libc::EMLINK => errno.unsigned_abs(),
         // What openat2 says of a link or a mount in the way.
         libc::ELOOP => status::ACCES,
         libc::ENAMETOOLONG => status::NAMETOOLONG,

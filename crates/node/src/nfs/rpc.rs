@@ -19,7 +19,11 @@ const AUTH_SYS: u32 = 1;
 ///
 /// # Errors
 /// The stream's own, an end inside a record, or a record longer than [`MAX_RECORD`].
-pub fn read_record(stream: &mut impl Read, record: &mut Vec<u8>, mut begun: impl FnMut() -> io::Result<()>) -> io::Result<bool> {
+pub fn read_record(
+    stream: &mut impl Read,
+    record: &mut Vec<u8>,
+    mut begun: impl FnMut() -> io::Result<()>,
+) -> io::Result<bool> {
     record.clear();
     loop {
         let mut header = [0; 4];
@@ -36,7 +40,10 @@ pub fn read_record(stream: &mut impl Read, record: &mut Vec<u8>, mut begun: impl
         let length = (header & !LAST_FRAGMENT) as usize;
         let old = record.len();
         if old + length > MAX_RECORD {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an RPC record is longer than {MAX_RECORD} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("an RPC record is longer than {MAX_RECORD} bytes"),
+            ));
         }
         // Reserved first: as many bytes as the limit allows, and they are not cleared before they are written.
         record.reserve_exact(length);
@@ -181,7 +188,8 @@ mod tests {
         let mut record = Vec::new();
         assert!(read_record(&mut &stream[..], &mut record, || Ok(())).unwrap());
         let call = read_call(&mut Reader::new(&record)).unwrap();
-        let expected = Call { xid: 5, rpc_version: 2, program: 100_003, version: 3, procedure: 1, credentials: Some(credentials) };
+        let expected =
+            Call { xid: 5, rpc_version: 2, program: 100_003, version: 3, procedure: 1, credentials: Some(credentials) };
         assert_eq!(call, expected);
     }
 

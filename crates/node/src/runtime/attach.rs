@@ -30,8 +30,11 @@ impl Inner {
             return Err(RuntimeError::NotRunning(id.to_owned()));
         }
         let failed = |error: io::Error| RuntimeError::Exec(format!("cannot reach the container's supervisor: {error}"));
-        let socket: Socket =
-            Arc::new(connect_to(&entry.dir).and_then(|fd| layout::watched(fd, Interest::READABLE | Interest::WRITABLE)).map_err(failed)?);
+        let socket: Socket = Arc::new(
+            connect_to(&entry.dir)
+                .and_then(|fd| layout::watched(fd, Interest::READABLE | Interest::WRITABLE))
+                .map_err(failed)?,
+        );
         let (stdout, to_stdout) = tokio::io::duplex(BUFFERED);
         let (stderr, to_stderr) = tokio::io::duplex(BUFFERED);
         let (stdin, from_stdin) = tokio::io::duplex(BUFFERED);
@@ -62,7 +65,11 @@ struct Attached {
 }
 
 impl AsyncRead for Attached {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -80,7 +80,8 @@ impl Inner {
         let id = spec.id();
         let (namespaces, pod_cgroup) = {
             let sandboxes = super::locked(&self.sandboxes);
-            let sandbox = sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
+            let sandbox =
+                sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
             (sandbox.namespaces(), sandbox.record.spec.cgroup.clone())
         };
         let dir = self.container_dir(&id);
@@ -107,19 +108,26 @@ impl Inner {
         task.await.unwrap_or_else(|error| Err(RuntimeError::Start(error.to_string())))
     }
 
-    async fn start_entry(self: &Arc<Self>, entry: &Arc<Entry>, namespaces: oci::Namespaces) -> Result<(), RuntimeError> {
+    async fn start_entry(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        namespaces: oci::Namespaces,
+    ) -> Result<(), RuntimeError> {
         let (inner, prepared) = (self.clone(), entry.clone());
         let (control, child) = tokio::task::spawn_blocking(move || inner.spawn_shim(&prepared, &namespaces))
             .await
             .map_err(|error| RuntimeError::Start(error.to_string()))??;
         let shim_pid = child as i32;
-        let shim = process::pidfd_open(shim_pid).map_err(|error| RuntimeError::Start(format!("cannot watch the supervisor: {error}")))?;
+        let shim = process::pidfd_open(shim_pid)
+            .map_err(|error| RuntimeError::Start(format!("cannot watch the supervisor: {error}")))?;
         let talk = async {
-            let control = layout::watched(control, Interest::READABLE).map_err(|error| RuntimeError::Start(error.to_string()))?;
+            let control =
+                layout::watched(control, Interest::READABLE).map_err(|error| RuntimeError::Start(error.to_string()))?;
             let FromShim::Created { pid } = next_message(&control).await? else {
                 return Err(RuntimeError::Start("the supervisor spoke out of turn".to_owned()));
             };
-            let pidfd = process::pidfd_open(pid).map_err(|error| RuntimeError::Start(format!("cannot watch process {pid}: {error}")))?;
+            let pidfd = process::pidfd_open(pid)
+                .map_err(|error| RuntimeError::Start(format!("cannot watch process {pid}: {error}")))?;
             *super::locked(&entry.pidfd) = Some(Arc::new(pidfd));
             wire::send(control.as_fd(), &ToShim::Go, &[]).map_err(|error| RuntimeError::Start(error.to_string()))?;
             match next_message(&control).await? {
@@ -159,7 +167,8 @@ impl Inner {
         };
         fs::create_dir_all(dir.join(layout::LIBRARY)).map_err(io_error("cannot make folders"))?;
         layout::write_record(dir, layout::SPEC, spec).map_err(io_error("cannot write spec.json"))?;
-        let lock = lock(dir).map_err(io_error("cannot take the lock"))?.ok_or_else(|| RuntimeError::Exists(spec.id()))?;
+        let lock =
+            lock(dir).map_err(io_error("cannot take the lock"))?.ok_or_else(|| RuntimeError::Exists(spec.id()))?;
         let rootfs = self
             .config
             .images
@@ -212,7 +221,9 @@ impl Inner {
                 reap(pid);
             }
             let (after, ended) = (inner.clone(), entry.clone());
-            let state = tokio::task::spawn_blocking(move || after.state_after_shim(&ended)).await.unwrap_or(ContainerState::Unknown);
+            let state = tokio::task::spawn_blocking(move || after.state_after_shim(&ended))
+                .await
+                .unwrap_or(ContainerState::Unknown);
             inner.set_state(&entry, state);
         });
     }
@@ -223,7 +234,10 @@ impl Inner {
         *super::locked(&entry.pidfd) = None;
         let state = exited(&entry.dir);
         if state == ContainerState::Unknown {
-            tracing::warn!(container = entry.spec.id(), "supervisor ended without an exit record; killing what is left");
+            tracing::warn!(
+                container = entry.spec.id(),
+                "supervisor ended without an exit record; killing what is left"
+            );
         }
         if !self.cgroups.kill_and_wait(&entry.cgroup) {
             tracing::error!(container = entry.spec.id(), "a process of an ended container does not end");
@@ -262,7 +276,9 @@ impl Inner {
             return Err(RuntimeError::StillRunning(id.to_owned()));
         }
         let (inner, removed) = (self.clone(), entry);
-        tokio::task::spawn_blocking(move || inner.discard(&removed)).await.map_err(|error| RuntimeError::Start(error.to_string()))??;
+        tokio::task::spawn_blocking(move || inner.discard(&removed))
+            .await
+            .map_err(|error| RuntimeError::Start(error.to_string()))??;
         super::locked(&self.containers).remove(id);
         Ok(())
     }
@@ -272,7 +288,8 @@ impl Inner {
         if !self.cgroups.kill_and_wait(&entry.cgroup) {
             return Err(RuntimeError::StillRunning(entry.spec.id()));
         }
-        let io_error = |source| RuntimeError::Io { what: format!("cannot remove container {}", entry.spec.id()), source };
+        let io_error =
+            |source| RuntimeError::Io { what: format!("cannot remove container {}", entry.spec.id()), source };
         self.config.images.unmount_rootfs(&entry.dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
         if let Err(error) = self.cgroups.remove(&entry.cgroup) {
             tracing::warn!(container = entry.spec.id(), %error, "cannot remove a cgroup");
@@ -300,8 +317,10 @@ impl Inner {
                 let _ = fs::remove_dir_all(&dir);
                 continue;
             };
-            let pod_cgroup =
-                super::locked(&self.sandboxes).get(&spec.pod_uid).map(|sandbox| sandbox.record.spec.cgroup.clone()).unwrap_or_default();
+            let pod_cgroup = super::locked(&self.sandboxes)
+                .get(&spec.pod_uid)
+                .map(|sandbox| sandbox.record.spec.cgroup.clone())
+                .unwrap_or_default();
             let entry = Arc::new(Entry::new(spec, dir, &pod_cgroup, ContainerState::Created));
             if self.adopt(&entry) {
                 super::locked(&self.containers).insert(entry.spec.id(), entry);
@@ -317,9 +336,14 @@ impl Inner {
             && let Ok(shim) = process::pidfd_open(state.shim_pid)
             && process::start_time(state.shim_pid) == Some(state.shim_start)
         {
-            *super::locked(&entry.pidfd) =
-                process::pidfd_open(state.pid).ok().filter(|_| process::start_time(state.pid) == Some(state.pid_start)).map(Arc::new);
-            self.set_state(entry, ContainerState::Running { pid: state.pid as u32, started_at_ms: state.started_at_ms });
+            *super::locked(&entry.pidfd) = process::pidfd_open(state.pid)
+                .ok()
+                .filter(|_| process::start_time(state.pid) == Some(state.pid_start))
+                .map(Arc::new);
+            self.set_state(
+                entry,
+                ContainerState::Running { pid: state.pid as u32, started_at_ms: state.started_at_ms },
+            );
             self.watch_shim(entry.clone(), shim, None);
             return true;
         }
@@ -340,7 +364,15 @@ impl Entry {
     pub fn signal(&self, signal: i32) {
         if let Some(pidfd) = super::locked(&self.pidfd).as_ref() {
             // SAFETY: the descriptor is open; the kernel allows a null siginfo.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+            unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd.as_raw_fd(),
+                    signal,
+                    std::ptr::null::<libc::siginfo_t>(),
+                    0,
+                )
+            };
         }
     }
 }
@@ -381,7 +413,8 @@ fn try_lock(file: &File) -> io::Result<bool> {
 fn settle(dir: &Path) -> bool {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     let Ok(inotify) = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) else { return false };
-    let _ = inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE);
+    let _ =
+        inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE);
     let until = std::time::Instant::now() + SETTLE_TIMEOUT;
     loop {
         if is_free(dir) {

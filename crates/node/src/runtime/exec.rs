@@ -40,7 +40,8 @@ impl Inner {
         let prepared = self.prepare(&entry, &spec).map_err(|error| RuntimeError::Exec(error.to_string()))?;
         let child = prepared.child;
         let mut reaper = Reaper(Some(child));
-        let control = layout::watched(prepared.control, Interest::READABLE).map_err(|error| RuntimeError::Exec(error.to_string()))?;
+        let control = layout::watched(prepared.control, Interest::READABLE)
+            .map_err(|error| RuntimeError::Exec(error.to_string()))?;
         let terminal = match next(&control).await {
             Ok(Some((FromExec::Started, fds))) => fds.into_iter().next(),
             Ok(Some((FromExec::Failed { why }, _))) => return Err(RuntimeError::Exec(why)),
@@ -50,7 +51,9 @@ impl Inner {
         let (resize, sizes) = mpsc::channel(RESIZES_QUEUED);
         let (exit_sender, exit) = oneshot::channel();
         let streams = match terminal {
-            Some(master) => terminal_streams(master, spec.stdin, sizes).map_err(|error| RuntimeError::Exec(error.to_string()))?,
+            Some(master) => {
+                terminal_streams(master, spec.stdin, sizes).map_err(|error| RuntimeError::Exec(error.to_string()))?
+            }
             None => (prepared.stdin, prepared.stdout.unwrap_or_else(|| Box::new(tokio::io::empty())), prepared.stderr),
         };
         let (stdin, stdout, stderr) = streams;
@@ -128,7 +131,8 @@ impl Inner {
                 exit = &mut handle.exit => break exit,
             }
         };
-        let exit = exit.map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))?;
+        let exit =
+            exit.map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))?;
         Ok((exit.code, output))
     }
 }

@@ -111,7 +111,8 @@ impl Runtime {
             }
         }
         let (changes, _) = broadcast::channel(CHANGES_QUEUED);
-        let inner = Arc::new(Inner { config, cgroups, sandboxes: Mutex::default(), containers: Mutex::default(), changes });
+        let inner =
+            Arc::new(Inner { config, cgroups, sandboxes: Mutex::default(), containers: Mutex::default(), changes });
         inner.adopt_sandboxes();
         inner.adopt_containers();
         Ok(Runtime { inner })
@@ -186,7 +187,12 @@ impl Runtime {
 
     /// Sends `signal` (SIGTERM where None) to the container's first process, waits up to `grace`, then kills every
     /// process of the container. Returns when it has ended; at once if it was not running.
-    pub async fn stop_container(&self, id: &str, signal: Option<i32>, grace: Duration) -> Result<ContainerStatus, RuntimeError> {
+    pub async fn stop_container(
+        &self,
+        id: &str,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> Result<ContainerStatus, RuntimeError> {
         self.inner.stop(id, signal.unwrap_or(libc::SIGTERM), grace).await
     }
 
@@ -217,7 +223,12 @@ impl Runtime {
 
     /// Runs a probe or hook: exit code and the first 10 KiB of its output (stdout and stderr as they came).
     /// After `timeout` the command is killed and the error is `ExecTimeout`.
-    pub async fn exec_probe(&self, id: &str, args: &[String], timeout: Duration) -> Result<(i32, Vec<u8>), RuntimeError> {
+    pub async fn exec_probe(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
         let probe = self.inner.probe(id, args);
         tokio::time::timeout(timeout, probe).await.map_err(|_| RuntimeError::ExecTimeout(timeout))?
     }
@@ -230,7 +241,11 @@ impl Runtime {
     /// What the container uses now.
     pub fn stats(&self, id: &str) -> Result<ContainerStats, RuntimeError> {
         let entry = self.inner.entry(id)?;
-        if entry.is_running() { Ok(self.inner.cgroups.stats(&entry.cgroup)) } else { Err(RuntimeError::NotRunning(id.to_owned())) }
+        if entry.is_running() {
+            Ok(self.inner.cgroups.stats(&entry.cgroup))
+        } else {
+            Err(RuntimeError::NotRunning(id.to_owned()))
+        }
     }
 
     /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`).
@@ -263,12 +278,14 @@ impl Inner {
     /// Blocking.
     fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
         let dir = self.config.root.join("s").join(layout::short(&spec.pod_uid));
-        // The lock is held over the making: two callers must not make one pod's namespaces twice. It takes milliseconds.
+        // The lock is held over the making: two callers must not make one pod's namespaces twice. It takes
+        // milliseconds.
         let mut sandboxes = locked(&self.sandboxes);
         if let Some(sandbox) = sandboxes.get(&spec.pod_uid) {
             return Ok(sandbox.status());
         }
-        sandbox::remove(&dir).map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
+        sandbox::remove(&dir)
+            .map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
         let sandbox = Sandbox::create(&dir, spec, &self.config.shim_exe)?;
         let status = sandbox.status();
         sandboxes.insert(spec.pod_uid.clone(), sandbox);
@@ -309,7 +326,9 @@ pub struct ExecHandle {
 impl ExecHandle {
     /// Waits for the end. Read stdout and stderr to their ends as well: the output may outlast the command.
     pub async fn wait(&mut self) -> Result<ExecExit, RuntimeError> {
-        (&mut self.exit).await.map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))
+        (&mut self.exit)
+            .await
+            .map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))
     }
 }
 

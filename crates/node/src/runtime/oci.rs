@@ -110,7 +110,8 @@ impl Own {
             u64::from_str_radix(text.trim(), 16).unwrap_or(0)
         };
         let own = set("CapPrm:") & set("CapBnd:");
-        let capabilities = CAPABILITIES.iter().enumerate().filter(|(bit, _)| own >> bit & 1 == 1).map(|(_, name)| *name).collect();
+        let capabilities =
+            CAPABILITIES.iter().enumerate().filter(|(bit, _)| own >> bit & 1 == 1).map(|(_, name)| *name).collect();
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         Own { capabilities, oom_score_adj: score.trim().parse().unwrap_or(0) }
     }
@@ -130,7 +131,14 @@ pub struct Namespaces {
 }
 
 /// The spec as `config.json` has it.
-pub fn config(spec: &ContainerSpec, rootfs: &Path, namespaces: &Namespaces, cgroups: &Cgroups, cgroup: &str, own: &Own) -> Value {
+pub fn config(
+    spec: &ContainerSpec,
+    rootfs: &Path,
+    namespaces: &Namespaces,
+    cgroups: &Cgroups,
+    cgroup: &str,
+    own: &Own,
+) -> Value {
     let capabilities = capabilities(spec, cgroups, own);
     let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !spec.env.iter().any(|(name, _)| name == "PATH") {
@@ -271,15 +279,22 @@ fn bind_mount(mount: &Mount) -> Value {
 }
 
 fn root_propagation(spec: &ContainerSpec) -> &'static str {
-    if spec.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional) { "shared" } else { "slave" }
+    if spec.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional) {
+        "shared"
+    } else {
+        "slave"
+    }
 }
 
 /// Limits, as far as the machine has the controllers: the container library takes a missing one for an error.
 fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
     let mut resources = serde_json::Map::new();
     if cgroups.has("devices") || cgroups.is_v2() {
-        let rules =
-            if spec.privileged { json!([{ "allow": true, "access": "rwm" }]) } else { json!([{ "allow": false, "access": "rwm" }]) };
+        let rules = if spec.privileged {
+            json!([{ "allow": true, "access": "rwm" }])
+        } else {
+            json!([{ "allow": false, "access": "rwm" }])
+        };
         resources.insert("devices".to_owned(), rules);
     }
     if cgroups.has("cpu") {
@@ -337,7 +352,10 @@ mod tests {
     use super::*;
 
     fn made(spec: &ContainerSpec) -> Value {
-        let own = Own { capabilities: CAPABILITIES.iter().copied().filter(|name| *name != "SYS_RESOURCE").collect(), oom_score_adj: 0 };
+        let own = Own {
+            capabilities: CAPABILITIES.iter().copied().filter(|name| *name != "SYS_RESOURCE").collect(),
+            oom_score_adj: 0,
+        };
         config(spec, Path::new("/r"), &Namespaces::default(), &Cgroups::detect("t"), "p/c", &own)
     }
 
@@ -365,17 +383,24 @@ mod tests {
 
     #[test]
     fn the_oom_score_is_never_below_what_we_may_set() {
-        let score =
-            |asked| made(&ContainerSpec { oom_score_adj: asked, ..ContainerSpec::default() }).pointer("/process/oomScoreAdj").cloned();
+        let score = |asked| {
+            made(&ContainerSpec { oom_score_adj: asked, ..ContainerSpec::default() })
+                .pointer("/process/oomScoreAdj")
+                .cloned()
+        };
         assert_eq!((score(-997), score(1000)), (Some(json!(0)), Some(json!(1000))));
     }
 
     #[test]
     fn a_volume_may_replace_dev_shm_and_outer_mounts_come_first() {
         let mount = |target: &str| Mount { source: "/x".into(), target: target.to_owned(), ..Mount::default() };
-        let spec = ContainerSpec { mounts: vec![mount("/a/b/c"), mount("/a"), mount("/dev/shm/")], ..ContainerSpec::default() };
+        let spec = ContainerSpec {
+            mounts: vec![mount("/a/b/c"), mount("/a"), mount("/dev/shm/")],
+            ..ContainerSpec::default()
+        };
         let config = made(&spec);
-        let targets: Vec<&str> = config["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+        let targets: Vec<&str> =
+            config["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
         assert_eq!(&targets[targets.len() - 3..], ["/a", "/dev/shm/", "/a/b/c"]);
         assert_eq!(targets.iter().filter(|target| target.starts_with("/dev/shm")).count(), 1);
     }

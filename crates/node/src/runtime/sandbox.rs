@@ -69,8 +69,14 @@ impl Sandbox {
     /// True while all its namespaces are pinned: not after a reboot.
     pub fn is_ready(&self) -> bool {
         let namespaces = self.namespaces();
-        let pinned = [&namespaces.net, &namespaces.ipc, &namespaces.uts].into_iter().flatten().all(|path| is_namespace(path));
-        pinned && self.record.pause.as_ref().is_none_or(|pause| crate::shim::process::start_time(pause.pid) == Some(pause.start))
+        let pinned =
+            [&namespaces.net, &namespaces.ipc, &namespaces.uts].into_iter().flatten().all(|path| is_namespace(path));
+        pinned
+            && self
+                .record
+                .pause
+                .as_ref()
+                .is_none_or(|pause| crate::shim::process::start_time(pause.pid) == Some(pause.start))
     }
 
     pub fn status(&self) -> SandboxStatus {
@@ -97,7 +103,8 @@ impl Sandbox {
 
     /// Makes the namespaces. Blocking. On an error nothing is left.
     pub fn create(dir: &Path, spec: &SandboxSpec, shim_exe: &Path) -> Result<Sandbox, RuntimeError> {
-        let record = Record { spec: spec.clone(), created_at_ms: layout::now_ms(), annotations: BTreeMap::new(), pause: None };
+        let record =
+            Record { spec: spec.clone(), created_at_ms: layout::now_ms(), annotations: BTreeMap::new(), pause: None };
         let mut sandbox = Sandbox { dir: dir.to_owned(), record };
         let made = sandbox.make(shim_exe).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
         match made {
@@ -146,7 +153,8 @@ fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
         kinds.push("net");
     }
     unshare(flags).map_err(|error| format!("cannot make namespaces: {error}"))?;
-    nix::unistd::sethostname(&spec.hostname).map_err(|error| format!("cannot set hostname {:?}: {error}", spec.hostname))?;
+    nix::unistd::sethostname(&spec.hostname)
+        .map_err(|error| format!("cannot set hostname {:?}: {error}", spec.hostname))?;
     let mut sysctls = BTreeMap::new();
     if !spec.host_network {
         // As containerd 2 sets them: a container's user needs no capability to listen below 1024, or to ping.
@@ -178,7 +186,8 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), String> {
     if path.split('/').any(|part| part.is_empty() || part == "..") {
         return Err(format!("invalid sysctl name {name:?}"));
     }
-    fs::write(Path::new("/proc/sys").join(path), value).map_err(|error| format!("cannot set sysctl {name}={value}: {error}"))
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .map_err(|error| format!("cannot set sysctl {name}={value}: {error}"))
 }
 
 /// Starts `__pause` as the first process of a PID namespace. A thread of ours asks for the namespace: it then holds for
@@ -195,7 +204,8 @@ fn start_pause(shim_exe: &Path) -> io::Result<Pause> {
     .join()
     .map_err(|_| io::Error::other("the thread died"))??;
     let pid = i32::try_from(child).map_err(io::Error::other)?;
-    let start = crate::shim::process::start_time(pid).ok_or_else(|| io::Error::other("the pause process ended at once"))?;
+    let start =
+        crate::shim::process::start_time(pid).ok_or_else(|| io::Error::other("the pause process ended at once"))?;
     Ok(Pause { pid, start })
 }
 
@@ -232,7 +242,8 @@ fn kill_and_reap(pid: i32) {
     // SAFETY: plain system calls; the pid was just matched with its start time.
     unsafe {
         libc::kill(pid, libc::SIGKILL);
-        let mut polled = libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd()), events: libc::POLLIN, revents: 0 };
+        let mut polled =
+            libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd()), events: libc::POLLIN, revents: 0 };
         libc::poll(&mut polled, 1, 5000);
         libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG);
     }

@@ -24,7 +24,9 @@ const MAX_REPORT: u64 = 4096;
 /// Runs the supervisor; the result is its own exit code.
 pub fn supervise(dir: &Path) -> i32 {
     // The runtime put them there: the lock at 0, the control socket at 1, shim.log at 2.
-    let (Ok(_lock), Ok(control), Ok(errors)) = (process::take_inherited(0), process::take_inherited(1), process::take_inherited(2)) else {
+    let (Ok(_lock), Ok(control), Ok(errors)) =
+        (process::take_inherited(0), process::take_inherited(1), process::take_inherited(2))
+    else {
         return 1;
     };
     if process::detach_stdio().is_err() {
@@ -75,7 +77,8 @@ struct Pipes {
 
 /// None where the main process went away before it said `Go`.
 fn start(dir: &Path, config: &ShimConfig, control: &OwnedFd) -> Result<Option<Running>, String> {
-    let log = ContainerLog::open(&config.log_path).map_err(|error| format!("cannot open log {}: {error}", config.log_path.display()))?;
+    let log = ContainerLog::open(&config.log_path)
+        .map_err(|error| format!("cannot open log {}: {error}", config.log_path.display()))?;
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let mut pipes = make_pipes(dir, config).map_err(|error| format!("cannot make the container's pipes: {error}"))?;
@@ -89,10 +92,14 @@ fn start(dir: &Path, config: &ShimConfig, control: &OwnedFd) -> Result<Option<Ru
         Err(error) => return Err(explain(&error, report_read)),
     };
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or("the container has no process")?;
-    let pidfd = process::pidfd_open(pid).and_then(process::private).map_err(|error| format!("cannot watch process {pid}: {error}"))?;
+    let pidfd = process::pidfd_open(pid)
+        .and_then(process::private)
+        .map_err(|error| format!("cannot watch process {pid}: {error}"))?;
     let stdio = match (pipes.stdio.take(), pipes.console.take()) {
         (Some(stdio), _) => stdio,
-        (None, Some(console)) => Stdio::Terminal(receive_terminal(&console).map_err(|error| format!("no terminal came: {error}"))?),
+        (None, Some(console)) => {
+            Stdio::Terminal(receive_terminal(&console).map_err(|error| format!("no terminal came: {error}"))?)
+        }
         (None, None) => return Err("the container has no stdio".to_owned()),
     };
     // Only now: dispositions are inherited, and the container's process must not ignore anything.
@@ -167,7 +174,11 @@ fn make_pipes(dir: &Path, config: &ShimConfig) -> io::Result<Pipes> {
     };
     let (stdout, stdout_write) = process::pipe()?;
     let (stderr, stderr_write) = process::pipe()?;
-    Ok(Pipes { stdio: Some(Stdio::Pipes { stdin, stdout, stderr }), child: vec![stdin_read, stdout_write, stderr_write], console: None })
+    Ok(Pipes {
+        stdio: Some(Stdio::Pipes { stdin, stdout, stderr }),
+        child: vec![stdin_read, stdout_write, stderr_write],
+        console: None,
+    })
 }
 
 fn console_path(dir: &Path) -> PathBuf {
@@ -229,7 +240,8 @@ fn finish(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, mut running: Runni
     let _ = cgroups.remove(&config.cgroup);
     let (code, signal) = outcome;
     let oom = oom && code == 137;
-    let record = ExitRecord { code, signal, oom, started_at_ms: running.started_at_ms, finished_at_ms: layout::now_ms() };
+    let record =
+        ExitRecord { code, signal, oom, started_at_ms: running.started_at_ms, finished_at_ms: layout::now_ms() };
     let _ = fs::remove_file(dir.join(layout::ATTACH));
     if layout::write_record(dir, layout::EXIT, &record).is_err() || relayed.is_err() { 1 } else { 0 }
 }

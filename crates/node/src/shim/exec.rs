@@ -56,11 +56,16 @@ pub fn execute() -> i32 {
 type Started = (i32, OwnedFd, Option<OwnedFd>);
 
 fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
-    let fds: Vec<OwnedFd> = fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let fds: Vec<OwnedFd> =
+        fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let process_file = process_file(request)?;
     let console_path = console_path(request);
-    let console = if request.tty { Some(listen_at(&console_path, SockType::Stream).map_err(|error| error.to_string())?) } else { None };
+    let console = if request.tty {
+        Some(listen_at(&console_path, SockType::Stream).map_err(|error| error.to_string())?)
+    } else {
+        None
+    };
 
     let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
         .with_root_path(request.dir.join(layout::LIBRARY))
@@ -125,8 +130,8 @@ fn process_file(request: &ExecRequest) -> Result<OwnedFd, String> {
     process.set_terminal(Some(request.tty));
     process.set_oom_score_adj(None);
     let bytes = serde_json::to_vec(&process).map_err(|error| error.to_string())?;
-    let file =
-        nix::sys::memfd::memfd_create(c"process", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC).map_err(|error| error.to_string())?;
+    let file = nix::sys::memfd::memfd_create(c"process", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC)
+        .map_err(|error| error.to_string())?;
     let mut file = File::from(file);
     std::io::Write::write_all(&mut file, &bytes).map_err(|error| error.to_string())?;
     process::private(OwnedFd::from(file)).map_err(|error| error.to_string())

@@ -39,7 +39,8 @@ impl Executor for ReportingExecutor {
         };
         let path = find_program(spec).map_err(failed)?;
         let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
-        let c_string = |text: &str| CString::new(text).map_err(|_| failed(format!("argument {text:?} contains a NUL byte")));
+        let c_string =
+            |text: &str| CString::new(text).map_err(|_| failed(format!("argument {text:?} contains a NUL byte")));
         let program = c_string(&path.to_string_lossy())?;
         let arguments = args.iter().map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
         // Rust's runtime ignores SIGPIPE, and ignored signals and the mask survive execve: a shell pipeline in the
@@ -67,7 +68,12 @@ impl Executor for ReportingExecutor {
 /// Finds the program as the container's own PATH says. The messages are the ones that users know from runc.
 fn find_program(spec: &Spec) -> Result<PathBuf, String> {
     let process = spec.process().as_ref().ok_or("no process specified")?;
-    let name = process.args().as_ref().and_then(|args| args.first()).filter(|name| !name.is_empty()).ok_or("no command specified")?;
+    let name = process
+        .args()
+        .as_ref()
+        .and_then(|args| args.first())
+        .filter(|name| !name.is_empty())
+        .ok_or("no command specified")?;
     if name.contains('/') {
         let path = PathBuf::from(name);
         return match executable(&path) {
@@ -79,7 +85,8 @@ fn find_program(spec: &Spec) -> Result<PathBuf, String> {
             Err(error) => Err(format!("exec: {name:?}: {error}")),
         };
     }
-    let path_variable = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path_variable =
+        process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut denied = false;
     for folder in path_variable.split(':').filter(|folder| !folder.is_empty()) {
         let path = Path::new(folder).join(name);

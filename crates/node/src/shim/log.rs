@@ -45,7 +45,14 @@ impl ContainerLog {
         }
         let file = open_append(path)?;
         let size = file.metadata()?.len();
-        Ok(ContainerLog { path: path.to_owned(), file: Some(file), size, max_file: MAX_FILE, stdout: Vec::new(), stderr: Vec::new() })
+        Ok(ContainerLog {
+            path: path.to_owned(),
+            file: Some(file),
+            size,
+            max_file: MAX_FILE,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        })
     }
 
     /// Takes what a stream brought. Lines are written when they are complete.
@@ -80,7 +87,9 @@ impl ContainerLog {
     /// Writes what has no line end yet: the container has ended.
     pub fn finish(&mut self, stamp: &str) {
         let mut out = Vec::new();
-        for (stream, partial) in [(Stream::Stdout, std::mem::take(&mut self.stdout)), (Stream::Stderr, std::mem::take(&mut self.stderr))] {
+        for (stream, partial) in
+            [(Stream::Stdout, std::mem::take(&mut self.stdout)), (Stream::Stderr, std::mem::take(&mut self.stderr))]
+        {
             if !partial.is_empty() {
                 entry(&mut out, stamp, stream, 'F', &partial);
             }
@@ -144,7 +153,8 @@ mod tests {
     use super::*;
 
     fn written(feeds: &[(Stream, &[u8])]) -> String {
-        let dir = std::env::temp_dir().join(format!("mainstay-log-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let dir =
+            std::env::temp_dir().join(format!("mainstay-log-{}-{:?}", std::process::id(), std::thread::current().id()));
         let path = dir.join("c/0.log");
         let mut log = ContainerLog::open(&path).unwrap();
         for (stream, bytes) in feeds {
@@ -166,8 +176,10 @@ mod tests {
     fn a_long_line_is_written_in_parts() {
         let mut line = vec![b'x'; MAX_LINE + 5];
         line.push(b'\n');
-        let lines: Vec<(usize, char)> =
-            written(&[(Stream::Stdout, &line)]).lines().map(|line| (line.len(), line.chars().nth(9).unwrap())).collect();
+        let lines: Vec<(usize, char)> = written(&[(Stream::Stdout, &line)])
+            .lines()
+            .map(|line| (line.len(), line.chars().nth(9).unwrap()))
+            .collect();
         assert_eq!(lines, [(MAX_LINE + 11, 'P'), (5 + 11, 'F')]);
     }
 
@@ -180,12 +192,16 @@ mod tests {
         for number in 0..20 {
             log.feed(Stream::Stdout, format!("line {number:04}\n").as_bytes(), "T");
         }
-        let mut names: Vec<String> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4"]);
         let all: String = ["0.log.1", "0.log"].iter().map(|name| fs::read_to_string(dir.join(name)).unwrap()).collect();
         let recent: Vec<&str> = all.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
-        assert_eq!(recent, ["0018", "0019"].into_iter().rev().skip(2 - recent.len().min(2)).rev().collect::<Vec<_>>().as_slice());
+        assert_eq!(
+            recent,
+            ["0018", "0019"].into_iter().rev().skip(2 - recent.len().min(2)).rev().collect::<Vec<_>>().as_slice()
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 

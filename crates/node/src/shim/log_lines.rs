@@ -52,7 +52,9 @@ fn last_words() -> String {
     let Some(mut file) = LOG.get().and_then(|file| file.try_clone().ok()) else { return String::new() };
     let length = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
     let mut bytes = Vec::new();
-    if file.seek(SeekFrom::Start(length.saturating_sub(MAX_QUOTED))).is_err() || file.take(MAX_QUOTED).read_to_end(&mut bytes).is_err() {
+    if file.seek(SeekFrom::Start(length.saturating_sub(MAX_QUOTED))).is_err()
+        || file.take(MAX_QUOTED).read_to_end(&mut bytes).is_err()
+    {
         return String::new();
     }
     let text = String::from_utf8_lossy(&bytes);

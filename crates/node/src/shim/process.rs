@@ -119,7 +119,8 @@ fn clean_file_mappings(smaps: &str) -> Vec<(usize, usize)> {
             let permissions = words.next().unwrap_or_default();
             let file = words.nth(3).unwrap_or_default();
             let range = usize::from_str_radix(start, 16).ok().zip(usize::from_str_radix(end, 16).ok());
-            current = range.filter(|_| permissions.starts_with('r') && !permissions.contains('w') && file.starts_with('/'));
+            current =
+                range.filter(|_| permissions.starts_with('r') && !permissions.contains('w') && file.starts_with('/'));
         } else if first == "Anonymous:"
             && words.next() == Some("0")
             && let Some(range) = current.take()

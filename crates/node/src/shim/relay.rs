@@ -116,7 +116,8 @@ impl Relay {
             if drain_until.is_none() {
                 polled.push(pollfd(pidfd.as_raw_fd(), libc::POLLIN));
             }
-            let timeout = drain_until.map_or(-1, |until| until.saturating_duration_since(Instant::now()).as_millis() as i32);
+            let timeout =
+                drain_until.map_or(-1, |until| until.saturating_duration_since(Instant::now()).as_millis() as i32);
             // SAFETY: the slice is valid for its length, and every descriptor in it is open.
             let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
             if ready < 0 {
@@ -146,7 +147,8 @@ impl Relay {
     }
 
     fn interests(&self) -> Vec<libc::pollfd> {
-        let mut polled: Vec<libc::pollfd> = self.outputs.iter().map(|output| pollfd(output.file.as_raw_fd(), libc::POLLIN)).collect();
+        let mut polled: Vec<libc::pollfd> =
+            self.outputs.iter().map(|output| pollfd(output.file.as_raw_fd(), libc::POLLIN)).collect();
         if let Some(listener) = self.listener.as_ref().filter(|_| self.clients.len() < MAX_CLIENTS) {
             polled.push(pollfd(listener.as_raw_fd(), libc::POLLIN));
         }

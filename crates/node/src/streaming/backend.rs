@@ -65,7 +65,10 @@ impl Containers for Runtime {
         Box::pin(async move {
             let mut changes = self.subscribe();
             // Subscribed first, looked second: no change falls between.
-            while self.status(id).is_some_and(|status| matches!(status.state, ContainerState::Created | ContainerState::Running { .. })) {
+            while self
+                .status(id)
+                .is_some_and(|status| matches!(status.state, ContainerState::Created | ContainerState::Running { .. }))
+            {
                 loop {
                     match changes.recv().await {
                         Ok(change) if change.id != id => {}
@@ -99,7 +102,9 @@ impl Lookup<'_> {
     /// # Errors
     /// 404 in the kubelet's words.
     pub fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Status> {
-        self.backend.pod(namespace, name).ok_or_else(|| Status::new(404, "NotFound", format!("pod {name:?} does not exist")))
+        self.backend
+            .pod(namespace, name)
+            .ok_or_else(|| Status::new(404, "NotFound", format!("pod {name:?} does not exist")))
     }
 
     /// The id of a running container, for exec and attach.
@@ -108,7 +113,8 @@ impl Lookup<'_> {
     /// 404 for the pod; `container not found ("x")` where it does not run.
     pub fn running(&self, namespace: &str, name: &str, container: &str) -> Result<String, Status> {
         let pod = self.pod(namespace, name)?;
-        let running = self.newest(&pod, container).filter(|newest| matches!(newest.state, ContainerState::Running { .. }));
+        let running =
+            self.newest(&pod, container).filter(|newest| matches!(newest.state, ContainerState::Running { .. }));
         running.map(|newest| newest.id).ok_or_else(|| Status::internal(format!("container not found ({container:?})")))
     }
 
@@ -127,7 +133,8 @@ impl Lookup<'_> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let path = self.backend.log_path(&pod, container, attempt);
         let current = newest.filter(|newest| newest.attempt == attempt);
-        let running = current.is_some_and(|newest| matches!(newest.state, ContainerState::Created | ContainerState::Running { .. }));
+        let running = current
+            .is_some_and(|newest| matches!(newest.state, ContainerState::Created | ContainerState::Running { .. }));
         if !running && !path.exists() {
             return Err(if previous { no_previous(container, name) } else { not_available(container, name) });
         }
@@ -180,7 +187,10 @@ fn attempt(
     if previous {
         let before = match newest {
             // Between two attempts the newest one is the previous one.
-            Some(newest) if waiting.is_some() && matches!(newest.state, ContainerState::Exited { .. } | ContainerState::Unknown) => {
+            Some(newest)
+                if waiting.is_some()
+                    && matches!(newest.state, ContainerState::Exited { .. } | ContainerState::Unknown) =>
+            {
                 Some(newest.attempt)
             }
             Some(newest) => newest.attempt.checked_sub(1),

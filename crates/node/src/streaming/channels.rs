@@ -1,4 +1,5 @@
-//! What SPDY and WebSockets have in common, so that exec, attach and port-forward are written once: channels to and from
+//! What SPDY and WebSockets have in common, so that exec, attach and port-forward are written once: channels to and
+//! from
 //! the client, and the connection that carries them.
 //!
 //! Both directions are bounded queues of pieces. A reader that does not read stops the connection's reading, and so in

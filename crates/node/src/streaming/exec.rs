@@ -35,7 +35,8 @@ impl From<ExecHandle> for Session {
         let stderr = handle.stderr.take();
         let stdout = std::mem::replace(&mut handle.stdout, Box::new(tokio::io::empty()));
         let resize = handle.resize.clone();
-        let exit: Exit = Box::pin(async move { handle.wait().await.map(|exit| exit.code).map_err(|error| error.to_string()) });
+        let exit: Exit =
+            Box::pin(async move { handle.wait().await.map(|exit| exit.code).map_err(|error| error.to_string()) });
         Session { stdin, stdout, stderr, resize, exit: Some(exit) }
     }
 }
@@ -160,7 +161,8 @@ impl Sizes {
         let mut objects = serde_json::Deserializer::from_slice(&self.buffer).into_iter::<Value>();
         let mut last = None;
         while let Some(Ok(object)) = objects.next() {
-            let number = |field: &str| object.get(field).and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+            let number =
+                |field: &str| object.get(field).and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
             if let (Some(width), Some(height)) = (number("Width"), number("Height")) {
                 last = Some(TerminalSize { width, height });
             }
@@ -201,7 +203,10 @@ mod tests {
     fn sizes_come_in_pieces_and_nonsense_is_passed_over() {
         let mut sizes = Sizes::default();
         assert_eq!(sizes.feed(br#"{"Width":80,"#), None);
-        assert_eq!(sizes.feed(b"\"Height\":24}\n{\"Width\":100,\"Height\":50}\n{"), Some(TerminalSize { width: 100, height: 50 }));
+        assert_eq!(
+            sizes.feed(b"\"Height\":24}\n{\"Width\":100,\"Height\":50}\n{"),
+            Some(TerminalSize { width: 100, height: 50 })
+        );
         assert_eq!(sizes.feed(&[b'x'; 2 * MAX_RESIZE]), None);
         assert_eq!(sizes.feed(br#"{"Width":1,"Height":2}"#), Some(TerminalSize { width: 1, height: 2 }));
         assert_eq!(sizes.feed(br#"{"Width":70000,"Height":2}"#), None);

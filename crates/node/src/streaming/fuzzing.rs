@@ -80,7 +80,8 @@ pub fn run_websocket(input: &[u8]) {
 
 /// An exec's streams, in small pieces and at once.
 pub fn spdy_seeds() -> Vec<Vec<u8>> {
-    let headers = |name: &str| Headers(vec![("streamtype".to_owned(), name.to_owned()), ("port".to_owned(), "80".to_owned())]);
+    let headers =
+        |name: &str| Headers(vec![("streamtype".to_owned(), name.to_owned()), ("port".to_owned(), "80".to_owned())]);
     let mut frames: Vec<Frame> = ["error", "stdin", "stdout", "resize"]
         .into_iter()
         .zip([1, 3, 5, 7])
@@ -108,7 +109,12 @@ pub fn websocket_seeds() -> Vec<Vec<u8>> {
         let masked = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
         [first, 0x80 | payload.len() as u8].into_iter().chain(mask).chain(masked).collect::<Vec<u8>>()
     };
-    let binary = [frame(0x82, b"\0input"), frame(0x82, b"\x04{\"Width\":80,\"Height\":24}"), frame(0x89, b"ping"), frame(0x82, b"\xff\0")];
+    let binary = [
+        frame(0x82, b"\0input"),
+        frame(0x82, b"\x04{\"Width\":80,\"Height\":24}"),
+        frame(0x89, b"ping"),
+        frame(0x82, b"\xff\0"),
+    ];
     let text = [frame(0x81, b"0aW5wdXQ="), frame(0x01, b"4e30"), frame(0x80, b"="), frame(0x88, &[0x03, 0xe8])];
     let mut long = vec![0x82, 0xfe, 0x10, 0x00, 1, 2, 3, 4];
     long.resize(8 + 4096, 7);

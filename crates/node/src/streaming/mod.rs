@@ -102,7 +102,8 @@ pub struct Listening {
 /// # Errors
 /// Certificates that cannot be used, or an address that cannot be listened on.
 pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?));
+    let acceptor =
+        TlsAcceptor::from(Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?));
     let failed = |source| StreamingError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

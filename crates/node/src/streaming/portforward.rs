@@ -111,7 +111,8 @@ async fn forward(target: ForwardTarget, error: Stream, data: Stream) {
         }
         Err(why) => {
             let ForwardTarget { pod, uid, .. } = &target;
-            let _ = failures.write(format!("error forwarding port {asked} to pod {pod}, uid {uid}: {why}").into()).await;
+            let _ =
+                failures.write(format!("error forwarding port {asked} to pod {pod}, uid {uid}: {why}").into()).await;
             data.output.end().await;
         }
     }

@@ -65,7 +65,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Some(bytes) = self.ready.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
@@ -102,7 +105,11 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
         Access::Full => {}
         Access::Anonymous => return Err(Status::unauthorized()),
         Access::Forbidden => {
-            return Err(Status::new(403, "Forbidden", "Forbidden: only the cluster's API server and administrators may use a kubelet"));
+            return Err(Status::new(
+                403,
+                "Forbidden",
+                "Forbidden: only the cluster's API server and administrators may use a kubelet",
+            ));
         }
     }
     let path = request.uri().path().to_owned();
@@ -188,10 +195,15 @@ impl Server {
         let upgraded = hyper::upgrade::on(&mut request);
         let session = async move {
             let Ok(upgraded) = upgraded.await else { return };
-            let Some(channels) = protocol.open(TokioIo::new(upgraded), wanted, server.config.idle_timeout).await else { return };
+            let Some(channels) = protocol.open(TokioIo::new(upgraded), wanted, server.config.idle_timeout).await else {
+                return;
+            };
             let session = match command {
                 Some(args) => {
-                    server.containers.exec(&id, ExecSpec { args, tty: wanted.tty, stdin: wanted.stdin, ..ExecSpec::default() }).await
+                    server
+                        .containers
+                        .exec(&id, ExecSpec { args, tty: wanted.tty, stdin: wanted.stdin, ..ExecSpec::default() })
+                        .await
                 }
                 None => server.containers.attach(&id).await,
             };
@@ -200,7 +212,12 @@ impl Server {
         Ok(Answer::Upgrade(response, Box::pin(session)))
     }
 
-    fn port_forward(self: &Arc<Self>, namespace: &str, name: &str, mut request: Request<Incoming>) -> Result<Answer, Status> {
+    fn port_forward(
+        self: &Arc<Self>,
+        namespace: &str,
+        name: &str,
+        mut request: Request<Incoming>,
+    ) -> Result<Answer, Status> {
         let pod = self.lookup().pod(namespace, name)?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let network = self.containers.network(&uid).map_err(|error| Status::internal(error.to_string()))?;
@@ -209,7 +226,10 @@ impl Server {
         let (response, tunnelled) = if is_websocket(headers) {
             let offered = listed(headers, &WEBSOCKET_PROTOCOL);
             if !offered.iter().any(|protocol| protocol == websocket::TUNNEL_PROTOCOL) {
-                return Err(Status::bad_request(format!("unable to upgrade: unsupported protocols {}", offered.join(", "))));
+                return Err(Status::bad_request(format!(
+                    "unable to upgrade: unsupported protocols {}",
+                    offered.join(", ")
+                )));
             }
             (websocket_response(headers, Some(websocket::TUNNEL_PROTOCOL))?, true)
         } else {
@@ -242,7 +262,12 @@ enum Protocol {
 }
 
 impl Protocol {
-    async fn open(self, io: TokioIo<hyper::upgrade::Upgraded>, wanted: Wanted, idle_timeout: Duration) -> Option<Channels> {
+    async fn open(
+        self,
+        io: TokioIo<hyper::upgrade::Upgraded>,
+        wanted: Wanted,
+        idle_timeout: Duration,
+    ) -> Option<Channels> {
         match self {
             Self::Spdy(protocol) => spdy::channels::open(io, protocol, wanted, idle_timeout).await,
             Self::WebSocket(protocol) => Some(websocket::open(io, protocol, wanted, idle_timeout).await),
@@ -260,7 +285,10 @@ fn upgrade_channels(headers: &HeaderMap) -> Result<(Response<Body>, Protocol), S
         }
         let chosen = offered.iter().find_map(|offer| websocket::PROTOCOLS.iter().find(|(name, _)| name == offer));
         let Some((name, protocol)) = chosen else {
-            return Err(Status::bad_request(format!("unable to upgrade: unsupported protocols {}", offered.join(", "))));
+            return Err(Status::bad_request(format!(
+                "unable to upgrade: unsupported protocols {}",
+                offered.join(", ")
+            )));
         };
         return Ok((websocket_response(headers, Some(name))?, Protocol::WebSocket(*protocol)));
     }
@@ -287,7 +315,11 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 /// A header's values, of all its lines, without their commas.
 fn listed(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).collect()
+    values
+        .flat_map(|value| value.split(','))
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+        .collect()
 }
 
 fn switching(protocol: &'static str) -> Response<Body> {
@@ -299,7 +331,9 @@ fn switching(protocol: &'static str) -> Response<Body> {
 }
 
 fn websocket_response(headers: &HeaderMap, protocol: Option<&'static str>) -> Result<Response<Body>, Status> {
-    let key = headers.get(WEBSOCKET_KEY).ok_or_else(|| Status::bad_request("unable to upgrade: missing Sec-WebSocket-Key"))?;
+    let key = headers
+        .get(WEBSOCKET_KEY)
+        .ok_or_else(|| Status::bad_request("unable to upgrade: missing Sec-WebSocket-Key"))?;
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let accept = HeaderValue::try_from(accept).map_err(|error| Status::internal(error.to_string()))?;
     let mut response = switching("websocket");
@@ -343,8 +377,12 @@ fn spdy_response<'a>(headers: &HeaderMap, known: &[&'a str]) -> Result<(Option<&
 fn wanted(query: &Query) -> Result<Wanted, Status> {
     let either = |one: &str, other: &str| query.truth(one) || query.truth(other);
     let tty = query.truth("tty");
-    let wanted =
-        Wanted { stdin: either("input", "stdin"), stdout: either("output", "stdout"), stderr: either("error", "stderr") && !tty, tty };
+    let wanted = Wanted {
+        stdin: either("input", "stdin"),
+        stdout: either("output", "stdout"),
+        stderr: either("error", "stderr") && !tty,
+        tty,
+    };
     if wanted.stdin || wanted.stdout || wanted.stderr {
         Ok(wanted)
     } else {
@@ -358,18 +396,24 @@ fn log_options(query: &Query, now: Timestamp) -> Result<LogOptions, Status> {
         None => Ok(None),
         Some(value) => match value.parse::<i64>() {
             Ok(number) if number >= least => Ok(Some(number)),
-            _ => Err(Status::bad_request(format!("{name}: Invalid value: {value:?}: must be greater than or equal to {least}"))),
+            _ => Err(Status::bad_request(format!(
+                "{name}: Invalid value: {value:?}: must be greater than or equal to {least}"
+            ))),
         },
     };
     let since_time = match query.first("sinceTime").filter(|value| !value.is_empty()) {
         None => None,
-        Some(text) => Some(text.parse::<Timestamp>().map_err(|_| Status::bad_request(format!("sinceTime: Invalid value: {text:?}")))?),
+        Some(text) => Some(
+            text.parse::<Timestamp>()
+                .map_err(|_| Status::bad_request(format!("sinceTime: Invalid value: {text:?}")))?,
+        ),
     };
     let since_seconds = number("sinceSeconds", 1)?;
     if since_time.is_some() && since_seconds.is_some() {
         return Err(Status::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified"));
     }
-    let since = since_seconds.map(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN));
+    let since =
+        since_seconds.map(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN));
     Ok(LogOptions {
         follow: query.truth("follow"),
         previous: query.truth("previous"),
@@ -413,7 +457,10 @@ fn decode(text: &str, plus: bool) -> String {
     let mut bytes = text.as_bytes();
     while let Some((first, rest)) = bytes.split_first() {
         bytes = rest;
-        let escaped = rest.get(..2).filter(|_| *first == b'%').and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let escaped = rest
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         match escaped {
             Some(byte) => {
                 out.push(byte);
@@ -466,7 +513,10 @@ mod tests {
     #[test]
     fn a_terminal_has_no_stderr() {
         let wanted = |query: &str| wanted(&Query::parse(query)).map_err(|status| status.code);
-        assert_eq!(wanted("input=1&output=1&error=1&tty=1"), Ok(Wanted { stdin: true, stdout: true, stderr: false, tty: true }));
+        assert_eq!(
+            wanted("input=1&output=1&error=1&tty=1"),
+            Ok(Wanted { stdin: true, stdout: true, stderr: false, tty: true })
+        );
         assert_eq!(wanted("stdout=true&stderr=true"), Ok(Wanted { stdout: true, stderr: true, ..Wanted::default() }));
         assert_eq!(wanted("tty=1"), Err(400));
     }
@@ -476,7 +526,8 @@ mod tests {
         let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
         };
-        let spdy = headers(&[("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v9.channel.k8s.io, v3.channel.k8s.io")]);
+        let spdy =
+            headers(&[("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v9.channel.k8s.io, v3.channel.k8s.io")]);
         let (response, _) = upgrade_channels(&spdy).ok().unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()[PROTOCOL_VERSION], "v3.channel.k8s.io");
@@ -484,7 +535,11 @@ mod tests {
         assert_eq!(upgrade_channels(&unknown).err().map(|status| status.code), Some(403));
         assert_eq!(upgrade_channels(&headers(&[])).err().map(|status| status.code), Some(400));
         let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        let socket = headers(&[("upgrade", "websocket"), key, ("sec-websocket-protocol", "v5.channel.k8s.io, v4.channel.k8s.io")]);
+        let socket = headers(&[
+            ("upgrade", "websocket"),
+            key,
+            ("sec-websocket-protocol", "v5.channel.k8s.io, v4.channel.k8s.io"),
+        ]);
         let (response, _) = upgrade_channels(&socket).ok().unwrap();
         assert_eq!(response.headers()[WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers()[WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");

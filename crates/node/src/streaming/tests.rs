@@ -46,9 +46,18 @@ impl Backend for World {
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        let metadata = ObjectMeta { namespace: Some("ns".into()), name: Some("p".into()), uid: Some("u".into()), ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            namespace: Some("ns".into()),
+            name: Some("p".into()),
+            uid: Some("u".into()),
+            ..ObjectMeta::default()
+        };
         let containers = ["c", "later"].map(|name| Container { name: name.into(), ..Container::default() });
-        vec![Arc::new(Pod { metadata, spec: Some(PodSpec { containers: containers.into(), ..PodSpec::default() }), ..Pod::default() })]
+        vec![Arc::new(Pod {
+            metadata,
+            spec: Some(PodSpec { containers: containers.into(), ..PodSpec::default() }),
+            ..Pod::default()
+        })]
     }
 
     fn log_path(&self, _: &Pod, _: &str, attempt: u32) -> PathBuf {
@@ -106,7 +115,13 @@ impl Containers for World {
                 let _guard = guard;
                 work.await.map_err(|error| error.to_string())
             });
-            Ok(Session { stdin: Some(Box::new(stdin)), stdout: Box::new(stdout), stderr: Some(Box::new(stderr)), resize, exit: Some(exit) })
+            Ok(Session {
+                stdin: Some(Box::new(stdin)),
+                stdout: Box::new(stdout),
+                stderr: Some(Box::new(stderr)),
+                resize,
+                exit: Some(exit),
+            })
         })
     }
 
@@ -148,7 +163,8 @@ async fn fixture() -> Fixture {
     let (certificate_pem, key_pem) = identity(&ca, "system:node:n", "system:nodes");
     let dir = tempfile::tempdir().unwrap();
     let (end, ended) = watch::channel(false);
-    let world = Arc::new(World { logs: dir.path().to_owned(), ended, dropped: Arc::default(), asked: Mutex::default() });
+    let world =
+        Arc::new(World { logs: dir.path().to_owned(), ended, dropped: Arc::default(), asked: Mutex::default() });
     let config = StreamingConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         certificate_pem,
@@ -274,7 +290,8 @@ async fn only_the_api_server_and_administrators_are_answered_x1() {
 async fn exec_over_spdy_has_all_streams_and_the_exit_code() {
     let fixture = fixture().await;
     within(async {
-        let mut client = fixture.spdy("/exec/ns/p/c?command=echo&command=a%20b&input=1&output=1&error=1", "v4.channel.k8s.io").await;
+        let mut client =
+            fixture.spdy("/exec/ns/p/c?command=echo&command=a%20b&input=1&output=1&error=1", "v4.channel.k8s.io").await;
         for (stream, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
             client.open(stream, &[("streamtype", kind)]).await;
         }
@@ -373,7 +390,9 @@ async fn port_forward_reaches_a_port_and_tells_of_a_closed_one() {
             client.open(stream, &[("streamtype", kind), ("port", &open), ("requestid", "1")]).await;
         }
         let [error, data] = client.read(&[5, 7]).await.try_into().unwrap();
-        let expected = format!("error forwarding port {open} to pod p, uid u: dial tcp 127.0.0.1:{open}: connect: connection refused");
+        let expected = format!(
+            "error forwarding port {open} to pod p, uid u: dial tcp 127.0.0.1:{open}: connect: connection refused"
+        );
         assert_eq!((String::from_utf8(error).unwrap(), data), (expected, Vec::new()));
     })
     .await;
@@ -422,7 +441,11 @@ impl Append for std::fs::File {
 async fn what_has_no_log_says_so_in_upstreams_words() {
     let fixture = fixture().await;
     let table = [
-        ("/containerLogs/ns/p/later", "400", r#"container \"later\" in pod \"p\" is waiting to start: ContainerCreating"#),
+        (
+            "/containerLogs/ns/p/later",
+            "400",
+            r#"container \"later\" in pod \"p\" is waiting to start: ContainerCreating"#,
+        ),
         ("/containerLogs/ns/p/c?previous=true", "400", r#"previous terminated container \"c\" in pod \"p\" not found"#),
         ("/containerLogs/ns/p/none", "404", r#"container \"none\" not found in pod \"p\""#),
         ("/containerLogs/ns/none/c", "404", r#"pod \"none\" does not exist"#),

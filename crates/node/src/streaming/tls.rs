@@ -14,7 +14,11 @@ use super::StreamingError;
 const MASTERS: &str = "system:masters";
 
 /// Client certificates are asked for and checked against the cluster's CA; who has none learns so by a 401.
-pub fn config(certificate_pem: &str, key_pem: &str, client_ca_pem: &str) -> Result<rustls::ServerConfig, StreamingError> {
+pub fn config(
+    certificate_pem: &str,
+    key_pem: &str,
+    client_ca_pem: &str,
+) -> Result<rustls::ServerConfig, StreamingError> {
     let failed = |error: &dyn std::fmt::Display| StreamingError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -25,8 +29,9 @@ pub fn config(certificate_pem: &str, key_pem: &str, client_ca_pem: &str) -> Resu
         .allow_unauthenticated()
         .build()
         .map_err(|error| failed(&error))?;
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(&error))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| failed(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -55,7 +60,10 @@ pub fn access(certificates: Option<&[CertificateDer<'_>]>, clients: &[String]) -
     let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Access::Anonymous };
     let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Access::Forbidden };
     let subject = certificate.subject();
-    let named = subject.iter_common_name().filter_map(|name| name.as_str().ok()).any(|name| clients.iter().any(|client| client == name));
+    let named = subject
+        .iter_common_name()
+        .filter_map(|name| name.as_str().ok())
+        .any(|name| clients.iter().any(|client| client == name));
     let master = subject.iter_organization().filter_map(|group| group.as_str().ok()).any(|group| group == MASTERS);
     if named || master { Access::Full } else { Access::Forbidden }
 }

@@ -20,7 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::channels::{Activity, Channels, ErrorStyle, Input, Link, MAX_PIECE, Outgoing, Output, PIECES_QUEUED, Wanted};
+use super::channels::{
+    Activity, Channels, ErrorStyle, Input, Link, MAX_PIECE, Outgoing, Output, PIECES_QUEUED, Wanted,
+};
 
 /// The largest message that is taken (bytes); a larger one ends the connection.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -229,7 +231,9 @@ async fn shut_down<IO: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The bytes inside a tunnel: binary messages both ways. The pumps end with either side.
-pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: IO) -> (DuplexStream, impl Future<Output = ()>) {
+pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: IO,
+) -> (DuplexStream, impl Future<Output = ()>) {
     let (ours, theirs) = tokio::io::duplex(TUNNEL);
     let (mut write, mut read) = socket(io).await.split();
     let (mut inside_read, mut inside_write) = tokio::io::split(theirs);

@@ -63,7 +63,10 @@ fn holds(dir: &Path, payload: &Payload) -> bool {
 
 fn count(dir: &Path) -> usize {
     let Ok(entries) = fs::read_dir(dir) else { return usize::MAX };
-    entries.flatten().map(|entry| if entry.file_type().is_ok_and(|kind| kind.is_dir()) { count(&entry.path()) } else { 1 }).sum()
+    entries
+        .flatten()
+        .map(|entry| if entry.file_type().is_ok_and(|kind| kind.is_dir()) { count(&entry.path()) } else { 1 })
+        .sum()
 }
 
 fn write_stamped(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> io::Result<String> {

@@ -42,7 +42,8 @@ fn open_with(root: &OwnedFd, path: &Path, flags: OFlag, resolve: ResolveFlag) ->
 
 /// A relative path of plain names, or an error: what a spec may name inside a volume.
 pub fn plain(path: &str) -> io::Result<&Path> {
-    let ok = !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let ok = !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if ok {
         Ok(Path::new(path))
     } else {

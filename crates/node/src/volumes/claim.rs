@@ -30,7 +30,8 @@ pub const FINALIZER: &str = "mainstay.io/local-path";
 /// Which provisioner declared a volume.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// The provisioners that are this program, by the names that people's manifests carry.
-const BUILT_IN: [&str; 4] = ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
+const BUILT_IN: [&str; 4] =
+    ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
 
 /// A claim's volume: local, hostPath, or a directory that Mainstay provisioned.
 pub struct Claim;
@@ -66,12 +67,16 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     }
     let spec = volume.spec.clone().unwrap_or_default();
     if spec.volume_mode.as_deref() == Some("Block") {
-        return Err(VolumeError::Refused(format!("volume \"{volume_name}\" is a block device, which this node cannot give to a pod")));
+        return Err(VolumeError::Refused(format!(
+            "volume \"{volume_name}\" is a block device, which this node cannot give to a pod"
+        )));
     }
-    let read_only = asked_read_only || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
+    let read_only = asked_read_only
+        || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
     if let Some(source) = spec.nfs {
         let source = NFSVolumeSource { server: source.server, path: source.path, read_only: source.read_only };
-        return nfs::mount(&request, source, spec.mount_options.unwrap_or_default(), Some(volume_name), read_only).await;
+        return nfs::mount(&request, source, spec.mount_options.unwrap_or_default(), Some(volume_name), read_only)
+            .await;
     }
     let (path, type_) = match (&spec.local, &spec.host_path) {
         (Some(local), _) => (PathBuf::from(&local.path), "Directory".to_owned()),
@@ -102,7 +107,9 @@ async fn begin(request: &Request<'_>, claim: &PersistentVolumeClaim, volume: &st
     let users = request.kubelet.volumes.users().clone();
     // V9, also for pods that no scheduler has placed. One that had it before a restart keeps it.
     if mainstay_logic::volume::asks_for(claim, "ReadWriteOncePod") && !request.again {
-        let mine = users.begin_alone(volume, &request.context.uid).map_err(VolumeError::io("reading which volumes are in use"))?;
+        let mine = users
+            .begin_alone(volume, &request.context.uid)
+            .map_err(VolumeError::io("reading which volumes are in use"))?;
         if !mine {
             let why = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
             return Err(VolumeError::Refused(why.to_owned()));
@@ -118,10 +125,12 @@ async fn begin(request: &Request<'_>, claim: &PersistentVolumeClaim, volume: &st
 }
 
 async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolumeClaim, VolumeError> {
-    let kind = kinds::find("", "v1", "persistentvolumeclaims").ok_or_else(|| "no kind PersistentVolumeClaim".to_owned())?;
+    let kind =
+        kinds::find("", "v1", "persistentvolumeclaims").ok_or_else(|| "no kind PersistentVolumeClaim".to_owned())?;
     let found = request.kubelet.objects.get(kind, &request.context.namespace, name).await;
-    let value =
-        found.map_err(|error| VolumeError::Refused(format!("error processing PVC {}/{name}: {error}", request.context.namespace)))?;
+    let value = found.map_err(|error| {
+        VolumeError::Refused(format!("error processing PVC {}/{name}: {error}", request.context.namespace))
+    })?;
     let claim: PersistentVolumeClaim = serde_json::from_value(value).map_err(|error| error.to_string())?;
     // Differs: a pod that was there before its claim was told to go still gets it, say after a reboot. The claim stays
     // for that pod's sake (V2), so without it pod and claim would wait for each other for ever (S9).
@@ -133,7 +142,10 @@ async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolume
     if request.volume.ephemeral.is_some() {
         let owned = claim.metadata.owner_references.iter().flatten().any(|owner| owner.uid == request.context.uid);
         if !owned {
-            return Err(VolumeError::Refused(format!("PVC {}/{name} was not created for this pod", request.context.namespace)));
+            return Err(VolumeError::Refused(format!(
+                "PVC {}/{name} was not created for this pod",
+                request.context.namespace
+            )));
         }
     }
     Ok(claim)
@@ -153,7 +165,10 @@ async fn get_volume(request: &Request<'_>, claim: &PersistentVolumeClaim) -> Res
     let volume: PersistentVolume = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
     if reference.and_then(|reference| reference.uid.as_ref()) != claim.metadata.uid.as_ref() {
-        return Err(VolumeError::Refused(format!("PV {name} is not bound to PVC {}/{claim_name}", request.context.namespace)));
+        return Err(VolumeError::Refused(format!(
+            "PV {name} is not bound to PVC {}/{claim_name}",
+            request.context.namespace
+        )));
     }
     Ok(volume)
 }
@@ -185,7 +200,8 @@ pub fn is_provisioned(volume: &PersistentVolume) -> bool {
 
 /// The provisioned directory's path below the volume root.
 pub fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a Path, VolumeError> {
-    let outside = || VolumeError::Refused(format!("{} is not inside the volume root {}", path.display(), root.display()));
+    let outside =
+        || VolumeError::Refused(format!("{} is not inside the volume root {}", path.display(), root.display()));
     let relative = path.strip_prefix(root).map_err(|_| outside())?;
     beneath::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
 }
@@ -198,7 +214,12 @@ pub(super) fn is_image(volume: &PersistentVolume) -> bool {
 
 /// Makes a provisioned volume on first use, and notes that on the PersistentVolume before anything is written into it.
 /// Gives what pods see.
-async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, root: &Path, path: PathBuf) -> Result<PathBuf, VolumeError> {
+async fn ensure_provisioned(
+    request: &Request<'_>,
+    volume: &PersistentVolume,
+    root: &Path,
+    path: PathBuf,
+) -> Result<PathBuf, VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
     let node = &request.kubelet.config.node_name;
     let made_on = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MADE_ON));
@@ -218,7 +239,10 @@ async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, ro
             let image = Image::new(&root, &path)?;
             let size = u64::try_from(size).unwrap_or(0);
             let Some(folder) = copy_of else { return Ok((image.data(), image.ensure(size, made)?)) };
-            let from = Image::new(&root, &root.join(beneath::plain(&folder).map_err(VolumeError::io("what is to be copied"))?))?;
+            let from = Image::new(
+                &root,
+                &root.join(beneath::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
+            )?;
             // A volume that is copied was made before, so nobody holds its lock and waits for this one's.
             let lock = users.lock(&folder);
             let _unchanged = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -245,7 +269,8 @@ async fn ensure_provisioned(request: &Request<'_>, volume: &PersistentVolume, ro
 /// A directory that was made must still be there (V5).
 pub(super) fn must_exist(root: &Path, path: &Path) -> Result<(), VolumeError> {
     let inside = relative(root, path)?;
-    let opened = beneath::open_root(root).and_then(|root| beneath::open_strict(&root, inside, OFlag::O_DIRECTORY | OFlag::O_PATH));
+    let opened = beneath::open_root(root)
+        .and_then(|root| beneath::open_strict(&root, inside, OFlag::O_DIRECTORY | OFlag::O_PATH));
     match opened {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VolumeError::Refused(format!(

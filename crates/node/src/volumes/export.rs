@@ -35,7 +35,13 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
             Ok(sized) => {
                 note(kubelet, volume, folders::made(&kubelet.config.node_name, volume, sized)).await?;
                 let name = volume.metadata.name.as_deref().unwrap_or("");
-                tell(kubelet, volume, false, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
+                tell(
+                    kubelet,
+                    volume,
+                    false,
+                    "ProvisioningSucceeded",
+                    format!("Successfully provisioned volume {name}"),
+                );
                 Ok(Progress::Done)
             }
             Err(error) => {
@@ -47,7 +53,12 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
         },
         Task::Grow => match grow(volume).await {
             Ok(()) => {
-                note(kubelet, volume, folders::made(volume::annotation(&volume.metadata, super::claim::MADE_ON), volume, true)).await?;
+                note(
+                    kubelet,
+                    volume,
+                    folders::made(volume::annotation(&volume.metadata, super::claim::MADE_ON), volume, true),
+                )
+                .await?;
                 tell(kubelet, volume, false, "VolumeResizeSuccessful", "Resize volume succeeded".to_owned());
                 Ok(Progress::Done)
             }
@@ -66,7 +77,8 @@ fn open(volume: &PersistentVolume) -> Result<(Share, Vec<&str>), VolumeError> {
     let (server, share, names) = folders::place(volume)?;
     let options = volume.spec.as_ref().and_then(|spec| spec.mount_options.as_deref()).unwrap_or_default();
     let words = options.iter().flat_map(|option| option.split(',')).map(str::trim);
-    let words: Vec<&str> = words.filter(|word| word.split_once('=').is_some_and(|(name, _)| REACHING.contains(&name))).collect();
+    let words: Vec<&str> =
+        words.filter(|word| word.split_once('=').is_some_and(|(name, _)| REACHING.contains(&name))).collect();
     let source = NFSVolumeSource { server: server.to_owned(), path: share.to_owned(), read_only: None };
     let share = Share::open(&nfs::userspace_options(&source, &words)?).map_err(refused)?;
     Ok((share, names))
@@ -82,7 +94,9 @@ async fn make(volume: &PersistentVolume) -> Result<bool, VolumeError> {
         let bytes = Some(size(&volume)).filter(|_| wanted != SIZE_NONE);
         match share.make(&names, mode, bytes) {
             // Another server: whoever did not insist on the size gets the folder without one, and is told so.
-            Err(ProvisionError::NoSizes) if wanted != folders::SIZE_SERVER => share.make(&names, mode, None).map(|()| false),
+            Err(ProvisionError::NoSizes) if wanted != folders::SIZE_SERVER => {
+                share.make(&names, mode, None).map(|()| false)
+            }
             made => made.map(|()| bytes.is_some()),
         }
         .map_err(refused)
@@ -110,7 +124,11 @@ async fn remove(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress
             how => {
                 // One that was never made, and whose place is nowhere, has nothing to remove.
                 let (share, names) = open(&gone)?;
-                let done = if how == "archive" { share.rename(&names, &format!("archived-{name}")) } else { share.remove(&names) };
+                let done = if how == "archive" {
+                    share.rename(&names, &format!("archived-{name}"))
+                } else {
+                    share.remove(&names)
+                };
                 done.map_err(refused)
             }
         })

@@ -1,8 +1,10 @@
 //! Holding back the writes to mounted volumes for a moment, so that their images can be copied as they are.
 //!
 //! A frozen file system stays frozen until somebody thaws it, whatever became of whoever has frozen it, and its writers
-//! hang for as long. So a process of its own does it (this binary, re-executed as `__freeze`): it thaws when its stdin is
-//! closed, which the kernel does for an agent that is killed, and when its time is up. Where that process is killed, the
+//! hang for as long. So a process of its own does it (this binary, re-executed as `__freeze`): it thaws when its
+//! stdin is
+//! closed, which the kernel does for an agent that is killed, and when its time is up. Where that process is killed,
+//! the
 //! agent thaws; where both are, the next agent does before anything else ([`thaw_all`]).
 //!
 //! A copy counts only if [`Frozen::thaw`] says that the writes were held back all the time.
@@ -35,7 +37,8 @@ pub struct Mounted {
 
 impl Mounted {
     fn open(&self) -> io::Result<File> {
-        let point = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&self.point)?;
+        let point =
+            OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&self.point)?;
         if point.metadata()?.dev() != self.device {
             return Err(io::Error::other(format!("something else is mounted on {}", self.point.display())));
         }
@@ -63,7 +66,8 @@ pub struct Frozen {
 /// # Errors
 /// What could not be frozen; then none is.
 pub fn freeze(exe: &Path, mounted: Vec<Mounted>, limit: Duration) -> Result<Frozen, VolumeError> {
-    let failed = |error: io::Error| VolumeError::Io { what: "holding back the volume's writes".to_owned(), source: error };
+    let failed =
+        |error: io::Error| VolumeError::Io { what: "holding back the volume's writes".to_owned(), source: error };
     let points = mounted.iter().map(Mounted::open).collect::<io::Result<Vec<File>>>().map_err(failed)?;
     for point in &points {
         // What is to be written anyway is written before anybody waits for it.
@@ -72,7 +76,13 @@ pub fn freeze(exe: &Path, mounted: Vec<Mounted>, limit: Duration) -> Result<Froz
     let request = Request { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), mounted };
     let words = serde_json::to_string(&request).map_err(|error| failed(error.into()))?;
     let mut command = Command::new(exe);
-    command.arg("__freeze").arg(words).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .arg("__freeze")
+        .arg(words)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn().map_err(failed)?;
     let Some(output) = child.stdout.take() else { return Err(failed(io::ErrorKind::BrokenPipe.into())) };
     let mut frozen = Frozen { child, said: BufReader::new(output), points };
@@ -109,7 +119,8 @@ impl Frozen {
         self.points.clear();
     }
 
-    /// Lets the writers go on. True where none had gone on before: what was read meanwhile is of one moment. False where
+    /// Lets the writers go on. True where none had gone on before: what was read meanwhile is of one moment. False
+    /// where
     /// their time was up before.
     ///
     /// # Errors
@@ -141,7 +152,8 @@ fn thaw(point: &File) {
     unsafe { libc::ioctl(point.as_raw_fd(), FITHAW, 0) };
 }
 
-/// Thaws everything that is mounted below a folder: what a crash may have left frozen. For the start of an agent, before
+/// Thaws everything that is mounted below a folder: what a crash may have left frozen. For the start of an agent,
+/// before
 /// anybody could freeze anything.
 pub fn thaw_all(root: &Path) -> io::Result<()> {
     for point in mounts::below(root)? {
@@ -164,7 +176,8 @@ pub fn freeze_main(words: &str) -> ! {
     process::close_strangers();
     process::set_name(c"mainstay-freeze");
     process::ignore_terminal_signals();
-    let code = match serde_json::from_str::<Request>(words).map_err(io::Error::from).and_then(|request| hold(&request)) {
+    let code = match serde_json::from_str::<Request>(words).map_err(io::Error::from).and_then(|request| hold(&request))
+    {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(io::stdout(), "{error}");

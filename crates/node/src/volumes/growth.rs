@@ -1,4 +1,5 @@
-//! Volumes that were asked to be larger (V10): the claim's growth raises the PersistentVolume's capacity, the node makes
+//! Volumes that were asked to be larger (V10): the claim's growth raises the PersistentVolume's capacity, the node
+//! makes
 //! that real and then notes it, and only then does the claim say so.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -112,7 +113,8 @@ pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64
     }
 }
 
-/// Notes on the PersistentVolume why it could not grow, for its claim to say. Where that fails too the next attempt does it.
+/// Notes on the PersistentVolume why it could not grow, for its claim to say. Where that fails too the next attempt
+/// does it.
 async fn note_failure(kubelet: &Kubelet, volume: &PersistentVolume, error: &VolumeError) {
     let (name, why) = (volume.metadata.name.as_deref().unwrap_or(""), error.to_string());
     if volume::annotation(&volume.metadata, RESIZE_ERROR) == why {
@@ -129,8 +131,12 @@ async fn note_failure(kubelet: &Kubelet, volume: &PersistentVolume, error: &Volu
 pub fn tell(kubelet: &Kubelet, volume: &PersistentVolume, result: &Result<Growth, VolumeError>) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
-    let regarding =
-        Regarding { kind: "PersistentVolumeClaim", namespace: text(&claim.namespace), name: text(&claim.name), uid: text(&claim.uid) };
+    let regarding = Regarding {
+        kind: "PersistentVolumeClaim",
+        namespace: text(&claim.namespace),
+        name: text(&claim.name),
+        uid: text(&claim.uid),
+    };
     let (name, node) = (volume.metadata.name.as_deref().unwrap_or(""), &kubelet.config.node_name);
     let event = match result {
         Ok(Growth::Done) => {

@@ -27,20 +27,26 @@ impl Driver for EmptyDir {
         let source = request.volume.empty_dir.clone().unwrap_or_default();
         let (group, on_root_mismatch, place, again) =
             (request.fs_group(), request.on_root_mismatch(), request.place.clone(), request.again);
-        let size = source.size_limit.and_then(|size| size.0.parse::<Quantity>().ok()).and_then(|size| u64::try_from(size.units()).ok());
+        let size = source
+            .size_limit
+            .and_then(|size| size.0.parse::<Quantity>().ok())
+            .and_then(|size| u64::try_from(size.units()).ok());
         Box::pin(blocking(move || {
             if !place.is_dir() {
                 fs::create_dir(&place).map_err(VolumeError::io("making the directory"))?;
             }
             match source.medium.as_deref().unwrap_or("") {
                 "" => {}
-                "Memory" => mounts::tmpfs(&place, 0o777, size.filter(|size| *size > 0)).map_err(VolumeError::io("mounting tmpfs"))?,
+                "Memory" => mounts::tmpfs(&place, 0o777, size.filter(|size| *size > 0))
+                    .map_err(VolumeError::io("mounting tmpfs"))?,
                 medium => return Err(VolumeError::Refused(format!("unknown storage medium \"{medium}\""))),
             }
             if !again {
-                fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).map_err(VolumeError::io("setting its mode"))?;
+                fs::set_permissions(&place, fs::Permissions::from_mode(0o777))
+                    .map_err(VolumeError::io("setting its mode"))?;
                 if let Some(group) = group {
-                    ownership::give_to_group(&place, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))?;
+                    ownership::give_to_group(&place, group, on_root_mismatch)
+                        .map_err(VolumeError::io("applying fsGroup"))?;
                 }
             }
             Ok(Ready { path: place, ..Ready::default() })

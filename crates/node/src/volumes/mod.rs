@@ -152,7 +152,12 @@ impl Volumes {
     /// Below this data folder.
     pub fn new(data_dir: &Path) -> Self {
         let disk = Disk::new(data_dir);
-        Self { users: Arc::new(users::Users::new(disk.clone())), disk, root: data_dir.join("volumes"), tokens: Mutex::default() }
+        Self {
+            users: Arc::new(users::Users::new(disk.clone())),
+            disk,
+            root: data_dir.join("volumes"),
+            tokens: Mutex::default(),
+        }
     }
 
     /// Where provisioned directories are: the Node's annotation `mainstay.io/volume-root`.
@@ -164,7 +169,8 @@ impl Volumes {
     /// `mainstay.io/volume-capacity`.
     pub async fn capacity(&self) -> Result<u64, VolumeError> {
         let root = self.root.clone();
-        let bytes = blocking(move || room::bytes(&root).map_err(VolumeError::io("reading how much room there is"))).await?;
+        let bytes =
+            blocking(move || room::bytes(&root).map_err(VolumeError::io("reading how much room there is"))).await?;
         Ok(bytes >> 20 << 20)
     }
 
@@ -184,14 +190,20 @@ impl Volumes {
             return Err(VolumeError::Refused(format!("volume name {:?} is not a file name", volume.name)));
         }
         let driver = DRIVERS.into_iter().find(|driver| driver.takes(volume));
-        let driver = driver.ok_or_else(|| VolumeError::Refused("this node has no driver for this kind of volume".to_owned()))?;
+        let driver =
+            driver.ok_or_else(|| VolumeError::Refused("this node has no driver for this kind of volume".to_owned()))?;
         let dir = self.records_dir(&context.uid)?;
         make_private_dir(&dir).map_err(VolumeError::io("making the pod's volume folder"))?;
         let record_path = dir.join(format!("{}.json", volume.name));
         let place = dir.join(&volume.name);
         let request = Request { kubelet, context, volume, place, again: record_path.exists(), dependencies };
         let ready = driver.ensure(request).await?;
-        let record = Record { driver: driver.name().to_owned(), path: ready.path, read_only: ready.read_only, volume: ready.volume };
+        let record = Record {
+            driver: driver.name().to_owned(),
+            path: ready.path,
+            read_only: ready.read_only,
+            volume: ready.volume,
+        };
         write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
         if record.volume.is_some() {
             self.users.mounted();
@@ -203,7 +215,8 @@ impl Volumes {
     pub fn mounted(&self, uid: &str, name: &str) -> Result<Record, VolumeError> {
         let path = self.records_dir(uid)?.join(format!("{name}.json"));
         let bytes = std::fs::read(path).map_err(VolumeError::io(format!("volume {name:?} is not mounted")))?;
-        serde_json::from_slice(&bytes).map_err(|error| VolumeError::Refused(format!("the note about volume {name:?}: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| VolumeError::Refused(format!("the note about volume {name:?}: {error}")))
     }
 
     /// Lets the writers go on that a crash may have left held back. For the start of a node.
@@ -271,7 +284,9 @@ fn release(users: &users::Users, image: &image::Image) {
 }
 
 /// Work that blocks, off the loop's threads (V11).
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static) -> Result<T, VolumeError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(VolumeError::Refused(error.to_string())),

@@ -14,7 +14,8 @@ pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
         dir => dir?,
     };
     let text = std::fs::read("/proc/thread-self/mountinfo")?;
-    let points = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape);
+    let points =
+        text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescape);
     Ok(points.filter(|point| point.starts_with(&dir)).collect())
 }
 
@@ -29,7 +30,8 @@ fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let code =
+            after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match code {
             Some(digits) => {
                 bytes.push(digits.iter().fold(0u8, |code, digit| code.wrapping_mul(8).wrapping_add(digit - b'0')));
@@ -50,7 +52,9 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
         match nix::mount::umount2(&point, MntFlags::UMOUNT_NOFOLLOW) {
             // Gone meanwhile.
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
-            Err(error) => return Err(io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", point.display()))),
+            Err(error) => {
+                return Err(io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", point.display())));
+            }
         }
     }
     Ok(())
@@ -71,7 +75,8 @@ pub fn tmpfs(path: &Path, mode: u32, size: Option<u64>) -> io::Result<()> {
 
 /// Binds a file or folder to a place.
 pub fn bind(source: &str, target: &Path) -> io::Result<()> {
-    nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
+    nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -52,28 +52,41 @@ pub async fn mount(
 }
 
 /// Mounts an export at a place. Blocks, no longer than about the soft timeout.
-pub fn at(config: &NodeConfig, place: &Path, source: &NFSVolumeSource, options: &[String], read_only: bool) -> Result<(), VolumeError> {
+pub fn at(
+    config: &NodeConfig,
+    place: &Path,
+    source: &NFSVolumeSource,
+    options: &[String],
+    read_only: bool,
+) -> Result<(), VolumeError> {
     // The place itself is not looked at: that would ask the server.
     let parent = place.parent().unwrap_or(place);
     // An agent that was killed may have left a client that is about to mount here: it has the lock until it has.
     let alone = File::open(parent).and_then(|folder| folder.lock().map(|()| folder));
     let alone = alone.map_err(VolumeError::io("locking the volume's folder"))?;
-    let real = parent.canonicalize().map_err(VolumeError::io("the volume's folder"))?.join(place.file_name().unwrap_or_default());
+    let real = parent
+        .canonicalize()
+        .map_err(VolumeError::io("the volume's folder"))?
+        .join(place.file_name().unwrap_or_default());
     if mounts::below(parent).map_err(VolumeError::io("reading what is mounted"))?.contains(&real) {
         // One whose client is gone (killed, out of memory) answers ENOTCONN and is mounted anew.
         match fs::symlink_metadata(&real) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
                 let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
-                nix::mount::umount2(&real, flags).map_err(|error| VolumeError::io("unmounting what lost its client")(error.into()))?;
+                nix::mount::umount2(&real, flags)
+                    .map_err(|error| VolumeError::io("unmounting what lost its client")(error.into()))?;
             }
             _ => return Ok(()),
         }
     }
     match fs::create_dir(place) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(VolumeError::io("making the directory")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(VolumeError::io("making the directory")(error));
+        }
         _ => {}
     }
-    let words: Vec<&str> = options.iter().flat_map(|option| option.split(',')).map(str::trim).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        options.iter().flat_map(|option| option.split(',')).map(str::trim).filter(|word| !word.is_empty()).collect();
     match by_kernel(place, source, &words, read_only) {
         // No such file system, or its helper modules are missing.
         Err(Errno::ENODEV | Errno::EPROTONOSUPPORT) => {}
@@ -83,7 +96,8 @@ pub fn at(config: &NodeConfig, place: &Path, source: &NFSVolumeSource, options: 
     let asked = userspace_options(source, &words)?;
     let read_only = read_only || words.contains(&"ro");
     let (target, cgroup_root) = (place.to_owned(), config.cgroup_root.clone());
-    client::mount(&config.shim_exe, &MountRequest { source: asked, target, read_only, cgroup_root }, alone).map_err(VolumeError::Refused)
+    client::mount(&config.shim_exe, &MountRequest { source: asked, target, read_only, cgroup_root }, alone)
+        .map_err(VolumeError::Refused)
 }
 
 fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
@@ -99,7 +113,8 @@ fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: 
 /// otherwise.
 fn kernel_options(words: &[&str], address: std::net::IpAddr) -> String {
     let named = |names: &[&str]| words.iter().any(|word| names.contains(&word.split('=').next().unwrap_or_default()));
-    let mut data: Vec<String> = words.iter().filter(|word| !matches!(**word, "ro" | "rw")).map(|word| (*word).to_owned()).collect();
+    let mut data: Vec<String> =
+        words.iter().filter(|word| !matches!(**word, "ro" | "rw")).map(|word| (*word).to_owned()).collect();
     if !named(&["vers", "nfsvers", "v"]) {
         data.push("vers=3,nolock,mountproto=tcp".to_owned());
     }
@@ -113,13 +128,21 @@ fn kernel_options(words: &[&str], address: std::net::IpAddr) -> String {
 /// The mountOptions that mean something to our client. What only tunes the kernel's is passed over; what would change
 /// what the volume promises is refused.
 pub fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Source, VolumeError> {
-    let mut asked =
-        Source { server: source.server.clone(), path: source.path.clone(), port: None, mount_port: None, timeout_ms: SOFT_TIMEOUT_MS };
+    let mut asked = Source {
+        server: source.server.clone(),
+        path: source.path.clone(),
+        port: None,
+        mount_port: None,
+        timeout_ms: SOFT_TIMEOUT_MS,
+    };
     let (mut tenths, mut retrans) = (None, 1);
     for word in words {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        let number = || value.parse::<u32>().map_err(|_| VolumeError::Refused(format!("mount option {word:?} is not a number")));
-        let port = || u16::try_from(number()?).map_err(|_| VolumeError::Refused(format!("mount option {word:?} is not a port")));
+        let number =
+            || value.parse::<u32>().map_err(|_| VolumeError::Refused(format!("mount option {word:?} is not a number")));
+        let port = || {
+            u16::try_from(number()?).map_err(|_| VolumeError::Refused(format!("mount option {word:?} is not a port")))
+        };
         match name {
             "port" => asked.port = Some(port()?),
             "mountport" => asked.mount_port = Some(port()?),
@@ -131,7 +154,9 @@ pub fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Sou
                 )));
             }
             "sec" if value != "sys" => {
-                return Err(VolumeError::Refused(format!("mount option {word:?} is not supported without a kernel client")));
+                return Err(VolumeError::Refused(format!(
+                    "mount option {word:?} is not supported without a kernel client"
+                )));
             }
             _ => {}
         }
@@ -154,7 +179,10 @@ mod tests {
     #[test]
     fn v11_the_kernels_client_gives_up_too_unless_the_volume_says_otherwise() {
         let address = "192.0.2.1".parse().unwrap();
-        assert_eq!(kernel_options(&["ro"], address), format!("vers=3,nolock,mountproto=tcp,{KERNEL_DEFAULTS},addr=192.0.2.1"));
+        assert_eq!(
+            kernel_options(&["ro"], address),
+            format!("vers=3,nolock,mountproto=tcp,{KERNEL_DEFAULTS},addr=192.0.2.1")
+        );
         assert_eq!(kernel_options(&["nfsvers=4.2", "hard"], address), "nfsvers=4.2,hard,addr=192.0.2.1");
         assert_eq!(kernel_options(&["timeo=30", "v=3"], address), "timeo=30,v=3,addr=192.0.2.1");
     }
@@ -162,7 +190,9 @@ mod tests {
     #[test]
     fn mount_options_mean_what_they_say() {
         let source = NFSVolumeSource { server: "192.0.2.1".into(), path: "/e".into(), read_only: None };
-        let asked = userspace_options(&source, &["port=2050", "mountport=2051", "timeo=50", "retrans=2", "noatime", "vers=3"]).unwrap();
+        let asked =
+            userspace_options(&source, &["port=2050", "mountport=2051", "timeo=50", "retrans=2", "noatime", "vers=3"])
+                .unwrap();
         assert_eq!((asked.port, asked.mount_port, asked.timeout_ms), (Some(2050), Some(2051), 15_000));
         assert_eq!(userspace_options(&source, &[]).unwrap().timeout_ms, SOFT_TIMEOUT_MS);
         for bad in ["vers=4.2", "nfsvers=4", "port=x", "port=70000", "sec=krb5p"] {

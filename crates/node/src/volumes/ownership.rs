@@ -31,7 +31,9 @@ pub fn give_to_group(volume: &Path, group: u32, on_root_mismatch: bool) -> io::R
             let path = dir.join(entry?.file_name());
             let found = match beneath::open_strict(&root, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
                 // A mount inside is not this volume; what went away needs nothing.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ENOENT | libc::ELOOP)) => continue,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ENOENT | libc::ELOOP)) => {
+                    continue;
+                }
                 found => found?,
             };
             if change(&found, group)? {

@@ -38,7 +38,10 @@ impl Driver for Projected {
     }
 
     fn takes(&self, volume: &Volume) -> bool {
-        volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.downward_api.is_some()
+            || volume.projected.is_some()
     }
 
     fn ensure<'a>(&'a self, mut request: Request<'a>) -> Answer<'a> {
@@ -48,13 +51,18 @@ impl Driver for Projected {
             let (place, group) = (request.place.clone(), request.fs_group());
             let secret = request.volume.secret.is_some()
                 || request.volume.projected.as_ref().is_some_and(|projected| {
-                    projected.sources.iter().flatten().any(|source| source.secret.is_some() || source.service_account_token.is_some())
+                    projected
+                        .sources
+                        .iter()
+                        .flatten()
+                        .any(|source| source.secret.is_some() || source.service_account_token.is_some())
                 });
             let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S").to_string();
             blocking(move || {
                 if !place.is_dir() {
                     fs::create_dir(&place).map_err(VolumeError::io("making the directory"))?;
-                    fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).map_err(VolumeError::io("setting its mode"))?;
+                    fs::set_permissions(&place, fs::Permissions::from_mode(0o777))
+                        .map_err(VolumeError::io("setting its mode"))?;
                 }
                 // Secrets are never written to a disk (X2).
                 if secret {
@@ -73,20 +81,35 @@ async fn payload(request: &mut Request<'_>, refresh_at: &mut Option<Timestamp>) 
     let volume = request.volume;
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        add_object(request, ("configmaps", &source.name), source.items.as_deref(), source.optional, mode, &mut payload).await?;
+        add_object(request, ("configmaps", &source.name), source.items.as_deref(), source.optional, mode, &mut payload)
+            .await?;
     } else if let Some(source) = &volume.secret {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let name = source.secret_name.as_deref().unwrap_or("");
         add_object(request, ("secrets", name), source.items.as_deref(), source.optional, mode, &mut payload).await?;
     } else if let Some(source) = &volume.downward_api {
-        add_fields(request, source.items.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(DEFAULT_MODE), &mut payload)?;
+        add_fields(
+            request,
+            source.items.as_deref().unwrap_or_default(),
+            source.default_mode.unwrap_or(DEFAULT_MODE),
+            &mut payload,
+        )?;
     } else if let Some(projected) = &volume.projected {
         let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
         for source in projected.sources.iter().flatten() {
             if let Some(map) = &source.config_map {
-                add_object(request, ("configmaps", &map.name), map.items.as_deref(), map.optional, mode, &mut payload).await?;
+                add_object(request, ("configmaps", &map.name), map.items.as_deref(), map.optional, mode, &mut payload)
+                    .await?;
             } else if let Some(secret) = &source.secret {
-                add_object(request, ("secrets", &secret.name), secret.items.as_deref(), secret.optional, mode, &mut payload).await?;
+                add_object(
+                    request,
+                    ("secrets", &secret.name),
+                    secret.items.as_deref(),
+                    secret.optional,
+                    mode,
+                    &mut payload,
+                )
+                .await?;
             } else if let Some(fields) = &source.downward_api {
                 add_fields(request, fields.items.as_deref().unwrap_or_default(), mode, &mut payload)?;
             } else if let Some(token) = &source.service_account_token {
@@ -113,12 +136,14 @@ async fn add_object(
     payload: &mut Payload,
 ) -> Result<(), VolumeError> {
     let optional = optional == Some(true);
-    let found = environment::object(request.kubelet, request.context, plural, name, optional, request.dependencies).await?;
+    let found =
+        environment::object(request.kubelet, request.context, plural, name, optional, request.dependencies).await?;
     let Some(found) = found else { return Ok(()) };
     let mut data = environment::data(&found)?;
     match items {
         None | Some([]) => {
-            let files = data.into_iter().map(|(key, bytes)| (key, File { bytes, mode: mode_of(default_mode), user: None }));
+            let files =
+                data.into_iter().map(|(key, bytes)| (key, File { bytes, mode: mode_of(default_mode), user: None }));
             payload.extend(files);
         }
         Some(items) => {
@@ -145,7 +170,12 @@ async fn add_object(
     Ok(())
 }
 
-fn add_fields(request: &Request<'_>, items: &[DownwardAPIVolumeFile], default_mode: i32, payload: &mut Payload) -> Result<(), VolumeError> {
+fn add_fields(
+    request: &Request<'_>,
+    items: &[DownwardAPIVolumeFile],
+    default_mode: i32,
+    payload: &mut Payload,
+) -> Result<(), VolumeError> {
     for item in items {
         let value = if let Some(field) = &item.field_ref {
             environment::field_value(
@@ -189,7 +219,10 @@ async fn add_token(
         }
     };
     // Without an fsGroup the file belongs to the user that the containers run as, where all run as one.
-    let user = context.spec().and_then(|spec| spec.security_context.as_ref()?.run_as_user).and_then(|user| u32::try_from(user).ok());
+    let user = context
+        .spec()
+        .and_then(|spec| spec.security_context.as_ref()?.run_as_user)
+        .and_then(|user| u32::try_from(user).ok());
     let mode = if request.fs_group().is_some() {
         0o640
     } else if user.is_some() {
@@ -203,7 +236,11 @@ async fn add_token(
 
 async fn request_token(request: &Request<'_>, source: &ServiceAccountTokenProjection) -> Result<Token, VolumeError> {
     let context = request.context;
-    let account = context.spec().and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty()).unwrap_or("default");
+    let account = context
+        .spec()
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .filter(|name| !name.is_empty())
+        .unwrap_or("default");
     let kind = kinds::find("", "v1", "serviceaccounts").ok_or_else(|| "no kind ServiceAccount".to_owned())?;
     let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
     let audiences: Vec<&String> = source.audience.iter().filter(|audience| !audience.is_empty()).collect();

@@ -29,11 +29,17 @@ pub fn is_wanted(volume: &PersistentVolume, node: &str) -> bool {
 /// What could not be removed or noted; nothing outside the volume root and nothing mounted is touched.
 pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
     let name = volume.metadata.name.clone().unwrap_or_default();
-    let (root, users, image) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone(), claim::is_image(volume));
+    let (root, users, image) =
+        (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone(), claim::is_image(volume));
     let spec = volume.spec.clone().unwrap_or_default();
     // Retain keeps every byte.
     let deletes = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
-    let path = spec.local.map(|local| local.path).or(spec.host_path.map(|path| path.path)).map(PathBuf::from).filter(|_| deletes);
+    let path = spec
+        .local
+        .map(|local| local.path)
+        .or(spec.host_path.map(|path| path.path))
+        .map(PathBuf::from)
+        .filter(|_| deletes);
     let removed = blocking(move || {
         users.alone(&name, || match path {
             None => Ok(()),
@@ -53,9 +59,14 @@ pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
 }
 
 /// Lets the API object go, as far as it is ours to hold.
-pub(super) async fn drop_finalizer(kubelet: &Kubelet, volume: &PersistentVolume, ours: &str) -> Result<(), VolumeError> {
+pub(super) async fn drop_finalizer(
+    kubelet: &Kubelet,
+    volume: &PersistentVolume,
+    ours: &str,
+) -> Result<(), VolumeError> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
-    let finalizers: Vec<&String> = volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != ours).collect();
+    let finalizers: Vec<&String> =
+        volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != ours).collect();
     let patch = json!({ "metadata": {
         "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "finalizers": finalizers,
     } });

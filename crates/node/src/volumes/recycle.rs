@@ -1,4 +1,5 @@
-//! Reclaim policy Recycle: a Released volume is emptied when nothing uses it any more (V3). Only its content goes, never
+//! Reclaim policy Recycle: a Released volume is emptied when nothing uses it any more (V3). Only its content goes,
+//! never
 //! through a link or across a mount; the controller asks by annotation and is answered by annotation.
 
 use std::io;
@@ -32,7 +33,8 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     let spec = volume.spec.clone().unwrap_or_default();
     let uid = volume.metadata.uid.clone().unwrap_or_default();
     let (config, users) = (kubelet.config.clone(), kubelet.volumes.users().clone());
-    let (shown, place) = (name.clone(), beneath::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())));
+    let (shown, place) =
+        (name.clone(), beneath::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())));
     let emptied = blocking(move || {
         users.alone(&name, || match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
@@ -50,7 +52,12 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     }
 }
 
-fn empty_export(config: &NodeConfig, place: &Path, source: &NFSVolumeSource, options: &[String]) -> Result<(), VolumeError> {
+fn empty_export(
+    config: &NodeConfig,
+    place: &Path,
+    source: &NFSVolumeSource,
+    options: &[String],
+) -> Result<(), VolumeError> {
     let parent = place.parent().unwrap_or(place);
     make_private_dir(parent).map_err(VolumeError::io("making the folder to recycle in"))?;
     nfs::at(config, place, source, options, false)?;

@@ -18,7 +18,8 @@ use super::{beneath, mounts};
 /// # Errors
 /// `NotFound` where it is not there; otherwise what the kernel said, or that it is outside or mounted.
 pub fn tree(root: &Path, dir: &Path) -> io::Result<()> {
-    let outside = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not inside {}", dir.display(), root.display()));
+    let outside =
+        || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not inside {}", dir.display(), root.display()));
     let relative = dir.strip_prefix(root).map_err(|_| outside())?;
     let relative = beneath::plain(relative.to_str().ok_or_else(outside)?)?;
     let name = relative.file_name().ok_or_else(outside)?;
@@ -64,7 +65,8 @@ pub(super) fn empty(top: &OwnedFd) -> io::Result<()> {
                     move_up(&inner, &inner_name, top, &mut moved)?;
                 }
             }
-            nix::unistd::unlinkat(Some(top.as_raw_fd()), name.as_os_str(), UnlinkatFlags::RemoveDir).map_err(io::Error::from)?;
+            nix::unistd::unlinkat(Some(top.as_raw_fd()), name.as_os_str(), UnlinkatFlags::RemoveDir)
+                .map_err(io::Error::from)?;
         }
         if !any {
             return Ok(());

@@ -4,7 +4,8 @@
 //! <volume root>/snapshot-<uid of the content>/image   the copy; it has its name when it is whole and on the disk
 //! ```
 //!
-//! A content names this node in an annotation, and gets its answer in the status. A copy is taken once: what has its name
+//! A content names this node in an annotation, and gets its answer in the status. A copy is taken once: what has its
+//! name
 //! is of the moment that the snapshot stands for, also where a crash has kept that from being told. A volume that was
 //! removed meanwhile, or never mounted, gives an error and no copy. Removal is a volume's (V3, V8).
 
@@ -82,7 +83,12 @@ async fn attempt(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<P
 }
 
 /// What became of a removal: a failure is told and tried again.
-fn removed(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, result: Result<(), VolumeError>) -> Result<Progress, VolumeError> {
+fn removed(
+    kubelet: &Kubelet,
+    kind: &Kind,
+    metadata: &ObjectMeta,
+    result: Result<(), VolumeError>,
+) -> Result<Progress, VolumeError> {
     let told = result.inspect_err(|error| {
         tell(kubelet, kind, metadata, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
     });
@@ -104,7 +110,13 @@ async fn answer(
             if said != Some(message.as_str()) {
                 tell(kubelet, kind, metadata, "SnapshotContentCheckandUpdateFailed", message.clone());
                 let now = time::rfc3339(Timestamp::now());
-                patch_status(kubelet, kind, metadata, json!({ "readyToUse": false, "error": { "message": message, "time": now } })).await?;
+                patch_status(
+                    kubelet,
+                    kind,
+                    metadata,
+                    json!({ "readyToUse": false, "error": { "message": message, "time": now } }),
+                )
+                .await?;
             }
             Err(error)
         }
@@ -113,11 +125,15 @@ async fn answer(
 
 /// What a content's status says of a copy that is there.
 fn found(kubelet: &Kubelet, image: &Image) -> Result<Option<Value>, VolumeError> {
-    let Some((moment, size)) = image.moment().map_err(VolumeError::io("looking for the copy"))? else { return Ok(None) };
+    let Some((moment, size)) = image.moment().map_err(VolumeError::io("looking for the copy"))? else {
+        return Ok(None);
+    };
     let nanos = Timestamp::try_from(moment).map_or(0, Timestamp::as_nanosecond);
     let handle = source::handle(&kubelet.config.node_name, &image.name());
-    Ok(Some(json!({ "snapshotHandle": handle, "creationTime": i64::try_from(nanos).unwrap_or(0), "restoreSize": size, "readyToUse": true,
-        "error": null })))
+    Ok(Some(
+        json!({ "snapshotHandle": handle, "creationTime": i64::try_from(nanos).unwrap_or(0), "restoreSize": size, "readyToUse": true,
+        "error": null }),
+    ))
 }
 
 /// The place of a copy.
@@ -188,22 +204,37 @@ async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<()
 
 /// Takes the node's finalizer, the last one, off a content.
 async fn release(kubelet: &Kubelet, kind: &'static Kind, metadata: &ObjectMeta) -> Result<(), VolumeError> {
-    let patch = json!({ "metadata": { "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": [] } });
+    let patch =
+        json!({ "metadata": { "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": [] } });
     patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "", &patch).await
 }
 
-async fn patch_status(kubelet: &Kubelet, kind: &'static Kind, metadata: &ObjectMeta, status: Value) -> Result<(), VolumeError> {
+async fn patch_status(
+    kubelet: &Kubelet,
+    kind: &'static Kind,
+    metadata: &ObjectMeta,
+    status: Value,
+) -> Result<(), VolumeError> {
     let patch = json!({ "metadata": { "uid": metadata.uid }, "status": status });
     patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await
 }
 
 /// A patch of an object of this node's; where that was changed or removed meanwhile, the watch says so.
-async fn patched(kubelet: &Kubelet, kind: &'static Kind, name: &str, part: &str, patch: &Value) -> Result<(), VolumeError> {
+async fn patched(
+    kubelet: &Kubelet,
+    kind: &'static Kind,
+    name: &str,
+    part: &str,
+    patch: &Value,
+) -> Result<(), VolumeError> {
     match kubelet.config.client.patch(kind, "", name, part, PatchType::Merge, patch).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
         Err(Error::Status { code: 409, .. }) => Ok(()),
-        Err(error) => Err(VolumeError::Io { what: format!("noting on {} {name}", kind.kind), source: io::Error::other(error.to_string()) }),
+        Err(error) => Err(VolumeError::Io {
+            what: format!("noting on {} {name}", kind.kind),
+            source: io::Error::other(error.to_string()),
+        }),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `subPath`: a part of a volume, held by descriptor and bound to a place of our own, so that what the container does to
+//! `subPath`: a part of a volume, held by descriptor and bound to a place of our own, so that what the container does
+//! to
 //! the names afterwards cannot lead out of the volume (X3).
 
 use std::fs;

@@ -16,7 +16,8 @@ pub(super) fn alone(test: impl FnOnce(&Path) + Send + 'static) {
     let result = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        let base = PathBuf::from(format!("/tmp/mainstay-volumes-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let base =
+            PathBuf::from(format!("/tmp/mainstay-volumes-{}-{:?}", std::process::id(), std::thread::current().id()));
         fs::create_dir_all(&base).unwrap();
         mount(Some("tmpfs"), &base, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&base)));
@@ -66,7 +67,14 @@ fn v3_removal_stays_inside_its_root() {
         fs::create_dir(&root).unwrap();
         fs::create_dir_all(outside.join("sub")).unwrap();
         symlink(&outside, root.join("link")).unwrap();
-        for path in [root.clone(), root.join("../outside"), outside.clone(), root.join("link"), root.join("link/sub"), PathBuf::from("/")] {
+        for path in [
+            root.clone(),
+            root.join("../outside"),
+            outside.clone(),
+            root.join("link"),
+            root.join("link/sub"),
+            PathBuf::from("/"),
+        ] {
             assert!(remove::tree(&root, &path).is_err(), "{}", path.display());
         }
         assert!(outside.join("sub").exists() && root.exists());
@@ -104,7 +112,9 @@ fn x3_a_sub_path_cannot_leave_its_volume() {
         symlink("../secret", volume.join("up")).unwrap();
         symlink(&secret, volume.join("absolute")).unwrap();
         symlink("/proc/self/root", volume.join("magic")).unwrap();
-        for bad in ["..", "../secret", "up", "up/x", "absolute", "absolute/x", "magic/etc", "/etc", "real/../../secret", ""] {
+        for bad in
+            ["..", "../secret", "up", "up/x", "absolute", "absolute/x", "magic/etc", "/etc", "real/../../secret", ""]
+        {
             assert!(subpath::bind(&volume, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
         }
         assert!(fs::read_dir(&secret).unwrap().next().is_none(), "nothing was made outside");
@@ -154,7 +164,10 @@ fn v5_a_provisioned_directory_is_made_once_and_never_replaced() {
 }
 
 fn payload(files: &[(&str, &str)]) -> Payload {
-    files.iter().map(|(path, text)| ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o640, user: None })).collect()
+    files
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o640, user: None }))
+        .collect()
 }
 
 #[test]
@@ -173,10 +186,20 @@ fn projected_files_change_together() {
         let held = fs::read_dir(dir.join("..data/")).unwrap();
         atomic::write(&dir, &payload(&[("a", "2"), ("sub/b", "2")]), Some(1234), "t").unwrap();
         drop(held);
-        assert_eq!((fs::read_to_string(dir.join("a")).unwrap(), fs::read_to_string(dir.join("sub/b")).unwrap()), ("2".into(), "2".into()));
+        assert_eq!(
+            (fs::read_to_string(dir.join("a")).unwrap(), fs::read_to_string(dir.join("sub/b")).unwrap()),
+            ("2".into(), "2".into())
+        );
         assert!(!dir.join("old").exists() && fs::symlink_metadata(dir.join("old")).is_err());
         assert_eq!(fs::metadata(dir.join("a")).unwrap().gid(), 1234);
-        assert_eq!(fs::read_dir(&dir).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("..")).count(), 2);
+        assert_eq!(
+            fs::read_dir(&dir)
+                .unwrap()
+                .flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with(".."))
+                .count(),
+            2
+        );
         for bad in ["../x", "/x", "..x", "a/../../x", ""] {
             assert!(atomic::write(&dir, &payload(&[(bad, "")]), None, "t").is_err(), "{bad:?}");
         }

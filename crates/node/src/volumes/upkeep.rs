@@ -1,5 +1,6 @@
 //! What becomes of volumes besides being mounted: those that shall be larger grow ([`growth`], V10), those that were
-//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3), and folders of NFS
+//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3), and
+//! folders of NFS
 //! exports are made, grown and removed ([`export`]).
 //!
 //! One watch, and one task for each volume that wants something, so that a server that does not answer holds up its own
@@ -67,15 +68,22 @@ pub async fn run(kubelet: Arc<Kubelet>) {
         tracing::warn!(%error, "volumes that nobody uses stay mounted");
     }
     let wanted = |kubelet: &Kubelet, volume: &PersistentVolume| wish(kubelet, volume).is_some();
-    each(kubelet, &kinds::PERSISTENT_VOLUME, wanted, |kubelet, volume| Box::pin(async move { attempt(&kubelet, &volume).await })).await;
+    each(kubelet, &kinds::PERSISTENT_VOLUME, wanted, |kubelet, volume| {
+        Box::pin(async move { attempt(&kubelet, &volume).await })
+    })
+    .await;
 }
 
 /// Does what one object wants, as far as that is possible now.
 pub(super) type Attempt<T> = fn(Arc<Kubelet>, T) -> Pin<Box<dyn Future<Output = Result<Progress, VolumeError>> + Send>>;
 
 /// Watches the objects of a kind until dropped, with a task for each that wants something of this node.
-pub(super) async fn each<T>(kubelet: Arc<Kubelet>, kind: &'static Kind, wanted: fn(&Kubelet, &T) -> bool, attempt: Attempt<T>)
-where
+pub(super) async fn each<T>(
+    kubelet: Arc<Kubelet>,
+    kind: &'static Kind,
+    wanted: fn(&Kubelet, &T) -> bool,
+    attempt: Attempt<T>,
+) where
     T: DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", ListOptions::default());
@@ -139,7 +147,9 @@ async fn attempt(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progres
         }
         Some(Wish::Recycle) => {
             let result = recycle::recycle(kubelet, volume).await;
-            result.inspect_err(|error| tell(kubelet, volume, "VolumeFailedRecycle", format!("Volume recycling failed: {error}")))
+            result.inspect_err(|error| {
+                tell(kubelet, volume, "VolumeFailedRecycle", format!("Volume recycling failed: {error}"))
+            })
         }
     }
 }

@@ -29,7 +29,8 @@ impl Users {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert((volume.to_owned(), uid.to_owned()));
     }
 
-    /// As [`Users::begin`], unless another pod has the volume or is about to (V9): of several that come at once one has it.
+    /// As [`Users::begin`], unless another pod has the volume or is about to (V9): of several that come at once one
+    /// has it.
     pub fn begin_alone(&self, volume: &str, uid: &str) -> io::Result<bool> {
         {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +93,9 @@ impl Users {
     pub fn records_of(&self, pod_dir: &Path) -> io::Result<Vec<Record>> {
         let mut found = Vec::new();
         let records = match std::fs::read_dir(pod_dir.join("volumes")) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(found),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(found);
+            }
             records => records?,
         };
         for record in records {
@@ -110,7 +113,11 @@ impl Users {
     }
 
     /// Does something to a volume that nobody uses and that nobody begins to use meanwhile; `None` where somebody does.
-    pub fn alone<T>(&self, volume: &str, work: impl FnOnce() -> Result<T, VolumeError>) -> Result<Option<T>, VolumeError> {
+    pub fn alone<T>(
+        &self,
+        volume: &str,
+        work: impl FnOnce() -> Result<T, VolumeError>,
+    ) -> Result<Option<T>, VolumeError> {
         let lock = self.lock(volume);
         let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
         if self.has(volume).map_err(VolumeError::io("reading which volumes are in use"))? {
@@ -145,7 +152,8 @@ mod tests {
         // What an agent from before has noted, and this one has not looked at.
         let pod = Disk::new(data.path()).pod_dir("a").unwrap().join("volumes");
         std::fs::create_dir_all(&pod).unwrap();
-        let record = Record { driver: String::new(), path: "/x".into(), read_only: false, volume: Some("pvc-1".to_owned()) };
+        let record =
+            Record { driver: String::new(), path: "/x".into(), read_only: false, volume: Some("pvc-1".to_owned()) };
         std::fs::write(pod.join("data.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         assert!(!users.begin_alone("pvc-1", "b").unwrap() && users.begin_alone("pvc-1", "a").unwrap());
         std::fs::remove_file(pod.join("data.json")).unwrap();

@@ -123,8 +123,8 @@ fn load_busybox(binary: &Path, dir: &Path, images: &ImageStore) -> String {
     }
     std::fs::copy(binary, root.join("bin/busybox")).unwrap();
     let applets = [
-        "sh", "cat", "echo", "sleep", "id", "hostname", "ls", "stty", "kill", "yes", "head", "dd", "wc", "mount", "grep", "env", "tr",
-        "true", "ps",
+        "sh", "cat", "echo", "sleep", "id", "hostname", "ls", "stty", "kill", "yes", "head", "dd", "wc", "mount",
+        "grep", "env", "tr", "true", "ps",
     ];
     for applet in applets {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
@@ -154,7 +154,10 @@ fn busybox() -> PathBuf {
         let fresh = cache.with_extension(std::process::id().to_string());
         std::fs::create_dir_all(&fresh).unwrap();
         let script = "apt-get -q download busybox-static >/dev/null && dpkg -x busybox-static_*.deb .";
-        assert!(Command::new("sh").args(["-c", script]).current_dir(&fresh).status().unwrap().success(), "busybox-static is not to be had");
+        assert!(
+            Command::new("sh").args(["-c", script]).current_dir(&fresh).status().unwrap().success(),
+            "busybox-static is not to be had"
+        );
         // Another test may have been faster.
         if std::fs::rename(&fresh, &cache).is_err() {
             std::fs::remove_dir_all(&fresh).unwrap();

@@ -24,7 +24,8 @@ pub fn all(name: &str, kind: Kind) {
     });
 }
 
-/// Mounting is idempotent, also for an agent that was restarted (V7); unmounting leaves nothing, may come twice, and may
+/// Mounting is idempotent, also for an agent that was restarted (V7); unmounting leaves nothing, may come twice, and
+/// may
 /// come for what was never mounted.
 async fn mounts_once_and_unmounts_twice(place: &Place, kind: Kind) {
     let instance = place.fresh(&kind, "Retain").await;
@@ -88,11 +89,16 @@ async fn data_lives_as_long_as_it_should(place: &Place, kind: Kind) {
 async fn read_only_refuses_writes(place: &Place, kind: Kind) {
     let kubelet = place.agent.start();
     let by_mount = json!({ "spec": { "containers": [{ "volumeMounts": [{ "readOnly": true }] }] } });
-    let by_volume = match (kind.source, place.fresh(&kind, "Retain").await.volume.as_object().and_then(|volume| volume.keys().next())) {
+    let by_volume = match (
+        kind.source,
+        place.fresh(&kind, "Retain").await.volume.as_object().and_then(|volume| volume.keys().next()),
+    ) {
         (Source::Volume(_) | Source::Class(_), Some(key)) => {
             Some(json!({ "spec": { "volumes": [{ (key.as_str()): { "readOnly": true } }] } }))
         }
-        (Source::Pod(_), Some(key)) if key == "nfs" => Some(json!({ "spec": { "volumes": [{ "nfs": { "readOnly": true } }] } })),
+        (Source::Pod(_), Some(key)) if key == "nfs" => {
+            Some(json!({ "spec": { "volumes": [{ "nfs": { "readOnly": true } }] } }))
+        }
         _ => None,
     };
     for change in [Some(by_mount), by_volume].into_iter().flatten() {
@@ -202,7 +208,8 @@ async fn never_descends_into_a_live_mount(place: &Place, kind: Kind) {
 
 /// V5: data that is gone is not replaced by an empty folder.
 async fn no_empty_look_alike(place: &Place, kind: Kind) {
-    let is_local = matches!(kind.source, Source::Class(_)) || matches!(kind.source, Source::Volume(text) if text.contains("local"));
+    let is_local = matches!(kind.source, Source::Class(_))
+        || matches!(kind.source, Source::Volume(text) if text.contains("local"));
     if !is_local {
         return;
     }
@@ -212,7 +219,11 @@ async fn no_empty_look_alike(place: &Place, kind: Kind) {
     let record = mount(&kubelet, &pod).await.unwrap();
     kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
     let volume = record.volume.unwrap();
-    let data = if matches!(kind.source, Source::Class(_)) { kubelet.volumes.root().join(&volume) } else { instance.dir.clone() };
+    let data = if matches!(kind.source, Source::Class(_)) {
+        kubelet.volumes.root().join(&volume)
+    } else {
+        instance.dir.clone()
+    };
     let aside = place.outside.join(format!("aside-{}", instance.number));
     fs::rename(&data, &aside).unwrap();
     assert!(mount(&kubelet, &pod).await.is_err(), "V5");

@@ -21,7 +21,8 @@ const ORDERS: &str = "MAINSTAY_TEST_VICTIM";
 /// As many moments are tried, where there are more.
 const MOMENTS: u64 = 12;
 
-/// The process that is killed. It mounts a pod's volume, writes into it and unmounts; or it waits on a volume that is to
+/// The process that is killed. It mounts a pod's volume, writes into it and unmounts; or it waits on a volume that is
+/// to
 /// be reclaimed.
 #[test]
 fn victim() {
@@ -70,11 +71,15 @@ fn command(place: &Place, mut orders: Value) -> Command {
     orders["kubeconfig"] = json!(place.agent.kubeconfig);
     orders["cgroup"] = json!(place.agent.cgroup_root);
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "kill::victim", "--test-threads", "1"]).env(ORDERS, orders.to_string()).stdout(Stdio::null());
+    command
+        .args(["--exact", "kill::victim", "--test-threads", "1"])
+        .env(ORDERS, orders.to_string())
+        .stdout(Stdio::null());
     command
 }
 
-/// After which of so many steps the victim dies: after some of them that the seed says, one from each part, or after all.
+/// After which of so many steps the victim dies: after some of them that the seed says, one from each part, or after
+/// all.
 pub fn moments(steps: u64) -> Vec<u64> {
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     let (wanted, seed) = (number("MAINSTAY_SUITE_MOMENTS", MOMENTS).min(steps), number("MAINSTAY_SUITE_SEED", 1));
@@ -123,7 +128,10 @@ fn mount_and_die(place: &Place, kind: Kind, moment: u64) -> End {
         }
         let mut points = mounts::below(&place.agent.dir).unwrap();
         points.sort();
-        assert!(points.windows(2).all(|pair| pair[0] != pair[1]), "after step {moment} something is mounted twice: {points:?}");
+        assert!(
+            points.windows(2).all(|pair| pair[0] != pair[1]),
+            "after step {moment} something is mounted twice: {points:?}"
+        );
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
         assert_eq!(place.left(&pod.uid), Vec::<String>::new(), "after step {moment}");
         place.forget(&pod).await;

@@ -124,7 +124,12 @@ impl Place {
         let (outside, dir) = (world.dir.join("outside"), world.dir.clone());
         fs::create_dir(&outside).unwrap();
         let exports = vec![format!("{}:no_root_squash", outside.display()).parse().unwrap()];
-        let config = nfs::ServerConfig { exports, listen: ([127, 0, 0, 1], 2049).into(), portmapper: true, state_dir: dir.join("nfs") };
+        let config = nfs::ServerConfig {
+            exports,
+            listen: ([127, 0, 0, 1], 2049).into(),
+            portmapper: true,
+            state_dir: dir.join("nfs"),
+        };
         let listening = nfs::listen(&config).unwrap();
         // It ends with the process.
         std::thread::spawn(move || listening.serve());
@@ -161,11 +166,18 @@ impl Place {
         self.admin.create(kinds::find("", "v1", "configmaps").unwrap(), "default", &settings).await.unwrap();
         let secret = json!({ "metadata": { "name": "settings" }, "data": { "key": "Z2l2ZW4=" } });
         self.admin.create(kinds::find("", "v1", "secrets").unwrap(), "default", &secret).await.unwrap();
-        self.until(kinds::find("", "v1", "serviceaccounts").unwrap(), "default", "default", |found| found.is_some()).await;
+        self.until(kinds::find("", "v1", "serviceaccounts").unwrap(), "default", "default", |found| found.is_some())
+            .await;
     }
 
     /// Waits until an object is as it should be; `None` is one that is not there.
-    pub async fn until(&self, kind: &'static Kind, namespace: &str, name: &str, holds: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
+    pub async fn until(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        holds: impl Fn(Option<&Value>) -> bool,
+    ) -> Option<Value> {
         let options = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
         let mut informer = Informer::new(self.admin.clone(), kind, namespace, options);
         let mut last = None;
@@ -194,7 +206,8 @@ impl Place {
         self.next.set(number + 1);
         let (name, dir) = (format!("c{number}"), self.outside.join(number.to_string()));
         fs::create_dir(&dir).unwrap();
-        let source = |text: &str| -> Value { serde_json::from_str(&text.replace("DIR", dir.to_str().unwrap())).unwrap() };
+        let source =
+            |text: &str| -> Value { serde_json::from_str(&text.replace("DIR", dir.to_str().unwrap())).unwrap() };
         let claim = json!({ "claimName": name });
         let volume = match driver.source {
             Source::Pod(text) => source(text),
@@ -206,7 +219,8 @@ impl Place {
                 spec["persistentVolumeReclaimPolicy"] = json!(policy);
                 if spec.get("local").is_some() {
                     let rule = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [NODE] });
-                    spec["nodeAffinity"] = json!({ "required": { "nodeSelectorTerms": [{ "matchExpressions": [rule] }] } });
+                    spec["nodeAffinity"] =
+                        json!({ "required": { "nodeSelectorTerms": [{ "matchExpressions": [rule] }] } });
                 }
                 let volume = json!({ "metadata": { "name": format!("pv-{name}") }, "spec": spec });
                 self.admin.create(&kinds::PERSISTENT_VOLUME, "", &volume).await.unwrap();
@@ -277,13 +291,19 @@ impl Place {
     }
 
     /// Runs a script in a container as the kubelet would; its exit code and what it said.
-    pub async fn container(&self, kubelet: &Kubelet, context: &PodContext, script: &str) -> Result<(i32, String), String> {
+    pub async fn container(
+        &self,
+        kubelet: &Kubelet,
+        context: &PodContext,
+        script: &str,
+    ) -> Result<(i32, String), String> {
         let image = self.world.busybox.as_str();
         files::write(kubelet, context, None).map_err(|error| error.to_string())?;
         kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
         let attempt = self.next.get();
         self.next.set(attempt + 1);
-        let built = spec::container(kubelet, context, "main", attempt, image, &mut Dependencies::new(), &mut Vec::new()).await;
+        let built =
+            spec::container(kubelet, context, "main", attempt, image, &mut Dependencies::new(), &mut Vec::new()).await;
         let result = match built {
             Err(error) => Err(error),
             Ok(mut wanted) => {
@@ -310,14 +330,30 @@ impl Place {
     pub fn left(&self, uid: &str) -> Vec<String> {
         let mut left: Vec<String> = Vec::new();
         for dir in ["pods", "volumes", "recycle"] {
-            left.extend(mounts::below(&self.agent.dir.join(dir)).unwrap().iter().map(|point| format!("mount {}", point.display())));
+            left.extend(
+                mounts::below(&self.agent.dir.join(dir))
+                    .unwrap()
+                    .iter()
+                    .map(|point| format!("mount {}", point.display())),
+            );
         }
         let file = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("loop/backing_file")).ok();
         let ours = |file: &String| file.starts_with(self.agent.dir.to_str().unwrap());
-        left.extend(fs::read_dir("/sys/block").unwrap().flatten().filter_map(file).filter(ours).map(|file| format!("device of {file}")));
+        left.extend(
+            fs::read_dir("/sys/block")
+                .unwrap()
+                .flatten()
+                .filter_map(file)
+                .filter(ours)
+                .map(|file| format!("device of {file}")),
+        );
         let pod = Disk::new(&self.agent.dir).pod_dir(uid).unwrap();
         left.extend(
-            ["volumes", "subpaths"].map(|dir| pod.join(dir)).iter().filter(|dir| dir.exists()).map(|dir| dir.display().to_string()),
+            ["volumes", "subpaths"]
+                .map(|dir| pod.join(dir))
+                .iter()
+                .filter(|dir| dir.exists())
+                .map(|dir| dir.display().to_string()),
         );
         left
     }

@@ -49,7 +49,9 @@ pub fn all(name: &str, kind: Kind, policy: Policy) {
         upkeep.abort();
     });
     if policy != Policy::Retain {
-        let End::Finished(steps) = reclaim_and_die(&place, kind, policy, u64::MAX) else { unreachable!("it was not killed") };
+        let End::Finished(steps) = reclaim_and_die(&place, kind, policy, u64::MAX) else {
+            unreachable!("it was not killed")
+        };
         assert!(steps > 3, "it did something: {steps}");
         for moment in moments(steps) {
             reclaim_and_die(&place, kind, policy, moment);
@@ -130,13 +132,18 @@ async fn settled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubele
             assert!(!folder.exists(), "V3: {} is still there", folder.display());
         }
         Policy::Recycle => {
-            let is_free = |volume: Option<&Value>| volume.is_some_and(|volume| volume["status"]["phase"] == "Available");
+            let is_free =
+                |volume: Option<&Value>| volume.is_some_and(|volume| volume["status"]["phase"] == "Available");
             place.until(&kinds::PERSISTENT_VOLUME, "", name, is_free).await;
             assert!(contents(&instance.dir).is_empty(), "V3: {:?}", contents(&instance.dir));
         }
         Policy::Retain => {
             let volume = place.admin.get(&kinds::PERSISTENT_VOLUME, "", name).await.unwrap();
-            assert_eq!(object::text(&volume, &["spec", "claimRef", "name"]), claim, "V6: it is still known whose it was");
+            assert_eq!(
+                object::text(&volume, &["spec", "claimRef", "name"]),
+                claim,
+                "V6: it is still known whose it was"
+            );
             let data = if matches!(kind.source, Source::Class(_)) { folder } else { instance.dir.clone() };
             assert!(!contents(&data).is_empty(), "V3: Retain keeps every byte");
         }

@@ -104,7 +104,10 @@ pub fn run(mut command: Command, limit: u64) -> End {
             if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL && steps >= limit {
                 return End::Killed;
             }
-            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the victim failed by itself: {status:#x}");
+            assert!(
+                libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+                "the victim failed by itself: {status:#x}"
+            );
             return End::Finished(steps);
         }
         if !is_known {

@@ -78,7 +78,16 @@ impl Outcome {
 impl<'a> Batch<'a> {
     pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings) -> Self {
         let now = (env.now)();
-        Self { store, env, settings, now, txn: Txn::default(), known: BTreeMap::new(), warnings: Vec::new(), manager: None }
+        Self {
+            store,
+            env,
+            settings,
+            now,
+            txn: Txn::default(),
+            known: BTreeMap::new(),
+            warnings: Vec::new(),
+            manager: None,
+        }
     }
 
     /// The object, as this batch has it. Its `metadata.resourceVersion` is the stored one, even after a write of
@@ -113,8 +122,10 @@ impl<'a> Batch<'a> {
 
     /// All objects of a cluster-scoped kind, as stored.
     pub(super) fn all(&self, kind: &Kind) -> Result<Vec<Value>, Status> {
-        let page =
-            self.store.range(&key::prefix(kind, None), None, usize::MAX, None).map_err(|error| Status::internal(error.to_string()))?;
+        let page = self
+            .store
+            .range(&key::prefix(kind, None), None, usize::MAX, None)
+            .map_err(|error| Status::internal(error.to_string()))?;
         page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
     }
 
@@ -202,7 +213,11 @@ impl<'a> Batch<'a> {
 
     fn know(&mut self, key: Bytes) -> &mut Known {
         let store = self.store;
-        self.known.entry(key).or_insert_with_key(|key| Known { entry: store.get(key), is_expected: false, written: None })
+        self.known.entry(key).or_insert_with_key(|key| Known {
+            entry: store.get(key),
+            is_expected: false,
+            written: None,
+        })
     }
 
     fn expect(&mut self, key: Bytes) {

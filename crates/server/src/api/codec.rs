@@ -104,8 +104,8 @@ pub fn decode_metadata(bytes: &[u8]) -> Result<Value, Status> {
         #[serde(default)]
         metadata: Value,
     }
-    let only: OnlyMetadata =
-        serde_json::from_slice(bytes).map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))?;
+    let only: OnlyMetadata = serde_json::from_slice(bytes)
+        .map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))?;
     Ok(serde_json::json!({ "metadata": only.metadata }))
 }
 

@@ -9,7 +9,12 @@ use super::{Batch, Body, Outcome, admission, key, metadata};
 const MAX_GENERATED_NAMES: usize = 8;
 
 /// Makes an object. `namespace` is the request's; empty for a cluster-scoped kind.
-pub fn create(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Outcome, Status> {
+pub fn create(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    mut object: Value,
+) -> Result<Outcome, Status> {
     metadata::settle(kind, namespace, None, &mut object)?;
     if !object::resource_version(&object).is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));

@@ -64,7 +64,13 @@ impl DeleteOptions {
 }
 
 /// Deletes an object, or sets it on its way: graceful deletion and finalizers keep it until they are done.
-pub fn delete(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Outcome, Status> {
+pub fn delete(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Outcome, Status> {
     options.check()?;
     if *kind == kinds::NAMESPACE && IMMORTAL_NAMESPACES.contains(&name) {
         return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
@@ -86,10 +92,12 @@ pub fn delete(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, name:
     }
     if !waits && is_released(kind, &new) {
         let op = take_away(batch, kind, &new)?;
-        return Ok(match *kind == kinds::POD || *kind == kinds::PERSISTENT_VOLUME_CLAIM || *kind == kinds::PERSISTENT_VOLUME {
-            true => Outcome::ok(Body::Op(op)),
-            false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
-        });
+        return Ok(
+            match *kind == kinds::POD || *kind == kinds::PERSISTENT_VOLUME_CLAIM || *kind == kinds::PERSISTENT_VOLUME {
+                true => Outcome::ok(Body::Op(op)),
+                false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
+            },
+        );
     }
     if new == old {
         return Ok(Outcome::ok(Body::Value(old)));
@@ -111,7 +119,9 @@ fn set_deletion(kind: &Kind, new: &mut Value, old: &Value, options: &DeleteOptio
             }
             let begun = object::text(old, &["metadata", "deletionTimestamp"])
                 .parse::<jiff::Timestamp>()
-                .map_or(batch.now, |at| jiff::Timestamp::from_second(at.as_second().saturating_sub(earlier)).unwrap_or(batch.now));
+                .map_or(batch.now, |at| {
+                    jiff::Timestamp::from_second(at.as_second().saturating_sub(earlier)).unwrap_or(batch.now)
+                });
             metadata::mark_deleting(new, begun, grace);
             grace > 0
         }
@@ -144,8 +154,10 @@ fn set_finalizers(object: &mut Value, options: &DeleteOptions) {
         // Nothing asked for: what the object carries already stays.
         (None, None) => return,
     };
-    let mut finalizers: Vec<String> =
-        object::finalizers(object).filter(|finalizer| ![FOREGROUND, ORPHAN].contains(finalizer)).map(str::to_owned).collect();
+    let mut finalizers: Vec<String> = object::finalizers(object)
+        .filter(|finalizer| ![FOREGROUND, ORPHAN].contains(finalizer))
+        .map(str::to_owned)
+        .collect();
     match policy {
         "Orphan" => finalizers.push(ORPHAN.to_owned()),
         "Foreground" => finalizers.push(FOREGROUND.to_owned()),
@@ -160,7 +172,9 @@ fn set_finalizers(object: &mut Value, options: &DeleteOptions) {
 }
 
 fn has_spec_finalizers(namespace: &Value) -> bool {
-    object::at(namespace, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
+    object::at(namespace, &["spec", "finalizers"])
+        .and_then(Value::as_array)
+        .is_some_and(|finalizers| !finalizers.is_empty())
 }
 
 /// Whether an object is on its way out and nothing holds it any more.

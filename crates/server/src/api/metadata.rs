@@ -38,7 +38,9 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
         return Err(Status::bad_request("the body of the request is not an object"));
     }
     let (api_version, kind_name) = (object::text(object, &["apiVersion"]), object::text(object, &["kind"]));
-    if (!api_version.is_empty() && api_version != kind.api_version()) || (!kind_name.is_empty() && kind_name != kind.kind) {
+    if (!api_version.is_empty() && api_version != kind.api_version())
+        || (!kind_name.is_empty() && kind_name != kind.kind)
+    {
         return Err(Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): got {kind_name} of {api_version}",
             kind.kind
@@ -49,12 +51,16 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
     }
     let found = object::namespace(object);
     if kind.namespaced && !found.is_empty() && found != namespace {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     if let Some(name) = name {
         let found = object::name(object);
         if !found.is_empty() && found != name {
-            return Err(Status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({found}) does not match the name on the URL ({name})"
+            )));
         }
     }
     let Value::Object(fields) = &mut *object else { return Ok(()) };
@@ -76,7 +82,15 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
 
 /// Leaves out what is empty, as upstream's encoding does, so that an update that only adds `"labels": {}` is none.
 fn drop_empty(metadata: &mut Map<String, Value>) {
-    for field in ["labels", "annotations", "finalizers", "ownerReferences", "generateName", "deletionTimestamp", "creationTimestamp"] {
+    for field in [
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+        "generateName",
+        "deletionTimestamp",
+        "creationTimestamp",
+    ] {
         let is_empty = metadata.get(field).is_some_and(|value| match value {
             Value::Object(map) => map.is_empty(),
             Value::Array(list) => list.is_empty(),
@@ -149,8 +163,10 @@ pub fn no_new_finalizers(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
         .map(|finalizer| format!("{finalizer:?}"))
         .collect();
     if !added.is_empty() {
-        let detail =
-            format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", added.join(", "));
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
         causes.push(Cause::forbidden("metadata.finalizers", &detail));
     }
 }
@@ -177,7 +193,9 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
         }
     }
     let mut size = 0;
-    for (key, value) in object::at(object, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in
+        object::at(object, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten()
+    {
         for message in names::qualified(&key.to_lowercase()) {
             causes.push(Cause::invalid("metadata.annotations", key.as_str(), &message));
         }
@@ -196,12 +214,20 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
     for (index, owner) in owners.enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &[field]).is_empty() {
-                causes.push(Cause::invalid(format!("metadata.ownerReferences[{index}].{field}"), "", "must not be empty"));
+                causes.push(Cause::invalid(
+                    format!("metadata.ownerReferences[{index}].{field}"),
+                    "",
+                    "must not be empty",
+                ));
             }
         }
         controllers += usize::from(owner.get("controller").and_then(Value::as_bool).unwrap_or(false));
     }
     if controllers > 1 {
-        causes.push(Cause::invalid("metadata.ownerReferences", "", "Only one reference can have Controller set to true"));
+        causes.push(Cause::invalid(
+            "metadata.ownerReferences",
+            "",
+            "Only one reference can have Controller set to true",
+        ));
     }
 }

@@ -135,7 +135,11 @@ impl Api {
 
     /// Prepares with `verb`, commits, and prepares anew as long as another write came in between. With `dry_run`
     /// nothing is committed and the answer is what would have been.
-    pub async fn write(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+    pub async fn write(
+        &self,
+        dry_run: bool,
+        verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
+    ) -> Result<Reply, Status> {
         for _ in 0..MAX_ATTEMPTS {
             let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
@@ -151,7 +155,11 @@ impl Api {
     }
 
     /// As [`Api::write`], for one thread that waits: the simulator and tests.
-    pub fn write_now(&self, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+    pub fn write_now(
+        &self,
+        dry_run: bool,
+        verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
+    ) -> Result<Reply, Status> {
         for _ in 0..MAX_ATTEMPTS {
             let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
@@ -187,7 +195,11 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn make(mut batch: Batch<'_>, dry_run: bool, verb: &impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Self, Status> {
+    fn make(
+        mut batch: Batch<'_>,
+        dry_run: bool,
+        verb: &impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
+    ) -> Result<Self, Status> {
         let Outcome { code, body } = verb(&mut batch)?;
         let dry = match &body {
             Body::Op(op) if dry_run => batch.dry(*op),
@@ -201,7 +213,9 @@ impl Prepared {
 
     fn reply(self, first: Option<Revision>) -> Reply {
         let written = match (first, &self.body) {
-            (Some(first), Body::Op(op)) => self.txn.ops.get(*op).map(|done| done.value().at(Revision(first.0 + *op as u64))),
+            (Some(first), Body::Op(op)) => {
+                self.txn.ops.get(*op).map(|done| done.value().at(Revision(first.0 + *op as u64)))
+            }
             _ => None,
         };
         Reply { code: self.code, body: written.or(self.dry).unwrap_or_default(), warnings: self.warnings }

@@ -64,8 +64,13 @@ impl Selection {
     /// A name is a whole key, so another object whose name only begins with it is sorted out by [`Self::matches`].
     pub fn prefix(&self) -> Bytes {
         match self.fields.name() {
-            Some(name) if !self.kind.namespaced || !self.namespace.is_empty() => key::object(self.kind, &self.namespace, name),
-            _ => key::prefix(self.kind, (!self.namespace.is_empty() || !self.kind.namespaced).then_some(self.namespace.as_str())),
+            Some(name) if !self.kind.namespaced || !self.namespace.is_empty() => {
+                key::object(self.kind, &self.namespace, name)
+            }
+            _ => key::prefix(
+                self.kind,
+                (!self.namespace.is_empty() || !self.kind.namespaced).then_some(self.namespace.as_str()),
+            ),
         }
     }
 }
@@ -103,9 +108,9 @@ pub struct Continue {
 
 /// Reads a resourceVersion; anything but a decimal number is a client's mistake.
 pub fn resource_version(text: &str) -> Result<Revision, Status> {
-    text.parse()
-        .map(Revision)
-        .map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+    text.parse().map(Revision).map_err(|_| {
+        Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+    })
 }
 
 fn invalid(message: &str) -> Status {
@@ -118,9 +123,9 @@ impl ListOptions {
         let text = |name: &str| query.get(name).map_or("", String::as_str);
         let limit = match text("limit") {
             "" => 0,
-            limit => {
-                limit.parse::<i64>().map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {limit:?}: invalid syntax")))?
-            }
+            limit => limit
+                .parse::<i64>()
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {limit:?}: invalid syntax")))?,
         };
         let limit = usize::try_from(limit).unwrap_or(0);
         let (version, how, token) = (text("resourceVersion"), text("resourceVersionMatch"), text("continue"));
@@ -131,7 +136,9 @@ impl ListOptions {
                 ));
             }
             if !token.is_empty() {
-                return Err(invalid("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"));
+                return Err(invalid(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
             if how != "Exact" && how != "NotOlderThan" {
                 return Err(invalid(&format!(
@@ -167,7 +174,8 @@ impl Continue {
     pub fn token(&self, prefix: &[u8]) -> String {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         let after = String::from_utf8_lossy(self.after.strip_prefix(prefix).unwrap_or(&self.after)).into_owned();
-        URL_SAFE_NO_PAD.encode(serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after }).to_string())
+        URL_SAFE_NO_PAD
+            .encode(serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after }).to_string())
     }
 
     /// A token that came back. It only ever reaches below `prefix`, whatever it says.
@@ -199,14 +207,18 @@ mod tests {
             (&[("resourceVersion", "5"), ("limit", "3")], Ok(Match::Exact(Revision(5)))),
             (&[("resourceVersion", "0"), ("limit", "3")], Ok(Match::NotOlderThan(Revision(0)))),
             (&[("resourceVersion", "5"), ("resourceVersionMatch", "Exact")], Ok(Match::Exact(Revision(5)))),
-            (&[("resourceVersion", "5"), ("limit", "1"), ("resourceVersionMatch", "NotOlderThan")], Ok(Match::NotOlderThan(Revision(5)))),
+            (
+                &[("resourceVersion", "5"), ("limit", "1"), ("resourceVersionMatch", "NotOlderThan")],
+                Ok(Match::NotOlderThan(Revision(5))),
+            ),
             (&[("resourceVersion", "0"), ("resourceVersionMatch", "Exact")], Err(422)),
             (&[("resourceVersionMatch", "Exact")], Err(422)),
             (&[("resourceVersion", "x")], Err(400)),
             (&[("continue", "!"), ("resourceVersion", "")], Err(400)),
         ];
         for (pairs, wanted) in table {
-            let found = ListOptions::new(&query(pairs), b"/").map(|options| options.version).map_err(|status| status.code);
+            let found =
+                ListOptions::new(&query(pairs), b"/").map(|options| options.version).map_err(|status| status.code);
             assert_eq!(found, wanted, "{pairs:?}");
         }
     }

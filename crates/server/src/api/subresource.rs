@@ -21,17 +21,31 @@ pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value)
     let node = object::text(binding, &["target", "name"]);
     if node.is_empty() {
         let cause = mainstay_api::status::Cause::required("target.name", "");
-        return Err(Status::new(422, "Invalid", format!("Binding \"{name}\" is invalid: {}: {}", cause.field, cause.message)));
+        return Err(Status::new(
+            422,
+            "Invalid",
+            format!("Binding \"{name}\" is invalid: {}: {}", cause.field, cause.message),
+        ));
     }
     if object::is_terminating(&pod) {
-        return Err(Status::conflict_because(kind, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+        return Err(Status::conflict_because(
+            kind,
+            name,
+            &format!("pod {name} is being deleted, cannot be assigned to a host"),
+        ));
     }
     let current = object::text(&pod, &["spec", "nodeName"]);
     if !current.is_empty() {
-        return Err(Status::conflict_because(kind, name, &format!("pod {name} is already assigned to node {current:?}")));
+        return Err(Status::conflict_because(
+            kind,
+            name,
+            &format!("pod {name} is already assigned to node {current:?}"),
+        ));
     }
     object::ensure(&mut pod, &["spec"]).insert("nodeName".to_owned(), node.into());
-    for (annotation, value) in object::at(binding, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
+    for (annotation, value) in
+        object::at(binding, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten()
+    {
         object::ensure(&mut pod, &["metadata", "annotations"]).insert(annotation.clone(), value.clone());
     }
     set_scheduled(&mut pod, batch);
@@ -40,8 +54,7 @@ pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value)
 }
 
 fn set_scheduled(pod: &mut Value, batch: &Batch<'_>) {
-    let condition =
-        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": metadata::time(batch.now) });
+    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": metadata::time(batch.now) });
     let conditions = object::ensure(pod, &["status"]).entry("conditions").or_insert_with(|| json!([]));
     if let Some(conditions) = conditions.as_array_mut() {
         conditions.retain(|old| object::text(old, &["type"]) != "PodScheduled");
@@ -62,7 +75,9 @@ fn success() -> Value {
 
 /// `GET …/scale`: an `autoscaling/v1` Scale of a workload.
 pub fn scale_of(object: &Value) -> Value {
-    let selector = Labels::from_json(object::at(object, &["spec", "selector"])).map(|labels| labels.to_string()).unwrap_or_default();
+    let selector = Labels::from_json(object::at(object, &["spec", "selector"]))
+        .map(|labels| labels.to_string())
+        .unwrap_or_default();
     let metadata: Value = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), object::at(object, &["metadata", field])?.clone())))
@@ -93,8 +108,13 @@ pub fn scaled(
         })?,
     };
     if replicas < 0 {
-        let cause = mainstay_api::status::Cause::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-        return Err(Status::new(422, "Invalid", format!("Scale.autoscaling {name:?} is invalid: {}: {}", cause.field, cause.message)));
+        let cause =
+            mainstay_api::status::Cause::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::new(
+            422,
+            "Invalid",
+            format!("Scale.autoscaling {name:?} is invalid: {}: {}", cause.field, cause.message),
+        ));
     }
     for field in ["uid", "resourceVersion"] {
         if let Some(wanted) = object::at(&scale, &["metadata", field]).filter(|wanted| wanted.as_str() != Some("")) {

@@ -5,7 +5,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use mainstay_api::{Status, kinds, object};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
+};
 use serde_json::{Value, json};
 
 use super::Batch;
@@ -69,7 +71,8 @@ impl Tokens {
         let head = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES256", "typ": "JWT" }).to_string());
         let body = URL_SAFE_NO_PAD.encode(claims.to_string());
         let text = format!("{head}.{body}");
-        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(|_| Status::internal("signing a token failed"))?;
+        let signature =
+            self.pair.sign(&self.random, text.as_bytes()).map_err(|_| Status::internal("signing a token failed"))?;
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
@@ -111,9 +114,16 @@ impl Tokens {
     }
 
     /// `POST serviceaccounts/<name>/token`: a TokenRequest, answered with its token.
-    pub fn request(&self, batch: &mut Batch<'_>, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+    pub fn request(
+        &self,
+        batch: &mut Batch<'_>,
+        namespace: &str,
+        name: &str,
+        mut request: Value,
+    ) -> Result<Value, Status> {
         let account = batch.must_get(&kinds::SERVICE_ACCOUNT, namespace, name)?;
-        let seconds = object::at(&request, &["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
+        let seconds =
+            object::at(&request, &["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
         if !(MIN_SECONDS..=MAX_SECONDS).contains(&seconds) {
             let why = if seconds < MIN_SECONDS {
                 "may not specify a duration less than 10 minutes"
@@ -127,7 +137,10 @@ impl Tokens {
                 format!("TokenRequest.authentication.k8s.io \"\" is invalid: {}: {}", cause.field, cause.message),
             ));
         }
-        let audiences = match object::at(&request, &["spec", "audiences"]).and_then(Value::as_array).filter(|list| !list.is_empty()) {
+        let audiences = match object::at(&request, &["spec", "audiences"])
+            .and_then(Value::as_array)
+            .filter(|list| !list.is_empty())
+        {
             Some(asked) => asked.clone(),
             None => vec![ISSUER.into()],
         };
@@ -150,7 +163,10 @@ impl Tokens {
         let fields = object::ensure(&mut request, &[]);
         fields.insert("kind".to_owned(), "TokenRequest".into());
         fields.insert("apiVersion".to_owned(), "authentication.k8s.io/v1".into());
-        fields.insert("status".to_owned(), json!({ "token": token, "expirationTimestamp": mainstay_api::time::rfc3339(expires) }));
+        fields.insert(
+            "status".to_owned(),
+            json!({ "token": token, "expirationTimestamp": mainstay_api::time::rfc3339(expires) }),
+        );
         let spec = object::ensure(&mut request, &["spec"]);
         spec.insert("audiences".to_owned(), audiences.into());
         spec.insert("expirationSeconds".to_owned(), json!(seconds));
@@ -162,20 +178,32 @@ impl Tokens {
 }
 
 /// The pod or secret that the token is to end with; it must exist, and a pod must run as this account (X2).
-fn bound_object(batch: &mut Batch<'_>, namespace: &str, account: &str, request: &Value) -> Result<Option<(&'static str, Value)>, Status> {
-    let Some(reference) = object::at(request, &["spec", "boundObjectRef"]).filter(|reference| !reference.is_null()) else {
+fn bound_object(
+    batch: &mut Batch<'_>,
+    namespace: &str,
+    account: &str,
+    request: &Value,
+) -> Result<Option<(&'static str, Value)>, Status> {
+    let Some(reference) = object::at(request, &["spec", "boundObjectRef"]).filter(|reference| !reference.is_null())
+    else {
         return Ok(None);
     };
     let (kind, name) = (object::text(reference, &["kind"]), object::text(reference, &["name"]));
     let (what, kind) = match kind {
         "Pod" => ("pod", &kinds::POD),
         "Secret" => ("secret", &kinds::SECRET),
-        other => return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other}"))),
+        other => {
+            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other}")));
+        }
     };
     let found = batch.must_get(kind, namespace, name)?;
     let wanted = object::text(reference, &["uid"]);
     if !wanted.is_empty() && wanted != object::uid(&found) {
-        return Err(Status::conflict_because(kind, name, "the UID in the bound object reference does not match the UID in record"));
+        return Err(Status::conflict_because(
+            kind,
+            name,
+            "the UID in the bound object reference does not match the UID in record",
+        ));
     }
     if what == "pod" && object::text(&found, &["spec", "serviceAccountName"]) != account {
         return Err(Status::bad_request(format!(
@@ -192,7 +220,9 @@ mod tests {
 
     #[test]
     fn only_an_own_unexpired_token_for_this_server_is_believed() {
-        let tokens = || Tokens::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key").serialized_der()).expect("pkcs8");
+        let tokens = || {
+            Tokens::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key").serialized_der()).expect("pkcs8")
+        };
         let (own, other) = (tokens(), tokens());
         let claims = |aud: &str, exp: i64| json!({ "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
         let now = |second| Timestamp::from_second(second).expect("time");

@@ -50,7 +50,9 @@ pub fn apply(
     let live = batch.get(kind, namespace, name)?;
     let manager = batch.manager.clone();
     let manager = manager.as_ref().ok_or_else(|| {
-        Status::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+        Status::bad_request(
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        )
     })?;
     let uid = object::uid(&config);
     if live.is_none() && !uid.is_empty() {
@@ -61,7 +63,11 @@ pub fn apply(
     }
     let writer = Writer { manager: &manager.name, subresource: &manager.subresource, now: batch.now };
     let mut merged = mainstay_api::apply::apply(kind, live.as_ref(), &config, force, writer)?;
-    batch.warnings.extend(mainstay_api::schema::decode(kind, &mut merged, mainstay_api::schema::FieldValidation::Ignore)?);
+    batch.warnings.extend(mainstay_api::schema::decode(
+        kind,
+        &mut merged,
+        mainstay_api::schema::FieldValidation::Ignore,
+    )?);
     match live {
         None => create::create(batch, kind, namespace, merged),
         Some(live) => replace(batch, kind, &live, merged, part),
@@ -119,7 +125,13 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     }
 }
 
-fn replace(batch: &mut Batch<'_>, kind: &'static Kind, old: &Value, mut new: Value, part: Part) -> Result<Outcome, Status> {
+fn replace(
+    batch: &mut Batch<'_>,
+    kind: &'static Kind,
+    old: &Value,
+    mut new: Value,
+    part: Part,
+) -> Result<Outcome, Status> {
     let name = object::name(old);
     let (uid, old_uid) = (object::uid(&new), object::uid(old));
     if !uid.is_empty() && uid != old_uid {

@@ -138,12 +138,17 @@ impl Watch {
 
 fn check(query: &Query, is_streaming_list: bool, bookmarks: bool) -> Result<(), Status> {
     let how = query.get("resourceVersionMatch").map_or("", String::as_str);
-    let refuse = |message: &str| Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}")));
+    let refuse =
+        |message: &str| Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}")));
     if query.contains_key("sendInitialEvents") && how != "NotOlderThan" {
-        return refuse("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        return refuse(
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     }
     if !how.is_empty() && !query.contains_key("sendInitialEvents") {
-        return refuse("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        return refuse(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
     }
     if is_streaming_list && !bookmarks {
         return refuse("sendInitialEvents: Forbidden: sendInitialEvents requires setting allowWatchBookmarks to true");

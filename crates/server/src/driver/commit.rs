@@ -31,8 +31,11 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
     let mut refused = None;
     loop {
         let mut batch = api.batch();
-        let failed =
-            writes.iter().take(count).enumerate().find_map(|(index, write)| apply(&mut batch, write).err().map(|status| (index, status)));
+        let failed = writes
+            .iter()
+            .take(count)
+            .enumerate()
+            .find_map(|(index, write)| apply(&mut batch, write).err().map(|status| (index, status)));
         if let Some((index, status)) = failed {
             // A refused verb may have left marks in the batch: prepared anew without it.
             count = index;
@@ -59,7 +62,9 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
 
 fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {
     match write {
-        Write::Create { kind, object } => api::create(batch, kind, object::namespace(object), object.clone()).map(|_| ()),
+        Write::Create { kind, object } => {
+            api::create(batch, kind, object::namespace(object), object.clone()).map(|_| ())
+        }
         Write::Patch { kind, key, uid, resource_version, status, patch } => {
             let part = api::part_of(kind, *status, patch);
             let change = |old: &Value| {

@@ -47,7 +47,8 @@ pub enum Finish {
     Committed(Revision),
     /// The first part of it is committed up to this revision; the rest is decided anew at once.
     Partly(Revision),
-    /// It (or the rest of it, after this revision) was refused, or somebody else wrote first: decided anew after a while.
+    /// It (or the rest of it, after this revision) was refused, or somebody else wrote first: decided anew after a
+    /// while.
     Failed(Option<Revision>),
 }
 
@@ -79,11 +80,13 @@ impl Driver {
         }
     }
 
-    /// Takes in the store's whole state, at the start and when the watch has fallen behind. Returns the watch to go on with.
+    /// Takes in the store's whole state, at the start and when the watch has fallen behind. Returns the watch to go
+    /// on with.
     pub fn load(&mut self, store: &Store, now: Timestamp) -> Result<Watcher, mainstay_store::ReadError> {
         let page = store.range(b"", None, usize::MAX, None)?;
         let watcher = store.watch("", page.revision)?;
-        let mut gone: BTreeMap<_, _> = self.snapshot.metas.iter().map(|(place, meta)| (place.clone(), meta.kind)).collect();
+        let mut gone: BTreeMap<_, _> =
+            self.snapshot.metas.iter().map(|(place, meta)| (place.clone(), meta.kind)).collect();
         for entry in &page.entries {
             let Some((kind, object)) = key::parse(&entry.key) else { continue };
             gone.remove(&(kind.plural, kind.group, object.clone()));
@@ -105,7 +108,14 @@ impl Driver {
         self.snapshot.revision = self.snapshot.revision.max(event.revision.0);
     }
 
-    fn change(&mut self, kind: &'static Kind, object: ObjectKey, value: Option<&[u8]>, revision: Revision, now: Timestamp) {
+    fn change(
+        &mut self,
+        kind: &'static Kind,
+        object: ObjectKey,
+        value: Option<&[u8]>,
+        revision: Revision,
+        now: Timestamp,
+    ) {
         if *kind == kinds::EVENT {
             self.expiry.note(&object, value.is_some(), now);
         }
@@ -139,7 +149,13 @@ impl Driver {
         let expired = self.expiry.due(now);
         if !expired.is_empty() {
             let key = ObjectKey::new("", "");
-            return Some(Work { item: (EXPIRY, key.clone()), controller: "event-ttl", key, decision: Decision::default(), expired });
+            return Some(Work {
+                item: (EXPIRY, key.clone()),
+                controller: "event-ttl",
+                key,
+                decision: Decision::default(),
+                expired,
+            });
         }
         while let Some(item) = self.queue.pop(now) {
             let Some(controller) = self.controllers.get(item.0) else { continue };
@@ -212,7 +228,9 @@ impl Driver {
 
     /// Why each key of each controller waits.
     pub fn waiting(&self) -> impl Iterator<Item = (&'static str, &ObjectKey, &[mainstay_logic::Waiting])> {
-        self.waiting.iter().filter_map(|((place, key), waiting)| Some((self.controllers.get(*place)?.name, key, waiting.as_slice())))
+        self.waiting
+            .iter()
+            .filter_map(|((place, key), waiting)| Some((self.controllers.get(*place)?.name, key, waiting.as_slice())))
     }
 }
 

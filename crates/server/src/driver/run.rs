@@ -56,7 +56,8 @@ pub fn step(api: &Api, driver: &mut Driver, watcher: &mut Watcher, now: Timestam
     Ok(true)
 }
 
-/// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by polling.
+/// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
+/// polling.
 pub async fn run(api: Api, controllers: &'static [Controller], mut closing: watch::Receiver<bool>) {
     let mut driver = Driver::new(controllers);
     let Ok(mut watcher) = driver.load(&api.store, api.now()) else { return };
@@ -91,8 +92,9 @@ pub async fn run(api: Api, controllers: &'static [Controller], mut closing: watc
             continue;
         }
         in_a_row = 0;
-        let sleep =
-            driver.next_wake().map_or(MAX_SLEEP, |at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(MAX_SLEEP));
+        let sleep = driver.next_wake().map_or(MAX_SLEEP, |at| {
+            Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
+        });
         tokio::select! {
             event = watcher.next() => match event {
                 Ok(event) => driver.on_event(&event, api.now()),

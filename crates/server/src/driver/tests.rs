@@ -16,7 +16,8 @@ fn config_maps(_: &Snapshot, _: &Snapshot, change: &Change, wake: &mut dyn FnMut
 }
 
 fn made(key: &ObjectKey, suffix: &str, finalizer: &str) -> Write {
-    let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "set", "uid": "u", "controller": true });
+    let owner =
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "set", "uid": "u", "controller": true });
     let metadata = json!({
         "namespace": &*key.namespace, "name": format!("{}{suffix}", key.name), "ownerReferences": [owner], "finalizers": [finalizer],
     });
@@ -25,7 +26,8 @@ fn made(key: &ObjectKey, suffix: &str, finalizer: &str) -> Write {
 
 /// One secret per config map; decides on nothing but its snapshot, so it would fail if it did not see its own writes.
 fn mirror(snapshot: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
-    let place = (kinds::SECRET.plural, kinds::SECRET.group, ObjectKey::new(key.namespace.clone(), format!("{}-s", key.name)));
+    let place =
+        (kinds::SECRET.plural, kinds::SECRET.group, ObjectKey::new(key.namespace.clone(), format!("{}-s", key.name)));
     let writes = if snapshot.metas.contains_key(&place) { Vec::new() } else { vec![made(key, "-s", "x.io/kept")] };
     Decision { writes, ..Decision::default() }
 }
@@ -46,7 +48,8 @@ const SECRETS: &[(Verb, &str)] = &[(Verb::Create, "secrets")];
 
 #[test]
 fn a_controller_sees_its_own_writes_and_comes_to_rest() {
-    static MIRROR: &[Controller] = &[Controller { name: "mirror", permits: SECRETS, keys: config_maps, reconcile: mirror }];
+    static MIRROR: &[Controller] =
+        &[Controller { name: "mirror", permits: SECRETS, keys: config_maps, reconcile: mirror }];
     let cluster = Cluster::new();
     for name in ["a", "b"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -68,7 +71,8 @@ fn a_panic_or_a_forbidden_write_parks_its_key_and_no_other() {
             _ => mirror(snapshot, key, now),
         }
     }
-    static UNRULY: &[Controller] = &[Controller { name: "unruly", permits: SECRETS, keys: config_maps, reconcile: unruly }];
+    static UNRULY: &[Controller] =
+        &[Controller { name: "unruly", permits: SECRETS, keys: config_maps, reconcile: unruly }];
     let cluster = Cluster::new();
     for name in ["panics", "oversteps", "works"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -86,7 +90,8 @@ fn what_stands_before_a_refused_write_is_kept_and_the_refusal_is_told() {
         decision.writes.push(made(key, "-after", "x.io/kept"));
         decision
     }
-    static BAD: &[Controller] = &[Controller { name: "bad", permits: SECRETS, keys: config_maps, reconcile: second_is_bad }];
+    static BAD: &[Controller] =
+        &[Controller { name: "bad", permits: SECRETS, keys: config_maps, reconcile: second_is_bad }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let driver = run(&cluster, BAD);
@@ -94,7 +99,10 @@ fn what_stands_before_a_refused_write_is_kept_and_the_refusal_is_told() {
     assert!(driver.next_wake().is_some(), "it is tried again");
     let events = cluster.api.store.range(b"/core/events/default/", None, 10, None).expect("listed").entries;
     let event: Value = serde_json::from_slice(&events.first().expect("told").value).expect("JSON");
-    assert_eq!((object::text(&event, &["reason"]), object::text(&event, &["involvedObject", "name"])), ("FailedCreate", "set"));
+    assert_eq!(
+        (object::text(&event, &["reason"]), object::text(&event, &["involvedObject", "name"])),
+        ("FailedCreate", "set")
+    );
     assert!(object::text(&event, &["message"]).starts_with("create Secret a-bad in StatefulSet set failed error: "));
 }
 
@@ -103,7 +111,8 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     fn tells(_: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
         let uid = "u".to_owned();
         let (key, message) = (key.clone(), "m".to_owned());
-        let event = mainstay_logic::Event { kind: &kinds::CONFIG_MAP, key, uid, warning: false, reason: "Told", message };
+        let event =
+            mainstay_logic::Event { kind: &kinds::CONFIG_MAP, key, uid, warning: false, reason: "Told", message };
         Decision { events: vec![event], ..Decision::default() }
     }
     static TELLS: &[Controller] = &[Controller { name: "tells", permits: &[], keys: config_maps, reconcile: tells }];
@@ -114,7 +123,10 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     let mut settle = || while step(&cluster.api, &mut driver, &mut watcher, cluster.api.now()).expect("in step") {};
     let counts = || -> Vec<i64> {
         let events = cluster.api.store.range(b"/core/events/", None, 10, None).expect("listed").entries;
-        events.iter().filter_map(|entry| serde_json::from_slice::<Value>(&entry.value).ok()?["count"].as_i64()).collect()
+        events
+            .iter()
+            .filter_map(|entry| serde_json::from_slice::<Value>(&entry.value).ok()?["count"].as_i64())
+            .collect()
     };
     settle();
     assert_eq!(counts(), [1]);

@@ -27,7 +27,9 @@ pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str)
     match path {
         "/healthz" | "/livez" => return Ok(respond::text(200, healthy(&path[1..], verbose))),
         "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, healthy("readyz", verbose))),
-        "/readyz" => return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n")),
+        "/readyz" => {
+            return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n"));
+        }
         "/version" => return Ok(respond::json(200, version().to_string())),
         "/metrics" => return Ok(respond::text(200, metrics(server))),
         _ => {}
@@ -66,13 +68,25 @@ fn metrics(server: &Server) -> String {
     let counters = &server.counters;
     let all = [
         ("mainstay_requests_total", "counter", "Requests answered.", counters.requests.load(Ordering::Relaxed)),
-        ("mainstay_request_failures_total", "counter", "Requests answered with 5xx.", counters.failures.load(Ordering::Relaxed)),
+        (
+            "mainstay_request_failures_total",
+            "counter",
+            "Requests answered with 5xx.",
+            counters.failures.load(Ordering::Relaxed),
+        ),
         ("mainstay_connections", "gauge", "Connections that are open.", counters.connections.load(Ordering::Relaxed)),
         ("mainstay_watches_total", "counter", "Watches that were opened.", counters.watches.load(Ordering::Relaxed)),
         ("mainstay_store_revision", "gauge", "The store's newest revision.", server.api.store.revision().0),
-        ("mainstay_store_compacted_revision", "gauge", "The oldest revision that can be watched from.", server.api.store.compacted().0),
+        (
+            "mainstay_store_compacted_revision",
+            "gauge",
+            "The oldest revision that can be watched from.",
+            server.api.store.compacted().0,
+        ),
     ];
-    all.iter().map(|(name, type_, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {type_}\n{name} {value}\n")).collect()
+    all.iter()
+        .map(|(name, type_, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {type_}\n{name} {value}\n"))
+        .collect()
 }
 
 /// Discovery and OpenAPI; `None` for any other path.

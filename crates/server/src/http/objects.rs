@@ -20,7 +20,9 @@ use super::route::Target;
 use super::shape::Shape;
 use super::watching::WatchBody;
 use super::{Server, proxy};
-use crate::api::{self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch};
+use crate::api::{
+    self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
+};
 
 /// Larger request bodies are refused (bytes; upstream's limit).
 pub const MAX_BODY: usize = 3 << 20;
@@ -56,8 +58,15 @@ fn manager(query: &Query, subresource: &str, request: &Request<Incoming>) -> Res
         ));
     }
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
-    let name = if named.is_empty() { agent.split('/').next().unwrap_or("").chars().take(MAX_MANAGER).collect() } else { named.to_owned() };
-    Ok(FieldManager { name: if name.is_empty() { "unknown".to_owned() } else { name }, subresource: subresource.to_owned() })
+    let name = if named.is_empty() {
+        agent.split('/').next().unwrap_or("").chars().take(MAX_MANAGER).collect()
+    } else {
+        named.to_owned()
+    };
+    Ok(FieldManager {
+        name: if name.is_empty() { "unknown".to_owned() } else { name },
+        subresource: subresource.to_owned(),
+    })
 }
 
 /// Answers a request about objects; the user may make it.
@@ -74,11 +83,14 @@ pub async fn serve(
         }
         return proxy::stream(server, &target, streaming, request).await;
     }
-    let form = Representation::from_accept(super::serve::accept(&request)).ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let form = Representation::from_accept(super::serve::accept(&request))
+        .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
+    let content_type =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let manager = manager(&query, &target.subresource, &request)?;
     let method = request.method().clone();
-    let body = if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
+    let body =
+        if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
     let call = Call { server, target: &target, query: &query, form, content_type, manager };
     if !target.subresource.is_empty() {
         return subresource(&call, verb, body).await;
@@ -174,15 +186,22 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
         "update" => {
             let new = parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
-            let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
+            let written =
+                write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
             Ok(respond::reply(written))
         }
         "patch" => {
             let patch_type = patch_type(&call.content_type)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
             // A Scale has no lists, so the kind that gives list keys does not matter.
-            let change =
-                |old: &Value| apply_patch(kind, if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type }, old, &body);
+            let change = |old: &Value| {
+                apply_patch(
+                    kind,
+                    if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type },
+                    old,
+                    &body,
+                )
+            };
             let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
             Ok(respond::reply(written))
         }
@@ -204,7 +223,12 @@ fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
             return Err(Status::too_large_resource_version(wanted.0, newest.0));
         }
     }
-    let entry = call.server.api.store.get(&api::key::object(kind, namespace, name)).ok_or_else(|| Status::not_found(kind, name))?;
+    let entry = call
+        .server
+        .api
+        .store
+        .get(&api::key::object(kind, namespace, name))
+        .ok_or_else(|| Status::not_found(kind, name))?;
     if subresource == "scale" {
         return Ok(respond::json(200, api::scale_of(&api::codec::decode(&entry.value)?).to_string()));
     }
@@ -242,7 +266,11 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
 }
 
 /// Carries out a verb in the name of the request's field manager.
-async fn write(call: &Call<'_>, dry_run: bool, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
+async fn write(
+    call: &Call<'_>,
+    dry_run: bool,
+    verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
+) -> Result<Reply, Status> {
     let managed = |batch: &mut Batch<'_>| {
         batch.manager = Some(call.manager.clone());
         verb(batch)
@@ -282,7 +310,8 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         // YAML is not read; kubectl and client-go send JSON, which is YAML too.
         let (config, warnings) = schema::decode_bytes(kind, &body, validation)?;
         let force = call.query.get("force").is_some_and(|force| force == "true");
-        let written = write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
+        let written =
+            write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
         return Ok(answer(call, written, warnings));
     }
     let verb = |batch: &mut Batch<'_>| {
@@ -375,7 +404,11 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
             "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: {error}"
         ))
     })?;
-    if parsed.value.is_object() { Ok(parsed.value) } else { Err(Status::bad_request("the body of the request is not an object")) }
+    if parsed.value.is_object() {
+        Ok(parsed.value)
+    } else {
+        Err(Status::bad_request("the body of the request is not an object"))
+    }
 }
 
 fn validation(query: &Query) -> Result<FieldValidation, Status> {
@@ -409,7 +442,9 @@ fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
         Some(other) => Err(Status::new(
             422,
             "Invalid",
-            format!("CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \"All\""),
+            format!(
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \"All\""
+            ),
         )),
     }
 }

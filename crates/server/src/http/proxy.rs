@@ -60,9 +60,17 @@ impl Streaming {
 }
 
 /// Passes a request on, and its answer back.
-pub async fn stream(server: &Arc<Server>, target: &Target, what: Streaming, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let allowed =
-        if what == Streaming::Log { *request.method() == Method::GET } else { matches!(*request.method(), Method::GET | Method::POST) };
+pub async fn stream(
+    server: &Arc<Server>,
+    target: &Target,
+    what: Streaming,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let allowed = if what == Streaming::Log {
+        *request.method() == Method::GET
+    } else {
+        matches!(*request.method(), Method::GET | Method::POST)
+    };
     if !allowed {
         return Err(Status::method_not_allowed());
     }
@@ -72,9 +80,12 @@ pub async fn stream(server: &Arc<Server>, target: &Target, what: Streaming, requ
     let address = kubelet_address(server, &pod)?;
     let unreachable = |error: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: {error}"));
     let connected = tokio::time::timeout(CONNECT, connect(server, &address)).await;
-    let io = connected.map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?.map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Incoming>(TokioIo::new(io)).await.map_err(|error| unreachable(&error))?;
+    let io = connected
+        .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
+        .map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Incoming>(TokioIo::new(io))
+        .await
+        .map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a kubelet's connection ended early");
@@ -126,13 +137,17 @@ fn kubelet_address(server: &Server, pod: &Value) -> Result<String, Status> {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", object::name(pod))));
     }
     let node = server.api.batch().must_get(&kinds::NODE, "", node)?;
-    let port = object::at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_i64).unwrap_or(KUBELET_PORT);
+    let port = object::at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"])
+        .and_then(Value::as_i64)
+        .unwrap_or(KUBELET_PORT);
     let addresses = object::at(&node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
     let address = addresses
         .filter(|address| object::text(address, &["type"]) == "InternalIP")
         .map(|address| object::text(address, &["address"]))
         .next()
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: []: node {}", object::name(&node))))?;
+        .ok_or_else(|| {
+            Status::internal(format!("no preferred addresses found; known addresses: []: node {}", object::name(&node)))
+        })?;
     Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
 }
 
@@ -154,9 +169,10 @@ fn container_of(pod: &Value, asked: &str) -> Result<String, Status> {
     match own.as_slice() {
         _ if own.contains(&preferred) => Ok(preferred.to_owned()),
         [only] => Ok((*only).to_owned()),
-        _ if init.is_empty() => {
-            Err(Status::bad_request(format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", own.join(" "))))
-        }
+        _ if init.is_empty() => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+            own.join(" ")
+        ))),
         _ => Err(Status::bad_request(format!(
             "a container name must be specified for pod {pod_name}, choose one of: [{}] or one of the init containers: [{}]",
             own.join(" "),
@@ -171,17 +187,29 @@ fn kubelet_path(pod: &Value, what: Streaming, query: &[(String, String)]) -> Res
     let value = |field: &str| query.iter().find(|(name, _)| name == field).map_or("", |(_, value)| value.as_str());
     if what != Streaming::Log && matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed") {
         let phase = object::text(pod, &["status", "phase"]);
-        return Err(Status::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+        return Err(Status::bad_request(format!(
+            "cannot exec into a container in a completed pod; current phase is {phase}"
+        )));
     }
     let mut passed: Vec<(&str, String)> = Vec::new();
     let root = match what {
         Streaming::PortForward => {
-            passed.extend(query.iter().filter(|(name, _)| name == "ports" || name == "port").map(|(_, value)| ("port", value.clone())));
+            passed.extend(
+                query
+                    .iter()
+                    .filter(|(name, _)| name == "ports" || name == "port")
+                    .map(|(_, value)| ("port", value.clone())),
+            );
             format!("/portForward/{namespace}/{name}")
         }
         Streaming::Log => {
             let options = ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes"];
-            passed.extend(options.into_iter().filter(|option| !value(option).is_empty()).map(|option| (option, value(option).to_owned())));
+            passed.extend(
+                options
+                    .into_iter()
+                    .filter(|option| !value(option).is_empty())
+                    .map(|option| (option, value(option).to_owned())),
+            );
             format!("/containerLogs/{namespace}/{name}/{}", container_of(pod, value("container"))?)
         }
         Streaming::Exec | Streaming::Attach => {
@@ -191,7 +219,9 @@ fn kubelet_path(pod: &Value, what: Streaming, query: &[(String, String)]) -> Res
                     passed.push((theirs, "1".to_owned()));
                 }
             }
-            passed.extend(query.iter().filter(|(name, _)| name == "command").map(|(_, value)| ("command", value.clone())));
+            passed.extend(
+                query.iter().filter(|(name, _)| name == "command").map(|(_, value)| ("command", value.clone())),
+            );
             let verb = if what == Streaming::Exec { "exec" } else { "attach" };
             format!("/{verb}/{namespace}/{name}/{}", container_of(pod, value("container"))?)
         }
@@ -221,14 +251,26 @@ mod tests {
     fn requests_become_the_kubelets() {
         let pod = json!({ "metadata": { "namespace": "a", "name": "b" }, "spec": { "containers": [{ "name": "c" }] } });
         let two = json!({ "metadata": { "namespace": "a", "name": "b" }, "spec": { "containers": [{ "name": "c" }, { "name": "d" }] } });
-        let path = |pod: &Value, what, query: &str| kubelet_path(pod, what, &parameters(query)).map_err(|status| status.message);
-        assert_eq!(path(&pod, Streaming::Log, "follow=true&tailLines=5&x=y"), Ok("/containerLogs/a/b/c?follow=true&tailLines=5".into()));
+        let path = |pod: &Value, what, query: &str| {
+            kubelet_path(pod, what, &parameters(query)).map_err(|status| status.message)
+        };
         assert_eq!(
-            path(&pod, Streaming::Exec, "command=sh&command=-c&command=echo+%26&container=c&stdin=true&stdout=true&tty=false"),
+            path(&pod, Streaming::Log, "follow=true&tailLines=5&x=y"),
+            Ok("/containerLogs/a/b/c?follow=true&tailLines=5".into())
+        );
+        assert_eq!(
+            path(
+                &pod,
+                Streaming::Exec,
+                "command=sh&command=-c&command=echo+%26&container=c&stdin=true&stdout=true&tty=false"
+            ),
             Ok("/exec/a/b/c?input=1&output=1&command=sh&command=-c&command=echo%20%26".into())
         );
         assert_eq!(path(&pod, Streaming::PortForward, "ports=80"), Ok("/portForward/a/b?port=80".into()));
-        assert_eq!(path(&two, Streaming::Log, ""), Err("a container name must be specified for pod b, choose one of: [c d]".into()));
+        assert_eq!(
+            path(&two, Streaming::Log, ""),
+            Err("a container name must be specified for pod b, choose one of: [c d]".into())
+        );
         assert_eq!(path(&two, Streaming::Log, "container=x"), Err("container x is not valid for pod b".into()));
     }
 }

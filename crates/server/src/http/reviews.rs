@@ -11,8 +11,14 @@ use crate::auth::User;
 use crate::authorize::{self, Attributes};
 
 /// Answers a review.
-pub async fn create(server: &Server, user: &User, resource: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+pub async fn create(
+    server: &Server,
+    user: &User,
+    resource: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let content_type =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let body = objects::read(request.into_body()).await?;
     let mut review = if body.is_empty() { json!({}) } else { objects::parse(&content_type, &body)? };
     let (group, kind, status) = match resource {
@@ -20,7 +26,9 @@ pub async fn create(server: &Server, user: &User, resource: &str, request: Reque
         "tokenreviews" => ("authentication", "TokenReview", token_status(server, &review)),
         "selfsubjectaccessreviews" => ("authorization", "SelfSubjectAccessReview", access(server, user, &review)),
         "subjectaccessreviews" => ("authorization", "SubjectAccessReview", access(server, &subject(&review), &review)),
-        "localsubjectaccessreviews" => ("authorization", "LocalSubjectAccessReview", access(server, &subject(&review), &review)),
+        "localsubjectaccessreviews" => {
+            ("authorization", "LocalSubjectAccessReview", access(server, &subject(&review), &review))
+        }
         "selfsubjectrulesreviews" => ("authorization", "SelfSubjectRulesReview", rules(user)),
         _ => return Err(Status::no_such_resource()),
     };
@@ -79,11 +87,23 @@ fn access(server: &Server, user: &User, review: &Value) -> Value {
 
 fn rules(user: &User) -> Value {
     let all = user.is_in("system:masters");
-    let resource_rules = if all { json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]) } else { json!([]) };
+    let resource_rules =
+        if all { json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]) } else { json!([]) };
     let paths = if all {
         json!(["*"])
     } else {
-        json!(["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"])
+        json!([
+            "/api",
+            "/api/*",
+            "/apis",
+            "/apis/*",
+            "/healthz",
+            "/livez",
+            "/openapi",
+            "/openapi/*",
+            "/readyz",
+            "/version"
+        ])
     };
     let verbs = if all { json!(["*"]) } else { json!(["get"]) };
     json!({ "resourceRules": resource_rules, "nonResourceRules": [{ "verbs": verbs, "nonResourceURLs": paths }], "incomplete": !all })

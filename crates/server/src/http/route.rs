@@ -57,7 +57,12 @@ pub fn route(path: &str) -> Result<Route, Status> {
         if rest.first().is_some_and(|name| name.is_empty()) {
             return Err(Status::no_such_resource());
         }
-        Ok(Route::Objects(Target { kind, namespace: namespace.to_owned(), name: name.to_owned(), subresource: subresource.to_owned() }))
+        Ok(Route::Objects(Target {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+        }))
     };
     match rest {
         // `bindings` is a kind of its own in the path, but only ever an action on a pod.
@@ -94,7 +99,10 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let hex = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match hex {
             Some(byte) => {
                 out.push(byte);
@@ -115,7 +123,9 @@ pub fn parameters(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
         .filter(|part| !part.is_empty())
-        .map(|part| part.split_once('=').map_or_else(|| (text(part), String::new()), |(name, value)| (text(name), text(value))))
+        .map(|part| {
+            part.split_once('=').map_or_else(|| (text(part), String::new()), |(name, value)| (text(name), text(value)))
+        })
         .collect()
 }
 
@@ -135,7 +145,12 @@ mod tests {
     #[test]
     fn paths_lead_where_upstreams_do() {
         let objects = |kind: &'static Kind, namespace: &str, name: &str, subresource: &str| {
-            Ok(Route::Objects(Target { kind, namespace: namespace.into(), name: name.into(), subresource: subresource.into() }))
+            Ok(Route::Objects(Target {
+                kind,
+                namespace: namespace.into(),
+                name: name.into(),
+                subresource: subresource.into(),
+            }))
         };
         let table = [
             ("/api/v1/pods", objects(&kinds::POD, "", "", "")),

@@ -43,7 +43,11 @@ fn audit_id(server: &Server, request: &Request<Incoming>) -> Option<HeaderValue>
     }
 }
 
-async fn answer(server: &Arc<Server>, certified: Option<User>, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn answer(
+    server: &Arc<Server>,
+    certified: Option<User>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     let user = impersonated(server, authenticate(server, certified, &request)?, &request)?;
     let path = request.uri().path().to_owned();
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -53,7 +57,11 @@ async fn answer(server: &Arc<Server>, certified: Option<User>, request: Request<
     match route(&path)? {
         Route::Path(path) => {
             if !documents::is_public(&path) {
-                let what = Attributes { verb: request.method().as_str().to_lowercase(), path: path.clone(), ..Attributes::default() };
+                let what = Attributes {
+                    verb: request.method().as_str().to_lowercase(),
+                    path: path.clone(),
+                    ..Attributes::default()
+                };
                 authorize(server, &user, &what)?;
             }
             if !is_read {
@@ -64,10 +72,17 @@ async fn answer(server: &Arc<Server>, certified: Option<User>, request: Request<
             documents::get(server, &path, &query(request.uri().query().unwrap_or("")), host, accept(&request))
         }
         Route::Review { resource } => {
-            let group =
-                if resource.starts_with("selfsubjectreview") || resource == "tokenreviews" { "authentication" } else { "authorization" };
-            let what =
-                Attributes { verb: "create".into(), group: format!("{group}.k8s.io"), resource: resource.clone(), ..Attributes::default() };
+            let group = if resource.starts_with("selfsubjectreview") || resource == "tokenreviews" {
+                "authentication"
+            } else {
+                "authorization"
+            };
+            let what = Attributes {
+                verb: "create".into(),
+                group: format!("{group}.k8s.io"),
+                resource: resource.clone(),
+                ..Attributes::default()
+            };
             authorize(server, &user, &what)?;
             if *request.method() != Method::POST {
                 return Err(Status::method_not_allowed());
@@ -107,7 +122,9 @@ fn authenticate(server: &Server, certified: Option<User>, request: &Request<Inco
 
 /// The user that `Impersonate-User` and `Impersonate-Group` name (`kubectl --as`), if the one who asks may act as them.
 fn impersonated(server: &Server, user: User, request: &Request<Incoming>) -> Result<User, Status> {
-    let all = |header: &str| request.headers().get_all(header).into_iter().filter_map(|value| value.to_str().ok().map(str::to_owned));
+    let all = |header: &str| {
+        request.headers().get_all(header).into_iter().filter_map(|value| value.to_str().ok().map(str::to_owned))
+    };
     let groups: Vec<String> = all("impersonate-group").collect();
     let uid = all("impersonate-uid").next().unwrap_or_default();
     let Some(name) = all("impersonate-user").next() else {

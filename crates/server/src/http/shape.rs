@@ -73,13 +73,18 @@ impl Shape {
         };
         let size: usize = list.items.iter().map(|entry| entry.value.len() + 1).sum();
         let mut out = BytesMut::with_capacity(size + 256);
-        out.put_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[").as_bytes());
+        out.put_slice(
+            format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+                .as_bytes(),
+        );
         for (index, entry) in list.items.iter().enumerate() {
             if index > 0 {
                 out.put_u8(b',');
             }
             match self.form {
-                Representation::Partial => out.put_slice(&metadata_only(&entry.value).unwrap_or_else(|| entry.value.clone())),
+                Representation::Partial => {
+                    out.put_slice(&metadata_only(&entry.value).unwrap_or_else(|| entry.value.clone()))
+                }
                 _ => out.put_slice(&entry.value),
             }
         }

@@ -29,7 +29,12 @@ pub struct WatchBody {
 
 impl WatchBody {
     /// A body that ends after `timeout`, or when the server is closing.
-    pub fn new(watch: Watch, shape: Shape, timeout: Duration, closing: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn new(
+        watch: Watch,
+        shape: Shape,
+        timeout: Duration,
+        closing: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         Self {
             watch,
             shape,
@@ -79,7 +84,11 @@ impl WatchBody {
 
     /// `{"type":"ADDED","object":{…}}` and a line's end.
     fn write(&mut self, chunk: &mut BytesMut, frame: &Frame) {
-        let object = if frame.type_ == "ERROR" { frame.object.clone() } else { self.shape.event(&frame.object, jiff::Timestamp::now()) };
+        let object = if frame.type_ == "ERROR" {
+            frame.object.clone()
+        } else {
+            self.shape.event(&frame.object, jiff::Timestamp::now())
+        };
         chunk.reserve(object.len() + 40);
         chunk.put_slice(b"{\"type\":\"");
         chunk.put_slice(frame.type_.as_bytes());

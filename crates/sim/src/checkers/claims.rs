@@ -26,7 +26,9 @@ impl Claims {
         if !seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) || !seen.is_condemned() || *seen.actor == Actor::User {
             return Ok(());
         }
-        let told = |message: &str| Err(Violation::new("S8", format!("{} is deleted by {}: {message}", seen.change.key, seen.actor)));
+        let told = |message: &str| {
+            Err(Violation::new("S8", format!("{} is deleted by {}: {message}", seen.change.key, seen.actor)))
+        };
         let Some(old) = &seen.change.old else { return Ok(()) };
         let owners: Vec<_> = old.metadata.owner_references.iter().flatten().collect();
         let found = owners.iter().find_map(|owner| self.sets.get(&owner.uid));
@@ -36,12 +38,14 @@ impl Claims {
         let living = seen.before.stateful_sets.get(&ObjectKey::new(seen.change.key.namespace.clone(), set_name));
         let policy = |set: &StatefulSet, scaled: bool| {
             let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
-            let word = policy.and_then(|policy| if scaled { policy.when_scaled.as_ref() } else { policy.when_deleted.as_ref() });
+            let word = policy
+                .and_then(|policy| if scaled { policy.when_scaled.as_ref() } else { policy.when_deleted.as_ref() });
             word.is_some_and(|word| word == "Delete")
         };
         let by_deletion = found.is_some_and(|(set, orphans)| {
-            let is_going =
-                living.is_none_or(|living| living.metadata.uid != set.metadata.uid || living.metadata.deletion_timestamp.is_some());
+            let is_going = living.is_none_or(|living| {
+                living.metadata.uid != set.metadata.uid || living.metadata.deletion_timestamp.is_some()
+            });
             is_going && !orphans && policy(set, false)
         });
         if by_deletion {
@@ -54,7 +58,13 @@ impl Claims {
         let by_pod = owners.iter().any(|owner| owner.kind == "Pod");
         let asked = match living {
             Some(living) => policy(living, true) && (by_pod || !ordinals(living).contains(&ordinal)),
-            None => by_pod && self.sets.values().any(|(set, _)| set.metadata.name.as_deref() == Some(set_name) && policy(set, true)),
+            None => {
+                by_pod
+                    && self
+                        .sets
+                        .values()
+                        .any(|(set, _)| set.metadata.name.as_deref() == Some(set_name) && policy(set, true))
+            }
         };
         if !asked {
             return told("its set does not ask for it");

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Actor, Seen, Violation, set_of};
 use crate::node::Node;
 
-/// Pods that a person took out of the API while something of them may still run: whoever does that says that it does not.
+/// Pods that a person took out of the API while something of them may still run: whoever does that says that it does
+/// not.
 #[derive(Default)]
 pub struct Forced(BTreeSet<String>);
 
@@ -32,7 +33,10 @@ pub fn s1_one_set_of_containers(nodes: &[Node], forced: &Forced) -> Result<(), V
             if let Some((other, on)) = running.insert(key, (uid, &node.name))
                 && (*on == node.name || !(forced.has(uid) || forced.has(other)))
             {
-                return Err(Violation::new("S1", format!("{key} runs as {other} on {on} and as {uid} on {}", node.name)));
+                return Err(Violation::new(
+                    "S1",
+                    format!("{key} runs as {other} on {on} and as {uid} on {}", node.name),
+                ));
             }
         }
     }
@@ -46,7 +50,10 @@ pub fn s2_no_containers_of_a_predecessor(seen: &Seen<'_>, forced: &Forced) -> Re
     }
     for node in seen.nodes {
         if let Some((_, uid)) = node.machine.running().find(|(key, uid)| **key == seen.change.key && !forced.has(uid)) {
-            return Err(Violation::new("S2", format!("{} is made while {uid} still runs on {}", seen.change.key, node.name)));
+            return Err(Violation::new(
+                "S2",
+                format!("{} is made while {uid} still runs on {}", seen.change.key, node.name),
+            ));
         }
     }
     Ok(())
@@ -57,18 +64,23 @@ pub fn s3_identity_from_set_and_ordinal(seen: &Seen<'_>) -> Result<(), Violation
     let Some(pod) = seen.after.pods.get(&seen.change.key).filter(|_| seen.is_made()) else { return Ok(()) };
     let Some((set, ordinal)) = set_of(seen.after, &seen.change.key, pod) else { return Ok(()) };
     let (name, spec) = (&*seen.change.key.name, pod.spec.clone().unwrap_or_default());
-    let label = |label: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(label)).map_or("", String::as_str);
+    let label =
+        |label: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(label)).map_or("", String::as_str);
     let mut wrong = Vec::new();
     if spec.hostname.as_deref() != Some(name) || spec.subdomain != set.spec.service_name {
         wrong.push("hostname or subdomain");
     }
-    if label("statefulset.kubernetes.io/pod-name") != name || label("apps.kubernetes.io/pod-index") != ordinal.to_string() {
+    if label("statefulset.kubernetes.io/pod-name") != name
+        || label("apps.kubernetes.io/pod-index") != ordinal.to_string()
+    {
         wrong.push("labels");
     }
     for template in set.spec.volume_claim_templates.iter().flatten() {
         let template = template.metadata.name.as_deref().unwrap_or("");
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == template);
-        let claim = volume.and_then(|volume| volume.persistent_volume_claim.as_ref()).map_or("", |claim| claim.claim_name.as_str());
+        let claim = volume
+            .and_then(|volume| volume.persistent_volume_claim.as_ref())
+            .map_or("", |claim| claim.claim_name.as_str());
         if claim != format!("{template}-{name}") {
             wrong.push("claim");
         }

@@ -24,7 +24,9 @@ fn is_up(pod: Option<&Pod>) -> bool {
 pub fn s4_predecessors_ready(seen: &Seen<'_>) -> Result<(), Violation> {
     let Some(view) = seen.decided_on.filter(|_| seen.is_made() && seen.is_by_set_controller()) else { return Ok(()) };
     let Some((name, ordinal)) = parse_ordinal(&seen.change.key.name) else { return Ok(()) };
-    let Some(set) = view.stateful_sets.get(&ObjectKey::new(seen.change.key.namespace.clone(), name)) else { return Ok(()) };
+    let Some(set) = view.stateful_sets.get(&ObjectKey::new(seen.change.key.namespace.clone(), name)) else {
+        return Ok(());
+    };
     if set.spec.pod_management_policy.as_deref() == Some("Parallel") {
         return Ok(());
     }
@@ -43,7 +45,8 @@ pub fn s5_highest_first(seen: &Seen<'_>) -> Result<(), Violation> {
         return Ok(());
     }
     for (key, other) in view.pods.iter() {
-        let higher = set_of(view, key, other).is_some_and(|(of, above)| of.metadata.uid == set.metadata.uid && above > ordinal);
+        let higher =
+            set_of(view, key, other).is_some_and(|(of, above)| of.metadata.uid == set.metadata.uid && above > ordinal);
         if higher {
             return Err(Violation::new("S5", format!("{} is removed while {key} is still there", seen.change.key)));
         }

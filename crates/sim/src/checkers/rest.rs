@@ -14,16 +14,22 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
             return Err(Violation::new("S12", format!("the status of {key} is of an older generation")));
         }
         let wanted = ordinals(set);
-        let partition = set.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref()?.partition);
+        let partition =
+            set.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref()?.partition);
         for ordinal in wanted.clone() {
             let at = ObjectKey::new(key.namespace.clone(), format!("{}-{ordinal}", key.name));
             for template in set.spec.volume_claim_templates.iter().flatten() {
                 let claim = format!("{}-{}", template.metadata.name.as_deref().unwrap_or(""), at.name);
-                if !snapshot.persistent_volume_claims.contains_key(&ObjectKey::new(key.namespace.clone(), claim.as_str())) {
+                if !snapshot
+                    .persistent_volume_claims
+                    .contains_key(&ObjectKey::new(key.namespace.clone(), claim.as_str()))
+                {
                     return Err(Violation::new("S9", format!("{at} waits for {claim}, which nobody makes")));
                 }
             }
-            let Some(pod) = snapshot.pods.get(&at) else { return Err(Violation::new("S12", format!("{at} is missing"))) };
+            let Some(pod) = snapshot.pods.get(&at) else {
+                return Err(Violation::new("S12", format!("{at} is missing")));
+            };
             if set_of(snapshot, &at, pod).is_none() {
                 return Err(Violation::new("S12", format!("{at} is not its set's")));
             }
@@ -35,7 +41,8 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
             }
         }
         let extra = snapshot.pods.iter().find(|(at, pod)| {
-            set_of(snapshot, at, pod).is_some_and(|(of, ordinal)| of.metadata.uid == set.metadata.uid && !wanted.contains(&ordinal))
+            set_of(snapshot, at, pod)
+                .is_some_and(|(of, ordinal)| of.metadata.uid == set.metadata.uid && !wanted.contains(&ordinal))
         });
         if let Some((at, _)) = extra {
             return Err(Violation::new("S12", format!("{at} is beyond the replicas of its set")));
@@ -75,13 +82,19 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
     // A pod that no controller has may be gone with its node.
     for (key, pod) in snapshot.pods.iter().filter(|(key, pod)| set_of(snapshot, key, pod).is_some()) {
         let spec = pod.spec.clone().unwrap_or_default();
-        let images: Vec<_> = spec.containers.iter().map(|container| container.image.clone().unwrap_or_default()).collect();
-        let claims = spec.volumes.iter().flatten().filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()));
+        let images: Vec<_> =
+            spec.containers.iter().map(|container| container.image.clone().unwrap_or_default()).collect();
+        let claims = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()));
         lines.push(format!("Pod {key} {images:?} {:?} {}", claims.collect::<Vec<_>>(), pods::is_ready(pod)));
         for volume in spec.volumes.iter().flatten() {
             let Some(source) = &volume.persistent_volume_claim else { continue };
             let claim = ObjectKey::new(key.namespace.clone(), source.claim_name.as_str());
-            let phase = snapshot.persistent_volume_claims.get(&claim).and_then(|claim| claim.status.as_ref()?.phase.clone());
+            let phase =
+                snapshot.persistent_volume_claims.get(&claim).and_then(|claim| claim.status.as_ref()?.phase.clone());
             lines.push(format!("Claim {claim} {phase:?}"));
         }
     }
@@ -91,8 +104,10 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
     for (key, endpoints) in snapshot.endpoints.iter() {
         let addresses = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten());
         let of_sets = |name: &str| super::parse_ordinal(name).is_some();
-        let mut pods: Vec<&str> =
-            addresses.filter_map(|address| address.target_ref.as_ref()?.name.as_deref()).filter(|name| of_sets(name)).collect();
+        let mut pods: Vec<&str> = addresses
+            .filter_map(|address| address.target_ref.as_ref()?.name.as_deref())
+            .filter(|name| of_sets(name))
+            .collect();
         pods.sort_unstable();
         lines.push(format!("Endpoints {key} {pods:?}"));
     }

@@ -25,7 +25,8 @@ pub fn v1_one_to_one(seen: &Seen<'_>) -> Result<(), Violation> {
         if let Some(other) = taken.insert(name, key) {
             return Err(Violation::new("V1", format!("volume {name} is bound to {other} and to {key}")));
         }
-        let reference = seen.after.persistent_volumes.get(&ObjectKey::new("", name)).and_then(|bound| volume::claim_ref(bound));
+        let reference =
+            seen.after.persistent_volumes.get(&ObjectKey::new("", name)).and_then(|bound| volume::claim_ref(bound));
         if let Some(reference) = reference.filter(|reference| reference.uid != claim.metadata.uid) {
             return Err(Violation::new("V1", format!("{key} names {name}, which is {:?}'s", reference.uid)));
         }
@@ -53,7 +54,10 @@ pub fn v2_in_use_is_never_removed(seen: &Seen<'_>, forced: &Forced) -> Result<()
             let claim = seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) && mount.claim_uid == old.uid();
             let bound = seen.is(&kinds::PERSISTENT_VOLUME) && mount.volume == *seen.change.key.name;
             if claim || bound {
-                return Err(Violation::new("V2", format!("{} is removed while {pod} on {} has it", seen.change.key, node.name)));
+                return Err(Violation::new(
+                    "V2",
+                    format!("{} is removed while {pod} on {} has it", seen.change.key, node.name),
+                ));
             }
         }
     }
@@ -99,13 +103,19 @@ impl Volumes {
         for node in nodes {
             for mount in node.machine.mounts.values().filter(|mount| !mount.claim_uid.is_empty()) {
                 let Some(directory) = node.machine.directories.get(&mount.volume) else {
-                    return Err(Violation::new("V3", format!("the directory of {} is gone under a mount", mount.volume)));
+                    return Err(Violation::new(
+                        "V3",
+                        format!("the directory of {} is gone under a mount", mount.volume),
+                    ));
                 };
                 if directory.claim_uid.is_empty() {
                     return Err(Violation::new("V3", format!("{} is emptied under a mount", mount.volume)));
                 }
                 if directory.claim_uid != mount.claim_uid {
-                    let message = format!("claim {} meets the data of {} in {}", mount.claim_uid, directory.claim_uid, mount.volume);
+                    let message = format!(
+                        "claim {} meets the data of {} in {}",
+                        mount.claim_uid, directory.claim_uid, mount.volume
+                    );
                     return Err(Violation::new("V6", message));
                 }
             }
@@ -125,10 +135,14 @@ impl Volumes {
             let living = snapshot.persistent_volumes.get(&ObjectKey::new("", place.1.as_str()));
             let is_wanted = living.is_some_and(|living| living.metadata.deletion_timestamp.is_none());
             match now.get(place) {
-                None if is_wanted => return Err(Violation::new("V3", format!("{place:?} is removed and was not deleted"))),
+                None if is_wanted => {
+                    return Err(Violation::new("V3", format!("{place:?} is removed and was not deleted")));
+                }
                 // Emptied, because its claim is gone and its policy says so.
                 Some(0) if living.is_some_and(|living| is_recycled(living, snapshot)) => {}
-                Some(new) if new < starts => return Err(Violation::new("V4", format!("{place:?} lost what was written"))),
+                Some(new) if new < starts => {
+                    return Err(Violation::new("V4", format!("{place:?} lost what was written")));
+                }
                 _ => {}
             }
         }

@@ -58,7 +58,10 @@ impl Node {
             Action::PostStart { container, attempt } => Some(Fact::PostStart { container, attempt, result: Ok(()) }),
             Action::RunProbe { container, attempt, kind } => {
                 let ready = self.machine.containers.get(&uid).into_iter().flatten().any(|running| {
-                    running.fact.name == container && running.fact.attempt == attempt && running.ready_at <= now && running.fact.is_alive()
+                    running.fact.name == container
+                        && running.fact.attempt == attempt
+                        && running.ready_at <= now
+                        && running.fact.is_alive()
                 });
                 let outcome = if ready { ProbeOutcome::Success } else { ProbeOutcome::Failure("not yet".to_owned()) };
                 Some(Fact::Probe { container, attempt, kind, began: now, outcome })
@@ -70,7 +73,9 @@ impl Node {
             }
             Action::RemoveContainer { container, attempt } => {
                 if let Some(all) = self.machine.containers.get_mut(&uid) {
-                    all.retain(|made| made.fact.name != container || made.fact.attempt != attempt || made.fact.is_alive());
+                    all.retain(|made| {
+                        made.fact.name != container || made.fact.attempt != attempt || made.fact.is_alive()
+                    });
                 }
                 self.learn_containers(&uid, now);
                 None
@@ -131,11 +136,17 @@ impl Node {
             return;
         }
         let crashes = image.starts_with("crash").then(|| (plus(now, around.seed.between(200, 2000)), 1));
-        let fact = ContainerFact { name: container.to_owned(), attempt, image_id: image, life: Life::Running { since: now } };
+        let fact =
+            ContainerFact { name: container.to_owned(), attempt, image_id: image, life: Life::Running { since: now } };
         all.push(Container { fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)) });
         self.machine.starts += 1;
-        let volumes: Vec<String> =
-            self.machine.mounts.iter().filter(|((of, _), _)| of == uid).map(|(_, mount)| mount.volume.clone()).collect();
+        let volumes: Vec<String> = self
+            .machine
+            .mounts
+            .iter()
+            .filter(|((of, _), _)| of == uid)
+            .map(|(_, mount)| mount.volume.clone())
+            .collect();
         for name in volumes {
             if let Some(directory) = self.machine.directories.get_mut(&name) {
                 directory.starts += 1;
@@ -148,11 +159,19 @@ impl Node {
         self.note(place, uid);
         let Some(entry) = self.agent.entries.get(place) else { return Ok(()) };
         let spec = entry.agenda.view.pod.spec.clone().unwrap_or_default();
-        let claim =
-            spec.volumes.iter().flatten().find(|volume| volume.name == name).and_then(|volume| volume.persistent_volume_claim.clone());
+        let claim = spec
+            .volumes
+            .iter()
+            .flatten()
+            .find(|volume| volume.name == name)
+            .and_then(|volume| volume.persistent_volume_claim.clone());
         let at = (uid.to_owned(), name.to_owned());
         let Some(claim) = claim else {
-            self.machine.mounts.entry(at).or_insert(Mount { volume: String::new(), claim_uid: String::new(), modes: Vec::new() });
+            self.machine.mounts.entry(at).or_insert(Mount {
+                volume: String::new(),
+                claim_uid: String::new(),
+                modes: Vec::new(),
+            });
             return Ok(());
         };
         if self.machine.mounts.contains_key(&at) {
@@ -210,13 +229,18 @@ impl Node {
             }
             return Ok(());
         }
-        let made_on = object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
+        let made_on =
+            object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
         if made_on.is_empty() {
-            self.machine.directories.entry(path.to_owned()).or_insert(Directory { claim_uid: claim_uid.to_owned(), starts: 0 });
+            self.machine
+                .directories
+                .entry(path.to_owned())
+                .or_insert(Directory { claim_uid: claim_uid.to_owned(), starts: 0 });
             let at = mainstay_api::ObjectKey::new("", volume_name);
             let noted = json!({ "metadata": { "annotations": { volume::MADE_ON: self.name } } });
             let preconditions = (object::uid(bound), object::resource_version(bound));
-            patch(around.server, &kinds::PERSISTENT_VOLUME, &at, Part::Main, preconditions, &noted).map_err(|status| status.message)?;
+            patch(around.server, &kinds::PERSISTENT_VOLUME, &at, Part::Main, preconditions, &noted)
+                .map_err(|status| status.message)?;
         }
         if made_on.is_empty() || (made_on == self.name && self.machine.directories.contains_key(path)) {
             return Ok(());
@@ -232,7 +256,10 @@ impl Node {
         let options = DeleteOptions { grace: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
         let key = entry.key.clone();
         let result = match reachable {
-            true => around.server.write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options)).map(|_| ()),
+            true => around
+                .server
+                .write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options))
+                .map(|_| ()),
             false => Err(mainstay_api::Status::unavailable("no answer")),
         };
         let end = match result {

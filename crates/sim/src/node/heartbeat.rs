@@ -58,7 +58,8 @@ impl Node {
 
     fn renew(&self, around: &mut Around<'_>) -> Result<(), mainstay_api::Status> {
         let at = ObjectKey::new("kube-node-lease", self.name.as_str());
-        let spec = json!({ "holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": time::micro(around.now) });
+        let spec =
+            json!({ "holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": time::micro(around.now) });
         match patch(around.server, &kinds::LEASE, &at, Part::Main, ("", ""), &json!({ "spec": spec })) {
             Err(status) if status.code == 404 => {}
             result => return result.map(|_| ()),
@@ -77,8 +78,11 @@ impl Node {
         let first = self.agent.volumes_at.is_none();
         self.agent.volumes_at = Some(plus(around.now, VOLUME_AGAIN));
         let Some(up) = &around.server.up else { return false };
-        let Ok(page) = up.api.store.range(&key::prefix(&kinds::PERSISTENT_VOLUME, None), None, usize::MAX, None) else { return first };
-        let volumes: Vec<PersistentVolume> = page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        let Ok(page) = up.api.store.range(&key::prefix(&kinds::PERSISTENT_VOLUME, None), None, usize::MAX, None) else {
+            return first;
+        };
+        let volumes: Vec<PersistentVolume> =
+            page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         let mut busy = first;
         for deleted in &volumes {
             busy |= self.is_to_reclaim(deleted) && self.reclaim_one(deleted, around);
@@ -91,7 +95,9 @@ impl Node {
         let made_on = volume::annotation(&deleted.metadata, volume::MADE_ON);
         let here = if made_on.is_empty() { self.place == 0 } else { made_on == self.name };
         let finalizers = deleted.metadata.finalizers.as_deref().unwrap_or_default();
-        deleted.metadata.deletion_timestamp.is_some() && here && finalizers.iter().any(|held| held == volume::LOCAL_PATH_FINALIZER)
+        deleted.metadata.deletion_timestamp.is_some()
+            && here
+            && finalizers.iter().any(|held| held == volume::LOCAL_PATH_FINALIZER)
     }
 
     /// A Released volume that is to be emptied here, unless something has it mounted (V3).
@@ -134,7 +140,8 @@ impl Node {
 
 /// The condition of a healthy kubelet; the others stay.
 fn conditions(existing: Option<&Value>, now: Timestamp) -> Value {
-    let before = existing.and_then(|node| object::at(node, &["status", "conditions"])).and_then(Value::as_array).cloned();
+    let before =
+        existing.and_then(|node| object::at(node, &["status", "conditions"])).and_then(Value::as_array).cloned();
     let mut all = before.unwrap_or_default();
     let names = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
     all.retain(|condition| !names.contains(&object::text(condition, &["type"])));

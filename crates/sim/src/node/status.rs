@@ -42,7 +42,8 @@ impl Node {
         let reachable = self.can_talk(around);
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(place) else { return };
-        let found = if reachable { get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name).ok() } else { None };
+        let found =
+            if reachable { get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name).ok() } else { None };
         let Some(found) = found else {
             entry.running.insert(Key::Verify, (plus(now, 1000), Task::Verify));
             return;

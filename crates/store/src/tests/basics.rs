@@ -2,7 +2,8 @@ use super::{delete_op, put, put_op};
 use crate::limits::{MAX_EXPECT, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
 use crate::testing::FaultyDisk;
 use crate::{
-    CommitError, Encoded, Expect, FILE, Invalid, Mode, Op, OpenError, Options, ReadError, Revision, Source, Store, Txn, WatchError,
+    CommitError, Encoded, Expect, FILE, Invalid, Mode, Op, OpenError, Options, ReadError, Revision, Source, Store, Txn,
+    WatchError,
 };
 use std::os::unix::fs::PermissionsExt;
 
@@ -19,7 +20,8 @@ fn revisions_are_spliced_and_survive_deletes_and_restarts_a3() {
     let done = store.commit_blocking(Txn { expect: vec![("a".into(), Expect::Absent)], ops }).unwrap();
     assert_eq!((done.first, done.last), (Revision(1), Revision(2)));
     assert_eq!(store.get(b"b").unwrap().value, r#"{"v":"2"}"#);
-    let refused = store.commit_blocking(Txn { expect: vec![("b".into(), Expect::Unchanged(Revision(1)))], ops: vec![delete_op("a")] });
+    let refused = store
+        .commit_blocking(Txn { expect: vec![("b".into(), Expect::Unchanged(Revision(1)))], ops: vec![delete_op("a")] });
     let CommitError::Expectation { key, actual } = refused.unwrap_err() else { panic!() };
     assert_eq!((&key[..], actual), (&b"b"[..], store.get(b"b")));
     store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("a"), delete_op("b")] }).unwrap();
@@ -28,8 +30,14 @@ fn revisions_are_spliced_and_survive_deletes_and_restarts_a3() {
     assert_eq!(watch.try_next(), Err(WatchError::Closed));
     let store = open(&folder, Mode::Inline);
     assert_eq!((store.revision(), store.count(b"")), (Revision(4), 0));
-    assert_eq!(store.watch("", Revision(3)).unwrap_err(), ReadError::Compacted { asked: Revision(3), compacted: Revision(4) });
-    assert_eq!(store.watch("", Revision(5)).unwrap_err(), ReadError::Future { asked: Revision(5), newest: Revision(4) });
+    assert_eq!(
+        store.watch("", Revision(3)).unwrap_err(),
+        ReadError::Compacted { asked: Revision(3), compacted: Revision(4) }
+    );
+    assert_eq!(
+        store.watch("", Revision(5)).unwrap_err(),
+        ReadError::Future { asked: Revision(5), newest: Revision(4) }
+    );
     assert_eq!(store.commit_blocking(put("a", "again")).unwrap().first, Revision(5));
 }
 
@@ -54,7 +62,12 @@ fn pages_of_one_list_show_one_revision_until_it_is_compacted_a7() {
     }
     let first = store.range(b"p/", None, 2, None).unwrap();
     assert_eq!((first.entries.len(), first.more, first.remaining_count, first.revision), (2, true, 1, Revision(4)));
-    store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("p/c"), put_op("p/bb", "new"), put_op("p/c", "new")] }).unwrap();
+    store
+        .commit_blocking(Txn {
+            expect: vec![],
+            ops: vec![delete_op("p/c"), put_op("p/bb", "new"), put_op("p/c", "new")],
+        })
+        .unwrap();
     let second = store.range(b"p/", Some(b"p/b"), 2, Some(first.revision)).unwrap();
     assert_eq!((second.entries.len(), &second.entries[0].value[..], second.more), (1, &b"p/c"[..], false));
     store.compact(Revision(5));

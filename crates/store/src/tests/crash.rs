@@ -131,7 +131,9 @@ fn steady_overwriting_keeps_the_file_bounded() {
     let store = open(&disk).unwrap();
     let overwrite = |rounds: usize| {
         for round in 0..rounds {
-            let ops = (0..8).map(|i| put_op(&format!("k{}", (round * 7 + i * 13) % 64), &"x".repeat(500 + round % 4000))).collect();
+            let ops = (0..8)
+                .map(|i| put_op(&format!("k{}", (round * 7 + i * 13) % 64), &"x".repeat(500 + round % 4000)))
+                .collect();
             store.commit_blocking(Txn { expect: vec![], ops }).unwrap();
         }
         disk.length()

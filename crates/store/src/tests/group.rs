@@ -77,7 +77,9 @@ fn concurrent_increments_are_all_counted_and_watched_in_order_a1_a4() {
                         let next = std::str::from_utf8(&now.value).unwrap().parse::<u64>().unwrap() + 1;
                         let expect = vec![("n".into(), Expect::Unchanged(now.revision))];
                         match store.commit_blocking(Txn { expect, ops: vec![put_op("n", &next.to_string())] }) {
-                            Ok(done) => break assert!(store.revision() >= done.last, "a writer reads its own write (A5)"),
+                            Ok(done) => {
+                                break assert!(store.revision() >= done.last, "a writer reads its own write (A5)");
+                            }
                             Err(CommitError::Expectation { .. }) => {}
                             Err(error) => panic!("{error}"),
                         }

@@ -1,7 +1,9 @@
 //! The store against a trivial reference: all states and events ever, in vectors.
 
 use crate::testing::FaultyDisk;
-use crate::{CommitError, Encoded, Event, Expect, Op, Options, ReadError, Revision, Source, Store, Txn, WatchError, Watcher};
+use crate::{
+    CommitError, Encoded, Event, Expect, Op, Options, ReadError, Revision, Source, Store, Txn, WatchError, Watcher,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -79,14 +81,21 @@ impl Reference {
             let mut next = self.now().clone();
             let value = op.value().at(revision);
             let deleted = matches!(op, Op::Delete { .. });
-            let old = if deleted { next.remove(op.key()) } else { next.insert(op.key().clone(), (value.clone(), revision)) };
+            let old =
+                if deleted { next.remove(op.key()) } else { next.insert(op.key().clone(), (value.clone(), revision)) };
             if !holds || (deleted && old.is_none()) {
                 self.states.truncate(states);
                 self.events.truncate(events);
                 return false;
             }
             self.states.push(next);
-            self.events.push(Event { revision, key: op.key().clone(), value, previous: old.map(|(value, _)| value), deleted });
+            self.events.push(Event {
+                revision,
+                key: op.key().clone(),
+                value,
+                previous: old.map(|(value, _)| value),
+                deleted,
+            });
         }
         self.compacted = self.compacted.max(self.revision().saturating_sub(WINDOW as u64));
         holds
@@ -194,8 +203,10 @@ impl World {
                 assert_eq!(self.reference.readable(at), Ok(()));
                 let wanted = |key: &Bytes| key.starts_with(prefix) && after.as_ref().is_none_or(|after| key > after);
                 let all: Vec<_> = self.reference.states[at as usize].iter().filter(|(key, _)| wanted(key)).collect();
-                let found: Vec<_> = page.entries.iter().map(|e| (e.key.clone(), (e.value.clone(), e.revision))).collect();
-                let expected: Vec<_> = all.iter().take(limit).map(|(key, state)| ((*key).clone(), (*state).clone())).collect();
+                let found: Vec<_> =
+                    page.entries.iter().map(|e| (e.key.clone(), (e.value.clone(), e.revision))).collect();
+                let expected: Vec<_> =
+                    all.iter().take(limit).map(|(key, state)| ((*key).clone(), (*state).clone())).collect();
                 assert_eq!(found, expected);
                 assert_eq!((page.remaining_count, page.revision), (all.len() - found.len(), Revision(at)));
             }

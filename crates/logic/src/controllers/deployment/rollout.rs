@@ -55,8 +55,10 @@ impl Plan {
         if room <= 0 { has } else { has + room.min(self.replicas.saturating_sub(has)).max(0) }
     }
 
-    /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then as many
-    /// available pods as `unavailable` lets go. A ReplicaSet that was just shrunk may still count pods that are about to go: no
+    /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then
+    /// as many
+    /// available pods as `unavailable` lets go. A ReplicaSet that was just shrunk may still count pods that are about
+    /// to go: no
     /// more of them are counted on than it shall have.
     pub fn shrink_old(&self, new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> Vec<i32> {
         let available = |set: &ReplicaSet| available(set).min(size(set));
@@ -89,7 +91,9 @@ impl Plan {
         let change = self.max() - sizes.iter().sum::<i32>();
         let mut order: Vec<usize> = (0..sets.len()).collect();
         // Growing favours the newest of equal size, shrinking the oldest.
-        order.sort_by_key(|&at| (std::cmp::Reverse(sizes.get(at).copied()), if change > 0 { usize::MAX - at } else { at }));
+        order.sort_by_key(|&at| {
+            (std::cmp::Reverse(sizes.get(at).copied()), if change > 0 { usize::MAX - at } else { at })
+        });
         let mut added = 0;
         for &at in &order {
             let (Some(size), Some(set)) = (sizes.get_mut(at), sets.get(at)) else { continue };
@@ -117,7 +121,8 @@ impl Plan {
         if before <= 0 {
             return 0;
         }
-        let (product, before) = (i64::from(size) * i64::from(self.replicas.saturating_add(self.surge)), i64::from(before));
+        let (product, before) =
+            (i64::from(size) * i64::from(self.replicas.saturating_add(self.surge)), i64::from(before));
         i32::try_from((2 * product + before) / (2 * before)).unwrap_or(i32::MAX) - size
     }
 }

@@ -51,7 +51,12 @@ fn kubelet(world: &mut World, name: &str) {
     } else if pod["spec"]["nodeName"].is_null() || (good && pod["status"]["conditions"][0]["status"] != "True") {
         let ready = if good { "True" } else { "False" };
         let conditions = json!([{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
-        world.patch(&POD, "default", name, json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running", "conditions": conditions}}));
+        world.patch(
+            &POD,
+            "default",
+            name,
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running", "conditions": conditions}}),
+        );
     }
 }
 
@@ -86,7 +91,13 @@ fn only(image: &str, count: usize) -> BTreeMap<String, usize> {
 
 fn condition(world: &World, type_: &str) -> String {
     let conditions = world.get(&DEPLOYMENT, "default", "web")["status"]["conditions"].clone();
-    let found = conditions.as_array().into_iter().flatten().find(|condition| condition["type"] == type_).cloned().unwrap_or_default();
+    let found = conditions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == type_)
+        .cloned()
+        .unwrap_or_default();
     format!("{} {}", found["status"].as_str().unwrap_or(""), found["reason"].as_str().unwrap_or(""))
 }
 
@@ -104,7 +115,11 @@ fn a_rollout_and_its_undoing() {
     assert_eq!(shape(&world), only("good:2", 4));
     change(&mut world, image("good:1"));
     rest(&mut world);
-    assert_eq!((shape(&world), world.all(&REPLICA_SET).count()), (only("good:1", 4), 2), "the first ReplicaSet is taken up again");
+    assert_eq!(
+        (shape(&world), world.all(&REPLICA_SET).count()),
+        (only("good:1", 4), 2),
+        "the first ReplicaSet is taken up again"
+    );
     let annotations = world.get(&REPLICA_SET, "default", &first)["metadata"]["annotations"].clone();
     assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
     assert_eq!(annotations["deployment.kubernetes.io/revision-history"], "1");
@@ -131,7 +146,10 @@ fn a_broken_rollout_keeps_what_serves_times_out_and_is_corrected() {
     assert_eq!(condition(&world, "Progressing"), "False ProgressDeadlineExceeded");
     change(&mut world, image("good:2"));
     rest(&mut world);
-    assert_eq!((shape(&world), condition(&world, "Progressing")), (only("good:2", 4), "True NewReplicaSetAvailable".to_owned()));
+    assert_eq!(
+        (shape(&world), condition(&world, "Progressing")),
+        (only("good:2", 4), "True NewReplicaSetAvailable".to_owned())
+    );
 }
 
 #[test]
@@ -157,7 +175,10 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     change(&mut world, json!({"paused": true, "replicas": 6}));
     change(&mut world, image("good:2"));
     rest(&mut world);
-    assert_eq!((shape(&world), condition(&world, "Progressing")), (only("good:1", 6), "Unknown DeploymentPaused".to_owned()));
+    assert_eq!(
+        (shape(&world), condition(&world, "Progressing")),
+        (only("good:1", 6), "Unknown DeploymentPaused".to_owned())
+    );
     change(&mut world, json!({"paused": false}));
     rest(&mut world);
     assert_eq!(shape(&world), only("good:2", 6));
@@ -169,7 +190,12 @@ fn a_replica_set_deletes_what_serves_least() {
     rest(&mut world);
     let all = pods(&world);
     world.patch(&POD, "default", &all[2], json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}));
-    world.patch(&POD, "default", &all[1], json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}}));
+    world.patch(
+        &POD,
+        "default",
+        &all[1],
+        json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}}),
+    );
     change(&mut world, json!({"replicas": 2}));
     world.settle(CONTROLLERS, now());
     let going = |name: &str| !world.get(&POD, "default", name)["metadata"]["deletionTimestamp"].is_null();
@@ -179,7 +205,8 @@ fn a_replica_set_deletes_what_serves_least() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Wherever decisions are cut and whichever pods move first: never fewer Ready pods than asked for, never more pods than
+    /// Wherever decisions are cut and whichever pods move first: never fewer Ready pods than asked for, never more
+    /// pods than
     /// surge allows, and the end is the same (S12).
     #[test]
     fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4), 1..60)) {

@@ -70,7 +70,8 @@ pub fn pod(set: &StatefulSet, ordinal: i64, template: &PodTemplateSpec, revision
     spec.subdomain = set.spec.service_name.clone().filter(|name| !name.is_empty());
     let claimed: Vec<Volume> = claims(set, ordinal).map(|(key, template)| claimed_volume(&key, template)).collect();
     let others = spec.volumes.take().unwrap_or_default();
-    let others = others.into_iter().filter(|volume| !claimed.iter().any(|claim| claim.name == volume.name)).collect::<Vec<_>>();
+    let others =
+        others.into_iter().filter(|volume| !claimed.iter().any(|claim| claim.name == volume.name)).collect::<Vec<_>>();
     let volumes: Vec<Volume> = claimed.into_iter().chain(others).collect();
     spec.volumes = (!volumes.is_empty()).then_some(volumes);
     let mut metadata = json!({
@@ -96,7 +97,10 @@ pub fn identity_labels(name: &str, ordinal: i64) -> BTreeMap<String, String> {
 fn claimed_volume(claim: &ObjectKey, template: &PersistentVolumeClaim) -> Volume {
     Volume {
         name: template.metadata.name.clone().unwrap_or_default(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim.name.to_string(), read_only: None }),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.name.to_string(),
+            read_only: None,
+        }),
         ..Volume::default()
     }
 }

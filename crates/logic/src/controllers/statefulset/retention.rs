@@ -1,7 +1,9 @@
 //! `persistentVolumeClaimRetentionPolicy`, as owner references on claims (S8): the garbage collector does the rest.
 //!
-//! whenDeleted: Delete puts the set on the claims of its pods. A claim is made with it, so that a set that is deleted right
-//! after leaves nothing behind. whenScaled: Delete puts the pod that is scaled in on its claims, before it is deleted, so
+//! whenDeleted: Delete puts the set on the claims of its pods. A claim is made with it, so that a set that is deleted
+//! right
+//! after leaves nothing behind. whenScaled: Delete puts the pod that is scaled in on its claims, before it is
+//! deleted, so
 //! that they go when, and only when, the pod is gone. Retain takes both off again, also from claims without a pod.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -31,7 +33,12 @@ pub fn owners_of_new(o: &Observed) -> Vec<OwnerReference> {
 
 /// Whether a claim waits to go with a pod of its name that is gone: the garbage collector takes it away.
 pub fn goes_with_an_older_pod(o: &Observed, claim: &PersistentVolumeClaim) -> bool {
-    claim.metadata.owner_references.iter().flatten().any(|owner| owner.kind == POD.kind && o.pod_uid(&owner.name) != Some(&owner.uid))
+    claim
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.kind == POD.kind && o.pod_uid(&owner.name) != Some(&owner.uid))
 }
 
 /// Brings the owners of existing claims in line with the policy.
@@ -50,7 +57,8 @@ pub fn claims(o: &Observed, replicas: &Replicas, d: &mut Decision) {
     }
     if !when_deleted(o) {
         // Claims of pods that were scaled in long ago still carry the set from an earlier policy.
-        let patched = |meta: &ObjectMeta, d: &Decision| d.writes.iter().any(|write| write.is_of(&PERSISTENT_VOLUME_CLAIM, meta));
+        let patched =
+            |meta: &ObjectMeta, d: &Decision| d.writes.iter().any(|write| write.is_of(&PERSISTENT_VOLUME_CLAIM, meta));
         for meta in &o.owned_claims {
             if !patched(meta, d) {
                 align(Some(meta), o, None, d);
@@ -59,7 +67,8 @@ pub fn claims(o: &Observed, replicas: &Replicas, d: &mut Decision) {
     }
 }
 
-/// One claim: `wanted` is the only owner of this set's making that it shall have. A claim that another controller owns is
+/// One claim: `wanted` is the only owner of this set's making that it shall have. A claim that another controller
+/// owns is
 /// left alone.
 fn align(claim: Option<&ObjectMeta>, o: &Observed, wanted: Option<&OwnerReference>, d: &mut Decision) {
     let Some(claim) = claim else { return };

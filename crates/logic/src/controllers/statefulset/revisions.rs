@@ -36,7 +36,11 @@ pub struct Revisions {
 pub fn choose(o: &Observed) -> Revisions {
     let wanted = history::normal(&STATEFUL_SET, &o.spec.template);
     let highest = o.revisions.last().and_then(|revision| revision.revision).unwrap_or(0);
-    let same = o.revisions.iter().rev().find(|revision| history::normal(&STATEFUL_SET, &history::template(&revision.data.0)) == wanted);
+    let same = o
+        .revisions
+        .iter()
+        .rev()
+        .find(|revision| history::normal(&STATEFUL_SET, &history::template(&revision.data.0)) == wanted);
     let mut collisions = o.set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
     let (name, write) = match same {
         Some(found) if found.revision.unwrap_or(0) < highest => {
@@ -55,7 +59,8 @@ pub fn choose(o: &Observed) -> Revisions {
     Revisions { current, update, collisions, write }
 }
 
-/// What status names. Where that is missing (a new set, one that was made again over its old pods, or a decision that was
+/// What status names. Where that is missing (a new set, one that was made again over its old pods, or a decision that
+/// was
 /// cut before its status) the oldest revision that a pod carries.
 fn current(o: &Observed, update: &Revision) -> Revision {
     let named = o.set.status.as_ref().and_then(|status| status.current_revision.as_deref()).unwrap_or("");

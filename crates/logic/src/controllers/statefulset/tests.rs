@@ -1,4 +1,5 @@
-//! The promises of StatefulSets in a small world: every write is checked against the snapshot before it, whatever the pods
+//! The promises of StatefulSets in a small world: every write is checked against the snapshot before it, whatever the
+//! pods
 //! do, whatever the user does, and wherever a decision is cut.
 
 use jiff::Timestamp;
@@ -100,7 +101,11 @@ fn rest(world: &mut World) {
         world.settle(CONTROLLERS, now());
         let before = world.snapshot.revision;
         for name in pods(world) {
-            let ready = world.snapshot.pods.get(&ObjectKey::new("default", name.as_str())).is_some_and(|pod| is_running_and_ready(pod));
+            let ready = world
+                .snapshot
+                .pods
+                .get(&ObjectKey::new("default", name.as_str()))
+                .is_some_and(|pod| is_running_and_ready(pod));
             if !ready || !world.get(&POD, "default", &name)["metadata"]["deletionTimestamp"].is_null() {
                 let old = world.get(&POD, "default", &name);
                 if old["status"]["conditions"].as_array().is_none()
@@ -159,7 +164,9 @@ fn from_apply_to_ready_in_order_s3_s4() {
 #[test]
 fn a_broken_template_then_a_corrected_one_converges_s7() {
     // Broken from the start, and broken in the middle; corrected forwards, and by going back.
-    for (first, then, last) in [("bad:1", "bad:2", "good:1"), ("good:1", "bad:1", "good:2"), ("good:1", "bad:1", "good:1")] {
+    for (first, then, last) in
+        [("bad:1", "bad:2", "good:1"), ("good:1", "bad:1", "good:2"), ("good:1", "bad:1", "good:1")]
+    {
         let mut world = world(image(first)["spec"].clone());
         rest(&mut world);
         world.patch(&STATEFUL_SET, "default", "web", image(then));
@@ -204,15 +211,19 @@ fn a_partition_keeps_and_regains_the_old_revision_s6() {
     }
     rest(&mut world);
     assert_eq!(shape(&world), "web-0=good:1 web-1=good:1 web-2=good:2", "though only new pods were left for a moment");
-    world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}}));
+    world.patch(
+        &STATEFUL_SET,
+        "default",
+        "web",
+        json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}}),
+    );
     rest(&mut world);
     assert_eq!(shape(&world), "web-0=good:2 web-1=good:2 web-2=good:2");
 }
 
 #[test]
 fn claims_follow_the_retention_policy_and_nothing_else_s8() {
-    let policy =
-        |deleted: &str, scaled: &str| json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}});
+    let policy = |deleted: &str, scaled: &str| json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}});
     let run = |deleted: &str, scaled: &str, end: &dyn Fn(&mut World)| {
         let mut world = world(policy(deleted, scaled));
         rest(&mut world);
@@ -220,7 +231,8 @@ fn claims_follow_the_retention_policy_and_nothing_else_s8() {
         rest(&mut world);
         names(&world, &PERSISTENT_VOLUME_CLAIM).len()
     };
-    let scale: &dyn Fn(&mut World) = &|world| world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"replicas": 1}}));
+    let scale: &dyn Fn(&mut World) =
+        &|world| world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"replicas": 1}}));
     let delete: &dyn Fn(&mut World) = &|world| world.delete(&STATEFUL_SET, "default", "web", None);
     assert_eq!([run("Retain", "Retain", scale), run("Retain", "Retain", delete)], [3, 3]);
     assert_eq!([run("Delete", "Retain", scale), run("Delete", "Retain", delete)], [3, 0]);
@@ -233,7 +245,11 @@ fn claims_follow_the_retention_policy_and_nothing_else_s8() {
         rest(world);
         delete(world);
     };
-    assert_eq!(run("Delete", "Retain", relent), 3, "a policy that was taken back no longer holds, for claims without a pod too");
+    assert_eq!(
+        run("Delete", "Retain", relent),
+        3,
+        "a policy that was taken back no longer holds, for claims without a pod too"
+    );
 
     // The set goes right after its first claim was made, before anything else was.
     let mut world = world(policy("Delete", "Retain"));
@@ -288,7 +304,10 @@ fn history_is_kept_to_its_limit_and_a_rollback_raises_the_old_revision() {
     let mut history: Vec<_> = world
         .all(&CONTROLLER_REVISION)
         .map(|revision| {
-            (revision["revision"].as_i64().unwrap(), revision["data"]["spec"]["template"]["spec"]["containers"][0]["image"].clone())
+            (
+                revision["revision"].as_i64().unwrap(),
+                revision["data"]["spec"]["template"]["spec"]["containers"][0]["image"].clone(),
+            )
         })
         .collect();
     history.sort_by_key(|(number, _)| *number);
@@ -335,18 +354,24 @@ fn happen(world: &mut World, act: &Act) {
     match act {
         Act::Decide(cut) => drop(world.run(&statefulset::CONTROLLER, &key(), now(), *cut)),
         Act::Kubelet(ordinal) => kubelet(world, &pod(ordinal)),
-        Act::Unready(ordinal) if lives(world, &pod(ordinal)) => match image_of(&world.get(&POD, "default", &pod(ordinal))) {
-            "bad:1" => crash(world, &pod(ordinal)),
-            _ => report(world, &pod(ordinal), "False", 300),
-        },
+        Act::Unready(ordinal) if lives(world, &pod(ordinal)) => {
+            match image_of(&world.get(&POD, "default", &pod(ordinal))) {
+                "bad:1" => crash(world, &pod(ordinal)),
+                _ => report(world, &pod(ordinal), "False", 300),
+            }
+        }
         Act::Fail(ordinal) if lives(world, &pod(ordinal)) => {
             world.patch(&POD, "default", &pod(ordinal), json!({"status": {"phase": "Failed"}}))
         }
         Act::Delete(ordinal) if lives(world, &pod(ordinal)) => world.delete(&POD, "default", &pod(ordinal), None),
         Act::Scale(replicas) => change(world, json!({"spec": {"replicas": replicas}})),
         Act::Image(name) => change(world, image(name)),
-        Act::Partition(partition) => change(world, json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": partition}}}})),
-        Act::DropClaim(ordinal) => world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", format!("data-web-{ordinal}"))),
+        Act::Partition(partition) => {
+            change(world, json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": partition}}}}))
+        }
+        Act::DropClaim(ordinal) => {
+            world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", format!("data-web-{ordinal}")))
+        }
         _ => {}
     }
 }
@@ -379,11 +404,14 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
                 assert!(ordinal >= i64::from(partition), "S6: {key} is below the partition");
                 let newest = revision_of(victim);
                 let passed = |higher| {
-                    pod(higher).is_some_and(|pod| revision_of(pod) == newest && !is_terminating(&pod.metadata) && !is_finished(pod))
+                    pod(higher).is_some_and(|pod| {
+                        revision_of(pod) == newest && !is_terminating(&pod.metadata) && !is_finished(pod)
+                    })
                 };
                 assert!(!(ordinal + 1..replicas).any(passed), "S6: {key} goes before an old pod above it");
-                let away = (0..replicas)
-                    .filter(|other| !pod(*other).is_some_and(|pod| is_running_and_ready(pod) && !is_terminating(&pod.metadata)));
+                let away = (0..replicas).filter(|other| {
+                    !pod(*other).is_some_and(|pod| is_running_and_ready(pod) && !is_terminating(&pod.metadata))
+                });
                 assert!(!is_running_and_ready(victim) || away.count() == 0, "S6: {key} goes though another is away");
             }
         }
@@ -394,7 +422,8 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// S2, S4, S5, S6, S10 at every write; S7, S12: then leave it alone with a good template, and it ends where it should.
+    /// S2, S4, S5, S6, S10 at every write; S7, S12: then leave it alone with a good template, and it ends where it
+    /// should.
     #[test]
     fn whatever_happens_the_promises_hold_and_it_heals_s12(acts in prop::collection::vec(act(), 1..80), ordered: bool) {
         let policy = if ordered { "OrderedReady" } else { "Parallel" };

@@ -5,8 +5,13 @@ use crate::controllers::{garbagecollector, pvcprotection, volumesnapshot, volume
 use crate::volume::{BIND_COMPLETED, MADE_ON, PROVISIONED_BY, PVC_PROTECTION, SIZE};
 use crate::world::World;
 
-const CONTROLLERS: [Controller; 5] =
-    [CONTROLLER, volumesnapshot::CONTROLLER, volumesnapshotcontent::CONTROLLER, pvcprotection::CONTROLLER, garbagecollector::CONTROLLER];
+const CONTROLLERS: [Controller; 5] = [
+    CONTROLLER,
+    volumesnapshot::CONTROLLER,
+    volumesnapshotcontent::CONTROLLER,
+    pvcprotection::CONTROLLER,
+    garbagecollector::CONTROLLER,
+];
 
 fn settle(world: &mut World) {
     world.settle(&CONTROLLERS, Timestamp::UNIX_EPOCH);
@@ -73,7 +78,9 @@ fn every_claim_that_the_selector_finds_becomes_one_snapshot() {
     claim(&mut world, "c", "other", "n2");
     world.put(group("g", "db"));
     settle(&mut world);
-    assert!(status(&world, "g")["error"]["message"].as_str().unwrap().contains("cannot find default group snapshot class"));
+    assert!(
+        status(&world, "g")["error"]["message"].as_str().unwrap().contains("cannot find default group snapshot class")
+    );
     class(&mut world);
     settle(&mut world);
     let content = world.all(&kinds::VOLUME_GROUP_SNAPSHOT_CONTENT).next().cloned().unwrap();
@@ -91,7 +98,10 @@ fn every_claim_that_the_selector_finds_becomes_one_snapshot() {
     let claims: Vec<&Value> = members.iter().map(|member| &member["metadata"]["annotations"][SOURCE_CLAIM]).collect();
     assert_eq!(claims, ["a", "b"]);
     for member in &members {
-        assert_eq!((&member["status"]["readyToUse"], &member["status"]["volumeGroupSnapshotName"]), (&json!(true), &json!("g")));
+        assert_eq!(
+            (&member["status"]["readyToUse"], &member["status"]["volumeGroupSnapshotName"]),
+            (&json!(true), &json!("g"))
+        );
     }
     let seen = status(&world, "g");
     assert_eq!((&seen["readyToUse"], &seen["creationTime"]), (&json!(true), &json!("2026-01-01T00:00:00Z")));
@@ -133,7 +143,9 @@ fn a_group_that_cannot_be_of_one_moment_is_refused_in_words() {
     old["spec"]["source"] = json!({"volumeGroupSnapshotContentName": "x"});
     world.put(old);
     settle(&mut world);
-    for (name, why) in [("spread", "on more than one node"), ("empty", "finds no persistentvolumeclaim"), ("old", "one by one")] {
+    for (name, why) in
+        [("spread", "on more than one node"), ("empty", "finds no persistentvolumeclaim"), ("old", "one by one")]
+    {
         let message = status(&world, name)["error"]["message"].as_str().unwrap_or("").to_owned();
         assert!(message.contains(why), "{name}: {message}");
     }

@@ -33,7 +33,8 @@ fn snapshot(name: &str, source: Value) -> Value {
 }
 
 fn class(name: &str, driver: &str, default: bool) -> Value {
-    let annotations = if default { json!({(kinds::volumesnapshotclass::DEFAULT_ANNOTATION): "true"}) } else { json!({}) };
+    let annotations =
+        if default { json!({(kinds::volumesnapshotclass::DEFAULT_ANNOTATION): "true"}) } else { json!({}) };
     json!({"kind": "VolumeSnapshotClass", "metadata": {"name": name, "annotations": annotations}, "driver": driver, "deletionPolicy": "Delete"})
 }
 
@@ -70,13 +71,17 @@ fn node_works(world: &mut World) {
     for name in made {
         world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": {(MADE_ON): "n1"}}}));
     }
-    let asked = |content: &VolumeSnapshotContent| annotation(&content.metadata, SNAPSHOT_ON) == "n1" && content.status.is_none();
-    let own = |content: &VolumeSnapshotContent| source::handle("n1", &source::folder(content.metadata.uid.as_deref().unwrap()));
-    let handle = |content: &VolumeSnapshotContent| content.spec.source.snapshot_handle.clone().unwrap_or_else(|| own(content));
+    let asked = |content: &VolumeSnapshotContent| {
+        annotation(&content.metadata, SNAPSHOT_ON) == "n1" && content.status.is_none()
+    };
+    let own = |content: &VolumeSnapshotContent| {
+        source::handle("n1", &source::folder(content.metadata.uid.as_deref().unwrap()))
+    };
+    let handle =
+        |content: &VolumeSnapshotContent| content.spec.source.snapshot_handle.clone().unwrap_or_else(|| own(content));
     let contents = world.snapshot.volume_snapshot_contents.clone();
     for (key, content) in contents.iter().filter(|(_, content)| asked(content)) {
-        let status =
-            json!({"snapshotHandle": handle(content), "readyToUse": true, "restoreSize": 1 << 30, "creationTime": 1_000_000_000_000_i64});
+        let status = json!({"snapshotHandle": handle(content), "readyToUse": true, "restoreSize": 1 << 30, "creationTime": 1_000_000_000_000_i64});
         world.patch(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &key.name, json!({"status": status}));
     }
     settle(world);
@@ -104,7 +109,10 @@ fn a_snapshot_waits_for_claim_class_and_data_and_then_follows_its_content() {
     let mut world = with_data();
     world.put(snapshot("s", json!({"persistentVolumeClaimName": "data"})));
     settle(&mut world);
-    assert_eq!(error(&world, "s"), "Failed to set default snapshot class with error cannot find default snapshot class");
+    assert_eq!(
+        error(&world, "s"),
+        "Failed to set default snapshot class with error cannot find default snapshot class"
+    );
     world.put(class("other", "example.com/csi", true));
     world.put(class("one", BUILT_IN[0], true));
     world.put(class("two", BUILT_IN[0], true));
@@ -123,20 +131,28 @@ fn a_snapshot_waits_for_claim_class_and_data_and_then_follows_its_content() {
         (&json!(true), &json!("1Gi"), &json!("1970-01-01T00:16:40Z"))
     );
     assert!(seen["error"].is_null());
-    for event in
-        ["CreatingSnapshot: Waiting for a snapshot default/s", "SnapshotCreated: Snapshot default/s", "SnapshotReady: Snapshot default/s"]
-    {
+    for event in [
+        "CreatingSnapshot: Waiting for a snapshot default/s",
+        "SnapshotCreated: Snapshot default/s",
+        "SnapshotReady: Snapshot default/s",
+    ] {
         assert!(world.events.iter().any(|told| told.starts_with(event)), "{event}: {:?}", world.events);
     }
     let content = world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content_name(&world, "s"));
-    assert_eq!(content["spec"]["volumeSnapshotRef"]["uid"], world.get(&kinds::VOLUME_SNAPSHOT, "default", "s")["metadata"]["uid"]);
+    assert_eq!(
+        content["spec"]["volumeSnapshotRef"]["uid"],
+        world.get(&kinds::VOLUME_SNAPSHOT, "default", "s")["metadata"]["uid"]
+    );
     assert_eq!(content["metadata"]["finalizers"], json!([CONTENT_FINALIZER, LOCAL_PATH_FINALIZER]));
     world.assert_quiet(&CONTROLLERS, Timestamp::UNIX_EPOCH);
 
     // A content that is gone is not made anew: it would hold another moment.
     world.remove(&kinds::VOLUME_SNAPSHOT_CONTENT, &ObjectKey::new("", content_name(&world, "s")));
     settle(&mut world);
-    assert_eq!((error(&world, "s").as_str(), &status(&world, "s")["readyToUse"]), ("VolumeSnapshotContent is missing", &json!(false)));
+    assert_eq!(
+        (error(&world, "s").as_str(), &status(&world, "s")["readyToUse"]),
+        ("VolumeSnapshotContent is missing", &json!(false))
+    );
     assert_eq!(world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).count(), 0);
 }
 
@@ -172,8 +188,16 @@ fn plain_directories_and_strange_volumes_are_refused_in_words() {
     let name = volume_of(&world, "data")["metadata"]["name"].as_str().unwrap().to_owned();
     for (patch, spec, why) in [
         (json!({(SIZE): "none"}), json!({}), "of which no crash-consistent copy can be made"),
-        (json!({(SIZE): "image"}), json!({"volumeSnapshotClassName": "wrong"}), "snapshot class wrong is of driver \"example.com/csi\""),
-        (json!({}), json!({"volumeSnapshotClassName": "none"}), "volumesnapshotclass.snapshot.storage.k8s.io \"none\" not found"),
+        (
+            json!({(SIZE): "image"}),
+            json!({"volumeSnapshotClassName": "wrong"}),
+            "snapshot class wrong is of driver \"example.com/csi\"",
+        ),
+        (
+            json!({}),
+            json!({"volumeSnapshotClassName": "none"}),
+            "volumesnapshotclass.snapshot.storage.k8s.io \"none\" not found",
+        ),
         (json!({(PROVISIONED_BY): null}), json!({}), "cannot find CSI PersistentVolumeSource for volume"),
     ] {
         world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": patch}}));
@@ -216,7 +240,8 @@ fn a_claim_gets_the_data_that_it_asked_for_or_nothing() {
         world.put(user(&format!("p-{name}"), name));
     }
     settle(&mut world);
-    let handle = world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content_name(&world, "s"))["status"]["snapshotHandle"].clone();
+    let handle =
+        world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content_name(&world, "s"))["status"]["snapshotHandle"].clone();
     let copy_of = |world: &World, claim: &str| volume_of(world, claim)["metadata"]["annotations"][COPY_OF].clone();
     assert_eq!(copy_of(&world, "restored"), handle.as_str().unwrap().strip_prefix("n1/").unwrap());
     assert_eq!(copy_of(&world, "cloned"), volume_of(&world, "data")["metadata"]["name"]);
@@ -236,7 +261,12 @@ fn a_claim_gets_the_data_that_it_asked_for_or_nothing() {
     world.assert_quiet(&CONTROLLERS, Timestamp::UNIX_EPOCH);
 
     // What comes later is waited for.
-    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "absent", json!({"spec": {"dataSource": {"name": "late"}}}));
+    world.patch(
+        &kinds::PERSISTENT_VOLUME_CLAIM,
+        "default",
+        "absent",
+        json!({"spec": {"dataSource": {"name": "late"}}}),
+    );
     world.put(snapshot("late", json!({"persistentVolumeClaimName": "data"})));
     settle(&mut world);
     assert!(volume_of(&world, "absent").is_null(), "not ready yet");
@@ -244,16 +274,17 @@ fn a_claim_gets_the_data_that_it_asked_for_or_nothing() {
     assert!(!volume_of(&world, "absent").is_null());
 
     // Another namespace's data is not given away.
-    let elsewhere = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s", "namespace": "secret"});
+    let elsewhere =
+        json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s", "namespace": "secret"});
     let mut thief = claim("thief", "1Gi", Value::Null);
     thief["spec"]["dataSourceRef"] = elsewhere;
     world.put(thief);
     world.put(user("t", "thief"));
     settle(&mut world);
     assert!(volume_of(&world, "thief").is_null());
-    assert!(
-        world.events.iter().any(|event| event.contains("accessing secret/s of VolumeSnapshot dataSource from default/thief isn't allowed"))
-    );
+    assert!(world.events.iter().any(|event| {
+        event.contains("accessing secret/s of VolumeSnapshot dataSource from default/thief isn't allowed")
+    }));
 }
 
 #[test]
@@ -270,7 +301,10 @@ fn v3_a_snapshot_goes_after_its_last_restore_and_takes_its_copy_along_where_the_
         world.put(user("r", "restored"));
         settle(&mut world);
         assert!(!volume_of(&world, "restored").is_null(), "it asked before");
-        assert!(world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content)["metadata"]["deletionTimestamp"].is_null(), "V2");
+        assert!(
+            world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content)["metadata"]["deletionTimestamp"].is_null(),
+            "V2"
+        );
         assert!(world.events.contains(&"SnapshotDeletePending: Snapshot is being used to restore a PVC".to_owned()));
         node_works(&mut world);
         let left = world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content);
@@ -305,7 +339,10 @@ fn a_content_that_was_there_before_is_bound_once_by_uid_and_only_its_own_folder_
     world.put(snapshot("other", json!({"volumeSnapshotContentName": "old"})));
     settle(&mut world);
     let bound = world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", "old");
-    assert_eq!(bound["spec"]["volumeSnapshotRef"]["uid"], world.get(&kinds::VOLUME_SNAPSHOT, "default", "mine")["metadata"]["uid"]);
+    assert_eq!(
+        bound["spec"]["volumeSnapshotRef"]["uid"],
+        world.get(&kinds::VOLUME_SNAPSHOT, "default", "mine")["metadata"]["uid"]
+    );
     assert_eq!(bound["metadata"]["annotations"][SNAPSHOT_ON], "n1");
     assert!(error(&world, "other").contains("is bound to a different snapshot"));
     node_works(&mut world);
@@ -322,7 +359,10 @@ fn a_content_that_was_there_before_is_bound_once_by_uid_and_only_its_own_folder_
         world.put(content("bad", bad));
         settle(&mut world);
         let seen = world.get(&kinds::VOLUME_SNAPSHOT_CONTENT, "", "bad");
-        assert!(seen["status"]["error"]["message"].as_str().unwrap_or("").contains("is not the handle of a snapshot"), "{bad}");
+        assert!(
+            seen["status"]["error"]["message"].as_str().unwrap_or("").contains("is not the handle of a snapshot"),
+            "{bad}"
+        );
         assert!(seen["metadata"]["annotations"][SNAPSHOT_ON].is_null());
         world.remove(&kinds::VOLUME_SNAPSHOT_CONTENT, &ObjectKey::new("", "bad"));
     }
@@ -348,7 +388,11 @@ fn s12_wherever_a_decision_is_cut_one_snapshot_has_one_content() {
         }
         settle(&mut world);
         node_works(&mut world);
-        assert_eq!((world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).count(), &status(&world, "s")["readyToUse"]), (1, &json!(true)), "{cut}");
+        assert_eq!(
+            (world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).count(), &status(&world, "s")["readyToUse"]),
+            (1, &json!(true)),
+            "{cut}"
+        );
         world.delete(&kinds::VOLUME_SNAPSHOT, "default", "s", None);
         for _ in 0..4 {
             world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, cut);

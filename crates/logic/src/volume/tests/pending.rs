@@ -1,4 +1,5 @@
-//! Claims that are not bound, or not any more: which volume they get in the end, and in which words they are told why not.
+//! Claims that are not bound, or not any more: which volume they get in the end, and in which words they are told why
+//! not.
 
 use super::*;
 
@@ -28,7 +29,8 @@ fn with(mut object: Value, patch: Value) -> Value {
 
 #[test]
 fn a_claim_is_told_once_why_it_is_pending() {
-    let of_class = |provisioner: &str, mode: &str| with(storage_class("c", mode, "Delete"), json!({"provisioner": provisioner}));
+    let of_class =
+        |provisioner: &str, mode: &str| with(storage_class("c", mode, "Delete"), json!({"provisioner": provisioner}));
     let claim_of = |patch: Value| with(claim("data", Some("c"), "ReadWriteOnce"), json!({"spec": patch}));
     let table = [
         (json!(null), claim_of(json!({})), "ProvisioningFailed: storageclass.storage.k8s.io \"c\" not found"),
@@ -89,7 +91,10 @@ fn a_claim_says_which_pods_it_waits_for() {
     let mut world = with_claim("WaitForFirstConsumer", "Delete");
     for name in ["a", "b"] {
         let far = pod(name, json!({"spec": {"nodeSelector": {"far": "away"}}}));
-        world.put(with(far, json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}})));
+        world.put(with(
+            far,
+            json!({"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}}),
+        ));
         settle(&mut world);
     }
     let mut told: Vec<&String> = world.events.iter().filter(|event| event.starts_with("WaitFor")).collect();
@@ -104,10 +109,17 @@ fn a_claim_says_which_pods_it_waits_for() {
 
 #[test]
 fn v1_a_volume_that_is_named_or_reserved_goes_to_nobody_else() {
-    let reserved = |name: &str, reference: Value| with(static_volume(name, "5Gi", "Retain"), json!({"spec": {"claimRef": reference}}));
-    let named = |name: &str, volume: &str| with(claim(name, Some(""), "ReadWriteOnce"), json!({"spec": {"volumeName": volume}}));
+    let reserved = |name: &str, reference: Value| {
+        with(static_volume(name, "5Gi", "Retain"), json!({"spec": {"claimRef": reference}}))
+    };
+    let named = |name: &str, volume: &str| {
+        with(claim(name, Some(""), "ReadWriteOnce"), json!({"spec": {"volumeName": volume}}))
+    };
     let mut world = World::default();
-    world.put(with(reserved("kept", json!({"namespace": "default", "name": "mine"})), json!({"spec": {"storageClassName": "other"}})));
+    world.put(with(
+        reserved("kept", json!({"namespace": "default", "name": "mine"})),
+        json!({"spec": {"storageClassName": "other"}}),
+    ));
     world.put(static_volume("small", "1Gi", "Retain"));
     world.put(reserved("foreign", json!({"namespace": "default", "name": "mine", "uid": "of-one-that-is-gone"})));
     world.put(claim("other", Some(""), "ReadWriteOnce"));
@@ -119,11 +131,19 @@ fn v1_a_volume_that_is_named_or_reserved_goes_to_nobody_else() {
     world.put(named("late", "small"));
     world.put(named("large", "kept"));
     settle(&mut world);
-    assert_eq!(["mine", "late", "large"].map(|name| bound_to(&world, name)), ["Bound kept", "Pending small", "Pending kept"]);
+    assert_eq!(
+        ["mine", "late", "large"].map(|name| bound_to(&world, name)),
+        ["Bound kept", "Pending small", "Pending kept"]
+    );
     assert_eq!(["kept", "small", "foreign"].map(|name| phase_of(&world, name)), ["Bound", "Bound", "Released"]);
-    assert!(world.events.contains(&"FailedBinding: volume \"small\" already bound to a different claim.".to_owned()), "{:?}", world.events);
+    assert!(
+        world.events.contains(&"FailedBinding: volume \"small\" already bound to a different claim.".to_owned()),
+        "{:?}",
+        world.events
+    );
 
-    // By uid, before the claim is there to be found by name: a volume that will do is its own, one that will not is nobody's.
+    // By uid, before the claim is there to be found by name: a volume that will do is its own, one that will not is
+    // nobody's.
     for (name, size, bound) in [("fits", "1Gi", "Bound fits"), ("tight", "512Mi", "Pending -")] {
         let reference = json!({"namespace": "default", "name": name, "uid": format!("the-{name}")});
         world.put(with(reserved(name, reference), json!({"spec": {"capacity": {"storage": size}}})));
@@ -144,9 +164,15 @@ fn v1_what_was_bound_and_lost_its_volume_is_lost() {
     world.put(with(claim("owner", Some(""), "ReadWriteOnce"), json!({"spec": {"volumeName": "taken"}})));
     settle(&mut world);
     world.put(with(claim("restored", Some(""), "ReadWriteOnce"), completed.clone()));
-    world.put(with(with(claim("thief", Some(""), "ReadWriteOnce"), completed), json!({"spec": {"volumeName": "taken"}})));
+    world.put(with(
+        with(claim("thief", Some(""), "ReadWriteOnce"), completed),
+        json!({"spec": {"volumeName": "taken"}}),
+    ));
     settle(&mut world);
-    assert_eq!(["owner", "restored", "thief"].map(|name| bound_to(&world, name)), ["Bound taken", "Lost -", "Lost taken"]);
+    assert_eq!(
+        ["owner", "restored", "thief"].map(|name| bound_to(&world, name)),
+        ["Bound taken", "Lost -", "Lost taken"]
+    );
     world.remove(&kinds::PERSISTENT_VOLUME, &ObjectKey::new("", "taken"));
     settle(&mut world);
     assert_eq!((bound_to(&world, "owner").as_str(), phase_of(&world, "free").as_str()), ("Lost taken", "Available"));
@@ -178,7 +204,11 @@ fn v2_v3_whichever_is_deleted_first_the_policy_is_honoured() {
             }
             // Delete leaves the directory to the node, and Retain to nobody.
             let left = world.get(&kinds::PERSISTENT_VOLUME, "", &name)["metadata"]["finalizers"].clone();
-            assert_eq!(left, if policy == "Delete" { json!([LOCAL_PATH_FINALIZER]) } else { Value::Null }, "{first} first, {policy}");
+            assert_eq!(
+                left,
+                if policy == "Delete" { json!([LOCAL_PATH_FINALIZER]) } else { Value::Null },
+                "{first} first, {policy}"
+            );
         }
     }
     // Nobody can delete what is behind a volume that a person made: it says so, once, and stays.
@@ -190,5 +220,8 @@ fn v2_v3_whichever_is_deleted_first_the_policy_is_honoured() {
     settle(&mut world);
     let status = world.get(&kinds::PERSISTENT_VOLUME, "", "v")["status"].clone();
     assert_eq!(status["phase"], "Failed");
-    assert!(status["message"].as_str().is_some_and(|why| why.contains("no deletable volume plugin matched")), "{status}");
+    assert!(
+        status["message"].as_str().is_some_and(|why| why.contains("no deletable volume plugin matched")),
+        "{status}"
+    );
 }

@@ -88,13 +88,18 @@ fn v10_no_more_is_promised_than_a_node_has_and_a_growth_without_room_can_be_take
     // A claim that waits for no pod is told the same, and gets its volume when there is room: another is gone.
     world.put(claim("now", Some("fast"), "ReadWriteOnce"));
     settle(&mut world);
-    assert_eq!(told(&world, "ProvisioningFailed: failed to provision volume with StorageClass \"fast\": node(s) did not have"), 1);
+    assert_eq!(
+        told(&world, "ProvisioningFailed: failed to provision volume with StorageClass \"fast\": node(s) did not have"),
+        1
+    );
     world.remove(&kinds::PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data"));
     settle(&mut world);
     assert_eq!(bound_to(&world, "now"), "Pending -", "the node has yet to remove what is deleted");
     world.remove(&kinds::PERSISTENT_VOLUME, &ObjectKey::new("", name));
     settle(&mut world);
-    let served = |world: &World| [bound_to(world, "now"), bound_to(world, "two")].iter().filter(|said| said.starts_with("Bound")).count();
+    let served = |world: &World| {
+        [bound_to(world, "now"), bound_to(world, "two")].iter().filter(|said| said.starts_with("Bound")).count()
+    };
     assert_eq!(served(&world), 1, "one of those that wait gets it");
     world.patch(&kinds::NODE, "", "n1", room(4));
     settle(&mut world);
@@ -118,16 +123,27 @@ fn pods_go_where_most_room_is_left() {
 fn attributes_that_nobody_can_change_are_infeasible_and_their_class_is_kept() {
     let mut world = with_claim("Immediate", "Delete");
     let ask_for = |world: &mut World, class: Value| {
-        world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"spec": {"volumeAttributesClassName": class}}));
+        world.patch(
+            &kinds::PERSISTENT_VOLUME_CLAIM,
+            "default",
+            "data",
+            json!({"spec": {"volumeAttributesClassName": class}}),
+        );
         settle(world);
     };
     ask_for(&mut world, json!("gold"));
-    assert_eq!(status(&world)["modifyVolumeStatus"], json!({"targetVolumeAttributesClassName": "gold", "status": "Pending"}));
+    assert_eq!(
+        status(&world)["modifyVolumeStatus"],
+        json!({"targetVolumeAttributesClassName": "gold", "status": "Pending"})
+    );
     world.put(
         json!({"kind": "VolumeAttributesClass", "metadata": {"name": "gold"}, "driverName": BUILT_IN[0], "parameters": {"iops": "9"}}),
     );
     settle(&mut world);
-    assert_eq!(status(&world)["modifyVolumeStatus"], json!({"targetVolumeAttributesClassName": "gold", "status": "Infeasible"}));
+    assert_eq!(
+        status(&world)["modifyVolumeStatus"],
+        json!({"targetVolumeAttributesClassName": "gold", "status": "Infeasible"})
+    );
     assert_eq!(conditions(&world), ["ModifyVolumeError"]);
     let why = "VolumeModifyFailed: VAC gold: mainstay.io/local-path has no attributes that can be changed; not understood: iops";
     assert_eq!((told(&world, why), told(&world, "VAC gold does not exist.")), (1, 1), "{:?}", world.events);
@@ -151,5 +167,8 @@ fn attributes_that_nobody_can_change_are_infeasible_and_their_class_is_kept() {
     world.put(golden);
     settle(&mut world);
     assert_eq!(bound_to(&world, "gold"), "Bound golden");
-    assert_eq!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "gold")["status"]["currentVolumeAttributesClassName"], "gold");
+    assert_eq!(
+        world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "gold")["status"]["currentVolumeAttributesClassName"],
+        "gold"
+    );
 }

@@ -14,7 +14,8 @@ use crate::network::view::View;
 fn server() -> Server {
     let view = View::new("cluster.local");
     let put = |kind: &'static Kind, namespace: &str, name: &str, mut object: Value| {
-        object["metadata"] = json!({ "name": name, "namespace": namespace, "labels": { "kubernetes.io/service-name": "web" } });
+        object["metadata"] =
+            json!({ "name": name, "namespace": namespace, "labels": { "kubernetes.io/service-name": "web" } });
         view.put(kind, ObjectKey::new(namespace, name), &object);
     };
     put(&kinds::NAMESPACE, "", "default", json!({}));
@@ -22,7 +23,12 @@ fn server() -> Server {
     let spec = json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": ports, "selector": { "a": "b" }, "type": "ClusterIP" });
     put(&kinds::SERVICE, "default", "web", json!({ "spec": spec }));
     let endpoints = json!([{ "addresses": ["10.244.0.5"], "hostname": "web-0", "conditions": { "ready": true } }]);
-    put(&kinds::ENDPOINT_SLICE, "default", "web-x", json!({ "addressType": "IPv4", "endpoints": endpoints, "ports": ports }));
+    put(
+        &kinds::ENDPOINT_SLICE,
+        "default",
+        "web-x",
+        json!({ "addressType": "IPv4", "endpoints": endpoints, "ports": ports }),
+    );
     put(
         &kinds::SERVICE,
         "default",
@@ -46,7 +52,9 @@ pub fn run(input: &[u8]) {
     }
     let Some((question, limit)) = question(input) else { return };
     SERVER.with(|server| {
-        let answer = server.cluster_answer(&question).unwrap_or_else(|| crate::fuzzing::block_on(server.upstream_answer(&question, input)));
+        let answer = server
+            .cluster_answer(&question)
+            .unwrap_or_else(|| crate::fuzzing::block_on(server.upstream_answer(&question, input)));
         if let Some(bytes) = super::datagram(&answer, limit) {
             let again = Message::from_vec(&bytes).expect("what is sent can be read");
             assert!(again.metadata.truncation || bytes.len() <= usize::from(limit), "{} bytes", bytes.len());

@@ -259,7 +259,11 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
     }));
     for guard in ["forward-guard", "output-guard"] {
         messages.push(rule(guard, |rule| {
-            rule.destination(FIRST).in_range(services, true).protocol(FIRST).equals(&[Protocol::Tcp as u8]).reject(true);
+            rule.destination(FIRST)
+                .in_range(services, true)
+                .protocol(FIRST)
+                .equals(&[Protocol::Tcp as u8])
+                .reject(true);
         }));
         messages.push(rule(guard, |rule| {
             rule.destination(FIRST).in_range(services, true).reject(false);
@@ -275,7 +279,13 @@ impl Filter {
     /// The kernel's; `EPROTONOSUPPORT` where it lacks nftables.
     pub fn open(pods: Cidr, services: Cidr) -> io::Result<Self> {
         let socket = Socket::open(Family::Netfilter)?;
-        Ok(Self { socket, ranges: (pods, services), services: BTreeMap::new(), hairpins: BTreeMap::new(), next_chain: 0 })
+        Ok(Self {
+            socket,
+            ranges: (pods, services),
+            services: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+            next_chain: 0,
+        })
     }
 
     /// Puts the table with the rules of all Services in place of whatever table is there, at once.
@@ -347,7 +357,13 @@ impl Filter {
                     next_chain += 1;
                     messages.push(chain(NEW_CHAIN, CREATE, &name));
                     messages.extend(chain_rules(&name, backends));
-                    messages.push(element(NEW_ELEMENT, CREATE, front.map(), &front.key(), Some(&Verdict::Jump(name.clone()))));
+                    messages.push(element(
+                        NEW_ELEMENT,
+                        CREATE,
+                        front.map(),
+                        &front.key(),
+                        Some(&Verdict::Jump(name.clone())),
+                    ));
                     wanted.insert(*front, (name, backends.clone()));
                 }
             }

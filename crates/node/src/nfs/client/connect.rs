@@ -33,7 +33,8 @@ fn from_port(address: SocketAddr, port: u16, limit: Duration) -> io::Result<TcpS
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     // A port whose last connection still lingers is good for another server.
     socket.set_reuse_address(true)?;
-    let any = if address.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], port)) } else { SocketAddr::from(([0u16; 8], port)) };
+    let any =
+        if address.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], port)) } else { SocketAddr::from(([0u16; 8], port)) };
     socket.bind(&any.into())?;
     socket.connect_timeout(&address.into(), limit)?;
     Ok(socket.into())

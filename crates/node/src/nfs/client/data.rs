@@ -103,7 +103,12 @@ impl<R: Calls> Files<R> {
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..MAX_IO as usize).unwrap_or(rest);
             let reply = self.remote.call(procedure::WRITE, who, |arguments| {
-                arguments.opaque(handle).u64(offset.saturating_add(written as u64)).u32(part.len() as u32).u32(UNSTABLE).opaque(part);
+                arguments
+                    .opaque(handle)
+                    .u64(offset.saturating_add(written as u64))
+                    .u32(part.len() as u32)
+                    .u32(UNSTABLE)
+                    .opaque(part);
             })?;
             let (count, committed, verifier) = reply.read(|reader| {
                 Attributes::read_weak(reader)?;
@@ -141,7 +146,9 @@ impl<R: Calls> Files<R> {
         let handle = self.handle(number)?;
         for _ in 0..RESENT {
             let (until, order) = match self.nodes().get(number) {
-                Some(node) if !node.kept.pieces.is_empty() => (node.kept.settled + node.kept.pieces.len() as u64, node.kept.order.clone()),
+                Some(node) if !node.kept.pieces.is_empty() => {
+                    (node.kept.settled + node.kept.pieces.len() as u64, node.kept.order.clone())
+                }
                 _ => return Ok(Answer::default()),
             };
             let reply = self.remote.call(procedure::COMMIT, who, |arguments| {

@@ -76,10 +76,14 @@ impl<R: Calls> Files<R> {
             op::MKDIR => {
                 let mode = body.u32().ok_or_else(cut)? & !body.u32().ok_or_else(cut)?;
                 let wanted = SetAttributes { mode: Some(mode & 0o7777), ..SetAttributes::default() };
-                self.make(procedure::MKDIR, request.node, body.name().ok_or_else(cut)?, &who(), |arguments| wanted.write(arguments))
+                self.make(procedure::MKDIR, request.node, body.name().ok_or_else(cut)?, &who(), |arguments| {
+                    wanted.write(arguments)
+                })
             }
             op::UNLINK => self.unlink(request.node, body.name().ok_or_else(cut)?, &who()),
-            op::RMDIR => self.remove(procedure::RMDIR, &self.handle(request.node)?, body.name().ok_or_else(cut)?, &who()),
+            op::RMDIR => {
+                self.remove(procedure::RMDIR, &self.handle(request.node)?, body.name().ok_or_else(cut)?, &who())
+            }
             op::RENAME | op::RENAME2 => self.rename(request, body, &who()),
             op::LINK => self.link(request.node, body, &who()),
             op::OPEN | op::OPENDIR => self.open(request, body, who()),
@@ -113,7 +117,8 @@ impl<R: Calls> Files<R> {
         let reply = self.remote.call(procedure::LOOKUP, who, |arguments| {
             arguments.opaque(dir).opaque(name);
         })?;
-        let (handle, attributes) = reply.read(|reader| Ok((reader.opaque(MAX_HANDLE)?.to_vec(), Attributes::read_optional(reader)?)))?;
+        let (handle, attributes) =
+            reply.read(|reader| Ok((reader.opaque(MAX_HANDLE)?.to_vec(), Attributes::read_optional(reader)?)))?;
         let attributes = found(&self.remote, who, &handle, attributes)?;
         Ok((handle, attributes))
     }
@@ -131,7 +136,8 @@ impl<R: Calls> Files<R> {
         let mut long = || body.u64().ok_or(libc::EINVAL);
         let (open, size, _owner, atime, mtime, _ctime) = (long()?, long()?, long()?, long()?, long()?, long()?);
         let mut word = || body.u32().ok_or(libc::EINVAL);
-        let (atimensec, mtimensec, _, mode, _, uid, gid) = (word()?, word()?, word()?, word()?, word()?, word()?, word()?);
+        let (atimensec, mtimensec, _, mode, _, uid, gid) =
+            (word()?, word()?, word()?, word()?, word()?, word()?, word()?);
         let has = |bit: u32| valid & (1 << bit) != 0;
         let time = |set: bool, now: bool, seconds: u64, nanoseconds: u32| match (set, now) {
             (_, true) => SetTime::Now,
@@ -254,7 +260,9 @@ impl<R: Calls> Files<R> {
         if self.nodes().open_by_handle(&handle).is_none_or(|node| node.hidden.is_some()) {
             return Ok(false);
         }
-        let hash = handle.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = handle
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         let hidden = format!("{HIDDEN}{hash:016x}{:08x}", std::process::id()).into_bytes();
         self.remote.call(procedure::RENAME, who, |arguments| {
             arguments.opaque(dir).opaque(name).opaque(dir).opaque(&hidden);
@@ -309,7 +317,10 @@ impl<R: Calls> Files<R> {
             access => access?,
         };
         let mut answer = Answer::default();
-        answer.u64(self.nodes().open(request.node, who)).u32(if request.operation == op::OPEN { KEEP_CACHE } else { 0 }).u32(0);
+        answer
+            .u64(self.nodes().open(request.node, who))
+            .u32(if request.operation == op::OPEN { KEEP_CACHE } else { 0 })
+            .u32(0);
         Ok(answer)
     }
 
@@ -387,7 +398,8 @@ fn groups(pid: u32) -> Vec<u32> {
     }
     // At once: each read of this file is written anew by the kernel, and the groups are near its beginning.
     let mut bytes = [0; 4096];
-    let read = std::fs::File::open(format!("/proc/{pid}/status")).and_then(|mut file| std::io::Read::read(&mut file, &mut bytes));
+    let read = std::fs::File::open(format!("/proc/{pid}/status"))
+        .and_then(|mut file| std::io::Read::read(&mut file, &mut bytes));
     let status = String::from_utf8_lossy(bytes.get(..read.unwrap_or(0)).unwrap_or_default());
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_whitespace().filter_map(|group| group.parse().ok()).take(super::super::rpc::MAX_GROUPS).collect()

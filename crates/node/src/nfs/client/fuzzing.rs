@@ -137,7 +137,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
     });
     let entries = reply(|reply| {
         present(reply);
-        reply.u64(0).bool(true).u64(5).opaque(b"one").u64(1).bool(true).u64(6).opaque(b"three").u64(2).bool(false).bool(true);
+        reply
+            .u64(0)
+            .bool(true)
+            .u64(5)
+            .opaque(b"one")
+            .u64(1)
+            .bool(true)
+            .u64(6)
+            .opaque(b"three")
+            .u64(2)
+            .bool(false)
+            .bool(true);
     });
     let space = reply(|reply| {
         present(reply);
@@ -152,9 +163,15 @@ pub fn seeds() -> Vec<Vec<u8>> {
         session(&[(op::LOOKUP, 1, 0), (op::GETATTR, 2, 0), (op::SETATTR, 2, 0)], &[&found, &attributes, &weak]),
         session(&[(op::READLINK, 1, 0), (op::STATFS, 1, 0), (op::ACCESS, 1, 0)], &[&link, &space, &granted]),
         session(&[(op::SYMLINK, 1, 0), (op::MKNOD, 1, 0), (op::MKDIR, 1, 0)], &[&made, &made, &made]),
-        session(&[(op::OPEN, 1, 0), (op::READ, 1, 2), (op::READDIR, 1, 2), (op::RELEASE, 1, 2)], &[&granted, &bytes, &entries]),
+        session(
+            &[(op::OPEN, 1, 0), (op::READ, 1, 2), (op::READDIR, 1, 2), (op::RELEASE, 1, 2)],
+            &[&granted, &bytes, &entries],
+        ),
         session(&[(op::CREATE, 1, 0), (op::WRITE, 2, 3), (op::FLUSH, 2, 3)], &[&made, &written, &committed]),
         session(&[(op::CREATE, 1, 0), (op::UNLINK, 1, 0), (op::RELEASE, 2, 3)], &[&made, &made, &weak, &weak]),
-        session(&[(op::RENAME, 1, 0), (op::LINK, 1, 0), (op::RMDIR, 1, 0)], &[&found, &weak, &weak, &attributes, &weak]),
+        session(
+            &[(op::RENAME, 1, 0), (op::LINK, 1, 0), (op::RMDIR, 1, 0)],
+            &[&found, &weak, &weak, &attributes, &weak],
+        ),
     ]
 }

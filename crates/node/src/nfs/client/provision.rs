@@ -3,7 +3,9 @@
 
 use std::io;
 
-use super::super::protocol::{Attributes, MAX_HANDLE, MAX_NAME, SIZES, SetAttributes, errno_of, kind, procedure, sizes, status};
+use super::super::protocol::{
+    Attributes, MAX_HANDLE, MAX_NAME, SIZES, SetAttributes, errno_of, kind, procedure, sizes, status,
+};
 use super::super::rpc::Credentials;
 use super::super::xdr::Writer;
 use super::remote::{self, Errno, Remote, Source};
@@ -19,7 +21,9 @@ pub enum ProvisionError {
     Open(String),
     #[error("{what}: {error}")]
     Refused { what: String, error: io::Error },
-    #[error("the server does not let this node give folders a size: it has no such address among the export's provisioners=")]
+    #[error(
+        "the server does not let this node give folders a size: it has no such address among the export's provisioners="
+    )]
     NotTrusted,
     #[error("the server cannot keep sizes")]
     NoSizes,
@@ -133,7 +137,8 @@ impl Share {
         let reply = self.remote.call(procedure::LOOKUP, &root(), |arguments| {
             arguments.opaque(parent).opaque(name);
         })?;
-        let (handle, attributes) = reply.read(|reader| Ok((reader.opaque(MAX_HANDLE)?.to_vec(), Attributes::read_optional(reader)?)))?;
+        let (handle, attributes) =
+            reply.read(|reader| Ok((reader.opaque(MAX_HANDLE)?.to_vec(), Attributes::read_optional(reader)?)))?;
         let attributes = remote::found(&self.remote, &root(), &handle, attributes)?;
         Ok((handle, attributes.kind == kind::DIRECTORY))
     }

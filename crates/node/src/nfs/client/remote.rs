@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::protocol::{self, Attributes, MAX_HANDLE, MOUNT, NFS, PORTMAP, PORTMAP_PORT, PORTMAP_VERSION, V3, procedure};
+use super::super::protocol::{
+    self, Attributes, MAX_HANDLE, MOUNT, NFS, PORTMAP, PORTMAP_PORT, PORTMAP_VERSION, V3, procedure,
+};
 use super::super::rpc::{self, Credentials};
 use super::super::xdr::{Garbage, Reader, Writer};
 use super::connect::connect;
@@ -84,7 +86,9 @@ impl Remote {
                     }
                     return Ok(reply);
                 }
-                Err(error) if !again || error.kind() == io::ErrorKind::Unsupported || Instant::now() + AGAIN >= deadline => {
+                Err(error)
+                    if !again || error.kind() == io::ErrorKind::Unsupported || Instant::now() + AGAIN >= deadline =>
+                {
                     return Err(error);
                 }
                 Err(_) => std::thread::sleep(AGAIN),
@@ -248,7 +252,12 @@ fn ask_port(ip: IpAddr, program: u32) -> Option<u16> {
 }
 
 /// A made or found file: handle and attributes, asked for where the server left them out.
-pub fn found(remote: &impl Calls, who: &Credentials, handle: &[u8], attributes: Option<Attributes>) -> Result<Attributes, Errno> {
+pub fn found(
+    remote: &impl Calls,
+    who: &Credentials,
+    handle: &[u8],
+    attributes: Option<Attributes>,
+) -> Result<Attributes, Errno> {
     match attributes {
         Some(attributes) => Ok(attributes),
         None => {

@@ -81,7 +81,13 @@ fn mount(request: &MountRequest) -> io::Result<File> {
         flags |= MsFlags::MS_RDONLY;
     }
     let source = format!("{}:{}", request.source.server, request.source.path);
-    nix::mount::mount(Some(source.as_str()), &request.target, Some("fuse.mainstay-nfs"), flags, Some(options.as_str()))?;
+    nix::mount::mount(
+        Some(source.as_str()),
+        &request.target,
+        Some("fuse.mainstay-nfs"),
+        flags,
+        Some(options.as_str()),
+    )?;
     // Best effort: reads are then no larger than the kernel's 128 KiB.
     let _ = read_ahead(&request.target);
     Ok(device)
@@ -94,8 +100,11 @@ fn read_ahead(target: &std::path::Path) -> io::Result<()> {
     const KIB: u32 = 2 * MAX_IO / 1024;
     let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
     let parts = mounts.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut here = parts.filter(|parts| parts.get(4).is_some_and(|place| place.as_bytes() == target.as_os_str().as_bytes()));
-    let Some(device) = here.next().and_then(|parts| parts.get(2).map(|device| (*device).to_owned())) else { return Ok(()) };
+    let mut here =
+        parts.filter(|parts| parts.get(4).is_some_and(|place| place.as_bytes() == target.as_os_str().as_bytes()));
+    let Some(device) = here.next().and_then(|parts| parts.get(2).map(|device| (*device).to_owned())) else {
+        return Ok(());
+    };
     std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), KIB.to_string())
 }
 
@@ -207,10 +216,21 @@ impl Session {
         const MAX_PAGES: u32 = 1 << 22;
         const PAGES: u16 = (MAX_IO / 4096) as u16;
         let mut body = Words(&request.body);
-        let (_major, _minor, readahead, offered) = (body.u32(), body.u32(), body.u32().unwrap_or(0), body.u32().unwrap_or(0));
+        let (_major, _minor, readahead, offered) =
+            (body.u32(), body.u32(), body.u32().unwrap_or(0), body.u32().unwrap_or(0));
         let flags = offered & (ASYNC_READ | BIG_WRITES | AUTO_INVAL_DATA | PARALLEL_DIROPS | MAX_PAGES);
         let mut answer = Answer::default();
-        answer.u32(7).u32(31).u32(readahead.max(2 * MAX_IO)).u32(flags).u16(32).u16(24).u32(MAX_IO).u32(1).u16(PAGES).u16(0);
+        answer
+            .u32(7)
+            .u32(31)
+            .u32(readahead.max(2 * MAX_IO))
+            .u32(flags)
+            .u16(32)
+            .u16(24)
+            .u32(MAX_IO)
+            .u32(1)
+            .u16(PAGES)
+            .u16(0);
         answer.pad(64);
         self.answer(request.unique, Ok(answer));
     }

@@ -156,7 +156,10 @@ impl Answer {
             self.u32(time.nanoseconds);
         });
         let device = libc::makedev(attributes.device.0, attributes.device.1);
-        self.u32(file_type(attributes.kind) | attributes.mode & 0o7777).u32(attributes.links).u32(attributes.uid).u32(attributes.gid);
+        self.u32(file_type(attributes.kind) | attributes.mode & 0o7777)
+            .u32(attributes.links)
+            .u32(attributes.uid)
+            .u32(attributes.gid);
         self.u32(u32::try_from(device).unwrap_or(0)).u32(1 << 20).u32(0)
     }
 

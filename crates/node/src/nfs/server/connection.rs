@@ -32,7 +32,8 @@ impl<R: Read, W: Write> Connection<R, W> {
         Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0) }
     }
 
-    /// Answers calls until the client ends the connection; one that only `helps`, until another waits to read the next. `wait` sets how long the next read may take; `help` is
+    /// Answers calls until the client ends the connection; one that only `helps`, until another waits to read the
+    /// next. `wait` sets how long the next read may take; `help` is
     /// asked for another thread to work here after each call that was read while none waits to read the next.
     ///
     /// # Errors

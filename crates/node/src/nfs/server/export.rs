@@ -49,7 +49,13 @@ impl FromStr for ExportOptions {
         if !path.starts_with('/') {
             return Err(format!("export {path:?} is not an absolute path"));
         }
-        let mut export = Self { path: path.into(), read_only: false, squash: Squash::Root, clients: Vec::new(), provisioners: Vec::new() };
+        let mut export = Self {
+            path: path.into(),
+            read_only: false,
+            squash: Squash::Root,
+            clients: Vec::new(),
+            provisioners: Vec::new(),
+        };
         for option in options.split(',').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
                 None if option == "ro" => export.read_only = true,
@@ -98,8 +104,9 @@ impl Export {
         let path = options.path.canonicalize()?;
         let root = beneath::open_root(&path)?;
         let stat = nix::sys::stat::fstat(root.as_raw_fd())?;
-        KernelHandle::of(&root)
-            .map_err(|error| io::Error::new(error.kind(), format!("its file system has no file handles to export by ({error})")))?;
+        KernelHandle::of(&root).map_err(|error| {
+            io::Error::new(error.kind(), format!("its file system has no file handles to export by ({error})"))
+        })?;
         let hash: [u8; 32] = Sha256::digest(path.as_os_str().as_encoded_bytes()).into();
         let id = hash.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         let (clients, provisioners) = (options.clients.clone(), options.provisioners.clone());
@@ -128,7 +135,11 @@ impl Export {
         if asked.uid == 0 && self.squash == Squash::Root {
             return nobody;
         }
-        Identity { uid: asked.uid, gid: squashed(asked.gid), groups: asked.groups.iter().copied().map(squashed).collect() }
+        Identity {
+            uid: asked.uid,
+            gid: squashed(asked.gid),
+            groups: asked.groups.iter().copied().map(squashed).collect(),
+        }
     }
 
     /// A path that a client asks to mount, relative to this export; `None` where it is not in it.
@@ -143,7 +154,8 @@ mod tests {
 
     #[test]
     fn exports_are_read_as_they_are_typed() {
-        let export: ExportOptions = "/exports/a:ro,no_root_squash,clients=10.0.0.0/8,clients=192.0.2.7".parse().unwrap();
+        let export: ExportOptions =
+            "/exports/a:ro,no_root_squash,clients=10.0.0.0/8,clients=192.0.2.7".parse().unwrap();
         assert_eq!((export.path.to_str(), export.read_only, export.squash), (Some("/exports/a"), true, Squash::None));
         assert_eq!(export.clients.len(), 2);
         assert!("/a".parse::<ExportOptions>().is_ok_and(|export| export.squash == Squash::Root && !export.read_only));
@@ -155,7 +167,8 @@ mod tests {
     #[test]
     fn root_is_nobody_unless_it_is_said_otherwise() {
         let dir = tempfile::tempdir().unwrap();
-        let export = |options: &str| Export::open(&format!("{}:{options}", dir.path().display()).parse().unwrap()).unwrap();
+        let export =
+            |options: &str| Export::open(&format!("{}:{options}", dir.path().display()).parse().unwrap()).unwrap();
         let root = Credentials { uid: 0, gid: 0, groups: vec![0, 5] };
         let user = Credentials { uid: 7, gid: 0, groups: vec![0, 5] };
         assert_eq!(export("").identity(Some(&root)).uid, NOBODY);

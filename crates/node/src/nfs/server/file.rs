@@ -155,7 +155,9 @@ pub fn access(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
     let mut granted = 0;
     {
         let _acting = asked.act(named.export)?;
-        for (mode, bits) in [(libc::R_OK, READ), (libc::W_OK, CHANGE), (libc::X_OK, if is_dir { LOOKUP } else { EXECUTE })] {
+        for (mode, bits) in
+            [(libc::R_OK, READ), (libc::W_OK, CHANGE), (libc::X_OK, if is_dir { LOOKUP } else { EXECUTE })]
+        {
             let refused_anyway = mode == libc::W_OK && named.export.read_only;
             if wanted & bits != 0 && !refused_anyway && may(&named, mode) {
                 granted |= wanted & bits;
@@ -263,7 +265,8 @@ pub fn fsstat(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
     let about = nix::sys::statvfs::fstatvfs(&named.fd)?;
     let unit = about.fragment_size();
     named.write_after(reply);
-    let mut bytes = [about.blocks(), about.blocks_free(), about.blocks_available()].map(|blocks| blocks.saturating_mul(unit));
+    let mut bytes =
+        [about.blocks(), about.blocks_free(), about.blocks_available()].map(|blocks| blocks.saturating_mul(unit));
     if let Some(limit) = &named.limit {
         let (size, used) = limit.usage();
         let left = size.saturating_sub(used);

@@ -21,7 +21,8 @@ use crate::nfs::xdr::Writer;
 
 /// Somebody who may do the most.
 const CLIENT: Peer = Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 700, is_here: true };
-/// Of the export as [`run`] makes it: itself, a file, a folder, a file in it, a link out, a folder with a size of its own
+/// Of the export as [`run`] makes it: itself, a file, a folder, a file in it, a link out, a folder with a size of its
+/// own
 /// and a file in it.
 const FILES: [&str; 7] = [".", "file", "dir", "dir/inner", "link", "sized", "sized/inner"];
 /// The size of that folder (bytes).
@@ -143,7 +144,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         arguments
     };
     let nothing = SetAttributes::default();
-    let wanted = SetAttributes { mode: Some(0o4755), uid: Some(7), gid: Some(8), size: Some(20), ..SetAttributes::default() };
+    let wanted =
+        SetAttributes { mode: Some(0o4755), uid: Some(7), gid: Some(8), size: Some(20), ..SetAttributes::default() };
     let mut calls = vec![
         record((MOUNT, V3), 1, Writer::new().opaque(b"/dev/shm")),
         record((MOUNT, V3), 5, &Writer::new()),

@@ -50,8 +50,15 @@ impl KernelHandle {
         let mut raw = Raw { bytes: MAX_KERNEL_HANDLE as u32, kind: 0, handle: [0; MAX_KERNEL_HANDLE] };
         let mut mount: libc::c_int = 0;
         // SAFETY: `raw` has the layout of `struct file_handle` with as much room as it says; the path is empty.
-        let result =
-            unsafe { libc::name_to_handle_at(file.as_raw_fd(), c"".as_ptr(), (&raw mut raw).cast(), &raw mut mount, libc::AT_EMPTY_PATH) };
+        let result = unsafe {
+            libc::name_to_handle_at(
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                (&raw mut raw).cast(),
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -65,7 +72,9 @@ impl KernelHandle {
         let mut raw = Raw { bytes: self.bytes.len() as u32, kind: self.kind.into(), handle: [0; MAX_KERNEL_HANDLE] };
         raw.handle.get_mut(..self.bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&self.bytes);
         // SAFETY: as above; the kernel only reads it.
-        let fd = unsafe { libc::open_by_handle_at(root, (&raw mut raw).cast(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) };
+        let fd = unsafe {
+            libc::open_by_handle_at(root, (&raw mut raw).cast(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -35,7 +35,14 @@ pub fn readdirplus(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Wr
     list(asked, &dir, cookie, count, true, reply)
 }
 
-fn list(asked: &Asked<'_>, dir: &Named<'_>, cookie: u64, count: u32, plus: bool, reply: &mut Writer) -> Result<(), Fault> {
+fn list(
+    asked: &Asked<'_>,
+    dir: &Named<'_>,
+    cookie: u64,
+    count: u32,
+    plus: bool,
+    reply: &mut Writer,
+) -> Result<(), Fault> {
     dir.must_be_dir()?;
     let position = i64::try_from(cookie).map_err(|_| Fault::Status(status::BAD_COOKIE))?;
     let _acting = asked.act(dir.export)?;

@@ -3,7 +3,8 @@
 //!
 //! Stateless as the protocol wants it: a file handle holds the kernel's own handle of the file (inode and generation),
 //! so it outlives renames and restarts of the server; it is sealed with a key of this server, so that nobody can make
-//! one up for a file outside of an export (X3). A thread takes on the asking user's identity for each call; permissions are the kernel's to check.
+//! one up for a file outside of an export (X3). A thread takes on the asking user's identity for each call;
+//! permissions are the kernel's to check.
 //!
 //! - [`export`]: what is exported to whom
 //! - [`handle`]: file handles
@@ -113,7 +114,8 @@ pub struct Listening {
 pub fn listen(config: &ServerConfig) -> Result<Listening, StartError> {
     let mut exports: Vec<Export> = Vec::new();
     for options in &config.exports {
-        let export = Export::open(options).map_err(|source| StartError::Export { path: options.path.clone(), source })?;
+        let export =
+            Export::open(options).map_err(|source| StartError::Export { path: options.path.clone(), source })?;
         if exports.iter().any(|other| other.id == export.id) {
             return Err(StartError::Twice(export.path));
         }
@@ -141,7 +143,11 @@ fn key(dir: &Path) -> io::Result<[u8; 32]> {
     crate::kubelet::disk::make_private_dir(dir)?;
     let path = dir.join("handle-key");
     match std::fs::read(&path) {
-        Ok(bytes) => return bytes.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "handle-key is not 32 bytes")),
+        Ok(bytes) => {
+            return bytes
+                .try_into()
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "handle-key is not 32 bytes"));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -239,7 +245,9 @@ type Tcp = Connection<TcpStream, TcpStream>;
 fn work(server: &Arc<Server>, connection: &Arc<Tcp>, stream: &Arc<TcpStream>, helps: bool) -> io::Result<()> {
     use nix::sys::socket::{MsgFlags, recv};
     identity::own_thread()?;
-    let more = || recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0);
+    let more = || {
+        recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0)
+    };
     let help = || {
         if Arc::strong_count(connection) > MAX_SIDE_BY_SIDE || !more() {
             return;

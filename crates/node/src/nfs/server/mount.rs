@@ -80,7 +80,8 @@ fn first_handle(asked: &Asked<'_>, arguments: &mut Reader<'_>) -> Result<Vec<u8>
 
 /// The limit of a folder that is named by its path: it may begin at any folder on the way.
 fn limit_of(asked: &Asked<'_>, export: &Export, inside: &Path) -> Result<Option<Arc<Limit>>, Fault> {
-    let ways: Vec<&Path> = inside.ancestors().map(|way| if way.as_os_str().is_empty() { Path::new(".") } else { way }).collect();
+    let ways: Vec<&Path> =
+        inside.ancestors().map(|way| if way.as_os_str().is_empty() { Path::new(".") } else { way }).collect();
     for way in ways {
         let dir = beneath::open_strict(&export.root, way, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         if let Some(limit) = asked.server.limits.at(&nix::sys::stat::fstat(dir.as_raw_fd())?) {
@@ -99,13 +100,20 @@ pub fn portmap(asked: &Asked<'_>, arguments: &mut Reader<'_>) -> Writer {
         return rpc::refused(call.xid, Refusal::ProgramMismatch(PORTMAP_VERSION, PORTMAP_VERSION));
     }
     let port = u32::from(asked.server.port);
-    let served = [(PORTMAP, PORTMAP_VERSION, u32::from(protocol::PORTMAP_PORT)), (protocol::MOUNT, V3, port), (protocol::NFS, V3, port)];
+    let served = [
+        (PORTMAP, PORTMAP_VERSION, u32::from(protocol::PORTMAP_PORT)),
+        (protocol::MOUNT, V3, port),
+        (protocol::NFS, V3, port),
+    ];
     let mut reply = rpc::accepted(call.xid);
     match call.procedure {
         NULL => {}
         GETPORT => {
-            let mut words = || Ok::<_, crate::nfs::xdr::Garbage>((arguments.u32()?, arguments.u32()?, arguments.u32()?));
-            let Ok((program, version, transport)) = words() else { return rpc::refused(call.xid, Refusal::GarbageArguments) };
+            let mut words =
+                || Ok::<_, crate::nfs::xdr::Garbage>((arguments.u32()?, arguments.u32()?, arguments.u32()?));
+            let Ok((program, version, transport)) = words() else {
+                return rpc::refused(call.xid, Refusal::GarbageArguments);
+            };
             let found = served.iter().find(|(p, v, _)| *p == program && *v == version && transport == TCP);
             reply.u32(found.map_or(0, |(.., port)| *port));
         }

@@ -99,7 +99,13 @@ pub fn lookup(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
 }
 
 /// What a procedure that made `name` answers; with `wanted` set first.
-fn made(asked: &Asked<'_>, dir: &Named<'_>, name: &OsStr, wanted: &SetAttributes, reply: &mut Writer) -> Result<(), Fault> {
+fn made(
+    asked: &Asked<'_>,
+    dir: &Named<'_>,
+    name: &OsStr,
+    wanted: &SetAttributes,
+    reply: &mut Writer,
+) -> Result<(), Fault> {
     let named = {
         let _acting = asked.act_to_change(dir.export)?;
         let fd = beneath::open_strict(&dir.fd, Path::new(name), AS_IT_IS)?;
@@ -152,7 +158,12 @@ fn making(asked: &Asked<'_>, dir: &Named<'_>, make: impl FnOnce() -> Result<(), 
 }
 
 /// Takes a name away, and gives back what it cost where it was the last one.
-fn removing(asked: &Asked<'_>, dir: &Named<'_>, name: &OsStr, remove: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+fn removing(
+    asked: &Asked<'_>,
+    dir: &Named<'_>,
+    name: &OsStr,
+    remove: impl FnOnce() -> Result<(), Fault>,
+) -> Result<(), Fault> {
     let limits = &asked.server.limits;
     let look = || dir.child(name).ok().and_then(|fd| stat::fstat(fd.as_raw_fd()).ok().map(|stat| (fd, stat)));
     let Some(limit) = &dir.limit else {
@@ -288,7 +299,12 @@ pub fn rmdir(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
     unlink(asked, arguments, reply, UnlinkatFlags::RemoveDir)
 }
 
-fn unlink(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer, flags: UnlinkatFlags) -> Result<(), Fault> {
+fn unlink(
+    asked: &Asked<'_>,
+    arguments: &mut Reader<'_>,
+    reply: &mut Writer,
+    flags: UnlinkatFlags,
+) -> Result<(), Fault> {
     let dir = asked.named(arguments)?;
     let name = plain(arguments)?;
     dir.must_be_dir()?;
@@ -338,7 +354,13 @@ pub fn link(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -
     {
         let _acting = asked.act_to_change(dir.export)?;
         let path = file.path();
-        nix::unistd::linkat(None, std::ffi::OsStr::new(&path), Some(dir.fd.as_raw_fd()), name, AtFlags::AT_SYMLINK_FOLLOW)?;
+        nix::unistd::linkat(
+            None,
+            std::ffi::OsStr::new(&path),
+            Some(dir.fd.as_raw_fd()),
+            name,
+            AtFlags::AT_SYMLINK_FOLLOW,
+        )?;
     }
     super::file::sync(&dir)?;
     file.write_after(reply);

@@ -35,7 +35,13 @@ fn base() -> tempfile::TempDir {
 fn mount(base: &Path, port: u16, path: &str) -> Result<(Remote, Vec<u8>), String> {
     let path = base.join("export").join(path).display().to_string();
     let path = path.trim_end_matches('/').to_owned();
-    remote::open(&Source { server: "127.0.0.1".into(), path, port: Some(port), mount_port: Some(port), timeout_ms: 5000 })
+    remote::open(&Source {
+        server: "127.0.0.1".into(),
+        path,
+        port: Some(port),
+        mount_port: Some(port),
+        timeout_ms: 5000,
+    })
 }
 
 fn root() -> Credentials {
@@ -59,7 +65,8 @@ fn getattr(remote: &Remote, handle: &[u8]) -> Result<Attributes, i32> {
 
 fn create(remote: &Remote, dir: &[u8], name: &[u8], who: &Credentials) -> Result<(), i32> {
     let arguments = |arguments: &mut Writer| {
-        SetAttributes { mode: Some(0o644), ..SetAttributes::default() }.write(arguments.opaque(dir).opaque(name).u32(1));
+        SetAttributes { mode: Some(0o644), ..SetAttributes::default() }
+            .write(arguments.opaque(dir).opaque(name).u32(1));
     };
     remote.call(procedure::CREATE, who, arguments).map(drop)
 }

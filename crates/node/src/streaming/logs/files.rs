@@ -41,12 +41,14 @@ fn rotated(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// All files, oldest first, as they were at one instant: no file twice and none left out, whatever is rotated meanwhile.
+/// All files, oldest first, as they were at one instant: no file twice and none left out, whatever is rotated
+/// meanwhile.
 ///
 /// # Errors
 /// What the system says; files that are not there are none.
 pub fn open_all(path: &Path) -> io::Result<Vec<LogFile>> {
-    let names: Vec<PathBuf> = (1..=MAX_FILES).rev().map(|number| rotated(path, number)).chain([path.to_owned()]).collect();
+    let names: Vec<PathBuf> =
+        (1..=MAX_FILES).rev().map(|number| rotated(path, number)).chain([path.to_owned()]).collect();
     for _ in 0..ATTEMPTS {
         let mut files = Vec::new();
         for name in &names {

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn options_narrow() {
-        let timestamps = LogOptions { timestamps: true, since: "2026-11-21T04:00:01Z".parse().ok(), ..LogOptions::default() };
+        let timestamps =
+            LogOptions { timestamps: true, since: "2026-11-21T04:00:01Z".parse().ok(), ..LogOptions::default() };
         assert_eq!(
             read(&timestamps, 10),
             "2026-11-21T04:00:01.000000001Z two\n2026-11-21T04:00:03.000000001Z \n2026-11-21T04:00:04.000000001Z last\n"

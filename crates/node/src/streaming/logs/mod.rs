@@ -24,7 +24,12 @@ use super::backend::{Containers, LogTarget};
 const READ: usize = 32 * 1024;
 
 /// Reads a log into `sender` until its end, or with `follow` until the container's; ends early when nobody receives.
-pub async fn read(target: LogTarget, options: LogOptions, containers: Arc<dyn Containers>, sender: mpsc::Sender<Bytes>) {
+pub async fn read(
+    target: LogTarget,
+    options: LogOptions,
+    containers: Arc<dyn Containers>,
+    sender: mpsc::Sender<Bytes>,
+) {
     let follow = options.follow && target.running;
     tokio::select! {
         () = sender.closed() => (),

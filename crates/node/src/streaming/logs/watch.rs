@@ -24,7 +24,10 @@ impl Watch {
     /// What the system says, `ENOSPC` for too many watches included.
     pub fn new(folder: &Path) -> io::Result<Watch> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE;
+        let changes = AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE;
         inotify.add_watch(folder, changes)?;
         let ready = layout::watched(inotify.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         Ok(Watch { inotify, ready })

@@ -131,7 +131,11 @@ impl Decoder {
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
         if a & 0x80 == 0 {
             self.buffer.advance(8);
-            return Ok(self.piece(Open { stream: u32::from_be_bytes([a, b, c, d]), fin: flags & FLAG_FIN != 0, remaining: length }));
+            return Ok(self.piece(Open {
+                stream: u32::from_be_bytes([a, b, c, d]),
+                fin: flags & FLAG_FIN != 0,
+                remaining: length,
+            }));
         }
         let version = u16::from_be_bytes([a & 0x7f, b]);
         if version != VERSION {
@@ -177,7 +181,9 @@ impl Decoder {
                 payload.advance(6);
                 Frame::SynStream { stream: id, headers: self.headers.decode(&payload)?, fin }
             }
-            SYN_REPLY => Frame::SynReply { stream: stream(&mut payload)?, headers: self.headers.decode(&payload)?, fin },
+            SYN_REPLY => {
+                Frame::SynReply { stream: stream(&mut payload)?, headers: self.headers.decode(&payload)?, fin }
+            }
             HEADERS => Frame::Headers { stream: stream(&mut payload)?, headers: self.headers.decode(&payload)?, fin },
             RST_STREAM => Frame::Reset { stream: stream(&mut payload)?, status: word(&mut payload)? },
             PING => Frame::Ping { id: word(&mut payload)? },

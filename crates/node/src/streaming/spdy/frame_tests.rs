@@ -25,7 +25,10 @@ fn golden_frames() {
         (Frame::Ping { id: 7 }, &[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 7]),
         (Frame::GoAway { last_stream: 9, status: 1 }, &[0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 1]),
         (Frame::WindowUpdate { stream: 1, delta: 0x1_0000 }, &[0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0, 1, 0, 0]),
-        (Frame::Data { stream: 3, bytes: Bytes::from_static(b"hi"), fin: false }, &[0, 0, 0, 3, 0, 0, 0, 2, b'h', b'i']),
+        (
+            Frame::Data { stream: 3, bytes: Bytes::from_static(b"hi"), fin: false },
+            &[0, 0, 0, 3, 0, 0, 0, 2, b'h', b'i'],
+        ),
         (Frame::Data { stream: 3, bytes: Bytes::new(), fin: true }, &[0, 0, 0, 3, 1, 0, 0, 0]),
     ];
     for (frame, bytes) in table {
@@ -72,16 +75,21 @@ fn any_frame() -> impl Strategy<Value = Frame> {
     let headers = || proptest::collection::vec(("[a-z]{1,12}", ".{0,40}"), 0..5).prop_map(Headers);
     let stream = || 0..0x7fff_ffffu32;
     prop_oneof![
-        (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynStream { stream, headers, fin }),
-        (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynReply { stream, headers, fin }),
+        (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynStream {
+            stream,
+            headers,
+            fin
+        }),
+        (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynReply {
+            stream,
+            headers,
+            fin
+        }),
         (stream(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::Headers { stream, headers, fin }),
         (stream(), any::<u32>()).prop_map(|(stream, status)| Frame::Reset { stream, status }),
         any::<u32>().prop_map(|id| Frame::Ping { id }),
-        (stream(), proptest::collection::vec(any::<u8>(), 0..100), any::<bool>()).prop_map(|(stream, bytes, fin)| Frame::Data {
-            stream,
-            bytes: bytes.into(),
-            fin
-        }),
+        (stream(), proptest::collection::vec(any::<u8>(), 0..100), any::<bool>())
+            .prop_map(|(stream, bytes, fin)| Frame::Data { stream, bytes: bytes.into(), fin }),
     ]
 }
 

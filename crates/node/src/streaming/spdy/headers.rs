@@ -8,7 +8,8 @@ pub const MAX_HEADER_BLOCK: usize = 64 * 1024;
 /// Pairs in a header block.
 pub const MAX_HEADERS: usize = 256;
 
-/// The dictionary's words, each preceded by its length as 32 bits, then [`TAIL`] as it stands (SPDY/3, section 2.6.10.1).
+/// The dictionary's words, each preceded by its length as 32 bits, then [`TAIL`] as it stands (SPDY/3, section
+/// 2.6.10.1).
 const WORDS: &str = "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age \
     allow authorization cache-control connection content-base content-encoding content-language content-length content-location \
     content-md5 content-range content-type date etag expect expires from host if-match if-modified-since if-none-match if-range \
@@ -185,7 +186,9 @@ mod tests {
     fn blocks_pass_through_one_stream_in_order() {
         let (mut encoder, mut decoder) = (HeaderEncoder::default(), HeaderDecoder::default());
         let long = "x".repeat(20_000);
-        for list in [headers(&[("streamtype", "error")]), headers(&[]), headers(&[("streamtype", "stdin"), ("long", &long)])] {
+        for list in
+            [headers(&[("streamtype", "error")]), headers(&[]), headers(&[("streamtype", "stdin"), ("long", &long)])]
+        {
             assert_eq!(decoder.decode(&encoder.encode(&list)), Ok(list));
         }
     }
@@ -193,7 +196,10 @@ mod tests {
     #[test]
     fn bombs_and_lies_are_refused_x4() {
         let bomb = headers(&[("a", &"x".repeat(MAX_HEADER_BLOCK))]);
-        assert_eq!(HeaderDecoder::default().decode(&HeaderEncoder::default().encode(&bomb)), Err(HeaderError::TooLarge));
+        assert_eq!(
+            HeaderDecoder::default().decode(&HeaderEncoder::default().encode(&bomb)),
+            Err(HeaderError::TooLarge)
+        );
         assert_eq!(HeaderDecoder::default().decode(b"not zlib at all"), Err(HeaderError::Compression));
         assert_eq!(Headers::parse(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]), Err(HeaderError::Malformed));
         assert_eq!(Headers::parse(&[0xff, 0xff, 0xff, 0xff]), Err(HeaderError::TooLarge));

@@ -2,7 +2,8 @@
 //!
 //! A copy shares its blocks with the image where the file system can (btrfs, xfs); elsewhere it is made with its holes.
 //! While the volume is mounted its writes are held back ([`freeze`]), so that a copy is what a disk would hold whose
-//! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the file's
+//! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the
+//! file's
 //! modification time is the moment.
 
 #[cfg(test)]
@@ -22,7 +23,8 @@ use crate::kubelet::disk::make_private_dir;
 /// From `linux/fs.h`: `_IOW(0x94, 9, int)`.
 const FICLONE: libc::Ioctl = 0x4004_9409;
 
-/// A file beside a copy that could not be made in the time for which writes may be held back: it is tried again only when
+/// A file beside a copy that could not be made in the time for which writes may be held back: it is tried again only
+/// when
 /// nobody has to wait for it.
 const TOO_LONG: &str = "image.too-long";
 /// How much is copied between two looks at the time, in bytes.
@@ -73,14 +75,16 @@ impl Image {
                 if fresh.length < super::rounded(size) {
                     offline::resize(&path, &fresh.file, super::rounded(size))?;
                 }
-                name(&copy.to.dir, &path, &fresh.file).map_err(VolumeError::io(format!("naming {}", path.display())))?;
+                name(&copy.to.dir, &path, &fresh.file)
+                    .map_err(VolumeError::io(format!("naming {}", path.display())))?;
             }
         }
         self.ensure(size, true)
     }
 }
 
-/// Makes snapshots, all of one moment, unless they are all there already. The callers hold the locks of all that is copied.
+/// Makes snapshots, all of one moment, unless they are all there already. The callers hold the locks of all that is
+/// copied.
 ///
 /// # Errors
 /// None of the copies counts then, and none is left under its name.
@@ -132,7 +136,10 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     let is_late = matches!(&copied, Err((io::ErrorKind::TimedOut, _))) || matches!(held, Ok(false));
     if is_late {
         // So that nobody is held back again in vain.
-        marks.iter().try_for_each(|mark| File::create(mark).map(|_| ())).map_err(VolumeError::io("noting that it takes too long"))?;
+        marks
+            .iter()
+            .try_for_each(|mark| File::create(mark).map(|_| ()))
+            .map_err(VolumeError::io("noting that it takes too long"))?;
         return Err(too_long(hold));
     }
     copied.map_err(|(_, error)| error)?;
@@ -159,7 +166,10 @@ fn source(image: &Image) -> Result<(File, Option<freeze::Mounted>), VolumeError>
         let Some(device) = loops::find(&file)? else { return Ok((file, None)) };
         let mounted = freeze::mounted_at(&image.mount_point())?;
         if mounted.device != device.number()? {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} has it, and it is not mounted", device.path().display())));
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("{} has it, and it is not mounted", device.path().display()),
+            ));
         }
         Ok((file, Some(mounted)))
     };
@@ -215,7 +225,9 @@ fn copy_range(from: &File, to: &File, start: i64, end: i64, until: Option<Instan
         }
         let left = usize::try_from((end - read).min(STEP)).map_err(io::Error::other)?;
         // SAFETY: both offsets are ours for the time of the call.
-        let copied = unsafe { libc::copy_file_range(from.as_raw_fd(), &raw mut read, to.as_raw_fd(), &raw mut written, left, 0) };
+        let copied = unsafe {
+            libc::copy_file_range(from.as_raw_fd(), &raw mut read, to.as_raw_fd(), &raw mut written, left, 0)
+        };
         match copied {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             copied if copied < 0 => return Err(io::Error::last_os_error()),

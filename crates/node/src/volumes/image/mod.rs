@@ -114,7 +114,10 @@ impl Image {
         let fresh = self.mount(&self.open().map_err(at("opening"))?)?;
         if !self.data().exists() {
             if made {
-                return Err(VolumeError::Refused(format!("{} is missing: refusing to start on an empty one", self.data().display())));
+                return Err(VolumeError::Refused(format!(
+                    "{} is missing: refusing to start on an empty one",
+                    self.data().display()
+                )));
             }
             self.make_data().map_err(at("making the folder for pods in"))?;
         }

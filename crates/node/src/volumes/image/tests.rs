@@ -184,7 +184,8 @@ fn v3_v8_deletion_waits_for_the_last_mount_and_frees_file_and_device() {
     });
 }
 
-/// What [`v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing`] kills: makes volumes, writes, grows and unmounts them, one after the other. A row is
+/// What [`v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing`] kills: makes volumes,
+/// writes, grows and unmounts them, one after the other. A row is
 /// acknowledged when it is on the disk. Without a parent that names a folder there is nothing to do.
 #[test]
 fn victim() {
@@ -237,7 +238,11 @@ fn v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing
                 let attached = entry.path().join("loop/backing_file").exists();
                 attached && File::open(&path).is_ok_and(|device| loops::has(&device, &file)) && path != device
             };
-            assert_eq!(fs::read_dir("/sys/block").unwrap().flatten().filter(same).count(), 0, "one device for one image");
+            assert_eq!(
+                fs::read_dir("/sys/block").unwrap().flatten().filter(same).count(),
+                0,
+                "one device for one image"
+            );
         }
         for name in fs::read_to_string(base.join("acknowledged")).unwrap().lines() {
             assert_eq!(fs::read_to_string(image(base, name).data().join("row")).unwrap(), name, "V4");

@@ -19,7 +19,10 @@ const GROUP: &Kind = &kinds::VOLUME_GROUP_SNAPSHOT_CONTENT;
 
 /// Watches the contents of group snapshots until dropped.
 pub async fn run(kubelet: Arc<Kubelet>) {
-    upkeep::each(kubelet, GROUP, is_wanted, |kubelet, content| Box::pin(async move { attempt(&kubelet, &content).await })).await;
+    upkeep::each(kubelet, GROUP, is_wanted, |kubelet, content| {
+        Box::pin(async move { attempt(&kubelet, &content).await })
+    })
+    .await;
 }
 
 fn is_wanted(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> bool {
@@ -62,26 +65,32 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
     .await?;
     let mut members = Vec::new();
     for (image, volume) in to.iter().zip(&volumes) {
-        let mut member = found(kubelet, image)?.ok_or_else(|| VolumeError::Refused(format!("the copy of {volume} is gone")))?;
+        let mut member =
+            found(kubelet, image)?.ok_or_else(|| VolumeError::Refused(format!("the copy of {volume} is gone")))?;
         member["volumeHandle"] = json!(volume);
         member.as_object_mut().map(|member| member.remove("error"));
         members.push(member);
     }
     let nanos = members.first().and_then(|member| member["creationTime"].as_i64()).unwrap_or(0);
     let moment = Timestamp::from_nanosecond(i128::from(nanos)).map(time::rfc3339).ok();
-    let handle = format!("{}/group{}", kubelet.config.node_name, source::folder(content.metadata.uid.as_deref().unwrap_or("")));
-    Ok(json!({ "volumeGroupSnapshotHandle": handle, "creationTime": moment, "readyToUse": true, "volumeSnapshotInfoList": members,
-        "error": null }))
+    let handle =
+        format!("{}/group{}", kubelet.config.node_name, source::folder(content.metadata.uid.as_deref().unwrap_or("")));
+    Ok(
+        json!({ "volumeGroupSnapshotHandle": handle, "creationTime": moment, "readyToUse": true, "volumeSnapshotInfoList": members,
+        "error": null }),
+    )
 }
 
 /// Removes the copies that no content of their own has.
 async fn remove(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result<(), VolumeError> {
     if content.spec.deletion_policy == "Delete" {
         let list = kubelet.config.client.list(KIND, "", &ListOptions::default()).await;
-        let list = list.map_err(|error| VolumeError::Refused(format!("looking for the contents of the copies: {error}")))?;
+        let list =
+            list.map_err(|error| VolumeError::Refused(format!("looking for the contents of the copies: {error}")))?;
         let mut kept = BTreeSet::new();
         for item in list["items"].as_array().into_iter().flatten() {
-            let member: VolumeSnapshotContent = serde_json::from_value(item.clone()).map_err(|error| error.to_string())?;
+            let member: VolumeSnapshotContent =
+                serde_json::from_value(item.clone()).map_err(|error| error.to_string())?;
             kept.insert(source::content_handle(&member).to_owned());
         }
         for folder in folders(content) {

@@ -10,7 +10,8 @@ use super::super::Batch;
 /// Gives a claim without a class the default one; of several the newest, as upstream does. `""` means none and stays.
 pub(super) fn default_class(batch: &mut Batch<'_>, claim: &mut Value) -> Result<(), Status> {
     let is_set = object::at(claim, &["spec", "storageClassName"]).is_some_and(Value::is_string);
-    let is_annotated = object::at(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]).is_some();
+    let is_annotated =
+        object::at(claim, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]).is_some();
     if is_set || is_annotated {
         return Ok(());
     }
@@ -28,7 +29,9 @@ pub(super) fn default_class(batch: &mut Batch<'_>, claim: &mut Value) -> Result<
 /// A bound claim may ask for more only where its class says so. One that is not bound yet may not change at all, which
 /// is its validation's to say.
 pub(super) fn may_grow(batch: &mut Batch<'_>, new: &Value, old: &Value) -> Result<(), Status> {
-    let asked = |claim| object::at(claim, &["spec", "resources", "requests", "storage"]).and_then(|amount| Quantity::of(amount).ok());
+    let asked = |claim| {
+        object::at(claim, &["spec", "resources", "requests", "storage"]).and_then(|amount| Quantity::of(amount).ok())
+    };
     let grows = asked(new).zip(asked(old)).is_some_and(|(new, old)| new > old);
     if !grows || object::text(old, &["status", "phase"]) != "Bound" {
         return Ok(());

@@ -11,7 +11,12 @@ use super::{Batch, create, key};
 
 /// Refuses what would be made in a namespace that is not there or on its way out (NamespaceLifecycle). The batch fails
 /// if the namespace begins to go before it is committed, so nothing slips in behind its last look.
-pub(super) fn namespace_takes_new(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
+pub(super) fn namespace_takes_new(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<(), Status> {
     if !create::needs_namespace(kind) {
         return Ok(());
     }

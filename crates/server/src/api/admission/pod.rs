@@ -17,12 +17,15 @@ pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
     object::ensure(pod, &["spec"]).insert("serviceAccount".to_owned(), account_name.clone().into());
     let namespace = object::namespace(pod).to_owned();
     let Some(account) = batch.get(&kinds::SERVICE_ACCOUNT, &namespace, &account_name)? else {
-        let why = format!("error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found");
+        let why = format!(
+            "error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found"
+        );
         return Err(Status::forbidden(&kinds::POD, object::name(pod), &why));
     };
     let spec = object::ensure(pod, &["spec"]);
     if spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty)
-        && let Some(secrets) = account.get("imagePullSecrets").filter(|secrets| secrets.as_array().is_some_and(|list| !list.is_empty()))
+        && let Some(secrets) =
+            account.get("imagePullSecrets").filter(|secrets| secrets.as_array().is_some_and(|list| !list.is_empty()))
     {
         spec.insert("imagePullSecrets".to_owned(), secrets.clone());
     }

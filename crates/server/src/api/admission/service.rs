@@ -81,7 +81,8 @@ fn keep_allocated(service: &mut Value, old: &Value) {
     for port in ports.iter_mut().filter(|port| port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) == 0) {
         let protocol = |port: &Value| port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
         let same = old_ports.iter().find(|old| old.get("port") == port.get("port") && protocol(old) == protocol(port));
-        let kept = same.and_then(|old| old.get("nodePort")).and_then(Value::as_i64).filter(|kept| !asked.contains(kept));
+        let kept =
+            same.and_then(|old| old.get("nodePort")).and_then(Value::as_i64).filter(|kept| !asked.contains(kept));
         if let (Some(kept), Some(port)) = (kept, port.as_object_mut()) {
             port.insert("nodePort".to_owned(), json!(kept));
         }
@@ -89,7 +90,8 @@ fn keep_allocated(service: &mut Value, old: &Value) {
 }
 
 fn has_node_ports(service: &Value) -> bool {
-    let wants = object::at(service, &["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool).unwrap_or(true);
+    let wants =
+        object::at(service, &["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool).unwrap_or(true);
     match type_of(service) {
         "NodePort" => true,
         "LoadBalancer" => wants,
@@ -116,7 +118,11 @@ fn allocate_address(batch: &mut Batch<'_>, service: &mut Value, old: Option<&Val
             ),
             Some(asked) => {
                 if let Some(why) = unusable(batch, asked).filter(|_| !had.contains(asked)) {
-                    causes.push(Cause::invalid("spec.clusterIPs", json!([asked]), &format!("failed to allocate IP {asked}: {why}")));
+                    causes.push(Cause::invalid(
+                        "spec.clusterIPs",
+                        json!([asked]),
+                        &format!("failed to allocate IP {asked}: {why}"),
+                    ));
                 }
                 asked.clone()
             }
@@ -149,7 +155,10 @@ fn free_address(batch: &mut Batch<'_>) -> Option<Ipv4Addr> {
     let count = cidr.len().saturating_sub(1).checked_sub(first).filter(|count| *count > 0)?;
     let start = u64::from_le_bytes(batch.random()) % count;
     let dynamic = (0..count).map(|step| first + (start + step) % count);
-    dynamic.chain(1..first).filter_map(|place| cidr.nth(place)).find(|address| !batch.is_taken(&key::cluster_ip(&address.to_string())))
+    dynamic
+        .chain(1..first)
+        .filter_map(|place| cidr.nth(place))
+        .find(|address| !batch.is_taken(&key::cluster_ip(&address.to_string())))
 }
 
 fn allocate_ports(batch: &mut Batch<'_>, service: &mut Value, old: Option<&Value>, causes: &mut Vec<Cause>) {

@@ -18,7 +18,8 @@ fn every_service_has_an_address_of_its_own_until_there_is_none_left() {
     let mut addresses = BTreeSet::new();
     // A /27 has 30 addresses that can be given away.
     for index in 0..30 {
-        let made = cluster.create(&kinds::SERVICE, service(&format!("s{index}"), json!({ "ports": ports }))).expect("created");
+        let made =
+            cluster.create(&kinds::SERVICE, service(&format!("s{index}"), json!({ "ports": ports }))).expect("created");
         assert!(addresses.insert(object::text(&made, &["spec", "clusterIP"]).to_owned()));
     }
     let full = cluster.create(&kinds::SERVICE, service("more", json!({ "ports": ports }))).expect_err("full");
@@ -30,26 +31,43 @@ fn every_service_has_an_address_of_its_own_until_there_is_none_left() {
     cluster.delete(&kinds::SERVICE, "s7", &DeleteOptions::default()).expect("deleted");
     let made = cluster.create(&kinds::SERVICE, asked).expect("free again");
     assert_eq!(object::text(&made, &["spec", "clusterIP"]), freed);
-    let headless = cluster.create(&kinds::SERVICE, service("headless", json!({ "ports": ports, "clusterIP": "None" }))).expect("created");
+    let headless = cluster
+        .create(&kinds::SERVICE, service("headless", json!({ "ports": ports, "clusterIP": "None" })))
+        .expect("created");
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
 }
 
 #[test]
 fn node_ports_are_kept_over_updates_and_given_back() {
     let cluster = Cluster::new();
-    let made = cluster.create(&kinds::SERVICE, service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }] }))).expect("created");
+    let made = cluster
+        .create(&kinds::SERVICE, service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }] })))
+        .expect("created");
     let port = made["spec"]["ports"][0]["nodePort"].as_i64().expect("given");
     assert!((30_000..=32_767).contains(&port));
     let replaced = cluster
-        .update(&kinds::SERVICE, "s", service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }], "selector": { "a": "b" } })))
+        .update(
+            &kinds::SERVICE,
+            "s",
+            service("s", json!({ "type": "NodePort", "ports": [{ "port": 80 }], "selector": { "a": "b" } })),
+        )
         .expect("replaced");
-    assert_eq!((&replaced["spec"]["ports"], &replaced["spec"]["clusterIP"]), (&made["spec"]["ports"], &made["spec"]["clusterIP"]));
+    assert_eq!(
+        (&replaced["spec"]["ports"], &replaced["spec"]["clusterIP"]),
+        (&made["spec"]["ports"], &made["spec"]["clusterIP"])
+    );
     let asks = |name: &str| service(name, json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": port }] }));
     assert_eq!(cluster.create(&kinds::SERVICE, asks("t")).expect_err("taken").code, 422);
     cluster.merge(&kinds::SERVICE, "s", Part::Main, json!({ "spec": { "type": "ClusterIP" } })).expect("changed");
     cluster.create(&kinds::SERVICE, asks("t")).expect("given back");
     let low = service("low", json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 80 }] }));
-    assert!(cluster.create(&kinds::SERVICE, low).expect_err("too low").message.contains("The range of valid ports is 30000-32767"));
+    assert!(
+        cluster
+            .create(&kinds::SERVICE, low)
+            .expect_err("too low")
+            .message
+            .contains("The range of valid ports is 30000-32767")
+    );
 }
 
 #[test]

@@ -33,12 +33,16 @@ fn a_bound_pod_goes_gracefully_and_an_unbound_one_at_once() {
     cluster.write(|batch| bind(batch, "default", "a", &binding)).expect("bound");
     let deleting = cluster.delete(&kinds::POD, "a", &DeleteOptions::default()).expect("on its way");
     assert_eq!(deleting["metadata"]["deletionGracePeriodSeconds"], 30);
-    let at = |pod: &Value| object::text(pod, &["metadata", "deletionTimestamp"]).parse::<Timestamp>().expect("a time").as_second();
+    let at = |pod: &Value| {
+        object::text(pod, &["metadata", "deletionTimestamp"]).parse::<Timestamp>().expect("a time").as_second()
+    };
     assert_eq!(at(&deleting), cluster.seconds.load(Ordering::Relaxed) + 30);
     let revision = cluster.api.store.revision();
     cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(60), ..DeleteOptions::default() }).expect("accepted");
     assert_eq!(cluster.api.store.revision(), revision, "the period never gets longer");
-    let sooner = cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(5), ..DeleteOptions::default() }).expect("shorter");
+    let sooner = cluster
+        .delete(&kinds::POD, "a", &DeleteOptions { grace: Some(5), ..DeleteOptions::default() })
+        .expect("shorter");
     assert_eq!(at(&sooner), cluster.seconds.load(Ordering::Relaxed) + 5);
     cluster.delete(&kinds::POD, "a", &DeleteOptions { grace: Some(0), ..DeleteOptions::default() }).expect("gone");
     assert_eq!(cluster.get(&kinds::POD, "a"), None);
@@ -50,9 +54,20 @@ fn finalizers_hold_and_the_last_one_lets_go() {
     let held = json!({ "metadata": { "name": "a", "finalizers": ["x.io/one", "x.io/two"] } });
     cluster.create(&kinds::CONFIG_MAP, held).expect("created");
     cluster.delete(&kinds::CONFIG_MAP, "a", &DeleteOptions::default()).expect("on its way");
-    let add = cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": ["x.io/one", "x.io/new"] } }));
-    assert!(add.expect_err("none may come").message.contains("no new finalizers can be added if the object is being deleted"));
-    cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": ["x.io/two"] } })).expect("one less");
+    let add = cluster.merge(
+        &kinds::CONFIG_MAP,
+        "a",
+        Part::Main,
+        json!({ "metadata": { "finalizers": ["x.io/one", "x.io/new"] } }),
+    );
+    assert!(
+        add.expect_err("none may come")
+            .message
+            .contains("no new finalizers can be added if the object is being deleted")
+    );
+    cluster
+        .merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": ["x.io/two"] } }))
+        .expect("one less");
     assert!(cluster.get(&kinds::CONFIG_MAP, "a").is_some());
     cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
     assert_eq!(cluster.get(&kinds::CONFIG_MAP, "a"), None);
@@ -70,10 +85,13 @@ fn the_propagation_policy_becomes_a_finalizer() {
         let found = left.as_ref().and_then(|left| object::finalizers(left).next().map(str::to_owned));
         assert_eq!(found.as_deref(), finalizer, "{policy}");
         if left.is_some() {
-            cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
+            cluster
+                .merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "finalizers": null } }))
+                .expect("let go");
         }
     }
-    let both = DeleteOptions { propagation: Some("Orphan".into()), orphan_dependents: Some(true), ..DeleteOptions::default() };
+    let both =
+        DeleteOptions { propagation: Some("Orphan".into()), orphan_dependents: Some(true), ..DeleteOptions::default() };
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     assert_eq!(cluster.delete(&kinds::CONFIG_MAP, "a", &both).expect_err("contradictory").code, 422);
 }
@@ -95,9 +113,14 @@ fn a_namespace_on_its_way_out_takes_nothing_new_and_goes_when_it_is_finalized() 
         refused.message,
         r#"configmaps "after" is forbidden: unable to create new content in namespace ns because it is being terminated"#
     );
-    cluster.merge(&kinds::NAMESPACE, "ns", Part::Finalize, json!({ "spec": { "finalizers": null } })).expect("finalized");
+    cluster
+        .merge(&kinds::NAMESPACE, "ns", Part::Finalize, json!({ "spec": { "finalizers": null } }))
+        .expect("finalized");
     assert_eq!(cluster.get(&kinds::NAMESPACE, "ns"), None);
     let missing = within("never").expect_err("no namespace");
     assert_eq!((missing.code, missing.message.as_str()), (404, r#"namespaces "ns" not found"#));
-    assert_eq!(cluster.delete(&kinds::NAMESPACE, "default", &DeleteOptions::default()).expect_err("immortal").code, 403);
+    assert_eq!(
+        cluster.delete(&kinds::NAMESPACE, "default", &DeleteOptions::default()).expect_err("immortal").code,
+        403
+    );
 }

@@ -57,7 +57,9 @@ fn a6_a_list_and_the_watch_after_it_see_each_change_exactly_once_wherever_the_li
                 model.remove(&name);
             } else {
                 if model.contains_key(&name) {
-                    cluster.merge(&kinds::CONFIG_MAP, &name, Part::Main, json!({ "data": { "step": step.to_string() } })).expect("patched");
+                    cluster
+                        .merge(&kinds::CONFIG_MAP, &name, Part::Main, json!({ "data": { "step": step.to_string() } }))
+                        .expect("patched");
                 } else {
                     cluster.create(&kinds::CONFIG_MAP, config_map(&name)).expect("created");
                 }
@@ -84,7 +86,9 @@ fn a4_a_selector_sees_objects_come_and_go() {
     let cluster = Cluster::new();
     let mut watch = open(&cluster, &[("labelSelector", "app=web"), ("resourceVersion", "0")]).expect("watching");
     let mut only = open(&cluster, &[("fieldSelector", "metadata.name=a")]).expect("watching");
-    let label = |value: Value| cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "labels": { "app": value } } }));
+    let label = |value: Value| {
+        cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "metadata": { "labels": { "app": value } } }))
+    };
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     cluster.create(&kinds::CONFIG_MAP, config_map("ab")).expect("created");
     label(json!("web")).expect("in");
@@ -92,7 +96,10 @@ fn a4_a_selector_sees_objects_come_and_go() {
     label(json!("db")).expect("out");
     cluster.delete(&kinds::CONFIG_MAP, "a", &DeleteOptions::default()).expect("deleted");
     let types: Vec<_> = drain(&mut watch).into_iter().map(|(type_, name, _)| (type_, name)).collect();
-    assert_eq!(types, [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")].map(|(type_, name)| (type_, name.to_owned())));
+    assert_eq!(
+        types,
+        [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")].map(|(type_, name)| (type_, name.to_owned()))
+    );
     let types: Vec<_> = drain(&mut only).into_iter().map(|(type_, ..)| type_).collect();
     assert_eq!(types, ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED"]);
 }
@@ -115,7 +122,8 @@ fn a4_bookmarks_promise_only_what_was_sent() {
 fn a_streaming_list_ends_with_a_bookmark_that_says_so() {
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
-    let asks = [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan"), ("allowWatchBookmarks", "true")];
+    let asks =
+        [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan"), ("allowWatchBookmarks", "true")];
     let mut watch = open(&cluster, &asks).expect("watching");
     let frames = drain(&mut watch);
     let types: Vec<_> = frames.iter().map(|(type_, ..)| *type_).collect();

@@ -39,7 +39,9 @@ fn a9_a_patch_that_raced_is_made_anew_on_what_the_other_wrote() {
             if races.get() > 0 {
                 races.set(races.get() - 1);
                 let key = format!("k{}", races.get());
-                cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "data": { key: "other" } })).expect("written");
+                cluster
+                    .merge(&kinds::CONFIG_MAP, "a", Part::Main, json!({ "data": { key: "other" } }))
+                    .expect("written");
             }
             let mut new = old.clone();
             merge_patch(&mut new, &json!({ "data": { "mine": "2" } }));
@@ -63,7 +65,10 @@ fn a_write_that_changes_nothing_is_none() {
 fn a_dry_run_answers_and_writes_nothing() {
     let cluster = Cluster::new();
     let revision = cluster.api.store.revision();
-    let reply = cluster.api.write_now(true, |batch| create(batch, &kinds::CONFIG_MAP, "default", config_map("a"))).expect("valid");
+    let reply = cluster
+        .api
+        .write_now(true, |batch| create(batch, &kinds::CONFIG_MAP, "default", config_map("a")))
+        .expect("valid");
     assert_eq!(reply.code, 201);
     assert_eq!(cluster.api.store.revision(), revision);
 }
@@ -88,8 +93,12 @@ fn status_and_spec_are_written_apart() {
     cluster.create(&kinds::POD, pod("a")).expect("created");
     let both = json!({ "metadata": { "labels": { "x": "y" } }, "spec": { "nodeName": "n" }, "status": { "phase": "Running" } });
     let written = cluster.merge(&kinds::POD, "a", Part::Status, both.clone()).expect("status");
-    assert_eq!((object::text(&written, &["status", "phase"]), object::text(&written, &["spec", "nodeName"])), ("Running", ""));
-    let written = cluster.merge(&kinds::POD, "a", Part::Main, json!({ "status": { "phase": "Failed" } })).expect("main");
+    assert_eq!(
+        (object::text(&written, &["status", "phase"]), object::text(&written, &["spec", "nodeName"])),
+        ("Running", "")
+    );
+    let written =
+        cluster.merge(&kinds::POD, "a", Part::Main, json!({ "status": { "phase": "Failed" } })).expect("main");
     assert_eq!(object::text(&written, &["status", "phase"]), "Running");
 }
 

@@ -64,7 +64,13 @@ impl Kept {
             Err(error) if error.kind() == io::ErrorKind::NotFound => List::default(),
             Err(error) => return Err(error),
         };
-        let notes = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join("used"))?;
+        let notes = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join("used"))?;
         let hash: [u8; 32] = Sha256::digest(fs::read("/proc/sys/kernel/random/boot_id")?).into();
         let boot = hash.first_chunk().copied().unwrap_or_default();
         Ok(Self { dir: dir.to_owned(), notes, boot, list: Mutex::new(list) })
@@ -126,7 +132,8 @@ impl Kept {
         (*stamp == self.boot).then(|| used.first_chunk().map_or(0, |used| u64::from_be_bytes(*used)))
     }
 
-    /// Notes what a folder uses. Written at once into an open file: whoever the thread acts as, kill -9 leaves it whole.
+    /// Notes what a folder uses. Written at once into an open file: whoever the thread acts as, kill -9 leaves it
+    /// whole.
     pub fn note_used(&self, id: u32, used: u64) -> io::Result<()> {
         let mut note = [0; NOTE];
         note[..8].copy_from_slice(&self.boot);

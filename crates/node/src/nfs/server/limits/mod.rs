@@ -185,8 +185,13 @@ impl Limits {
             let Ok(root) = folder.open(export) else { continue };
             let stat = nix::sys::stat::fstat(root.as_raw_fd())?;
             let used = kept.used(folder.id);
-            let state =
-                State { bytes: folder.bytes, used: used.unwrap_or(0), exact: used.is_some(), noted: used.is_some(), ..State::default() };
+            let state = State {
+                bytes: folder.bytes,
+                used: used.unwrap_or(0),
+                exact: used.is_some(),
+                noted: used.is_some(),
+                ..State::default()
+            };
             all.insert(Limit::new(folder.id, (stat.st_dev, stat.st_ino), state));
         }
         Ok(Self { kept, all: RwLock::new(all), changed: Condvar::new(), busy: Mutex::default() })
@@ -217,7 +222,13 @@ impl Limits {
     ///
     /// # Errors
     /// The folder is new to limits and not empty: there may be handles of what is in it that know no limit.
-    pub fn set(&self, export: &Export, folder: &std::os::fd::OwnedFd, stat: &FileStat, bytes: u64) -> Result<(), Fault> {
+    pub fn set(
+        &self,
+        export: &Export,
+        folder: &std::os::fd::OwnedFd,
+        stat: &FileStat,
+        bytes: u64,
+    ) -> Result<(), Fault> {
         if let Some(limit) = self.at(stat) {
             self.kept.change(limit.id, bytes)?;
             limit.state().bytes = bytes;
@@ -228,7 +239,11 @@ impl Limits {
         }
         let id = self.kept.add(|id| Folder::new(id, export, folder, bytes))?;
         let state = State { bytes, exact: true, ..State::default() };
-        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(Limit::new(id, (stat.st_dev, stat.st_ino), state));
+        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(Limit::new(
+            id,
+            (stat.st_dev, stat.st_ino),
+            state,
+        ));
         self.is_busy(id);
         Ok(())
     }
@@ -259,14 +274,18 @@ impl Limits {
         for folder in self.kept.folders() {
             let Some(limit) = self.by_id(folder.id) else { continue };
             let mut state = limit.state();
-            let Some(export) = exports.iter().find(|export| export.path == folder.export && !state.exact) else { continue };
+            let Some(export) = exports.iter().find(|export| export.path == folder.export && !state.exact) else {
+                continue;
+            };
             // The state stays locked: nothing below the folder changes meanwhile, and FSSTAT waits for the truth.
             match folder.open(export).and_then(|root| count::used(export, &root)) {
                 Ok(used) => {
                     (state.used, state.exact) = (used, true);
                     self.is_busy(limit.id);
                 }
-                Err(error) => tracing::error!(folder = folder.id, %error, "what a folder uses could not be counted: it cannot change"),
+                Err(error) => {
+                    tracing::error!(folder = folder.id, %error, "what a folder uses could not be counted: it cannot change")
+                }
             }
             limit.counted.notify_all();
         }

@@ -28,11 +28,18 @@ fn base() -> tempfile::TempDir {
 fn serve(base: &Path, path: &str) -> Source {
     let listen_on = "127.0.0.1:0".parse().unwrap();
     let exports = vec![format!("{}:no_root_squash", base.join("export").display()).parse().unwrap()];
-    let listening = listen(&ServerConfig { exports, listen: listen_on, portmapper: false, state_dir: base.join("state") }).unwrap();
+    let listening =
+        listen(&ServerConfig { exports, listen: listen_on, portmapper: false, state_dir: base.join("state") }).unwrap();
     let port = Some(listening.address.port());
     std::thread::spawn(move || listening.serve());
     let path = base.join("export").join(path).display().to_string();
-    Source { server: "127.0.0.1".into(), path: path.trim_end_matches('/').into(), port, mount_port: port, timeout_ms: 20_000 }
+    Source {
+        server: "127.0.0.1".into(),
+        path: path.trim_end_matches('/').into(),
+        port,
+        mount_port: port,
+        timeout_ms: 20_000,
+    }
 }
 
 fn user() -> Credentials {
@@ -207,7 +214,10 @@ fn only_a_provisioner_gives_sizes_and_only_to_a_folder_that_is_empty() {
     let provisioner = Share::open(&share).unwrap();
     fs::create_dir_all(base.path().join("export/full/of/things")).unwrap();
     let error = provisioner.make(&["full"], 0o777, Some(KIB)).unwrap_err();
-    assert!(matches!(&error, ProvisionError::Refused { error, .. } if error.raw_os_error() == Some(libc::ENOTEMPTY)), "{error}");
+    assert!(
+        matches!(&error, ProvisionError::Refused { error, .. } if error.raw_os_error() == Some(libc::ENOTEMPTY)),
+        "{error}"
+    );
     provisioner.make(&["pvc-1"], 0o777, Some(64 * KIB)).unwrap();
     assert!(provisioner.make(&["pvc-1", "inner"], 0o777, Some(KIB)).is_err(), "no limit within a limit");
     // A link is not a way in or out.
@@ -221,6 +231,13 @@ fn only_a_provisioner_gives_sizes_and_only_to_a_folder_that_is_empty() {
         let options = format!("{}:{options}", base.path().join("export").display()).parse().unwrap();
         super::super::export::Export::open(&options).unwrap()
     };
-    assert!(export("").trusts(peer(700, true)) && !export("").trusts(peer(700, false)) && !export("").trusts(peer(1024, true)));
-    assert!(export("provisioners=10.1.0.0/16").trusts(peer(700, false)) && !export("provisioners=10.2.0.0/16").trusts(peer(700, false)));
+    assert!(
+        export("").trusts(peer(700, true))
+            && !export("").trusts(peer(700, false))
+            && !export("").trusts(peer(1024, true))
+    );
+    assert!(
+        export("provisioners=10.1.0.0/16").trusts(peer(700, false))
+            && !export("provisioners=10.2.0.0/16").trusts(peer(700, false))
+    );
 }

@@ -1,4 +1,5 @@
-//! Copies of images that are mounted and written to, with real freezing, by the supervisor that is built beside the tests.
+//! Copies of images that are mounted and written to, with real freezing, by the supervisor that is built beside the
+//! tests.
 
 use std::fs;
 use std::io::Write as _;
@@ -111,7 +112,10 @@ fn a_copy_never_starts_empty_and_a_group_is_of_one_moment() {
         assert_ne!(one.moment().unwrap(), cut_off);
         assert_eq!(one.moment().unwrap(), two.moment().unwrap());
         // A member that cannot be copied: none is, and the others are written to again.
-        let broken = [Copy { from: &empty, to: &image(base, "snapshot-3") }, Copy { from: &missing, to: &image(base, "snapshot-4") }];
+        let broken = [
+            Copy { from: &empty, to: &image(base, "snapshot-3") },
+            Copy { from: &missing, to: &image(base, "snapshot-4") },
+        ];
         assert!(snapshots(&broken, hold(&exe)).is_err());
         assert!(!image(base, "snapshot-3").file().exists());
         assert_eq!(write_lines(&empty, 1, |next| next <= 3), 3);
@@ -153,7 +157,9 @@ fn writers_are_never_held_back_for_long() {
         let pair = [Copy { from: &volume, to: &copy }];
         let error = snapshots(&pair, Hold { exe: &exe, limit: Duration::ZERO }).unwrap_err().to_string();
         assert!(error.contains("copying takes longer than the 0 seconds"), "{error}");
-        assert!(snapshots(&pair, hold(Path::new("/nonexistent"))).unwrap_err().to_string().contains("while no pod uses it"));
+        assert!(
+            snapshots(&pair, hold(Path::new("/nonexistent"))).unwrap_err().to_string().contains("while no pod uses it")
+        );
         assert!(!copy.file().exists());
         volume.unmount().unwrap();
         snapshots(&pair, hold(Path::new("/nonexistent"))).unwrap();
@@ -162,11 +168,17 @@ fn writers_are_never_held_back_for_long() {
 
         // The machine's own file system is never meant.
         let wrong = freeze::Mounted { point: base.join("volumes"), device: mounted()[0].device };
-        assert!(freeze::freeze(&exe, vec![wrong], freeze::LIMIT).unwrap_err().to_string().contains("something else is mounted"));
+        assert!(
+            freeze::freeze(&exe, vec![wrong], freeze::LIMIT)
+                .unwrap_err()
+                .to_string()
+                .contains("something else is mounted")
+        );
     });
 }
 
-/// What [`kill_9_at_any_moment_of_a_snapshot`] kills: takes snapshots of a volume, one after the other. Without a parent
+/// What [`kill_9_at_any_moment_of_a_snapshot`] kills: takes snapshots of a volume, one after the other. Without a
+/// parent
 /// that names a folder there is nothing to do.
 #[test]
 fn victim() {
@@ -185,7 +197,9 @@ fn kill_9_at_any_moment_of_a_snapshot_leaves_nothing_frozen_and_nothing_half() {
         volume.ensure(32 * MIB, false).unwrap();
         let mut last = write_lines(&volume, 1, |next| next <= 10);
         let copies = || -> Vec<Image> {
-            let names = fs::read_dir(base.join("volumes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let names = fs::read_dir(base.join("volumes"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap());
             names.filter(|name| name.starts_with("snapshot-")).map(|name| image(base, &name)).collect()
         };
         let whole = || copies().into_iter().filter(|copy| copy.file().exists()).count();
