@@ -1,11 +1,9 @@
 //! A pod's life as kubectl tells it: init containers, sidecars, probes, restarts, ends.
 
-mod harness;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use harness::{Checks, Cluster, text};
+use crate::harness::{Checks, Cluster, text};
 
 /// What kubectl shows as the pod's status.
 fn shown(cluster: &Cluster, pod: &str) -> String {

@@ -1,15 +1,13 @@
 //! Mainstay's NFS server and client beside those of others: libnfs's tools on our server; our client on ours and on
 //! nfs-ganesha, also while a server hangs, is gone, or comes back.
 
-mod harness;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use harness::nfs_server::{NfsServer, Software};
-use harness::{Cluster, text};
+use crate::harness::nfs_server::{NfsServer, Software};
+use crate::harness::{Cluster, text};
 
 /// An export, mounted in a place of the cluster's namespaces by a client of ours.
 struct Mount {

@@ -1,8 +1,6 @@
 //! Snapshots, restores and clones with the real kubectl, while pods write.
 
-mod harness;
-
-use harness::Cluster;
+use crate::harness::Cluster;
 
 /// Writes numbered lines for ever, each on the disk before the next.
 const WRITER: &str = "

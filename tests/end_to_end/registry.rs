@@ -1,12 +1,10 @@
 //! Pulling from a registry over HTTP: a real one on the loopback of the cluster's namespace, with and without a
 //! password. Needs Debian's docker-registry and skopeo.
 
-mod harness;
-
 use std::fs;
 use std::process::{Child, Stdio};
 
-use harness::{Checks, Cluster, text};
+use crate::harness::{Checks, Cluster, text};
 
 /// `htpasswd -nbB user secret`: what the registry that asks for a password accepts.
 const ACCOUNT: &str = "user:$2y$05$o0fEX6qgWZfEnGrBemyzpeQDMgBJLnuL9n5ZctmkwfzCx3AOdAk/O\n";

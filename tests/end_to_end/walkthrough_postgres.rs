@@ -1,8 +1,6 @@
 //! Walkthrough 3: PostgreSQL as a Deployment, as a StatefulSet, and with replication.
 
-mod harness;
-
-use harness::{Cluster, text};
+use crate::harness::{Cluster, text};
 
 fn psql(cluster: &Cluster, pod: &str, sql: &str) -> String {
     cluster.exec(pod, &["psql", "-U", "postgres", "-h", "/run/postgresql", "-At", "-c", sql]).trim().to_owned()

@@ -2,8 +2,6 @@
 //! goes on all the time and notes what was acknowledged; nothing of that may be missing, and the database's own checks
 //! must pass (V4, V7).
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -12,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use harness::random::Random;
-use harness::{Cluster, PATIENCE, processes};
+use crate::harness::random::Random;
+use crate::harness::{Cluster, PATIENCE, processes};
 
 /// The latest moment at which something is killed, after the inserts have gone on (milliseconds).
 const LATEST_MS: u64 = 700;

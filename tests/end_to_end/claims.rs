@@ -1,9 +1,7 @@
 //! Claims as people see them: which volume they get, in which words they are told why not, and what they may ask for
 //! afterwards. What each controller decides is tested in `logic`; here the whole is asked by kubectl.
 
-mod harness;
-
-use harness::Cluster;
+use crate::harness::Cluster;
 
 const STATIC: &str = "
 apiVersion: v1

@@ -1,10 +1,8 @@
 //! What a container finds around itself: variables, arguments, volumes, rights, names.
 
-mod harness;
-
 use std::fs;
 
-use harness::{Checks, Cluster, text};
+use crate::harness::{Checks, Cluster, text};
 
 fn start() -> Cluster {
     let mut cluster = Cluster::unstarted().open_to_pods();

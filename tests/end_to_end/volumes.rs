@@ -1,10 +1,8 @@
 //! Volumes that hold what was asked for (V10), from a claim to the bytes of its pod.
 
-mod harness;
-
 use std::fs;
 
-use harness::Cluster;
+use crate::harness::Cluster;
 
 const SET: &str = "
 apiVersion: v1
@@ -105,9 +103,9 @@ fn v10_a_claim_has_its_size_keeps_it_grows_and_goes() {
     assert_eq!(cluster.exec("db-0", &["ls", "-A", "/data"]), "", "a new volume is empty");
     let full = cluster.try_kubectl(&["exec", "db-0", "--", "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=80"]);
     assert!(
-        !full.status.success() && harness::text(&full).contains("No space left on device"),
+        !full.status.success() && crate::harness::text(&full).contains("No space left on device"),
         "{}",
-        harness::text(&full)
+        crate::harness::text(&full)
     );
     cluster.exec("db-0", &["sh", "-c", "rm /data/big && echo ada > /data/row && sync"]);
     assert_eq!(devices(&cluster).len(), 1);
@@ -181,7 +179,7 @@ fn v10_a_class_without_sizes_says_so_and_one_that_is_not_understood_is_refused()
     // `down` leaves the data, and neither mounts nor devices.
     cluster.stop();
     let down = cluster.mainstay(&["down", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
-    assert!(down.status.success(), "{}", harness::text(&down));
+    assert!(down.status.success(), "{}", crate::harness::text(&down));
     assert_eq!((cluster.left_over(), devices(&cluster)), (Vec::new(), Vec::new()));
     cluster.up();
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/plain", "--timeout=60s"]);

@@ -1,12 +1,10 @@
 //! Walkthrough 1, to the letter: static NFS volumes, claims and pods, on Mainstay's own server and on a foreign one.
 
-mod harness;
-
 use std::fs;
 use std::process::{Command, Output};
 
-use harness::nfs_server::{NfsServer, Software};
-use harness::{Cluster, text};
+use crate::harness::nfs_server::{NfsServer, Software};
+use crate::harness::{Cluster, text};
 
 const THIRD_VOLUME: &str = "
 apiVersion: v1

@@ -1,14 +1,12 @@
 //! kill -9 of server and node at random moments of walkthrough 2: nothing that was acknowledged is lost, no container
 //! restarts because of it, the set converges (A2, S1, S11, S12, V7).
 
-mod harness;
-
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use harness::random::Random;
-use harness::{Cluster, text};
+use crate::harness::random::Random;
+use crate::harness::{Cluster, text};
 
 /// How often the server is killed.
 const KILLS: usize = 20;

@@ -1,13 +1,11 @@
 //! The network as pods and the host see it: Services of every kind, the API from a pod, and no gap in any of it while
 //! server and node are killed and come back. `mainstay up` finds no `nft` and no `iptables` here.
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use harness::{Checks, Cluster, text};
+use crate::harness::{Checks, Cluster, text};
 
 /// What "refused at once" may take on a busy machine: far less than any timeout.
 const AT_ONCE: Duration = Duration::from_secs(3);

@@ -1,8 +1,6 @@
 //! A real cluster for a test: the real binary in a network and mount namespace of its own, driven by the real kubectl.
 //! When it is dropped, everything is gone: pods, mounts, interfaces, cgroups, processes.
 
-#![allow(dead_code)]
-
 pub mod nfs_server;
 pub mod processes;
 pub mod random;
@@ -275,7 +273,7 @@ impl Cluster {
 
     /// A test manifest with the images filled in.
     pub fn manifest(&self, name: &str) -> String {
-        let raw = fs::read_to_string(workspace().join("tests/manifests").join(name)).expect("a manifest");
+        let raw = fs::read_to_string(workspace().join("tests/end_to_end/manifests").join(name)).expect("a manifest");
         raw.replace("HTTPD_IMAGE", "test.local/httpd:1")
             .replace("POSTGRES_IMAGE", "test.local/postgres:1")
             .replace("NGINX_IMAGE", "test.local/nginx:1")

@@ -2,15 +2,13 @@
 //! each says. One cluster per test, one namespace per version.
 
 mod bad_input;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod node;
 mod read;
 mod write;
 
 use std::process::Output;
 
-use harness::{Cluster, Kubectl, text};
+use crate::harness::{Cluster, Kubectl, text};
 
 /// Somebody at a terminal with one of the versions, in a namespace of their own.
 struct User<'a> {

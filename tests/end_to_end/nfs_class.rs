@@ -1,11 +1,9 @@
 //! A class that gives every claim a folder of an NFS export: shared, with its size, on our own server and on another.
 
-mod harness;
-
 use std::fs;
 
-use harness::nfs_server::{NfsServer, Software};
-use harness::{Cluster, text};
+use crate::harness::nfs_server::{NfsServer, Software};
+use crate::harness::{Cluster, text};
 
 const CLASS: &str = "
 apiVersion: storage.k8s.io/v1

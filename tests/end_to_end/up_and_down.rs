@@ -1,10 +1,8 @@
 //! `mainstay up` and `down`: what is made, what is adopted, what is left.
 
-mod harness;
-
 use std::os::unix::fs::PermissionsExt as _;
 
-use harness::{Cluster, Kubectl, text};
+use crate::harness::{Cluster, Kubectl, text};
 
 const POD: &str = "
 apiVersion: v1

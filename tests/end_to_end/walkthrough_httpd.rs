@@ -1,8 +1,6 @@
 //! Walkthrough 2: a StatefulSet of Apache httpd, step by step as a person would do it.
 
-mod harness;
-
-use harness::Cluster;
+use crate::harness::Cluster;
 
 fn names(cluster: &Cluster, kind: &str) -> String {
     let listed = cluster.kubectl(&["get", kind, "-l", "app=httpd", "-o", "name"]);

@@ -1,14 +1,12 @@
 //! The cluster's DNS, asked by `dig` from a pod: every kind of record, names that come and go (N1 to N3), and the world
 //! outside.
 
-mod harness;
-
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use harness::upstream::{ADDRESS, Upstream};
-use harness::{Checks, Cluster};
+use crate::harness::upstream::{ADDRESS, Upstream};
+use crate::harness::{Checks, Cluster};
 
 /// N1 asks for 100 ms from the status to the answer. Both are seen here through programs (kubectl's watch, one dig
 /// after the other in the pod) on a machine that does other things too.

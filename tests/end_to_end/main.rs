@@ -1,0 +1,20 @@
+//! End to end: the real binary, the real kubectl, kill -9. One program, so that it is linked once.
+
+mod claims;
+mod crash;
+mod dns;
+mod harness;
+mod kill_postgres;
+mod kubectl;
+mod network;
+mod nfs_class;
+mod nfs_client;
+mod pod_environment;
+mod pod_lifecycle;
+mod registry;
+mod snapshots;
+mod up_and_down;
+mod volumes;
+mod walkthrough_httpd;
+mod walkthrough_nfs;
+mod walkthrough_postgres;
