@@ -76,11 +76,6 @@ impl Cluster {
         Self { folder, holder, server: None, kubectl: Kubectl::Newest, listen: "127.0.0.1:6443", path: None }
     }
 
-    pub fn with(mut self, kubectl: Kubectl) -> Self {
-        self.kubectl = kubectl;
-        self
-    }
-
     /// Listens on all of its addresses, so that pods reach the API too.
     pub fn open_to_pods(mut self) -> Self {
         self.listen = "0.0.0.0:6443";
@@ -214,10 +209,6 @@ impl Cluster {
         let mut command = Command::new("nsenter");
         command.args(["--net", "-t"]).arg(self.process_of(pod).to_string()).arg("--").arg(program).stdin(Stdio::null());
         command
-    }
-
-    pub fn server_pid(&self) -> u32 {
-        self.server.as_ref().expect("running").id()
     }
 
     /// Loads test images (made by `cargo xtask images`).

@@ -1,7 +1,7 @@
 //! Bad input gets Kubernetes' own answer, and leaves nothing behind (A9, X4).
 
+use super::{User, deployment, piped, with_both};
 use crate::harness::{Cluster, text};
-use crate::{User, deployment, piped, with_both};
 
 /// A pod; `spec` and `container` go in as they are.
 fn pod(name: &str, spec: &str, container: &str) -> String {

@@ -1,7 +1,7 @@
 //! The node and its pods: cordon, drain, taints; run, logs, exec, attach, port-forward.
 
+use super::{User, deployment, piped, with_both};
 use crate::harness::Cluster;
-use crate::{User, deployment, piped, with_both};
 
 #[test]
 fn nodes_are_cordoned_drained_and_tainted() {

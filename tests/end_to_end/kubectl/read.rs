@@ -1,7 +1,7 @@
 //! What is only looked at: tables, selectors, output formats, descriptions, discovery, reviews.
 
+use super::{User, deployment, piped, with_both};
 use crate::harness::Cluster;
-use crate::{User, deployment, piped, with_both};
 
 const SET: &str = "
 apiVersion: v1

@@ -1,7 +1,7 @@
 //! What changes things: create, apply on both sides, patches, rollouts, deletion.
 
+use super::{User, deployment, piped, with_both};
 use crate::harness::Cluster;
-use crate::{User, deployment, piped, with_both};
 
 #[test]
 fn create_apply_patch_and_delete() {
