@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use mainstay_cli::args::ImageCommand;
-use mainstay_node::images::{ImageStore, Progress};
+use mainstay_runtime::images::{ImageStore, Progress};
 
 /// `mainstay image …`.
 pub fn run(command: &ImageCommand) -> Result<()> {

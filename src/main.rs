@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use mainstay_cli::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    mainstay_node::shim::run_if_supervisor();
+    mainstay_node::run_if_supervisor();
     match run(<Cli as clap::Parser>::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

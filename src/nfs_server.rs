@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mainstay_cli::args::NfsServerArgs;
-use mainstay_node::nfs::server::{self, ServerConfig};
+use mainstay_nfs::server::{self, ServerConfig};
 
 /// `mainstay nfs-server`.
 pub fn run(args: &NfsServerArgs) -> Result<()> {

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use libfuzzer_sys;
-use mainstay_node::fuzzing::{self, Target};
+use mainstay_node::fuzzing;
+use mainstay_runtime::fuzzing::Target;
 
 static TARGET: OnceLock<&'static Target> = OnceLock::new();
 

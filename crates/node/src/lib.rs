@@ -1,17 +1,12 @@
-//! Everything that touches Linux: containers, images, cgroups, network namespaces, volumes, DNS sockets,
-//! the packet filter, and the kubelet's loop that drives them. The only crate with `unsafe`.
+//! What joins Linux to the cluster: pod network, volumes, DNS sockets, the packet filter, streaming, and the kubelet's
+//! loop that drives them and the container runtime.
 //!
 //! [`start`] brings a node to life in the network namespace it is called in; [`cleanup`] takes away all that it made.
 
-pub mod cgroups;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod images;
 pub mod kubelet;
 pub mod network;
-pub mod nfs;
-pub mod runtime;
-pub mod shim;
 pub mod streaming;
 pub mod volumes;
 
@@ -22,21 +17,33 @@ use std::sync::Arc;
 use mainstay_client::Client;
 use tokio::task::JoinSet;
 
-use images::ImageStore;
 use kubelet::Kubelet;
 use kubelet::disk::Disk;
 use kubelet::events::Events;
 use kubelet::objects::Objects;
+use mainstay_runtime::images::{self, ImageStore};
+use mainstay_runtime::{Runtime, RuntimeConfig, RuntimeError, safe_path};
 use network::filter::Filter;
 use network::view::View;
 use network::{Cidr, Network, NetworkConfig};
-use runtime::{Runtime, RuntimeConfig};
 use volumes::Volumes;
 
 /// The level of Kubernetes that the node speaks, as `nodeInfo.kubeletVersion` begins.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
 /// As whom the API server asks a node.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
+
+/// If the process was started as one of ours that are not the agent (a container's supervisor, `__freeze`,
+/// `__nfs-mount`), is it and never returns. `main` calls this first, before it makes threads or reads its command line.
+pub fn run_if_supervisor() {
+    mainstay_runtime::shim::run_if_supervisor();
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_deref().and_then(|name| name.to_str()) {
+        Some("__freeze") => volumes::freeze_main(&args.next().unwrap_or_default().to_string_lossy()),
+        Some("__nfs-mount") => mainstay_nfs::client::mount_main(&args.next().unwrap_or_default().to_string_lossy()),
+        _ => (),
+    }
+}
 
 /// What a node is made with.
 #[derive(Clone)]
@@ -80,7 +87,7 @@ pub enum StartError {
     #[error("image store: {0}")]
     Images(#[from] images::ImageError),
     #[error("container runtime: {0}")]
-    Runtime(#[from] runtime::RuntimeError),
+    Runtime(#[from] RuntimeError),
     #[error("pod network: {0} (is this root, with CAP_NET_ADMIN?)")]
     Network(#[from] network::NetworkError),
     #[error("packet filter: {0} (does this kernel have nf_tables?)")]
@@ -114,7 +121,7 @@ impl Running {
 /// What is missing on this machine.
 pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let data_dir = |source| StartError::DataDir { path: config.data_dir.display().to_string(), source };
-    kubelet::disk::make_private_dir(&config.data_dir).map_err(data_dir)?;
+    safe_path::make_private_dir(&config.data_dir).map_err(data_dir)?;
     let listening = streaming::listen(streaming_config(&config)).await?;
     config.streaming_port = listening.address.port();
     let images = ImageStore::open(&config.data_dir.join("images"))?;
@@ -203,10 +210,10 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
     Runtime::open(runtime_config(data_dir, cgroup_root, shim_exe, &images))?.cleanup_all().await?;
     Network::cleanup(&data_dir.join("network"))?;
     let io = |what: &'static str| move |source| CleanupError::Io { what, source };
-    volumes::mounts::unmount_below(&data_dir.join("pods")).map_err(io("unmounting the pods' volumes"))?;
-    volumes::mounts::unmount_below(&data_dir.join("volumes")).map_err(io("unmounting volumes"))?;
+    safe_path::mounts::unmount_below(&data_dir.join("pods")).map_err(io("unmounting the pods' volumes"))?;
+    safe_path::mounts::unmount_below(&data_dir.join("volumes")).map_err(io("unmounting volumes"))?;
     for dir in ["pods", "logs"] {
-        match volumes::remove::tree(data_dir, &data_dir.join(dir)) {
+        match safe_path::remove::tree(data_dir, &data_dir.join(dir)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(io("removing the pods' folders")(error));
             }
@@ -222,7 +229,7 @@ pub enum CleanupError {
     #[error("image store: {0}")]
     Images(#[from] images::ImageError),
     #[error("container runtime: {0}")]
-    Runtime(#[from] runtime::RuntimeError),
+    Runtime(#[from] RuntimeError),
     #[error("pod network: {0}")]
     Network(#[from] network::NetworkError),
     #[error("{what}: {source}")]

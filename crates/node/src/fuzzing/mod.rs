@@ -1,30 +1,18 @@
 //! What strangers may send, read by the functions that read it in earnest, without sockets (X3, X4). Not in the binary:
-//! compiled for this crate's tests, which try a few thousand damaged inputs of each, and for `fuzz/`, whose engine
-//! looks
-//! for more.
+//! compiled for tests, which try a few thousand damaged inputs of each, and for `fuzz/`, whose engine looks for more.
 //!
 //! A target is a function from any bytes to nothing. It panics where a promise is broken; memory and time are watched
 //! by whoever calls it. Its seeds are whole inputs, made by code.
 
-mod mutation;
 mod objects;
-mod place;
 #[cfg(test)]
 mod tests;
 
-pub use mutation::Mutator;
-pub use place::Place;
+use mainstay_nfs as nfs;
+use mainstay_runtime::fuzzing::Target;
+use mainstay_runtime::images;
 
-use crate::{images, network, nfs, streaming};
-
-/// One thing that reads what strangers send.
-pub struct Target {
-    pub name: &'static str,
-    pub seeds: fn() -> Vec<Vec<u8>>,
-    pub run: fn(&[u8]),
-    /// The most memory that one input may take (bytes), for inputs as long as the seeds.
-    pub memory: usize,
-}
+use crate::{network, streaming};
 
 /// All of them. `fuzz/fuzz_targets` has a file for each.
 pub const TARGETS: &[Target] = &[
@@ -57,29 +45,4 @@ pub const TARGETS: &[Target] = &[
 /// A target by its name.
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
-}
-
-/// Splits an input into parts, each preceded by its length (two bytes, big-endian); the last one may be cut short.
-pub fn parts(mut input: &[u8]) -> Vec<&[u8]> {
-    let mut parts = Vec::new();
-    while let Some((length, rest)) = input.split_first_chunk() {
-        let (part, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
-        parts.push(part);
-        input = rest;
-    }
-    parts
-}
-
-/// The input that [`parts`] splits so. Seeds only: each part is shorter than 64 KiB.
-pub fn join(parts: &[&[u8]]) -> Vec<u8> {
-    let length = |part: &&[u8]| u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes();
-    parts.iter().flat_map(|part| [&length(part)[..], part].concat()).collect()
-}
-
-/// Runs something asynchronous to its end, on this thread alone.
-pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    /// Whoever waits longer waits for ever: a hang is as bad as a panic.
-    const HANGS: std::time::Duration = std::time::Duration::from_secs(120);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(HANGS, work).await.expect("it never ends") })
 }

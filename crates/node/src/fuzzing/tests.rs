@@ -5,7 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Mutator, TARGETS, Target, target};
+use mainstay_runtime::fuzzing::{Mutator, Target};
+
+use super::{TARGETS, target};
 
 /// Counts what each thread has allocated.
 struct Counting;

@@ -10,11 +10,12 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
+use mainstay_runtime::safe_path::make_private_dir;
 
 /// The largest `pod.json` that is read back.
 const MAX_POD: u64 = 4 << 20;
@@ -126,21 +127,16 @@ impl Disk {
     /// and a folder that still holds one is left alone (V8).
     pub fn forget(&self, namespace: &str, name: &str, uid: &str) -> io::Result<()> {
         let dir = self.pod_dir(uid)?;
-        let mounted = crate::volumes::mounts::below(&dir)?;
+        let mounted = mainstay_runtime::safe_path::mounts::below(&dir)?;
         if let Some(mount) = mounted.first() {
             return Err(io::Error::other(format!("{} is still mounted", mount.display())));
         }
         for dir in [self.log_dir(namespace, name, uid), dir] {
-            match crate::volumes::remove::tree(&self.root, &dir) {
+            match mainstay_runtime::safe_path::remove::tree(&self.root, &dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
         Ok(())
     }
-}
-
-/// Makes a folder and its parents, readable by root only.
-pub fn make_private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use super::objects::{Reference, Watched};
 use super::worker::IP_ANNOTATION;
 use super::{Kubelet, PodContext, probe, spec};
-use crate::images::ImageError;
-use crate::runtime::{ContainerState, ContainerStatus, RuntimeError, SandboxStatus, container_id};
+use mainstay_runtime::images::ImageError;
+use mainstay_runtime::{ContainerState, ContainerStatus, RuntimeError, SandboxStatus, container_id};
 
 /// The pause between questions to an API that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -197,7 +197,7 @@ async fn ensure_image(
     early: &mpsc::Sender<Fact>,
 ) -> Outcome {
     let done = |result| Outcome::from(Fact::Image { container: container.clone(), image: image.clone(), result });
-    if let Err(error) = crate::images::normalize_name(&image) {
+    if let Err(error) = mainstay_runtime::images::normalize_name(&image) {
         let message = format!("Failed to apply default image tag \"{image}\": {error}");
         return done(Err(("InvalidImageName", message)));
     }
@@ -333,7 +333,7 @@ async fn stop(
         Ok(status) => Outcome { containers: vec![status], ..Outcome::default() },
         Err(RuntimeError::ContainerNotFound(_)) => {
             let (pod_uid, name) = (context.uid.clone(), container.to_owned());
-            let state = crate::runtime::ContainerState::Unknown;
+            let state = mainstay_runtime::ContainerState::Unknown;
             let gone = ContainerStatus { id, pod_uid, name, attempt, image_id: String::new(), state };
             Outcome { containers: vec![gone], ..Outcome::default() }
         }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::disk::{Disk, make_private_dir};
+use super::disk::Disk;
 use super::{Kubelet, PodContext};
+use mainstay_runtime::safe_path::make_private_dir;
 
 /// The largest termination message, as upstream.
 const MAX_MESSAGE: u64 = 4096;

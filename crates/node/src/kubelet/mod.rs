@@ -31,10 +31,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::NodeConfig;
-use crate::images::ImageStore;
 use crate::network::Network;
-use crate::runtime::Runtime;
 use crate::volumes::Volumes;
+use mainstay_runtime::Runtime;
+use mainstay_runtime::images::ImageStore;
 
 /// What every worker shares.
 pub struct Kubelet {

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::worker::{Message, Worker};
 use super::{Kubelet, PodContext};
-use crate::runtime::ContainerStatus;
+use mainstay_runtime::ContainerStatus;
 
 /// Messages that wait for a worker. The dispatcher waits for a worker that is this far behind; workers never block
 /// for long: what takes time runs beside them.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{Kubelet, PodContext};
-use crate::runtime::{RuntimeError, container_id};
+use mainstay_runtime::{RuntimeError, container_id};
 
 /// How much of an HTTP answer is read; the body goes into the event.
 const MAX_ANSWER: u64 = 10 << 10;

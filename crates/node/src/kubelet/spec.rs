@@ -9,12 +9,12 @@ use mainstay_api::object;
 use mainstay_logic::kubelet::Fact;
 use serde_json::Value;
 
-use super::disk::make_private_dir;
 use super::environment::{self, Dependencies};
 use super::{Kubelet, PodContext, files, node_status, resources};
-use crate::images::{Image, RegistryAuth, ResolvedUser};
-use crate::runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec};
 use crate::volumes::subpath;
+use mainstay_runtime::images::{Image, RegistryAuth, ResolvedUser};
+use mainstay_runtime::safe_path::make_private_dir;
+use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec};
 
 /// What a container finds in PATH where its image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -347,7 +347,7 @@ fn signal(name: &str) -> Option<i32> {
 
 /// The credentials for an image's registry from the pod's `imagePullSecrets`.
 pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str) -> Option<RegistryAuth> {
-    let name = crate::images::normalize_name(image).ok()?;
+    let name = mainstay_runtime::images::normalize_name(image).ok()?;
     let registry = name.split('/').next()?.to_owned();
     let kind = mainstay_api::kinds::find("", "v1", "secrets")?;
     for reference in context.spec()?.image_pull_secrets.iter().flatten() {

@@ -17,7 +17,7 @@ use super::execute::{self, Outcome};
 use super::objects::{Reference, Watched};
 use super::pods::PodHandle;
 use super::{Kubelet, PodContext};
-use crate::runtime::{ContainerState, ContainerStatus};
+use mainstay_runtime::{ContainerState, ContainerStatus};
 
 /// Where a sandbox keeps its pod's address.
 pub(super) const IP_ANNOTATION: &str = "mainstay.io/pod-ip";

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use mainstay_api::Status;
 
 use super::exec::Session;
-use crate::runtime::{ContainerState, ContainerStatus, ExecSpec, Runtime, RuntimeError};
+use mainstay_runtime::{ContainerState, ContainerStatus, ExecSpec, Runtime, RuntimeError};
 
 /// A future that a trait object gives.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -138,7 +138,7 @@ impl Lookup<'_> {
         if !running && !path.exists() {
             return Err(if previous { no_previous(container, name) } else { not_available(container, name) });
         }
-        Ok(LogTarget { id: crate::runtime::container_id(&uid, container, attempt), path, running })
+        Ok(LogTarget { id: mainstay_runtime::container_id(&uid, container, attempt), path, running })
     }
 
     fn newest(&self, pod: &Pod, container: &str) -> Option<ContainerStatus> {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::channels::{Channels, ErrorStyle, Input, MAX_PIECE, Output};
-use crate::runtime::{AttachHandle, ExecHandle, InputStream, OutputStream, RuntimeError, TerminalSize};
+use mainstay_runtime::{AttachHandle, ExecHandle, InputStream, OutputStream, RuntimeError, TerminalSize};
 
 /// The longest run of bytes on the resize channel that is not a size.
 const MAX_RESIZE: usize = 1024;

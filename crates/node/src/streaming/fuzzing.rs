@@ -9,7 +9,7 @@ use super::channels::{Channels, Input, Wanted};
 use super::spdy::frame::{Decoder, Encoder, Frame};
 use super::spdy::headers::Headers;
 use super::{spdy, websocket};
-use crate::fuzzing::block_on;
+use mainstay_runtime::fuzzing::block_on;
 
 const WANTED: Wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: true };
 const IDLE: Duration = Duration::from_secs(3600);

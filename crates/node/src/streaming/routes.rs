@@ -26,7 +26,7 @@ use super::portforward::{self, ForwardTarget};
 use super::spdy::{self, connection::Connection};
 use super::tls::Access;
 use super::{StreamingConfig, websocket};
-use crate::runtime::ExecSpec;
+use mainstay_runtime::ExecSpec;
 
 /// Words of a command, and their bytes together.
 const MAX_COMMAND_WORDS: usize = 4096;

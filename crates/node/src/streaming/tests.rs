@@ -23,7 +23,7 @@ use super::exec::Session;
 use super::spdy::frame::{Decoder, Encoder, Frame};
 use super::spdy::headers::Headers;
 use super::{Running, StreamingConfig, listen};
-use crate::runtime::{ContainerState, ContainerStatus, ExecSpec, RuntimeError};
+use mainstay_runtime::{ContainerState, ContainerStatus, ExecSpec, RuntimeError};
 
 /// Longer than any test takes: what hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);

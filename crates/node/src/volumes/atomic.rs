@@ -14,7 +14,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use super::beneath;
+use mainstay_runtime::safe_path;
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
@@ -34,7 +34,7 @@ pub type Payload = BTreeMap<String, File>;
 /// Brings a folder to hold exactly this payload. Readers see either the old or the new, never a mixture.
 pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> io::Result<()> {
     for path in payload.keys() {
-        let plain = beneath::plain(path)?;
+        let plain = safe_path::plain(path)?;
         let first = plain.components().next();
         if first.is_none_or(|part| part.as_os_str().to_string_lossy().starts_with("..")) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} must not begin with '..'")));
@@ -138,7 +138,7 @@ fn sweep(dir: &Path, payload: &Payload, keep: &Path) -> io::Result<()> {
             continue;
         }
         if entry.file_type()?.is_dir() {
-            super::remove::tree(dir, &entry.path())?;
+            safe_path::remove::tree(dir, &entry.path())?;
         } else {
             fs::remove_file(entry.path())?;
         }

@@ -18,8 +18,8 @@ use mainstay_logic::volume::source;
 
 use super::image::copy::Hold;
 use super::image::{Growth, Image};
-use super::{Answer, Driver, Ready, Request, VolumeError, beneath, blocking, freeze, growth, host, nfs, ownership};
-use crate::kubelet::disk::make_private_dir;
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking, freeze, growth, host, nfs, ownership};
+use mainstay_runtime::safe_path::{self, make_private_dir};
 
 /// On a PersistentVolume: the node that made its directory.
 pub const MADE_ON: &str = "mainstay.io/made-on";
@@ -203,7 +203,7 @@ pub fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a Path, VolumeError
     let outside =
         || VolumeError::Refused(format!("{} is not inside the volume root {}", path.display(), root.display()));
     let relative = path.strip_prefix(root).map_err(|_| outside())?;
-    beneath::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
+    safe_path::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
 }
 
 /// Whether the volume is an image that keeps its size; otherwise it is a plain directory, as all were before there were
@@ -241,7 +241,7 @@ async fn ensure_provisioned(
             let Some(folder) = copy_of else { return Ok((image.data(), image.ensure(size, made)?)) };
             let from = Image::new(
                 &root,
-                &root.join(beneath::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
+                &root.join(safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
             )?;
             // A volume that is copied was made before, so nobody holds its lock and waits for this one's.
             let lock = users.lock(&folder);
@@ -269,8 +269,8 @@ async fn ensure_provisioned(
 /// A directory that was made must still be there (V5).
 pub(super) fn must_exist(root: &Path, path: &Path) -> Result<(), VolumeError> {
     let inside = relative(root, path)?;
-    let opened = beneath::open_root(root)
-        .and_then(|root| beneath::open_strict(&root, inside, OFlag::O_DIRECTORY | OFlag::O_PATH));
+    let opened = safe_path::open_root(root)
+        .and_then(|root| safe_path::open_strict(&root, inside, OFlag::O_DIRECTORY | OFlag::O_PATH));
     match opened {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VolumeError::Refused(format!(
@@ -286,7 +286,7 @@ pub(super) fn make(root: &Path, path: &Path) -> Result<(), VolumeError> {
     let inside = relative(root, path)?.to_owned();
     let work = || -> io::Result<()> {
         make_private_dir(root)?;
-        let mut dir = beneath::open_root(root)?;
+        let mut dir = safe_path::open_root(root)?;
         for part in inside.components() {
             let part = Path::new(&part);
             match nix::sys::stat::mkdirat(Some(dir.as_raw_fd()), part, Mode::S_IRWXU) {
@@ -294,9 +294,9 @@ pub(super) fn make(root: &Path, path: &Path) -> Result<(), VolumeError> {
                 Err(nix::errno::Errno::EEXIST) => {}
                 Err(error) => return Err(error.into()),
             }
-            dir = beneath::open_strict(&dir, part, OFlag::O_DIRECTORY)?;
+            dir = safe_path::open_strict(&dir, part, OFlag::O_DIRECTORY)?;
         }
-        fs::set_permissions(beneath::fd_path(&dir), fs::Permissions::from_mode(0o777))
+        fs::set_permissions(safe_path::fd_path(&dir), fs::Permissions::from_mode(0o777))
     };
     work().map_err(VolumeError::io(format!("making {}", path.display())))
 }

@@ -14,7 +14,7 @@ use super::upkeep::Progress;
 use super::{VolumeError, blocking, nfs, reclaim};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
-use crate::nfs::client::provision::{ProvisionError, Share};
+use mainstay_nfs::client::provision::{ProvisionError, Share};
 
 /// The mountOptions that say how to reach the server: the others are for those who mount.
 const REACHING: [&str; 4] = ["port", "mountport", "timeo", "retrans"];

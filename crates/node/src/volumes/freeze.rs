@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{VolumeError, mounts};
-use crate::shim::process;
+use super::VolumeError;
+use mainstay_runtime::safe_path::mounts;
+use mainstay_runtime::shim::process;
 
 /// From `linux/fs.h`: `_IOWR('X', 119, int)`, `_IOWR('X', 120, int)`.
 const FIFREEZE: libc::Ioctl = 0xC004_5877_u32 as libc::Ioctl;

@@ -8,7 +8,8 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Volume;
 use mainstay_api::quantity::Quantity;
 
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking, mounts, ownership};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking, ownership};
+use mainstay_runtime::safe_path::mounts;
 
 /// A folder that lives as long as the pod; in memory with `medium: Memory`. `sizeLimit` is enforced for memory;
 /// on disk it is only noted, as the folder shares its file system.

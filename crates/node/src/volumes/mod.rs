@@ -11,7 +11,6 @@
 //! ```
 
 mod atomic;
-pub(crate) mod beneath;
 mod claim;
 mod export;
 mod freeze;
@@ -19,13 +18,11 @@ mod growth;
 mod host;
 pub mod image;
 mod loops;
-pub mod mounts;
 mod nfs;
 mod ownership;
 mod projected;
 mod reclaim;
 mod recycle;
-pub mod remove;
 mod room;
 pub(crate) mod snapshots;
 pub mod subpath;
@@ -48,9 +45,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use serde::{Deserialize, Serialize};
 
-use crate::kubelet::disk::{Disk, make_private_dir};
+use crate::kubelet::disk::Disk;
 use crate::kubelet::environment::Dependencies;
 use crate::kubelet::{Kubelet, PodContext};
+use mainstay_runtime::safe_path::{make_private_dir, mounts, remove};
 
 /// Why a volume is not ready. The texts end up in `FailedMount` events.
 #[derive(Debug, thiserror::Error)]

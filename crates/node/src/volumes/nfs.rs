@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, Volume};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking, mounts};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking};
 use crate::NodeConfig;
-use crate::nfs::client::{self, MountRequest, Source};
+use mainstay_nfs::client::{self, MountRequest, Source};
+use mainstay_runtime::safe_path::mounts;
 
 /// After this (milliseconds) a call that the server does not answer is EIO, unless `timeo` says something else.
 const SOFT_TIMEOUT_MS: u64 = 20_000;

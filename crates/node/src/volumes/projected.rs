@@ -9,8 +9,9 @@ use mainstay_api::{kinds, object};
 use serde_json::json;
 
 use super::atomic::{self, File, Payload};
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking, mounts};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking};
 use crate::kubelet::{environment, resources};
+use mainstay_runtime::safe_path::mounts;
 
 /// The mode of a projected file where nobody gives one.
 const DEFAULT_MODE: i32 = 0o644;

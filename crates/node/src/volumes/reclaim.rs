@@ -11,8 +11,9 @@ use serde_json::json;
 use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
 use super::upkeep::Progress;
-use super::{VolumeError, blocking, remove};
+use super::{VolumeError, blocking};
 use crate::kubelet::Kubelet;
+use mainstay_runtime::safe_path::remove;
 
 /// Deleted, provisioned by us, on this node, and held by nobody else (V2): while another finalizer holds it, the
 /// change that takes that one away brings it here again.

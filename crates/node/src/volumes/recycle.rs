@@ -12,10 +12,11 @@ use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
 use serde_json::json;
 
 use super::upkeep::Progress;
-use super::{VolumeError, beneath, blocking, mounts, nfs, remove};
+use super::{VolumeError, blocking, nfs};
 use crate::NodeConfig;
 use crate::kubelet::Kubelet;
-use crate::kubelet::disk::make_private_dir;
+use mainstay_runtime::safe_path::make_private_dir;
+use mainstay_runtime::safe_path::{self, mounts, remove};
 
 /// Empties a volume and says so.
 ///
@@ -33,8 +34,10 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     let spec = volume.spec.clone().unwrap_or_default();
     let uid = volume.metadata.uid.clone().unwrap_or_default();
     let (config, users) = (kubelet.config.clone(), kubelet.volumes.users().clone());
-    let (shown, place) =
-        (name.clone(), beneath::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())));
+    let (shown, place) = (
+        name.clone(),
+        safe_path::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())),
+    );
     let emptied = blocking(move || {
         users.alone(&name, || match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
@@ -61,7 +64,7 @@ fn empty_export(
     let parent = place.parent().unwrap_or(place);
     make_private_dir(parent).map_err(VolumeError::io("making the folder to recycle in"))?;
     nfs::at(config, place, source, options, false)?;
-    let emptied = beneath::open_root(place).and_then(|root| remove::empty(&root));
+    let emptied = safe_path::open_root(place).and_then(|root| remove::empty(&root));
     mounts::unmount_below(place).map_err(VolumeError::io("unmounting the recycled volume"))?;
     let removed = std::fs::remove_dir(place).and_then(|()| std::fs::remove_dir(parent));
     removed.map_err(VolumeError::io("removing the recycled volume's mount point"))?;
@@ -76,7 +79,7 @@ pub(super) fn empty_folder(path: &Path) -> Result<(), VolumeError> {
         // Differs: upstream's recycler would scrub a folder such as /home or /var.
         return Err(VolumeError::Refused(format!("{shown} is too close to the root to be emptied")));
     }
-    let root = match beneath::open_root(path) {
+    let root = match safe_path::open_root(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         root => root.map_err(VolumeError::io(format!("opening {shown}")))?,
     };

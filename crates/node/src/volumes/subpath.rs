@@ -10,31 +10,31 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::{beneath, mounts};
-use crate::kubelet::disk::make_private_dir;
+use mainstay_runtime::safe_path::make_private_dir;
+use mainstay_runtime::safe_path::{self, mounts};
 
 /// Folders of a subPath that are not there are made with this mode, as upstream.
 const MADE_MODE: Mode = Mode::from_bits_truncate(0o750);
 
 /// Binds `sub_path` of a volume to `place` and gives the place. Idempotent.
 pub fn bind(volume: &Path, sub_path: &str, place: &Path) -> io::Result<PathBuf> {
-    let sub_path = beneath::plain(sub_path)?;
+    let sub_path = safe_path::plain(sub_path)?;
     if mounts::is_mounted(place)? {
         return Ok(place.to_owned());
     }
-    let root = beneath::open_root(volume)?;
-    let found = match beneath::open_within(&root, sub_path, OFlag::O_PATH) {
+    let root = safe_path::open_root(volume)?;
+    let found = match safe_path::open_within(&root, sub_path, OFlag::O_PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(&root, sub_path)?,
         found => found?,
     };
     let parent = place.parent().unwrap_or(Path::new("/"));
     make_private_dir(parent)?;
-    if fs::metadata(beneath::fd_path(&found))?.is_dir() {
+    if fs::metadata(safe_path::fd_path(&found))?.is_dir() {
         make_private_dir(place)?;
     } else {
         fs::OpenOptions::new().create(true).append(true).open(place)?;
     }
-    mounts::bind(&beneath::fd_path(&found), place)?;
+    mounts::bind(&safe_path::fd_path(&found), place)?;
     Ok(place.to_owned())
 }
 
@@ -46,8 +46,8 @@ fn make(root: &OwnedFd, sub_path: &Path) -> io::Result<OwnedFd> {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        dir = beneath::open_within(&dir, part, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        dir = safe_path::open_within(&dir, part, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     }
     // Links on the way may lead around within a part's own folder: the whole must still be inside.
-    beneath::open_within(root, sub_path, OFlag::O_PATH)
+    safe_path::open_within(root, sub_path, OFlag::O_PATH)
 }

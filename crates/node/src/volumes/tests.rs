@@ -9,7 +9,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::atomic::{self, File, Payload};
-use super::{claim, mounts, ownership, remove, subpath};
+use super::{claim, ownership, subpath};
+use mainstay_runtime::safe_path::{mounts, remove};
 
 /// Runs a test on a thread with its own mounts and a fresh tmpfs to play in; nothing of it is seen outside.
 pub(super) fn alone(test: impl FnOnce(&Path) + Send + 'static) {

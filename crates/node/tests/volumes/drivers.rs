@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::PathBuf;
 
-use mainstay_node::volumes::mounts;
+use mainstay_runtime::safe_path::mounts;
 use nix::mount::{MntFlags, umount2};
 use serde_json::json;
 

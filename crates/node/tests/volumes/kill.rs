@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use mainstay_api::kinds;
 use mainstay_client::{Informer, ListOptions, Notice};
 use mainstay_node::kubelet::PodContext;
-use mainstay_node::volumes::{mounts, upkeep};
+use mainstay_node::volumes::upkeep;
+use mainstay_runtime::safe_path::mounts;
 use serde_json::{Value, json};
 
 use crate::place::{Agent, Place, mount};

@@ -4,8 +4,11 @@
 //!
 //! kill -9 comes at some moments of all; `MAINSTAY_SUITE_MOMENTS=1000` tries every one, `MAINSTAY_SUITE_SEED=7` others.
 
-#[path = "../support/mod.rs"]
+#[path = "../../../runtime/tests/support/mod.rs"]
 mod support;
+
+/// What is re-executed as a supervisor.
+const SUPERVISOR: &str = "supervisor";
 
 mod dead_server;
 mod drivers;

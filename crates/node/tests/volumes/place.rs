@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{Kind, kinds};
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, PatchType};
+use mainstay_nfs::server as nfs;
 use mainstay_node::NodeConfig;
 use mainstay_node::kubelet::disk::Disk;
 use mainstay_node::kubelet::environment::Dependencies;
@@ -18,9 +19,9 @@ use mainstay_node::kubelet::events::Events;
 use mainstay_node::kubelet::objects::Objects;
 use mainstay_node::kubelet::{Kubelet, PodContext, files, spec};
 use mainstay_node::network::{Cidr, Network, NetworkConfig};
-use mainstay_node::nfs::server as nfs;
-use mainstay_node::runtime::{ContainerState, Runtime, RuntimeConfig};
-use mainstay_node::volumes::{Record, VolumeError, Volumes, mounts};
+use mainstay_node::volumes::{Record, VolumeError, Volumes};
+use mainstay_runtime::safe_path::mounts;
+use mainstay_runtime::{ContainerState, Runtime, RuntimeConfig};
 use serde_json::{Value, json};
 
 use crate::support::{World, supervisor};
@@ -41,7 +42,7 @@ impl Agent {
     /// An agent that has just started, without its loops.
     pub fn start(&self) -> Arc<Kubelet> {
         let client = Client::new(Config::read(&self.kubeconfig).unwrap()).unwrap();
-        let images = mainstay_node::images::ImageStore::open(&self.dir.join("images")).unwrap();
+        let images = mainstay_runtime::images::ImageStore::open(&self.dir.join("images")).unwrap();
         let runtime = Runtime::open(RuntimeConfig {
             root: self.dir.join("containers"),
             cgroup_root: self.cgroup_root.clone(),

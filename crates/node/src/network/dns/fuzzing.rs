@@ -54,7 +54,7 @@ pub fn run(input: &[u8]) {
     SERVER.with(|server| {
         let answer = server
             .cluster_answer(&question)
-            .unwrap_or_else(|| crate::fuzzing::block_on(server.upstream_answer(&question, input)));
+            .unwrap_or_else(|| mainstay_runtime::fuzzing::block_on(server.upstream_answer(&question, input)));
         if let Some(bytes) = super::datagram(&answer, limit) {
             let again = Message::from_vec(&bytes).expect("what is sent can be read");
             assert!(again.metadata.truncation || bytes.len() <= usize::from(limit), "{} bytes", bytes.len());

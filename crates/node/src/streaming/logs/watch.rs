@@ -8,7 +8,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::runtime::layout;
+use mainstay_runtime::layout;
 
 /// Watches one folder.
 pub struct Watch {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::super::{VolumeError, claim, freeze, loops};
 use super::{Growth, Image, fresh_file, name, offline};
-use crate::kubelet::disk::make_private_dir;
+use mainstay_runtime::safe_path::make_private_dir;
 
 /// From `linux/fs.h`: `_IOW(0x94, 9, int)`.
 const FICLONE: libc::Ioctl = 0x4004_9409;

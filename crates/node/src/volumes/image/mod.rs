@@ -31,8 +31,9 @@ use nix::mount::{MntFlags, MsFlags};
 
 use mainstay_logic::volume;
 
-use super::{VolumeError, beneath, claim, loops, mounts, remove};
-use crate::kubelet::disk::make_private_dir;
+use super::{VolumeError, claim, loops};
+use mainstay_runtime::safe_path::make_private_dir;
+use mainstay_runtime::safe_path::{self, mounts, remove};
 
 /// The file system's block, in bytes.
 const BLOCK: u64 = volume::IMAGE_BLOCK.cast_unsigned();
@@ -142,8 +143,8 @@ impl Image {
 
     /// The image; not through a link.
     fn open(&self) -> io::Result<File> {
-        let dir = beneath::open_root(&self.dir)?;
-        beneath::open_strict(&dir, Path::new("image"), nix::fcntl::OFlag::O_RDWR).map(File::from)
+        let dir = safe_path::open_root(&self.dir)?;
+        safe_path::open_strict(&dir, Path::new("image"), nix::fcntl::OFlag::O_RDWR).map(File::from)
     }
 
     /// Makes the image beside its place, and gives it its name when it is whole and on the disk.

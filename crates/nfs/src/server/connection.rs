@@ -1,0 +1,85 @@
+//! One connection: its calls are read one after the other, and carried out by as many threads as the client keeps busy.
+//!
+//! Whoever has read a call carries it out, while another thread reads the next. A client that waits for each answer is
+//! served by one thread, without ever waking a second.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::call::{self, Peer};
+use super::{RECORD_TIMEOUT, Server};
+use crate::rpc;
+
+/// A connection's two directions.
+pub struct Connection<R, W> {
+    client: Peer,
+    reading: Mutex<Reading<R>>,
+    writing: Mutex<W>,
+    /// Threads that wait to read the next call.
+    waiting: AtomicUsize,
+}
+
+struct Reading<R> {
+    stream: R,
+    ended: bool,
+}
+
+impl<R: Read, W: Write> Connection<R, W> {
+    pub fn new(client: Peer, reader: R, writer: W) -> Self {
+        let reading = Mutex::new(Reading { stream: reader, ended: false });
+        Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0) }
+    }
+
+    /// Answers calls until the client ends the connection; one that only `helps`, until another waits to read the
+    /// next. `wait` sets how long the next read may take; `help` is
+    /// asked for another thread to work here after each call that was read while none waits to read the next.
+    ///
+    /// # Errors
+    /// What was read is no call, or the stream's own: whoever has the stream then ends it for the other threads, too.
+    pub fn work(
+        &self,
+        server: &Server,
+        helps: bool,
+        mut wait: impl FnMut(Option<Duration>) -> io::Result<()>,
+        mut help: impl FnMut(),
+    ) -> io::Result<()> {
+        let mut record = Vec::new();
+        loop {
+            if !self.next(&mut record, &mut wait, &mut help)? {
+                return Ok(());
+            }
+            let reply = call::answer(server, self.client, &record);
+            let reply = reply.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"))?;
+            let mut stream = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            rpc::write_record(&mut *stream, reply)?;
+            drop(stream);
+            if helps && self.waiting.load(Ordering::SeqCst) > 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads the next call; `false` at the end.
+    fn next(
+        &self,
+        record: &mut Vec<u8>,
+        wait: &mut impl FnMut(Option<Duration>) -> io::Result<()>,
+        help: &mut impl FnMut(),
+    ) -> io::Result<bool> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if reading.ended {
+            return Ok(false);
+        }
+        wait(None)?;
+        let read = rpc::read_record(&mut reading.stream, record, || wait(Some(RECORD_TIMEOUT)));
+        reading.ended = !matches!(read, Ok(true));
+        if !reading.ended && self.waiting.load(Ordering::SeqCst) == 0 {
+            help();
+        }
+        read
+    }
+}

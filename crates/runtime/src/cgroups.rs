@@ -1,0 +1,310 @@
+//! Control groups, v1 (also beside an empty v2 tree) and v2: where a container's group is, who is in it, what it used,
+//! and its end. Limits are written by the container library from the OCI spec; this module says which it may ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::ContainerStats;
+use crate::shim::process;
+
+/// Where the kernel's control groups are mounted, by convention of every distribution and of the container library.
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// `statfs` type of a v2 tree.
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// A group is killed again until it is empty, because its processes may fork meanwhile: at most so often.
+const KILL_ROUNDS: usize = 64;
+
+/// How long killed processes may take to go.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// The controllers of this machine and the instance's own root below each.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    trees: Trees,
+    root: String,
+}
+
+#[derive(Clone, Debug)]
+enum Trees {
+    /// Controller (or `name=systemd`) to mount point; several controllers may share one.
+    V1(BTreeMap<String, PathBuf>),
+    V2(PathBuf, BTreeSet<String>),
+    /// Nothing is mounted: containers run without limits.
+    None,
+}
+
+impl Cgroups {
+    /// Looks at what is mounted. `root` is the instance's own group, one path element.
+    pub fn detect(root: &str) -> Cgroups {
+        Cgroups { trees: detect_trees(), root: root.trim_matches('/').to_owned() }
+    }
+
+    /// True where limits of this kind (`cpu`, `memory`, `pids`, `devices`) can be set.
+    pub fn has(&self, controller: &str) -> bool {
+        match &self.trees {
+            Trees::V1(mounts) => mounts.contains_key(controller),
+            Trees::V2(_, controllers) => controllers.contains(controller),
+            Trees::None => false,
+        }
+    }
+
+    /// True on a machine with the unified tree only.
+    pub fn is_v2(&self) -> bool {
+        matches!(self.trees, Trees::V2(..))
+    }
+
+    /// The group's name as the OCI spec wants it: `/<root>/<relative>`.
+    pub fn name(&self, relative: &str) -> String {
+        match relative.trim_matches('/') {
+            "" => format!("/{}", self.root),
+            relative => format!("/{}/{relative}", self.root),
+        }
+    }
+
+    /// The group's folder in each tree.
+    fn folders(&self, relative: &str) -> Vec<PathBuf> {
+        let name = self.name(relative);
+        let below = name.trim_start_matches('/');
+        match &self.trees {
+            Trees::V1(mounts) => {
+                mounts.values().collect::<BTreeSet<_>>().into_iter().map(|mount| mount.join(below)).collect()
+            }
+            Trees::V2(mount, _) => vec![mount.join(below)],
+            Trees::None => Vec::new(),
+        }
+    }
+
+    fn folder(&self, controller: &str, relative: &str) -> Option<PathBuf> {
+        let below = self.name(relative);
+        match &self.trees {
+            Trees::V1(mounts) => mounts.get(controller).map(|mount| mount.join(below.trim_start_matches('/'))),
+            Trees::V2(mount, _) => Some(mount.join(below.trim_start_matches('/'))),
+            Trees::None => None,
+        }
+    }
+
+    /// Moves a supervisor out of the service's own group, so that stopping the service (systemd kills by group) leaves
+    /// containers alone. Best effort: where it fails, containers merely stop together with the service.
+    pub fn adopt_supervisor(&self, pid: u32) {
+        let Some(folder) = (match &self.trees {
+            Trees::V1(mounts) => mounts.get("name=systemd").map(|mount| mount.join(&self.root)),
+            Trees::V2(mount, _) => Some(mount.join(&self.root).join("supervisors")),
+            Trees::None => None,
+        }) else {
+            return;
+        };
+        if fs::create_dir_all(&folder).is_ok() {
+            let _ = fs::write(folder.join("cgroup.procs"), pid.to_string());
+        }
+    }
+
+    /// All processes in the group and below it.
+    pub fn processes(&self, relative: &str) -> BTreeSet<i32> {
+        let mut pids = BTreeSet::new();
+        for folder in self.folders(relative) {
+            collect_processes(&folder, &mut pids);
+        }
+        pids
+    }
+
+    /// Sends SIGKILL to every process in the group and below, until none is left that could fork.
+    pub fn kill(&self, relative: &str) {
+        if let Trees::V2(mount, _) = &self.trees {
+            let file = mount.join(self.name(relative).trim_start_matches('/')).join("cgroup.kill");
+            if fs::write(file, "1").is_ok() {
+                return;
+            }
+        }
+        let mut killed = BTreeSet::new();
+        for _ in 0..KILL_ROUNDS {
+            let fresh: Vec<i32> = self.processes(relative).difference(&killed).copied().collect();
+            if fresh.is_empty() {
+                return;
+            }
+            for pid in fresh {
+                // SAFETY: kill has no memory effects; the pid was read from the group a moment ago.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                killed.insert(pid);
+            }
+        }
+    }
+
+    /// Like [`Cgroups::kill`], and waits until they are gone. False where one was not within the time (a process in an
+    /// unfinished disk request ends only with it). Blocking.
+    pub fn kill_and_wait(&self, relative: &str) -> bool {
+        let until = Instant::now() + KILL_WAIT;
+        loop {
+            let pids = self.processes(relative);
+            if pids.is_empty() {
+                return true;
+            }
+            let watched: Vec<OwnedFd> = pids.iter().filter_map(|pid| process::pidfd_open(*pid).ok()).collect();
+            self.kill(relative);
+            for pidfd in watched {
+                let left = until.saturating_duration_since(Instant::now());
+                let mut polled = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                // SAFETY: one valid entry.
+                if left.is_zero() || unsafe { libc::poll(&mut polled, 1, left.as_millis() as i32) } == 0 {
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Removes the group and all below it. Groups with living processes stay, and the error says so.
+    pub fn remove(&self, relative: &str) -> io::Result<()> {
+        let mut first_error = Ok(());
+        for folder in self.folders(relative) {
+            if let Err(error) = remove_tree(&folder)
+                && first_error.is_ok()
+            {
+                first_error = Err(error);
+            }
+        }
+        first_error
+    }
+
+    /// Removes the group's parents up to the instance's root, as far as they are empty.
+    pub fn prune_parents(&self, relative: &str) {
+        let mut parent = Path::new(relative.trim_matches('/')).parent();
+        while let Some(path) = parent.filter(|path| !path.as_os_str().is_empty()) {
+            for folder in self.folders(&path.to_string_lossy()) {
+                let _ = fs::remove_dir(folder);
+            }
+            parent = path.parent();
+        }
+    }
+
+    /// How many processes of the group the kernel killed for want of memory.
+    pub fn oom_kills(&self, relative: &str) -> u64 {
+        let Some(folder) = self.folder("memory", relative) else { return 0 };
+        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
+        fs::read_to_string(folder.join(file)).ok().and_then(|text| flat_value(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// What the group uses. Zeros where a controller is missing.
+    pub fn stats(&self, relative: &str) -> ContainerStats {
+        let read = |controller: &str, file: &str| -> Option<String> {
+            fs::read_to_string(self.folder(controller, relative)?.join(file)).ok()
+        };
+        let number = |controller: &str, file: &str| {
+            read(controller, file).and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        let (cpu_usage_nanos, memory_usage_bytes, inactive) = if self.is_v2() {
+            let cpu = read("cpu", "cpu.stat").and_then(|text| flat_value(&text, "usage_usec")).unwrap_or(0);
+            let inactive =
+                read("memory", "memory.stat").and_then(|text| flat_value(&text, "inactive_file")).unwrap_or(0);
+            (cpu.saturating_mul(1000), number("memory", "memory.current"), inactive)
+        } else {
+            let inactive =
+                read("memory", "memory.stat").and_then(|text| flat_value(&text, "total_inactive_file")).unwrap_or(0);
+            (number("cpuacct", "cpuacct.usage"), number("memory", "memory.usage_in_bytes"), inactive)
+        };
+        ContainerStats {
+            cpu_usage_nanos,
+            memory_usage_bytes,
+            memory_working_set_bytes: memory_usage_bytes.saturating_sub(inactive),
+            pids: number("pids", "pids.current"),
+        }
+    }
+}
+
+fn detect_trees() -> Trees {
+    if let Ok(stat) = nix::sys::statfs::statfs(MOUNT)
+        && stat.filesystem_type().0 == CGROUP2_SUPER_MAGIC
+    {
+        let controllers = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers")).unwrap_or_default();
+        return Trees::V2(PathBuf::from(MOUNT), controllers.split_whitespace().map(str::to_owned).collect());
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = parse_v1_mounts(&mountinfo);
+    if mounts.is_empty() { Trees::None } else { Trees::V1(mounts) }
+}
+
+/// Lines such as `31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct`.
+fn parse_v1_mounts(mountinfo: &str) -> BTreeMap<String, PathBuf> {
+    let mut mounts = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let mut kind = kind.split(' ');
+        if kind.next() != Some("cgroup") {
+            continue;
+        }
+        let (Some(mount), Some(options)) = (place.split(' ').nth(4), kind.nth(1)) else { continue };
+        for option in options.split(',').filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children")) {
+            mounts.entry(option.to_owned()).or_insert_with(|| PathBuf::from(mount));
+        }
+    }
+    mounts
+}
+
+/// The number after `key` in a file of lines `key number`.
+fn flat_value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn collect_processes(folder: &Path, pids: &mut BTreeSet<i32>) {
+    let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) else { return };
+    pids.extend(text.lines().filter_map(|line| line.trim().parse::<i32>().ok()).filter(|pid| *pid > 1));
+    for child in child_folders(folder) {
+        collect_processes(&child, pids);
+    }
+}
+
+fn child_folders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    for child in child_folders(folder) {
+        remove_tree(&child)?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v1_mounts_are_found_by_controller_also_where_two_share_one() {
+        let mounts = parse_v1_mounts(
+            "31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+             32 25 0:28 / /sys/fs/cgroup/systemd rw shared:9 - cgroup cgroup rw,xattr,name=systemd\n\
+             33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\nnonsense\n - cgroup\n",
+        );
+        let names: Vec<&str> = mounts.keys().map(String::as_str).collect();
+        assert_eq!(names, ["cpu", "cpuacct", "name=systemd"]);
+        assert_eq!(mounts.get("cpuacct"), Some(&PathBuf::from("/sys/fs/cgroup/cpu,cpuacct")));
+    }
+
+    #[test]
+    fn a_flat_file_gives_the_number_of_its_key_only() {
+        let text = "oom 3\noom_kill 1\noom_group_kill 7\n";
+        assert_eq!(
+            (flat_value(text, "oom_kill"), flat_value(text, "oom"), flat_value(text, "kill")),
+            (Some(1), Some(3), None)
+        );
+    }
+
+    #[test]
+    fn names_stay_below_the_instance() {
+        let cgroups = Cgroups { trees: Trees::None, root: "mainstay".to_owned() };
+        assert_eq!(cgroups.name("burstable/pod1/c"), "/mainstay/burstable/pod1/c");
+        assert_eq!(cgroups.name(""), "/mainstay");
+    }
+}

@@ -1,0 +1,68 @@
+//! A container's root filesystem: the image's layers below, a folder of its own above.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+use super::{ImageError, ImageStore};
+use crate::layout::ROOTFS;
+
+/// The kernel takes one page of mount options.
+const MAX_OPTIONS: usize = 4000;
+
+impl ImageStore {
+    /// Mounts a fresh writable root filesystem for the container whose folder is `dir`, at `dir/rootfs`. With
+    /// `no_devices`, device nodes in it do not open. Blocking.
+    pub fn mount_rootfs(&self, image_id: &str, dir: &Path, no_devices: bool) -> Result<PathBuf, ImageError> {
+        self.lease(dir, image_id)?;
+        let rootfs = dir.join(ROOTFS);
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        for folder in [&rootfs, &upper, &work] {
+            fs::create_dir_all(folder).map_err(ImageError::io(format!("cannot make {}", folder.display())))?;
+        }
+        // The root folder of the container is the upper one: it gets the image's owner and mode.
+        let layers = self.layer_dirs(image_id)?;
+        if let Some(top) = layers.last() {
+            copy_mode(top, &upper).map_err(ImageError::io("cannot prepare the root folder"))?;
+        }
+        let text = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+        // overlayfs wants the uppermost first.
+        let lower: Vec<String> = layers.iter().rev().map(|layer| text(layer)).collect();
+        let mut options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), text(&upper), text(&work));
+        if options.len() > MAX_OPTIONS {
+            return Err(ImageError::Io {
+                what: format!(
+                    "the image has {} layers: too many for one mount under {}",
+                    layers.len(),
+                    self.root().display()
+                ),
+                source: std::io::ErrorKind::InvalidInput.into(),
+            });
+        }
+        let flags = if no_devices { MsFlags::MS_NODEV } else { MsFlags::empty() };
+        let plain = options.clone();
+        // What a container writes into its own layer dies with it: the kernel need not wait for the disk for it.
+        options.push_str(",volatile");
+        let try_mount = |options: &str| mount(Some("overlay"), &rootfs, Some("overlay"), flags, Some(options));
+        if try_mount(&options).is_err() {
+            try_mount(&plain)
+                .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
+        }
+        Ok(rootfs)
+    }
+
+    /// Unmounts it and gives the image free; the written files stay in `dir/upper`. Blocking, idempotent.
+    pub fn unmount_rootfs(&self, dir: &Path) -> Result<(), ImageError> {
+        crate::unmount(&dir.join(ROOTFS)).map_err(ImageError::io("cannot unmount root filesystem"))?;
+        self.release(dir);
+        Ok(())
+    }
+}
+
+fn copy_mode(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(from)?;
+    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    fs::set_permissions(to, metadata.permissions())
+}

@@ -1,0 +1,142 @@
+//! System calls that the libraries lack or get wrong, each behind a safe function: whoever stands above needs no
+//! `unsafe`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+/// The longest kernel handle that is asked for (bytes); ext4 takes 8, xfs 12, btrfs 20. The kernel's own limit is 128.
+pub const MAX_FILE_HANDLE: usize = 46;
+
+/// `struct file_handle` with room.
+#[repr(C)]
+struct RawHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; MAX_FILE_HANDLE],
+}
+
+/// The kernel's handle of a file: its inode and generation, in the file system's own form.
+pub struct FileHandle {
+    /// The file system's number for the form.
+    pub kind: u8,
+    /// At most [`MAX_FILE_HANDLE`] bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl FileHandle {
+    /// Of an open file (also `O_PATH`).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the file system has no handles; `EOVERFLOW` where they are longer than [`MAX_FILE_HANDLE`].
+    pub fn of(file: &OwnedFd) -> io::Result<Self> {
+        let mut raw = RawHandle { bytes: MAX_FILE_HANDLE as u32, kind: 0, handle: [0; MAX_FILE_HANDLE] };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: `raw` has the layout of `struct file_handle` with as much room as it says; the path is empty.
+        let result = unsafe {
+            libc::name_to_handle_at(
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                (&raw mut raw).cast(),
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let kind = u8::try_from(raw.kind).map_err(|_| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
+        let bytes = raw.handle.get(..raw.bytes as usize).unwrap_or_default().to_vec();
+        Ok(Self { kind, bytes })
+    }
+
+    /// Opens the file (`O_PATH`) on the file system that `root` is of, wherever its names are by now. Needs root.
+    ///
+    /// # Errors
+    /// `ESTALE` where the file is gone.
+    pub fn open(&self, root: RawFd) -> io::Result<OwnedFd> {
+        let mut raw =
+            RawHandle { bytes: self.bytes.len() as u32, kind: self.kind.into(), handle: [0; MAX_FILE_HANDLE] };
+        raw.handle.get_mut(..self.bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&self.bytes);
+        // SAFETY: `raw` has the layout of `struct file_handle` and says its true length; the kernel only reads it.
+        let fd = unsafe {
+            libc::open_by_handle_at(root, (&raw mut raw).cast(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// Whether the thread's effective identity may access an open file (also `O_PATH`) in `mode` (`R_OK` | …). The system
+/// call itself: the library's answer is about the real uid.
+pub fn may_access(file: &OwnedFd, mode: libc::c_int) -> bool {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the path is an empty C string.
+    unsafe { libc::syscall(libc::SYS_faccessat2, file.as_raw_fd(), c"".as_ptr(), mode, flags) == 0 }
+}
+
+/// Sets the file system identity of this thread alone.
+///
+/// # Errors
+/// `EPERM` where the kernel did not take it (not root).
+pub fn set_thread_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: plain integers; the calls concern this thread only. The gid first on the way down: only root may.
+    unsafe {
+        if uid == 0 {
+            libc::setfsuid(uid);
+            libc::setfsgid(gid);
+        } else {
+            libc::setfsgid(gid);
+            libc::setfsuid(uid);
+        }
+    }
+    // These two calls report no errors; asking with an impossible id tells what is set.
+    // SAFETY: plain integers.
+    let set = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
+    if set == (uid as libc::c_int, gid as libc::c_int) {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+}
+
+/// Sets the supplementary groups of this thread alone (the library's `setgroups` changes all threads).
+///
+/// # Errors
+/// `EPERM` where this is not root; `EINVAL` for more than 65,536 groups.
+pub fn set_thread_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the pointer and length are those of the slice.
+    let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The next entries of an open folder, as `getdents64` writes them; the number of bytes, 0 at the end.
+///
+/// # Errors
+/// What the kernel said.
+pub fn read_entries(dir: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let dir = dir.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most as many bytes as the buffer has.
+    let length = unsafe { libc::syscall(libc::SYS_getdents64, dir, buffer.as_mut_ptr(), buffer.len()) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Goes on in a child with a session of its own; the parent exits with 0 here.
+///
+/// # Errors
+/// Where the process has several threads (only the calling one would go on), or the kernel has no room for another one.
+pub fn daemonize() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() > 1 {
+        return Err(io::Error::other("a process with several threads cannot be forked"));
+    }
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { .. } => std::process::exit(0),
+        nix::unistd::ForkResult::Child => {
+            nix::unistd::setsid()?;
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Containers as real processes.
+//!
+//! A sandbox is three namespaces (network, IPC, UTS) pinned by bind mounts of their nsfs files: no process holds it, so
+//! nothing of it can die and nothing of it is resident. Each container runs under a supervisor of its own: this same
+//! binary re-executed single-threaded (`mainstay __shim DIR`), which owns stdio, the log file and the exit code, and
+//! survives the main process. One supervisor per container, because the container library changes its process's
+//! state (dumpable, oom_score_adj, working directory) and can block for ever in a mount: neither may reach a neighbour.
+//! An exec is a short-lived re-execution (`__exec`) that hangs off the main process, since nobody outlives it.
+//!
+//! Everything the runtime knows it reads back from its directory, so a restarted main process adopts what runs
+//! (V7, S11): a lock that supervisor and main process share tells a living supervisor from a dead one.
+
+mod attach;
+pub mod cgroups;
+mod container;
+mod exec;
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+pub mod fuzzing;
+pub mod images;
+pub mod kernel;
+pub mod layout;
+mod oci;
+pub mod safe_path;
+mod sandbox;
+pub mod shim;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+
+use self::cgroups::Cgroups;
+use self::container::Entry;
+use self::images::ImageStore;
+use self::sandbox::Sandbox;
+pub(crate) use self::sandbox::unmount;
+pub use self::spec::*;
+
+/// Where the runtime keeps its things and what it runs containers with.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// `<data>/containers`: one folder per sandbox and per container.
+    pub root: PathBuf,
+    /// The instance's own cgroup below each controller's root, one path element: `mainstay`, `mainstay-demo-1a2b`.
+    pub cgroup_root: String,
+    /// What is re-executed as `<exe> __shim DIR` and `<exe> __exec`; `/proc/self/exe` in production.
+    pub shim_exe: PathBuf,
+    /// Where root filesystems come from.
+    pub images: ImageStore,
+}
+
+/// Why the runtime could not do what was asked. The texts end up in pod statuses and events.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("container not found: {0}")]
+    ContainerNotFound(String),
+    #[error("sandbox of pod {0} not found")]
+    SandboxNotFound(String),
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    #[error("container {0} already exists")]
+    Exists(String),
+    #[error("container {0} is still running")]
+    StillRunning(String),
+    #[error("failed to create sandbox: {0}")]
+    Sandbox(String),
+    #[error("failed to prepare root filesystem: {0}")]
+    Rootfs(String),
+    /// The text that Kubernetes shows for StartError / RunContainerError.
+    #[error("failed to start container: {0}")]
+    Start(String),
+    #[error("failed to exec in container: {0}")]
+    Exec(String),
+    #[error("command timed out after {0:?}")]
+    ExecTimeout(Duration),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+/// The runtime's handle; cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: RuntimeConfig,
+    cgroups: Cgroups,
+    sandboxes: Mutex<BTreeMap<String, Sandbox>>,
+    containers: Mutex<BTreeMap<String, Arc<Entry>>>,
+    changes: broadcast::Sender<ContainerStatus>,
+}
+
+/// How many changes a slow subscriber may lag behind before it is told to list again (`RecvError::Lagged`).
+const CHANGES_QUEUED: usize = 1024;
+
+/// The maps hold no broken invariants between statements: a panic elsewhere does not make them unusable.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Runtime {
+    /// Opens the runtime's folder and adopts what runs in it. Must be called inside a tokio runtime.
+    pub fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError> {
+        for folder in ["c", "s"] {
+            let path = config.root.join(folder);
+            std::fs::create_dir_all(&path)
+                .and_then(|()| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)))
+                .map_err(|source| RuntimeError::Io { what: format!("cannot make {}", path.display()), source })?;
+        }
+        let cgroups = Cgroups::detect(&config.cgroup_root);
+        for controller in ["cpu", "memory", "pids"] {
+            if !cgroups.has(controller) {
+                tracing::warn!(controller, "cgroup controller is missing: containers run without this limit");
+            }
+        }
+        let (changes, _) = broadcast::channel(CHANGES_QUEUED);
+        let inner =
+            Arc::new(Inner { config, cgroups, sandboxes: Mutex::default(), containers: Mutex::default(), changes });
+        inner.adopt_sandboxes();
+        inner.adopt_containers();
+        Ok(Runtime { inner })
+    }
+
+    /// Whether pods may ask for a seccomp profile: this build has no seccomp filter, so a pod that asks for
+    /// RuntimeDefault or Localhost must be refused or told plainly, never run as if it had one.
+    pub fn supports_seccomp(&self) -> bool {
+        false
+    }
+
+    /// Every change of a container's state, in order per container. On `Lagged`, list again.
+    pub fn subscribe(&self) -> broadcast::Receiver<ContainerStatus> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Makes the sandbox, or finds it made. The network namespace has only a loopback device, down. A sandbox that is
+    /// not `ready` (the machine was rebooted) is returned as it is: remove it first.
+    pub async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
+        if let Some(sandbox) = locked(&self.inner.sandboxes).get(&spec.pod_uid) {
+            return Ok(sandbox.status());
+        }
+        let (inner, spec) = (self.inner.clone(), spec.clone());
+        let made = tokio::task::spawn_blocking(move || inner.make_sandbox(&spec)).await;
+        made.map_err(|error| RuntimeError::Sandbox(error.to_string()))?
+    }
+
+    /// All sandboxes, by pod uid.
+    pub fn sandboxes(&self) -> Vec<SandboxStatus> {
+        locked(&self.inner.sandboxes).values().map(Sandbox::status).collect()
+    }
+
+    /// Keeps a small note (an address, a lease) with the sandbox, on disk, until it is removed.
+    pub async fn set_sandbox_annotation(&self, pod_uid: &str, key: &str, value: &str) -> Result<(), RuntimeError> {
+        let mut sandboxes = locked(&self.inner.sandboxes);
+        let sandbox = sandboxes.get_mut(pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(pod_uid.to_owned()))?;
+        sandbox.record.annotations.insert(key.to_owned(), value.to_owned());
+        sandbox.save().map_err(|source| RuntimeError::Io { what: "cannot write sandbox.json".to_owned(), source })
+    }
+
+    /// Kills what still runs in the pod, removes its containers, namespaces, mounts and cgroup. Idempotent.
+    pub async fn remove_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
+        let ids: Vec<String> = {
+            let containers = locked(&self.inner.containers);
+            containers.values().filter(|entry| entry.spec.pod_uid == pod_uid).map(|entry| entry.spec.id()).collect()
+        };
+        for id in ids {
+            self.kill_container(&id).await?;
+            self.remove_container(&id).await?;
+        }
+        let Some(sandbox) = locked(&self.inner.sandboxes).get(pod_uid).cloned() else { return Ok(()) };
+        let inner = self.inner.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let cgroup = &sandbox.record.spec.cgroup;
+            inner.cgroups.kill_and_wait(cgroup);
+            if let Err(error) = inner.cgroups.remove(cgroup) {
+                tracing::warn!(pod = sandbox.record.spec.name, %error, "cannot remove a pod's cgroup");
+            }
+            sandbox::remove(&sandbox.dir)
+        })
+        .await
+        .map_err(|error| RuntimeError::Sandbox(error.to_string()))?;
+        removed.map_err(|source| RuntimeError::Io { what: "cannot remove sandbox".to_owned(), source })?;
+        locked(&self.inner.sandboxes).remove(pod_uid);
+        Ok(())
+    }
+
+    /// Creates and starts a container in its pod's sandbox; returns once its program runs. Idempotent while it runs.
+    pub async fn start_container(&self, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.start(spec).await
+    }
+
+    /// Sends `signal` (SIGTERM where None) to the container's first process, waits up to `grace`, then kills every
+    /// process of the container. Returns when it has ended; at once if it was not running.
+    pub async fn stop_container(
+        &self,
+        id: &str,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.stop(id, signal.unwrap_or(libc::SIGTERM), grace).await
+    }
+
+    /// Kills every process of the container at once and waits for its end.
+    pub async fn kill_container(&self, id: &str) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.stop(id, libc::SIGKILL, Duration::ZERO).await
+    }
+
+    /// Removes an ended container's root filesystem, records and cgroup; its log stays. Idempotent.
+    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.remove(id).await
+    }
+
+    /// All containers, running and ended, by id.
+    pub fn list(&self) -> Vec<ContainerStatus> {
+        locked(&self.inner.containers).values().map(|entry| entry.current()).collect()
+    }
+
+    /// One container.
+    pub fn status(&self, id: &str) -> Option<ContainerStatus> {
+        self.inner.entry(id).ok().map(|entry| entry.current())
+    }
+
+    /// Runs a command in a running container.
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<ExecHandle, RuntimeError> {
+        self.inner.exec(id, spec).await
+    }
+
+    /// Runs a probe or hook: exit code and the first 10 KiB of its output (stdout and stderr as they came).
+    /// After `timeout` the command is killed and the error is `ExecTimeout`.
+    pub async fn exec_probe(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
+        let probe = self.inner.probe(id, args);
+        tokio::time::timeout(timeout, probe).await.map_err(|_| RuntimeError::ExecTimeout(timeout))?
+    }
+
+    /// Joins a running container's output from now on, and its stdin and terminal where it has them.
+    pub async fn attach(&self, id: &str) -> Result<AttachHandle, RuntimeError> {
+        self.inner.attach(id)
+    }
+
+    /// What the container uses now.
+    pub fn stats(&self, id: &str) -> Result<ContainerStats, RuntimeError> {
+        let entry = self.inner.entry(id)?;
+        if entry.is_running() {
+            Ok(self.inner.cgroups.stats(&entry.cgroup))
+        } else {
+            Err(RuntimeError::NotRunning(id.to_owned()))
+        }
+    }
+
+    /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`).
+    pub async fn cleanup_all(&self) -> Result<(), RuntimeError> {
+        let ids: Vec<String> = locked(&self.inner.containers).keys().cloned().collect();
+        for id in ids {
+            self.kill_container(&id).await?;
+            self.remove_container(&id).await?;
+        }
+        let uids: Vec<String> = locked(&self.inner.sandboxes).keys().cloned().collect();
+        for uid in uids {
+            self.remove_sandbox(&uid).await?;
+        }
+        let inner = self.inner.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            inner.cgroups.kill_and_wait("");
+            inner.cgroups.remove("")
+        });
+        let removed = removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        removed.map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
+    }
+
+    /// The folder this runtime works in.
+    pub fn root(&self) -> &Path {
+        &self.inner.config.root
+    }
+}
+
+impl Inner {
+    /// Blocking.
+    fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
+        let dir = self.config.root.join("s").join(layout::short(&spec.pod_uid));
+        // The lock is held over the making: two callers must not make one pod's namespaces twice. It takes
+        // milliseconds.
+        let mut sandboxes = locked(&self.sandboxes);
+        if let Some(sandbox) = sandboxes.get(&spec.pod_uid) {
+            return Ok(sandbox.status());
+        }
+        sandbox::remove(&dir)
+            .map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
+        let sandbox = Sandbox::create(&dir, spec, &self.config.shim_exe)?;
+        let status = sandbox.status();
+        sandboxes.insert(spec.pod_uid.clone(), sandbox);
+        Ok(status)
+    }
+
+    /// Finds the sandboxes that an earlier main process made. Blocking.
+    fn adopt_sandboxes(&self) {
+        for folder in std::fs::read_dir(self.config.root.join("s")).into_iter().flatten().flatten() {
+            match Sandbox::load(&folder.path()) {
+                Some(sandbox) => drop(locked(&self.sandboxes).insert(sandbox.record.spec.pod_uid.clone(), sandbox)),
+                None => {
+                    if let Err(error) = sandbox::remove(&folder.path()) {
+                        tracing::warn!(folder = %folder.path().display(), %error, "cannot remove an unfinished sandbox");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The reading end of a command's or container's output.
+pub type OutputStream = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
+/// The writing end of its input; dropping it is the end of input.
+pub type InputStream = Box<dyn tokio::io::AsyncWrite + Send + Unpin>;
+
+/// A command that runs in a container. Dropping the handle kills the command.
+pub struct ExecHandle {
+    pub stdin: Option<InputStream>,
+    pub stdout: OutputStream,
+    /// None with a terminal, where everything comes from stdout.
+    pub stderr: Option<OutputStream>,
+    /// New terminal sizes go in here.
+    pub resize: mpsc::Sender<TerminalSize>,
+    exit: tokio::sync::oneshot::Receiver<ExecExit>,
+}
+
+impl ExecHandle {
+    /// Waits for the end. Read stdout and stderr to their ends as well: the output may outlast the command.
+    pub async fn wait(&mut self) -> Result<ExecExit, RuntimeError> {
+        (&mut self.exit)
+            .await
+            .map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))
+    }
+}
+
+/// A live view of a container's first process. Dropping it detaches (and, with stdinOnce, ends the input).
+pub struct AttachHandle {
+    pub stdin: Option<InputStream>,
+    pub stdout: OutputStream,
+    pub stderr: Option<OutputStream>,
+    pub resize: mpsc::Sender<TerminalSize>,
+}

@@ -1,0 +1,168 @@
+//! `__exec`: one command in a running container. It belongs to the main process, which holds the other end of stdin:
+//! when that goes away, the command is killed.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::socket::SockType;
+
+use super::container::{listen_at, receive_terminal, wait_for};
+use super::executor::ReportingExecutor;
+use super::wire::{self, ExecRequest, FromExec};
+use super::{log_lines, process};
+use crate::layout;
+
+/// How much of a failed start's explanation is passed on.
+const MAX_REPORT: u64 = 4096;
+
+/// Runs the command that the first packet on stdin asks for; the result is this process's own exit code.
+pub fn execute() -> i32 {
+    let Ok(control) = process::take_inherited(0) else { return 1 };
+    if let Ok(errors) = process::take_inherited(2) {
+        log_lines::install(errors);
+    }
+    if process::detach_stdio().is_err() {
+        return 1;
+    }
+    let _ = nix::unistd::setsid();
+    process::set_name(c"mainstay-exec");
+    process::become_subreaper();
+    let Ok(Some((request, fds))) = wire::receive::<ExecRequest>(control.as_fd()) else { return 1 };
+    match start(&request, fds) {
+        Ok((pid, pidfd, terminal)) => {
+            let beside: Vec<i32> = terminal.iter().map(|fd| fd.as_raw_fd()).collect();
+            if wire::send(control.as_fd(), &FromExec::Started, &beside).is_err() {
+                kill(pid);
+            }
+            drop(terminal);
+            process::drop_memory();
+            let code = follow(pid, &pidfd, &control);
+            let _ = wire::send(control.as_fd(), &FromExec::Exited { code }, &[]);
+            0
+        }
+        Err(why) => {
+            let _ = wire::send(control.as_fd(), &FromExec::Failed { why }, &[]);
+            1
+        }
+    }
+}
+
+type Started = (i32, OwnedFd, Option<OwnedFd>);
+
+fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
+    let fds: Vec<OwnedFd> =
+        fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
+    let process_file = process_file(request)?;
+    let console_path = console_path(request);
+    let console = if request.tty {
+        Some(listen_at(&console_path, SockType::Stream).map_err(|error| error.to_string())?)
+    } else {
+        None
+    };
+
+    let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
+        .with_root_path(request.dir.join(layout::LIBRARY))
+        .map_err(|error| log_lines::chain(&error))?
+        .with_executor(ReportingExecutor { report: report_write.as_raw_fd() });
+    if request.tty {
+        builder = builder.with_console_socket(Some(console_path.clone()));
+    } else {
+        let mut ends = fds.into_iter();
+        if let (Some(stdin), Some(stdout), Some(stderr)) = (ends.next(), ends.next(), ends.next()) {
+            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+        }
+    }
+    let path = PathBuf::from(format!("/proc/self/fd/{}", process_file.as_raw_fd()));
+    let built = builder.as_tenant().with_process(Some(path)).with_detach(true).build();
+    drop(report_write);
+    if request.tty {
+        let _ = fs::remove_file(&console_path);
+    }
+    let report = |read: OwnedFd| {
+        let mut report = String::new();
+        let _ = File::from(read).take(MAX_REPORT).read_to_string(&mut report);
+        report
+    };
+    let pid = match built {
+        Ok(pid) => pid.as_raw(),
+        Err(error) => {
+            let said = report(report_read);
+            return Err(if said.is_empty() { log_lines::chain(&error) } else { said });
+        }
+    };
+    let pidfd = process::pidfd_open(pid).map_err(|error| error.to_string())?;
+    let terminal = match console {
+        Some(console) => Some(receive_terminal(&console).map_err(|error| error.to_string())?),
+        None => None,
+    };
+    let said = report(report_read);
+    if !said.is_empty() {
+        wait_for(pid);
+        return Err(said);
+    }
+    Ok((pid, pidfd, terminal))
+}
+
+fn console_path(request: &ExecRequest) -> PathBuf {
+    request.dir.join(format!("exec-{}.sock", std::process::id()))
+}
+
+/// The process to run is the container's own with other arguments, in a file that exists only for us.
+fn process_file(request: &ExecRequest) -> Result<OwnedFd, String> {
+    let spec = Spec::load(request.dir.join(layout::CONFIG)).map_err(|error| log_lines::chain(&error))?;
+    let mut process = spec.process().clone().ok_or("the container has no process")?;
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    let added: HashMap<&str, &str> = request.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    env.retain(|pair| !added.contains_key(pair.split('=').next().unwrap_or_default()));
+    env.extend(request.env.iter().map(|(name, value)| format!("{name}={value}")));
+    if request.tty && !env.iter().any(|pair| pair.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    process.set_env(Some(env));
+    process.set_args(Some(request.args.clone()));
+    process.set_terminal(Some(request.tty));
+    process.set_oom_score_adj(None);
+    let bytes = serde_json::to_vec(&process).map_err(|error| error.to_string())?;
+    let file = nix::sys::memfd::memfd_create(c"process", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC)
+        .map_err(|error| error.to_string())?;
+    let mut file = File::from(file);
+    std::io::Write::write_all(&mut file, &bytes).map_err(|error| error.to_string())?;
+    process::private(OwnedFd::from(file)).map_err(|error| error.to_string())
+}
+
+/// Waits for the command's end. If the main process lets go of the connection, the command is killed.
+fn follow(pid: i32, pidfd: &OwnedFd, control: &OwnedFd) -> i32 {
+    let mut polled = [pollfd(pidfd), pollfd(control)];
+    loop {
+        // SAFETY: two valid entries.
+        let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        if ready < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted {
+            continue;
+        }
+        let [ended, let_go] = polled;
+        if ended.revents == 0 && let_go.revents != 0 {
+            kill(pid);
+        }
+        return wait_for(pid).0;
+    }
+}
+
+fn kill(pid: i32) {
+    // SAFETY: the process is our own child and not yet waited for, so the pid is its own. The group first: a shell's
+    // children go with it.
+    unsafe {
+        libc::kill(-pid, libc::SIGKILL);
+        libc::kill(pid, libc::SIGKILL);
+    }
+}
+
+fn pollfd(fd: &OwnedFd) -> libc::pollfd {
+    libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }
+}
