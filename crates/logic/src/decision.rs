@@ -174,6 +174,8 @@ pub enum Waiting {
     OldPodsRunning,
     /// A rolling update may not make more pods unavailable now.
     UnavailableBudgetUsed,
+    /// A stored object of a kind that this decision looks at does not decode; it is not taken for gone (A10).
+    Undecodable { plural: &'static str, key: ObjectKey },
 }
 
 /// The outcome of `decide`: total, deterministic, never an error.
@@ -217,6 +219,9 @@ pub struct Controller {
     pub name: &'static str,
     /// What it may write: verb and the kind's plural (`*` for any kind).
     pub permits: &'static [(Verb, &'static str)],
+    /// The plurals of the kinds that its decisions look at (`*` for any kind). While an object of one of them does not
+    /// decode, nothing is decided, as upstream's controllers stop when a LIST fails (A10).
+    pub reads: &'static [&'static str],
     /// Calls `wake` with each key to decide again after `change`. `before` and `after` are the snapshots around it.
     pub keys: fn(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)),
     /// `observe` then `decide`; an object that is gone gives an empty decision.

@@ -64,6 +64,10 @@ pub struct Snapshot {
     pub metas: RedBlackTreeMapSync<(&'static str, &'static str, ObjectKey), Arc<Meta>>,
     /// By uid of each owner reference: the dependents' place in `metas`.
     pub owned: RedBlackTreeMapSync<(Arc<str>, &'static str, &'static str, ObjectKey), ()>,
+    /// Stored objects that do not decode, as their type or even as metadata, with the decoder's words. What is seen of
+    /// them is what was known before, or at least that they are there; nobody may decide anything that looks at their
+    /// kinds (A10).
+    pub unreadable: RedBlackTreeMapSync<(&'static str, &'static str, ObjectKey), Arc<str>>,
     /// Pods by the node they are bound to (`""` when unbound).
     pub pods_on: RedBlackTreeMapSync<(Arc<str>, ObjectKey), ()>,
     pub controller_revisions: Objects<ControllerRevision>,
@@ -110,18 +114,12 @@ pub fn in_namespace<'a, T>(
 
 impl Snapshot {
     /// Takes in one change of the store: the object's encoded JSON, or `None` when it is gone. Gives back what
-    /// changed, for [`crate::Controller::keys`]. An object whose JSON is not of its type is an error and leaves
-    /// the snapshot with its metadata only.
-    pub fn apply(
-        &mut self,
-        kind: &'static Kind,
-        key: ObjectKey,
-        value: Option<&[u8]>,
-        revision: u64,
-    ) -> Result<Change, serde_json::Error> {
+    /// changed, for [`crate::Controller::keys`]. An object that does not decode is noted in
+    /// [`Snapshot::unreadable`] and counts as present, as it was last known (A10).
+    pub fn apply(&mut self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>, revision: u64) -> Change {
         self.revision = self.revision.max(revision);
-        let place = (kind.plural, kind.group, key.clone());
-        let old = self.metas.get(&place).cloned();
+        let slot = (kind.plural, kind.group, key.clone());
+        let old = self.metas.get(&slot).cloned();
         if let Some(old) = &old {
             for owner in old.metadata.owner_references.iter().flatten() {
                 self.owned.remove_mut(&(owner.uid.as_str().into(), kind.plural, kind.group, key.clone()));
@@ -130,91 +128,62 @@ impl Snapshot {
         let mut unreadable = None;
         let new = match value {
             None => {
-                self.metas.remove_mut(&place);
+                self.metas.remove_mut(&slot);
                 None
             }
             Some(bytes) => {
-                let metadata = match serde_json::from_slice::<OnlyMetadata>(bytes) {
-                    Ok(OnlyMetadata { metadata }) => metadata,
-                    Err(error) => {
-                        unreadable = Some(error);
-                        bare_metadata(bytes)
-                    }
-                };
+                let metadata = serde_json::from_slice::<OnlyMetadata>(bytes).map(|only| only.metadata);
+                let metadata = metadata.unwrap_or_else(|error| {
+                    unreadable = Some(error);
+                    old.as_ref().map_or_else(|| bare_metadata(bytes), |old| old.metadata.clone())
+                });
                 for owner in metadata.owner_references.iter().flatten() {
                     self.owned.insert_mut((owner.uid.as_str().into(), kind.plural, kind.group, key.clone()), ());
                 }
                 let meta = Arc::new(Meta { kind, key: key.clone(), metadata });
-                self.metas.insert_mut(place, meta.clone());
+                self.metas.insert_mut(slot.clone(), meta.clone());
                 Some(meta)
             }
         };
-        self.apply_typed(kind, &key, value)?;
-        if let Some(error) = unreadable {
-            return Err(error);
+        match self.apply_typed(kind, &key, value).err().or(unreadable) {
+            Some(error) => self.unreadable.insert_mut(slot, error.to_string().into()),
+            None if self.unreadable.is_empty() => {}
+            None => drop(self.unreadable.remove_mut(&slot)),
         }
-        Ok(Change { kind, key, old, new })
+        Change { kind, key, old, new }
     }
 
-    fn apply_typed(
-        &mut self,
-        kind: &'static Kind,
-        key: &ObjectKey,
-        value: Option<&[u8]>,
-    ) -> Result<(), serde_json::Error> {
-        fn put<T: serde::de::DeserializeOwned>(
-            objects: &mut Objects<T>,
-            key: &ObjectKey,
-            value: Option<&[u8]>,
-        ) -> Result<(), serde_json::Error> {
-            objects.remove_mut(key);
-            if let Some(bytes) = value {
-                objects.insert_mut(key.clone(), Arc::new(serde_json::from_slice(bytes)?));
-            }
-            Ok(())
+    /// An object that does not decode, of one of the kinds with these plurals (`*`: of any kind). The first one in
+    /// order of kind and key.
+    pub fn unreadable_of(&self, plurals: &[&str]) -> Option<(&'static str, &ObjectKey)> {
+        let mut all = self.unreadable.keys();
+        let found = all.find(|(plural, ..)| plurals.iter().any(|of| of == plural || *of == "*"))?;
+        Some((found.0, &found.2))
+    }
+
+    /// Why an object does not decode, where it does not.
+    pub fn unreadable_because(&self, kind: &Kind, key: &ObjectKey) -> Option<&str> {
+        if self.unreadable.is_empty() {
+            return None;
         }
+        self.unreadable.get(&(kind.plural, kind.group, key.clone())).map(|why| &**why)
+    }
+
+    fn apply_typed(&mut self, kind: &Kind, key: &ObjectKey, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
         match (kind.group, kind.plural) {
             ("", "pods") => {
-                if let Some(old) = self.pods.get(key) {
-                    self.pods_on.remove_mut(&(node_of(old), key.clone()));
-                }
+                let old = self.pods.get(key).map(|old| node_of(old));
                 put(&mut self.pods, key, value)?;
+                if let Some(old) = old {
+                    self.pods_on.remove_mut(&(old, key.clone()));
+                }
                 if let Some(new) = self.pods.get(key) {
                     self.pods_on.insert_mut((node_of(new), key.clone()), ());
                 }
                 Ok(())
             }
-            ("apps", "controllerrevisions") => put(&mut self.controller_revisions, key, value),
-            ("apps", "deployments") => put(&mut self.deployments, key, value),
-            ("apps", "replicasets") => put(&mut self.replica_sets, key, value),
-            ("apps", "statefulsets") => put(&mut self.stateful_sets, key, value),
-            ("discovery.k8s.io", "endpointslices") => put(&mut self.endpoint_slices, key, value),
-            ("coordination.k8s.io", "leases") => put(&mut self.leases, key, value),
-            ("storage.k8s.io", "storageclasses") => put(&mut self.storage_classes, key, value),
-            ("storage.k8s.io", "volumeattributesclasses") => put(&mut self.volume_attributes_classes, key, value),
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => {
-                put(&mut self.volume_group_snapshot_classes, key, value)
-            }
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
-                put(&mut self.volume_group_snapshot_contents, key, value)
-            }
-            ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => {
-                put(&mut self.volume_group_snapshots, key, value)
-            }
-            ("snapshot.storage.k8s.io", "volumesnapshotclasses") => put(&mut self.volume_snapshot_classes, key, value),
-            ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
-                put(&mut self.volume_snapshot_contents, key, value)
-            }
-            ("snapshot.storage.k8s.io", "volumesnapshots") => put(&mut self.volume_snapshots, key, value),
-            ("", "configmaps") if &*key.name == ROOT_CA => put(&mut self.root_cas, key, value),
-            ("", "endpoints") => put(&mut self.endpoints, key, value),
-            ("", "namespaces") => put(&mut self.namespaces, key, value),
-            ("", "nodes") => put(&mut self.nodes, key, value),
-            ("", "persistentvolumeclaims") => put(&mut self.persistent_volume_claims, key, value),
-            ("", "persistentvolumes") => put(&mut self.persistent_volumes, key, value),
-            ("", "serviceaccounts") => put(&mut self.service_accounts, key, value),
-            ("", "services") => put(&mut self.services, key, value),
-            _ => Ok(()),
+            ("", "configmaps") if &*key.name != ROOT_CA => Ok(()),
+            _ => self.put_typed(kind, key, value),
         }
     }
 
@@ -239,8 +208,75 @@ impl Snapshot {
     }
 }
 
-/// What can be read of metadata that is not of its type: enough that the object counts as present, so that nothing is
-/// collected as if its owner were gone.
+fn put<T: serde::de::DeserializeOwned>(
+    objects: &mut Objects<T>,
+    key: &ObjectKey,
+    value: Option<&[u8]>,
+) -> Result<(), serde_json::Error> {
+    match value {
+        Some(bytes) => objects.insert_mut(key.clone(), Arc::new(serde_json::from_slice(bytes)?)),
+        None => drop(objects.remove_mut(key)),
+    }
+    Ok(())
+}
+
+/// The kinds of which logic sees more than metadata: group, plural, and the snapshot's field.
+macro_rules! typed {
+    ($(($group:literal, $plural:literal) => $field:ident,)*) => {
+        impl Snapshot {
+            fn put_typed(
+                &mut self,
+                kind: &Kind,
+                key: &ObjectKey,
+                value: Option<&[u8]>,
+            ) -> Result<(), serde_json::Error> {
+                match (kind.group, kind.plural) {
+                    $(($group, $plural) => put(&mut self.$field, key, value),)*
+                    _ => Ok(()),
+                }
+            }
+
+            /// The snapshot as somebody sees it who looks at these kinds only (`*`: at all).
+            #[cfg(test)]
+            pub fn only(&self, plurals: &[&str]) -> Self {
+                let mut only = self.clone();
+                let hidden = |plural: &str| !plurals.contains(&plural) && !plurals.contains(&"*");
+                $(if hidden($plural) {
+                    only.$field = Objects::default();
+                })*
+                only
+            }
+        }
+    };
+}
+
+typed! {
+    ("", "configmaps") => root_cas,
+    ("", "endpoints") => endpoints,
+    ("", "namespaces") => namespaces,
+    ("", "nodes") => nodes,
+    ("", "persistentvolumeclaims") => persistent_volume_claims,
+    ("", "persistentvolumes") => persistent_volumes,
+    ("", "pods") => pods,
+    ("", "serviceaccounts") => service_accounts,
+    ("", "services") => services,
+    ("apps", "controllerrevisions") => controller_revisions,
+    ("apps", "deployments") => deployments,
+    ("apps", "replicasets") => replica_sets,
+    ("apps", "statefulsets") => stateful_sets,
+    ("coordination.k8s.io", "leases") => leases,
+    ("discovery.k8s.io", "endpointslices") => endpoint_slices,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots,
+    ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes,
+    ("snapshot.storage.k8s.io", "volumesnapshotcontents") => volume_snapshot_contents,
+    ("snapshot.storage.k8s.io", "volumesnapshots") => volume_snapshots,
+    ("storage.k8s.io", "storageclasses") => storage_classes,
+    ("storage.k8s.io", "volumeattributesclasses") => volume_attributes_classes,
+}
+
+/// What can be read of metadata that is not of its type and was never seen before: that the object is there.
 fn bare_metadata(bytes: &[u8]) -> ObjectMeta {
     let object: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
     let field =

@@ -35,6 +35,22 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+/// The kinds that decisions about volumes look at, for [`crate::Controller::reads`].
+pub const READS: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "storageclasses",
+    "volumeattributesclasses",
+    "volumegroupsnapshotclasses",
+    "volumegroupsnapshotcontents",
+    "volumegroupsnapshots",
+    "volumesnapshotclasses",
+    "volumesnapshotcontents",
+    "volumesnapshots",
+];
 /// Provisioners that are this program: their classes make directories on a node.
 pub const BUILT_IN: [&str; 4] =
     ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];

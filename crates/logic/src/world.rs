@@ -40,10 +40,8 @@ impl World {
         let key = ObjectKey::of(&object);
         let bytes = serde_json::to_vec(&object).unwrap();
         let before = self.snapshot.clone();
-        let change = self
-            .snapshot
-            .apply(kind, key.clone(), Some(&bytes), self.revision)
-            .unwrap_or_else(|error| panic!("{error}: {object}"));
+        let change = self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision);
+        assert_eq!(self.snapshot.unreadable_of(&["*"]), None, "{object}");
         self.changes.push((before, change));
         self.objects.insert((kind.plural, key), object);
     }
@@ -131,7 +129,7 @@ impl World {
         self.revision += 1;
         self.objects.remove(&(kind.plural, key.clone()));
         let before = self.snapshot.clone();
-        let change = self.snapshot.apply(kind, key.clone(), None, self.revision).unwrap();
+        let change = self.snapshot.apply(kind, key.clone(), None, self.revision);
         self.changes.push((before, change));
     }
 
@@ -171,7 +169,8 @@ impl World {
         now: Timestamp,
         cut: usize,
     ) -> usize {
-        let decision = (controller.reconcile)(view, key, now);
+        // What a controller does not say that it reads, it does not find.
+        let decision = (controller.reconcile)(&view.only(controller.reads), key, now);
         self.events.extend(decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
         let mut done = 0;
         for write in decision.writes.iter().take(cut) {

@@ -180,17 +180,19 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
         .map_err(|status| StartError::Bootstrap(status.message))?;
     let (closing, is_closing) = watch::channel(false);
     let (_, ready) = watch::channel(true);
+    let (noted, undecodable) = watch::channel(Vec::new());
     let server = Arc::new(Server {
         api: api.clone(),
         tokens,
         kubelet_tls: Arc::new(kubelet_tls),
         ready,
+        undecodable,
         closing: is_closing.clone(),
         counters: Counters::default(),
     });
     let tasks = vec![
         tokio::spawn(accept(server, listener, Arc::new(tls))),
-        tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, is_closing)),
+        tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, noted, is_closing)),
     ];
     Ok(Running { addr, ca_pem: pki.ca_pem().to_owned(), admin, node, dns_address, api, closing, tasks })
 }

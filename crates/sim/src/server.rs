@@ -184,6 +184,7 @@ impl Server {
                 Ok(done) if compiled.is_cut => Finish::Partly(done.last),
                 Ok(done) => Finish::Committed(done.last),
                 Err(CommitError::Expectation { .. }) => Finish::Failed(last),
+                Err(CommitError::Invalid(_)) => Finish::TooLarge(compiled.writes),
                 Err(_) => {
                     self.stalled_until = now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now);
                     Finish::Failed(last)

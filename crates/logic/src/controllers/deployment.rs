@@ -50,6 +50,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Patch, "deployments"),
         (Verb::PatchStatus, "deployments"),
     ],
+    reads: &["deployments", "replicasets", "pods", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -23,6 +23,7 @@ use crate::snapshot::{Change, Snapshot};
 pub const CONTROLLER: Controller = Controller {
     name: "endpoint-controller",
     permits: &[(Verb::Create, "endpoints"), (Verb::Patch, "endpoints"), (Verb::Delete, "endpoints")],
+    reads: &["services", "endpoints", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

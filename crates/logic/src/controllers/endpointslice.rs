@@ -30,6 +30,7 @@ use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 pub const CONTROLLER: Controller = Controller {
     name: "endpoint-slice-controller",
     permits: &[(Verb::Create, "endpointslices"), (Verb::Patch, "endpointslices"), (Verb::Delete, "endpointslices")],
+    reads: &["services", "endpointslices", "pods", "nodes"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -22,6 +22,7 @@ use crate::snapshot::{Change, Snapshot, in_namespace};
 pub const CONTROLLER: Controller = Controller {
     name: "endpoint-slice-mirroring-controller",
     permits: &[(Verb::Create, "endpointslices"), (Verb::Patch, "endpointslices"), (Verb::Delete, "endpointslices")],
+    reads: &["services", "endpoints", "endpointslices"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

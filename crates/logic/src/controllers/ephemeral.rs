@@ -18,6 +18,7 @@ use crate::snapshot::{Change, Snapshot};
 pub const CONTROLLER: Controller = Controller {
     name: "ephemeral-volume-controller",
     permits: &[(Verb::Create, "persistentvolumeclaims")],
+    reads: &["pods", "persistentvolumeclaims"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -35,6 +35,7 @@ const MAX_DEPENDENTS: usize = 500;
 pub const CONTROLLER: Controller = Controller {
     name: "garbage-collector-controller",
     permits: &[(Verb::Patch, "*"), (Verb::Delete, "*")],
+    reads: &["*"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

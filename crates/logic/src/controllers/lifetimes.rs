@@ -87,16 +87,20 @@ fn an_owner_that_nobody_can_look_up_counts_as_present() {
 }
 
 #[test]
-fn an_owner_that_cannot_be_read_counts_as_present() {
+fn a10_what_cannot_be_read_counts_as_present_and_is_noted_until_it_can() {
     let mut world = family();
-    let unreadable =
-        json!({"metadata": {"namespace": "ns", "name": "a", "uid": "uid-a", "creationTimestamp": "yesterday"}});
-    let bytes = serde_json::to_vec(&unreadable).unwrap();
-    let mut snapshot = world.snapshot.clone();
-    assert!(snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), Some(&bytes), 99).is_err());
-    world.snapshot = snapshot;
-    let child = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
-    assert_eq!(world.run(&garbagecollector::CONTROLLER, &child, Timestamp::UNIX_EPOCH, usize::MAX), 0);
+    let snapshot = &mut world.snapshot;
+    for bytes in [&b"{\"metadata\": {\"uid\": \"uid-a\", \"creationTimestamp\": \"yesterday\"}}"[..], b"\xff", b""] {
+        snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), Some(bytes), 99);
+        assert_eq!(snapshot.unreadable_of(&["configmaps"]), Some(("configmaps", &ObjectKey::new("ns", "a"))));
+        assert_eq!(snapshot.unreadable_of(&["pods"]), None);
+        assert_eq!(snapshot.dependents("uid-a").count(), 2);
+        let child = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+        let writes = (garbagecollector::CONTROLLER.reconcile)(snapshot, &child, Timestamp::UNIX_EPOCH).writes;
+        assert_eq!(writes, [], "the driver does not even ask");
+    }
+    snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), None, 100);
+    assert_eq!(snapshot.unreadable_of(&["*"]), None);
 }
 
 #[test]

@@ -23,6 +23,7 @@ const MAX_DELETES: usize = 500;
 pub const CONTROLLER: Controller = Controller {
     name: "namespace-controller",
     permits: &[(Verb::Delete, "*"), (Verb::Patch, "namespaces"), (Verb::PatchStatus, "namespaces")],
+    reads: &["*"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

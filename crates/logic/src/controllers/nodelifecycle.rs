@@ -32,6 +32,7 @@ use crate::volume::annotation;
 pub const CONTROLLER: Controller = Controller {
     name: "node-controller",
     permits: &[(Verb::Patch, "nodes"), (Verb::PatchStatus, "nodes"), (Verb::PatchStatus, "pods")],
+    reads: &["nodes", "pods", "leases"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

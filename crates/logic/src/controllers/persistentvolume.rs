@@ -40,6 +40,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::PatchStatus, "persistentvolumes"),
         (Verb::Delete, "persistentvolumes"),
     ],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -24,6 +24,7 @@ use crate::snapshot::{Change, Snapshot};
 pub const CONTROLLER: Controller = Controller {
     name: "pod-garbage-collector-controller",
     permits: &[(Verb::PatchStatus, "pods"), (Verb::Delete, "pods")],
+    reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

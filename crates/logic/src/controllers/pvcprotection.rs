@@ -22,6 +22,7 @@ use crate::{scheduler, volume};
 pub const CONTROLLER: Controller = Controller {
     name: "pvc-protection-controller",
     permits: &[(Verb::Patch, "persistentvolumeclaims")],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

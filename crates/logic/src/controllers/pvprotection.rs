@@ -17,6 +17,7 @@ use crate::volume;
 pub const CONTROLLER: Controller = Controller {
     name: "pv-protection-controller",
     permits: &[(Verb::Patch, "persistentvolumes")],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -35,6 +35,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Delete, "pods"),
         (Verb::PatchStatus, "replicasets"),
     ],
+    reads: &["replicasets", "pods", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

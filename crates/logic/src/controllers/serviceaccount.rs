@@ -17,6 +17,7 @@ use crate::snapshot::{Change, ROOT_CA, Snapshot};
 pub const CONTROLLER: Controller = Controller {
     name: "serviceaccount-controller",
     permits: &[(Verb::Create, "serviceaccounts"), (Verb::Create, "configmaps"), (Verb::Patch, "configmaps")],
+    reads: &["namespaces", "serviceaccounts", "configmaps"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -61,6 +61,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Delete, "controllerrevisions"),
         (Verb::PatchStatus, "statefulsets"),
     ],
+    reads: &["statefulsets", "pods", "controllerrevisions", "persistentvolumeclaims", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -22,6 +22,7 @@ use crate::snapshot::{Change, Snapshot};
 pub const CONTROLLER: Controller = Controller {
     name: "taint-eviction-controller",
     permits: &[(Verb::Delete, "pods")],
+    reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

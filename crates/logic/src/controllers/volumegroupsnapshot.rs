@@ -36,6 +36,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Create, "volumesnapshots"),
         (Verb::Create, "volumesnapshotcontents"),
     ],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -35,6 +35,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Patch, "volumesnapshotcontents"),
         (Verb::Delete, "volumesnapshotcontents"),
     ],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -25,6 +25,7 @@ use crate::volume::{BUILT_IN, LOCAL_PATH_FINALIZER, annotation};
 pub const CONTROLLER: Controller = Controller {
     name: "snapshot-content-controller",
     permits: &[(Verb::Patch, "volumesnapshotcontents"), (Verb::PatchStatus, "volumesnapshotcontents")],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -41,6 +41,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Patch, "persistentvolumeclaims"),
         (Verb::PatchStatus, "persistentvolumeclaims"),
     ],
+    reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -66,15 +66,14 @@ impl View {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let (snapshot, zones) = &mut *state;
         let before = snapshot.clone();
-        match snapshot.apply(kind, key, value, 0) {
-            Err(error) => tracing::warn!(kind = kind.kind, %error, "an object is not of its type; passed over"),
-            Ok(change) => {
-                zones.apply(&before, snapshot, &change);
-                backend::concerned(&before, snapshot, &change, &mut |service| {
-                    services.insert(service);
-                });
-            }
+        let change = snapshot.apply(kind, key, value, 0);
+        if let Some(error) = snapshot.unreadable_because(kind, &change.key) {
+            tracing::warn!(kind = kind.kind, key = %change.key, error, "an object is not of its type; what was known of it before stays in force");
         }
+        zones.apply(&before, snapshot, &change);
+        backend::concerned(&before, snapshot, &change, &mut |service| {
+            services.insert(service);
+        });
         services
     }
 }

@@ -22,6 +22,8 @@ pub struct Batch<'a> {
     /// The same instant for everything that the batch does.
     pub now: Timestamp,
     txn: Txn,
+    /// Keys and values of the ops, as the store counts them.
+    bytes: usize,
     known: BTreeMap<Bytes, Known>,
     /// Told to the client in `Warning` headers.
     pub warnings: Vec<String>,
@@ -84,6 +86,7 @@ impl<'a> Batch<'a> {
             settings,
             now,
             txn: Txn::default(),
+            bytes: 0,
             known: BTreeMap::new(),
             warnings: Vec::new(),
             manager: None,
@@ -149,6 +152,7 @@ impl<'a> Batch<'a> {
     fn put_raw(&mut self, key: Bytes, value: Encoded, object: Value) -> usize {
         self.expect(key.clone());
         self.know(key.clone()).written = Some(Some(object));
+        self.bytes += key.len() + value.bytes.len();
         self.txn.ops.push(Op::Put { key, value });
         self.txn.ops.len() - 1
     }
@@ -170,6 +174,7 @@ impl<'a> Batch<'a> {
     fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
         self.expect(key.clone());
         self.know(key.clone()).written = Some(None);
+        self.bytes += key.len() + last.bytes.len();
         self.txn.ops.push(Op::Delete { key, last });
         self.txn.ops.len() - 1
     }
@@ -189,6 +194,16 @@ impl<'a> Batch<'a> {
     /// The number of ops so far.
     pub fn len(&self) -> usize {
         self.txn.ops.len()
+    }
+
+    /// Keys and values of the ops so far, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number of expectations so far.
+    pub fn expects(&self) -> usize {
+        self.txn.expect.len()
     }
 
     /// Whether there is nothing to write.

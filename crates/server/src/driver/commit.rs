@@ -3,6 +3,7 @@
 use mainstay_api::{Status, kinds, object};
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
+use mainstay_store::limits::{MAX_EXPECT, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
 use serde_json::{Value, json};
 
 use super::{Work, events};
@@ -11,6 +12,12 @@ use crate::api::{self, Api, Batch, DeleteOptions};
 /// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
 /// after any of its writes.
 const MAX_WRITES: usize = 128;
+/// A transaction takes no further write once it has this many bytes: the last one may be of any size that is allowed,
+/// with some for keys and allocations.
+const FULL_BYTES: usize = MAX_TXN_BYTES - MAX_VALUE - (64 << 10);
+/// A transaction takes no further write once it has this many ops or expectations: one Service may have hundreds of
+/// node ports.
+const FULL_OPS: usize = (if MAX_OPS < MAX_EXPECT { MAX_OPS } else { MAX_EXPECT }) / 2;
 
 /// What a decision came to.
 #[derive(Debug)]
@@ -21,33 +28,49 @@ pub struct Compiled {
     pub refused: Option<Status>,
     /// Whether there are further writes.
     pub is_cut: bool,
+    /// How many of the decision's writes are in `txn`.
+    pub writes: usize,
 }
 
-/// Prepares the decision's writes on the store's newest state. Where one is refused, those before it still go.
+/// Prepares the decision's writes on the store's newest state, as many as one transaction holds. Where one is refused,
+/// those before it still go.
 pub fn compile(api: &Api, work: &Work) -> Compiled {
     let writes = &work.decision.writes;
-    let mut count = writes.len().min(MAX_WRITES);
-    let is_cut = count < writes.len();
-    let mut refused = None;
+    let mut most = writes.len().min(MAX_WRITES).min(work.most_writes.max(1));
+    let mut refused: Option<(usize, Status)> = None;
     loop {
         let mut batch = api.batch();
-        let failed = writes
-            .iter()
-            .take(count)
-            .enumerate()
-            .find_map(|(index, write)| apply(&mut batch, write).err().map(|status| (index, status)));
+        let mut count = 0;
+        let mut failed = None;
+        while count < most && !is_full(&batch) {
+            let Some(write) = writes.get(count) else { break };
+            if let Err(status) = apply(&mut batch, write) {
+                failed = Some((count, status));
+                break;
+            }
+            count += 1;
+        }
         if let Some((index, status)) = failed {
             // A refused verb may have left marks in the batch: prepared anew without it.
-            count = index;
+            most = index;
             refused = Some((index, status));
             continue;
         }
+        let mut is_cut = refused.is_none() && count < writes.len();
         for key in &work.expired {
+            if is_full(&batch) {
+                is_cut = true;
+                break;
+            }
             let gone = api::delete(&mut batch, &kinds::EVENT, &key.namespace, &key.name, &DeleteOptions::default());
             debug_assert!(gone.is_ok() || gone.is_err_and(|status| status.code == 404));
         }
         if refused.is_none() && !is_cut {
             for event in &work.decision.events {
+                if is_full(&batch) {
+                    tracing::debug!(controller = work.controller, key = %work.key, "no room is left for all events");
+                    break;
+                }
                 events::tell(&mut batch, work.controller, event);
             }
         }
@@ -56,8 +79,13 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
         {
             tell_refusal(&mut batch, work.controller, write, status);
         }
-        return Compiled { txn: batch.into_txn(), refused: refused.map(|(_, status)| status), is_cut };
+        return Compiled { txn: batch.into_txn(), refused: refused.map(|(_, status)| status), is_cut, writes: count };
     }
+}
+
+/// Whether nothing more fits into the batch's transaction for certain.
+fn is_full(batch: &Batch<'_>) -> bool {
+    batch.bytes() > FULL_BYTES || batch.len() > FULL_OPS || batch.expects() > FULL_OPS
 }
 
 fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {

@@ -10,7 +10,7 @@ mod events;
 mod queue;
 mod run;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::Timestamp;
@@ -38,6 +38,8 @@ pub struct Work {
     pub decision: Decision,
     /// Events (of the kind Event) whose time is over.
     pub expired: Vec<ObjectKey>,
+    /// At most so many of the decision's writes are committed together.
+    pub most_writes: usize,
 }
 
 /// How it went.
@@ -50,6 +52,8 @@ pub enum Finish {
     /// It (or the rest of it, after this revision) was refused, or somebody else wrote first: decided anew after a
     /// while.
     Failed(Option<Revision>),
+    /// So many writes of it together break a limit of the store: decided anew at once, half as many at a time.
+    TooLarge(usize),
 }
 
 /// The controllers' state between decisions.
@@ -62,6 +66,10 @@ pub struct Driver {
     committed: u64,
     /// Why each key that waits does so; for the console, metrics and tests.
     waiting: BTreeMap<Item, Vec<mainstay_logic::Waiting>>,
+    /// What is not decided while an object of a kind that it looks at does not decode.
+    held: BTreeSet<Item>,
+    /// Of keys whose last decision was too large for one transaction: how many of its writes the next may have.
+    most_writes: BTreeMap<Item, usize>,
 }
 
 /// The place of what is not a controller's: taking away old Events.
@@ -77,6 +85,8 @@ impl Driver {
             expiry: Expiry::default(),
             committed: 0,
             waiting: BTreeMap::new(),
+            held: BTreeSet::new(),
+            most_writes: BTreeMap::new(),
         }
     }
 
@@ -120,13 +130,8 @@ impl Driver {
             self.expiry.note(&object, value.is_some(), now);
         }
         let before = self.snapshot.clone();
-        let change = match self.snapshot.apply(kind, object.clone(), value, revision.0) {
-            Ok(change) => change,
-            Err(error) => {
-                tracing::error!(kind = kind.kind, key = %object, %error, "a stored object does not fit its type; controllers do not see it");
-                return;
-            }
-        };
+        let change = self.snapshot.apply(kind, object.clone(), value, revision.0);
+        self.look_at_unreadable(&before, &change);
         for (place, controller) in self.controllers.iter().enumerate() {
             let mut woken = Vec::new();
             let called = catch_unwind(AssertUnwindSafe(|| {
@@ -139,6 +144,28 @@ impl Driver {
                 self.queue.wake((place, key));
             }
         }
+    }
+
+    /// Says once that an object does not decode; when it does again, or is gone, what waited for it goes on (A10).
+    fn look_at_unreadable(&mut self, before: &Snapshot, change: &mainstay_logic::Change) {
+        let (was, is) = (
+            before.unreadable_because(change.kind, &change.key),
+            self.snapshot.unreadable_because(change.kind, &change.key),
+        );
+        match (was, is) {
+            (None, Some(error)) => tracing::error!(
+                kind = change.kind.kind, key = %change.key, error,
+                "a stored object does not decode; no controller that looks at its kind decides anything until a person mends or deletes it"
+            ),
+            (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.queue.wake(item)),
+            _ => {}
+        }
+    }
+
+    /// The stored objects that do not decode, as `pods default/web-0: why`.
+    pub fn undecodable(&self) -> Vec<String> {
+        let all = self.snapshot.unreadable.iter();
+        all.map(|((plural, _, key), why)| format!("{plural} {key}: {why}")).collect()
     }
 
     /// The next decision that has something to commit; `None` when there is none now.
@@ -155,10 +182,17 @@ impl Driver {
                 key,
                 decision: Decision::default(),
                 expired,
+                most_writes: usize::MAX,
             });
         }
         while let Some(item) = self.queue.pop(now) {
             let Some(controller) = self.controllers.get(item.0) else { continue };
+            if let Some((plural, key)) = self.snapshot.unreadable_of(controller.reads) {
+                let why = mainstay_logic::Waiting::Undecodable { plural, key: key.clone() };
+                self.waiting.insert(item.clone(), vec![why]);
+                self.held.insert(item);
+                continue;
+            }
             let decided = catch_unwind(AssertUnwindSafe(|| (controller.reconcile)(&self.snapshot, &item.1, now)));
             let decision = match decided {
                 Ok(decision) if permits(controller, &decision) => decision,
@@ -184,7 +218,9 @@ impl Driver {
             }
             if !decision.writes.is_empty() || !decision.events.is_empty() {
                 let key = item.1.clone();
-                return Some(Work { item, controller: controller.name, key, decision, expired: Vec::new() });
+                let most_writes = self.most_writes.get(&item).copied().unwrap_or(usize::MAX);
+                let controller = controller.name;
+                return Some(Work { item, controller, key, decision, expired: Vec::new(), most_writes });
             }
             self.queue.succeeded(&item);
         }
@@ -196,16 +232,30 @@ impl Driver {
         let revision = match finish {
             Finish::Committed(revision) | Finish::Partly(revision) => Some(*revision),
             Finish::Failed(revision) => *revision,
+            Finish::TooLarge(_) => None,
         };
         self.committed = self.committed.max(revision.map_or(0, |revision| revision.0));
         if work.item.0 == EXPIRY {
-            if !matches!(finish, Finish::Committed(_)) {
-                self.expiry.again(&work.expired, now);
+            match finish {
+                Finish::Committed(_) => {}
+                // The first of them are gone: those come round as being absent.
+                _ => self.expiry.again(&work.expired, now),
             }
             return;
         }
         match finish {
-            Finish::Committed(_) => self.queue.succeeded(&work.item),
+            Finish::Committed(_) => {
+                self.most_writes.remove(&work.item);
+                self.queue.succeeded(&work.item);
+            }
+            Finish::TooLarge(writes) if *writes > 1 => {
+                self.most_writes.insert(work.item.clone(), writes / 2);
+                self.queue.wake(work.item);
+            }
+            Finish::TooLarge(_) => {
+                tracing::error!(controller = work.controller, key = %work.key, "a single write breaks a limit of the store");
+                self.queue.failed(work.item, now);
+            }
             Finish::Partly(_) => self.queue.wake(work.item),
             Finish::Failed(_) => self.queue.failed(work.item, now),
         }

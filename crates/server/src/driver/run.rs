@@ -21,6 +21,10 @@ fn outcome(compiled: &Compiled, committed: Result<Committed, CommitError>, work:
     let revision = match committed {
         Ok(committed) => committed.last,
         Err(CommitError::Expectation { .. }) => return Finish::Failed(None),
+        Err(CommitError::Invalid(reason)) => {
+            tracing::debug!(controller = work.controller, key = %work.key, %reason, writes = compiled.writes, "a decision is cut");
+            return Finish::TooLarge(compiled.writes);
+        }
         Err(error) => {
             tracing::warn!(controller = work.controller, key = %work.key, %error, "a decision could not be committed");
             return Finish::Failed(None);
@@ -57,8 +61,13 @@ pub fn step(api: &Api, driver: &mut Driver, watcher: &mut Watcher, now: Timestam
 }
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
-/// polling.
-pub async fn run(api: Api, controllers: &'static [Controller], mut closing: watch::Receiver<bool>) {
+/// polling. `undecodable` is kept at [`Driver::undecodable`], for `/readyz`.
+pub async fn run(
+    api: Api,
+    controllers: &'static [Controller],
+    undecodable: watch::Sender<Vec<String>>,
+    mut closing: watch::Receiver<bool>,
+) {
     let mut driver = Driver::new(controllers);
     let Ok(mut watcher) = driver.load(&api.store, api.now()) else { return };
     let mut in_a_row = 0;
@@ -75,6 +84,13 @@ pub async fn run(api: Api, controllers: &'static [Controller], mut closing: watc
             },
             Err(WatchError::Closed) => return,
         }
+        undecodable.send_if_modified(|known| {
+            let is_news = known.len() != driver.snapshot().unreadable.size();
+            if is_news {
+                *known = driver.undecodable();
+            }
+            is_news
+        });
         if let Some(work) = driver.poll(now) {
             let compiled = compile(&api, &work);
             let committed = api.store.commit(compiled.txn.clone()).await;

@@ -36,7 +36,7 @@ fn run(cluster: &Cluster, controllers: &'static [Controller]) -> Driver {
     let mut driver = Driver::new(controllers);
     let now = cluster.api.now();
     let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
-    for _ in 0..100 {
+    for _ in 0..1000 {
         if !step(&cluster.api, &mut driver, &mut watcher, now).expect("in step") {
             return driver;
         }
@@ -49,7 +49,7 @@ const SECRETS: &[(Verb, &str)] = &[(Verb::Create, "secrets")];
 #[test]
 fn a_controller_sees_its_own_writes_and_comes_to_rest() {
     static MIRROR: &[Controller] =
-        &[Controller { name: "mirror", permits: SECRETS, keys: config_maps, reconcile: mirror }];
+        &[Controller { name: "mirror", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: mirror }];
     let cluster = Cluster::new();
     for name in ["a", "b"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -72,7 +72,7 @@ fn a_panic_or_a_forbidden_write_parks_its_key_and_no_other() {
         }
     }
     static UNRULY: &[Controller] =
-        &[Controller { name: "unruly", permits: SECRETS, keys: config_maps, reconcile: unruly }];
+        &[Controller { name: "unruly", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: unruly }];
     let cluster = Cluster::new();
     for name in ["panics", "oversteps", "works"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -91,7 +91,7 @@ fn what_stands_before_a_refused_write_is_kept_and_the_refusal_is_told() {
         decision
     }
     static BAD: &[Controller] =
-        &[Controller { name: "bad", permits: SECRETS, keys: config_maps, reconcile: second_is_bad }];
+        &[Controller { name: "bad", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: second_is_bad }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let driver = run(&cluster, BAD);
@@ -115,7 +115,8 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
             mainstay_logic::Event { kind: &kinds::CONFIG_MAP, key, uid, warning: false, reason: "Told", message };
         Decision { events: vec![event], ..Decision::default() }
     }
-    static TELLS: &[Controller] = &[Controller { name: "tells", permits: &[], keys: config_maps, reconcile: tells }];
+    static TELLS: &[Controller] =
+        &[Controller { name: "tells", permits: &[], reads: &["*"], keys: config_maps, reconcile: tells }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let mut driver = Driver::new(TELLS);
@@ -136,4 +137,94 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     cluster.seconds.fetch_add(3601, std::sync::atomic::Ordering::Relaxed);
     settle();
     assert_eq!(counts(), [] as [i64; 0]);
+}
+
+/// A Namespace on its way out with this in it, and what is left of it all when the controllers are at rest.
+fn deleted_with(content: impl IntoIterator<Item = (&'static Kind, Value)>) -> (Cluster, Driver) {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "full" } })).expect("created");
+    for (kind, object) in content {
+        cluster.write(|batch| crate::api::create(batch, kind, "full", object.clone())).expect("created");
+    }
+    let options = crate::api::DeleteOptions::default();
+    cluster.write(|batch| crate::api::delete(batch, &kinds::NAMESPACE, "", "full", &options)).expect("marked");
+    let driver = run(&cluster, mainstay_logic::controllers::CONTROLLERS);
+    (cluster, driver)
+}
+
+fn filled(name: usize, bytes: usize) -> Value {
+    json!({ "metadata": { "namespace": "full", "name": format!("o{name}") }, "data": { "a": "QUJD".repeat(bytes / 4) } })
+}
+
+#[test]
+fn a_namespace_of_more_than_one_transaction_is_deleted() {
+    let secrets = (0..6).map(|name| (&kinds::SECRET, filled(name, 750 << 10)));
+    assert!(deleted_with(secrets).0.get(&kinds::NAMESPACE, "full").is_none());
+    let config_maps = (0..300).map(|name| (&kinds::CONFIG_MAP, filled(name, 50 << 10)));
+    assert!(deleted_with(config_maps).0.get(&kinds::NAMESPACE, "full").is_none());
+}
+
+#[test]
+fn a_decision_refused_for_its_shape_is_halved_until_it_fits() {
+    static MIRROR: &[Controller] =
+        &[Controller { name: "mirror", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: mirror }];
+    let cluster = Cluster::new();
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    let now = cluster.api.now();
+    let mut driver = Driver::new(MIRROR);
+    driver.load(&cluster.api.store, now).expect("loaded");
+    let mut tried = Vec::new();
+    for refused in [100, 50, 25] {
+        let work = driver.poll(now).expect("decided at once");
+        tried.push(work.most_writes);
+        driver.finished(work, &Finish::TooLarge(refused), now);
+    }
+    let work = driver.poll(now).expect("decided at once");
+    tried.push(work.most_writes);
+    assert_eq!(tried, [usize::MAX, 50, 25, 12]);
+    driver.finished(work, &Finish::TooLarge(1), now);
+    assert!(driver.poll(now).is_none(), "one write alone is not tried again at once");
+    assert!(driver.next_wake().is_some());
+}
+
+#[test]
+fn a10_an_undecodable_claim_stops_what_looks_at_claims_and_nothing_is_deleted() {
+    let cluster = Cluster::new();
+    let metadata =
+        json!({ "name": "v", "annotations": { "pv.kubernetes.io/provisioned-by": "mainstay.io/local-path" } });
+    let volume = json!({ "metadata": metadata, "spec": {
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "local": { "path": "/v" },
+        "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "x",
+        "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchFields": [
+            { "key": "metadata.name", "operator": "In", "values": ["n"] }] }] } },
+        "claimRef": { "namespace": "default", "name": "data", "uid": "uid-of-claim" } } });
+    cluster.create(&kinds::PERSISTENT_VOLUME, volume).expect("created");
+    let claim = key::object(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data");
+    let put = |bytes: &'static [u8]| {
+        let value = mainstay_store::Encoded::plain(bytes);
+        let txn =
+            mainstay_store::Txn { ops: vec![mainstay_store::Op::Put { key: claim.clone(), value }], expect: vec![] };
+        cluster.api.store.commit_blocking(txn).expect("stored");
+    };
+    put(b"{\"metadata\": {\"uid\": \"uid-of-claim\", \"name\": 7}}");
+    let mut driver = run(&cluster, mainstay_logic::controllers::CONTROLLERS);
+    assert!(cluster.get(&kinds::PERSISTENT_VOLUME, "v").is_some(), "its claim cannot be read, which is not gone");
+    assert_eq!(driver.undecodable().len(), 1);
+    let held = |driver: &Driver| {
+        let undecodable = |(_, _, waiting): &(_, &ObjectKey, &[mainstay_logic::Waiting])| {
+            matches!(waiting, [mainstay_logic::Waiting::Undecodable { plural: "persistentvolumeclaims", .. }])
+        };
+        driver.waiting().filter(undecodable).map(|(name, ..)| name).collect::<BTreeSet<_>>()
+    };
+    assert!(held(&driver).contains("persistentvolume-binder"));
+    // A person takes the damaged object away: only then the volume follows.
+    let last = mainstay_store::Encoded::plain("{}");
+    let txn =
+        mainstay_store::Txn { ops: vec![mainstay_store::Op::Delete { key: claim.clone(), last }], expect: vec![] };
+    cluster.api.store.commit_blocking(txn).expect("stored");
+    let now = cluster.api.now();
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    while step(&cluster.api, &mut driver, &mut watcher, now).expect("in step") {}
+    assert!(cluster.get(&kinds::PERSISTENT_VOLUME, "v").is_none());
+    assert_eq!(held(&driver), BTreeSet::new());
 }

@@ -13,6 +13,9 @@ use crate::api::Query;
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
 
+/// How many of the objects that do not decode are named.
+const MAX_NAMED: usize = 10;
+
 /// Whether everybody may read this path.
 pub fn is_public(path: &str) -> bool {
     let path = path.trim_end_matches('/');
@@ -26,6 +29,9 @@ pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str)
     let verbose = query.contains_key("verbose");
     match path {
         "/healthz" | "/livez" => return Ok(respond::text(200, healthy(&path[1..], verbose))),
+        "/readyz" if !server.undecodable.borrow().is_empty() => {
+            return Ok(respond::text(500, undecodable(&server.undecodable.borrow())));
+        }
         "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, healthy("readyz", verbose))),
         "/readyz" => {
             return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n"));
@@ -54,6 +60,16 @@ fn healthy(what: &str, verbose: bool) -> String {
     } else {
         "ok".to_owned()
     }
+}
+
+/// What keeps controllers from deciding (A10): kinds and names; why is in the log.
+fn undecodable(all: &[String]) -> String {
+    let names: Vec<&str> = all.iter().take(MAX_NAMED).filter_map(|line| line.split(": ").next()).collect();
+    format!(
+        "[-]controllers failed: {} stored objects do not decode, among them {}\nreadyz check failed\n",
+        all.len(),
+        names.join(", ")
+    )
 }
 
 fn version() -> Value {

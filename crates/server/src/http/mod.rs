@@ -60,6 +60,8 @@ pub struct Server {
     pub kubelet_tls: Arc<rustls::ClientConfig>,
     /// Whether the cluster's first objects are there.
     pub ready: watch::Receiver<bool>,
+    /// Stored objects that do not decode: controllers that look at their kinds stand still (A10).
+    pub undecodable: watch::Receiver<Vec<String>>,
     /// Turns true when the server stops.
     pub closing: watch::Receiver<bool>,
     /// For `/metrics`.
