@@ -11,24 +11,24 @@ use crate::harness::{Cluster, text};
 
 /// An export, mounted in a place of the cluster's namespaces by a client of ours.
 struct Mount {
-    place: PathBuf,
+    target: PathBuf,
 }
 
 impl Mount {
     fn new(cluster: &Cluster, name: &str) -> Self {
-        let place = cluster.folder().join(name);
-        fs::create_dir(&place).expect("a mount point");
+        let target = cluster.folder().join(name);
+        fs::create_dir(&target).expect("a mount point");
         let source = r#"{"server":"127.0.0.1","path":"/exports/a","port":null,"mount_port":null,"timeout_ms":1500}"#;
-        let words = format!(r#"{{"source":{source},"target":"{}","read_only":false}}"#, place.display());
+        let words = format!(r#"{{"source":{source},"target":"{}","read_only":false}}"#, target.display());
         let output = cluster.mainstay(&["__nfs-mount", &words]).output().expect("the client");
         assert_eq!(text(&output).trim(), "mounted");
-        Self { place }
+        Self { target }
     }
 
     /// A shell command in the mount.
     fn command(&self, cluster: &Cluster, script: &str) -> Command {
         let mut command = cluster.inside("sh");
-        command.args(["-c", &format!("cd {} && {script}", self.place.display())]);
+        command.args(["-c", &format!("cd {} && {script}", self.target.display())]);
         command
     }
 
@@ -40,7 +40,7 @@ impl Mount {
 
 fn unmount(cluster: &Cluster, mounts: &[&Mount]) {
     for mount in mounts {
-        let unmounted = cluster.inside("umount").arg(&mount.place).status().expect("umount");
+        let unmounted = cluster.inside("umount").arg(&mount.target).status().expect("umount");
         assert!(unmounted.success(), "nothing holds it");
     }
 }
@@ -86,7 +86,7 @@ fn client_on(software: Software) {
 
     // V11: one that hangs is an error after a while, and what is killed ends at once; so is one that is gone.
     let cat = |program: &str, args: &[&str]| {
-        let output = cluster.inside(program).args(args).arg(one.place.join("row")).output().expect("cat");
+        let output = cluster.inside(program).args(args).arg(one.target.join("row")).output().expect("cat");
         (output.status.success(), text(&output))
     };
     server.signal("-STOP");

@@ -65,15 +65,15 @@ fn variables(cluster: &Cluster, checks: &Checks) {
     );
     checks.equal("workingDir", &cluster.exec("env", &["pwd"]), "/usr");
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", cluster.process_of("env"))).expect("running");
-    let place = cgroup
+    let group = cgroup
         .lines()
         .find(|line| line.contains("memory") || line.starts_with("0::"))
         .and_then(|line| line.rsplit(':').next());
-    let place = place.expect("a cgroup").to_owned();
+    let group = group.expect("a cgroup").to_owned();
     let limit = |v1: &str, v2: &str| {
         let read = |path: String| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let first = read(format!("/sys/fs/cgroup/{v1}").replace("HERE", place.trim_matches('/')));
-        if first.is_empty() { read(format!("/sys/fs/cgroup{place}/{v2}")) } else { first }
+        let first = read(format!("/sys/fs/cgroup/{v1}").replace("HERE", group.trim_matches('/')));
+        if first.is_empty() { read(format!("/sys/fs/cgroup{group}/{v2}")) } else { first }
     };
     checks.equal(
         "the memory limit in the cgroup",

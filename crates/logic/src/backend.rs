@@ -138,8 +138,8 @@ pub fn concerned(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
             }
         }
         ("", "pods") => {
-            let face = |snapshot: &Snapshot| snapshot.pods.get(&change.key).map(|pod| face(pod));
-            if face(before) == face(after) {
+            let fingerprint = |snapshot: &Snapshot| snapshot.pods.get(&change.key).map(|pod| fingerprint(pod));
+            if fingerprint(before) == fingerprint(after) {
                 return;
             }
             for (_, slice) in in_namespace(&after.endpoint_slices, &change.key.namespace) {
@@ -158,7 +158,7 @@ pub fn concerned(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
 }
 
 /// What [`standing`] looks at in a pod.
-fn face(pod: &Pod) -> (Option<String>, bool, bool, Vec<String>) {
+fn fingerprint(pod: &Pod) -> (Option<String>, bool, bool, Vec<String>) {
     let ips = addresses(pod).map(str::to_owned).collect();
     (pod.metadata.uid.clone(), pod.metadata.deletion_timestamp.is_some(), is_finished(pod), ips)
 }

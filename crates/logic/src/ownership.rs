@@ -27,7 +27,7 @@ pub enum Relation {
     /// Nobody's, and it matches: to be adopted.
     Orphan,
     /// Its own, but no longer matching: to be released.
-    Stray,
+    Released,
     /// Somebody else's, or nobody's and not matching.
     Foreign,
 }
@@ -50,7 +50,7 @@ impl<'a> Owner<'a> {
         match controller_of(object) {
             Some(owner) if Some(&owner.uid) != self.meta.uid.as_ref() => Relation::Foreign,
             Some(_) if matches || is_terminating(self.meta) => Relation::Own,
-            Some(_) => Relation::Stray,
+            Some(_) => Relation::Released,
             None if matches && !is_terminating(self.meta) && !is_terminating(object) => Relation::Orphan,
             None => Relation::Foreign,
         }
@@ -76,7 +76,7 @@ impl<'a> Owner<'a> {
                     owners.push(self.reference());
                     writes.push(set_owners(kind, meta, &owners));
                 }
-                Relation::Stray => writes.push(without_owner(kind, meta, self.meta.uid.as_deref().unwrap_or(""))),
+                Relation::Released => writes.push(without_owner(kind, meta, self.meta.uid.as_deref().unwrap_or(""))),
             }
         }
         own

@@ -231,12 +231,12 @@ fn detect_trees() -> Trees {
 fn parse_v1_mounts(mountinfo: &str) -> BTreeMap<String, PathBuf> {
     let mut mounts = BTreeMap::new();
     for line in mountinfo.lines() {
-        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let Some((point, kind)) = line.split_once(" - ") else { continue };
         let mut kind = kind.split(' ');
         if kind.next() != Some("cgroup") {
             continue;
         }
-        let (Some(mount), Some(options)) = (place.split(' ').nth(4), kind.nth(1)) else { continue };
+        let (Some(mount), Some(options)) = (point.split(' ').nth(4), kind.nth(1)) else { continue };
         for option in options.split(',').filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children")) {
             mounts.entry(option.to_owned()).or_insert_with(|| PathBuf::from(mount));
         }

@@ -30,7 +30,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
     ] {
         ensure(batch, kind, "", snapshot_class(default))?;
     }
-    let address = |place| batch.settings.service_cidr.nth(place).map(|address| address.to_string()).unwrap_or_default();
+    let address = |index| batch.settings.service_cidr.nth(index).map(|address| address.to_string()).unwrap_or_default();
     let (api_ip, dns_ip) = (address(API_PLACE), address(DNS_PLACE));
     ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
     ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;

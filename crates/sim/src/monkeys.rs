@@ -69,9 +69,9 @@ impl Script {
             script.deeds.push((start, Deed::Volumes(0, 6, policy, 3)));
         }
         let sets = if seed.one_in(3) { 2 } else { 1 };
-        for place in 0..sets {
+        for index in 0..sets {
             let wanted = Wanted {
-                name: ["web", "db"].get(place).copied().unwrap_or("web").to_owned(),
+                name: ["web", "db"].get(index).copied().unwrap_or("web").to_owned(),
                 replicas: seed.between(1, 4),
                 image: "app:1".to_owned(),
                 is_parallel: seed.one_in(4),

@@ -39,7 +39,7 @@ pub struct Node {
     /// Its name.
     pub name: String,
     /// Its place among the nodes.
-    pub place: usize,
+    pub index: usize,
     /// The machine, which outlives agents.
     pub machine: Machine,
     /// It cannot reach the server before this time.
@@ -93,10 +93,10 @@ pub(crate) fn plus(now: Timestamp, milliseconds: i64) -> Timestamp {
 
 impl Node {
     /// A node that was never there before.
-    pub fn new(place: usize, now: Timestamp) -> Self {
+    pub fn new(index: usize, now: Timestamp) -> Self {
         Self {
-            name: format!("n{place}"),
-            place,
+            name: format!("n{index}"),
+            index,
             machine: Machine::new(),
             cut_off_until: now,
             stalled_until: now,
@@ -163,8 +163,8 @@ impl Node {
         } else if self.agent.watcher.take().is_some() {
             self.agent.retry_at = Some(plus(around.now, 200));
         }
-        for place in 0..self.agent.entries.len() {
-            busy |= self.step_pod(place, around);
+        for index in 0..self.agent.entries.len() {
+            busy |= self.step_pod(index, around);
         }
         let before = self.agent.entries.len();
         self.agent.entries.retain(|entry| !entry.ended);
@@ -257,8 +257,8 @@ impl Node {
         let newest = (up.api.store.revision(), around.past.last().map(|(_, pods)| pods.clone()).unwrap_or_default());
         let is_first = !self.agent.has_adopted;
         let stale = is_first && self.restarts > 0 && around.faults && around.seed.one_in(2);
-        let place = around.seed.index(around.past.len().min(40));
-        let (revision, chosen) = around.past.iter().rev().nth(place).filter(|_| stale).cloned().unwrap_or(newest);
+        let index = around.seed.index(around.past.len().min(40));
+        let (revision, chosen) = around.past.iter().rev().nth(index).filter(|_| stale).cloned().unwrap_or(newest);
         // One that trusts what it was given believes it to be of now.
         let revision = if around.bug == Some(Bug::TrustsStaleList) { up.api.store.revision() } else { revision };
         self.agent.watcher = up.api.store.watch(key::prefix(&kinds::POD, None), revision).ok();
@@ -318,9 +318,9 @@ impl Node {
         let meta = &pod.metadata;
         let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
         let mut view = PodView::new(pod, vec!["192.0.2.10".to_owned()]);
-        if self.machine.doomed.contains(&uid) && around.bug != Some(Bug::TrustsStaleList) {
+        if self.machine.tombstoned.contains(&uid) && around.bug != Some(Bug::TrustsStaleList) {
             view.remembered = Remembered::Yes;
-            view.doomed_since = Some(around.now);
+            view.tombstoned_since = Some(around.now);
         }
         if let Some(sandbox) = self.machine.sandboxes.get(&uid) {
             let fact = Sandbox::Ready { ip: Some(sandbox.ip.clone()), made_at: Some(sandbox.made_at) };
@@ -337,20 +337,20 @@ impl Node {
     }
 
     /// What is due for one pod, and then what to do next.
-    fn step_pod(&mut self, place: usize, around: &mut Around<'_>) -> bool {
+    fn step_pod(&mut self, index: usize, around: &mut Around<'_>) -> bool {
         let now = around.now;
-        let Some(entry) = self.agent.entries.get_mut(place) else { return false };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return false };
         let due: Vec<Key> =
             entry.running.iter().filter(|(_, (due, _))| *due <= now).map(|(key, _)| key.clone()).collect();
         let mut busy = !due.is_empty();
         for key in due {
-            let Some(entry) = self.agent.entries.get_mut(place) else { return true };
+            let Some(entry) = self.agent.entries.get_mut(index) else { return true };
             if let Some((_, task)) = entry.running.remove(&key) {
                 entry.dirty = true;
-                self.finish(place, key, task, around);
+                self.finish(index, key, task, around);
             }
         }
-        let Some(entry) = self.agent.entries.get_mut(place) else { return true };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return true };
         if entry.wake_at.is_some_and(|at| at <= now) {
             entry.wake_at = None;
             entry.dirty = true;
@@ -358,14 +358,14 @@ impl Node {
         if entry.dirty && !entry.ended {
             entry.dirty = false;
             busy = true;
-            self.decide(place, around);
+            self.decide(index, around);
         }
         busy
     }
 
-    fn decide(&mut self, place: usize, around: &mut Around<'_>) {
+    fn decide(&mut self, index: usize, around: &mut Around<'_>) {
         let now = around.now;
-        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return };
         let mut step = entry.agenda.step(now);
         entry.wake_at = step.wake_at;
         for key in step.cut {
@@ -373,22 +373,22 @@ impl Node {
         }
         let view = &entry.agenda.view;
         if around.bug == Some(Bug::ConfirmsTooEarly)
-            && view.is_doomed()
+            && view.is_tombstoned()
             && !view.gone
             && !entry.running.contains_key(&Key::Confirm)
         {
             step.begin.push((Key::Confirm, Task::Act(Action::ConfirmDeletion)));
         }
         for (key, task) in step.begin {
-            self.begin(place, key, task, around);
+            self.begin(index, key, task, around);
         }
     }
 
     /// One task begins, and takes a while.
-    fn begin(&mut self, place: usize, key: Key, task: Task, around: &mut Around<'_>) {
+    fn begin(&mut self, index: usize, key: Key, task: Task, around: &mut Around<'_>) {
         let now = around.now;
         let mut due = plus(now, delay(&task, around));
-        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return };
         if let Task::Act(Action::StopContainer { container, attempt, deadline, .. }) = &task {
             due = due.min((*deadline).max(now));
             let uid = entry.agenda.view.uid().to_owned();

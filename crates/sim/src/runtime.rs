@@ -65,7 +65,7 @@ pub struct Machine {
     /// On disk: the pods that were begun.
     pub begun: BTreeMap<String, Pod>,
     /// On disk: the pods that were told to stop.
-    pub doomed: BTreeSet<String>,
+    pub tombstoned: BTreeSet<String>,
     /// How many containers were started.
     pub starts: u64,
     addresses: u32,
@@ -134,8 +134,8 @@ impl Machine {
             .flat_map(|(uid, all)| all.iter_mut().map(move |container| (uid, container)))
             .filter(|(_, container)| container.fact.is_alive())
             .collect();
-        let place = pick.checked_rem(alive.len())?;
-        let (uid, container) = alive.get_mut(place)?;
+        let index = pick.checked_rem(alive.len())?;
+        let (uid, container) = alive.get_mut(index)?;
         container.ends = Some((now, 1));
         Some((*uid).clone())
     }

@@ -167,7 +167,7 @@ impl Server {
                 let events = std::mem::take(&mut work.decision.events);
                 let writes = std::mem::take(&mut work.decision.writes);
                 let count = writes.len();
-                let part = |(place, write)| (vec![write], if place + 1 == count { events.clone() } else { Vec::new() });
+                let part = |(index, write)| (vec![write], if index + 1 == count { events.clone() } else { Vec::new() });
                 writes.into_iter().enumerate().map(part).collect()
             }
             _ => vec![(std::mem::take(&mut work.decision.writes), std::mem::take(&mut work.decision.events))],

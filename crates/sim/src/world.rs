@@ -116,7 +116,7 @@ impl World {
             script,
             next_deed: 0,
             server,
-            nodes: (0..options.nodes).map(|place| Node::new(place, start())).collect(),
+            nodes: (0..options.nodes).map(|index| Node::new(index, start())).collect(),
             power_back: BTreeMap::new(),
             lost: VecDeque::new(),
             disk_free_at: None,
@@ -203,8 +203,8 @@ impl World {
         self.disk_free_at = None;
         self.server.stalled_until = now;
         self.server.up_at = self.server.up_at.min(now);
-        for place in std::mem::take(&mut self.power_back).into_keys() {
-            if let Some(node) = self.nodes.get_mut(place) {
+        for index in std::mem::take(&mut self.power_back).into_keys() {
+            if let Some(node) = self.nodes.get_mut(index) {
                 node.set_power(true, now);
             }
         }
@@ -370,9 +370,9 @@ impl World {
         Ok(true)
     }
 
-    fn node_turn(&mut self, place: usize) -> Result<bool, Violation> {
+    fn node_turn(&mut self, index: usize) -> Result<bool, Violation> {
         let now = self.now();
-        let Some(node) = self.nodes.get_mut(place) else { return Ok(false) };
+        let Some(node) = self.nodes.get_mut(index) else { return Ok(false) };
         self.last_actor = (Actor::Node(node.name.clone()), None);
         let mut around = Around {
             server: &mut self.server,
@@ -479,18 +479,18 @@ impl World {
 
     fn break_node(&mut self, fault: Fault) {
         let now = self.now();
-        let (Fault::AgentRestarts(place)
-        | Fault::NodeCutOff(place, _)
-        | Fault::NodeStalls(place, _)
-        | Fault::ContainerCrashes(place)
-        | Fault::NodeReboots(place)
-        | Fault::NodeLosesPower(place, _)
-        | Fault::NodeIsLost(place, _)) = fault
+        let (Fault::AgentRestarts(index)
+        | Fault::NodeCutOff(index, _)
+        | Fault::NodeStalls(index, _)
+        | Fault::ContainerCrashes(index)
+        | Fault::NodeReboots(index)
+        | Fault::NodeLosesPower(index, _)
+        | Fault::NodeIsLost(index, _)) = fault
         else {
             return;
         };
         let pick = self.seed.index(64);
-        let Some(node) = self.nodes.get_mut(place).filter(|node| node.machine.is_on) else { return };
+        let Some(node) = self.nodes.get_mut(index).filter(|node| node.machine.is_on) else { return };
         match fault {
             Fault::AgentRestarts(_) => node.restart_agent(),
             Fault::NodeCutOff(_, milliseconds) => node.cut_off_until = plus(now, milliseconds),
@@ -499,9 +499,9 @@ impl World {
             Fault::NodeReboots(_) => node.set_power(true, now),
             Fault::NodeLosesPower(_, milliseconds) | Fault::NodeIsLost(_, milliseconds) => {
                 node.set_power(false, now);
-                self.power_back.insert(place, plus(now, milliseconds));
+                self.power_back.insert(index, plus(now, milliseconds));
                 if matches!(fault, Fault::NodeIsLost(..)) {
-                    self.lost.push_back(place);
+                    self.lost.push_back(index);
                 }
             }
             _ => {}
@@ -535,23 +535,23 @@ impl World {
             self.server.set_full(false);
             self.note("fault", "the disk has space again");
         }
-        let back: Vec<usize> = self.power_back.iter().filter(|(_, at)| **at <= now).map(|(place, _)| *place).collect();
-        for place in back {
-            self.power_back.remove(&place);
-            self.lost.retain(|lost| *lost != place);
-            if let Some(node) = self.nodes.get_mut(place) {
+        let back: Vec<usize> = self.power_back.iter().filter(|(_, at)| **at <= now).map(|(index, _)| *index).collect();
+        for index in back {
+            self.power_back.remove(&index);
+            self.lost.retain(|lost| *lost != index);
+            if let Some(node) = self.nodes.get_mut(index) {
                 node.set_power(true, now);
             }
-            self.note("fault", &format!("n{place} has power again"));
+            self.note("fault", &format!("n{index} has power again"));
         }
         // A user takes the Node of a machine that is off away, as soon as the server listens.
         if self.server.up.is_some()
-            && let Some(place) = self.lost.pop_front()
+            && let Some(index) = self.lost.pop_front()
         {
             self.last_actor = (Actor::User, None);
-            let done = forget_node(&mut self.server, &format!("n{place}"));
+            let done = forget_node(&mut self.server, &format!("n{index}"));
             if done.is_err_and(|status| status.code >= 500) {
-                self.lost.push_back(place);
+                self.lost.push_back(index);
             }
             self.look()?;
         }

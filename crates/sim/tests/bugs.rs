@@ -62,10 +62,10 @@ fn caught(bug: Bug, by: &str) {
 }
 
 macro_rules! each_is_caught {
-    ($($name:ident: $place:expr;)*) => {
-        $(#[test] fn $name() { let (bug, by) = Bug::ALL[$place]; caught(bug, by); })*
+    ($($name:ident: $index:expr;)*) => {
+        $(#[test] fn $name() { let (bug, by) = Bug::ALL[$index]; caught(bug, by); })*
         #[test]
-        fn there_is_a_test_for_each() { assert_eq!([$($place),*].len(), Bug::ALL.len()); }
+        fn there_is_a_test_for_each() { assert_eq!([$($index),*].len(), Bug::ALL.len()); }
     };
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Engine {
     /// `None` after a failure, until the file could be opened again.
     db: Option<Database>,
     /// The keys of groups that failed: where the disk may differ from memory.
-    suspects: BTreeSet<Bytes>,
+    in_doubt: BTreeSet<Bytes>,
     quick_repair: bool,
 }
 
@@ -38,7 +38,7 @@ impl Engine {
             redb::Error::Corrupted(why) => OpenError::Damaged(why),
             other => OpenError::Engine(other.to_string()),
         })?;
-        let mut engine = Self { disk, db: None, suspects: BTreeSet::new(), quick_repair };
+        let mut engine = Self { disk, db: None, in_doubt: BTreeSet::new(), quick_repair };
         let (keys, revision) = load(&db)?;
         if revision == Revision(0) {
             engine.put(&db, std::iter::empty(), revision).map_err(|error| OpenError::Engine(error.to_string()))?;
@@ -69,7 +69,7 @@ impl Engine {
                 let explained = self.explain(&error);
                 tracing::warn!(%error, "a commit failed; the store's file is opened again");
                 drop(db);
-                self.suspects.extend(changes.iter().map(|change| change.event.key.clone()));
+                self.in_doubt.extend(changes.iter().map(|change| change.event.key.clone()));
                 match self.usable(keys, revision) {
                     Ok(db) => self.db = Some(db),
                     Err(error) => tracing::error!(%error, "the store cannot write; it tries again at the next commit"),
@@ -90,10 +90,10 @@ impl Engine {
         if on_disk != revision {
             tracing::warn!(%on_disk, %revision, "a failed commit had reached the disk; it is undone");
             let rows =
-                self.suspects.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
+                self.in_doubt.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
             self.put(&db, rows, revision)?;
         }
-        self.suspects.clear();
+        self.in_doubt.clear();
         Ok(db)
     }
 

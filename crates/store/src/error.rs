@@ -83,7 +83,7 @@ pub enum Invalid {
     Bytes(usize),
     /// The revision's place is outside of the value.
     #[error("the revision's place {0} is outside of the value")]
-    Hole(usize),
+    RevisionOffset(usize),
 }
 
 /// Why a revision cannot be shown.

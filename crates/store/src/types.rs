@@ -38,10 +38,10 @@ impl Encoded {
 
     /// The bytes as they are stored by a write at `revision`.
     ///
-    /// `{"resourceVersion":""}` with the hole at 20 and revision 7 becomes `{"resourceVersion":"7"}`.
+    /// `{"resourceVersion":""}` with the offset at 20 and revision 7 becomes `{"resourceVersion":"7"}`.
     /// A hole beyond the end is no hole (a transaction with one is refused before it gets here).
     pub fn at(&self, revision: Revision) -> Bytes {
-        let Some((before, after)) = self.revision_at.and_then(|hole| self.bytes.split_at_checked(hole)) else {
+        let Some((before, after)) = self.revision_at.and_then(|offset| self.bytes.split_at_checked(offset)) else {
             return self.bytes.clone();
         };
         let digits = revision.0.to_string();

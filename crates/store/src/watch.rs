@@ -1,4 +1,4 @@
-//! Watches: a place in the window, and a waker that is called only for keys under the watch's prefix.
+//! Watches: a slot in the window, and a waker that is called only for keys under the watch's prefix.
 //!
 //! A watcher owns no queue. It knows the first event that it has yet to see (`pending`), and reads the window from
 //! there; so a slow watcher costs no memory, and one that is slower than the window is told so. Publishing an event
@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 /// All watchers, by prefix; and how many prefixes there are of each length, so that only these are looked up.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
-    by_prefix: BTreeMap<Bytes, BTreeMap<u64, Arc<Place>>>,
+    by_prefix: BTreeMap<Bytes, BTreeMap<u64, Arc<Slot>>>,
     lengths: BTreeMap<usize, usize>,
     next_id: u64,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Watchers {
 /// Where a watcher is. Changed by publishing only under the state's write lock, by its watcher only under its read
 /// lock.
 #[derive(Debug, Default)]
-struct Place(Mutex<Waiting>);
+struct Slot(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -34,15 +34,15 @@ struct Waiting {
 }
 
 impl Watchers {
-    fn add(&mut self, prefix: &Bytes, pending: Option<Revision>) -> (u64, Arc<Place>) {
+    fn add(&mut self, prefix: &Bytes, pending: Option<Revision>) -> (u64, Arc<Slot>) {
         let id = self.next_id;
         self.next_id += 1;
-        let place = Arc::new(Place(Mutex::new(Waiting { pending, waker: None })));
+        let slot = Arc::new(Slot(Mutex::new(Waiting { pending, waker: None })));
         if !self.by_prefix.contains_key(prefix) {
             *self.lengths.entry(prefix.len()).or_default() += 1;
         }
-        self.by_prefix.entry(prefix.clone()).or_default().insert(id, place.clone());
-        (id, place)
+        self.by_prefix.entry(prefix.clone()).or_default().insert(id, slot.clone());
+        (id, slot)
     }
 
     fn remove(&mut self, prefix: &Bytes, id: u64) {
@@ -65,8 +65,8 @@ impl Watchers {
         for change in changes {
             let key = &change.event.key;
             for prefix in self.lengths.keys().map_while(|length| key.get(..*length)) {
-                for place in self.by_prefix.get(prefix).into_iter().flat_map(BTreeMap::values) {
-                    let mut waiting = lock(&place.0);
+                for slot in self.by_prefix.get(prefix).into_iter().flat_map(BTreeMap::values) {
+                    let mut waiting = lock(&slot.0);
                     waiting.pending.get_or_insert(change.event.revision);
                     wake.extend(waiting.waker.take());
                 }
@@ -77,7 +77,7 @@ impl Watchers {
 
     /// Everyone who waits.
     pub fn all(&self) -> Vec<Waker> {
-        self.by_prefix.values().flat_map(BTreeMap::values).filter_map(|place| lock(&place.0).waker.take()).collect()
+        self.by_prefix.values().flat_map(BTreeMap::values).filter_map(|slot| lock(&slot.0).waker.take()).collect()
     }
 }
 
@@ -87,14 +87,14 @@ pub struct Watcher {
     shared: Arc<Shared>,
     prefix: Bytes,
     id: u64,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 impl Watcher {
     pub(crate) fn new(shared: Arc<Shared>, state: &State, prefix: Bytes, after: Revision) -> Self {
         let pending = first_under(state, &prefix, after).map(|change| change.event.revision);
-        let (id, place) = lock(&shared.watchers).add(&prefix, pending);
-        Self { shared, prefix, id, place }
+        let (id, slot) = lock(&shared.watchers).add(&prefix, pending);
+        Self { shared, prefix, id, slot }
     }
 
     /// The next event, waiting for it. Cancel-safe: an event is taken only when it is returned.
@@ -122,7 +122,7 @@ impl Watcher {
     /// As [`Watcher::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, WatchError>> {
         let state = self.shared.read();
-        let mut waiting = lock(&self.place.0);
+        let mut waiting = lock(&self.slot.0);
         let Some(next) = waiting.pending else {
             if self.shared.is_closed() {
                 return Poll::Ready(Err(WatchError::Closed));
@@ -151,7 +151,7 @@ impl Watcher {
     /// Up to where everything under the prefix was returned; a watch may be resumed after it (for bookmarks).
     pub fn progress(&self) -> Revision {
         let state = self.shared.read();
-        match lock(&self.place.0).pending {
+        match lock(&self.slot.0).pending {
             Some(next) => Revision(next.0.saturating_sub(1)),
             None => state.revision,
         }

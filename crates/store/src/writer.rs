@@ -156,8 +156,8 @@ pub(crate) fn validate(txn: &Txn) -> Result<(), Invalid> {
         if value.bytes.len() > MAX_VALUE {
             return Err(Invalid::Value(value.bytes.len()));
         }
-        if let Some(hole) = value.revision_at.filter(|hole| *hole > value.bytes.len()) {
-            return Err(Invalid::Hole(hole));
+        if let Some(offset) = value.revision_at.filter(|offset| *offset > value.bytes.len()) {
+            return Err(Invalid::RevisionOffset(offset));
         }
     }
     match size(txn) {

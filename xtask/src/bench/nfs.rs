@@ -130,7 +130,7 @@ fn answers(program: &str, version: &str) -> bool {
 }
 
 fn figures(binary: &Path, folder: &Path) -> Result<Figures> {
-    let (export, local, place) = (folder.join("export"), folder.join("local"), folder.join("mount"));
+    let (export, local, target) = (folder.join("export"), folder.join("local"), folder.join("mount"));
     // nfs-cp only makes files that are not there; and what is removed past a server, the server may not know.
     let copies = std::cell::Cell::new(0);
     let url = || format!("nfs://127.0.0.1{}/copied-{}", export.display(), copies.get());
@@ -144,22 +144,22 @@ fn figures(binary: &Path, folder: &Path) -> Result<Figures> {
     };
     let from = || copied(Command::new("nfs-cat").arg(url()).stdout(Stdio::null()).status().context("nfs-cat")?);
     let (write, read) = (rate(to)?, rate(from)?);
-    let mount = Mount::new(binary, &export, &place)?;
+    let mount = Mount::new(binary, &export, &target)?;
     let bytes = fs::read(&local)?;
     let mount_write = rate(|| {
-        let mut file = fs::File::create(place.join("mounted"))?;
+        let mut file = fs::File::create(target.join("mounted"))?;
         bytes.chunks(1 << 20).try_for_each(|chunk| file.write_all(chunk))?;
         Ok(file.sync_all()?)
     })?;
     let mount_read = rate(|| {
         // What the kernel has of it is not the server's speed.
         fs::write("/proc/sys/vm/drop_caches", "1")?;
-        let mut file = fs::File::open(place.join("mounted"))?;
+        let mut file = fs::File::open(target.join("mounted"))?;
         let mut buffer = vec![0; 1 << 20];
         while file.read(&mut buffer)? > 0 {}
         Ok(())
     })?;
-    let file = fs::File::options().read(true).write(true).custom_flags(DIRECT).open(place.join("mounted"))?;
+    let file = fs::File::options().read(true).write(true).custom_flags(DIRECT).open(target.join("mounted"))?;
     let random_write = operations(|offset, block| Ok(file.write_all_at(block, offset)?))?;
     let random_read = operations(|offset, block| Ok(file.read_exact_at(block, offset)?))?;
     drop((file, mount));
@@ -184,10 +184,10 @@ fn operations(mut operate: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<f
     let mut memory = vec![0; 2 * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
     let block = memory.get_mut(start..start + BLOCK).context("an aligned block")?;
-    let (mut place, mut count, begun) = (1_u64, 0_u32, Instant::now());
+    let (mut target, mut count, begun) = (1_u64, 0_u32, Instant::now());
     while begun.elapsed() < WINDOW {
-        place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        operate((place >> 33) % (SIZE / BLOCK) as u64 * BLOCK as u64, block)?;
+        target = target.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        operate((target >> 33) % (SIZE / BLOCK) as u64 * BLOCK as u64, block)?;
         count += 1;
     }
     Ok(f64::from(count) / begun.elapsed().as_secs_f64())
@@ -197,13 +197,13 @@ fn operations(mut operate: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<f
 struct Mount(PathBuf);
 
 impl Mount {
-    fn new(binary: &Path, export: &Path, place: &Path) -> Result<Self> {
+    fn new(binary: &Path, export: &Path, target: &Path) -> Result<Self> {
         let source = serde_json::json!({"server": "127.0.0.1", "path": export, "port": null, "mount_port": null, "timeout_ms": 20_000});
-        let words = serde_json::json!({"source": source, "target": place, "read_only": false}).to_string();
+        let words = serde_json::json!({"source": source, "target": target, "read_only": false}).to_string();
         let output = Command::new(binary).args(["__nfs-mount", &words]).output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(said.trim() == "mounted", "the NFS client: {said}");
-        Ok(Self(place.to_owned()))
+        Ok(Self(target.to_owned()))
     }
 }
 

@@ -22,17 +22,17 @@ pub(crate) fn arrange(
         index
     };
     let (ordered, stored) = (index(order), index(positions));
-    let place = |item: &Value, places: &HashMap<String, usize>| {
-        identity(item).and_then(|identity| places.get(&identity).copied())
+    let position = |item: &Value, positions: &HashMap<String, usize>| {
+        identity(item).and_then(|identity| positions.get(&identity).copied())
     };
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| place(item, &ordered).is_some());
-    named.sort_by_key(|item| place(item, &ordered));
-    others.sort_by_key(|item| place(item, &stored));
+        merged.into_iter().partition(|item| position(item, &ordered).is_some());
+    named.sort_by_key(|item| position(item, &ordered));
+    others.sort_by_key(|item| position(item, &stored));
     let mut result = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(left), Some(right)) = (others.peek(), named.peek()) {
-        let before = match (place(left, &stored), place(right, &stored)) {
+        let before = match (position(left, &stored), position(right, &stored)) {
             (Some(left), Some(right)) => left < right,
             _ => false,
         };

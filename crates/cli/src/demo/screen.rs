@@ -43,10 +43,10 @@ impl Screen {
     pub fn table<const N: usize>(&self, rows: &[[String; N]]) {
         let widths: [usize; N] =
             std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-        for (place, row) in rows.iter().enumerate() {
+        for (index, row) in rows.iter().enumerate() {
             let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             let line = cells.join("   ");
-            println!("   {}", if place == 0 { self.paint("2", line.trim_end()) } else { line.trim_end().to_owned() });
+            println!("   {}", if index == 0 { self.paint("2", line.trim_end()) } else { line.trim_end().to_owned() });
         }
     }
 }

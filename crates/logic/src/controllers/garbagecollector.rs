@@ -111,8 +111,8 @@ fn find<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) ->
         return Owner::Present;
     }
     let namespace = if kind.namespaced { dependent.key.namespace.clone() } else { "".into() };
-    let place = (kind.plural, kind.group, ObjectKey::new(namespace, owner.name.as_str()));
-    match snapshot.metas.get(&place).filter(|found| found.uid() == owner.uid) {
+    let slot = (kind.plural, kind.group, ObjectKey::new(namespace, owner.name.as_str()));
+    match snapshot.metas.get(&slot).filter(|found| found.uid() == owner.uid) {
         None => Owner::Absent,
         Some(found) if is_terminating(&found.metadata) && has(&found.metadata, FOREGROUND) => Owner::Going(found),
         Some(_) => Owner::Present,

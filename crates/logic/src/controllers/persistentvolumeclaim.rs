@@ -95,14 +95,14 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 .for_each(|(key, _)| wake(key.clone()));
         }
         ("", "nodes") => {
-            let face = |snapshot: &Snapshot| {
+            let fingerprint = |snapshot: &Snapshot| {
                 let meta = &snapshot.nodes.get(&change.key)?.metadata;
                 Some(
                     [volume::VOLUME_ROOT, volume::room::VOLUME_CAPACITY]
                         .map(|name| volume::annotation(meta, name).to_owned()),
                 )
             };
-            if face(before) != face(after) {
+            if fingerprint(before) != fingerprint(after) {
                 after
                     .persistent_volume_claims
                     .iter()
@@ -248,9 +248,9 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
     if !volume::is_built_in(class) {
         return external(claim, class);
     }
-    let place = volume::provisionable(snapshot, claim, class).and_then(|()| place(snapshot, claim, class));
+    let node = volume::provisionable(snapshot, claim, class).and_then(|()| choose_node(snapshot, claim, class));
     let name = ObjectKey::new("", volume::provisioned_name(claim));
-    match place {
+    match node {
         // The last one of that name is on its way out.
         Ok(_) if snapshot.persistent_volumes.contains_key(&name) => {
             Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() }
@@ -268,7 +268,11 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
 }
 
 /// The node for the volume of an Immediate claim: the selected one, or a ready one with most room.
-fn place<'a>(snapshot: &'a Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<&'a Node, String> {
+fn choose_node<'a>(
+    snapshot: &'a Snapshot,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+) -> Result<&'a Node, String> {
     let selected = volume::annotation(&claim.metadata, volume::SELECTED_NODE);
     let able = |node: &&Node| {
         volume::can_provision(snapshot, claim, node, class)

@@ -45,10 +45,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (change.kind.group, change.kind.plural) {
         ("", "pods") => wake(change.key.clone()),
         ("", "nodes") => {
-            let face = |snapshot: &Snapshot| {
+            let fingerprint = |snapshot: &Snapshot| {
                 snapshot.nodes.get(&change.key).map(|node| (is_out_of_service(node), is_ready(node)))
             };
-            if face(before) != face(after) {
+            if fingerprint(before) != fingerprint(after) {
                 after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
             }
         }

@@ -180,7 +180,7 @@ impl Agenda {
     }
 
     /// One container's state. An end is final, whatever arrives late.
-    pub fn learn(&mut self, container: ContainerFact, now: Timestamp) -> Vec<PodEvent> {
+    pub fn observe(&mut self, container: ContainerFact, now: Timestamp) -> Vec<PodEvent> {
         let mut all = self.view.containers.clone();
         match all.iter_mut().find(|fact| fact.name == container.name && fact.attempt == container.attempt) {
             Some(known) if known.exit().is_some() => return Vec::new(),
@@ -200,7 +200,7 @@ impl Agenda {
         self.told = decision.events.iter().cloned().collect();
         if !self.held {
             let is_written = self.write_status(&decision, &mut step);
-            if self.view.is_doomed() {
+            if self.view.is_tombstoned() {
                 step.cut = self.under_way.keys().filter(|key| key.can_be_cut()).cloned().collect();
                 self.under_way.retain(|key, _| !key.can_be_cut());
             }
@@ -320,7 +320,7 @@ mod tests {
         let mut agenda = Agenda::new(PodView::new(pod("1"), Vec::new()), false);
         agenda.view.apply(Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(NOW) }), NOW);
         let life = Life::Running { since: NOW };
-        agenda.learn(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
+        agenda.observe(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
         agenda
     }
 
@@ -334,7 +334,7 @@ mod tests {
         agenda.take_pod(deleted("2", 30), NOW);
         agenda.view.apply(Fact::Remembered(true), NOW);
         let life = Life::Exited { code: 0, signal: None, oom: false, started: NOW, finished: NOW, message: None };
-        agenda.learn(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
+        agenda.observe(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
         agenda
     }
 
@@ -410,6 +410,6 @@ mod tests {
         agenda.take_pod(pod("4"), NOW);
         assert_eq!(agenda.view.pod.metadata.resource_version.as_deref(), Some("5"));
         agenda.take_pod(deleted("3", 1), NOW);
-        assert!(agenda.view.is_doomed());
+        assert!(agenda.view.is_tombstoned());
     }
 }

@@ -12,7 +12,7 @@
 //! from a stale server cannot start it again (upstream: kubernetes#59848). A readiness result survives a restart
 //! of the agent by way of the API's status for the same container id.
 //!
-//! [`decide`] reads from top to bottom: doomed pods end, finished pods are put away, all others run.
+//! [`decide`] reads from top to bottom: tombstoned pods end, finished pods are put away, all others run.
 
 mod agenda;
 mod backoff;
@@ -166,7 +166,7 @@ pub fn decide(view: &PodView, now: Timestamp) -> KubeletDecision {
 }
 
 fn stage(view: &PodView, now: Timestamp) -> Stage {
-    if view.is_doomed() {
+    if view.is_tombstoned() {
         return Stage::Doomed;
     }
     let recorded = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());

@@ -35,7 +35,7 @@ struct Machine {
     mounted: BTreeSet<String>,
     /// Pods that were begun, and pods that were told to stop.
     begun: BTreeMap<String, Pod>,
-    doomed: BTreeSet<String>,
+    tombstoned: BTreeSet<String>,
 }
 
 struct Agent {
@@ -124,9 +124,9 @@ impl World {
             return;
         }
         let mut view = PodView::new(pod, vec![]);
-        if self.machine.doomed.contains(&uid) {
+        if self.machine.tombstoned.contains(&uid) {
             view.remembered = Remembered::Yes;
-            view.doomed_since = Some(self.now);
+            view.tombstoned_since = Some(self.now);
         }
         if let Some(made_at) = self.machine.sandboxes.get(&uid) {
             view.apply(Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(*made_at) }), self.now);
@@ -141,8 +141,8 @@ impl World {
         for pod in self.machine.begun.clone().into_values() {
             self.put(pod, true);
         }
-        let place = self.past.len() - 1 - (self.seed.next() % 4).min(self.past.len() as u64 - 1) as usize;
-        if let Some(pod) = self.past[place].clone() {
+        let index = self.past.len() - 1 - (self.seed.next() % 4).min(self.past.len() as u64 - 1) as usize;
+        if let Some(pod) = self.past[index].clone() {
             self.put(pod, true);
         }
     }
@@ -159,10 +159,10 @@ impl World {
         if alive.is_empty() {
             return;
         }
-        let place = self.seed.next() as usize % alive.len();
+        let victim = self.seed.next() as usize % alive.len();
         let code = i32::from(!self.seed.one_in(3));
         for (index, fact) in alive.into_iter().enumerate() {
-            if let (true, Life::Running { since }) = (index == place, fact.life.clone()) {
+            if let (true, Life::Running { since }) = (index == victim, fact.life.clone()) {
                 fact.life =
                     Life::Exited { code, signal: None, oom: false, started: since, finished: now, message: None };
             }
@@ -236,7 +236,7 @@ impl World {
         let fails = faults && self.seed.one_in(6);
         let fact = match action {
             Action::Remember => {
-                self.machine.doomed.insert(uid.to_owned());
+                self.machine.tombstoned.insert(uid.to_owned());
                 Fact::Remembered(true)
             }
             Action::EnsureVolume { name } if fails => Fact::Volume { name, result: Err("no".into()) },
@@ -260,7 +260,7 @@ impl World {
                 Fact::StartFailed { container, reason: "RunContainerError", message: "no".into() }
             }
             Action::StartContainer { container, attempt, .. } => {
-                assert!(!self.machine.doomed.contains(uid), "S1: {uid} was told to stop and is started again");
+                assert!(!self.machine.tombstoned.contains(uid), "S1: {uid} was told to stop and is started again");
                 assert!(self.machine.sandboxes.contains_key(uid) && self.machine.mounted.contains(uid));
                 self.starts += 1;
                 let all = self.machine.containers.entry(uid.to_owned()).or_default();
@@ -334,7 +334,7 @@ impl World {
                         && !self.machine.mounted.contains(uid)
                 );
                 self.machine.begun.remove(uid);
-                self.machine.doomed.remove(uid);
+                self.machine.tombstoned.remove(uid);
                 self.agents.remove(index);
                 return;
             }

@@ -16,7 +16,7 @@ pub(super) fn end(view: &PodView, decision: &mut KubeletDecision) {
     if view.remembered == Remembered::No && !(view.gone && is_empty(view)) {
         return decision.act(Action::Remember);
     }
-    let since = view.doomed_since.unwrap_or(Timestamp::MIN);
+    let since = view.tombstoned_since.unwrap_or(Timestamp::MIN);
     stop_all(view, plus_seconds(since, deletion_grace_seconds(view)), decision);
     if !clear(view, decision) {
         return;
@@ -85,15 +85,15 @@ fn last_end(view: &PodView) -> Option<Timestamp> {
 
 /// Stops everything that is alive: first all but the sidecars, then the sidecars from the last to the first.
 fn stop_all(view: &PodView, deadline: Timestamp, decision: &mut KubeletDecision) {
-    let place = |fact: &ContainerFact| {
+    let rank = |fact: &ContainerFact| {
         let init = view.spec().and_then(|spec| spec.init_containers.as_ref());
         init.and_then(|init| init.iter().position(|container| container.name == fact.name && is_sidecar(container)))
     };
     let alive: Vec<_> = view.containers.iter().filter(|fact| fact.is_alive()).collect();
-    let sidecars_turn = alive.iter().all(|fact| place(fact).is_some());
-    let last_sidecar = alive.iter().filter_map(|fact| place(fact)).max();
+    let sidecars_turn = alive.iter().all(|fact| rank(fact).is_some());
+    let last_sidecar = alive.iter().filter_map(|fact| rank(fact)).max();
     for fact in alive {
-        let sidecar = place(fact);
+        let sidecar = rank(fact);
         if sidecar.is_some() && (!sidecars_turn || sidecar != last_sidecar) {
             continue;
         }

@@ -286,7 +286,7 @@ pub struct PodView {
     /// Addresses of this node, the primary one first.
     pub host_ips: Vec<String>,
     /// When this node first knew that the pod is to go.
-    pub doomed_since: Option<Timestamp>,
+    pub tombstoned_since: Option<Timestamp>,
     pub sandbox: Sandbox,
     pub sandbox_error: Option<Backoff>,
     pub volumes: BTreeMap<String, VolumeFact>,
@@ -313,7 +313,7 @@ impl PodView {
     }
 
     /// Whether the pod is on its way out, for good.
-    pub fn is_doomed(&self) -> bool {
+    pub fn is_tombstoned(&self) -> bool {
         self.gone || self.pod.metadata.deletion_timestamp.is_some() || self.remembered == Remembered::Yes
     }
 
@@ -452,8 +452,8 @@ impl PodView {
             }
             Fact::Notice { warning, reason, message } => tell(warning, reason, message, None),
         }
-        if self.is_doomed() {
-            self.doomed_since.get_or_insert(now);
+        if self.is_tombstoned() {
+            self.tombstoned_since.get_or_insert(now);
         }
         events
     }

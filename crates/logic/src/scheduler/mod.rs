@@ -90,12 +90,12 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             }
         }
         ("", "nodes") => {
-            let face = |snapshot: &Snapshot| {
+            let fingerprint = |snapshot: &Snapshot| {
                 let node = snapshot.nodes.get(&change.key)?;
                 let labels = (node.metadata.labels.clone(), volume_room(node));
                 Some((labels, node.spec.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone())))
             };
-            if face(before) != face(after) {
+            if fingerprint(before) != fingerprint(after) {
                 pending(wake);
             }
         }

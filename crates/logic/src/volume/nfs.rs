@@ -269,7 +269,7 @@ pub fn appoint(snapshot: &Snapshot, volume: &PersistentVolume) -> Option<Write> 
 ///
 /// # Errors
 /// The volume was changed so that it is not below its share any more, or is not its own.
-pub fn place(volume: &PersistentVolume) -> Result<(&str, &str, Vec<&str>), String> {
+pub fn location(volume: &PersistentVolume) -> Result<(&str, &str, Vec<&str>), String> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let source = volume
         .spec
@@ -313,7 +313,7 @@ mod tests {
         let (write, _) = provision(&Snapshot::default(), &claim(), &class(provisioner, parameters))?;
         let Write::Create { object, .. } = write else { panic!() };
         let volume: PersistentVolume = serde_json::from_value(object.clone()).unwrap();
-        let (_, _, names) = place(&volume).unwrap();
+        let (_, _, names) = location(&volume).unwrap();
         assert!(names.last().unwrap().contains("pvc-u-1"), "V6");
         Ok(format!(
             "{} {}",
@@ -376,7 +376,7 @@ mod tests {
             )
             .unwrap()
         };
-        assert_eq!(place(&volume("/a/b/pvc-u-1", "/a")), Ok(("s", "/a", vec!["b", "pvc-u-1"])));
+        assert_eq!(location(&volume("/a/b/pvc-u-1", "/a")), Ok(("s", "/a", vec!["b", "pvc-u-1"])));
         for (path, share) in [
             ("/a", "/a"),
             ("/a/other", "/a"),
@@ -385,7 +385,7 @@ mod tests {
             ("/a/pvc-u-1", ""),
             ("/a/pvc-u-1/x", "/a"),
         ] {
-            assert!(place(&volume(path, share)).is_err(), "{path}");
+            assert!(location(&volume(path, share)).is_err(), "{path}");
         }
     }
 }

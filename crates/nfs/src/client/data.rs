@@ -65,8 +65,8 @@ impl<R: Calls> Files<R> {
             })?;
             let is_all = end || part.is_empty() || bytes.len() + part.len() >= size as usize;
             if is_all && bytes.is_empty() {
-                let place = reply.place(part);
-                return Ok(Answer::within(reply.into_record(), place));
+                let range = reply.range(part);
+                return Ok(Answer::within(reply.into_record(), range));
             }
             bytes.extend_from_slice(part);
             if is_all {
@@ -188,9 +188,9 @@ impl<R: Calls> Files<R> {
     fn send_again(&self, number: u64, handle: &[u8], verifier: u64) -> Result<(), Errno> {
         let pieces = self.nodes().get(number).map(|node| node.kept.pieces.clone()).unwrap_or_default();
         let first = pieces.iter().position(|piece| piece.verifier != verifier).unwrap_or(pieces.len());
-        for (place, piece) in pieces.iter().enumerate().skip(first) {
+        for (range, piece) in pieces.iter().enumerate().skip(first) {
             let now = self.write_all(&piece.who, handle, piece.offset, &piece.bytes)?;
-            if let Some(kept) = self.nodes().get(number).and_then(|node| node.kept.pieces.get_mut(place)) {
+            if let Some(kept) = self.nodes().get(number).and_then(|node| node.kept.pieces.get_mut(range)) {
                 kept.verifier = now.unwrap_or(verifier);
             }
         }

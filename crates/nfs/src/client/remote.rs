@@ -139,7 +139,7 @@ impl Reply {
     }
 
     /// Where a part of the results stands in [`Self::into_record`].
-    pub fn place(&self, part: &[u8]) -> std::ops::Range<usize> {
+    pub fn range(&self, part: &[u8]) -> std::ops::Range<usize> {
         let begin = (part.as_ptr() as usize).saturating_sub(self.record.as_ptr() as usize).min(self.record.len());
         begin..(begin + part.len()).min(self.record.len())
     }

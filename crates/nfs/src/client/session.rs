@@ -91,7 +91,7 @@ fn read_ahead(target: &std::path::Path) -> io::Result<()> {
     let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
     let parts = mounts.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
     let mut here =
-        parts.filter(|parts| parts.get(4).is_some_and(|place| place.as_bytes() == target.as_os_str().as_bytes()));
+        parts.filter(|parts| parts.get(4).is_some_and(|range| range.as_bytes() == target.as_os_str().as_bytes()));
     let Some(device) = here.next().and_then(|parts| parts.get(2).map(|device| (*device).to_owned())) else {
         return Ok(());
     };

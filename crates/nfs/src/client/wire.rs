@@ -108,9 +108,9 @@ impl From<Vec<u8>> for Answer {
 
 impl Answer {
     /// What stands in a longer message, which is not copied.
-    pub fn within(mut bytes: Vec<u8>, place: std::ops::Range<usize>) -> Self {
-        bytes.truncate(place.end);
-        Self { bytes, begin: place.start }
+    pub fn within(mut bytes: Vec<u8>, range: std::ops::Range<usize>) -> Self {
+        bytes.truncate(range.end);
+        Self { bytes, begin: range.start }
     }
 
     /// The body.

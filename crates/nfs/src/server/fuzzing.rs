@@ -54,9 +54,9 @@ impl Write for Wire<'_> {
 
 /// One connection: the bytes as they are (first byte odd), or parts that become records.
 pub fn run(input: &[u8]) {
-    let place = Folder::new();
-    let root = place.inside().join("export");
-    for dir in [&root, &root.join("dir"), &root.join("sized"), &place.inside().join("state")] {
+    let folder = Folder::new();
+    let root = folder.inside().join("export");
+    for dir in [&root, &root.join("dir"), &root.join("sized"), &folder.inside().join("state")] {
         fs::create_dir(dir).expect("a folder");
     }
     fs::write(root.join("file"), "some text").expect("a file");
@@ -64,7 +64,7 @@ pub fn run(input: &[u8]) {
     symlink(format!("../../{}", Folder::WAY_OUT), root.join("dir/link")).expect("a link");
     symlink(format!("../{}", Folder::WAY_OUT), root.join("link")).expect("a link");
     let exports = vec![export(&root)];
-    let limits = Limits::open(&place.inside().join("state"), &exports).expect("a folder");
+    let limits = Limits::open(&folder.inside().join("state"), &exports).expect("a folder");
     let sized = open(&exports[0], "sized");
     let stat = nix::sys::stat::fstat(sized.as_raw_fd()).expect("a folder");
     limits.set(&exports[0], &sized, &stat, SIZE).expect("an empty folder");
@@ -74,7 +74,7 @@ pub fn run(input: &[u8]) {
     let stream = if what % 2 == 1 { rest.to_vec() } else { records(&server, rest) };
     let _ = Connection::new(CLIENT, Wire(&stream), Wire(&[])).work(&server, false, |_| Ok(()), || ());
     let _ = call::answer_datagram(&server, CLIENT.address, rest);
-    place.assert_untouched();
+    folder.assert_untouched();
 }
 
 /// An export where clients may do the most.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data>/pods/<uid>/pod.json          the pod as last acted upon
-//! <data>/pods/<uid>/doomed            told to stop; never to be started again (kubernetes#59848)
+//! <data>/pods/<uid>/tombstone            told to stop; never to be started again (kubernetes#59848)
 //! <data>/pods/<uid>/volumes/…         volumes (crate::volumes)
 //! <data>/pods/<uid>/files/…           /etc/hosts, /etc/resolv.conf, termination logs
 //! <data>/logs/<ns>_<name>_<uid>/<container>/<attempt>.log
@@ -33,7 +33,7 @@ pub struct Disk {
 pub struct Left {
     pub uid: String,
     pub pod: Pod,
-    pub doomed: bool,
+    pub tombstoned: bool,
 }
 
 impl Disk {
@@ -82,13 +82,13 @@ impl Disk {
     }
 
     /// Notes that a pod was told to stop; durable when this returns.
-    pub fn write_doomed(&self, uid: &str) -> io::Result<()> {
-        self.write(&self.alone(), uid, "doomed", b"")
+    pub fn write_tombstone(&self, uid: &str) -> io::Result<()> {
+        self.write(&self.alone(), uid, "tombstone", b"")
     }
 
     /// Whether a pod was told to stop here.
-    pub fn is_doomed(&self, uid: &str) -> bool {
-        self.pod_dir(uid).is_ok_and(|dir| dir.join("doomed").exists())
+    pub fn is_tombstoned(&self, uid: &str) -> bool {
+        self.pod_dir(uid).is_ok_and(|dir| dir.join("tombstone").exists())
     }
 
     fn write(&self, _alone: &MutexGuard<'_, ()>, uid: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -111,12 +111,12 @@ impl Disk {
             .filter_map(|entry| {
                 let uid = entry.file_name().into_string().ok()?;
                 let path = entry.path().join("pod.json");
-                let doomed = self.is_doomed(&uid);
+                let tombstoned = self.is_tombstoned(&uid);
                 let pod = match fs::metadata(&path) {
                     Ok(metadata) if metadata.len() <= MAX_POD => serde_json::from_slice(&fs::read(&path).ok()?).ok()?,
                     _ => return None,
                 };
-                Some(Left { uid, pod, doomed })
+                Some(Left { uid, pod, tombstoned })
             })
             .collect();
         left.sort_by(|a, b| a.uid.cmp(&b.uid));

@@ -209,9 +209,9 @@ fn service_variables(name: &str, service: &ServiceAddress) -> Vec<(String, Strin
 pub fn expand(text: &str, variables: &[(String, String)]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(place) = rest.find('$') {
-        out.push_str(rest.get(..place).unwrap_or(""));
-        rest = rest.get(place + 1..).unwrap_or("");
+    while let Some(position) = rest.find('$') {
+        out.push_str(rest.get(..position).unwrap_or(""));
+        rest = rest.get(position + 1..).unwrap_or("");
         if let Some(after) = rest.strip_prefix('$') {
             out.push('$');
             rest = after;

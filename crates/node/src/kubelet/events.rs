@@ -39,7 +39,7 @@ impl Events {
     }
 
     /// Tells an event; never waits.
-    pub fn tell(&self, regarding: Regarding, event: PodEvent) {
+    pub fn record(&self, regarding: Regarding, event: PodEvent) {
         tracing::info!(object = %regarding.name, reason = event.reason, "{}", event.message);
         let _ = self.queue.try_send((regarding, event, Timestamp::now()));
     }

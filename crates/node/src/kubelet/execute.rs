@@ -64,11 +64,11 @@ pub(super) async fn execute(
         Action::Remember => {
             let disk = kubelet.disk.clone();
             let result = tokio::task::spawn_blocking(move || {
-                disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_doomed(&context.uid))
+                disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_tombstone(&context.uid))
             });
             let done = matches!(result.await, Ok(Ok(())));
             if !done {
-                tracing::error!("the note that a pod was told to stop could not be written; is the disk full?");
+                tracing::error!("the note that a pod was recorded to stop could not be written; is the disk full?");
             }
             Fact::Remembered(done).into()
         }

@@ -115,6 +115,6 @@ impl PodContext {
 pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     tasks.spawn(pods::run(kubelet.clone()));
     tasks.spawn(node_status::run(kubelet.clone()));
-    tasks.spawn(crate::volumes::upkeep::run(kubelet.clone()));
+    tasks.spawn(crate::volumes::reconciler::run(kubelet.clone()));
     tasks.spawn(crate::volumes::snapshots::run(kubelet.clone()));
 }

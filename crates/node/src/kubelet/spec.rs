@@ -164,19 +164,19 @@ fn check_non_root(
     if own.run_as_non_root.or(pod.run_as_non_root) != Some(true) {
         return Ok(());
     }
-    let place = format!("(pod: \"{}_{}({})\", container: {container})", context.name, context.namespace, context.uid);
+    let whose = format!("(pod: \"{}_{}({})\", container: {container})", context.name, context.namespace, context.uid);
     let asked = own.run_as_user.or(pod.run_as_user);
     if asked == Some(0) {
-        return Err(format!("container's runAsUser breaks non-root policy {place}"));
+        return Err(format!("container's runAsUser breaks non-root policy {whose}"));
     }
     let name = image.config.user.split(':').next().unwrap_or("");
     if asked.is_none() && !name.is_empty() && name.parse::<u32>().is_err() {
         return Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {place}"
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {whose}"
         ));
     }
     if user.uid == 0 {
-        return Err(format!("container has runAsNonRoot and image will run as root {place}"));
+        return Err(format!("container has runAsNonRoot and image will run as root {whose}"));
     }
     Ok(())
 }
@@ -282,8 +282,8 @@ fn volume_mount(
         None => volume.path.clone(),
         Some(sub_path) => {
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
-            let place = dir.join("subpaths").join(container).join(index.to_string());
-            subpath::bind(&volume.path, &sub_path, &place).map_err(|error| {
+            let target = dir.join("subpaths").join(container).join(index.to_string());
+            subpath::bind(&volume.path, &sub_path, &target).map_err(|error| {
                 format!(
                     "failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}",
                     mount.name

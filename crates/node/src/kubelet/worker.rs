@@ -65,9 +65,9 @@ impl Worker {
         let context = PodContext::new(&pod);
         let mut view = PodView::new(pod, kubelet.host_ips());
         view.predecessor = predecessor;
-        if kubelet.disk.is_doomed(&context.uid) {
+        if kubelet.disk.is_tombstoned(&context.uid) {
             view.remembered = Remembered::Yes;
-            view.doomed_since = Some(Timestamp::now());
+            view.tombstoned_since = Some(Timestamp::now());
         }
         Self {
             kubelet,
@@ -90,7 +90,7 @@ impl Worker {
         while !self.ended {
             let step = self.agenda.step(Timestamp::now());
             let wake = step.wake_at.map(from_now);
-            self.carry_out(step);
+            self.execute(step);
             self.publish();
             tokio::select! {
                 message = self.inbox.recv() => match message {
@@ -136,7 +136,7 @@ impl Worker {
         }
         let uid = self.context.uid.clone();
         for status in runtime.list().into_iter().filter(|status| status.pod_uid == uid) {
-            self.learn(&status);
+            self.observe(&status);
         }
     }
 
@@ -153,30 +153,30 @@ impl Worker {
                 }
             }
             Message::Predecessor(uid) => self.agenda.view.predecessor = uid,
-            Message::Container(status) => self.learn(&status),
+            Message::Container(status) => self.observe(&status),
         }
     }
 
     fn take_pod(&mut self, pod: Pod) {
         let events = self.agenda.take_pod(pod, Timestamp::now());
         self.context = PodContext::new(&self.agenda.view.pod);
-        self.tell(events);
+        self.record_event(events);
     }
 
     fn apply(&mut self, fact: Fact) {
         let events = self.agenda.view.apply(fact, Timestamp::now());
-        self.tell(events);
+        self.record_event(events);
     }
 
-    fn learn(&mut self, status: &ContainerStatus) {
+    fn observe(&mut self, status: &ContainerStatus) {
         let fact = ContainerFact {
             name: status.name.clone(),
             attempt: status.attempt,
             image_id: status.image_id.clone(),
             life: self.life(status),
         };
-        let events = self.agenda.learn(fact, Timestamp::now());
-        self.tell(events);
+        let events = self.agenda.observe(fact, Timestamp::now());
+        self.record_event(events);
     }
 
     fn life(&self, status: &ContainerStatus) -> Life {
@@ -217,7 +217,7 @@ impl Worker {
             }
         };
         for status in &outcome.containers {
-            self.learn(status);
+            self.observe(status);
         }
         self.dependencies.extend(outcome.dependencies);
         for fact in outcome.facts {
@@ -233,8 +233,8 @@ impl Worker {
         self.ended |= outcome.ended;
     }
 
-    fn carry_out(&mut self, step: Step) {
-        self.tell(step.events);
+    fn execute(&mut self, step: Step) {
+        self.record_event(step.events);
         for key in step.cut {
             if let Some(running) = self.running.remove(&key) {
                 running.handle.abort();
@@ -262,12 +262,12 @@ impl Worker {
         }
     }
 
-    fn tell(&self, events: Vec<PodEvent>) {
+    fn record_event(&self, events: Vec<PodEvent>) {
         let of = &self.context;
         for event in events {
             let regarding =
                 Regarding { kind: "Pod", namespace: of.namespace.clone(), name: of.name.clone(), uid: of.uid.clone() };
-            self.kubelet.events.tell(regarding, event);
+            self.kubelet.events.record(regarding, event);
         }
     }
 

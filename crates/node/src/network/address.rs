@@ -40,8 +40,8 @@ impl Cidr {
     }
 
     /// The address at a place.
-    pub fn at(self, place: u32) -> Option<Ipv4Addr> {
-        (place < self.size()).then(|| Ipv4Addr::from(u32::from(self.first).wrapping_add(place)))
+    pub fn at(self, index: u32) -> Option<Ipv4Addr> {
+        (index < self.size()).then(|| Ipv4Addr::from(u32::from(self.first).wrapping_add(index)))
     }
 
     /// Whether an address is in the range.
@@ -85,7 +85,7 @@ impl Leases {
                 newest = newest.max(Some(made));
             }
         }
-        Ok(Self { range, folder, next: newest.map_or(2, |(_, place)| place + 1) })
+        Ok(Self { range, folder, next: newest.map_or(2, |(_, index)| index + 1) })
     }
 
     /// The address of a pod: the one it has, or a free one.
@@ -98,13 +98,13 @@ impl Leases {
         }
         let usable = self.range.size().saturating_sub(3);
         for step in 0..usable {
-            let place = 2 + (self.next.saturating_sub(2).wrapping_add(step)) % usable;
-            let Some(address) = self.range.at(place) else { continue };
+            let index = 2 + (self.next.saturating_sub(2).wrapping_add(step)) % usable;
+            let Some(address) = self.range.at(index) else { continue };
             let path = self.folder.join(address.to_string());
             match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(mut file) => {
                     file.write_all(pod_uid.as_bytes())?;
-                    self.next = place + 1;
+                    self.next = index + 1;
                     return Ok(address);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

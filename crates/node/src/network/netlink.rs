@@ -195,9 +195,9 @@ impl Socket {
         let mut buffer = Vec::new();
         let first = self.sequence.wrapping_add(1);
         let mut last = first;
-        for (place, mut message) in messages.into_iter().enumerate() {
+        for (index, mut message) in messages.into_iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            if place == acked {
+            if index == acked {
                 let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]) | ACK;
                 message.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
                 last = self.sequence;

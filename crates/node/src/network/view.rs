@@ -81,12 +81,12 @@ impl View {
 /// Keeps the view by watching, and the packet filter by the view, until dropped. The rules that an earlier process
 /// left are replaced only when everything has been listed once.
 pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: String) {
-    let (told, mut notices) = mpsc::channel(QUEUE);
+    let (sender, mut notices) = mpsc::channel(QUEUE);
     let mut watches = tokio::task::JoinSet::new();
     for kind in watched() {
         let mut informer = Informer::new(client.clone(), kind, "", ListOptions::default());
-        let told = told.clone();
-        watches.spawn(async move { while told.send((kind, informer.next().await)).await.is_ok() {} });
+        let sender = sender.clone();
+        watches.spawn(async move { while sender.send((kind, informer.next().await)).await.is_ok() {} });
     }
     let mut unsynced: BTreeSet<&str> = watched().iter().map(|kind| kind.plural).collect();
     let mut dirty = BTreeSet::new();

@@ -70,8 +70,8 @@ pub async fn run(session: Result<Session, RuntimeError>, channels: Channels) {
         }
     };
     let mut error = error;
-    if let Some(told) = outcome(style, &result) {
-        let _ = error.write(told.into()).await;
+    if let Some(status) = outcome(style, &result) {
+        let _ = error.write(status.into()).await;
     }
     error.end().await;
     link.finish().await;
@@ -216,9 +216,9 @@ mod tests {
     fn results_are_told_as_clients_read_them() {
         assert_eq!(outcome(ErrorStyle::Status, &Ok(0)).as_deref(), Some(r#"{"metadata":{},"status":"Success"}"#));
         assert_eq!(outcome(ErrorStyle::Text, &Ok(0)), None);
-        let told: Value = serde_json::from_str(&outcome(ErrorStyle::Status, &Ok(3)).unwrap()).unwrap();
-        assert_eq!(told.pointer("/details/causes/0"), Some(&json!({ "reason": "ExitCode", "message": "3" })));
-        let told: Value = serde_json::from_str(&outcome(ErrorStyle::Status, &Err("no".into())).unwrap()).unwrap();
-        assert_eq!(told.pointer("/message"), Some(&json!("Internal error occurred: no")));
+        let status: Value = serde_json::from_str(&outcome(ErrorStyle::Status, &Ok(3)).unwrap()).unwrap();
+        assert_eq!(status.pointer("/details/causes/0"), Some(&json!({ "reason": "ExitCode", "message": "3" })));
+        let status: Value = serde_json::from_str(&outcome(ErrorStyle::Status, &Err("no".into())).unwrap()).unwrap();
+        assert_eq!(status.pointer("/message"), Some(&json!("Internal error occurred: no")));
     }
 }

@@ -255,8 +255,8 @@ impl Spdy {
                     Frame::SynReply { stream, .. } => replied.push(stream),
                     Frame::Data { stream, bytes, fin } => {
                         assert!(replied.contains(&stream), "data before the reply");
-                        let place = streams.iter().position(|wanted| *wanted == stream).unwrap();
-                        brought[place].extend_from_slice(&bytes);
+                        let slot = streams.iter().position(|wanted| *wanted == stream).unwrap();
+                        brought[slot].extend_from_slice(&bytes);
                         open -= usize::from(fin);
                     }
                     _ => {}

@@ -55,9 +55,9 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> 
 
 fn holds(dir: &Path, payload: &Payload) -> bool {
     payload.iter().all(|(path, file)| {
-        let place = dir.join(path);
-        let mode = fs::metadata(&place).map(|metadata| metadata.permissions().mode() & 0o777);
-        fs::read(&place).is_ok_and(|bytes| bytes == file.bytes) && mode.is_ok_and(|mode| mode & file.mode == file.mode)
+        let target = dir.join(path);
+        let mode = fs::metadata(&target).map(|metadata| metadata.permissions().mode() & 0o777);
+        fs::read(&target).is_ok_and(|bytes| bytes == file.bytes) && mode.is_ok_and(|mode| mode & file.mode == file.mode)
     }) && count(dir) == payload.len()
 }
 
@@ -81,7 +81,7 @@ fn write_stamped(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str)
     let base = dir.join(&name);
     set_dir(&base, group)?;
     for (path, file) in payload {
-        let place = base.join(path);
+        let target = base.join(path);
         let mut parent = base.clone();
         for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
             parent.push(part);
@@ -90,12 +90,12 @@ fn write_stamped(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str)
                 set_dir(&parent, group)?;
             }
         }
-        let mut written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&place)?;
+        let mut written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target)?;
         written.write_all(&file.bytes)?;
-        chown(&place, file.user, group)?;
+        chown(&target, file.user, group)?;
         // The group must be able to read what is given to it.
         let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
-        fs::set_permissions(&place, fs::Permissions::from_mode(mode & 0o7777))?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(mode & 0o7777))?;
     }
     Ok(name)
 }

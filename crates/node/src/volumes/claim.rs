@@ -261,7 +261,7 @@ async fn ensure_provisioned(
     }
     growth::note(request.kubelet, volume, image.then_some(size)).await?;
     if made {
-        growth::tell(request.kubelet, volume, &Ok(Growth::Done));
+        growth::record_event(request.kubelet, volume, &Ok(Growth::Done));
     }
     Ok(seen)
 }

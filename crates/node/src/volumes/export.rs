@@ -10,7 +10,7 @@ use mainstay_logic::volume::nfs::{self as folders, Task};
 use mainstay_logic::volume::{self, SIZE, SIZE_NONE, annotation};
 use serde_json::{Value, json};
 
-use super::upkeep::Progress;
+use super::reconciler::Progress;
 use super::{VolumeError, blocking, nfs, reclaim};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -35,7 +35,7 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
             Ok(sized) => {
                 note(kubelet, volume, folders::made(&kubelet.config.node_name, volume, sized)).await?;
                 let name = volume.metadata.name.as_deref().unwrap_or("");
-                tell(
+                record_event(
                     kubelet,
                     volume,
                     false,
@@ -47,7 +47,7 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
             Err(error) => {
                 let class = volume.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or("");
                 let message = format!("failed to provision volume with StorageClass \"{class}\": {error}");
-                tell(kubelet, volume, true, "ProvisioningFailed", message);
+                record_event(kubelet, volume, true, "ProvisioningFailed", message);
                 Err(error)
             }
         },
@@ -59,12 +59,18 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
                     folders::made(volume::annotation(&volume.metadata, super::claim::MADE_ON), volume, true),
                 )
                 .await?;
-                tell(kubelet, volume, false, "VolumeResizeSuccessful", "Resize volume succeeded".to_owned());
+                record_event(kubelet, volume, false, "VolumeResizeSuccessful", "Resize volume succeeded".to_owned());
                 Ok(Progress::Done)
             }
             Err(error) => {
                 let name = volume.metadata.name.as_deref().unwrap_or("");
-                tell(kubelet, volume, true, "VolumeResizeFailed", format!("resize volume \"{name}\" failed: {error}"));
+                record_event(
+                    kubelet,
+                    volume,
+                    true,
+                    "VolumeResizeFailed",
+                    format!("resize volume \"{name}\" failed: {error}"),
+                );
                 Err(error)
             }
         },
@@ -74,7 +80,7 @@ pub async fn attend(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Prog
 
 /// A share that answers, and the names of the volume's folder below it. Blocks.
 fn open(volume: &PersistentVolume) -> Result<(Share, Vec<&str>), VolumeError> {
-    let (server, share, names) = folders::place(volume)?;
+    let (server, share, names) = folders::location(volume)?;
     let options = volume.spec.as_ref().and_then(|spec| spec.mount_options.as_deref()).unwrap_or_default();
     let words = options.iter().flat_map(|option| option.split(',')).map(str::trim);
     let words: Vec<&str> =
@@ -162,10 +168,10 @@ async fn note(kubelet: &Kubelet, volume: &PersistentVolume, annotations: Value) 
 }
 
 /// Tells the claim's people.
-fn tell(kubelet: &Kubelet, volume: &PersistentVolume, warning: bool, reason: &'static str, message: String) {
+fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, warning: bool, reason: &'static str, message: String) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
     let (namespace, name, uid) = (text(&claim.namespace), text(&claim.name), text(&claim.uid));
     let regarding = Regarding { kind: "PersistentVolumeClaim", namespace, name, uid };
-    kubelet.events.tell(regarding, PodEvent { warning, reason, message, container: None });
+    kubelet.events.record(regarding, PodEvent { warning, reason, message, container: None });
 }

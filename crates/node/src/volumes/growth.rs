@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::claim::{self, MADE_ON, MADE_SIZE};
 use super::image::{Growth, Image};
-use super::upkeep::Progress;
+use super::reconciler::Progress;
 use super::{VolumeError, blocking};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -63,7 +63,7 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
         Ok(Ok(growth)) => Ok(growth),
         Err(error) => Err(error),
     };
-    tell(kubelet, volume, &result);
+    record_event(kubelet, volume, &result);
     if let Err(error) = &result {
         note_failure(kubelet, volume, error).await;
     }
@@ -128,7 +128,7 @@ async fn note_failure(kubelet: &Kubelet, volume: &PersistentVolume, error: &Volu
 }
 
 /// Tells the claim's people how its growth went.
-pub fn tell(kubelet: &Kubelet, volume: &PersistentVolume, result: &Result<Growth, VolumeError>) {
+pub fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, result: &Result<Growth, VolumeError>) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
     let regarding = Regarding {
@@ -155,5 +155,5 @@ pub fn tell(kubelet: &Kubelet, volume: &PersistentVolume, result: &Result<Growth
             PodEvent { warning: true, reason: "VolumeResizeFailed", message, container: None }
         }
     };
-    kubelet.events.tell(regarding, event);
+    kubelet.events.record(regarding, event);
 }

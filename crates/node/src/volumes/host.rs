@@ -26,31 +26,31 @@ impl Driver for EmptyDir {
 
     fn ensure<'a>(&'a self, request: Request<'a>) -> Answer<'a> {
         let source = request.volume.empty_dir.clone().unwrap_or_default();
-        let (group, on_root_mismatch, place, again) =
-            (request.fs_group(), request.on_root_mismatch(), request.place.clone(), request.again);
+        let (group, on_root_mismatch, target, again) =
+            (request.fs_group(), request.on_root_mismatch(), request.target.clone(), request.again);
         let size = source
             .size_limit
             .and_then(|size| size.0.parse::<Quantity>().ok())
             .and_then(|size| u64::try_from(size.units()).ok());
         Box::pin(blocking(move || {
-            if !place.is_dir() {
-                fs::create_dir(&place).map_err(VolumeError::io("making the directory"))?;
+            if !target.is_dir() {
+                fs::create_dir(&target).map_err(VolumeError::io("making the directory"))?;
             }
             match source.medium.as_deref().unwrap_or("") {
                 "" => {}
-                "Memory" => mounts::tmpfs(&place, 0o777, size.filter(|size| *size > 0))
+                "Memory" => mounts::tmpfs(&target, 0o777, size.filter(|size| *size > 0))
                     .map_err(VolumeError::io("mounting tmpfs"))?,
                 medium => return Err(VolumeError::Refused(format!("unknown storage medium \"{medium}\""))),
             }
             if !again {
-                fs::set_permissions(&place, fs::Permissions::from_mode(0o777))
+                fs::set_permissions(&target, fs::Permissions::from_mode(0o777))
                     .map_err(VolumeError::io("setting its mode"))?;
                 if let Some(group) = group {
-                    ownership::give_to_group(&place, group, on_root_mismatch)
+                    ownership::give_to_group(&target, group, on_root_mismatch)
                         .map_err(VolumeError::io("applying fsGroup"))?;
                 }
             }
-            Ok(Ready { path: place, ..Ready::default() })
+            Ok(Ready { path: target, ..Ready::default() })
         }))
     }
 }

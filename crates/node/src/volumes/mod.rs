@@ -22,13 +22,13 @@ mod nfs;
 mod ownership;
 mod projected;
 mod reclaim;
+pub mod reconciler;
 mod recycle;
 mod room;
 pub(crate) mod snapshots;
 pub mod subpath;
 #[cfg(test)]
 mod tests;
-pub mod upkeep;
 mod users;
 
 pub(crate) use freeze::freeze_main;
@@ -80,7 +80,7 @@ pub struct Request<'a> {
     pub context: &'a PodContext,
     pub volume: &'a Volume,
     /// The volume's own folder below the pod's, for drivers that keep their data there. Not yet made.
-    pub place: PathBuf,
+    pub target: PathBuf,
     /// It was ready before (an agent restart, a refresh).
     pub again: bool,
     pub dependencies: &'a mut Dependencies,
@@ -193,8 +193,8 @@ impl Volumes {
         let dir = self.records_dir(&context.uid)?;
         make_private_dir(&dir).map_err(VolumeError::io("making the pod's volume folder"))?;
         let record_path = dir.join(format!("{}.json", volume.name));
-        let place = dir.join(&volume.name);
-        let request = Request { kubelet, context, volume, place, again: record_path.exists(), dependencies };
+        let target = dir.join(&volume.name);
+        let request = Request { kubelet, context, volume, target, again: record_path.exists(), dependencies };
         let ready = driver.ensure(request).await?;
         let record = Record {
             driver: driver.name().to_owned(),

@@ -45,30 +45,30 @@ pub async fn mount(
     volume: Option<String>,
     read_only: bool,
 ) -> Result<Ready, VolumeError> {
-    let (place, config) = (request.place.clone(), request.kubelet.config.clone());
+    let (target, config) = (request.target.clone(), request.kubelet.config.clone());
     let read_only = read_only || source.read_only == Some(true);
-    let path = place.clone();
-    blocking(move || at(&config, &place, &source, &options, read_only)).await?;
+    let path = target.clone();
+    blocking(move || at(&config, &target, &source, &options, read_only)).await?;
     Ok(Ready { path, read_only, volume, refresh_at: None })
 }
 
 /// Mounts an export at a place. Blocks, no longer than about the soft timeout.
 pub fn at(
     config: &NodeConfig,
-    place: &Path,
+    target: &Path,
     source: &NFSVolumeSource,
     options: &[String],
     read_only: bool,
 ) -> Result<(), VolumeError> {
     // The place itself is not looked at: that would ask the server.
-    let parent = place.parent().unwrap_or(place);
+    let parent = target.parent().unwrap_or(target);
     // An agent that was killed may have left a client that is about to mount here: it has the lock until it has.
     let alone = File::open(parent).and_then(|folder| folder.lock().map(|()| folder));
     let alone = alone.map_err(VolumeError::io("locking the volume's folder"))?;
     let real = parent
         .canonicalize()
         .map_err(VolumeError::io("the volume's folder"))?
-        .join(place.file_name().unwrap_or_default());
+        .join(target.file_name().unwrap_or_default());
     if mounts::below(parent).map_err(VolumeError::io("reading what is mounted"))?.contains(&real) {
         // One whose client is gone (killed, out of memory) answers ENOTCONN and is mounted anew.
         match fs::symlink_metadata(&real) {
@@ -80,7 +80,7 @@ pub fn at(
             _ => return Ok(()),
         }
     }
-    match fs::create_dir(place) {
+    match fs::create_dir(target) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(VolumeError::io("making the directory")(error));
         }
@@ -88,7 +88,7 @@ pub fn at(
     }
     let words: Vec<&str> =
         options.iter().flat_map(|option| option.split(',')).map(str::trim).filter(|word| !word.is_empty()).collect();
-    match by_kernel(place, source, &words, read_only) {
+    match by_kernel(target, source, &words, read_only) {
         // No such file system, or its helper modules are missing.
         Err(Errno::ENODEV | Errno::EPROTONOSUPPORT) => {}
         Ok(()) => return Ok(()),
@@ -96,18 +96,18 @@ pub fn at(
     }
     let asked = userspace_options(source, &words)?;
     let read_only = read_only || words.contains(&"ro");
-    let (target, cgroup_root) = (place.to_owned(), config.cgroup_root.clone());
+    let (target, cgroup_root) = (target.to_owned(), config.cgroup_root.clone());
     client::mount(&config.shim_exe, &MountRequest { source: asked, target, read_only, cgroup_root }, alone)
         .map_err(VolumeError::Refused)
 }
 
-fn by_kernel(place: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
+fn by_kernel(target: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
     let address = (source.server.as_str(), 0).to_socket_addrs().ok().and_then(|mut found| found.next());
     let Some(address) = address else { return Err(Errno::EHOSTUNREACH) };
     let data = kernel_options(words, address.ip());
     let flags = if read_only || words.contains(&"ro") { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let from = format!("{}:{}", source.server, source.path);
-    nix::mount::mount(Some(from.as_str()), place, Some("nfs"), flags, Some(data.as_str()))
+    nix::mount::mount(Some(from.as_str()), target, Some("nfs"), flags, Some(data.as_str()))
 }
 
 /// What the kernel's client is given: version 3 without locks, and an end to every call, where the volume does not say

@@ -49,7 +49,7 @@ impl Driver for Projected {
         Box::pin(async move {
             let mut refresh_at = None;
             let payload = payload(&mut request, &mut refresh_at).await?;
-            let (place, group) = (request.place.clone(), request.fs_group());
+            let (target, group) = (request.target.clone(), request.fs_group());
             let secret = request.volume.secret.is_some()
                 || request.volume.projected.as_ref().is_some_and(|projected| {
                     projected
@@ -60,17 +60,17 @@ impl Driver for Projected {
                 });
             let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S").to_string();
             blocking(move || {
-                if !place.is_dir() {
-                    fs::create_dir(&place).map_err(VolumeError::io("making the directory"))?;
-                    fs::set_permissions(&place, fs::Permissions::from_mode(0o777))
+                if !target.is_dir() {
+                    fs::create_dir(&target).map_err(VolumeError::io("making the directory"))?;
+                    fs::set_permissions(&target, fs::Permissions::from_mode(0o777))
                         .map_err(VolumeError::io("setting its mode"))?;
                 }
                 // Secrets are never written to a disk (X2).
                 if secret {
-                    mounts::tmpfs(&place, 0o777, Some(SECRETS_SIZE)).map_err(VolumeError::io("mounting tmpfs"))?;
+                    mounts::tmpfs(&target, 0o777, Some(SECRETS_SIZE)).map_err(VolumeError::io("mounting tmpfs"))?;
                 }
-                atomic::write(&place, &payload, group, &stamp).map_err(VolumeError::io("writing the files"))?;
-                Ok(Ready { path: place, read_only: true, refresh_at, ..Ready::default() })
+                atomic::write(&target, &payload, group, &stamp).map_err(VolumeError::io("writing the files"))?;
+                Ok(Ready { path: target, read_only: true, refresh_at, ..Ready::default() })
             })
             .await
         })

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
-use super::upkeep::Progress;
+use super::reconciler::Progress;
 use super::{VolumeError, blocking};
 use crate::kubelet::Kubelet;
 use mainstay_runtime::safe_path::remove;

@@ -11,7 +11,7 @@ use mainstay_client::{Error, PatchType};
 use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
 use serde_json::json;
 
-use super::upkeep::Progress;
+use super::reconciler::Progress;
 use super::{VolumeError, blocking, nfs};
 use crate::NodeConfig;
 use crate::kubelet::Kubelet;
@@ -34,7 +34,7 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     let spec = volume.spec.clone().unwrap_or_default();
     let uid = volume.metadata.uid.clone().unwrap_or_default();
     let (config, users) = (kubelet.config.clone(), kubelet.volumes.users().clone());
-    let (shown, place) = (
+    let (shown, target) = (
         name.clone(),
         safe_path::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())),
     );
@@ -42,8 +42,8 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
         users.alone(&name, || match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
                 let source = NFSVolumeSource { server: source.server, path: source.path, read_only: Some(false) };
-                let place = place.map_err(VolumeError::io("the volume's uid"))?;
-                empty_export(&config, &place, &source, &spec.mount_options.unwrap_or_default())
+                let target = target.map_err(VolumeError::io("the volume's uid"))?;
+                empty_export(&config, &target, &source, &spec.mount_options.unwrap_or_default())
             }
             (None, Some(path)) => empty_folder(Path::new(&path.path)),
             _ => Err(VolumeError::Refused(format!("volume \"{name}\" is of a kind that cannot be recycled"))),
@@ -57,16 +57,16 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
 
 fn empty_export(
     config: &NodeConfig,
-    place: &Path,
+    target: &Path,
     source: &NFSVolumeSource,
     options: &[String],
 ) -> Result<(), VolumeError> {
-    let parent = place.parent().unwrap_or(place);
+    let parent = target.parent().unwrap_or(target);
     make_private_dir(parent).map_err(VolumeError::io("making the folder to recycle in"))?;
-    nfs::at(config, place, source, options, false)?;
-    let emptied = safe_path::open_root(place).and_then(|root| remove::empty(&root));
-    mounts::unmount_below(place).map_err(VolumeError::io("unmounting the recycled volume"))?;
-    let removed = std::fs::remove_dir(place).and_then(|()| std::fs::remove_dir(parent));
+    nfs::at(config, target, source, options, false)?;
+    let emptied = safe_path::open_root(target).and_then(|root| remove::empty(&root));
+    mounts::unmount_below(target).map_err(VolumeError::io("unmounting the recycled volume"))?;
+    let removed = std::fs::remove_dir(target).and_then(|()| std::fs::remove_dir(parent));
     removed.map_err(VolumeError::io("removing the recycled volume's mount point"))?;
     emptied.map_err(VolumeError::io("emptying the volume"))
 }

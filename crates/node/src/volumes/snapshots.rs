@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
 use super::image::copy::{self, Copy, Hold};
-use super::upkeep::{self, Progress};
+use super::reconciler::{self, Progress};
 use super::users::Users;
 use super::{VolumeError, blocking, freeze};
 use crate::kubelet::Kubelet;
@@ -41,7 +41,7 @@ const FAILED: &str = "Failed to check and update snapshot content: ";
 
 /// Watches the contents until dropped.
 pub async fn run(kubelet: Arc<Kubelet>) {
-    let single = upkeep::each(kubelet.clone(), &kinds::VOLUME_SNAPSHOT_CONTENT, is_wanted, |kubelet, content| {
+    let single = reconciler::each(kubelet.clone(), &kinds::VOLUME_SNAPSHOT_CONTENT, is_wanted, |kubelet, content| {
         Box::pin(async move { attempt(&kubelet, &content).await })
     });
     tokio::join!(single, group::run(kubelet));
@@ -89,10 +89,10 @@ fn removed(
     metadata: &ObjectMeta,
     result: Result<(), VolumeError>,
 ) -> Result<Progress, VolumeError> {
-    let told = result.inspect_err(|error| {
-        tell(kubelet, kind, metadata, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
+    let recorded = result.inspect_err(|error| {
+        record_event(kubelet, kind, metadata, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
     });
-    told.map(|()| Progress::Done)
+    recorded.map(|()| Progress::Done)
 }
 
 /// Writes what came of it into a content's status; `said` is the error that stands there.
@@ -108,7 +108,7 @@ async fn answer(
         Err(error) => {
             let message = format!("{FAILED}{error}");
             if said != Some(message.as_str()) {
-                tell(kubelet, kind, metadata, "SnapshotContentCheckandUpdateFailed", message.clone());
+                record_event(kubelet, kind, metadata, "SnapshotContentCheckandUpdateFailed", message.clone());
                 let now = time::rfc3339(Timestamp::now());
                 patch_status(
                     kubelet,
@@ -137,14 +137,14 @@ fn found(kubelet: &Kubelet, image: &Image) -> Result<Option<Value>, VolumeError>
 }
 
 /// The place of a copy.
-fn place(kubelet: &Kubelet, folder: &str) -> Result<Image, VolumeError> {
+fn image_of(kubelet: &Kubelet, folder: &str) -> Result<Image, VolumeError> {
     let root = kubelet.volumes.root();
     Image::new(root, &root.join(folder))
 }
 
 /// Takes the snapshot of a volume, unless it was taken already.
 async fn take(kubelet: &Kubelet, content: &VolumeSnapshotContent, volume: &str) -> Result<Value, VolumeError> {
-    let to = place(kubelet, &source::folder(content.metadata.uid.as_deref().unwrap_or("")))?;
+    let to = image_of(kubelet, &source::folder(content.metadata.uid.as_deref().unwrap_or("")))?;
     if let Some(status) = found(kubelet, &to)? {
         return Ok(status);
     }
@@ -188,7 +188,7 @@ async fn look(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Valu
     let handle = content.spec.source.snapshot_handle.as_deref().unwrap_or("");
     let missing = || VolumeError::Refused(format!("there is no snapshot \"{handle}\" on this node"));
     let copy = source::of_handle(handle).filter(|copy| copy.node == kubelet.config.node_name).ok_or_else(missing)?;
-    found(kubelet, &place(kubelet, copy.folder)?)?.ok_or_else(missing)
+    found(kubelet, &image_of(kubelet, copy.folder)?)?.ok_or_else(missing)
 }
 
 /// Removes a copy whose content was deleted; then the content may go. Retain is the controller's: it leaves us nothing.
@@ -196,7 +196,7 @@ async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<()
     if content.spec.deletion_policy == "Delete" {
         let own = source::folder(content.metadata.uid.as_deref().unwrap_or(""));
         let folder = source::of_handle(source::content_handle(content)).map_or(own, |copy| copy.folder.to_owned());
-        let (image, users) = (place(kubelet, &folder)?, kubelet.volumes.users().clone());
+        let (image, users) = (image_of(kubelet, &folder)?, kubelet.volumes.users().clone());
         blocking(move || locked(&users, &[folder], || image.delete())).await?;
     }
     release(kubelet, KIND, &content.metadata).await
@@ -238,9 +238,9 @@ async fn patched(
     }
 }
 
-fn tell(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, reason: &'static str, message: String) {
+fn record_event(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, reason: &'static str, message: String) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (name, uid) = (text(&metadata.name), text(&metadata.uid));
     let regarding = Regarding { kind: kind.kind, namespace: String::new(), name, uid };
-    kubelet.events.tell(regarding, PodEvent { warning: true, reason, message, container: None });
+    kubelet.events.record(regarding, PodEvent { warning: true, reason, message, container: None });
 }

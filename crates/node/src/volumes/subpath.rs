@@ -16,26 +16,26 @@ use mainstay_runtime::safe_path::{self, mounts};
 /// Folders of a subPath that are not there are made with this mode, as upstream.
 const MADE_MODE: Mode = Mode::from_bits_truncate(0o750);
 
-/// Binds `sub_path` of a volume to `place` and gives the place. Idempotent.
-pub fn bind(volume: &Path, sub_path: &str, place: &Path) -> io::Result<PathBuf> {
+/// Binds `sub_path` of a volume to `target` and gives the place. Idempotent.
+pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
     let sub_path = safe_path::plain(sub_path)?;
-    if mounts::is_mounted(place)? {
-        return Ok(place.to_owned());
+    if mounts::is_mounted(target)? {
+        return Ok(target.to_owned());
     }
     let root = safe_path::open_root(volume)?;
     let found = match safe_path::open_within(&root, sub_path, OFlag::O_PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(&root, sub_path)?,
         found => found?,
     };
-    let parent = place.parent().unwrap_or(Path::new("/"));
+    let parent = target.parent().unwrap_or(Path::new("/"));
     make_private_dir(parent)?;
     if fs::metadata(safe_path::fd_path(&found))?.is_dir() {
-        make_private_dir(place)?;
+        make_private_dir(target)?;
     } else {
-        fs::OpenOptions::new().create(true).append(true).open(place)?;
+        fs::OpenOptions::new().create(true).append(true).open(target)?;
     }
-    mounts::bind(&safe_path::fd_path(&found), place)?;
-    Ok(place.to_owned())
+    mounts::bind(&safe_path::fd_path(&found), target)?;
+    Ok(target.to_owned())
 }
 
 fn make(root: &OwnedFd, sub_path: &Path) -> io::Result<OwnedFd> {

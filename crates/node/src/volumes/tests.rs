@@ -119,14 +119,14 @@ fn x3_a_sub_path_cannot_leave_its_volume() {
             assert!(subpath::bind(&volume, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
         }
         assert!(fs::read_dir(&secret).unwrap().next().is_none(), "nothing was made outside");
-        let place = base.join("pods/u/subpaths/c/1");
-        subpath::bind(&volume, "alias", &place).unwrap();
-        assert_eq!(fs::read_to_string(place.join("file")).unwrap(), "inside");
+        let target = base.join("pods/u/subpaths/c/1");
+        subpath::bind(&volume, "alias", &target).unwrap();
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
         // A link put in its way later changes nothing: the place is bound.
         fs::remove_file(volume.join("alias")).unwrap();
         symlink(&secret, volume.join("alias")).unwrap();
-        assert_eq!(subpath::bind(&volume, "alias", &place).unwrap(), place);
-        assert_eq!(fs::read_to_string(place.join("file")).unwrap(), "inside");
+        assert_eq!(subpath::bind(&volume, "alias", &target).unwrap(), target);
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
         let file = base.join("pods/u/subpaths/c/2");
         subpath::bind(&volume, "real/file", &file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "inside");

@@ -6,11 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
 use mainstay_api::kinds;
-use mainstay_node::volumes::upkeep;
+use mainstay_node::volumes::reconciler;
 use serde_json::{Value, json};
 
-use crate::place::{Place, mount};
 use crate::policies::{Policy, release};
+use crate::testbed::{Testbed, mount};
 use crate::{Data, EMPTY_DIR, Group, Kind, LOCAL_PATH_IMAGE, NFS, Source};
 
 /// A volume behind the wire below, with a client that waits for ever, as far as this test is concerned.
@@ -66,41 +66,41 @@ impl Wire {
 }
 
 /// Others mount, write, unmount and are reclaimed; the API answers.
-async fn others_go_on(place: &Place) {
-    let kubelet = place.agent.start();
+async fn others_go_on(testbed: &Testbed) {
+    let kubelet = testbed.agent.start();
     for kind in [EMPTY_DIR, LOCAL_PATH_IMAGE, NFS] {
-        let instance = place.fresh(&kind, "Delete").await;
-        let pod = place.pod(&instance, json!({})).await;
+        let instance = testbed.fresh(&kind, "Delete").await;
+        let pod = testbed.pod(&instance, json!({})).await;
         mount(&kubelet, &pod).await.unwrap();
-        assert_eq!(place.container(&kubelet, &pod, "echo ada > /v/row && cat /v/row").await.unwrap().0, 0);
+        assert_eq!(testbed.container(&kubelet, &pod, "echo ada > /v/row && cat /v/row").await.unwrap().0, 0);
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
-        place.forget(&pod).await;
+        testbed.forget(&pod).await;
     }
 }
 
 #[test]
 fn v11_a_server_that_does_not_answer_slows_nobody_else() {
-    let place = Place::new("dead-server");
+    let testbed = Testbed::new("dead-server");
     let wire = Wire::new();
-    place.block_on(async {
-        let kubelet = place.agent.start();
-        let upkeep = tokio::spawn(upkeep::run(kubelet.clone()));
-        let reader = place.pod(&place.fresh(&PATIENT, "Retain").await, json!({})).await;
-        let late = place.pod(&place.fresh(&PATIENT, "Retain").await, json!({})).await;
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let reconciler = tokio::spawn(reconciler::run(kubelet.clone()));
+        let reader = testbed.pod(&testbed.fresh(&PATIENT, "Retain").await, json!({})).await;
+        let late = testbed.pod(&testbed.fresh(&PATIENT, "Retain").await, json!({})).await;
         let path = mount(&kubelet, &reader).await.unwrap().path;
         fs::write(path.join("row"), "ada").unwrap();
-        let recycled = release(&place, PATIENT, Policy::Recycle, &kubelet).await;
+        let recycled = release(&testbed, PATIENT, Policy::Recycle, &kubelet).await;
 
         wire.set_cut(true);
         let reading = tokio::task::spawn_blocking(move || fs::read_to_string(path.join("row")));
         let (node, pod) = (kubelet.clone(), late.clone());
         let mounting = tokio::spawn(async move { mount(&node, &pod).await });
         kubelet.volumes.unmount_pod(&recycled.pod.uid).await.unwrap();
-        others_go_on(&place).await;
-        let deleted = release(&place, LOCAL_PATH_IMAGE, Policy::Delete, &kubelet).await;
+        others_go_on(&testbed).await;
+        let deleted = release(&testbed, LOCAL_PATH_IMAGE, Policy::Delete, &kubelet).await;
         kubelet.volumes.unmount_pod(&deleted.pod.uid).await.unwrap();
-        place.until(&kinds::PERSISTENT_VOLUME, "", &deleted.volume, |volume| volume.is_none()).await;
-        let recycling = place.admin.get(&kinds::PERSISTENT_VOLUME, "", &recycled.volume).await.unwrap();
+        testbed.until(&kinds::PERSISTENT_VOLUME, "", &deleted.volume, |volume| volume.is_none()).await;
+        let recycling = testbed.admin.get(&kinds::PERSISTENT_VOLUME, "", &recycled.volume).await.unwrap();
         assert_eq!(recycling["status"]["phase"], "Released");
         assert!(!reading.is_finished() && !mounting.is_finished(), "the server did not answer all the while");
 
@@ -109,20 +109,20 @@ fn v11_a_server_that_does_not_answer_slows_nobody_else() {
         assert_eq!(reading.await.unwrap().unwrap(), "ada");
         mounting.await.unwrap().unwrap();
         let is_free = |volume: Option<&Value>| volume.is_some_and(|volume| volume["status"]["phase"] == "Available");
-        place.until(&kinds::PERSISTENT_VOLUME, "", &recycled.volume, is_free).await;
+        testbed.until(&kinds::PERSISTENT_VOLUME, "", &recycled.volume, is_free).await;
         for pod in [&reader, &late] {
             kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
         }
-        upkeep.abort();
+        reconciler.abort();
 
         // It does not come back: who waits gets an error, and the pod can go.
-        let pod = place.pod(&place.fresh(&IMPATIENT, "Retain").await, json!({})).await;
+        let pod = testbed.pod(&testbed.fresh(&IMPATIENT, "Retain").await, json!({})).await;
         let path = mount(&kubelet, &pod).await.unwrap().path;
         fs::write(path.join("row"), "ada").unwrap();
         wire.set_cut(true);
         tokio::task::spawn_blocking(move || fs::read_to_string(path.join("row"))).await.unwrap().unwrap_err();
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
-        assert_eq!(place.left(&pod.uid), Vec::<String>::new());
+        assert_eq!(testbed.left(&pod.uid), Vec::<String>::new());
         wire.set_cut(false);
     });
 }

@@ -9,12 +9,12 @@ use std::process::{Command, Stdio};
 use mainstay_api::kinds;
 use mainstay_client::{Informer, ListOptions, Notice};
 use mainstay_node::kubelet::PodContext;
-use mainstay_node::volumes::upkeep;
+use mainstay_node::volumes::reconciler;
 use mainstay_runtime::safe_path::mounts;
 use serde_json::{Value, json};
 
-use crate::place::{Agent, Place, mount};
 use crate::steps::{self, End};
+use crate::testbed::{Agent, Testbed, mount};
 use crate::{Data, Kind};
 
 /// What the victim is to do; without it, it does nothing.
@@ -37,7 +37,7 @@ fn victim() {
         let kubelet = agent.start();
         if let Some(volume) = orders["volume"].as_str() {
             steps::begin();
-            let work = tokio::spawn(upkeep::run(kubelet.clone()));
+            let work = tokio::spawn(reconciler::run(kubelet.clone()));
             let options = ListOptions { field_selector: format!("metadata.name={volume}"), ..ListOptions::default() };
             let mut informer = Informer::new(kubelet.config.client.clone(), &kinds::PERSISTENT_VOLUME, "", options);
             let mut there = None;
@@ -67,10 +67,10 @@ fn victim() {
     });
 }
 
-fn command(place: &Place, mut orders: Value) -> Command {
-    orders["dir"] = json!(place.agent.dir);
-    orders["kubeconfig"] = json!(place.agent.kubeconfig);
-    orders["cgroup"] = json!(place.agent.cgroup_root);
+fn command(testbed: &Testbed, mut orders: Value) -> Command {
+    orders["dir"] = json!(testbed.agent.dir);
+    orders["kubeconfig"] = json!(testbed.agent.kubeconfig);
+    orders["cgroup"] = json!(testbed.agent.cgroup_root);
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "kill::victim", "--test-threads", "1"])
@@ -96,28 +96,28 @@ pub fn moments(steps: u64) -> Vec<u64> {
 
 /// Mounting and unmounting.
 pub fn mounting(name: &str, kind: Kind) {
-    let place = Place::new(&format!("{name}-kill"));
-    let End::Finished(steps) = mount_and_die(&place, kind, u64::MAX) else { unreachable!("it was not killed") };
+    let testbed = Testbed::new(&format!("{name}-kill"));
+    let End::Finished(steps) = mount_and_die(&testbed, kind, u64::MAX) else { unreachable!("it was not killed") };
     assert!(steps > 3, "it did something: {steps}");
     for moment in moments(steps) {
-        mount_and_die(&place, kind, moment);
+        mount_and_die(&testbed, kind, moment);
     }
 }
 
-fn mount_and_die(place: &Place, kind: Kind, moment: u64) -> End {
-    let (instance, pod) = place.block_on(async {
-        let instance = place.fresh(&kind, "Retain").await;
-        let pod = place.pod(&instance, json!({})).await;
+fn mount_and_die(testbed: &Testbed, kind: Kind, moment: u64) -> End {
+    let (instance, pod) = testbed.block_on(async {
+        let instance = testbed.fresh(&kind, "Retain").await;
+        let pod = testbed.pod(&instance, json!({})).await;
         (instance, pod)
     });
-    let acknowledged: PathBuf = place.outside.join(format!("acknowledged-{}", instance.number));
+    let acknowledged: PathBuf = testbed.outside.join(format!("acknowledged-{}", instance.number));
     let writes = kind.data != Data::Given;
     let orders = json!({ "pod": *pod.pod, "acknowledged": acknowledged, "writes": writes });
-    let end = steps::run(command(place, orders), moment);
+    let end = steps::run(command(testbed, orders), moment);
     let said = fs::read_to_string(&acknowledged).unwrap_or_default();
     let has_row = || said.contains("row");
-    place.block_on(async {
-        let kubelet = place.agent.start();
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
         kubelet.volumes.release_unused().await.unwrap();
         let record = mount(&kubelet, &pod).await.unwrap_or_else(|error| panic!("after step {moment}: {error}"));
         let row = || fs::read_to_string(record.path.join("row")).ok();
@@ -127,27 +127,27 @@ fn mount_and_die(place: &Place, kind: Kind, moment: u64) -> End {
         if kind.data == Data::Given {
             assert_eq!(fs::read_to_string(record.path.join("key")).unwrap(), "given", "after step {moment}");
         }
-        let mut points = mounts::below(&place.agent.dir).unwrap();
+        let mut points = mounts::below(&testbed.agent.dir).unwrap();
         points.sort();
         assert!(
             points.windows(2).all(|pair| pair[0] != pair[1]),
             "after step {moment} something is mounted twice: {points:?}"
         );
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
-        assert_eq!(place.left(&pod.uid), Vec::<String>::new(), "after step {moment}");
-        place.forget(&pod).await;
+        assert_eq!(testbed.left(&pod.uid), Vec::<String>::new(), "after step {moment}");
+        testbed.forget(&pod).await;
         if has_row() && kind.data == Data::Kept {
-            let next = place.pod(&instance, json!({})).await;
+            let next = testbed.pod(&instance, json!({})).await;
             let record = mount(&kubelet, &next).await.unwrap();
             assert_eq!(fs::read_to_string(record.path.join("row")).unwrap(), "ada", "V4: after step {moment}");
             kubelet.volumes.unmount_pod(&next.uid).await.unwrap();
-            place.forget(&next).await;
+            testbed.forget(&next).await;
         }
     });
     end
 }
 
 /// Reclaiming a volume, by an agent that dies of it.
-pub fn reclaiming(place: &Place, volume: &str, moment: u64) -> End {
-    steps::run(command(place, json!({ "volume": volume })), moment)
+pub fn reclaiming(testbed: &Testbed, volume: &str, moment: u64) -> End {
+    steps::run(command(testbed, json!({ "volume": volume })), moment)
 }

@@ -13,9 +13,9 @@ const SUPERVISOR: &str = "supervisor";
 mod dead_server;
 mod drivers;
 mod kill;
-mod place;
 mod policies;
 mod steps;
+mod testbed;
 
 /// Where a volume comes from. `DIR` stands for a folder of the machine's that is exported by NFS too.
 #[derive(Clone, Copy, Debug)]

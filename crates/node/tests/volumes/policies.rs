@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use mainstay_api::{kinds, object};
 use mainstay_node::kubelet::{Kubelet, PodContext};
-use mainstay_node::volumes::upkeep;
+use mainstay_node::volumes::reconciler;
 use serde_json::{Value, json};
 
 use crate::kill::{moments, reclaiming};
-use crate::place::{Instance, Place, contents, mount};
 use crate::steps::End;
+use crate::testbed::{Instance, Testbed, contents, mount};
 use crate::{Kind, Source};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,37 +30,37 @@ pub struct Released {
 }
 
 pub fn all(name: &str, kind: Kind, policy: Policy) {
-    let place = Place::new(name);
-    let neighbour = place.block_on(async {
-        let kubelet = place.agent.start();
-        let neighbour = filled(&place, kind, policy, &kubelet).await;
+    let testbed = Testbed::new(name);
+    let neighbour = testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let neighbour = filled(&testbed, kind, policy, &kubelet).await;
         kubelet.volumes.unmount_pod(&neighbour.pod.uid).await.unwrap();
         neighbour
     });
-    place.block_on(async {
-        let kubelet = place.agent.start();
-        let upkeep = tokio::spawn(upkeep::run(kubelet.clone()));
-        let released = release(&place, kind, policy, &kubelet).await;
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let reconciler = tokio::spawn(reconciler::run(kubelet.clone()));
+        let released = release(&testbed, kind, policy, &kubelet).await;
         // V3: not before the last unmount.
         let path = kubelet.volumes.mounted(&released.pod.uid, "v").unwrap().path;
         assert_eq!(fs::read_to_string(path.join("row")).unwrap(), "ada", "V3");
         kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
-        settled(&place, kind, policy, &kubelet, &released).await;
-        upkeep.abort();
+        settled(&testbed, kind, policy, &kubelet, &released).await;
+        reconciler.abort();
     });
     if policy != Policy::Retain {
-        let End::Finished(steps) = reclaim_and_die(&place, kind, policy, u64::MAX) else {
+        let End::Finished(steps) = reclaim_and_die(&testbed, kind, policy, u64::MAX) else {
             unreachable!("it was not killed")
         };
         assert!(steps > 3, "it did something: {steps}");
         for moment in moments(steps) {
-            reclaim_and_die(&place, kind, policy, moment);
+            reclaim_and_die(&testbed, kind, policy, moment);
         }
     }
     // Whatever happened to the others, this one was not meant.
-    place.block_on(async {
-        let kubelet = place.agent.start();
-        let pod = place.pod(&neighbour.instance, json!({})).await;
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let pod = testbed.pod(&neighbour.instance, json!({})).await;
         let path = mount(&kubelet, &pod).await.unwrap().path;
         assert_eq!(fs::read_to_string(path.join("row")).unwrap(), "ada", "V3: a neighbour's data");
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
@@ -68,29 +68,29 @@ pub fn all(name: &str, kind: Kind, policy: Policy) {
 }
 
 /// The agent that reclaims is killed after so many steps; the next one brings it to its end.
-fn reclaim_and_die(place: &Place, kind: Kind, policy: Policy, moment: u64) -> End {
-    let released = place.block_on(async {
-        let kubelet = place.agent.start();
-        let released = release(place, kind, policy, &kubelet).await;
+fn reclaim_and_die(testbed: &Testbed, kind: Kind, policy: Policy, moment: u64) -> End {
+    let released = testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let released = release(testbed, kind, policy, &kubelet).await;
         kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
         released
     });
-    let end = reclaiming(place, &released.volume, moment);
-    place.block_on(async {
-        let kubelet = place.agent.start();
-        let upkeep = tokio::spawn(upkeep::run(kubelet.clone()));
-        settled(place, kind, policy, &kubelet, &released).await;
-        upkeep.abort();
+    let end = reclaiming(testbed, &released.volume, moment);
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let reconciler = tokio::spawn(reconciler::run(kubelet.clone()));
+        settled(testbed, kind, policy, &kubelet, &released).await;
+        reconciler.abort();
     });
     end
 }
 
 /// A volume with rows, folders, and a way out.
-async fn filled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
-    let instance = place.fresh(&kind, &format!("{policy:?}")).await;
-    let pod = place.pod(&instance, json!({})).await;
+async fn filled(testbed: &Testbed, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
+    let instance = testbed.fresh(&kind, &format!("{policy:?}")).await;
+    let pod = testbed.pod(&instance, json!({})).await;
     let record = mount(kubelet, &pod).await.unwrap();
-    let outside = place.outside.join(format!("precious-{}", instance.number));
+    let outside = testbed.outside.join(format!("precious-{}", instance.number));
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("keep"), "precious").unwrap();
     fs::write(record.path.join("row"), "ada").unwrap();
@@ -102,14 +102,14 @@ async fn filled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet
 }
 
 /// The claim goes while the pod has it.
-pub async fn release(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
-    let released = filled(place, kind, policy, kubelet).await;
+pub async fn release(testbed: &Testbed, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>) -> Released {
+    let released = filled(testbed, kind, policy, kubelet).await;
     let claim = released.instance.claim.as_deref().unwrap();
-    place.admin.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, &json!({})).await.unwrap();
-    let kept = place.admin.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim).await.unwrap();
+    testbed.admin.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, &json!({})).await.unwrap();
+    let kept = testbed.admin.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim).await.unwrap();
     assert!(object::is_terminating(&kept), "V2: its pod still has it");
-    place.forget(&released.pod).await;
-    place.until(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, |claim| claim.is_none()).await;
+    testbed.forget(&released.pod).await;
+    testbed.until(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, |claim| claim.is_none()).await;
     let is_released = |volume: Option<&Value>| {
         volume.is_some_and(|volume| match policy {
             Policy::Delete => object::is_terminating(volume),
@@ -117,28 +117,28 @@ pub async fn release(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Ku
             Policy::Retain => volume["status"]["phase"] == "Released",
         })
     };
-    place.until(&kinds::PERSISTENT_VOLUME, "", &released.volume, is_released).await;
+    testbed.until(&kinds::PERSISTENT_VOLUME, "", &released.volume, is_released).await;
     released
 }
 
 /// What the policy says has come about, and nothing else.
-async fn settled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>, released: &Released) {
+async fn settled(testbed: &Testbed, kind: Kind, policy: Policy, kubelet: &Arc<Kubelet>, released: &Released) {
     let (name, instance) = (released.volume.as_str(), &released.instance);
     let claim = instance.claim.as_deref().unwrap();
     let folder = kubelet.volumes.root().join(name);
     match policy {
         Policy::Delete => {
-            place.until(&kinds::PERSISTENT_VOLUME, "", name, |volume| volume.is_none()).await;
+            testbed.until(&kinds::PERSISTENT_VOLUME, "", name, |volume| volume.is_none()).await;
             assert!(!folder.exists(), "V3: {} is still there", folder.display());
         }
         Policy::Recycle => {
             let is_free =
                 |volume: Option<&Value>| volume.is_some_and(|volume| volume["status"]["phase"] == "Available");
-            place.until(&kinds::PERSISTENT_VOLUME, "", name, is_free).await;
+            testbed.until(&kinds::PERSISTENT_VOLUME, "", name, is_free).await;
             assert!(contents(&instance.dir).is_empty(), "V3: {:?}", contents(&instance.dir));
         }
         Policy::Retain => {
-            let volume = place.admin.get(&kinds::PERSISTENT_VOLUME, "", name).await.unwrap();
+            let volume = testbed.admin.get(&kinds::PERSISTENT_VOLUME, "", name).await.unwrap();
             assert_eq!(
                 object::text(&volume, &["spec", "claimRef", "name"]),
                 claim,
@@ -149,16 +149,16 @@ async fn settled(place: &Place, kind: Kind, policy: Policy, kubelet: &Arc<Kubele
         }
     }
     assert_eq!(fs::read_to_string(released.outside.join("keep")).unwrap(), "precious", "V3: outside the volume");
-    assert_eq!(place.left(&released.pod.uid), Vec::<String>::new());
+    assert_eq!(testbed.left(&released.pod.uid), Vec::<String>::new());
     // V6: the same name again, where there is a volume for it.
     if matches!(kind.source, Source::Volume(_)) && policy == Policy::Retain {
         return;
     }
-    let bound = place.claim(claim, claim).await;
+    let bound = testbed.claim(claim, claim).await;
     assert_eq!(object::text(&bound, &["spec", "volumeName"]) == name, policy == Policy::Recycle, "V6");
-    let pod = place.pod(instance, json!({})).await;
+    let pod = testbed.pod(instance, json!({})).await;
     let path = mount(kubelet, &pod).await.unwrap().path;
     assert!(contents(&path).is_empty(), "V6: {:?}", contents(&path));
     kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
-    place.forget(&pod).await;
+    testbed.forget(&pod).await;
 }

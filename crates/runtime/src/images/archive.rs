@@ -512,8 +512,8 @@ fn index(file: &File) -> std::result::Result<BTreeMap<PathBuf, (u64, u64)>, Stri
         return Err("it is empty, or not a tar archive".to_owned());
     }
     for (path, target) in links {
-        if let Some(place) = members.get(&target).copied() {
-            members.entry(path).or_insert(place);
+        if let Some(member) = members.get(&target).copied() {
+            members.entry(path).or_insert(member);
         }
     }
     Ok(members)

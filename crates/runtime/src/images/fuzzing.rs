@@ -17,10 +17,10 @@ const BLOCK: usize = 512;
 pub fn run_layer(input: &[u8]) {
     let Some((what, rest)) = input.split_first() else { return };
     let stream = if what % 2 == 1 { rest.to_vec() } else { with_checksums(rest) };
-    let place = Folder::new();
+    let folder = Folder::new();
     let layer = Layer { digest: None, diff_id: "", number: 1, count: 1, total_bytes: None };
-    let _ = unpack_stream(&mut Cursor::new(stream), &place.inside(), &layer, &mut |_: Progress| {});
-    place.assert_untouched();
+    let _ = unpack_stream(&mut Cursor::new(stream), &folder.inside(), &layer, &mut |_: Progress| {});
+    folder.assert_untouched();
 }
 
 /// One archive: a stream as it is (first byte odd), or parts that become one with right names and digests: what is a
@@ -28,17 +28,17 @@ pub fn run_layer(input: &[u8]) {
 pub fn run_archive(input: &[u8]) {
     let Some((what, rest)) = input.split_first() else { return };
     let archive = if what % 2 == 1 { rest.to_vec() } else { archive(&parts(rest)) };
-    let place = Folder::new();
-    let store = ImageStore::open(&place.inside()).expect("a store");
+    let folder = Folder::new();
+    let store = ImageStore::open(&folder.inside()).expect("a store");
     if let Ok(names) = store.load_reader(&mut Cursor::new(archive), &mut |_: Progress| {}) {
         for name in names {
             let image: Image = store.resolve(&name).expect("what was loaded is there");
             store.layer_dirs(&image.id).expect("its layers").iter().for_each(|layer| assert!(layer.is_dir()));
         }
     }
-    let left: Vec<_> = fs::read_dir(place.inside().join("tmp")).expect("a folder").collect();
+    let left: Vec<_> = fs::read_dir(folder.inside().join("tmp")).expect("a folder").collect();
     assert!(left.is_empty(), "{left:?}");
-    place.assert_untouched();
+    folder.assert_untouched();
 }
 
 /// Walks a tar's headers as they say themselves where the next one is.

@@ -145,7 +145,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes a key that holds no object.
-    pub(super) fn put_mark(&mut self, key: Bytes, value: &str) {
+    pub(super) fn reserve(&mut self, key: Bytes, value: &str) {
         self.put_raw(key, Encoded { bytes: Bytes::from(value.to_owned()), revision_at: None }, Value::Null);
     }
 

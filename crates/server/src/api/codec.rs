@@ -9,7 +9,7 @@ use serde_json::Value;
 pub const MAX_OBJECT: usize = 1_572_864;
 
 /// A placeholder that cannot occur in JSON text that serde writes: the quotes are not escaped inside it.
-const HOLE: &str = "\"resourceVersion\":\"\"";
+const EMPTY_VERSION: &str = "\"resourceVersion\":\"\"";
 
 /// Encodes an object with a hole where the store writes its revision.
 pub fn encode(object: &Value) -> Result<Encoded, Status> {
@@ -22,18 +22,18 @@ pub fn encode(object: &Value) -> Result<Encoded, Status> {
     }
     // Another empty `resourceVersion` may stand before metadata's (in an annotation's text its quotes are escaped,
     // but in a ConfigMap's data or an object reference it is a field of its own), so the place is found by walking.
-    let revision_at = hole(&text);
+    let revision_at = revision_offset(&text);
     Ok(Encoded { bytes: Bytes::from(text), revision_at })
 }
 
 /// The byte offset between the quotes of `metadata.resourceVersion`.
 ///
 /// `{"metadata":{"name":"a","resourceVersion":""}}` → the offset of the second quote of `""`.
-fn hole(text: &str) -> Option<usize> {
+fn revision_offset(text: &str) -> Option<usize> {
     let metadata = top_level_field(text, "metadata")?;
     let inside = text.get(metadata..)?;
     let version = top_level_field(inside, "resourceVersion")?;
-    debug_assert!(text[..metadata + version].ends_with(&HOLE[..HOLE.len() - 2]));
+    debug_assert!(text[..metadata + version].ends_with(&EMPTY_VERSION[..EMPTY_VERSION.len() - 2]));
     Some(metadata + version + 1)
 }
 

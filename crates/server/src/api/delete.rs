@@ -91,7 +91,7 @@ pub fn delete(
         object::ensure(&mut new, &["status"]).insert("phase".to_owned(), json!("Terminating"));
     }
     if !waits && is_released(kind, &new) {
-        let op = take_away(batch, kind, &new)?;
+        let op = finalize(batch, kind, &new)?;
         return Ok(
             match *kind == kinds::POD || *kind == kinds::PERSISTENT_VOLUME_CLAIM || *kind == kinds::PERSISTENT_VOLUME {
                 true => Outcome::ok(Body::Op(op)),
@@ -187,7 +187,7 @@ pub(super) fn is_released(kind: &Kind, object: &Value) -> bool {
 }
 
 /// Takes an object away, with everything that was taken for it.
-pub(super) fn take_away(batch: &mut Batch<'_>, kind: &'static Kind, last: &Value) -> Result<usize, Status> {
+pub(super) fn finalize(batch: &mut Batch<'_>, kind: &'static Kind, last: &Value) -> Result<usize, Status> {
     admission::release(batch, kind, last);
     batch.remove(kind, last)
 }

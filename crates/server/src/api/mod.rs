@@ -83,9 +83,9 @@ impl Cidr {
     }
 
     /// The address at a place; 0 is the network's own.
-    pub fn nth(&self, place: u64) -> Option<std::net::Ipv4Addr> {
-        let place = u32::try_from(place).ok().filter(|place| u64::from(*place) < self.len())?;
-        Some(std::net::Ipv4Addr::from(self.network.checked_add(place)?))
+    pub fn nth(&self, index: u64) -> Option<std::net::Ipv4Addr> {
+        let index = u32::try_from(index).ok().filter(|index| u64::from(*index) < self.len())?;
+        Some(std::net::Ipv4Addr::from(self.network.checked_add(index)?))
     }
 
     /// Whether the address is in the range.

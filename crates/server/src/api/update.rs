@@ -175,7 +175,7 @@ fn replace(
         return Err(Status::invalid(kind, name, &causes));
     }
     if delete::is_released(kind, &new) {
-        let op = delete::take_away(batch, kind, &new)?;
+        let op = delete::finalize(batch, kind, &new)?;
         return Ok(Outcome::ok(Body::Op(op)));
     }
     if new == *old {

@@ -71,13 +71,13 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
                     tracing::debug!(controller = work.controller, key = %work.key, "no room is left for all events");
                     break;
                 }
-                events::tell(&mut batch, work.controller, event);
+                events::record(&mut batch, work.controller, event);
             }
         }
         if let Some((index, status)) = &refused
             && let Some(write) = writes.get(*index)
         {
-            tell_refusal(&mut batch, work.controller, write, status);
+            record_refusal(&mut batch, work.controller, write, status);
         }
         return Compiled { txn: batch.into_txn(), refused: refused.map(|(_, status)| status), is_cut, writes: count };
     }
@@ -139,7 +139,7 @@ fn check(kind: &mainstay_api::Kind, old: &Value, uid: &str, resource_version: Op
 }
 
 /// What upstream's controllers tell when they cannot make an object: an event about its owner.
-fn tell_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write, status: &Status) {
+fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write, status: &Status) {
     let Write::Create { kind, object } = write else { return };
     if matches!(status.code, 404 | 409) {
         return;
@@ -164,6 +164,6 @@ fn tell_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write, 
                 status.message
             ),
         };
-        events::tell(batch, controller, &event);
+        events::record(batch, controller, &event);
     }
 }

@@ -23,7 +23,7 @@ const LOUD: i64 = 10;
 const QUIET: SignedDuration = SignedDuration::from_secs(10);
 
 /// Adds an Event to the batch. One that cannot be written (its namespace is going) is left out.
-pub fn tell(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
+pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
     let namespace = if event.key.namespace.is_empty() { "default" } else { &event.key.namespace };
     let message: String = event.message.chars().take(MAX_MESSAGE).collect();
     let name = name_of(controller, event, &message);
@@ -44,7 +44,7 @@ pub fn tell(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
         api::create(batch, &kinds::EVENT, namespace, fresh).map(|_| ())
     };
     if let Err(status) = written {
-        tracing::debug!(message = %status.message, reason = event.reason, "an event could not be told");
+        tracing::debug!(message = %status.message, reason = event.reason, "an event could not be recorded");
     }
 }
 

@@ -96,7 +96,7 @@ impl Driver {
         let page = store.range(b"", None, usize::MAX, None)?;
         let watcher = store.watch("", page.revision)?;
         let mut gone: BTreeMap<_, _> =
-            self.snapshot.metas.iter().map(|(place, meta)| (place.clone(), meta.kind)).collect();
+            self.snapshot.metas.iter().map(|(index, meta)| (index.clone(), meta.kind)).collect();
         for entry in &page.entries {
             let Some((kind, object)) = key::parse(&entry.key) else { continue };
             gone.remove(&(kind.plural, kind.group, object.clone()));
@@ -132,7 +132,7 @@ impl Driver {
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, object.clone(), value, revision.0);
         self.look_at_unreadable(&before, &change);
-        for (place, controller) in self.controllers.iter().enumerate() {
+        for (index, controller) in self.controllers.iter().enumerate() {
             let mut woken = Vec::new();
             let called = catch_unwind(AssertUnwindSafe(|| {
                 (controller.keys)(&before, &self.snapshot, &change, &mut |key| woken.push(key));
@@ -141,7 +141,7 @@ impl Driver {
                 tracing::error!(controller = controller.name, kind = kind.kind, key = %object, "finding the keys of a change panicked");
             }
             for key in woken {
-                self.queue.wake((place, key));
+                self.queue.wake((index, key));
             }
         }
     }
@@ -280,7 +280,7 @@ impl Driver {
     pub fn waiting(&self) -> impl Iterator<Item = (&'static str, &ObjectKey, &[mainstay_logic::Waiting])> {
         self.waiting
             .iter()
-            .filter_map(|((place, key), waiting)| Some((self.controllers.get(*place)?.name, key, waiting.as_slice())))
+            .filter_map(|((index, key), waiting)| Some((self.controllers.get(*index)?.name, key, waiting.as_slice())))
     }
 }
 

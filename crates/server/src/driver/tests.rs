@@ -26,9 +26,9 @@ fn made(key: &ObjectKey, suffix: &str, finalizer: &str) -> Write {
 
 /// One secret per config map; decides on nothing but its snapshot, so it would fail if it did not see its own writes.
 fn mirror(snapshot: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
-    let place =
+    let index =
         (kinds::SECRET.plural, kinds::SECRET.group, ObjectKey::new(key.namespace.clone(), format!("{}-s", key.name)));
-    let writes = if snapshot.metas.contains_key(&place) { Vec::new() } else { vec![made(key, "-s", "x.io/kept")] };
+    let writes = if snapshot.metas.contains_key(&index) { Vec::new() } else { vec![made(key, "-s", "x.io/kept")] };
     Decision { writes, ..Decision::default() }
 }
 

@@ -131,17 +131,17 @@ impl Volumes {
                 now.insert((node.name.clone(), name.clone()), directory.starts);
             }
         }
-        for (place, starts) in &self.directories {
-            let living = snapshot.persistent_volumes.get(&ObjectKey::new("", place.1.as_str()));
+        for (folder, starts) in &self.directories {
+            let living = snapshot.persistent_volumes.get(&ObjectKey::new("", folder.1.as_str()));
             let is_wanted = living.is_some_and(|living| living.metadata.deletion_timestamp.is_none());
-            match now.get(place) {
+            match now.get(folder) {
                 None if is_wanted => {
-                    return Err(Violation::new("V3", format!("{place:?} is removed and was not deleted")));
+                    return Err(Violation::new("V3", format!("{folder:?} is removed and was not deleted")));
                 }
                 // Emptied, because its claim is gone and its policy says so.
                 Some(0) if living.is_some_and(|living| is_recycled(living, snapshot)) => {}
                 Some(new) if new < starts => {
-                    return Err(Violation::new("V4", format!("{place:?} lost what was written")));
+                    return Err(Violation::new("V4", format!("{folder:?} lost what was written")));
                 }
                 _ => {}
             }

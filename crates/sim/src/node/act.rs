@@ -14,14 +14,14 @@ use crate::runtime::{Container, Directory, Mount, Sandbox as Made};
 
 impl Node {
     /// A task has come to its end.
-    pub(super) fn finish(&mut self, place: usize, key: Key, task: Task, around: &mut Around<'_>) {
+    pub(super) fn finish(&mut self, index: usize, key: Key, task: Task, around: &mut Around<'_>) {
         let action = match task {
-            Task::WriteStatus(wanted) => return self.write_status(place, &wanted, around),
-            Task::Verify => return self.verify(place, around),
+            Task::WriteStatus(wanted) => return self.write_status(index, &wanted, around),
+            Task::Verify => return self.verify(index, around),
             Task::Act(action) => action,
         };
         let now = around.now;
-        let Some(entry) = self.agent.entries.get(place) else { return };
+        let Some(entry) = self.agent.entries.get(index) else { return };
         let uid = entry.agenda.view.uid().to_owned();
         let fails = around.faults && around.seed.one_in(40);
         let fact = match action {
@@ -29,16 +29,16 @@ impl Node {
                 let pod = entry.agenda.view.pod.clone();
                 self.machine.begun.entry(uid.clone()).or_insert(pod);
                 if !fails {
-                    self.machine.doomed.insert(uid);
+                    self.machine.tombstoned.insert(uid);
                 }
                 Some(Fact::Remembered(!fails))
             }
             Action::EnsureVolume { name } => {
-                let result = if fails { Err("injected".to_owned()) } else { self.mount(place, &uid, &name, around) };
+                let result = if fails { Err("injected".to_owned()) } else { self.mount(index, &uid, &name, around) };
                 Some(Fact::Volume { name, result: result.map(|()| None) })
             }
             Action::EnsureSandbox if fails => Some(Fact::SandboxFailed("injected".to_owned())),
-            Action::EnsureSandbox => Some(Fact::Sandbox(self.make_sandbox(place, &uid, now))),
+            Action::EnsureSandbox => Some(Fact::Sandbox(self.make_sandbox(index, &uid, now))),
             Action::EnsureImage { container, image, .. } => {
                 let result = if image.starts_with("bad") || fails {
                     Err(("ErrImagePull", "no such image".to_owned()))
@@ -84,46 +84,46 @@ impl Node {
                 self.machine.sandboxes.remove(&uid);
                 Some(Fact::Sandbox(Sandbox::Absent))
             }
-            Action::Unmount if fails => return self.end(place, &key, End::Failed, now),
+            Action::Unmount if fails => return self.end(index, &key, End::Failed, now),
             Action::Unmount => {
                 self.machine.mounts.retain(|(of, _), _| *of != uid);
                 Some(Fact::Unmounted)
             }
-            Action::ConfirmDeletion => return self.confirm(place, &uid, around),
+            Action::ConfirmDeletion => return self.confirm(index, &uid, around),
             Action::Forget => {
                 self.machine.begun.remove(&uid);
-                self.machine.doomed.remove(&uid);
+                self.machine.tombstoned.remove(&uid);
                 self.machine.containers.remove(&uid);
-                if let Some(entry) = self.agent.entries.get_mut(place) {
+                if let Some(entry) = self.agent.entries.get_mut(index) {
                     entry.ended = true;
                 }
                 return;
             }
         };
-        if let (Some(fact), Some(entry)) = (fact, self.agent.entries.get_mut(place)) {
+        if let (Some(fact), Some(entry)) = (fact, self.agent.entries.get_mut(index)) {
             entry.apply(fact, now);
         }
-        self.end(place, &key, End::Done, now);
+        self.end(index, &key, End::Done, now);
     }
 
-    fn end(&mut self, place: usize, key: &Key, end: End, now: Timestamp) {
-        if let Some(entry) = self.agent.entries.get_mut(place) {
+    fn end(&mut self, index: usize, key: &Key, end: End, now: Timestamp) {
+        if let Some(entry) = self.agent.entries.get_mut(index) {
             entry.agenda.finish(key, end, now);
         }
     }
 
     /// Notes the pod before anything of it is made.
-    fn note(&mut self, place: usize, uid: &str) {
-        if let Some(entry) = self.agent.entries.get(place) {
+    fn note(&mut self, index: usize, uid: &str) {
+        if let Some(entry) = self.agent.entries.get(index) {
             let pod = entry.agenda.view.pod.clone();
             self.machine.begun.entry(uid.to_owned()).or_insert(pod);
         }
     }
 
-    fn make_sandbox(&mut self, place: usize, uid: &str, now: Timestamp) -> Sandbox {
-        self.note(place, uid);
-        let ip = self.machine.next_ip(self.place);
-        let Some(entry) = self.agent.entries.get(place) else { return Sandbox::Absent };
+    fn make_sandbox(&mut self, index: usize, uid: &str, now: Timestamp) -> Sandbox {
+        self.note(index, uid);
+        let ip = self.machine.next_ip(self.index);
+        let Some(entry) = self.agent.entries.get(index) else { return Sandbox::Absent };
         let key = entry.key.clone();
         let made = self.machine.sandboxes.entry(uid.to_owned()).or_insert(Made { key, made_at: now, ip });
         Sandbox::Ready { ip: Some(made.ip.clone()), made_at: Some(made.made_at) }
@@ -155,9 +155,9 @@ impl Node {
     }
 
     /// A volume of the pod: its own, or its claim's, when claim and volume name each other by uid (V1).
-    fn mount(&mut self, place: usize, uid: &str, name: &str, around: &mut Around<'_>) -> Result<(), String> {
-        self.note(place, uid);
-        let Some(entry) = self.agent.entries.get(place) else { return Ok(()) };
+    fn mount(&mut self, index: usize, uid: &str, name: &str, around: &mut Around<'_>) -> Result<(), String> {
+        self.note(index, uid);
+        let Some(entry) = self.agent.entries.get(index) else { return Ok(()) };
         let spec = entry.agenda.view.pod.spec.clone().unwrap_or_default();
         let claim = spec
             .volumes
@@ -249,10 +249,10 @@ impl Node {
     }
 
     /// The last step of S2: the API object may go.
-    fn confirm(&mut self, place: usize, uid: &str, around: &mut Around<'_>) {
+    fn confirm(&mut self, index: usize, uid: &str, around: &mut Around<'_>) {
         let now = around.now;
         let reachable = self.can_talk(around);
-        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return };
         let options = DeleteOptions { grace: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
         let key = entry.key.clone();
         let result = match reachable {

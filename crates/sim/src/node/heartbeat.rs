@@ -93,7 +93,7 @@ impl Node {
 
     fn is_to_reclaim(&self, deleted: &PersistentVolume) -> bool {
         let made_on = volume::annotation(&deleted.metadata, volume::MADE_ON);
-        let here = if made_on.is_empty() { self.place == 0 } else { made_on == self.name };
+        let here = if made_on.is_empty() { self.index == 0 } else { made_on == self.name };
         let finalizers = deleted.metadata.finalizers.as_deref().unwrap_or_default();
         deleted.metadata.deletion_timestamp.is_some()
             && here

@@ -11,10 +11,10 @@ use crate::bugs::Bug;
 
 impl Node {
     /// The patch arrives at the server, and its answer here.
-    pub(super) fn write_status(&mut self, place: usize, wanted: &Value, around: &mut Around<'_>) {
+    pub(super) fn write_status(&mut self, index: usize, wanted: &Value, around: &mut Around<'_>) {
         let reachable = self.can_talk(around);
         let now = around.now;
-        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return };
         let preconditions = (object::uid(wanted), object::resource_version(wanted));
         let body = serde_json::json!({ "status": wanted.get("status") });
         let result = match reachable {
@@ -38,10 +38,10 @@ impl Node {
     }
 
     /// Asks whether this very pod is still there, again and again until there is an answer.
-    pub(super) fn verify(&mut self, place: usize, around: &mut Around<'_>) {
+    pub(super) fn verify(&mut self, index: usize, around: &mut Around<'_>) {
         let reachable = self.can_talk(around);
         let now = around.now;
-        let Some(entry) = self.agent.entries.get_mut(place) else { return };
+        let Some(entry) = self.agent.entries.get_mut(index) else { return };
         let found =
             if reachable { get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name).ok() } else { None };
         let Some(found) = found else {

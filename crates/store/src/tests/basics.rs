@@ -96,7 +96,7 @@ fn a_watcher_slower_than_the_window_is_told_so_a4() {
 fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
     let store = Store::open(Source::backend(FaultyDisk::new()), Options::inline()).unwrap();
     let put = |key: usize, value: usize| Op::Put { key: vec![b'k'; key].into(), value: Encoded::plain(vec![0; value]) };
-    let hole = Op::Delete { key: "k".into(), last: Encoded { bytes: "{}".into(), revision_at: Some(3) } };
+    let offset = Op::Delete { key: "k".into(), last: Encoded { bytes: "{}".into(), revision_at: Some(3) } };
     let quarter = MAX_TXN_BYTES / 4;
     let table = [
         (vec![put(0, 0)], Some(Invalid::Key(0))),
@@ -108,7 +108,7 @@ fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
         (vec![put(1, 0); MAX_OPS + 1], Some(Invalid::Ops(MAX_OPS + 1))),
         (vec![put(1, quarter - 1); 4], None),
         (vec![put(1, quarter); 4], Some(Invalid::Bytes(MAX_TXN_BYTES + 4))),
-        (vec![hole], Some(Invalid::Hole(3))),
+        (vec![offset], Some(Invalid::RevisionOffset(3))),
     ];
     for (ops, refusal) in table {
         let answer = store.commit_blocking(Txn { expect: vec![], ops });

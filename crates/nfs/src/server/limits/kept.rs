@@ -127,7 +127,7 @@ impl Kept {
     /// What a folder uses, where nothing has changed since that was noted, and the machine has not crashed.
     pub fn used(&self, id: u32) -> Option<u64> {
         let mut note = [0; NOTE];
-        self.notes.read_exact_at(&mut note, place(id)).ok()?;
+        self.notes.read_exact_at(&mut note, offset(id)).ok()?;
         let (stamp, used) = note.split_first_chunk::<8>()?;
         (*stamp == self.boot).then(|| used.first_chunk().map_or(0, |used| u64::from_be_bytes(*used)))
     }
@@ -138,14 +138,14 @@ impl Kept {
         let mut note = [0; NOTE];
         note[..8].copy_from_slice(&self.boot);
         note[8..].copy_from_slice(&used.to_be_bytes());
-        self.notes.write_all_at(&note, place(id))
+        self.notes.write_all_at(&note, offset(id))
     }
 
     pub fn forget_used(&self, id: u32) -> io::Result<()> {
-        self.notes.write_all_at(&[0; NOTE], place(id))
+        self.notes.write_all_at(&[0; NOTE], offset(id))
     }
 }
 
-fn place(id: u32) -> u64 {
+fn offset(id: u32) -> u64 {
     u64::from(id) * NOTE as u64
 }

@@ -158,13 +158,13 @@ impl<'a> Rule<'a> {
         self.equals(&[0; 4])
     }
 
-    /// The packets whose source address hashes to `place` of `of`.
-    pub fn hashed_to(&mut self, place: u32, of: u32) -> &mut Self {
+    /// The packets whose source address hashes to `index` of `of`.
+    pub fn hashed_to(&mut self, index: u32, of: u32) -> &mut Self {
         self.source(FIRST + 1);
         self.expression("hash", |data| {
             data.be32(1, FIRST + 1).be32(2, FIRST).be32(3, 4).be32(4, of).be32(5, 0).be32(7, 0);
         });
-        self.equals(&place.to_ne_bytes())
+        self.equals(&index.to_ne_bytes())
     }
 
     fn immediate(&mut self, register: u32, value: &[u8]) -> &mut Self {

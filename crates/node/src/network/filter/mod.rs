@@ -123,8 +123,8 @@ fn table(message: &mut Message) -> &mut Message {
 
 fn base_chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
     let mut message = Message::new(NEW_CHAIN, CREATE, &IPV4);
-    table(&mut message).string(3, name).nest(4, |place| {
-        place.be32(1, hook).be32(2, priority.cast_unsigned());
+    table(&mut message).string(3, name).nest(4, |hook_of| {
+        hook_of.be32(1, hook).be32(2, priority.cast_unsigned());
     });
     message.string(7, kind);
     message
@@ -194,13 +194,13 @@ fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
         }));
     }
     let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
-    for (place, endpoint) in (0..count).zip(&backends.endpoints) {
+    for (index, endpoint) in (0..count).zip(&backends.endpoints) {
         messages.push(rule(name, |rule| {
-            let left = count - place;
+            let left = count - index;
             if left > 1 {
                 // One of those that are left, or by the client's address always the same.
                 if backends.by_client {
-                    rule.hashed_to(place, count)
+                    rule.hashed_to(index, count)
                 } else {
                     rule.one_in(left)
                 };
@@ -338,7 +338,7 @@ impl Filter {
         let current = self.services.get(service).unwrap_or(&empty);
         let mut messages = Vec::new();
         let mut wanted = BTreeMap::new();
-        let mut doomed = Vec::new();
+        let mut removed = Vec::new();
         let mut next_chain = self.next_chain;
         for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.endpoints.is_empty()) {
             match current.get(front) {
@@ -370,9 +370,9 @@ impl Filter {
         }
         for (front, (name, _)) in current.iter().filter(|(front, _)| !wanted.contains_key(front)) {
             messages.push(element(DEL_ELEMENT, 0, front.map(), &front.key(), None));
-            doomed.push(name.clone());
+            removed.push(name.clone());
         }
-        messages.extend(doomed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
+        messages.extend(removed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
         let hairpins = self.hairpins_with(service, &wanted);
         messages.extend(self.hairpin_changes(&hairpins));
         ServiceChange { messages, chains: wanted, hairpins, next_chain }

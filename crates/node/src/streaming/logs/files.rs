@@ -76,7 +76,7 @@ pub fn after(path: &Path, identity: Identity) -> io::Result<Option<LogFile>> {
     }
     let files = open_all(path)?;
     let next = match files.iter().position(|file| file.identity == identity) {
-        Some(place) => place + 1,
+        Some(slot) => slot + 1,
         // It was rotated away: the oldest that is left.
         None => 0,
     };
@@ -90,9 +90,9 @@ pub fn after(path: &Path, identity: Identity) -> io::Result<Option<LogFile>> {
 /// What the system says.
 pub fn tail(files: &[LogFile], lines: u64) -> io::Result<(usize, u64)> {
     let mut wanted = lines;
-    for (place, file) in files.iter().enumerate().rev() {
+    for (slot, file) in files.iter().enumerate().rev() {
         if let Some(offset) = tail_of(&file.file, &mut wanted)? {
-            return Ok((place, offset));
+            return Ok((slot, offset));
         }
     }
     Ok((0, 0))
@@ -142,10 +142,10 @@ mod tests {
         format!("2026-11-21T04:00:00.000000001Z stdout F line {number}\n")
     }
 
-    fn read_from(files: &[LogFile], place: usize, offset: u64) -> String {
+    fn read_from(files: &[LogFile], slot: usize, offset: u64) -> String {
         let mut out = String::new();
-        for (index, file) in files.iter().enumerate().skip(place) {
-            let from = if index == place { offset } else { 0 };
+        for (index, file) in files.iter().enumerate().skip(slot) {
+            let from = if index == slot { offset } else { 0 };
             let mut bytes = vec![0u8; (file.file.metadata().unwrap().len() - from) as usize];
             file.file.read_exact_at(&mut bytes, from).unwrap();
             out.push_str(&String::from_utf8(bytes).unwrap());
@@ -165,9 +165,9 @@ mod tests {
         let files = open_all(&path).unwrap();
         assert_eq!(files.len(), 3);
         for lines in [0, 1, 2, 99, 100, 101, 700, 1499, 1500, 1501, 2499, 2500, 9999] {
-            let (place, offset) = tail(&files, lines as u64).unwrap();
+            let (slot, offset) = tail(&files, lines as u64).unwrap();
             let expected = all[all.len().saturating_sub(lines)..].concat() + "2026-11-21T04:00:00Z stdout F cut";
-            assert_eq!(read_from(&files, place, offset), expected, "{lines} lines");
+            assert_eq!(read_from(&files, slot, offset), expected, "{lines} lines");
         }
     }
 

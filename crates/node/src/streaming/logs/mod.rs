@@ -57,8 +57,8 @@ async fn run(
     let (path, tail) = (target.path.clone(), options.tail);
     let files = blocking(move || {
         let mut files = files::open_all(&path)?;
-        let (place, offset) = tail.map_or(Ok((0, 0)), |lines| files::tail(&files, lines))?;
-        files.drain(..place.min(files.len()));
+        let (slot, offset) = tail.map_or(Ok((0, 0)), |lines| files::tail(&files, lines))?;
+        files.drain(..slot.min(files.len()));
         if let Some(first) = files.first_mut() {
             first.file.seek(SeekFrom::Start(offset))?;
         }

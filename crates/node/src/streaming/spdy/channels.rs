@@ -57,7 +57,7 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Send + 'static>(
     let deadline = tokio::time::Instant::now() + STREAM_CREATION_TIMEOUT;
     while !came.all(wanted, protocol) {
         let stream = tokio::time::timeout_at(deadline, streams.recv()).await.ok()??;
-        let place = match stream.headers.get("streamtype") {
+        let slot = match stream.headers.get("streamtype") {
             Some("error") => &mut came.error,
             Some("stdin") => &mut came.stdin,
             Some("stdout") => &mut came.stdout,
@@ -68,7 +68,7 @@ pub async fn open<IO: AsyncRead + AsyncWrite + Send + 'static>(
                 return None;
             }
         };
-        *place = Some(stream);
+        *slot = Some(stream);
     }
     Some(Channels {
         stdin: came.stdin.map(|stream| stream.input),

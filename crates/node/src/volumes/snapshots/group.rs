@@ -19,7 +19,7 @@ const GROUP: &Kind = &kinds::VOLUME_GROUP_SNAPSHOT_CONTENT;
 
 /// Watches the contents of group snapshots until dropped.
 pub async fn run(kubelet: Arc<Kubelet>) {
-    upkeep::each(kubelet, GROUP, is_wanted, |kubelet, content| {
+    reconciler::each(kubelet, GROUP, is_wanted, |kubelet, content| {
         Box::pin(async move { attempt(&kubelet, &content).await })
     })
     .await;
@@ -51,7 +51,7 @@ fn folders(content: &VolumeGroupSnapshotContent) -> Vec<String> {
 
 async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result<Value, VolumeError> {
     let volumes = content.spec.source.volume_handles.clone().unwrap_or_default();
-    let to = folders(content).iter().map(|folder| place(kubelet, folder)).collect::<Result<Vec<Image>, _>>()?;
+    let to = folders(content).iter().map(|folder| image_of(kubelet, folder)).collect::<Result<Vec<Image>, _>>()?;
     let mut from = Vec::new();
     for volume in &volumes {
         from.push(volume_image(kubelet, volume).await?);
@@ -95,7 +95,7 @@ async fn remove(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Resu
         }
         for folder in folders(content) {
             if !kept.contains(&source::handle(&kubelet.config.node_name, &folder)) {
-                let (image, users) = (place(kubelet, &folder)?, kubelet.volumes.users().clone());
+                let (image, users) = (image_of(kubelet, &folder)?, kubelet.volumes.users().clone());
                 blocking(move || locked(&users, &[folder], || image.delete())).await?;
             }
         }

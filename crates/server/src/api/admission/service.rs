@@ -157,7 +157,7 @@ fn free_address(batch: &mut Batch<'_>) -> Option<Ipv4Addr> {
     let dynamic = (0..count).map(|step| first + (start + step) % count);
     dynamic
         .chain(1..first)
-        .filter_map(|place| cidr.nth(place))
+        .filter_map(|index| cidr.nth(index))
         .find(|address| !batch.is_taken(&key::cluster_ip(&address.to_string())))
 }
 
@@ -212,14 +212,14 @@ pub fn claim(batch: &mut Batch<'_>, service: &Value, old: Option<&Value>) {
     let owner = format!("{}/{}", object::namespace(service), object::name(service));
     let (had, has) = (old.map(addresses).unwrap_or_default(), addresses(service));
     for address in has.difference(&had) {
-        batch.put_mark(key::cluster_ip(address), &owner);
+        batch.reserve(key::cluster_ip(address), &owner);
     }
     for address in had.difference(&has) {
         batch.remove_mark(key::cluster_ip(address));
     }
     let (had, has) = (old.map(node_ports).unwrap_or_default(), node_ports(service));
     for port in has.difference(&had) {
-        batch.put_mark(key::node_port(*port), &owner);
+        batch.reserve(key::node_port(*port), &owner);
     }
     for port in had.difference(&has) {
         batch.remove_mark(key::node_port(*port));

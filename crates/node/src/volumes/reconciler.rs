@@ -41,7 +41,7 @@ pub enum Progress {
 
 /// What this node is to do with a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum Task {
     Grow,
     Reclaim,
     Recycle,
@@ -49,16 +49,16 @@ enum Wish {
     Export,
 }
 
-fn wish(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Wish> {
+fn task(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Task> {
     let node = &kubelet.config.node_name;
     if export::is_wanted(volume, node) {
-        Some(Wish::Export)
+        Some(Task::Export)
     } else if reclaim::is_wanted(volume, node) {
-        Some(Wish::Reclaim)
+        Some(Task::Reclaim)
     } else if asked(volume, node).is_some() {
-        Some(Wish::Recycle)
+        Some(Task::Recycle)
     } else {
-        growth::is_wanted(kubelet, volume).then_some(Wish::Grow)
+        growth::is_wanted(kubelet, volume).then_some(Task::Grow)
     }
 }
 
@@ -67,7 +67,7 @@ pub async fn run(kubelet: Arc<Kubelet>) {
     if let Err(error) = kubelet.volumes.release_unused().await {
         tracing::warn!(%error, "volumes that nobody uses stay mounted");
     }
-    let wanted = |kubelet: &Kubelet, volume: &PersistentVolume| wish(kubelet, volume).is_some();
+    let wanted = |kubelet: &Kubelet, volume: &PersistentVolume| task(kubelet, volume).is_some();
     each(kubelet, &kinds::PERSISTENT_VOLUME, wanted, |kubelet, volume| {
         Box::pin(async move { attempt(&kubelet, &volume).await })
     })
@@ -103,7 +103,7 @@ pub(super) async fn each<T>(
                 None => {
                     let (sender, receiver) = watch::channel(object);
                     tended.insert(key, sender);
-                    tasks.spawn(tend(kubelet.clone(), receiver, attempt));
+                    tasks.spawn(reconcile(kubelet.clone(), receiver, attempt));
                 }
             },
         }
@@ -112,7 +112,7 @@ pub(super) async fn each<T>(
 }
 
 /// Does what one object wants, until it wants nothing more.
-async fn tend<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<T>, attempt: Attempt<T>) {
+async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<T>, attempt: Attempt<T>) {
     let mut users = kubelet.volumes.users().changes();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -134,30 +134,30 @@ async fn tend<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: watch::
 }
 
 async fn attempt(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
-    match wish(kubelet, volume) {
+    match task(kubelet, volume) {
         None => Ok(Progress::Done),
-        Some(Wish::Grow) => growth::grow(kubelet, volume).await,
-        Some(Wish::Export) => {
+        Some(Task::Grow) => growth::grow(kubelet, volume).await,
+        Some(Task::Export) => {
             let result = export::attend(kubelet, volume).await;
-            result.inspect_err(|error| tell(kubelet, volume, "NfsFolderFailed", error.to_string()))
+            result.inspect_err(|error| record_event(kubelet, volume, "NfsFolderFailed", error.to_string()))
         }
-        Some(Wish::Reclaim) => {
+        Some(Task::Reclaim) => {
             let result = reclaim::reclaim(kubelet, volume).await;
-            result.inspect_err(|error| tell(kubelet, volume, "VolumeFailedDelete", error.to_string()))
+            result.inspect_err(|error| record_event(kubelet, volume, "VolumeFailedDelete", error.to_string()))
         }
-        Some(Wish::Recycle) => {
+        Some(Task::Recycle) => {
             let result = recycle::recycle(kubelet, volume).await;
             result.inspect_err(|error| {
-                tell(kubelet, volume, "VolumeFailedRecycle", format!("Volume recycling failed: {error}"))
+                record_event(kubelet, volume, "VolumeFailedRecycle", format!("Volume recycling failed: {error}"))
             })
         }
     }
 }
 
-fn tell(kubelet: &Kubelet, volume: &PersistentVolume, reason: &'static str, message: String) {
+fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, reason: &'static str, message: String) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (name, uid) = (text(&volume.metadata.name), text(&volume.metadata.uid));
     tracing::warn!(volume = %name, reason, message, "tried again later");
     let regarding = Regarding { kind: "PersistentVolume", namespace: String::new(), name, uid };
-    kubelet.events.tell(regarding, PodEvent { warning: true, reason, message, container: None });
+    kubelet.events.record(regarding, PodEvent { warning: true, reason, message, container: None });
 }

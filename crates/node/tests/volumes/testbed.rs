@@ -107,7 +107,7 @@ pub struct Instance {
     pub claim: Option<String>,
 }
 
-pub struct Place {
+pub struct Testbed {
     pub world: World,
     pub admin: Client,
     pub agent: Agent,
@@ -117,7 +117,7 @@ pub struct Place {
     next: Cell<u32>,
 }
 
-impl Place {
+impl Testbed {
     pub fn new(name: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let world = World::new(name);
@@ -147,9 +147,9 @@ impl Place {
         let server = server.unwrap();
         let agent = Agent { dir, kubeconfig: server.node.path.clone(), cgroup_root: world.cgroup_root.clone() };
         let admin = Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).unwrap()).unwrap();
-        let place = Self { world, admin, agent, outside, _server: server, next: Cell::new(0) };
-        place.block_on(place.furnish());
-        place
+        let testbed = Self { world, admin, agent, outside, _server: server, next: Cell::new(0) };
+        testbed.block_on(testbed.furnish());
+        testbed
     }
 
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
@@ -360,7 +360,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Testbed {
     fn drop(&mut self) {
         // Only then may the world be removed with what is in it.
         mounts::unmount_below(&self.agent.dir).unwrap();
