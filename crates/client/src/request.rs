@@ -271,6 +271,11 @@ impl Client {
         self.json(Method::DELETE, &path(kind, namespace, name, ""), Some(&options), "application/json").await
     }
 
+    /// `POST` to any path, such as that of a review.
+    pub async fn post(&self, path: &str, object: &Value) -> Result<Value, Error> {
+        self.json(Method::POST, path, Some(object), "application/json").await
+    }
+
     /// Watches a kind from a resourceVersion, with bookmarks.
     pub async fn watch(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Watching, Error> {
         let uri = format!("{}?{}", path(kind, namespace, "", ""), query(options, true));

@@ -1,6 +1,6 @@
 //! Who asks (X1): a client certificate, or a service account's token.
 
-use mainstay_api::{kinds, object};
+use mainstay_api::{Kind, kinds, object};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::{Api, TokenError, Tokens};
@@ -66,31 +66,32 @@ impl User {
         (!name.is_empty()).then(|| Self::authenticated(name, groups, String::new()))
     }
 
-    /// The service account behind a token, if it (and the pod that the token is bound to) is still the same one.
-    pub fn of_token(api: &Api, tokens: &Tokens, token: &str) -> Result<Self, TokenError> {
-        let claims = tokens.check(token, api.now())?;
+    /// The service account behind a token for one of `audiences`, if it and all that the token is bound to are still
+    /// the same ones; and for which of the audiences it is.
+    pub fn of_token(
+        api: &Api,
+        tokens: &Tokens,
+        token: &str,
+        audiences: &[&str],
+    ) -> Result<(Self, Vec<String>), TokenError> {
+        let claims = tokens.check(token, audiences, api.now())?;
         let mut batch = api.batch();
-        let mut is_still = |kind, name: &str, uid: &str| {
-            let found = batch.get(kind, &claims.namespace, name).ok().flatten();
+        let mut is_still = |kind: &Kind, name: &str, uid: &str| {
+            let namespace = if kind.namespaced { claims.namespace.as_str() } else { "" };
+            let found = batch.get(kind, namespace, name).ok().flatten();
+            // A pod that is ending still works until its last container has; anything else ends at once.
+            let may_end = *kind == kinds::POD;
             !uid.is_empty()
-                && found.is_some_and(|found| {
-                    object::uid(&found) == uid && !object::is_terminating(&found)
-                        || kind == &kinds::POD && object::uid(&found) == uid
-                })
+                && found.is_some_and(|found| object::uid(&found) == uid && (may_end || !object::is_terminating(&found)))
         };
         if !is_still(&kinds::SERVICE_ACCOUNT, &claims.account, &claims.uid) {
-            return Err(TokenError::Expired);
+            return Err(TokenError::Gone);
         }
-        if let Some((pod, uid)) = &claims.pod
-            && !is_still(&kinds::POD, pod, uid)
-        {
-            return Err(TokenError::Expired);
+        if !claims.bound.iter().all(|bound| is_still(bound.kind, &bound.name, &bound.uid)) {
+            return Err(TokenError::Gone);
         }
         let groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
-        Ok(Self::authenticated(
-            format!("system:serviceaccount:{}:{}", claims.namespace, claims.account),
-            groups,
-            claims.uid,
-        ))
+        let name = format!("system:serviceaccount:{}:{}", claims.namespace, claims.account);
+        Ok((Self::authenticated(name, groups, claims.uid), claims.audiences))
     }
 }

@@ -72,6 +72,60 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     server.shutdown().await;
 }
 
+/// Reviews a token, for some audiences: the answer's status.
+async fn review(admin: &Client, token: &str, audiences: &[&str]) -> serde_json::Value {
+    let review = json!({ "spec": { "token": token, "audiences": audiences } });
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    admin.post(path, &review).await.expect("reviewed")["status"].take()
+}
+
+#[tokio::test]
+async fn x1_a_token_ends_with_what_it_is_bound_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = client(&server.admin.kubeconfig);
+    let secret = json!({ "metadata": { "name": "s" } });
+    let node = json!({ "metadata": { "name": "n9" } });
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let bindings = [(&kinds::SECRET, "default", secret), (&kinds::NODE, "", node), (&kinds::POD, "default", pod)];
+    for (kind, namespace, object) in bindings {
+        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        admin.create(kind, namespace, &object).await.expect("made");
+        let reference = json!({ "apiVersion": "v1", "kind": kind.kind, "name": name });
+        let request = json!({ "spec": { "expirationSeconds": 3600, "boundObjectRef": reference } });
+        let issued =
+            admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
+        let token = issued["status"]["token"].as_str().expect("a token").to_owned();
+        let account = as_somebody(&server, Some(&token));
+        account.get_text("/apis").await.expect("believed");
+        admin.delete(kind, namespace, &name, &json!({ "gracePeriodSeconds": 0 })).await.expect("deleted");
+        assert_eq!(account.get_text("/apis").await.expect_err(kind.kind).code(), Some(401), "{}", kind.kind);
+        assert!(review(&admin, &token, &[]).await["authenticated"].is_null(), "{}", kind.kind);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn x1_a_token_is_for_its_audiences_and_a_review_for_those_asked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = client(&server.admin.kubeconfig);
+    let issued = async |audiences: &[&str]| {
+        let request = json!({ "spec": { "audiences": audiences } });
+        let answer = admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await;
+        answer.expect("issued")["status"]["token"].as_str().expect("a token").to_owned()
+    };
+    let (vault, own) = (issued(&["vault", "other"]).await, issued(&[]).await);
+    assert_eq!(as_somebody(&server, Some(&vault)).get_text("/apis").await.expect_err("not ours").code(), Some(401));
+    assert_eq!(review(&admin, &vault, &["vault", "x"]).await["audiences"], json!(["vault"]));
+    for (token, audiences) in [(&vault, &[][..]), (&vault, &["x"]), (&own, &["vault"])] {
+        let status = review(&admin, token, audiences).await;
+        assert!(status["authenticated"].is_null() && status["error"].is_string(), "{status}");
+    }
+    assert_eq!(review(&admin, &own, &[]).await["authenticated"], true);
+    server.shutdown().await;
+}
+
 #[tokio::test]
 async fn x2_keys_are_their_owners_and_a_restart_keeps_them() {
     use std::os::unix::fs::PermissionsExt;

@@ -31,7 +31,7 @@ pub use delete::{DeleteOptions, delete};
 pub use list::{List, list};
 pub use options::{ListOptions, Query, Selection, resource_version};
 pub use subresource::{bind, evict, scale_of, scaled};
-pub use token::{Claims, ISSUER, TokenError, Tokens};
+pub use token::{Bound, Claims, ISSUER, TokenError, Tokens};
 pub use update::{Part, apply, merge_patch, part_of, patch, update};
 pub use watch::{Frame, Watch};
 

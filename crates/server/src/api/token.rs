@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use mainstay_api::{Status, kinds, object};
+use mainstay_api::{Kind, Status, kinds, object};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
@@ -38,9 +38,25 @@ pub struct Claims {
     pub account: String,
     /// The account's uid.
     pub uid: String,
-    /// Name and uid of the pod that it is bound to.
-    pub pod: Option<(String, String)>,
+    /// What it ends with beside the account.
+    pub bound: Vec<Bound>,
+    /// For whom it is, of those who were asked for.
+    pub audiences: Vec<String>,
 }
+
+/// An object that a token is bound to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    /// Pod, Secret or Node.
+    pub kind: &'static Kind,
+    /// Its name; a pod or secret is in the account's namespace.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// What tokens may be bound to, by the name of the claim.
+const BINDINGS: [(&str, &Kind); 3] = [("pod", &kinds::POD), ("secret", &kinds::SECRET), ("node", &kinds::NODE)];
 
 /// Why a token is refused. What it says is never told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,8 +70,11 @@ pub enum TokenError {
     /// Before its time, or after it.
     #[error("the token has expired")]
     Expired,
+    /// Its account, or what it is bound to, is gone.
+    #[error("the token's account or the object that it is bound to is gone")]
+    Gone,
     /// For somebody else.
-    #[error("the token is not for this server")]
+    #[error("the token is for another audience")]
     Audience,
 }
 
@@ -76,8 +95,9 @@ impl Tokens {
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// Checks signature, time and audience. Whether account and pod still exist is for the caller to look up.
-    pub fn check(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+    /// Checks signature, time and audience: the token must be for one of `audiences`. Whether the account, and what the
+    /// token is bound to, still exist is for the caller to look up.
+    pub fn check(&self, token: &str, audiences: &[&str], now: Timestamp) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
@@ -98,18 +118,25 @@ impl Tokens {
         if second("exp").is_none_or(|end| now >= end) || second("nbf").is_some_and(|begin| now < begin) {
             return Err(TokenError::Expired);
         }
-        let audiences = claims.get("aud").and_then(Value::as_array).into_iter().flatten();
-        if !audiences.filter_map(Value::as_str).any(|audience| audience == ISSUER) {
+        let own = claims.get("aud").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let audiences: Vec<String> = own.filter(|own| audiences.contains(own)).map(str::to_owned).collect();
+        if audiences.is_empty() {
             return Err(TokenError::Audience);
         }
         let text = |path: &[&str]| object::text(&claims, path).to_owned();
-        let pod = object::at(&claims, &["kubernetes.io", "pod"])
-            .map(|_| (text(&["kubernetes.io", "pod", "name"]), text(&["kubernetes.io", "pod", "uid"])));
+        let bound = BINDINGS.iter().filter(|(claim, _)| object::at(&claims, &["kubernetes.io", claim]).is_some()).map(
+            |(claim, kind)| Bound {
+                kind,
+                name: text(&["kubernetes.io", claim, "name"]),
+                uid: text(&["kubernetes.io", claim, "uid"]),
+            },
+        );
         Ok(Claims {
             namespace: text(&["kubernetes.io", "namespace"]),
             account: text(&["kubernetes.io", "serviceaccount", "name"]),
             uid: text(&["kubernetes.io", "serviceaccount", "uid"]),
-            pod,
+            bound: bound.collect(),
+            audiences,
         })
     }
 
@@ -177,7 +204,7 @@ impl Tokens {
     }
 }
 
-/// The pod or secret that the token is to end with; it must exist, and a pod must run as this account (X2).
+/// The pod, secret or node that the token is to end with; it must exist, and a pod must run as this account (X2).
 fn bound_object(
     batch: &mut Batch<'_>,
     namespace: &str,
@@ -189,14 +216,10 @@ fn bound_object(
         return Ok(None);
     };
     let (kind, name) = (object::text(reference, &["kind"]), object::text(reference, &["name"]));
-    let (what, kind) = match kind {
-        "Pod" => ("pod", &kinds::POD),
-        "Secret" => ("secret", &kinds::SECRET),
-        other => {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other}")));
-        }
+    let Some((what, kind)) = BINDINGS.into_iter().find(|(_, row)| row.kind == kind) else {
+        return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {kind}")));
     };
-    let found = batch.must_get(kind, namespace, name)?;
+    let found = batch.must_get(kind, if kind.namespaced { namespace } else { "" }, name)?;
     let wanted = object::text(reference, &["uid"]);
     if !wanted.is_empty() && wanted != object::uid(&found) {
         return Err(Status::conflict_because(
@@ -227,17 +250,27 @@ mod tests {
         let claims = |aud: &str, exp: i64| json!({ "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
         let now = |second| Timestamp::from_second(second).expect("time");
         let good = own.sign(&claims(ISSUER, 200)).expect("signed");
-        let wanted = Claims { namespace: "ns".into(), account: "a".into(), uid: "u".into(), pod: None };
-        assert_eq!(own.check(&good, now(150)), Ok(wanted));
-        assert_eq!(own.check(&good, now(99)), Err(TokenError::Expired));
-        assert_eq!(own.check(&good, now(200)), Err(TokenError::Expired));
-        assert_eq!(other.check(&good, now(150)), Err(TokenError::Signature));
-        assert_eq!(own.check(&own.sign(&claims("vault", 200)).expect("signed"), now(150)), Err(TokenError::Audience));
+        let check = |tokens: &Tokens, token: &str, second| tokens.check(token, &[ISSUER], now(second));
+        let wanted = Claims {
+            namespace: "ns".into(),
+            account: "a".into(),
+            uid: "u".into(),
+            bound: Vec::new(),
+            audiences: vec![ISSUER.into()],
+        };
+        assert_eq!(check(&own, &good, 150), Ok(wanted));
+        assert_eq!(check(&own, &good, 99), Err(TokenError::Expired));
+        assert_eq!(check(&own, &good, 200), Err(TokenError::Expired));
+        assert_eq!(check(&other, &good, 150), Err(TokenError::Signature));
+        let vault = own.sign(&claims("vault", 200)).expect("signed");
+        assert_eq!(check(&own, &vault, 150), Err(TokenError::Audience));
+        let accepted = own.check(&vault, &["x", "vault"], now(150)).expect("for the vault");
+        assert_eq!(accepted.audiences, ["vault"]);
         let body = URL_SAFE_NO_PAD.encode(claims(ISSUER, 900).to_string());
         let parts: Vec<&str> = good.split('.').collect();
-        assert_eq!(own.check(&format!("{}.{body}.{}", parts[0], parts[2]), now(150)), Err(TokenError::Signature));
+        assert_eq!(check(&own, &format!("{}.{body}.{}", parts[0], parts[2]), 150), Err(TokenError::Signature));
         for text in ["", ".", "..", "a.b.c", "\u{e9}.."] {
-            assert!(own.check(text, now(150)).is_err());
+            assert!(check(&own, text, 150).is_err());
         }
     }
 }

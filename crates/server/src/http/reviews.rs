@@ -48,10 +48,17 @@ fn info(user: &User) -> Value {
     info
 }
 
+/// A token is reviewed for the audiences that are asked for, or else for the API server; the answer names those of
+/// them that it is for.
 fn token_status(server: &Server, review: &Value) -> Value {
-    match User::of_token(&server.api, &server.tokens, object::text(review, &["spec", "token"])) {
-        Ok(user) => json!({ "authenticated": true, "user": info(&user), "audiences": [crate::api::ISSUER] }),
-        Err(error) => json!({ "error": error.to_string() }),
+    let asked = object::at(review, &["spec", "audiences"]).and_then(Value::as_array).into_iter().flatten();
+    let mut audiences: Vec<&str> = asked.filter_map(Value::as_str).collect();
+    if audiences.is_empty() {
+        audiences.push(crate::api::ISSUER);
+    }
+    match User::of_token(&server.api, &server.tokens, object::text(review, &["spec", "token"]), &audiences) {
+        Ok((user, audiences)) => json!({ "authenticated": true, "user": info(&user), "audiences": audiences }),
+        Err(error) => json!({ "user": {}, "error": format!("[invalid bearer token, {error}]") }),
     }
 }
 

@@ -110,14 +110,22 @@ async fn answer(
 
 /// A bearer token goes before the certificate; a wrong one is refused, whatever else there is.
 fn authenticate(server: &Server, certified: Option<User>, request: &Request<Incoming>) -> Result<User, Status> {
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
-        return User::of_token(&server.api, &server.tokens, token.trim()).map_err(|error| {
+    let Some(token) = request.headers().get(header::AUTHORIZATION).and_then(bearer) else {
+        return Ok(certified.unwrap_or_else(User::anonymous));
+    };
+    match User::of_token(&server.api, &server.tokens, token, &[crate::api::ISSUER]) {
+        Ok((user, _)) => Ok(user),
+        Err(error) => {
             tracing::debug!(%error, "a token was refused");
-            Status::unauthorized()
-        });
+            Err(Status::unauthorized())
+        }
     }
-    Ok(certified.unwrap_or_else(User::anonymous))
+}
+
+/// The token of an `Authorization` header; its scheme's name has no case (RFC 9110, 11.1).
+fn bearer(header: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = header.to_str().ok()?.trim_start().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The user that `Impersonate-User` and `Impersonate-Group` name (`kubectl --as`), if the one who asks may act as them.
