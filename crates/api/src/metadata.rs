@@ -1,5 +1,7 @@
 //! What `metadata` must look like on every object, and what of it may not change.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::kinds::Kind;
@@ -56,7 +58,7 @@ pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
     // S2, V2: an object on its way out keeps to the finalizers it had, so that nothing holds on anew.
     if old.get("deletionTimestamp").is_set() {
-        let known: Vec<&str> = old.get("finalizers").items().map(|f| f.text()).collect();
+        let known: BTreeSet<&str> = old.get("finalizers").items().map(|f| f.text()).collect();
         let added: Vec<&str> = new.get("finalizers").items().map(|f| f.text()).filter(|f| !known.contains(f)).collect();
         if !added.is_empty() {
             let detail = format!(

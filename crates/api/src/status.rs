@@ -1,8 +1,13 @@
 //! Errors as Kubernetes answers them: `metav1.Status`. The only place where an error becomes one.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
+
+/// How many wrong fields an answer lists. Whoever validates may stop when it has found more.
+pub const MAX_CAUSES: usize = 256;
 
 /// One field that is wrong, in upstream's words (`Required value`, `Invalid value: …`).
 #[derive(Clone, Debug, PartialEq)]
@@ -112,15 +117,19 @@ impl Status {
         Self::conflict_because(kind, name, &why)
     }
 
-    /// 422 with every field that is wrong. One cause stands alone in the message, several are `[a, b]`;
-    /// a message that repeats is told once.
+    /// 422 with every field that is wrong, up to [`MAX_CAUSES`] of them (X4). One cause stands alone in the message,
+    /// several are `[a, b]`; a message that repeats is told once.
     pub fn invalid(kind: &Kind, name: &str, causes: &[Cause]) -> Self {
         let mut texts: Vec<String> = Vec::new();
-        for cause in causes {
-            let text = format!("{}: {}", cause.field, cause.message);
-            if !texts.contains(&text) {
+        let mut seen = HashSet::new();
+        let listed = &causes[..causes.len().min(MAX_CAUSES)];
+        for text in listed.iter().map(|cause| format!("{}: {}", cause.field, cause.message)) {
+            if seen.insert(text.clone()) {
                 texts.push(text);
             }
+        }
+        if causes.len() > MAX_CAUSES {
+            texts.push("too many errors, the rest is not listed".to_owned());
         }
         let what = match texts.as_slice() {
             [one] => one.clone(),
@@ -129,7 +138,7 @@ impl Status {
         let qualified =
             if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
         let mut about = details(name, kind.group, kind.kind);
-        about["causes"] = causes
+        about["causes"] = listed
             .iter()
             .map(|c| json!({ "reason": c.reason, "message": c.message, "field": c.field }))
             .collect::<Vec<_>>()
@@ -300,6 +309,15 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::kinds;
+
+    #[test]
+    fn x4_an_answer_lists_a_bounded_number_of_causes_each_once() {
+        let causes: Vec<Cause> = (0..200_000).map(|index| Cause::required(format!("f[{}]", index / 2), "")).collect();
+        let status = Status::invalid(&kinds::POD, "a", &causes);
+        assert_eq!(status.details["causes"].as_array().map(Vec::len), Some(MAX_CAUSES));
+        assert_eq!(status.message.matches("f[7]").count(), 1);
+        assert!(status.message.ends_with("the rest is not listed]"));
+    }
 
     #[test]
     fn messages_are_upstreams() {

@@ -691,3 +691,42 @@ fn what_a_claim_starts_with_is_written_in_both_fields() {
     );
     assert!(asked(json!({ "dataSource": snapshot, "dataSourceRef": book })).contains("must match dataSourceRef"));
 }
+
+#[test]
+fn an_empty_text_in_a_field_with_a_default_gets_the_default() {
+    let mut set = json!({ "metadata": { "name": "a", "namespace": "b" }, "spec": {
+        "podManagementPolicy": "", "updateStrategy": { "type": "" }, "selector": { "matchLabels": { "a": "b" } },
+        "template": { "metadata": { "labels": { "a": "b" } }, "spec": {
+            "restartPolicy": "", "dnsPolicy": "",
+            "containers": [{ "name": "c", "image": "i", "imagePullPolicy": "",
+                "ports": [{ "containerPort": 80, "protocol": "" }] }] } } } });
+    (kinds::STATEFUL_SET.defaults)(&mut set);
+    let at = |path: &str| set.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
+    let wanted = [
+        ("/spec/podManagementPolicy", "OrderedReady"),
+        ("/spec/updateStrategy/type", "RollingUpdate"),
+        ("/spec/template/spec/restartPolicy", "Always"),
+        ("/spec/template/spec/dnsPolicy", "ClusterFirst"),
+        ("/spec/template/spec/containers/0/imagePullPolicy", "Always"),
+        ("/spec/template/spec/containers/0/ports/0/protocol", "TCP"),
+    ];
+    for (path, value) in wanted {
+        assert_eq!(at(path), value, "{path}");
+    }
+    let mut service =
+        json!({ "spec": { "type": "", "sessionAffinity": "", "ports": [{ "port": 1, "protocol": "" }] } });
+    (kinds::SERVICE.defaults)(&mut service);
+    assert_eq!(service["spec"]["type"], "ClusterIP");
+    assert_eq!(service["spec"]["sessionAffinity"], "None");
+    let mut class = json!({ "provisioner": "x", "volumeBindingMode": "" });
+    (kinds::STORAGE_CLASS.defaults)(&mut class);
+    assert_eq!(class["volumeBindingMode"], "Immediate");
+}
+
+#[test]
+fn x4_a_pod_with_very_many_wrong_containers_is_refused_at_once() {
+    let containers = vec![json!({ "image": "" }); 100_000];
+    let mut causes = Vec::new();
+    (kinds::POD.validate)(&json!({ "metadata": {}, "spec": { "containers": containers } }), &mut causes);
+    assert!((1..1000).contains(&causes.len()), "{}", causes.len());
+}

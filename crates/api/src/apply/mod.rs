@@ -76,6 +76,9 @@ pub fn apply(
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let shape = shape_of(kind.type_name);
+    if let Some(repeated) = Typed::object(shape, config).repeated() {
+        return Err(not_typed(kind, config, &repeated));
+    }
     let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let mut managers = live.and_then(Managers::of).unwrap_or_default();
     if managers.0.is_empty() && live.is_some() {
@@ -188,6 +191,15 @@ fn owned_part(kind: &Kind, subresource: &str, mut set: Set) -> Set {
         _ => {}
     }
     set
+}
+
+/// Upstream's 400 for a configuration whose lists cannot be merged.
+fn not_typed(kind: &Kind, config: &Value, why: &str) -> Status {
+    let (namespace, name) = (crate::object::namespace(config), crate::object::name(config));
+    let (version, kind) = (kind.api_version(), kind.kind);
+    Status::bad_request(format!(
+        "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}"
+    ))
 }
 
 /// Upstream's 409: one cause per field and manager.

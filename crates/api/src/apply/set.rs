@@ -144,7 +144,7 @@ fn canonical(element: &str) -> Option<String> {
 }
 
 /// An element as upstream prints it in a path.
-fn shown(element: &str) -> String {
+pub(super) fn shown(element: &str) -> String {
     let (kind, rest) = element.split_once(':').unwrap_or(("f", element));
     match kind {
         "k" => {

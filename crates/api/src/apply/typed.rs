@@ -1,11 +1,11 @@
 //! Objects seen through their type: which fields they hold, what differs between two, how one is
 //! merged into another, and how fields are taken out again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::set::Set;
+use super::set::{Set, shown};
 use crate::patch::arrange;
 use crate::schema::list_keys::{DEFAULT, FieldKeys, ListType};
 use crate::schema::types::Shape;
@@ -111,6 +111,22 @@ impl<'a> Typed<'a> {
                 .collect(),
             _ => BTreeMap::new(),
         }
+    }
+
+    /// The first keyed list or set that holds an item twice, in upstream's words.
+    pub fn repeated(&self) -> Option<String> {
+        if let (Form::Set | Form::Items, Value::Array(items)) = (self.form(), self.value) {
+            let mut seen = HashSet::new();
+            let repeated = items.iter().filter_map(|item| self.element(item)).find(|item| !seen.insert(item.clone()));
+            if let Some(repeated) = repeated {
+                let what = if repeated.starts_with("v:") { "set item" } else { "key" };
+                return Some(format!(": duplicate entries for {what} {}", shown(&repeated)));
+            }
+        }
+        self.children().into_iter().find_map(|(element, child)| {
+            let below = child.typed.repeated()?;
+            Some(format!("{}{below}", shown(&element)))
+        })
     }
 
     /// All fields that the value holds.

@@ -1,5 +1,7 @@
 //! CSIDriver: what a storage driver can do. Kept for charts and tools; this program runs no such drivers.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, text_column};
@@ -56,12 +58,12 @@ pub static CSI_DRIVER: Kind = Kind {
         let spec = Field::root(driver).get("spec");
         spec.get("fsGroupPolicy").one_of(causes, &["File", "None", "ReadWriteOnceWithFSType"]);
         spec.get("volumeLifecycleModes").items().for_each(|mode| mode.one_of(causes, &["Ephemeral", "Persistent"]));
-        let mut audiences: Vec<&Value> = Vec::new();
+        let mut audiences = BTreeSet::new();
         for token in spec.get("tokenRequests").items() {
-            if audiences.contains(&token.get("audience").value) {
-                causes.push(Cause::duplicate(token.get("audience").path, token.get("audience").text()));
+            let audience = token.get("audience");
+            if !audiences.insert(audience.text()) {
+                causes.push(Cause::duplicate(audience.path, audience.text()));
             }
-            audiences.push(token.get("audience").value);
             let seconds = token.get("expirationSeconds");
             if seconds.int().is_some_and(|seconds| seconds < 600) {
                 causes.push(seconds.invalid("may not specify a duration less than 10 minutes"));

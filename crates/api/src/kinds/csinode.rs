@@ -1,5 +1,7 @@
 //! CSINode: the storage drivers that run on a node. Kept for charts and tools; this program runs no such drivers.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, number};
@@ -26,25 +28,23 @@ pub static CSI_NODE: Kind = Kind {
         vec![json!(name(node)), json!(drivers), cells::age(node, now)]
     },
     validate: |node, causes| {
-        let mut names = Vec::new();
+        let mut names = BTreeSet::new();
         for driver in Field::root(node).dig(&["spec", "drivers"]).items() {
             let name = driver.get("name");
             validate_name(&name, causes);
-            if names.contains(&name.text()) {
+            if !names.insert(name.text()) {
                 causes.push(Cause::duplicate(&name.path, name.text()));
             }
-            names.push(name.text());
             let id = driver.get("nodeID");
             if id.need_text(causes) && id.text().len() > NODE_ID {
                 causes.push(id.invalid(&format!("must be {NODE_ID} characters or less")));
             }
             driver.dig(&["allocatable", "count"]).not_negative(causes);
-            let mut keys = Vec::new();
+            let mut keys = BTreeSet::new();
             for key in driver.get("topologyKeys").items() {
-                if keys.contains(&key.text()) {
+                if !keys.insert(key.text()) {
                     causes.push(Cause::duplicate(&driver.path, key.text()));
                 }
-                keys.push(key.text());
                 key.need(causes, crate::names::qualified);
             }
         }
@@ -52,9 +52,10 @@ pub static CSI_NODE: Kind = Kind {
     validate_update: |new, old, causes| {
         // A driver that runs there is as it was; only how many volumes it takes may change.
         let (new, old) = (Field::root(new).dig(&["spec", "drivers"]), Field::root(old).dig(&["spec", "drivers"]));
+        let old: BTreeMap<&str, Field> = old.items().map(|driver| (driver.get("name").text(), driver)).collect();
         for driver in new.items() {
-            let fixed = ["name", "nodeID", "topologyKeys"];
-            let before = old.items().find(|old| old.get("name").value == driver.get("name").value);
+            let fixed = ["nodeID", "topologyKeys"];
+            let before = old.get(driver.get("name").text());
             if before.is_some_and(|before| fixed.iter().any(|field| before.get(field).value != driver.get(field).value))
             {
                 causes.push(driver.invalid(IMMUTABLE));

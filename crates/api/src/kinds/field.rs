@@ -9,12 +9,14 @@ use crate::status::Cause;
 pub const IMMUTABLE: &str = "field is immutable";
 const NON_NEGATIVE: &str = "must be greater than or equal to 0";
 
-/// Sets `name` in `object` where it is absent or null.
+/// Sets `name` in `object` where it is absent or null; a text also where it is empty, as upstream's defaulting does,
+/// for which an empty text is one that is not set.
 pub fn default(object: &mut Value, name: &str, value: impl Into<Value>) {
     if let Value::Object(map) = object {
+        let value = value.into();
         let entry = map.entry(name).or_insert(Value::Null);
-        if entry.is_null() {
-            *entry = value.into();
+        if entry.is_null() || (value.is_string() && entry.as_str() == Some("")) {
+            *entry = value;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Pod: containers that run together on one node.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, text_column, wide};
@@ -179,8 +181,8 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
         super::field::remove(&mut toleration, "tolerationSeconds");
         toleration
     };
-    let kept = |t: &Value| now.iter().any(|n| without_seconds(n) == without_seconds(t));
-    if !before.iter().all(kept) {
+    let now: HashSet<Value> = now.iter().map(without_seconds).collect();
+    if !before.iter().all(|toleration| now.contains(&without_seconds(toleration))) {
         causes.push(Cause::forbidden(
             "spec.tolerations",
             "existing toleration can not be modified except its tolerationSeconds",
@@ -188,7 +190,7 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
     let gates =
         |pod: &Value| at(pod, &["spec", "schedulingGates"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    let before = gates(old);
+    let before: HashSet<Value> = gates(old).into_iter().collect();
     if gates(new).iter().any(|gate| !before.contains(gate)) {
         causes
             .push(Cause::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gates"));

@@ -8,7 +8,7 @@ use super::field::Field;
 use super::{container_validation, volume_validation};
 use crate::names;
 use crate::selector::Labels;
-use crate::status::Cause;
+use crate::status::{Cause, MAX_CAUSES};
 
 /// A workload's template: labels that the selector takes, and pods that are always restarted. `owner` is the kind.
 ///
@@ -63,6 +63,9 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
     let mut seen = BTreeSet::new();
     for list in ["containers", "initContainers"] {
         for container in spec.get(list).items() {
+            if causes.len() > MAX_CAUSES {
+                return;
+            }
             container_validation::validate(&container, list == "initContainers", &volumes, causes);
             let name = container.get("name");
             if !name.text().is_empty() && !seen.insert(name.text()) {

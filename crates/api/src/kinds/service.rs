@@ -1,6 +1,6 @@
 //! Service: a stable name and address for pods.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -131,7 +131,7 @@ fn prepare_update(new: &mut Value, old: &Value) {
 fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: &str) {
     let on_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
     if on_nodes(before) && !on_nodes(now) {
-        let old: Vec<Value> =
+        let old: HashSet<Value> =
             Field::root(stored).get("ports").items().map(|port| port.get("nodePort").value.clone()).collect();
         for port in each(spec, "ports").filter(|port| port.get("nodePort").is_some_and(|n| old.contains(n))) {
             super::field::remove(port, "nodePort");
@@ -153,7 +153,7 @@ fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: 
 }
 
 fn keep_node_ports(spec: &mut Value, stored: &Value) {
-    let old: Vec<(Value, Value)> = Field::root(stored)
+    let old: HashMap<Value, Value> = Field::root(stored)
         .get("ports")
         .items()
         .filter(|port| port.get("nodePort").int().is_some_and(|n| n != 0))
@@ -162,7 +162,7 @@ fn keep_node_ports(spec: &mut Value, stored: &Value) {
     for port in each(spec, "ports") {
         let key = json!([port.get("port"), port.get("protocol")]);
         let given = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0;
-        if let Some((_, number)) = old.iter().find(|(k, _)| *k == key).filter(|_| !given) {
+        if let Some(number) = old.get(&key).filter(|_| !given) {
             super::field::remove(port, "nodePort");
             default(port, "nodePort", number.clone());
         }

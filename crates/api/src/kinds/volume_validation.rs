@@ -6,7 +6,7 @@ use super::container_validation::{local_path, no_backsteps};
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
 use crate::names;
-use crate::status::Cause;
+use crate::status::{Cause, MAX_CAUSES};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const HOST_PATH_TYPES: [&str; 7] =
@@ -16,6 +16,9 @@ const HOST_PATH_TYPES: [&str; 7] =
 pub fn validate<'a>(volumes: &Field<'a>, causes: &mut Vec<Cause>) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     for volume in volumes.items() {
+        if causes.len() > MAX_CAUSES {
+            break;
+        }
         let name = volume.get("name");
         if name.need_text(causes) {
             let wrong = names::label(name.text());

@@ -21,6 +21,10 @@ pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
 /// How much the `copy` operations of one JSON patch may add, in bytes; upstream's limit, the largest request body.
 pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
+/// How many list items the operations of one JSON patch may move out of the way altogether: an item that is added at
+/// the front of a list moves all the others.
+const MAX_MOVED_ITEMS: usize = 16 << 20;
+
 /// A patch's format, by its content type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PatchType {
@@ -92,8 +96,12 @@ fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {
     let operations: json_patch::Patch =
         serde_json::from_value(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     let mut patched = current.clone();
-    let mut copied = 0;
+    let (mut copied, mut moved) = (0, 0);
     for operation in &operations.0 {
+        moved += touched(operation).map(|path| siblings(&patched, path)).sum::<usize>();
+        if moved > MAX_MOVED_ITEMS {
+            return Err(does_not_fit());
+        }
         if let json_patch::PatchOperation::Copy(copy) = operation {
             let source = patched.pointer(copy.from.as_str()).ok_or_else(does_not_fit)?;
             // Copies of copies grow without a bound that the patch's own size would give (X4).
@@ -105,6 +113,25 @@ fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {
         json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)).map_err(|_| does_not_fit())?;
     }
     Ok(patched)
+}
+
+/// The paths at which an operation puts something in or takes something out.
+fn touched(operation: &json_patch::PatchOperation) -> impl Iterator<Item = &str> {
+    use json_patch::PatchOperation::{Add, Copy, Move, Remove};
+    let (at, from) = match operation {
+        Add(add) => (Some(add.path.as_str()), None),
+        Remove(remove) => (Some(remove.path.as_str()), None),
+        Move(moving) => (Some(moving.path.as_str()), Some(moving.from.as_str())),
+        Copy(copy) => (Some(copy.path.as_str()), None),
+        _ => (None, None),
+    };
+    at.into_iter().chain(from)
+}
+
+/// How many items the list has that a path leads into; 0 for what is in no list.
+fn siblings(value: &Value, path: &str) -> usize {
+    let list = path.rsplit_once('/').and_then(|(list, _)| value.pointer(list));
+    list.and_then(Value::as_array).map_or(0, Vec::len)
 }
 
 /// Upstream's answer to a patch that does not apply to the object; it does not say which operation.

@@ -27,8 +27,8 @@ pub(crate) fn arrange(
     };
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| position(item, &ordered).is_some());
-    named.sort_by_key(|item| position(item, &ordered));
-    others.sort_by_key(|item| position(item, &stored));
+    named.sort_by_cached_key(|item| position(item, &ordered));
+    others.sort_by_cached_key(|item| position(item, &stored));
     let mut result = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(left), Some(right)) = (others.peek(), named.peek()) {

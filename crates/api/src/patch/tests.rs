@@ -185,3 +185,24 @@ proptest! {
         }
     }
 }
+
+// X4: each of these took minutes when the work was quadratic.
+
+#[test]
+fn x4_a_patch_that_names_one_item_again_and_again_is_merged_in_linear_time() {
+    let items: Vec<Value> = (0..50_000).map(|index| json!({ "name": "a", format!("f{index}"): 1 })).collect();
+    let spec = smp(json!({ "containers": [] }), json!({ "containers": items })).expect("merges");
+    assert_eq!(spec["containers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(spec["containers"][0].as_object().map(serde_json::Map::len), Some(50_001));
+}
+
+#[test]
+fn x4_a_json_patch_moves_a_bounded_number_of_items() {
+    let pod = json!({ "list": vec![0; 500_000] });
+    let patch = |count: usize| {
+        let operations = vec![json!({ "op": "add", "path": "/list/0", "value": 1 }); count];
+        apply_patch(&kinds::POD, PatchType::Json, &pod, json!(operations).to_string().as_bytes())
+    };
+    assert!(patch(20).is_ok());
+    assert_eq!(patch(MAX_JSON_PATCH_OPERATIONS).map_err(|status| status.code), Err(422));
+}

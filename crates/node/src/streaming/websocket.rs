@@ -139,14 +139,15 @@ impl Reading {
         while let Some(Ok(message)) = read.next().await {
             self.activity.touch();
             let (channel, content) = match message {
-                Message::Binary(bytes) if !self.protocol.base64 => match bytes.first() {
-                    Some(channel) => (*channel, bytes.slice(1..)),
-                    None => continue,
-                },
-                Message::Text(text) if self.protocol.base64 => match decode(&text) {
-                    Some(decoded) => decoded,
-                    None => return,
-                },
+                // Upstream takes either kind of frame for either protocol.
+                Message::Binary(_) | Message::Text(_) => {
+                    let content = message.into_data();
+                    if content.is_empty() {
+                        continue;
+                    }
+                    let Some(parts) = decode(self.protocol, &content) else { return };
+                    parts
+                }
                 // The answer is on its way; the stream ends by itself when it was sent.
                 _ => continue,
             };
@@ -178,9 +179,12 @@ impl Reading {
     }
 }
 
-/// `<digit><base64>`.
-fn decode(text: &str) -> Option<(u8, Bytes)> {
-    let (digit, content) = text.as_bytes().split_first()?;
+/// A message's channel and content: `<channel><bytes>`, in base64 `<digit><base64>`.
+fn decode(protocol: Protocol, message: &Bytes) -> Option<(u8, Bytes)> {
+    let (digit, content) = message.split_first()?;
+    if !protocol.base64 {
+        return Some((*digit, message.slice(1..)));
+    }
     let channel = digit.checked_sub(b'0').filter(|channel| *channel <= 9)?;
     Some((channel, STANDARD.decode(content).ok()?.into()))
 }
@@ -273,9 +277,11 @@ mod tests {
     fn base64_messages_begin_with_their_channels_digit() {
         let base64 = Protocol { base64: true, ..BINARY };
         assert_eq!(encode(base64, 1, b"hi"), Message::text("1aGk="));
-        assert_eq!(decode("0aGk="), Some((0, Bytes::from_static(b"hi"))));
+        let decoded = |text: &'static str| decode(base64, &Bytes::from_static(text.as_bytes()));
+        assert_eq!(decoded("0aGk="), Some((0, Bytes::from_static(b"hi"))));
         for text in ["", "x", "0!", "\u{e9}aGk="] {
-            assert_eq!(decode(text), None, "{text:?}");
+            assert_eq!(decoded(text), None, "{text:?}");
         }
+        assert_eq!(decode(BINARY, &Bytes::from_static(b"\0hi")), Some((0, Bytes::from_static(b"hi"))));
     }
 }

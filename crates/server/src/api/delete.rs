@@ -11,6 +11,21 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// Namespaces that the cluster itself lives in.
 const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
+/// Kinds whose deletion is answered with the object's last state, as upstream; others with a Status.
+const ANSWERED_WITH_THE_OBJECT: [(&str, &str); 12] = [
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csistoragecapacities"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+];
 /// A pod's grace period where nothing says otherwise, in seconds.
 const DEFAULT_GRACE: i64 = 30;
 
@@ -30,16 +45,29 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads a `DeleteOptions` body (or anything with its fields).
-    pub fn from_json(body: &Value) -> Self {
-        let text = |path: &[&str]| object::at(body, path).and_then(Value::as_str).map(str::to_owned);
-        Self {
-            grace: body.get("gracePeriodSeconds").and_then(Value::as_i64),
-            uid: text(&["preconditions", "uid"]),
-            resource_version: text(&["preconditions", "resourceVersion"]),
-            propagation: text(&["propagationPolicy"]),
-            orphan_dependents: body.get("orphanDependents").and_then(Value::as_bool),
+    /// Reads a `DeleteOptions` body (or anything with its fields). 400 for a field of another type than upstream's:
+    /// what is deleted, and whether, must not depend on an option that was passed over.
+    pub fn from_json(body: &Value) -> Result<Self, Status> {
+        fn read<T>(body: &Value, path: &[&str], as_it: fn(&Value) -> Option<T>) -> Result<Option<T>, Status> {
+            match object::at(body, path) {
+                None | Some(Value::Null) => Ok(None),
+                Some(value) => as_it(value).map(Some).ok_or_else(|| {
+                    Status::bad_request(format!(
+                        "json: cannot unmarshal into Go struct field DeleteOptions.{}",
+                        path.join(".")
+                    ))
+                }),
+            }
         }
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        read(body, &["preconditions"], |value| value.is_object().then_some(()))?;
+        Ok(Self {
+            grace: read(body, &["gracePeriodSeconds"], Value::as_i64)?,
+            uid: read(body, &["preconditions", "uid"], text)?,
+            resource_version: read(body, &["preconditions", "resourceVersion"], text)?,
+            propagation: read(body, &["propagationPolicy"], text)?,
+            orphan_dependents: read(body, &["orphanDependents"], Value::as_bool)?,
+        })
     }
 
     fn check(&self) -> Result<(), Status> {
@@ -92,12 +120,10 @@ pub fn delete(
     }
     if !waits && is_released(kind, &new) {
         let op = finalize(batch, kind, &new)?;
-        return Ok(
-            match *kind == kinds::POD || *kind == kinds::PERSISTENT_VOLUME_CLAIM || *kind == kinds::PERSISTENT_VOLUME {
-                true => Outcome::ok(Body::Op(op)),
-                false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
-            },
-        );
+        return Ok(match ANSWERED_WITH_THE_OBJECT.contains(&(kind.group, kind.plural)) {
+            true => Outcome::ok(Body::Op(op)),
+            false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
+        });
     }
     if new == old {
         return Ok(Outcome::ok(Body::Value(old)));

@@ -13,6 +13,7 @@ pub mod key;
 mod list;
 mod metadata;
 mod options;
+mod pod;
 mod subresource;
 mod token;
 mod update;

@@ -64,7 +64,7 @@ fn set_scheduled(pod: &mut Value, batch: &Batch<'_>) {
 
 /// `POST pods/<name>/eviction`: a deletion that a disruption budget may refuse (there are none yet).
 pub fn evict(batch: &mut Batch<'_>, namespace: &str, name: &str, eviction: &Value) -> Result<Outcome, Status> {
-    let options = eviction.get("deleteOptions").map(DeleteOptions::from_json).unwrap_or_default();
+    let options = eviction.get("deleteOptions").map(DeleteOptions::from_json).transpose()?.unwrap_or_default();
     delete::delete(batch, &kinds::POD, namespace, name, &options)?;
     Ok(Outcome::created(Body::Value(success())))
 }

@@ -4,7 +4,7 @@ use mainstay_api::apply::Writer;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
-use super::{Batch, Body, Outcome, admission, create, delete, key, metadata};
+use super::{Batch, Body, Outcome, admission, create, delete, key, metadata, pod};
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,8 +15,10 @@ pub enum Part {
     Status,
     /// `/finalize` of a Namespace: only `spec.finalizers`.
     Finalize,
-    /// `/ephemeralcontainers` and `/resize` of a Pod: the spec, without the rule that a pod's spec stays.
-    PodSpec,
+    /// `/ephemeralcontainers` of a Pod: only `spec.ephemeralContainers`, to which more may be added.
+    EphemeralContainers,
+    /// `/resize` of a Pod: only the resources of its containers.
+    Resize,
 }
 
 /// Replaces an object. A `metadata.uid` or `metadata.resourceVersion` in the body must be the stored one (A8).
@@ -141,17 +143,24 @@ fn replace(
     if !version.is_empty() && version != object::resource_version(old) {
         return Err(Status::conflict(kind, name));
     }
+    match part {
+        Part::EphemeralContainers => new = pod::only_ephemeral_containers(&new, old),
+        Part::Resize => new = pod::only_resources(&new, old),
+        _ => {}
+    }
     metadata::carry(&mut new, old);
     let mut causes = Vec::new();
     match part {
-        Part::Main | Part::PodSpec => {
+        Part::Main | Part::EphemeralContainers | Part::Resize => {
             admission::on_update(batch, kind, &mut new, old)?;
             (kind.defaults)(&mut new);
             (kind.prepare_update)(&mut new, old);
             metadata::validate(kind, &new, &mut causes);
             (kind.validate)(&new, &mut causes);
-            if part == Part::Main {
-                (kind.validate_update)(&new, old, &mut causes);
+            match part {
+                Part::Main => (kind.validate_update)(&new, old, &mut causes),
+                Part::EphemeralContainers => pod::validate_ephemeral_containers(&new, old, &mut causes),
+                _ => {}
             }
         }
         Part::Status => {

@@ -122,11 +122,11 @@ async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Respons
         }
         "ephemeralcontainers" => {
             needs(Subresource::EphemeralContainers)?;
-            Part::PodSpec
+            Part::EphemeralContainers
         }
         "resize" => {
             needs(Subresource::Resize)?;
-            Part::PodSpec
+            Part::Resize
         }
         "scale" => {
             needs(Subresource::Scale)?;
@@ -161,7 +161,9 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     }
     let posted = parse(&call.content_type, &body)?;
     let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
-    let dry_run = is_dry_run(call.query, &posted)?;
+    // An Eviction carries its options one level down.
+    let options = if subresource == "eviction" { posted.get("deleteOptions").unwrap_or(&Value::Null) } else { &posted };
+    let dry_run = is_dry_run(call.query, options)?;
     let posting = |verb: &'static str| {
         let (posted, name) = (posted.clone(), name.clone());
         move |batch: &mut Batch<'_>| match verb {
@@ -434,11 +436,20 @@ fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
 
 /// `dryRun=All`, as a parameter or in the options of the body; any other value is refused.
 fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
-    let in_query = query.get("dryRun").map(String::as_str);
-    let in_body = options.get("dryRun").and_then(Value::as_array).and_then(|all| all.first()).and_then(Value::as_str);
-    match in_query.or(in_body) {
-        None | Some("") => Ok(false),
-        Some("All") => Ok(true),
+    let not_a_list = || Status::bad_request("json: cannot unmarshal into Go struct field .dryRun of type []string");
+    let mut asked: Vec<&str> = query.get("dryRun").map(String::as_str).into_iter().collect();
+    match options.get("dryRun") {
+        None | Some(Value::Null) => {}
+        Some(Value::Array(all)) => {
+            for word in all {
+                asked.push(word.as_str().ok_or_else(not_a_list)?);
+            }
+        }
+        Some(_) => return Err(not_a_list()),
+    }
+    asked.retain(|word| !word.is_empty());
+    match asked.iter().find(|word| **word != "All") {
+        None => Ok(!asked.is_empty()),
         Some(other) => Err(Status::new(
             422,
             "Invalid",
@@ -452,7 +463,7 @@ fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
 /// `DeleteOptions` out of the body, else out of the parameters.
 fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool), Status> {
     let posted = if body.iter().all(u8::is_ascii_whitespace) { Value::Null } else { parse(&call.content_type, body)? };
-    let mut options = DeleteOptions::from_json(&posted);
+    let mut options = DeleteOptions::from_json(&posted)?;
     if posted.is_null() {
         let text = |name: &str| call.query.get(name).filter(|value| !value.is_empty());
         options.grace = match text("gracePeriodSeconds").map(|text| text.parse()) {
