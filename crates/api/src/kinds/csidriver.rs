@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::{Field, default, made};
@@ -62,7 +62,7 @@ pub static CSI_DRIVER: Kind = Kind {
         for token in spec.get("tokenRequests").items() {
             let audience = token.get("audience");
             if !audiences.insert(audience.text()) {
-                causes.push(Cause::duplicate(audience.path, audience.text()));
+                causes.push(Cause::duplicate(&audience.path, audience.text()));
             }
             let seconds = token.get("expirationSeconds");
             if seconds.int().is_some_and(|seconds| seconds < 600) {
