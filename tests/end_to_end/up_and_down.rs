@@ -75,8 +75,8 @@ fn keys_are_private_and_strangers_are_refused() {
     };
     assert_eq!(code("/healthz"), "200");
     assert_eq!(code("/version"), "200");
-    assert_eq!(code("/api/v1/namespaces"), "401", "X1");
-    assert_eq!(code("/api/v1/namespaces/kube-system/secrets"), "401", "X1");
+    assert_eq!(code("/api/v1/namespaces"), "403", "X1");
+    assert_eq!(code("/api/v1/namespaces/kube-system/secrets"), "403", "X1");
 }
 
 #[test]

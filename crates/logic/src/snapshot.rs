@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::snapshots::{
@@ -70,6 +71,9 @@ pub struct Snapshot {
     pub unreadable: RedBlackTreeMapSync<(&'static str, &'static str, ObjectKey), Arc<str>>,
     /// Pods by the node they are bound to (`""` when unbound).
     pub pods_on: RedBlackTreeMapSync<(Arc<str>, ObjectKey), ()>,
+    pub cluster_roles: Objects<ClusterRole>,
+    /// Those of `cluster_roles` with an aggregation rule.
+    pub aggregated_cluster_roles: Objects<ClusterRole>,
     pub controller_revisions: Objects<ControllerRevision>,
     pub deployments: Objects<Deployment>,
     pub endpoint_slices: Objects<EndpointSlice>,
@@ -183,6 +187,14 @@ impl Snapshot {
                 Ok(())
             }
             ("", "configmaps") if &*key.name != ROOT_CA => Ok(()),
+            ("rbac.authorization.k8s.io", "clusterroles") => {
+                self.put_typed(kind, key, value)?;
+                self.aggregated_cluster_roles.remove_mut(key);
+                if let Some(role) = self.cluster_roles.get(key).filter(|role| role.aggregation_rule.is_some()) {
+                    self.aggregated_cluster_roles.insert_mut(key.clone(), role.clone());
+                }
+                Ok(())
+            }
             _ => self.put_typed(kind, key, value),
         }
     }
@@ -269,6 +281,7 @@ typed! {
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots,
+    ("rbac.authorization.k8s.io", "clusterroles") => cluster_roles,
     ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes,
     ("snapshot.storage.k8s.io", "volumesnapshotcontents") => volume_snapshot_contents,
     ("snapshot.storage.k8s.io", "volumesnapshots") => volume_snapshots,

@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
-use crate::api::{self, Batch, Body, Outcome, Part, key};
+use crate::{
+    api::{self, Batch, Body, Outcome, Part, key},
+    authorize,
+};
 
 /// The place of the cluster's DNS server in the service range.
 pub const DNS_PLACE: u64 = 10;
@@ -40,6 +43,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
         replace(batch, &kinds::ENDPOINTS, "default", endpoints(advertise), &["subsets"])?;
         replace(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(advertise), &["endpoints", "ports"])?;
     }
+    authorize::policy::reconcile(batch)?;
     Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{Api, Cidr, Env, Settings, Tokens};
+use crate::authorize::Authorizer;
 use crate::http::{Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver};
@@ -178,11 +179,14 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;
+    let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
     let (closing, is_closing) = watch::channel(false);
     let (_, ready) = watch::channel(true);
     let (noted, undecodable) = watch::channel(Vec::new());
     let server = Arc::new(Server {
         api: api.clone(),
+        advertise,
+        authorizer: Arc::new(authorizer),
         tokens,
         kubelet_tls: Arc::new(kubelet_tls),
         ready,

@@ -37,10 +37,14 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     let admin = client(&server.admin.kubeconfig);
     let anyone = as_somebody(&server, None);
     assert_eq!(anyone.get_text("/healthz").await.expect("public"), "ok");
-    assert_eq!(
-        anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous").code(),
-        Some(401)
-    );
+    // As upstream: nobody is somebody too, who may look at what `system:public-info-viewer` shows, and no more.
+    let refused = anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous");
+    assert_eq!(refused.code(), Some(403));
+    assert!(refused.to_string().contains(r#"User "system:anonymous" cannot list resource "namespaces""#), "{refused}");
+    assert_eq!(anyone.get_text("/version").await.map(|_| ()).map_err(|error| error.code()), Ok(()));
+    for hidden in ["/api", "/apis", "/openapi/v2", "/metrics", "/livez/ping"] {
+        assert_eq!(anyone.get_text(hidden).await.expect_err(hidden).code(), Some(403), "{hidden}");
+    }
     let forged = as_somebody(&server, Some("eyJhbGciOiJub25lIn0.e30."));
     assert_eq!(forged.get_text("/api").await.expect_err("forged").code(), Some(401));
 

@@ -1,7 +1,7 @@
 //! ClusterRoleBinding: who has a role in the whole cluster.
 
 use super::Kind;
-use super::rolebinding::BINDING;
+use super::rolebinding::{BINDING, validate_binding};
 
 /// The row of ClusterRoleBinding.
 pub static CLUSTER_ROLE_BINDING: Kind = Kind {
@@ -10,5 +10,6 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
     singular: "clusterrolebinding",
     namespaced: false,
     type_name: "io.k8s.api.rbac.v1.ClusterRoleBinding",
+    validate: |binding, causes| validate_binding(binding, false, causes),
     ..BINDING
 };

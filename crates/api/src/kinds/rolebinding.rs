@@ -1,4 +1,4 @@
-//! RoleBinding: who has a role in a namespace. Kept for charts and tools; the server does not read it yet.
+//! RoleBinding: who has a role in a namespace.
 
 use serde_json::{Value, json};
 
@@ -6,6 +6,7 @@ use super::cells::{AGE, NAME, age, text_column, wide};
 use super::field::{Field, default, each};
 use super::{BASE, Kind, NameRule};
 use crate::jiff::Timestamp;
+use crate::names;
 use crate::object::{name, text};
 use crate::status::Cause;
 
@@ -62,15 +63,40 @@ fn defaults(binding: &mut Value) {
     }
 }
 
-/// A role, and who gets it.
 fn validate(binding: &Value, causes: &mut Vec<Cause>) {
+    validate_binding(binding, true, causes);
+}
+
+/// A role, and who gets it.
+pub(super) fn validate_binding(binding: &Value, namespaced: bool, causes: &mut Vec<Cause>) {
     let binding = Field::root(binding);
     let role = binding.get("roleRef");
-    role.get("kind").need_one_of(causes, &["ClusterRole", "Role"]);
-    role.get("name").need_text(causes);
+    one_group(&role.get("apiGroup"), RBAC, causes);
+    role.get("kind").need_one_of(causes, if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] });
+    role.get("name").need(causes, names::path_segment);
     for subject in binding.get("subjects").items() {
-        subject.get("name").need_text(causes);
-        subject.get("kind").need_one_of(causes, &["ServiceAccount", "User", "Group"]);
+        let (name, group) = (subject.get("name"), subject.get("apiGroup"));
+        name.need_text(causes);
+        match subject.get("kind").text() {
+            "ServiceAccount" => {
+                name.check(causes, names::subdomain);
+                one_group(&group, "", causes);
+                if !namespaced {
+                    subject.get("namespace").need_text(causes);
+                }
+            }
+            "User" | "Group" => one_group(&group, RBAC, causes),
+            _ => {
+                let kind = subject.get("kind");
+                causes.push(Cause::not_supported(&kind.path, kind.text(), &["ServiceAccount", "User", "Group"]));
+            }
+        }
+    }
+}
+
+fn one_group(group: &Field<'_>, wanted: &str, causes: &mut Vec<Cause>) {
+    if group.text() != wanted {
+        causes.push(Cause::not_supported(&group.path, group.text(), &[wanted]));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::decision::Controller;
 
+pub mod clusterroleaggregation;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -33,6 +34,7 @@ pub mod volumesnapshotcontent;
 /// Every controller that the driver runs. The order is of no consequence.
 pub const CONTROLLERS: &[Controller] = &[
     crate::scheduler::CONTROLLER,
+    clusterroleaggregation::CONTROLLER,
     deployment::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,

@@ -13,6 +13,7 @@ use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
 use serde_json::Value;
 
 use super::{Env, Settings, codec, key};
+use crate::authorize::escalation::Requester;
 
 /// The work of one request or one decision, over a store that it reads and does not change.
 pub struct Batch<'a> {
@@ -29,6 +30,8 @@ pub struct Batch<'a> {
     pub warnings: Vec<String>,
     /// Who writes, for `managedFields`; controllers of ours keep none.
     pub manager: Option<FieldManager>,
+    /// Who asks for it; controllers of ours are not asked what they may.
+    pub requester: Option<Requester>,
 }
 
 /// A client as `managedFields` names it.
@@ -90,6 +93,7 @@ impl<'a> Batch<'a> {
             known: BTreeMap::new(),
             warnings: Vec::new(),
             manager: None,
+            requester: None,
         }
     }
 
@@ -133,7 +137,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Makes the batch fail if the object changes before it is committed.
-    pub(super) fn hold(&mut self, kind: &Kind, namespace: &str, name: &str) {
+    pub(crate) fn hold(&mut self, kind: &Kind, namespace: &str, name: &str) {
         self.expect(key::object(kind, namespace, name));
     }
 

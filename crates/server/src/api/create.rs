@@ -3,7 +3,9 @@
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
-use super::{Batch, Body, Outcome, admission, key, metadata};
+use crate::authorize::{escalation, restriction};
+
+use super::{Batch, Body, Outcome, Part, admission, key, metadata};
 
 /// How many random names are tried before the client is told.
 const MAX_GENERATED_NAMES: usize = 8;
@@ -35,6 +37,8 @@ pub fn create(
     if !causes.is_empty() {
         return Err(Status::invalid(kind, &name, &causes));
     }
+    escalation::check(batch, kind, &object, None)?;
+    restriction::check(batch, kind, Part::Main, &object, None)?;
     // Marks that are taken together with the object (a Service's addresses) come before it.
     admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;

@@ -3,6 +3,8 @@
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
+use crate::authorize::restriction;
+
 use super::{Batch, Body, Outcome, admission, metadata};
 
 /// The finalizer that keeps an owner until its dependents are gone.
@@ -112,6 +114,7 @@ pub fn delete(
     if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != version) {
         return Err(Status::precondition_resource_version(kind, name, wanted, version));
     }
+    restriction::check_delete(batch, kind, &old)?;
     let mut new = old.clone();
     set_finalizers(&mut new, options);
     let waits = set_deletion(kind, &mut new, &old, options, batch);

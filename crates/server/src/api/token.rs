@@ -11,9 +11,15 @@ use ring::signature::{
 use serde_json::{Value, json};
 
 use super::Batch;
+use crate::authorize::restriction;
 
 /// Who signs, and who the tokens are for when nobody else is named: the API server.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// What stands before the point in the `SubjectPublicKeyInfo` of a P-256 key.
+const SPKI_P256: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
 /// The shortest life of a token, in seconds.
 const MIN_SECONDS: i64 = 600;
 /// The longest life of a token, in seconds.
@@ -42,6 +48,10 @@ pub struct Claims {
     pub bound: Vec<Bound>,
     /// For whom it is, of those who were asked for.
     pub audiences: Vec<String>,
+    /// The node of the pod that it is bound to: name and uid. The token does not end with it.
+    pub node: Option<(String, String)>,
+    /// Its own id (`jti`).
+    pub id: String,
 }
 
 /// An object that a token is bound to.
@@ -87,12 +97,30 @@ impl Tokens {
     }
 
     fn sign(&self, claims: &Value) -> Result<String, Status> {
-        let head = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES256", "typ": "JWT" }).to_string());
+        let head = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES256", "kid": self.key_id() }).to_string());
         let body = URL_SAFE_NO_PAD.encode(claims.to_string());
         let text = format!("{head}.{body}");
         let signature =
             self.pair.sign(&self.random, text.as_bytes()).map_err(|_| Status::internal("signing a token failed"))?;
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The key's name: the digest of its public half, as `SubjectPublicKeyInfo`.
+    fn key_id(&self) -> String {
+        let mut info = SPKI_P256.to_vec();
+        info.extend_from_slice(self.pair.public_key().as_ref());
+        URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &info))
+    }
+
+    /// `/openid/v1/jwks`: the public key, for whoever checks tokens by themselves.
+    pub fn key_set(&self) -> Value {
+        let point = self.pair.public_key().as_ref();
+        // An uncompressed point: 4, then both coordinates.
+        let (x, y) = point.get(1..).unwrap_or_default().split_at(point.len().saturating_sub(1) / 2);
+        json!({ "keys": [{
+            "use": "sig", "kty": "EC", "kid": self.key_id(), "crv": "P-256", "alg": "ES256",
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }] })
     }
 
     /// Checks signature, time and audience: the token must be for one of `audiences`. Whether the account, and what the
@@ -118,13 +146,17 @@ impl Tokens {
         if second("exp").is_none_or(|end| now >= end) || second("nbf").is_some_and(|begin| now < begin) {
             return Err(TokenError::Expired);
         }
+        if object::text(&claims, &["iss"]) != ISSUER {
+            return Err(TokenError::Signature);
+        }
         let own = claims.get("aud").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let audiences: Vec<String> = own.filter(|own| audiences.contains(own)).map(str::to_owned).collect();
         if audiences.is_empty() {
             return Err(TokenError::Audience);
         }
         let text = |path: &[&str]| object::text(&claims, path).to_owned();
-        let bound = BINDINGS.iter().filter(|(claim, _)| object::at(&claims, &["kubernetes.io", claim]).is_some()).map(
+        let has = |claim: &str| object::at(&claims, &["kubernetes.io", claim]).is_some();
+        let bound = BINDINGS.iter().filter(|(claim, _)| has(claim) && (*claim != "node" || !has("pod"))).map(
             |(claim, kind)| Bound {
                 kind,
                 name: text(&["kubernetes.io", claim, "name"]),
@@ -137,6 +169,9 @@ impl Tokens {
             uid: text(&["kubernetes.io", "serviceaccount", "uid"]),
             bound: bound.collect(),
             audiences,
+            node: has("node")
+                .then(|| (text(&["kubernetes.io", "node", "name"]), text(&["kubernetes.io", "node", "uid"]))),
+            id: text(&["jti"]),
         })
     }
 
@@ -171,6 +206,7 @@ impl Tokens {
             Some(asked) => asked.clone(),
             None => vec![ISSUER.into()],
         };
+        restriction::check_token(batch, namespace, name, &request)?;
         let bound = bound_object(batch, namespace, name, &request)?;
         let now = batch.now.as_second();
         let end = now.saturating_add(seconds);
@@ -178,12 +214,13 @@ impl Tokens {
             "namespace": namespace,
             "serviceaccount": { "name": name, "uid": object::uid(&account) },
         });
-        if let Some((what, who)) = bound {
+        for (what, who) in bound {
             cluster[what] = who;
         }
         let claims = json!({
             "aud": audiences, "exp": end, "iat": now, "nbf": now, "iss": ISSUER,
             "sub": format!("system:serviceaccount:{namespace}:{name}"), "kubernetes.io": cluster,
+            "jti": super::metadata::new_uid(batch),
         });
         let token = self.sign(&claims)?;
         let expires = Timestamp::from_second(end).unwrap_or(Timestamp::MAX);
@@ -204,16 +241,17 @@ impl Tokens {
     }
 }
 
-/// The pod, secret or node that the token is to end with; it must exist, and a pod must run as this account (X2).
+/// The pod, secret or node that the token is to end with, and the pod's node; it must exist, and a pod must run as this
+/// account (X2).
 fn bound_object(
     batch: &mut Batch<'_>,
     namespace: &str,
     account: &str,
     request: &Value,
-) -> Result<Option<(&'static str, Value)>, Status> {
+) -> Result<Vec<(&'static str, Value)>, Status> {
     let Some(reference) = object::at(request, &["spec", "boundObjectRef"]).filter(|reference| !reference.is_null())
     else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let (kind, name) = (object::text(reference, &["kind"]), object::text(reference, &["name"]));
     let Some((what, kind)) = BINDINGS.into_iter().find(|(_, row)| row.kind == kind) else {
@@ -233,7 +271,13 @@ fn bound_object(
             "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
         )));
     }
-    Ok(Some((what, json!({ "name": name, "uid": object::uid(&found) }))))
+    let mut bound = vec![(what, json!({ "name": name, "uid": object::uid(&found) }))];
+    let node = object::text(&found, &["spec", "nodeName"]);
+    if what == "pod" && !node.is_empty() {
+        let uid = batch.get(&kinds::NODE, "", node)?.map(|node| object::uid(&node).to_owned());
+        bound.push(("node", json!({ "name": node, "uid": uid })));
+    }
+    Ok(bound)
 }
 
 #[cfg(test)]
@@ -247,7 +291,7 @@ mod tests {
             Tokens::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key").serialized_der()).expect("pkcs8")
         };
         let (own, other) = (tokens(), tokens());
-        let claims = |aud: &str, exp: i64| json!({ "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
+        let claims = |aud: &str, exp: i64| json!({ "iss": ISSUER, "jti": "id", "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
         let now = |second| Timestamp::from_second(second).expect("time");
         let good = own.sign(&claims(ISSUER, 200)).expect("signed");
         let check = |tokens: &Tokens, token: &str, second| tokens.check(token, &[ISSUER], now(second));
@@ -257,6 +301,8 @@ mod tests {
             uid: "u".into(),
             bound: Vec::new(),
             audiences: vec![ISSUER.into()],
+            node: None,
+            id: "id".into(),
         };
         assert_eq!(check(&own, &good, 150), Ok(wanted));
         assert_eq!(check(&own, &good, 99), Err(TokenError::Expired));

@@ -5,6 +5,7 @@ use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
 use super::{Batch, Body, Outcome, admission, create, delete, key, metadata, pod};
+use crate::authorize::{escalation, restriction};
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +184,8 @@ fn replace(
     if !causes.is_empty() {
         return Err(Status::invalid(kind, name, &causes));
     }
+    escalation::check(batch, kind, &new, Some(old))?;
+    restriction::check(batch, kind, part, &new, Some(old))?;
     if delete::is_released(kind, &new) {
         let op = delete::finalize(batch, kind, &new)?;
         return Ok(Outcome::ok(Body::Op(op)));

@@ -8,20 +8,13 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::respond::{self, Body};
-use crate::api::Query;
+use crate::api::{ISSUER, Query};
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
 
 /// How many of the objects that do not decode are named.
 const MAX_NAMED: usize = 10;
-
-/// Whether everybody may read this path.
-pub fn is_public(path: &str) -> bool {
-    let path = path.trim_end_matches('/');
-    matches!(path, "/healthz" | "/livez" | "/readyz" | "/version")
-        || ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root))
-}
 
 /// Answers `GET` of a path.
 pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str) -> Result<Response<Body>, Status> {
@@ -37,6 +30,11 @@ pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str)
             return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n"));
         }
         "/version" => return Ok(respond::json(200, version().to_string())),
+        "/.well-known/openid-configuration" => return Ok(issuer(server)),
+        "/openid/v1/jwks" => {
+            let keys = respond::json(200, server.tokens.key_set().to_string());
+            return Ok(cached(respond::of_type(keys, "application/jwk-set+json")));
+        }
         "/metrics" => return Ok(respond::text(200, metrics(server))),
         _ => {}
     }
@@ -52,6 +50,25 @@ pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str)
         return Ok(respond::json(200, none.to_string()));
     }
     document(path, host, accept).ok_or_else(Status::no_such_resource)
+}
+
+/// What whoever checks service accounts' tokens by themselves needs to know (OpenID Connect Discovery).
+fn issuer(server: &Server) -> Response<Body> {
+    let document = json!({
+        "issuer": ISSUER,
+        "jwks_uri": format!("https://{}/openid/v1/jwks", server.advertise),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    cached(respond::json(200, document.to_string()))
+}
+
+/// Keys change seldom: upstream lets clients keep both documents for an hour.
+fn cached(mut response: Response<Body>) -> Response<Body> {
+    let value = http::HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(http::header::CACHE_CONTROL, value);
+    response
 }
 
 fn healthy(what: &str, verbose: bool) -> String {

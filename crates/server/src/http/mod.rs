@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::{Api, Tokens};
 use crate::auth::User;
+use crate::authorize::Authorizer;
 
 /// Connections at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 2048;
@@ -54,6 +55,10 @@ pub struct Counters {
 pub struct Server {
     /// The pipeline.
     pub api: Api,
+    /// Where pods and other machines reach the server.
+    pub advertise: std::net::SocketAddr,
+    /// Who may do what.
+    pub authorizer: Arc<Authorizer>,
     /// Signs and checks service account tokens.
     pub tokens: Tokens,
     /// How the server proves itself to kubelets.

@@ -23,6 +23,7 @@ use super::{Server, proxy};
 use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
+use crate::authorize::escalation::Requester;
 
 /// Larger request bodies are refused (bytes; upstream's limit).
 pub const MAX_BODY: usize = 3 << 20;
@@ -42,6 +43,8 @@ struct Call<'a> {
     content_type: String,
     /// Who writes, for `managedFields`.
     manager: FieldManager,
+    /// Who asks, for checks that are part of the write.
+    requester: Requester,
 }
 
 /// The longest `fieldManager`, in characters (upstream's).
@@ -72,6 +75,7 @@ fn manager(query: &Query, subresource: &str, request: &Request<Incoming>) -> Res
 /// Answers a request about objects; the user may make it.
 pub async fn serve(
     server: &Arc<Server>,
+    requester: Requester,
     target: Target,
     verb: &'static str,
     query: Query,
@@ -91,7 +95,7 @@ pub async fn serve(
     let method = request.method().clone();
     let body =
         if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
-    let call = Call { server, target: &target, query: &query, form, content_type, manager };
+    let call = Call { server, target: &target, query: &query, form, content_type, manager, requester };
     if !target.subresource.is_empty() {
         return subresource(&call, verb, body).await;
     }
@@ -175,7 +179,9 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
         "binding" => write(call, dry_run, posting("binding")).await.map(respond::reply),
         "eviction" => write(call, dry_run, posting("eviction")).await.map(respond::reply),
         _ => {
-            let answer = call.server.tokens.request(&mut call.server.api.batch(), namespace, &name, posted)?;
+            let mut batch = call.server.api.batch();
+            batch.requester = Some(call.requester.clone());
+            let answer = call.server.tokens.request(&mut batch, namespace, &name, posted)?;
             Ok(respond::json(201, answer.to_string()))
         }
     }
@@ -275,6 +281,7 @@ async fn write(
 ) -> Result<Reply, Status> {
     let managed = |batch: &mut Batch<'_>| {
         batch.manager = Some(call.manager.clone());
+        batch.requester = Some(call.requester.clone());
         verb(batch)
     };
     call.server.api.write(dry_run, managed).await

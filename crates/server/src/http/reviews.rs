@@ -8,44 +8,56 @@ use serde_json::{Value, json};
 use super::respond::{self, Body};
 use super::{Server, objects};
 use crate::auth::User;
-use crate::authorize::{self, Attributes};
+use crate::authorize::Attributes;
+use crate::authorize::rule::Rule;
+
+/// The kind of each resource that is only ever posted.
+const KINDS: [(&str, &str, &str); 6] = [
+    ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
+    ("authentication.k8s.io", "tokenreviews", "TokenReview"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
+    ("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+];
 
 /// Answers a review.
 pub async fn create(
     server: &Server,
     user: &User,
-    resource: &str,
+    (group, resource, namespace): (&str, &str, &str),
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    let known = KINDS.iter().find(|(of, plural, _)| (*of, *plural) == (group, resource));
+    let (_, _, kind) = known.ok_or_else(Status::no_such_resource)?;
+    if (*kind == "LocalSubjectAccessReview") == namespace.is_empty() {
+        return Err(Status::no_such_resource());
+    }
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let body = objects::read(request.into_body()).await?;
     let mut review = if body.is_empty() { json!({}) } else { objects::parse(&content_type, &body)? };
-    let (group, kind, status) = match resource {
-        "selfsubjectreviews" => ("authentication", "SelfSubjectReview", json!({ "userInfo": info(user) })),
-        "tokenreviews" => ("authentication", "TokenReview", token_status(server, &review)),
-        "selfsubjectaccessreviews" => ("authorization", "SelfSubjectAccessReview", access(server, user, &review)),
-        "subjectaccessreviews" => ("authorization", "SubjectAccessReview", access(server, &subject(&review), &review)),
-        "localsubjectaccessreviews" => {
-            ("authorization", "LocalSubjectAccessReview", access(server, &subject(&review), &review))
+    let status = match *kind {
+        "SelfSubjectReview" => json!({ "userInfo": user.info() }),
+        "TokenReview" => token_status(server, &review),
+        "SelfSubjectAccessReview" => access(server, kind, user, &review)?,
+        "SubjectAccessReview" => access(server, kind, &subject(kind, &review)?, &review)?,
+        "LocalSubjectAccessReview" => {
+            if object::text(&review, &["spec", "resourceAttributes", "namespace"]) != namespace {
+                return Err(Status::bad_request(format!(
+                    "spec.resourceAttributes.namespace must match namespace: {namespace}"
+                )));
+            }
+            access(server, kind, &subject(kind, &review)?, &review)?
         }
-        "selfsubjectrulesreviews" => ("authorization", "SelfSubjectRulesReview", rules(user)),
-        _ => return Err(Status::no_such_resource()),
+        _ => rules(server, user, object::text(&review, &["spec", "namespace"]))?,
     };
     let fields = object::ensure(&mut review, &[]);
-    fields.insert("kind".to_owned(), kind.into());
-    fields.insert("apiVersion".to_owned(), format!("{group}.k8s.io/v1").into());
+    fields.insert("kind".to_owned(), (*kind).into());
+    fields.insert("apiVersion".to_owned(), format!("{group}/v1").into());
     fields.insert("status".to_owned(), status);
     fields.entry("metadata").or_insert_with(|| json!({}));
     Ok(respond::json(201, review.to_string()))
-}
-
-fn info(user: &User) -> Value {
-    let mut info = json!({ "username": user.name, "groups": user.groups });
-    if !user.uid.is_empty() {
-        info["uid"] = user.uid.as_str().into();
-    }
-    info
 }
 
 /// A token is reviewed for the audiences that are asked for, or else for the API server; the answer names those of
@@ -57,61 +69,94 @@ fn token_status(server: &Server, review: &Value) -> Value {
         audiences.push(crate::api::ISSUER);
     }
     match User::of_token(&server.api, &server.tokens, object::text(review, &["spec", "token"]), &audiences) {
-        Ok((user, audiences)) => json!({ "authenticated": true, "user": info(&user), "audiences": audiences }),
+        Ok((user, audiences)) => json!({ "authenticated": true, "user": user.info(), "audiences": audiences }),
         Err(error) => json!({ "user": {}, "error": format!("[invalid bearer token, {error}]") }),
     }
 }
 
-fn subject(review: &Value) -> User {
-    let groups = object::at(review, &["spec", "groups"]).and_then(Value::as_array).into_iter().flatten();
-    User {
-        name: object::text(review, &["spec", "user"]).to_owned(),
-        groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
-        uid: object::text(review, &["spec", "uid"]).to_owned(),
-    }
+/// 422 as upstream words it for a kind that is never stored.
+fn invalid(kind: &str, field: &str, why: &str) -> Status {
+    let message = format!("{kind}.authorization.k8s.io \"\" is invalid: {field}: Invalid value: \"null\": {why}");
+    Status::new(422, "Invalid", message)
 }
 
-fn access(server: &Server, user: &User, review: &Value) -> Value {
-    let text = |field: &str| object::text(review, &["spec", "resourceAttributes", field]).to_owned();
-    let what = match object::at(review, &["spec", "nonResourceAttributes"]) {
-        Some(path) => Attributes {
+/// Whom a review is about.
+fn subject(kind: &str, review: &Value) -> Result<User, Status> {
+    let texts = |value: Option<&Value>| -> Vec<String> {
+        let list = value.and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let extra = object::at(review, &["spec", "extra"]).and_then(Value::as_object).into_iter().flatten();
+    let user = User {
+        name: object::text(review, &["spec", "user"]).to_owned(),
+        groups: texts(object::at(review, &["spec", "groups"])),
+        uid: object::text(review, &["spec", "uid"]).to_owned(),
+        extra: extra.map(|(key, values)| (key.clone(), texts(Some(values)))).collect(),
+    };
+    if user.name.is_empty() && user.groups.is_empty() {
+        return Err(invalid(kind, "spec.user", "at least one of user or group must be specified"));
+    }
+    Ok(user)
+}
+
+fn access(server: &Server, kind: &str, user: &User, review: &Value) -> Result<Value, Status> {
+    let part = |field: &str| object::at(review, &["spec", field]).filter(|value| !value.is_null());
+    let what = match (part("resourceAttributes"), part("nonResourceAttributes")) {
+        (Some(_), Some(_)) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            return Err(invalid(kind, "spec.nonResourceAttributes", why));
+        }
+        (None, None) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            return Err(invalid(kind, "spec.resourceAttributes", why));
+        }
+        (None, Some(path)) => Attributes {
             verb: object::text(path, &["verb"]).to_owned(),
             path: object::text(path, &["path"]).to_owned(),
             ..Attributes::default()
         },
-        None => Attributes {
-            verb: text("verb"),
-            group: text("group"),
-            resource: text("resource"),
-            subresource: text("subresource"),
-            namespace: text("namespace"),
-            name: text("name"),
-            path: String::new(),
-        },
+        (Some(resource), None) => {
+            let text = |field: &str| object::text(resource, &[field]).to_owned();
+            Attributes {
+                verb: text("verb"),
+                group: text("group"),
+                resource: text("resource"),
+                subresource: text("subresource"),
+                namespace: text("namespace"),
+                name: text("name"),
+                path: String::new(),
+            }
+        }
     };
-    json!({ "allowed": authorize::allows(&server.api, user, &what) })
+    let (allowed, reason) = match server.authorizer.explain(user, &what) {
+        Ok(reason) => (true, reason),
+        Err(reason) => (false, reason),
+    };
+    let mut status = json!({ "allowed": allowed });
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    Ok(status)
 }
 
-fn rules(user: &User) -> Value {
-    let all = user.is_in("system:masters");
-    let resource_rules =
-        if all { json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]) } else { json!([]) };
-    let paths = if all {
-        json!(["*"])
-    } else {
-        json!([
-            "/api",
-            "/api/*",
-            "/apis",
-            "/apis/*",
-            "/healthz",
-            "/livez",
-            "/openapi",
-            "/openapi/*",
-            "/readyz",
-            "/version"
-        ])
-    };
-    let verbs = if all { json!(["*"]) } else { json!(["get"]) };
-    json!({ "resourceRules": resource_rules, "nonResourceRules": [{ "verbs": verbs, "nonResourceURLs": paths }], "incomplete": !all })
+/// `kubectl auth can-i --list`: every rule of the user's in a namespace. What only a node's kubelet may is no rule.
+fn rules(server: &Server, user: &User, namespace: &str) -> Result<Value, Status> {
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (rules, mut errors) = server.authorizer.rules(user, namespace);
+    let is_node = user.node().is_some();
+    if is_node {
+        errors.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    let is_path = |rule: &&Rule| !rule.urls.is_empty();
+    let mut status = json!({
+        "resourceRules": rules.iter().filter(|rule| !is_path(rule)).map(|rule| json!(rule)).collect::<Vec<_>>(),
+        "nonResourceRules": rules.iter().filter(is_path).map(|rule| json!(rule)).collect::<Vec<_>>(),
+        "incomplete": is_node || !errors.is_empty(),
+    });
+    if !errors.is_empty() {
+        status["evaluationError"] = errors.join(", ").into();
+    }
+    Ok(status)
 }

@@ -10,7 +10,7 @@ pub enum Route {
     /// Objects of a kind.
     Objects(Target),
     /// A review of the two virtual groups: group, resource, and the namespace of a local one.
-    Review { resource: String },
+    Review { group: String, resource: String, namespace: String },
     /// Everything else: discovery, health, metrics.
     Path(String),
 }
@@ -42,7 +42,8 @@ pub fn route(path: &str) -> Result<Route, Status> {
     }
     if matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && version == "v1" {
         return match rest {
-            [resource] | ["namespaces", _, resource] => Ok(Route::Review { resource: (*resource).to_owned() }),
+            [resource] => Ok(review(group, resource, "")),
+            ["namespaces", namespace, resource] => Ok(review(group, resource, namespace)),
             _ => Err(Status::no_such_resource()),
         };
     }
@@ -91,6 +92,10 @@ pub fn route(path: &str) -> Result<Route, Status> {
         }
         [] => Err(Status::no_such_resource()),
     }
+}
+
+fn review(group: &str, resource: &str, namespace: &str) -> Route {
+    Route::Review { group: group.to_owned(), resource: resource.to_owned(), namespace: namespace.to_owned() }
 }
 
 /// Takes percent encoding away; what is not valid UTF-8 then is replaced, and names nothing.

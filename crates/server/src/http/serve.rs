@@ -10,8 +10,10 @@ use mainstay_api::Status;
 use super::respond::{self, Body};
 use super::route::{Route, Target, query, route};
 use super::{Server, documents, objects, reviews};
-use crate::auth::User;
-use crate::authorize::{self, Attributes};
+use crate::api::Query;
+use crate::auth::{Impersonation, User};
+use crate::authorize::Attributes;
+use crate::authorize::escalation::Requester;
 
 /// Answers a request. Every failure is a `metav1.Status`.
 pub async fn serve(server: Arc<Server>, certified: Option<User>, request: Request<Incoming>) -> Response<Body> {
@@ -50,62 +52,73 @@ async fn answer(
 ) -> Result<Response<Body>, Status> {
     let user = impersonated(server, authenticate(server, certified, &request)?, &request)?;
     let path = request.uri().path().to_owned();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if user.is_anonymous() && !(is_read && documents::is_public(&path)) {
-        return Err(Status::unauthorized());
-    }
     match route(&path)? {
         Route::Path(path) => {
-            if !documents::is_public(&path) {
-                let what = Attributes {
-                    verb: request.method().as_str().to_lowercase(),
-                    path: path.clone(),
-                    ..Attributes::default()
-                };
-                authorize(server, &user, &what)?;
-            }
-            if !is_read {
+            let what = Attributes {
+                verb: request.method().as_str().to_lowercase(),
+                path: path.clone(),
+                ..Attributes::default()
+            };
+            server.authorizer.check(&user, &what)?;
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 return Err(Status::method_not_allowed());
             }
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
             documents::get(server, &path, &query(request.uri().query().unwrap_or("")), host, accept(&request))
         }
-        Route::Review { resource } => {
-            let group = if resource.starts_with("selfsubjectreview") || resource == "tokenreviews" {
-                "authentication"
-            } else {
-                "authorization"
-            };
+        Route::Review { group, resource, namespace } => {
             let what = Attributes {
                 verb: "create".into(),
-                group: format!("{group}.k8s.io"),
+                group: group.clone(),
                 resource: resource.clone(),
+                namespace: namespace.clone(),
                 ..Attributes::default()
             };
-            authorize(server, &user, &what)?;
+            server.authorizer.check(&user, &what)?;
             if *request.method() != Method::POST {
                 return Err(Status::method_not_allowed());
             }
-            reviews::create(server, &user, &resource, request).await
+            reviews::create(server, &user, (&group, &resource, &namespace), request).await
         }
         Route::Objects(target) => {
             let query = query(request.uri().query().unwrap_or(""));
             let is_watch = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
             let verb = verb_of(request.method(), &target, is_watch).ok_or_else(Status::method_not_allowed)?;
-            let what = Attributes {
-                verb: verb.to_owned(),
-                group: target.kind.group.to_owned(),
-                resource: target.kind.plural.to_owned(),
-                subresource: target.subresource.clone(),
-                namespace: target.namespace.clone(),
-                name: target.name.clone(),
-                path: String::new(),
-            };
-            authorize(server, &user, &what)?;
-            objects::serve(server, target, verb, query, request).await
+            let what = attributes(&target, verb, &query);
+            server.authorizer.check(&user, &what)?;
+            let requester = Requester { user: Arc::new(user), authorizer: server.authorizer.clone() };
+            objects::serve(server, requester, target, verb, query, request).await
         }
     }
+}
+
+/// What a request about objects asks for. A namespace is in itself, and a list of the one object that a field selector
+/// names is about that object, so that roles can be given for them.
+fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
+    let mut name = target.name.clone();
+    if name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+        name = query.get("fieldSelector").and_then(|selector| named(selector)).unwrap_or_default().to_owned();
+    }
+    let is_namespace = target.kind.group.is_empty() && target.kind.plural == "namespaces";
+    let is_bare_binding = target.subresource == "binding" && target.name.is_empty();
+    Attributes {
+        verb: verb.to_owned(),
+        group: target.kind.group.to_string(),
+        resource: if is_bare_binding { "bindings".to_owned() } else { target.kind.plural.to_string() },
+        subresource: if is_bare_binding { String::new() } else { target.subresource.clone() },
+        namespace: if is_namespace { target.name.clone() } else { target.namespace.clone() },
+        name,
+        path: String::new(),
+    }
+}
+
+/// The one name that a field selector leaves, where it does.
+fn named(selector: &str) -> Option<&str> {
+    selector.split(',').find_map(|part| {
+        let (field, value) = part.split_once("==").or_else(|| part.split_once('='))?;
+        (field == "metadata.name" && !value.is_empty() && !value.contains('/')).then_some(value)
+    })
 }
 
 /// A bearer token goes before the certificate; a wrong one is refused, whatever else there is.
@@ -128,42 +141,11 @@ fn bearer(header: &HeaderValue) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The user that `Impersonate-User` and `Impersonate-Group` name (`kubectl --as`), if the one who asks may act as them.
+/// The user that the request is to count as: its sender, or whom they may act as.
 fn impersonated(server: &Server, user: User, request: &Request<Incoming>) -> Result<User, Status> {
-    let all = |header: &str| {
-        request.headers().get_all(header).into_iter().filter_map(|value| value.to_str().ok().map(str::to_owned))
-    };
-    let groups: Vec<String> = all("impersonate-group").collect();
-    let uid = all("impersonate-uid").next().unwrap_or_default();
-    let Some(name) = all("impersonate-user").next() else {
-        if groups.is_empty() && uid.is_empty() {
-            return Ok(user);
-        }
-        return Err(Status::bad_request("requested to impersonate groups or a uid without impersonating a user"));
-    };
-    let may = |resource: &str, namespace: &str, name: &str| {
-        let what = Attributes {
-            verb: "impersonate".to_owned(),
-            resource: resource.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..Attributes::default()
-        };
-        authorize(server, &user, &what)
-    };
-    match name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':')) {
-        Some((namespace, account)) => may("serviceaccounts", namespace, account)?,
-        None => may("users", "", &name)?,
-    }
-    groups.iter().try_for_each(|group| may("groups", "", group))?;
-    if !uid.is_empty() {
-        may("uids", "", &uid)?;
-    }
-    Ok(User::impersonated(name, groups, uid))
-}
-
-fn authorize(server: &Server, user: &User, what: &Attributes) -> Result<(), Status> {
-    if authorize::allows(&server.api, user, what) { Ok(()) } else { Err(authorize::forbidden(user, what)) }
+    let Some(impersonation) = Impersonation::of(request.headers())? else { return Ok(user) };
+    impersonation.asks().iter().try_for_each(|ask| server.authorizer.check(&user, ask))?;
+    Ok(impersonation.user())
 }
 
 /// The `Accept` header.
@@ -185,4 +167,18 @@ fn verb_of(method: &Method, target: &Target, is_watch: bool) -> Option<&'static 
         Method::DELETE => "delete",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x1_a_list_of_one_name_asks_for_that_name() {
+        assert_eq!(named("metadata.name=a"), Some("a"));
+        assert_eq!(named("status.phase=Running,metadata.name==a"), Some("a"));
+        for none in ["metadata.name!=a", "spec.metadata.name=a", "metadata.name=", "metadata.name=a/b", ""] {
+            assert_eq!(named(none), None, "{none}");
+        }
+    }
 }

@@ -1,0 +1,237 @@
+//! The roles and bindings that every cluster has, made and brought up to date at every start.
+//!
+//! As upstream: what is missing of a role's rules or a binding's subjects is added, what somebody else has added stays,
+//! and an object with the annotation `rbac.authorization.kubernetes.io/autoupdate: "false"` is left alone.
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use super::rbac::GROUP;
+use super::rule::{Rule, missing};
+use crate::api::{self, Batch, Part, key};
+
+const TABLE: &str = include_str!("policy.txt");
+const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// One object of the table.
+struct Default {
+    kind: &'static Kind,
+    namespace: String,
+    object: Value,
+}
+
+/// Adds what is missing.
+pub fn reconcile(batch: &mut Batch<'_>) -> Result<(), Status> {
+    for Default { kind, namespace, object } in defaults() {
+        let name = object::name(&object).to_owned();
+        if !batch.has(key::object(kind, &namespace, &name)) {
+            api::create(batch, kind, &namespace, object)?;
+            continue;
+        }
+        let old = batch.must_get(kind, &namespace, &name)?;
+        if object::text(&old, &["metadata", "annotations", AUTO_UPDATE]) != "true" {
+            continue;
+        }
+        if object.get("roleRef").is_some() && old.get("roleRef") != object.get("roleRef") {
+            // A binding keeps its role for life: it is made again.
+            api::delete(batch, kind, &namespace, &name, &api::DeleteOptions::default())?;
+            api::create(batch, kind, &namespace, object)?;
+            continue;
+        }
+        let new = merged(&old, &object);
+        if new != old {
+            api::patch(batch, kind, &namespace, &name, Part::Main, &|_| Ok(new.clone()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The stored object with what it lacks.
+fn merged(old: &Value, wanted: &Value) -> Value {
+    let mut new = old.clone();
+    for field in ["labels", "annotations"] {
+        for (name, value) in object::at(wanted, &["metadata", field]).and_then(Value::as_object).into_iter().flatten() {
+            object::ensure(&mut new, &["metadata", field]).entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    if wanted.get("aggregationRule").is_some() {
+        object::ensure(&mut new, &[]).entry("aggregationRule").or_insert_with(|| wanted["aggregationRule"].clone());
+        return new;
+    }
+    let rules = |value: &Value| -> Vec<Rule> {
+        value.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
+    };
+    let has = rules(old);
+    let lacks = missing(&has.iter().collect::<Vec<_>>(), &rules(wanted));
+    add(&mut new, "rules", lacks.iter().map(|rule| json!(rule)));
+    let known = old.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
+    let subjects = wanted.get("subjects").and_then(Value::as_array).into_iter().flatten();
+    add(&mut new, "subjects", subjects.filter(|subject| !known.contains(subject)).cloned());
+    new
+}
+
+fn add(object: &mut Value, field: &str, items: impl Iterator<Item = Value>) {
+    let items: Vec<Value> = items.collect();
+    if items.is_empty() {
+        return;
+    }
+    let list = object::ensure(object, &[]).entry(field).or_insert_with(|| json!([]));
+    match list {
+        Value::Array(list) => list.extend(items),
+        other => *other = items.into(),
+    }
+}
+
+/// Every object of the table, in its order. A line that makes no sense is left out; a test sees to it that none is.
+fn defaults() -> Vec<Default> {
+    let mut all: Vec<Default> = Vec::new();
+    for line in TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if line.starts_with(' ') {
+            if let (Some(rule), Some(role)) =
+                (rule(&words), all.iter_mut().rev().find(|made| made.object.get("rules").is_some()))
+            {
+                add(&mut role.object, "rules", std::iter::once(json!(rule)));
+            }
+            continue;
+        }
+        match words.as_slice() {
+            ["ClusterRole", name, labels @ ..] => all.push(cluster_role(name, labels)),
+            ["aggregate", name, from, labels @ ..] => {
+                let mut made = cluster_role(name, labels);
+                let label = format!("{GROUP}/{from}");
+                made.object["aggregationRule"] =
+                    json!({ "clusterRoleSelectors": [{ "matchLabels": { label: "true" } }] });
+                object::ensure(&mut made.object, &[]).remove("rules");
+                all.push(made);
+            }
+            ["controller", name] => {
+                let role = format!("system:controller:{name}");
+                let account = format!("ServiceAccount/kube-system/{name}");
+                all.push(binding(&kinds::CLUSTER_ROLE_BINDING, "", &role, ("ClusterRole", &role), &[&account]));
+                all.push(cluster_role(&role, &[]));
+            }
+            ["Role", namespace, name] => all.push(Default {
+                kind: &kinds::ROLE,
+                namespace: (*namespace).to_owned(),
+                object: json!({ "metadata": metadata(name, &[]), "rules": [] }),
+            }),
+            ["ClusterRoleBinding", name, subjects @ ..] => {
+                all.push(binding(&kinds::CLUSTER_ROLE_BINDING, "", name, ("ClusterRole", name), subjects));
+            }
+            ["RoleBinding", namespace, name, role, subjects @ ..] => {
+                all.push(binding(&kinds::ROLE_BINDING, namespace, name, ("Role", role), subjects));
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+fn metadata(name: &str, labels: &[&str]) -> Value {
+    let mut metadata = json!({
+        "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" }, "annotations": { AUTO_UPDATE: "true" },
+    });
+    for label in labels {
+        metadata["labels"][format!("{GROUP}/{label}")] = "true".into();
+    }
+    metadata
+}
+
+fn cluster_role(name: &str, labels: &[&str]) -> Default {
+    let object = json!({ "metadata": metadata(name, labels), "rules": [] });
+    Default { kind: &kinds::CLUSTER_ROLE, namespace: String::new(), object }
+}
+
+fn binding(kind: &'static Kind, namespace: &str, name: &str, role: (&str, &str), subjects: &[&str]) -> Default {
+    let subjects: Vec<Value> = subjects.iter().filter_map(|text| subject(text)).collect();
+    let mut object = json!({
+        "metadata": metadata(name, &[]), "roleRef": { "apiGroup": GROUP, "kind": role.0, "name": role.1 },
+    });
+    add(&mut object, "subjects", subjects.into_iter());
+    Default { kind, namespace: namespace.to_owned(), object }
+}
+
+fn subject(text: &str) -> Option<Value> {
+    let (kind, name) = text.split_once('/')?;
+    match kind {
+        "User" | "Group" => Some(json!({ "apiGroup": GROUP, "kind": kind, "name": name })),
+        "ServiceAccount" => {
+            let (namespace, name) = name.split_once('/')?;
+            Some(json!({ "kind": kind, "name": name, "namespace": namespace }))
+        }
+        _ => None,
+    }
+}
+
+fn rule(words: &[&str]) -> Option<Rule> {
+    let sorted = |text: &str| {
+        let mut list: Vec<String> = text
+            .split(',')
+            .flat_map(|word| match word {
+                "read" => vec!["get", "list", "watch"],
+                "write" => vec!["create", "delete", "deletecollection", "patch", "update"],
+                "core" => vec![""],
+                word => vec![word],
+            })
+            .map(str::to_owned)
+            .collect();
+        list.sort();
+        list
+    };
+    match words {
+        [verbs, "url", urls] => Some(Rule { verbs: sorted(verbs), urls: sorted(urls), ..Rule::default() }),
+        [verbs, groups, resources, names @ ..] if names.len() <= 1 => Some(Rule {
+            verbs: sorted(verbs),
+            api_groups: sorted(groups),
+            resources: sorted(resources),
+            resource_names: names.first().map(|names| sorted(names)).unwrap_or_default(),
+            urls: Vec::new(),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x1_the_table_of_default_roles_is_read_whole() {
+        let lines = TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        let (rules, heads): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with(' '));
+        let all = defaults();
+        let controllers = heads.iter().filter(|line| line.starts_with("controller ")).count();
+        assert_eq!(all.len(), heads.len() + controllers);
+        let count = |made: &Default| made.object.get("rules").and_then(Value::as_array).map_or(0, Vec::len);
+        assert_eq!(all.iter().map(count).sum::<usize>(), rules.len());
+        for made in &all {
+            let mut causes = Vec::new();
+            let mut object = made.object.clone();
+            (made.kind.defaults)(&mut object);
+            (made.kind.validate)(&object, &mut causes);
+            assert_eq!(causes, [], "{}", made.object);
+        }
+        let of =
+            |name: &str| all.iter().find(|made| object::name(&made.object) == name).map(|made| made.object.clone());
+        let view = of("system:aggregate-to-view").expect("there");
+        assert_eq!(view["rules"][0]["verbs"], json!(["get", "list", "watch"]));
+        assert_eq!(view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"], "true");
+    }
+
+    #[test]
+    fn what_was_taken_from_a_default_role_comes_back_and_what_was_added_stays() {
+        let all = defaults();
+        let wanted =
+            all.iter().find(|made| object::name(&made.object) == "system:node-problem-detector").expect("there");
+        let mut old = wanted.object.clone();
+        old["rules"] = json!([
+            { "verbs": ["get"], "apiGroups": [""], "resources": ["nodes"] },
+            { "verbs": ["get"], "apiGroups": ["mine"], "resources": ["things"] },
+        ]);
+        let new = merged(&old, &wanted.object);
+        assert_eq!(new["rules"][1], old["rules"][1]);
+        assert_eq!(new["rules"].as_array().map(Vec::len), Some(5), "{}", new["rules"]);
+        assert_eq!(merged(&new, &wanted.object), new);
+    }
+}

@@ -1,0 +1,265 @@
+//! Roles and bindings, indexed by who is asked for: a request costs as much as its user has bindings, however many
+//! there are of others.
+//!
+//! The index reads the store's watch whenever it is asked, so that it answers by the store's newest state: what a
+//! binding gives is there with the answer to the request that made it (A5).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mainstay_api::{ObjectKey, object};
+use mainstay_store::{Event, ReadError, Store, WatchError, Watcher};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::rule::Rule;
+use super::{Attributes, User};
+use crate::api::codec;
+
+/// The group of all four kinds.
+pub const GROUP: &str = "rbac.authorization.k8s.io";
+/// What the keys of all four kinds begin with.
+const PREFIX: &str = "/rbac.authorization.k8s.io/";
+
+/// One subject of one binding.
+#[derive(Clone, Debug, PartialEq)]
+struct Grant {
+    /// The binding; its namespace is empty for a ClusterRoleBinding.
+    binding: ObjectKey,
+    /// The role; its namespace is empty for a ClusterRole.
+    role: ObjectKey,
+    /// The subject as messages name it: `Group "system:masters"`.
+    subject: Arc<str>,
+}
+
+/// What one user or group was given.
+#[derive(Debug, Default)]
+struct Grants {
+    everywhere: Vec<Grant>,
+    in_namespace: HashMap<Arc<str>, Vec<Grant>>,
+}
+
+/// Whose name a subject is.
+#[derive(Clone, Debug, PartialEq)]
+enum Subject {
+    User(String),
+    Group(String),
+}
+
+/// Roles by name, grants by subject.
+#[derive(Debug)]
+pub struct Index {
+    store: Store,
+    watcher: Watcher,
+    roles: HashMap<ObjectKey, Arc<[Rule]>>,
+    users: HashMap<String, Grants>,
+    groups: HashMap<String, Grants>,
+    /// What each binding gave, to take it away again.
+    given: HashMap<ObjectKey, Vec<(Subject, Grant)>>,
+}
+
+#[derive(Deserialize)]
+struct OnlyRules {
+    #[serde(default)]
+    rules: Option<Vec<Rule>>,
+}
+
+impl Index {
+    /// The index of what the store holds.
+    pub fn new(store: &Store) -> Result<Self, ReadError> {
+        let page = store.range(PREFIX.as_bytes(), None, usize::MAX, None)?;
+        let watcher = store.watch(PREFIX, page.revision)?;
+        let mut index = Self {
+            store: store.clone(),
+            watcher,
+            roles: HashMap::new(),
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            given: HashMap::new(),
+        };
+        for entry in page.entries {
+            index.change(&entry.key, Some(&entry.value));
+        }
+        Ok(index)
+    }
+
+    /// Takes in what has happened since it was asked last.
+    pub fn catch_up(&mut self) {
+        loop {
+            match self.watcher.try_next() {
+                Ok(Some(Event { key, value, deleted, .. })) => self.change(&key, (!deleted).then_some(&value[..])),
+                Ok(None) | Err(WatchError::Closed) => return,
+                Err(WatchError::Lagged { .. }) => match Self::new(&self.store) {
+                    Ok(fresh) => {
+                        *self = fresh;
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "roles and bindings could not be read again; nobody has any until they can");
+                        self.roles.clear();
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn change(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let Some(key) = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(PREFIX)) else { return };
+        let mut segments = key.splitn(3, '/');
+        let (Some(plural), Some(namespace), Some(name)) = (segments.next(), segments.next(), segments.next()) else {
+            return;
+        };
+        let key = ObjectKey::new(namespace, name);
+        match plural {
+            "clusterroles" | "roles" => {
+                // A10: a role that cannot be read gives nothing.
+                match value.map(serde_json::from_slice::<OnlyRules>) {
+                    Some(Ok(role)) => {
+                        self.roles.insert(key, role.rules.unwrap_or_default().into());
+                    }
+                    Some(Err(error)) => {
+                        tracing::error!(%key, %error, "a stored role does not decode; it gives nothing");
+                        self.roles.remove(&key);
+                    }
+                    None => {
+                        self.roles.remove(&key);
+                    }
+                }
+            }
+            "clusterrolebindings" | "rolebindings" => {
+                self.take(&key);
+                match value.map(codec::decode) {
+                    Some(Ok(binding)) => self.give(key, &binding),
+                    Some(Err(status)) => {
+                        tracing::error!(%key, error = %status.message, "a stored binding does not decode; it gives nothing");
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn give(&mut self, binding: ObjectKey, value: &Value) {
+        let role = object::text(value, &["roleRef", "name"]);
+        let role = match object::text(value, &["roleRef", "kind"]) {
+            "Role" => ObjectKey::new(binding.namespace.clone(), role),
+            _ => ObjectKey::new("", role),
+        };
+        let mut given = Vec::new();
+        for subject in value.get("subjects").and_then(Value::as_array).into_iter().flatten() {
+            let Some((subject, words)) = read_subject(subject, &binding.namespace) else { continue };
+            let grant = Grant { binding: binding.clone(), role: role.clone(), subject: words.into() };
+            let grants = match &subject {
+                Subject::User(name) => self.users.entry(name.clone()).or_default(),
+                Subject::Group(name) => self.groups.entry(name.clone()).or_default(),
+            };
+            if binding.namespace.is_empty() {
+                grants.everywhere.push(grant.clone());
+            } else {
+                grants.in_namespace.entry(binding.namespace.clone()).or_default().push(grant.clone());
+            }
+            given.push((subject, grant));
+        }
+        self.given.insert(binding, given);
+    }
+
+    fn take(&mut self, binding: &ObjectKey) {
+        for (subject, _) in self.given.remove(binding).unwrap_or_default() {
+            let (map, name) = match &subject {
+                Subject::User(name) => (&mut self.users, name),
+                Subject::Group(name) => (&mut self.groups, name),
+            };
+            let Some(grants) = map.get_mut(name) else { continue };
+            grants.everywhere.retain(|grant| grant.binding != *binding);
+            if let Some(own) = grants.in_namespace.get_mut(&binding.namespace) {
+                own.retain(|grant| grant.binding != *binding);
+                if own.is_empty() {
+                    grants.in_namespace.remove(&binding.namespace);
+                }
+            }
+            if grants.everywhere.is_empty() && grants.in_namespace.is_empty() {
+                map.remove(name);
+            }
+        }
+    }
+
+    /// What the user was given everywhere, then in the namespace.
+    fn grants<'a>(&'a self, user: &'a User, namespace: &'a str) -> impl Iterator<Item = &'a Grant> {
+        let of_user = self.users.get(&user.name);
+        let all = move || of_user.into_iter().chain(user.groups.iter().filter_map(|group| self.groups.get(group)));
+        let everywhere = all().flat_map(|grants| &grants.everywhere);
+        let local = all().filter_map(move |grants| grants.in_namespace.get(namespace)).flatten();
+        everywhere.chain(local)
+    }
+
+    /// Whether a role of the user's allows it: `Ok` with upstream's reason where `explain`, else why nothing was found
+    /// where that is worth telling (a role that is bound and not there), or `""`.
+    pub fn allows(&self, user: &User, what: &Attributes, explain: bool) -> Result<String, String> {
+        let namespace = if what.path.is_empty() { what.namespace.as_str() } else { "" };
+        let mut errors = Vec::new();
+        for grant in self.grants(user, namespace) {
+            match self.roles.get(&grant.role) {
+                Some(rules) if rules.iter().any(|rule| rule.allows(what)) => {
+                    return Ok(if explain { format!("RBAC: allowed by {}", grant.in_words()) } else { String::new() });
+                }
+                Some(_) => {}
+                None => errors.push(grant.missing_role()),
+            }
+        }
+        Err(match errors.as_slice() {
+            [] => String::new(),
+            [one] => format!("RBAC: {one}"),
+            all => format!("RBAC: [{}]", all.join(", ")),
+        })
+    }
+
+    /// Every rule that the user has in a namespace (`""`: those everywhere), and what of their roles is missing.
+    pub fn rules(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
+        let (mut rules, mut errors) = (Vec::new(), Vec::new());
+        for grant in self.grants(user, namespace) {
+            match self.roles.get(&grant.role) {
+                Some(found) => rules.extend(found.iter().cloned()),
+                None => errors.push(grant.missing_role()),
+            }
+        }
+        (rules, errors)
+    }
+}
+
+impl Grant {
+    fn in_words(&self) -> String {
+        let role_kind = if self.role.namespace.is_empty() { "ClusterRole" } else { "Role" };
+        let (kind, name) = if self.binding.namespace.is_empty() {
+            ("ClusterRoleBinding", self.binding.name.to_string())
+        } else {
+            ("RoleBinding", format!("{}/{}", self.binding.name, self.binding.namespace))
+        };
+        format!("{kind} {name:?} of {role_kind} {:?} to {}", &*self.role.name, self.subject)
+    }
+
+    fn missing_role(&self) -> String {
+        let kind = if self.role.namespace.is_empty() { "clusterrole" } else { "role" };
+        format!("{kind}.{GROUP} {:?} not found", &*self.role.name)
+    }
+}
+
+/// Who a subject is, and how messages name it. A service account is the user of its name.
+fn read_subject(subject: &Value, namespace: &str) -> Option<(Subject, String)> {
+    let name = object::text(subject, &["name"]);
+    Some(match object::text(subject, &["kind"]) {
+        "User" => (Subject::User(name.to_owned()), format!("User {name:?}")),
+        "Group" => (Subject::Group(name.to_owned()), format!("Group {name:?}")),
+        "ServiceAccount" => {
+            let namespace =
+                Some(object::text(subject, &["namespace"])).filter(|own| !own.is_empty()).unwrap_or(namespace);
+            if namespace.is_empty() {
+                return None;
+            }
+            let user = format!("system:serviceaccount:{namespace}:{name}");
+            (Subject::User(user), format!("ServiceAccount {:?}", format!("{name}/{namespace}")))
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,306 @@
+//! What a node writes, looked at when the object is known (M4), as upstream's NodeRestriction admission.
+//!
+//! A node changes only its own Node, and no label of it that steers pods; the status of its own pods and claims; its
+//! own Lease and CSINode; of a volume only that it made, worked on or released it.
+
+use mainstay_api::{Kind, Status, kinds, object};
+use serde_json::{Value, json};
+
+use super::node;
+use crate::api::{Batch, Part};
+
+/// The annotation of a pod that a kubelet has of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Labels of Kubernetes' own that a kubelet may set on its Node.
+const KUBELET_LABELS: [&str; 13] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "node.kubernetes.io/windows-build",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "kubernetes.io/role",
+];
+/// Groups of labels that a kubelet may set.
+const KUBELET_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+/// The node that asks, where one does.
+fn node_of(batch: &Batch<'_>) -> Option<String> {
+    batch.requester.as_ref()?.user.node().map(str::to_owned)
+}
+
+/// Refuses what a node may not write. `old` is the stored object of an update.
+pub fn check(batch: &mut Batch<'_>, kind: &Kind, part: Part, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let Some(node) = node_of(batch) else { return Ok(()) };
+    let name = object::name(new).to_owned();
+    let checked = match (kind.group, kind.plural) {
+        ("", "nodes") => check_node(&node, new, old),
+        ("", "pods") => check_pod(&node, part, new, old),
+        ("", "persistentvolumeclaims") => check_claim(&node, part, new, old),
+        ("", "persistentvolumes") => check_volume(batch, &node, new, old),
+        ("coordination.k8s.io", "leases") if object::namespace(new) != node::LEASES || name != node => {
+            Err("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        ("storage.k8s.io", "csinodes") if name != node => {
+            Err("can only access CSINode with the same name as the requesting node".to_owned())
+        }
+        ("snapshot.storage.k8s.io", "volumesnapshotcontents")
+        | ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => check_content(&node, new, old),
+        _ => Ok(()),
+    };
+    checked.map_err(|why| Status::forbidden(kind, &name, &why))
+}
+
+/// Refuses what a node may not delete or evict: pods of others, and Nodes, Leases and CSINodes that are not its own.
+pub fn check_delete(batch: &Batch<'_>, kind: &Kind, old: &Value) -> Result<(), Status> {
+    let Some(node) = node_of(batch) else { return Ok(()) };
+    let name = object::name(old);
+    let is_own = match (kind.group, kind.plural) {
+        ("", "pods") => object::text(old, &["spec", "nodeName"]) == node,
+        ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => name == node,
+        _ => false,
+    };
+    if is_own {
+        return Ok(());
+    }
+    let why = format!("node {node:?} can only delete {} that are its own", kind.plural);
+    let why = match *kind == kinds::POD {
+        true => format!("node {node:?} can only delete pods with spec.nodeName set to itself"),
+        false => why,
+    };
+    Err(Status::forbidden(kind, name, &why))
+}
+
+/// Refuses a token that is not for a pod of the node.
+pub fn check_token(batch: &mut Batch<'_>, namespace: &str, account: &str, request: &Value) -> Result<(), Status> {
+    let Some(node) = node_of(batch) else { return Ok(()) };
+    let refuse = |why: &str| Err(Status::forbidden(&kinds::SERVICE_ACCOUNT, account, why));
+    let reference = |field: &str| object::text(request, &["spec", "boundObjectRef", field]);
+    if reference("kind") != "Pod" || reference("name").is_empty() {
+        return refuse("node requested token not bound to a pod");
+    }
+    if reference("uid").is_empty() {
+        return refuse("node requested token with a pod binding without a uid");
+    }
+    let Some(pod) = batch.get(&kinds::POD, namespace, reference("name"))? else {
+        return Err(Status::not_found(&kinds::POD, reference("name")));
+    };
+    if object::text(&pod, &["spec", "nodeName"]) != node {
+        return refuse("node requested token bound to a pod scheduled on a different node");
+    }
+    Ok(())
+}
+
+fn check_node(node: &str, new: &Value, old: Option<&Value>) -> Result<(), String> {
+    let name = object::name(new);
+    if name != node {
+        return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
+    }
+    let labels = |value: Option<&Value>| {
+        value
+            .and_then(|value| object::at(value, &["metadata", "labels"]))
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (after, before) = (labels(Some(new)), labels(old));
+    let mut changed: Vec<&String> =
+        after.iter().filter(|(key, value)| before.get(*key) != Some(value)).map(|(key, _)| key).collect();
+    changed.extend(before.keys().filter(|key| !after.contains_key(*key)));
+    changed.retain(|key| is_forbidden_label(key));
+    if !changed.is_empty() {
+        changed.sort();
+        let list: Vec<&str> = changed.iter().map(|key| key.as_str()).collect();
+        let act = if old.is_some() {
+            "is not allowed to modify labels"
+        } else {
+            "is not allowed to set the following labels"
+        };
+        return Err(format!("node {node:?} {act}: {}", list.join(", ")));
+    }
+    if let Some(old) = old {
+        let field = |value: &Value, path: &[&str]| object::at(value, path).cloned().unwrap_or_default();
+        for (path, what) in [
+            (["spec", "taints"], "taints"),
+            (["metadata", "ownerReferences"], "ownerReferences"),
+            (["spec", "configSource"], "configSource"),
+        ] {
+            if field(new, &path) != field(old, &path) {
+                return Err(format!("node {node:?} is not allowed to modify {what}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Labels by which administrators keep workloads apart, and those of Kubernetes that are not the kubelet's.
+fn is_forbidden_label(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return false };
+    let is_in = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    if is_in("node-restriction.kubernetes.io") {
+        return true;
+    }
+    (is_in("kubernetes.io") || is_in("k8s.io"))
+        && !KUBELET_LABELS.contains(&key)
+        && !KUBELET_DOMAINS.iter().any(|domain| is_in(domain))
+}
+
+fn check_pod(node: &str, part: Part, new: &Value, old: Option<&Value>) -> Result<(), String> {
+    let bound = |pod: &Value| object::text(pod, &["spec", "nodeName"]) == node;
+    let Some(old) = old else { return check_mirror(node, new) };
+    if part != Part::Status {
+        return Err(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods"));
+    }
+    if !bound(old) {
+        return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+    }
+    if object::at(new, &["metadata", "labels"]) != object::at(old, &["metadata", "labels"]) {
+        return Err(format!("node {node:?} cannot update labels through pod status"));
+    }
+    Ok(())
+}
+
+/// A node makes no pods but the mirrors of its own, which name nothing of the cluster's.
+fn check_mirror(node: &str, pod: &Value) -> Result<(), String> {
+    if object::at(pod, &["metadata", "annotations", MIRROR]).is_none() {
+        return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+    }
+    if object::text(pod, &["spec", "nodeName"]) != node {
+        return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    let owners = object::at(pod, &["metadata", "ownerReferences"]).and_then(Value::as_array);
+    let is_own = owners.is_some_and(|owners| {
+        matches!(owners.as_slice(), [owner] if object::text(owner, &["kind"]) == "Node"
+            && object::text(owner, &["name"]) == node
+            && object::at(owner, &["controller"]) == Some(&json!(true)))
+    });
+    if !is_own {
+        return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    }
+    if !matches!(object::text(pod, &["spec", "serviceAccountName"]), "" | "default") {
+        return Err(format!("node {node:?} can not create pods that reference a service account"));
+    }
+    let volumes = object::at(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+    for volume in volumes {
+        for (field, what) in
+            [("secret", "secrets"), ("configMap", "configmaps"), ("persistentVolumeClaim", "persistentvolumeclaims")]
+        {
+            if volume.get(field).is_some() {
+                return Err(format!("node {node:?} can not create pods that reference {what}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_claim(node: &str, part: Part, new: &Value, old: Option<&Value>) -> Result<(), String> {
+    let (Some(old), Part::Status) = (old, part) else { return Err("may only update PVC status".to_owned()) };
+    let bare = |claim: &Value| {
+        let mut claim = claim.clone();
+        let metadata = object::ensure(&mut claim, &["metadata"]);
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+        if let Some(Value::Object(status)) = claim.get_mut("status") {
+            for field in ["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"] {
+                status.remove(field);
+            }
+        }
+        claim
+    };
+    if bare(new) == bare(old) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions"))
+}
+
+/// Notes of its work (annotations of ours) on volumes that are its business, and letting them go.
+fn check_volume(batch: &Batch<'_>, node: &str, new: &Value, old: Option<&Value>) -> Result<(), String> {
+    let Some(old) = old else { return Err(format!("node {node:?} may not create volumes")) };
+    let is_own = batch.requester.as_ref().is_some_and(|requester| requester.authorizer.owns_volume(node, old));
+    if !is_own {
+        return Err(format!("node {node:?} is not allowed to modify volumes of other nodes"));
+    }
+    let bare = |volume: &Value| {
+        let mut volume = volume.clone();
+        let metadata = object::ensure(&mut volume, &["metadata"]);
+        for field in ["resourceVersion", "managedFields", "finalizers"] {
+            metadata.remove(field);
+        }
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.retain(|key, _| !key.starts_with("mainstay.io/"));
+        }
+        if metadata.get("annotations").is_some_and(|annotations| *annotations == json!({})) {
+            metadata.remove("annotations");
+        }
+        volume
+    };
+    if bare(new) == bare(old) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not allowed to update fields other than its own annotations and finalizers"))
+}
+
+/// Snapshots that were given to this node.
+fn check_content(node: &str, new: &Value, old: Option<&Value>) -> Result<(), String> {
+    let on =
+        |content: &Value| object::text(content, &["metadata", "annotations", "mainstay.io/snapshot-on"]).to_owned();
+    match old {
+        Some(old) if on(old) == node && on(new) == node => Ok(()),
+        _ => Err(format!("node {node:?} is not allowed to modify snapshots of other nodes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m4_a_node_keeps_its_hands_off_labels_that_steer_pods() {
+        for forbidden in [
+            "node-restriction.kubernetes.io/pci",
+            "eu.node-restriction.kubernetes.io/x",
+            "node-role.kubernetes.io/master",
+            "example.k8s.io/x",
+            "kubernetes.io/x",
+        ] {
+            assert!(is_forbidden_label(forbidden), "{forbidden}");
+        }
+        for free in
+            ["kubernetes.io/hostname", "example.org/disk", "disk", "sub.node.kubernetes.io/x", "notkubernetes.io/x"]
+        {
+            assert!(!is_forbidden_label(free), "{free}");
+        }
+        let node = |labels: Value| json!({ "metadata": { "name": "n1", "labels": labels } });
+        let (old, same) =
+            (node(json!({ "node-role.kubernetes.io/a": "" })), node(json!({ "node-role.kubernetes.io/a": "" })));
+        assert_eq!(check_node("n1", &same, Some(&old)), Ok(()));
+        let gone = check_node("n1", &node(json!({})), Some(&old)).expect_err("taken away");
+        assert_eq!(gone, "node \"n1\" is not allowed to modify labels: node-role.kubernetes.io/a");
+        assert!(check_node("n2", &same, Some(&old)).is_err());
+        let mut tainted = same.clone();
+        tainted["spec"]["taints"] = json!([]);
+        assert!(check_node("n1", &tainted, Some(&old)).is_err());
+    }
+
+    #[test]
+    fn m4_a_node_tells_of_its_pods_and_claims_and_no_more() {
+        let pod =
+            |node: &str, label: &str| json!({ "metadata": { "labels": { "a": label } }, "spec": { "nodeName": node } });
+        let status = |old: &Value, new: &Value| check_pod("n1", Part::Status, new, Some(old));
+        assert_eq!(status(&pod("n1", "x"), &pod("n1", "x")), Ok(()));
+        assert!(status(&pod("n2", "x"), &pod("n2", "x")).is_err());
+        assert!(status(&pod("n1", "x"), &pod("n1", "y")).is_err());
+        assert!(check_pod("n1", Part::Main, &pod("n1", "x"), Some(&pod("n1", "x"))).is_err());
+        assert!(check_pod("n1", Part::Main, &pod("n1", "x"), None).is_err());
+        let claim = |capacity: &str, phase: &str| json!({ "metadata": {}, "status": { "capacity": { "storage": capacity }, "phase": phase } });
+        let told = |old: &Value, new: &Value| check_claim("n1", Part::Status, new, Some(old));
+        assert_eq!(told(&claim("1Gi", "Bound"), &claim("2Gi", "Bound")), Ok(()));
+        assert!(told(&claim("1Gi", "Bound"), &claim("1Gi", "Lost")).is_err());
+    }
+}
