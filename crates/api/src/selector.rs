@@ -303,7 +303,7 @@ impl Fields {
         if text.len() > MAX_SELECTOR {
             return Err(format!("selector is longer than {MAX_SELECTOR} bytes"));
         }
-        let extra = (kind.fields)(&Value::Null);
+        let extra = (kind.fields)(kind, &Value::Null);
         let mut terms = Vec::new();
         for part in split_unescaped(text).into_iter().filter(|part| !part.is_empty()) {
             let Some((field, value, equal)) = split_term(part) else {
@@ -345,7 +345,7 @@ impl Fields {
         if self.terms.is_empty() {
             return true;
         }
-        let fields = (kind.fields)(object);
+        let fields = (kind.fields)(kind, object);
         self.terms.iter().all(|(field, value, equal)| {
             let actual = match field.as_str() {
                 "metadata.name" => object::name(object),

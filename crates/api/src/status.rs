@@ -58,7 +58,7 @@ impl Status {
     }
 
     fn about(self, kind: &Kind, name: &str) -> Self {
-        self.with_details(details(name, kind.group, kind.plural))
+        self.with_details(details(name, &kind.group, &kind.plural))
     }
 
     /// 404 for an object that does not exist.
@@ -136,8 +136,8 @@ impl Status {
             several => format!("[{}]", several.join(", ")),
         };
         let qualified =
-            if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
-        let mut about = details(name, kind.group, kind.kind);
+            if kind.group.is_empty() { kind.kind.to_string() } else { format!("{}.{}", kind.kind, kind.group) };
+        let mut about = details(name, &kind.group, &kind.kind);
         about["causes"] = listed
             .iter()
             .map(|c| json!({ "reason": c.reason, "message": c.message, "field": c.field }))

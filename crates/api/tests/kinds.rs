@@ -32,25 +32,25 @@ fn merge(target: &mut Value, patch: Value) {
 /// What a create of this object would answer: `ok`, or the message of the 422.
 fn create(kind: &Kind, object: &Value) -> String {
     let mut object = object.clone();
-    (kind.defaults)(&mut object);
-    (kind.prepare_create)(&mut object);
+    (kind.defaults)(kind, &mut object);
+    (kind.prepare_create)(kind, &mut object);
     let mut causes = Vec::new();
     metadata::validate(kind, &object, &mut causes);
-    (kind.validate)(&object, &mut causes);
+    (kind.validate)(kind, &object, &mut causes);
     if causes.is_empty() { "ok".to_owned() } else { Status::invalid(kind, name(&object), &causes).message }
 }
 
 /// What an update from `old` to `new` would answer.
 fn update(kind: &Kind, old: &Value, new: &Value) -> String {
     let (mut old, mut new) = (old.clone(), new.clone());
-    (kind.defaults)(&mut old);
-    (kind.defaults)(&mut new);
-    (kind.prepare_update)(&mut new, &old);
+    (kind.defaults)(kind, &mut old);
+    (kind.defaults)(kind, &mut new);
+    (kind.prepare_update)(kind, &mut new, &old);
     let mut causes = Vec::new();
     metadata::validate(kind, &new, &mut causes);
     metadata::validate_update(&new, &old, &mut causes);
-    (kind.validate)(&new, &mut causes);
-    (kind.validate_update)(&new, &old, &mut causes);
+    (kind.validate)(kind, &new, &mut causes);
+    (kind.validate_update)(kind, &new, &old, &mut causes);
     if causes.is_empty() { "ok".to_owned() } else { Status::invalid(kind, name(&new), &causes).message }
 }
 
@@ -100,8 +100,8 @@ fn volume() -> Value {
 #[test]
 fn the_table_is_found_by_path_and_by_kind() {
     for kind in ALL {
-        assert!(std::ptr::eq(find(kind.group, kind.version, kind.plural).unwrap_or(&kinds::POD), *kind), "{kind:?}");
-        assert!(std::ptr::eq(find_kind(kind.group, kind.version, kind.kind).unwrap_or(&kinds::POD), *kind), "{kind:?}");
+        assert_eq!(find(&kind.group, &kind.version, &kind.plural).as_ref(), Some(*kind));
+        assert_eq!(find_kind(&kind.group, &kind.version, &kind.kind).as_ref(), Some(*kind));
     }
     assert_eq!((find("", "v1", "things"), find("apps", "v1beta1", "statefulsets")), (None, None));
 }
@@ -200,8 +200,8 @@ fn a_running_pod_changes_only_where_it_may() {
 fn stateful_sets_are_stored_and_held_as_upstream_does() {
     let kind = &kinds::STATEFUL_SET;
     let mut stored = set();
-    (kind.defaults)(&mut stored);
-    (kind.prepare_create)(&mut stored);
+    (kind.defaults)(kind, &mut stored);
+    (kind.prepare_create)(kind, &mut stored);
     let spec = &stored["spec"];
     assert_eq!(stored["metadata"]["generation"], 1);
     assert_eq!(stored["status"], json!({ "replicas": 0, "availableReplicas": 0 }));
@@ -245,10 +245,10 @@ fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_statu
     let old = with(&set(), json!({ "metadata": { "generation": 3 }, "status": { "replicas": 2 } }));
     let mut same =
         with(&old, json!({ "metadata": { "generation": 9, "labels": { "a": "b" } }, "status": { "replicas": 7 } }));
-    (kinds::STATEFUL_SET.prepare_update)(&mut same, &old);
+    (kinds::STATEFUL_SET.prepare_update)(&kinds::STATEFUL_SET, &mut same, &old);
     assert_eq!((&same["metadata"]["generation"], &same["status"]["replicas"]), (&json!(3), &json!(2)));
     let mut changed = with(&old, json!({ "spec": { "replicas": 4 } }));
-    (kinds::STATEFUL_SET.prepare_update)(&mut changed, &old);
+    (kinds::STATEFUL_SET.prepare_update)(&kinds::STATEFUL_SET, &mut changed, &old);
     assert_eq!(changed["metadata"]["generation"], 4);
 }
 
@@ -345,8 +345,8 @@ fn services_keep_their_address() {
     let given = json!({ "spec": { "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] } });
     let old = with(&service(), given);
     let mut again = with(&service(), json!({ "spec": { "type": "NodePort" } }));
-    (kinds::SERVICE.defaults)(&mut again);
-    (kinds::SERVICE.prepare_update)(&mut again, &old);
+    (kinds::SERVICE.defaults)(&kinds::SERVICE, &mut again);
+    (kinds::SERVICE.prepare_update)(&kinds::SERVICE, &mut again, &old);
     assert_eq!(
         (&again["spec"]["clusterIP"], &again["spec"]["ports"][0]["nodePort"]),
         (&json!("10.96.0.9"), &json!(30080))
@@ -371,7 +371,7 @@ fn a_service_gives_back_what_its_new_type_has_no_use_for() {
     );
     let mut new = with(&old, json!({ "spec": { "type": "ClusterIP" } }));
     assert_eq!(update(&kinds::SERVICE, &old, &new), "ok");
-    (kinds::SERVICE.prepare_update)(&mut new, &old);
+    (kinds::SERVICE.prepare_update)(&kinds::SERVICE, &mut new, &old);
     assert_eq!((new["spec"]["ports"][0].get("nodePort"), new["spec"].get("externalTrafficPolicy")), (None, None));
     let outside = with(&old, json!({ "spec": { "type": "ExternalName", "externalName": "example.com" } }));
     assert_eq!(update(&kinds::SERVICE, &old, &outside), "ok");
@@ -381,7 +381,7 @@ fn a_service_gives_back_what_its_new_type_has_no_use_for() {
 fn secrets_turn_string_data_into_data_and_immutable_ones_stay() {
     let mut secret =
         json!({ "metadata": { "name": "s", "namespace": "d" }, "stringData": { "k": "v" }, "data": { "k": "eA==" } });
-    (kinds::SECRET.defaults)(&mut secret);
+    (kinds::SECRET.defaults)(&kinds::SECRET, &mut secret);
     assert_eq!(
         (&secret["type"], &secret["data"]["k"], secret.get("stringData")),
         (&json!("Opaque"), &json!("dg=="), None)
@@ -394,7 +394,7 @@ fn secrets_turn_string_data_into_data_and_immutable_ones_stay() {
 #[test]
 fn admission_gives_a_pod_its_account_and_tolerations_once() {
     let mut new = pod();
-    (kinds::POD.defaults)(&mut new);
+    (kinds::POD.defaults)(&kinds::POD, &mut new);
     kinds::pod::admit(&mut new);
     let spec = &new["spec"];
     assert_eq!(
@@ -413,7 +413,7 @@ fn admission_gives_a_pod_its_account_and_tolerations_once() {
 
 fn row(kind: &Kind, object: &Value) -> String {
     let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
-    let cells = (kind.row)(object, now);
+    let cells = (kind.row)(kind, object, now);
     assert_eq!(cells.len(), kind.columns.len(), "{kind:?}: one cell per column");
     cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect::<Vec<_>>().join("|")
 }
@@ -598,15 +598,15 @@ fn every_function_of_every_kind_takes_any_json() {
     for kind in ALL {
         for object in &objects {
             let mut changed = object.clone();
-            (kind.defaults)(&mut changed);
-            (kind.prepare_create)(&mut changed);
-            (kind.prepare_update)(&mut changed, object);
+            (kind.defaults)(kind, &mut changed);
+            (kind.prepare_create)(kind, &mut changed);
+            (kind.prepare_update)(kind, &mut changed, object);
             let mut causes = Vec::new();
             metadata::validate(kind, object, &mut causes);
             metadata::validate_update(object, &changed, &mut causes);
-            (kind.validate)(object, &mut causes);
-            (kind.validate_update)(object, &changed, &mut causes);
-            let _ = (kind.fields)(object);
+            (kind.validate)(kind, object, &mut causes);
+            (kind.validate_update)(kind, object, &changed, &mut causes);
+            let _ = (kind.fields)(kind, object);
             row(kind, object);
         }
     }
@@ -665,7 +665,7 @@ fn what_a_claim_starts_with_is_written_in_both_fields() {
     let kind = &kinds::PERSISTENT_VOLUME_CLAIM;
     let stored = |source: Value| {
         let mut object = with(&claim(), json!({ "spec": source }));
-        (kind.prepare_create)(&mut object);
+        (kind.prepare_create)(kind, &mut object);
         (object["spec"]["dataSource"].clone(), object["spec"]["dataSourceRef"].clone())
     };
     let snapshot = json!({ "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s" });

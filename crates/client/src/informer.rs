@@ -35,7 +35,7 @@ enum Phase {
 /// disconnected is told as [`Notice::Gone`].
 pub struct Informer {
     client: Client,
-    kind: &'static Kind,
+    kind: Kind,
     namespace: String,
     options: ListOptions,
     known: BTreeSet<ObjectKey>,
@@ -45,9 +45,17 @@ pub struct Informer {
 
 impl Informer {
     /// An informer for a kind in a namespace (`""`: all), narrowed by selectors.
-    pub fn new(client: Client, kind: &'static Kind, namespace: &str, options: ListOptions) -> Self {
+    pub fn new(client: Client, kind: &Kind, namespace: &str, options: ListOptions) -> Self {
         let namespace = namespace.to_owned();
-        Self { client, kind, namespace, options, known: BTreeSet::new(), phase: Phase::List, pause: FIRST_PAUSE }
+        Self {
+            client,
+            kind: kind.clone(),
+            namespace,
+            options,
+            known: BTreeSet::new(),
+            phase: Phase::List,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// The next change. Never ends and never fails: it retries with a pause of up to 5 s. Cancel-safe only
@@ -62,7 +70,7 @@ impl Informer {
                         self.phase = Phase::List;
                         continue;
                     }
-                    tracing::debug!(kind = self.kind.kind, %error, "watch interrupted");
+                    tracing::debug!(kind = &*self.kind.kind, %error, "watch interrupted");
                     tokio::time::sleep(self.pause).await;
                     self.pause = (self.pause * 2).min(MAX_PAUSE);
                     if !matches!(self.phase, Phase::List) {
@@ -88,7 +96,7 @@ impl Informer {
                 }
             },
             Phase::Watch => {
-                let watching = self.client.watch(self.kind, &self.namespace, &self.options).await?;
+                let watching = self.client.watch(&self.kind, &self.namespace, &self.options).await?;
                 self.phase = Phase::Watching(watching);
                 Ok(None)
             }
@@ -127,7 +135,7 @@ impl Informer {
 
     async fn list(&mut self) -> Result<Vec<Notice>, Error> {
         self.options.resource_version.clear();
-        let mut list = self.client.list(self.kind, &self.namespace, &self.options).await?;
+        let mut list = self.client.list(&self.kind, &self.namespace, &self.options).await?;
         self.options.resource_version = object::resource_version(&list).to_owned();
         let items = match list.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
@@ -138,7 +146,7 @@ impl Informer {
             self.known.difference(&listed).map(|key| Notice::Gone(key.clone(), Value::Null)).collect();
         notices.extend(items.into_iter().map(|mut item| {
             // Items of a list carry no kind of their own.
-            item["kind"] = self.kind.kind.into();
+            item["kind"] = self.kind.kind.clone().into();
             item["apiVersion"] = self.kind.api_version().into();
             Notice::Put(ObjectKey::of(&item), item)
         }));

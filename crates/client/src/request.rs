@@ -407,7 +407,7 @@ fn path(kind: &Kind, namespace: &str, name: &str, sub: &str) -> String {
         path.push_str("/namespaces/");
         path.push_str(&escape(namespace));
     }
-    for part in [kind.plural, name, sub] {
+    for part in [&*kind.plural, name, sub] {
         if !part.is_empty() {
             path.push('/');
             path.push_str(&escape(part));

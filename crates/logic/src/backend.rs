@@ -128,7 +128,7 @@ pub fn addresses(pod: &Pod) -> impl Iterator<Item = &str> {
 /// Calls `wake` with each Service whose [`backends`] or own table a change may alter: the Service itself, its slices,
 /// and pods that its slices name.
 pub fn concerned(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "services") => wake(change.key.clone()),
         ("discovery.k8s.io", "endpointslices") => {
             for meta in [&change.old, &change.new].into_iter().flatten() {

@@ -24,21 +24,14 @@ pub enum Propagation {
 pub enum Write {
     /// Makes an object (`metadata.namespace` and `metadata.name` or `generateName` set). One that is already
     /// there fails the decision, which is then made again on a newer snapshot.
-    Create { kind: &'static Kind, object: Value },
+    Create { kind: Kind, object: Value },
     /// A JSON merge patch (RFC 7396) of the object's main resource or of its `status` subresource.
     /// Fails where `uid` or `resource_version` (when given) is not the stored one (A8).
-    Patch {
-        kind: &'static Kind,
-        key: ObjectKey,
-        uid: String,
-        resource_version: Option<String>,
-        status: bool,
-        patch: Value,
-    },
+    Patch { kind: Kind, key: ObjectKey, uid: String, resource_version: Option<String>, status: bool, patch: Value },
     /// Deletes with preconditions, as `DELETE` with `DeleteOptions` does: finalizers and graceful deletion hold it
     /// back.
     Delete {
-        kind: &'static Kind,
+        kind: Kind,
         key: ObjectKey,
         uid: String,
         resource_version: Option<String>,
@@ -55,16 +48,16 @@ impl Write {
     pub fn is_of(&self, kind: &Kind, meta: &ObjectMeta) -> bool {
         match self {
             Self::Patch { kind: of, key, .. } | Self::Delete { kind: of, key, .. } => {
-                *of == kind && *key == key_of(meta)
+                of == kind && *key == key_of(meta)
             }
             Self::Create { .. } | Self::Bind { .. } => false,
         }
     }
 
     /// A merge patch of the main resource, guarded by uid and resourceVersion of the object as observed.
-    pub fn patch(kind: &'static Kind, meta: &ObjectMeta, patch: Value) -> Self {
+    pub fn patch(kind: &Kind, meta: &ObjectMeta, patch: Value) -> Self {
         Self::Patch {
-            kind,
+            kind: kind.clone(),
             key: key_of(meta),
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone(),
@@ -74,9 +67,9 @@ impl Write {
     }
 
     /// A merge patch of the status, guarded by uid: a status has one writer, which reads its own writes.
-    pub fn patch_status(kind: &'static Kind, meta: &ObjectMeta, status: Value) -> Self {
+    pub fn patch_status(kind: &Kind, meta: &ObjectMeta, status: Value) -> Self {
         Self::Patch {
-            kind,
+            kind: kind.clone(),
             key: key_of(meta),
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: None,
@@ -86,9 +79,9 @@ impl Write {
     }
 
     /// A delete in the background with the kind's grace period, guarded by uid and resourceVersion.
-    pub fn delete(kind: &'static Kind, meta: &ObjectMeta) -> Self {
+    pub fn delete(kind: &Kind, meta: &ObjectMeta) -> Self {
         Self::Delete {
-            kind,
+            kind: kind.clone(),
             key: key_of(meta),
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone(),
@@ -107,7 +100,7 @@ pub fn key_of(meta: &ObjectMeta) -> ObjectKey {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// What it is about.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Its key.
     pub key: ObjectKey,
     /// Its uid.
@@ -122,12 +115,19 @@ pub struct Event {
 
 impl Event {
     /// A `Normal` event about the object that `meta` is of.
-    pub fn normal(kind: &'static Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
-        Self { kind, key: key_of(meta), uid: meta.uid.clone().unwrap_or_default(), warning: false, reason, message }
+    pub fn normal(kind: &Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
+        Self {
+            kind: kind.clone(),
+            key: key_of(meta),
+            uid: meta.uid.clone().unwrap_or_default(),
+            warning: false,
+            reason,
+            message,
+        }
     }
 
     /// A `Warning` event about the object that `meta` is of.
-    pub fn warning(kind: &'static Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
+    pub fn warning(kind: &Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
         Self { warning: true, ..Self::normal(kind, meta, reason, message) }
     }
 }
@@ -175,7 +175,7 @@ pub enum Waiting {
     /// A rolling update may not make more pods unavailable now.
     UnavailableBudgetUsed,
     /// A stored object of a kind that this decision looks at does not decode; it is not taken for gone (A10).
-    Undecodable { plural: &'static str, key: ObjectKey },
+    Undecodable { kind: Kind, key: ObjectKey },
 }
 
 /// The outcome of `decide`: total, deterministic, never an error.

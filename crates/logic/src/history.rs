@@ -33,7 +33,7 @@ pub fn normal(kind: &Kind, template: &PodTemplateSpec) -> Value {
         labels.remove("pod-template-hash");
     }
     let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "spec": { "template": template } });
-    (kind.defaults)(&mut object);
+    (kind.defaults)(kind, &mut object);
     let mut template = object.pointer_mut("/spec/template").map(Value::take).unwrap_or_default();
     drop_nulls(&mut template);
     template
@@ -111,7 +111,7 @@ mod tests {
         let stored = template(&data(&plain));
         assert_eq!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &stored));
         let mut defaulted = json!({"spec": {"template": plain}});
-        (STATEFUL_SET.defaults)(&mut defaulted);
+        (STATEFUL_SET.defaults)(&STATEFUL_SET, &mut defaulted);
         let defaulted = template(&defaulted);
         assert_eq!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &defaulted), 0));
         let other = template_of(

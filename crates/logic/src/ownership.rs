@@ -12,7 +12,7 @@ use crate::pods::{is_terminating, selects};
 #[derive(Clone, Copy)]
 pub struct Owner<'a> {
     /// Its kind.
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     /// Its metadata.
     pub meta: &'a ObjectMeta,
     /// What it selects.
@@ -59,7 +59,7 @@ impl<'a> Owner<'a> {
     /// Sorts objects of `kind` into this owner's own and the writes that adopt or release the others.
     pub fn sort<'o, T>(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         objects: impl Iterator<Item = &'o T>,
         meta_of: fn(&T) -> &ObjectMeta,
         belongs: impl Fn(&T) -> bool,
@@ -84,10 +84,10 @@ impl<'a> Owner<'a> {
 }
 
 /// A controlling owner reference to the object of `kind` with this metadata.
-pub fn controller_reference(kind: &'static Kind, meta: &ObjectMeta) -> OwnerReference {
+pub fn controller_reference(kind: &Kind, meta: &ObjectMeta) -> OwnerReference {
     OwnerReference {
         api_version: kind.api_version(),
-        kind: kind.kind.to_owned(),
+        kind: kind.kind.to_string(),
         name: meta.name.clone().unwrap_or_default(),
         uid: meta.uid.clone().unwrap_or_default(),
         controller: Some(true),
@@ -96,13 +96,13 @@ pub fn controller_reference(kind: &'static Kind, meta: &ObjectMeta) -> OwnerRefe
 }
 
 /// The patch that replaces an object's owners. A merge patch replaces the whole list, hence the resourceVersion.
-pub fn set_owners(kind: &'static Kind, meta: &ObjectMeta, owners: &[OwnerReference]) -> Write {
+pub fn set_owners(kind: &Kind, meta: &ObjectMeta, owners: &[OwnerReference]) -> Write {
     let owners = if owners.is_empty() { json!(null) } else { json!(owners) };
     Write::patch(kind, meta, json!({ "metadata": { "ownerReferences": owners } }))
 }
 
 /// The patch that takes the owner with this uid off an object.
-pub fn without_owner(kind: &'static Kind, meta: &ObjectMeta, uid: &str) -> Write {
+pub fn without_owner(kind: &Kind, meta: &ObjectMeta, uid: &str) -> Write {
     let rest: Vec<_> = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned().collect();
     set_owners(kind, meta, &rest)
 }

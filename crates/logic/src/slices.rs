@@ -28,7 +28,7 @@ pub type Endpoints = BTreeMap<(String, String), Endpoint>;
 /// The object that slices are made for.
 pub struct Owner<'a> {
     /// Service, or Endpoints.
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     /// Its metadata; its name is the slices' prefix.
     pub metadata: &'a ObjectMeta,
     /// The labels that its slices have.
@@ -160,7 +160,7 @@ fn create(owner: &Owner, (family, ports): &Group, content: &[Endpoint], name: St
         },
         "addressType": family, "endpoints": content, "ports": ports.iter().map(port).collect::<Vec<_>>(),
     });
-    Write::Create { kind: &kinds::ENDPOINT_SLICE, object }
+    Write::Create { kind: kinds::ENDPOINT_SLICE.clone(), object }
 }
 
 /// Free names for new slices: `<owner>-<five letters>`, the same whenever the same ones are taken.

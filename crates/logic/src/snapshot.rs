@@ -15,7 +15,7 @@ use mainstay_api::snapshots::{
     VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass,
     VolumeSnapshotContent,
 };
-use mainstay_api::{Kind, ObjectKey};
+use mainstay_api::{Kind, ObjectKey, kinds};
 use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
 
@@ -29,7 +29,7 @@ pub type Objects<T> = RedBlackTreeMapSync<ObjectKey, Arc<T>>;
 #[derive(Debug)]
 pub struct Meta {
     /// Its kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Its name.
     pub key: ObjectKey,
     /// Its metadata.
@@ -47,7 +47,7 @@ impl Meta {
 #[derive(Clone, Debug)]
 pub struct Change {
     /// Its kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Its name.
     pub key: ObjectKey,
     /// Before; `None` when it was made.
@@ -61,14 +61,14 @@ pub struct Change {
 pub struct Snapshot {
     /// The store's revision that this is the state of.
     pub revision: u64,
-    /// Every object of every kind: (plural, group) and key.
-    pub metas: RedBlackTreeMapSync<(&'static str, &'static str, ObjectKey), Arc<Meta>>,
-    /// By uid of each owner reference: the dependents' place in `metas`.
-    pub owned: RedBlackTreeMapSync<(Arc<str>, &'static str, &'static str, ObjectKey), ()>,
+    /// Every object of every kind.
+    pub metas: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<Meta>>,
+    /// By uid of each owner reference: the dependents' keys in `metas`.
+    pub owned: RedBlackTreeMapSync<(Arc<str>, Kind, ObjectKey), ()>,
     /// Stored objects that do not decode, as their type or even as metadata, with the decoder's words. What is seen of
     /// them is what was known before, or at least that they are there; nobody may decide anything that looks at their
     /// kinds (A10).
-    pub unreadable: RedBlackTreeMapSync<(&'static str, &'static str, ObjectKey), Arc<str>>,
+    pub unreadable: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<str>>,
     /// Pods by the node they are bound to (`""` when unbound).
     pub pods_on: RedBlackTreeMapSync<(Arc<str>, ObjectKey), ()>,
     pub cluster_roles: Objects<ClusterRole>,
@@ -120,13 +120,13 @@ impl Snapshot {
     /// Takes in one change of the store: the object's encoded JSON, or `None` when it is gone. Gives back what
     /// changed, for [`crate::Controller::keys`]. An object that does not decode is noted in
     /// [`Snapshot::unreadable`] and counts as present, as it was last known (A10).
-    pub fn apply(&mut self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>, revision: u64) -> Change {
+    pub fn apply(&mut self, kind: &Kind, key: ObjectKey, value: Option<&[u8]>, revision: u64) -> Change {
         self.revision = self.revision.max(revision);
-        let slot = (kind.plural, kind.group, key.clone());
+        let slot = (kind.clone(), key.clone());
         let old = self.metas.get(&slot).cloned();
         if let Some(old) = &old {
             for owner in old.metadata.owner_references.iter().flatten() {
-                self.owned.remove_mut(&(owner.uid.as_str().into(), kind.plural, kind.group, key.clone()));
+                self.owned.remove_mut(&(owner.uid.as_str().into(), kind.clone(), key.clone()));
             }
         }
         let mut unreadable = None;
@@ -142,9 +142,9 @@ impl Snapshot {
                     old.as_ref().map_or_else(|| bare_metadata(bytes), |old| old.metadata.clone())
                 });
                 for owner in metadata.owner_references.iter().flatten() {
-                    self.owned.insert_mut((owner.uid.as_str().into(), kind.plural, kind.group, key.clone()), ());
+                    self.owned.insert_mut((owner.uid.as_str().into(), kind.clone(), key.clone()), ());
                 }
-                let meta = Arc::new(Meta { kind, key: key.clone(), metadata });
+                let meta = Arc::new(Meta { kind: kind.clone(), key: key.clone(), metadata });
                 self.metas.insert_mut(slot.clone(), meta.clone());
                 Some(meta)
             }
@@ -154,15 +154,15 @@ impl Snapshot {
             None if self.unreadable.is_empty() => {}
             None => drop(self.unreadable.remove_mut(&slot)),
         }
-        Change { kind, key, old, new }
+        Change { kind: kind.clone(), key, old, new }
     }
 
     /// An object that does not decode, of one of the kinds with these plurals (`*`: of any kind). The first one in
     /// order of kind and key.
-    pub fn unreadable_of(&self, plurals: &[&str]) -> Option<(&'static str, &ObjectKey)> {
+    pub fn unreadable_of(&self, plurals: &[&str]) -> Option<(&Kind, &ObjectKey)> {
         let mut all = self.unreadable.keys();
-        let found = all.find(|(plural, ..)| plurals.iter().any(|of| of == plural || *of == "*"))?;
-        Some((found.0, &found.2))
+        let found = all.find(|(kind, _)| plurals.iter().any(|of| *of == kind.plural || *of == "*"))?;
+        Some((&found.0, &found.1))
     }
 
     /// Why an object does not decode, where it does not.
@@ -170,11 +170,11 @@ impl Snapshot {
         if self.unreadable.is_empty() {
             return None;
         }
-        self.unreadable.get(&(kind.plural, kind.group, key.clone())).map(|why| &**why)
+        self.unreadable.get(&(kind.clone(), key.clone())).map(|why| &**why)
     }
 
     fn apply_typed(&mut self, kind: &Kind, key: &ObjectKey, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
-        match (kind.group, kind.plural) {
+        match (&*kind.group, &*kind.plural) {
             ("", "pods") => {
                 let old = self.pods.get(key).map(|old| node_of(old));
                 put(&mut self.pods, key, value)?;
@@ -202,11 +202,11 @@ impl Snapshot {
     /// The dependents of an owner, by its uid.
     pub fn dependents<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Arc<Meta>> + use<'a> {
         let uid: Arc<str> = uid.into();
-        let start = (uid.clone(), "", "", ObjectKey::new("", ""));
+        let start = (uid.clone(), kinds::LEAST.clone(), ObjectKey::new("", ""));
         self.owned
             .range(start..)
             .take_while(move |((owner, ..), ())| *owner == uid)
-            .filter_map(|((_, plural, group, key), ())| self.metas.get(&(*plural, *group, key.clone())))
+            .filter_map(|((_, kind, key), ())| self.metas.get(&(kind.clone(), key.clone())))
     }
 
     /// The pods bound to a node (`""`: not bound yet), in order of key.
@@ -242,7 +242,7 @@ macro_rules! typed {
                 key: &ObjectKey,
                 value: Option<&[u8]>,
             ) -> Result<(), serde_json::Error> {
-                match (kind.group, kind.plural) {
+                match (&*kind.group, &*kind.plural) {
                     $(($group, $plural) => put(&mut self.$field, key, value),)*
                     _ => Ok(()),
                 }

@@ -438,7 +438,7 @@ pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &Sto
         object["metadata"]["annotations"][source::COPY_OF] = json!(source.folder);
     }
     let volume: Option<PersistentVolume> = serde_json::from_value(object.clone()).ok();
-    let mut writes = vec![Write::Create { kind: &kinds::PERSISTENT_VOLUME, object }];
+    let mut writes = vec![Write::Create { kind: kinds::PERSISTENT_VOLUME.clone(), object }];
     writes.extend(volume.iter().flat_map(|volume| complete(volume, claim)));
     writes
 }

@@ -14,7 +14,7 @@ use crate::snapshot::{Change, Snapshot};
 pub struct World {
     /// What logic sees.
     pub snapshot: Snapshot,
-    objects: BTreeMap<(&'static str, ObjectKey), Value>,
+    objects: BTreeMap<(Kind, ObjectKey), Value>,
     revision: u64,
     /// How many uids were given out.
     uids: u64,
@@ -30,7 +30,7 @@ impl World {
     /// Makes or replaces an object (`kind` gives its type); a missing uid is given.
     pub fn put(&mut self, mut object: Value) {
         let name = object["kind"].as_str().unwrap_or("").to_owned();
-        let kind = *kinds::ALL.iter().find(|kind| kind.kind == name).unwrap_or_else(|| panic!("no kind {name}"));
+        let kind = kinds::ALL.iter().find(|kind| kind.kind == name).unwrap_or_else(|| panic!("no kind {name}"));
         self.revision += 1;
         object["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         if object["metadata"]["uid"].is_null() {
@@ -43,18 +43,18 @@ impl World {
         let change = self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision);
         assert_eq!(self.snapshot.unreadable_of(&["*"]), None, "{object}");
         self.changes.push((before, change));
-        self.objects.insert((kind.plural, key), object);
+        self.objects.insert(((*kind).clone(), key), object);
     }
 
     /// The object, or null.
     pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Value {
-        self.objects.get(&(kind.plural, ObjectKey::new(namespace, name))).cloned().unwrap_or(Value::Null)
+        self.objects.get(&(kind.clone(), ObjectKey::new(namespace, name))).cloned().unwrap_or(Value::Null)
     }
 
     /// Everything of one kind.
     pub fn all<'a>(&'a self, kind: &Kind) -> impl Iterator<Item = &'a Value> + use<'a> {
-        let plural = kind.plural;
-        self.objects.iter().filter(move |((of, _), _)| *of == plural).map(|(_, object)| object)
+        let kind = kind.clone();
+        self.objects.iter().filter(move |((of, _), _)| *of == kind).map(|(_, object)| object)
     }
 
     /// Changes an object by a merge patch, without preconditions.
@@ -125,9 +125,8 @@ impl World {
 
     /// Takes an object away at once.
     pub fn remove(&mut self, kind: &Kind, key: &ObjectKey) {
-        let kind = *kinds::ALL.iter().find(|row| row.plural == kind.plural).unwrap();
         self.revision += 1;
-        self.objects.remove(&(kind.plural, key.clone()));
+        self.objects.remove(&(kind.clone(), key.clone()));
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, key.clone(), None, self.revision);
         self.changes.push((before, change));
@@ -234,10 +233,10 @@ impl World {
 fn permitted(controller: &Controller, write: &Write) -> bool {
     use crate::decision::Verb;
     let (verb, plural) = match write {
-        Write::Create { kind, .. } => (Verb::Create, kind.plural),
-        Write::Patch { kind, status: true, .. } => (Verb::PatchStatus, kind.plural),
-        Write::Patch { kind, .. } => (Verb::Patch, kind.plural),
-        Write::Delete { kind, .. } => (Verb::Delete, kind.plural),
+        Write::Create { kind, .. } => (Verb::Create, &*kind.plural),
+        Write::Patch { kind, status: true, .. } => (Verb::PatchStatus, &*kind.plural),
+        Write::Patch { kind, .. } => (Verb::Patch, &*kind.plural),
+        Write::Delete { kind, .. } => (Verb::Delete, &*kind.plural),
         Write::Bind { .. } => (Verb::Bind, "pods"),
     };
     controller.permits.iter().any(|(may, what)| *may == verb && (*what == plural || *what == "*"))

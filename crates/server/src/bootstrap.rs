@@ -47,7 +47,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
     Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
 }
 
-fn ensure(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: Value) -> Result<(), Status> {
+fn ensure(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value) -> Result<(), Status> {
     if batch.has(key::object(kind, namespace, object::name(&object))) {
         return Ok(());
     }
@@ -55,13 +55,7 @@ fn ensure(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: V
 }
 
 /// As [`ensure`], and brings these fields up to date where the object is there.
-fn replace(
-    batch: &mut Batch<'_>,
-    kind: &'static Kind,
-    namespace: &str,
-    object: Value,
-    fields: &[&str],
-) -> Result<(), Status> {
+fn replace(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value, fields: &[&str]) -> Result<(), Status> {
     let name = object::name(&object).to_owned();
     if !batch.has(key::object(kind, namespace, &name)) {
         return api::create(batch, kind, namespace, object).map(|_| ());

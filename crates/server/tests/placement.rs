@@ -25,13 +25,13 @@ impl Cluster {
         Self { api: Api { store, env: Arc::new(env), settings: Arc::new(settings) }, _folder: folder }
     }
 
-    fn create(&self, kind: &'static Kind, namespace: &str, object: Value) {
+    fn create(&self, kind: &Kind, namespace: &str, object: Value) {
         let mut batch = self.api.batch();
         api::create(&mut batch, kind, namespace, object.clone()).unwrap_or_else(|status| panic!("{status} {object}"));
         self.api.store.commit_blocking(batch.into_txn()).unwrap();
     }
 
-    fn status(&self, kind: &'static Kind, name: &str, status: Value) {
+    fn status(&self, kind: &Kind, name: &str, status: Value) {
         let mut batch = self.api.batch();
         let change = |old: &Value| {
             let mut new = old.clone();
@@ -42,14 +42,14 @@ impl Cluster {
         self.api.store.commit_blocking(batch.into_txn()).unwrap();
     }
 
-    fn delete(&self, kind: &'static Kind, namespace: &str, name: &str) {
+    fn delete(&self, kind: &Kind, namespace: &str, name: &str) {
         let mut batch = self.api.batch();
         api::delete(&mut batch, kind, namespace, name, &DeleteOptions { grace: Some(0), ..DeleteOptions::default() })
             .unwrap();
         self.api.store.commit_blocking(batch.into_txn()).unwrap();
     }
 
-    fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Value {
+    fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Value {
         self.api.batch().get(kind, namespace, name).unwrap().unwrap_or(Value::Null)
     }
 

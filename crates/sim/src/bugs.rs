@@ -56,7 +56,7 @@ impl Bug {
 
 fn skip_order(decision: &mut Decision) {
     let made = decision.writes.iter().find_map(|write| match write {
-        Write::Create { kind, object } if **kind == kinds::POD => Some(object.clone()),
+        Write::Create { kind, object } if *kind == kinds::POD => Some(object.clone()),
         _ => None,
     });
     let Some(mut next) = made else { return };
@@ -64,13 +64,13 @@ fn skip_order(decision: &mut Decision) {
     let Some((set, ordinal)) = name.rsplit_once('-') else { return };
     let ordinal = ordinal.parse::<u32>().unwrap_or(0) + 1;
     next["metadata"]["name"] = json!(format!("{set}-{ordinal}"));
-    decision.writes.push(Write::Create { kind: &kinds::POD, object: next });
+    decision.writes.push(Write::Create { kind: kinds::POD.clone(), object: next });
 }
 
 fn scale_in_from_below(snapshot: &Snapshot, decision: &mut Decision) {
     for write in &mut decision.writes {
         let Write::Delete { kind, key, uid, resource_version, .. } = write else { continue };
-        let Some((set, _)) = key.name.rsplit_once('-').filter(|_| **kind == kinds::POD) else { continue };
+        let Some((set, _)) = key.name.rsplit_once('-').filter(|_| *kind == kinds::POD) else { continue };
         let set_key = mainstay_api::ObjectKey::new(key.namespace.clone(), set);
         let replicas = snapshot.stateful_sets.get(&set_key).and_then(|set| set.spec.replicas).unwrap_or(0);
         let lowest = mainstay_api::ObjectKey::new(key.namespace.clone(), format!("{set}-{replicas}"));
@@ -86,13 +86,13 @@ fn delete_claims(snapshot: &Snapshot, decision: &mut Decision) {
     let mut deletes = Vec::new();
     for write in &decision.writes {
         let Write::Delete { kind, key, .. } = write else { continue };
-        if **kind != kinds::POD {
+        if *kind != kinds::POD {
             continue;
         }
         let claim = mainstay_api::ObjectKey::new(key.namespace.clone(), format!("data-{}", key.name));
         if let Some(found) = snapshot.persistent_volume_claims.get(&claim) {
             deletes.push(Write::Delete {
-                kind: &kinds::PERSISTENT_VOLUME_CLAIM,
+                kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(),
                 key: claim,
                 uid: found.metadata.uid.clone().unwrap_or_default(),
                 resource_version: None,

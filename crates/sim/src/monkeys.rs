@@ -34,7 +34,7 @@ pub enum Deed {
     Scale(String, i64),
     Image(String, String),
     Partition(String, i64),
-    Delete(&'static Kind, String, Option<&'static str>),
+    Delete(Kind, String, Option<&'static str>),
     /// A pod that looks like one of the set's and is nobody's (S10).
     Stranger(String),
     /// A pod leaves the API at once, whatever still runs of it.
@@ -107,14 +107,14 @@ impl Script {
             let at = moment(seed);
             let namespace = if seed.one_in(2) { NAMESPACE } else { PASSING };
             let deed = match seed.below(5) {
-                0 => Deed::Delete(&kinds::NAMESPACE, PASSING.to_owned(), None),
+                0 => Deed::Delete(kinds::NAMESPACE.clone(), PASSING.to_owned(), None),
                 1 => Deed::Deploy(namespace, 1, "bad:1".to_owned()),
                 _ => Deed::Deploy(namespace, seed.between(0, 4), format!("app:{number}")),
             };
             self.deeds.push((at, deed));
         }
         self.last.push(Deed::Deploy(NAMESPACE, seed.between(1, 4), "app:98".to_owned()));
-        self.last.push(Deed::Delete(&kinds::NAMESPACE, PASSING.to_owned(), None));
+        self.last.push(Deed::Delete(kinds::NAMESPACE.clone(), PASSING.to_owned(), None));
     }
 
     fn one_set(&mut self, mut wanted: Wanted, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
@@ -127,8 +127,8 @@ impl Script {
             let at = start.saturating_add(offset).unwrap_or(start);
             let ordinal = seed.between(0, 4);
             let deed = match seed.below(13) {
-                0..=2 => Deed::Delete(&kinds::POD, format!("{name}-{ordinal}"), None),
-                3 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
+                0..=2 => Deed::Delete(kinds::POD.clone(), format!("{name}-{ordinal}"), None),
+                3 => Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
                 4 | 5 => Deed::Scale(name.clone(), seed.between(0, 5)),
                 6 => Deed::Image(
                     name.clone(),
@@ -137,19 +137,21 @@ impl Script {
                 7 => Deed::Image(name.clone(), format!("app:{number}")),
                 8 => Deed::Partition(name.clone(), seed.between(0, 3)),
                 9 => Deed::Force(format!("{name}-{ordinal}")),
-                10 if wanted.is_static => Deed::Delete(&kinds::PERSISTENT_VOLUME, format!("{STATIC}-{ordinal}"), None),
-                10 => Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
+                10 if wanted.is_static => {
+                    Deed::Delete(kinds::PERSISTENT_VOLUME.clone(), format!("{STATIC}-{ordinal}"), None)
+                }
+                10 => Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
                 11 => {
                     // As somebody does who wants to begin anew: claim and pod at once, by force.
                     self.deeds.push((
                         at,
-                        Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, format!("data-{name}-{ordinal}"), None),
+                        Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
                     ));
                     Deed::Force(format!("{name}-{ordinal}"))
                 }
                 _ => {
                     let policy = ["Background", "Foreground", "Orphan"].get(seed.index(3)).copied();
-                    self.deeds.push((at, Deed::Delete(&kinds::STATEFUL_SET, name.clone(), policy)));
+                    self.deeds.push((at, Deed::Delete(kinds::STATEFUL_SET.clone(), name.clone(), policy)));
                     Deed::Apply(wanted.clone())
                 }
             };

@@ -441,7 +441,7 @@ impl Entry {
 }
 
 /// Reads an object from the server, if it answers.
-fn get(server: &Server, kind: &'static Kind, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+fn get(server: &Server, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
     let Some(up) = &server.up else { return Err(Status::unavailable("the server is down")) };
     match up.api.store.get(&key::object(kind, namespace, name)) {
         None => Ok(None),
@@ -454,7 +454,7 @@ fn get(server: &Server, kind: &'static Kind, namespace: &str, name: &str) -> Res
 /// Patches an object, with uid and resourceVersion as preconditions where they are given.
 fn patch(
     server: &mut Server,
-    kind: &'static Kind,
+    kind: &Kind,
     at: &ObjectKey,
     part: Part,
     preconditions: (&str, &str),
@@ -478,7 +478,7 @@ fn patch(
 }
 
 /// Makes an object.
-fn create(server: &mut Server, kind: &'static Kind, namespace: &str, made: &Value) -> Result<(), Status> {
+fn create(server: &mut Server, kind: &Kind, namespace: &str, made: &Value) -> Result<(), Status> {
     server.write(|batch| api::create(batch, kind, namespace, made.clone())).map(|_| ())
 }
 

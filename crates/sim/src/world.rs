@@ -401,7 +401,7 @@ impl World {
         let mut pods_changed = false;
         for step in steps {
             let change = &step.change;
-            let (kind, key) = (change.kind, &change.key);
+            let (kind, key) = (&change.kind, &change.key);
             let verb = match (&change.old, &change.new) {
                 (None, _) => "makes",
                 (Some(_), Some(_)) => "changes",
@@ -414,7 +414,7 @@ impl World {
             if *kind != kinds::LEASE && *kind != kinds::NODE {
                 self.last_change = now;
             }
-            let count = self.counts.entry((kind.kind.to_owned(), key.clone())).or_default();
+            let count = self.counts.entry((kind.kind.to_string(), key.clone())).or_default();
             count.0 += u32::from(change.old.is_none());
             count.1 += u32::from(change.new.is_none());
             pods_changed |= *kind == kinds::POD;

@@ -28,16 +28,16 @@ fn restless(claims: Option<&'static str>, is_static: bool) -> Script {
         for round in 0..12 {
             for ordinal in 0..3 {
                 let claim = format!("data-web-{ordinal}");
-                deeds.push((at(12 + 9 * round), Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, claim, None)));
+                deeds.push((at(12 + 9 * round), Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), claim, None)));
                 deeds.push((at(12 + 9 * round), Deed::Force(format!("web-{ordinal}"))));
             }
         }
     }
     for round in 0..6 {
         let begun = 15 + 20 * round;
-        deeds.push((at(begun), Deed::Delete(&kinds::PERSISTENT_VOLUME_CLAIM, "data-web-1".to_owned(), None)));
-        deeds.push((at(begun), Deed::Delete(&kinds::POD, "web-1".to_owned(), None)));
-        deeds.push((at(begun + 1), Deed::Delete(&kinds::POD, "web-0".to_owned(), None)));
+        deeds.push((at(begun), Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), "data-web-1".to_owned(), None)));
+        deeds.push((at(begun), Deed::Delete(kinds::POD.clone(), "web-1".to_owned(), None)));
+        deeds.push((at(begun + 1), Deed::Delete(kinds::POD.clone(), "web-0".to_owned(), None)));
         deeds.push((at(begun + 8), Deed::Scale("web".to_owned(), if round % 2 == 0 { 1 } else { 3 })));
     }
     deeds.sort_by_key(|(at, _)| *at);

@@ -25,7 +25,7 @@ fn scenario() -> Script {
     let deeds = vec![
         (at(1), Deed::Apply(wanted)),
         (at(40), Deed::Image("web".to_owned(), "app:2".to_owned())),
-        (at(80), Deed::Delete(&kinds::POD, "web-0".to_owned(), None)),
+        (at(80), Deed::Delete(kinds::POD.clone(), "web-0".to_owned(), None)),
         (at(110), Deed::Scale("web".to_owned(), 1)),
     ];
     Script { deeds, last: Vec::new() }

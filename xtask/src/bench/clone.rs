@@ -50,7 +50,7 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
 }
 
 /// What is measured next meets none of this.
-async fn remove(cluster: &Cluster, kind: &'static Kind) -> Result<()> {
+async fn remove(cluster: &Cluster, kind: &Kind) -> Result<()> {
     let mut watch = cluster.watch_from_now(kind).await?;
     cluster.client.delete(kind, NAMESPACE, "bench-clone", &json!({})).await?;
     let gone = |event: &WatchEvent| matches!(event, WatchEvent::Gone(gone) if object::name(gone) == "bench-clone");

@@ -75,7 +75,7 @@ pub fn apply(
     if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = shape_of(kind.type_name);
+    let shape = shape_of(&kind.type_name);
     if let Some(repeated) = Typed::object(shape, config).repeated() {
         return Err(not_typed(kind, config, &repeated));
     }
@@ -130,7 +130,7 @@ pub fn apply(
 /// As upstream, managed fields that the client sends back are the ones to start from; `[{}]` drops
 /// all, and what cannot be read is replaced by the live object's.
 pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
-    let shape = shape_of(kind.type_name);
+    let shape = shape_of(&kind.type_name);
     let before = old.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let live = || old.and_then(Managers::of).unwrap_or_default();
     let sent = new.get("metadata").and_then(|metadata| metadata.get("managedFields"));
@@ -196,7 +196,7 @@ fn owned_part(kind: &Kind, subresource: &str, mut set: Set) -> Set {
 /// Upstream's 400 for a configuration whose lists cannot be merged.
 fn not_typed(kind: &Kind, config: &Value, why: &str) -> Status {
     let (namespace, name) = (crate::object::namespace(config), crate::object::name(config));
-    let (version, kind) = (kind.api_version(), kind.kind);
+    let (version, kind) = (kind.api_version(), kind.kind.clone());
     Status::bad_request(format!(
         "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}"
     ))

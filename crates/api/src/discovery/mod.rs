@@ -68,7 +68,7 @@ pub static REVIEWS: &[Review] = &[
 struct GroupVersion {
     group: &'static str,
     version: &'static str,
-    kinds: Vec<&'static Kind>,
+    kinds: Vec<Kind>,
     reviews: Vec<&'static Review>,
 }
 
@@ -79,7 +79,7 @@ fn group_versions() -> Vec<GroupVersion> {
     let mut versions = Vec::new();
     for (group, version) in kinds::ALL
         .iter()
-        .map(|kind| (kind.group, kind.version))
+        .map(|kind| (&*kind.group, &*kind.version))
         .chain(REVIEWS.iter().map(|review| (review.group, "v1")))
     {
         if !groups.contains(&group) {
@@ -93,7 +93,12 @@ fn group_versions() -> Vec<GroupVersion> {
     let all = versions.into_iter().map(|(group, version)| GroupVersion {
         group,
         version,
-        kinds: kinds::ALL.iter().copied().filter(|kind| kind.group == group && kind.version == version).collect(),
+        kinds: kinds::ALL
+            .iter()
+            .copied()
+            .filter(|kind| kind.group == group && kind.version == version)
+            .cloned()
+            .collect(),
         reviews: REVIEWS.iter().filter(|review| review.group == group && version == "v1").collect(),
     });
     all.collect()
@@ -149,10 +154,7 @@ fn group(name: &str, all: &[GroupVersion]) -> Value {
 }
 
 /// What a subresource takes or answers, and its verbs: `(group, version, kind, verbs)`.
-fn subresource(
-    kind: &Kind,
-    subresource: Subresource,
-) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'static [&'static str]) {
     match subresource {
         Subresource::Scale => ("autoscaling", "v1", "Scale", READ_WRITE),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
@@ -161,10 +163,10 @@ fn subresource(
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
-        Subresource::Log => (kind.group, kind.version, kind.kind, &["get"]),
-        Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
+        Subresource::Log => (&kind.group, &kind.version, &kind.kind, &["get"]),
+        Subresource::Finalize => (&kind.group, &kind.version, &kind.kind, &["update"]),
         Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers => {
-            (kind.group, kind.version, kind.kind, READ_WRITE)
+            (&kind.group, &kind.version, &kind.kind, READ_WRITE)
         }
     }
 }
@@ -204,17 +206,17 @@ pub fn api_resource_list(group: &str, version: &str) -> Option<Value> {
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind),
         });
         if !kind.short_names.is_empty() {
-            resource["shortNames"] = kind.short_names.into();
+            resource["shortNames"] = json!(kind.short_names);
         }
         if !kind.categories.is_empty() {
-            resource["categories"] = kind.categories.into();
+            resource["categories"] = json!(kind.categories);
         }
         resources.push(resource);
-        for &sub in kind.subresources {
+        for &sub in kind.subresources.iter() {
             let (group, version, name, verbs) = subresource(kind, sub);
             let path = format!("{}/{}", kind.plural, segment(sub));
             let mut resource = json!({ "name": path, "singularName": "", "namespaced": kind.namespaced, "kind": name, "verbs": verbs });
-            if (group, version) != (kind.group, kind.version) {
+            if (group, version) != (&*kind.group, &*kind.version) {
                 resource["group"] = group.into();
                 resource["version"] = version.into();
             }
@@ -285,14 +287,14 @@ fn aggregated_version(gv: &GroupVersion) -> Value {
         .collect();
     for kind in &gv.kinds {
         let mut resource = json!({
-            "resource": kind.plural, "responseKind": response(kind.group, kind.version, kind.kind), "scope": scope(kind.namespaced),
+            "resource": kind.plural, "responseKind": response(&kind.group, &kind.version, &kind.kind), "scope": scope(kind.namespaced),
             "singularResource": kind.singular, "verbs": verbs(kind),
         });
         if !kind.short_names.is_empty() {
-            resource["shortNames"] = kind.short_names.into();
+            resource["shortNames"] = json!(kind.short_names);
         }
         if !kind.categories.is_empty() {
-            resource["categories"] = kind.categories.into();
+            resource["categories"] = json!(kind.categories);
         }
         if !kind.subresources.is_empty() {
             let subresources = kind.subresources.iter().map(|&sub| {
@@ -325,14 +327,14 @@ mod tests {
             }
         }
         for kind in kinds::ALL {
-            let list = api_resource_list(kind.group, kind.version).expect("a list");
+            let list = api_resource_list(&kind.group, &kind.version).expect("a list");
             let row = list["resources"]
                 .as_array()
                 .expect("resources")
                 .iter()
-                .find(|row| row["name"] == kind.plural)
+                .find(|row| row["name"] == *kind.plural)
                 .expect("a row");
-            assert_eq!((&row["kind"], &row["namespaced"]), (&kind.kind.into(), &kind.namespaced.into()));
+            assert_eq!((&row["kind"], &row["namespaced"]), (&json!(kind.kind), &kind.namespaced.into()));
             assert!(aggregated_names.contains(&format!("{}/{}/{}", kind.group, kind.version, kind.plural)));
         }
         assert!(api_resource_list("nope", "v1").is_none() && api_group("").is_none() && api_group("apps").is_some());

@@ -1,5 +1,7 @@
 //! What the rows of `kubectl get` are made of.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::Column;
@@ -11,11 +13,11 @@ use crate::time;
 
 /// The name column.
 pub const NAME: Column = Column {
-    name: "Name",
+    name: Borrowed("Name"),
     type_: "string",
     format: "name",
     priority: 0,
-    description: "Name of the object, unique within its namespace.",
+    description: Borrowed("Name of the object, unique within its namespace."),
 };
 /// The age column.
 pub const AGE: Column = text_column("Age", "Time since the object was created.");
@@ -26,19 +28,30 @@ pub const IMAGES: Column = wide("Images", "Images of the containers of the templ
 /// The selector, with `-o wide`.
 pub const SELECTOR: Column = wide("Selector", "Selector of the pods that belong to it.");
 
+/// Any column.
+pub const fn column(
+    name: &'static str,
+    type_: &'static str,
+    format: &'static str,
+    priority: i32,
+    description: &'static str,
+) -> Column {
+    Column { name: Borrowed(name), type_, format, priority, description: Borrowed(description) }
+}
+
 /// A text column that is always shown.
 pub const fn text_column(name: &'static str, description: &'static str) -> Column {
-    Column { name, type_: "string", format: "", priority: 0, description }
+    column(name, "string", "", 0, description)
 }
 
 /// A number column that is always shown.
 pub const fn number(name: &'static str, description: &'static str) -> Column {
-    Column { name, type_: "integer", format: "", priority: 0, description }
+    column(name, "integer", "", 0, description)
 }
 
 /// A text column that only `-o wide` shows.
 pub const fn wide(name: &'static str, description: &'static str) -> Column {
-    Column { name, type_: "string", format: "", priority: 1, description }
+    column(name, "string", "", 1, description)
 }
 
 /// Time since the object was made.

@@ -1,15 +1,17 @@
 //! ClusterRoleBinding: who has a role in the whole cluster.
 
-use super::Kind;
+use std::borrow::Cow::Borrowed;
+
 use super::rolebinding::{BINDING, validate_binding};
+use super::{Kind, Row};
 
 /// The row of ClusterRoleBinding.
-pub static CLUSTER_ROLE_BINDING: Kind = Kind {
-    kind: "ClusterRoleBinding",
-    plural: "clusterrolebindings",
-    singular: "clusterrolebinding",
+pub static CLUSTER_ROLE_BINDING: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("ClusterRoleBinding"),
+    plural: Borrowed("clusterrolebindings"),
+    singular: Borrowed("clusterrolebinding"),
     namespaced: false,
-    type_name: "io.k8s.api.rbac.v1.ClusterRoleBinding",
-    validate: |binding, causes| validate_binding(binding, false, causes),
+    type_name: Borrowed("io.k8s.api.rbac.v1.ClusterRoleBinding"),
+    validate: |_, binding, causes| validate_binding(binding, false, causes),
     ..BINDING
-};
+});

@@ -1,10 +1,12 @@
 //! ConfigMap: configuration that containers read.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, age, text_column};
 use super::field::Field;
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::names;
 use crate::object::name;
 use crate::status::Cause;
@@ -14,18 +16,18 @@ pub const MAX_SIZE: usize = 1024 * 1024;
 const HELD: &str = "field is immutable when `immutable` is set";
 
 /// The row of ConfigMap.
-pub static CONFIG_MAP: Kind = Kind {
-    kind: "ConfigMap",
-    plural: "configmaps",
-    singular: "configmap",
-    short_names: &["cm"],
-    type_name: "io.k8s.api.core.v1.ConfigMap",
-    columns: &[NAME, text_column("Data", "How many entries it has."), AGE],
-    row: |map, now| {
+pub static CONFIG_MAP: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("ConfigMap"),
+    plural: Borrowed("configmaps"),
+    singular: Borrowed("configmap"),
+    short_names: Borrowed(&[Borrowed("cm")]),
+    type_name: Borrowed("io.k8s.api.core.v1.ConfigMap"),
+    columns: Borrowed(&[NAME, text_column("Data", "How many entries it has."), AGE]),
+    row: |_, map, now| {
         let entries = Field::root(map).get("data").len() + Field::root(map).get("binaryData").len();
         vec![json!(name(map)), json!(entries), age(map, now)]
     },
-    validate: |map, causes| {
+    validate: |_, map, causes| {
         let map = Field::root(map);
         let mut size = 0usize;
         for field in ["data", "binaryData"] {
@@ -41,9 +43,9 @@ pub static CONFIG_MAP: Kind = Kind {
             causes.push(Cause::too_long("[]", MAX_SIZE));
         }
     },
-    validate_update: |new, old, causes| held(new, old, &["data", "binaryData"], causes),
+    validate_update: |_, new, old, causes| held(new, old, &["data", "binaryData"], causes),
     ..BASE
-};
+});
 
 /// A key of the data of a ConfigMap or Secret.
 pub fn validate_key(key: &str, at: &Field, causes: &mut Vec<Cause>) {

@@ -1,27 +1,29 @@
 //! ControllerRevision: a template as it once was.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, age, count, number, or_none, text_column};
 use super::field::Field;
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::name;
 use crate::status::Cause;
 
 /// The row of ControllerRevision.
-pub static CONTROLLER_REVISION: Kind = Kind {
-    group: "apps",
-    kind: "ControllerRevision",
-    plural: "controllerrevisions",
-    singular: "controllerrevision",
-    type_name: "io.k8s.api.apps.v1.ControllerRevision",
-    columns: &[
+pub static CONTROLLER_REVISION: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("apps"),
+    kind: Borrowed("ControllerRevision"),
+    plural: Borrowed("controllerrevisions"),
+    singular: Borrowed("controllerrevision"),
+    type_name: Borrowed("io.k8s.api.apps.v1.ControllerRevision"),
+    columns: Borrowed(&[
         NAME,
         text_column("Controller", "Whose template it is."),
         number("Revision", "Its place in the history."),
         AGE,
-    ],
-    row: |revision, now| {
+    ]),
+    row: |_, revision, now| {
         vec![
             json!(name(revision)),
             or_none(&controller(revision)),
@@ -29,16 +31,18 @@ pub static CONTROLLER_REVISION: Kind = Kind {
             age(revision, now),
         ]
     },
-    validate: |revision, causes| {
+    validate: |_, revision, causes| {
         let revision = Field::root(revision);
         if !revision.get("data").is_set() {
             causes.push(Cause::required("data", "data is mandatory"));
         }
         revision.get("revision").not_negative(causes);
     },
-    validate_update: |new, old, causes| Field::root(new).get("data").immutable(&Field::root(old).get("data"), causes),
+    validate_update: |_, new, old, causes| {
+        Field::root(new).get("data").immutable(&Field::root(old).get("data"), causes)
+    },
     ..BASE
-};
+});
 
 /// `statefulset.apps/web`, or nothing.
 fn controller(revision: &Value) -> String {

@@ -1,24 +1,25 @@
 //! CSIDriver: what a storage driver can do. Kept for charts and tools; this program runs no such drivers.
 
+use std::borrow::Cow::Borrowed;
 use std::collections::BTreeSet;
 
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::{Field, default, made};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::name;
 use crate::status::Cause;
 
 /// The row of CSIDriver.
-pub static CSI_DRIVER: Kind = Kind {
-    group: "storage.k8s.io",
-    kind: "CSIDriver",
-    plural: "csidrivers",
-    singular: "csidriver",
+pub static CSI_DRIVER: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("storage.k8s.io"),
+    kind: Borrowed("CSIDriver"),
+    plural: Borrowed("csidrivers"),
+    singular: Borrowed("csidriver"),
     namespaced: false,
-    type_name: "io.k8s.api.storage.v1.CSIDriver",
-    columns: &[
+    type_name: Borrowed("io.k8s.api.storage.v1.CSIDriver"),
+    columns: Borrowed(&[
         NAME,
         text_column("AttachRequired", "Whether volumes are attached before they are mounted."),
         text_column("PodInfoOnMount", "Whether it is told about the pod."),
@@ -27,8 +28,8 @@ pub static CSI_DRIVER: Kind = Kind {
         text_column("RequiresRepublish", "Whether mounts are asked for again and again."),
         text_column("Modes", "Lifecycles that its volumes may have."),
         AGE,
-    ],
-    row: |driver, now| {
+    ]),
+    row: |_, driver, now| {
         let spec = Field::root(driver).get("spec");
         let flag = |name: &str, otherwise: bool| json!(spec.get(name).value.as_bool().unwrap_or(otherwise));
         let modes: Vec<&str> = spec.get("volumeLifecycleModes").items().map(|mode| mode.text()).collect();
@@ -44,7 +45,7 @@ pub static CSI_DRIVER: Kind = Kind {
             cells::age(driver, now),
         ]
     },
-    defaults: |driver| {
+    defaults: |_, driver| {
         let Some(spec) = made(driver, "spec") else { return };
         default(spec, "attachRequired", true);
         for flag in ["podInfoOnMount", "requiresRepublish", "seLinuxMount", "storageCapacity"] {
@@ -53,7 +54,7 @@ pub static CSI_DRIVER: Kind = Kind {
         default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
         default(spec, "volumeLifecycleModes", json!(["Persistent"]));
     },
-    validate: |driver, causes| {
+    validate: |_, driver, causes| {
         validate_name(&Field::root(driver).dig(&["metadata", "name"]), causes);
         let spec = Field::root(driver).get("spec");
         spec.get("fsGroupPolicy").one_of(causes, &["File", "None", "ReadWriteOnceWithFSType"]);
@@ -70,13 +71,13 @@ pub static CSI_DRIVER: Kind = Kind {
             }
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         for field in ["attachRequired", "volumeLifecycleModes"] {
             Field::root(new).dig(&["spec", field]).immutable(&Field::root(old).dig(&["spec", field]), causes);
         }
     },
     ..BASE
-};
+});
 
 /// The name of a driver: at most 63 characters, of a subdomain's in either case.
 pub(super) fn validate_name(driver: &Field, causes: &mut Vec<Cause>) {

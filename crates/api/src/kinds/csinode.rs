@@ -1,5 +1,6 @@
 //! CSINode: the storage drivers that run on a node. Kept for charts and tools; this program runs no such drivers.
 
+use std::borrow::Cow::Borrowed;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
@@ -7,7 +8,7 @@ use serde_json::json;
 use super::cells::{self, AGE, NAME, number};
 use super::csidriver::validate_name;
 use super::field::{Field, IMMUTABLE};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::name;
 use crate::status::Cause;
 
@@ -15,19 +16,19 @@ use crate::status::Cause;
 const NODE_ID: usize = 256;
 
 /// The row of CSINode.
-pub static CSI_NODE: Kind = Kind {
-    group: "storage.k8s.io",
-    kind: "CSINode",
-    plural: "csinodes",
-    singular: "csinode",
+pub static CSI_NODE: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("storage.k8s.io"),
+    kind: Borrowed("CSINode"),
+    plural: Borrowed("csinodes"),
+    singular: Borrowed("csinode"),
     namespaced: false,
-    type_name: "io.k8s.api.storage.v1.CSINode",
-    columns: &[NAME, number("Drivers", "How many drivers run there."), AGE],
-    row: |node, now| {
+    type_name: Borrowed("io.k8s.api.storage.v1.CSINode"),
+    columns: Borrowed(&[NAME, number("Drivers", "How many drivers run there."), AGE]),
+    row: |_, node, now| {
         let drivers = Field::root(node).dig(&["spec", "drivers"]).len();
         vec![json!(name(node)), json!(drivers), cells::age(node, now)]
     },
-    validate: |node, causes| {
+    validate: |_, node, causes| {
         let mut names = BTreeSet::new();
         for driver in Field::root(node).dig(&["spec", "drivers"]).items() {
             let name = driver.get("name");
@@ -49,7 +50,7 @@ pub static CSI_NODE: Kind = Kind {
             }
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         // A driver that runs there is as it was; only how many volumes it takes may change.
         let (new, old) = (Field::root(new).dig(&["spec", "drivers"]), Field::root(old).dig(&["spec", "drivers"]));
         let old: BTreeMap<&str, Field> = old.items().map(|driver| (driver.get("name").text(), driver)).collect();
@@ -63,4 +64,4 @@ pub static CSI_NODE: Kind = Kind {
         }
     },
     ..BASE
-};
+});

@@ -1,10 +1,12 @@
 //! Deployment: interchangeable pods, replaced a few at a time.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, SELECTOR, count, text_column};
 use super::field::{Field, default, inner, made};
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::int_or_string;
 use crate::object::name;
 use crate::status::Cause;
@@ -13,16 +15,16 @@ use crate::status::Cause;
 const PROGRESS_SECONDS: i64 = 600;
 
 /// The row of Deployment.
-pub static DEPLOYMENT: Kind = Kind {
-    group: "apps",
-    kind: "Deployment",
-    plural: "deployments",
-    singular: "deployment",
-    short_names: &["deploy"],
-    categories: &["all"],
-    subresources: &[Subresource::Status, Subresource::Scale],
-    type_name: "io.k8s.api.apps.v1.Deployment",
-    columns: &[
+pub static DEPLOYMENT: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("apps"),
+    kind: Borrowed("Deployment"),
+    plural: Borrowed("deployments"),
+    singular: Borrowed("deployment"),
+    short_names: Borrowed(&[Borrowed("deploy")]),
+    categories: Borrowed(&[Borrowed("all")]),
+    subresources: Borrowed(&[Subresource::Status, Subresource::Scale]),
+    type_name: Borrowed("io.k8s.api.apps.v1.Deployment"),
+    columns: Borrowed(&[
         NAME,
         text_column("Ready", "Pods that are ready, of those wanted."),
         text_column("Up-to-date", "Pods made from the newest template."),
@@ -31,8 +33,8 @@ pub static DEPLOYMENT: Kind = Kind {
         CONTAINERS,
         IMAGES,
         SELECTOR,
-    ],
-    row: |deployment, now| {
+    ]),
+    row: |_, deployment, now| {
         let status = |field| count(deployment, &["status", field]);
         let ready = format!("{}/{}", status("readyReplicas"), count(deployment, &["spec", "replicas"]));
         let [containers, images] = cells::containers(deployment);
@@ -49,7 +51,7 @@ pub static DEPLOYMENT: Kind = Kind {
             selector,
         ]
     },
-    defaults: |deployment| {
+    defaults: |_, deployment| {
         workload::defaults(deployment);
         let Some(spec) = inner(deployment, "spec") else { return };
         default(spec, "revisionHistoryLimit", workload::HISTORY);
@@ -64,15 +66,15 @@ pub static DEPLOYMENT: Kind = Kind {
             }
         }
     },
-    prepare_create: |deployment| workload::prepare_create(deployment, json!({})),
-    prepare_update: |new, old| {
+    prepare_create: |_, deployment| workload::prepare_create(deployment, json!({})),
+    prepare_update: |_, new, old| {
         workload::prepare_update(new, old);
         // Unlike the other workloads, a Deployment counts changed annotations too: rollouts read them.
         let annotations = |o: &serde_json::Value| o.get("metadata").and_then(|m| m.get("annotations")).cloned();
         let changed = new.get("spec") != old.get("spec") || annotations(new) != annotations(old);
         workload::count_generation(new, old, changed);
     },
-    validate: |deployment, causes| {
+    validate: |_, deployment, causes| {
         workload::validate(deployment, "deployment", "ReplicaSet", causes);
         let spec = Field::root(deployment).get("spec");
         validate_strategy(&spec.get("strategy"), causes);
@@ -82,12 +84,12 @@ pub static DEPLOYMENT: Kind = Kind {
             causes.push(deadline.invalid("must be greater than minReadySeconds"));
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         let selector = ["spec", "selector"];
         Field::root(new).dig(&selector).immutable(&Field::root(old).dig(&selector), causes);
     },
     ..BASE
-};
+});
 
 fn validate_strategy(strategy: &Field, causes: &mut Vec<Cause>) {
     let rolling = strategy.get("rollingUpdate");

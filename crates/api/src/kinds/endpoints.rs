@@ -1,29 +1,33 @@
 //! Endpoints: the addresses behind a Service, the old way.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, age, or_none, text_column, three_of};
 use super::field::{Field, each};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::names;
 use crate::object::name;
 use crate::status::Cause;
 
 /// The row of Endpoints.
-pub static ENDPOINTS: Kind = Kind {
-    kind: "Endpoints",
-    plural: "endpoints",
-    singular: "endpoints",
-    short_names: &["ep"],
-    type_name: "io.k8s.api.core.v1.Endpoints",
-    columns: &[NAME, text_column("Endpoints", "Addresses and ports."), AGE],
-    row: |endpoints, now| vec![json!(name(endpoints)), or_none(&three_of(&addresses(endpoints))), age(endpoints, now)],
-    defaults: |endpoints| {
+pub static ENDPOINTS: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Endpoints"),
+    plural: Borrowed("endpoints"),
+    singular: Borrowed("endpoints"),
+    short_names: Borrowed(&[Borrowed("ep")]),
+    type_name: Borrowed("io.k8s.api.core.v1.Endpoints"),
+    columns: Borrowed(&[NAME, text_column("Endpoints", "Addresses and ports."), AGE]),
+    row: |_, endpoints, now| {
+        vec![json!(name(endpoints)), or_none(&three_of(&addresses(endpoints))), age(endpoints, now)]
+    },
+    defaults: |_, endpoints| {
         for port in each(endpoints, "subsets").flat_map(|subset| each(subset, "ports")) {
             super::field::default(port, "protocol", "TCP");
         }
     },
-    validate: |endpoints, causes| {
+    validate: |_, endpoints, causes| {
         for subset in Field::root(endpoints).get("subsets").items() {
             if subset.get("addresses").len() + subset.get("notReadyAddresses").len() == 0 {
                 causes.push(Cause::required(&subset.path, "must specify `addresses` or `notReadyAddresses`"));
@@ -43,7 +47,7 @@ pub static ENDPOINTS: Kind = Kind {
         }
     },
     ..BASE
-};
+});
 
 fn addresses(endpoints: &Value) -> Vec<String> {
     let mut list = Vec::new();

@@ -1,10 +1,12 @@
 //! EndpointSlice: some of the addresses behind a Service.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{AGE, NAME, age, text_column, three_of};
 use super::field::{Field, default, each};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::{name, text};
 use crate::status::Cause;
 
@@ -12,20 +14,20 @@ use crate::status::Cause;
 const MAX_ENDPOINTS: usize = 1000;
 
 /// The row of EndpointSlice.
-pub static ENDPOINT_SLICE: Kind = Kind {
-    group: "discovery.k8s.io",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-    singular: "endpointslice",
-    type_name: "io.k8s.api.discovery.v1.EndpointSlice",
-    columns: &[
+pub static ENDPOINT_SLICE: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("discovery.k8s.io"),
+    kind: Borrowed("EndpointSlice"),
+    plural: Borrowed("endpointslices"),
+    singular: Borrowed("endpointslice"),
+    type_name: Borrowed("io.k8s.api.discovery.v1.EndpointSlice"),
+    columns: Borrowed(&[
         NAME,
         text_column("AddressType", "What the addresses are."),
         text_column("Ports", "Ports of the endpoints."),
         text_column("Endpoints", "Addresses of the endpoints."),
         AGE,
-    ],
-    row: |slice, now| {
+    ]),
+    row: |_, slice, now| {
         let slice_root = Field::root(slice);
         let port = |p: Field| match (p.get("port").int(), p.get("name").text()) {
             (Some(number), _) => number.to_string(),
@@ -44,13 +46,13 @@ pub static ENDPOINT_SLICE: Kind = Kind {
             age(slice, now),
         ]
     },
-    defaults: |slice| {
+    defaults: |_, slice| {
         for port in each(slice, "ports") {
             default(port, "name", "");
             default(port, "protocol", "TCP");
         }
     },
-    validate: |slice, causes| {
+    validate: |_, slice, causes| {
         let slice = Field::root(slice);
         slice.get("addressType").need_one_of(causes, &["FQDN", "IPv4", "IPv6"]);
         let endpoints = slice.get("endpoints");
@@ -65,8 +67,8 @@ pub static ENDPOINT_SLICE: Kind = Kind {
             port.get("protocol").one_of(causes, &["SCTP", "TCP", "UDP"]);
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         Field::root(new).get("addressType").immutable(&Field::root(old).get("addressType"), causes);
     },
     ..BASE
-};
+});

@@ -1,23 +1,25 @@
 //! Event: what happened to an object, for people to read.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
-use super::cells::{text_column, wide};
+use super::cells::{column, text_column, wide};
 use super::field::{Field, default};
-use super::{BASE, Column, Kind};
+use super::{BASE, Kind, Row};
 use crate::jiff::Timestamp;
 use crate::object::{name, namespace, text};
 use crate::status::Cause;
 use crate::time;
 
 /// The row of Event.
-pub static EVENT: Kind = Kind {
-    kind: "Event",
-    plural: "events",
-    singular: "event",
-    short_names: &["ev"],
-    type_name: "io.k8s.api.core.v1.Event",
-    fields: |event| {
+pub static EVENT: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Event"),
+    plural: Borrowed("events"),
+    singular: Borrowed("event"),
+    short_names: Borrowed(&[Borrowed("ev")]),
+    type_name: Borrowed("io.k8s.api.core.v1.Event"),
+    fields: |_, event| {
         let of = |field| text(event, &["involvedObject", field]).to_owned();
         let component = text(event, &["source", "component"]);
         let reporter = text(event, &["reportingComponent"]);
@@ -35,7 +37,7 @@ pub static EVENT: Kind = Kind {
             ("type", text(event, &["type"]).to_owned()),
         ]
     },
-    columns: &[
+    columns: Borrowed(&[
         text_column("Last Seen", "When it last happened."),
         text_column("Type", "Normal or Warning."),
         text_column("Reason", "Why, in one word."),
@@ -44,12 +46,12 @@ pub static EVENT: Kind = Kind {
         wide("Source", "Who tells."),
         text_column("Message", "What happened."),
         wide("First Seen", "When it first happened."),
-        Column { type_: "integer", ..wide("Count", "How often it happened.") },
-        Column { format: "name", ..wide("Name", "Name of the event.") },
-    ],
-    row,
-    defaults: |event| default(event, "type", "Normal"),
-    validate: |event, causes| {
+        column("Count", "integer", "", 1, "How often it happened."),
+        column("Name", "string", "name", 1, "Name of the event."),
+    ]),
+    row: |_, object, now| row(object, now),
+    defaults: |_, event| default(event, "type", "Normal"),
+    validate: |_, event, causes| {
         let event_namespace = namespace(event);
         let about = text(event, &["involvedObject", "namespace"]);
         // Events about cluster-scoped objects live in `default`.
@@ -59,7 +61,7 @@ pub static EVENT: Kind = Kind {
         }
     },
     ..BASE
-};
+});
 
 fn row(event: &Value, now: Timestamp) -> Vec<Value> {
     let field = Field::root(event);

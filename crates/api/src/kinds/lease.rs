@@ -1,22 +1,24 @@
 //! Lease: who is alive, or who leads.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{AGE, NAME, age, text_column};
 use super::field::Field;
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::{name, text};
 
 /// The row of Lease.
-pub static LEASE: Kind = Kind {
-    group: "coordination.k8s.io",
-    kind: "Lease",
-    plural: "leases",
-    singular: "lease",
-    type_name: "io.k8s.api.coordination.v1.Lease",
-    columns: &[NAME, text_column("Holder", "Who holds it."), AGE],
-    row: |lease, now| vec![json!(name(lease)), json!(text(lease, &["spec", "holderIdentity"])), age(lease, now)],
-    validate: |lease, causes| {
+pub static LEASE: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("coordination.k8s.io"),
+    kind: Borrowed("Lease"),
+    plural: Borrowed("leases"),
+    singular: Borrowed("lease"),
+    type_name: Borrowed("io.k8s.api.coordination.v1.Lease"),
+    columns: Borrowed(&[NAME, text_column("Holder", "Who holds it."), AGE]),
+    row: |_, lease, now| vec![json!(name(lease)), json!(text(lease, &["spec", "holderIdentity"])), age(lease, now)],
+    validate: |_, lease, causes| {
         let spec = Field::root(lease).get("spec");
         let duration = spec.get("leaseDurationSeconds");
         if duration.int().is_some_and(|n| n <= 0) {
@@ -25,4 +27,4 @@ pub static LEASE: Kind = Kind {
         spec.get("leaseTransitions").not_negative(causes);
     },
     ..BASE
-};
+});

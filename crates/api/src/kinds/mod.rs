@@ -1,6 +1,31 @@
 //! The one table of kinds. Everything that differs from kind to kind is a row's field or function:
 //! the server, the printers, the discovery documents and the controllers read it and hold no list
 //! of kinds of their own. One file per kind, named after it.
+//!
+//! A kind is written down as a handle to its row ([`Kind`], [`Row`]); text is borrowed, functions are given the row, and
+//! what is as with most kinds comes from `BASE`:
+//!
+//! ```ignore
+//! use std::borrow::Cow::Borrowed;
+//!
+//! pub static LEASE: Kind = Kind::BuiltIn(&Row {
+//!     group: Borrowed("coordination.k8s.io"),
+//!     kind: Borrowed("Lease"),
+//!     plural: Borrowed("leases"),
+//!     singular: Borrowed("lease"),
+//!     short_names: Borrowed(&[]),
+//!     subresources: Borrowed(&[Subresource::Status]),
+//!     type_name: Borrowed("io.k8s.api.coordination.v1.Lease"),
+//!     columns: Borrowed(&[NAME, text_column("Holder", "Who holds it."), AGE]),
+//!     row: |_, lease, now| vec![json!(name(lease)), json!(text(lease, &["spec", "holderIdentity"])), age(lease, now)],
+//!     defaults: |_, lease| default(lease, "spec", json!({})),
+//!     validate: |_, lease, causes| validate(lease, causes),
+//!     ..BASE
+//! });
+//! ```
+//!
+//! Whoever uses one takes `&Kind` (`kinds::LEASE` is given as `&kinds::LEASE`), reads `kind.plural`, and calls
+//! `(kind.validate)(kind, &object, &mut causes)`. Who keeps one clones the handle.
 
 pub(crate) mod cells;
 pub mod clusterrole;
@@ -46,6 +71,9 @@ pub mod volumesnapshot;
 pub mod volumesnapshotclass;
 pub mod volumesnapshotcontent;
 pub(crate) mod workload;
+
+use std::borrow::Cow::{self, Borrowed};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -116,10 +144,10 @@ pub enum Subresource {
 }
 
 /// A printer column, as in `metav1.Table`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
     /// The heading before kubectl upper-cases it: `Name`, `Ready`, …
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `string`, `integer`, `date`, …
     pub type_: &'static str,
     /// `name` for the name column, else empty.
@@ -127,54 +155,66 @@ pub struct Column {
     /// 0 is always shown, 1 only with `-o wide`.
     pub priority: i32,
     /// One line for the table's metadata.
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
 }
 
-/// One row of the table.
+/// What is known of one kind in one version.
 ///
-/// The functions are total: they take any JSON and do not panic.
-pub struct Kind {
+/// The functions are total: they take any JSON and do not panic. Each is given the row that it belongs to, so that what
+/// differs between kinds that were defined while the server runs is in their rows.
+pub struct Row {
     /// `""` for the core group.
-    pub group: &'static str,
+    pub group: Cow<'static, str>,
     /// `v1`.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// `StatefulSet`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// `statefulsets`.
-    pub plural: &'static str,
+    pub plural: Cow<'static, str>,
     /// `statefulset`.
-    pub singular: &'static str,
+    pub singular: Cow<'static, str>,
     /// `sts`.
-    pub short_names: &'static [&'static str],
+    pub short_names: Cow<'static, [Cow<'static, str>]>,
     /// `all`.
-    pub categories: &'static [&'static str],
+    pub categories: Cow<'static, [Cow<'static, str>]>,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
     /// What it serves below an object.
-    pub subresources: &'static [Subresource],
+    pub subresources: Cow<'static, [Subresource]>,
     /// The schema's definition name: `io.k8s.api.apps.v1.StatefulSet`.
-    pub type_name: &'static str,
+    pub type_name: Cow<'static, str>,
     /// Fields besides `metadata.name` and `metadata.namespace` that `--field-selector` knows, with their values in
     /// this object.
-    pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+    pub fields: for<'r> fn(&'r Row, &Value) -> Vec<(&'r str, String)>,
     /// The columns of `kubectl get`.
-    pub columns: &'static [Column],
-    /// One cell per column; `now` gives ages.
-    pub row: fn(&Value, jiff::Timestamp) -> Vec<Value>,
+    pub columns: Cow<'static, [Column]>,
+    /// One cell per column; the time gives ages.
+    pub row: fn(&Row, &Value, jiff::Timestamp) -> Vec<Value>,
     /// Fills in upstream's defaults, on create and on every update.
-    pub defaults: fn(&mut Value),
+    pub defaults: fn(&Row, &mut Value),
     /// Before a create is validated: drops what a client may not set (status), sets what the server does (generation).
-    pub prepare_create: fn(&mut Value),
+    pub prepare_create: fn(&Row, &mut Value),
     /// Before an update of the main resource is validated (`new`, `old`): keeps the status, bumps
     /// `metadata.generation` where the spec changed.
-    pub prepare_update: fn(&mut Value, &Value),
+    pub prepare_update: fn(&Row, &mut Value, &Value),
     /// Upstream's validation of a new object, defaults applied. Name and namespace are checked by the caller, with
     /// `name_rule`.
-    pub validate: fn(&Value, &mut Vec<Cause>),
+    pub validate: fn(&Row, &Value, &mut Vec<Cause>),
     /// What may not change (`new`, `old`); `validate` has already run on `new`.
-    pub validate_update: fn(&Value, &Value, &mut Vec<Cause>),
+    pub validate_update: fn(&Row, &Value, &Value, &mut Vec<Cause>),
     /// What a valid name is.
     pub name_rule: NameRule,
+}
+
+/// A handle to a kind's [`Row`]: cheap to clone, equal by group, version and kind, ordered by group, kind and version.
+///
+/// Code that only looks takes `&Kind`; what keeps a kind holds a `Kind` of its own.
+#[derive(Clone)]
+pub enum Kind {
+    /// A kind that this binary knows.
+    BuiltIn(&'static Row),
+    /// A kind that was defined while the server runs.
+    Custom(Arc<Row>),
 }
 
 /// What `metadata.name` of a kind must look like.
@@ -190,13 +230,44 @@ pub enum NameRule {
     PathSegment,
 }
 
+impl std::ops::Deref for Kind {
+    type Target = Row;
+
+    fn deref(&self) -> &Row {
+        match self {
+            Self::BuiltIn(row) => row,
+            Self::Custom(row) => row,
+        }
+    }
+}
+
 impl PartialEq for Kind {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-            || (self.group == other.group && self.version == other.version && self.kind == other.kind)
+        std::ptr::eq::<Row>(&**self, &**other)
+            || (self.kind == other.kind && self.group == other.group && self.version == other.version)
     }
 }
 impl Eq for Kind {}
+
+impl Ord for Kind {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        if std::ptr::eq::<Row>(&**self, &**other) {
+            return std::cmp::Ordering::Equal;
+        }
+        (&*self.group, &*self.kind, &*self.version).cmp(&(&*other.group, &*other.kind, &*other.version))
+    }
+}
+impl PartialOrd for Kind {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl std::hash::Hash for Kind {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&*self.group, &*self.version, &*self.kind).hash(state);
+    }
+}
 
 impl std::fmt::Debug for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -204,15 +275,15 @@ impl std::fmt::Debug for Kind {
     }
 }
 
-impl Kind {
+impl Row {
     /// `v1`, or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// `pods`, or `statefulsets.apps`: how messages name the resource.
     pub fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// Whether it serves `subresource`.
@@ -260,34 +331,39 @@ pub static ALL: &[&Kind] = &[
 ];
 
 /// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    ALL.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version)
+pub fn find(group: &str, version: &str, plural: &str) -> Option<Kind> {
+    ALL.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version).cloned()
 }
 
 /// The kind of a manifest's `apiVersion` (split) and `kind`.
-pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    ALL.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version)
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<Kind> {
+    ALL.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version).cloned()
 }
 
+/// Orders before every kind that is served; where a range over kinds begins.
+pub static LEAST: Kind = Kind::BuiltIn(&BASE);
+
+const NAME_AND_AGE: &[Column] = &[cells::NAME, cells::AGE];
+
 /// What most kinds share; a row names only what differs.
-const BASE: Kind = Kind {
-    group: "",
-    version: "v1",
-    kind: "",
-    plural: "",
-    singular: "",
-    short_names: &[],
-    categories: &[],
+const BASE: Row = Row {
+    group: Borrowed(""),
+    version: Borrowed("v1"),
+    kind: Borrowed(""),
+    plural: Borrowed(""),
+    singular: Borrowed(""),
+    short_names: Borrowed(&[]),
+    categories: Borrowed(&[]),
     namespaced: true,
-    subresources: &[],
-    type_name: "",
-    fields: |_| Vec::new(),
-    columns: &[cells::NAME, cells::AGE],
-    row: cells::name_and_age,
-    defaults: |_| {},
-    prepare_create: |_| {},
-    prepare_update: |_, _| {},
-    validate: |_, _| {},
-    validate_update: |_, _, _| {},
+    subresources: Borrowed(&[]),
+    type_name: Borrowed(""),
+    fields: |_, _| Vec::new(),
+    columns: Borrowed(NAME_AND_AGE),
+    row: |_, object, now| cells::name_and_age(object, now),
+    defaults: |_, _| {},
+    prepare_create: |_, _| {},
+    prepare_update: |_, _, _| {},
+    validate: |_, _, _| {},
+    validate_update: |_, _, _, _| {},
     name_rule: NameRule::Subdomain,
 };

@@ -1,10 +1,12 @@
 //! Namespace: a room for names.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, age, text_column};
 use super::field::keep;
-use super::{BASE, Kind, NameRule, Subresource, workload};
+use super::{BASE, Kind, NameRule, Row, Subresource, workload};
 use crate::object::{ensure, name, text};
 
 /// Holds a namespace until everything in it is gone; lives in `spec.finalizers`.
@@ -12,27 +14,27 @@ pub const FINALIZER: &str = "kubernetes";
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The row of Namespace.
-pub static NAMESPACE: Kind = Kind {
-    kind: "Namespace",
-    plural: "namespaces",
-    singular: "namespace",
-    short_names: &["ns"],
+pub static NAMESPACE: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Namespace"),
+    plural: Borrowed("namespaces"),
+    singular: Borrowed("namespace"),
+    short_names: Borrowed(&[Borrowed("ns")]),
     namespaced: false,
-    subresources: &[Subresource::Status, Subresource::Finalize],
-    type_name: "io.k8s.api.core.v1.Namespace",
+    subresources: Borrowed(&[Subresource::Status, Subresource::Finalize]),
+    type_name: Borrowed("io.k8s.api.core.v1.Namespace"),
     name_rule: NameRule::Label,
-    fields: |namespace| vec![("status.phase", text(namespace, &["status", "phase"]).to_owned())],
-    columns: &[NAME, text_column("Status", "Active, or Terminating."), AGE],
-    row: |namespace, now| {
+    fields: |_, namespace| vec![("status.phase", text(namespace, &["status", "phase"]).to_owned())],
+    columns: Borrowed(&[NAME, text_column("Status", "Active, or Terminating."), AGE]),
+    row: |_, namespace, now| {
         vec![json!(name(namespace)), json!(text(namespace, &["status", "phase"])), age(namespace, now)]
     },
-    defaults: |namespace| {
+    defaults: |_, namespace| {
         let title = name(namespace).to_owned();
         if !title.is_empty() {
             ensure(namespace, &["metadata", "labels"]).insert(NAME_LABEL.to_owned(), title.into());
         }
     },
-    prepare_create: |namespace| {
+    prepare_create: |_, namespace| {
         ensure(namespace, &[]).insert("status".to_owned(), json!({ "phase": "Active" }));
         let finalizers = ensure(namespace, &["spec"]).entry("finalizers").or_insert_with(|| json!([]));
         if let Value::Array(list) = finalizers
@@ -41,10 +43,10 @@ pub static NAMESPACE: Kind = Kind {
             list.push(FINALIZER.into());
         }
     },
-    prepare_update: |new, old| {
+    prepare_update: |_, new, old| {
         workload::prepare_update(new, old);
         // Only `/finalize` takes them away.
         keep(new, old, "spec");
     },
     ..BASE
-};
+});

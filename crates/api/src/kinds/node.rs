@@ -1,26 +1,28 @@
 //! Node: a machine that runs pods.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, age, or_none, text_column, wide};
 use super::field::{Field, inner};
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::names;
 use crate::object::{at, name, text};
 use crate::quantity;
 use crate::status::Cause;
 
 /// The row of Node.
-pub static NODE: Kind = Kind {
-    kind: "Node",
-    plural: "nodes",
-    singular: "node",
-    short_names: &["no"],
+pub static NODE: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Node"),
+    plural: Borrowed("nodes"),
+    singular: Borrowed("node"),
+    short_names: Borrowed(&[Borrowed("no")]),
     namespaced: false,
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.api.core.v1.Node",
-    fields: |node| vec![("spec.unschedulable", unschedulable(node).to_string())],
-    columns: &[
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.api.core.v1.Node"),
+    fields: |_, node| vec![("spec.unschedulable", unschedulable(node).to_string())],
+    columns: Borrowed(&[
         NAME,
         text_column("Status", "Whether it is ready, and whether pods may be placed on it."),
         text_column("Roles", "Roles that its labels name."),
@@ -31,8 +33,8 @@ pub static NODE: Kind = Kind {
         wide("OS-Image", "Its operating system."),
         wide("Kernel-Version", "Its kernel."),
         wide("Container-Runtime", "What runs its containers."),
-    ],
-    row: |node, now| {
+    ]),
+    row: |_, node, now| {
         let info = |field| text(node, &["status", "nodeInfo", field]);
         let unknown = |text: &str| json!(if text.is_empty() { "<unknown>" } else { text });
         let (internal, external) = (or_none(address(node, "InternalIP")), or_none(address(node, "ExternalIP")));
@@ -52,22 +54,22 @@ pub static NODE: Kind = Kind {
         ];
         head.into_iter().chain(tail).collect()
     },
-    defaults: |node| {
+    defaults: |_, node| {
         if let Some(status) = inner(node, "status") {
             quantity::canonicalize_list(status.get_mut("capacity"));
             quantity::canonicalize_list(status.get_mut("allocatable"));
         }
     },
     // A node that registers brings its status with it.
-    prepare_update: workload::prepare_update,
-    validate: |node, causes| {
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, node, causes| {
         for taint in Field::root(node).dig(&["spec", "taints"]).items() {
             taint.get("key").need(causes, names::qualified);
             taint.get("value").check(causes, names::label_value);
             taint.get("effect").need_one_of(causes, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         let changed =
             |path: &[&str]| at(old, path).is_some_and(|v| v != "" && !v.is_null()) && at(old, path) != at(new, path);
         if changed(&["spec", "podCIDR"]) || changed(&["spec", "providerID"]) {
@@ -75,7 +77,7 @@ pub static NODE: Kind = Kind {
         }
     },
     ..BASE
-};
+});
 
 fn unschedulable(node: &Value) -> bool {
     at(node, &["spec", "unschedulable"]).and_then(Value::as_bool).unwrap_or(false)

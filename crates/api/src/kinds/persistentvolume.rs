@@ -1,12 +1,14 @@
 //! PersistentVolume: a piece of storage.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, text_column, wide};
 use super::field::{Field, default, inner, made};
 use super::persistentvolumeclaim::{class_of, validate_access_modes};
 use super::pod_spec_validation::validate_amount;
-use super::{BASE, Kind, Subresource, volume_validation, workload};
+use super::{BASE, Kind, Row, Subresource, volume_validation, workload};
 use crate::object::{at, ensure, name, text};
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
@@ -25,15 +27,15 @@ const NOT_SOURCES: [&str; 9] = [
 ];
 
 /// The row of PersistentVolume.
-pub static PERSISTENT_VOLUME: Kind = Kind {
-    kind: "PersistentVolume",
-    plural: "persistentvolumes",
-    singular: "persistentvolume",
-    short_names: &["pv"],
+pub static PERSISTENT_VOLUME: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("PersistentVolume"),
+    plural: Borrowed("persistentvolumes"),
+    singular: Borrowed("persistentvolume"),
+    short_names: Borrowed(&[Borrowed("pv")]),
     namespaced: false,
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.api.core.v1.PersistentVolume",
-    columns: &[
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.api.core.v1.PersistentVolume"),
+    columns: Borrowed(&[
         NAME,
         text_column("Capacity", "Size of the volume."),
         text_column("Access Modes", "Ways in which it may be mounted."),
@@ -45,8 +47,8 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
         text_column("Reason", "Why it is in this phase."),
         AGE,
         wide("VolumeMode", "Filesystem or Block."),
-    ],
-    row: |volume, now| {
+    ]),
+    row: |_, volume, now| {
         let claim = match at(volume, &["spec", "claimRef"]) {
             Some(claim) if claim.is_object() => format!("{}/{}", text(claim, &["namespace"]), text(claim, &["name"])),
             _ => String::new(),
@@ -67,7 +69,7 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
             unset(&["spec", "volumeMode"]),
         ]
     },
-    defaults: |volume| {
+    defaults: |_, volume| {
         let Some(spec) = made(volume, "spec") else { return };
         default(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", "Filesystem");
@@ -81,12 +83,12 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
             default(claim, "apiVersion", "v1");
         }
     },
-    prepare_create: |volume| {
+    prepare_create: |_, volume| {
         ensure(volume, &[]).insert("status".to_owned(), json!({ "phase": "Pending" }));
     },
-    prepare_update: workload::prepare_update,
-    validate,
-    validate_update: |new, old, causes| {
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, object, causes| validate(object, causes),
+    validate_update: |_, new, old, causes| {
         // V1, V6: what is behind a volume's name never changes, so a bound claim's data can't be swapped under it.
         if sources(new) != sources(old) {
             let field = "spec.persistentvolumesource";
@@ -103,7 +105,7 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
         }
     },
     ..BASE
-};
+});
 
 fn sources(volume: &Value) -> Vec<(&str, &Value)> {
     let fields = volume.get("spec").and_then(Value::as_object).into_iter().flatten();

@@ -1,11 +1,13 @@
 //! PersistentVolumeClaim: storage that is asked for by size and class.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, text_column, wide};
 use super::field::{Field, IMMUTABLE, default, inner, made};
 use super::pod_spec_validation::validate_amount;
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::{at, ensure, name, text};
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
@@ -16,14 +18,14 @@ const FIXED: &str =
     "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
 
 /// The row of PersistentVolumeClaim.
-pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
-    kind: "PersistentVolumeClaim",
-    plural: "persistentvolumeclaims",
-    singular: "persistentvolumeclaim",
-    short_names: &["pvc"],
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.api.core.v1.PersistentVolumeClaim",
-    columns: &[
+pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("PersistentVolumeClaim"),
+    plural: Borrowed("persistentvolumeclaims"),
+    singular: Borrowed("persistentvolumeclaim"),
+    short_names: Borrowed(&[Borrowed("pvc")]),
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.api.core.v1.PersistentVolumeClaim"),
+    columns: Borrowed(&[
         NAME,
         text_column("Status", "Phase of the claim."),
         text_column("Volume", "The volume that it is bound to."),
@@ -33,8 +35,8 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
         text_column("VolumeAttributesClass", "Attributes class that the claim asks for."),
         AGE,
         wide("VolumeMode", "Filesystem or Block."),
-    ],
-    row: |claim, now| {
+    ]),
+    row: |_, claim, now| {
         let volume = text(claim, &["spec", "volumeName"]);
         let bound = !volume.is_empty();
         let capacity = if bound { text(claim, &["status", "capacity", "storage"]) } else { "" };
@@ -46,19 +48,19 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
         let head = [json!(name(claim)), cells::phase(claim), json!(volume), json!(capacity), json!(modes)];
         head.into_iter().chain([class, attributes, cells::age(claim, now), mode]).collect()
     },
-    defaults: |claim| {
+    defaults: |_, claim| {
         made(claim, "spec");
         spec_defaults(claim);
     },
-    prepare_create: |claim| {
+    prepare_create: |_, claim| {
         ensure(claim, &[]).insert("status".to_owned(), json!({ "phase": "Pending" }));
         super::data_source::complete(claim);
     },
-    prepare_update: workload::prepare_update,
-    validate: |claim, causes| validate_spec(&Field::root(claim).get("spec"), causes),
-    validate_update,
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, claim, causes| validate_spec(&Field::root(claim).get("spec"), causes),
+    validate_update: |_, new, old, causes| validate_update(new, old, causes),
     ..BASE
-};
+});
 
 /// The class that a claim or volume names: the old annotation leads, as upstream has it.
 pub fn class_of(object: &Value) -> &str {

@@ -1,12 +1,13 @@
 //! Pod: containers that run together on one node.
 
+use std::borrow::Cow::Borrowed;
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, text_column, wide};
 use super::field::{Field, default, each, made};
-use super::{BASE, Kind, Subresource, pod_row, pod_spec, pod_spec_validation, workload};
+use super::{BASE, Kind, Row, Subresource, pod_row, pod_spec, pod_spec_validation, workload};
 use crate::object::{at, text};
 use crate::quantity::Quantity;
 use crate::status::Cause;
@@ -16,13 +17,13 @@ pub const EVICTION_SECONDS: i64 = 300;
 const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// The row of Pod.
-pub static POD: Kind = Kind {
-    kind: "Pod",
-    plural: "pods",
-    singular: "pod",
-    short_names: &["po"],
-    categories: &["all"],
-    subresources: &[
+pub static POD: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Pod"),
+    plural: Borrowed("pods"),
+    singular: Borrowed("pod"),
+    short_names: Borrowed(&[Borrowed("po")]),
+    categories: Borrowed(&[Borrowed("all")]),
+    subresources: Borrowed(&[
         Subresource::Status,
         Subresource::Binding,
         Subresource::Eviction,
@@ -32,10 +33,10 @@ pub static POD: Kind = Kind {
         Subresource::PortForward,
         Subresource::Resize,
         Subresource::EphemeralContainers,
-    ],
-    type_name: "io.k8s.api.core.v1.Pod",
-    fields,
-    columns: &[
+    ]),
+    type_name: Borrowed("io.k8s.api.core.v1.Pod"),
+    fields: |_, object| fields(object),
+    columns: Borrowed(&[
         NAME,
         text_column("Ready", "Containers that are ready, of all."),
         text_column("Status", "What the pod is doing, in one word."),
@@ -45,24 +46,24 @@ pub static POD: Kind = Kind {
         wide("Node", "Node that it is bound to."),
         wide("Nominated Node", "Node that it may get when others have made room."),
         wide("Readiness Gates", "Readiness gates that have passed, of all."),
-    ],
-    row: pod_row::row,
-    defaults: |pod| {
+    ]),
+    row: |_, object, now| pod_row::row(object, now),
+    defaults: |_, pod| {
         let Some(spec) = made(pod, "spec") else { return };
         pod_spec::defaults(spec);
         pod_spec::requests_from_limits(spec);
         pod_spec::host_ports(spec);
         default(spec, "enableServiceLinks", true);
     },
-    prepare_create: |pod| {
+    prepare_create: |_, pod| {
         let status = json!({ "phase": "Pending", "qosClass": qos_class(pod) });
         workload::prepare_create(pod, status);
     },
-    prepare_update: workload::prepare_update,
-    validate: |pod, causes| pod_spec_validation::validate(&Field::root(pod).get("spec"), causes),
-    validate_update,
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, pod, causes| pod_spec_validation::validate(&Field::root(pod).get("spec"), causes),
+    validate_update: |_, new, old, causes| validate_update(new, old, causes),
     ..BASE
-};
+});
 
 fn fields(pod: &Value) -> Vec<(&'static str, String)> {
     let host_network = at(pod, &["spec", "hostNetwork"]).and_then(Value::as_bool).unwrap_or(false);

@@ -1,26 +1,28 @@
 //! Role: what may be done in a namespace.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{NAME, text_column};
 use super::field::Field;
-use super::{BASE, Kind, NameRule};
+use super::{BASE, Kind, NameRule, Row};
 use crate::object::{name, text};
 use crate::status::Cause;
 
 /// The row of Role.
-pub static ROLE: Kind = Kind {
-    group: "rbac.authorization.k8s.io",
-    kind: "Role",
-    plural: "roles",
-    singular: "role",
-    type_name: "io.k8s.api.rbac.v1.Role",
+pub static ROLE: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("rbac.authorization.k8s.io"),
+    kind: Borrowed("Role"),
+    plural: Borrowed("roles"),
+    singular: Borrowed("role"),
+    type_name: Borrowed("io.k8s.api.rbac.v1.Role"),
     name_rule: NameRule::PathSegment,
-    columns: &[NAME, text_column("Created At", "When it was created.")],
-    row: |role, _| vec![json!(name(role)), json!(text(role, &["metadata", "creationTimestamp"]))],
-    validate: |role, causes| validate_rules(role, true, causes),
+    columns: Borrowed(&[NAME, text_column("Created At", "When it was created.")]),
+    row: |_, role, _| vec![json!(name(role)), json!(text(role, &["metadata", "creationTimestamp"]))],
+    validate: |_, role, causes| validate_rules(role, true, causes),
     ..BASE
-};
+});
 
 /// Every rule has verbs, and is about resources or about paths.
 pub(super) fn validate_rules(role: &Value, namespaced: bool, causes: &mut Vec<Cause>) {

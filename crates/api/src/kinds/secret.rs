@@ -1,5 +1,7 @@
 //! Secret: configuration that nobody else should read.
 
+use std::borrow::Cow::Borrowed;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -7,23 +9,23 @@ use serde_json::{Value, json};
 use super::cells::{AGE, NAME, age, number, text_column};
 use super::configmap::{MAX_SIZE, held, validate_key};
 use super::field::{Field, default, remove};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::object::{ensure, name, text};
 use crate::status::Cause;
 
 /// The row of Secret.
-pub static SECRET: Kind = Kind {
-    kind: "Secret",
-    plural: "secrets",
-    singular: "secret",
-    type_name: "io.k8s.api.core.v1.Secret",
-    fields: |secret| vec![("type", text(secret, &["type"]).to_owned())],
-    columns: &[NAME, text_column("Type", "What it is for."), number("Data", "How many entries it has."), AGE],
-    row: |secret, now| {
+pub static SECRET: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Secret"),
+    plural: Borrowed("secrets"),
+    singular: Borrowed("secret"),
+    type_name: Borrowed("io.k8s.api.core.v1.Secret"),
+    fields: |_, secret| vec![("type", text(secret, &["type"]).to_owned())],
+    columns: Borrowed(&[NAME, text_column("Type", "What it is for."), number("Data", "How many entries it has."), AGE]),
+    row: |_, secret, now| {
         let entries = Field::root(secret).get("data").len();
         vec![json!(name(secret)), json!(text(secret, &["type"])), json!(entries), age(secret, now)]
     },
-    defaults: |secret| {
+    defaults: |_, secret| {
         default(secret, "type", "Opaque");
         // `stringData` is for writing only; it leads over `data`.
         if let Some(Value::Object(plain)) = secret.get("stringData").cloned() {
@@ -34,13 +36,13 @@ pub static SECRET: Kind = Kind {
         }
         remove(secret, "stringData");
     },
-    validate,
-    validate_update: |new, old, causes| {
+    validate: |_, object, causes| validate(object, causes),
+    validate_update: |_, new, old, causes| {
         Field::root(new).get("type").immutable(&Field::root(old).get("type"), causes);
         held(new, old, &["data"], causes);
     },
     ..BASE
-};
+});
 
 fn validate(secret: &Value, causes: &mut Vec<Cause>) {
     let secret = Field::root(secret);

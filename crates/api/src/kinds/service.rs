@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, SELECTOR, text_column};
 use super::container_validation::port_or_name;
 use super::field::{Field, default, each, inner, keep, made};
-use super::{BASE, Kind, NameRule, Subresource, workload};
+use super::{BASE, Kind, NameRule, Row, Subresource, workload};
 use crate::names;
 use crate::object::{ensure, name, text};
 use crate::status::Cause;
@@ -18,21 +20,21 @@ const AFFINITY_SECONDS: i64 = 10_800;
 const ADDRESS_WIDTH: usize = 16;
 
 /// The row of Service.
-pub static SERVICE: Kind = Kind {
-    kind: "Service",
-    plural: "services",
-    singular: "service",
-    short_names: &["svc"],
-    categories: &["all"],
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.api.core.v1.Service",
+pub static SERVICE: Kind = Kind::BuiltIn(&Row {
+    kind: Borrowed("Service"),
+    plural: Borrowed("services"),
+    singular: Borrowed("service"),
+    short_names: Borrowed(&[Borrowed("svc")]),
+    categories: Borrowed(&[Borrowed("all")]),
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.api.core.v1.Service"),
     name_rule: NameRule::Label1035,
-    fields: |service| {
+    fields: |_, service| {
         ["clusterIP", "type"]
             .map(|f| (if f == "type" { "spec.type" } else { "spec.clusterIP" }, text(service, &["spec", f]).to_owned()))
             .into()
     },
-    columns: &[
+    columns: Borrowed(&[
         NAME,
         text_column("Type", "How the service can be reached."),
         text_column("Cluster-IP", "Its address inside the cluster."),
@@ -40,8 +42,8 @@ pub static SERVICE: Kind = Kind {
         text_column("Port(s)", "Its ports."),
         AGE,
         SELECTOR,
-    ],
-    row: |service, now| {
+    ]),
+    row: |_, service, now| {
         let spec = |field| text(service, &["spec", field]);
         vec![
             json!(name(service)),
@@ -53,13 +55,13 @@ pub static SERVICE: Kind = Kind {
             cells::labels(service, &["spec", "selector"]),
         ]
     },
-    defaults,
-    prepare_create: |service| {
+    defaults: |_, object| defaults(object),
+    prepare_create: |_, service| {
         ensure(service, &[]).insert("status".to_owned(), json!({ "loadBalancer": {} }));
     },
-    prepare_update,
-    validate,
-    validate_update: |new, old, causes| {
+    prepare_update: |_, new, old| prepare_update(new, old),
+    validate: |_, object, causes| validate(object, causes),
+    validate_update: |_, new, old, causes| {
         let outside = |s: &Value| text(s, &["spec", "type"]) == "ExternalName";
         let (now, before) = (text(new, &["spec", "clusterIP"]), text(old, &["spec", "clusterIP"]));
         if !outside(new) && !outside(old) && !before.is_empty() && now != before {
@@ -67,7 +69,7 @@ pub static SERVICE: Kind = Kind {
         }
     },
     ..BASE
-};
+});
 
 fn defaults(service: &mut Value) {
     let Some(spec) = made(service, "spec") else { return };

@@ -15,12 +15,12 @@ const POLICIES: [&str; 2] = ["Delete", "Retain"];
 
 /// A column with a boolean.
 pub const fn boolean(name: &'static str, description: &'static str) -> Column {
-    Column { name, type_: "boolean", format: "", priority: 0, description }
+    super::cells::column(name, "boolean", "", 0, description)
 }
 
 /// A column with a time, which is shown as the time since.
 pub const fn date(name: &'static str, description: &'static str) -> Column {
-    Column { name, type_: "date", format: "", priority: 0, description }
+    super::cells::column(name, "date", "", 0, description)
 }
 
 /// The value at a path, or null.

@@ -1,10 +1,12 @@
 //! StatefulSet: named pods in order, each with its own claims.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, text_column};
 use super::field::{Field, default, each, inner, made};
-use super::{BASE, Kind, Subresource, persistentvolumeclaim, workload};
+use super::{BASE, Kind, Row, Subresource, persistentvolumeclaim, workload};
 use crate::object::name;
 use crate::status::Cause;
 
@@ -21,29 +23,29 @@ const CHANGEABLE: [&str; 7] = [
 const FORBIDDEN: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
 
 /// The row of StatefulSet.
-pub static STATEFUL_SET: Kind = Kind {
-    group: "apps",
-    kind: "StatefulSet",
-    plural: "statefulsets",
-    singular: "statefulset",
-    short_names: &["sts"],
-    categories: &["all"],
-    subresources: &[Subresource::Status, Subresource::Scale],
-    type_name: "io.k8s.api.apps.v1.StatefulSet",
-    columns: &[NAME, text_column("Ready", "Pods that are ready, of those wanted."), AGE, CONTAINERS, IMAGES],
-    row: |set, now| {
+pub static STATEFUL_SET: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("apps"),
+    kind: Borrowed("StatefulSet"),
+    plural: Borrowed("statefulsets"),
+    singular: Borrowed("statefulset"),
+    short_names: Borrowed(&[Borrowed("sts")]),
+    categories: Borrowed(&[Borrowed("all")]),
+    subresources: Borrowed(&[Subresource::Status, Subresource::Scale]),
+    type_name: Borrowed("io.k8s.api.apps.v1.StatefulSet"),
+    columns: Borrowed(&[NAME, text_column("Ready", "Pods that are ready, of those wanted."), AGE, CONTAINERS, IMAGES]),
+    row: |_, set, now| {
         let ready =
             format!("{}/{}", cells::count(set, &["status", "readyReplicas"]), cells::count(set, &["spec", "replicas"]));
         let [containers, images] = cells::containers(set);
         vec![json!(name(set)), json!(ready), cells::age(set, now), containers, images]
     },
-    defaults,
-    prepare_create: |set| workload::prepare_create(set, json!({ "replicas": 0, "availableReplicas": 0 })),
-    prepare_update: workload::prepare_update,
-    validate,
-    validate_update,
+    defaults: |_, object| defaults(object),
+    prepare_create: |_, set| workload::prepare_create(set, json!({ "replicas": 0, "availableReplicas": 0 })),
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, object, causes| validate(object, causes),
+    validate_update: |_, new, old, causes| validate_update(new, old, causes),
     ..BASE
-};
+});
 
 fn defaults(set: &mut Value) {
     workload::defaults(set);

@@ -1,10 +1,12 @@
 //! StorageClass: how volumes are made for claims.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::{Field, default};
-use super::{BASE, Kind};
+use super::{BASE, Kind, Row};
 use crate::names;
 use crate::object::{name, text};
 use crate::status::Cause;
@@ -14,23 +16,23 @@ pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-clas
 const OLD_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default-class";
 
 /// The row of StorageClass.
-pub static STORAGE_CLASS: Kind = Kind {
-    group: "storage.k8s.io",
-    kind: "StorageClass",
-    plural: "storageclasses",
-    singular: "storageclass",
-    short_names: &["sc"],
+pub static STORAGE_CLASS: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("storage.k8s.io"),
+    kind: Borrowed("StorageClass"),
+    plural: Borrowed("storageclasses"),
+    singular: Borrowed("storageclass"),
+    short_names: Borrowed(&[Borrowed("sc")]),
     namespaced: false,
-    type_name: "io.k8s.api.storage.v1.StorageClass",
-    columns: &[
+    type_name: Borrowed("io.k8s.api.storage.v1.StorageClass"),
+    columns: Borrowed(&[
         NAME,
         text_column("Provisioner", "Who makes the volumes."),
         text_column("ReclaimPolicy", "Reclaim policy of the volumes that it makes."),
         text_column("VolumeBindingMode", "When volumes are made and bound."),
         text_column("AllowVolumeExpansion", "Whether claims may grow."),
         AGE,
-    ],
-    row: |class, now| {
+    ]),
+    row: |_, class, now| {
         let shown = if is_default(class) { format!("{} (default)", name(class)) } else { name(class).to_owned() };
         let expands = class.get("allowVolumeExpansion").and_then(Value::as_bool).unwrap_or(false);
         let [provisioner, reclaim, binding] =
@@ -42,18 +44,18 @@ pub static STORAGE_CLASS: Kind = Kind {
             );
         vec![json!(shown), provisioner, reclaim, binding, json!(expands), cells::age(class, now)]
     },
-    defaults: |class| {
+    defaults: |_, class| {
         default(class, "reclaimPolicy", "Delete");
         default(class, "volumeBindingMode", "Immediate");
     },
-    validate: |class, causes| {
+    validate: |_, class, causes| {
         let class = Field::root(class);
         validate_provisioner(&class.get("provisioner"), causes);
         class.get("reclaimPolicy").one_of(causes, &["Delete", "Retain"]);
         class.get("volumeBindingMode").need_one_of(causes, &["Immediate", "WaitForFirstConsumer"]);
         validate_parameters(&class.get("parameters"), causes);
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         for (field, detail) in [
             ("parameters", "updates to parameters are forbidden."),
             ("provisioner", "updates to provisioner are forbidden."),
@@ -66,7 +68,7 @@ pub static STORAGE_CLASS: Kind = Kind {
         Field::root(new).get("volumeBindingMode").immutable(&Field::root(old).get("volumeBindingMode"), causes);
     },
     ..BASE
-};
+});
 
 /// Who makes or changes volumes: a qualified name, in either case.
 pub(super) fn validate_provisioner(provisioner: &Field, causes: &mut Vec<Cause>) {

@@ -1,33 +1,35 @@
 //! VolumeAttachment: a volume that is, or shall be, attached to a node. Kept for drivers and tools; the volumes of this
 //! program need no attaching.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::csidriver::validate_name;
 use super::field::{Field, keep, remove};
-use super::{BASE, Kind, Subresource};
+use super::{BASE, Kind, Row, Subresource};
 use crate::object::{name, text};
 use crate::status::Cause;
 
 /// The row of VolumeAttachment.
-pub static VOLUME_ATTACHMENT: Kind = Kind {
-    group: "storage.k8s.io",
-    kind: "VolumeAttachment",
-    plural: "volumeattachments",
-    singular: "volumeattachment",
+pub static VOLUME_ATTACHMENT: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("storage.k8s.io"),
+    kind: Borrowed("VolumeAttachment"),
+    plural: Borrowed("volumeattachments"),
+    singular: Borrowed("volumeattachment"),
     namespaced: false,
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.api.storage.v1.VolumeAttachment",
-    columns: &[
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.api.storage.v1.VolumeAttachment"),
+    columns: Borrowed(&[
         NAME,
         text_column("Attacher", "Who attaches it."),
         text_column("PV", "The volume."),
         text_column("Node", "The node."),
         text_column("Attached", "Whether it is attached."),
         AGE,
-    ],
-    row: |attachment, now| {
+    ]),
+    row: |_, attachment, now| {
         let spec = |path: &[&str]| json!(text(attachment, &[&["spec"], path].concat()));
         let attached = Field::root(attachment).dig(&["status", "attached"]).is_true();
         let volume = spec(&["source", "persistentVolumeName"]);
@@ -40,9 +42,9 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
             cells::age(attachment, now),
         ]
     },
-    prepare_create: |attachment| remove(attachment, "status"),
-    prepare_update: |new, old| keep(new, old, "status"),
-    validate: |attachment, causes| {
+    prepare_create: |_, attachment| remove(attachment, "status"),
+    prepare_update: |_, new, old| keep(new, old, "status"),
+    validate: |_, attachment, causes| {
         let spec = Field::root(attachment).get("spec");
         validate_name(&spec.get("attacher"), causes);
         spec.get("nodeName").need(causes, crate::names::subdomain);
@@ -62,8 +64,8 @@ pub static VOLUME_ATTACHMENT: Kind = Kind {
             _ => {}
         }
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         Field::root(new).get("spec").immutable(&Field::root(old).get("spec"), causes);
     },
     ..BASE
-};
+});

@@ -1,31 +1,33 @@
 //! VolumeGroupSnapshot: copies of the data of several claims, all of one moment.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::Field;
 use super::snapshot_rules::{boolean, cell, date, exactly_one, fixed, not_empty, prepare_create, since};
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::name;
 
 /// The row of VolumeGroupSnapshot.
-pub static VOLUME_GROUP_SNAPSHOT: Kind = Kind {
-    group: "groupsnapshot.storage.k8s.io",
-    kind: "VolumeGroupSnapshot",
-    plural: "volumegroupsnapshots",
-    singular: "volumegroupsnapshot",
-    short_names: &["vgs"],
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshot",
-    columns: &[
+pub static VOLUME_GROUP_SNAPSHOT: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("groupsnapshot.storage.k8s.io"),
+    kind: Borrowed("VolumeGroupSnapshot"),
+    plural: Borrowed("volumegroupsnapshots"),
+    singular: Borrowed("volumegroupsnapshot"),
+    short_names: Borrowed(&[Borrowed("vgs")]),
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshot"),
+    columns: Borrowed(&[
         NAME,
         boolean("ReadyToUse", "Whether claims can be filled from all of its snapshots."),
         text_column("VolumeGroupSnapshotClass", "The class that it asks for."),
         text_column("VolumeGroupSnapshotContent", "The content that it is bound to."),
         date("CreationTime", "Time since the moment whose data it holds."),
         AGE,
-    ],
-    row: |group, now| {
+    ]),
+    row: |_, group, now| {
         vec![
             json!(name(group)),
             cell(group, &["status", "readyToUse"]),
@@ -35,9 +37,9 @@ pub static VOLUME_GROUP_SNAPSHOT: Kind = Kind {
             cells::age(group, now),
         ]
     },
-    prepare_create,
-    prepare_update: workload::prepare_update,
-    validate: |group, causes| {
+    prepare_create: |_, object| prepare_create(object),
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, group, causes| {
         let spec = Field::root(group).get("spec");
         exactly_one(&spec.get("source"), ["selector", "volumeGroupSnapshotContentName"], causes);
         let selector = spec.dig(&["source", "selector"]);
@@ -46,9 +48,9 @@ pub static VOLUME_GROUP_SNAPSHOT: Kind = Kind {
         }
         not_empty(&spec.get("volumeGroupSnapshotClassName"), causes);
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         let source = |field| ["spec", "source", field];
         fixed(new, old, &[&source("selector"), &source("volumeGroupSnapshotContentName")], causes);
     },
     ..BASE
-};
+});

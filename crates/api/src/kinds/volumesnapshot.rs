@@ -1,23 +1,25 @@
 //! VolumeSnapshot: a copy of a claim's data as it is at one moment.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::Field;
 use super::snapshot_rules::{boolean, cell, date, exactly_one, fixed, not_empty, prepare_create, since};
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::name;
 
 /// The row of VolumeSnapshot.
-pub static VOLUME_SNAPSHOT: Kind = Kind {
-    group: "snapshot.storage.k8s.io",
-    kind: "VolumeSnapshot",
-    plural: "volumesnapshots",
-    singular: "volumesnapshot",
-    short_names: &["vs"],
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.storage.snapshot.v1.VolumeSnapshot",
-    columns: &[
+pub static VOLUME_SNAPSHOT: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("snapshot.storage.k8s.io"),
+    kind: Borrowed("VolumeSnapshot"),
+    plural: Borrowed("volumesnapshots"),
+    singular: Borrowed("volumesnapshot"),
+    short_names: Borrowed(&[Borrowed("vs")]),
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.storage.snapshot.v1.VolumeSnapshot"),
+    columns: Borrowed(&[
         NAME,
         boolean("ReadyToUse", "Whether claims can be filled from it."),
         text_column("SourcePVC", "The claim that it is a copy of."),
@@ -27,8 +29,8 @@ pub static VOLUME_SNAPSHOT: Kind = Kind {
         text_column("SnapshotContent", "The content that it is bound to."),
         date("CreationTime", "Time since the moment whose data it holds."),
         AGE,
-    ],
-    row: |snapshot, now| {
+    ]),
+    row: |_, snapshot, now| {
         vec![
             json!(name(snapshot)),
             cell(snapshot, &["status", "readyToUse"]),
@@ -41,16 +43,16 @@ pub static VOLUME_SNAPSHOT: Kind = Kind {
             cells::age(snapshot, now),
         ]
     },
-    prepare_create,
-    prepare_update: workload::prepare_update,
-    validate: |snapshot, causes| {
+    prepare_create: |_, object| prepare_create(object),
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, snapshot, causes| {
         let spec = Field::root(snapshot).get("spec");
         exactly_one(&spec.get("source"), ["volumeSnapshotContentName", "persistentVolumeClaimName"], causes);
         not_empty(&spec.get("volumeSnapshotClassName"), causes);
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         let source = |field| ["spec", "source", field];
         fixed(new, old, &[&source("persistentVolumeClaimName"), &source("volumeSnapshotContentName")], causes);
     },
     ..BASE
-};
+});

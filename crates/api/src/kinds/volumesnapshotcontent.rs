@@ -1,24 +1,26 @@
 //! VolumeSnapshotContent: the copy of a volume itself.
 
+use std::borrow::Cow::Borrowed;
+
 use serde_json::json;
 
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::Field;
 use super::snapshot_rules::{boolean, cell, driver_and_policy, exactly_one, fixed, prepare_create, reference};
-use super::{BASE, Kind, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::name;
 
 /// The row of VolumeSnapshotContent.
-pub static VOLUME_SNAPSHOT_CONTENT: Kind = Kind {
-    group: "snapshot.storage.k8s.io",
-    kind: "VolumeSnapshotContent",
-    plural: "volumesnapshotcontents",
-    singular: "volumesnapshotcontent",
-    short_names: &["vsc", "vscs"],
+pub static VOLUME_SNAPSHOT_CONTENT: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("snapshot.storage.k8s.io"),
+    kind: Borrowed("VolumeSnapshotContent"),
+    plural: Borrowed("volumesnapshotcontents"),
+    singular: Borrowed("volumesnapshotcontent"),
+    short_names: Borrowed(&[Borrowed("vsc"), Borrowed("vscs")]),
     namespaced: false,
-    subresources: &[Subresource::Status],
-    type_name: "io.k8s.storage.snapshot.v1.VolumeSnapshotContent",
-    columns: &[
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.storage.snapshot.v1.VolumeSnapshotContent"),
+    columns: Borrowed(&[
         NAME,
         boolean("ReadyToUse", "Whether claims can be filled from it."),
         number("RestoreSize", "The least size of a claim that is filled from it, in bytes."),
@@ -28,8 +30,8 @@ pub static VOLUME_SNAPSHOT_CONTENT: Kind = Kind {
         text_column("VolumeSnapshot", "The snapshot that it is bound to."),
         text_column("VolumeSnapshotNamespace", "The namespace of that snapshot."),
         AGE,
-    ],
-    row: |content, now| {
+    ]),
+    row: |_, content, now| {
         vec![
             json!(name(content)),
             cell(content, &["status", "readyToUse"]),
@@ -42,19 +44,19 @@ pub static VOLUME_SNAPSHOT_CONTENT: Kind = Kind {
             cells::age(content, now),
         ]
     },
-    prepare_create,
-    prepare_update: workload::prepare_update,
-    validate: |content, causes| {
+    prepare_create: |_, object| prepare_create(object),
+    prepare_update: |_, new, old| workload::prepare_update(new, old),
+    validate: |_, content, causes| {
         let spec = Field::root(content).get("spec");
         driver_and_policy(&spec, causes);
         exactly_one(&spec.get("source"), ["volumeHandle", "snapshotHandle"], causes);
         reference(&spec, "volumeSnapshotRef", causes);
     },
-    validate_update: |new, old, causes| {
+    validate_update: |_, new, old, causes| {
         let source = |field| ["spec", "source", field];
         fixed(new, old, &[&source("volumeHandle"), &source("snapshotHandle"), &["spec", "sourceVolumeMode"]], causes);
         // Differs: upstream lets the driver change too; then nobody would remove the copy.
         fixed(new, old, &[&["spec", "driver"]], causes);
     },
     ..BASE
-};
+});

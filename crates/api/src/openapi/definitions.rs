@@ -12,13 +12,13 @@ const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 /// The schemas of these kinds and of all that they refer to, by definition name.
 pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Value> {
     let path = if version == Version::V2 { "/definitions" } else { "/components/schemas" };
-    let names: Vec<&str> = kinds.iter().map(|kind| kind.type_name).collect();
+    let names: Vec<&str> = kinds.iter().map(|kind| &*kind.type_name).collect();
     let mut definitions = raw::definitions_of(&names, path);
     for (name, schema) in &mut definitions {
         let Value::Object(schema) = schema else { continue };
         decorate(name, schema, version);
         let mut kinds =
-            kinds.iter().filter(|kind| kind.type_name == name).map(|kind| group_version_kind(kind)).peekable();
+            kinds.iter().filter(|kind| kind.type_name == name.as_str()).map(|kind| group_version_kind(kind)).peekable();
         if kinds.peek().is_some() {
             schema.insert("x-kubernetes-group-version-kind".to_owned(), kinds.collect());
             // k8s-openapi's types always have metadata; upstream's schemas do not ask for it.

@@ -59,7 +59,7 @@ pub fn v3_index() -> Value {
 
 /// `/openapi/v3/api/v1` (`group` is empty) and `/openapi/v3/apis/<group>/<version>`.
 pub fn v3_document(group: &str, version: &str) -> Option<Value> {
-    let of_group: Vec<&'static Kind> =
+    let of_group: Vec<&Kind> =
         kinds::ALL.iter().copied().filter(|kind| kind.group == group && kind.version == version).collect();
     if of_group.is_empty() && !discovery::served_versions().contains(&(group, version)) {
         return None;

@@ -77,7 +77,7 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         PatchType::Merge => {
             return Err(Status::bad_request("error decoding patch: a merge patch must be a JSON object"));
         }
-        PatchType::Strategic => strategic::merge(shape_of(kind.type_name), current, patch)?,
+        PatchType::Strategic => strategic::merge(shape_of(&kind.type_name), current, patch)?,
         PatchType::Apply => return Err(Status::unsupported_media_type(PatchType::CONTENT_TYPES)),
     };
     if !fits_depth(&patched, MAX_DEPTH) {

@@ -168,7 +168,7 @@ fn parse(text: &'static str) -> BTreeMap<&'static str, Vec<Field>> {
 /// 400 for anything else.
 pub fn read(kind: &Kind, body: &[u8]) -> Result<Value, Status> {
     let (api_version, kind_name, raw) = envelope(body)?;
-    let known = [kind.type_name.to_owned(), guess(&api_version, &kind_name)];
+    let known = [kind.type_name.to_string(), guess(&api_version, &kind_name)];
     let name = if kind_name == kind.kind || kind_name.is_empty() { &known[0] } else { &known[1] };
     read_as(name, &api_version, &kind_name, raw)
 }
@@ -520,7 +520,7 @@ mod tests {
             let message = kind.type_name.strip_prefix("io.k8s.").unwrap_or("");
             let table = MESSAGES.get(message).map(Vec::as_slice);
             assert!(table.is_some(), "{message}");
-            let this = structure(shape_of(kind.type_name));
+            let this = structure(shape_of(&kind.type_name));
             for field in table.unwrap_or_default() {
                 assert!(json_name(this, field.name).is_some(), "{message} {}", field.name);
             }

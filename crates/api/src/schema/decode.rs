@@ -42,7 +42,7 @@ impl FieldValidation {
 /// value of the wrong type, and with `Strict` unknown and duplicate fields.
 pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let parsed = parse::parse(body).map_err(|error| {
-        let what = if kind.kind.is_empty() { "an object" } else { kind.kind };
+        let what = if kind.kind.is_empty() { "an object" } else { &kind.kind };
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {what}): couldn't get version/kind; json parse error: {error}"
         ))
@@ -68,8 +68,8 @@ fn decode_with(
     strict: Vec<String>,
 ) -> Result<Vec<String>, Status> {
     type_meta(kind, object)?;
-    let mut walk = Walk { path: Vec::new(), strict, owner: kind.kind };
-    walk.value(shape_of(kind.type_name), object).map_err(|why| unfit(kind, &why))?;
+    let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind };
+    walk.value(shape_of(&kind.type_name), object).map_err(|why| unfit(kind, &why))?;
     let mut strict = walk.strict;
     strict.truncate(MAX_STRICT_ERRORS);
     match validation {
@@ -118,7 +118,7 @@ fn type_meta(kind: &Kind, object: &mut Value) -> Result<(), Status> {
         }
     }
     map.insert("apiVersion".to_owned(), api_version.into());
-    map.insert("kind".to_owned(), kind.kind.into());
+    map.insert("kind".to_owned(), (*kind.kind).into());
     Ok(())
 }
 
@@ -129,15 +129,15 @@ enum Step {
 }
 
 /// A walk over an object and its type at once.
-struct Walk {
+struct Walk<'a> {
     path: Vec<Step>,
     /// Unknown fields (and duplicates that the parser has found).
     strict: Vec<String>,
     /// The innermost Go struct, for error messages.
-    owner: &'static str,
+    owner: &'a str,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Checks and cleans one value. The error is Go's, without what stands before it.
     fn value(&mut self, shape: Shape, value: &mut Value) -> Result<(), String> {
         if self.path.len() > MAX_DEPTH {

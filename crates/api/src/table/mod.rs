@@ -80,7 +80,7 @@ pub fn table<'a>(
         .into_iter()
         .map(|object| {
             let mut row = Map::new();
-            row.insert("cells".to_owned(), Value::Array((kind.row)(object, now)));
+            row.insert("cells".to_owned(), Value::Array((kind.row)(kind, object, now)));
             match include {
                 IncludeObject::None => {}
                 IncludeObject::Metadata => drop(row.insert("object".to_owned(), partial(object))),

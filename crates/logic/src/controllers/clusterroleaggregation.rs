@@ -28,7 +28,7 @@ pub const CONTROLLER: Controller = Controller {
 
 /// The role itself, and the roles that choose it or did.
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    if change.kind != &CLUSTER_ROLE {
+    if change.kind != CLUSTER_ROLE {
         return;
     }
     wake(change.key.clone());

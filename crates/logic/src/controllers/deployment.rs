@@ -57,9 +57,9 @@ pub const CONTROLLER: Controller = Controller {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let namespace = &change.key.namespace;
-    if change.kind == &DEPLOYMENT {
+    if change.kind == DEPLOYMENT {
         wake(change.key.clone());
-    } else if change.kind == &REPLICA_SET {
+    } else if change.kind == REPLICA_SET {
         for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
             match controller_of(meta) {
                 Some(owner) if owner.kind == DEPLOYMENT.kind => {
@@ -71,7 +71,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                     .for_each(|(key, _)| wake(key.clone())),
             }
         }
-    } else if change.kind == &POD
+    } else if change.kind == POD
         && (change.new.is_none() || after.pods.get(&change.key).is_some_and(|pod| is_finished(pod)))
     {
         // Recreate waits for the old pods to be gone, which no count of a ReplicaSet says.
@@ -285,7 +285,7 @@ fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> 
         (REVISION.to_owned(), o.revision().to_string()),
     ]);
     d.writes.push(Write::Create {
-        kind: &REPLICA_SET,
+        kind: REPLICA_SET.clone(),
         object: json!({
             "apiVersion": REPLICA_SET.api_version(), "kind": REPLICA_SET.kind,
             "metadata": {

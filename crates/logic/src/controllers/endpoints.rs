@@ -43,7 +43,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "services" | "endpoints") => wake(change.key.clone()),
         ("", "pods") => selecting(before, after, change, wake),
         _ => {}
@@ -85,7 +85,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
                 metadata["annotations"] = json!({OVER_CAPACITY: "truncated"});
             }
             let object = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets});
-            decision.writes.push(Write::Create { kind: &kinds::ENDPOINTS, object });
+            decision.writes.push(Write::Create { kind: kinds::ENDPOINTS.clone(), object });
         }
         Some(endpoints) => {
             if let Some(patch) = difference(endpoints, &subsets, &labels, truncated) {

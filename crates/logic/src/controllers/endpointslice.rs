@@ -52,7 +52,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "services") => wake(change.key.clone()),
         ("", "pods") => selecting(before, after, change, wake),
         ("discovery.k8s.io", "endpointslices") => {

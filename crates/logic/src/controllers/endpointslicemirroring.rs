@@ -43,7 +43,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(_before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "services" | "endpoints") => wake(change.key.clone()),
         ("discovery.k8s.io", "endpointslices") => {
             for meta in [&change.old, &change.new].into_iter().flatten() {

@@ -30,7 +30,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") if before.pods.get(&change.key).is_none() || change.new.is_none() => wake(change.key.clone()),
         ("", "persistentvolumeclaims") if change.new.is_none() => {
             let owner =
@@ -77,7 +77,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
                     },
                     "spec": template.spec,
                 });
-                decision.writes.push(Write::Create { kind: &kinds::PERSISTENT_VOLUME_CLAIM, object });
+                decision.writes.push(Write::Create { kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(), object });
             }
         }
     }

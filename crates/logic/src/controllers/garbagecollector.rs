@@ -45,11 +45,11 @@ pub fn key_for(kind: &Kind, key: &ObjectKey) -> ObjectKey {
     ObjectKey::new(key.namespace.clone(), format!("{}/{}/{}", kind.group, kind.plural, key.name))
 }
 
-fn parse(key: &ObjectKey) -> Option<(&'static Kind, ObjectKey)> {
+fn parse(key: &ObjectKey) -> Option<(Kind, ObjectKey)> {
     let mut parts = key.name.splitn(3, '/');
     let (group, plural, name) = (parts.next()?, parts.next()?, parts.next()?);
     let kind = kinds::ALL.iter().find(|kind| kind.group == group && kind.plural == plural)?;
-    Some((kind, ObjectKey::new(key.namespace.clone(), name)))
+    Some(((*kind).clone(), ObjectKey::new(key.namespace.clone(), name)))
 }
 
 /// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its
@@ -69,18 +69,18 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         return;
     }
     if change.new.as_ref().is_some_and(|new| new.metadata.owner_references.is_some() || is_terminating(&new.metadata)) {
-        wake(key_for(change.kind, &change.key));
+        wake(key_for(&change.kind, &change.key));
     }
     let going = change.new.as_ref().is_none_or(|new| {
         is_terminating(&new.metadata) || change.old.as_ref().is_some_and(|old| old.uid() != new.uid())
     });
     if let Some(uid) = change.old.as_ref().or(change.new.as_ref()).map(|meta| meta.uid()).filter(|_| going) {
-        after.dependents(uid).for_each(|dependent| wake(key_for(dependent.kind, &dependent.key)));
+        after.dependents(uid).for_each(|dependent| wake(key_for(&dependent.kind, &dependent.key)));
     }
     for meta in change.old.iter().chain(&change.new) {
         for owner in meta.metadata.owner_references.iter().flatten() {
             if let Owner::Going(owner) = find(before, meta, owner).merge(find(after, meta, owner)) {
-                wake(key_for(owner.kind, &owner.key));
+                wake(key_for(&owner.kind, &owner.key));
             }
         }
     }
@@ -111,7 +111,7 @@ fn find<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) ->
         return Owner::Present;
     }
     let namespace = if kind.namespaced { dependent.key.namespace.clone() } else { "".into() };
-    let slot = (kind.plural, kind.group, ObjectKey::new(namespace, owner.name.as_str()));
+    let slot = ((*kind).clone(), ObjectKey::new(namespace, owner.name.as_str()));
     match snapshot.metas.get(&slot).filter(|found| found.uid() == owner.uid) {
         None => Owner::Absent,
         Some(found) if is_terminating(&found.metadata) && has(&found.metadata, FOREGROUND) => Owner::Going(found),
@@ -133,7 +133,7 @@ pub struct Observed<'a> {
 /// The object that a key of [`key_for`] names.
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let (kind, key) = parse(key)?;
-    let object = snapshot.metas.get(&(kind.plural, kind.group, key))?;
+    let object = snapshot.metas.get(&(kind, key))?;
     let references = object.metadata.owner_references.iter().flatten();
     // A uid copied into a reference of another namespace makes nobody a dependent.
     let in_reach = |meta: &&Meta| object.key.namespace.is_empty() || meta.key.namespace == object.key.namespace;
@@ -165,7 +165,7 @@ fn orphan_dependents(o: &Observed, d: &mut Decision) {
         o.dependents
             .iter()
             .take(MAX_DEPENDENTS)
-            .map(|dependent| without_owner(dependent.kind, &dependent.metadata, uid)),
+            .map(|dependent| without_owner(&dependent.kind, &dependent.metadata, uid)),
     );
     if o.dependents.len() > MAX_DEPENDENTS {
         d.waiting.push(Waiting::DependentsRemain { count: o.dependents.len() });
@@ -194,7 +194,7 @@ fn await_dependents(o: &Observed, d: &mut Decision) {
 fn remove_finalizer(o: &Observed, finalizer: &str, d: &mut Decision) {
     let rest: Vec<&String> = o.object.metadata.finalizers.iter().flatten().filter(|name| *name != finalizer).collect();
     let rest = if rest.is_empty() { json!(null) } else { json!(rest) };
-    d.writes.push(Write::patch(o.object.kind, &o.object.metadata, json!({ "metadata": { "finalizers": rest } })));
+    d.writes.push(Write::patch(&o.object.kind, &o.object.metadata, json!({ "metadata": { "finalizers": rest } })));
 }
 
 /// Deletes an object none of whose owners stays. One with an owner that stays loses the references that lead nowhere.
@@ -210,7 +210,7 @@ fn collect(o: &Observed, d: &mut Decision) {
         return;
     }
     if !stays.is_empty() {
-        d.writes.push(set_owners(o.object.kind, meta, &stays));
+        d.writes.push(set_owners(&o.object.kind, meta, &stays));
         return;
     }
     // A dependent of an owner that waits takes its own dependents with it first.
@@ -222,7 +222,7 @@ fn collect(o: &Observed, d: &mut Decision) {
     } else {
         Propagation::Background
     };
-    d.writes.push(match Write::delete(o.object.kind, meta) {
+    d.writes.push(match Write::delete(&o.object.kind, meta) {
         Write::Delete { kind, key, uid, resource_version, grace_period, .. } => {
             Write::Delete { kind, key, uid, resource_version, grace_period, propagation }
         }

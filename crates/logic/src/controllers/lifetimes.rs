@@ -92,7 +92,7 @@ fn a10_what_cannot_be_read_counts_as_present_and_is_noted_until_it_can() {
     let snapshot = &mut world.snapshot;
     for bytes in [&b"{\"metadata\": {\"uid\": \"uid-a\", \"creationTimestamp\": \"yesterday\"}}"[..], b"\xff", b""] {
         snapshot.apply(&CONFIG_MAP, ObjectKey::new("ns", "a"), Some(bytes), 99);
-        assert_eq!(snapshot.unreadable_of(&["configmaps"]), Some(("configmaps", &ObjectKey::new("ns", "a"))));
+        assert_eq!(snapshot.unreadable_of(&["configmaps"]), Some((&CONFIG_MAP, &ObjectKey::new("ns", "a"))));
         assert_eq!(snapshot.unreadable_of(&["pods"]), None);
         assert_eq!(snapshot.dependents("uid-a").count(), 2);
         let child = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));

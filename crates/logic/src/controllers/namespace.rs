@@ -30,7 +30,7 @@ pub const CONTROLLER: Controller = Controller {
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let key =
-        if change.kind == &NAMESPACE { change.key.clone() } else { ObjectKey::new("", change.key.namespace.clone()) };
+        if change.kind == NAMESPACE { change.key.clone() } else { ObjectKey::new("", change.key.namespace.clone()) };
     if after.namespaces.get(&key).is_some_and(|namespace| is_terminating(&namespace.metadata)) {
         wake(key);
     }
@@ -46,8 +46,8 @@ pub struct Observed<'a> {
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let namespace = snapshot.namespaces.get(key).filter(|namespace| is_terminating(&namespace.metadata))?;
     let content = |kind: &'static Kind| {
-        let start = (kind.plural, kind.group, ObjectKey::new(key.name.clone(), ""));
-        let own = move |meta: &&Meta| meta.kind == kind && meta.key.namespace == key.name;
+        let start = (kind.clone(), ObjectKey::new(key.name.clone(), ""));
+        let own = move |meta: &&Meta| meta.kind == *kind && meta.key.namespace == key.name;
         snapshot.metas.range(start..).map(|(_, meta)| &**meta).take_while(own)
     };
     Some(Observed {
@@ -60,7 +60,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
     let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata));
-    d.writes.extend(fresh.take(MAX_DELETES).map(|meta| Write::delete(meta.kind, &meta.metadata)));
+    d.writes.extend(fresh.take(MAX_DELETES).map(|meta| Write::delete(&meta.kind, &meta.metadata)));
     status(o, now, &mut d);
     if o.content.is_empty() {
         let finalizers = o.namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref());

@@ -69,7 +69,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "nodes") => {
             wake(change.key.clone());
             let any_ready = |snapshot: &Snapshot| snapshot.nodes.iter().any(|(_, node)| is_ready(node));

@@ -74,7 +74,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "persistentvolumes") => wake(change.key.clone()),
         ("", "persistentvolumeclaims") => {
             for snapshot in [before, after] {

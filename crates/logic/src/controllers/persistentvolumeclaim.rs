@@ -59,7 +59,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     let immediate =
         |claim: &PersistentVolumeClaim| !volume::class(after, claim).is_some_and(volume::waits_for_consumer);
     let roomless = |claim: &PersistentVolumeClaim| unsettled(claim) && (bound(claim) || immediate(claim));
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "persistentvolumeclaims") => {
             wake(change.key.clone());
             let clones = |key: &ObjectKey, wanted: Wanted| {

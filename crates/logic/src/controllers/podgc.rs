@@ -42,7 +42,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") => wake(change.key.clone()),
         ("", "nodes") => {
             let fingerprint = |snapshot: &Snapshot| {
@@ -146,7 +146,7 @@ fn remove(pod: &Pod, message: &str, now: Timestamp) -> Decision {
         ));
     }
     decision.writes.push(Write::Delete {
-        kind: &kinds::POD,
+        kind: kinds::POD.clone(),
         key: key_of(&pod.metadata),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         resource_version: None,

@@ -34,7 +34,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "persistentvolumeclaims") => wake(change.key.clone()),
         ("", "pods") if change.new.is_none() => {
             for pod in before.pods.get(&change.key).into_iter().chain(after.pods.get(&change.key)) {
@@ -88,7 +88,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
 
 /// Puts a protection finalizer on an object that is not being deleted, and takes it off one that is and that nobody
 /// uses.
-pub fn protect(kind: &'static Kind, metadata: &ObjectMeta, finalizer: &str, in_use: bool) -> Decision {
+pub fn protect(kind: &Kind, metadata: &ObjectMeta, finalizer: &str, in_use: bool) -> Decision {
     let mut decision = Decision::default();
     let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
     let protected = finalizers.iter().any(|present| present == finalizer);

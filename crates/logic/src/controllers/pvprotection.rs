@@ -29,7 +29,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "persistentvolumes") => wake(change.key.clone()),
         ("", "persistentvolumeclaims") if change.new.is_none() => {
             if let Some(claim) = before.persistent_volume_claims.get(&change.key) {

@@ -42,9 +42,9 @@ pub const CONTROLLER: Controller = Controller {
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let namespace = &change.key.namespace;
-    if change.kind == &REPLICA_SET {
+    if change.kind == REPLICA_SET {
         wake(change.key.clone());
-    } else if change.kind == &POD {
+    } else if change.kind == POD {
         for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
             match controller_of(meta) {
                 Some(owner) if owner.kind == REPLICA_SET.kind => {
@@ -153,7 +153,7 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
         if o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str())) || taken.contains(&name) {
             continue;
         }
-        d.writes.push(Write::Create { kind: &POD, object: pod(o.set, &prefix, &name) });
+        d.writes.push(Write::Create { kind: POD.clone(), object: pod(o.set, &prefix, &name) });
         d.events.push(Event::normal(&REPLICA_SET, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
         taken.push(name);
         if taken.len() == count {

@@ -23,12 +23,12 @@ pub const CONTROLLER: Controller = Controller {
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    if change.kind == &NAMESPACE {
+    if change.kind == NAMESPACE {
         wake(change.key.clone());
-    } else if change.kind == &CONFIG_MAP && change.key == source() {
+    } else if change.kind == CONFIG_MAP && change.key == source() {
         after.namespaces.keys().for_each(|key| wake(key.clone()));
-    } else if (change.kind == &SERVICE_ACCOUNT && &*change.key.name == "default")
-        || (change.kind == &CONFIG_MAP && &*change.key.name == ROOT_CA)
+    } else if (change.kind == SERVICE_ACCOUNT && &*change.key.name == "default")
+        || (change.kind == CONFIG_MAP && &*change.key.name == ROOT_CA)
     {
         wake(ObjectKey::new("", change.key.namespace.clone()));
     }
@@ -65,7 +65,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
     if !o.account {
         let metadata = json!({ "namespace": o.namespace, "name": "default" });
         let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata });
-        d.writes.push(Write::Create { kind: &SERVICE_ACCOUNT, object });
+        d.writes.push(Write::Create { kind: SERVICE_ACCOUNT.clone(), object });
     }
     match (o.original, o.copy) {
         (None, _) => d.waiting.push(Waiting::Missing { what: format!("configmap {}", source()) }),
@@ -74,7 +74,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
                 json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": original.metadata.annotations });
             let object =
                 json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": original.data });
-            d.writes.push(Write::Create { kind: &CONFIG_MAP, object });
+            d.writes.push(Write::Create { kind: CONFIG_MAP.clone(), object });
         }
         (Some(original), Some(copy)) if original.data != copy.data => {
             let mut data = json!(original.data);

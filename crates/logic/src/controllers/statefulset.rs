@@ -134,20 +134,20 @@ impl Observed<'_> {
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let namespace = &change.key.namespace;
     let metas = || change.old.iter().chain(&change.new).map(|meta| &meta.metadata);
-    if change.kind == &STATEFUL_SET {
+    if change.kind == STATEFUL_SET {
         wake(change.key.clone());
-    } else if change.kind == &POD {
+    } else if change.kind == POD {
         if let Some((set, _)) = identity::parse(&change.key.name) {
             wake(ObjectKey::new(namespace.clone(), set));
         }
-    } else if change.kind == &PERSISTENT_VOLUME_CLAIM {
+    } else if change.kind == PERSISTENT_VOLUME_CLAIM {
         for (key, set) in in_namespace(&after.stateful_sets, namespace) {
             let ordinal = identity::parse(&change.key.name).map(|(_, ordinal)| ordinal);
             if ordinal.is_some_and(|ordinal| identity::claims(set, ordinal).any(|(claim, _)| claim == change.key)) {
                 wake(key.clone());
             }
         }
-    } else if change.kind == &CONTROLLER_REVISION {
+    } else if change.kind == CONTROLLER_REVISION {
         for meta in metas() {
             match controller_of(meta) {
                 Some(owner) if owner.kind == STATEFUL_SET.kind => {
@@ -181,7 +181,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let uid = set.metadata.uid.as_deref().unwrap_or("");
     let owned_claims = snapshot
         .dependents(uid)
-        .filter(|meta| meta.kind == &PERSISTENT_VOLUME_CLAIM)
+        .filter(|meta| meta.kind == PERSISTENT_VOLUME_CLAIM)
         .map(|meta| &meta.metadata)
         .collect();
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
@@ -351,7 +351,7 @@ fn make_claims(o: &Observed, ordinal: i64, d: &mut Decision) -> bool {
             Some(_) => {}
             None => {
                 let object = identity::claim(o.set, &key, template, &retention::owners_of_new(o));
-                d.writes.push(Write::Create { kind: &PERSISTENT_VOLUME_CLAIM, object });
+                d.writes.push(Write::Create { kind: PERSISTENT_VOLUME_CLAIM.clone(), object });
                 let (pod, set) = (identity::pod_key(o.set, ordinal).name, o.name());
                 d.events.push(told(
                     o,
@@ -434,8 +434,10 @@ fn create_pod(o: &Observed, revision: &Revision, ordinal: i64, d: &mut Decision)
     if !make_claims(o, ordinal, d) {
         return;
     }
-    d.writes
-        .push(Write::Create { kind: &POD, object: identity::pod(o.set, ordinal, &revision.template, &revision.name) });
+    d.writes.push(Write::Create {
+        kind: POD.clone(),
+        object: identity::pod(o.set, ordinal, &revision.template, &revision.name),
+    });
     d.events.push(told(
         o,
         "SuccessfulCreate",

@@ -34,7 +34,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") => wake(change.key.clone()),
         ("", "nodes") => {
             let taints = |snapshot: &Snapshot| {

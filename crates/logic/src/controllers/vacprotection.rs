@@ -32,7 +32,7 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let names = match (change.kind.group, change.kind.plural) {
+    let names = match (&*change.kind.group, &*change.kind.plural) {
         ("storage.k8s.io", "volumeattributesclasses") => return wake(change.key.clone()),
         ("", "persistentvolumeclaims") => {
             before.persistent_volume_claims.get(&change.key).map(|claim| volume::attributes::named_by(claim))

@@ -57,7 +57,7 @@ pub struct Observed<'a> {
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let unsettled =
         |group: &VolumeGroupSnapshot| group.status.as_ref().and_then(|status| status.ready_to_use) != Some(true);
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => wake(change.key.clone()),
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
             for content in
@@ -155,7 +155,7 @@ fn begin(observed: &Observed, name: &str, now: Timestamp) -> Decision {
     let status = json!({"boundVolumeGroupSnapshotContentName": name, "readyToUse": false, "error": null});
     Decision {
         writes: vec![
-            Write::Create { kind: &kinds::VOLUME_GROUP_SNAPSHOT_CONTENT, object },
+            Write::Create { kind: kinds::VOLUME_GROUP_SNAPSHOT_CONTENT.clone(), object },
             Write::patch_status(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, status),
         ],
         events: vec![Event::normal(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, "CreatingGroupSnapshot", message)],
@@ -282,7 +282,7 @@ fn member_content(
                 "namespace": group.metadata.namespace, "name": snapshot},
         },
     });
-    Write::Create { kind: &kinds::VOLUME_SNAPSHOT_CONTENT, object }
+    Write::Create { kind: kinds::VOLUME_SNAPSHOT_CONTENT.clone(), object }
 }
 
 fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str, name: &str) -> Write {
@@ -297,7 +297,7 @@ fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str
             "ownerReferences": [controller_reference(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata)]},
         "spec": {"source": {"volumeSnapshotContentName": content}},
     });
-    Write::Create { kind: &kinds::VOLUME_SNAPSHOT, object }
+    Write::Create { kind: kinds::VOLUME_SNAPSHOT.clone(), object }
 }
 
 fn failed(group: &VolumeGroupSnapshot, reason: &'static str, message: String, now: Timestamp) -> Decision {

@@ -61,7 +61,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     let wake_if = |wake: &mut dyn FnMut(ObjectKey), test: &dyn Fn(&ObjectKey, &VolumeSnapshot) -> bool| {
         after.volume_snapshots.iter().filter(|(key, copy)| test(key, copy)).for_each(|(key, _)| wake(key.clone()));
     };
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("snapshot.storage.k8s.io", "volumesnapshots") => wake(change.key.clone()),
         ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
             for content in
@@ -149,7 +149,7 @@ fn dynamic(observed: &Observed, now: Timestamp) -> Decision {
             let status = json!({"boundVolumeSnapshotContentName": name, "readyToUse": false, "error": null});
             Decision {
                 writes: vec![
-                    Write::Create { kind: &kinds::VOLUME_SNAPSHOT_CONTENT, object },
+                    Write::Create { kind: kinds::VOLUME_SNAPSHOT_CONTENT.clone(), object },
                     Write::patch_status(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, status),
                 ],
                 events: vec![Event::normal(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, "CreatingSnapshot", message)],
@@ -386,7 +386,14 @@ fn terminating(observed: &Observed) -> Decision {
                 let resource_version = content.metadata.resource_version.clone().filter(|_| marked);
                 let (grace_period, propagation) = (None, Propagation::Background);
                 let kind = &kinds::VOLUME_SNAPSHOT_CONTENT;
-                decision.writes.push(Write::Delete { kind, key, uid, resource_version, grace_period, propagation });
+                decision.writes.push(Write::Delete {
+                    kind: kind.clone(),
+                    key,
+                    uid,
+                    resource_version,
+                    grace_period,
+                    propagation,
+                });
             }
             decision.waiting.push(Waiting::InUse);
             return decision;

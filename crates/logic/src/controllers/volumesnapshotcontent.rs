@@ -44,7 +44,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         let leaving = after.volume_snapshot_contents.iter().filter(|(_, content)| is_terminating(&content.metadata));
         leaving.for_each(|(key, _)| wake(key.clone()));
     };
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
             wake(change.key.clone());
             if change.new.is_none() {

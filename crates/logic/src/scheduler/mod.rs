@@ -70,7 +70,7 @@ struct Candidate<'a> {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let pending = |wake: &mut dyn FnMut(ObjectKey)| after.pods_of_node("").for_each(|(key, _)| wake(key.clone()));
-    match (change.kind.group, change.kind.plural) {
+    match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") => {
             let (old, new) = (before.pods.get(&change.key), after.pods.get(&change.key));
             if new.is_some_and(|pod| node_of(pod).is_empty()) {
@@ -273,7 +273,7 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Opti
         .filter(|condition| condition.type_ != "PodScheduled");
     let conditions: Vec<PodCondition> = others.cloned().chain([scheduled]).collect();
     Some(Write::Patch {
-        kind: &kinds::POD,
+        kind: kinds::POD.clone(),
         key: key_of(&pod.metadata),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         resource_version: pod.metadata.resource_version.clone(),

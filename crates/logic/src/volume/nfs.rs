@@ -217,7 +217,7 @@ pub fn provision(
         asked.share
     );
     let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "Provisioning", message);
-    Ok((Write::Create { kind: &kinds::PERSISTENT_VOLUME, object }, event))
+    Ok((Write::Create { kind: kinds::PERSISTENT_VOLUME.clone(), object }, event))
 }
 
 /// What a node is to do for a volume.

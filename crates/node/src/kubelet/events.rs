@@ -1,5 +1,6 @@
 //! Events for people, written to the API by one task: repeats are counted up instead of written again.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub struct Events {
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regarding {
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub namespace: String,
     pub name: String,
     pub uid: String,
@@ -61,7 +62,7 @@ async fn write_all(client: Client, node: String, mut queue: mpsc::Receiver<(Rega
         if let Some(before) = past.iter_mut().find(|before| before.regarding == regarding && before.event == event) {
             before.count += 1;
             let patch = json!({ "count": before.count, "lastTimestamp": seconds(at) });
-            if client.patch(kind, &before.namespace, &before.name, "", PatchType::Merge, &patch).await.is_ok() {
+            if client.patch(&kind, &before.namespace, &before.name, "", PatchType::Merge, &patch).await.is_ok() {
                 continue;
             }
             past.retain(|before| before.regarding != regarding || before.event != event);
@@ -69,7 +70,7 @@ async fn write_all(client: Client, node: String, mut queue: mpsc::Receiver<(Rega
         let object = event_object(&regarding, &event, at, &node);
         let namespace = mainstay_api::object::namespace(&object).to_owned();
         let name = mainstay_api::object::name(&object).to_owned();
-        match client.create(kind, &namespace, &object).await {
+        match client.create(&kind, &namespace, &object).await {
             Ok(_) => {
                 past.push_back(Written { regarding, event, namespace, name, count: 1 });
                 if past.len() > REMEMBERED {

@@ -345,7 +345,7 @@ async fn stop(
 async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
     let options = json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": context.uid } });
-    match kubelet.config.client.delete(kind, &context.namespace, &context.name, &options).await {
+    match kubelet.config.client.delete(&kind, &context.namespace, &context.name, &options).await {
         Ok(_) => Outcome::default(),
         // Gone, or the name is another uid's by now.
         Err(error) if error.is_not_found() || error.is_conflict() => refused(kubelet, context).await,
@@ -356,7 +356,7 @@ async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
 /// Writes a pod's status patch.
 pub(super) async fn write_status(kubelet: &Kubelet, context: &PodContext, patch: &Value) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
-    match kubelet.config.client.patch(kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await
+    match kubelet.config.client.patch(&kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await
     {
         Ok(pod) => pod_fact(pod),
         Err(error) if error.is_not_found() || error.is_conflict() => refused(kubelet, context).await,
@@ -380,7 +380,7 @@ fn pod_fact(pod: Value) -> Outcome {
 pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
     loop {
-        match kubelet.config.client.get(kind, &context.namespace, &context.name).await {
+        match kubelet.config.client.get(&kind, &context.namespace, &context.name).await {
             Ok(pod) if object::uid(&pod) == context.uid => return pod_fact(pod),
             Ok(_) => return Fact::Gone.into(),
             Err(error) if error.is_not_found() => return Fact::Gone.into(),

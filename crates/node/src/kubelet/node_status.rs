@@ -59,7 +59,7 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
     let kind = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
     let client = &kubelet.config.client;
     let name = &kubelet.config.node_name;
-    let existing = match client.get(kind, "", name).await {
+    let existing = match client.get(&kind, "", name).await {
         Err(error) if error.is_not_found() => {
             let mut node = metadata(kubelet).await;
             node["apiVersion"] = json!("v1");
@@ -67,19 +67,19 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
             if !kubelet.config.pod_cidr.is_empty() {
                 node["spec"] = json!({ "podCIDR": kubelet.config.pod_cidr, "podCIDRs": [kubelet.config.pod_cidr] });
             }
-            match client.create(kind, "", &node).await {
+            match client.create(&kind, "", &node).await {
                 Err(error) if !error.is_conflict() => return Err(error),
-                _ => client.get(kind, "", name).await?,
+                _ => client.get(&kind, "", name).await?,
             }
         }
         result => {
             let existing = result?;
-            client.patch(kind, "", name, "", PatchType::Merge, &metadata(kubelet).await).await?;
+            client.patch(&kind, "", name, "", PatchType::Merge, &metadata(kubelet).await).await?;
             existing
         }
     };
     let patch = json!({ "status": status(kubelet, &existing) });
-    client.patch(kind, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
+    client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
 }
 
 async fn metadata(kubelet: &Kubelet) -> Value {
@@ -209,12 +209,12 @@ async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
     let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
-    match client.patch(kind, namespace, name, "", PatchType::Merge, &json!({ "spec": spec })).await {
+    match client.patch(&kind, namespace, name, "", PatchType::Merge, &json!({ "spec": spec })).await {
         Err(error) if error.is_not_found() => {}
         result => return result.map(|_| ()),
     }
     let nodes = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
-    let node = client.get(nodes, "", name).await?;
+    let node = client.get(&nodes, "", name).await?;
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -225,7 +225,7 @@ async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
         },
         "spec": spec,
     });
-    match client.create(kind, namespace, &lease).await {
+    match client.create(&kind, namespace, &lease).await {
         Err(error) if !error.is_conflict() => Err(error),
         _ => Ok(()),
     }

@@ -124,7 +124,7 @@ impl Objects {
     }
 
     /// A claim or volume, read now.
-    pub async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Error> {
+    pub async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Error> {
         self.client.get(kind, namespace, name).await
     }
 
@@ -143,7 +143,7 @@ async fn watch_object(
     let Some(kind) = kinds::find("", "v1", reference.plural) else { return };
     let options =
         ListOptions { field_selector: format!("metadata.name={}", reference.key.name), ..ListOptions::default() };
-    let mut informer = Informer::new(client, kind, &reference.key.namespace, options);
+    let mut informer = Informer::new(client, &kind, &reference.key.namespace, options);
     let mut listed = None;
     loop {
         let new = match informer.next().await {
@@ -176,7 +176,7 @@ fn content(value: Option<&Value>) -> Option<[Option<&Value>; 2]> {
 
 async fn watch_services(client: Client, sender: watch::Sender<Arc<Services>>) {
     let Some(kind) = kinds::find("", "v1", "services") else { return };
-    let mut informer = Informer::new(client, kind, "", ListOptions::default());
+    let mut informer = Informer::new(client, &kind, "", ListOptions::default());
     let mut all = BTreeMap::new();
     let mut synced = false;
     loop {

@@ -97,7 +97,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let Some(kind) = kinds::find("", "v1", "pods") else { return };
     let options =
         ListOptions { field_selector: format!("spec.nodeName={}", kubelet.config.node_name), ..ListOptions::default() };
-    let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", options);
+    let mut informer = Informer::new(kubelet.config.client.clone(), &kind, "", options);
     let mut changes = kubelet.runtime.subscribe();
     // Each worker sends its uid once, at its end.
     let (done, mut ended) = mpsc::unbounded_channel();

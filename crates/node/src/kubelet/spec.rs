@@ -351,7 +351,7 @@ pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str)
     let registry = name.split('/').next()?.to_owned();
     let kind = mainstay_api::kinds::find("", "v1", "secrets")?;
     for reference in context.spec()?.image_pull_secrets.iter().flatten() {
-        let Ok(secret) = kubelet.objects.get(kind, &context.namespace, &reference.name).await else { continue };
+        let Ok(secret) = kubelet.objects.get(&kind, &context.namespace, &reference.name).await else { continue };
         let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
         let Some(bytes) = decode(object::text(&secret, &["data", ".dockerconfigjson"])) else { continue };
         let Ok(file) = serde_json::from_slice::<Value>(&bytes) else { continue };

@@ -265,8 +265,12 @@ impl Worker {
     fn record_event(&self, events: Vec<PodEvent>) {
         let of = &self.context;
         for event in events {
-            let regarding =
-                Regarding { kind: "Pod", namespace: of.namespace.clone(), name: of.name.clone(), uid: of.uid.clone() };
+            let regarding = Regarding {
+                kind: "Pod".into(),
+                namespace: of.namespace.clone(),
+                name: of.name.clone(),
+                uid: of.uid.clone(),
+            };
             self.kubelet.events.record(regarding, event);
         }
     }

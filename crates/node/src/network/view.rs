@@ -30,8 +30,8 @@ pub struct View {
 }
 
 /// What is watched, and how many first lists are waited for.
-fn watched() -> [&'static Kind; 4] {
-    [&kinds::NAMESPACE, &kinds::POD, &kinds::SERVICE, &kinds::ENDPOINT_SLICE]
+fn watched() -> [Kind; 4] {
+    [&kinds::NAMESPACE, &kinds::POD, &kinds::SERVICE, &kinds::ENDPOINT_SLICE].map(Kind::clone)
 }
 
 impl View {
@@ -55,20 +55,20 @@ impl View {
 
     /// Takes in one object, and counts as whole from then on.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn put(&self, kind: &'static Kind, key: ObjectKey, object: &serde_json::Value) {
+    pub(crate) fn put(&self, kind: &Kind, key: ObjectKey, object: &serde_json::Value) {
         self.take(kind, key, Some(object.to_string().as_bytes()));
         self.whole.store(true, Ordering::Release);
     }
 
     /// Takes in one object as it is now (`None`: gone) and gives the Services that it concerns.
-    fn take(&self, kind: &'static Kind, key: ObjectKey, value: Option<&[u8]>) -> BTreeSet<ObjectKey> {
+    fn take(&self, kind: &Kind, key: ObjectKey, value: Option<&[u8]>) -> BTreeSet<ObjectKey> {
         let mut services = BTreeSet::new();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let (snapshot, zones) = &mut *state;
         let before = snapshot.clone();
         let change = snapshot.apply(kind, key, value, 0);
         if let Some(error) = snapshot.unreadable_because(kind, &change.key) {
-            tracing::warn!(kind = kind.kind, key = %change.key, error, "an object is not of its type; what was known of it before stays in force");
+            tracing::warn!(kind = &*kind.kind, key = %change.key, error, "an object is not of its type; what was known of it before stays in force");
         }
         zones.apply(&before, snapshot, &change);
         backend::concerned(&before, snapshot, &change, &mut |service| {
@@ -84,11 +84,11 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
     let (sender, mut notices) = mpsc::channel(QUEUE);
     let mut watches = tokio::task::JoinSet::new();
     for kind in watched() {
-        let mut informer = Informer::new(client.clone(), kind, "", ListOptions::default());
+        let mut informer = Informer::new(client.clone(), &kind, "", ListOptions::default());
         let sender = sender.clone();
-        watches.spawn(async move { while sender.send((kind, informer.next().await)).await.is_ok() {} });
+        watches.spawn(async move { while sender.send((kind.clone(), informer.next().await)).await.is_ok() {} });
     }
-    let mut unsynced: BTreeSet<&str> = watched().iter().map(|kind| kind.plural).collect();
+    let mut unsynced: BTreeSet<Kind> = watched().into_iter().collect();
     let mut dirty = BTreeSet::new();
     let mut filled = false;
     loop {
@@ -99,16 +99,16 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
             // Only what the kernel refused is left over here.
             match tokio::time::timeout(RETRY, notices.recv()).await {
                 Ok(notice) => notice,
-                Err(_) => Some((watched()[0], Notice::Synced)),
+                Err(_) => Some((kinds::NAMESPACE.clone(), Notice::Synced)),
             }
         };
         let Some((kind, notice)) = notice else { return };
         match notice {
             Notice::Synced => {
-                unsynced.remove(kind.plural);
+                unsynced.remove(&kind);
             }
-            Notice::Put(key, value) => dirty.extend(view.take(kind, key, Some(value.to_string().as_bytes()))),
-            Notice::Gone(key, _) => dirty.extend(view.take(kind, key, None)),
+            Notice::Put(key, value) => dirty.extend(view.take(&kind, key, Some(value.to_string().as_bytes()))),
+            Notice::Gone(key, _) => dirty.extend(view.take(&kind, key, None)),
         }
         if !unsynced.is_empty() {
             continue;

@@ -127,7 +127,7 @@ async fn begin(request: &Request<'_>, claim: &PersistentVolumeClaim, volume: &st
 async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolumeClaim, VolumeError> {
     let kind =
         kinds::find("", "v1", "persistentvolumeclaims").ok_or_else(|| "no kind PersistentVolumeClaim".to_owned())?;
-    let found = request.kubelet.objects.get(kind, &request.context.namespace, name).await;
+    let found = request.kubelet.objects.get(&kind, &request.context.namespace, name).await;
     let value = found.map_err(|error| {
         VolumeError::Refused(format!("error processing PVC {}/{name}: {error}", request.context.namespace))
     })?;
@@ -160,7 +160,7 @@ async fn get_volume(request: &Request<'_>, claim: &PersistentVolumeClaim) -> Res
         return Err(VolumeError::Refused(format!("PVC {}/{claim_name} is not bound", request.context.namespace)));
     }
     let kind = kinds::find("", "v1", "persistentvolumes").ok_or_else(|| "no kind PersistentVolume".to_owned())?;
-    let found = request.kubelet.objects.get(kind, "", name).await;
+    let found = request.kubelet.objects.get(&kind, "", name).await;
     let value = found.map_err(|error| VolumeError::Refused(format!("failed to fetch PV {name}: {error}")))?;
     let volume: PersistentVolume = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());

@@ -172,6 +172,6 @@ fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, warning: bool, rea
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
     let (namespace, name, uid) = (text(&claim.namespace), text(&claim.name), text(&claim.uid));
-    let regarding = Regarding { kind: "PersistentVolumeClaim", namespace, name, uid };
+    let regarding = Regarding { kind: "PersistentVolumeClaim".into(), namespace, name, uid };
     kubelet.events.record(regarding, PodEvent { warning, reason, message, container: None });
 }

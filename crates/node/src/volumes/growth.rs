@@ -132,7 +132,7 @@ pub fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, result: &Resul
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
     let regarding = Regarding {
-        kind: "PersistentVolumeClaim",
+        kind: "PersistentVolumeClaim".into(),
         namespace: text(&claim.namespace),
         name: text(&claim.name),
         uid: text(&claim.uid),

@@ -254,7 +254,7 @@ async fn request_token(request: &Request<'_>, source: &ServiceAccountTokenProjec
             "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": context.name, "uid": context.uid },
         },
     });
-    let answer = request.kubelet.objects.client().create_sub(kind, &context.namespace, account, "token", &body).await;
+    let answer = request.kubelet.objects.client().create_sub(&kind, &context.namespace, account, "token", &body).await;
     let answer = answer.map_err(|error| VolumeError::Refused(format!("failed to fetch token: {error}")))?;
     let token = object::text(&answer, &["status", "token"]).to_owned();
     if token.is_empty() {

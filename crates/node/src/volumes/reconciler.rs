@@ -78,12 +78,8 @@ pub async fn run(kubelet: Arc<Kubelet>) {
 pub(super) type Attempt<T> = fn(Arc<Kubelet>, T) -> Pin<Box<dyn Future<Output = Result<Progress, VolumeError>> + Send>>;
 
 /// Watches the objects of a kind until dropped, with a task for each that wants something of this node.
-pub(super) async fn each<T>(
-    kubelet: Arc<Kubelet>,
-    kind: &'static Kind,
-    wanted: fn(&Kubelet, &T) -> bool,
-    attempt: Attempt<T>,
-) where
+pub(super) async fn each<T>(kubelet: Arc<Kubelet>, kind: &Kind, wanted: fn(&Kubelet, &T) -> bool, attempt: Attempt<T>)
+where
     T: DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let mut informer = Informer::new(kubelet.config.client.clone(), kind, "", ListOptions::default());
@@ -158,6 +154,6 @@ fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, reason: &'static s
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (name, uid) = (text(&volume.metadata.name), text(&volume.metadata.uid));
     tracing::warn!(volume = %name, reason, message, "tried again later");
-    let regarding = Regarding { kind: "PersistentVolume", namespace: String::new(), name, uid };
+    let regarding = Regarding { kind: "PersistentVolume".into(), namespace: String::new(), name, uid };
     kubelet.events.record(regarding, PodEvent { warning: true, reason, message, container: None });
 }

@@ -98,7 +98,7 @@ fn removed(
 /// Writes what came of it into a content's status; `said` is the error that stands there.
 async fn answer(
     kubelet: &Kubelet,
-    kind: &'static Kind,
+    kind: &Kind,
     metadata: &ObjectMeta,
     made: Result<Value, VolumeError>,
     said: Option<&str>,
@@ -203,30 +203,19 @@ async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<()
 }
 
 /// Takes the node's finalizer, the last one, off a content.
-async fn release(kubelet: &Kubelet, kind: &'static Kind, metadata: &ObjectMeta) -> Result<(), VolumeError> {
+async fn release(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta) -> Result<(), VolumeError> {
     let patch =
         json!({ "metadata": { "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": [] } });
     patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "", &patch).await
 }
 
-async fn patch_status(
-    kubelet: &Kubelet,
-    kind: &'static Kind,
-    metadata: &ObjectMeta,
-    status: Value,
-) -> Result<(), VolumeError> {
+async fn patch_status(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, status: Value) -> Result<(), VolumeError> {
     let patch = json!({ "metadata": { "uid": metadata.uid }, "status": status });
     patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await
 }
 
 /// A patch of an object of this node's; where that was changed or removed meanwhile, the watch says so.
-async fn patched(
-    kubelet: &Kubelet,
-    kind: &'static Kind,
-    name: &str,
-    part: &str,
-    patch: &Value,
-) -> Result<(), VolumeError> {
+async fn patched(kubelet: &Kubelet, kind: &Kind, name: &str, part: &str, patch: &Value) -> Result<(), VolumeError> {
     match kubelet.config.client.patch(kind, "", name, part, PatchType::Merge, patch).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
@@ -241,6 +230,6 @@ async fn patched(
 fn record_event(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, reason: &'static str, message: String) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (name, uid) = (text(&metadata.name), text(&metadata.uid));
-    let regarding = Regarding { kind: kind.kind, namespace: String::new(), name, uid };
+    let regarding = Regarding { kind: kind.kind.clone(), namespace: String::new(), name, uid };
     kubelet.events.record(regarding, PodEvent { warning: true, reason, message, container: None });
 }

@@ -164,17 +164,17 @@ impl Testbed {
         let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
         self.admin.patch(&kinds::NODE, "", NODE, "status", PatchType::Merge, &ready).await.unwrap();
         let settings = json!({ "metadata": { "name": "settings" }, "data": { "key": "given" } });
-        self.admin.create(kinds::find("", "v1", "configmaps").unwrap(), "default", &settings).await.unwrap();
+        self.admin.create(&kinds::find("", "v1", "configmaps").unwrap(), "default", &settings).await.unwrap();
         let secret = json!({ "metadata": { "name": "settings" }, "data": { "key": "Z2l2ZW4=" } });
-        self.admin.create(kinds::find("", "v1", "secrets").unwrap(), "default", &secret).await.unwrap();
-        self.until(kinds::find("", "v1", "serviceaccounts").unwrap(), "default", "default", |found| found.is_some())
+        self.admin.create(&kinds::find("", "v1", "secrets").unwrap(), "default", &secret).await.unwrap();
+        self.until(&kinds::find("", "v1", "serviceaccounts").unwrap(), "default", "default", |found| found.is_some())
             .await;
     }
 
     /// Waits until an object is as it should be; `None` is one that is not there.
     pub async fn until(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: &str,
         name: &str,
         holds: impl Fn(Option<&Value>) -> bool,
@@ -248,7 +248,7 @@ impl Testbed {
         let parameters: Value = serde_json::from_str(parameters).unwrap();
         let class = json!({ "metadata": { "name": name }, "provisioner": "mainstay.io/local-path", "volumeBindingMode": "Immediate",
             "reclaimPolicy": policy, "parameters": parameters });
-        self.admin.create(kinds::find("storage.k8s.io", "v1", "storageclasses").unwrap(), "", &class).await.unwrap();
+        self.admin.create(&kinds::find("storage.k8s.io", "v1", "storageclasses").unwrap(), "", &class).await.unwrap();
     }
 
     /// A claim of a class, bound.

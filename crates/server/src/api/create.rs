@@ -11,12 +11,7 @@ use super::{Batch, Body, Outcome, Part, admission, key, metadata};
 const MAX_GENERATED_NAMES: usize = 8;
 
 /// Makes an object. `namespace` is the request's; empty for a cluster-scoped kind.
-pub fn create(
-    batch: &mut Batch<'_>,
-    kind: &'static Kind,
-    namespace: &str,
-    mut object: Value,
-) -> Result<Outcome, Status> {
+pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: Value) -> Result<Outcome, Status> {
     metadata::settle(kind, namespace, None, &mut object)?;
     if !object::resource_version(&object).is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -24,8 +19,8 @@ pub fn create(
     choose_name(batch, kind, namespace, &mut object)?;
     admission::namespace_takes_new(batch, kind, namespace, object::name(&object))?;
     metadata::begin(batch, &mut object);
-    (kind.defaults)(&mut object);
-    (kind.prepare_create)(&mut object);
+    (kind.defaults)(kind, &mut object);
+    (kind.prepare_create)(kind, &mut object);
     let name = object::name(&object).to_owned();
     if batch.has(key::object(kind, namespace, &name)) {
         return Err(Status::already_exists(kind, &name));
@@ -33,7 +28,7 @@ pub fn create(
     admission::on_create(batch, kind, &mut object)?;
     let mut causes = Vec::new();
     metadata::validate(kind, &object, &mut causes);
-    (kind.validate)(&object, &mut causes);
+    (kind.validate)(kind, &object, &mut causes);
     if !causes.is_empty() {
         return Err(Status::invalid(kind, &name, &causes));
     }
@@ -48,7 +43,7 @@ pub fn create(
     Ok(Outcome::created(Body::Op(op)))
 }
 
-fn choose_name(batch: &mut Batch<'_>, kind: &'static Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
+fn choose_name(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
     if object::name(object).is_empty() && object::text(object, &["metadata", "generateName"]).is_empty() {
         let cause = mainstay_api::status::Cause::required("metadata.name", "name or generateName is required");
         return Err(Status::invalid(kind, "", &[cause]));

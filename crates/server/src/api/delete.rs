@@ -96,7 +96,7 @@ impl DeleteOptions {
 /// Deletes an object, or sets it on its way: graceful deletion and finalizers keep it until they are done.
 pub fn delete(
     batch: &mut Batch<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
@@ -123,7 +123,7 @@ pub fn delete(
     }
     if !waits && is_released(kind, &new) {
         let op = finalize(batch, kind, &new)?;
-        return Ok(match ANSWERED_WITH_THE_OBJECT.contains(&(kind.group, kind.plural)) {
+        return Ok(match ANSWERED_WITH_THE_OBJECT.contains(&(&*kind.group, &*kind.plural)) {
             true => Outcome::ok(Body::Op(op)),
             false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
         });
@@ -216,7 +216,7 @@ pub(super) fn is_released(kind: &Kind, object: &Value) -> bool {
 }
 
 /// Takes an object away, with everything that was taken for it.
-pub(super) fn finalize(batch: &mut Batch<'_>, kind: &'static Kind, last: &Value) -> Result<usize, Status> {
+pub(super) fn finalize(batch: &mut Batch<'_>, kind: &Kind, last: &Value) -> Result<usize, Status> {
     admission::release(batch, kind, last);
     batch.remove(kind, last)
 }
@@ -224,7 +224,7 @@ pub(super) fn finalize(batch: &mut Batch<'_>, kind: &'static Kind, last: &Value)
 fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
     let mut details = json!({ "name": name, "kind": kind.plural, "uid": uid });
     if !kind.group.is_empty() {
-        details["group"] = kind.group.into();
+        details["group"] = kind.group.clone().into();
     }
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
 }

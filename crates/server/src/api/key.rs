@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use mainstay_api::{Kind, ObjectKey, kinds};
 
-fn group_segment(kind: &Kind) -> &'static str {
-    if kind.group.is_empty() { "core" } else { kind.group }
+fn group_segment(kind: &Kind) -> &str {
+    if kind.group.is_empty() { "core" } else { &kind.group }
 }
 
 /// The key of one object.
@@ -21,13 +21,13 @@ pub fn prefix(kind: &Kind, namespace: Option<&str>) -> Bytes {
 }
 
 /// The kind and name behind a key; `None` for keys that hold no object (allocations).
-pub fn parse(key: &[u8]) -> Option<(&'static Kind, ObjectKey)> {
+pub fn parse(key: &[u8]) -> Option<(Kind, ObjectKey)> {
     let key = std::str::from_utf8(key).ok()?;
     let mut segments = key.strip_prefix('/')?.splitn(4, '/');
     let (group, plural, namespace, name) = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
     let group = if group == "core" { "" } else { group };
     let kind = kinds::ALL.iter().copied().find(|kind| kind.group == group && kind.plural == plural)?;
-    Some((kind, ObjectKey::new(namespace, name)))
+    Some((kind.clone(), ObjectKey::new(namespace, name)))
 }
 
 /// The key that is taken by whoever has this Service address. It exists as long as the Service does, in the same
@@ -49,7 +49,10 @@ mod tests {
     fn keys_lead_back_to_their_objects() {
         for kind in kinds::ALL {
             let namespace = if kind.namespaced { "ns" } else { "" };
-            assert_eq!(parse(&object(kind, namespace, "a.b")), Some((*kind, ObjectKey::new(namespace, "a.b"))));
+            assert_eq!(
+                parse(&object(kind, namespace, "a.b")),
+                Some(((*kind).clone(), ObjectKey::new(namespace, "a.b")))
+            );
         }
         assert_eq!(parse(&cluster_ip("10.96.0.1")), None);
         assert_eq!(parse(b"/core/pods"), None);

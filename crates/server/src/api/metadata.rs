@@ -65,7 +65,7 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
     }
     let Value::Object(fields) = &mut *object else { return Ok(()) };
     fields.insert("apiVersion".to_owned(), kind.api_version().into());
-    fields.insert("kind".to_owned(), kind.kind.into());
+    fields.insert("kind".to_owned(), kind.kind.clone().into());
     let metadata = object::ensure(object, &["metadata"]);
     if kind.namespaced {
         metadata.insert("namespace".to_owned(), namespace.into());

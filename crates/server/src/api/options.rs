@@ -17,7 +17,7 @@ pub type Query = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct Selection {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Empty for all namespaces, and for cluster-scoped kinds.
     pub namespace: String,
     labels: Labels,
@@ -26,10 +26,10 @@ pub struct Selection {
 
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`.
-    pub fn new(kind: &'static Kind, namespace: &str, query: &Query) -> Result<Self, Status> {
+    pub fn new(kind: &Kind, namespace: &str, query: &Query) -> Result<Self, Status> {
         let text = |name: &str| query.get(name).map_or("", String::as_str);
         Ok(Self {
-            kind,
+            kind: kind.clone(),
             namespace: namespace.to_owned(),
             labels: Labels::parse(text("labelSelector")).map_err(Status::bad_request)?,
             fields: Fields::parse(kind, text("fieldSelector")).map_err(Status::bad_request)?,
@@ -37,7 +37,7 @@ impl Selection {
     }
 
     /// One object.
-    pub fn one(kind: &'static Kind, namespace: &str, name: &str) -> Result<Self, Status> {
+    pub fn one(kind: &Kind, namespace: &str, name: &str) -> Result<Self, Status> {
         let query = Query::from([("fieldSelector".to_owned(), format!("metadata.name={name}"))]);
         Self::new(kind, namespace, &query)
     }
@@ -56,7 +56,7 @@ impl Selection {
             true => codec::decode_metadata(bytes)?,
             false => codec::decode(bytes)?,
         };
-        Ok(self.labels.matches_object(&object) && self.fields.matches(self.kind, &object))
+        Ok(self.labels.matches_object(&object) && self.fields.matches(&self.kind, &object))
     }
 
     /// What the keys of these objects start with: one name where the field selector asks for it.
@@ -65,10 +65,10 @@ impl Selection {
     pub fn prefix(&self) -> Bytes {
         match self.fields.name() {
             Some(name) if !self.kind.namespaced || !self.namespace.is_empty() => {
-                key::object(self.kind, &self.namespace, name)
+                key::object(&self.kind, &self.namespace, name)
             }
             _ => key::prefix(
-                self.kind,
+                &self.kind,
                 (!self.namespace.is_empty() || !self.kind.namespaced).then_some(self.namespace.as_str()),
             ),
         }

@@ -94,7 +94,7 @@ pub fn scale_of(object: &Value) -> Value {
 /// `PUT` and `PATCH` of `…/scale`; `change` is given the stored Scale.
 pub fn scaled(
     batch: &mut Batch<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: &str,
     name: &str,
     change: &dyn Fn(&Value) -> Result<Value, Status>,

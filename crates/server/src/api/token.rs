@@ -58,7 +58,7 @@ pub struct Claims {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
     /// Pod, Secret or Node.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Its name; a pod or secret is in the account's namespace.
     pub name: String,
     /// Its uid.
@@ -158,7 +158,7 @@ impl Tokens {
         let has = |claim: &str| object::at(&claims, &["kubernetes.io", claim]).is_some();
         let bound = BINDINGS.iter().filter(|(claim, _)| has(claim) && (*claim != "node" || !has("pod"))).map(
             |(claim, kind)| Bound {
-                kind,
+                kind: (*kind).clone(),
                 name: text(&["kubernetes.io", claim, "name"]),
                 uid: text(&["kubernetes.io", claim, "uid"]),
             },

@@ -25,7 +25,7 @@ pub enum Part {
 /// Replaces an object. A `metadata.uid` or `metadata.resourceVersion` in the body must be the stored one (A8).
 pub fn update(
     batch: &mut Batch<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: &str,
     name: &str,
     part: Part,
@@ -41,7 +41,7 @@ pub fn update(
 /// manager has said before. 409 where others own what would change, unless `force`.
 pub fn apply(
     batch: &mut Batch<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: &str,
     name: &str,
     part: Part,
@@ -99,7 +99,7 @@ fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) {
 /// prepared anew when others write in between, so it never conflicts by chance.
 pub fn patch(
     batch: &mut Batch<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: &str,
     name: &str,
     part: Part,
@@ -128,13 +128,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     }
 }
 
-fn replace(
-    batch: &mut Batch<'_>,
-    kind: &'static Kind,
-    old: &Value,
-    mut new: Value,
-    part: Part,
-) -> Result<Outcome, Status> {
+fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part: Part) -> Result<Outcome, Status> {
     let name = object::name(old);
     let (uid, old_uid) = (object::uid(&new), object::uid(old));
     if !uid.is_empty() && uid != old_uid {
@@ -154,19 +148,19 @@ fn replace(
     match part {
         Part::Main | Part::EphemeralContainers | Part::Resize => {
             admission::on_update(batch, kind, &mut new, old)?;
-            (kind.defaults)(&mut new);
-            (kind.prepare_update)(&mut new, old);
+            (kind.defaults)(kind, &mut new);
+            (kind.prepare_update)(kind, &mut new, old);
             metadata::validate(kind, &new, &mut causes);
-            (kind.validate)(&new, &mut causes);
+            (kind.validate)(kind, &new, &mut causes);
             match part {
-                Part::Main => (kind.validate_update)(&new, old, &mut causes),
+                Part::Main => (kind.validate_update)(kind, &new, old, &mut causes),
                 Part::EphemeralContainers => pod::validate_ephemeral_containers(&new, old, &mut causes),
                 _ => {}
             }
         }
         Part::Status => {
             new = only_status(&new, old);
-            (kind.defaults)(&mut new);
+            (kind.defaults)(kind, &mut new);
             metadata::validate(kind, &new, &mut causes);
         }
         Part::Finalize => {

@@ -61,14 +61,14 @@ impl Watch {
         };
         let watcher = store.watch(selection.prefix(), after).map_err(|error| read_error(error, false))?;
         if is_streaming_list {
-            first.push_back(bookmark(selection.kind, after, true));
+            first.push_back(bookmark(&selection.kind, after, true));
         }
         Ok(Self { selection, first, watcher, bookmarks, sent: after, ended: false })
     }
 
     /// The kind of its objects.
-    pub fn kind(&self) -> &'static Kind {
-        self.selection.kind
+    pub fn kind(&self) -> &Kind {
+        &self.selection.kind
     }
 
     /// The next frame, waiting for it; `None` after the end. Cancel-safe.
@@ -111,7 +111,7 @@ impl Watch {
             return None;
         }
         self.sent = progress;
-        Some(bookmark(self.selection.kind, progress, false))
+        Some(bookmark(&self.selection.kind, progress, false))
     }
 
     fn end(&mut self, status: &Status) -> Frame {

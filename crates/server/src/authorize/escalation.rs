@@ -33,7 +33,7 @@ pub fn check(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old: Option<&Value
     if requester.user.is_in(MASTERS) || old.is_some_and(|old| changes_only_what_collects(new, old)) {
         return Ok(());
     }
-    match kind.plural {
+    match &*kind.plural {
         "roles" | "clusterroles" => check_role(&requester, kind, new, old),
         "rolebindings" | "clusterrolebindings" => check_binding(batch, &requester, kind, new),
         _ => Ok(()),
@@ -55,7 +55,7 @@ fn changes_only_what_collects(new: &Value, old: &Value) -> bool {
 
 fn check_role(requester: &Requester, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<(), Status> {
     let (name, namespace) = (object::name(new), object::namespace(new));
-    if may(requester, "escalate", kind.plural, namespace, name) {
+    if may(requester, "escalate", &kind.plural, namespace, name) {
         return Ok(());
     }
     let rules: Vec<Rule> =

@@ -15,7 +15,7 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// One object of the table.
 struct Default {
-    kind: &'static Kind,
+    kind: Kind,
     namespace: String,
     object: Value,
 }
@@ -24,23 +24,23 @@ struct Default {
 pub fn reconcile(batch: &mut Batch<'_>) -> Result<(), Status> {
     for Default { kind, namespace, object } in defaults() {
         let name = object::name(&object).to_owned();
-        if !batch.has(key::object(kind, &namespace, &name)) {
-            api::create(batch, kind, &namespace, object)?;
+        if !batch.has(key::object(&kind, &namespace, &name)) {
+            api::create(batch, &kind, &namespace, object)?;
             continue;
         }
-        let old = batch.must_get(kind, &namespace, &name)?;
+        let old = batch.must_get(&kind, &namespace, &name)?;
         if object::text(&old, &["metadata", "annotations", AUTO_UPDATE]) != "true" {
             continue;
         }
         if object.get("roleRef").is_some() && old.get("roleRef") != object.get("roleRef") {
             // A binding keeps its role for life: it is made again.
-            api::delete(batch, kind, &namespace, &name, &api::DeleteOptions::default())?;
-            api::create(batch, kind, &namespace, object)?;
+            api::delete(batch, &kind, &namespace, &name, &api::DeleteOptions::default())?;
+            api::create(batch, &kind, &namespace, object)?;
             continue;
         }
         let new = merged(&old, &object);
         if new != old {
-            api::patch(batch, kind, &namespace, &name, Part::Main, &|_| Ok(new.clone()))?;
+            api::patch(batch, &kind, &namespace, &name, Part::Main, &|_| Ok(new.clone()))?;
         }
     }
     Ok(())
@@ -112,7 +112,7 @@ fn defaults() -> Vec<Default> {
                 all.push(cluster_role(&role, &[]));
             }
             ["Role", namespace, name] => all.push(Default {
-                kind: &kinds::ROLE,
+                kind: kinds::ROLE.clone(),
                 namespace: (*namespace).to_owned(),
                 object: json!({ "metadata": metadata(name, &[]), "rules": [] }),
             }),
@@ -140,16 +140,16 @@ fn metadata(name: &str, labels: &[&str]) -> Value {
 
 fn cluster_role(name: &str, labels: &[&str]) -> Default {
     let object = json!({ "metadata": metadata(name, labels), "rules": [] });
-    Default { kind: &kinds::CLUSTER_ROLE, namespace: String::new(), object }
+    Default { kind: kinds::CLUSTER_ROLE.clone(), namespace: String::new(), object }
 }
 
-fn binding(kind: &'static Kind, namespace: &str, name: &str, role: (&str, &str), subjects: &[&str]) -> Default {
+fn binding(kind: &Kind, namespace: &str, name: &str, role: (&str, &str), subjects: &[&str]) -> Default {
     let subjects: Vec<Value> = subjects.iter().filter_map(|text| subject(text)).collect();
     let mut object = json!({
         "metadata": metadata(name, &[]), "roleRef": { "apiGroup": GROUP, "kind": role.0, "name": role.1 },
     });
     add(&mut object, "subjects", subjects.into_iter());
-    Default { kind, namespace: namespace.to_owned(), object }
+    Default { kind: kind.clone(), namespace: namespace.to_owned(), object }
 }
 
 fn subject(text: &str) -> Option<Value> {
@@ -208,8 +208,8 @@ mod tests {
         for made in &all {
             let mut causes = Vec::new();
             let mut object = made.object.clone();
-            (made.kind.defaults)(&mut object);
-            (made.kind.validate)(&object, &mut causes);
+            (made.kind.defaults)(&made.kind, &mut object);
+            (made.kind.validate)(&made.kind, &object, &mut causes);
             assert_eq!(causes, [], "{}", made.object);
         }
         let of =

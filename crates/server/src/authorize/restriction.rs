@@ -39,7 +39,7 @@ fn node_of(batch: &Batch<'_>) -> Option<String> {
 pub fn check(batch: &mut Batch<'_>, kind: &Kind, part: Part, new: &Value, old: Option<&Value>) -> Result<(), Status> {
     let Some(node) = node_of(batch) else { return Ok(()) };
     let name = object::name(new).to_owned();
-    let checked = match (kind.group, kind.plural) {
+    let checked = match (&*kind.group, &*kind.plural) {
         ("", "nodes") => check_node(&node, new, old),
         ("", "pods") => check_pod(&node, part, new, old),
         ("", "persistentvolumeclaims") => check_claim(&node, part, new, old),
@@ -61,7 +61,7 @@ pub fn check(batch: &mut Batch<'_>, kind: &Kind, part: Part, new: &Value, old: O
 pub fn check_delete(batch: &Batch<'_>, kind: &Kind, old: &Value) -> Result<(), Status> {
     let Some(node) = node_of(batch) else { return Ok(()) };
     let name = object::name(old);
-    let is_own = match (kind.group, kind.plural) {
+    let is_own = match (&*kind.group, &*kind.plural) {
         ("", "pods") => object::text(old, &["spec", "nodeName"]) == node,
         ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => name == node,
         _ => false,

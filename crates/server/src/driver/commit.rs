@@ -151,7 +151,7 @@ fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write
         let Some(owner_kind) = kinds::find_kind(group, version, owner_kind) else { continue };
         let name = object::text(owner, &["name"]);
         let event = mainstay_logic::Event {
-            kind: owner_kind,
+            kind: owner_kind.clone(),
             key: mainstay_api::ObjectKey::new(object::namespace(object), name),
             uid: object::text(owner, &["uid"]).to_owned(),
             warning: true,

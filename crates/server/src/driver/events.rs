@@ -66,7 +66,8 @@ fn repeat(batch: &mut Batch<'_>, namespace: &str, name: &str, now_text: &str) ->
 
 /// The same for the same thing told: `web.17f3a9…`.
 fn name_of(controller: &str, event: &Event, message: &str) -> String {
-    let parts = [controller, event.kind.kind, &event.key.namespace, &event.key.name, &event.uid, event.reason, message];
+    let parts =
+        [controller, &*event.kind.kind, &event.key.namespace, &event.key.name, &event.uid, event.reason, message];
     let hash = ring::digest::digest(&ring::digest::SHA256, parts.join("\0").as_bytes());
     let hex: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{}.{hex}", event.key.name)

@@ -95,15 +95,14 @@ impl Driver {
     pub fn load(&mut self, store: &Store, now: Timestamp) -> Result<Watcher, mainstay_store::ReadError> {
         let page = store.range(b"", None, usize::MAX, None)?;
         let watcher = store.watch("", page.revision)?;
-        let mut gone: BTreeMap<_, _> =
-            self.snapshot.metas.iter().map(|(index, meta)| (index.clone(), meta.kind)).collect();
+        let mut gone: BTreeMap<_, _> = self.snapshot.metas.iter().map(|(index, _)| (index.clone(), ())).collect();
         for entry in &page.entries {
             let Some((kind, object)) = key::parse(&entry.key) else { continue };
-            gone.remove(&(kind.plural, kind.group, object.clone()));
-            self.change(kind, object, Some(&entry.value), page.revision, now);
+            gone.remove(&(kind.clone(), object.clone()));
+            self.change(&kind, object, Some(&entry.value), page.revision, now);
         }
-        for ((_, _, object), kind) in gone {
-            self.change(kind, object, None, page.revision, now);
+        for ((kind, object), ()) in gone {
+            self.change(&kind, object, None, page.revision, now);
         }
         self.snapshot.revision = page.revision.0;
         Ok(watcher)
@@ -113,19 +112,12 @@ impl Driver {
     pub fn on_event(&mut self, event: &Event, now: Timestamp) {
         if let Some((kind, object)) = key::parse(&event.key) {
             let value = (!event.deleted).then_some(&event.value[..]);
-            self.change(kind, object, value, event.revision, now);
+            self.change(&kind, object, value, event.revision, now);
         }
         self.snapshot.revision = self.snapshot.revision.max(event.revision.0);
     }
 
-    fn change(
-        &mut self,
-        kind: &'static Kind,
-        object: ObjectKey,
-        value: Option<&[u8]>,
-        revision: Revision,
-        now: Timestamp,
-    ) {
+    fn change(&mut self, kind: &Kind, object: ObjectKey, value: Option<&[u8]>, revision: Revision, now: Timestamp) {
         if *kind == kinds::EVENT {
             self.expiry.note(&object, value.is_some(), now);
         }
@@ -138,7 +130,7 @@ impl Driver {
                 (controller.keys)(&before, &self.snapshot, &change, &mut |key| woken.push(key));
             }));
             if called.is_err() {
-                tracing::error!(controller = controller.name, kind = kind.kind, key = %object, "finding the keys of a change panicked");
+                tracing::error!(controller = controller.name, kind = &*kind.kind, key = %object, "finding the keys of a change panicked");
             }
             for key in woken {
                 self.queue.wake((index, key));
@@ -149,12 +141,12 @@ impl Driver {
     /// Says once that an object does not decode; when it does again, or is gone, what waited for it goes on (A10).
     fn look_at_unreadable(&mut self, before: &Snapshot, change: &mainstay_logic::Change) {
         let (was, is) = (
-            before.unreadable_because(change.kind, &change.key),
-            self.snapshot.unreadable_because(change.kind, &change.key),
+            before.unreadable_because(&change.kind, &change.key),
+            self.snapshot.unreadable_because(&change.kind, &change.key),
         );
         match (was, is) {
             (None, Some(error)) => tracing::error!(
-                kind = change.kind.kind, key = %change.key, error,
+                kind = &*change.kind.kind, key = %change.key, error,
                 "a stored object does not decode; no controller that looks at its kind decides anything until a person mends or deletes it"
             ),
             (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.queue.wake(item)),
@@ -165,7 +157,7 @@ impl Driver {
     /// The stored objects that do not decode, as `pods default/web-0: why`.
     pub fn undecodable(&self) -> Vec<String> {
         let all = self.snapshot.unreadable.iter();
-        all.map(|((plural, _, key), why)| format!("{plural} {key}: {why}")).collect()
+        all.map(|((kind, key), why)| format!("{} {key}: {why}", kind.plural)).collect()
     }
 
     /// The next decision that has something to commit; `None` when there is none now.
@@ -187,8 +179,8 @@ impl Driver {
         }
         while let Some(item) = self.queue.pop(now) {
             let Some(controller) = self.controllers.get(item.0) else { continue };
-            if let Some((plural, key)) = self.snapshot.unreadable_of(controller.reads) {
-                let why = mainstay_logic::Waiting::Undecodable { plural, key: key.clone() };
+            if let Some((kind, key)) = self.snapshot.unreadable_of(controller.reads) {
+                let why = mainstay_logic::Waiting::Undecodable { kind: kind.clone(), key: key.clone() };
                 self.waiting.insert(item.clone(), vec![why]);
                 self.held.insert(item);
                 continue;
@@ -288,10 +280,10 @@ impl Driver {
 fn permits(controller: &Controller, decision: &Decision) -> bool {
     decision.writes.iter().all(|write| {
         let (verb, kind) = match write {
-            Write::Create { kind, .. } => (Verb::Create, *kind),
-            Write::Patch { kind, status: true, .. } => (Verb::PatchStatus, *kind),
-            Write::Patch { kind, .. } => (Verb::Patch, *kind),
-            Write::Delete { kind, .. } => (Verb::Delete, *kind),
+            Write::Create { kind, .. } => (Verb::Create, kind),
+            Write::Patch { kind, status: true, .. } => (Verb::PatchStatus, kind),
+            Write::Patch { kind, .. } => (Verb::Patch, kind),
+            Write::Delete { kind, .. } => (Verb::Delete, kind),
             Write::Bind { .. } => (Verb::Bind, &kinds::POD),
         };
         controller.permits.iter().any(|(may, plural)| *may == verb && (*plural == "*" || *plural == kind.plural))

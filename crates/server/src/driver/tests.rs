@@ -10,7 +10,7 @@ use super::*;
 use crate::api::tests::{Cluster, config_map};
 
 fn config_maps(_: &Snapshot, _: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    if *change.kind == kinds::CONFIG_MAP && change.new.is_some() && &*change.key.name != "kube-root-ca.crt" {
+    if change.kind == kinds::CONFIG_MAP && change.new.is_some() && &*change.key.name != "kube-root-ca.crt" {
         wake(change.key.clone());
     }
 }
@@ -21,13 +21,12 @@ fn made(key: &ObjectKey, suffix: &str, finalizer: &str) -> Write {
     let metadata = json!({
         "namespace": &*key.namespace, "name": format!("{}{suffix}", key.name), "ownerReferences": [owner], "finalizers": [finalizer],
     });
-    Write::Create { kind: &kinds::SECRET, object: json!({ "metadata": metadata }) }
+    Write::Create { kind: kinds::SECRET.clone(), object: json!({ "metadata": metadata }) }
 }
 
 /// One secret per config map; decides on nothing but its snapshot, so it would fail if it did not see its own writes.
 fn mirror(snapshot: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
-    let index =
-        (kinds::SECRET.plural, kinds::SECRET.group, ObjectKey::new(key.namespace.clone(), format!("{}-s", key.name)));
+    let index = (kinds::SECRET.clone(), ObjectKey::new(key.namespace.clone(), format!("{}-s", key.name)));
     let writes = if snapshot.metas.contains_key(&index) { Vec::new() } else { vec![made(key, "-s", "x.io/kept")] };
     Decision { writes, ..Decision::default() }
 }
@@ -111,8 +110,14 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     fn tells(_: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
         let uid = "u".to_owned();
         let (key, message) = (key.clone(), "m".to_owned());
-        let event =
-            mainstay_logic::Event { kind: &kinds::CONFIG_MAP, key, uid, warning: false, reason: "Told", message };
+        let event = mainstay_logic::Event {
+            kind: kinds::CONFIG_MAP.clone(),
+            key,
+            uid,
+            warning: false,
+            reason: "Told",
+            message,
+        };
         Decision { events: vec![event], ..Decision::default() }
     }
     static TELLS: &[Controller] =
@@ -140,7 +145,7 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
 }
 
 /// A Namespace on its way out with this in it, and what is left of it all when the controllers are at rest.
-fn deleted_with(content: impl IntoIterator<Item = (&'static Kind, Value)>) -> (Cluster, Driver) {
+fn deleted_with<'a>(content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cluster, Driver) {
     let cluster = Cluster::new();
     cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "full" } })).expect("created");
     for (kind, object) in content {
@@ -211,9 +216,7 @@ fn a10_an_undecodable_claim_stops_what_looks_at_claims_and_nothing_is_deleted() 
     assert!(cluster.get(&kinds::PERSISTENT_VOLUME, "v").is_some(), "its claim cannot be read, which is not gone");
     assert_eq!(driver.undecodable().len(), 1);
     let held = |driver: &Driver| {
-        let undecodable = |(_, _, waiting): &(_, &ObjectKey, &[mainstay_logic::Waiting])| {
-            matches!(waiting, [mainstay_logic::Waiting::Undecodable { plural: "persistentvolumeclaims", .. }])
-        };
+        let undecodable = |(_, _, waiting): &(_, &ObjectKey, &[mainstay_logic::Waiting])| matches!(waiting, [mainstay_logic::Waiting::Undecodable { kind, .. }] if *kind == kinds::PERSISTENT_VOLUME_CLAIM);
         driver.waiting().filter(undecodable).map(|(name, ..)| name).collect::<BTreeSet<_>>()
     };
     assert!(held(&driver).contains("persistentvolume-binder"));

@@ -220,7 +220,7 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
 fn shape(call: &Call<'_>) -> Shape {
     let include = call.query.get("includeObject").map_or("", String::as_str);
     let include = IncludeObject::from_parameter(include).unwrap_or(IncludeObject::Metadata);
-    Shape::new(call.target.kind, call.form, include, call.server.api.now())
+    Shape::new(&call.target.kind, call.form, include, call.server.api.now())
 }
 
 fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -244,7 +244,7 @@ fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
 }
 
 fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
-    let selection = Selection::new(call.target.kind, &call.target.namespace, call.query)?;
+    let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
     let options = ListOptions::new(call.query, &selection.prefix())?;
     let list = api::list(&call.server.api.store, &selection, &options)?;
     Ok(respond::json(200, shape(call).list(&list)))
@@ -430,7 +430,7 @@ fn validation(query: &Query) -> Result<FieldValidation, Status> {
 }
 
 fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
-    let kind: &'static Kind = call.target.kind;
+    let kind: &Kind = &call.target.kind;
     let validation = validation(call.query)?;
     if media(&call.content_type) == protobuf::CONTENT_TYPE {
         let mut object = protobuf::read(kind, body)?;

@@ -19,7 +19,7 @@ pub enum Route {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Empty for all namespaces and for cluster-scoped kinds.
     pub namespace: String,
     /// Empty for the collection.
@@ -48,7 +48,7 @@ pub fn route(path: &str) -> Result<Route, Status> {
         };
     }
     let find = |plural: &str| kinds::find(group, version, plural).ok_or_else(Status::no_such_resource);
-    let target = |kind: &'static Kind, namespace: &str, rest: &[&str]| {
+    let target = |kind: &Kind, namespace: &str, rest: &[&str]| {
         let (name, subresource) = match rest {
             [] => ("", ""),
             [name] => (*name, ""),
@@ -59,7 +59,7 @@ pub fn route(path: &str) -> Result<Route, Status> {
             return Err(Status::no_such_resource());
         }
         Ok(Route::Objects(Target {
-            kind,
+            kind: kind.clone(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource: subresource.to_owned(),
@@ -68,27 +68,27 @@ pub fn route(path: &str) -> Result<Route, Status> {
     match rest {
         // `bindings` is a kind of its own in the path, but only ever an action on a pod.
         ["namespaces", namespace, "bindings"] if group.is_empty() => Ok(Route::Objects(Target {
-            kind: &kinds::POD,
+            kind: kinds::POD.clone(),
             namespace: (*namespace).to_owned(),
             name: String::new(),
             subresource: "binding".to_owned(),
         })),
         ["namespaces", _, "status" | "finalize"] | ["namespaces", _] | ["namespaces"] if group.is_empty() => {
-            target(find("namespaces")?, "", &rest[1..])
+            target(&find("namespaces")?, "", &rest[1..])
         }
         ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => {
             let kind = find(plural)?;
             if !kind.namespaced {
                 return Err(Status::no_such_resource());
             }
-            target(kind, namespace, rest)
+            target(&kind, namespace, rest)
         }
         [plural, rest @ ..] => {
             let kind = find(plural)?;
             if kind.namespaced && !rest.is_empty() {
                 return Err(Status::no_such_resource());
             }
-            target(kind, "", rest)
+            target(&kind, "", rest)
         }
         [] => Err(Status::no_such_resource()),
     }
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn paths_lead_where_upstreams_do() {
-        let objects = |kind: &'static Kind, namespace: &str, name: &str, subresource: &str| {
+        let objects = |kind: &Kind, namespace: &str, name: &str, subresource: &str| {
             Ok(Route::Objects(Target {
-                kind,
+                kind: kind.clone(),
                 namespace: namespace.into(),
                 name: name.into(),
                 subresource: subresource.into(),

@@ -10,7 +10,7 @@ use crate::api::{List, codec};
 
 /// How the objects of one response are shown.
 pub struct Shape {
-    kind: &'static Kind,
+    kind: Kind,
     form: Representation,
     include: IncludeObject,
     now: Timestamp,
@@ -20,8 +20,8 @@ pub struct Shape {
 
 impl Shape {
     /// For objects of a kind; `now` gives ages.
-    pub fn new(kind: &'static Kind, form: Representation, include: IncludeObject, now: Timestamp) -> Self {
-        Self { kind, form, include, now, columns_sent: false }
+    pub fn new(kind: &Kind, form: Representation, include: IncludeObject, now: Timestamp) -> Self {
+        Self { kind: kind.clone(), form, include, now, columns_sent: false }
     }
 
     /// Whether objects go as they are stored.
@@ -49,7 +49,7 @@ impl Shape {
             Representation::Table => {
                 let Ok(object) = codec::decode(bytes) else { return bytes.clone() };
                 let metadata = json!({ "resourceVersion": object::resource_version(&object) });
-                Bytes::from(table(self.kind, [&object], metadata, self.include, columns, self.now).to_string())
+                Bytes::from(table(&self.kind, [&object], metadata, self.include, columns, self.now).to_string())
             }
         }
     }
@@ -65,7 +65,7 @@ impl Shape {
         }
         if self.form == Representation::Table {
             let objects: Vec<Value> = list.items.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect();
-            return Bytes::from(table(self.kind, &objects, metadata, self.include, true, self.now).to_string());
+            return Bytes::from(table(&self.kind, &objects, metadata, self.include, true, self.now).to_string());
         }
         let (kind, api_version) = match self.form {
             Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),

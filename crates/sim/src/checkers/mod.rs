@@ -76,7 +76,7 @@ pub struct Seen<'a> {
 impl Seen<'_> {
     /// Whether it is about this kind.
     fn is(&self, kind: &Kind) -> bool {
-        self.change.kind == kind
+        self.change.kind == kind.clone()
     }
 
     /// Whether the object was made by it.

@@ -51,7 +51,7 @@ pub fn choose(o: &Observed) -> Revisions {
         None => {
             let (name, hash) = free_name(o, &wanted, &mut collisions);
             let object = revision_object(o, &name, &hash, highest.saturating_add(1));
-            (name, Some(Write::Create { kind: &CONTROLLER_REVISION, object }))
+            (name, Some(Write::Create { kind: CONTROLLER_REVISION.clone(), object }))
         }
     };
     let update = Revision { name, template: o.spec.template.clone() };

@@ -282,7 +282,7 @@ fn orphans_are_adopted_without_a_restart_and_strangers_left_alone_s10_s11() {
     let name = names(&world, &CONTROLLER_REVISION).remove(0);
     let mut revision = world.get(&CONTROLLER_REVISION, "default", &name);
     revision["data"]["spec"]["template"]["metadata"]["creationTimestamp"] = json!(null);
-    (STATEFUL_SET.defaults)(&mut revision["data"]);
+    (STATEFUL_SET.defaults)(&STATEFUL_SET, &mut revision["data"]);
     world.put(revision);
     let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web-3", "labels": {"app": "web"},
         "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "x", "controller": true}]}, "spec": {"containers": []}});
@@ -384,7 +384,7 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
     let replicas = i64::from(set.spec.replicas.unwrap());
     let pod = |ordinal: i64| before.pods.get(&identity::pod_key(set, ordinal)).filter(|pod| own(pod));
     match write {
-        Write::Create { kind, object } if *kind == &POD => {
+        Write::Create { kind, object } if *kind == POD => {
             let name = object["metadata"]["name"].as_str().unwrap();
             let ordinal = identity::parse(name).unwrap().1;
             assert!(before.pods.get(&ObjectKey::of(object)).is_none(), "S2: {name} is made while it exists");
@@ -392,7 +392,7 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
             let lower_ready = (0..ordinal).all(|lower| pod(lower).is_some_and(|pod| is_running_and_ready(pod)));
             assert!(!ordered || lower_ready, "S4: {name} is made before its predecessors are Ready");
         }
-        Write::Delete { kind, key, uid: given, .. } if *kind == &POD => {
+        Write::Delete { kind, key, uid: given, .. } if *kind == POD => {
             let (_, ordinal) = identity::parse(&key.name).unwrap();
             let victim = before.pods.get(key).unwrap();
             assert!(own(victim) && victim.metadata.uid.as_ref() == Some(given), "S10: {key} is not ours");

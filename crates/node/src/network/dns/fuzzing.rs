@@ -13,7 +13,7 @@ use crate::network::view::View;
 
 fn server() -> Server {
     let view = View::new("cluster.local");
-    let put = |kind: &'static Kind, namespace: &str, name: &str, mut object: Value| {
+    let put = |kind: &Kind, namespace: &str, name: &str, mut object: Value| {
         object["metadata"] =
             json!({ "name": name, "namespace": namespace, "labels": { "kubernetes.io/service-name": "web" } });
         view.put(kind, ObjectKey::new(namespace, name), &object);

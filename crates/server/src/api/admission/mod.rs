@@ -35,7 +35,7 @@ pub(super) fn namespace_takes_new(
 
 /// What a new object is given, after its defaults.
 pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
-    match (kind.group, kind.plural) {
+    match (&*kind.group, &*kind.plural) {
         ("", "pods") => pod::admit(batch, object),
         ("", "services") => service::allocate(batch, object, None),
         ("", "persistentvolumeclaims") => {
@@ -56,7 +56,7 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
 
 /// What an update is given, before its defaults.
 pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
-    match (kind.group, kind.plural) {
+    match (&*kind.group, &*kind.plural) {
         ("", "services") => service::allocate(batch, new, Some(old)),
         ("", "persistentvolumeclaims") => claim::may_grow(batch, new, old),
         _ => Ok(()),

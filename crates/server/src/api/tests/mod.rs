@@ -48,21 +48,21 @@ impl Cluster {
         Ok(serde_json::from_slice(&reply.body).expect("an answer is JSON"))
     }
 
-    pub fn create(&self, kind: &'static Kind, object: Value) -> Result<Value, Status> {
+    pub fn create(&self, kind: &Kind, object: Value) -> Result<Value, Status> {
         let namespace = if kind.namespaced { "default" } else { "" };
         self.write(|batch| create(batch, kind, namespace, object.clone()))
     }
 
-    pub fn get(&self, kind: &'static Kind, name: &str) -> Option<Value> {
+    pub fn get(&self, kind: &Kind, name: &str) -> Option<Value> {
         let namespace = if kind.namespaced { "default" } else { "" };
         self.api.batch().get(kind, namespace, name).expect("readable")
     }
 
-    pub fn update(&self, kind: &'static Kind, name: &str, object: Value) -> Result<Value, Status> {
+    pub fn update(&self, kind: &Kind, name: &str, object: Value) -> Result<Value, Status> {
         self.write(|batch| update(batch, kind, "default", name, Part::Main, object.clone()))
     }
 
-    pub fn merge(&self, kind: &'static Kind, name: &str, part: Part, change: Value) -> Result<Value, Status> {
+    pub fn merge(&self, kind: &Kind, name: &str, part: Part, change: Value) -> Result<Value, Status> {
         let namespace = if kind.namespaced { "default" } else { "" };
         self.write(|batch| {
             patch(batch, kind, namespace, name, part, &|old| {
@@ -73,7 +73,7 @@ impl Cluster {
         })
     }
 
-    pub fn delete(&self, kind: &'static Kind, name: &str, options: &DeleteOptions) -> Result<Value, Status> {
+    pub fn delete(&self, kind: &Kind, name: &str, options: &DeleteOptions) -> Result<Value, Status> {
         let namespace = if kind.namespaced { "default" } else { "" };
         self.write(|batch| delete(batch, kind, namespace, name, options))
     }
