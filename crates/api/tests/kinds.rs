@@ -700,7 +700,7 @@ fn an_empty_text_in_a_field_with_a_default_gets_the_default() {
             "restartPolicy": "", "dnsPolicy": "",
             "containers": [{ "name": "c", "image": "i", "imagePullPolicy": "",
                 "ports": [{ "containerPort": 80, "protocol": "" }] }] } } } });
-    (kinds::STATEFUL_SET.defaults)(&mut set);
+    (kinds::STATEFUL_SET.defaults)(&kinds::STATEFUL_SET, &mut set);
     let at = |path: &str| set.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
     let wanted = [
         ("/spec/podManagementPolicy", "OrderedReady"),
@@ -715,11 +715,11 @@ fn an_empty_text_in_a_field_with_a_default_gets_the_default() {
     }
     let mut service =
         json!({ "spec": { "type": "", "sessionAffinity": "", "ports": [{ "port": 1, "protocol": "" }] } });
-    (kinds::SERVICE.defaults)(&mut service);
+    (kinds::SERVICE.defaults)(&kinds::SERVICE, &mut service);
     assert_eq!(service["spec"]["type"], "ClusterIP");
     assert_eq!(service["spec"]["sessionAffinity"], "None");
     let mut class = json!({ "provisioner": "x", "volumeBindingMode": "" });
-    (kinds::STORAGE_CLASS.defaults)(&mut class);
+    (kinds::STORAGE_CLASS.defaults)(&kinds::STORAGE_CLASS, &mut class);
     assert_eq!(class["volumeBindingMode"], "Immediate");
 }
 
@@ -727,6 +727,6 @@ fn an_empty_text_in_a_field_with_a_default_gets_the_default() {
 fn x4_a_pod_with_very_many_wrong_containers_is_refused_at_once() {
     let containers = vec![json!({ "image": "" }); 100_000];
     let mut causes = Vec::new();
-    (kinds::POD.validate)(&json!({ "metadata": {}, "spec": { "containers": containers } }), &mut causes);
+    (kinds::POD.validate)(&kinds::POD, &json!({ "metadata": {}, "spec": { "containers": containers } }), &mut causes);
     assert!((1..1000).contains(&causes.len()), "{}", causes.len());
 }

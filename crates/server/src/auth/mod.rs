@@ -101,7 +101,7 @@ impl User {
         if !is_still(&kinds::SERVICE_ACCOUNT, &claims.account, &claims.uid) {
             return Err(TokenError::Gone);
         }
-        if !claims.bound.iter().all(|bound| is_still(bound.kind, &bound.name, &bound.uid)) {
+        if !claims.bound.iter().all(|bound| is_still(&bound.kind, &bound.name, &bound.uid)) {
             return Err(TokenError::Gone);
         }
         let account = ServiceAccountName { namespace: &claims.namespace, name: &claims.account };
@@ -115,7 +115,7 @@ impl User {
         if !claims.id.is_empty() {
             add("credential-id", format!("JTI={}", claims.id));
         }
-        if let Some(pod) = claims.bound.into_iter().find(|bound| *bound.kind == kinds::POD) {
+        if let Some(pod) = claims.bound.into_iter().find(|bound| bound.kind == kinds::POD) {
             add("pod-name", pod.name);
             add("pod-uid", pod.uid);
         }
