@@ -20,6 +20,7 @@ pub const SUFFIX_LENGTH: usize = 5;
 const SUFFIX_ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 const SUBDOMAIN: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD: &str = r"a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -59,6 +60,12 @@ fn checked(text: &str, limit: usize, ok: bool, words: &str) -> Vec<String> {
 /// RFC 1123 subdomain: most names.
 pub fn subdomain(text: &str) -> Vec<String> {
     checked(text, SUBDOMAIN_LENGTH, text.split('.').all(is_label), SUBDOMAIN)
+}
+
+/// `*.` and a subdomain: hosts of an Ingress.
+pub fn wildcard_subdomain(text: &str) -> Vec<String> {
+    let ok = text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label));
+    checked(text, SUBDOMAIN_LENGTH, ok, WILDCARD)
 }
 
 /// RFC 1123 label: namespaces, containers, volumes, hostnames.

@@ -165,7 +165,7 @@ fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'st
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
         Subresource::Log => (&kind.group, &kind.version, &kind.kind, &["get"]),
         Subresource::Finalize => (&kind.group, &kind.version, &kind.kind, &["update"]),
-        Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers => {
+        Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers | Subresource::Approval => {
             (&kind.group, &kind.version, &kind.kind, READ_WRITE)
         }
     }
@@ -186,11 +186,16 @@ pub fn segment(subresource: Subresource) -> &'static str {
         Subresource::Finalize => "finalize",
         Subresource::Resize => "resize",
         Subresource::EphemeralContainers => "ephemeralcontainers",
+        Subresource::Approval => "approval",
     }
 }
 
-fn verbs(kind: &Kind) -> &'static [&'static str] {
-    if kind.subresources.contains(&Subresource::Finalize) { VERBS_ONE_BY_ONE } else { VERBS }
+fn verbs(kind: &Kind) -> &[&'static str] {
+    match &*kind.verbs {
+        [] if kind.subresources.contains(&Subresource::Finalize) => VERBS_ONE_BY_ONE,
+        [] => VERBS,
+        verbs => verbs,
+    }
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`: `APIResourceList`.

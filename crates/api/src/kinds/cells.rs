@@ -21,6 +21,8 @@ pub const NAME: Column = Column {
 };
 /// The age column.
 pub const AGE: Column = text_column("Age", "Time since the object was created.");
+/// The column of kinds that upstream prints without an age.
+pub const CREATED_AT: Column = column("Created At", "date", "", 0, "When the object was created.");
 /// Container names, with `-o wide`.
 pub const CONTAINERS: Column = wide("Containers", "Names of the containers of the template.");
 /// Container images, with `-o wide`.
@@ -62,6 +64,11 @@ pub fn age(object: &Value, now: Timestamp) -> Value {
 /// The row of a kind that shows nothing but name and age.
 pub fn name_and_age(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![json!(name(object)), age(object, now)]
+}
+
+/// The row of a kind that shows nothing but its name and when it was made.
+pub fn name_and_time(object: &Value) -> Vec<Value> {
+    vec![json!(name(object)), json!(text(object, &["metadata", "creationTimestamp"]))]
 }
 
 /// A text, or `<none>`.

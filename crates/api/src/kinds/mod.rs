@@ -27,9 +27,15 @@
 //! Whoever uses one takes `&Kind` (`kinds::LEASE` is given as `&kinds::LEASE`), reads `kind.plural`, and calls
 //! `(kind.validate)(kind, &object, &mut causes)`. Who keeps one clones the handle.
 
+pub(crate) mod addresses;
+pub(crate) mod admission_rules;
+pub mod apiservice;
 pub(crate) mod cells;
+pub mod certificatesigningrequest;
 pub mod clusterrole;
 pub mod clusterrolebinding;
+pub mod clustertrustbundle;
+pub mod componentstatus;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
@@ -38,12 +44,27 @@ pub mod csinode;
 pub mod csistoragecapacity;
 pub(crate) mod data_source;
 pub mod deployment;
+pub(crate) mod device_rules;
+pub mod deviceclass;
+pub mod devicetaintrule;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
-pub(crate) mod field;
+pub mod event_regarding;
+pub mod field;
+pub mod flowschema;
+pub mod horizontalpodautoscaler;
+pub mod ingress;
+pub mod ingressclass;
+pub mod ipaddress;
 pub mod lease;
+pub(crate) mod lifecycle;
+pub mod limitrange;
+pub mod mutatingadmissionpolicy;
+pub mod mutatingadmissionpolicybinding;
+pub mod mutatingwebhookconfiguration;
 pub mod namespace;
+pub mod networkpolicy;
 pub mod node;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
@@ -51,16 +72,28 @@ pub mod pod;
 pub mod pod_row;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;
+pub mod podcertificaterequest;
 pub mod priorityclass;
+pub mod prioritylevelconfiguration;
 pub mod replicaset;
+pub mod resourceclaim;
+pub mod resourceclaimtemplate;
+pub mod resourcequota;
+pub mod resourceslice;
 pub mod role;
 pub mod rolebinding;
+pub mod runtimeclass;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod servicecidr;
 pub(crate) mod snapshot_rules;
 pub mod statefulset;
 pub mod storageclass;
+pub mod storageversionmigration;
+pub mod validatingadmissionpolicy;
+pub mod validatingadmissionpolicybinding;
+pub mod validatingwebhookconfiguration;
 pub(crate) mod volume_validation;
 pub mod volumeattachment;
 pub mod volumeattributesclass;
@@ -77,32 +110,61 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use apiservice::API_SERVICE;
+pub use certificatesigningrequest::CERTIFICATE_SIGNING_REQUEST;
 pub use clusterrole::CLUSTER_ROLE;
 pub use clusterrolebinding::CLUSTER_ROLE_BINDING;
+pub use clustertrustbundle::CLUSTER_TRUST_BUNDLE;
+pub use componentstatus::COMPONENT_STATUS;
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
 pub use csidriver::CSI_DRIVER;
 pub use csinode::CSI_NODE;
 pub use csistoragecapacity::CSI_STORAGE_CAPACITY;
 pub use deployment::DEPLOYMENT;
+pub use deviceclass::DEVICE_CLASS;
+pub use devicetaintrule::DEVICE_TAINT_RULE;
 pub use endpoints::ENDPOINTS;
 pub use endpointslice::ENDPOINT_SLICE;
 pub use event::EVENT;
+pub use event_regarding::EVENT_REGARDING;
+pub use flowschema::FLOW_SCHEMA;
+pub use horizontalpodautoscaler::{HORIZONTAL_POD_AUTOSCALER, HORIZONTAL_POD_AUTOSCALER_V1};
+pub use ingress::INGRESS;
+pub use ingressclass::INGRESS_CLASS;
+pub use ipaddress::IP_ADDRESS;
 pub use lease::LEASE;
+pub use limitrange::LIMIT_RANGE;
+pub use mutatingadmissionpolicy::MUTATING_ADMISSION_POLICY;
+pub use mutatingadmissionpolicybinding::MUTATING_ADMISSION_POLICY_BINDING;
+pub use mutatingwebhookconfiguration::MUTATING_WEBHOOK_CONFIGURATION;
 pub use namespace::NAMESPACE;
+pub use networkpolicy::NETWORK_POLICY;
 pub use node::NODE;
 pub use persistentvolume::PERSISTENT_VOLUME;
 pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
 pub use pod::POD;
+pub use podcertificaterequest::POD_CERTIFICATE_REQUEST;
 pub use priorityclass::PRIORITY_CLASS;
+pub use prioritylevelconfiguration::PRIORITY_LEVEL_CONFIGURATION;
 pub use replicaset::REPLICA_SET;
+pub use resourceclaim::RESOURCE_CLAIM;
+pub use resourceclaimtemplate::RESOURCE_CLAIM_TEMPLATE;
+pub use resourcequota::RESOURCE_QUOTA;
+pub use resourceslice::RESOURCE_SLICE;
 pub use role::ROLE;
 pub use rolebinding::ROLE_BINDING;
+pub use runtimeclass::RUNTIME_CLASS;
 pub use secret::SECRET;
 pub use service::SERVICE;
 pub use serviceaccount::SERVICE_ACCOUNT;
+pub use servicecidr::SERVICE_CIDR;
 pub use statefulset::STATEFUL_SET;
 pub use storageclass::STORAGE_CLASS;
+pub use storageversionmigration::STORAGE_VERSION_MIGRATION;
+pub use validatingadmissionpolicy::VALIDATING_ADMISSION_POLICY;
+pub use validatingadmissionpolicybinding::VALIDATING_ADMISSION_POLICY_BINDING;
+pub use validatingwebhookconfiguration::VALIDATING_WEBHOOK_CONFIGURATION;
 pub use volumeattachment::VOLUME_ATTACHMENT;
 pub use volumeattributesclass::VOLUME_ATTRIBUTES_CLASS;
 pub use volumegroupsnapshot::VOLUME_GROUP_SNAPSHOT;
@@ -141,6 +203,8 @@ pub enum Subresource {
     Resize,
     /// `/ephemeralcontainers` of a Pod.
     EphemeralContainers,
+    /// `/approval` of a CertificateSigningRequest: writes only the conditions of its status.
+    Approval,
 }
 
 /// A printer column, as in `metav1.Table`.
@@ -197,13 +261,35 @@ pub struct Row {
     /// Before an update of the main resource is validated (`new`, `old`): keeps the status, bumps
     /// `metadata.generation` where the spec changed.
     pub prepare_update: fn(&Row, &mut Value, &Value),
+    /// Before an update of `/status` is validated (`new`, `old`), which has everything else from `old`.
+    pub prepare_status: fn(&Row, &mut Value, &Value),
     /// Upstream's validation of a new object, defaults applied. Name and namespace are checked by the caller, with
     /// `name_rule`.
     pub validate: fn(&Row, &Value, &mut Vec<Cause>),
+    /// What only a new object is held to; `validate` has already run.
+    pub validate_create: fn(&Row, &Value, &mut Vec<Cause>),
     /// What may not change (`new`, `old`); `validate` has already run on `new`.
     pub validate_update: fn(&Row, &Value, &Value, &mut Vec<Cause>),
+    /// Upstream's validation of an update of `/status` (`new`, `old`).
+    pub validate_status: fn(&Row, &Value, &Value, &mut Vec<Cause>),
     /// What a valid name is.
     pub name_rule: NameRule,
+    /// What whoever writes this object is told in `Warning` headers.
+    pub warnings: fn(&Row, &Value) -> Vec<String>,
+    /// The verbs that the resource knows; empty for all.
+    pub verbs: Cow<'static, [&'static str]>,
+    /// Set for a version that is stored in another version's form.
+    pub stored_as: Option<&'static Conversion>,
+}
+
+/// Between a version and the one that is stored. What `to` writes, `from` reads back without loss.
+pub struct Conversion {
+    /// The version (of the same kind, perhaps of another group) whose form is stored.
+    pub stored: &'static Kind,
+    /// From this version to the stored one, `apiVersion` with it.
+    pub to: fn(&mut Value),
+    /// From the stored version to this one.
+    pub from: fn(&mut Value),
 }
 
 /// A handle to a kind's [`Row`]: cheap to clone, equal by group, version and kind, ordered by group, kind and version.
@@ -237,6 +323,27 @@ impl std::ops::Deref for Kind {
         match self {
             Self::BuiltIn(row) => row,
             Self::Custom(row) => row,
+        }
+    }
+}
+
+impl Kind {
+    /// The kind whose form is stored: this one, for most.
+    pub fn stored(&self) -> &Self {
+        self.stored_as.map_or(self, |conversion| conversion.stored)
+    }
+
+    /// Makes an object of this version one of the stored version.
+    pub fn to_stored(&self, object: &mut Value) {
+        if let Some(conversion) = self.stored_as {
+            (conversion.to)(object);
+        }
+    }
+
+    /// Makes an object of the stored version one of this version.
+    pub fn from_stored(&self, object: &mut Value) {
+        if let Some(conversion) = self.stored_as {
+            (conversion.from)(object);
         }
     }
 }
@@ -328,6 +435,36 @@ pub static ALL: &[&Kind] = &[
     &ROLE_BINDING,
     &CLUSTER_ROLE,
     &ROLE,
+    &INGRESS,
+    &INGRESS_CLASS,
+    &NETWORK_POLICY,
+    &IP_ADDRESS,
+    &SERVICE_CIDR,
+    &HORIZONTAL_POD_AUTOSCALER,
+    &HORIZONTAL_POD_AUTOSCALER_V1,
+    &RESOURCE_QUOTA,
+    &LIMIT_RANGE,
+    &RUNTIME_CLASS,
+    &VALIDATING_WEBHOOK_CONFIGURATION,
+    &MUTATING_WEBHOOK_CONFIGURATION,
+    &VALIDATING_ADMISSION_POLICY,
+    &VALIDATING_ADMISSION_POLICY_BINDING,
+    &MUTATING_ADMISSION_POLICY,
+    &MUTATING_ADMISSION_POLICY_BINDING,
+    &API_SERVICE,
+    &CERTIFICATE_SIGNING_REQUEST,
+    &CLUSTER_TRUST_BUNDLE,
+    &POD_CERTIFICATE_REQUEST,
+    &EVENT_REGARDING,
+    &COMPONENT_STATUS,
+    &FLOW_SCHEMA,
+    &PRIORITY_LEVEL_CONFIGURATION,
+    &RESOURCE_CLAIM,
+    &RESOURCE_CLAIM_TEMPLATE,
+    &DEVICE_CLASS,
+    &RESOURCE_SLICE,
+    &DEVICE_TAINT_RULE,
+    &STORAGE_VERSION_MIGRATION,
 ];
 
 /// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).
@@ -363,7 +500,13 @@ const BASE: Row = Row {
     defaults: |_, _| {},
     prepare_create: |_, _| {},
     prepare_update: |_, _, _| {},
+    prepare_status: |_, _, _| {},
     validate: |_, _, _| {},
+    validate_create: |_, _, _| {},
     validate_update: |_, _, _, _| {},
+    validate_status: |_, _, _, _| {},
     name_rule: NameRule::Subdomain,
+    warnings: |_, _| Vec::new(),
+    verbs: Borrowed(&[]),
+    stored_as: None,
 };

@@ -101,11 +101,15 @@ impl<'a> Batch<'a> {
     /// this batch: preconditions are about what was there before.
     pub fn get(&mut self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let known = self.know(key::object(kind, namespace, name));
-        match (&known.written, &known.entry) {
-            (Some(written), _) => Ok(written.clone()),
-            (None, Some(entry)) => codec::decode(&entry.value).map(Some),
-            (None, None) => Ok(None),
+        let mut object = match (&known.written, &known.entry) {
+            (Some(written), _) => written.clone(),
+            (None, Some(entry)) => Some(codec::decode(&entry.value)?),
+            (None, None) => None,
+        };
+        if let Some(object) = &mut object {
+            kind.from_stored(object);
         }
+        Ok(object)
     }
 
     /// The object, or 404 in upstream's words.
@@ -141,8 +145,9 @@ impl<'a> Batch<'a> {
         self.expect(key::object(kind, namespace, name));
     }
 
-    /// Writes an object; gives the op's number.
-    pub fn put(&mut self, kind: &Kind, object: Value) -> Result<usize, Status> {
+    /// Writes an object, in the kind's stored form; gives the op's number.
+    pub fn put(&mut self, kind: &Kind, mut object: Value) -> Result<usize, Status> {
+        kind.to_stored(&mut object);
         let ObjectKey { namespace, name } = ObjectKey::of(&object);
         let encoded = codec::encode(&object)?;
         Ok(self.put_raw(key::object(kind, &namespace, &name), encoded, object))
@@ -164,7 +169,9 @@ impl<'a> Batch<'a> {
     /// Takes an object away; `last` is what watchers are told. Gives the op's number.
     pub fn remove(&mut self, kind: &Kind, last: &Value) -> Result<usize, Status> {
         let ObjectKey { namespace, name } = ObjectKey::of(last);
-        let encoded = codec::encode(last)?;
+        let mut last = last.clone();
+        kind.to_stored(&mut last);
+        let encoded = codec::encode(&last)?;
         Ok(self.remove_raw(key::object(kind, &namespace, &name), encoded))
     }
 

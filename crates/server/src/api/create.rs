@@ -29,11 +29,13 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     let mut causes = Vec::new();
     metadata::validate(kind, &object, &mut causes);
     (kind.validate)(kind, &object, &mut causes);
+    (kind.validate_create)(kind, &object, &mut causes);
     if !causes.is_empty() {
         return Err(Status::invalid(kind, &name, &causes));
     }
     escalation::check(batch, kind, &object, None)?;
     restriction::check(batch, kind, Part::Main, &object, None)?;
+    batch.warnings.extend((kind.warnings)(kind, &object));
     // Marks that are taken together with the object (a Service's addresses) come before it.
     admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;

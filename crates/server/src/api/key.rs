@@ -1,4 +1,5 @@
-//! Where an object is in the store: `/<group or "core">/<plural>/<namespace or "">/<name>`.
+//! Where an object is in the store: `/<group or "core">/<plural>/<namespace or "">/<name>`, of the kind whose form is
+//! stored: all versions of a kind are at one key.
 
 use bytes::Bytes;
 use mainstay_api::{Kind, ObjectKey, kinds};
@@ -9,18 +10,20 @@ fn group_segment(kind: &Kind) -> &str {
 
 /// The key of one object.
 pub fn object(kind: &Kind, namespace: &str, name: &str) -> Bytes {
+    let kind = kind.stored();
     Bytes::from(format!("/{}/{}/{namespace}/{name}", group_segment(kind), kind.plural))
 }
 
 /// What all keys of a kind start with; with a namespace, those of that namespace.
 pub fn prefix(kind: &Kind, namespace: Option<&str>) -> Bytes {
+    let kind = kind.stored();
     match namespace {
         Some(namespace) => Bytes::from(format!("/{}/{}/{namespace}/", group_segment(kind), kind.plural)),
         None => Bytes::from(format!("/{}/{}/", group_segment(kind), kind.plural)),
     }
 }
 
-/// The kind and name behind a key; `None` for keys that hold no object (allocations).
+/// The stored kind and the name behind a key; `None` for keys that hold no object (allocations).
 pub fn parse(key: &[u8]) -> Option<(Kind, ObjectKey)> {
     let key = std::str::from_utf8(key).ok()?;
     let mut segments = key.strip_prefix('/')?.splitn(4, '/');
@@ -51,7 +54,7 @@ mod tests {
             let namespace = if kind.namespaced { "ns" } else { "" };
             assert_eq!(
                 parse(&object(kind, namespace, "a.b")),
-                Some(((*kind).clone(), ObjectKey::new(namespace, "a.b")))
+                Some((kind.stored().clone(), ObjectKey::new(namespace, "a.b")))
             );
         }
         assert_eq!(parse(&cluster_ip("10.96.0.1")), None);

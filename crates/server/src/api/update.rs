@@ -20,6 +20,8 @@ pub enum Part {
     EphemeralContainers,
     /// `/resize` of a Pod: only the resources of its containers.
     Resize,
+    /// `/approval` of a CertificateSigningRequest: only the conditions of its status.
+    Approval,
 }
 
 /// Replaces an object. A `metadata.uid` or `metadata.resourceVersion` in the body must be the stored one (A8).
@@ -161,6 +163,14 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
         Part::Status => {
             new = only_status(&new, old);
             (kind.defaults)(kind, &mut new);
+            (kind.prepare_status)(kind, &mut new, old);
+            metadata::validate(kind, &new, &mut causes);
+            (kind.validate_status)(kind, &new, old, &mut causes);
+        }
+        Part::Approval => {
+            new = only_conditions(&new, old);
+            kinds::certificatesigningrequest::stamp_conditions(&mut new, &mainstay_api::time::rfc3339(batch.now));
+            kinds::certificatesigningrequest::validate_approval(&new, old, &mut causes);
             metadata::validate(kind, &new, &mut causes);
         }
         Part::Finalize => {
@@ -188,6 +198,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
         return Ok(Outcome::ok(unchanged(batch, kind, old)?));
     }
     if part == Part::Main {
+        batch.warnings.extend((kind.warnings)(kind, &new));
         admission::claim_changes(batch, kind, &new, old)?;
     }
     let op = batch.put(kind, new)?;
@@ -201,6 +212,16 @@ fn unchanged(batch: &mut Batch<'_>, kind: &Kind, old: &Value) -> Result<Body, St
         Some(entry) if object::resource_version(old) == entry.revision.to_string() => Body::Stored(entry.value),
         _ => Body::Value(old.clone()),
     })
+}
+
+fn only_conditions(new: &Value, old: &Value) -> Value {
+    let mut kept = old.clone();
+    let status = object::ensure(&mut kept, &["status"]);
+    match object::at(new, &["status", "conditions"]) {
+        Some(conditions) => status.insert("conditions".to_owned(), conditions.clone()),
+        None => status.remove("conditions"),
+    };
+    kept
 }
 
 fn only_status(new: &Value, old: &Value) -> Value {

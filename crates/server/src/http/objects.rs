@@ -87,6 +87,9 @@ pub async fn serve(
         }
         return proxy::stream(server, &target, streaming, request).await;
     }
+    if target.subresource.is_empty() && !target.kind.verbs.is_empty() && !target.kind.verbs.contains(&verb) {
+        return Err(Status::method_not_allowed());
+    }
     let form = Representation::from_accept(super::serve::accept(&request))
         .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
     let content_type =
@@ -123,6 +126,10 @@ async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Respons
         "finalize" => {
             needs(Subresource::Finalize)?;
             Part::Finalize
+        }
+        "approval" => {
+            needs(Subresource::Approval)?;
+            Part::Approval
         }
         "ephemeralcontainers" => {
             needs(Subresource::EphemeralContainers)?;
@@ -340,7 +347,10 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
 async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     let (options, dry_run) = delete_options(call, &body)?;
-    let written = write(call, dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
+    let mut written = write(call, dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
+    if let Some(converted) = shape(call).converted(&written.body) {
+        written.body = converted;
+    }
     Ok(respond::reply(written))
 }
 

@@ -26,7 +26,19 @@ impl Shape {
 
     /// Whether objects go as they are stored.
     pub fn is_plain(&self) -> bool {
-        self.form == Representation::Object
+        self.form == Representation::Object && self.kind.stored_as.is_none()
+    }
+
+    /// An object of the stored version as one of this version; `None` where there is nothing to convert.
+    pub fn converted(&self, bytes: &Bytes) -> Option<Bytes> {
+        self.kind.stored_as?;
+        let mut object = codec::decode(bytes).ok()?;
+        // A deletion may be answered by a Status.
+        if object::text(&object, &["kind"]) != self.kind.kind {
+            return None;
+        }
+        self.kind.from_stored(&mut object);
+        Some(Bytes::from(object.to_string()))
     }
 
     /// One object.
@@ -43,6 +55,8 @@ impl Shape {
     }
 
     fn shaped(&self, bytes: &Bytes, columns: bool) -> Bytes {
+        let converted = self.converted(bytes);
+        let bytes = converted.as_ref().unwrap_or(bytes);
         match self.form {
             Representation::Object => bytes.clone(),
             Representation::Partial => metadata_only(bytes).unwrap_or_else(|| bytes.clone()),
@@ -64,7 +78,9 @@ impl Shape {
             metadata["remainingItemCount"] = remaining.into();
         }
         if self.form == Representation::Table {
-            let objects: Vec<Value> = list.items.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect();
+            let mut objects: Vec<Value> =
+                list.items.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect();
+            objects.iter_mut().for_each(|object| self.kind.from_stored(object));
             return Bytes::from(table(&self.kind, &objects, metadata, self.include, true, self.now).to_string());
         }
         let (kind, api_version) = match self.form {
@@ -85,7 +101,7 @@ impl Shape {
                 Representation::Partial => {
                     out.put_slice(&metadata_only(&entry.value).unwrap_or_else(|| entry.value.clone()))
                 }
-                _ => out.put_slice(&entry.value),
+                _ => out.put_slice(self.converted(&entry.value).as_ref().unwrap_or(&entry.value)),
             }
         }
         out.put_slice(b"]}");
