@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -85,6 +86,7 @@ pub struct Snapshot {
     pub persistent_volumes: Objects<PersistentVolume>,
     pub pods: Objects<Pod>,
     pub replica_sets: Objects<ReplicaSet>,
+    pub resource_quotas: Objects<ResourceQuota>,
     pub service_accounts: Objects<ServiceAccount>,
     /// The ConfigMaps named [`ROOT_CA`]; other ConfigMaps are known by their metadata only.
     pub root_cas: Objects<ConfigMap>,
@@ -270,6 +272,7 @@ typed! {
     ("", "persistentvolumeclaims") => persistent_volume_claims,
     ("", "persistentvolumes") => persistent_volumes,
     ("", "pods") => pods,
+    ("", "resourcequotas") => resource_quotas,
     ("", "serviceaccounts") => service_accounts,
     ("", "services") => services,
     ("apps", "controllerrevisions") => controller_revisions,

@@ -26,6 +26,10 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
         // Where the CA was replaced, or somebody deleted it, pods of before the restart get the present one.
         api::admission::furnish_namespace(batch, namespace)?;
     }
+    for (name, value, description) in kinds::priorityclass::SYSTEM {
+        let class = json!({ "metadata": { "name": name }, "value": value, "description": description });
+        ensure(batch, &kinds::PRIORITY_CLASS, "", class)?;
+    }
     ensure(batch, &kinds::STORAGE_CLASS, "", storage_class())?;
     for (kind, default) in [
         (&kinds::VOLUME_SNAPSHOT_CLASS, kinds::volumesnapshotclass::DEFAULT_ANNOTATION),
@@ -34,6 +38,24 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
         ensure(batch, kind, "", snapshot_class(default))?;
     }
     let address = |index| batch.settings.service_cidr.nth(index).map(|address| address.to_string()).unwrap_or_default();
+    let range = batch.settings.service_cidr.to_string();
+    ensure(
+        batch,
+        &kinds::SERVICE_CIDR,
+        "",
+        json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": [range] } }),
+    )?;
+    set_ready(batch, "kubernetes")?;
+    // One process is all of them, and it answers.
+    for (name, message) in [("controller-manager", "ok"), ("scheduler", "ok"), ("etcd-0", "ok")] {
+        let condition = json!({ "type": "Healthy", "status": "True", "message": message });
+        ensure(
+            batch,
+            &kinds::COMPONENT_STATUS,
+            "",
+            json!({ "metadata": { "name": name }, "conditions": [condition] }),
+        )?;
+    }
     let (api_ip, dns_ip) = (address(API_PLACE), address(DNS_PLACE));
     ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
     ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;
@@ -68,6 +90,21 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value, f
         Ok(new)
     };
     api::patch(batch, kind, namespace, &name, Part::Main, &change).map(|_| ())
+}
+
+/// The range of Service addresses is in use.
+fn set_ready(batch: &mut Batch<'_>, name: &str) -> Result<(), Status> {
+    let now = mainstay_api::time::rfc3339(batch.now);
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        let status = object::ensure(&mut new, &["status"]);
+        status.entry("conditions").or_insert_with(|| {
+            json!([{ "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+                "message": "Kubernetes default Service CIDR is ready" }])
+        });
+        Ok(new)
+    };
+    api::patch(batch, &kinds::SERVICE_CIDR, "", name, Part::Status, &change).map(|_| ())
 }
 
 fn storage_class() -> Value {

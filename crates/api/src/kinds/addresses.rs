@@ -19,7 +19,8 @@ impl Range {
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/')?;
         let address: IpAddr = address.parse().ok()?;
-        let plain = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
+        let plain =
+            !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
         let bits = bits.parse().ok().filter(|bits| plain && *bits <= width(address))?;
         Some(Self { address, bits })
     }
@@ -102,7 +103,8 @@ mod tests {
         assert_eq!(range("10.0.0.1/8"), ["must not have bits set beyond the prefix length"]);
         assert_eq!(range("2001:DB8::/64"), [r#"must be in canonical form ("2001:db8::/64")"#]);
         assert_eq!(address("::ffff:1.2.3.4"), ["must not be an IPv4-mapped IPv6 address"]);
-        let contains = |range: &str, ip: &str| Range::parse(range).zip(ip.parse().ok()).is_some_and(|(r, ip)| r.contains(ip));
+        let contains =
+            |range: &str, ip: &str| Range::parse(range).zip(ip.parse().ok()).is_some_and(|(r, ip)| r.contains(ip));
         assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
         assert!(contains("0.0.0.0/0", "1.2.3.4") && !contains("0.0.0.0/0", "::1") && contains("::/0", "::1"));
     }

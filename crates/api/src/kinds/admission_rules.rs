@@ -24,8 +24,27 @@ const MAX_CONDITIONS: usize = 64;
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const SCOPES: &[&str] = &["*", "Cluster", "Namespaced"];
 const WORDS_OF_CEL: &[&str] = &[
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// The scope of every rule in `field`.
@@ -164,9 +183,10 @@ pub(super) fn validate_variables(variables: &Field, causes: &mut Vec<Cause>) {
     for variable in variables.items() {
         let (title, expression) = (variable.get("name"), variable.get("expression"));
         let text = title.text();
-        let is_word = text.bytes().enumerate().all(|(index, b)| {
-            b == b'_' || b.is_ascii_alphabetic() || (index > 0 && b.is_ascii_digit())
-        });
+        let is_word = text
+            .bytes()
+            .enumerate()
+            .all(|(index, b)| b == b'_' || b.is_ascii_alphabetic() || (index > 0 && b.is_ascii_digit()));
         if text.trim().is_empty() {
             causes.push(Cause::required(&title.path, "name is not specified"));
         } else if !is_word || WORDS_OF_CEL.contains(&text) {

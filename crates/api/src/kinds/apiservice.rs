@@ -49,10 +49,13 @@ pub static API_SERVICE: Kind = Kind::BuiltIn(&Row {
         let is_local = !Field::root(service).dig(&["spec", "service"]).is_set();
         if is_local {
             let since = Field::root(service).dig(&["metadata", "creationTimestamp"]).value.clone();
-            lifecycle::begin_status(service, json!({ "conditions": [{
+            lifecycle::begin_status(
+                service,
+                json!({ "conditions": [{
                 "type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available",
                 "lastTransitionTime": since,
-            }] }));
+            }] }),
+            );
         }
     },
     prepare_update: |_, new, old| lifecycle::keep_status(new, old),

@@ -76,7 +76,10 @@ pub static CERTIFICATE_SIGNING_REQUEST: Kind = Kind::BuiltIn(&Row {
         let certificate = ["status", "certificate"];
         let (new, old) = (Field::root(new).dig(&certificate), Field::root(old).dig(&certificate));
         if !old.text().is_empty() && new.value != old.value {
-            causes.push(Cause::forbidden(&new.path, "updates may not set certificate content if existing certificate content has been set"));
+            causes.push(Cause::forbidden(
+                &new.path,
+                "updates may not set certificate content if existing certificate content has been set",
+            ));
         }
         if !new.text().is_empty() && pem_block(new.text(), "CERTIFICATE").is_err() {
             let why = "must contain at least one CERTIFICATE PEM block";
@@ -286,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_request_is_a_pem_block_in_base64() {
-        let block = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQgotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+        let block =
+            "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQgotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
         assert_eq!(pem_block(block, "CERTIFICATE REQUEST"), Ok(()));
         assert!(pem_block("", "CERTIFICATE REQUEST").is_err() && pem_block("%", "CERTIFICATE REQUEST").is_err());
         assert_eq!(decode_base64("aGVsbG8="), Some(b"hello".to_vec()));

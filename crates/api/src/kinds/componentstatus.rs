@@ -24,8 +24,10 @@ pub static COMPONENT_STATUS: Kind = Kind::BuiltIn(&Row {
         text_column("Error", "What is wrong."),
     ]),
     row: |_, component, _| {
-        let condition =
-            Field::root(component).get("conditions").items().find(|condition| condition.get("type").text() == "Healthy");
+        let condition = Field::root(component)
+            .get("conditions")
+            .items()
+            .find(|condition| condition.get("type").text() == "Healthy");
         let of = |field: &str| condition.as_ref().map_or("", |condition| condition.get(field).text());
         let status = match of("status") {
             "True" => "Healthy",

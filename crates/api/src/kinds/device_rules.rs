@@ -157,8 +157,7 @@ fn validate_constraint(constraint: &Field, known: &Requests, causes: &mut Vec<Ca
     validate_references(&constraint.get("requests"), known, causes);
     let (same, other) = (constraint.get("matchAttribute"), constraint.get("distinctAttribute"));
     if !same.is_set() && !other.is_set() {
-        let why =
-            "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+        let why = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
         causes.push(Cause::required(&constraint.path, why));
         return;
     }
@@ -190,7 +189,8 @@ fn validate_references(list: &Field, known: &Requests, causes: &mut Vec<Cause>) 
         };
         let found = known.get(request).is_some_and(|parts| part.is_none_or(|part| parts.contains(part)));
         if !found {
-            let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+            let why =
+                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
             causes.push(reference.invalid(why));
         }
     }

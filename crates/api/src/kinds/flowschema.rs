@@ -16,8 +16,7 @@ use crate::status::Cause;
 const PRECEDENCE: i64 = 1000;
 /// The last precedence.
 const MAX_PRECEDENCE: i64 = 10_000;
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 
 /// The row of FlowSchema.
 pub static FLOW_SCHEMA: Kind = Kind::BuiltIn(&Row {
@@ -87,7 +86,8 @@ pub fn mandatory(name: &str) -> Option<Value> {
 }
 
 fn row(schema: &Value, now: Timestamp) -> Vec<Value> {
-    let dangling = Field::root(schema).dig(&["status", "conditions"]).items().find(|c| c.get("type").text() == "Dangling");
+    let dangling =
+        Field::root(schema).dig(&["status", "conditions"]).items().find(|c| c.get("type").text() == "Dangling");
     vec![
         json!(name(schema)),
         json!(text(schema, &["spec", "priorityLevelConfiguration", "name"])),

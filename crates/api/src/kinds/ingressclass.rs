@@ -72,7 +72,8 @@ pub static INGRESS_CLASS: Kind = Kind::BuiltIn(&Row {
 
 /// `example.com/path`: a domain, and a path of characters that may stand in a URL.
 fn validate_domain_path(field: &Field, causes: &mut Vec<Cause>) {
-    let Some((domain, path)) = field.text().split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
+    let Some((domain, path)) =
+        field.text().split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
     else {
         causes.push(field.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"));
         return;

@@ -62,7 +62,8 @@ fn copy_missing(item: &mut Value, from: &str, to: &str) {
 /// Whether a resource's name may stand in a limit of this type.
 fn name_of(kind: &str, resource: &str) -> Vec<String> {
     let mut wrong = names::qualified(resource);
-    let of_containers = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let of_containers =
+        matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
     if resource.contains('/') {
         return wrong;
     }

@@ -49,7 +49,10 @@ fn validate_mutation(mutation: &Field, causes: &mut Vec<Cause>) {
         let form = mutation.get(field);
         if kind.text() != name {
             if form.is_set() {
-                causes.push(Cause::forbidden(&form.path, &format!("must not be specified when patchType is {}", kind.text())));
+                causes.push(Cause::forbidden(
+                    &form.path,
+                    &format!("must not be specified when patchType is {}", kind.text()),
+                ));
             }
         } else if !form.is_set() {
             causes.push(Cause::required(&form.path, &format!("must be specified when patchType is {name}")));

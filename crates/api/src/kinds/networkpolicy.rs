@@ -34,7 +34,11 @@ pub static NETWORK_POLICY: Kind = Kind::BuiltIn(&Row {
             }
         }
         if Field::root(spec).get("policyTypes").len() == 0 {
-            let types = if Field::root(spec).get("egress").len() > 0 { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+            let types = if Field::root(spec).get("egress").len() > 0 {
+                json!(["Ingress", "Egress"])
+            } else {
+                json!(["Ingress"])
+            };
             crate::object::ensure(spec, &[]).insert("policyTypes".to_owned(), types);
         }
     },

@@ -81,8 +81,8 @@ fn fields(pod: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What upstream's admission plugins write into every new pod: the service account, priority 0, and the tolerations
-/// that keep it for five minutes on a node that is lost. To be called after the defaults, on create only.
+/// What upstream's admission plugins write into every new pod: the service account, and the tolerations that keep it for
+/// five minutes on a node that is lost. To be called after the defaults, on create only.
 pub fn admit(pod: &mut Value) {
     let Some(spec) = made(pod, "spec") else { return };
     if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("").is_empty() {
@@ -91,10 +91,6 @@ pub fn admit(pod: &mut Value) {
             default(spec, field, "default");
         }
     }
-    if spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").is_empty() {
-        default(spec, "priority", 0);
-    }
-    default(spec, "preemptionPolicy", "PreemptLowerPriority");
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerated = each(spec, "tolerations").any(|t| tolerates(t, key));
         if !tolerated {

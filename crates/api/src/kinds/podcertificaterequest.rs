@@ -25,11 +25,7 @@ pub static POD_CERTIFICATE_REQUEST: Kind = Kind::BuiltIn(&Row {
     type_name: Borrowed("io.k8s.api.certificates.v1.PodCertificateRequest"),
     fields: |_, request| {
         let of = |field| text(request, &["spec", field]).to_owned();
-        vec![
-            ("spec.signerName", of("signerName")),
-            ("spec.podName", of("podName")),
-            ("spec.nodeName", of("nodeName")),
-        ]
+        vec![("spec.signerName", of("signerName")), ("spec.podName", of("podName")), ("spec.nodeName", of("nodeName"))]
     },
     columns: Borrowed(&[
         NAME,

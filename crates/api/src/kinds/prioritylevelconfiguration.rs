@@ -169,7 +169,8 @@ fn validate_queuing(queuing: &Field, causes: &mut Vec<Cause>) {
     } else if size > count {
         wrong(&hand, &format!("should not be greater than queues ({count})"));
     } else if ((count as f64).log2() * size as f64).ceil() > HASH_BITS {
-        let why = format!("required entropy bits of deckSize {count} and handSize {size} should not be greater than 60");
+        let why =
+            format!("required entropy bits of deckSize {count} and handSize {size} should not be greater than 60");
         wrong(&hand, &why);
     }
 }

@@ -30,7 +30,9 @@ pub static RUNTIME_CLASS: Kind = Kind::BuiltIn(&Row {
     validate: |_, class, causes| {
         let class = Field::root(class);
         let handler = class.get("handler");
-        causes.extend(names::label(handler.text()).iter().map(|wrong| Cause::invalid(&handler.path, handler.text(), wrong)));
+        causes.extend(
+            names::label(handler.text()).iter().map(|wrong| Cause::invalid(&handler.path, handler.text(), wrong)),
+        );
         for (resource, amount) in class.dig(&["overhead", "podFixed"]).entries() {
             causes.extend(names::qualified(resource).iter().map(|wrong| amount.invalid(wrong)));
             match Quantity::of(amount.value) {

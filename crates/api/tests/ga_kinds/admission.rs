@@ -24,17 +24,50 @@ fn hooks(patch: Value) -> Value {
 
 fn webhook_errors() -> Vec<(Value, &'static str)> {
     vec![
-        (hooks(json!({ "name": "short" })), r#"webhooks[0].name: Invalid value: "short": should be a domain with at least three segments separated by dots"#),
-        (hooks(json!({ "sideEffects": null })), "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun"),
-        (hooks(json!({ "sideEffects": "Some" })), r#"webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun""#),
-        (hooks(json!({ "admissionReviewVersions": null })), "webhooks[0].admissionReviewVersions: Required value: must specify one of v1, v1beta1"),
-        (hooks(json!({ "timeoutSeconds": 31 })), "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"),
-        (hooks(json!({ "clientConfig": { "url": "https://x" } })), "webhooks[0].clientConfig: Required value: exactly one of url or service is required"),
-        (hooks(json!({ "clientConfig": { "service": null, "url": "http://x/y?z#w" } })), r#"webhooks[0].clientConfig.url: Invalid value: "http": 'https' is the only allowed URL scheme; desired format: https://host[/path]"#),
-        (hooks(json!({ "clientConfig": { "service": { "path": "//" } } })), "webhooks[0].clientConfig.service.path: Invalid value: \"//\": segment[0] may not be empty"),
-        (hooks(json!({ "rules": [{ "operations": ["*", "CREATE"] }] })), "if '*' is present, must not specify other operations"),
-        (hooks(json!({ "rules": [{ "resources": ["*", "pods"] }] })), "if '*' is present, must not specify other resources without subresources"),
-        (json!({ "webhooks": [hook(json!({})), hook(json!({}))] }), r#"webhooks[1].name: Duplicate value: "pods.example.com""#),
+        (
+            hooks(json!({ "name": "short" })),
+            r#"webhooks[0].name: Invalid value: "short": should be a domain with at least three segments separated by dots"#,
+        ),
+        (
+            hooks(json!({ "sideEffects": null })),
+            "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun",
+        ),
+        (
+            hooks(json!({ "sideEffects": "Some" })),
+            r#"webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun""#,
+        ),
+        (
+            hooks(json!({ "admissionReviewVersions": null })),
+            "webhooks[0].admissionReviewVersions: Required value: must specify one of v1, v1beta1",
+        ),
+        (
+            hooks(json!({ "timeoutSeconds": 31 })),
+            "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+        ),
+        (
+            hooks(json!({ "clientConfig": { "url": "https://x" } })),
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+        ),
+        (
+            hooks(json!({ "clientConfig": { "service": null, "url": "http://x/y?z#w" } })),
+            r#"webhooks[0].clientConfig.url: Invalid value: "http": 'https' is the only allowed URL scheme; desired format: https://host[/path]"#,
+        ),
+        (
+            hooks(json!({ "clientConfig": { "service": { "path": "//" } } })),
+            "webhooks[0].clientConfig.service.path: Invalid value: \"//\": segment[0] may not be empty",
+        ),
+        (
+            hooks(json!({ "rules": [{ "operations": ["*", "CREATE"] }] })),
+            "if '*' is present, must not specify other operations",
+        ),
+        (
+            hooks(json!({ "rules": [{ "resources": ["*", "pods"] }] })),
+            "if '*' is present, must not specify other resources without subresources",
+        ),
+        (
+            json!({ "webhooks": [hook(json!({})), hook(json!({}))] }),
+            r#"webhooks[1].name: Duplicate value: "pods.example.com""#,
+        ),
     ]
 }
 
@@ -48,7 +81,8 @@ fn policy_spec() -> Value {
 
 pub fn cases() -> Vec<Case> {
     let mut validating = policy_spec();
-    validating["validations"] = json!([{ "expression": "variables.replicas <= params.max", "reason": "Invalid", "message": "too many" }]);
+    validating["validations"] =
+        json!([{ "expression": "variables.replicas <= params.max", "reason": "Invalid", "message": "too many" }]);
     validating["auditAnnotations"] = json!([{ "key": "high", "valueExpression": "'x'" }]);
     let mut mutating = policy_spec();
     mutating["mutations"] = json!([{ "patchType": "JSONPatch", "jsonPatch": { "expression": "[]" } }]);
@@ -137,9 +171,14 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn a_webhook_is_given_upstreams_defaults() {
-    let made = create(&kinds::MUTATING_WEBHOOK_CONFIGURATION, &json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({ "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"] }] }))] }));
+    let made = create(
+        &kinds::MUTATING_WEBHOOK_CONFIGURATION,
+        &json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({ "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"] }] }))] }),
+    );
     let hook = made.expect("accepted")["webhooks"][0].clone();
-    let given = ["failurePolicy", "matchPolicy", "timeoutSeconds", "reinvocationPolicy", "namespaceSelector", "objectSelector"].map(|field| hook[field].clone());
+    let given =
+        ["failurePolicy", "matchPolicy", "timeoutSeconds", "reinvocationPolicy", "namespaceSelector", "objectSelector"]
+            .map(|field| hook[field].clone());
     assert_eq!(given, [json!("Fail"), json!("Equivalent"), json!(10), json!("Never"), json!({}), json!({})]);
     assert_eq!((&hook["rules"][0]["scope"], &hook["clientConfig"]["service"]["port"]), (&json!("*"), &json!(443)));
 }

@@ -38,12 +38,29 @@ pub fn cases() -> Vec<Case> {
             empty: &["spec.priorityLevelConfiguration.name: Required value: must reference a priority level"],
             invalid: vec![
                 (json!({ "spec": { "matchingPrecedence": 10001 } }), "must not be greater than 10000"),
-                (json!({ "spec": { "matchingPrecedence": 1 } }), "only the schema named 'exempt' may have matchingPrecedence 1"),
+                (
+                    json!({ "spec": { "matchingPrecedence": 1 } }),
+                    "only the schema named 'exempt' may have matchingPrecedence 1",
+                ),
                 (json!({ "metadata": { "name": "catch-all" } }), "spec of 'catch-all' must equal the fixed value"),
-                (rule(json!({ "subjects": null })), "spec.rules[0].subjects: Required value: subjects must contain at least one value"),
-                (rule(json!({ "subjects": [{ "kind": "User" }] })), "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'"),
-                (rule(json!({ "resourceRules": [{ "verbs": ["dance"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true }] })), "spec.rules[0].resourceRules[0].verbs: Unsupported value: [\"dance\"]"),
-                (rule(json!({ "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["a*"] }] })), "must start with slash"),
+                (
+                    rule(json!({ "subjects": null })),
+                    "spec.rules[0].subjects: Required value: subjects must contain at least one value",
+                ),
+                (
+                    rule(json!({ "subjects": [{ "kind": "User" }] })),
+                    "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'",
+                ),
+                (
+                    rule(
+                        json!({ "resourceRules": [{ "verbs": ["dance"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true }] }),
+                    ),
+                    "spec.rules[0].resourceRules[0].verbs: Unsupported value: [\"dance\"]",
+                ),
+                (
+                    rule(json!({ "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["a*"] }] })),
+                    "must start with slash",
+                ),
             ],
             frozen: vec![],
         },
@@ -53,9 +70,18 @@ pub fn cases() -> Vec<Case> {
             row: "high|Limited|20|64|6|50",
             empty: &[r#"spec.type: Unsupported value: "": supported values: "Exempt", "Limited""#],
             invalid: vec![
-                (queuing(json!({ "handSize": 65 })), "spec.limited.limitResponse.queuing.handSize: Invalid value: 65: should not be greater than queues (64)"),
-                (queuing(json!({ "handSize": 20 })), "required entropy bits of deckSize 64 and handSize 20 should not be greater than 60"),
-                (json!({ "spec": { "limited": { "limitResponse": { "type": "Reject" } } } }), "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited"),
+                (
+                    queuing(json!({ "handSize": 65 })),
+                    "spec.limited.limitResponse.queuing.handSize: Invalid value: 65: should not be greater than queues (64)",
+                ),
+                (
+                    queuing(json!({ "handSize": 20 })),
+                    "required entropy bits of deckSize 64 and handSize 20 should not be greater than 60",
+                ),
+                (
+                    json!({ "spec": { "limited": { "limitResponse": { "type": "Reject" } } } }),
+                    "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited",
+                ),
                 (json!({ "spec": { "type": "Exempt" } }), "type must be 'Exempt' if and only if name is 'exempt'"),
                 (json!({ "spec": { "limited": { "lendablePercent": 101 } } }), "must be between 0 and 100, inclusive"),
             ],

@@ -42,6 +42,19 @@ pub fn with(base: &Value, patch: &Value) -> Value {
     out.into()
 }
 
+/// Whether everything of `sent` is in `stored`, which may have more fields.
+fn holds(stored: &Value, sent: &Value) -> bool {
+    match (stored, sent) {
+        (Value::Object(stored), Value::Object(sent)) => {
+            sent.iter().all(|(name, value)| stored.get(name).is_some_and(|stored| holds(stored, value)))
+        }
+        (Value::Array(stored), Value::Array(sent)) => {
+            stored.len() == sent.len() && stored.iter().zip(sent).all(|(stored, sent)| holds(stored, sent))
+        }
+        _ => stored == sent,
+    }
+}
+
 /// The object as it is stored, or the message of the 422.
 pub fn create(kind: &Kind, object: &Value) -> Result<Value, String> {
     let mut object = object.clone();
@@ -83,7 +96,7 @@ fn check(case: &Case) {
     // Nothing lost: everything that was sent is there, but what a client may not write.
     let mut sent = case.full.clone();
     sent.as_object_mut().map(|map| map.remove("status"));
-    assert_eq!(with(&stored, &sent), stored, "{kind:?}");
+    assert!(holds(&stored, &sent), "{kind:?}: {stored}\nwas sent {sent}");
     assert_eq!(cells(kind, &with(&stored, &case.full)), case.row, "{kind:?}");
     assert_eq!(update(kind, &stored, &stored).as_ref(), Ok(&stored), "{kind:?}: an update that changes nothing");
 

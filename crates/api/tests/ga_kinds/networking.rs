@@ -54,7 +54,10 @@ pub fn cases() -> Vec<Case> {
         row: "nginx|k8s.io/ingress-nginx|IngressParameters.k8s.example.net/external",
         empty: &["spec.controller: Required value"],
         invalid: vec![
-            (json!({ "spec": { "controller": "nginx" } }), r#"spec.controller: Invalid value: "nginx": must be a domain-prefixed path (such as \"acme.io/foo\")"#),
+            (
+                json!({ "spec": { "controller": "nginx" } }),
+                r#"spec.controller: Invalid value: "nginx": must be a domain-prefixed path (such as "acme.io/foo")"#,
+            ),
             (json!({ "spec": { "parameters": { "scope": "Cluster" } } }), "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'"),
             (json!({ "spec": { "parameters": { "namespace": null } } }), "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"),
         ],
@@ -77,8 +80,14 @@ pub fn cases() -> Vec<Case> {
         row: "more|10.97.0.0/16,2001:db8::/64",
         empty: &["spec.cidrs: Required value: at least one CIDR required"],
         invalid: vec![
-            (json!({ "spec": { "cidrs": ["10.0.0.0/8", "11.0.0.0/8"] } }), "may specify no more than one IP for each IP family"),
-            (json!({ "spec": { "cidrs": ["10.0.0.1/8"] } }), r#"spec.cidrs[0]: Invalid value: "10.0.0.1/8": must not have bits set beyond the prefix length"#),
+            (
+                json!({ "spec": { "cidrs": ["10.0.0.0/8", "11.0.0.0/8"] } }),
+                "may specify no more than one IP for each IP family",
+            ),
+            (
+                json!({ "spec": { "cidrs": ["10.0.0.1/8"] } }),
+                r#"spec.cidrs[0]: Invalid value: "10.0.0.1/8": must not have bits set beyond the prefix length"#,
+            ),
         ],
         frozen: vec![(json!({ "spec": { "cidrs": ["10.97.0.0/16"] } }), "spec.cidrs: Invalid value")],
     });
@@ -92,15 +101,39 @@ fn ingress_case() -> Case {
         row: "web|nginx|a.example.com|10.0.0.2,lb|80, 443",
         empty: &["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"],
         invalid: vec![
-            (path(json!({ "pathType": null })), "spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"),
-            (path(json!({ "pathType": "Regex" })), r#"pathType: Unsupported value: "Regex": supported values: "Exact", "ImplementationSpecific", "Prefix""#),
-            (path(json!({ "path": "a" })), r#"spec.rules[0].http.paths[0].path: Invalid value: "a": must be an absolute path"#),
+            (
+                path(json!({ "pathType": null })),
+                "spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified",
+            ),
+            (
+                path(json!({ "pathType": "Regex" })),
+                r#"pathType: Unsupported value: "Regex": supported values: "Exact", "ImplementationSpecific", "Prefix""#,
+            ),
+            (
+                path(json!({ "path": "a" })),
+                r#"spec.rules[0].http.paths[0].path: Invalid value: "a": must be an absolute path"#,
+            ),
             (path(json!({ "path": "/a//b" })), "must not contain '//'"),
-            (path(json!({ "backend": null })), r#"spec.rules[0].http.paths[0].backend: Invalid value: "": resource or service backend is required"#),
-            (path(json!({ "backend": { "service": { "port": { "name": "x" } } } })), "cannot set both port name & port number"),
-            (json!({ "spec": { "rules": [{ "host": "10.0.0.1" }] } }), r#"spec.rules[0].host: Invalid value: "10.0.0.1": must be a DNS name, not an IP address"#),
-            (json!({ "spec": { "rules": [{ "host": "*" }] } }), r#"spec.rules[0].host: Invalid value: "*": a wildcard DNS-1123 subdomain must start with '*.'"#),
-            (json!({ "metadata": { "annotations": { "kubernetes.io/ingress.class": "traefik" } } }), "annotations.kubernetes.io/ingress.class: Invalid value: \"traefik\": must match `ingressClassName` when both are specified"),
+            (
+                path(json!({ "backend": null })),
+                r#"spec.rules[0].http.paths[0].backend: Invalid value: "": resource or service backend is required"#,
+            ),
+            (
+                path(json!({ "backend": { "service": { "port": { "name": "x" } } } })),
+                "cannot set both port name & port number",
+            ),
+            (
+                json!({ "spec": { "rules": [{ "host": "10.0.0.1" }] } }),
+                r#"spec.rules[0].host: Invalid value: "10.0.0.1": must be a DNS name, not an IP address"#,
+            ),
+            (
+                json!({ "spec": { "rules": [{ "host": "*" }] } }),
+                r#"spec.rules[0].host: Invalid value: "*": a wildcard DNS-1123 subdomain must start with '*.'"#,
+            ),
+            (
+                json!({ "metadata": { "annotations": { "kubernetes.io/ingress.class": "traefik" } } }),
+                "annotations.kubernetes.io/ingress.class: Invalid value: \"traefik\": must match `ingressClassName` when both are specified",
+            ),
         ],
         frozen: vec![],
     }
@@ -114,11 +147,26 @@ fn policy_case() -> Case {
         empty: &[],
         invalid: vec![
             (peer(json!({})), "spec.ingress[0].from[0]: Required value: must specify a peer"),
-            (peer(json!({ "ipBlock": { "cidr": "10.0.0.0/8" }, "podSelector": {} })), "spec.ingress[0].from[0]: Forbidden: may not specify both ipBlock and another peer"),
-            (peer(json!({ "ipBlock": { "cidr": "10.0.0/8" } })), r#"spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0/8": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#),
-            (peer(json!({ "ipBlock": { "cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"] } })), r#"spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "11.0.0.0/16": must be a strict subset of `cidr`"#),
-            (json!({ "spec": { "egress": [{ "ports": [{ "port": "x", "endPort": 9 }] }] } }), "spec.egress[0].ports[0].endPort: Invalid value: 9: may not be specified when `port` is non-numeric"),
-            (json!({ "spec": { "policyTypes": ["Sideways"] } }), r#"spec.policyTypes[0]: Unsupported value: "Sideways": supported values: "Ingress", "Egress""#),
+            (
+                peer(json!({ "ipBlock": { "cidr": "10.0.0.0/8" }, "podSelector": {} })),
+                "spec.ingress[0].from[0]: Forbidden: may not specify both ipBlock and another peer",
+            ),
+            (
+                peer(json!({ "ipBlock": { "cidr": "10.0.0/8" } })),
+                r#"spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0/8": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"#,
+            ),
+            (
+                peer(json!({ "ipBlock": { "cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"] } })),
+                r#"spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "11.0.0.0/16": must be a strict subset of `cidr`"#,
+            ),
+            (
+                json!({ "spec": { "egress": [{ "ports": [{ "port": "x", "endPort": 9 }] }] } }),
+                "spec.egress[0].ports[0].endPort: Invalid value: 9: may not be specified when `port` is non-numeric",
+            ),
+            (
+                json!({ "spec": { "policyTypes": ["Sideways"] } }),
+                r#"spec.policyTypes[0]: Unsupported value: "Sideways": supported values: "Ingress", "Egress""#,
+            ),
         ],
         frozen: vec![],
     }
@@ -141,7 +189,11 @@ fn the_generation_of_an_ingress_counts_its_spec_and_clients_do_not_write_its_sta
     let kind = &kinds::INGRESS;
     let stored = create(kind, &ingress()).expect("accepted");
     assert_eq!((&stored["metadata"]["generation"], &stored["status"]), (&json!(1), &json!({ "loadBalancer": {} })));
-    let same = super::update(kind, &stored, &super::with(&stored, &json!({ "metadata": { "labels": { "a": "b" } }, "status": { "x": 1 } })));
+    let same = super::update(
+        kind,
+        &stored,
+        &super::with(&stored, &json!({ "metadata": { "labels": { "a": "b" } }, "status": { "x": 1 } })),
+    );
     let same = same.expect("accepted");
     assert_eq!((&same["metadata"]["generation"], &same["status"]), (&json!(1), &json!({ "loadBalancer": {} })));
     let changed = super::update(kind, &stored, &super::with(&stored, &json!({ "spec": { "ingressClassName": "x" } })));

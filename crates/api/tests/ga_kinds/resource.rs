@@ -37,11 +37,26 @@ pub fn cases() -> Vec<Case> {
             row: "c|allocated,reserved",
             empty: &[],
             invalid: vec![
-                (request(json!({ "name": "a" })), "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required"),
-                (request(json!({ "name": "a", "exactly": {} })), "spec.devices.requests[0].exactly.deviceClassName: Required value"),
-                (request(json!({ "name": "a", "exactly": { "deviceClassName": "x", "count": -1 } })), "spec.devices.requests[0].exactly.count: Invalid value: -1: must be greater than zero"),
-                (request(json!({ "name": "a", "exactly": { "deviceClassName": "x", "allocationMode": "Some" } })), r#"Unsupported value: "Some": supported values: "All", "ExactCount""#),
-                (json!({ "spec": { "devices": { "constraints": [{ "requests": ["nope"], "matchAttribute": "a/b" }] } } }), "must be the name of a request in the claim"),
+                (
+                    request(json!({ "name": "a" })),
+                    "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
+                ),
+                (
+                    request(json!({ "name": "a", "exactly": {} })),
+                    "spec.devices.requests[0].exactly.deviceClassName: Required value",
+                ),
+                (
+                    request(json!({ "name": "a", "exactly": { "deviceClassName": "x", "count": -1 } })),
+                    "spec.devices.requests[0].exactly.count: Invalid value: -1: must be greater than zero",
+                ),
+                (
+                    request(json!({ "name": "a", "exactly": { "deviceClassName": "x", "allocationMode": "Some" } })),
+                    r#"Unsupported value: "Some": supported values: "All", "ExactCount""#,
+                ),
+                (
+                    json!({ "spec": { "devices": { "constraints": [{ "requests": ["nope"], "matchAttribute": "a/b" }] } } }),
+                    "must be the name of a request in the claim",
+                ),
             ],
             frozen: vec![(json!({ "spec": { "devices": { "requests": [] } } }), "spec: Invalid value")],
         },
@@ -50,7 +65,10 @@ pub fn cases() -> Vec<Case> {
             full: json!({ "metadata": { "name": "t", "namespace": "default" }, "spec": { "metadata": { "labels": { "a": "b" } }, "spec": devices() } }),
             row: "t",
             empty: &[],
-            invalid: vec![(json!({ "spec": { "metadata": { "labels": { "a": "b c" } } } }), "spec.metadata.labels: Invalid value: \"b c\"")],
+            invalid: vec![(
+                json!({ "spec": { "metadata": { "labels": { "a": "b c" } } } }),
+                "spec.metadata.labels: Invalid value: \"b c\"",
+            )],
             frozen: vec![(json!({ "spec": { "spec": { "devices": { "config": [] } } } }), "spec: Invalid value")],
         },
         Case {
@@ -65,20 +83,39 @@ pub fn cases() -> Vec<Case> {
             kind: &kinds::RESOURCE_SLICE,
             full: slice(),
             row: "s|n|gpu.example.com|n/a",
-            empty: &["spec.driver: Required value", "spec.pool.name: Required value", "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"],
-            invalid: vec![
-                (json!({ "spec": { "allNodes": true } }), "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of"),
-                (json!({ "spec": { "devices": [{ "name": "a" }, { "name": "a" }] } }), r#"spec.devices[1]: Duplicate value: "a""#),
-                (json!({ "spec": { "devices": [{ "name": "a", "attributes": { "x": {} } }] } }), "exactly one value must be specified"),
+            empty: &[
+                "spec.driver: Required value",
+                "spec.pool.name: Required value",
+                "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required",
             ],
-            frozen: vec![(json!({ "spec": { "nodeName": "m" } }), "spec.nodeName: Invalid value: \"m\": field is immutable")],
+            invalid: vec![
+                (
+                    json!({ "spec": { "allNodes": true } }),
+                    "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of",
+                ),
+                (
+                    json!({ "spec": { "devices": [{ "name": "a" }, { "name": "a" }] } }),
+                    r#"spec.devices[1]: Duplicate value: "a""#,
+                ),
+                (
+                    json!({ "spec": { "devices": [{ "name": "a", "attributes": { "x": {} } }] } }),
+                    "exactly one value must be specified",
+                ),
+            ],
+            frozen: vec![(
+                json!({ "spec": { "nodeName": "m" } }),
+                "spec.nodeName: Invalid value: \"m\": field is immutable",
+            )],
         },
         Case {
             kind: &kinds::DEVICE_TAINT_RULE,
             full: json!({ "metadata": { "name": "r" }, "spec": { "deviceSelector": { "driver": "gpu.example.com", "pool": "n", "device": "gpu-0" }, "taint": { "key": "broken", "effect": "NoExecute", "timeAdded": "2026-01-02T03:04:05Z" } } }),
             row: "r",
             empty: &["spec.taint.effect: Required value"],
-            invalid: vec![(json!({ "spec": { "taint": { "effect": "Sometimes" } } }), r#"spec.taint.effect: Unsupported value: "Sometimes""#)],
+            invalid: vec![(
+                json!({ "spec": { "taint": { "effect": "Sometimes" } } }),
+                r#"spec.taint.effect: Unsupported value: "Sometimes""#,
+            )],
             frozen: vec![],
         },
     ]
@@ -86,8 +123,14 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn a_request_for_devices_is_for_one_unless_it_says_more() {
-    let made = create(&kinds::RESOURCE_CLAIM, &json!({ "metadata": { "name": "c", "namespace": "default" }, "spec": devices() }));
+    let made = create(
+        &kinds::RESOURCE_CLAIM,
+        &json!({ "metadata": { "name": "c", "namespace": "default" }, "spec": devices() }),
+    );
     let requests = made.expect("accepted")["spec"]["devices"]["requests"].clone();
-    assert_eq!((&requests[0]["exactly"]["allocationMode"], &requests[0]["exactly"]["count"]), (&json!("ExactCount"), &json!(1)));
+    assert_eq!(
+        (&requests[0]["exactly"]["allocationMode"], &requests[0]["exactly"]["count"]),
+        (&json!("ExactCount"), &json!(1))
+    );
     assert_eq!(requests[1]["firstAvailable"][0].get("count"), None);
 }

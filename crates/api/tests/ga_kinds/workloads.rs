@@ -45,10 +45,18 @@ fn limits(item: Value) -> Value {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![autoscaler_case(), older_autoscaler_case(), quota_case(), limits_case(), runtime_case(), event_case(), component_case()]
-        .into_iter()
-        .chain(certificates())
-        .collect()
+    vec![
+        autoscaler_case(),
+        older_autoscaler_case(),
+        quota_case(),
+        limits_case(),
+        runtime_case(),
+        event_case(),
+        component_case(),
+    ]
+    .into_iter()
+    .chain(certificates())
+    .collect()
 }
 
 fn autoscaler_case() -> Case {
@@ -64,11 +72,30 @@ fn autoscaler_case() -> Case {
             "spec.scaleTargetRef.name: Required value",
         ],
         invalid: vec![
-            (json!({ "spec": { "minReplicas": 0 } }), "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1"),
-            (metric(json!({ "type": "Resource" })), "spec.metrics[0].resource: Required value: must populate information for the given metric source"),
-            (metric(json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization" } } })), "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization"),
-            (metric(json!({ "type": "Pods", "pods": { "metric": { "name": "x" }, "target": { "type": "AverageValue", "averageValue": "0" } } })), "averageValue: Invalid value: \"0\": must be positive"),
-            (json!({ "spec": { "behavior": { "scaleDown": { "stabilizationWindowSeconds": 3601 } } } }), "must be less than or equal to 3600"),
+            (
+                json!({ "spec": { "minReplicas": 0 } }),
+                "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+            ),
+            (
+                metric(json!({ "type": "Resource" })),
+                "spec.metrics[0].resource: Required value: must populate information for the given metric source",
+            ),
+            (
+                metric(
+                    json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization" } } }),
+                ),
+                "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
+            ),
+            (
+                metric(
+                    json!({ "type": "Pods", "pods": { "metric": { "name": "x" }, "target": { "type": "AverageValue", "averageValue": "0" } } }),
+                ),
+                "averageValue: Invalid value: \"0\": must be positive",
+            ),
+            (
+                json!({ "spec": { "behavior": { "scaleDown": { "stabilizationWindowSeconds": 3601 } } } }),
+                "must be less than or equal to 3600",
+            ),
         ],
         frozen: vec![],
     }
@@ -80,7 +107,10 @@ fn older_autoscaler_case() -> Case {
         full: older_scaler(),
         row: "h|Deployment/web|cpu: <unknown>/60%|2|10|0",
         empty: &["spec.maxReplicas: Invalid value: 0: must be greater than 0"],
-        invalid: vec![(json!({ "spec": { "targetCPUUtilizationPercentage": 0 } }), "spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0")],
+        invalid: vec![(
+            json!({ "spec": { "targetCPUUtilizationPercentage": 0 } }),
+            "spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0",
+        )],
         frozen: vec![],
     }
 }
@@ -93,12 +123,24 @@ fn quota_case() -> Case {
         row: "q|pods: 1/4, requests.cpu: 250m/1|limits.memory: 0/2Gi",
         empty: &[],
         invalid: vec![
-            (json!({ "spec": { "hard": { "gold": "1" } } }), r#"spec.hard[gold]: Invalid value: "gold": must be a standard resource for quota"#),
-            (json!({ "spec": { "hard": { "pods": "1.5" } } }), r#"spec.hard[pods]: Invalid value: "1500m": must be an integer"#),
+            (
+                json!({ "spec": { "hard": { "gold": "1" } } }),
+                r#"spec.hard[gold]: Invalid value: "gold": must be a standard resource for quota"#,
+            ),
+            (
+                json!({ "spec": { "hard": { "pods": "1.5" } } }),
+                r#"spec.hard[pods]: Invalid value: "1500m": must be an integer"#,
+            ),
             (json!({ "spec": { "hard": { "pods": "-1" } } }), "must be greater than or equal to 0"),
-            (json!({ "spec": { "scopes": ["Terminating", "NotTerminating"] } }), "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes"),
+            (
+                json!({ "spec": { "scopes": ["Terminating", "NotTerminating"] } }),
+                "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes",
+            ),
             (json!({ "spec": { "scopes": ["BestEffort"] } }), "unsupported scope applied to resource"),
-            (selector("In"), "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"),
+            (
+                selector("In"),
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            ),
         ],
         frozen: vec![(json!({ "spec": { "scopes": [] } }), "spec.scopes: Invalid value: []: field is immutable")],
     }
@@ -114,12 +156,30 @@ fn limits_case() -> Case {
         row: "l|2026-01-02T03:04:05Z",
         empty: &[],
         invalid: vec![
-            (limits(json!({ "type": "Container", "min": { "cpu": "2" }, "max": { "cpu": "1" } })), r#"spec.limits[0].min[cpu]: Invalid value: "2": min value 2 is greater than max value 1"#),
-            (limits(json!({ "type": "Pod", "default": { "cpu": "1" } })), "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'"),
-            (limits(json!({ "type": "PersistentVolumeClaim" })), "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided"),
-            (limits(json!({ "type": "Node" })), "spec.limits[0].type: Invalid value: \"Node\": must be a standard limit type or fully qualified"),
-            (limits(json!({ "type": "Container", "maxLimitRequestRatio": { "cpu": "500m" } })), "ratio 500m is less than 1"),
-            (limits(json!({ "type": "Container", "max": { "pods": "1" } })), "must be a standard resource for containers"),
+            (
+                limits(json!({ "type": "Container", "min": { "cpu": "2" }, "max": { "cpu": "1" } })),
+                r#"spec.limits[0].min[cpu]: Invalid value: "2": min value 2 is greater than max value 1"#,
+            ),
+            (
+                limits(json!({ "type": "Pod", "default": { "cpu": "1" } })),
+                "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'",
+            ),
+            (
+                limits(json!({ "type": "PersistentVolumeClaim" })),
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided",
+            ),
+            (
+                limits(json!({ "type": "Node" })),
+                "spec.limits[0].type: Invalid value: \"Node\": must be a standard limit type or fully qualified",
+            ),
+            (
+                limits(json!({ "type": "Container", "maxLimitRequestRatio": { "cpu": "500m" } })),
+                "ratio 500m is less than 1",
+            ),
+            (
+                limits(json!({ "type": "Container", "max": { "pods": "1" } })),
+                "must be a standard resource for containers",
+            ),
         ],
         frozen: vec![],
     }
@@ -133,8 +193,14 @@ fn runtime_case() -> Case {
         row: "sandboxed|gvisor",
         empty: &[r#"handler: Invalid value: "": a lowercase RFC 1123 label"#],
         invalid: vec![
-            (json!({ "overhead": { "podFixed": { "cpu": "-1" } } }), "overhead.podFixed[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"),
-            (json!({ "scheduling": { "tolerations": [{ "value": "x" }] } }), "operator must be Exists when `key` is empty"),
+            (
+                json!({ "overhead": { "podFixed": { "cpu": "-1" } } }),
+                "overhead.podFixed[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            ),
+            (
+                json!({ "scheduling": { "tolerations": [{ "value": "x" }] } }),
+                "operator must be Exists when `key` is empty",
+            ),
         ],
         frozen: vec![(json!({ "handler": "runc" }), r#"handler: Invalid value: "runc": field is immutable"#)],
     }
@@ -148,13 +214,16 @@ fn event_case() -> Case {
             "regarding": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "Started", "action": "Starting",
             "note": "it runs", "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "c-1",
         }),
-        row: "<unknown>|Normal|Started|pod/p||example.com/c, c-1|it runs|<unknown>|1|e.1",
+        row: "<invalid>|Normal|Started|pod/p||example.com/c, c-1|it runs|<invalid>|1|e.1",
         empty: &["eventTime: Required value", "type: Invalid value: \"\": has invalid value: "],
         invalid: vec![
             (json!({ "reportingController": null }), "reportingController: Required value"),
             (json!({ "action": null }), "action: Required value"),
             (json!({ "note": "x".repeat(1025) }), "message: Invalid value: \"\": can have at most 1024 characters"),
-            (json!({ "series": { "count": 1, "lastObservedTime": "2026-01-02T03:04:05.000000Z" } }), "series.count: Invalid value: \"\": should be at least 2"),
+            (
+                json!({ "series": { "count": 1, "lastObservedTime": "2026-01-02T03:04:05.000000Z" } }),
+                "series.count: Invalid value: \"\": should be at least 2",
+            ),
             (json!({ "deprecatedCount": 3 }), "count: Invalid value: \"\": needs to be unset"),
         ],
         frozen: vec![(json!({ "note": "it stopped" }), "message: Invalid value: \"it stopped\": field is immutable")],
@@ -173,20 +242,38 @@ fn component_case() -> Case {
 }
 
 fn certificates() -> Vec<Case> {
-    let request = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQgotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+    let request =
+        "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQgotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
     let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     let signing = Case {
         kind: &kinds::CERTIFICATE_SIGNING_REQUEST,
         full: json!({ "metadata": { "name": "Any:Name" }, "spec": { "request": request, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"], "expirationSeconds": 86400, "username": "u" },
             "status": { "conditions": [{ "type": "Approved", "status": "True" }], "certificate": "eA==" } }),
         row: "Any:Name|kubernetes.io/kube-apiserver-client|u|24h|Approved,Issued",
-        empty: &["spec.request: Invalid value", "PEM block type must be CERTIFICATE REQUEST", "spec.usages: Required value", "spec.signerName: Required value"],
+        empty: &[
+            "spec.request: Invalid value",
+            "PEM block type must be CERTIFICATE REQUEST",
+            "spec.usages: Required value",
+            "spec.signerName: Required value",
+        ],
         invalid: vec![
-            (json!({ "spec": { "usages": ["fun"] } }), r#"spec.usages[0]: Unsupported value: "fun": supported values: "any", "cert sign""#),
+            (
+                json!({ "spec": { "usages": ["fun"] } }),
+                r#"spec.usages[0]: Unsupported value: "fun": supported values: "any", "cert sign""#,
+            ),
             (json!({ "spec": { "usages": ["any", "any"] } }), r#"spec.usages[1]: Duplicate value: "any""#),
-            (json!({ "spec": { "expirationSeconds": 599 } }), "may not specify a duration less than 600 seconds (10 minutes)"),
-            (json!({ "spec": { "signerName": "kubernetes.io/legacy-unknown" } }), "the legacy signerName is not allowed via this API version"),
-            (json!({ "spec": { "signerName": "me" } }), "must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+            (
+                json!({ "spec": { "expirationSeconds": 599 } }),
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            ),
+            (
+                json!({ "spec": { "signerName": "kubernetes.io/legacy-unknown" } }),
+                "the legacy signerName is not allowed via this API version",
+            ),
+            (
+                json!({ "spec": { "signerName": "me" } }),
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+            ),
         ],
         frozen: vec![],
     };
@@ -195,15 +282,24 @@ fn certificates() -> Vec<Case> {
         full: json!({ "metadata": { "name": "example.com:mine:one" }, "spec": { "signerName": "example.com/mine", "trustBundle": pem } }),
         row: "example.com:mine:one|example.com/mine",
         empty: &["spec.trustBundle: Invalid value: \"<value omitted>\": at least one trust anchor must be provided"],
-        invalid: vec![(json!({ "metadata": { "name": "one" } }), "ClusterTrustBundle for signerName example.com/mine must be named with prefix example.com:mine:")],
-        frozen: vec![(json!({ "metadata": {}, "spec": { "signerName": "example.com/other" } }), "spec.signerName: Invalid value: \"example.com/other\": field is immutable")],
+        invalid: vec![(
+            json!({ "metadata": { "name": "one" } }),
+            "ClusterTrustBundle for signerName example.com/mine must be named with prefix example.com:mine:",
+        )],
+        frozen: vec![(
+            json!({ "metadata": {}, "spec": { "signerName": "example.com/other" } }),
+            "spec.signerName: Invalid value: \"example.com/other\": field is immutable",
+        )],
     };
     let pod = Case {
         kind: &kinds::POD_CERTIFICATE_REQUEST,
         full: json!({ "metadata": { "name": "r", "namespace": "default" }, "spec": { "signerName": "example.com/s", "podName": "p", "podUID": "1", "serviceAccountName": "a", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3", "maxExpirationSeconds": 3600, "stubPKCS10Request": "eA==" } }),
         row: "r|p|a|n|example.com/s|Pending",
         empty: &["spec.signerName: Required value", "spec.podUID: Required value"],
-        invalid: vec![(json!({ "spec": { "maxExpirationSeconds": 60 } }), "spec.maxExpirationSeconds: Invalid value: 60")],
+        invalid: vec![(
+            json!({ "spec": { "maxExpirationSeconds": 60 } }),
+            "spec.maxExpirationSeconds: Invalid value: 60",
+        )],
         frozen: vec![(json!({ "spec": { "nodeName": "other" } }), "spec: Invalid value")],
     };
     vec![signing, bundle, pod]
@@ -213,7 +309,10 @@ fn certificates() -> Vec<Case> {
 fn limits_without_defaults_are_the_bounds() {
     let range = json!({ "metadata": { "name": "l", "namespace": "default" }, "spec": { "limits": [{ "type": "Container", "max": { "cpu": "2" }, "min": { "memory": "1Gi" } }] } });
     let item = create(&kinds::LIMIT_RANGE, &range).expect("accepted")["spec"]["limits"][0].clone();
-    assert_eq!((&item["default"], &item["defaultRequest"]), (&json!({ "cpu": "2" }), &json!({ "cpu": "2", "memory": "1Gi" })));
+    assert_eq!(
+        (&item["default"], &item["defaultRequest"]),
+        (&json!({ "cpu": "2" }), &json!({ "cpu": "2", "memory": "1Gi" }))
+    );
 }
 
 #[test]
@@ -243,9 +342,15 @@ fn an_event_of_one_group_is_one_of_the_other_and_back() {
     let made = create(kind, &event_case().full).expect("accepted");
     let mut stored = made.clone();
     kind.to_stored(&mut stored);
-    assert_eq!((&stored["apiVersion"], &stored["involvedObject"]["name"], &stored["message"]), (&json!("v1"), &json!("p"), &json!("it runs")));
+    assert_eq!(
+        (&stored["apiVersion"], &stored["involvedObject"]["name"], &stored["message"]),
+        (&json!("v1"), &json!("p"), &json!("it runs"))
+    );
     let fields = (kind.fields)(kind, &stored);
-    assert!(fields.contains(&("regarding.name", "p".to_owned())) && fields.contains(&("involvedObject.name", "p".to_owned())));
+    assert!(
+        fields.contains(&("regarding.name", "p".to_owned()))
+            && fields.contains(&("involvedObject.name", "p".to_owned()))
+    );
     kind.from_stored(&mut stored);
     assert_eq!(stored, made);
 }
@@ -254,7 +359,10 @@ fn an_event_of_one_group_is_one_of_the_other_and_back() {
 fn a_request_is_approved_once_and_only_where_that_is_done() {
     let kind = &kinds::CERTIFICATE_SIGNING_REQUEST;
     let full = certificates().remove(0).full;
-    let old = with(&full, &json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "ok" }], "certificate": null } }));
+    let old = with(
+        &full,
+        &json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "ok" }], "certificate": null } }),
+    );
     let wrong = |conditions: Value| {
         let mut causes = Vec::new();
         let new = with(&old, &json!({ "status": { "conditions": conditions } }));
@@ -266,8 +374,12 @@ fn a_request_is_approved_once_and_only_where_that_is_done() {
     assert!(wrong(json!([approved, { "type": "Denied", "status": "True" }])).contains("mutually exclusive"));
     assert!(wrong(json!([approved, { "type": "Failed", "status": "False" }])).contains("Unsupported value: \"False\""));
     // `/status` neither approves nor takes approval away.
-    let mut status = with(&old, &json!({ "status": { "conditions": [{ "type": "Denied", "status": "True" }, { "type": "Failed", "status": "True" }] } }));
+    let mut status = with(
+        &old,
+        &json!({ "status": { "conditions": [{ "type": "Denied", "status": "True" }, { "type": "Failed", "status": "True" }] } }),
+    );
     (kind.prepare_status)(kind, &mut status, &old);
-    let types: Vec<&Value> = status["status"]["conditions"].as_array().expect("a list").iter().map(|c| &c["type"]).collect();
+    let types: Vec<&Value> =
+        status["status"]["conditions"].as_array().expect("a list").iter().map(|c| &c["type"]).collect();
     assert_eq!(types, ["Approved", "Failed"]);
 }

@@ -23,6 +23,7 @@ pub mod podgc;
 pub mod pvcprotection;
 pub mod pvprotection;
 pub mod replicaset;
+pub mod resourcequota;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
@@ -49,6 +50,7 @@ pub const CONTROLLERS: &[Controller] = &[
     pvcprotection::CONTROLLER,
     pvprotection::CONTROLLER,
     replicaset::CONTROLLER,
+    resourcequota::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,

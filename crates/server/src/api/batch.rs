@@ -4,7 +4,7 @@
 //! another write fails as a whole and is prepared anew by whoever runs it (A8, A9). Later writes of a batch see the
 //! earlier ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -138,6 +138,38 @@ impl<'a> Batch<'a> {
             .range(&key::prefix(kind, None), None, usize::MAX, None)
             .map_err(|error| Status::internal(error.to_string()))?;
         page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
+    }
+
+    /// The names of a namespace's objects of a kind, with those that this batch makes and without those it takes away.
+    pub(super) fn names_in(&self, kind: &Kind, namespace: &str) -> Result<BTreeSet<String>, Status> {
+        let prefix = key::prefix(kind, Some(namespace));
+        let page =
+            self.store.range(&prefix, None, usize::MAX, None).map_err(|error| Status::internal(error.to_string()))?;
+        let name = |key: &Bytes| {
+            key.strip_prefix(&prefix[..]).and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned)
+        };
+        let mut names: BTreeSet<String> = page.entries.iter().filter_map(|entry| name(&entry.key)).collect();
+        for (key, known) in self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+            match (&known.written, name(key)) {
+                (Some(Some(_)), Some(name)) => drop(names.insert(name)),
+                (Some(None), Some(name)) => drop(names.remove(&name)),
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    /// All objects of a kind in a namespace, as stored.
+    pub(super) fn all_in(&self, kind: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
+        let prefix = key::prefix(kind, Some(namespace));
+        let page =
+            self.store.range(&prefix, None, usize::MAX, None).map_err(|error| Status::internal(error.to_string()))?;
+        page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
+    }
+
+    /// Makes the batch fail if a key that holds no object changes before it is committed.
+    pub(super) fn expect_mark(&mut self, key: Bytes) {
+        self.expect(key);
     }
 
     /// Makes the batch fail if the object changes before it is committed.

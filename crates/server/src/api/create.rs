@@ -36,6 +36,8 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     escalation::check(batch, kind, &object, None)?;
     restriction::check(batch, kind, Part::Main, &object, None)?;
     batch.warnings.extend((kind.warnings)(kind, &object));
+    admission::check(batch, kind, &object, None)?;
+    admission::charge(batch, kind, Some(&object), None)?;
     // Marks that are taken together with the object (a Service's addresses) come before it.
     admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;

@@ -39,6 +39,11 @@ pub fn cluster_ip(address: &str) -> Bytes {
     Bytes::from(format!("/!allocated/clusterips/{address}"))
 }
 
+/// The key that changes with the set of a namespace's quotas, and is there while it has any.
+pub fn quotas(namespace: &str) -> Bytes {
+    Bytes::from(format!("/!quotas/namespaces/{namespace}"))
+}
+
 /// The key that is taken by whoever has this node port.
 pub fn node_port(port: i64) -> Bytes {
     Bytes::from(format!("/!allocated/nodeports/{port}"))

@@ -197,9 +197,16 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     if new == *old {
         return Ok(Outcome::ok(unchanged(batch, kind, old)?));
     }
-    if part == Part::Main {
+    if matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
         batch.warnings.extend((kind.warnings)(kind, &new));
+        admission::check(batch, kind, &new, Some(old))?;
+    }
+    if part == Part::Main {
         admission::claim_changes(batch, kind, &new, old)?;
+    }
+    // A status counts too: a pod that has ended uses nothing more. A quota's own status is what it is counted with.
+    if *kind != kinds::RESOURCE_QUOTA {
+        admission::charge(batch, kind, Some(&new), Some(old))?;
     }
     let op = batch.put(kind, new)?;
     Ok(Outcome::ok(Body::Op(op)))

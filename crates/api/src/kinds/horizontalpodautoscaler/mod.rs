@@ -36,7 +36,11 @@ pub static HORIZONTAL_POD_AUTOSCALER_V1: Kind = Kind::BuiltIn(&Row {
         lifecycle::begin_status(scaler, json!({ "currentReplicas": 0, "desiredReplicas": 0 }));
     },
     validate: |_, scaler, causes| validation::validate(&Field::root(&as_stored(scaler)).get("spec"), causes),
-    stored_as: Some(&super::Conversion { stored: &HORIZONTAL_POD_AUTOSCALER, to: into_stored, from: older::from_stored }),
+    stored_as: Some(&super::Conversion {
+        stored: &HORIZONTAL_POD_AUTOSCALER,
+        to: into_stored,
+        from: older::from_stored,
+    }),
     ..ROW
 });
 
@@ -117,7 +121,8 @@ fn defaults(scaler: &mut Value) {
 
 fn row(scaler: &Value, now: Timestamp) -> Vec<Value> {
     let target = |field| text(scaler, &["spec", "scaleTargetRef", field]);
-    let fewest = Field::root(scaler).dig(&["spec", "minReplicas"]).int().map_or("<unset>".to_owned(), |n| n.to_string());
+    let fewest =
+        Field::root(scaler).dig(&["spec", "minReplicas"]).int().map_or("<unset>".to_owned(), |n| n.to_string());
     vec![
         json!(name(scaler)),
         json!(format!("{}/{}", target("kind"), target("name"))),
@@ -135,8 +140,12 @@ fn metrics(scaler: &Value) -> String {
         return "<none>".to_owned();
     }
     let current: Vec<Field> = Field::root(scaler).dig(&["status", "currentMetrics"]).items().collect();
-    let shown: Vec<String> =
-        wanted.iter().enumerate().take(SHOWN_METRICS).map(|(index, metric)| one_metric(metric, current.get(index))).collect();
+    let shown: Vec<String> = wanted
+        .iter()
+        .enumerate()
+        .take(SHOWN_METRICS)
+        .map(|(index, metric)| one_metric(metric, current.get(index)))
+        .collect();
     match wanted.len().saturating_sub(SHOWN_METRICS) {
         0 => shown.join(", "),
         more => format!("{} + {more} more...", shown.join(", ")),

@@ -38,8 +38,11 @@ pub(super) fn to_stored(scaler: &mut Value) {
     let (conditions, seen) = (take(scaler, CONDITIONS), take(scaler, CURRENT_METRICS));
     let spec = ensure(scaler, &["spec"]);
     if let Some(percent) = spec.remove("targetCPUUtilizationPercentage").filter(|percent| !percent.is_null()) {
-        metrics.insert(0, json!({ "type": "Resource", "resource": { "name": "cpu",
-            "target": { "type": "Utilization", "averageUtilization": percent } } }));
+        metrics.insert(
+            0,
+            json!({ "type": "Resource", "resource": { "name": "cpu",
+            "target": { "type": "Utilization", "averageUtilization": percent } } }),
+        );
     }
     if !metrics.is_empty() {
         spec.insert("metrics".to_owned(), metrics.into());

@@ -89,15 +89,15 @@ fn validate_metric(metric: &Field, causes: &mut Vec<Cause>) {
     if !supported.contains(&kind.text()) {
         causes.push(Cause::not_supported(&kind.path, kind.text(), &supported));
     }
-    let present: Vec<(&str, &str)> =
-        SOURCES.iter().copied().filter(|(_, field)| metric.get(field).is_set()).collect();
+    let present: Vec<(&str, &str)> = SOURCES.iter().copied().filter(|(_, field)| metric.get(field).is_set()).collect();
     if let Some((_, first)) = present.first() {
         validate_source(first, &metric.get(first), causes);
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind.text()).map(|(_, field)| *field);
     match expected {
         Some(field) if !metric.get(field).is_set() => {
-            causes.push(Cause::required(metric.get(field).path, "must populate information for the given metric source"));
+            causes
+                .push(Cause::required(metric.get(field).path, "must populate information for the given metric source"));
         }
         Some(_) => {}
         None => causes.push(Cause::not_supported(&kind.path, kind.text(), &supported)),

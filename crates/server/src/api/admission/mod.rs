@@ -1,7 +1,13 @@
-//! What upstream's built-in admission plugins do: the namespace's life, what pods, claims and Services are given.
+//! What upstream's built-in admission plugins do, in their order: the namespace's life; what pods, claims and Services
+//! are given; then, on the validated object, limit ranges, pod security, and the quota last.
 
 mod claim;
+mod limits;
 mod pod;
+mod priority;
+mod quota;
+mod runtimeclass;
+mod security;
 mod service;
 
 use mainstay_api::{Kind, Status, kinds, object};
@@ -36,7 +42,16 @@ pub(super) fn namespace_takes_new(
 /// What a new object is given, after its defaults.
 pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
     match (&*kind.group, &*kind.plural) {
-        ("", "pods") => pod::admit(batch, object),
+        ("", "pods") => {
+            limits::complete(batch, object)?;
+            priority::complete(batch, object)?;
+            pod::admit(batch, object)?;
+            runtimeclass::complete(batch, object)?;
+            // What was given may have made another class of it.
+            let class = kinds::pod::qos_class(object);
+            object::ensure(object, &["status"]).insert("qosClass".to_owned(), class.into());
+            Ok(())
+        }
         ("", "services") => service::allocate(batch, object, None),
         ("", "persistentvolumeclaims") => {
             add_finalizer(object, "kubernetes.io/pvc-protection");
@@ -44,6 +59,10 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
         }
         ("", "persistentvolumes") => {
             add_finalizer(object, "kubernetes.io/pv-protection");
+            Ok(())
+        }
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            name_requester(batch, object);
             Ok(())
         }
         ("storage.k8s.io", "volumeattributesclasses") => {
@@ -54,6 +73,25 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
     }
 }
 
+/// A request for a certificate says who makes it, in the server's words and not in the client's.
+fn name_requester(batch: &Batch<'_>, request: &mut Value) {
+    let Some(user) = batch.requester.as_ref().map(|requester| requester.user.clone()) else { return };
+    let spec = object::ensure(request, &["spec"]);
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    spec.insert("username".to_owned(), user.name.as_str().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".to_owned(), user.uid.as_str().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".to_owned(), json!(user.groups));
+    }
+    if !user.extra.is_empty() {
+        spec.insert("extra".to_owned(), json!(user.extra));
+    }
+}
+
 /// What an update is given, before its defaults.
 pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
     match (&*kind.group, &*kind.plural) {
@@ -61,6 +99,25 @@ pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old
         ("", "persistentvolumeclaims") => claim::may_grow(batch, new, old),
         _ => Ok(()),
     }
+}
+
+/// Whether an object that is valid may be written: `old` is what it replaces.
+pub(super) fn check(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    if *kind == kinds::PRIORITY_CLASS {
+        priority::check_class(batch, new)?;
+    }
+    limits::check(batch, kind, new, old)?;
+    security::check(batch, kind, new, old)
+}
+
+/// Charges what a write changes to the quotas of its namespace, in the same transaction; refuses what is too much.
+pub(super) fn charge(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<(), Status> {
+    quota::charge(batch, kind, new, old)
 }
 
 /// Takes what a new object holds alone, in the same transaction.

@@ -10,7 +10,7 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a projected token is good for, in seconds: upstream's odd number, which tells a default from a wish.
 const TOKEN_SECONDS: i64 = 3607;
 
-/// Upstream's ServiceAccount, DefaultTolerationSeconds and Priority plugins.
+/// Upstream's ServiceAccount and DefaultTolerationSeconds plugins.
 pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
     kinds::pod::admit(pod);
     let account_name = object::text(pod, &["spec", "serviceAccountName"]).to_owned();

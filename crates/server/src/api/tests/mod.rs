@@ -2,6 +2,8 @@
 
 mod admission;
 mod delete;
+mod quota;
+mod security;
 mod watch;
 mod write;
 
