@@ -41,7 +41,7 @@ pub use error::{CommitError, Invalid, OpenError, ReadError, WatchError};
 pub use examine::{Examination, examine};
 /// What a disk has to do; the simulator and the tests implement it.
 pub use redb::StorageBackend;
-pub use restore::{RestoreError, restore};
+pub use restore::{RestoreError, restore, row_checksum};
 pub use store::{Mode, Options, Owner, Store};
 pub use types::{ClusterId, Committed, Damage, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
 pub use watch::Watcher;

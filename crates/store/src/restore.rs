@@ -1,5 +1,6 @@
 //! Making a store of rows that were saved before.
 
+use crate::checksum::of_row;
 use crate::disk::{Access, Disk, FILE};
 use crate::engine::Engine;
 use crate::limits::{MAX_KEY, MAX_VALUE};
@@ -59,4 +60,9 @@ pub fn restore(
         return Err(OpenError::Damaged { file: made.file, damage: made.damage }.into());
     }
     Ok(())
+}
+
+/// A row's checksum, as it stands beside the row in a store: of key, revision and value.
+pub fn row_checksum(entry: &Entry) -> u64 {
+    of_row(&entry.key, entry.revision, &entry.value)
 }

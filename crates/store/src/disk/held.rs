@@ -44,7 +44,7 @@ impl Held {
     }
 
     /// How many bytes of a read at `offset` are to be taken from the file; the rest begins as zeros.
-    pub fn from_file(&self, offset: u64, length: usize) -> usize {
+    pub fn file_part(&self, offset: u64, length: usize) -> usize {
         usize::try_from(self.kept.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)
     }
 

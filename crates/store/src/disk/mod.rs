@@ -223,7 +223,7 @@ impl StorageBackend for Disk {
         if offset.saturating_add(out.len() as u64) > held.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (stored, grown) = out.split_at_mut(held.from_file(offset, out.len()));
+        let (stored, grown) = out.split_at_mut(held.file_part(offset, out.len()));
         if !stored.is_empty() {
             self.noted(self.0.backend.read(offset, stored))?;
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 type Content = (Revision, BTreeMap<Bytes, (Bytes, Revision)>);
+type Rows<'a> = redb::Table<'a, &'static [u8], (u64, u64, &'static [u8])>;
 const ROWS: TableDefinition<&[u8], (u64, u64, &[u8])> = TableDefinition::new("rows");
 
 fn content(store: &Store) -> Content {
@@ -90,7 +91,7 @@ fn an_acknowledged_commit_that_the_engine_drops_is_missed_a2_a10() {
 
 #[test]
 fn a_row_that_vanished_or_was_exchanged_is_missed_a10() {
-    let change = |change: &dyn Fn(&mut redb::Table<&[u8], (u64, u64, &[u8])>)| {
+    let change = |change: &dyn Fn(&mut Rows<'_>)| {
         let folder = tempfile::tempdir().unwrap();
         let store = open_folder(folder.path(), Owner::Anyone).unwrap();
         fill(&store);
