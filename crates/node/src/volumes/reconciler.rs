@@ -135,7 +135,7 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
 /// at all says nothing about the data.
 pub(super) async fn is_being_deleted(
     kubelet: &Kubelet,
-    kind: &'static Kind,
+    kind: &Kind,
     metadata: &ObjectMeta,
 ) -> Result<bool, VolumeError> {
     let name = metadata.name.as_deref().unwrap_or("");
@@ -145,7 +145,7 @@ pub(super) async fn is_being_deleted(
             Ok(same && newest.pointer("/metadata/deletionTimestamp").is_some_and(|time| time.is_string()))
         }
         Err(error) if error.is_not_found() => {
-            tracing::warn!(kind = kind.kind, name, "it is gone before its data was removed; the data stays");
+            tracing::warn!(kind = %kind.kind, name, "it is gone before its data was removed; the data stays");
             Ok(false)
         }
         Err(error) => Err(VolumeError::Refused(format!("failed to fetch {} {name}: {error}", kind.kind))),

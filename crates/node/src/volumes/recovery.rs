@@ -54,7 +54,7 @@ pub async fn recover(
             ),
         };
         let of = Regarding {
-            kind: "Pod",
+            kind: "Pod".into(),
             namespace: context.namespace.clone(),
             name: context.name.clone(),
             uid: context.uid.clone(),
