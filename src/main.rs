@@ -5,6 +5,7 @@ mod demo;
 mod down;
 mod image;
 mod nfs_server;
+mod store;
 mod up;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => up::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Image(command) => image::run(&command),
+        Command::Store(command) => store::run(&command),
         Command::NfsServer(args) => nfs_server::run(&args),
         Command::Lookup { name, record_type } => {
             for line in mainstay_cli::tools::lookup(&name, &record_type)? {

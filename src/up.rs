@@ -121,6 +121,10 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
     };
     let advertise = if args.listen.ip().is_unspecified() { IpAddr::V4(node_ip) } else { args.listen.ip() };
+    let cluster = mainstay_server::identity::Expected {
+        new: args.new_cluster,
+        volumes_of: mainstay_node::volumes::owner::noted(&args.data_dir)?,
+    };
     let server = mainstay_server::start(mainstay_server::ServerConfig {
         data_dir: args.data_dir.clone(),
         listen: args.listen,
@@ -130,14 +134,18 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         cluster_domain: args.cluster_domain.clone(),
         node_name: node_name.clone(),
         node_addresses: vec![IpAddr::V4(node_ip)],
+        cluster,
     })
     .await?;
     let api_ready = begun.elapsed();
     if let Some(path) = &args.kubeconfig {
-        write_private(path, server.admin.kubeconfig.as_bytes())
-            .with_context(|| format!("writing {}", path.display()))?;
+        mainstay_server::pki::write_private(path, server.admin.kubeconfig.as_bytes()).context("the kubeconfig")?;
     }
-    std::fs::write(pid_file(&args.data_dir), std::process::id().to_string())?;
+    mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.new_cluster)?;
+    if let Err(error) = std::fs::write(pid_file(&args.data_dir), std::process::id().to_string()) {
+        // On a full disk the cluster runs all the same.
+        tracing::warn!(%error, "the process id could not be noted: `mainstay down` will not stop this process");
+    }
     let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
     let client = Client::new(Config::parse(server.node.kubeconfig.as_bytes())?)?;
     let node = mainstay_node::start(mainstay_node::NodeConfig {
@@ -198,15 +206,4 @@ fn default_address() -> Option<Ipv4Addr> {
         IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
         _ => None,
     }
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let partial = path.with_extension("partial");
-    let _ = std::fs::remove_file(&partial);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(partial, path)
 }

@@ -13,6 +13,7 @@ mod pod_environment;
 mod pod_lifecycle;
 mod registry;
 mod snapshots;
+mod store;
 mod up_and_down;
 mod volumes;
 mod walkthrough_httpd;

@@ -29,6 +29,9 @@ pub enum Command {
     /// The node's images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// The cluster's store, while `up` does not run.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Export folders of this machine over NFSv3.
     NfsServer(NfsServerArgs),
     /// Ask the cluster's DNS (inside a pod): `lookup NAME [A|AAAA|SRV|PTR|CNAME|TXT]`.
@@ -94,6 +97,10 @@ pub struct UpArgs {
     /// The port of the node's own API (logs, exec, port-forward).
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub node_port: u16,
+    /// Begin a new, empty cluster in a folder that holds another one's data: its store is set aside, its pods are
+    /// stopped, its volumes stay where they are and are used by nobody.
+    #[arg(long)]
+    pub new_cluster: bool,
 }
 
 /// `mainstay down`.
@@ -146,6 +153,38 @@ pub enum ImageCommand {
         data_dir: PathBuf,
         /// `[registry/]name[:tag|@digest]`.
         reference: String,
+    },
+}
+
+/// `mainstay store …`.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Look at every page and every row; name what is damaged. Changes nothing.
+    Check {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+    },
+    /// Save every row that is sound, a line of JSON each; name what is damaged. Secrets are in it.
+    Export {
+        /// The folder that `up` was given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// The file to make; one that is there is not written over.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make the store anew from an export. Its revision goes forward, beyond all that was there before.
+    Restore {
+        /// The folder that `up` was given, or is to be given.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        /// An export.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Set aside the store that is there.
+        #[arg(long)]
+        replace: bool,
     },
 }
 

@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_domain: "cluster.local".into(),
         node_name: "node".into(),
         node_addresses: vec![[127, 0, 0, 1].into()],
+        cluster: mainstay_server::identity::Expected::default(),
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let began = std::time::Instant::now();

@@ -14,6 +14,8 @@ mod authorize;
 pub mod bootstrap;
 pub mod driver;
 mod http;
+pub mod identity;
+pub mod offline;
 pub mod pki;
 mod start;
 

@@ -264,9 +264,15 @@ pub fn make_private_folder(path: &Path) -> Result<(), PkiError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fails)
 }
 
-/// Replaces a file in one step: written beside it with mode 0600, synced, renamed.
+/// Replaces a file in one step: written beside it with mode 0600, synced, renamed. One that is so already is left as it
+/// is: that needs no room on the disk.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let fails = |source| PkiError::File { path: path.to_owned(), source };
+    let private = std::fs::symlink_metadata(path)
+        .is_ok_and(|there| there.is_file() && there.permissions().mode() & 0o7777 == 0o600);
+    if private && std::fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);

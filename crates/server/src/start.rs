@@ -1,11 +1,11 @@
 //! Starting and stopping a server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_store::{OpenError, Store};
+use mainstay_store::OpenError;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -18,7 +18,7 @@ use crate::api::{Api, Cidr, Env, Settings, Tokens};
 use crate::authorize::Authorizer;
 use crate::http::{Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
-use crate::{bootstrap, driver};
+use crate::{bootstrap, driver, identity};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub node_name: String,
     /// That node's addresses, for its kubelet's certificate.
     pub node_addresses: Vec<IpAddr>,
+    /// What is known of the cluster that the folder holds.
+    pub cluster: identity::Expected,
 }
 
 /// Why a server did not start. Each says what to do where that is not plain.
@@ -61,8 +63,19 @@ pub enum StartError {
     #[error("the data folder {0} is in use by another mainstay; stop that one, or choose another --data-dir")]
     InUse(PathBuf),
     /// The store's file cannot be used.
-    #[error("the store in {path} cannot be opened: {source}")]
+    #[error("the store in {path} cannot be opened: {source}{hint}", hint = identity::hint(source))]
     Store { path: PathBuf, source: OpenError },
+    /// The note beside the store makes no sense.
+    #[error(
+        "{0}, which names the cluster of this folder, is damaged; if the store beside it is the right one, remove it"
+    )]
+    Note(PathBuf),
+    /// The volumes are another cluster's.
+    #[error(
+        "{path} holds the volumes of cluster {found}, and its store is cluster {cluster}'s; bring the store of those \
+         volumes back, or start with --new-cluster if they are to be left unused"
+    )]
+    OtherVolumes { path: PathBuf, found: String, cluster: String },
     /// Keys or certificates cannot be used.
     #[error("keys and certificates: {0}")]
     Pki(#[from] PkiError),
@@ -95,6 +108,8 @@ pub struct Credentials {
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// The cluster's own name: 32 hexadecimal digits.
+    pub cluster: String,
     /// The cluster's CA.
     pub ca_pem: String,
     /// `kubernetes-admin`, who may do everything.
@@ -147,7 +162,11 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
         other => StartError::Pki(other),
     })?;
     // The store comes first: whoever has its lock owns the folder.
-    let store = handed_over(async || open_store(&config.data_dir)).await?;
+    let mut id = [0; 16];
+    (env.random)(&mut id);
+    let open = async || identity::open_store(&config.data_dir, &config.cluster, u128::from_be_bytes(id));
+    let store = handed_over(open).await?;
+    let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let listener = handed_over(async || listen(config.listen).await).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
@@ -198,7 +217,7 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
         tokio::spawn(accept(server, listener, Arc::new(tls))),
         tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, noted, is_closing)),
     ];
-    Ok(Running { addr, ca_pem: pki.ca_pem().to_owned(), admin, node, dns_address, api, closing, tasks })
+    Ok(Running { addr, cluster, ca_pem: pki.ca_pem().to_owned(), admin, node, dns_address, api, closing, tasks })
 }
 
 fn ranges(config: &ServerConfig) -> Result<(Cidr, IpAddr), StartError> {
@@ -225,14 +244,6 @@ async fn handed_over<T>(mut attempt: impl AsyncFnMut() -> Result<T, StartError>)
             done => return done,
         }
     }
-}
-
-fn open_store(data_dir: &Path) -> Result<Store, StartError> {
-    let path = data_dir.join("store");
-    Store::open(path.as_path(), mainstay_store::Options::default()).map_err(|error| match error {
-        OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
-        source => StartError::Store { path, source },
-    })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

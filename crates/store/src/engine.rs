@@ -1,31 +1,34 @@
-//! The embedded engine: two tables in one redb file, one durable commit per group.
+//! The embedded engine: two tables in one redb file ([`format`]), one durable commit per group.
 //!
-//! `data`: key -> (revision, value), the live keys only; a deletion removes its row, and the pages it frees are used
-//! again, so the file is bounded by the live data, not by the history. `meta`: `format`, `revision`.
+//! An open reads all of the file, looks at every page's and every row's checksum and at their sum, and changes nothing
+//! before all is found sound (A10).
 //!
 //! An I/O error poisons the engine, and a group that failed may or may not be on disk. It is then opened again (at
 //! once, else before the next group), and if it holds the failed group, the group's keys are put back to what memory
 //! holds: memory is the truth, for nobody ever saw anything else.
 
+use crate::checksum::{Sum, Summary, of_row};
 use crate::disk::Disk;
+use crate::format::{self, Content, FORMAT};
 use crate::limits::ENGINE_CACHE;
-use crate::state::{Change, Keys, Stored};
-use crate::{CommitError, OpenError, Revision};
+use crate::state::{Change, Keys};
+use crate::store::Owner;
+use crate::{ClusterId, CommitError, Damage, Entry, OpenError, Revision};
 use bytes::Bytes;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{Builder, Database};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-
-const DATA: TableDefinition<&[u8], (u64, &[u8])> = TableDefinition::new("data");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// The format of the file that this version writes.
-const FORMAT: u64 = 1;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
     disk: Disk,
     /// `None` after a failure, until the file could be opened again.
     db: Option<Database>,
+    /// What memory holds, in short.
+    summary: Summary,
     /// The keys of groups that failed: where the disk may differ from memory.
     in_doubt: BTreeSet<Bytes>,
     quick_repair: bool,
@@ -33,36 +36,69 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Opens (or makes) the file, repairs it after a crash, and reads all of it.
-    pub fn open(disk: Disk, quick_repair: bool) -> Result<(Self, Keys, Revision), OpenError> {
-        let db = open_database(&disk).map_err(|error| match error {
-            redb::Error::Corrupted(why) => OpenError::Damaged(why),
-            other => OpenError::Engine(other.to_string()),
-        })?;
-        let mut engine = Self { disk, db: None, in_doubt: BTreeSet::new(), quick_repair };
-        let (keys, revision) = load(&db)?;
-        if revision == Revision(0) {
-            engine.put(&db, std::iter::empty(), revision).map_err(|error| OpenError::Engine(error.to_string()))?;
+    pub fn open(disk: Disk, quick_repair: bool, owner: Owner) -> Result<(Self, Keys), OpenError> {
+        let mut content = Content::default();
+        let db = read_verified(&disk, &mut content)?;
+        let fresh = content.format.is_none();
+        let summary = Summary { cluster: owner.admit(&content, disk.name())?, ..content.summary };
+        let current = content.format == Some(FORMAT) && summary == content.summary;
+        disk.release().map_err(|error| OpenError::Engine(error.to_string()))?;
+        let mut engine = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair };
+        if !current {
+            // Older rows have no checksums yet.
+            let rows = content.rows().filter(|_| content.format != Some(FORMAT));
+            let rows = rows.map(|(key, revision, value)| (key, Some((revision, value))));
+            engine.put(&db, rows, &summary, true).map_err(|error| OpenError::Engine(error.to_string()))?;
+        }
+        if fresh {
+            tracing::debug!(file = engine.disk.name(), "a new store was made");
         }
         engine.db = Some(db);
-        Ok((engine, keys, revision))
+        Ok((engine, content.keys))
     }
 
-    /// Makes a group durable. When this fails, memory (`keys` at `revision`) stays as it is.
-    pub fn write(
-        &mut self,
-        keys: &Keys,
+    /// Makes a file of these rows, in one durable commit.
+    pub fn make(
+        disk: Disk,
+        cluster: Option<ClusterId>,
         revision: Revision,
-        changes: &[Change],
-        last: Revision,
-    ) -> Result<(), CommitError> {
-        let db = self.usable(keys, revision).map_err(|error| self.explain(&error))?;
+        entries: &[&Entry],
+    ) -> Result<(), OpenError> {
+        let engine = |error: redb::Error| OpenError::Engine(error.to_string());
+        let (db, _) = open_database(&disk).map_err(engine)?;
+        disk.release().map_err(|error| OpenError::Engine(error.to_string()))?;
+        let sum = Sum::of(entries.iter().map(|entry| (&entry.key, entry.revision, &entry.value)));
+        let summary = Summary { revision, sum, cluster };
+        let made = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair: false };
+        let rows = entries.iter().map(|entry| (&entry.key, Some((entry.revision, &entry.value))));
+        made.put(&db, rows, &summary, true).map_err(engine)?;
+        made.disk.mark(revision);
+        Ok(())
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.summary.revision
+    }
+
+    /// Whose store this is.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.summary.cluster
+    }
+
+    /// Makes a group durable. When this fails, memory (`keys`) stays as it is.
+    pub fn write(&mut self, keys: &Keys, changes: &[Change], last: Revision) -> Result<(), CommitError> {
+        let db = self.usable(keys).map_err(|error| self.explain(&error))?;
+        let summary = self.after(changes, last);
         let rows = changes.iter().map(|Change { event, .. }| {
             let put = (event.revision, &event.value);
             (&event.key, (!event.deleted).then_some(put))
         });
-        match self.put(&db, rows, last) {
+        match self.put(&db, rows, &summary, false) {
             Ok(()) => {
                 self.db = Some(db);
+                self.summary = summary;
+                self.disk.mark(last);
                 Ok(())
             }
             Err(error) => {
@@ -70,7 +106,7 @@ impl Engine {
                 tracing::warn!(%error, "a commit failed; the store's file is opened again");
                 drop(db);
                 self.in_doubt.extend(changes.iter().map(|change| change.event.key.clone()));
-                match self.usable(keys, revision) {
+                match self.usable(keys) {
                     Ok(db) => self.db = Some(db),
                     Err(error) => tracing::error!(%error, "the store cannot write; it tries again at the next commit"),
                 }
@@ -79,19 +115,37 @@ impl Engine {
         }
     }
 
+    /// What the file says of itself after these changes.
+    fn after(&self, changes: &[Change], last: Revision) -> Summary {
+        let mut summary = Summary { revision: last, ..self.summary };
+        for Change { event, previous } in changes {
+            if let (Some(value), Some(revision)) = (&event.previous, previous) {
+                summary.sum.remove(of_row(&event.key, *revision, value));
+            }
+            if !event.deleted {
+                summary.sum.add(of_row(&event.key, event.revision, &event.value));
+            }
+        }
+        summary
+    }
+
     /// The open database, holding what memory holds.
-    fn usable(&mut self, keys: &Keys, revision: Revision) -> Result<Database, redb::Error> {
+    fn usable(&mut self, keys: &Keys) -> Result<Database, redb::Error> {
         if let Some(db) = self.db.take() {
             return Ok(db);
         }
         self.disk.settle()?;
-        let db = open_database(&self.disk)?;
-        let on_disk = stored_revision(&db)?;
+        let (db, _) = open_database(&self.disk)?;
+        let (on_disk, revision) = (format::revision(&db)?, self.summary.revision);
+        if on_disk < revision {
+            // Nothing of ours does that; the file must not be written over what it has lost.
+            return Err(redb::Error::Corrupted(format!("it fell back from revision {revision} to {on_disk}")));
+        }
         if on_disk != revision {
             tracing::warn!(%on_disk, %revision, "a failed commit had reached the disk; it is undone");
             let rows =
                 self.in_doubt.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
-            self.put(&db, rows, revision)?;
+            self.put(&db, rows, &self.summary, false)?;
         }
         self.in_doubt.clear();
         Ok(db)
@@ -101,21 +155,14 @@ impl Engine {
         &self,
         db: &Database,
         rows: impl Iterator<Item = (&'a Bytes, Option<(Revision, &'a Bytes)>)>,
-        last: Revision,
+        summary: &Summary,
+        all: bool,
     ) -> Result<(), redb::Error> {
         let mut write = db.begin_write()?;
         write.set_quick_repair(self.quick_repair);
-        {
-            let mut data = write.open_table(DATA)?;
-            for (key, row) in rows {
-                match row {
-                    Some((revision, value)) => data.insert(&key[..], (revision.0, &value[..]))?,
-                    None => data.remove(&key[..])?,
-                };
-            }
-            let mut meta = write.open_table(META)?;
-            meta.insert("format", FORMAT)?;
-            meta.insert("revision", last.0)?;
+        format::write(&write, rows, summary)?;
+        if all {
+            format::write_once(&write, summary)?;
         }
         Ok(write.commit()?)
     }
@@ -133,45 +180,63 @@ impl Engine {
     }
 }
 
-fn open_database(disk: &Disk) -> Result<Database, redb::Error> {
-    Ok(Builder::new().set_cache_size(ENGINE_CACHE).create_with_backend(disk.clone())?)
+/// Opens the engine; says whether it had to repair, and so has just looked at every page.
+fn open_database(disk: &Disk) -> Result<(Database, bool), redb::Error> {
+    let repaired = Arc::new(AtomicBool::new(false));
+    let seen = repaired.clone();
+    let db = Builder::new()
+        .set_cache_size(ENGINE_CACHE)
+        .set_repair_callback(move |_| seen.store(true, Ordering::Relaxed))
+        .create_with_backend(disk.clone())?;
+    Ok((db, repaired.load(Ordering::Relaxed)))
 }
 
-fn stored_revision(db: &Database) -> Result<Revision, redb::Error> {
-    match db.begin_read()?.open_table(META) {
-        Ok(meta) => Ok(Revision(meta.get("revision")?.map_or(0, |revision| revision.value()))),
-        Err(TableError::TableDoesNotExist(_)) => Ok(Revision(0)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn load(db: &Database) -> Result<(Keys, Revision), OpenError> {
-    let (format, revision, keys) = read_all(db).map_err(|error| OpenError::Engine(error.to_string()))?;
-    if format > FORMAT {
-        return Err(OpenError::Newer { found: format, known: FORMAT });
-    }
-    if let Some((key, stored)) = keys.iter().find(|(_, stored)| stored.revision > revision) {
-        return Err(OpenError::Damaged(format!("{key:?} has revision {}, the store {revision}", stored.revision)));
-    }
-    Ok((keys, revision))
-}
-
-fn read_all(db: &Database) -> Result<(u64, Revision, Keys), redb::Error> {
-    let mut keys = Keys::new_sync();
-    let read = db.begin_read()?;
-    let format = match read.open_table(META) {
-        Ok(meta) => meta.get("format")?.map_or(FORMAT, |format| format.value()),
-        Err(TableError::TableDoesNotExist(_)) => return Ok((FORMAT, Revision(0), keys)),
-        Err(error) => return Err(error.into()),
-    };
-    // A newer format's rows may be of other types; the caller says so before anything else.
-    if format <= FORMAT {
-        for row in read.open_table(DATA)?.iter()? {
-            let (key, row) = row?;
-            let (revision, value) = row.value();
-            let stored = Stored { value: Bytes::copy_from_slice(value), revision: Revision(revision) };
-            keys.insert_mut(Bytes::copy_from_slice(key.value()), stored);
+/// Opens a file that is held, and reads all of it: every page's checksum, every row's, and their sum.
+pub(crate) fn read_verified(disk: &Disk, content: &mut Content) -> Result<Database, OpenError> {
+    let read = || -> Result<Database, redb::Error> {
+        let (mut db, repaired) = open_database(disk)?;
+        if !repaired {
+            // After a clean end the engine believes what it reads, also about which pages are free.
+            db.check_integrity()?;
         }
+        format::read(&db, content)?;
+        Ok(db)
+    };
+    // The engine is made for files that it wrote itself: a wrong byte may also meet an assertion of its.
+    let result = catch_unwind(AssertUnwindSafe(read));
+    let db = match result {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(error)) => Err(failed(disk, &error)),
+        Err(_) => Err(damaged(disk, "the engine gave up on it".to_owned())),
+    }?;
+    if let Some(found) = content.format.filter(|format| *format > FORMAT) {
+        return Err(OpenError::Newer { found, known: FORMAT });
     }
-    Ok((format, stored_revision(db)?, keys))
+    let marked = disk.marked().map_err(|error| failed(disk, &redb::Error::Io(error)))?;
+    if let Some(marked) = marked.filter(|marked| *marked > content.summary.revision) {
+        let found = content.summary.revision;
+        content
+            .damage
+            .whole
+            .push(format!("revision {marked} was acknowledged, and the file is whole up to {found} only"));
+    }
+    if !content.damage.is_none() {
+        return Err(OpenError::Damaged { file: disk.name().to_owned(), damage: content.damage.clone() });
+    }
+    Ok(db)
+}
+
+fn damaged(disk: &Disk, why: String) -> OpenError {
+    OpenError::Damaged { file: disk.name().to_owned(), damage: Damage { whole: vec![why], ..Damage::default() } }
+}
+
+/// What an error of the engine's at an open means: the disk's own failures are no damage.
+fn failed(disk: &Disk, error: &redb::Error) -> OpenError {
+    match error {
+        redb::Error::Io(io) if !matches!(io.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            OpenError::Engine(io.to_string())
+        }
+        redb::Error::Corrupted(why) => damaged(disk, why.clone()),
+        other => damaged(disk, other.to_string()),
+    }
 }

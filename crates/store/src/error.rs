@@ -1,6 +1,6 @@
 //! What can go wrong, by phase: opening, committing, reading, watching.
 
-use crate::{Entry, Revision};
+use crate::{ClusterId, Damage, Entry, Revision};
 use bytes::Bytes;
 use std::{io, path::PathBuf};
 
@@ -18,9 +18,44 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not ours, or not whole.
-    #[error("the store's file is damaged: {0}")]
-    Damaged(String),
+    /// The file is not ours, or not whole, or a row in it is not what was written (A10). Nothing of it was changed.
+    #[error("{file} is damaged: {damage}")]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// There is no store, or nothing was ever written to it, where a cluster's is expected (A11).
+    #[error("{file} {state}, where the store of cluster {cluster} is expected")]
+    Missing {
+        /// Which file.
+        file: String,
+        /// Missing, or empty.
+        state: &'static str,
+        /// Whose; `(unknown)` where a cluster's other data were found only.
+        cluster: String,
+    },
+    /// The store is another cluster's (A11).
+    #[error("{file} is the store of {found}, not of cluster {expected}")]
+    Foreign {
+        /// Which file.
+        file: String,
+        /// Whose it is, in words.
+        found: String,
+        /// Whose is expected.
+        expected: ClusterId,
+    },
+    /// The store is this cluster's, but an older copy of it: opening it would let the revision go back (A3).
+    #[error("{file} is at revision {found}, an older copy: this cluster's store was at {expected} before")]
+    Older {
+        /// Which file.
+        file: String,
+        /// Its revision.
+        found: Revision,
+        /// A revision that it had before.
+        expected: Revision,
+    },
     /// The file was written by a newer version.
     #[error("the store's file has format {found}, newer than this version's {known}")]
     Newer {

@@ -20,10 +20,15 @@
 //! writer; reads that must be linearizable first wait until that watch has reached the revision of an empty etcd read.
 //! Nothing above the handle would change.
 
+mod checksum;
 mod disk;
 mod engine;
 mod error;
+mod examine;
+mod format;
 pub mod limits;
+mod restore;
+mod salvage;
 mod state;
 mod store;
 pub mod testing;
@@ -33,10 +38,12 @@ mod writer;
 
 pub use disk::{FILE, Source};
 pub use error::{CommitError, Invalid, OpenError, ReadError, WatchError};
+pub use examine::{Examination, examine};
 /// What a disk has to do; the simulator and the tests implement it.
 pub use redb::StorageBackend;
-pub use store::{Mode, Options, Store};
-pub use types::{Committed, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
+pub use restore::{RestoreError, restore, row_checksum};
+pub use store::{Mode, Options, Owner, Store};
+pub use types::{ClusterId, Committed, Damage, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
 pub use watch::Watcher;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

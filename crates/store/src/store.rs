@@ -1,12 +1,13 @@
 //! The handle: opening, committing, reading, watching.
 
-use crate::disk::{Disk, Source};
+use crate::disk::{Access, Disk, FILE, Source};
 use crate::engine::Engine;
+use crate::format::Content;
 use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS};
 use crate::state::{State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
-use crate::{CommitError, Committed, Entry, OpenError, Page, ReadError, Revision, Txn, lock};
+use crate::{ClusterId, CommitError, Committed, Entry, OpenError, Page, ReadError, Revision, Txn, lock};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -24,6 +25,66 @@ pub enum Mode {
     Inline,
 }
 
+/// Whose store is expected (A11).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// Anybody's. It is made where there is none.
+    #[default]
+    Anyone,
+    /// No cluster is known yet: what is there is opened, whosever it is. Where it has no owner, this one is noted.
+    Claim {
+        /// The new owner.
+        cluster: ClusterId,
+        /// Whether a store has to be there; else it is made.
+        existing: bool,
+    },
+    /// It has to be there, to be this cluster's, and no older copy.
+    Known {
+        /// Whose.
+        cluster: ClusterId,
+        /// A revision that it had before.
+        revision: Revision,
+    },
+}
+
+impl Owner {
+    fn access(self) -> Access {
+        match self {
+            Self::Anyone | Self::Claim { existing: false, .. } => Access::Make,
+            Self::Claim { existing: true, .. } | Self::Known { .. } => Access::Existing,
+        }
+    }
+
+    fn missing(self, file: &str, state: &'static str) -> OpenError {
+        let cluster = match self {
+            Self::Known { cluster, .. } => cluster.to_string(),
+            Self::Anyone | Self::Claim { .. } => "(unknown)".to_owned(),
+        };
+        OpenError::Missing { file: file.to_owned(), state, cluster }
+    }
+
+    /// Whose a store with this content is from now on.
+    pub(crate) fn admit(self, content: &Content, file: &str) -> Result<Option<ClusterId>, OpenError> {
+        if content.format.is_none() && self.access() != Access::Make {
+            return Err(self.missing(file, "is empty"));
+        }
+        let found = content.summary.cluster;
+        match self {
+            Self::Anyone => Ok(found),
+            Self::Claim { cluster, .. } => Ok(found.or(Some(cluster))),
+            Self::Known { cluster, .. } if found != Some(cluster) => {
+                let found = found.map_or_else(|| "no cluster that it names".to_owned(), |id| format!("cluster {id}"));
+                Err(OpenError::Foreign { file: file.to_owned(), found, expected: cluster })
+            }
+            Self::Known { revision, .. } if content.summary.revision < revision => {
+                let found = content.summary.revision;
+                Err(OpenError::Older { file: file.to_owned(), found, expected: revision })
+            }
+            Self::Known { .. } => Ok(found),
+        }
+    }
+}
+
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -37,11 +98,19 @@ pub struct Options {
     /// 1 KiB values, it halves the rate of lone commits and takes a third off that of 16 writers, and saves 10 ms of
     /// an open after a kill with 1,000 keys, 200 ms with 100,000 (of 850 ms, most of which is reading them all).
     pub quick_repair: bool,
+    /// Whose store is expected; anybody's unless told.
+    pub owner: Owner,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Threaded, window_events: WINDOW_EVENTS, window_bytes: WINDOW_BYTES, quick_repair: false }
+        Self {
+            mode: Mode::Threaded,
+            window_events: WINDOW_EVENTS,
+            window_bytes: WINDOW_BYTES,
+            quick_repair: false,
+            owner: Owner::Anyone,
+        }
     }
 }
 
@@ -81,6 +150,7 @@ pub struct Store(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
+    cluster: Option<ClusterId>,
     shared: Arc<Shared>,
     committer: Committer,
 }
@@ -95,10 +165,21 @@ impl Store {
     /// Opens the store, making it when it is not there, and reads it into memory. Blocks.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] when somebody has it open; else what is wrong with the folder or the file.
+    /// [`OpenError::InUse`] when somebody has it open; [`OpenError::Damaged`] when anything in the file is not what was
+    /// written (A10), which is then left as it is; [`OpenError::Missing`], [`OpenError::Foreign`] and
+    /// [`OpenError::Older`] when it is not the one that `options.owner` expects (A11); else what is wrong with the
+    /// folder or the file.
     pub fn open(source: impl Into<Source>, options: Options) -> Result<Self, OpenError> {
-        let disk = Disk::open(source.into())?;
-        let (engine, keys, revision) = Engine::open(disk, options.quick_repair)?;
+        let (source, owner) = (source.into(), options.owner);
+        let file = if let Source::Folder(folder) = &source { folder.join(FILE) } else { FILE.into() };
+        let disk = Disk::open(source, owner.access()).map_err(|error| match error {
+            OpenError::Folder { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                owner.missing(&file.display().to_string(), "is missing")
+            }
+            other => other,
+        })?;
+        let (engine, keys) = Engine::open(disk, options.quick_repair, owner)?;
+        let (revision, cluster) = (engine.revision(), engine.cluster());
         let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
         let state = RwLock::new(State::new(keys, revision, limits));
         let shared = Arc::new(Shared { state, watchers: Mutex::default(), closed: AtomicBool::new(false) });
@@ -113,7 +194,12 @@ impl Store {
                 Committer::Thread { queue: Some(queue), thread: Some(thread) }
             }
         };
-        Ok(Self(Arc::new(Handle { shared, committer })))
+        Ok(Self(Arc::new(Handle { cluster, shared, committer })))
+    }
+
+    /// Whose store this is; `None` where nobody was noted.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.0.cluster
     }
 
     /// Carries out a transaction; returns when it is on disk (A2) and visible. When the future is dropped, the

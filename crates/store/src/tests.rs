@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod damage;
 mod group;
 mod kill;
 mod model;

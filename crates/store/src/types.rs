@@ -20,6 +20,73 @@ impl std::fmt::Display for Revision {
     }
 }
 
+/// Which cluster a store belongs to (A11). Never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub(crate) u128);
+
+impl ClusterId {
+    /// From random bits; zero is nobody's.
+    pub fn new(bits: u128) -> Option<Self> {
+        (bits != 0).then_some(Self(bits))
+    }
+
+    /// From 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits.then(|| u128::from_str_radix(text, 16).ok()).flatten().and_then(Self::new)
+    }
+}
+
+/// 32 hexadecimal digits.
+impl std::fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl std::fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What was found wrong in a store's file (A10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// How many rows do not match their checksum.
+    pub keys: usize,
+    /// Their keys; only the first thousand.
+    pub named: Vec<Bytes>,
+    /// What is wrong beyond single rows, in words.
+    pub whole: Vec<String>,
+}
+
+impl Damage {
+    /// Nothing is wrong.
+    pub fn is_none(&self) -> bool {
+        self.keys == 0 && self.whole.is_empty()
+    }
+
+    pub(crate) fn add_key(&mut self, key: Bytes, limit: usize) {
+        self.keys += 1;
+        if self.named.len() < limit {
+            self.named.push(key);
+        }
+    }
+}
+
+/// One phrase: `the row of key /core/pods/a/b does not match its checksum (and 2 more)`.
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first = self.named.first().map(|key| {
+            let more = if self.keys > 1 { format!(" (and {} more)", self.keys - 1) } else { String::new() };
+            format!("the row of key {} does not match its checksum{more}", String::from_utf8_lossy(key))
+        });
+        let parts: Vec<&str> = first.as_deref().into_iter().chain(self.whole.iter().map(String::as_str)).collect();
+        f.write_str(&parts.join("; "))
+    }
+}
+
 /// Bytes to be stored. Where `revision_at` is set, the decimal revision of the write is spliced in at that
 /// byte offset when it is committed, so that an encoded object carries its own version and is served as stored.
 #[derive(Clone, Debug, PartialEq)]

@@ -68,7 +68,7 @@ impl Writer {
         if staged.changes.is_empty() {
             return answers;
         }
-        match self.engine.write(&keys, revision, &staged.changes, staged.revision) {
+        match self.engine.write(&keys, &staged.changes, staged.revision) {
             Ok(()) => {
                 self.publish(staged);
                 answers

@@ -129,11 +129,17 @@ impl Cluster {
 
     /// Starts the server and node, and waits until the node says that it is ready.
     pub fn up(&mut self) {
+        self.up_with(&[]);
+    }
+
+    /// As [`Cluster::up`], with more arguments.
+    pub fn up_with(&mut self, more: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
         let mut command = self.inside("env");
         command.args(self.path.map(|path| format!("PATH={path}"))).arg(env!("CARGO_BIN_EXE_mainstay"));
         let mut server = command
             .args(["up", "--listen", self.listen, "--node-name", "node-1"])
+            .args(more)
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--kubeconfig")
@@ -197,11 +203,14 @@ impl Cluster {
     /// A process of a pod, as the machine numbers it.
     pub fn process_of(&self, pod: &str) -> u32 {
         let uid = self.uid(&format!("pod/{pod}"));
+        self.process_of_uid(&uid).unwrap_or_else(|| panic!("no process of pod {pod} ({uid})"))
+    }
+
+    /// A process of a pod, by its uid: the API need not run.
+    pub fn process_of_uid(&self, uid: &str) -> Option<u32> {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let found =
-            numbers.find(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&uid)));
-        found.unwrap_or_else(|| panic!("no process of pod {pod} ({uid})"))
+        numbers.find(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(uid)))
     }
 
     /// A program of the machine's in a pod's network.

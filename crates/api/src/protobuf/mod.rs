@@ -69,7 +69,6 @@ const POINTERS: &[&str] = &[
     "setHostnameAsFQDN",
     "shareProcessNamespace",
     "startingDeadlineSeconds",
-    "storageClassName",
     "successfulJobsHistoryLimit",
     "suspend",
     "terminating",
@@ -77,6 +76,22 @@ const POINTERS: &[&str] = &[
     "tolerationSeconds",
     "ttlSecondsAfterFinished",
     "value",
+];
+
+/// Text that Go's JSON writes also when it is empty, by message and JSON name: pointers, and fields without
+/// `omitempty`. Of all others JSON leaves the empty text out, and so do we, though protobuf always carries it: the two
+/// forms of one object must not differ, or a later PUT in the other form is a change (S11).
+const EMPTY_TEXT: &[(&str, &str)] = &[
+    ("api.core.v1.HttpHeader", "value"),
+    ("api.core.v1.PersistentVolumeClaimSpec", "storageClassName"),
+    ("api.core.v1.PersistentVolumeClaimSpec", "volumeAttributesClassName"),
+    ("api.core.v1.PodDnsConfigOption", "value"),
+    ("api.core.v1.Sysctl", "value"),
+    ("api.core.v1.TypedLocalObjectReference", "apiGroup"),
+    ("api.core.v1.TypedObjectReference", "apiGroup"),
+    ("api.discovery.v1.EndpointPort", "name"),
+    ("api.networking.v1.IngressClassParametersReference", "apiGroup"),
+    ("api.rbac.v1.RoleRef", "apiGroup"),
 ];
 
 /// JSON names of messages that are no top-level types, so that there is no schema of them.
@@ -288,7 +303,7 @@ fn fields(
         match field.repeat {
             Repeat::Once => {
                 let value = value(field.type_, shape, wire, depth)?;
-                if is_set(name, field.type_, &value) {
+                if is_set(message, name, field.type_, &value) {
                     into.insert(name.to_owned(), value);
                 }
             }
@@ -306,13 +321,14 @@ fn fields(
     Some(())
 }
 
-fn is_set(name: &str, type_: Type, value: &Value) -> bool {
+fn is_set(message: &str, name: &str, type_: Type, value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(true) => true,
         Value::Number(number) if number.as_f64() != Some(0.0) => true,
         Value::String(text) if !text.is_empty() => true,
         Value::Object(_) | Value::Array(_) => true,
+        Value::String(_) if type_ == Type::Text => EMPTY_TEXT.contains(&(message, name)),
         _ => type_ == Type::IntOrString || POINTERS.contains(&name),
     }
 }
@@ -492,6 +508,42 @@ mod tests {
         let wanted =
             json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "x": "y" } });
         assert_eq!(read, Ok(wanted));
+    }
+
+    /// A field of bytes: its number and length, both below 128.
+    fn part(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2, u8::try_from(content.len()).expect("a short field")];
+        bytes.extend_from_slice(content);
+        bytes
+    }
+
+    fn body(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+        let meta = [part(1, api_version.as_bytes()), part(2, kind.as_bytes())].concat();
+        [MAGIC, &part(1, &meta), &part(2, message)].concat()
+    }
+
+    /// As Go writes it: every text that is no pointer, also the empty ones.
+    #[test]
+    fn s11_empty_text_that_json_leaves_out_is_left_out() {
+        let variable = [part(1, b"EMPTY"), part(2, b"")].concat();
+        let header = [part(1, b"X-Empty"), part(2, b"")].concat();
+        let get = [part(1, b""), part(5, &header)].concat();
+        let probe = part(1, &part(2, &get));
+        let container = [part(1, b"c"), part(7, &variable), part(10, &probe)].concat();
+        let template = [part(1, &part(1, b"a")), part(2, &part(2, &container))].concat();
+        let found = read_any(&body("v1", "PodTemplate", &part(2, &template))).expect("a pod template");
+        let container = &found["template"]["spec"]["containers"][0];
+        assert_eq!(container["env"], json!([{ "name": "EMPTY" }]));
+        // JSON has it, since Go's field is without omitempty.
+        let wanted = json!({ "httpHeaders": [{ "name": "X-Empty", "value": "" }] });
+        assert_eq!(container["livenessProbe"]["httpGet"], wanted);
+
+        let spec = part(5, b"");
+        let claim = read(&kinds::PERSISTENT_VOLUME_CLAIM, &body("v1", "PersistentVolumeClaim", &part(2, &spec)));
+        assert_eq!(claim.expect("a claim")["spec"], json!({ "storageClassName": "" }), "a pointer: no class is meant");
+        let spec = [part(5, b""), part(6, b"")].concat();
+        let volume = read(&kinds::PERSISTENT_VOLUME, &body("v1", "PersistentVolume", &part(2, &spec)));
+        assert_eq!(volume.expect("a volume")["spec"], json!({}), "no pointer: none is said");
     }
 
     #[test]

@@ -231,6 +231,10 @@ async fn ensure_image(
 async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, image_id: &str) -> Outcome {
     let mut dependencies = BTreeMap::new();
     let mut facts = Vec::new();
+    if let Err(error) = kubelet.volumes.recover(kubelet, context).await {
+        let (reason, message) = ("CreateContainerConfigError", error.to_string());
+        return Fact::StartFailed { container, reason, message }.into();
+    }
     let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies, &mut facts).await;
     let spec = match built {
         Ok(spec) => spec,

@@ -10,7 +10,7 @@ use mainstay_logic::volume::nfs::{self as folders, Task};
 use mainstay_logic::volume::{self, SIZE, SIZE_NONE, annotation};
 use serde_json::{Value, json};
 
-use super::reconciler::Progress;
+use super::reconciler::{self, Progress};
 use super::{VolumeError, blocking, nfs, reclaim};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -121,6 +121,9 @@ async fn grow(volume: &PersistentVolume) -> Result<(), VolumeError> {
 
 /// Removes the folder when nobody here uses the volume any more, then the finalizer.
 async fn remove(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
+    if !reconciler::is_being_deleted(kubelet, &kinds::PERSISTENT_VOLUME, &volume.metadata).await? {
+        return Ok(Progress::Done);
+    }
     let (users, gone) = (kubelet.volumes.users().clone(), volume.clone());
     let name = volume.metadata.name.clone().unwrap_or_default();
     let removed = blocking(move || {

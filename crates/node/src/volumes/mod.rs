@@ -19,10 +19,12 @@ mod host;
 pub mod image;
 mod loops;
 mod nfs;
+pub mod owner;
 mod ownership;
 mod projected;
-mod reclaim;
+pub mod reclaim;
 pub mod reconciler;
+mod recovery;
 mod recycle;
 mod room;
 pub(crate) mod snapshots;
@@ -253,6 +255,12 @@ impl Volumes {
             Ok(())
         };
         blocking(work).await
+    }
+
+    /// Makes a pod's image volumes writable again that an error below them has made read-only, before a container
+    /// starts.
+    pub async fn recover(&self, kubelet: &Kubelet, context: &PodContext) -> Result<(), VolumeError> {
+        recovery::recover(kubelet, context, &self.users, &self.root).await
     }
 
     /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left.

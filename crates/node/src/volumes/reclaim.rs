@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
-use super::reconciler::Progress;
+use super::reconciler::{self, Progress};
 use super::{VolumeError, blocking};
 use crate::kubelet::Kubelet;
 use mainstay_runtime::safe_path::remove;
@@ -29,6 +29,9 @@ pub fn is_wanted(volume: &PersistentVolume, node: &str) -> bool {
 /// # Errors
 /// What could not be removed or noted; nothing outside the volume root and nothing mounted is touched.
 pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
+    if !reconciler::is_being_deleted(kubelet, &kinds::PERSISTENT_VOLUME, &volume.metadata).await? {
+        return Ok(Progress::Done);
+    }
     let name = volume.metadata.name.clone().unwrap_or_default();
     let (root, users, image) =
         (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone(), claim::is_image(volume));

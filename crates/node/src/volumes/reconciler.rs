@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use mainstay_api::{Kind, ObjectKey, kinds};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::{Kind, ObjectKey, kinds, object};
 use mainstay_client::{Informer, ListOptions, Notice};
 use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::kubelet::PodEvent;
@@ -126,6 +127,28 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
             return;
         }
         pause = if failed { (pause * 2).min(MAX_PAUSE) } else { FIRST_PAUSE };
+    }
+}
+
+/// Whether the API itself says, now, that exactly this object is being deleted: only then is anything of it removed from
+/// a disk (A10). What the watch said may be old, its name may be another object's by now, and an object that is not there
+/// at all says nothing about the data.
+pub(super) async fn is_being_deleted(
+    kubelet: &Kubelet,
+    kind: &Kind,
+    metadata: &ObjectMeta,
+) -> Result<bool, VolumeError> {
+    let name = metadata.name.as_deref().unwrap_or("");
+    match kubelet.config.client.get(kind, "", name).await {
+        Ok(newest) => {
+            let same = metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty() && uid == object::uid(&newest));
+            Ok(same && newest.pointer("/metadata/deletionTimestamp").is_some_and(|time| time.is_string()))
+        }
+        Err(error) if error.is_not_found() => {
+            tracing::warn!(kind = %kind.kind, name, "it is gone before its data was removed; the data stays");
+            Ok(false)
+        }
+        Err(error) => Err(VolumeError::Refused(format!("failed to fetch {} {name}: {error}", kind.kind))),
     }
 }
 

@@ -193,6 +193,9 @@ async fn look(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Valu
 
 /// Removes a copy whose content was deleted; then the content may go. Retain is the controller's: it leaves us nothing.
 async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<(), VolumeError> {
+    if !reconciler::is_being_deleted(kubelet, KIND, &content.metadata).await? {
+        return Ok(());
+    }
     if content.spec.deletion_policy == "Delete" {
         let own = source::folder(content.metadata.uid.as_deref().unwrap_or(""));
         let folder = source::of_handle(source::content_handle(content)).map_or(own, |copy| copy.folder.to_owned());

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{kinds, object};
+use mainstay_client::PatchType;
 use mainstay_node::kubelet::{Kubelet, PodContext};
-use mainstay_node::volumes::reconciler;
+use mainstay_node::volumes::{reclaim, reconciler};
 use serde_json::{Value, json};
 
 use crate::kill::{moments, reclaiming};
@@ -64,6 +66,33 @@ pub fn all(name: &str, kind: Kind, policy: Policy) {
         let path = mount(&kubelet, &pod).await.unwrap().path;
         assert_eq!(fs::read_to_string(path.join("row")).unwrap(), "ada", "V3: a neighbour's data");
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
+    });
+}
+
+/// An object that was deleted, as the agent saw it last, while its name is another's by now, or nobody's: the data stays.
+#[test]
+fn a10_data_goes_only_when_the_api_says_that_this_very_volume_is_being_deleted() {
+    let testbed = Testbed::new("reclaim_by_uid");
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let released = release(&testbed, crate::LOCAL_PATH_IMAGE, Policy::Delete, &kubelet).await;
+        kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
+        let (kind, name) = (&kinds::PERSISTENT_VOLUME, released.volume.as_str());
+        let image = kubelet.volumes.root().join(name).join("image");
+        let seen = testbed.admin.get(kind, "", name).await.unwrap();
+        let stale: PersistentVolume = serde_json::from_value(seen.clone()).unwrap();
+        // Somebody takes the finalizers off: the object goes, and nobody has said that its data may.
+        let free = json!({ "metadata": { "finalizers": null } });
+        testbed.admin.patch(kind, "", name, "", PatchType::Merge, &free).await.unwrap();
+        testbed.until(kind, "", name, |volume| volume.is_none()).await;
+        reclaim::reclaim(&kubelet, &stale).await.unwrap();
+        assert!(image.exists(), "the object is missing");
+        // And declares the volume again, to have the data back (V6).
+        let mut again = json!({ "metadata": { "name": name, "annotations": seen["metadata"]["annotations"] }, "spec": seen["spec"] });
+        again["spec"].as_object_mut().unwrap().remove("claimRef");
+        testbed.admin.create(kind, "", &again).await.unwrap();
+        reclaim::reclaim(&kubelet, &stale).await.unwrap();
+        assert!(image.exists(), "the object is another one");
     });
 }
 

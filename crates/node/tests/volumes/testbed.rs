@@ -143,6 +143,7 @@ impl Testbed {
             cluster_domain: "cluster.local".into(),
             node_name: NODE.into(),
             node_addresses: vec![[127, 0, 0, 1].into()],
+            cluster: mainstay_server::identity::Expected::default(),
         }));
         let server = server.unwrap();
         let agent = Agent { dir, kubeconfig: server.node.path.clone(), cgroup_root: world.cgroup_root.clone() };

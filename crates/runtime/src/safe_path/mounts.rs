@@ -25,6 +25,41 @@ pub fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(below(&path)?.contains(&path))
 }
 
+/// A file system that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Where, in this mount namespace, in the order in which it was mounted there.
+    pub points: Vec<PathBuf>,
+    /// Its own options (not those of one mount): `rw,errors=remount-ro`.
+    pub options: String,
+}
+
+impl FileSystem {
+    /// Whether it takes no writes any more: mounted so, or because the kernel met an error on it.
+    pub fn is_read_only(&self) -> bool {
+        self.options.split(',').any(|option| matches!(option, "ro" | "emergency_ro" | "shutdown"))
+    }
+}
+
+/// The file system that is mounted right here, if one is.
+pub fn file_system(path: &Path) -> io::Result<Option<FileSystem>> {
+    let Ok(path) = path.canonicalize() else { return Ok(None) };
+    let text = std::fs::read("/proc/thread-self/mountinfo")?;
+    Ok(file_system_in(&text, &path))
+}
+
+fn file_system_in(text: &[u8], path: &Path) -> Option<FileSystem> {
+    // Number, parent, device, root, mount point, mount's options, any tags, "-", type, source, file system's options.
+    let lines: Vec<Vec<&[u8]>> =
+        text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b' ').collect()).collect();
+    let point = |line: &Vec<&[u8]>| line.get(4).copied().map(unescape);
+    // Of several mounts in one place the last is seen.
+    let here = lines.iter().rev().find(|line| point(line).as_deref() == Some(path))?;
+    let options = here.iter().rposition(|word| *word == b"-").and_then(|dash| here.get(dash + 3))?;
+    let points = lines.iter().filter(|line| line.get(2) == here.get(2)).filter_map(point).collect();
+    Some(FileSystem { points, options: String::from_utf8_lossy(options).into_owned() })
+}
+
 /// The kernel writes blanks, line ends and backslashes as three octal digits: `/a\040b`.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
@@ -82,6 +117,18 @@ pub fn bind(source: &str, target: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_is_found_by_its_device() {
+        let text = b"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n\
+            30 22 7:3 / /v/fs rw,nodev - ext4 /dev/loop3 rw,emergency_ro\n\
+            31 22 7:3 /data/a /p/sub\\040path rw master:1 propagate_from:2 - ext4 /dev/loop3 rw,emergency_ro\n";
+        let found = file_system_in(text, Path::new("/v/fs")).unwrap();
+        assert_eq!(found.points, [Path::new("/v/fs"), Path::new("/p/sub path")]);
+        assert!(found.is_read_only());
+        assert!(!file_system_in(text, Path::new("/")).unwrap().is_read_only());
+        assert_eq!(file_system_in(text, Path::new("/v")), None);
+    }
 
     #[test]
     fn octal_escapes_are_read() {

@@ -55,6 +55,17 @@ pub enum Growth {
     NextMount,
 }
 
+/// What came of looking after a volume that may have become read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// It takes writes, or is not mounted.
+    Unneeded,
+    /// It was checked, and takes writes again.
+    Done,
+    /// It takes no writes, and a container still has it: there is nothing to be done before that has ended.
+    InUse,
+}
+
 /// The places of one volume.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -246,6 +257,34 @@ impl Image {
             return Ok(());
         }
         nix::mount::umount2(&point, MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from)
+    }
+
+    /// Makes a volume that takes no writes any more (an error below it, such as a full disk) writable again: unmounts
+    /// it everywhere here, checks it, mounts it. Nothing happens to one that is well, or not mounted.
+    ///
+    /// # Errors
+    /// What could not be mended by itself; it is then not mounted, and nobody starts on the empty folder.
+    pub fn recover(&self) -> Result<Recovery, VolumeError> {
+        let at = |what: &str| VolumeError::io(format!("{what} {}", self.file().display()));
+        let mounted = mounts::file_system(&self.mount_point()).map_err(at("looking for"))?;
+        let Some(mounted) = mounted.filter(mounts::FileSystem::is_read_only) else { return Ok(Recovery::Unneeded) };
+        let mut in_use = false;
+        for point in mounted.points.iter().rev() {
+            match nix::mount::umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                Err(nix::errno::Errno::EBUSY) => in_use = true,
+                Err(error) => return Err(at("unmounting")(error.into())),
+            }
+        }
+        let file = self.open().map_err(at("opening"))?;
+        // The kernel lets the file go when nobody has it mounted any more, also no container.
+        if in_use || loops::find(&file).map_err(at("looking for"))?.is_some() {
+            self.mount(&file)?;
+            return Ok(Recovery::InUse);
+        }
+        offline::check(&self.file())?;
+        self.mount(&file)?;
+        Ok(Recovery::Done)
     }
 
     /// Removes the volume with its data: only when nobody, in no mount namespace, has it mounted (V3, V8).

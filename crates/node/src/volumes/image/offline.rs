@@ -26,13 +26,21 @@ pub fn grow(dir: &Path, image: &File, size: u64) -> Result<(), VolumeError> {
     name(dir, &fresh, &copy).map_err(at("naming"))
 }
 
+/// Checks an image that nobody has mounted, and mends what can be mended without a person.
+///
+/// # Errors
+/// What e2fsck says of a file system with errors that need a human, or of a disk that is still full.
+pub fn check(path: &Path) -> Result<(), VolumeError> {
+    run("e2fsck", &["-f", "-p"], path, CORRECTED)
+}
+
 /// Makes a copy that has no name yet `size` bytes large.
 ///
 /// # Errors
 /// As [`grow`].
 pub fn resize(path: &Path, copy: &File, size: u64) -> Result<(), VolumeError> {
     // As at a mount, the journal comes first; resize2fs wants a file system that was checked.
-    run("e2fsck", &["-f", "-p"], path, CORRECTED)?;
+    check(path)?;
     copy.set_len(size).map_err(VolumeError::io(format!("growing {}", path.display())))?;
     run("resize2fs", &[], path, 0)
 }

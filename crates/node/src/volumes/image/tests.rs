@@ -97,6 +97,51 @@ fn v10_a_volume_grows_under_its_user_where_the_kernel_allows_it() {
     });
 }
 
+/// The disk below is full: writes that the volume has room for fail, and the file system stops taking any.
+#[test]
+fn v4_a_volume_that_became_read_only_takes_writes_again_once_there_is_room() {
+    alone(|base| {
+        let disk = base.join("volumes");
+        fs::create_dir_all(&disk).unwrap();
+        mounts::tmpfs(&disk, 0o700, Some(24 * MIB)).unwrap();
+        let image = image(base, "pvc-1");
+        image.ensure(64 * MIB, false).unwrap();
+        fs::write(image.data().join("row"), "ada").unwrap();
+        File::open(image.data().join("row")).unwrap().sync_all().unwrap();
+        // As a container's subPath does.
+        let bound = base.join("subpath");
+        fs::create_dir(&bound).unwrap();
+        mounts::bind(image.data().to_str().unwrap(), &bound).unwrap();
+        assert_eq!(image.recover().unwrap(), Recovery::Unneeded);
+
+        let ballast = disk.join("ballast");
+        fs::write(&ballast, vec![1; 16 << 20]).unwrap();
+        let read_only = || mounts::file_system(&image.mount_point()).unwrap().unwrap().is_read_only();
+        for number in 0..200 {
+            let path = image.data().join(format!("big-{number}"));
+            let written = File::create(path).and_then(|mut file| {
+                file.write_all(&vec![7u8; 1 << 20])?;
+                file.sync_all()
+            });
+            if written.is_err() && read_only() {
+                break;
+            }
+        }
+        assert!(read_only(), "the kernel noticed");
+        // Who has a file open keeps it as it is.
+        let open = File::open(image.data().join("row")).unwrap();
+        assert_eq!(image.recover().unwrap(), Recovery::InUse);
+        assert!(image.data().join("row").exists());
+        drop(open);
+        fs::remove_file(&ballast).unwrap();
+        assert_eq!(image.recover().unwrap(), Recovery::Done);
+        assert!(!read_only());
+        fs::write(image.data().join("new"), "bob").unwrap();
+        assert_eq!(fs::read_to_string(image.data().join("row")).unwrap(), "ada");
+        assert_eq!(image.recover().unwrap(), Recovery::Unneeded);
+    });
+}
+
 #[test]
 fn v10_growth_goes_on_after_a_crash_half_way_and_never_shrinks() {
     alone(|base| {

@@ -83,6 +83,9 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
 
 /// Removes the copies that no content of their own has.
 async fn remove(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result<(), VolumeError> {
+    if !reconciler::is_being_deleted(kubelet, GROUP, &content.metadata).await? {
+        return Ok(());
+    }
     if content.spec.deletion_policy == "Delete" {
         let list = kubelet.config.client.list(KIND, "", &ListOptions::default()).await;
         let list =

@@ -3,15 +3,22 @@
 //! After a failed fsync Linux calls the pages clean: they read as written, but may never reach the disk. The engine,
 //! opened again, would believe what it reads. So every write since the last good sync is kept here, and written and
 //! synced again before the engine is opened again: then what it reads is what is on disk.
+//!
+//! A disk is opened held: nothing is written until [`Disk::release`].
+
+mod held;
+mod mark;
 
 use crate::limits::MAX_UNSYNCED;
-use crate::{OpenError, lock};
+use crate::{OpenError, Revision, lock};
+use held::{Call, Held};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The name of the store's file in its folder.
@@ -52,6 +59,11 @@ pub(crate) struct Disk(Arc<Opened>);
 #[derive(Debug)]
 struct Opened {
     backend: Arc<dyn StorageBackend>,
+    /// For messages: the file's path.
+    name: String,
+    held: Mutex<Option<Held>>,
+    /// Which slot the next mark is written to.
+    next_mark: AtomicUsize,
     /// The same open file as the backend's; it carries the lock.
     _locked: Option<File>,
     unsynced: Mutex<Unsynced>,
@@ -66,20 +78,80 @@ struct Unsynced {
     last_error: Option<io::ErrorKind>,
 }
 
+/// Whether a file that is not there is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Make,
+    /// It has to be there.
+    Existing,
+    /// It has to be there, and is never written.
+    ReadOnly,
+}
+
 impl Disk {
-    pub fn open(source: Source) -> Result<Self, OpenError> {
-        let (backend, locked): (Arc<dyn StorageBackend>, _) = match source {
-            Source::Backend(backend) => (backend, None),
+    pub fn open(source: Source, access: Access) -> Result<Self, OpenError> {
+        let (backend, name, locked): (Arc<dyn StorageBackend>, _, _) = match source {
+            Source::Backend(backend) => (backend, "the store".to_owned(), None),
             Source::Folder(folder) => {
-                let file = open_file(&folder)?;
+                let file = open_file(&folder, access)?;
+                let name = folder.join(FILE).display().to_string();
                 let shared = file.try_clone().map_err(|source| OpenError::Folder { path: folder, source })?;
                 let backend = FileBackend::new(shared).map_err(|error| OpenError::Engine(error.to_string()))?;
-                (Arc::new(backend), Some(file))
+                (Arc::new(backend), name, Some(file))
             }
         };
-        let disk = Self(Arc::new(Opened { backend, _locked: locked, unsynced: Mutex::default() }));
-        disk.clear_unfinished().map_err(|error| OpenError::Engine(error.to_string()))?;
+        let engine = |error: io::Error| OpenError::Engine(error.to_string());
+        let held = Mutex::new(Some(Held::new(backend.len().map_err(engine)?)));
+        let (next_mark, unsynced) = (AtomicUsize::new(0), Mutex::default());
+        let disk = Self(Arc::new(Opened { backend, name, held, next_mark, _locked: locked, unsynced }));
+        disk.clear_unfinished().map_err(engine)?;
         Ok(disk)
+    }
+
+    /// For messages: the file's path.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Makes the changes that were held, in order; from here on every change is made at once.
+    pub fn release(&self) -> io::Result<()> {
+        let held = lock(&self.0.held).take();
+        for call in held.into_iter().flat_map(|held| held.calls) {
+            match call {
+                Call::Write(_, bytes) if bytes.is_empty() => {}
+                Call::Write(offset, bytes) => self.write(offset, &bytes)?,
+                Call::Length(length) => self.set_len(length)?,
+                Call::Sync => self.sync_data()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a revision that is on disk, and was or will be acknowledged. Without it, only less damage is noticed.
+    pub fn mark(&self, revision: Revision) {
+        let slot = self.0.next_mark.fetch_xor(1, Ordering::Relaxed);
+        if let Err(error) = mark::SLOTS.get(slot).map_or(Ok(()), |at| self.write(*at, &mark::encode(revision))) {
+            tracing::warn!(%error, "the newest revision could not be noted beside the engine's");
+        }
+    }
+
+    /// The newest revision that was noted, if any was.
+    pub fn marked(&self) -> io::Result<Option<Revision>> {
+        let length = self.len()?;
+        let mut newest = None;
+        for (slot, at) in mark::SLOTS.into_iter().enumerate() {
+            let mut bytes = [0; mark::LENGTH];
+            if length < at + mark::LENGTH as u64 {
+                continue;
+            }
+            self.read(at, &mut bytes)?;
+            let found = mark::decode(&bytes);
+            if found.is_some() && found >= newest {
+                newest = found;
+                self.0.next_mark.store(1 - slot, Ordering::Relaxed);
+            }
+        }
+        Ok(newest)
     }
 
     /// Empties a file whose making was cut off: the engine writes its magic number last, and refuses a file without.
@@ -139,14 +211,32 @@ impl Disk {
 /// The engine's locking is left out (the trait's default): the lock is held from here, over all of its openings.
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
+        if let Some(held) = &*lock(&self.0.held) {
+            return Ok(held.length);
+        }
         self.noted(self.0.backend.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.noted(self.0.backend.read(offset, out))
+        let held = lock(&self.0.held);
+        let Some(held) = &*held else { return self.noted(self.0.backend.read(offset, out)) };
+        if offset.saturating_add(out.len() as u64) > held.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (stored, grown) = out.split_at_mut(held.file_part(offset, out.len()));
+        if !stored.is_empty() {
+            self.noted(self.0.backend.read(offset, stored))?;
+        }
+        grown.fill(0);
+        held.overlay(offset, out);
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if let Some(held) = &mut *lock(&self.0.held) {
+            held.set_length(len);
+            return Ok(());
+        }
         self.noted(self.0.backend.set_len(len))?;
         // What is cut off must not come back when the writes are repeated.
         lock(&self.0.unsynced).writes.retain_mut(|(offset, bytes)| {
@@ -157,6 +247,10 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(held) = &mut *lock(&self.0.held) {
+            held.calls.push(Call::Sync);
+            return Ok(());
+        }
         let result = self.noted(self.0.backend.sync_data());
         let mut unsynced = lock(&self.0.unsynced);
         match result {
@@ -168,6 +262,10 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(held) = &mut *lock(&self.0.held) {
+            held.write(offset, data);
+            return Ok(());
+        }
         // A write that failed may have been done in part. That is a state which a crash leaves too: no need to repeat.
         self.noted(self.0.backend.write(offset, data))?;
         let mut unsynced = lock(&self.0.unsynced);
@@ -182,17 +280,19 @@ impl StorageBackend for Disk {
     }
 }
 
-fn open_file(folder: &Path) -> Result<File, OpenError> {
+fn open_file(folder: &Path, access: Access) -> Result<File, OpenError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Folder { path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    if access == Access::Make {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    }
     let path = folder.join(FILE);
     let file = OpenOptions::new()
         .read(true)
-        .write(true)
-        .create(true)
+        .write(access != Access::ReadOnly)
+        .create(access == Access::Make)
         .truncate(false)
         .mode(0o600)
         .open(&path)

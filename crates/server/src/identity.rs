@@ -1,0 +1,147 @@
+//! Which cluster a data folder holds (A11): noted in the store, and beside it in the file `cluster`, with a revision
+//! that the store had, so that neither an empty store nor another cluster's nor an old copy is taken for this one's.
+//!
+//! ```text
+//! <data>/store/              the store; it names its cluster
+//! <data>/cluster             the same name, and the store's revision when it was opened last
+//! <data>/volumes/.cluster    the same name, at the volumes (the node's)
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use mainstay_store::{ClusterId, OpenError, Options, Owner, Revision, Store};
+
+use crate::pki::{PkiError, write_private};
+use crate::start::StartError;
+
+/// The note beside the store.
+pub const FILE: &str = "cluster";
+/// The store's folder.
+pub const STORE: &str = "store";
+
+/// What is known of the cluster before its store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// A new cluster is meant: a store that is there is set aside, and nothing is held against its absence.
+    pub new: bool,
+    /// Whose volumes this machine holds: the cluster's name, or anything else where they are too old to say.
+    pub volumes_of: Option<String>,
+}
+
+/// The note's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Whose folder it is.
+    pub cluster: ClusterId,
+    /// A revision that its store had.
+    pub revision: Revision,
+}
+
+impl Noted {
+    fn parse(text: &str) -> Option<Self> {
+        let (cluster, revision) = text.trim_end().split_once(' ')?;
+        Some(Self { cluster: ClusterId::parse(cluster)?, revision: Revision(revision.parse().ok()?) })
+    }
+
+    /// The note of a folder, if it has one.
+    pub fn read(data_dir: &Path) -> Result<Option<Self>, StartError> {
+        let path = data_dir.join(FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map(Some).ok_or(StartError::Note(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StartError::DataDir { path, source }),
+        }
+    }
+
+    /// Notes it, durably.
+    pub fn write(&self, data_dir: &Path) -> Result<(), PkiError> {
+        write_private(&data_dir.join(FILE), format!("{} {}\n", self.cluster, self.revision).as_bytes())
+    }
+}
+
+/// Opens the store of a data folder, or makes it where nothing speaks for one that was there before.
+///
+/// `id` is for a new cluster: random bits.
+///
+/// # Errors
+/// When there is no store and the folder holds a cluster's keys, note or volumes; when the store is damaged, another
+/// cluster's, or an older copy; when somebody else has it.
+pub fn open_store(data_dir: &Path, expected: &Expected, id: u128) -> Result<Store, StartError> {
+    let path = data_dir.join(STORE);
+    let fresh = ClusterId::new(id.max(1)).unwrap_or_else(|| unreachable!("one is not zero"));
+    let (mut noted, mut held) = (None, false);
+    if expected.new {
+        set_aside(data_dir)?;
+    } else {
+        noted = Noted::read(data_dir)?;
+        // Keys are made after the first store; volumes are made for claims, which are in one.
+        held = expected.volumes_of.is_some() || data_dir.join("pki").exists();
+    }
+    let owner = match noted {
+        Some(Noted { cluster, revision }) => Owner::Known { cluster, revision },
+        None => Owner::Claim { cluster: fresh, existing: held },
+    };
+    let options = Options { owner, ..Options::default() };
+    let store = Store::open(path.as_path(), options).map_err(|error| match error {
+        OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
+        source => StartError::Store { path, source },
+    })?;
+    let cluster = store.cluster().unwrap_or(fresh);
+    let volumes_of = expected.volumes_of.as_deref().filter(|_| !expected.new).and_then(ClusterId::parse);
+    if let Some(found) = volumes_of.filter(|found| *found != cluster) {
+        let (path, found, cluster) = (data_dir.to_owned(), found.to_string(), cluster.to_string());
+        return Err(StartError::OtherVolumes { path, found, cluster });
+    }
+    let now = Noted { cluster, revision: store.revision() };
+    match (now.write(data_dir), noted) {
+        // A full disk stops no start; the older note holds as well.
+        (Err(error), Some(_)) => tracing::warn!(%error, "the store's revision could not be noted beside it"),
+        (written, _) => written?,
+    }
+    Ok(store)
+}
+
+/// Moves a store away, unless somebody has it open. Where it is now; `None` where there was none.
+pub fn set_aside(data_dir: &Path) -> Result<Option<PathBuf>, StartError> {
+    let path = data_dir.join(STORE);
+    let failed = |source| StartError::DataDir { path: path.clone(), source };
+    let locked = match OpenOptions::new().read(true).open(path.join(mainstay_store::FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match locked.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StartError::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let free = (1..).map(|number: u32| data_dir.join(format!("{STORE}.before-{number}"))).find(|path| !path.exists());
+    let aside = free.unwrap_or_else(|| unreachable!("some number is free"));
+    fs::rename(&path, &aside).map_err(failed)?;
+    match fs::remove_file(data_dir.join(FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    Ok(Some(aside))
+}
+
+/// What a person can do about a store that is not opened.
+pub(crate) fn hint(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Damaged { .. } => {
+            "; nothing was changed: `mainstay store check` names what is damaged, and `mainstay store export` saves \
+             what is sound for `mainstay store restore`"
+        }
+        OpenError::Missing { .. } | OpenError::Foreign { .. } | OpenError::Older { .. } => {
+            "; bring its store back, by `mainstay store restore` from an export for example; or start with \
+             --new-cluster if a new cluster is meant"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+//! `mainstay store …`: the cluster's store while no server runs on it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use mainstay_cli::args::StoreCommand;
+use mainstay_server::offline::{self, Report};
+
+/// `mainstay store …`.
+pub fn run(command: &StoreCommand) -> Result<()> {
+    match command {
+        StoreCommand::Check { data_dir } => {
+            let report = offline::check(data_dir)?;
+            println!("{}", summary(&report));
+            verdict(&report, "it is not opened until it is restored")
+        }
+        StoreCommand::Export { data_dir, file } => export(data_dir, file),
+        StoreCommand::Restore { data_dir, file, replace } => {
+            let export = File::open(file).with_context(|| file.display().to_string())?;
+            let mut id = [0; 16];
+            File::open("/dev/urandom")?.read_exact(&mut id)?;
+            let restored = offline::restore(data_dir, BufReader::new(export), *replace, u128::from_be_bytes(id))?;
+            println!("restored {} rows at revision {}", restored.rows, restored.revision);
+            if let Some(aside) = restored.aside {
+                println!("the store that was there is in {}", aside.display());
+            }
+            Ok(())
+        }
+    }
+}
+
+fn export(data_dir: &Path, file: &Path) -> Result<()> {
+    // Secrets are in it.
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let out = out.with_context(|| format!("making {}", file.display()))?;
+    let saved = offline::export(data_dir, &mut BufWriter::new(&out)).inspect_err(|_| {
+        let _ = std::fs::remove_file(file);
+    });
+    let report = saved?;
+    out.sync_all()?;
+    println!("{}; saved in {}", summary(&report), file.display());
+    verdict(&report, "what is named above is not saved")
+}
+
+fn summary(report: &Report) -> String {
+    let cluster = report.cluster.as_deref().unwrap_or("without a name");
+    format!("{}: cluster {cluster}, revision {}, {} sound rows", report.file, report.revision, report.rows)
+}
+
+fn verdict(report: &Report, then: &str) -> Result<()> {
+    if report.is_sound() {
+        return Ok(());
+    }
+    for key in &report.damaged {
+        println!("damaged: {key}");
+    }
+    let unnamed = report.damaged_rows.saturating_sub(report.damaged.len());
+    if unnamed > 0 {
+        println!("damaged: {unnamed} more");
+    }
+    for problem in &report.problems {
+        println!("damaged: {problem}");
+    }
+    bail!("{} is damaged; {then}", report.file)
+}
