@@ -94,6 +94,13 @@ pub struct UpArgs {
     /// The port of the node's own API (logs, exec, port-forward).
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub node_port: u16,
+    /// Whether containers that ask for no seccomp profile get RuntimeDefault.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true)]
+    pub seccomp_default: bool,
+    /// Kernel parameters of their namespaces that pods may set beside the safe ones, such as `net.core.*,kernel.msg*`.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
 }
 
 /// `mainstay down`.
