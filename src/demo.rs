@@ -20,6 +20,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("making mounts private")?;
     let folder = std::env::temp_dir().join(format!("mainstay-demo-{}", std::process::id()));
+    let folder = crate::instance::canonical(&folder).context("the folder for temporary files")?;
     let data_dir = folder.to_str().context("the temporary folder's name is not UTF-8")?.to_owned();
     let cli = Cli::parse_from([
         "mainstay",

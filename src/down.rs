@@ -8,6 +8,8 @@ use mainstay_cli::args::DownArgs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::instance::Namespace;
+
 /// How long a running instance may take to stop.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -18,12 +20,20 @@ pub fn run(args: &DownArgs) -> Result<()> {
     if !args.data_dir.exists() {
         bail!("there is no cluster in {}; was it started with another --data-dir?", args.data_dir.display());
     }
+    // Before any thread is made, and while what is in the namespace still runs.
+    let namespace = crate::instance::enter(&args.data_dir).context("entering the cluster's network namespace")?;
     crate::up::runtime()?.block_on(async {
         stop_running(&args.data_dir).await?;
-        clean(&args.data_dir).await?;
-        println!("mainstay: stopped; state, images and volumes stay in {}", args.data_dir.display());
-        Ok(())
-    })
+        clean(&args.data_dir).await
+    })?;
+    println!("mainstay: stopped; state, images and volumes stay in {}", args.data_dir.display());
+    if let Namespace::Lost { inode } = namespace {
+        println!(
+            "mainstay: it ran in another network namespace, net:[{inode}], which no process is in any more; if \
+             something still holds that, its links and rules are there: run `mainstay down` in it"
+        );
+    }
+    Ok(())
 }
 
 /// Takes away pods, mounts, interfaces, rules and cgroups of an instance that does not run.

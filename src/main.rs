@@ -4,13 +4,15 @@
 mod demo;
 mod down;
 mod image;
+mod instance;
 mod nfs_server;
 mod store;
 mod up;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use mainstay_cli::args::{Cli, Command};
 
 fn main() -> ExitCode {
@@ -27,8 +29,14 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Up(args) => up::run(&args),
-        Command::Down(args) => down::run(&args),
+        Command::Up(mut args) => {
+            args.data_dir = data_dir(&args.data_dir)?;
+            up::run(&args)
+        }
+        Command::Down(mut args) => {
+            args.data_dir = data_dir(&args.data_dir)?;
+            down::run(&args)
+        }
         Command::Image(command) => image::run(&command),
         Command::Store(command) => store::run(&command),
         Command::NfsServer(args) => nfs_server::run(&args),
@@ -44,6 +52,11 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::DemoServer { data, port } => mainstay_cli::tools::serve(&data, port),
     }
+}
+
+/// Names of cgroups and of mounts are made from the folder's: it has one.
+fn data_dir(given: &Path) -> Result<PathBuf> {
+    instance::canonical(given).with_context(|| given.display().to_string())
 }
 
 /// Containers, namespaces and the packet filter are root's.

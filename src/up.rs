@@ -146,6 +146,9 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         // On a full disk the cluster runs all the same.
         tracing::warn!(%error, "the process id could not be noted: `mainstay down` will not stop this process");
     }
+    if let Err(error) = crate::instance::remember(&args.data_dir) {
+        tracing::warn!(%error, "the network namespace could not be noted: run `mainstay down` inside of it");
+    }
     let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
     let client = Client::new(Config::parse(server.node.kubeconfig.as_bytes())?)?;
     let node = mainstay_node::start(mainstay_node::NodeConfig {
@@ -160,6 +163,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         cluster_domain: args.cluster_domain.clone(),
         cgroup_root: cgroup_root(&args.data_dir),
         shim_exe: PathBuf::from("/proc/self/exe"),
+        seccomp_default: args.seccomp_default,
+        allowed_unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),
         host_resolv_conf: PathBuf::from("/etc/resolv.conf"),
         streaming_port: args.node_port,
         certificate_pem: server.node.identity.certificate.clone(),

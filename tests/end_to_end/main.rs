@@ -9,6 +9,7 @@ mod kubectl;
 mod network;
 mod nfs_class;
 mod nfs_client;
+mod pod_confinement;
 mod pod_environment;
 mod pod_lifecycle;
 mod registry;

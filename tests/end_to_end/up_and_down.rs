@@ -45,6 +45,35 @@ fn a_restart_adopts_and_down_leaves_nothing() {
     assert_eq!(cluster.left_over(), Vec::<String>::new());
 }
 
+/// Another spelling of the folder is the same folder, another network is left for the cluster's own; and a container's
+/// restarts are counted on.
+#[test]
+fn down_finds_the_cluster_by_any_name_of_its_folder_and_from_any_network() {
+    let mut cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(POD);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s"]);
+    cluster.stop();
+    let link = cluster.folder().join("link");
+    std::os::unix::fs::symlink("data", &link).expect("a link");
+    let elsewhere = std::process::Command::new("nsenter")
+        .args(["--mount", "-t", &cluster.holder_pid().to_string(), "--", "unshare", "--net"])
+        .arg(env!("CARGO_BIN_EXE_mainstay"))
+        .args(["down", "--data-dir"])
+        .arg(link.join("../link"))
+        .output()
+        .expect("run");
+    assert!(elsewhere.status.success(), "{}", text(&elsewhere));
+    assert!(!text(&elsewhere).contains("another network namespace"), "{}", text(&elsewhere));
+    assert_eq!(cluster.left_over(), Vec::<String>::new());
+
+    cluster.up();
+    let status = "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}";
+    cluster.eventually("the pod runs again", || cluster.field("pod/sleeper", status) == "1 true");
+    let last = "{.status.containerStatuses[0].lastState.terminated.reason}";
+    assert_eq!(cluster.field("pod/sleeper", last), "ContainerStatusUnknown");
+}
+
 #[test]
 fn keys_are_private_and_strangers_are_refused() {
     let cluster = Cluster::new();

@@ -101,6 +101,13 @@ pub struct UpArgs {
     /// stopped, its volumes stay where they are and are used by nobody.
     #[arg(long)]
     pub new_cluster: bool,
+    /// Whether containers that ask for no seccomp profile get RuntimeDefault.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true)]
+    pub seccomp_default: bool,
+    /// Kernel parameters of their namespaces that pods may set beside the safe ones, such as `net.core.*,kernel.msg*`.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
 }
 
 /// `mainstay down`.

@@ -65,6 +65,10 @@ pub struct NodeConfig {
     pub cgroup_root: String,
     /// What is re-executed as a supervisor: `/proc/self/exe`.
     pub shim_exe: PathBuf,
+    /// Containers that ask for no seccomp profile get the runtime's own.
+    pub seccomp_default: bool,
+    /// Kernel parameters that pods may set beside the safe ones: names, or beginnings that end in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// The machine's resolver settings: `/etc/resolv.conf`.
     pub host_resolv_conf: PathBuf,
     /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0
@@ -84,6 +88,8 @@ pub enum StartError {
     DataDir { path: String, source: std::io::Error },
     #[error("{0:?} is not an address range such as 10.244.0.0/24")]
     Range(String),
+    #[error("{0}")]
+    Sysctl(String),
     #[error("image store: {0}")]
     Images(#[from] images::ImageError),
     #[error("container runtime: {0}")]
@@ -120,6 +126,9 @@ impl Running {
 /// # Errors
 /// What is missing on this machine.
 pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
+    if let Some(wrong) = mainstay_logic::kubelet::sysctl::wrongly_allowed(&config.allowed_unsafe_sysctls) {
+        return Err(StartError::Sysctl(wrong));
+    }
     let data_dir = |source| StartError::DataDir { path: config.data_dir.display().to_string(), source };
     safe_path::make_private_dir(&config.data_dir).map_err(data_dir)?;
     let listening = streaming::listen(streaming_config(&config)).await?;
@@ -161,6 +170,8 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         disk: Disk::new(&config.data_dir),
         events: Events::start(config.client.clone(), config.node_name.clone()),
         pods: kubelet::pods::Pods::default(),
+        abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
+        node: std::sync::Mutex::default(),
         config,
     });
     kubelet::start(&kubelet, &mut tasks);
@@ -207,20 +218,26 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
         return Ok(());
     }
     let images = ImageStore::open(&data_dir.join("images"))?;
-    Runtime::open(runtime_config(data_dir, cgroup_root, shim_exe, &images))?.cleanup_all().await?;
-    Network::cleanup(&data_dir.join("network"))?;
-    let io = |what: &'static str| move |source| CleanupError::Io { what, source };
-    safe_path::mounts::unmount_below(&data_dir.join("pods")).map_err(io("unmounting the pods' volumes"))?;
-    safe_path::mounts::unmount_below(&data_dir.join("volumes")).map_err(io("unmounting volumes"))?;
-    for dir in ["pods", "logs"] {
-        match safe_path::remove::tree(data_dir, &data_dir.join(dir)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("removing the pods' folders")(error));
-            }
-            _ => {}
-        }
+    let mut left: Vec<String> = Vec::new();
+    let runtime = Runtime::open(runtime_config(data_dir, cgroup_root, shim_exe, &images))?;
+    left.extend(runtime.cleanup_all().await);
+    // One thing that does not go must not keep the others.
+    let mut note = |what: &str, result: Result<(), String>| {
+        left.extend(result.err().map(|error| format!("{what}: {error}")));
+    };
+    note("pod network", Network::cleanup(&data_dir.join("network")).map_err(|error| error.to_string()));
+    for (what, dir) in [("unmounting the pods' volumes", "pods"), ("unmounting volumes", "volumes")] {
+        let unmounted = safe_path::mounts::unmount_below(&data_dir.join(dir));
+        note(what, unmounted.map(|_| ()).map_err(|error| error.to_string()));
     }
-    Ok(())
+    for dir in ["pods", "logs"] {
+        let removed = match safe_path::remove::tree(data_dir, &data_dir.join(dir)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        };
+        note("removing the pods' folders", removed);
+    }
+    if left.is_empty() { Ok(()) } else { Err(CleanupError::Left(left)) }
 }
 
 /// Why something of a node is still there.
@@ -230,8 +247,7 @@ pub enum CleanupError {
     Images(#[from] images::ImageError),
     #[error("container runtime: {0}")]
     Runtime(#[from] RuntimeError),
-    #[error("pod network: {0}")]
-    Network(#[from] network::NetworkError),
-    #[error("{what}: {source}")]
-    Io { what: &'static str, source: std::io::Error },
+    /// One sentence for each thing that did not go; all others went.
+    #[error("not all could be taken away: {}", .0.join("; "))]
+    Left(Vec<String>),
 }

@@ -20,6 +20,25 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// A group is killed again until it is empty, because its processes may fork meanwhile: at most so often.
 const KILL_ROUNDS: usize = 64;
 
+/// The v1 controllers in which the container library makes a group for each container.
+const LIBRARY_CONTROLLERS: [&str; 12] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
+
+/// Groups are `<QoS class>/pod<uid>/<container>` below the instance's root.
+const MAX_DEPTH: usize = 3;
+
 /// How long killed processes may take to go.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
@@ -65,6 +84,37 @@ impl Cgroups {
             "" => format!("/{}", self.root),
             relative => format!("/{}/{relative}", self.root),
         }
+    }
+
+    /// The group's folder per controller, as the container library makes them: what a container is shown of v1. Empty on
+    /// v2, where a namespace of its own hides all else.
+    pub fn v1_views(&self, relative: &str) -> Vec<(String, PathBuf)> {
+        let Trees::V1(mounts) = &self.trees else { return Vec::new() };
+        let name = self.name(relative);
+        let below = name.trim_start_matches('/');
+        let known = mounts.iter().filter(|(controller, _)| LIBRARY_CONTROLLERS.contains(&controller.as_str()));
+        known.map(|(controller, mount)| (controller.clone(), mount.join(below))).collect()
+    }
+
+    /// Finds a group by its last path element, below the instance's root.
+    pub fn find(&self, name: &str) -> Option<String> {
+        let mut open: Vec<String> = vec![String::new()];
+        while let Some(relative) = open.pop() {
+            for folder in self.folders(&relative) {
+                for child in child_folders(&folder) {
+                    let Some(last) = child.file_name().and_then(|last| last.to_str()) else { continue };
+                    let path = format!("{relative}/{last}").trim_start_matches('/').to_owned();
+                    if last == name {
+                        return Some(path);
+                    }
+                    // What a container made below its own is not looked at.
+                    if path.split('/').count() < MAX_DEPTH && !open.contains(&path) {
+                        open.push(path);
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The group's folder in each tree.
@@ -113,8 +163,22 @@ impl Cgroups {
         pids
     }
 
-    /// Sends SIGKILL to every process in the group and below, until none is left that could fork.
+    /// Lets frozen processes go on: whoever froze them (a container of its own, where it may write its groups), a frozen
+    /// process does not take a signal.
+    fn thaw(&self, relative: &str) {
+        let (controller, file, value) =
+            if self.is_v2() { ("", "cgroup.freeze", "0") } else { ("freezer", "freezer.state", "THAWED") };
+        let Some(folder) = self.folder(controller, relative) else { return };
+        let mut open = vec![folder];
+        while let Some(folder) = open.pop() {
+            let _ = fs::write(folder.join(file), value);
+            open.extend(child_folders(&folder));
+        }
+    }
+
+    /// Sends SIGKILL to every process in the group and below, until none is left that could fork. Frozen ones are thawed.
     pub fn kill(&self, relative: &str) {
+        self.thaw(relative);
         if let Trees::V2(mount, _) = &self.trees {
             let file = mount.join(self.name(relative).trim_start_matches('/')).join("cgroup.kill");
             if fs::write(file, "1").is_ok() {
@@ -132,6 +196,8 @@ impl Cgroups {
                 unsafe { libc::kill(pid, libc::SIGKILL) };
                 killed.insert(pid);
             }
+            // One that was frozen again meanwhile.
+            self.thaw(relative);
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
-use super::{ContainerSpec, ContainerState, ContainerStatus, Inner, RuntimeError, oci};
+use super::{ContainerSpec, ContainerState, ContainerStatus, Inner, RuntimeError, SeccompProfile, oci, seccomp};
 use crate::shim::process;
 use crate::shim::wire::{self, FromShim, ToShim};
 
@@ -36,8 +36,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(spec: ContainerSpec, dir: PathBuf, pod_cgroup: &str, state: ContainerState) -> Entry {
-        let cgroup = format!("{}/{}", pod_cgroup.trim_matches('/'), layout::short(&spec.id()));
+    fn new(spec: ContainerSpec, dir: PathBuf, cgroup: String, state: ContainerState) -> Entry {
         let status = ContainerStatus {
             id: spec.id(),
             pod_uid: spec.pod_uid.clone(),
@@ -78,14 +77,21 @@ impl Inner {
     /// See [`super::Runtime::start_container`].
     pub async fn start(self: &Arc<Self>, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
         let id = spec.id();
-        let (namespaces, pod_cgroup) = {
+        let (mut namespaces, pod_cgroup) = {
             let sandboxes = super::locked(&self.sandboxes);
             let sandbox =
                 sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
             (sandbox.namespaces(), sandbox.record.spec.cgroup.clone())
         };
+        if let Some(other) = &spec.processes_of {
+            let ContainerState::Running { pid, .. } = self.entry(other)?.current().state else {
+                return Err(RuntimeError::NotRunning(other.clone()));
+            };
+            namespaces.pid = Some(PathBuf::from(format!("/proc/{pid}/ns/pid")));
+        }
         let dir = self.container_dir(&id);
-        let entry = Arc::new(Entry::new(spec.clone(), dir, &pod_cgroup, ContainerState::Created));
+        let cgroup = format!("{}/{}", pod_cgroup.trim_matches('/'), layout::short(&id));
+        let entry = Arc::new(Entry::new(spec.clone(), dir, cgroup, ContainerState::Created));
         {
             let mut containers = super::locked(&self.containers);
             if let Some(existing) = containers.get(&id) {
@@ -175,6 +181,12 @@ impl Inner {
             .mount_rootfs(&spec.image_id, dir, !self.cgroups.has("devices"))
             .map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
         let own = oci::Own::read();
+        let capabilities = oci::capabilities(spec, &self.cgroups, &own);
+        let profile = if spec.privileged { &SeccompProfile::Unconfined } else { &spec.seccomp };
+        if let Some(program) = seccomp::compile(profile, &capabilities)? {
+            layout::write_bytes(dir, layout::SECCOMP, &program.to_bytes())
+                .map_err(io_error("cannot write seccomp.bpf"))?;
+        }
         let config = oci::config(spec, &rootfs, namespaces, &self.cgroups, &entry.cgroup, &own);
         layout::write_record(dir, layout::CONFIG, &config).map_err(io_error("cannot write config.json"))?;
         let shim = ShimConfig {
@@ -185,6 +197,7 @@ impl Inner {
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             log_path: spec.log_path.clone(),
+            capabilities: Some(oci::capability_mask(&capabilities)),
         };
         layout::write_record(dir, layout::SHIM, &shim).map_err(io_error("cannot write shim.json"))?;
         let (ours, theirs) = wire::pair().map_err(io_error("cannot make a socket"))?;
@@ -233,11 +246,15 @@ impl Inner {
     fn state_after_shim(&self, entry: &Entry) -> ContainerState {
         *super::locked(&entry.pidfd) = None;
         let state = exited(&entry.dir);
-        if state == ContainerState::Unknown {
+        let said = entry.dir.join(layout::LOST);
+        if state == ContainerState::Unknown && !said.exists() {
             tracing::warn!(
                 container = entry.spec.id(),
                 "supervisor ended without an exit record; killing what is left"
             );
+            if let Err(error) = File::create(said) {
+                tracing::warn!(container = entry.spec.id(), %error, "cannot note that");
+            }
         }
         if !self.cgroups.kill_and_wait(&entry.cgroup) {
             tracing::error!(container = entry.spec.id(), "a process of an ended container does not end");
@@ -312,19 +329,43 @@ impl Inner {
     pub fn adopt_containers(self: &Arc<Self>) {
         for folder in fs::read_dir(self.config.root.join("c")).into_iter().flatten().flatten() {
             let dir = folder.path();
+            let cgroup = self.cgroup_of(&dir);
             let Some(spec) = layout::read_record::<ContainerSpec>(&dir, layout::SPEC) else {
-                // Cut off before anything could run in it.
-                let _ = fs::remove_dir_all(&dir);
+                self.end_unknown(&dir, &cgroup);
                 continue;
             };
-            let pod_cgroup = super::locked(&self.sandboxes)
-                .get(&spec.pod_uid)
-                .map(|sandbox| sandbox.record.spec.cgroup.clone())
-                .unwrap_or_default();
-            let entry = Arc::new(Entry::new(spec, dir, &pod_cgroup, ContainerState::Created));
+            let has_sandbox = super::locked(&self.sandboxes).contains_key(&spec.pod_uid);
+            let entry = Arc::new(Entry::new(spec, dir, cgroup, ContainerState::Created));
+            if !has_sandbox && self.cgroups.kill_and_wait(&entry.cgroup) {
+                // Its record is damaged: a container must not go on in namespaces that its pod does not have any more.
+                tracing::warn!(container = entry.spec.id(), "the pod's sandbox is gone; its container was ended");
+            }
             if self.adopt(&entry) {
                 super::locked(&self.containers).insert(entry.spec.id(), entry);
             }
+        }
+    }
+
+    /// A container's cgroup below the instance's root: as its supervisor was given it, else by its name.
+    fn cgroup_of(&self, dir: &Path) -> String {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let noted = layout::read_record::<ShimConfig>(dir, layout::SHIM).map(|shim| shim.cgroup);
+        noted.or_else(|| self.cgroups.find(&name)).unwrap_or_else(|| name.into_owned())
+    }
+
+    /// A folder that does not say whose it is: cut off before anything could run in it, or damaged. Whatever runs in it
+    /// is ended before the folder goes, since nobody else would ever stop it (S1).
+    fn end_unknown(&self, dir: &Path, cgroup: &str) {
+        self.cgroups.kill_and_wait(cgroup);
+        if !wait_for(dir, || is_free(dir)) {
+            return tracing::error!(folder = %dir.display(), "the supervisor of a container without a record does not end");
+        }
+        self.cgroups.kill_and_wait(cgroup);
+        let removed = self.config.images.unmount_rootfs(dir).map_err(|error| error.to_string());
+        let removed = removed.and_then(|()| fs::remove_dir_all(dir).map_err(|error| error.to_string()));
+        let _ = self.cgroups.remove(cgroup);
+        if let Err(error) = removed {
+            tracing::warn!(folder = %dir.display(), error, "cannot remove a container without a record");
         }
     }
 
@@ -408,19 +449,23 @@ fn try_lock(file: &File) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
-/// True where a supervisor lives and has told its state. One that was cut off while it started (it has the lock but
-/// wrote no state) either gives up or starts within moments: both close or move a file in its folder, which wakes us.
+/// True where a supervisor lives and has written its state. One that was cut off while it started (it has the lock but
+/// wrote no state) either gives up or starts within moments.
 fn settle(dir: &Path) -> bool {
+    let has_state = || dir.join(layout::STATE).exists();
+    wait_for(dir, || is_free(dir) || has_state()) && !is_free(dir) && has_state()
+}
+
+/// Waits until something is true of a container's folder: what a supervisor does closes or moves a file in it, which
+/// wakes us. False where it is not within [`SETTLE_TIMEOUT`].
+fn wait_for(dir: &Path, done: impl Fn() -> bool) -> bool {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-    let Ok(inotify) = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) else { return false };
+    let Ok(inotify) = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) else { return done() };
     let _ =
         inotify.add_watch(dir, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE);
     let until = std::time::Instant::now() + SETTLE_TIMEOUT;
     loop {
-        if is_free(dir) {
-            return false;
-        }
-        if dir.join(layout::STATE).exists() {
+        if done() {
             return true;
         }
         let left = until.saturating_duration_since(std::time::Instant::now());

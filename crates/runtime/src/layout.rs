@@ -5,9 +5,11 @@
 //! <root>/c/<id>/spec.json    what was asked for
 //!               shim.json    the same, as far as the supervisor needs it
 //!               config.json  the OCI spec
+//!               seccomp.bpf  the system call filter, where it has one
 //!               lock         held (flock) by the main process and then the supervisor: free means both are gone
 //!               state.json   written before the container's program runs
 //!               exit.json    written once it has ended
+//!               lost         it ended without one, and that was said
 //!               attach.sock  where the supervisor listens
 //!               rootfs upper work lib shim.log
 //! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts} (bind mounts of the namespaces), shm (tmpfs)
@@ -15,6 +17,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -26,9 +29,11 @@ use tokio::io::unix::AsyncFd;
 pub const SPEC: &str = "spec.json";
 pub const SHIM: &str = "shim.json";
 pub const CONFIG: &str = "config.json";
+pub const SECCOMP: &str = "seccomp.bpf";
 pub const LOCK: &str = "lock";
 pub const STATE: &str = "state.json";
 pub const EXIT: &str = "exit.json";
+pub const LOST: &str = "lost";
 pub const ATTACH: &str = "attach.sock";
 pub const ROOTFS: &str = "rootfs";
 pub const LIBRARY: &str = "lib";
@@ -50,6 +55,10 @@ pub struct ShimConfig {
     pub stdin: bool,
     pub stdin_once: bool,
     pub log_path: PathBuf,
+    /// The capabilities that the container keeps, a bit for each. Ours to drop, not the library's: without
+    /// no_new_privs a filter can be installed only before that.
+    #[serde(default)]
+    pub capabilities: Option<u64>,
 }
 
 /// Who runs, so that a later main process finds it again and mistakes nobody else for it.
@@ -78,11 +87,18 @@ pub fn short(id: &str) -> String {
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a record so that a reader, also one after a crash, finds the old one or the new one.
+/// Writes a record so that a reader, also one after a crash, finds the old one or the new one. Environments hold
+/// secrets, so only root reads it (X2).
 pub fn write_record<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
+    write_bytes(dir, name, &serde_json::to_vec(record)?)
+}
+
+/// See [`write_record`].
+pub fn write_bytes(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
     drop(file);
     std::fs::rename(temporary, dir.join(name))
 }

@@ -22,10 +22,11 @@ pub mod layout;
 mod oci;
 pub mod safe_path;
 mod sandbox;
+mod seccomp;
 pub mod shim;
 mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,7 @@ use self::container::Entry;
 use self::images::ImageStore;
 use self::sandbox::Sandbox;
 pub(crate) use self::sandbox::unmount;
+use self::seccomp::SeccompError;
 pub use self::spec::*;
 
 /// Where the runtime keeps its things and what it runs containers with.
@@ -69,6 +71,8 @@ pub enum RuntimeError {
     Sandbox(String),
     #[error("failed to prepare root filesystem: {0}")]
     Rootfs(String),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// The text that Kubernetes shows for StartError / RunContainerError.
     #[error("failed to start container: {0}")]
     Start(String),
@@ -123,12 +127,6 @@ impl Runtime {
         inner.adopt_sandboxes();
         inner.adopt_containers();
         Ok(Runtime { inner })
-    }
-
-    /// Whether pods may ask for a seccomp profile: this build has no seccomp filter, so a pod that asks for
-    /// RuntimeDefault or Localhost must be refused or told plainly, never run as if it had one.
-    pub fn supports_seccomp(&self) -> bool {
-        false
     }
 
     /// Every change of a container's state, in order per container. On `Lagged`, list again.
@@ -255,24 +253,51 @@ impl Runtime {
         }
     }
 
-    /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`).
-    pub async fn cleanup_all(&self) -> Result<(), RuntimeError> {
-        let ids: Vec<String> = locked(&self.inner.containers).keys().cloned().collect();
-        for id in ids {
-            self.kill_container(&id).await?;
-            self.remove_container(&id).await?;
+    /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`). What does
+    /// not go (a process in an unfinished disk request) keeps nothing else: a sentence for each such thing comes back.
+    pub async fn cleanup_all(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut stuck = BTreeSet::new();
+        let entries: Vec<Arc<Entry>> = locked(&self.inner.containers).values().cloned().collect();
+        for entry in entries {
+            let id = entry.spec.id();
+            let ended = match self.kill_container(&id).await {
+                Ok(_) => self.remove_container(&id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                left.push(format!(
+                    "container {} of pod {}: {error}",
+                    entry.spec.name,
+                    self.pod_name(&entry.spec.pod_uid)
+                ));
+                stuck.insert(entry.spec.pod_uid.clone());
+            }
         }
         let uids: Vec<String> = locked(&self.inner.sandboxes).keys().cloned().collect();
-        for uid in uids {
-            self.remove_sandbox(&uid).await?;
+        for uid in uids.into_iter().filter(|uid| !stuck.contains(uid)) {
+            if let Err(error) = self.remove_sandbox(&uid).await {
+                left.push(format!("pod {}: {error}", self.pod_name(&uid)));
+            }
         }
         let inner = self.inner.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            inner.cgroups.kill_and_wait("");
-            inner.cgroups.remove("")
+            let ended = inner.cgroups.kill_and_wait("");
+            match inner.cgroups.remove("") {
+                Err(error) if ended => Err(format!("cannot remove cgroups: {error}")),
+                Err(_) => Err(format!("processes {:?} do not end", inner.cgroups.processes(""))),
+                Ok(()) => Ok(()),
+            }
         });
-        let removed = removed.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        removed.map_err(|source| RuntimeError::Io { what: "cannot remove cgroups".to_owned(), source })
+        left.extend(removed.await.unwrap_or_else(|error| Err(error.to_string())).err());
+        left
+    }
+
+    /// `<namespace>/<name>`, else the uid.
+    fn pod_name(&self, uid: &str) -> String {
+        let sandboxes = locked(&self.inner.sandboxes);
+        let spec = sandboxes.get(uid).map(|sandbox| &sandbox.record.spec);
+        spec.map_or_else(|| uid.to_owned(), |spec| format!("{}/{}", spec.namespace, spec.name))
     }
 
     /// The folder this runtime works in.

@@ -91,6 +91,9 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
 ];
 
+/// Where a container sees its control groups.
+const CGROUP_VIEW: &str = "/sys/fs/cgroup";
+
 const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What this process may do, and so the most that a container of it can get.
@@ -139,7 +142,6 @@ pub fn config(
     cgroup: &str,
     own: &Own,
 ) -> Value {
-    let capabilities = capabilities(spec, cgroups, own);
     let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if !spec.env.iter().any(|(name, _)| name == "PATH") {
         env.push(format!("PATH={}", crate::shim::DEFAULT_PATH));
@@ -149,7 +151,12 @@ pub fn config(
     }
     let working_dir = if spec.working_dir.is_empty() { "/" } else { &spec.working_dir };
     let masked: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &MASKED_PATHS };
-    let read_only: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &READ_ONLY_PATHS };
+    let mut read_only: Vec<&str> =
+        if spec.privileged || spec.unmasked_proc { Vec::new() } else { READ_ONLY_PATHS.to_vec() };
+    let views = if spec.privileged { Vec::new() } else { cgroups.v1_views(cgroup) };
+    if !views.is_empty() {
+        read_only.push(CGROUP_VIEW);
+    }
     // As containerd does: the primary group is also in the list.
     let primary = spec.group.unwrap_or(0);
     let others = spec.supplemental_groups.iter().copied().filter(|group| *group != primary);
@@ -169,13 +176,9 @@ pub fn config(
             "env": env,
             "cwd": working_dir,
             "noNewPrivileges": spec.no_new_privileges,
-            "capabilities": {
-                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
-                "inheritable": [], "ambient": [],
-            },
             "oomScoreAdj": oom_score_adj(spec.oom_score_adj, own),
         },
-        "mounts": mounts(spec, namespaces),
+        "mounts": mounts(spec, namespaces, &views),
         "linux": {
             "cgroupsPath": cgroups.name(cgroup),
             "namespaces": namespace_list(namespaces, cgroups),
@@ -199,7 +202,9 @@ fn oom_score_adj(asked: i32, own: &Own) -> i32 {
     if own.capabilities.contains("SYS_RESOURCE") { asked } else { asked.max(own.oom_score_adj) }
 }
 
-fn capabilities(spec: &ContainerSpec, cgroups: &Cgroups, own: &Own) -> Vec<String> {
+/// What the container's processes may do: names without `CAP_`. They are not in [`config`]: the supervisor drops the
+/// others by itself.
+pub fn capabilities(spec: &ContainerSpec, cgroups: &Cgroups, own: &Own) -> BTreeSet<String> {
     let plain = |name: &String| name.trim_start_matches("CAP_").to_ascii_uppercase();
     let add: BTreeSet<String> = spec.capabilities_add.iter().map(plain).collect();
     let drop: BTreeSet<String> = spec.capabilities_drop.iter().map(plain).collect();
@@ -221,7 +226,13 @@ fn capabilities(spec: &ContainerSpec, cgroups: &Cgroups, own: &Own) -> Vec<Strin
         set.extend(add.into_iter().filter(|name| name != "ALL"));
         set.retain(|name| !drop.contains(name));
     }
-    set.into_iter().filter(|name| own.capabilities.contains(name.as_str())).map(|name| format!("CAP_{name}")).collect()
+    set.into_iter().filter(|name| own.capabilities.contains(name.as_str())).collect()
+}
+
+/// A bit for each.
+pub fn capability_mask(names: &BTreeSet<String>) -> u64 {
+    let known = CAPABILITIES.iter().enumerate().filter(|(_, name)| names.contains(**name));
+    known.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
 fn namespace_list(namespaces: &Namespaces, cgroups: &Cgroups) -> Vec<Value> {
@@ -242,7 +253,8 @@ fn namespace_list(namespaces: &Namespaces, cgroups: &Cgroups) -> Vec<Value> {
     list
 }
 
-fn mounts(spec: &ContainerSpec, namespaces: &Namespaces) -> Vec<Value> {
+/// `views` are the container's v1 groups. The library would mount them writable.
+fn mounts(spec: &ContainerSpec, namespaces: &Namespaces, views: &[(String, PathBuf)]) -> Vec<Value> {
     let sys_mode = if spec.privileged { "rw" } else { "ro" };
     let mut list = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
@@ -252,10 +264,9 @@ fn mounts(spec: &ContainerSpec, namespaces: &Namespaces) -> Vec<Value> {
                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
         json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys_mode] }),
-        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", sys_mode] }),
         json!({ "destination": "/dev/shm", "type": "bind", "source": namespaces.shm, "options": ["rbind", "nosuid", "nodev", "noexec", "rw"] }),
     ];
+    list.extend(cgroup_mounts(views, sys_mode));
     let is_replaced = |default: &Value| {
         let destination = default.get("destination").and_then(Value::as_str).unwrap_or_default();
         spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == destination)
@@ -268,13 +279,33 @@ fn mounts(spec: &ContainerSpec, namespaces: &Namespaces) -> Vec<Value> {
     list
 }
 
+/// On v1 each of the container's own groups, bound; on v2 (and for privileged containers) the library's way.
+fn cgroup_mounts(views: &[(String, PathBuf)], mode: &str) -> Vec<Value> {
+    let mut options = vec!["nosuid", "noexec", "nodev"];
+    if views.is_empty() {
+        options.extend(["relatime", mode]);
+        return vec![json!({ "destination": CGROUP_VIEW, "type": "cgroup", "source": "cgroup", "options": options })];
+    }
+    options.push("mode=755");
+    let mut all = vec![json!({ "destination": CGROUP_VIEW, "type": "tmpfs", "source": "tmpfs", "options": options })];
+    for (controller, folder) in views {
+        all.push(json!({ "destination": format!("{CGROUP_VIEW}/{controller}"), "type": "bind", "source": folder,
+            "options": ["bind", "nosuid", "noexec", "nodev", "ro"] }));
+    }
+    all
+}
+
 fn bind_mount(mount: &Mount) -> Value {
     let propagation = match mount.propagation {
         MountPropagation::None => "rprivate",
         MountPropagation::HostToContainer => "rslave",
         MountPropagation::Bidirectional => "rshared",
     };
-    let mode = if mount.read_only { "ro" } else { "rw" };
+    let mode = match (mount.read_only, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
     json!({ "destination": mount.target, "type": "bind", "source": mount.source, "options": ["rbind", propagation, mode] })
 }
 
@@ -351,16 +382,15 @@ fn host_devices(dev: &Path) -> Value {
 mod tests {
     use super::*;
 
-    fn made(spec: &ContainerSpec) -> Value {
-        let own = Own {
+    fn own() -> Own {
+        Own {
             capabilities: CAPABILITIES.iter().copied().filter(|name| *name != "SYS_RESOURCE").collect(),
             oom_score_adj: 0,
-        };
-        config(spec, Path::new("/r"), &Namespaces::default(), &Cgroups::detect("t"), "p/c", &own)
+        }
     }
 
-    fn strings(value: Option<&Value>) -> Vec<String> {
-        value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    fn made(spec: &ContainerSpec) -> Value {
+        config(spec, Path::new("/r"), &Namespaces::default(), &Cgroups::detect("t"), "p/c", &own())
     }
 
     #[test]
@@ -372,13 +402,17 @@ mod tests {
                 privileged,
                 ..ContainerSpec::default()
             };
-            strings(made(&spec).pointer("/process/capabilities/bounding"))
+            capabilities(&spec, &Cgroups::detect("t"), &own())
         };
-        assert_eq!(bounding(&["NET_BIND_SERVICE"], &["ALL"], false), ["CAP_NET_BIND_SERVICE"]);
-        assert!(bounding(&["CAP_SYS_ADMIN"], &[], false).contains(&"CAP_SYS_ADMIN".to_owned()));
-        assert!(!bounding(&[], &["net_raw"], false).contains(&"CAP_NET_RAW".to_owned()));
+        assert_eq!(bounding(&["NET_BIND_SERVICE"], &["ALL"], false), BTreeSet::from(["NET_BIND_SERVICE".to_owned()]));
+        assert!(bounding(&["CAP_SYS_ADMIN"], &[], false).contains("SYS_ADMIN"));
+        assert!(!bounding(&[], &["net_raw"], false).contains("NET_RAW"));
         assert_eq!(bounding(&["ALL"], &[], false).len(), CAPABILITIES.len() - 1);
-        assert!(!bounding(&[], &[], true).contains(&"CAP_SYS_RESOURCE".to_owned()));
+        assert!(!bounding(&[], &[], true).contains("SYS_RESOURCE"));
+        assert_eq!(
+            capability_mask(&BTreeSet::from(["CHOWN".to_owned(), "CHECKPOINT_RESTORE".to_owned()])),
+            1 << 40 | 1
+        );
     }
 
     #[test]

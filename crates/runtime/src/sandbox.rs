@@ -163,7 +163,7 @@ fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
     }
     sysctls.extend(spec.sysctls.iter().map(|(name, value)| (name.clone(), (value.clone(), true))));
     for (name, (value, asked)) in sysctls {
-        if let Err(why) = set_sysctl(&name, &value)
+        if let Err(why) = set_sysctl(spec, &name, &value)
             && asked
         {
             return Err(why);
@@ -181,10 +181,32 @@ fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
 
 /// Sets a namespaced kernel parameter for the calling thread's namespaces. `kernel.shm_rmid_forced` and
 /// `net/ipv4/conf/eth0.1/…` are both ways to write a name.
-fn set_sysctl(name: &str, value: &str) -> Result<(), String> {
-    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    if path.split('/').any(|part| part.is_empty() || part == "..") {
+///
+/// Whatever was asked for: nothing is written that is the host's (X6).
+fn set_sysctl(spec: &SandboxSpec, name: &str, value: &str) -> Result<(), String> {
+    let path = match name.find(['.', '/']) {
+        Some(first) if name.as_bytes().get(first) == Some(&b'/') => name.to_owned(),
+        // Dots separate; a slash stands for the dot in an interface's name.
+        _ => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+    };
+    if path.split('/').any(|part| part.is_empty() || part == ".." || part == ".") {
         return Err(format!("invalid sysctl name {name:?}"));
+    }
+    let ipc = ["kernel/shm", "kernel/msg", "fs/mqueue/"].iter().any(|of| path.starts_with(of)) || path == "kernel/sem";
+    let is_own = if ipc { !spec.host_ipc } else { path.starts_with("net/") && !spec.host_network };
+    if !is_own {
+        return Err(format!("sysctl {name:?} is not in a namespace of the pod's own"));
     }
     fs::write(Path::new("/proc/sys").join(path), value)
         .map_err(|error| format!("cannot set sysctl {name}={value}: {error}"))

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::seccomp::SeccompProfile;
+
 /// What a pod's sandbox needs: the namespaces that the containers of a pod share.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -47,6 +49,9 @@ pub struct Mount {
     pub source: PathBuf,
     pub target: String,
     pub read_only: bool,
+    /// With `read_only`: what is mounted below the source is read-only too.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     pub propagation: MountPropagation,
 }
 
@@ -95,6 +100,12 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// procMount: Unmasked takes the masks off /proc and /sys.
     pub unmasked_proc: bool,
+    /// Which system calls it may make; a privileged container, all.
+    #[serde(default)]
+    pub seccomp: SeccompProfile,
+    /// The id of a running container whose PID namespace this one joins.
+    #[serde(default)]
+    pub processes_of: Option<String>,
 }
 
 impl ContainerSpec {

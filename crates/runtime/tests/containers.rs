@@ -59,10 +59,16 @@ fn a_container_runs_logs_and_ends_with_its_own_code() {
         let status = ended(&runtime, &started.id).await;
         assert_eq!(code(&status), 7);
         let log = world.log(&spec);
-        let stdout: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+        let stdout: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout ")).collect();
         assert_eq!(
             stdout,
-            ["p1-host", "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)", "hello world", "/data", "end"]
+            [
+                "F p1-host",
+                "F uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)",
+                "F hello world",
+                "F /data",
+                "P end"
+            ]
         );
         assert!(log.contains(&"stderr F oops".to_owned()), "{log:?}");
         assert!(

@@ -10,6 +10,10 @@ use crate::names;
 use crate::selector::Labels;
 use crate::status::{Cause, MAX_CAUSES};
 
+/// A kernel parameter's name: its longest length, and its form as upstream shows it.
+const MAX_SYSCTL: usize = 253;
+const SYSCTL_PATTERN: &str = r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\.\/])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+
 /// A workload's template: labels that the selector takes, and pods that are always restarted. `owner` is the kind.
 ///
 /// `claims` are names of volumes that the owner adds to its pods: a StatefulSet's claim templates.
@@ -111,6 +115,42 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
         secret.get("name").need_text(causes);
     }
     validate_host_ports(spec, causes);
+    validate_sysctls(spec, causes);
+}
+
+/// The names' form, and that none is named twice or is the host's own namespace's.
+fn validate_sysctls(spec: &Field, causes: &mut Vec<Cause>) {
+    let mut seen = BTreeSet::new();
+    for sysctl in spec.dig(&["securityContext", "sysctls"]).items() {
+        let name = sysctl.get("name");
+        if name.text().is_empty() {
+            causes.push(Cause::required(&name.path, ""));
+        } else if !is_sysctl(name.text()) {
+            causes.push(
+                name.invalid(&format!("must have at most {MAX_SYSCTL} characters and match regex ^{SYSCTL_PATTERN}$")),
+            );
+        } else if !seen.insert(name.text()) {
+            causes.push(Cause::duplicate(&name.path, name.text()));
+        }
+        let dotted = name.text().replace('/', ".");
+        let is_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix));
+        if spec.get("hostNetwork").is_true() && dotted.starts_with("net.") {
+            causes.push(name.invalid("sysctl not allowed with host network enabled"));
+        } else if spec.get("hostIPC").is_true() && (is_ipc || dotted == "kernel.sem") {
+            causes.push(name.invalid("sysctl not allowed with host ipc enabled"));
+        }
+    }
+}
+
+/// Segments of lower-case letters, digits, `-` and `_`, between dots or slashes.
+fn is_sysctl(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let segment = |text: &str| {
+        let bytes = text.as_bytes();
+        bytes.iter().all(|byte| inner(*byte) || matches!(byte, b'-' | b'_'))
+            && bytes.first().zip(bytes.last()).is_some_and(|(first, last)| inner(*first) && inner(*last))
+    };
+    name.len() <= MAX_SYSCTL && name.split(['.', '/']).all(segment)
 }
 
 fn validate_toleration(toleration: &Field, causes: &mut Vec<Cause>) {

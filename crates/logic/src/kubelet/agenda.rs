@@ -152,6 +152,11 @@ impl Agenda {
         self.under_way.insert(Key::Verify, None).is_none().then_some((Key::Verify, Task::Verify))
     }
 
+    /// Whether nothing may begin yet.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// The pod as a watch has it: what came before is known to be old.
     pub fn release(&mut self) {
         self.held = false;

@@ -122,7 +122,7 @@ fn run_post_start(view: &PodView, container: &Container, decision: &mut KubeletD
 }
 
 /// The next step towards one more attempt: back-off, image, start.
-fn start(
+pub(super) fn start(
     view: &PodView,
     container: &Container,
     latest: Option<&ContainerFact>,
@@ -145,14 +145,12 @@ fn start(
         });
     }
     let attempt = match latest {
-        // After a reboot the runtime may have nothing left; the count goes on from what the API has.
-        None => super::status::recorded_status(view, name)
-            .filter(|status| status.container_id.is_some())
-            .map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0).saturating_add(1)),
+        None => super::status::attempts_before(view, name),
         Some(ContainerFact { attempt, life: Life::Created, .. }) => *attempt,
         Some(fact) => fact.attempt.saturating_add(1),
     };
     let image = container.image.clone().unwrap_or_default();
+    let policy = pull_policy(&image, container.image_pull_policy.as_deref());
     match memory.and_then(|memory| memory.image.as_ref()) {
         Some(ImageFact::Present { id }) => match memory.and_then(|memory| memory.start_retry) {
             Some(retry) if retry.until(retry.updated, RESTART) > now => {
@@ -163,11 +161,7 @@ fn start(
         Some(ImageFact::Failed { reason, at, .. }) => {
             let until = memory.and_then(|memory| memory.pull).map_or(*at, |pull| pull.until(*at, RESTART));
             if until <= now {
-                return decision.act(Action::EnsureImage {
-                    container: name.clone(),
-                    image,
-                    policy: pull_policy(container),
-                });
+                return decision.act(Action::EnsureImage { container: name.clone(), image, policy });
             }
             decision.back_off(until);
             if *reason == "ErrImagePull" {
@@ -182,7 +176,7 @@ fn start(
                 tell(true, "Failed", "Error: ImagePullBackOff".to_owned());
             }
         }
-        None => decision.act(Action::EnsureImage { container: name.clone(), image, policy: pull_policy(container) }),
+        None => decision.act(Action::EnsureImage { container: name.clone(), image, policy }),
     }
 }
 
@@ -194,10 +188,9 @@ pub(super) fn crash_until(view: &PodView, name: &str, now: Timestamp) -> Option<
     Some(crash.until(finished.unwrap_or(crash.updated), RESTART)).filter(|until| *until > now)
 }
 
-/// `imagePullPolicy`, with upstream's default by tag.
-fn pull_policy(container: &Container) -> PullPolicy {
-    let image = container.image.as_deref().unwrap_or("");
-    match container.image_pull_policy.as_deref() {
+/// An image's pull policy as given, with upstream's default by tag.
+pub fn pull_policy(image: &str, given: Option<&str>) -> PullPolicy {
+    match given {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,

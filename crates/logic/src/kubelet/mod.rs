@@ -14,15 +14,18 @@
 //!
 //! [`decide`] reads from top to bottom: tombstoned pods end, finished pods are put away, all others run.
 
+pub mod admission;
 mod agenda;
 mod backoff;
 mod conditions;
 mod containers;
+pub mod ephemeral;
 mod probes;
 pub mod qos;
 #[cfg(test)]
 mod simulation;
 mod status;
+pub mod sysctl;
 mod termination;
 #[cfg(test)]
 mod tests;
@@ -33,6 +36,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 
 pub use agenda::{Agenda, End, Key, Step, Task};
 pub use backoff::Backoff;
+pub use containers::pull_policy;
 pub use view::{
     Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind,
     ProbeOutcome, Remembered, Sandbox, VolumeFact,
@@ -170,7 +174,7 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
         return Stage::Doomed;
     }
     let recorded = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(recorded, Some("Succeeded" | "Failed")) || status::is_complete(view) {
+    if matches!(recorded, Some("Succeeded" | "Failed")) || view.refused.is_some() || status::is_complete(view) {
         return Stage::Finished;
     }
     match expires_at(view) {
@@ -210,6 +214,9 @@ fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
             _ => decision.act(Action::EnsureSandbox),
         }
         return;
+    }
+    if volumes_ready {
+        ephemeral::run(view, now, decision);
     }
     containers::run(view, now, volumes_ready, decision);
 }

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodIP, PodStatus,
+    HostIP, Pod, PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
+use super::admission::Refusal;
 use super::backoff::plus_seconds;
 use super::containers::{
     Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts,
@@ -23,7 +24,7 @@ const LOST_CODE: i32 = 137;
 const LOST_REASON: &str = "ContainerStatusUnknown";
 
 /// The fields that the kubelet writes.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "phase",
     "conditions",
     "message",
@@ -35,6 +36,7 @@ const FIELDS: [&str; 13] = [
     "startTime",
     "initContainerStatuses",
     "containerStatuses",
+    "ephemeralContainerStatuses",
     "qosClass",
     "observedGeneration",
 ];
@@ -80,14 +82,26 @@ pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus
         nominated_node_name: recorded.nominated_node_name.clone(),
         ..PodStatus::default()
     };
+    if let Some(refusal) = &view.refused {
+        return refused(refusal, status, &recorded);
+    }
     set_address(view, stage, &recorded, &mut status);
     if let Some(spec) = view.spec() {
         let init = spec.init_containers.as_deref().unwrap_or_default();
+        let was_refused = recorded.phase.as_deref() == Some("Failed") && recorded.container_statuses.is_none();
         let all = |containers: &[Container], init| {
             containers.iter().map(|container| container_status(view, container, init, stage, now)).collect()
         };
         status.init_container_statuses = Some(all(init, true)).filter(|all: &Vec<_>| !all.is_empty());
         status.container_statuses = Some(all(&spec.containers, false));
+        let ephemeral = super::ephemeral::of(spec).map(|container| {
+            let status = container_status(view, &container, false, stage, now);
+            ContainerStatus { ready: false, started: None, ..status }
+        });
+        status.ephemeral_container_statuses = Some(ephemeral.collect()).filter(|all: &Vec<_>| !all.is_empty());
+        if was_refused && view.containers.is_empty() {
+            (status.init_container_statuses, status.container_statuses) = (None, None);
+        }
     }
     status.phase = Some(phase(view, stage, &recorded, &status).to_owned());
     if *stage == Stage::Expired {
@@ -96,6 +110,17 @@ pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus
     }
     status.conditions = Some(conditions::conditions(view, &recorded, &status, now));
     status
+}
+
+/// A pod that this node does not take: nothing is said of containers that never were.
+fn refused(refusal: &Refusal, status: PodStatus, recorded: &PodStatus) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(refusal.reason.to_owned()),
+        message: Some(format!("Pod was rejected: {}", refusal.message)),
+        conditions: recorded.conditions.clone(),
+        ..status
+    }
 }
 
 /// The sandbox's address; once it is gone, the last one where the pod only waits to be taken away.
@@ -118,6 +143,7 @@ pub(super) fn recorded_status<'a>(view: &'a PodView, name: &str) -> Option<&'a C
         .iter()
         .flatten()
         .chain(status.container_statuses.iter().flatten())
+        .chain(status.ephemeral_container_statuses.iter().flatten())
         .find(|status| status.name == name)
 }
 
@@ -231,6 +257,9 @@ fn container_status(
         return unseen(view, status, stage, blocked(view, container, now).unwrap_or_else(default));
     };
     status.image_id = fact.image_id.clone();
+    let resources = container.resources.clone().unwrap_or_default();
+    status.allocated_resources = resources.requests.clone().filter(|requests| !requests.is_empty());
+    status.resources = Some(ResourceRequirements { claims: None, ..resources });
     status.restart_count = i32::try_from(fact.attempt).unwrap_or(i32::MAX);
     status.container_id = Some(container_id(view.uid(), name, fact.attempt));
     let previous = fact
@@ -238,7 +267,13 @@ fn container_status(
         .checked_sub(1)
         .and_then(|before| view.attempt(name, before))
         .and_then(|before| terminated(view, before));
-    status.last_state = Some(previous.unwrap_or_default());
+    // The one before may be gone from here, and stand in the API only.
+    let recorded = || {
+        let recorded = recorded_status(view, name)?;
+        let same = recorded.container_id.is_none() || recorded.container_id == status.container_id;
+        recorded.last_state.clone().filter(|_| same && fact.attempt > 0)
+    };
+    status.last_state = Some(previous.or_else(recorded).unwrap_or_default());
     match &fact.life {
         Life::Created => {
             status.container_id = None;
@@ -268,12 +303,32 @@ fn container_status(
     status
 }
 
+/// How many attempts of a container there were, as the API has it; what the runtime knew is gone (`mainstay down`, a
+/// reboot, a damaged record). One that the API saw has been there, as upstream counts.
+pub(super) fn attempts_before(view: &PodView, name: &str) -> u32 {
+    let recorded = recorded_status(view, name);
+    let restarts = recorded.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0));
+    restarts.saturating_add(u32::from(recorded.is_some_and(|status| status.container_id.is_some())))
+}
+
+/// How a container ended that nobody saw ending.
+fn ended_unseen(recorded: &ContainerStatus) -> ContainerState {
+    match &recorded.state {
+        Some(state) if state.terminated.is_some() => state.clone(),
+        _ => ContainerState { terminated: Some(lost(recorded.container_id.clone())), ..Default::default() },
+    }
+}
+
 /// A container that the runtime does not know: not yet made, or its record is gone while the API still has it.
 fn unseen(view: &PodView, mut status: ContainerStatus, stage: &Stage, not_yet: ContainerState) -> ContainerStatus {
     let recorded = recorded_status(view, &status.name);
     if *stage == Stage::Live {
-        status.restart_count = recorded.map_or(0, |recorded| recorded.restart_count);
+        status.restart_count = i32::try_from(attempts_before(view, &status.name)).unwrap_or(i32::MAX);
         status.state = Some(not_yet);
+        status.last_state = Some(match recorded {
+            Some(recorded) if recorded.container_id.is_some() => ended_unseen(recorded),
+            recorded => recorded.and_then(|recorded| recorded.last_state.clone()).unwrap_or_default(),
+        });
         return status;
     }
     let Some(recorded) = recorded else {

@@ -549,3 +549,73 @@ fn volumes_that_fail_are_tried_again_and_refreshed_when_due() {
         2
     );
 }
+
+/// `mainstay down`, or damaged records: the count goes on, also where the status was written before the next start.
+#[test]
+fn restarts_are_counted_on_after_the_runtime_lost_everything() {
+    let mut bench = Bench::new(one_container());
+    bench.network().image("c").started("c", 0).step();
+    bench.exited("c", 0, 1).image("c").started("c", 1).step();
+    let mut again = Bench::new(one_container());
+    again.view.pod = bench.view.pod.clone();
+    for round in 2..4 {
+        assert!(again.step().ends_with(&format!("c=ContainerCreating<137x{round}")), "{:?}", again.view.pod.status);
+        again.network().step();
+        assert!(again.image("c").step().starts_with(&format!("Start c/{round} |")));
+        assert!(again.started("c", round).step().ends_with(&format!("c=running<137+x{round}")));
+        let pod = again.view.pod.clone();
+        again = Bench::new(one_container());
+        again.view.pod = pod;
+    }
+}
+
+#[test]
+fn a_pod_that_the_node_refuses_fails_and_is_never_begun() {
+    let mut bench = Bench::new(one_container());
+    assert!(bench.view.is_new());
+    let refusal = admission::Refusal { reason: "OutOfcpu", message: "Node didn't have enough resource: cpu".into() };
+    bench.fact(Fact::Refused(refusal));
+    assert!(!bench.view.takes_room());
+    assert_eq!(bench.step(), "Unmount | Failed ");
+    let status = bench.view.pod.status.clone().unwrap();
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!(status.message.as_deref(), Some("Pod was rejected: Node didn't have enough resource: cpu"));
+    assert_eq!(bench.events, ["OutOfcpu: Node didn't have enough resource: cpu"]);
+    // The agent starts anew and knows it from the API only.
+    let mut again = Bench::new(one_container());
+    again.view.pod = bench.view.pod.clone();
+    assert_eq!(again.step(), "Unmount | Failed ");
+    assert_eq!(again.view.pod.status.unwrap().reason.as_deref(), Some("OutOfcpu"));
+}
+
+#[test]
+fn an_ephemeral_container_runs_once_beside_whatever_the_others_do() {
+    let mut spec = one_container();
+    spec["initContainers"] = json!([{ "name": "i", "image": "img:1" }]);
+    spec["ephemeralContainers"] = json!([{ "name": "e", "image": "img:2" }]);
+    let mut bench = Bench::new(spec.clone());
+    assert!(bench.network().step().starts_with("Image e IfNotPresent, Image i IfNotPresent |"));
+    assert!(bench.image("e").step().starts_with("Start e/0, Image i IfNotPresent |"));
+    let of_e = |bench: &Bench| {
+        let statuses = bench.view.pod.status.as_ref().unwrap().ephemeral_container_statuses.clone().unwrap();
+        statuses.iter().map(show_container).collect::<Vec<_>>()
+    };
+    bench.started("e", 0).step();
+    assert_eq!(of_e(&bench), ["e=running"]);
+    assert!(bench.exited("e", 0, 3).step().starts_with("Image i IfNotPresent |"), "never again");
+    assert_eq!(of_e(&bench), ["e=Error:3"]);
+    let mut again = Bench::new(spec);
+    again.view.pod = bench.view.pod.clone();
+    assert!(again.network().step().starts_with("Image i IfNotPresent |"), "nor after the runtime lost it");
+}
+
+#[test]
+fn a_containers_status_says_what_it_was_given() {
+    let mut spec = one_container();
+    spec["containers"][0]["resources"] = json!({ "requests": { "cpu": "1" }, "limits": { "cpu": "2" } });
+    let mut bench = Bench::new(spec);
+    bench.network().image("c").started("c", 0).step();
+    let status = serde_json::to_value(bench.view.pod.status.unwrap().container_statuses.unwrap()).unwrap();
+    assert_eq!(status[0]["resources"], json!({ "requests": { "cpu": "1" }, "limits": { "cpu": "2" } }));
+    assert_eq!(status[0]["allocatedResources"], json!({ "cpu": "1" }));
+}

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 
+use super::admission::Refusal;
 use super::backoff::{Backoff, RESTART};
 
 /// Whether the disk remembers that this pod uid was told to stop here.
@@ -255,6 +256,8 @@ pub enum Fact {
         container: String,
         message: String,
     },
+    /// This node does not take the pod: nothing of it was begun, nothing will be.
+    Refused(Refusal),
     /// Something a person should know about how this pod runs.
     Notice {
         warning: bool,
@@ -281,6 +284,8 @@ pub struct PodView {
     /// The API has no such uid any more (finally deleted, or forced away).
     pub gone: bool,
     pub remembered: Remembered,
+    /// Why this node did not take it.
+    pub refused: Option<Refusal>,
     /// Another uid with this pod's namespace and name that still has containers here (S1).
     pub predecessor: Option<String>,
     /// Addresses of this node, the primary one first.
@@ -315,6 +320,22 @@ impl PodView {
     /// Whether the pod is on its way out, for good.
     pub fn is_tombstoned(&self) -> bool {
         self.gone || self.pod.metadata.deletion_timestamp.is_some() || self.remembered == Remembered::Yes
+    }
+
+    /// Whether nothing of the pod was ever begun here, so that this node may still refuse it.
+    pub fn is_new(&self) -> bool {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !self.is_tombstoned()
+            && matches!(phase, None | Some("" | "Pending"))
+            && self.sandbox == Sandbox::Absent
+            && self.containers.is_empty()
+    }
+
+    /// Whether the pod takes of what the node has: until it ended, or was told to stop and did.
+    pub fn takes_room(&self) -> bool {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let over = self.is_tombstoned() || self.refused.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
+        !over || self.sandbox != Sandbox::Absent || self.containers.iter().any(ContainerFact::is_alive)
     }
 
     /// The newest attempt of a container.
@@ -449,6 +470,10 @@ impl PodView {
             Fact::Stopping { container, why } => tell(false, "Killing", why, Some(&container)),
             Fact::PreStopFailed { container, message } => {
                 tell(true, "FailedPreStopHook", format!("PreStopHook failed: {message}"), Some(&container));
+            }
+            Fact::Refused(refusal) => {
+                tell(true, refusal.reason, refusal.message.clone(), None);
+                self.refused = Some(refusal);
             }
             Fact::Notice { warning, reason, message } => tell(warning, reason, message, None),
         }

@@ -17,6 +17,7 @@ use mainstay_api::ObjectKey;
 use crate::backend::{Backend, backends};
 use crate::snapshot::Snapshot;
 
+pub mod host_ports;
 #[cfg(test)]
 mod tests;
 

@@ -22,8 +22,8 @@ use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of}
 use crate::pods::{condition, is_active, is_finished, is_terminating};
 use crate::snapshot::{Change, Snapshot};
 
-mod affinity;
-mod resources;
+pub(crate) mod affinity;
+pub(crate) mod resources;
 #[cfg(test)]
 pub(crate) mod tests;
 mod volumes;

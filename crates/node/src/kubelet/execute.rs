@@ -152,6 +152,7 @@ async fn write_pod(kubelet: &Kubelet, context: &PodContext) -> Result<(), String
 
 async fn ensure_sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<Sandbox, String> {
     write_pod(kubelet, context).await?;
+    spec::check_runtime_class(kubelet, context).await?;
     let sandbox =
         kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
     complete_sandbox(kubelet, context, &sandbox).await
@@ -235,7 +236,7 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         let (reason, message) = ("CreateContainerConfigError", error.to_string());
         return Fact::StartFailed { container, reason, message }.into();
     }
-    let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies, &mut facts).await;
+    let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies).await;
     let spec = match built {
         Ok(spec) => spec,
         Err(message) => {

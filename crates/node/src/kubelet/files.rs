@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::disk::Disk;
 use super::{Kubelet, PodContext};
+use crate::streaming::logs::lines;
 use mainstay_runtime::safe_path::make_private_dir;
 
 /// The largest termination message, as upstream.
@@ -16,6 +17,8 @@ const MAX_MESSAGE: u64 = 4096;
 /// Of a log that stands in for a termination message: bytes and lines, as upstream.
 const MAX_LOG_TAIL: u64 = 2048;
 const MAX_LOG_LINES: usize = 80;
+/// What a log line begins with takes no more.
+const MAX_HEADING: u64 = 64;
 /// The longest line that a resolver is promised to read of `search`, and how many domains, as upstream.
 const MAX_SEARCH: usize = 32;
 const MAX_NAMESERVERS: usize = 3;
@@ -42,6 +45,26 @@ pub fn hostname(context: &PodContext) -> String {
 fn domain_name(kubelet: &Kubelet, context: &PodContext) -> Option<String> {
     let subdomain = context.spec()?.subdomain.as_deref().filter(|name| !name.is_empty())?;
     Some(format!("{}.{subdomain}.{}.svc.{}", hostname(context), context.namespace, kubelet.config.cluster_domain))
+}
+
+/// The longest hostname that the kernel takes.
+const MAX_HOSTNAME: usize = 64;
+
+/// What `hostname` says in the pod: its hostname, or with `setHostnameAsFQDN` its fully qualified name.
+///
+/// # Errors
+/// That name is longer than what the kernel takes; in upstream's words.
+pub fn kernel_hostname(kubelet: &Kubelet, context: &PodContext) -> Result<String, String> {
+    let wants_domain = context.spec().is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true));
+    match domain_name(kubelet, context).filter(|_| wants_domain) {
+        None => Ok(hostname(context)),
+        Some(name) if name.len() <= MAX_HOSTNAME => Ok(name),
+        Some(name) => Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({MAX_HOSTNAME} \
+             characters is the max, {} characters requested)",
+            name.len()
+        )),
+    }
 }
 
 /// Writes the pod's files; again after each start of a sandbox, since the address may be new.
@@ -208,30 +231,51 @@ pub fn termination_message(
     Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty())
 }
 
-/// The last lines of a CRI log, without their headings.
+/// The end of a log as the container wrote it: so many lines at most, and of those so many bytes.
 fn log_tail(path: &Path) -> Option<String> {
     let mut file = fs::File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    // A heading is about 40 bytes a line: twice the tail holds enough.
-    file.seek(io::SeekFrom::Start(length.saturating_sub(MAX_LOG_TAIL * 2))).ok()?;
+    // A heading is about 40 bytes a line.
+    let from = length.saturating_sub(MAX_LOG_TAIL + MAX_LOG_LINES as u64 * MAX_HEADING);
+    file.seek(io::SeekFrom::Start(from)).ok()?;
     let mut bytes = Vec::new();
-    file.take(MAX_LOG_TAIL * 2).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let from = lines.len().saturating_sub(MAX_LOG_LINES);
-    let mut tail = lines.get(from..)?.join("\n");
-    while tail.len() as u64 > MAX_LOG_TAIL {
-        tail = tail.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned());
-    }
-    if !tail.is_empty() {
-        tail.push('\n');
-    }
-    Some(tail).filter(|tail| !tail.is_empty())
+    file.take(length.saturating_sub(from)).read_to_end(&mut bytes).ok()?;
+    let whole = match bytes.iter().position(|byte| *byte == b'\n').filter(|_| from > 0) {
+        Some(end) => bytes.get(end + 1..)?,
+        None => &bytes,
+    };
+    let mut content = Vec::new();
+    lines::Filter::new(&lines::LogOptions::default()).feed(whole, &mut content);
+    let ends = content.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    // The end of the last line is no beginning of another.
+    let first = ends.filter(|at| *at < content.len()).nth(MAX_LOG_LINES - 1).unwrap_or(0);
+    let first = first.max(content.len().saturating_sub(MAX_LOG_TAIL as usize));
+    Some(String::from_utf8_lossy(content.get(first..)?).into_owned()).filter(|tail| !tail.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A termination message is what the container wrote, with a line end where it wrote one.
+    #[test]
+    fn a_log_tail_is_what_the_container_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let tail = |text: &str| {
+            fs::write(&path, text).unwrap();
+            log_tail(&path)
+        };
+        let time = "2026-11-21T04:00:00.000000001Z";
+        assert_eq!(tail(&format!("{time} stdout F one\n{time} stderr P DONE\n")).as_deref(), Some("one\nDONE"));
+        assert_eq!(tail(&format!("{time} stdout F DONE\n")).as_deref(), Some("DONE\n"));
+        assert_eq!(tail(""), None);
+        let many: String = (0..200).map(|n| format!("{time} stdout F {n}\n")).collect();
+        let lines = tail(&many).unwrap();
+        assert_eq!((lines.lines().next(), lines.lines().count()), (Some("120"), 80));
+        let long: String = (0..50).map(|_| format!("{time} stdout F {}\n", "x".repeat(99))).collect();
+        assert_eq!(tail(&long).unwrap().len(), 2048);
+    }
 
     fn spec(value: serde_json::Value) -> PodSpec {
         serde_json::from_value(value).unwrap()

@@ -5,7 +5,7 @@
 //! - [`worker`]: one pod: observe, decide, act
 //! - [`execute`]: one action
 //! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
-//! - [`probe`]: HTTP, TCP and exec probes, and lifecycle hooks
+//! - [`probe`], [`grpc`]: HTTP, TCP, gRPC and exec probes, and lifecycle hooks
 //! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
 //! - [`disk`]: what survives a restart of the agent
 //! - [`node_status`]: this node's Node and Lease
@@ -17,6 +17,7 @@ pub mod environment;
 pub mod events;
 mod execute;
 pub mod files;
+mod grpc;
 pub mod node_status;
 pub mod objects;
 pub mod pods;
@@ -28,7 +29,9 @@ mod worker;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use mainstay_logic::kubelet::admission::Abilities;
+use mainstay_logic::kubelet::ephemeral;
 
 use crate::NodeConfig;
 use crate::network::Network;
@@ -48,6 +51,10 @@ pub struct Kubelet {
     pub events: events::Events,
     /// What runs here, for exec, logs and port-forward.
     pub pods: pods::Pods,
+    /// What this machine and its administrator permit.
+    pub abilities: Abilities,
+    /// This node as the API had it last.
+    pub node: std::sync::Mutex<Option<Arc<Node>>>,
 }
 
 impl Kubelet {
@@ -82,6 +89,7 @@ impl Kubelet {
 #[derive(Clone)]
 pub struct PodContext {
     pub pod: Arc<Pod>,
+    ephemeral: Arc<[Container]>,
     pub uid: String,
     pub namespace: String,
     pub name: String,
@@ -95,6 +103,7 @@ impl PodContext {
             uid: text(&pod.metadata.uid),
             namespace: text(&pod.metadata.namespace),
             name: text(&pod.metadata.name),
+            ephemeral: pod.spec.iter().flat_map(ephemeral::of).collect(),
             pod: Arc::new(pod.clone()),
         }
     }
@@ -104,10 +113,18 @@ impl PodContext {
         self.pod.spec.as_ref()
     }
 
-    /// An init or regular container by name.
-    pub fn container(&self, name: &str) -> Option<&k8s_openapi::api::core::v1::Container> {
+    /// A container of any kind by name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
         let spec = self.spec()?;
-        spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+        let all = spec.init_containers.iter().flatten().chain(&spec.containers).chain(self.ephemeral.iter());
+        all.into_iter().find(|container| container.name == name)
+    }
+
+    /// The container whose processes an ephemeral container sees.
+    pub fn target_of(&self, ephemeral: &str) -> Option<&str> {
+        let all = self.spec()?.ephemeral_containers.iter().flatten();
+        let found = all.into_iter().find(|container| container.name == ephemeral)?;
+        found.target_container_name.as_deref().filter(|name| !name.is_empty())
     }
 }
 

@@ -1,12 +1,14 @@
 //! This node in the API: its Node object, and the Lease that says it is alive.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
+use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::volume;
 use serde_json::{Value, json};
 
@@ -79,7 +81,41 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
         }
     };
     let patch = json!({ "status": status(kubelet, &existing) });
-    client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
+    remember(kubelet, client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await?);
+    Ok(())
+}
+
+fn remember(kubelet: &Kubelet, node: Value) -> Option<Arc<Node>> {
+    let node = Arc::new(serde_json::from_value::<Node>(node).ok()?);
+    *kubelet.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
+    Some(node)
+}
+
+/// Tries something on this node as it was last seen; what is refused, once more on the node as it is now. Where the API
+/// does not say, nothing is refused: whoever bound the pod here has looked.
+pub(super) async fn try_on_node<T>(kubelet: &Kubelet, refuses: impl Fn(&Node) -> Option<T>) -> Option<T> {
+    let known = kubelet.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if known.is_some_and(|node| refuses(&node).is_none()) {
+        return None;
+    }
+    let kind = kinds::find("", "v1", "nodes")?;
+    let node = kubelet.config.client.get(&kind, "", &kubelet.config.node_name).await;
+    match node.map(|node| remember(kubelet, node)) {
+        Ok(node) => refuses(&*node?),
+        Err(error) => {
+            tracing::warn!(%error, "this node could not be read; its pods are taken as they come");
+            None
+        }
+    }
+}
+
+/// What this machine's kernel enforces and its administrator permits.
+pub fn abilities(unsafe_sysctls: Vec<String>) -> Abilities {
+    Abilities {
+        unsafe_sysctls,
+        has_apparmor: line_of("/sys/module/apparmor/parameters/enabled") == "Y",
+        has_selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+    }
 }
 
 async fn metadata(kubelet: &Kubelet) -> Value {

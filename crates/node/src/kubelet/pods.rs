@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_client::{Informer, ListOptions, Notice};
+use mainstay_logic::kubelet::admission::{self, Refusal};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 
@@ -36,6 +37,8 @@ pub struct PodHandle {
     pub ip: Option<String>,
     /// The newest attempt of each container.
     pub attempts: BTreeMap<String, u32>,
+    /// It was admitted here, and takes of what the node has.
+    pub takes_room: bool,
 }
 
 impl Pods {
@@ -59,6 +62,23 @@ impl Pods {
     /// All pods, for summaries.
     pub fn all(&self) -> Vec<PodHandle> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Takes a pod in beside the others, or says why not. One at a time: two pods never both get what is left.
+    pub(super) fn admit(&self, handle: PodHandle, node: &Node) -> Option<Refusal> {
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = handle.context.clone();
+        // Whoever had the name before is waited for.
+        let is_other = |other: &&PodHandle| {
+            let of = &other.context;
+            other.takes_room && of.uid != new.uid && (of.namespace != new.namespace || of.name != new.name)
+        };
+        let others = all.values().filter(is_other).map(|other| &*other.context.pod);
+        let refusal = admission::misfit(&new.pod, node, others);
+        if refusal.is_none() {
+            all.insert(new.uid.clone(), handle);
+        }
+        refusal
     }
 
     pub(super) fn put(&self, handle: PodHandle) {

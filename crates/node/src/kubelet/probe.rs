@@ -1,4 +1,4 @@
-//! Probes and lifecycle hooks: exec in the container; HTTP and TCP from the node to the pod's address.
+//! Probes and lifecycle hooks: exec in the container; HTTP, TCP and gRPC from the node to the pod's address.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use mainstay_logic::kubelet::ProbeOutcome;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Kubelet, PodContext};
+use super::{Kubelet, PodContext, grpc};
 use mainstay_runtime::{RuntimeError, container_id};
 
 /// How much of an HTTP answer is read; the body goes into the event.
@@ -57,7 +57,16 @@ pub(super) async fn run(
             Err(_) => ProbeOutcome::Failure(format!("dial tcp {}:{}: i/o timeout", address.0, address.1)),
         };
     }
-    ProbeOutcome::Error("this node has no such probe (exec, httpGet and tcpSocket are supported)".to_owned())
+    if let Some(action) = &probe.grpc {
+        let port = IntOrString::Int(action.port);
+        return match address(kubelet, context, spec, None, &port) {
+            Some((host, port)) => {
+                grpc::check(&format!("{host}:{port}"), action.service.as_deref().unwrap_or(""), timeout).await
+            }
+            None => ProbeOutcome::Error("the probe's port is not known".to_owned()),
+        };
+    }
+    ProbeOutcome::Error("missing probe handler".to_owned())
 }
 
 /// Runs a lifecycle hook to its end, within `limit`.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext, VolumeMount};
-use mainstay_api::object;
-use mainstay_logic::kubelet::Fact;
+use mainstay_api::{kinds, object};
+use mainstay_logic::kubelet::admission;
 use serde_json::Value;
 
 use super::environment::{self, Dependencies};
@@ -14,7 +14,10 @@ use super::{Kubelet, PodContext, files, node_status, resources};
 use crate::volumes::subpath;
 use mainstay_runtime::images::{Image, RegistryAuth, ResolvedUser};
 use mainstay_runtime::safe_path::make_private_dir;
-use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec};
+use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
+
+/// The handler of the one runtime that this node has.
+const RUNTIME: &str = "mainstay";
 
 /// What a container finds in PATH where its image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,7 +31,11 @@ pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, S
         pod_uid: context.uid.clone(),
         namespace: context.namespace.clone(),
         name: context.name.clone(),
-        hostname: if host_network { kubelet.config.node_name.clone() } else { files::hostname(context) },
+        hostname: if host_network {
+            kubelet.config.node_name.clone()
+        } else {
+            files::kernel_hostname(kubelet, context)?
+        },
         host_network,
         cgroup: resources::cgroup(&context.pod, &context.uid),
         sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
@@ -39,8 +46,25 @@ pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, S
     })
 }
 
-/// One container. An error is a `CreateContainerConfigError` and its message. What a person should know about how the
-/// container runs is added to `facts`.
+/// Whether this node has the runtime that the pod's RuntimeClass names: it has one, under its own name.
+///
+/// # Errors
+/// There is no such class, or it is of another runtime; in upstream's words.
+pub async fn check_runtime_class(kubelet: &Kubelet, context: &PodContext) -> Result<(), String> {
+    let name = context.spec().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or("");
+    if name.is_empty() {
+        return Ok(());
+    }
+    let missing = || format!("RuntimeClass.node.k8s.io {name:?} not found");
+    let kind = kinds::find("node.k8s.io", "v1", "runtimeclasses").ok_or_else(missing)?;
+    let class = kubelet.objects.get(&kind, "", name).await.map_err(|error| {
+        if error.is_not_found() { missing() } else { format!("reading RuntimeClass {name:?}: {error}") }
+    })?;
+    let handler = object::text(&class, &["handler"]);
+    if handler == RUNTIME { Ok(()) } else { Err(format!("no runtime for {handler:?} is configured")) }
+}
+
+/// One container. An error is a `CreateContainerConfigError` and its message.
 pub async fn container(
     kubelet: &Kubelet,
     context: &PodContext,
@@ -48,14 +72,15 @@ pub async fn container(
     attempt: u32,
     image_id: &str,
     dependencies: &mut Dependencies,
-    facts: &mut Vec<Fact>,
 ) -> Result<ContainerSpec, String> {
     let container = context.container(name).ok_or_else(|| format!("the pod has no container {name}"))?;
+    if let Some(why) = admission::unsupported_in(container, &kubelet.abilities) {
+        return Err(why);
+    }
     let image = kubelet.images.resolve(image_id).ok_or_else(|| format!("image {image_id} is gone"))?;
     let empty = (PodSecurityContext::default(), SecurityContext::default());
     let pod_security = context.spec().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&empty.0);
     let security = container.security_context.as_ref().unwrap_or(&empty.1);
-    check_seccomp(kubelet, name, pod_security, security, facts)?;
     let user = user(kubelet, &image, pod_security, security)?;
     check_non_root(context, name, &image, &user, pod_security, security)?;
 
@@ -100,32 +125,40 @@ pub async fn container(
         oom_score_adj: resources::oom_score_adj(&context.pod, &wanted, node_status::memory_bytes()),
         log_path,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
+        seccomp: seccomp(kubelet, pod_security, security)?,
+        processes_of: target(kubelet, context, name)?,
     })
 }
 
-/// Without a seccomp filter a pod that asks for its own profile is refused. `RuntimeDefault` runs unconfined, with a
-/// warning that says so: refusing it would refuse most charts, and it is what a node without a default profile does.
-fn check_seccomp(
-    kubelet: &Kubelet,
-    container: &str,
-    pod: &PodSecurityContext,
-    own: &SecurityContext,
-    facts: &mut Vec<Fact>,
-) -> Result<(), String> {
-    let profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()).map(|profile| profile.type_.as_str());
-    match profile {
-        Some("Localhost") if !kubelet.runtime.supports_seccomp() => {
-            Err(format!("container {container} asks for a Localhost seccomp profile, which this node cannot apply"))
-        }
-        Some("RuntimeDefault") if !kubelet.runtime.supports_seccomp() => {
-            let message = format!(
-                "container {container} asks for the RuntimeDefault seccomp profile; this node has none and runs it unconfined"
-            );
-            facts.push(Fact::Notice { warning: true, reason: "SeccompUnsupported", message });
-            Ok(())
-        }
-        _ => Ok(()),
+/// The container's profile, else the pod's, else the node's default. Profiles of the node's own are below
+/// `<data>/seccomp`.
+fn seccomp(kubelet: &Kubelet, pod: &PodSecurityContext, own: &SecurityContext) -> Result<SeccompProfile, String> {
+    let default =
+        || if kubelet.config.seccomp_default { SeccompProfile::RuntimeDefault } else { SeccompProfile::Unconfined };
+    let Some(profile) = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()) else { return Ok(default()) };
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Ok(SeccompProfile::RuntimeDefault),
+        "Unconfined" => Ok(SeccompProfile::Unconfined),
+        "Localhost" => match profile.localhost_profile.as_deref().filter(|path| !path.is_empty()) {
+            Some(path) => {
+                Ok(SeccompProfile::Localhost { root: kubelet.config.data_dir.join("seccomp"), path: path.to_owned() })
+            }
+            None => Err("localhostProfile must be set if seccompProfile type is Localhost.".to_owned()),
+        },
+        other => Err(format!("seccomp profile type {other:?} is not known")),
     }
+}
+
+/// The running container that an ephemeral one looks at.
+fn target(kubelet: &Kubelet, context: &PodContext, container: &str) -> Result<Option<String>, String> {
+    let Some(target) = context.target_of(container) else { return Ok(None) };
+    let of_target = kubelet.runtime.list().into_iter().filter(|status| {
+        status.pod_uid == context.uid
+            && status.name == target
+            && matches!(status.state, mainstay_runtime::ContainerState::Running { .. })
+    });
+    let newest = of_target.max_by_key(|status| status.attempt);
+    newest.map(|status| Some(status.id)).ok_or_else(|| format!("unable to find target container \"{target}\""))
 }
 
 fn id(value: i64) -> Result<u32, String> {
@@ -260,6 +293,7 @@ fn bind(source: &Path, target: &str) -> Mount {
         source: source.to_owned(),
         target: target.to_owned(),
         read_only: false,
+        recursive_read_only: false,
         propagation: MountPropagation::None,
     }
 }
@@ -298,6 +332,7 @@ fn volume_mount(
         source,
         target,
         read_only: mount.read_only == Some(true) || volume.read_only,
+        recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -349,7 +384,7 @@ fn signal(name: &str) -> Option<i32> {
 pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str) -> Option<RegistryAuth> {
     let name = mainstay_runtime::images::normalize_name(image).ok()?;
     let registry = name.split('/').next()?.to_owned();
-    let kind = mainstay_api::kinds::find("", "v1", "secrets")?;
+    let kind = kinds::find("", "v1", "secrets")?;
     for reference in context.spec()?.image_pull_secrets.iter().flatten() {
         let Ok(secret) = kubelet.objects.get(&kind, &context.namespace, &reference.name).await else { continue };
         let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();

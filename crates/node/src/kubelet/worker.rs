@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use mainstay_logic::kubelet::admission;
 use mainstay_logic::kubelet::{
     Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodView, Remembered, Sandbox, Step, Task,
 };
@@ -14,6 +15,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::events::Regarding;
 use super::execute::{self, Outcome};
+use super::node_status;
 use super::objects::{Reference, Watched};
 use super::pods::PodHandle;
 use super::{Kubelet, PodContext};
@@ -50,6 +52,8 @@ pub(super) struct Worker {
     running: BTreeMap<Key, Running>,
     results: JoinSet<(Key, Outcome)>,
     dependencies: BTreeMap<Reference, Arc<Watched>>,
+    /// Taken in here: by what runs already, or by a look at what is free.
+    admitted: bool,
     ended: bool,
 }
 
@@ -79,6 +83,7 @@ impl Worker {
             running: BTreeMap::new(),
             results: JoinSet::new(),
             dependencies: BTreeMap::new(),
+            admitted: false,
             ended: false,
         }
     }
@@ -88,6 +93,9 @@ impl Worker {
         self.learn_what_runs().await;
         let mut changes = self.kubelet.objects.changes();
         while !self.ended {
+            if !self.admitted && !self.agenda.is_held() {
+                self.admit().await;
+            }
             let step = self.agenda.step(Timestamp::now());
             let wake = step.wake_at.map(from_now);
             self.execute(step);
@@ -113,6 +121,22 @@ impl Worker {
             while let Some(result) = self.results.try_join_next_with_id() {
                 self.finish(result);
             }
+        }
+    }
+
+    /// Takes the pod in, or refuses it, before anything of it is begun.
+    async fn admit(&mut self) {
+        self.admitted = true;
+        if !self.agenda.view.is_new() {
+            return;
+        }
+        let kubelet = self.kubelet.clone();
+        let refusal = match admission::refuses(&self.context.pod, &kubelet.abilities) {
+            Some(refusal) => Some(refusal),
+            None => node_status::try_on_node(&kubelet, |node| kubelet.pods.admit(self.handle(), node)).await,
+        };
+        if let Some(refusal) = refusal {
+            self.apply(Fact::Refused(refusal));
         }
     }
 
@@ -276,6 +300,11 @@ impl Worker {
     }
 
     fn publish(&self) {
+        self.kubelet.pods.put(self.handle());
+    }
+
+    /// The pod as others on this node see it.
+    fn handle(&self) -> PodHandle {
         let view = &self.agenda.view;
         let ip = match &view.sandbox {
             Sandbox::Ready { ip, .. } => ip.clone(),
@@ -286,7 +315,8 @@ impl Worker {
             let newest = attempts.entry(fact.name.clone()).or_insert(fact.attempt);
             *newest = fact.attempt.max(*newest);
         }
-        self.kubelet.pods.put(PodHandle { context: self.context.clone(), ip, attempts });
+        let takes_room = self.admitted && view.takes_room();
+        PodHandle { context: self.context.clone(), ip, attempts, takes_room }
     }
 }
 

@@ -126,6 +126,8 @@ impl Network {
             // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
             (format!("net/ipv4/conf/{POD_BRIDGE}/send_redirects"), "0"),
             ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
+            // A host port on 127.0.0.1 leads to a pod; the packet filter keeps pods from the loopback addresses.
+            (format!("net/ipv4/conf/{POD_BRIDGE}/route_localnet"), "1"),
         ] {
             step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
         }

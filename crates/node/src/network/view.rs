@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_client::{Client, Informer, ListOptions, Notice};
 use mainstay_logic::dns::Zones;
@@ -89,10 +90,10 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         watches.spawn(async move { while sender.send((kind.clone(), informer.next().await)).await.is_ok() {} });
     }
     let mut unsynced: BTreeSet<Kind> = watched().into_iter().collect();
-    let mut dirty = BTreeSet::new();
+    let (mut dirty, mut dirty_pods) = (BTreeSet::new(), BTreeSet::new());
     let mut filled = false;
     loop {
-        let nothing_to_retry = if filled { dirty.is_empty() } else { !unsynced.is_empty() };
+        let nothing_to_retry = if filled { dirty.is_empty() && dirty_pods.is_empty() } else { !unsynced.is_empty() };
         let notice = if nothing_to_retry {
             notices.recv().await
         } else {
@@ -107,29 +108,68 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
             Notice::Synced => {
                 unsynced.remove(&kind);
             }
-            Notice::Put(key, value) => dirty.extend(view.take(&kind, key, Some(value.to_string().as_bytes()))),
-            Notice::Gone(key, _) => dirty.extend(view.take(&kind, key, None)),
+            Notice::Put(key, value) => {
+                if kind == kinds::POD {
+                    dirty_pods.insert(key.clone());
+                }
+                dirty.extend(view.take(&kind, key, Some(value.to_string().as_bytes())));
+            }
+            Notice::Gone(key, _) => {
+                if kind == kinds::POD {
+                    dirty_pods.insert(key.clone());
+                }
+                dirty.extend(view.take(&kind, key, None));
+            }
         }
         if !unsynced.is_empty() {
             continue;
         }
         view.whole.store(true, Ordering::Release);
         if !filled {
-            let all = view.read(|snapshot, _| {
-                snapshot
-                    .services
-                    .keys()
-                    .map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, &node))))
-                    .collect()
-            });
-            match filter.fill(&all) {
-                Ok(()) => (filled, dirty) = (true, BTreeSet::new()),
+            match filter.fill(&all_rules(&view, &node)) {
+                Ok(()) => (filled, dirty, dirty_pods) = (true, BTreeSet::new(), BTreeSet::new()),
                 Err(error) => {
                     tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; trying again")
                 }
             }
         } else {
             dirty.retain(|service| !write(&view, &mut filter, service, &node));
+            dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &node));
+        }
+    }
+}
+
+/// The whole table: all Services, and the host ports of this node's pods.
+fn all_rules(view: &View, node: &str) -> BTreeMap<String, Fronts> {
+    view.read(|snapshot, _| {
+        let services =
+            snapshot.services.keys().map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, node))));
+        let pods = snapshot.pods.iter().map(|(key, pod)| (host_ports_name(key), host_port_fronts(pod, node)));
+        services.chain(pods.filter(|(_, fronts)| !fronts.is_empty())).collect()
+    })
+}
+
+/// What a pod's host ports are called in the packet filter. No Service is called so.
+fn host_ports_name(pod: &ObjectKey) -> String {
+    format!("host ports of {pod}")
+}
+
+fn host_port_fronts(pod: &Pod, node: &str) -> Fronts {
+    fronts(&proxy::host_ports::rules(pod, node))
+}
+
+/// Brings the kernel's rules of one pod's host ports up to the view; whether that succeeded. Most pods have none.
+fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, node: &str) -> bool {
+    let fronts = view.read(|snapshot, _| snapshot.pods.get(pod).map(|pod| host_port_fronts(pod, node)));
+    let (name, fronts) = (host_ports_name(pod), fronts.unwrap_or_default());
+    if fronts.is_empty() && !filter.has(&name) {
+        return true;
+    }
+    match filter.set_service(&name, &fronts) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%pod, %error, "the kernel refused the rules of a pod's host ports; trying again");
+            false
         }
     }
 }

@@ -122,7 +122,7 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
         ["metrics"] => Ok(Answer::Plain(metrics(server))),
         ["containerLogs", namespace, pod, container] => {
             allow(&request, &[Method::GET])?;
-            server.logs(namespace, pod, container, &query).map(Answer::Plain)
+            server.logs(namespace, pod, container, &query, request)
         }
         ["exec", namespace, pod, container] => {
             allow(&request, &[Method::GET, Method::POST])?;
@@ -168,14 +168,32 @@ impl Server {
         Lookup { backend: &*self.backend, containers: &*self.containers }
     }
 
-    fn logs(&self, namespace: &str, pod: &str, container: &str, query: &Query) -> Result<Response<Body>, Status> {
+    /// As the answer's body, or over a WebSocket.
+    fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &Query,
+        mut request: Request<Incoming>,
+    ) -> Result<Answer, Status> {
         let options = log_options(query, Timestamp::now())?;
         let target = self.lookup().log(namespace, pod, container, options.previous)?;
+        let upgrade = is_websocket(request.headers()).then(|| upgrade_stream(request.headers())).transpose()?;
         let (sender, coming) = mpsc::channel(PIECES_QUEUED);
         tokio::spawn(logs::read(target, options, self.containers.clone(), sender));
+        if let Some((response, base64)) = upgrade {
+            let upgraded = hyper::upgrade::on(&mut request);
+            let session = async move {
+                if let Ok(upgraded) = upgraded.await {
+                    websocket::send_all(TokioIo::new(upgraded), coming, base64).await;
+                }
+            };
+            return Ok(Answer::Upgrade(response, Box::pin(session)));
+        }
         let mut response = plain(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
         *response.body_mut() = Body { ready: VecDeque::new(), coming: Some(coming) };
-        Ok(response)
+        Ok(Answer::Plain(response))
     }
 
     /// Exec with a command, attach without.
@@ -305,6 +323,19 @@ fn upgrade_channels(headers: &HeaderMap) -> Result<(Response<Body>, Protocol), S
                 listed(headers, &PROTOCOL_VERSION)
             ),
         )),
+    }
+}
+
+/// The answer that makes a stream of bytes one of WebSocket messages, and whether they are text with base64.
+fn upgrade_stream(headers: &HeaderMap) -> Result<(Response<Body>, bool), Status> {
+    let offered = listed(headers, &WEBSOCKET_PROTOCOL);
+    if offered.is_empty() {
+        return Ok((websocket_response(headers, None)?, false));
+    }
+    let chosen = offered.iter().find_map(|offer| websocket::STREAM_PROTOCOLS.iter().find(|(name, _)| name == offer));
+    match chosen {
+        Some((name, base64)) => Ok((websocket_response(headers, Some(name))?, *base64)),
+        None => Err(Status::bad_request(format!("unable to upgrade: unsupported protocols {}", offered.join(", ")))),
     }
 }
 

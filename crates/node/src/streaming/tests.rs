@@ -332,21 +332,54 @@ async fn a_client_that_goes_away_ends_its_command() {
     .await;
 }
 
+fn websocket_request(path: &str, protocol: Option<&str>) -> http::Request<()> {
+    let request = http::Request::builder()
+        .uri(format!("wss://localhost/{path}"))
+        .header("Host", "localhost")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let request = protocol.into_iter().fold(request, |request, name| request.header("Sec-WebSocket-Protocol", name));
+    request.body(()).unwrap()
+}
+
+/// Upstream's suites read a log so: whole pieces as messages, then a close.
+#[tokio::test]
+async fn a_log_comes_over_a_plain_websocket() {
+    let fixture = fixture().await;
+    let path = fixture.dir.path().join("0.log");
+    std::fs::write(&path, "2026-11-21T04:00:00.000000001Z stdout F alive\n").unwrap();
+    within(async {
+        for (protocol, expected) in
+            [(None, &b"alive\n"[..]), (Some("binary.k8s.io"), b"alive\n"), (Some("base64.binary.k8s.io"), b"YWxpdmUK")]
+        {
+            let stream = fixture.connect(Some(("api-server", "x"))).await;
+            let request = websocket_request("containerLogs/ns/p/c", protocol);
+            let (mut socket, answer) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+            let chosen = answer.headers().get("sec-websocket-protocol").map(|name| name.to_str().unwrap());
+            assert_eq!(chosen, protocol);
+            let (mut body, mut close) = (Vec::new(), None);
+            while let Some(message) = socket.next().await {
+                match message.unwrap() {
+                    Message::Binary(bytes) => body.extend_from_slice(&bytes),
+                    Message::Text(text) => body.extend_from_slice(text.as_bytes()),
+                    Message::Close(frame) => close = frame.map(|frame| u16::from(frame.code)),
+                    _ => {}
+                }
+            }
+            assert_eq!((body.as_slice(), close), (expected, Some(1000)), "{protocol:?}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn exec_over_a_websocket_closes_stdin_by_v5s_signal() {
     let fixture = fixture().await;
     within(async {
         let stream = fixture.connect(Some(("api-server", "x"))).await;
-        let request = http::Request::builder()
-            .uri("wss://localhost/exec/ns/p/c?command=echo&input=1&output=1&error=1")
-            .header("Host", "localhost")
-            .header("Connection", "Upgrade")
-            .header("Upgrade", "websocket")
-            .header("Sec-WebSocket-Version", "13")
-            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-            .header("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
-            .body(())
-            .unwrap();
+        let request = websocket_request("exec/ns/p/c?command=echo&input=1&output=1&error=1", Some("v5.channel.k8s.io"));
         let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
         socket.send(Message::binary(&b"\0hello"[..])).await.unwrap();
         socket.send(Message::binary(&[255u8, 0][..])).await.unwrap();

@@ -234,6 +234,37 @@ async fn shut_down<IO: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// Subprotocols of a plain stream of bytes (a log), and whether each carries text with base64. A client that names none
+/// gets binary messages.
+pub const STREAM_PROTOCOLS: [(&str, bool); 2] = [("binary.k8s.io", false), ("base64.binary.k8s.io", true)];
+
+/// Sends all that comes, each piece as a message, and closes; ends when the client does.
+pub async fn send_all<IO: AsyncRead + AsyncWrite + Unpin>(io: IO, mut coming: mpsc::Receiver<Bytes>, base64: bool) {
+    let (mut write, mut read) = socket(io).await.split();
+    loop {
+        tokio::select! {
+            piece = coming.recv() => {
+                let Some(piece) = piece else { break };
+                let message =
+                    if base64 { Message::text(STANDARD.encode(&piece)) } else { Message::Binary(piece) };
+                if write.send(message).await.is_err() {
+                    return;
+                }
+            }
+            // What a client says here means nothing but that it is there.
+            heard = read.next() => match heard {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    if write.send(normal_close()).await.is_ok() {
+        // The client's own Close ends the connection in order.
+        while let Some(Ok(_)) = read.next().await {}
+    }
+    shut_down(read, write).await;
+}
+
 /// The bytes inside a tunnel: binary messages both ways. The pumps end with either side.
 pub async fn tunnel<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: IO,

@@ -19,6 +19,7 @@ mod host;
 pub mod image;
 mod loops;
 mod nfs;
+mod oci_image;
 pub mod owner;
 mod ownership;
 mod projected;
@@ -128,7 +129,8 @@ pub trait Driver: Send + Sync {
 }
 
 /// All drivers; the first that takes a volume has it.
-const DRIVERS: [&dyn Driver; 5] = [&host::EmptyDir, &host::HostPath, &projected::Projected, &claim::Claim, &nfs::Nfs];
+const DRIVERS: [&dyn Driver; 6] =
+    [&host::EmptyDir, &host::HostPath, &projected::Projected, &claim::Claim, &nfs::Nfs, &oci_image::OciImage];
 
 /// What is noted about a volume that was made ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

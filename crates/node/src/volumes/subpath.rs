@@ -1,20 +1,21 @@
-//! `subPath`: a part of a volume, held by descriptor and bound to a place of our own, so that what the container does
-//! to
-//! the names afterwards cannot lead out of the volume (X3).
+//! `subPath`: a part of a volume, held by descriptor and bound to a folder of our own, so that what the container does
+//! to the names afterwards cannot lead out of the volume (X3).
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::unistd::Gid;
 
 use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::safe_path::{self, mounts};
 
-/// Folders of a subPath that are not there are made with this mode, as upstream.
-const MADE_MODE: Mode = Mode::from_bits_truncate(0o750);
+/// The bits of a volume's folder that folders made in it get too: who may do what, and the handing on of its group.
+const MODE_BITS: u32 = 0o2777;
 
 /// Binds `sub_path` of a volume to `target` and gives the place. Idempotent.
 pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
@@ -39,14 +40,23 @@ pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf>
 }
 
 fn make(root: &OwnedFd, sub_path: &Path) -> io::Result<OwnedFd> {
+    // As upstream, they are as the volume itself is: what its group may do there, it may do here.
+    let volume = fs::metadata(safe_path::fd_path(root))?;
     let mut dir = root.try_clone()?;
     for part in sub_path.components() {
         let part = Path::new(&part);
-        match nix::sys::stat::mkdirat(Some(dir.as_raw_fd()), part, MADE_MODE) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        let mode = Mode::from_bits_truncate(volume.mode() & MODE_BITS);
+        let made = match nix::sys::stat::mkdirat(Some(dir.as_raw_fd()), part, mode) {
+            Ok(()) => true,
+            Err(nix::errno::Errno::EEXIST) => false,
             Err(error) => return Err(error.into()),
+        };
+        dir = safe_path::open_within(&dir, part, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        if made {
+            // The group first: giving it away takes the bit that hands it on. No umask counts here.
+            nix::unistd::fchown(dir.as_raw_fd(), None, Some(Gid::from_raw(volume.gid())))?;
+            nix::sys::stat::fchmod(dir.as_raw_fd(), mode)?;
         }
-        dir = safe_path::open_within(&dir, part, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     }
     // Links on the way may lead around within a part's own folder: the whole must still be inside.
     safe_path::open_within(root, sub_path, OFlag::O_PATH)

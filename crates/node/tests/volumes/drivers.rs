@@ -63,7 +63,7 @@ async fn data_lives_as_long_as_it_should(testbed: &Testbed, kind: Kind) {
     let pod = testbed.pod(&instance, json!({})).await;
     mount(&kubelet, &pod).await.unwrap();
     if kind.data == Data::Given {
-        assert_eq!(testbed.container(&kubelet, &pod, "cat /v/key").await.unwrap(), (0, "stdout F given".to_owned()));
+        assert_eq!(testbed.container(&kubelet, &pod, "cat /v/key").await.unwrap(), (0, "stdout P given".to_owned()));
         let (code, said) = testbed.container(&kubelet, &pod, "echo x > /v/new").await.unwrap();
         assert!(code != 0 && said.contains("Read-only file system"), "{said}");
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_sub_path_stays_inside(testbed: &Testbed, kind: Kind) {
     if kind.data == Data::Given {
         let pod = testbed.pod(&instance, part("key")).await;
         mount(&kubelet, &pod).await.unwrap();
-        assert_eq!(testbed.container(&kubelet, &pod, "cat /v").await.unwrap(), (0, "stdout F given".to_owned()));
+        assert_eq!(testbed.container(&kubelet, &pod, "cat /v").await.unwrap(), (0, "stdout P given".to_owned()));
         kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
         assert_eq!(testbed.left(&pod.uid), Vec::<String>::new());
         return testbed.forget(&pod).await;

@@ -69,6 +69,8 @@ impl Agent {
             cluster_domain: "cluster.local".into(),
             cgroup_root: self.cgroup_root.clone(),
             shim_exe: supervisor(),
+            seccomp_default: true,
+            allowed_unsafe_sysctls: Vec::new(),
             host_resolv_conf: "/etc/resolv.conf".into(),
             streaming_port: 0,
             certificate_pem: String::new(),
@@ -84,6 +86,8 @@ impl Agent {
             disk: Disk::new(&self.dir),
             events: Events::start(client, NODE.into()),
             pods: Default::default(),
+            abilities: Default::default(),
+            node: Default::default(),
             config,
         })
     }
@@ -304,8 +308,7 @@ impl Testbed {
         kubelet.runtime.ensure_sandbox(&spec::sandbox(kubelet, context)?).await.map_err(|error| error.to_string())?;
         let attempt = self.next.get();
         self.next.set(attempt + 1);
-        let built =
-            spec::container(kubelet, context, "main", attempt, image, &mut Dependencies::new(), &mut Vec::new()).await;
+        let built = spec::container(kubelet, context, "main", attempt, image, &mut Dependencies::new()).await;
         let result = match built {
             Err(error) => Err(error),
             Ok(mut wanted) => {

@@ -7,6 +7,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::{ImageError, ImageStore};
 use crate::layout::ROOTFS;
+use crate::safe_path::mounts;
 
 /// The kernel takes one page of mount options.
 const MAX_OPTIONS: usize = 4000;
@@ -26,20 +27,8 @@ impl ImageStore {
         if let Some(top) = layers.last() {
             copy_mode(top, &upper).map_err(ImageError::io("cannot prepare the root folder"))?;
         }
-        let text = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
-        // overlayfs wants the uppermost first.
-        let lower: Vec<String> = layers.iter().rev().map(|layer| text(layer)).collect();
-        let mut options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), text(&upper), text(&work));
-        if options.len() > MAX_OPTIONS {
-            return Err(ImageError::Io {
-                what: format!(
-                    "the image has {} layers: too many for one mount under {}",
-                    layers.len(),
-                    self.root().display()
-                ),
-                source: std::io::ErrorKind::InvalidInput.into(),
-            });
-        }
+        let mut options = format!("{},upperdir={},workdir={}", lower(&layers), option(&upper), option(&work));
+        self.check_length(&options, layers.len())?;
         let flags = if no_devices { MsFlags::MS_NODEV } else { MsFlags::empty() };
         let plain = options.clone();
         // What a container writes into its own layer dies with it: the kernel need not wait for the disk for it.
@@ -52,12 +41,51 @@ impl ImageStore {
         Ok(rootfs)
     }
 
+    /// Mounts an image's files at `dir`, which is there and empty, for reading only; nothing in it is executed, and no
+    /// device opens. The image stays as long as the folder does. Blocking, idempotent.
+    pub fn mount_read_only(&self, image_id: &str, dir: &Path) -> Result<(), ImageError> {
+        if mounts::is_mounted(dir).map_err(ImageError::io("cannot read what is mounted"))? {
+            return Ok(());
+        }
+        self.lease(dir, image_id)?;
+        // overlayfs without a folder to write to wants two to read from at least.
+        let empty = self.root().join("empty");
+        fs::create_dir_all(&empty).map_err(ImageError::io("cannot make an empty folder"))?;
+        let layers: Vec<PathBuf> = std::iter::once(empty).chain(self.layer_dirs(image_id)?).collect();
+        let options = lower(&layers);
+        self.check_length(&options, layers.len())?;
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount(Some("overlay"), dir, Some("overlay"), flags, Some(options.as_str()))
+            .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })
+    }
+
+    fn check_length(&self, options: &str, layers: usize) -> Result<(), ImageError> {
+        if options.len() <= MAX_OPTIONS {
+            return Ok(());
+        }
+        Err(ImageError::Io {
+            what: format!("the image has {layers} layers: too many for one mount under {}", self.root().display()),
+            source: std::io::ErrorKind::InvalidInput.into(),
+        })
+    }
+
     /// Unmounts it and gives the image free; the written files stay in `dir/upper`. Blocking, idempotent.
     pub fn unmount_rootfs(&self, dir: &Path) -> Result<(), ImageError> {
         crate::unmount(&dir.join(ROOTFS)).map_err(ImageError::io("cannot unmount root filesystem"))?;
         self.release(dir);
         Ok(())
     }
+}
+
+/// A path as a mount option.
+fn option(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+/// The folders below, lowest first; overlayfs wants the uppermost first.
+fn lower(layers: &[PathBuf]) -> String {
+    let all: Vec<String> = layers.iter().rev().map(|layer| option(layer)).collect();
+    format!("lowerdir={}", all.join(":"))
 }
 
 fn copy_mode(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -10,6 +10,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 
+use super::confinement::Confinement;
 use super::executor::ReportingExecutor;
 use super::log::ContainerLog;
 use super::relay::{Relay, Stdio};
@@ -82,7 +83,8 @@ fn start(dir: &Path, config: &ShimConfig, control: &OwnedFd) -> Result<Option<Ru
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let mut pipes = make_pipes(dir, config).map_err(|error| format!("cannot make the container's pipes: {error}"))?;
-    let built = build(dir, config, &mut pipes, &report_write);
+    let executor = ReportingExecutor { report: report_write.as_raw_fd(), confinement: Confinement::load(dir, config)? };
+    let built = build(dir, config, &mut pipes, executor);
     // What is inherited by the container's process is closed here, so that ends of file come when it ends.
     drop(report_write);
     pipes.child.clear();
@@ -136,11 +138,11 @@ fn build(
     dir: &Path,
     config: &ShimConfig,
     pipes: &mut Pipes,
-    report: &OwnedFd,
+    executor: ReportingExecutor,
 ) -> Result<Container, libcontainer::error::LibcontainerError> {
     let mut builder = ContainerBuilder::new(config.short.clone(), SyscallType::default())
         .with_root_path(dir.join(layout::LIBRARY))?
-        .with_executor(ReportingExecutor { report: report.as_raw_fd() });
+        .with_executor(executor);
     if config.tty {
         builder = builder.with_console_socket(Some(console_path(dir)));
     } else {

@@ -12,14 +12,18 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::SockType;
 
+use super::confinement::Confinement;
 use super::container::{listen_at, receive_terminal, wait_for};
 use super::executor::ReportingExecutor;
 use super::wire::{self, ExecRequest, FromExec};
 use super::{log_lines, process};
-use crate::layout;
+use crate::layout::{self, ShimConfig};
 
 /// How much of a failed start's explanation is passed on.
 const MAX_REPORT: u64 = 4096;
+
+/// How likely the kernel's OOM killer takes this process and those that it starts.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// Runs the command that the first packet on stdin asks for; the result is this process's own exit code.
 pub fn execute() -> i32 {
@@ -59,7 +63,10 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
     let fds: Vec<OwnedFd> =
         fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
-    let process_file = process_file(request)?;
+    let config = layout::read_record::<ShimConfig>(&request.dir, layout::SHIM).ok_or("shim.json is not readable")?;
+    let executor =
+        ReportingExecutor { report: report_write.as_raw_fd(), confinement: Confinement::load(&request.dir, &config)? };
+    let (process_file, score) = process_file(request)?;
     let console_path = console_path(request);
     let console = if request.tty {
         Some(listen_at(&console_path, SockType::Stream).map_err(|error| error.to_string())?)
@@ -70,7 +77,7 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
     let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
         .with_root_path(request.dir.join(layout::LIBRARY))
         .map_err(|error| log_lines::chain(&error))?
-        .with_executor(ReportingExecutor { report: report_write.as_raw_fd() });
+        .with_executor(executor);
     if request.tty {
         builder = builder.with_console_socket(Some(console_path.clone()));
     } else {
@@ -80,7 +87,11 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
         }
     }
     let path = PathBuf::from(format!("/proc/self/fd/{}", process_file.as_raw_fd()));
+    let own_score = fs::read_to_string(OOM_SCORE).unwrap_or_default();
+    // The command inherits it. As near as this process may come: lowering it is a privilege.
+    let _ = fs::write(OOM_SCORE, score.to_string());
     let built = builder.as_tenant().with_process(Some(path)).with_detach(true).build();
+    let _ = fs::write(OOM_SCORE, own_score.trim());
     drop(report_write);
     if request.tty {
         let _ = fs::remove_file(&console_path);
@@ -114,8 +125,9 @@ fn console_path(request: &ExecRequest) -> PathBuf {
     request.dir.join(format!("exec-{}.sock", std::process::id()))
 }
 
-/// The process to run is the container's own with other arguments, in a file that exists only for us.
-fn process_file(request: &ExecRequest) -> Result<OwnedFd, String> {
+/// The process to run is the container's own with other arguments, in a file that exists only for us; and its OOM
+/// score.
+fn process_file(request: &ExecRequest) -> Result<(OwnedFd, i32), String> {
     let spec = Spec::load(request.dir.join(layout::CONFIG)).map_err(|error| log_lines::chain(&error))?;
     let mut process = spec.process().clone().ok_or("the container has no process")?;
     let mut env: Vec<String> = process.env().clone().unwrap_or_default();
@@ -128,13 +140,15 @@ fn process_file(request: &ExecRequest) -> Result<OwnedFd, String> {
     process.set_env(Some(env));
     process.set_args(Some(request.args.clone()));
     process.set_terminal(Some(request.tty));
+    let score = process.oom_score_adj().unwrap_or(0);
     process.set_oom_score_adj(None);
     let bytes = serde_json::to_vec(&process).map_err(|error| error.to_string())?;
     let file = nix::sys::memfd::memfd_create(c"process", nix::sys::memfd::MemFdCreateFlag::MFD_CLOEXEC)
         .map_err(|error| error.to_string())?;
     let mut file = File::from(file);
     std::io::Write::write_all(&mut file, &bytes).map_err(|error| error.to_string())?;
-    process::private(OwnedFd::from(file)).map_err(|error| error.to_string())
+    let file = process::private(OwnedFd::from(file)).map_err(|error| error.to_string())?;
+    Ok((file, score))
 }
 
 /// Waits for the command's end. If the main process lets go of the connection, the command is killed.

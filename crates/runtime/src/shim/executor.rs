@@ -1,4 +1,4 @@
-//! The last steps inside a container before its program runs, and how a failure there is told.
+//! The last steps inside a container before its program runs, and how a failure there is reported.
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+
+use super::confinement::{Confinement, own_stdio};
 
 /// What an image's processes search when it does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -15,6 +17,7 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 #[derive(Clone)]
 pub struct ReportingExecutor {
     pub report: RawFd,
+    pub confinement: Confinement,
 }
 
 impl ReportingExecutor {
@@ -54,6 +57,10 @@ impl Executor for ReportingExecutor {
             libc::sigemptyset(&mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
         }
+        let process = spec.process().as_ref();
+        own_stdio(process.map_or(0, |process| process.user().uid()));
+        let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
+        self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
         let Err(error) = nix::unistd::execv(&program, &arguments);
         let why = match error {
             nix::errno::Errno::ENOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),

@@ -84,14 +84,14 @@ impl ContainerLog {
         self.append(&out);
     }
 
-    /// Writes what has no line end yet: the container has ended.
+    /// Writes what has no line end: the container has ended. It stays a part, so that no reader adds an end.
     pub fn finish(&mut self, stamp: &str) {
         let mut out = Vec::new();
         for (stream, partial) in
             [(Stream::Stdout, std::mem::take(&mut self.stdout)), (Stream::Stderr, std::mem::take(&mut self.stderr))]
         {
             if !partial.is_empty() {
-                entry(&mut out, stamp, stream, 'F', &partial);
+                entry(&mut out, stamp, stream, 'P', &partial);
             }
         }
         self.append(&out);
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn lines_are_whole_even_when_reads_are_not_and_streams_do_not_mix() {
         let text = written(&[(Stream::Stdout, b"one\ntw"), (Stream::Stderr, b"bad\n"), (Stream::Stdout, b"o\n\nlast")]);
-        assert_eq!(text, "T stdout F one\nT stderr F bad\nT stdout F two\nT stdout F \nE stdout F last\n");
+        assert_eq!(text, "T stdout F one\nT stderr F bad\nT stdout F two\nT stdout F \nE stdout P last\n");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - `__exec` runs one command in a running container ([`exec`]);
 //! - `__pause` is the first process of a PID namespace that a pod's containers share.
 
+mod confinement;
 mod container;
 mod exec;
 mod executor;

@@ -97,7 +97,7 @@ impl Drop for World {
         drop(runtime);
         std::fs::remove_dir_all(&self.dir).unwrap();
         if !std::thread::panicking() {
-            cleaned.unwrap();
+            assert_eq!(cleaned, Vec::<String>::new());
             assert!(cgroups_left(&self.cgroup_root).is_empty(), "{:?}", cgroups_left(&self.cgroup_root));
         }
     }
@@ -124,7 +124,7 @@ fn load_busybox(binary: &Path, dir: &Path, images: &ImageStore) -> String {
     std::fs::copy(binary, root.join("bin/busybox")).unwrap();
     let applets = [
         "sh", "cat", "echo", "sleep", "id", "hostname", "ls", "stty", "kill", "yes", "head", "dd", "wc", "mount",
-        "grep", "env", "tr", "true", "ps",
+        "grep", "env", "tr", "true", "ps", "unshare", "mkdir",
     ];
     for applet in applets {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();

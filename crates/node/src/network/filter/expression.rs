@@ -19,6 +19,9 @@ const VERDICT: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const META_MARK: u32 = 3;
+const META_INPUT_INDEX: u32 = 4;
+/// The loopback device's index, in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 const META_L4PROTO: u32 = 16;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
@@ -28,6 +31,8 @@ const NOT_EQUAL: u32 = 1;
 pub enum Verdict {
     /// Through.
     Accept,
+    /// Gone, without an answer.
+    Drop,
     /// To a chain, and back here at its end.
     Jump(String),
 }
@@ -38,6 +43,7 @@ impl Verdict {
         message.nest(DATA_VERDICT, |verdict| {
             match self {
                 Self::Accept => verdict.be32(1, 1),
+                Self::Drop => verdict.be32(1, 0),
                 Self::Jump(chain) => verdict.be32(1, (-3i32).cast_unsigned()).string(2, chain),
             };
         });
@@ -123,6 +129,11 @@ impl<'a> Rule<'a> {
     pub fn in_range(&mut self, range: crate::network::Cidr, wanted: bool) -> &mut Self {
         self.bits(4, &range.netmask().octets(), &[0; 4]);
         self.compare(if wanted { EQUAL } else { NOT_EQUAL }, &range.first.octets())
+    }
+
+    /// Goes on only if the packet came by another device than the loopback one.
+    pub fn came_from_outside(&mut self) -> &mut Self {
+        self.meta(META_INPUT_INDEX, FIRST).compare(NOT_EQUAL, &LOOPBACK_INDEX.to_ne_bytes())
     }
 
     /// Goes on only if the destination is an address of this host.

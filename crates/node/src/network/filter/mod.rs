@@ -13,6 +13,7 @@
 //!                      mark 0x4000  masquerade                      (came by a node port)
 //!                      saddr in pods, daddr not in pods, masquerade (a pod to the outside)
 //! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
+//! prerouting, raw:     iif not lo, daddr in 127.0.0.0/8  drop
 //! ```
 //!
 //! The whole table, with all Services, is put in place of an earlier process's in one transaction ([`Filter::fill`]);
@@ -227,6 +228,7 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
         set(FRONTS, 12, true, 1),
         set(NODE_PORTS, 8, true, 2),
         set(HAIRPINS, 8, false, 3),
+        base_chain("loopback-guard", "filter", PREROUTING, -300),
         base_chain("prerouting", "nat", PREROUTING, -100),
         base_chain("output", "nat", OUTPUT, -100),
         base_chain("postrouting", "nat", POSTROUTING, 100),
@@ -244,6 +246,10 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
             rule.protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
         }));
     }
+    // The bridge lets answers to this host's loopback addresses in (a host port there); nobody else gets to them.
+    messages.push(rule("loopback-guard", |rule| {
+        rule.came_from_outside().destination(FIRST).in_range(LOOPBACK, true).verdict(&Verdict::Drop);
+    }));
     messages.push(rule("postrouting", |rule| {
         rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
     }));
@@ -376,6 +382,11 @@ impl Filter {
         let hairpins = self.hairpins_with(service, &wanted);
         messages.extend(self.hairpin_changes(&hairpins));
         ServiceChange { messages, chains: wanted, hairpins, next_chain }
+    }
+
+    /// Whether something of this name has rules.
+    pub fn has(&self, service: &str) -> bool {
+        self.services.contains_key(service)
     }
 
     /// The Services that have rules.

@@ -1,0 +1,177 @@
+//! What a pod may not do, what a node does not take, and what pods get that they asked for: X6, X8.
+
+use crate::harness::{Checks, Cluster};
+
+const STAT_INTERVAL: &str = "/proc/sys/vm/stat_interval";
+
+/// A pod of one container that waits; `more` goes into its spec, `own` into the container.
+fn pod(name: &str, more: &str, own: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{more}  \
+         containers:\n  - name: main\n    image: test.local/busybox:1\n    command: [sleep, '100000']\n{own}"
+    )
+}
+
+#[test]
+fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    let checks = Checks::default();
+    refusals(&cluster, &checks);
+    admission(&cluster, &checks);
+    confinement(&cluster, &checks);
+    output(&cluster, &checks);
+    host_ports(&cluster, &checks);
+    ephemeral_containers(&cluster, &checks);
+    image_volumes_and_late_keys(&cluster, &checks);
+}
+
+/// X6, X8: what would change the host, and what the node cannot do, fails the pod with a reason.
+fn refusals(cluster: &Cluster, checks: &Checks) {
+    let before = std::fs::read_to_string(STAT_INTERVAL).expect("readable");
+    for (name, spec, reason, message) in [
+        (
+            "sysctl",
+            "  securityContext: {sysctls: [{name: vm.stat_interval, value: '9'}]}\n",
+            "SysctlForbidden",
+            "Pod was rejected: forbidden sysctl: \"vm.stat_interval\" not allowlisted",
+        ),
+        (
+            "users",
+            "  hostUsers: false\n",
+            "PodFeatureUnsupported",
+            "Pod was rejected: spec.hostUsers: this node gives pods no user namespaces of their own",
+        ),
+        (
+            "apparmor",
+            "  securityContext: {appArmorProfile: {type: RuntimeDefault}}\n",
+            "AppArmor",
+            "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host",
+        ),
+    ] {
+        cluster.apply(&pod(name, spec, ""));
+        let phase = || cluster.field(&format!("pod/{name}"), "{.status.phase} {.status.reason}");
+        cluster.eventually(&format!("{name} is refused"), || phase() == format!("Failed {reason}"));
+        checks.equal(name, &cluster.field(&format!("pod/{name}"), "{.status.message}"), message);
+    }
+    checks.equal("the host's parameter", &std::fs::read_to_string(STAT_INTERVAL).expect("readable"), &before);
+    let manifest = pod("named", "  securityContext: {sysctls: [{name: Vm..Stat, value: '9'}]}\n", "");
+    let output = cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    checks.holds(
+        "a name that is none is refused by the API",
+        error.contains("must have at most 253 characters"),
+        &error,
+    );
+}
+
+/// A pod bound by name is taken or failed as by a kubelet, and its set makes it again.
+fn admission(cluster: &Cluster, checks: &Checks) {
+    cluster.apply(&pod("big", "  nodeName: node-1\n", "    resources: {requests: {cpu: '4000'}}\n"));
+    cluster.eventually("a pod that is too big fails", || cluster.field("pod/big", "{.status.reason}") == "OutOfcpu");
+    let message = cluster.field("pod/big", "{.status.message}");
+    checks.holds("how much was there", message.contains("requested: 4000000, used: "), &message);
+    cluster.apply(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: picky}\nspec:\n  serviceName: picky\n  \
+         selector: {matchLabels: {app: picky}}\n  template:\n    metadata: {labels: {app: picky}}\n    spec:\n      \
+         nodeName: node-1\n      nodeSelector: {disk: fast}\n      terminationGracePeriodSeconds: 0\n      \
+         containers: [{name: main, image: 'test.local/busybox:1', command: [sleep, '100000']}]\n",
+    );
+    let first = std::cell::RefCell::new(String::new());
+    cluster.eventually("the set's pod is refused", || {
+        let [reason, uid] = ["{.status.reason}", "{.metadata.uid}"].map(|path| cluster.field("pod/picky-0", path));
+        *first.borrow_mut() = uid;
+        reason == "NodeAffinity"
+    });
+    cluster.eventually("the set makes it again", || cluster.uid("pod/picky-0") != *first.borrow());
+    cluster.kubectl(&["label", "node", "node-1", "disk=fast"]);
+    cluster.eventually("it is taken once it fits", || cluster.field("pod/picky-0", "{.status.phase}") == "Running");
+    cluster.kubectl(&["delete", "statefulset", "picky"]);
+}
+
+fn confinement(cluster: &Cluster, checks: &Checks) {
+    cluster.apply(&pod("plain", "", ""));
+    cluster.apply(&pod("open", "  securityContext: {seccompProfile: {type: Unconfined}}\n", ""));
+    for name in ["plain", "open"] {
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+    }
+    let seccomp = "grep -h '^Seccomp:' /proc/1/status /proc/self/status | tr -s '\\t\\n' '  '";
+    checks.equal("the default profile", &cluster.exec("plain", &["sh", "-c", seccomp]), "Seccomp: 2 Seccomp: 2 ");
+    checks.equal("none where asked for", &cluster.exec("open", &["sh", "-c", seccomp]), "Seccomp: 0 Seccomp: 0 ");
+    let raise = "cd /sys/fs/cgroup && for f in */memory.limit_in_bytes */freezer.state */pids.max memory.max cgroup.freeze; \
+                 do [ -e $f ] && (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true";
+    checks.equal("no limit of its own is changed", &cluster.exec("plain", &["sh", "-c", raise]), "");
+}
+
+/// Logs are what the container wrote, whoever it runs as.
+fn output(cluster: &Cluster, checks: &Checks) {
+    let more = "  restartPolicy: Never\n  securityContext: {runAsUser: 1000, runAsGroup: 1000}\n";
+    let manifest = pod("writer", more, "").replace(
+        "[sleep, '100000']",
+        "[sh, -c, 'echo one > /dev/stdout; echo two > /proc/1/fd/1; printf three; exit 3']\n    \
+         terminationMessagePolicy: FallbackToLogsOnError",
+    );
+    cluster.apply(&manifest);
+    let state = || cluster.field("pod/writer", "{.status.containerStatuses[0].state.terminated.exitCode}");
+    cluster.eventually("the writer has ended", || state() == "3");
+    checks.equal("its log", &cluster.kubectl(&["logs", "writer"]), "one\ntwo\nthree");
+    let message = cluster.field("pod/writer", "{.status.containerStatuses[0].state.terminated.message}");
+    checks.equal("its message", &message, "one\ntwo\nthree");
+}
+
+fn host_ports(cluster: &Cluster, checks: &Checks) {
+    let address = cluster.field("node/node-1", "{.status.addresses[0].address}");
+    let with_port = |name: &str, host: &str| {
+        let ports = format!("    ports: [{{containerPort: 80, hostPort: 8088{host}}}]\n");
+        let serve = format!("[sh, -c, 'while true; do echo {name} | nc -l -p 80; done']");
+        pod(name, "", &ports).replace("[sleep, '100000']", &serve)
+    };
+    cluster.apply(&with_port("on-loopback", ", hostIP: 127.0.0.1"));
+    cluster.apply(&with_port("on-address", &format!(", hostIP: {address}")));
+    for name in ["on-loopback", "on-address"] {
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+    }
+    let ask = |host: &str| {
+        let script = format!("exec 3<>/dev/tcp/{host}/8088 && timeout 5 cat <&3");
+        let output = cluster.inside("bash").args(["-c", &script]).output().expect("bash");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    for (host, name) in [("127.0.0.1", "on-loopback"), (address.as_str(), "on-address")] {
+        cluster.eventually(&format!("host port of {name} answers on {host}"), || ask(host) == name);
+    }
+    cluster.apply(&with_port("on-all", "").replace("spec:\n", "spec:\n  nodeName: node-1\n"));
+    cluster.eventually("a port that is taken is refused", || {
+        cluster.field("pod/on-all", "{.status.reason}") == "NodePorts"
+    });
+    cluster.kubectl(&["delete", "pod", "on-loopback", "on-address", "on-all"]);
+    cluster.eventually("nobody answers any more", || ask("127.0.0.1").is_empty());
+    checks.equal("nor on the node's address", &ask(&address), "");
+}
+
+fn ephemeral_containers(cluster: &Cluster, checks: &Checks) {
+    let command = ["sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '"];
+    let image = ["--image=test.local/busybox:1", "--image-pull-policy=IfNotPresent"];
+    cluster.kubectl(&[&["debug", "plain", "--target=main", "-c", "look"], &image[..], &["--"], &command].concat());
+    let code = || cluster.field("pod/plain", "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}");
+    cluster.eventually("the ephemeral container has run", || code() == "0");
+    let log = cluster.kubectl(&["logs", "plain", "-c", "look"]);
+    checks.equal("it sees its target's processes", log.trim(), "sleep 100000");
+    checks.equal("the pod goes on", &cluster.field("pod/plain", "{.status.containerStatuses[0].restartCount}"), "0");
+}
+
+fn image_volumes_and_late_keys(cluster: &Cluster, checks: &Checks) {
+    let volumes = "  volumes:\n  - {name: img, image: {reference: 'test.local/busybox:1', pullPolicy: IfNotPresent}}\n  \
+         - {name: later, projected: {sources: [{configMap: {name: later, optional: true, items: [{key: k, path: a/k}]}}]}}\n";
+    let mounts = "    volumeMounts: [{name: img, mountPath: /img}, {name: later, mountPath: /later}]\n";
+    cluster.apply(&pod("volumes", volumes, mounts));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/volumes", "--timeout=60s"]);
+    let sh = |script: &str| cluster.exec("volumes", &["sh", "-c", script]);
+    checks.equal("the image's files", sh("cmp /img/bin/busybox /bin/busybox && echo same").trim(), "same");
+    checks.equal("for reading only", sh("touch /img/x 2>/dev/null || echo refused").trim(), "refused");
+    checks.equal("nothing there yet", sh("ls /later").trim(), "");
+    cluster.kubectl(&["create", "configmap", "later", "--from-literal=other=1"]);
+    cluster.kubectl(&["patch", "configmap", "later", "-p", "{\"data\":{\"k\":\"v\"}}"]);
+    cluster.eventually("a key that appeared later is there", || sh("cat /later/a/k 2>/dev/null; true") == "v");
+    cluster.kubectl(&["delete", "configmap", "later"]);
+    cluster.eventually("and goes with its object", || sh("cat /later/a/k 2>/dev/null; true").is_empty());
+}
