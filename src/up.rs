@@ -121,7 +121,13 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
     };
     let advertise = if args.listen.ip().is_unspecified() { IpAddr::V4(node_ip) } else { args.listen.ip() };
-    let server = mainstay_server::start(mainstay_server::ServerConfig {
+    let files = mainstay_server::Files {
+        authentication: args.authentication_config.clone(),
+        tokens: args.token_auth_file.clone(),
+        audit_policy: args.audit_policy_file.clone(),
+        audit_log: args.audit_log_path.clone(),
+    };
+    let config = mainstay_server::ServerConfig {
         data_dir: args.data_dir.clone(),
         listen: args.listen,
         advertise: Some(advertise),
@@ -130,8 +136,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         cluster_domain: args.cluster_domain.clone(),
         node_name: node_name.clone(),
         node_addresses: vec![IpAddr::V4(node_ip)],
-    })
-    .await?;
+    };
+    let server = mainstay_server::start_with(config, &files).await?;
     let api_ready = begun.elapsed();
     if let Some(path) = &args.kubeconfig {
         write_private(path, server.admin.kubeconfig.as_bytes())
