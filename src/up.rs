@@ -125,7 +125,13 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         new: args.new_cluster,
         volumes_of: mainstay_node::volumes::owner::noted(&args.data_dir)?,
     };
-    let server = mainstay_server::start(mainstay_server::ServerConfig {
+    let files = mainstay_server::Files {
+        authentication: args.authentication_config.clone(),
+        tokens: args.token_auth_file.clone(),
+        audit_policy: args.audit_policy_file.clone(),
+        audit_log: args.audit_log_path.clone(),
+    };
+    let config = mainstay_server::ServerConfig {
         data_dir: args.data_dir.clone(),
         listen: args.listen,
         advertise: Some(advertise),
@@ -135,8 +141,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         node_name: node_name.clone(),
         node_addresses: vec![IpAddr::V4(node_ip)],
         cluster,
-    })
-    .await?;
+    };
+    let server = mainstay_server::start_with(config, &files).await?;
     let api_ready = begun.elapsed();
     if let Some(path) = &args.kubeconfig {
         mainstay_server::pki::write_private(path, server.admin.kubeconfig.as_bytes()).context("the kubeconfig")?;

@@ -1,5 +1,6 @@
 //! End to end: the real binary, the real kubectl, kill -9. One program, so that it is linked once.
 
+mod authorization;
 mod claims;
 mod crash;
 mod dns;

@@ -94,6 +94,18 @@ pub struct UpArgs {
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Further issuers of tokens, and where nobody in particular may look: an AuthenticationConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// Users by fixed tokens: lines of `token,user,uid,"group1,group2"`.
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// What of requests is recorded: an audit.k8s.io/v1 Policy.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where it is recorded; `-` is standard output.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
     /// The port of the node's own API (logs, exec, port-forward).
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub node_port: u16,

@@ -9,14 +9,17 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod audit;
 mod auth;
 mod authorize;
 pub mod bootstrap;
+mod credentials;
 pub mod driver;
+mod fairness;
 mod http;
 pub mod identity;
 pub mod offline;
 pub mod pki;
 mod start;
 
-pub use start::{Credentials, Running, ServerConfig, StartError, start, system_env};
+pub use start::{Credentials, Files, Running, ServerConfig, StartError, start, start_with, system_env};

@@ -11,14 +11,16 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+/// How much earlier than now a certificate that was asked for begins, in seconds.
+const CLOCKS_APART: i64 = 300;
 /// How long the CA is good for, in days.
 const CA_DAYS: i64 = 3650;
 /// How long a signed certificate is good for, in days.
@@ -128,6 +130,27 @@ impl Pki {
             &Purpose::Both(names),
             now,
         )
+    }
+
+    /// Signs a certificate request (PEM) as it asks, for at most `seconds` and [`LEAF_DAYS`], as a server's or a
+    /// client's. Who may have it was decided before; the CA's own rights are never given.
+    pub fn sign(&self, request: &str, serves: bool, seconds: Option<i64>, now: Timestamp) -> Result<String, PkiError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request)?;
+        let longest = LEAF_DAYS * 86_400;
+        let left = days_left(&self.ca_pem, now).unwrap_or(0) * 86_400;
+        let seconds = seconds.unwrap_or(longest).clamp(1, longest.min(left).max(1));
+        let params = &mut request.params;
+        params.is_ca = IsCa::NoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![if serves { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
+        // A little before now: other machines' clocks may be behind.
+        let at = |second: i64| {
+            rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(u64::try_from(second).unwrap_or(0))
+        };
+        params.not_before = at(now.as_second().saturating_sub(CLOCKS_APART));
+        params.not_after = at(now.as_second().saturating_add(seconds));
+        Ok(request.signed_by(&self.issuer)?.pem())
     }
 
     /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.

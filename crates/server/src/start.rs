@@ -15,8 +15,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{Api, Cidr, Env, Settings, Tokens};
+use crate::audit;
+use crate::auth::config::{Authentication, StaticTokens};
+use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
-use crate::http::{Counters, Server, accept};
+use crate::credentials::Issuer;
+use crate::fairness::Fairness;
+use crate::http::{Authenticators, Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver, identity};
 
@@ -50,6 +55,52 @@ pub struct ServerConfig {
     pub cluster: identity::Expected,
 }
 
+/// Files by which a server is told who may come in and what is recorded; all may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// `--authentication-config`: an `AuthenticationConfiguration`.
+    pub authentication: Option<PathBuf>,
+    /// `--token-auth-file`: lines of `token,user,uid[,"group1,group2"]`.
+    pub tokens: Option<PathBuf>,
+    /// `--audit-policy-file`: an `audit.k8s.io/v1` Policy.
+    pub audit_policy: Option<PathBuf>,
+    /// `--audit-log-path`: where to; `-` is standard output.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Files {
+    fn read(&self) -> Result<(Authenticators, Option<Arc<audit::Log>>), StartError> {
+        let text = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|error| StartError::File { path: path.to_owned(), why: error.to_string() })
+        };
+        let mut others = Authenticators::default();
+        if let Some(path) = &self.tokens {
+            let wrong = |why: String| StartError::File { path: path.clone(), why };
+            others.tokens = StaticTokens::parse(&text(path)?).map_err(|error| wrong(error.to_string()))?;
+        }
+        if let Some(path) = &self.authentication {
+            let wrong = |why: String| StartError::File { path: path.clone(), why };
+            others.config = Authentication::parse(&text(path)?).map_err(|error| wrong(error.to_string()))?;
+            others.issuers = Issuers::new(&others.config.jwt).map_err(wrong)?;
+        }
+        let audit = match (&self.audit_policy, &self.audit_log) {
+            (Some(policy), Some(log)) => {
+                let wrong = |why: String| StartError::File { path: policy.clone(), why };
+                let parsed: audit::policy::Policy =
+                    serde_yaml_ng::from_str(&text(policy)?).map_err(|error| wrong(error.to_string()))?;
+                if !parsed.is_known() {
+                    return Err(wrong("not a Policy of audit.k8s.io/v1".to_owned()));
+                }
+                let opened = audit::Log::open(parsed, log);
+                Some(Arc::new(opened.map_err(|error| StartError::File { path: log.clone(), why: error.to_string() })?))
+            }
+            _ => None,
+        };
+        Ok((others, audit))
+    }
+}
+
 /// Why a server did not start. Each says what to do where that is not plain.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -76,6 +127,9 @@ pub enum StartError {
          volumes back, or start with --new-cluster if they are to be left unused"
     )]
     OtherVolumes { path: PathBuf, found: String, cluster: String },
+    /// A file that was named cannot be used.
+    #[error("{path}: {why}")]
+    File { path: PathBuf, why: String },
     /// Keys or certificates cannot be used.
     #[error("keys and certificates: {0}")]
     Pki(#[from] PkiError),
@@ -154,6 +208,12 @@ pub fn system_env() -> Env {
 
 /// Starts a server: returns when it answers.
 pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
+    start_with(config, &Files::default()).await
+}
+
+/// As [`start`], with what files say.
+pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
+    let (authenticators, audit) = files.read()?;
     let (service_cidr, dns_address) = ranges(&config)?;
     let env = system_env();
     let now = (env.now)();
@@ -198,14 +258,19 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;
+    let fairness = Fairness::new(&api.store);
     let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
+    let authorizer = Arc::new(authorizer);
     let (closing, is_closing) = watch::channel(false);
     let (_, ready) = watch::channel(true);
     let (noted, undecodable) = watch::channel(Vec::new());
     let server = Arc::new(Server {
         api: api.clone(),
         advertise,
-        authorizer: Arc::new(authorizer),
+        authenticators,
+        fairness,
+        audit,
+        authorizer: authorizer.clone(),
         tokens,
         kubelet_tls: Arc::new(kubelet_tls),
         ready,
@@ -213,11 +278,14 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
         closing: is_closing.clone(),
         counters: Counters::default(),
     });
+    let ca_pem = pki.ca_pem().to_owned();
+    let issuer = Issuer { api: api.clone(), authorizer, pki };
     let tasks = vec![
+        tokio::spawn(issuer.run(is_closing.clone())),
         tokio::spawn(accept(server, listener, Arc::new(tls))),
         tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, noted, is_closing)),
     ];
-    Ok(Running { addr, cluster, ca_pem: pki.ca_pem().to_owned(), admin, node, dns_address, api, closing, tasks })
+    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, closing, tasks })
 }
 
 fn ranges(config: &ServerConfig) -> Result<(Cidr, IpAddr), StartError> {

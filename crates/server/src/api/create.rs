@@ -4,6 +4,7 @@ use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
 use crate::authorize::{escalation, restriction};
+use crate::credentials;
 
 use super::{Batch, Body, Outcome, Part, admission, key, metadata};
 
@@ -21,6 +22,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     metadata::begin(batch, &mut object);
     (kind.defaults)(kind, &mut object);
     (kind.prepare_create)(kind, &mut object);
+    credentials::identify(batch, kind, &mut object);
     let name = object::name(&object).to_owned();
     if batch.has(key::object(kind, namespace, &name)) {
         return Err(Status::already_exists(kind, &name));
@@ -33,6 +35,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     if !causes.is_empty() {
         return Err(Status::invalid(kind, &name, &causes));
     }
+    credentials::check(batch, kind, &object, None)?;
     escalation::check(batch, kind, &object, None)?;
     restriction::check(batch, kind, Part::Main, &object, None)?;
     batch.warnings.extend((kind.warnings)(kind, &object));

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Batch, Body, Outcome, admission, create, delete, key, metadata, pod};
 use crate::authorize::{escalation, restriction};
+use crate::credentials;
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,6 +189,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     if !causes.is_empty() {
         return Err(Status::invalid(kind, name, &causes));
     }
+    credentials::check(batch, kind, &new, Some(old))?;
     escalation::check(batch, kind, &new, Some(old))?;
     restriction::check(batch, kind, part, &new, Some(old))?;
     if delete::is_released(kind, &new) {

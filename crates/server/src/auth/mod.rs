@@ -1,6 +1,8 @@
 //! Who asks (X1): a client certificate, or a service account's token.
 
+pub mod config;
 mod impersonate;
+pub mod oidc;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +61,11 @@ impl User {
             info["extra"] = json!(self.extra);
         }
         info
+    }
+
+    /// Whether nothing is known of them.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
     }
 
     /// Whether they belong to a group.

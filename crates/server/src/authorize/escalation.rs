@@ -13,6 +13,7 @@ use super::rbac::GROUP;
 use super::rule::{Rule, missing, quoted};
 use super::{Attributes, Authorizer, MASTERS};
 use crate::api::Batch;
+use crate::audit::Record;
 use crate::auth::User;
 
 /// Who makes a request, and who knows what they may.
@@ -22,6 +23,8 @@ pub struct Requester {
     pub user: Arc<User>,
     /// The server's.
     pub authorizer: Arc<Authorizer>,
+    /// Where the request is recorded, if it is.
+    pub record: Option<Arc<Record>>,
 }
 
 /// Refuses a role or binding that gives more than its writer has. `old` is the stored object of an update.

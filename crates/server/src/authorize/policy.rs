@@ -119,6 +119,9 @@ fn defaults() -> Vec<Default> {
             ["ClusterRoleBinding", name, subjects @ ..] => {
                 all.push(binding(&kinds::CLUSTER_ROLE_BINDING, "", name, ("ClusterRole", name), subjects));
             }
+            ["bind", name, role, subjects @ ..] => {
+                all.push(binding(&kinds::CLUSTER_ROLE_BINDING, "", name, ("ClusterRole", role), subjects));
+            }
             ["RoleBinding", namespace, name, role, subjects @ ..] => {
                 all.push(binding(&kinds::ROLE_BINDING, namespace, name, ("Role", role), subjects));
             }

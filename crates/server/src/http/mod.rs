@@ -26,6 +26,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{Api, Tokens};
 use crate::auth::User;
 use crate::authorize::Authorizer;
+use crate::fairness::Fairness;
+use crate::{audit, auth};
 
 /// Connections at a time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 2048;
@@ -51,12 +53,38 @@ pub struct Counters {
     watches: AtomicU64,
 }
 
+/// Ways to say who one is that are configured by files.
+#[derive(Default)]
+pub struct Authenticators {
+    /// `--token-auth-file`.
+    pub tokens: auth::config::StaticTokens,
+    /// `--authentication-config`.
+    pub config: auth::config::Authentication,
+    /// The issuers of that.
+    pub issuers: auth::oidc::Issuers,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// By their certificate.
+    pub certified: Option<User>,
+    /// Their address.
+    pub address: String,
+}
+
 /// What every request needs.
 pub struct Server {
     /// The pipeline.
     pub api: Api,
     /// Where pods and other machines reach the server.
     pub advertise: std::net::SocketAddr,
+    /// Further ways to say who one is.
+    pub authenticators: Authenticators,
+    /// Whose turn it is.
+    pub fairness: Fairness,
+    /// The audit log, where there is one.
+    pub audit: Option<Arc<audit::Log>>,
     /// Who may do what.
     pub authorizer: Arc<Authorizer>,
     /// Signs and checks service account tokens.
@@ -125,13 +153,15 @@ async fn serve_connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: Tc
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = certificate.and_then(|certificate| User::of_certificate(certificate));
+    let certified = certificate.and_then(|certificate| User::of_certificate(certificate));
+    let address = stream.get_ref().0.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
+    let peer = Peer { certified, address };
     server.counters.connections.fetch_add(1, Ordering::Relaxed);
     let service = {
         let server = server.clone();
         service_fn(move |request| {
-            let (server, user) = (server.clone(), user.clone());
-            async move { Ok::<_, Infallible>(serve::serve(server, user, request).await) }
+            let (server, peer) = (server.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(serve::serve(server, peer, request).await) }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());

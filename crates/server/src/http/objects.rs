@@ -98,6 +98,9 @@ pub async fn serve(
     let method = request.method().clone();
     let body =
         if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
+    if let Some(record) = &requester.record {
+        record.request(&body);
+    }
     let call = Call { server, target: &target, query: &query, form, content_type, manager, requester };
     if !target.subresource.is_empty() {
         return subresource(&call, verb, body).await;

@@ -9,22 +9,33 @@ use mainstay_api::Status;
 
 use super::respond::{self, Body};
 use super::route::{Route, Target, query, route};
-use super::{Server, documents, objects, reviews};
+use super::{Peer, Server, documents, objects, reviews};
 use crate::api::Query;
+use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
-use crate::authorize::Attributes;
 use crate::authorize::escalation::Requester;
+use crate::authorize::{Attributes, forbidden};
+use crate::credentials;
 
 /// Answers a request. Every failure is a `metav1.Status`.
-pub async fn serve(server: Arc<Server>, certified: Option<User>, request: Request<Incoming>) -> Response<Body> {
+pub async fn serve(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     server.counters.requests.fetch_add(1, Ordering::Relaxed);
     let audit = audit_id(&server, &request);
-    let mut response = match answer(&server, certified, request).await {
+    let mut record = None;
+    let mut response = match answer(&server, peer, audit.as_ref(), &mut record, request).await {
         Ok(response) => response,
         Err(status) => respond::status(&status),
     };
     if response.status().is_server_error() {
         server.counters.failures.fetch_add(1, Ordering::Relaxed);
+    }
+    if let Some(record) = record {
+        let body = match response.body() {
+            Body::Full(bytes) => bytes.as_ref(),
+            _ => None,
+        };
+        let is_long = !matches!(response.body(), Body::Full(_));
+        record.end(&Answer { code: response.status().as_u16(), body, is_long }, server.api.now());
     }
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
@@ -47,50 +58,108 @@ fn audit_id(server: &Server, request: &Request<Incoming>) -> Option<HeaderValue>
 
 async fn answer(
     server: &Arc<Server>,
-    certified: Option<User>,
+    peer: Peer,
+    audit: Option<&HeaderValue>,
+    record: &mut Option<Arc<Record>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let user = impersonated(server, authenticate(server, certified, &request)?, &request)?;
-    let path = request.uri().path().to_owned();
-    match route(&path)? {
+    let sender = authenticate(server, peer.certified, &request).await?;
+    let impersonation = Impersonation::of(request.headers())?;
+    let user = match impersonation {
+        None => sender.clone(),
+        // Whom the sender may act as.
+        Some(impersonation) => {
+            impersonation.asks().iter().try_for_each(|ask| server.authorizer.check(&sender, ask))?;
+            impersonation.user()
+        }
+    };
+    let route = route(request.uri().path())?;
+    let query = query(request.uri().query().unwrap_or(""));
+    let what = asked(&route, request.method(), &query)?;
+    if let Some(log) = &server.audit {
+        let head = head(&request, audit, peer.address, &route, server.api.now());
+        *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
+    }
+    let _seat = server.fairness.seat(&user, &what).await?;
+    match record {
+        None => server.authorizer.check(&user, &what)?,
+        Some(record) => {
+            let decided = server.authorizer.explain(&user, &what);
+            let (Ok(reason) | Err(reason)) = &decided;
+            record.decision(decided.is_ok(), reason);
+            decided.map_err(|reason| forbidden(&user, &what, &reason))?;
+        }
+    }
+    match route {
         Route::Path(path) => {
-            let what = Attributes {
-                verb: request.method().as_str().to_lowercase(),
-                path: path.clone(),
-                ..Attributes::default()
-            };
-            server.authorizer.check(&user, &what)?;
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 return Err(Status::method_not_allowed());
             }
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
-            documents::get(server, &path, &query(request.uri().query().unwrap_or("")), host, accept(&request))
+            documents::get(server, &path, &query, host, accept(&request))
         }
         Route::Review { group, resource, namespace } => {
-            let what = Attributes {
-                verb: "create".into(),
-                group: group.clone(),
-                resource: resource.clone(),
-                namespace: namespace.clone(),
-                ..Attributes::default()
-            };
-            server.authorizer.check(&user, &what)?;
             if *request.method() != Method::POST {
                 return Err(Status::method_not_allowed());
             }
             reviews::create(server, &user, (&group, &resource, &namespace), request).await
         }
         Route::Objects(target) => {
-            let query = query(request.uri().query().unwrap_or(""));
-            let is_watch = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
-            let verb = verb_of(request.method(), &target, is_watch).ok_or_else(Status::method_not_allowed)?;
-            let what = attributes(&target, verb, &query);
-            server.authorizer.check(&user, &what)?;
-            let requester = Requester { user: Arc::new(user), authorizer: server.authorizer.clone() };
+            let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
+            let authorizer = server.authorizer.clone();
+            let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
             objects::serve(server, requester, target, verb, query, request).await
         }
     }
+}
+
+/// What the audit log notes of a request's head.
+fn head(
+    request: &Request<Incoming>,
+    audit: Option<&HeaderValue>,
+    source: String,
+    route: &Route,
+    received: jiff::Timestamp,
+) -> Head {
+    let text = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    Head {
+        id: text(audit),
+        uri: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        source,
+        agent: text(request.headers().get(header::USER_AGENT)),
+        sender: None,
+        version: match route {
+            Route::Objects(target) => target.kind.version.to_string(),
+            Route::Review { .. } => "v1".to_owned(),
+            Route::Path(_) => String::new(),
+        },
+        received,
+    }
+}
+
+fn is_watch(query: &Query) -> bool {
+    query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
+}
+
+/// What a request asks for.
+fn asked(route: &Route, method: &Method, query: &Query) -> Result<Attributes, Status> {
+    Ok(match route {
+        Route::Path(path) => {
+            Attributes { verb: method.as_str().to_lowercase(), path: path.clone(), ..Attributes::default() }
+        }
+        Route::Review { group, resource, namespace } => Attributes {
+            verb: "create".into(),
+            group: group.clone(),
+            resource: resource.clone(),
+            namespace: namespace.clone(),
+            ..Attributes::default()
+        },
+        Route::Objects(target) => {
+            let verb = verb_of(method, target, is_watch(query)).ok_or_else(Status::method_not_allowed)?;
+            attributes(target, verb, query)
+        }
+    })
 }
 
 /// What a request about objects asks for. A namespace is in itself, and a list of the one object that a field selector
@@ -122,30 +191,36 @@ fn named(selector: &str) -> Option<&str> {
 }
 
 /// A bearer token goes before the certificate; a wrong one is refused, whatever else there is.
-fn authenticate(server: &Server, certified: Option<User>, request: &Request<Incoming>) -> Result<User, Status> {
+async fn authenticate(server: &Server, certified: Option<User>, request: &Request<Incoming>) -> Result<User, Status> {
+    let others = &server.authenticators;
     let Some(token) = request.headers().get(header::AUTHORIZATION).and_then(bearer) else {
-        return Ok(certified.unwrap_or_else(User::anonymous));
+        return match certified {
+            Some(user) => Ok(user),
+            None if others.config.lets_anonymous(request.uri().path()) => Ok(User::anonymous()),
+            None => Err(Status::unauthorized()),
+        };
     };
-    match User::of_token(&server.api, &server.tokens, token, &[crate::api::ISSUER]) {
-        Ok((user, _)) => Ok(user),
-        Err(error) => {
-            tracing::debug!(%error, "a token was refused");
-            Err(Status::unauthorized())
-        }
+    if let Some(user) = others.tokens.user(token) {
+        return Ok(user);
     }
+    let refused = |error: &dyn std::fmt::Display| {
+        tracing::debug!(%error, "a token was refused");
+        Status::unauthorized()
+    };
+    if credentials::token::looks_like_one(token) {
+        return credentials::token::user(&server.api, token).ok_or_else(|| refused(&"not a valid bootstrap token"));
+    }
+    if others.issuers.knows(token) {
+        return others.issuers.user(token, server.api.now()).await.map_err(|error| refused(&error));
+    }
+    let known = User::of_token(&server.api, &server.tokens, token, &[crate::api::ISSUER]);
+    known.map(|(user, _)| user).map_err(|error| refused(&error))
 }
 
 /// The token of an `Authorization` header; its scheme's name has no case (RFC 9110, 11.1).
 fn bearer(header: &HeaderValue) -> Option<&str> {
     let (scheme, token) = header.to_str().ok()?.trim_start().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// The user that the request is to count as: its sender, or whom they may act as.
-fn impersonated(server: &Server, user: User, request: &Request<Incoming>) -> Result<User, Status> {
-    let Some(impersonation) = Impersonation::of(request.headers())? else { return Ok(user) };
-    impersonation.asks().iter().try_for_each(|ask| server.authorizer.check(&user, ask))?;
-    Ok(impersonation.user())
 }
 
 /// The `Accept` header.

@@ -1,0 +1,431 @@
+//! Credentials that are asked for: certificates by CertificateSigningRequest, and bootstrap tokens.
+//!
+//! One task follows both in the store: it approves what kubelets may have, signs what is approved, takes away what is
+//! old, and keeps the signatures of `cluster-info`. What is to be done with one request is decided by [`next`], which is
+//! pure; the key that signs is only here.
+
+pub mod request;
+pub mod token;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_store::{WatchError, Watcher};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::api::{self, Api, Batch, Body, DeleteOptions, Outcome, Part, codec, key};
+use crate::auth::User;
+use crate::authorize::{Attributes, Authorizer};
+use crate::pki::Pki;
+use request::{Asked, KUBELET_CLIENT, has};
+
+/// How long an approved request stays.
+const APPROVED: SignedDuration = SignedDuration::from_hours(1);
+/// How long a denied or failed one stays.
+const DENIED: SignedDuration = SignedDuration::from_hours(1);
+/// How long one that nobody has decided on stays.
+const PENDING: SignedDuration = SignedDuration::from_hours(24);
+/// The longest sleep without a look at the clock.
+const MAX_SLEEP: Duration = Duration::from_secs(600);
+/// The pause after a write that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+const GROUP: &str = "certificates.k8s.io";
+
+/// What is to be done with a request.
+#[derive(Debug, PartialEq)]
+pub enum Next {
+    /// Nothing before this time; at it the request is taken away.
+    Keep(Timestamp),
+    /// Its time is over.
+    Remove,
+    /// A kubelet asks for itself, or for a new node; whether it may is the authorizer's to say.
+    Review(Asked),
+    /// It is approved and is to be signed.
+    Sign(Asked),
+    /// It is approved, and its signer does not give that.
+    Fail(String),
+}
+
+/// What is to be done with a request now.
+pub fn next(request: &Value, now: Timestamp) -> Next {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let since = |condition: &str| {
+        let all = object::at(request, &["status", "conditions"]).and_then(Value::as_array)?;
+        let found = all.iter().find(|found| object::text(found, &["type"]) == condition)?;
+        time(object::text(found, &["lastUpdateTime"])).or_else(|| time(object::text(found, &["lastTransitionTime"])))
+    };
+    let created = time(object::text(request, &["metadata", "creationTimestamp"])).unwrap_or(now);
+    let (begin, stays) = if has(request, "Denied") || has(request, "Failed") {
+        (since("Denied").or_else(|| since("Failed")).unwrap_or(created), DENIED)
+    } else if has(request, "Approved") {
+        (since("Approved").unwrap_or(created), APPROVED)
+    } else {
+        (created, PENDING)
+    };
+    let end = begin.checked_add(stays).unwrap_or(Timestamp::MAX);
+    if now >= end {
+        return Next::Remove;
+    }
+    let is_open = !has(request, "Denied")
+        && !has(request, "Failed")
+        && object::text(request, &["status", "certificate"]).is_empty();
+    if !is_open || !request::is_ours(request) {
+        return Next::Keep(end);
+    }
+    let asked = request::read(request).ok_or("the request cannot be read").and_then(|asked| {
+        request::suits(request, &asked)?;
+        Ok(asked)
+    });
+    match (has(request, "Approved"), asked) {
+        (true, Ok(asked)) => Next::Sign(asked),
+        (true, Err(why)) => Next::Fail(why.to_owned()),
+        (false, Ok(asked)) if object::text(request, &["spec", "signerName"]) == KUBELET_CLIENT => Next::Review(asked),
+        (false, _) => Next::Keep(end),
+    }
+}
+
+/// Fills in who asks: whatever the client wrote there is not believed.
+pub fn identify(batch: &Batch<'_>, kind: &Kind, object: &mut Value) {
+    if !is_request(kind) {
+        return;
+    }
+    let user = batch.requester.as_ref().map(|requester| requester.user.clone()).unwrap_or_default();
+    let spec = object::ensure(object, &["spec"]);
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    if user.name.is_empty() {
+        return;
+    }
+    spec.insert("username".to_owned(), user.name.as_str().into());
+    spec.insert("groups".to_owned(), json!(user.groups));
+    if !user.uid.is_empty() {
+        spec.insert("uid".to_owned(), user.uid.as_str().into());
+    }
+    if !user.extra.is_empty() {
+        spec.insert("extra".to_owned(), json!(user.extra));
+    }
+}
+
+/// Refuses a decision on a request, or a certificate for it, by whoever may not `approve` or `sign` for its signer.
+pub fn check(batch: &Batch<'_>, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let (true, Some(requester)) = (is_request(kind), &batch.requester) else { return Ok(()) };
+    let (name, signer) = (object::name(new), object::text(new, &["spec", "signerName"]));
+    let Some(old) = old else {
+        let asked = request::read(new).unwrap_or_default();
+        if signer == request::CLIENT && asked.groups.iter().any(|group| group == crate::authorize::MASTERS) {
+            let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+            return Err(Status::forbidden(kind, name, why));
+        }
+        return Ok(());
+    };
+    let condition = |request: &Value, kind: &str| {
+        let all = object::at(request, &["status", "conditions"]).and_then(Value::as_array).into_iter().flatten();
+        all.into_iter().find(|found| object::text(found, &["type"]) == kind).cloned()
+    };
+    let changes = |kind: &str| condition(new, kind) != condition(old, kind);
+    let certificate = ["status", "certificate"];
+    let verb = if changes("Approved") || changes("Denied") {
+        "approve"
+    } else if changes("Failed") || object::text(new, &certificate) != object::text(old, &certificate) {
+        "sign"
+    } else {
+        return Ok(());
+    };
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    let may = [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+        let what = Attributes {
+            verb: verb.to_owned(),
+            group: GROUP.to_owned(),
+            resource: "signers".to_owned(),
+            name,
+            ..Attributes::default()
+        };
+        requester.authorizer.allows(&requester.user, &what).is_ok()
+    });
+    if may {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(Status::forbidden(kind, name, &why))
+}
+
+fn is_request(kind: &Kind) -> bool {
+    kind.group == GROUP && kind.plural == "certificatesigningrequests"
+}
+
+/// The task's tools.
+pub struct Issuer {
+    /// The pipeline.
+    pub api: Api,
+    /// Who may have what.
+    pub authorizer: Arc<Authorizer>,
+    /// What signs.
+    pub pki: Pki,
+}
+
+/// A change of a key that the task follows, or nothing for now.
+enum Heard {
+    Changed,
+    Lagged,
+    Closed,
+}
+
+impl Issuer {
+    /// Runs until the server stops.
+    pub async fn run(self, mut closing: watch::Receiver<bool>) {
+        let prefixes = [format!("/{GROUP}/"), format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX)];
+        let cluster_info = key::object(&kinds::CONFIG_MAP, "kube-public", "cluster-info");
+        while !*closing.borrow() {
+            let revision = self.api.store.revision();
+            let open = |prefix: bytes::Bytes| self.api.store.watch(prefix, revision);
+            let watchers =
+                prefixes.iter().map(|prefix| open(prefix.clone().into())).chain([open(cluster_info.clone())]);
+            let Ok(mut watchers) = watchers.collect::<Result<Vec<Watcher>, _>>() else { return };
+            loop {
+                let (wake, failed) = self.look().await;
+                let sleep = if failed { PAUSE } else { wake };
+                let heard = tokio::select! {
+                    heard = any(&mut watchers) => heard,
+                    () = tokio::time::sleep(sleep) => Heard::Changed,
+                    _ = closing.wait_for(|closing| *closing) => Heard::Closed,
+                };
+                match heard {
+                    Heard::Changed => {}
+                    Heard::Lagged => break,
+                    Heard::Closed => return,
+                }
+            }
+        }
+    }
+
+    /// Does what is to be done now; how long nothing follows, and whether something failed.
+    async fn look(&self) -> (Duration, bool) {
+        let now = self.api.now();
+        let (mut due, mut failed) = (BTreeMap::new(), false);
+        if let Some(kind) = kinds::find(GROUP, "v1", "certificatesigningrequests") {
+            for request in self.stored(&key::prefix(&kind, None)) {
+                match self.tend(&kind, &request, now).await {
+                    Ok(Some(at)) => drop(due.insert((at, object::name(&request).to_owned()), ())),
+                    Ok(None) => {}
+                    Err(status) => {
+                        tracing::warn!(request = object::name(&request), error = %status.message, "a certificate request could not be tended");
+                        failed = true;
+                    }
+                }
+            }
+        }
+        match self.tend_tokens(now).await {
+            Ok(Some(at)) => drop(due.insert((at, String::new()), ())),
+            Ok(None) => {}
+            Err(status) => {
+                tracing::warn!(error = %status.message, "bootstrap tokens could not be tended");
+                failed = true;
+            }
+        }
+        let wake = due.keys().next().map_or(MAX_SLEEP, |(at, _)| {
+            Duration::try_from(at.duration_since(now))
+                .unwrap_or(Duration::ZERO)
+                .clamp(Duration::from_millis(1), MAX_SLEEP)
+        });
+        (wake, failed)
+    }
+
+    fn stored(&self, prefix: &[u8]) -> Vec<Value> {
+        let page = self.api.store.range(prefix, None, usize::MAX, None);
+        page.map(|page| page.entries.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect())
+            .unwrap_or_default()
+    }
+
+    async fn tend(&self, kind: &Kind, request: &Value, now: Timestamp) -> Result<Option<Timestamp>, Status> {
+        let condition = |type_: &str, reason: &str, message: &str| {
+            let at = mainstay_api::time::rfc3339(now);
+            json!({ "type": type_, "status": "True", "reason": reason, "message": message, "lastUpdateTime": at, "lastTransitionTime": at })
+        };
+        match next(request, now) {
+            Next::Keep(end) => Ok(Some(end)),
+            Next::Remove => self.remove(kind, request).await.map(|()| None),
+            Next::Review(asked) => match self.review(request, &asked) {
+                Some(message) => {
+                    self.write_status(kind, request, |status| {
+                        add(status, condition("Approved", "AutoApproved", message))
+                    })
+                    .await?;
+                    Ok(None)
+                }
+                None => Ok(None),
+            },
+            Next::Fail(why) => {
+                let failed = condition("Failed", "SignerValidationFailure", &why);
+                self.write_status(kind, request, |status| add(status, failed.clone())).await.map(|()| None)
+            }
+            Next::Sign(asked) => {
+                let seconds = object::at(request, &["spec", "expirationSeconds"]).and_then(Value::as_i64);
+                let serves = object::text(request, &["spec", "signerName"]) == request::KUBELET_SERVING;
+                match self.pki.sign(&asked.pem, serves, seconds, now) {
+                    Ok(pem) => {
+                        use base64::Engine as _;
+                        let text = base64::engine::general_purpose::STANDARD.encode(pem);
+                        self.write_status(kind, request, |status| {
+                            object::ensure(status, &[]).insert("certificate".to_owned(), text.as_str().into());
+                        })
+                        .await
+                        .map(|()| None)
+                    }
+                    Err(error) => {
+                        let failed = condition("Failed", "SigningError", &error.to_string());
+                        self.write_status(kind, request, |status| add(status, failed.clone())).await.map(|()| None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether whoever asked may have it without a person's word; then what is noted.
+    fn review(&self, request: &Value, asked: &Asked) -> Option<&'static str> {
+        let groups = object::at(request, &["spec", "groups"]).and_then(Value::as_array).into_iter().flatten();
+        let user = User {
+            name: object::text(request, &["spec", "username"]).to_owned(),
+            groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
+            uid: object::text(request, &["spec", "uid"]).to_owned(),
+            ..User::default()
+        };
+        let may = |subresource: &str| {
+            let what = Attributes {
+                verb: "create".to_owned(),
+                group: GROUP.to_owned(),
+                resource: "certificatesigningrequests".to_owned(),
+                subresource: subresource.to_owned(),
+                ..Attributes::default()
+            };
+            self.authorizer.allows(&user, &what).is_ok()
+        };
+        if user.name == asked.name && may("selfnodeclient") {
+            return Some("Auto approving self kubelet client certificate after SubjectAccessReview.");
+        }
+        may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
+    }
+
+    /// Changes the status of the request as it was seen; one that has changed since is looked at again.
+    async fn write_status(&self, kind: &Kind, request: &Value, change: impl Fn(&mut Value)) -> Result<(), Status> {
+        let (name, version) = (object::name(request), object::resource_version(request));
+        let written = self.api.write(false, |batch| {
+            let Some(mut new) = batch.get(kind, "", name)?.filter(|new| object::resource_version(new) == version)
+            else {
+                return Ok(Outcome { code: 200, body: Body::Value(Value::Null) });
+            };
+            change(object::ensure(&mut new, &[]).entry("status").or_insert_with(|| json!({})));
+            let op = batch.put(kind, new)?;
+            Ok(Outcome { code: 200, body: Body::Op(op) })
+        });
+        written.await.map(|_| ())
+    }
+
+    async fn remove(&self, kind: &Kind, object: &Value) -> Result<(), Status> {
+        let options = DeleteOptions { uid: Some(object::uid(object).to_owned()), ..DeleteOptions::default() };
+        let (namespace, name) = (object::namespace(object), object::name(object));
+        match self.api.write(false, |batch| api::delete(batch, kind, namespace, name, &options)).await {
+            Err(status) if status.code != 404 && status.code != 409 => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes away tokens whose time is over, and keeps the signatures of `cluster-info`.
+    async fn tend_tokens(&self, now: Timestamp) -> Result<Option<Timestamp>, Status> {
+        let prefix = format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX);
+        let secrets = self.stored(prefix.as_bytes());
+        let mut next = None;
+        for secret in &secrets {
+            match token::expiry(secret) {
+                Some(end) if now >= end => self.remove(&kinds::SECRET, secret).await?,
+                Some(end) => next = Some(next.map_or(end, |next: Timestamp| next.min(end))),
+                None => {}
+            }
+        }
+        let (namespace, name) = ("kube-public", "cluster-info");
+        let Some(entry) = self.api.store.get(&key::object(&kinds::CONFIG_MAP, namespace, name)) else {
+            return Ok(next);
+        };
+        let info = codec::decode(&entry.value)?;
+        let wanted = signed(&info, &secrets, now);
+        if wanted != info {
+            let change = |old: &Value| Ok(signed(old, &secrets, now));
+            let write =
+                |batch: &mut Batch<'_>| api::patch(batch, &kinds::CONFIG_MAP, namespace, name, Part::Main, &change);
+            self.api.write(false, write).await?;
+        }
+        Ok(next)
+    }
+}
+
+/// `cluster-info` with the signatures that it is to have.
+fn signed(info: &Value, secrets: &[Value], now: Timestamp) -> Value {
+    let mut new = info.clone();
+    let signatures = token::signatures(secrets, object::text(info, &["data", "kubeconfig"]), now);
+    if let Some(Value::Object(data)) = new.get_mut("data") {
+        data.retain(|name, _| !name.starts_with("jws-kubeconfig-"));
+        data.extend(signatures);
+    }
+    new
+}
+
+fn add(status: &mut Value, condition: Value) {
+    let all = object::ensure(status, &[]).entry("conditions").or_insert_with(|| json!([]));
+    if let Some(all) = all.as_array_mut() {
+        all.push(condition);
+    }
+}
+
+/// The next change that any of the watchers sees.
+async fn any(watchers: &mut [Watcher]) -> Heard {
+    std::future::poll_fn(|cx| {
+        for watcher in watchers.iter_mut() {
+            match watcher.poll_next(cx) {
+                std::task::Poll::Ready(Ok(_)) => return std::task::Poll::Ready(Heard::Changed),
+                std::task::Poll::Ready(Err(WatchError::Lagged { .. })) => return std::task::Poll::Ready(Heard::Lagged),
+                std::task::Poll::Ready(Err(WatchError::Closed)) => return std::task::Poll::Ready(Heard::Closed),
+                std::task::Poll::Pending => {}
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use request::tests::asking;
+
+    fn at(minutes: i64) -> Timestamp {
+        let begin: Timestamp = "2030-01-01T00:00:00Z".parse().expect("a time");
+        begin.checked_add(SignedDuration::from_mins(minutes)).expect("in range")
+    }
+
+    #[test]
+    fn a_request_is_decided_on_signed_and_taken_away_in_its_time() {
+        let client = ["client auth", "digital signature"];
+        let mut request = asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &[], &client);
+        assert!(matches!(next(&request, at(0)), Next::Review(asked) if asked.name == "system:node:a"));
+        assert_eq!(next(&request, at(24 * 60)), Next::Remove);
+        request["status"] = json!({ "conditions": [{ "type": "Approved", "status": "True", "lastUpdateTime": "2030-01-01T00:10:00Z" }] });
+        assert!(matches!(next(&request, at(11)), Next::Sign(_)));
+        request["status"]["certificate"] = json!("abc");
+        assert_eq!(next(&request, at(11)), Next::Keep(at(70)));
+        assert_eq!(next(&request, at(70)), Next::Remove);
+        let mut wrong = asking(KUBELET_CLIENT, "jane", &["system:nodes"], &[], &client);
+        assert_eq!(next(&wrong, at(0)), Next::Keep(at(24 * 60)));
+        wrong["status"] = request["status"].clone();
+        wrong["status"]["certificate"] = json!("");
+        assert!(matches!(next(&wrong, at(11)), Next::Fail(_)));
+        wrong["status"]["conditions"] =
+            json!([{ "type": "Denied", "status": "True", "lastUpdateTime": "2030-01-01T00:10:00Z" }]);
+        assert_eq!(next(&wrong, at(11)), Next::Keep(at(70)));
+        let person = asking(request::CLIENT, "jane", &[], &[], &client);
+        assert_eq!(next(&person, at(0)), Next::Keep(at(24 * 60)));
+    }
+}

@@ -1,0 +1,180 @@
+//! What a CertificateSigningRequest asks for, and whether its signer gives that: upstream's rules of the built-in
+//! signers.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mainstay_api::object;
+use serde_json::Value;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+/// For clients of the API server; approved by people only.
+pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// For kubelets as clients; approved by itself for who may.
+pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// For kubelets as servers; approved by people only.
+pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// A request longer than this is not read, in bytes.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// What the request in `spec.request` says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Asked {
+    /// PEM.
+    pub pem: String,
+    /// `CN`.
+    pub name: String,
+    /// Each `O`.
+    pub groups: Vec<String>,
+    dns_or_ip: usize,
+    other_names: usize,
+}
+
+/// Reads `spec.request`: base64 of PEM. `None` where it is none.
+pub fn read(request: &Value) -> Option<Asked> {
+    let text = object::text(request, &["spec", "request"]);
+    if text.len() > MAX_REQUEST {
+        return None;
+    }
+    let pem = String::from_utf8(STANDARD.decode(text).ok()?).ok()?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let (_, parsed) = X509CertificationRequest::from_der(&block.contents).ok()?;
+    let subject = &parsed.certification_request_info.subject;
+    let mut asked = Asked {
+        name: subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("").to_owned(),
+        groups: subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect(),
+        ..Asked::default()
+    };
+    for extension in parsed.requested_extensions().into_iter().flatten() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension {
+            for name in &names.general_names {
+                match name {
+                    GeneralName::DNSName(_) | GeneralName::IPAddress(_) => asked.dns_or_ip += 1,
+                    _ => asked.other_names += 1,
+                }
+            }
+        }
+    }
+    drop(parsed);
+    asked.pem = pem;
+    Some(asked)
+}
+
+/// Whether the signer gives a certificate for this; else why not.
+pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
+    let usages = object::at(request, &["spec", "usages"]).and_then(Value::as_array).into_iter().flatten();
+    let usages: Vec<&str> = usages.filter_map(Value::as_str).collect();
+    let only = |needed: &[&str], also: &[&str]| {
+        needed.iter().all(|usage| usages.contains(usage))
+            && usages.iter().all(|usage| needed.contains(usage) || also.contains(usage))
+    };
+    let is_node = || {
+        if asked.groups != ["system:nodes"] {
+            return Err("subject organization is not system:nodes");
+        }
+        if !asked.name.starts_with("system:node:") {
+            return Err("subject common name does not begin with system:node:");
+        }
+        Ok(())
+    };
+    match object::text(request, &["spec", "signerName"]) {
+        CLIENT if !only(&["client auth"], &["digital signature", "key encipherment"]) => {
+            Err("usages did not match [client auth digital signature key encipherment]")
+        }
+        CLIENT if asked.groups.iter().any(|group| group == "system:masters") => {
+            Err("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed")
+        }
+        CLIENT => Ok(()),
+        KUBELET_CLIENT => {
+            is_node()?;
+            if asked.dns_or_ip + asked.other_names > 0 {
+                return Err("DNS, IP, email and URI subjectAltNames are not allowed");
+            }
+            if !only(&["client auth", "digital signature"], &["key encipherment"]) {
+                return Err("usages did not match [client auth digital signature key encipherment]");
+            }
+            Ok(())
+        }
+        KUBELET_SERVING => {
+            is_node()?;
+            if asked.dns_or_ip == 0 {
+                return Err("DNS or IP subjectAltName is required");
+            }
+            if asked.other_names > 0 {
+                return Err("email and URI subjectAltNames are not allowed");
+            }
+            if !only(&["digital signature", "server auth"], &["key encipherment"]) {
+                return Err("usages did not match [digital signature key encipherment server auth]");
+            }
+            // The node asks for itself, or somebody else's machine would answer in its name.
+            if object::text(request, &["spec", "username"]) != asked.name {
+                return Err("the requesting user is not the node of the subject");
+            }
+            Ok(())
+        }
+        _ => Err("not a signer of this server"),
+    }
+}
+
+/// Whether this server signs for the request's signer.
+pub fn is_ours(request: &Value) -> bool {
+    matches!(object::text(request, &["spec", "signerName"]), CLIENT | KUBELET_CLIENT | KUBELET_SERVING)
+}
+
+/// Whether `status.conditions` has one of this type.
+pub fn has(request: &Value, condition: &str) -> bool {
+    let all = object::at(request, &["status", "conditions"]).and_then(Value::as_array).into_iter().flatten();
+    all.into_iter().any(|found| object::text(found, &["type"]) == condition)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+    use serde_json::json;
+
+    /// A request of this subject, as `spec.request` has it.
+    pub fn asking(signer: &str, name: &str, groups: &[&str], sans: &[&str], usages: &[&str]) -> Value {
+        let mut params =
+            CertificateParams::new(sans.iter().map(|san| (*san).to_owned()).collect::<Vec<_>>()).expect("names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        groups.iter().for_each(|group| params.distinguished_name.push(DnType::OrganizationName, *group));
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": { "name": "csr", "creationTimestamp": "2030-01-01T00:00:00Z" },
+            "spec": { "signerName": signer, "request": STANDARD.encode(pem), "usages": usages, "username": name },
+        })
+    }
+
+    #[test]
+    fn m4_each_signer_gives_only_what_it_is_for() {
+        let client = ["client auth", "digital signature"];
+        let server = ["server auth", "digital signature", "key encipherment"];
+        let judged = |request: Value| suits(&request, &read(&request).expect("a request"));
+        assert_eq!(judged(asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &[], &client)), Ok(()));
+        assert_eq!(judged(asking(KUBELET_SERVING, "system:node:a", &["system:nodes"], &["10.0.0.1"], &server)), Ok(()));
+        assert_eq!(judged(asking(CLIENT, "jane", &["dev"], &[], &client)), Ok(()));
+        for refused in [
+            asking(KUBELET_CLIENT, "jane", &["system:nodes"], &[], &client),
+            asking(KUBELET_CLIENT, "system:node:a", &["system:nodes", "system:masters"], &[], &client),
+            asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &["a.example"], &client),
+            asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &[], &server),
+            asking(KUBELET_SERVING, "system:node:a", &["system:nodes"], &[], &server),
+            asking(KUBELET_SERVING, "system:node:a", &["system:nodes"], &["10.0.0.1"], &client),
+            asking(CLIENT, "jane", &["system:masters"], &[], &client),
+            asking(CLIENT, "jane", &[], &[], &server),
+            asking("example.org/signer", "jane", &[], &[], &client),
+        ] {
+            assert!(judged(refused.clone()).is_err(), "{refused}");
+        }
+        let mut other = asking(KUBELET_SERVING, "system:node:a", &["system:nodes"], &["10.0.0.1"], &server);
+        other["spec"]["username"] = json!("system:node:b");
+        assert!(judged(other).is_err());
+        for broken in ["", "AAAA", "%", &"A".repeat(MAX_REQUEST + 1)] {
+            assert_eq!(read(&json!({ "spec": { "request": broken } })), None);
+        }
+    }
+}

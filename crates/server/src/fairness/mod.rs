@@ -1,0 +1,296 @@
+//! Priority and fairness: how many requests are worked on at a time, and whose turn it is (X7).
+//!
+//! A request belongs to a flow of a priority level, by the FlowSchemas that are stored. Each level has its own seats, so
+//! that workloads never take those of nodes; within a level flows take turns, so that one client's thousand requests wait
+//! for another's one no longer than for one of their own.
+//!
+//! Differs: each flow has a queue of its own instead of a hand of shared ones, with a queue's limit; levels lend each
+//! other nothing. A watch holds its seat only until it has begun.
+
+pub mod schema;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mainstay_api::Status;
+use mainstay_store::{Store, Watcher};
+use tokio::sync::oneshot;
+
+use crate::api::codec;
+use crate::auth::User;
+use crate::authorize::Attributes;
+use schema::{GROUP, LEVELS, Level, Limited, SCHEMAS, Schema};
+
+/// Seats of all levels together: requests are short, and more at a time than this only wait for each other.
+const SEATS: u32 = 128;
+/// How long a request may wait for a seat; upstream's quarter of a request's time.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Who may work when.
+pub struct Fairness {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    store: Store,
+    watcher: Option<Watcher>,
+    schemas: Vec<Schema>,
+    rooms: HashMap<String, Room>,
+}
+
+/// A level at work.
+struct Room {
+    /// `None` is without limits.
+    limited: Option<Limited>,
+    seats: u32,
+    taken: u32,
+    waiting: usize,
+    /// By flow; each that is here is in `turns` too.
+    queues: HashMap<String, VecDeque<oneshot::Sender<Seat>>>,
+    /// Whose turn is next.
+    turns: VecDeque<String>,
+}
+
+/// A place at work; dropping it gives it to the next.
+pub struct Seat {
+    level: String,
+    state: Option<Arc<Mutex<State>>>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(state) = self.state.take() else { return };
+        // A seat that nobody took comes back here, outside the lock.
+        let mut refused = Vec::new();
+        {
+            let mut locked = lock(&state);
+            let Some(room) = locked.rooms.get_mut(&self.level) else { return };
+            room.taken = room.taken.saturating_sub(1);
+            room.give(&self.level, &state, &mut refused);
+        }
+        drop(refused);
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Room {
+    fn new(limited: Option<Limited>, seats: u32) -> Self {
+        Self { limited, seats, taken: 0, waiting: 0, queues: HashMap::new(), turns: VecDeque::new() }
+    }
+
+    /// Gives free seats to who waits, flow by flow.
+    fn give(&mut self, level: &str, state: &Arc<Mutex<State>>, refused: &mut Vec<Seat>) {
+        while self.taken < self.seats {
+            let Some(flow) = self.turns.pop_front() else { return };
+            let Some(queue) = self.queues.get_mut(&flow) else { continue };
+            let next = queue.pop_front();
+            if queue.is_empty() {
+                self.queues.remove(&flow);
+            } else {
+                self.turns.push_back(flow);
+            }
+            let Some(next) = next else { continue };
+            self.waiting = self.waiting.saturating_sub(1);
+            let seat = Seat { level: level.to_owned(), state: Some(state.clone()) };
+            match next.send(seat) {
+                Ok(()) => self.taken += 1,
+                // It has gone away meanwhile.
+                Err(mut seat) => {
+                    seat.state = None;
+                    refused.push(seat);
+                }
+            }
+        }
+    }
+}
+
+impl Fairness {
+    /// By the schemas and levels that the store has, or the defaults where it has none.
+    pub fn new(store: &Store) -> Self {
+        let state = State { store: store.clone(), watcher: None, schemas: Vec::new(), rooms: HashMap::new() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Waits for the request's turn.
+    ///
+    /// # Errors
+    /// 429 where too many of its flow wait already, or its turn does not come.
+    pub async fn seat(&self, user: &User, what: &Attributes) -> Result<Seat, Status> {
+        let waits = {
+            let mut state = lock(&self.state);
+            state.catch_up();
+            let Some((level, flow)) = state.classify(user, what) else { return Err(busy()) };
+            let Some(room) = state.rooms.get_mut(&level) else { return Err(busy()) };
+            let Some(limited) = room.limited else { return Ok(Seat { level, state: None }) };
+            if room.taken < room.seats && room.waiting == 0 {
+                room.taken += 1;
+                return Ok(Seat { level, state: Some(self.state.clone()) });
+            }
+            let queued = room.queues.get(&flow).map_or(0, VecDeque::len);
+            if queued >= limited.flow || room.waiting >= limited.total {
+                return Err(busy());
+            }
+            let (sender, waits) = oneshot::channel();
+            if queued == 0 {
+                room.turns.push_back(flow.clone());
+            }
+            room.queues.entry(flow).or_default().push_back(sender);
+            room.waiting += 1;
+            waits
+        };
+        match tokio::time::timeout(PATIENCE, waits).await {
+            Ok(Ok(seat)) => Ok(seat),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+}
+
+fn busy() -> Status {
+    Status::too_many_requests("too many requests, please try again later", 1)
+}
+
+impl State {
+    fn catch_up(&mut self) {
+        let fresh = match &mut self.watcher {
+            None => true,
+            Some(watcher) => {
+                let mut changed = false;
+                loop {
+                    match watcher.try_next() {
+                        Ok(Some(_)) => changed = true,
+                        Ok(None) => break changed,
+                        Err(_) => break true,
+                    }
+                }
+            }
+        };
+        if fresh {
+            self.load();
+        }
+    }
+
+    /// Reads the configuration anew; who is at work stays so.
+    fn load(&mut self) {
+        let prefix = format!("/{GROUP}/");
+        let Ok(page) = self.store.range(prefix.as_bytes(), None, usize::MAX, None) else { return };
+        self.watcher = self.store.watch(prefix.clone(), page.revision).ok();
+        let mut objects: Vec<(String, serde_json::Value)> = Vec::new();
+        for entry in &page.entries {
+            let plural =
+                std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&prefix)?.split('/').next());
+            if let (Some(plural), Ok(object)) = (plural, codec::decode(&entry.value)) {
+                objects.push((plural.to_owned(), object));
+            }
+        }
+        // What must be there is there, whatever was deleted.
+        for (plural, object) in schema::defaults() {
+            let is_there = objects.iter().any(|(of, found)| {
+                of == plural && mainstay_api::object::name(found) == mainstay_api::object::name(&object)
+            });
+            let is_mandatory = matches!(mainstay_api::object::name(&object), "exempt" | "catch-all");
+            if page.entries.is_empty() || (is_mandatory && !is_there) {
+                objects.push((plural.to_owned(), object));
+            }
+        }
+        let of = |plural: &'static str| objects.iter().filter(move |(of, _)| of == plural).map(|(_, object)| object);
+        self.schemas = of(SCHEMAS).map(Schema::read).collect();
+        self.schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
+        let levels: BTreeMap<String, Option<Limited>> =
+            of(LEVELS).map(Level::read).map(|level| (level.name, level.limited)).collect();
+        let sum: u32 = levels.values().flatten().map(|limited| limited.shares).sum::<u32>().max(1);
+        for (name, limited) in &levels {
+            let shares = limited.map_or(0, |limited| limited.shares);
+            // Rounded up: every level works, however small.
+            let seats = (SEATS.saturating_mul(shares).div_ceil(sum)).max(1);
+            let room = self.rooms.entry(name.clone()).or_insert_with(|| Room::new(*limited, seats));
+            (room.limited, room.seats) = (*limited, seats);
+        }
+        self.rooms.retain(|name, room| levels.contains_key(name) || room.taken > 0 || room.waiting > 0);
+    }
+
+    fn classify(&self, user: &User, what: &Attributes) -> Option<(String, String)> {
+        let schema =
+            self.schemas.iter().find(|schema| self.rooms.contains_key(&schema.level) && schema.fits(user, what))?;
+        Some((schema.level.clone(), schema.flow(user, what)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    fn fairness() -> Fairness {
+        let disk = mainstay_store::Source::backend(redb::backends::InMemoryBackend::new());
+        let store = Store::open(disk, mainstay_store::Options::inline()).expect("a store");
+        Fairness::new(&store)
+    }
+
+    fn of(name: &str, groups: &[&str]) -> User {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        User { name: name.to_owned(), groups, ..User::default() }
+    }
+
+    fn poll<T>(future: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Option<T> {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn x7_one_busy_client_stops_neither_nodes_nor_others_of_its_level() {
+        let fairness = fairness();
+        let what =
+            Attributes { verb: "list".into(), resource: "pods".into(), namespace: "a".into(), ..Attributes::default() };
+        let greedy = of("system:serviceaccount:a:greedy", &["system:serviceaccounts", "system:authenticated"]);
+        let modest = of("system:serviceaccount:a:modest", &["system:serviceaccounts", "system:authenticated"]);
+        let node = of("system:node:n", &["system:nodes", "system:authenticated"]);
+        let (mut seats, mut queue) = (Vec::new(), Vec::new());
+        let refused = loop {
+            let mut asks: Pin<Box<dyn Future<Output = Result<Seat, Status>>>> = Box::pin(fairness.seat(&greedy, &what));
+            match poll(&mut asks) {
+                Some(Ok(seat)) => seats.push(seat),
+                Some(Err(status)) => break status,
+                None => queue.push(asks),
+            }
+            assert!(seats.len() + queue.len() < 10_000);
+        };
+        assert_eq!((refused.code, queue.len()), (429, 50));
+        // 128 seats by shares: 100 of 245.
+        assert_eq!(seats.len(), 53);
+        let mut of_node: Pin<Box<dyn Future<Output = Result<Seat, Status>>>> = Box::pin(fairness.seat(&node, &what));
+        assert!(matches!(poll(&mut of_node), Some(Ok(_))));
+        let mut asks: Pin<Box<dyn Future<Output = Result<Seat, Status>>>> = Box::pin(fairness.seat(&modest, &what));
+        assert!(poll(&mut asks).is_none());
+        // Two seats come free: one for each flow.
+        seats.truncate(seats.len() - 2);
+        let modest_seat = poll(&mut asks);
+        assert!(matches!(modest_seat, Some(Ok(_))));
+        let served: Vec<Result<Seat, Status>> = queue.iter_mut().filter_map(poll).collect();
+        assert!(matches!(served.as_slice(), [Ok(_)]), "{}", served.len());
+        // Who goes away while waiting takes no seat.
+        drop(queue);
+        drop((seats, served, modest_seat));
+        let state = lock(&fairness.state);
+        assert_eq!(state.rooms["workload-low"].taken, 0);
+    }
+
+    #[tokio::test]
+    async fn administrators_wait_for_nobody() {
+        let fairness = fairness();
+        let what = Attributes { verb: "list".into(), resource: "pods".into(), ..Attributes::default() };
+        let admin = of("admin", &["system:masters", "system:authenticated"]);
+        for _ in 0..1000 {
+            let mut asks = pin!(fairness.seat(&admin, &what));
+            let asked = asks.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(asked, Poll::Ready(Ok(_))));
+        }
+    }
+}
