@@ -33,15 +33,19 @@ pub mod clusterrolebinding;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
+pub mod daemonset;
 pub(crate) mod data_source;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
 pub(crate) mod field;
+pub mod job;
+pub(crate) mod job_validation;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -51,8 +55,11 @@ pub mod pod;
 pub mod pod_row;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;
+pub mod poddisruptionbudget;
+pub mod podtemplate;
 pub mod priorityclass;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod role;
 pub mod rolebinding;
 pub mod secret;
@@ -81,21 +88,27 @@ pub use clusterrole::CLUSTER_ROLE;
 pub use clusterrolebinding::CLUSTER_ROLE_BINDING;
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
+pub use cronjob::CRON_JOB;
 pub use csidriver::CSI_DRIVER;
 pub use csinode::CSI_NODE;
 pub use csistoragecapacity::CSI_STORAGE_CAPACITY;
+pub use daemonset::DAEMON_SET;
 pub use deployment::DEPLOYMENT;
 pub use endpoints::ENDPOINTS;
 pub use endpointslice::ENDPOINT_SLICE;
 pub use event::EVENT;
+pub use job::JOB;
 pub use lease::LEASE;
 pub use namespace::NAMESPACE;
 pub use node::NODE;
 pub use persistentvolume::PERSISTENT_VOLUME;
 pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
 pub use pod::POD;
+pub use poddisruptionbudget::POD_DISRUPTION_BUDGET;
+pub use podtemplate::POD_TEMPLATE;
 pub use priorityclass::PRIORITY_CLASS;
 pub use replicaset::REPLICA_SET;
+pub use replicationcontroller::REPLICATION_CONTROLLER;
 pub use role::ROLE;
 pub use rolebinding::ROLE_BINDING;
 pub use secret::SECRET;
@@ -318,10 +331,16 @@ pub static ALL: &[&Kind] = &[
     &VOLUME_GROUP_SNAPSHOT,
     &VOLUME_GROUP_SNAPSHOT_CONTENT,
     &VOLUME_GROUP_SNAPSHOT_CLASS,
+    &REPLICATION_CONTROLLER,
+    &POD_TEMPLATE,
     &STATEFUL_SET,
     &DEPLOYMENT,
     &REPLICA_SET,
+    &DAEMON_SET,
     &CONTROLLER_REVISION,
+    &JOB,
+    &CRON_JOB,
+    &POD_DISRUPTION_BUDGET,
     &LEASE,
     &PRIORITY_CLASS,
     &CLUSTER_ROLE_BINDING,

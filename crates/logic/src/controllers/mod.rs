@@ -7,12 +7,17 @@
 use crate::decision::Controller;
 
 pub mod clusterroleaggregation;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod garbagecollector;
+pub mod job;
+pub mod jobtracking;
 #[cfg(test)]
 mod lifetimes;
 pub mod namespace;
@@ -23,9 +28,11 @@ pub mod podgc;
 pub mod pvcprotection;
 pub mod pvprotection;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
+pub mod ttlafterfinished;
 pub mod vacprotection;
 pub mod volumegroupsnapshot;
 pub mod volumesnapshot;
@@ -35,12 +42,17 @@ pub mod volumesnapshotcontent;
 pub const CONTROLLERS: &[Controller] = &[
     crate::scheduler::CONTROLLER,
     clusterroleaggregation::CONTROLLER,
+    cronjob::CONTROLLER,
+    daemonset::CONTROLLER,
     deployment::CONTROLLER,
+    disruption::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
     garbagecollector::CONTROLLER,
+    job::CONTROLLER,
+    jobtracking::CONTROLLER,
     namespace::CONTROLLER,
     nodelifecycle::CONTROLLER,
     persistentvolume::CONTROLLER,
@@ -49,9 +61,11 @@ pub const CONTROLLERS: &[Controller] = &[
     pvcprotection::CONTROLLER,
     pvprotection::CONTROLLER,
     replicaset::CONTROLLER,
+    replicationcontroller::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
+    ttlafterfinished::CONTROLLER,
     vacprotection::CONTROLLER,
     volumegroupsnapshot::CONTROLLER,
     volumesnapshot::CONTROLLER,

@@ -2,6 +2,7 @@
 
 mod admission;
 mod delete;
+mod eviction;
 mod watch;
 mod write;
 
