@@ -224,7 +224,7 @@ fn collect(o: &Observed, d: &mut Decision) {
     };
     // Owners in a circle would wait for each other for ever: one of them stops being waited for.
     let is_waiting = |dependent: &&Meta| is_terminating(&dependent.metadata) && has(&dependent.metadata, FOREGROUND);
-    let in_circle = waited_for && o.dependents.iter().any(|dependent| is_waiting(dependent));
+    let in_circle = waited_for && o.dependents.iter().any(is_waiting);
     let blocks = o.owners.iter().any(|(owner, _)| owner.block_owner_deletion == Some(true));
     if in_circle && blocks {
         let owners =

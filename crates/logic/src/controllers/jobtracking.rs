@@ -33,7 +33,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             |snapshot: &Snapshot| snapshot.jobs.get(&change.key).is_some_and(|job| finished(job).is_some());
         if old != new || has_finished(before) != has_finished(after) {
             for uid in old.iter().chain(&new) {
-                let pods = after.dependents(uid).filter(|meta| &meta.kind == &POD);
+                let pods = after.dependents(uid).filter(|meta| meta.kind == POD);
                 pods.for_each(|meta| wake(meta.key.clone()));
             }
         }

@@ -230,11 +230,11 @@ pub fn track(
                 lists.succeeded.get_or_insert_default().push(uid.clone());
                 noted.insert(uid);
             }
-        } else if is_failed(pod, o.spec) || ending.is_some_and(|ending| !ending.succeeds) {
-            if verdict(o.spec.pod_failure_policy.as_ref(), pod) != Verdict::Ignored {
-                lists.failed.get_or_insert_default().push(uid.clone());
-                noted.insert(uid);
-            }
+        } else if (is_failed(pod, o.spec) || ending.is_some_and(|ending| !ending.succeeds))
+            && verdict(o.spec.pod_failure_policy.as_ref(), pod) != Verdict::Ignored
+        {
+            lists.failed.get_or_insert_default().push(uid.clone());
+            noted.insert(uid);
         }
         if noted.len() + indexes_noted >= MAX_UNCOUNTED {
             break;
