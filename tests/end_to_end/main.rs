@@ -21,3 +21,4 @@ mod volumes;
 mod walkthrough_httpd;
 mod walkthrough_nfs;
 mod walkthrough_postgres;
+mod workloads;

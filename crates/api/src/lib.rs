@@ -6,6 +6,7 @@
 //! trip drops fields that the type does not know.
 
 pub mod apply;
+pub mod cron;
 pub mod discovery;
 pub mod int_or_string;
 pub mod kinds;

@@ -78,6 +78,14 @@ impl Write {
         }
     }
 
+    /// As [`Write::patch_status`], with what differs between two statuses only: a field that is no more is taken away,
+    /// and nothing is written where nothing differs.
+    pub fn change_status(kind: &Kind, meta: &ObjectMeta, old: &Value, new: &Value) -> Option<Self> {
+        let patch = difference(old, new);
+        let is_same = patch.as_object().is_some_and(serde_json::Map::is_empty);
+        (!is_same || old.is_null()).then(|| Self::patch_status(kind, meta, patch)).filter(|_| old != new)
+    }
+
     /// A delete in the background with the kind's grace period, guarded by uid and resourceVersion.
     pub fn delete(kind: &Kind, meta: &ObjectMeta) -> Self {
         Self::Delete {
@@ -89,6 +97,16 @@ impl Write {
             propagation: Propagation::Background,
         }
     }
+}
+
+/// The merge patch (RFC 7396) that makes `new` of `old`.
+fn difference(old: &Value, new: &Value) -> Value {
+    let (Value::Object(before), Value::Object(after)) = (old, new) else { return new.clone() };
+    let gone = before.keys().filter(|field| !after.contains_key(*field)).map(|field| (field.clone(), Value::Null));
+    let changed = after.iter().filter(|(field, value)| before.get(*field) != Some(value));
+    let changed =
+        changed.map(|(field, value)| (field.clone(), difference(before.get(field).unwrap_or(&Value::Null), value)));
+    gone.chain(changed).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Namespace and name as metadata has them.

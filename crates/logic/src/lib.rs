@@ -13,6 +13,7 @@ pub mod history;
 pub mod kubelet;
 pub mod matching;
 pub mod ownership;
+pub mod pod_template;
 pub mod pods;
 pub mod proxy;
 pub mod scheduler;

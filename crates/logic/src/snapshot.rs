@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -76,17 +78,22 @@ pub struct Snapshot {
     /// Those of `cluster_roles` with an aggregation rule.
     pub aggregated_cluster_roles: Objects<ClusterRole>,
     pub controller_revisions: Objects<ControllerRevision>,
+    pub cron_jobs: Objects<CronJob>,
+    pub daemon_sets: Objects<DaemonSet>,
     pub deployments: Objects<Deployment>,
     pub endpoint_slices: Objects<EndpointSlice>,
     pub endpoints: Objects<Endpoints>,
+    pub jobs: Objects<Job>,
     pub leases: Objects<Lease>,
     pub namespaces: Objects<Namespace>,
     pub nodes: Objects<Node>,
     pub persistent_volume_claims: Objects<PersistentVolumeClaim>,
     pub persistent_volumes: Objects<PersistentVolume>,
+    pub pod_disruption_budgets: Objects<PodDisruptionBudget>,
     pub pods: Objects<Pod>,
     pub replica_sets: Objects<ReplicaSet>,
     pub resource_quotas: Objects<ResourceQuota>,
+    pub replication_controllers: Objects<ReplicationController>,
     pub service_accounts: Objects<ServiceAccount>,
     /// The ConfigMaps named [`ROOT_CA`]; other ConfigMaps are known by their metadata only.
     pub root_cas: Objects<ConfigMap>,
@@ -273,17 +280,22 @@ typed! {
     ("", "persistentvolumes") => persistent_volumes,
     ("", "pods") => pods,
     ("", "resourcequotas") => resource_quotas,
+    ("", "replicationcontrollers") => replication_controllers,
     ("", "serviceaccounts") => service_accounts,
     ("", "services") => services,
     ("apps", "controllerrevisions") => controller_revisions,
+    ("apps", "daemonsets") => daemon_sets,
     ("apps", "deployments") => deployments,
     ("apps", "replicasets") => replica_sets,
     ("apps", "statefulsets") => stateful_sets,
+    ("batch", "cronjobs") => cron_jobs,
+    ("batch", "jobs") => jobs,
     ("coordination.k8s.io", "leases") => leases,
     ("discovery.k8s.io", "endpointslices") => endpoint_slices,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots,
+    ("policy", "poddisruptionbudgets") => pod_disruption_budgets,
     ("rbac.authorization.k8s.io", "clusterroles") => cluster_roles,
     ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes,
     ("snapshot.storage.k8s.io", "volumesnapshotcontents") => volume_snapshot_contents,

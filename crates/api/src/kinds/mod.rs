@@ -39,9 +39,11 @@ pub mod componentstatus;
 pub mod configmap;
 pub(crate) mod container_validation;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
+pub mod daemonset;
 pub(crate) mod data_source;
 pub mod deployment;
 pub(crate) mod device_rules;
@@ -57,6 +59,8 @@ pub mod horizontalpodautoscaler;
 pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
+pub mod job;
+pub(crate) mod job_validation;
 pub mod lease;
 pub(crate) mod lifecycle;
 pub mod limitrange;
@@ -73,6 +77,8 @@ pub mod pod_row;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;
 pub mod podcertificaterequest;
+pub mod poddisruptionbudget;
+pub mod podtemplate;
 pub mod priorityclass;
 pub mod prioritylevelconfiguration;
 pub mod replicaset;
@@ -80,6 +86,7 @@ pub mod resourceclaim;
 pub mod resourceclaimtemplate;
 pub mod resourcequota;
 pub mod resourceslice;
+pub mod replicationcontroller;
 pub mod role;
 pub mod rolebinding;
 pub mod runtimeclass;
@@ -118,9 +125,11 @@ pub use clustertrustbundle::CLUSTER_TRUST_BUNDLE;
 pub use componentstatus::COMPONENT_STATUS;
 pub use configmap::CONFIG_MAP;
 pub use controllerrevision::CONTROLLER_REVISION;
+pub use cronjob::CRON_JOB;
 pub use csidriver::CSI_DRIVER;
 pub use csinode::CSI_NODE;
 pub use csistoragecapacity::CSI_STORAGE_CAPACITY;
+pub use daemonset::DAEMON_SET;
 pub use deployment::DEPLOYMENT;
 pub use deviceclass::DEVICE_CLASS;
 pub use devicetaintrule::DEVICE_TAINT_RULE;
@@ -133,6 +142,7 @@ pub use horizontalpodautoscaler::{HORIZONTAL_POD_AUTOSCALER, HORIZONTAL_POD_AUTO
 pub use ingress::INGRESS;
 pub use ingressclass::INGRESS_CLASS;
 pub use ipaddress::IP_ADDRESS;
+pub use job::JOB;
 pub use lease::LEASE;
 pub use limitrange::LIMIT_RANGE;
 pub use mutatingadmissionpolicy::MUTATING_ADMISSION_POLICY;
@@ -145,6 +155,8 @@ pub use persistentvolume::PERSISTENT_VOLUME;
 pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
 pub use pod::POD;
 pub use podcertificaterequest::POD_CERTIFICATE_REQUEST;
+pub use poddisruptionbudget::POD_DISRUPTION_BUDGET;
+pub use podtemplate::POD_TEMPLATE;
 pub use priorityclass::PRIORITY_CLASS;
 pub use prioritylevelconfiguration::PRIORITY_LEVEL_CONFIGURATION;
 pub use replicaset::REPLICA_SET;
@@ -152,6 +164,7 @@ pub use resourceclaim::RESOURCE_CLAIM;
 pub use resourceclaimtemplate::RESOURCE_CLAIM_TEMPLATE;
 pub use resourcequota::RESOURCE_QUOTA;
 pub use resourceslice::RESOURCE_SLICE;
+pub use replicationcontroller::REPLICATION_CONTROLLER;
 pub use role::ROLE;
 pub use rolebinding::ROLE_BINDING;
 pub use runtimeclass::RUNTIME_CLASS;
@@ -425,10 +438,16 @@ pub static ALL: &[&Kind] = &[
     &VOLUME_GROUP_SNAPSHOT,
     &VOLUME_GROUP_SNAPSHOT_CONTENT,
     &VOLUME_GROUP_SNAPSHOT_CLASS,
+    &REPLICATION_CONTROLLER,
+    &POD_TEMPLATE,
     &STATEFUL_SET,
     &DEPLOYMENT,
     &REPLICA_SET,
+    &DAEMON_SET,
     &CONTROLLER_REVISION,
+    &JOB,
+    &CRON_JOB,
+    &POD_DISRUPTION_BUDGET,
     &LEASE,
     &PRIORITY_CLASS,
     &CLUSTER_ROLE_BINDING,

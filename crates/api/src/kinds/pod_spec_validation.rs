@@ -26,10 +26,8 @@ pub fn validate_template(template: &Field, selector: &Field, owner: &str, claims
         }
         _ => {}
     }
-    crate::metadata::validate_labels(&labels, causes);
-    crate::metadata::validate_annotations(&template.dig(&["metadata", "annotations"]), causes);
+    validate_pod_template(template, claims, causes);
     let spec = template.get("spec");
-    validate_with(&spec, claims, causes);
     let restart = spec.get("restartPolicy");
     if restart.text() != "Always" {
         causes.push(Cause::not_supported(&restart.path, restart.value.clone(), &["Always"]));
@@ -38,6 +36,13 @@ pub fn validate_template(template: &Field, selector: &Field, owner: &str, claims
     if deadline.is_set() {
         causes.push(Cause::forbidden(&deadline.path, &format!("activeDeadlineSeconds in {owner} is not Supported")));
     }
+}
+
+/// Labels, annotations and spec of a template, whoever makes pods of it. `claims` are as in [`validate_template`].
+pub fn validate_pod_template(template: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
+    crate::metadata::validate_labels(&template.dig(&["metadata", "labels"]), causes);
+    crate::metadata::validate_annotations(&template.dig(&["metadata", "annotations"]), causes);
+    validate_with(&template.get("spec"), claims, causes);
 }
 
 /// A selector that must be there and select something.

@@ -15,9 +15,23 @@ pub const HISTORY: i64 = 10;
 pub fn defaults(object: &mut Value) {
     if let Some(spec) = made(object, "spec") {
         default(spec, "replicas", 1);
-        if let Some(template) = made(spec, "template") {
-            pod_spec::template_defaults(template);
-        }
+    }
+    template_defaults(object);
+}
+
+/// The defaults of `spec.template`.
+pub fn template_defaults(object: &mut Value) {
+    if let Some(template) = made(object, "spec").and_then(|spec| made(spec, "template")) {
+        pod_spec::template_defaults(template);
+    }
+}
+
+/// An object without labels gets those of its template, as upstream's older workloads do.
+pub fn labels_of_template(object: &mut Value) {
+    let labels = object.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object()).cloned();
+    let has_own = object.pointer("/metadata/labels").and_then(Value::as_object).is_some_and(|own| !own.is_empty());
+    if let Some(labels) = labels.filter(|_| !has_own) {
+        ensure(object, &["metadata"]).insert("labels".to_owned(), labels);
     }
 }
 

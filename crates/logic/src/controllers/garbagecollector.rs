@@ -222,8 +222,19 @@ fn collect(o: &Observed, d: &mut Decision) {
     } else {
         Propagation::Background
     };
+    // Owners in a circle would wait for each other for ever: one of them stops being waited for.
+    let is_waiting = |dependent: &&Meta| is_terminating(&dependent.metadata) && has(&dependent.metadata, FOREGROUND);
+    let in_circle = waited_for && o.dependents.iter().any(is_waiting);
+    let blocks = o.owners.iter().any(|(owner, _)| owner.block_owner_deletion == Some(true));
+    if in_circle && blocks {
+        let owners =
+            o.owners.iter().map(|(owner, _)| OwnerReference { block_owner_deletion: Some(false), ..(*owner).clone() });
+        d.writes.push(set_owners(&o.object.kind, meta, &owners.collect::<Vec<_>>()));
+    }
     d.writes.push(match Write::delete(&o.object.kind, meta) {
         Write::Delete { kind, key, uid, resource_version, grace_period, .. } => {
+            // The write before it has made the version an older one.
+            let resource_version = resource_version.filter(|_| !(in_circle && blocks));
             Write::Delete { kind, key, uid, resource_version, grace_period, propagation }
         }
         other => other,

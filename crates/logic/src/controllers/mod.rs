@@ -7,12 +7,17 @@
 use crate::decision::Controller;
 
 pub mod clusterroleaggregation;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod garbagecollector;
+pub mod job;
+pub mod jobtracking;
 #[cfg(test)]
 mod lifetimes;
 pub mod namespace;
@@ -24,9 +29,11 @@ pub mod pvcprotection;
 pub mod pvprotection;
 pub mod replicaset;
 pub mod resourcequota;
+pub mod replicationcontroller;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
+pub mod ttlafterfinished;
 pub mod vacprotection;
 pub mod volumegroupsnapshot;
 pub mod volumesnapshot;
@@ -36,12 +43,17 @@ pub mod volumesnapshotcontent;
 pub const CONTROLLERS: &[Controller] = &[
     crate::scheduler::CONTROLLER,
     clusterroleaggregation::CONTROLLER,
+    cronjob::CONTROLLER,
+    daemonset::CONTROLLER,
     deployment::CONTROLLER,
+    disruption::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
     garbagecollector::CONTROLLER,
+    job::CONTROLLER,
+    jobtracking::CONTROLLER,
     namespace::CONTROLLER,
     nodelifecycle::CONTROLLER,
     persistentvolume::CONTROLLER,
@@ -51,9 +63,11 @@ pub const CONTROLLERS: &[Controller] = &[
     pvprotection::CONTROLLER,
     replicaset::CONTROLLER,
     resourcequota::CONTROLLER,
+    replicationcontroller::CONTROLLER,
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
+    ttlafterfinished::CONTROLLER,
     vacprotection::CONTROLLER,
     volumegroupsnapshot::CONTROLLER,
     volumesnapshot::CONTROLLER,

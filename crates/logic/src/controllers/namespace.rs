@@ -1,14 +1,14 @@
 //! Namespace deletion: everything in it goes, then the namespace.
 //!
 //! Relies on: an API server that makes nothing new in a namespace that is being deleted.
-//! Guarantees: `spec.finalizers` loses `kubernetes` only when the snapshot holds nothing in the namespace; each
-//! object goes
-//! by its uid (A8), gracefully, its own finalizers respected (V2).
+//! Guarantees: pods go first, and nothing else is deleted while one is there. `spec.finalizers` loses `kubernetes` only
+//! when the snapshot holds nothing in the namespace; each object goes by its uid (A8), gracefully, its own finalizers
+//! respected (V2).
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use mainstay_api::kinds::{self, NAMESPACE};
+use mainstay_api::kinds::{self, NAMESPACE, POD};
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::json;
 
@@ -59,7 +59,9 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
 /// One step of the deletion.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
-    let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata));
+    // What pods use stays until they are gone; what makes pods makes none here any more.
+    let pods_remain = o.content.iter().any(|meta| meta.kind == POD);
+    let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata) && (!pods_remain || meta.kind == POD));
     d.writes.extend(fresh.take(MAX_DELETES).map(|meta| Write::delete(&meta.kind, &meta.metadata)));
     status(o, now, &mut d);
     if o.content.is_empty() {

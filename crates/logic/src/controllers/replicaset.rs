@@ -8,18 +8,20 @@
 //! Differs: names of pods are made here, from the set's uid and the snapshot's revision, and not by the API server: a
 //! decision that is made again on the same snapshot is the same decision.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{POD, REPLICA_SET};
-use serde_json::{Value, json};
+use mainstay_api::{Kind, ObjectKey};
+use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::history::suffix;
-use crate::ownership::{Owner, controller_of, controller_reference};
+use crate::ownership::{Owner, candidates, controller_of};
+use crate::pod_template;
 use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
 use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
 
@@ -61,7 +63,9 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
 
 /// One set and its pods.
 pub struct Observed<'a> {
-    set: &'a ReplicaSet,
+    /// ReplicaSet, or ReplicationController.
+    kind: &'static Kind,
+    set: Cow<'a, ReplicaSet>,
     /// Its own pods, whatever their state.
     pods: Vec<&'a Pod>,
     /// Active pods per node of all sets of the same Deployment: where they are doubled up, they go first.
@@ -74,21 +78,27 @@ pub struct Observed<'a> {
 
 /// The set at `key` and its pods.
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
-    let set = snapshot.replica_sets.get(key)?;
-    let owner = Owner { kind: &REPLICA_SET, meta: &set.metadata, selector: &set.spec.selector };
+    Some(observe_as(snapshot, &REPLICA_SET, Cow::Borrowed(snapshot.replica_sets.get(key)?)))
+}
+
+/// A set of `kind` and its pods. A ReplicationController is seen as a ReplicaSet.
+pub fn observe_as<'a>(snapshot: &'a Snapshot, kind: &'static Kind, set: Cow<'a, ReplicaSet>) -> Observed<'a> {
+    let namespace = set.metadata.namespace.clone().unwrap_or_default();
+    let owner = Owner { kind, meta: &set.metadata, selector: &set.spec.selector };
     let mut ownership = Vec::new();
-    let all = || in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
+    let candidates = candidates(snapshot, &set.metadata).into_iter();
+    let all = || in_namespace(&snapshot.pods, &namespace).map(|(_, pod)| &**pod);
     let matching = !selects_everything(&set.spec.selector);
     // A finished pod is nobody's to adopt: it would only be counted out again.
     let own = owner.sort(
         &POD,
-        all(),
+        candidates,
         |pod| &pod.metadata,
-        |pod| matching && !pods::is_finished(pod) || is_own(pod, set),
+        |pod| matching && !pods::is_finished(pod) || is_own(pod, &set),
         &mut ownership,
     );
     let deployment = controller_of(&set.metadata).map(|owner| owner.uid.as_str());
-    let siblings: Vec<&str> = in_namespace(&snapshot.replica_sets, &key.namespace)
+    let siblings: Vec<&str> = in_namespace(&snapshot.replica_sets, &namespace)
         .filter(|(_, other)| {
             deployment.is_some() && controller_of(&other.metadata).map(|owner| owner.uid.as_str()) == deployment
         })
@@ -101,8 +111,9 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
             *related.entry(node(pod)).or_insert(0) += 1;
         }
     }
-    let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
-    Some(Observed {
+    let namespace = snapshot.namespaces.get(&ObjectKey::new("", namespace));
+    Observed {
+        kind,
         set,
         pods: own,
         related,
@@ -110,7 +121,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         all_pods: &snapshot.pods,
         revision: snapshot.revision,
         namespace_terminating: namespace.is_some_and(|namespace| is_terminating(&namespace.metadata)),
-    })
+    }
 }
 
 fn is_own(pod: &Pod, set: &ReplicaSet) -> bool {
@@ -146,6 +157,7 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
     let (namespace, uid) =
         (o.set.metadata.namespace.as_deref().unwrap_or(""), o.set.metadata.uid.as_deref().unwrap_or(""));
     let prefix = format!("{}-", o.set.metadata.name.as_deref().unwrap_or(""));
+    let template = o.set.spec.template.clone().unwrap_or_default();
     let mut taken = Vec::new();
     // Twice the count leaves room for names that are taken; more collisions than that wait for the next snapshot.
     for index in 0..count.saturating_mul(2) as u64 {
@@ -153,8 +165,11 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
         if o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str())) || taken.contains(&name) {
             continue;
         }
-        d.writes.push(Write::Create { kind: POD.clone(), object: pod(o.set, &prefix, &name) });
-        d.events.push(Event::normal(&REPLICA_SET, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
+        d.writes.push(Write::Create {
+            kind: POD.clone(),
+            object: pod_template::pod(&template, o.kind, &o.set.metadata, &prefix, &name),
+        });
+        d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
         taken.push(name);
         if taken.len() == count {
             return;
@@ -162,31 +177,12 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
     }
 }
 
-fn pod(set: &ReplicaSet, prefix: &str, name: &str) -> Value {
-    let template = set.spec.template.clone().unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    let mut metadata = json!({
-        "namespace": set.metadata.namespace, "generateName": prefix, "name": name,
-        "ownerReferences": [controller_reference(&REPLICA_SET, &set.metadata)],
-    });
-    for (field, value) in [
-        ("labels", json!(meta.labels)),
-        ("annotations", json!(meta.annotations)),
-        ("finalizers", json!(meta.finalizers)),
-    ] {
-        if !value.is_null() {
-            metadata[field] = value;
-        }
-    }
-    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.spec.unwrap_or_default() })
-}
-
 fn delete(o: &Observed, mut active: Vec<&Pod>, count: usize, d: &mut Decision) {
     active.sort_by_cached_key(|pod| rank(o, pod));
     for pod in active.into_iter().take(count.min(MAX_WRITES)) {
         d.writes.push(Write::delete(&POD, &pod.metadata));
         let name = pod.metadata.name.as_deref().unwrap_or("");
-        d.events.push(Event::normal(&REPLICA_SET, &o.set.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
+        d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
     }
 }
 
@@ -203,15 +199,8 @@ fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
     let cost = annotations
         .and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost")?.parse::<i32>().ok())
         .unwrap_or(0);
-    let ready_since = pods::available_at(pod, 0).map(|at| std::cmp::Reverse(at.as_second()));
-    let restarts = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    let restarts = restarts.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0);
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second());
     let doubled = o.related.get(node(pod)).copied().unwrap_or(0);
-    (
-        (!node(pod).is_empty(), phase, pods::is_ready(pod), cost, std::cmp::Reverse(doubled)),
-        (ready_since, std::cmp::Reverse(restarts), std::cmp::Reverse(created), pod.metadata.name.clone()),
-    )
+    ((!node(pod).is_empty(), phase, pods::is_ready(pod), cost, std::cmp::Reverse(doubled)), pod_template::age_rank(pod))
 }
 
 fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
@@ -228,19 +217,19 @@ fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
         d.waiting.push(Waiting::NotYetAvailable);
         d.wake(at);
     }
+    let terminating = o.pods.iter().filter(|pod| is_terminating(&pod.metadata) && !pods::is_finished(pod)).count();
     let old = o.set.status.clone().unwrap_or_default();
     let new = ReplicaSetStatus {
         replicas: number(active.len()),
         fully_labeled_replicas: Some(number(active.iter().filter(labeled).count())),
         ready_replicas: Some(number(active.iter().filter(|pod| pods::is_ready(pod)).count())),
         available_replicas: Some(number(active.iter().filter(|pod| pods::is_available(pod, min_ready, now)).count())),
-        terminating_replicas: Some(number(
-            o.pods.iter().filter(|pod| is_terminating(&pod.metadata) && !pods::is_finished(pod)).count(),
-        )),
+        // A ReplicationController has no such field.
+        terminating_replicas: Some(number(terminating)).filter(|_| *o.kind == REPLICA_SET),
         observed_generation: o.set.metadata.generation,
         conditions: old.conditions.clone(),
     };
     if new != old {
-        d.writes.push(Write::patch_status(&REPLICA_SET, &o.set.metadata, json!(new)));
+        d.writes.push(Write::patch_status(o.kind, &o.set.metadata, json!(new)));
     }
 }

@@ -19,8 +19,9 @@
 //! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
 //! calls
 //! a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
-//! revision of a partitioned set is forgotten while its pods are away (S6). A condemned pod that is not Ready does not
-//! hold back the scale-in of those above it. A claim is made with its owner (S8).
+//! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is not
+//! Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A claim
+//! is made with its owner (S8).
 
 use std::collections::BTreeMap;
 
@@ -446,13 +447,27 @@ fn create_pod(o: &Observed, revision: &Revision, ordinal: i64, d: &mut Decision)
 }
 
 /// S5: deletes the highest pod that the set shall not have. OrderedReady waits, as upstream, until those that stay are
-/// available.
+/// available, and does not take a pod that is not while one below it is not either.
 fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
-    let Some(highest) = replicas.condemned.first() else { return };
+    let Some((highest, below)) = replicas.condemned.split_first() else { return };
     if highest.state == State::Leaving {
         d.waiting.push(Waiting::PodTerminating { ordinal: highest.ordinal });
-    } else if !o.ordered() || replicas.slots.iter().all(|slot| slot.state == State::Available) {
-        delete_pod(o, highest.pod, d);
+        return;
+    }
+    if !o.ordered() {
+        return delete_pod(o, highest.pod, d);
+    }
+    let unhealthy = |slot: &&Slot| slot.state != State::Available;
+    if let Some(slot) = replicas.slots.iter().find(unhealthy) {
+        d.waiting.push(Waiting::PredecessorNotReady { ordinal: slot.ordinal });
+        return;
+    }
+    let is_broken = |pod: &Pod| pods::never_ready(pod) || pods::in_back_off(pod);
+    let is_lost = !highest.on_target && o.rolling() && highest.pod.is_some_and(is_broken);
+    let may_recover = matches!(highest.state, State::NotReady | State::AvailableAt(_)) && !is_lost;
+    match below.iter().rev().find(unhealthy).filter(|_| may_recover) {
+        Some(first) => d.waiting.push(Waiting::PredecessorNotReady { ordinal: first.ordinal }),
+        None => delete_pod(o, highest.pod, d),
     }
 }
 

@@ -133,9 +133,18 @@ impl<'a> Batch<'a> {
 
     /// All objects of a cluster-scoped kind, as stored.
     pub(super) fn all(&self, kind: &Kind) -> Result<Vec<Value>, Status> {
+        self.stored(kind, None)
+    }
+
+    /// All objects of a kind in a namespace, as stored.
+    pub(super) fn all_in(&self, kind: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
+        self.stored(kind, Some(namespace))
+    }
+
+    fn stored(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Value>, Status> {
         let page = self
             .store
-            .range(&key::prefix(kind, None), None, usize::MAX, None)
+            .range(&key::prefix(kind, namespace), None, usize::MAX, None)
             .map_err(|error| Status::internal(error.to_string()))?;
         page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
     }

@@ -72,6 +72,19 @@ impl DeleteOptions {
         })
     }
 
+    /// Whether the object is the one that is meant (A8).
+    pub(super) fn check_preconditions(&self, kind: &Kind, object: &Value) -> Result<(), Status> {
+        let (name, uid) = (object::name(object), object::uid(object));
+        if let Some(wanted) = self.uid.as_deref().filter(|wanted| *wanted != uid) {
+            return Err(Status::precondition_uid(kind, name, wanted, uid));
+        }
+        let version = object::resource_version(object);
+        if let Some(wanted) = self.resource_version.as_deref().filter(|wanted| *wanted != version) {
+            return Err(Status::precondition_resource_version(kind, name, wanted, version));
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), Status> {
         if self.orphan_dependents.is_some() && self.propagation.is_some() {
             return Err(Status::new(
@@ -106,14 +119,8 @@ pub fn delete(
         return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
     }
     let old = batch.must_get(kind, namespace, name)?;
+    options.check_preconditions(kind, &old)?;
     let uid = object::uid(&old);
-    if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
-        return Err(Status::precondition_uid(kind, name, wanted, uid));
-    }
-    let version = object::resource_version(&old);
-    if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != version) {
-        return Err(Status::precondition_resource_version(kind, name, wanted, version));
-    }
     restriction::check_delete(batch, kind, &old)?;
     let mut new = old.clone();
     set_finalizers(&mut new, options);

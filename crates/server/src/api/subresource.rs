@@ -1,10 +1,10 @@
-//! Subresources that are objects of their own: binding, eviction, scale.
+//! Subresources that are objects of their own: binding, scale.
 
 use mainstay_api::selector::Labels;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
-use super::{Batch, Body, DeleteOptions, Outcome, Part, delete, metadata, update};
+use super::{Batch, Body, Outcome, Part, metadata, update};
 
 /// `POST pods/<name>/binding`: gives a pod to a node, once.
 pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value) -> Result<Outcome, Status> {
@@ -62,22 +62,20 @@ fn set_scheduled(pod: &mut Value, batch: &Batch<'_>) {
     }
 }
 
-/// `POST pods/<name>/eviction`: a deletion that a disruption budget may refuse (there are none yet).
-pub fn evict(batch: &mut Batch<'_>, namespace: &str, name: &str, eviction: &Value) -> Result<Outcome, Status> {
-    let options = eviction.get("deleteOptions").map(DeleteOptions::from_json).transpose()?.unwrap_or_default();
-    delete::delete(batch, &kinds::POD, namespace, name, &options)?;
-    Ok(Outcome::created(Body::Value(success())))
-}
-
 fn success() -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
 }
 
 /// `GET …/scale`: an `autoscaling/v1` Scale of a workload.
 pub fn scale_of(object: &Value) -> Value {
-    let selector = Labels::from_json(object::at(object, &["spec", "selector"]))
-        .map(|labels| labels.to_string())
-        .unwrap_or_default();
+    let selector = object::at(object, &["spec", "selector"]);
+    let is_of = |field: &str| selector.is_some_and(|selector| selector.get(field).is_some_and(|of| !of.is_string()));
+    let labels = match is_of("matchLabels") || is_of("matchExpressions") {
+        true => Labels::from_json(selector),
+        // A ReplicationController's is a plain map.
+        false => Labels::from_json(Some(&json!({ "matchLabels": selector }))),
+    };
+    let selector = labels.map(|labels| labels.to_string()).unwrap_or_default();
     let metadata: Value = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), object::at(object, &["metadata", field])?.clone())))

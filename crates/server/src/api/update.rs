@@ -162,7 +162,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
             }
         }
         Part::Status => {
-            new = only_status(&new, old);
+            new = only_status(kind, &new, old);
             (kind.defaults)(kind, &mut new);
             (kind.prepare_status)(kind, &mut new, old);
             metadata::validate(kind, &new, &mut causes);
@@ -233,7 +233,8 @@ fn only_conditions(new: &Value, old: &Value) -> Value {
     kept
 }
 
-fn only_status(new: &Value, old: &Value) -> Value {
+/// The old object with the new one's status, labels and annotations; a Deployment keeps its labels, as upstream.
+fn only_status(kind: &Kind, new: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
     let fields = object::ensure(&mut kept, &[]);
     match new.get("status") {
@@ -241,6 +242,9 @@ fn only_status(new: &Value, old: &Value) -> Value {
         None => fields.remove("status"),
     };
     for field in ["labels", "annotations", "managedFields"] {
+        if field == "labels" && *kind == kinds::DEPLOYMENT {
+            continue;
+        }
         let value = object::at(new, &["metadata", field]).cloned();
         let metadata = object::ensure(&mut kept, &["metadata"]);
         match value {

@@ -419,6 +419,34 @@ fn check(before: &Snapshot, write: &Write, ordered: bool) {
     }
 }
 
+/// Conformance: "Scaling should happen in predictable order and halt if any stateful pod is unhealthy".
+#[test]
+fn scale_in_halts_while_pods_are_not_ready_and_goes_on_when_they_are_s5() {
+    let mut world = world(json!({}));
+    rest(&mut world);
+    let ready = |world: &mut World, status: &str| {
+        for name in ["web-0", "web-1", "web-2"] {
+            let mut pod = world.get(&POD, "default", name);
+            for condition in pod["status"]["conditions"].as_array_mut().unwrap() {
+                if condition["type"] == "Ready" {
+                    condition["status"] = json!(status);
+                }
+            }
+            world.patch(&POD, "default", name, json!({"status": pod["status"]}));
+        }
+    };
+    let going = |world: &World| world.all(&POD).filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null()).count();
+    ready(&mut world, "False");
+    world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"replicas": 0}}));
+    world.settle(CONTROLLERS, now());
+    assert_eq!((world.all(&POD).count(), going(&world)), (3, 0));
+    ready(&mut world, "True");
+    world.settle(CONTROLLERS, now());
+    assert_eq!(going(&world), 1, "the highest");
+    rest(&mut world);
+    assert_eq!(world.all(&POD).count(), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -4,6 +4,7 @@ mod admission;
 mod delete;
 mod quota;
 mod security;
+mod eviction;
 mod watch;
 mod write;
 

@@ -1,0 +1,247 @@
+//! DaemonSets in a small world of nodes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mainstay_api::ObjectKey;
+use mainstay_api::kinds::{CONTROLLER_REVISION, DAEMON_SET, NODE, POD};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::controllers::{daemonset, garbagecollector};
+use crate::decision::Controller;
+use crate::world::{World, merge};
+
+const CONTROLLERS: &[Controller] = &[daemonset::CONTROLLER, garbagecollector::CONTROLLER];
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn key() -> ObjectKey {
+    ObjectKey::new("default", "agent")
+}
+
+fn node(world: &mut World, name: &str, labels: Value, taints: Value) {
+    let spec = if taints.is_null() { json!({}) } else { json!({"taints": taints}) };
+    world.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": spec}));
+}
+
+/// A DaemonSet `agent` for `nodes` nodes.
+fn world(nodes: usize, spec: Value) -> World {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"namespace": "default", "name": "agent", "uid": "uid-agent"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "agent"}},
+            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c", "image": "good:1"}]}},
+        },
+    });
+    merge(&mut object["spec"], &spec);
+    (DAEMON_SET.defaults)(&DAEMON_SET, &mut object);
+    (DAEMON_SET.prepare_create)(&DAEMON_SET, &mut object);
+    let mut world = World::default();
+    for number in 1..=nodes {
+        node(&mut world, &format!("n{number}"), json!({}), Value::Null);
+    }
+    world.put(object);
+    world.settle(CONTROLLERS, now());
+    world
+}
+
+fn image(name: &str) -> Value {
+    json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": name}]}}}})
+}
+
+fn change(world: &mut World, patch: Value) {
+    world.patch(&DAEMON_SET, "default", "agent", patch);
+    world.settle(CONTROLLERS, now());
+}
+
+fn names(world: &World) -> Vec<String> {
+    world.all(&POD).map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn target(pod: &Value) -> String {
+    let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+    let field = pod.pointer(&format!("{required}/nodeSelectorTerms/0/matchFields/0")).expect("its node");
+    assert_eq!((&field["key"], &field["operator"]), (&json!("metadata.name"), &json!("In")));
+    field["values"][0].as_str().unwrap().to_owned()
+}
+
+/// One step of one pod: it is bound and gets Ready where its image is good, or it goes.
+fn kubelet(world: &mut World, name: &str) {
+    let pod = world.get(&POD, "default", name);
+    let good = pod["spec"]["containers"][0]["image"].as_str().unwrap_or("").starts_with("good");
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        world.remove(&POD, &ObjectKey::new("default", name));
+    } else if pod["spec"]["nodeName"].is_null() || (good && pod["status"]["conditions"][0]["status"] != "True") {
+        let ready = if good { "True" } else { "False" };
+        let conditions = json!([{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        let status = json!({"phase": "Running", "conditions": conditions});
+        world.patch(&POD, "default", name, json!({"spec": {"nodeName": target(&pod)}, "status": status}));
+    }
+}
+
+fn rest(world: &mut World) {
+    for _ in 0..100 {
+        world.settle(CONTROLLERS, now());
+        let before = world.snapshot.revision;
+        names(world).iter().for_each(|name| kubelet(world, name));
+        if world.snapshot.revision == before {
+            return;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// The images that run, by node.
+fn shape(world: &World) -> BTreeMap<String, Vec<String>> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in world.all(&POD) {
+        let image = pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned();
+        all.entry(target(pod)).or_default().push(image);
+    }
+    all
+}
+
+fn everywhere(nodes: usize, image: &str) -> BTreeMap<String, Vec<String>> {
+    (1..=nodes).map(|number| (format!("n{number}"), vec![image.to_owned()])).collect()
+}
+
+fn status(world: &World, field: &str) -> i64 {
+    world.get(&DAEMON_SET, "default", "agent")["status"][field].as_i64().unwrap_or(0)
+}
+
+#[test]
+fn every_node_gets_a_pod_that_only_it_will_do_for() {
+    let mut world = world(3, json!({}));
+    rest(&mut world);
+    assert_eq!(shape(&world), everywhere(3, "good:1"));
+    let pod = world.all(&POD).next().unwrap().clone();
+    let tolerated: Vec<&str> =
+        pod["spec"]["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+    let short = |key: &str| key.trim_start_matches("node.kubernetes.io/").to_owned();
+    let tolerated: Vec<String> = tolerated.into_iter().map(short).collect();
+    let all = ["not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable"];
+    assert_eq!(tolerated, all);
+    let hash = &world.all(&CONTROLLER_REVISION).next().unwrap()["metadata"]["labels"]["controller-revision-hash"];
+    assert_eq!(pod["metadata"]["labels"]["controller-revision-hash"], *hash);
+    for field in
+        ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "numberAvailable", "updatedNumberScheduled"]
+    {
+        assert_eq!(status(&world, field), 3, "{field}");
+    }
+    world.assert_quiet(CONTROLLERS, now());
+}
+
+#[test]
+fn nodes_come_change_and_go() {
+    let mut world = world(1, json!({"template": {"spec": {"nodeSelector": {"disk": "fast"}}}}));
+    rest(&mut world);
+    assert_eq!(names(&world).len(), 0);
+    node(&mut world, "n2", json!({"disk": "fast"}), Value::Null);
+    world.patch(&NODE, "", "n1", json!({"metadata": {"labels": {"disk": "fast"}}}));
+    rest(&mut world);
+    assert_eq!(shape(&world), everywhere(2, "good:1"));
+    world.patch(&NODE, "", "n1", json!({"metadata": {"labels": {"disk": "slow"}}}));
+    rest(&mut world);
+    assert_eq!(shape(&world).keys().collect::<Vec<_>>(), ["n2"]);
+    let taint = |effect: &str| json!({"spec": {"taints": [{"key": "k", "effect": effect}]}});
+    world.patch(&NODE, "", "n2", taint("NoSchedule"));
+    rest(&mut world);
+    assert_eq!((shape(&world).len(), status(&world, "numberMisscheduled")), (1, 1), "what is there stays");
+    world.patch(&NODE, "", "n2", taint("NoExecute"));
+    rest(&mut world);
+    assert_eq!(shape(&world).len(), 0);
+}
+
+#[test]
+fn an_update_takes_one_node_after_the_other_and_a_broken_one_stops() {
+    let mut world = world(3, json!({}));
+    rest(&mut world);
+    change(&mut world, image("bad:1"));
+    rest(&mut world);
+    let broken = shape(&world).values().filter(|images| images[0] == "bad:1").count();
+    assert_eq!((broken, status(&world, "numberAvailable")), (1, 2));
+    change(&mut world, image("good:2"));
+    rest(&mut world);
+    assert_eq!(shape(&world), everywhere(3, "good:2"), "S7: the broken pod does not stand in the way");
+    change(&mut world, image("good:1"));
+    rest(&mut world);
+    assert_eq!(
+        (shape(&world), world.all(&CONTROLLER_REVISION).count()),
+        (everywhere(3, "good:1"), 3),
+        "taken up again"
+    );
+    let newest = world.all(&CONTROLLER_REVISION).max_by_key(|revision| revision["revision"].as_i64()).unwrap();
+    assert_eq!(
+        (newest["revision"].clone(), newest["data"]["spec"]["template"]["$patch"].clone()),
+        (json!(4), json!("replace"))
+    );
+}
+
+#[test]
+fn on_delete_waits_for_somebody_to_delete() {
+    let mut world = world(2, json!({"updateStrategy": {"type": "OnDelete"}}));
+    rest(&mut world);
+    change(&mut world, image("good:2"));
+    rest(&mut world);
+    assert_eq!(shape(&world), everywhere(2, "good:1"));
+    let all = names(&world);
+    world.delete(&POD, "default", &all[0], None);
+    rest(&mut world);
+    assert_eq!(shape(&world).values().filter(|images| images[0] == "good:2").count(), 1);
+}
+
+#[test]
+fn history_is_kept_to_its_limit() {
+    let mut world = world(1, json!({"revisionHistoryLimit": 1}));
+    for number in 2..=5 {
+        rest(&mut world);
+        change(&mut world, image(&format!("good:{number}")));
+    }
+    rest(&mut world);
+    assert_eq!(world.all(&CONTROLLER_REVISION).count(), 2, "the one in use and one more");
+}
+
+#[test]
+fn a_pod_that_ends_is_made_again() {
+    let mut world = world(1, json!({}));
+    rest(&mut world);
+    let name = names(&world)[0].clone();
+    world.patch(&POD, "default", &name, json!({"status": {"phase": "Failed"}}));
+    rest(&mut world);
+    assert_ne!(names(&world), [name.clone()]);
+    let words = format!("FailedDaemonPod: Found failed daemon pod default/{name} on node n1, will try to kill it");
+    assert!(world.events.contains(&words), "{:?}", world.events);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Wherever decisions are cut: never fewer available pods than the bounds allow, never more pods than the surge
+    /// allows, and the end is the same (S12).
+    #[test]
+    fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4), 1..60), surges: bool) {
+        let (surge, unavailable) = if surges { (2, 0) } else { (0, 2) };
+        let mut world = world(4, json!({"updateStrategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}));
+        rest(&mut world);
+        world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+        for (who, which, cut) in steps {
+            let all = names(&world);
+            match who {
+                0 => { world.run(&daemonset::CONTROLLER, &key(), now(), cut); }
+                _ if !all.is_empty() => kubelet(&mut world, &all[which % all.len()]),
+                _ => {}
+            }
+            let live: Vec<&Value> = world.all(&POD).filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
+            let ready = live.iter().filter(|pod| pod["status"]["conditions"][0]["status"] == "True").count();
+            prop_assert!(live.len() <= 4 + surge, "{} pods", live.len());
+            prop_assert!(ready >= 4 - unavailable, "{} ready", ready);
+        }
+        rest(&mut world);
+        prop_assert_eq!(shape(&world), everywhere(4, "good:2"));
+        prop_assert_eq!(status(&world, "updatedNumberScheduled"), 4);
+    }
+}

@@ -1,0 +1,50 @@
+//! Pods made from a workload's template, and which of several equal pods goes first.
+
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::Kind;
+use serde_json::{Value, json};
+
+use crate::ownership::controller_reference;
+use crate::pods;
+
+/// A pod of `template` that the object of `kind` with metadata `owner` controls. `prefix` is its `generateName`.
+pub fn pod(template: &PodTemplateSpec, kind: &Kind, owner: &ObjectMeta, prefix: &str, name: &str) -> Value {
+    let meta = template.metadata.clone().unwrap_or_default();
+    let mut metadata = json!({
+        "namespace": owner.namespace, "generateName": prefix, "name": name,
+        "ownerReferences": [controller_reference(kind, owner)],
+    });
+    for (field, value) in [
+        ("labels", json!(meta.labels)),
+        ("annotations", json!(meta.annotations)),
+        ("finalizers", json!(meta.finalizers)),
+    ] {
+        if !value.is_null() {
+            metadata[field] = value;
+        }
+    }
+    let spec = template.spec.clone().unwrap_or_default();
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+}
+
+/// Which pod goes first, smallest first: not bound, Pending, not Ready, Ready for a shorter time, restarted more often,
+/// younger. Upstream's order, which a ReplicaSet refines by `pod-deletion-cost` and by its siblings.
+pub fn rank(pod: &Pod) -> impl Ord + use<> {
+    let phase = match pods::phase(pod) {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
+    let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
+    ((bound, phase, pods::is_ready(pod)), age_rank(pod))
+}
+
+/// The part of [`rank`] that is about time and restarts.
+pub fn age_rank(pod: &Pod) -> impl Ord + use<> {
+    let ready_since = pods::available_at(pod, 0).map(|at| std::cmp::Reverse(at.as_second()));
+    let restarts = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let restarts = restarts.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0);
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second());
+    (ready_since, std::cmp::Reverse(restarts), std::cmp::Reverse(created), pod.metadata.name.clone())
+}
