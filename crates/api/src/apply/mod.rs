@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::kinds::{Kind, Subresource};
 use crate::schema::list_keys::DEFAULT;
 use crate::schema::shape_of;
+use crate::schema::types::Shape;
 use crate::status::Status;
 use crate::time::rfc3339;
 use managers::{APPLY, Manager, Managers, Owned, UPDATE};
@@ -44,6 +45,15 @@ const UNOWNED_METADATA: &[&str] = &[
 
 /// The manager of fields that were there before the first apply and have no owner.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// The manager as which kubectl applies on the server.
+const KUBECTL: &str = "kubectl";
+
+/// What kubectl's client-side apply notes on the object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The longest such note (bytes): all annotations together may not be larger.
+const MAX_LAST_APPLIED: usize = 256 << 10;
 
 /// Who writes, and where to.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +120,7 @@ pub fn apply(
         .map(|(manager, owned)| (manager, owned.set.intersection(&changed).paths()))
         .filter(|(_, paths)| !paths.is_empty())
         .collect();
-    if !force && !conflicts.is_empty() {
+    if !force && !conflicts.is_empty() && !was_applied_by_kubectl(shape, live, &conflicts, writer) {
         return Err(conflict(&conflicts));
     }
     managers.take_from_others(&me, &changed);
@@ -121,7 +131,46 @@ pub fn apply(
     };
     managers.0.insert(me, Owned { set, time });
     managers.write(&mut merged, writer.now);
+    if writer.manager == KUBECTL {
+        keep_last_applied(&mut merged, config);
+    }
     Ok(merged)
+}
+
+/// Whether all that others own here is what kubectl itself said in its last client-side apply: whoever goes on with
+/// `kubectl apply --server-side` does not conflict with their own past.
+fn was_applied_by_kubectl(
+    shape: Shape,
+    live: Option<&Value>,
+    conflicts: &[(&Manager, Vec<String>)],
+    writer: Writer<'_>,
+) -> bool {
+    let last_applied = live.filter(|_| writer.manager == KUBECTL).map(last_applied);
+    let Some(Ok(last)) = last_applied.map(serde_json::from_str::<Value>) else { return false };
+    let said = Typed::object(shape, &last).fields().paths();
+    conflicts.iter().flat_map(|(_, paths)| paths).all(|path| said.contains(path))
+}
+
+/// Keeps the annotation of a client-side apply, where there is one, in step with what is applied here: the next
+/// client-side apply compares with it.
+fn keep_last_applied(merged: &mut Value, config: &Value) {
+    if last_applied(merged).is_empty() {
+        return;
+    }
+    let mut config = config.clone();
+    if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+    }
+    let text = format!("{config}\n");
+    let text = if text.len() > MAX_LAST_APPLIED { String::new() } else { text };
+    crate::object::ensure(merged, &["metadata", "annotations"]).insert(LAST_APPLIED.to_owned(), text.into());
+}
+
+fn last_applied(object: &Value) -> &str {
+    crate::object::text(object, &["metadata", "annotations", LAST_APPLIED])
 }
 
 /// Writes `managedFields` into `new` after a create, update or patch (not an apply): the writer owns
@@ -151,7 +200,8 @@ pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: 
         subresource: writer.subresource.to_owned(),
     };
     managers.take_from_others(&me, &changed);
-    managers.remove(&difference.removed);
+    // What this write does not reach stays as it is, whatever the body says or leaves out.
+    managers.remove(&owned_part(kind, writer.subresource, difference.removed));
     if !changed.is_empty() && !reset {
         let mine = managers.0.entry(me).or_insert_with(|| Owned { set: Set::default(), time: String::new() });
         mine.set.extend(changed);

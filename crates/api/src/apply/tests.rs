@@ -295,3 +295,35 @@ proptest! {
         prop_assert!(owned.difference(&typed(&live).fields()).is_empty(), "{:?}", owned.paths());
     }
 }
+
+#[test]
+fn kubectl_goes_on_on_the_server_after_a_client_side_apply() {
+    let said = |image: &str| pod(json!({}), json!({ "containers": [{ "name": "a", "image": image }] }));
+    let mut live = said("1");
+    live["metadata"]["annotations"] = json!({ LAST_APPLIED: said("1").to_string() });
+    manage_update(&kinds::POD, None, &mut live, writer("kubectl-client-side-apply", 1));
+    assert_eq!(apply_pod(Some(&live), &said("2"), "another", false).expect_err("a conflict").code, 409);
+    let applied = apply_pod(Some(&live), &said("2"), "kubectl", false).expect("its own past is no conflict");
+    assert_eq!(applied["spec"]["containers"][0]["image"], "2");
+    let noted = applied["metadata"]["annotations"][LAST_APPLIED].as_str().expect("kept in step");
+    assert_eq!(serde_json::from_str::<Value>(noted).expect("JSON"), said("2"));
+
+    // What somebody else has changed since is a conflict all the same.
+    let mut edited = live.clone();
+    edited["spec"]["hostname"] = "b".into();
+    manage_update(&kinds::POD, Some(&live), &mut edited, writer("kubectl-edit", 2));
+    let mut both = said("2");
+    both["spec"]["hostname"] = "c".into();
+    assert_eq!(apply_pod(Some(&edited), &both, "kubectl", false).expect_err("a conflict").code, 409);
+}
+
+#[test]
+fn a_write_of_the_object_leaves_the_owners_of_its_status() {
+    let mut live = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "1" }] }));
+    live["status"] = json!({ "phase": "Running" });
+    let status = Writer { subresource: "status", ..writer("kubelet", 1) };
+    manage_update(&kinds::POD, None, &mut live, status);
+    let mut new = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "2" }] }));
+    manage_update(&kinds::POD, Some(&live), &mut new, writer("me", 2));
+    assert_eq!(fields_of(&new, "kubelet"), json!({ "f:status": { "f:phase": {} } }));
+}

@@ -153,6 +153,15 @@ fn group(name: &str, all: &[GroupVersion]) -> Value {
     json!({ "name": name, "preferredVersion": versions.first(), "versions": versions })
 }
 
+/// Upstream's name for the options of a kind's `proxy` subresource.
+fn proxy_options(kind: &Kind) -> &'static str {
+    match &*kind.kind {
+        "Service" => "ServiceProxyOptions",
+        "Node" => "NodeProxyOptions",
+        _ => "PodProxyOptions",
+    }
+}
+
 /// What a subresource takes or answers, and its verbs: `(group, version, kind, verbs)`.
 fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'static [&'static str]) {
     match subresource {
@@ -163,6 +172,7 @@ fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'st
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
+        Subresource::Proxy => ("", "v1", proxy_options(kind), &["create", "delete", "get", "patch", "update"]),
         Subresource::Log => (&kind.group, &kind.version, &kind.kind, &["get"]),
         Subresource::Finalize => (&kind.group, &kind.version, &kind.kind, &["update"]),
         Subresource::Status | Subresource::Resize | Subresource::EphemeralContainers | Subresource::Approval => {
@@ -179,6 +189,7 @@ pub fn segment(subresource: Subresource) -> &'static str {
         Subresource::Binding => "binding",
         Subresource::Eviction => "eviction",
         Subresource::Log => "log",
+        Subresource::Proxy => "proxy",
         Subresource::Exec => "exec",
         Subresource::Attach => "attach",
         Subresource::PortForward => "portforward",

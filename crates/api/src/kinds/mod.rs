@@ -208,6 +208,8 @@ pub enum Subresource {
     Attach,
     /// `/portforward`.
     PortForward,
+    /// `/proxy`: HTTP, passed on to a Pod, a Service's endpoint or a Node's kubelet.
+    Proxy,
     /// `/token` of a ServiceAccount.
     Token,
     /// `/finalize` of a Namespace.

@@ -19,7 +19,7 @@ pub static NODE: Kind = Kind::BuiltIn(&Row {
     singular: Borrowed("node"),
     short_names: Borrowed(&[Borrowed("no")]),
     namespaced: false,
-    subresources: Borrowed(&[Subresource::Status]),
+    subresources: Borrowed(&[Subresource::Status, Subresource::Proxy]),
     type_name: Borrowed("io.k8s.api.core.v1.Node"),
     fields: |_, node| vec![("spec.unschedulable", unschedulable(node).to_string())],
     columns: Borrowed(&[

@@ -31,6 +31,7 @@ pub static POD: Kind = Kind::BuiltIn(&Row {
         Subresource::Exec,
         Subresource::Attach,
         Subresource::PortForward,
+        Subresource::Proxy,
         Subresource::Resize,
         Subresource::EphemeralContainers,
     ]),

@@ -26,7 +26,7 @@ pub static SERVICE: Kind = Kind::BuiltIn(&Row {
     singular: Borrowed("service"),
     short_names: Borrowed(&[Borrowed("svc")]),
     categories: Borrowed(&[Borrowed("all")]),
-    subresources: Borrowed(&[Subresource::Status]),
+    subresources: Borrowed(&[Subresource::Status, Subresource::Proxy]),
     type_name: Borrowed("io.k8s.api.core.v1.Service"),
     name_rule: NameRule::Label1035,
     fields: |_, service| {

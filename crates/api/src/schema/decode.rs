@@ -1,11 +1,14 @@
 //! An object against its type: what upstream's JSON decoder refuses, warns of, drops and rewrites.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::parse::{self, MAX_DEPTH};
 use super::types::{Shape, Struct, shape_of};
+use super::yaml;
 use crate::kinds::Kind;
 use crate::quantity::Quantity;
 use crate::status::Status;
@@ -49,8 +52,20 @@ pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Re
     })?;
     let mut object = parsed.value;
     let duplicates = parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    let warnings = decode_with(kind, &mut object, validation, duplicates)?;
-    Ok((object, warnings))
+    let found = clean(kind, &mut object, duplicates)?;
+    Ok((object, judge(kind, in_body_order(body, found), validation)?))
+}
+
+/// As [`decode_bytes`], for a YAML body.
+pub fn decode_yaml(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Status::bad_request("yaml: control characters are not allowed"))?;
+    let parsed =
+        yaml::parse(text).map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    let mut object = parsed.value;
+    let duplicates = parsed.duplicates.into_iter().map(|line| format!("yaml: unmarshal errors:\n  {line}")).collect();
+    let found = clean(kind, &mut object, duplicates)?;
+    Ok((object, judge(kind, found, validation)?))
 }
 
 /// Checks and cleans an object that is already JSON, as the result of a patch. Returns the warnings.
@@ -58,20 +73,44 @@ pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Re
 /// `apiVersion` and `kind` are filled in where they are missing; nulls, which mean "not set", are
 /// dropped; quantities are written in their canonical form; unknown fields are dropped.
 pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
-    decode_with(kind, object, validation, Vec::new())
+    let found = clean(kind, object, Vec::new())?;
+    judge(kind, found, validation)
 }
 
-fn decode_with(
-    kind: &Kind,
-    object: &mut Value,
-    validation: FieldValidation,
-    strict: Vec<String>,
-) -> Result<Vec<String>, Status> {
+/// Checks and cleans; adds the unknown fields to what the parser has found.
+fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>) -> Result<Vec<String>, Status> {
     type_meta(kind, object)?;
     let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind };
     walk.value(shape_of(&kind.type_name), object).map_err(|why| unfit(kind, &why))?;
     let mut strict = walk.strict;
     strict.truncate(MAX_STRICT_ERRORS);
+    Ok(strict)
+}
+
+/// Unknown and duplicate fields in the order in which Go's decoder meets them: an unknown field where it first stands
+/// (and only as that), a duplicate where it stands again.
+fn in_body_order(body: &[u8], found: Vec<String>) -> Vec<String> {
+    if found.len() < 2 {
+        return found;
+    }
+    let path = |message: &str| message.split('"').nth(1).unwrap_or("").to_owned();
+    let met = parse::occurrences(body, found.iter().map(|message| path(message)).collect());
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ordered: Vec<String> = Vec::with_capacity(found.len());
+    for field in &met {
+        let times = seen.entry(field).or_default();
+        *times += 1;
+        let unknown = format!("unknown field \"{field}\"");
+        if found.contains(&unknown) {
+            ordered.extend((*times == 1).then_some(unknown));
+        } else if *times == 2 {
+            ordered.push(format!("duplicate field \"{field}\""));
+        }
+    }
+    ordered
+}
+
+fn judge(kind: &Kind, strict: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, Status> {
     match validation {
         FieldValidation::Strict if !strict.is_empty() => {
             Err(unfit(kind, &format!("strict decoding error: {}", strict.join(", "))))
@@ -341,6 +380,15 @@ mod tests {
 
     fn sts(spec: Value) -> Value {
         json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web", "creationTimestamp": null }, "spec": spec })
+    }
+
+    #[test]
+    fn strict_errors_come_in_the_bodys_order() {
+        let body = br#"{"metadata":{"name":"a","name":"b","zz":1},"data":{},"unknown":1,"immutable":true,"unknown":2,
+            "immutable":false,"another":1}"#;
+        let refused = decode_bytes(&kinds::CONFIG_MAP, body, FieldValidation::Strict).expect_err("strict");
+        let wanted = r#"strict decoding error: duplicate field "metadata.name", unknown field "metadata.zz", unknown field "unknown", duplicate field "immutable", unknown field "another""#;
+        assert!(refused.message.ends_with(wanted), "{}", refused.message);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`raw`] has the JSON schemas with their prose (for OpenAPI), [`types`] the compact form that the
 //! request path uses, [`list_keys`] the facts about lists that schemas do not state, [`parse`] reads
-//! JSON text within limits, and [`decode`] checks an object against its type.
+//! JSON text within limits ([`yaml`]: YAML), and [`decode`] checks an object against its type.
 
 pub mod decode;
 pub mod list_keys;
@@ -10,6 +10,7 @@ pub mod parse;
 pub mod raw;
 mod roots;
 pub mod types;
+pub mod yaml;
 
-pub use decode::{FieldValidation, decode, decode_bytes};
+pub use decode::{FieldValidation, decode, decode_bytes, decode_yaml};
 pub use types::{Field, Shape, Struct, shape_of};

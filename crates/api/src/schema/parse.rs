@@ -1,5 +1,6 @@
 //! JSON text to a value, within limits and without losing sight of duplicate fields (X4).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -12,6 +13,9 @@ pub const MAX_DEPTH: usize = 120;
 /// How many duplicate fields are reported at most; the rest are as wrong, but the answer stays small.
 pub const MAX_DUPLICATES: usize = 32;
 
+/// How many occurrences of wanted fields are noted at most.
+const MAX_MET: usize = 1024;
+
 /// What a JSON text says.
 #[derive(Debug)]
 pub struct Parsed {
@@ -23,12 +27,34 @@ pub struct Parsed {
 
 /// Reads one JSON value. The error is serde_json's, with line and column.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
-    let mut duplicates = Vec::new();
+    let mut found = Found::default();
+    let value = read(bytes, &mut found)?;
+    Ok(Parsed { value, duplicates: found.duplicates })
+}
+
+/// Those of `paths` that occur in a JSON text that [`parse`] has read, each as often as it occurs, in the text's order.
+pub fn occurrences(bytes: &[u8], paths: BTreeSet<String>) -> Vec<String> {
+    let mut found = Found { wanted: paths, ..Found::default() };
+    let _ = read(bytes, &mut found);
+    found.met
+}
+
+fn read(bytes: &[u8], found: &mut Found) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let mut path = Vec::new();
-    let value = Seed { path: &mut path, duplicates: &mut duplicates }.deserialize(&mut deserializer)?;
+    let value = Seed { path: &mut path, found }.deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok(Parsed { value, duplicates })
+    Ok(value)
+}
+
+/// What is noted on the way.
+#[derive(Default)]
+struct Found {
+    duplicates: Vec<String>,
+    /// Paths that are looked for.
+    wanted: BTreeSet<String>,
+    /// Each time that one of them was met.
+    met: Vec<String>,
 }
 
 /// One step of a path into an object.
@@ -39,12 +65,12 @@ enum Step {
 
 struct Seed<'a> {
     path: &'a mut Vec<Step>,
-    duplicates: &'a mut Vec<String>,
+    found: &'a mut Found,
 }
 
 impl Seed<'_> {
     fn inner(&mut self) -> Seed<'_> {
-        Seed { path: self.path, duplicates: self.duplicates }
+        Seed { path: self.path, found: self.found }
     }
 
     /// The current path in upstream's notation.
@@ -124,9 +150,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
             self.path.push(Step::Field(name.clone()));
-            if map.contains_key(&name) && self.duplicates.len() < MAX_DUPLICATES {
+            if map.contains_key(&name) && self.found.duplicates.len() < MAX_DUPLICATES {
                 let shown = self.shown();
-                self.duplicates.push(shown);
+                self.found.duplicates.push(shown);
+            }
+            if !self.found.wanted.is_empty() && self.found.met.len() < MAX_MET {
+                let shown = self.shown();
+                if self.found.wanted.contains(&shown) {
+                    self.found.met.push(shown);
+                }
             }
             let value = fields.next_value_seed(self.inner())?;
             self.path.pop();

@@ -1,12 +1,13 @@
 //! `POST` of a new object.
 
+use mainstay_api::apply::Writer;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
 use crate::authorize::{escalation, restriction};
 use crate::credentials;
 
-use super::{Batch, Body, Outcome, Part, admission, key, metadata};
+use super::{Batch, Body, Outcome, Part, admission, key, metadata, update};
 
 /// How many random names are tried before the client is told.
 const MAX_GENERATED_NAMES: usize = 8;
@@ -28,6 +29,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         return Err(Status::already_exists(kind, &name));
     }
     admission::on_create(batch, kind, &mut object)?;
+    manage(batch, kind, &mut object);
     let mut causes = Vec::new();
     metadata::validate(kind, &object, &mut causes);
     (kind.validate)(kind, &object, &mut causes);
@@ -48,6 +50,15 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         admission::furnish_namespace(batch, &name)?;
     }
     Ok(Outcome::created(Body::Op(op)))
+}
+
+/// The first manager of all fields is whoever makes the object; one that is made by an apply has its entry already.
+fn manage(batch: &Batch<'_>, kind: &Kind, object: &mut Value) {
+    let is_applied = object::at(object, &["metadata", "managedFields"]).is_some();
+    if let Some(manager) = batch.manager.as_ref().filter(|_| !is_applied && update::is_managed(kind)) {
+        let writer = Writer { manager: &manager.name, subresource: "", now: batch.now };
+        mainstay_api::apply::manage_update(kind, None, object, writer);
+    }
 }
 
 fn choose_name(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {

@@ -55,11 +55,7 @@ pub fn apply(
     metadata::settle(kind, namespace, Some(name), &mut config)?;
     let live = batch.get(kind, namespace, name)?;
     let manager = batch.manager.clone();
-    let manager = manager.as_ref().ok_or_else(|| {
-        Status::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        )
-    })?;
+    let manager = manager.as_ref().ok_or_else(no_field_manager)?;
     let uid = object::uid(&config);
     if live.is_none() && !uid.is_empty() {
         return Err(Status::precondition_uid(kind, name, uid, ""));
@@ -80,22 +76,37 @@ pub fn apply(
     }
 }
 
-/// Who owns which field is kept for objects that somebody has applied on the server; for others nobody asks, and the
-/// first apply takes what is there as it is.
+/// The answer to an apply that does not say who applies.
+pub fn no_field_manager() -> Status {
+    Status::new(
+        422,
+        "Invalid",
+        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+    )
+}
+
+/// Notes in `metadata.managedFields` what this write changes, from the first write on: as upstream, so that applying on
+/// the server later conflicts with others, not with oneself. What our own controllers write has no manager and leaves
+/// the entries as they are.
 fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) {
-    let kept = object::at(old, &["metadata", "managedFields"]).cloned();
-    match (&batch.manager, kept) {
-        (Some(manager), Some(_)) => {
+    match &batch.manager {
+        Some(manager) if is_managed(kind) => {
+            // What is left out gets its default again, and is no change.
+            (kind.defaults)(kind, new);
             let writer = Writer { manager: &manager.name, subresource: &manager.subresource, now: batch.now };
             mainstay_api::apply::manage_update(kind, Some(old), new, writer);
         }
-        (None, Some(kept)) => {
-            object::ensure(new, &["metadata"]).insert("managedFields".to_owned(), kept);
-        }
-        (_, None) => {
-            object::ensure(new, &["metadata"]).remove("managedFields");
-        }
+        _ => match object::at(old, &["metadata", "managedFields"]).cloned() {
+            Some(kept) => drop(object::ensure(new, &["metadata"]).insert("managedFields".to_owned(), kept)),
+            None => drop(object::ensure(new, &["metadata"]).remove("managedFields")),
+        },
     }
+}
+
+/// Differs: Events have no managers. There are many, each is written once or counted up by the one who made it, and
+/// nobody applies them.
+pub(super) fn is_managed(kind: &Kind) -> bool {
+    *kind != mainstay_api::kinds::EVENT
 }
 
 /// Changes an object with `change`, which is given the stored one. Without a `resourceVersion` in the patch this is

@@ -1,6 +1,7 @@
 //! HTTPS: connections, requests, answers.
 
 mod documents;
+mod forward;
 mod objects;
 mod proxy;
 mod respond;

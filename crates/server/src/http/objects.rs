@@ -19,7 +19,7 @@ use super::respond::{self, Body};
 use super::route::Target;
 use super::shape::Shape;
 use super::watching::WatchBody;
-use super::{Server, proxy};
+use super::{Server, forward, proxy};
 use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
@@ -89,6 +89,12 @@ pub async fn serve(
     }
     if target.subresource.is_empty() && !target.kind.verbs.is_empty() && !target.kind.verbs.contains(&verb) {
         return Err(Status::method_not_allowed());
+    }
+    if target.subresource == "proxy" {
+        if !target.kind.has(Subresource::Proxy) {
+            return Err(Status::no_such_resource());
+        }
+        return forward::serve(server, &target, request).await;
     }
     let form = Representation::from_accept(super::serve::accept(&request))
         .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
@@ -326,8 +332,13 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
     let validation = validation(call.query)?;
     let dry_run = is_dry_run(call.query, &Value::Null)?;
     if patch_type == PatchType::Apply {
-        // YAML is not read; kubectl and client-go send JSON, which is YAML too.
-        let (config, warnings) = schema::decode_bytes(kind, &body, validation)?;
+        if call.query.get("fieldManager").is_none_or(String::is_empty) {
+            return Err(api::no_field_manager());
+        }
+        // Most clients send JSON, which is YAML too and is read faster as what it is.
+        let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let read = if is_json { schema::decode_bytes } else { schema::decode_yaml };
+        let (config, warnings) = read(kind, &body, validation)?;
         let force = call.query.get("force").is_some_and(|force| force == "true");
         let written =
             write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
@@ -402,6 +413,9 @@ fn media(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or("").trim()
 }
 
+/// The content type of a YAML body.
+const YAML: &str = "application/yaml";
+
 /// 415 for anything but JSON.
 fn json_only(content_type: &str) -> Result<(), Status> {
     match media(content_type) {
@@ -449,6 +463,9 @@ fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
         let mut object = protobuf::read(kind, body)?;
         let warnings = schema::decode(kind, &mut object, validation)?;
         return Ok((object, warnings));
+    }
+    if media(&call.content_type) == YAML {
+        return schema::decode_yaml(kind, body, validation);
     }
     json_only(&call.content_type)?;
     schema::decode_bytes(kind, body, validation)

@@ -112,14 +112,17 @@ async fn pass(
         return Ok(answer.map(Body::Incoming));
     }
     let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(async move {
-        let (Ok(client), Ok(kubelet)) = tokio::join!(upgrading, upgraded) else { return };
-        let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
-        // Ends when both directions have ended; an error on one ends the other.
-        let _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await;
-    });
+    tokio::spawn(join(upgrading, upgraded));
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
+}
+
+/// Passes bytes on between two connections that were upgraded, until both directions have ended; an error on one ends
+/// the other.
+pub async fn join(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
+    let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
 }
 
 async fn connect(server: &Server, address: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
@@ -136,17 +139,21 @@ fn kubelet_address(server: &Server, pod: &Value) -> Result<String, Status> {
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", object::name(pod))));
     }
-    let node = server.api.batch().must_get(&kinds::NODE, "", node)?;
-    let port = object::at(&node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"])
+    kubelet_address_of(&server.api.batch().must_get(&kinds::NODE, "", node)?)
+}
+
+/// Where a node's kubelet listens: `192.0.2.1:10250`.
+pub fn kubelet_address_of(node: &Value) -> Result<String, Status> {
+    let port = object::at(node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"])
         .and_then(Value::as_i64)
         .unwrap_or(KUBELET_PORT);
-    let addresses = object::at(&node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
+    let addresses = object::at(node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
     let address = addresses
         .filter(|address| object::text(address, &["type"]) == "InternalIP")
         .map(|address| object::text(address, &["address"]))
         .next()
         .ok_or_else(|| {
-            Status::internal(format!("no preferred addresses found; known addresses: []: node {}", object::name(&node)))
+            Status::internal(format!("no preferred addresses found; known addresses: []: node {}", object::name(node)))
         })?;
     Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
 }

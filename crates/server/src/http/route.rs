@@ -53,6 +53,8 @@ pub fn route(path: &str) -> Result<Route, Status> {
             [] => ("", ""),
             [name] => (*name, ""),
             [name, subresource] => (*name, *subresource),
+            // What comes after is the backend's path, as the client wrote it.
+            [name, "proxy", ..] => (*name, "proxy"),
             _ => return Err(Status::no_such_resource()),
         };
         if rest.first().is_some_and(|name| name.is_empty()) {
@@ -166,6 +168,7 @@ mod tests {
             ("/apis/apps/v1/namespaces/a/statefulsets/b/scale", objects(&kinds::STATEFUL_SET, "a", "b", "scale")),
             ("/api/v1/nodes/n%2Fx", objects(&kinds::NODE, "", "n/x", "")),
             ("/apis/apps/v1", Ok(Route::Path("/apis/apps/v1".into()))),
+            ("/api/v1/namespaces/a/pods/b:80/proxy/x/y", objects(&kinds::POD, "a", "b:80", "proxy")),
             ("/api/v1/pods/b", Err(404)),
             ("/api/v1/namespaces/a/nodes", Err(404)),
             ("/apis/apps/v2/deployments", Err(404)),

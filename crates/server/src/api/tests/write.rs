@@ -116,3 +116,29 @@ fn a_pod_is_bound_once() {
     let again = to(object::uid(&made), "n2").expect_err("bound already");
     assert!(again.message.contains("pod a is already assigned to node \"n1\""), "{}", again.message);
 }
+
+#[test]
+fn the_first_write_has_a_manager() {
+    let cluster = Cluster::new();
+    let by = |name: &str| Some(FieldManager { name: name.to_owned(), subresource: String::new() });
+    let made = cluster.write(|batch| {
+        batch.manager = by("helm");
+        create(batch, &kinds::CONFIG_MAP, "default", config_map("a"))
+    });
+    let made = made.expect("created");
+    let entry = &made["metadata"]["managedFields"][0];
+    assert_eq!((&entry["manager"], &entry["operation"]), (&json!("helm"), &json!("Update")));
+    assert_eq!(entry["fieldsV1"], json!({ "f:data": { "f:a": {} } }));
+
+    let mut config = config_map("a");
+    config["data"]["a"] = "2".into();
+    let apply_as = |name: &'static str| {
+        cluster.write(|batch| {
+            batch.manager = by(name);
+            apply(batch, &kinds::CONFIG_MAP, "default", "a", Part::Main, &config, false)
+        })
+    };
+    assert_eq!(apply_as("another").expect_err("helm's").code, 409);
+    let anonymous = cluster.write(|batch| apply(batch, &kinds::CONFIG_MAP, "default", "a", Part::Main, &config, false));
+    assert_eq!(anonymous.expect_err("nobody").code, 422);
+}

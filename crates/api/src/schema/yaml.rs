@@ -1,0 +1,292 @@
+//! YAML bodies, read into JSON values as upstream reads them: one document, string keys, merge keys (`<<`), and the
+//! scalars of YAML 1.1 that Go's library keeps (`yes`, `0o17`, `0x1f`), since manifests count on them.
+//!
+//! The text is a stranger's: depth, aliases and what they come to are bounded.
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
+use serde_json::{Map, Number, Value};
+
+use super::parse::{MAX_DEPTH, MAX_DUPLICATES, Parsed};
+
+/// How many values a document may hold, those that aliases repeat counted each time.
+pub const MAX_VALUES: usize = 1_000_000;
+/// How often aliases may be used: a few bytes each, but each stands for all that it names.
+pub const MAX_ALIASES: usize = 10_000;
+
+/// Why a text is not one JSON value.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum YamlError {
+    /// It is not YAML.
+    #[error("yaml: line {line}: {message}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// It breaks a limit of this module.
+    #[error("yaml: {0}")]
+    Limit(&'static str),
+    /// A key that JSON has no word for.
+    #[error("yaml: line {line}: {message}")]
+    Key {
+        /// From 1.
+        line: usize,
+        /// Why.
+        message: &'static str,
+    },
+}
+
+impl From<ScanError> for YamlError {
+    fn from(error: ScanError) -> Self {
+        Self::Syntax { line: error.marker().line(), message: error.info().to_owned() }
+    }
+}
+
+/// The first document of a text; an empty text is null.
+///
+/// # Errors
+/// See [`YamlError`].
+pub fn parse(text: &str) -> Result<Parsed, YamlError> {
+    let parser = Parser::new_from_str(text);
+    let mut reader = Reader { parser, anchors: Vec::new(), duplicates: Vec::new(), values: 0, aliases: 0 };
+    let value = loop {
+        match reader.next()? {
+            (Event::StreamEnd | Event::DocumentEnd, _) => break Value::Null,
+            (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+            (event, line) => break reader.value(event, line, 0)?,
+        }
+    };
+    Ok(Parsed { value, duplicates: reader.duplicates })
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// By the parser's number of the anchor: the value, and how many values it holds.
+    anchors: Vec<Option<(Value, usize)>>,
+    /// Upstream's words for each key that stands twice in its map; the last one counts.
+    duplicates: Vec<String>,
+    values: usize,
+    aliases: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, usize), YamlError> {
+        match self.parser.next() {
+            Some(Ok((event, span))) => Ok((event, span.start.line())),
+            Some(Err(error)) => Err(error.into()),
+            None => Ok((Event::StreamEnd, 0)),
+        }
+    }
+
+    fn count(&mut self, values: usize) -> Result<(), YamlError> {
+        self.values = self.values.saturating_add(values);
+        if self.values > MAX_VALUES { Err(YamlError::Limit("document contains excessive aliasing")) } else { Ok(()) }
+    }
+
+    fn value(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<Value, YamlError> {
+        if depth > MAX_DEPTH {
+            return Err(YamlError::Limit("exceeded max depth"));
+        }
+        self.count(1)?;
+        let before = self.values;
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let is_text = tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
+                let value = match style {
+                    ScalarStyle::Plain if !is_text => plain(&text),
+                    _ => Value::String(text.into_owned()),
+                };
+                (value, anchor)
+            }
+            Event::SequenceStart(anchor, _) => (self.sequence(depth)?, anchor),
+            Event::MappingStart(anchor, _) => (self.mapping(depth)?, anchor),
+            Event::Alias(anchor) => return self.alias(anchor, line),
+            _ => return Err(YamlError::Syntax { line, message: "did not find expected node content".to_owned() }),
+        };
+        if anchor > 0 {
+            if self.anchors.len() <= anchor {
+                self.anchors.resize(anchor + 1, None);
+            }
+            if let Some(slot) = self.anchors.get_mut(anchor) {
+                *slot = Some((value.clone(), 1 + self.values - before));
+            }
+        }
+        Ok(value)
+    }
+
+    fn alias(&mut self, anchor: usize, line: usize) -> Result<Value, YamlError> {
+        self.aliases += 1;
+        if self.aliases > MAX_ALIASES {
+            return Err(YamlError::Limit("document contains excessive aliasing"));
+        }
+        let Some((value, values)) = self.anchors.get(anchor).cloned().flatten() else {
+            return Err(YamlError::Syntax { line, message: "anchor value contains itself".to_owned() });
+        };
+        self.count(values)?;
+        Ok(value)
+    }
+
+    fn sequence(&mut self, depth: usize) -> Result<Value, YamlError> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Ok(items.into()),
+                (event, line) => items.push(self.value(event, line, depth + 1)?),
+            }
+        }
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Value, YamlError> {
+        let (mut map, mut merged) = (Map::new(), Vec::new());
+        loop {
+            let (event, line) = self.next()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
+            let key = match self.value(event, line, depth + 1)? {
+                Value::String(key) => key,
+                Value::Bool(key) => key.to_string(),
+                Value::Number(key) => key.to_string(),
+                Value::Null => "null".to_owned(),
+                _ => return Err(YamlError::Key { line, message: "invalid map key: a list or a map" }),
+            };
+            let (event, value_line) = self.next()?;
+            let value = self.value(event, value_line, depth + 1)?;
+            if is_merge {
+                merged.push((line, value));
+                continue;
+            }
+            if map.contains_key(&key) && self.duplicates.len() < MAX_DUPLICATES {
+                self.duplicates.push(format!("line {line}: key {key:?} already set in map"));
+            }
+            map.insert(key, value);
+        }
+        for (line, value) in merged {
+            let sources = match value {
+                Value::Object(source) => vec![source],
+                Value::Array(items) => items
+                    .into_iter()
+                    .map(|item| if let Value::Object(source) = item { Some(source) } else { None })
+                    .collect::<Option<Vec<_>>>()
+                    .unwrap_or_default(),
+                _ => {
+                    let message = "map merge requires map or sequence of maps as the value".to_owned();
+                    return Err(YamlError::Syntax { line, message });
+                }
+            };
+            for (key, value) in sources.into_iter().flatten() {
+                map.entry(key).or_insert(value);
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// What a plain scalar is: null, a truth value, a number, or the text itself.
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => return true.into(),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => return false.into(),
+        _ => {}
+    }
+    number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)
+}
+
+fn number(text: &str) -> Option<Number> {
+    let is_numeric = text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
+    if !is_numeric {
+        return None;
+    }
+    let digits: String = text.chars().filter(|letter| *letter != '_').collect();
+    let (sign, magnitude) = match digits.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", digits.strip_prefix('+').unwrap_or(&digits)),
+    };
+    let radix = |prefix: &str, radix: u32| {
+        let rest = magnitude.strip_prefix(prefix)?;
+        // A second sign would be taken by the parser of integers.
+        let is_unsigned = rest.starts_with(|first: char| first.is_ascii_alphanumeric());
+        i64::from_str_radix(&format!("{sign}{rest}"), radix).ok().filter(|_| is_unsigned)
+    };
+    if let Some(value) = radix("0x", 16).or_else(|| radix("0b", 2)).or_else(|| radix("0o", 8)) {
+        return Some(value.into());
+    }
+    if magnitude.len() > 1 && magnitude.starts_with('0') && magnitude.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
+        return i64::from_str_radix(&format!("{sign}{magnitude}"), 8).ok().map(Number::from);
+    }
+    if !magnitude.is_empty() && magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
+        let signed = format!("{sign}{magnitude}").parse::<i64>().ok().map(Number::from);
+        return signed.or_else(|| magnitude.parse::<u64>().ok().filter(|_| sign.is_empty()).map(Number::from));
+    }
+    let is_float = magnitude.bytes().any(|byte| byte.is_ascii_digit())
+        && magnitude.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
+        && !text.contains('_');
+    if !is_float {
+        return None;
+    }
+    let value = format!("{sign}{magnitude}").parse::<f64>().ok()?;
+    Number::from_f64(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn value(text: &str) -> Result<Value, YamlError> {
+        parse(text).map(|parsed| parsed.value)
+    }
+
+    #[test]
+    fn manifests_become_json() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {on: 'yes', \"n\": \"1\"}\nspec:\n  \
+            hostNetwork: no\n  containers:\n  - name: c\n    args: [\"-c\", 0x1f, 0644, 1_000, 1.5, 1e3, -7, ~, 1:30]\n    \
+            command: |\n      a\n      b\n";
+        let wanted = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "a", "labels": { "true": "yes", "n": "1" } },
+            "spec": { "hostNetwork": false, "containers": [{
+                "name": "c", "args": ["-c", 31, 420, 1000, 1.5, 1000.0, -7, null, "1:30"], "command": "a\nb\n" }] },
+        });
+        assert_eq!(value(text), Ok(wanted));
+        assert_eq!(value(""), Ok(Value::Null));
+        assert_eq!(value("{\"a\": [1, true]}"), Ok(json!({ "a": [1, true] })), "JSON is YAML");
+        assert_eq!(value("--- 1\n--- 2\n"), Ok(json!(1)), "the first document");
+    }
+
+    #[test]
+    fn anchors_and_merge_keys_are_resolved() {
+        let text = "base: &b {a: 1, b: 2}\nuse: *b\nmerged:\n  <<: *b\n  b: 3\nboth: {<<: [*b, {c: 4}]}\n";
+        let wanted = json!({
+            "base": { "a": 1, "b": 2 }, "use": { "a": 1, "b": 2 }, "merged": { "a": 1, "b": 3 },
+            "both": { "a": 1, "b": 2, "c": 4 },
+        });
+        assert_eq!(value(text), Ok(wanted));
+    }
+
+    #[test]
+    fn x4_what_grows_without_end_is_refused() {
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..12 {
+            let last = format!("*a{}", level - 1);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![last; 10].join(",")));
+        }
+        assert_eq!(value(&bomb), Err(YamlError::Limit("document contains excessive aliasing")));
+        let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
+        assert!(parse(&deep).is_err());
+        assert!(parse("a: &a [*a]").is_err());
+    }
+
+    #[test]
+    fn what_json_has_no_word_for_is_refused() {
+        let twice = parse("a: 1\na: 2").expect("YAML");
+        assert_eq!(twice.duplicates, ["line 2: key \"a\" already set in map"]);
+        assert_eq!(twice.value, json!({ "a": 2 }));
+        for text in ["[1]: 2", "a: b: c", "a: *nowhere", "\ta: 1", "a: [1", "<<: 1"] {
+            assert!(parse(text).is_err(), "{text:?}: {:?}", parse(text));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The `proxy` subresources of Pods, Services and Nodes: HTTP requests passed on to what they name, upgrades included.
+//!
+//! As upstream: the name may carry scheme and port (`https:web:8080`), a path that is empty is redirected to one that
+//! ends with a slash, `Location` headers and the links of HTML pages lead back through the proxy ([`links`]), and
+//! addresses that are nobody's but the machine's own (loopback, link-local) are refused. What the client sent to prove
+//! who it is stays here.
+
+mod links;
+mod target;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use mainstay_api::Status;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::respond::{self, Body};
+use super::route::Target;
+use super::{Server, proxy};
+use target::Backend;
+
+/// How long what is asked may take to take a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long it may take to begin its answer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// The largest HTML page whose links are rewritten (bytes); a larger one is a 502.
+const MAX_PAGE: usize = 8 << 20;
+
+/// Passes a request on, and its answer back.
+///
+/// # Errors
+/// 400 for a name, a scheme or an address that cannot be asked, 503 where a Service has no endpoints, 503 with
+/// upstream's words where nobody answers.
+pub async fn serve(
+    server: &Arc<Server>,
+    target: &Target,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let (prefix, rest) = split(request.uri().path());
+    if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(redirect(&prefix, request.uri().query()));
+    }
+    let backend = target::resolve(server, target)?;
+    let path = match request.uri().query() {
+        Some(query) => format!("{}?{query}", if rest.is_empty() { "/" } else { &rest }),
+        None if rest.is_empty() => "/".to_owned(),
+        None => rest,
+    };
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}"))
+    };
+    let connected = tokio::time::timeout(CONNECT, connect(server, &backend)).await;
+    let io = connected
+        .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", backend.address)))?
+        .map_err(|error| unreachable(&format!("dial tcp {}: {error}", backend.address)))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Incoming>(io).await.map_err(|error| unreachable(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a proxied connection ended early");
+        }
+    });
+    let answer = pass(&mut sender, request, &path, &prefix, &backend).await.map_err(|error| unreachable(&error))?;
+    lead_back(answer, &prefix, &backend).await
+}
+
+/// `/api/v1/…/proxy` and what comes after it, both as the client encoded them. A pod may itself be called `proxy`: what
+/// counts is the segment's index.
+fn split(path: &str) -> (String, String) {
+    let is_namespaced = path.split('/').nth(3) == Some("namespaces");
+    let slashes = if is_namespaced { 8 } else { 6 };
+    let end = path.match_indices('/').nth(slashes - 1).map_or(path.len(), |(at, _)| at);
+    let (prefix, rest) = path.split_at(end);
+    (prefix.to_owned(), rest.to_owned())
+}
+
+fn redirect(prefix: &str, query: Option<&str>) -> Response<Body> {
+    let location = query.map_or_else(|| format!("{prefix}/"), |query| format!("{prefix}/?{query}"));
+    let mut response = respond::text(301, Bytes::new());
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// A byte stream to a backend.
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(server: &Server, backend: &Backend) -> std::io::Result<TokioIo<Box<dyn Stream>>> {
+    let stream = TcpStream::connect(&backend.address).await?;
+    stream.set_nodelay(true)?;
+    let tls = match backend.tls {
+        target::Tls::None => return Ok(TokioIo::new(Box::new(stream))),
+        target::Tls::Kubelet => server.kubelet_tls.clone(),
+        target::Tls::Unverified => target::unverified_tls(),
+    };
+    let host = backend.address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let name = rustls::pki_types::ServerName::try_from(host).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    Ok(TokioIo::new(Box::new(TlsConnector::from(tls).connect(name, stream).await?)))
+}
+
+/// Headers that are about one connection only.
+const HOP_BY_HOP: [header::HeaderName; 5] =
+    [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER, header::TRANSFER_ENCODING];
+
+async fn pass(
+    sender: &mut hyper::client::conn::http1::SendRequest<Incoming>,
+    mut request: Request<Incoming>,
+    path: &str,
+    prefix: &str,
+    backend: &Backend,
+) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+    let is_upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgrading = hyper::upgrade::on(&mut request);
+    let (mut head, body) = request.into_parts();
+    head.uri = path.parse()?;
+    head.version = http::Version::HTTP_11;
+    forwarded(&mut head.headers, prefix, path)?;
+    for name in HOP_BY_HOP {
+        head.headers.remove(name);
+    }
+    if !is_upgrade {
+        head.headers.remove(header::CONNECTION);
+    }
+    head.headers.remove(header::AUTHORIZATION);
+    head.headers.insert(header::HOST, HeaderValue::try_from(&backend.address)?);
+    let mut answer = tokio::time::timeout(ANSWER, sender.send_request(Request::from_parts(head, body))).await??;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer.map(Body::Incoming));
+    }
+    let upgraded = hyper::upgrade::on(&mut answer);
+    tokio::spawn(proxy::join(upgrading, upgraded));
+    let (head, _) = answer.into_parts();
+    Ok(Response::from_parts(head, Body::Full(None)))
+}
+
+/// Where the client thinks that it is.
+fn forwarded(headers: &mut HeaderMap, prefix: &str, path: &str) -> Result<(), http::header::InvalidHeaderValue> {
+    let path = path.split('?').next().unwrap_or("");
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.insert("x-forwarded-host", host);
+    }
+    headers.insert("x-forwarded-uri", HeaderValue::try_from(format!("{prefix}{path}"))?);
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    Ok(())
+}
+
+/// The answer with `Location` and, in a page, links that lead through the proxy again.
+async fn lead_back(answer: Response<Body>, prefix: &str, backend: &Backend) -> Result<Response<Body>, Status> {
+    let (mut head, body) = answer.into_parts();
+    head.headers.remove(header::CONNECTION);
+    head.headers.remove(header::TRANSFER_ENCODING);
+    let location = head.headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
+    if let Some(led) = location.and_then(|location| links::lead(location, prefix, &backend.address))
+        && let Ok(led) = HeaderValue::try_from(led)
+    {
+        head.headers.insert(header::LOCATION, led);
+    }
+    let is_page = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|media| media.to_str().ok())
+        .is_some_and(|media| media.split(';').next().unwrap_or("").trim() == "text/html");
+    let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
+    let Body::Incoming(incoming) = body else { return Ok(Response::from_parts(head, body)) };
+    if !is_page || !is_plain {
+        return Ok(Response::from_parts(head, Body::Incoming(incoming)));
+    }
+    let bytes = Limited::new(incoming, MAX_PAGE).collect().await.map_err(|error| {
+        let why = if error.is::<LengthLimitError>() {
+            format!("the page is larger than {MAX_PAGE} bytes")
+        } else {
+            error.to_string()
+        };
+        Status::new(502, "InternalError", format!("error trying to read the page: {why}"))
+    })?;
+    let page = links::rewrite(&bytes.to_bytes(), prefix, &backend.address);
+    head.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(head, Body::Full(Some(page.into()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_after_the_subresource() {
+        let table = [
+            ("/api/v1/namespaces/a/pods/b/proxy", "/api/v1/namespaces/a/pods/b/proxy", ""),
+            ("/api/v1/namespaces/a/pods/b/proxy/", "/api/v1/namespaces/a/pods/b/proxy", "/"),
+            (
+                "/api/v1/namespaces/a/services/proxy/proxy/x%2Fy/proxy",
+                "/api/v1/namespaces/a/services/proxy/proxy",
+                "/x%2Fy/proxy",
+            ),
+            ("/api/v1/nodes/n:10250/proxy/logs/", "/api/v1/nodes/n:10250/proxy", "/logs/"),
+        ];
+        for (path, prefix, rest) in table {
+            assert_eq!(split(path), (prefix.to_owned(), rest.to_owned()), "{path}");
+        }
+    }
+}
