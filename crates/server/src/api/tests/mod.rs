@@ -2,9 +2,9 @@
 
 mod admission;
 mod delete;
+mod eviction;
 mod quota;
 mod security;
-mod eviction;
 mod watch;
 mod write;
 
