@@ -23,7 +23,7 @@ pub enum Command {
     /// Show what a StatefulSet is: a throw-away cluster, three replicas, and what happens to them.
     Demo(DemoArgs),
     /// Run a cluster on this machine: API server, controllers, node, network, DNS, volumes.
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Stop every pod and take away all that `up` made on this machine. Volumes and the cluster's state stay.
     Down(DownArgs),
     /// The node's images.

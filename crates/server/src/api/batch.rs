@@ -168,14 +168,6 @@ impl<'a> Batch<'a> {
         Ok(names)
     }
 
-    /// All objects of a kind in a namespace, as stored.
-    pub(super) fn all_in(&self, kind: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
-        let prefix = key::prefix(kind, Some(namespace));
-        let page =
-            self.store.range(&prefix, None, usize::MAX, None).map_err(|error| Status::internal(error.to_string()))?;
-        page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
-    }
-
     /// Makes the batch fail if a key that holds no object changes before it is committed.
     pub(super) fn expect_mark(&mut self, key: Bytes) {
         self.expect(key);

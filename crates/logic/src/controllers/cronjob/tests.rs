@@ -79,7 +79,7 @@ fn a_job_is_made_each_minute_named_by_it_and_noted() {
     assert_eq!((decision.writes.len(), decision.wake_at), (0, Some(at("2026-11-21T10:01:00Z"))));
     tick(&mut world, minutes(1));
     let name = name_at("2026-11-21T10:01:00Z");
-    assert_eq!(jobs(&world), [name.clone()]);
+    assert_eq!(jobs(&world), std::slice::from_ref(&name));
     let job = world.get(&JOB, "default", &name);
     let scheduled = &job["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"];
     assert_eq!(

@@ -212,7 +212,7 @@ fn a_pod_that_ends_is_made_again() {
     let name = names(&world)[0].clone();
     world.patch(&POD, "default", &name, json!({"status": {"phase": "Failed"}}));
     rest(&mut world);
-    assert_ne!(names(&world), [name.clone()]);
+    assert_ne!(names(&world), std::slice::from_ref(&name));
     let words = format!("FailedDaemonPod: Found failed daemon pod default/{name} on node n1, will try to kill it");
     assert!(world.events.contains(&words), "{:?}", world.events);
 }
