@@ -104,7 +104,7 @@ async fn x1_a_token_ends_with_what_it_is_bound_to() {
         let account = as_somebody(&server, Some(&token));
         account.get_text("/apis").await.expect("believed");
         admin.delete(kind, namespace, &name, &json!({ "gracePeriodSeconds": 0 })).await.expect("deleted");
-        assert_eq!(account.get_text("/apis").await.expect_err(kind.kind).code(), Some(401), "{}", kind.kind);
+        assert_eq!(account.get_text("/apis").await.expect_err(&kind.kind).code(), Some(401), "{}", kind.kind);
         assert!(review(&admin, &token, &[]).await["authenticated"].is_null(), "{}", kind.kind);
     }
     server.shutdown().await;

@@ -24,6 +24,7 @@ fn config(data_dir: &Path) -> ServerConfig {
         cluster_domain: "cluster.local".into(),
         node_name: "n1".into(),
         node_addresses: vec![[127, 0, 0, 1].into()],
+        cluster: mainstay_server::identity::Expected::default(),
     }
 }
 

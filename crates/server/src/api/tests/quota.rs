@@ -162,7 +162,8 @@ fn a_runtime_class_gives_its_overhead_and_must_be_there() {
     cluster.create(&kinds::RUNTIME_CLASS, class).expect("created");
     let with = |name: &str, fields: Value| {
         let mut pod = pod(name);
-        pod["spec"].as_object_mut().map(|spec| spec.extend(fields.as_object().cloned().unwrap_or_default()));
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        pod["spec"].as_object_mut().expect("a spec").extend(fields);
         cluster.create(&kinds::POD, pod)
     };
     let made = with("a", json!({ "runtimeClassName": "slow" })).expect("created");
@@ -188,7 +189,8 @@ fn a_pod_is_as_important_as_its_class_says() {
     let class = |name: &str, value: i64, default: bool| json!({ "metadata": { "name": name }, "value": value, "globalDefault": default });
     let with = |name: &str, fields: Value| {
         let mut pod = pod(name);
-        pod["spec"].as_object_mut().map(|spec| spec.extend(fields.as_object().cloned().unwrap_or_default()));
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        pod["spec"].as_object_mut().expect("a spec").extend(fields);
         cluster.create(&kinds::POD, pod)
     };
     let plain = with("a", json!({})).expect("created");
