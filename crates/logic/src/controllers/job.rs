@@ -6,7 +6,8 @@
 //! the counters only when the finalizer is gone, so a decision that is cut anywhere is taken up where it stopped. A
 //! finished Job is left alone. Complete and Failed are said when no pod is left that runs or is to be counted. S10.
 //!
-//! Differs: failures for the back-off are counted among the pods that are still there, not remembered. A suspended or
+//! Differs: a Job that goes on after it was suspended counts its deadline anew from the first decision on (upstream
+//! looks at the old start once more). Failures for the back-off are counted among the pods that are still there, not remembered. A suspended or
 //! shrunk Job's pods lose their finalizer and are deleted in one decision, by uid. Pods are named here, as a
 //! ReplicaSet's are.
 
@@ -195,7 +196,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         return d;
     }
     let mut status = o.job.status.clone().unwrap_or_default();
-    if status.start_time.is_none() && !o.suspended() {
+    let resumes = o.condition("Suspended").is_some();
+    if (status.start_time.is_none() || resumes) && !o.suspended() {
         status.start_time = Some(Time(now));
     }
     let mut counts = Counts::of(o, &mut status);
@@ -306,7 +308,7 @@ fn delete(o: &Observed, pod: &Pod, unchanged: bool, removed: &mut BTreeSet<Strin
     d.events.push(Event::normal(&JOB, &o.job.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
 }
 
-/// The condition Suspended; a Job that goes on counts its deadline anew.
+/// The condition Suspended.
 fn say_suspended(o: &Observed, status: &mut JobStatus, now: Timestamp, d: &mut Decision) {
     let (value, reason, message, event) = match o.suspended() {
         true => ("True", "JobSuspended", "Job suspended", "Suspended"),
@@ -314,9 +316,6 @@ fn say_suspended(o: &Observed, status: &mut JobStatus, now: Timestamp, d: &mut D
     };
     if set_condition(status, "Suspended", value, reason, message, now) {
         d.events.push(Event::normal(&JOB, &o.job.metadata, event, message.to_owned()));
-        if !o.suspended() {
-            status.start_time = Some(Time(now));
-        }
     }
 }
 

@@ -66,6 +66,18 @@ fn foreground_takes_dependents_first() {
     assert_eq!(rest(&mut world), ["b", "both"]);
 }
 
+/// Conformance: "should not be blocked by dependency circle".
+#[test]
+fn owners_in_a_circle_are_collected() {
+    let mut world = World::default();
+    for object in [object("a", &[("c", true)]), object("b", &[("a", true)]), object("c", &[("b", true)])] {
+        world.put(object);
+    }
+    assert_eq!(rest(&mut world), ["a", "b", "c"]);
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
+    assert_eq!(rest(&mut world), Vec::<String>::new());
+}
+
 #[test]
 fn orphan_keeps_dependents_without_their_owner() {
     let mut world = family();
@@ -132,11 +144,14 @@ fn a_namespace_goes_when_all_in_it_is_gone() {
         (&json!("Terminating"), &json!("kubernetes"))
     );
     let remaining = &left["status"]["conditions"][3];
-    assert_eq!(remaining["message"], "Some resources are remaining: pods. has 1 resource instances");
-    assert!(world.get(&SERVICE_ACCOUNT, "ns", "default").is_null(), "and it is not made again");
+    let all = "Some resources are remaining: configmaps. has 1 resource instances, pods. has 1 resource instances, serviceaccounts. has 1 resource instances";
+    assert_eq!(remaining["message"], all);
+    assert!(!world.get(&POD, "ns", "p")["metadata"]["deletionTimestamp"].is_null());
+    assert!(!world.get(&CONFIG_MAP, "ns", "kube-root-ca.crt").is_null(), "what a pod uses stays until it is gone");
 
     world.remove(&POD, &ObjectKey::new("ns", "p"));
     world.settle(controllers, Timestamp::UNIX_EPOCH);
+    assert!(world.get(&SERVICE_ACCOUNT, "ns", "default").is_null(), "and it is not made again");
     assert_eq!(world.get(&NAMESPACE, "", "ns")["spec"]["finalizers"], json!([]));
     assert!(!world.get(&SECRET, "other", "s").is_null());
 }

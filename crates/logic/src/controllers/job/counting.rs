@@ -230,7 +230,7 @@ pub fn track(
                 lists.succeeded.get_or_insert_default().push(uid.clone());
                 noted.insert(uid);
             }
-        } else if (is_failed(pod, o.spec) || ending.is_some_and(|ending| !ending.succeeds))
+        } else if counts_as_failed(o, ending, pod)
             && verdict(o.spec.pod_failure_policy.as_ref(), pod) != Verdict::Ignored
         {
             lists.failed.get_or_insert_default().push(uid.clone());
@@ -248,6 +248,14 @@ pub fn track(
         status.failed_indexes = counts.failed_indexes.as_ref().map(Indexes::to_string);
     }
     released
+}
+
+/// Where the Job has what it wants, the pods that it takes with it have not failed; where it fails, all of them have.
+fn counts_as_failed(o: &Observed, ending: Option<&Ending>, pod: &Pod) -> bool {
+    match ending {
+        Some(ending) => !ending.succeeds || phase(pod) == "Failed",
+        None => is_failed(pod, o.spec),
+    }
 }
 
 /// Whether a pod need not be held any longer once it is noted.

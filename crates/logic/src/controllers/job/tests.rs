@@ -319,6 +319,9 @@ fn a_finished_job_goes_when_its_time_is_over_a8() {
     assert_eq!((decision.writes.len(), decision.wake_at), (0, Some(later(60))));
     world.run(&ttlafterfinished::CONTROLLER, &key(), later(60), usize::MAX);
     world.settle(CONTROLLERS, later(60));
+    assert!(!world.get(&POD, "default", &name)["metadata"]["deletionTimestamp"].is_null(), "its pod first");
+    world.remove(&POD, &ObjectKey::new("default", name.as_str()));
+    world.settle(CONTROLLERS, later(60));
     assert!(world.get(&JOB, "default", "work").is_null() && names(&world).is_empty());
 }
 
