@@ -139,5 +139,5 @@ fn every_kind_takes_and_refuses_what_upstreams_does() {
         check(case);
         seen.push((case.kind.api_version(), case.kind.kind.to_string()));
     }
-    assert_eq!(seen.len(), 29, "{seen:?}");
+    assert_eq!(seen.len(), 30, "{seen:?}");
 }
