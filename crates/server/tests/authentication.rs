@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use mainstay_api::kinds;
-use mainstay_client::{Client, Config, ListOptions};
+use mainstay_client::{Client, Config, Informer, ListOptions, Notice, PatchType};
 use mainstay_server::{Files, Running, ServerConfig, start_with};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -140,7 +140,7 @@ async fn x1_a_token_of_a_configured_issuer_is_its_user_and_any_other_is_nobodys(
 }
 
 #[tokio::test]
-async fn x1_a_bootstrap_token_is_a_bootstrapper_and_no_more() {
+async fn m4_a_machine_with_a_bootstrap_token_gets_a_nodes_certificate_and_no_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = start_with(config(folder.path()), &Files::default()).await.expect("started");
     let admin = admin(&server);
@@ -162,7 +162,64 @@ async fn x1_a_bootstrap_token_is_a_bootstrapper_and_no_more() {
     let refused = machine.list(&kinds::SECRET, "kube-system", &ListOptions::default()).await.expect_err("not its own");
     assert_eq!(refused.code(), Some(403));
 
+    let kind = &kinds::CERTIFICATE_SIGNING_REQUEST;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let request = |name: &str, group: &str, signer: &str| {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": { "generateName": "csr-" },
+            "spec": { "request": STANDARD.encode(pem), "signerName": signer, "expirationSeconds": 3600,
+                "usages": ["client auth", "digital signature"], "username": "system:admin", "groups": ["system:masters"] },
+        })
+    };
+    let kubelet = "kubernetes.io/kube-apiserver-client-kubelet";
+    let made = machine.create(kind, "", &request("system:node:n2", "system:nodes", kubelet)).await.expect("asked");
+    assert_eq!(made["spec"]["username"], "system:bootstrap:abcdef", "who asks is not what they say");
+    let issued = until_issued(&admin, kind, made["metadata"]["name"].as_str().expect("a name")).await;
+    let mut identity = Config::parse(server.node.kubeconfig.as_bytes()).expect("a kubeconfig");
+    let certificate = String::from_utf8(STANDARD.decode(issued).expect("base64")).expect("PEM");
+    identity.identity = Some((certificate, key.serialize_pem()));
+    let node = Client::new(identity).expect("a client");
+    let user = who(&node).await.expect("believed");
+    assert_eq!(
+        (user["username"].as_str(), &user["groups"]),
+        (Some("system:node:n2"), &json!(["system:nodes", "system:authenticated"]))
+    );
+    let named = json!({ "metadata": { "name": "n2" } });
+    node.create(&kinds::NODE, "", &named).await.expect("itself");
+    assert_eq!(
+        node.create(&kinds::NODE, "", &json!({ "metadata": { "name": "n3" } })).await.expect_err("not itself").code(),
+        Some(403)
+    );
+
+    // Nobody approves without the right to, and the cluster's administrators are made by nobody's request.
+    let client = "kubernetes.io/kube-apiserver-client";
+    let masters = machine.create(kind, "", &request("eve", "system:masters", client)).await.expect_err("refused");
+    assert_eq!(masters.code(), Some(403));
+    let person = machine.create(kind, "", &request("eve", "dev", client)).await.expect("asked");
+    let name = person["metadata"]["name"].as_str().expect("a name");
+    let approval = json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "Test", "message": "" }] } });
+    let own = machine.patch(kind, "", name, "approval", PatchType::Merge, &approval).await.expect_err("not its to say");
+    assert_eq!(own.code(), Some(403));
+    admin.patch(kind, "", name, "approval", PatchType::Merge, &approval).await.expect("approved");
+    assert!(!until_issued(&admin, kind, name).await.is_empty());
     server.shutdown().await;
+}
+
+async fn until_issued(admin: &Client, kind: &mainstay_api::Kind, name: &str) -> String {
+    let options = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
+    let mut informer = Informer::new(admin.clone(), kind, "", options);
+    loop {
+        if let Notice::Put(_, request) = informer.next().await
+            && let Some(certificate) = request["status"]["certificate"].as_str()
+        {
+            return certificate.to_owned();
+        }
+    }
 }
 
 #[tokio::test]
