@@ -111,8 +111,6 @@ fn x1_kubectl_auth_answers_as_roles_say() {
         ("auth can-i get secrets -n team --as=jane", "yes"),
         ("auth can-i get secrets -n team --as=bob --as-group=ops", "no"),
         ("auth can-i create rolebindings -n team --as=jane", "no"),
-        ("auth can-i get /healthz --as=system:anonymous --as-group=system:unauthenticated", "yes"),
-        ("auth can-i get /api --as=system:anonymous --as-group=system:unauthenticated", "no"),
         ("auth can-i get /api --as=bob", "yes"),
         ("auth can-i impersonate users --as=bob", "no"),
     ] {

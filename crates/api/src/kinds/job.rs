@@ -46,6 +46,7 @@ pub static JOB: Kind = Kind::BuiltIn(&Row {
     prepare_create: |_, job| {
         workload::prepare_create(job, json!({}));
         generate_selector(job);
+        workload::labels_of_template(job);
     },
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, job, causes| job_validation::validate(job, causes),

@@ -432,8 +432,8 @@ mod tests {
             "template":{"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":2}},"bar":{}}]}}}}"#;
         let kind = &kinds::STATEFUL_SET;
         let fields = [
-            r#"duplicate field "spec.replicas""#,
             r#"unknown field "spec.foo""#,
+            r#"duplicate field "spec.replicas""#,
             r#"unknown field "spec.template.spec.containers[0].bar""#,
         ];
         let (object, warnings) = decode_bytes(kind, body, FieldValidation::Warn).expect("decodes");
