@@ -12,8 +12,8 @@ fn nodes_are_cordoned_drained_and_tainted() {
         user.says("kubectl rollout status deployment/d --timeout=60s", &["successfully rolled out"]);
         user.says("kubectl cordon node-1", &["node/node-1 cordoned"]);
         user.says("kubectl get nodes", &["Ready,SchedulingDisabled"]);
-        // 1.20 evicts only where it finds policy/v1beta1; else it deletes.
-        user.says("kubectl drain node-1 --ignore-daemonsets --timeout=60s", &["\nnode/node-1 d"]);
+        // In 1.20's word the node is "evicted", since then "drained".
+        user.says("kubectl drain node-1 --ignore-daemonsets --timeout=60s", &["evicted", "\nnode/node-1 "]);
         user.says("kubectl get pods", &["Pending"]);
         user.says("kubectl describe pods", &["0/1 nodes are available: 1 node(s) were unschedulable"]);
         user.says("kubectl taint node node-1 k=v:NoExecute", &["node/node-1 tainted"]);
