@@ -54,7 +54,7 @@ fn refusals(cluster: &Cluster, checks: &Checks) {
         cluster.eventually(&format!("{name} is refused"), || phase() == format!("Failed {reason}"));
         checks.equal(name, &cluster.field(&format!("pod/{name}"), "{.status.message}"), message);
     }
-    checks.equal("the host's parameter", &std::fs::read_to_string(STAT_INTERVAL).expect("readable"), &before);
+    checks.equal("the host's parameter", &std::fs::read_to_string(STAT_INTERVAL).expect("readable"), before.trim());
     let manifest = pod("named", "  securityContext: {sysctls: [{name: Vm..Stat, value: '9'}]}\n", "");
     let output = cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -96,8 +96,8 @@ fn confinement(cluster: &Cluster, checks: &Checks) {
         cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
     }
     let seccomp = "grep -h '^Seccomp:' /proc/1/status /proc/self/status | tr -s '\\t\\n' '  '";
-    checks.equal("the default profile", &cluster.exec("plain", &["sh", "-c", seccomp]), "Seccomp: 2 Seccomp: 2 ");
-    checks.equal("none where asked for", &cluster.exec("open", &["sh", "-c", seccomp]), "Seccomp: 0 Seccomp: 0 ");
+    checks.equal("the default profile", &cluster.exec("plain", &["sh", "-c", seccomp]), "Seccomp: 2 Seccomp: 2");
+    checks.equal("none where asked for", &cluster.exec("open", &["sh", "-c", seccomp]), "Seccomp: 0 Seccomp: 0");
     let raise = "cd /sys/fs/cgroup && for f in */memory.limit_in_bytes */freezer.state */pids.max memory.max cgroup.freeze; \
                  do [ -e $f ] && (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true";
     checks.equal("no limit of its own is changed", &cluster.exec("plain", &["sh", "-c", raise]), "");

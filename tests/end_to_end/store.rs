@@ -115,7 +115,7 @@ fn a10_a11_a_store_that_is_not_right_deletes_nothing_and_comes_back() {
     let (well, said) = offline(&cluster, &["restore", export, "--replace"]);
     assert!(well, "{said}");
     cluster.up();
-    cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: after}}");
+    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: after}\n");
     let revision: u64 = cluster.field("configmap/after", "{.metadata.resourceVersion}").parse().expect("a revision");
     assert!(revision > 1_000_000_000, "{revision}");
     assert_eq!(cluster.exec("db-0", &["cat", "/data/row"]), "ada\n");
