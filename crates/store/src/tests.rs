@@ -6,6 +6,7 @@ mod damage;
 mod group;
 mod kill;
 mod model;
+mod window;
 
 use crate::{Encoded, Op, Txn};
 use bytes::Bytes;

@@ -27,6 +27,8 @@ pub(crate) struct Request {
 pub(crate) struct Writer {
     pub shared: Arc<Shared>,
     pub engine: Engine,
+    /// Whether past changes are kept by their age; not where there is no clock (the simulator).
+    pub is_timed: bool,
 }
 
 /// A group as it will be, should it reach the disk.
@@ -82,7 +84,7 @@ impl Writer {
         let wake = {
             let mut state = self.shared.write();
             let wake = lock(&self.shared.watchers).note(&staged.changes);
-            state.publish(staged.keys, staged.revision, staged.changes);
+            state.publish(staged.keys, staged.revision, staged.changes, self.is_timed.then(std::time::Instant::now));
             wake
         };
         for waker in wake {
