@@ -155,15 +155,27 @@ fn x6_a_frozen_container_is_thawed_to_be_killed() {
     });
 }
 
-/// The freezer's file of the group that has a process of this name.
+/// The freezer's file of the group that has a process of this name, once there is one: a container counts as started
+/// before its shell has become what it executes.
 fn freezer_of(world: &World, name: &str) -> std::path::PathBuf {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(file) = freezer_with(world, name) {
+            return file;
+        }
+        assert!(started.elapsed() < PATIENCE, "no group has a process {name}");
+        std::thread::yield_now();
+    }
+}
+
+fn freezer_with(world: &World, name: &str) -> Option<std::path::PathBuf> {
     let mut open = vec![Path::new("/sys/fs/cgroup/freezer").join(&world.cgroup_root)];
     while let Some(folder) = open.pop() {
         let pids = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap();
         let is_named =
             |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
         if pids.lines().any(is_named) {
-            return folder.join("freezer.state");
+            return Some(folder.join("freezer.state"));
         }
         open.extend(
             std::fs::read_dir(&folder)
@@ -173,7 +185,7 @@ fn freezer_of(world: &World, name: &str) -> std::path::PathBuf {
                 .map(|entry| entry.path()),
         );
     }
-    panic!("no group has a process {name}");
+    None
 }
 
 /// X6: whatever was asked for, nothing is written that is the host's.
