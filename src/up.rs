@@ -12,6 +12,9 @@ use mainstay_node::network::Cidr;
 
 /// The name of the image that the binary makes from itself.
 pub const DEMO_IMAGE: &str = mainstay_cli::demo::IMAGE;
+/// Threads for work that blocks: more than all the bounded pools of server and node together, so that none of them can
+/// take the last ones.
+const MAX_BLOCKING: usize = 512;
 /// The bits of a node's own range of pod addresses.
 const NODE_PREFIX: u8 = 24;
 
@@ -30,6 +33,9 @@ pub fn run(args: &UpArgs) -> Result<()> {
     let begun = Instant::now();
     crate::need_root("mainstay up")?;
     log_to_stderr();
+    if let Err(error) = mainstay_runtime::kernel::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     runtime()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -87,7 +93,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
     Ok(tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
-        .max_blocking_threads(64)
+        .max_blocking_threads(MAX_BLOCKING)
         .enable_all()
         .build()?)
 }

@@ -13,6 +13,7 @@ mod nfs_client;
 mod pod_confinement;
 mod pod_environment;
 mod pod_lifecycle;
+mod pressure;
 mod registry;
 mod snapshots;
 mod store;

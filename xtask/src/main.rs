@@ -1,5 +1,6 @@
 //! Everything about the project that is not the product: `cargo xtask TASK`.
 
+mod attack;
 mod bench;
 mod ci;
 mod fuzz;
@@ -13,6 +14,7 @@ fn main() -> anyhow::Result<()> {
     let task = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
     match task.as_str() {
+        "attack" => attack::run(&rest),
         "bench" => bench::run(&rest),
         "ci" => ci::run(),
         "fuzz" => fuzz::run(&rest),
@@ -20,6 +22,6 @@ fn main() -> anyhow::Result<()> {
         "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
         "tidy" => tidy::run(),
-        other => anyhow::bail!("no such task: {other:?} (bench, ci, fuzz, images, kubectl, list-keys, tidy)"),
+        other => anyhow::bail!("no such task: {other:?} (attack, bench, ci, fuzz, images, kubectl, list-keys, tidy)"),
     }
 }

@@ -1,11 +1,12 @@
 //! The one door to a cluster from outside: HTTPS to its API server.
 //!
-//! [`Client`] speaks JSON over one pooled HTTP/2 connection; [`Informer`] lists and watches a kind and keeps
+//! [`Client`] speaks JSON over HTTP/2 connections that it keeps, watches apart from everything else; [`Informer`] lists and watches a kind and keeps
 //! going over disconnects and expired revisions; [`Client::exec`] runs a command in a container.
 
 #![forbid(unsafe_code)]
 
 mod config;
+mod connections;
 mod exec;
 mod informer;
 mod request;

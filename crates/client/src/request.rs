@@ -1,24 +1,27 @@
 //! Requests: one JSON answer each, or a stream of watch events.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mainstay_api::Kind;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::config::{Config, ConfigError};
+use crate::connections::{Connections, Sender, Stream};
 
 /// The largest answer that is read whole.
 const MAX_ANSWER: usize = 256 << 20;
 /// The largest single watch event.
 const MAX_EVENT: usize = 8 << 20;
+/// Requests that are not watches, at a time; more wait.
+const MAX_CALLS: usize = 128;
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request that is not a watch may take.
@@ -130,6 +133,8 @@ pub enum WatchEvent {
 /// A running watch.
 pub struct Watching {
     body: Incoming,
+    /// Its part of a connection.
+    _stream: Stream,
     buffer: BytesMut,
     scanned: usize,
 }
@@ -185,7 +190,7 @@ pub(crate) fn status_error(code: u16, status: &Value) -> Error {
     Error::Status { code, reason: text("reason"), message: text("message") }
 }
 
-/// A client of one cluster. Cloning shares the connection.
+/// A client of one cluster. Cloning shares the connections.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -194,14 +199,34 @@ pub struct Client {
 struct Shared {
     config: Config,
     connector: tokio_rustls::TlsConnector,
-    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    calls: Connections,
+    watches: Connections,
+    /// Requests that are not watches, at a time.
+    room: Semaphore,
+}
+
+/// What kind of connection a request goes over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Calls,
+    Watches,
 }
 
 impl Client {
     /// A client; connects when first used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config.tls(&[b"h2"])?));
-        Ok(Self { shared: Arc::new(Shared { config, connector, connection: Mutex::new(None) }) })
+        Ok(Self::with(config, connector))
+    }
+
+    fn with(config: Config, connector: tokio_rustls::TlsConnector) -> Self {
+        let (calls, watches, room) = (Connections::default(), Connections::default(), Semaphore::new(MAX_CALLS));
+        Self { shared: Arc::new(Shared { config, connector, calls, watches, room }) }
+    }
+
+    /// The same client over connections of its own: for what must get through however much the others do.
+    pub fn apart(&self) -> Self {
+        Self::with(self.shared.config.clone(), self.shared.connector.clone())
     }
 
     /// What it was made from.
@@ -279,20 +304,21 @@ impl Client {
     /// Watches a kind from a resourceVersion, with bookmarks.
     pub async fn watch(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Watching, Error> {
         let uri = format!("{}?{}", path(kind, namespace, "", ""), query(options, true));
-        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, &uri, None, ""))
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Watches, Method::GET, &uri, None, ""))
             .await
             .map_err(|_| Error::Timeout)??;
+        let (response, stream) = response;
         if response.status() != StatusCode::OK {
             return Err(failure(response).await);
         }
-        Ok(Watching { body: response.into_body(), buffer: BytesMut::new(), scanned: 0 })
+        Ok(Watching { body: response.into_body(), _stream: stream, buffer: BytesMut::new(), scanned: 0 })
     }
 
     /// A plain `GET` of any path, as text (`/readyz`, `/version`, `/metrics`).
     pub async fn get_text(&self, path: &str) -> Result<String, Error> {
-        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Method::GET, path, None, ""))
-            .await
-            .map_err(|_| Error::Timeout)??;
+        let _room = self.shared.room.acquire().await;
+        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Calls, Method::GET, path, None, ""));
+        let (response, _stream) = sent.await.map_err(|_| Error::Timeout)??;
         if !response.status().is_success() {
             return Err(failure(response).await);
         }
@@ -301,7 +327,8 @@ impl Client {
 
     async fn json(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Value, Error> {
         let work = async {
-            let response = self.send(method, path, body, content_type).await?;
+            let _room = self.shared.room.acquire().await;
+            let (response, _stream) = self.send(Over::Calls, method, path, body, content_type).await?;
             if !response.status().is_success() {
                 return Err(failure(response).await);
             }
@@ -313,11 +340,12 @@ impl Client {
 
     async fn send(
         &self,
+        over: Over,
         method: Method,
         path: &str,
         body: Option<&Value>,
         content_type: &str,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<(Response<Incoming>, Stream), Error> {
         let config = &self.shared.config;
         let mut request = Request::builder()
             .method(method)
@@ -332,28 +360,20 @@ impl Client {
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).map_err(|error| Error::Malformed(error.to_string()))?;
-        let mut connection = self.connection().await?;
-        let result = connection.send_request(request).await;
+        let connections = match over {
+            Over::Calls => &self.shared.calls,
+            Over::Watches => &self.shared.watches,
+        };
+        let mut stream = connections.stream(self.open()).await?;
+        let result = stream.sender.send_request(request).await;
         if result.is_err() {
             // The next request opens a new connection; whether to repeat this one is the caller's decision (A9).
-            *self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+            connections.forget(&stream).await;
         }
-        result.map_err(|error| Error::Transport(error.to_string()))
+        Ok((result.map_err(|error| Error::Transport(error.to_string()))?, stream))
     }
 
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let existing = self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(mut existing) = existing
-            && existing.ready().await.is_ok()
-        {
-            return Ok(existing);
-        }
-        let opened = self.open().await?;
-        *self.shared.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(opened.clone());
-        Ok(opened)
-    }
-
-    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
+    async fn open(&self) -> Result<Sender, Error> {
         let server = &self.shared.config.server;
         let failed = |reason: String| Error::Connect { server: server.clone(), reason };
         let work = async {

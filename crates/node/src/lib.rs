@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainstay_client::Client;
+use mainstay_tasks::{Health, keep};
 use tokio::task::JoinSet;
 
 use kubelet::Kubelet;
@@ -148,16 +149,27 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
 
     let mut tasks = JoinSet::new();
     let view = View::new(&config.cluster_domain);
-    tasks.spawn(network::view::keep(view.clone(), config.client.clone(), filter, config.node_name.clone()));
+    let health = Health::default();
+    tasks.spawn(keep(health.clone(), "packet-filter", {
+        let (view, client, node) = (view.clone(), config.client.clone(), config.node_name.clone());
+        let mut opened = Some(filter);
+        move || {
+            let filter = opened.take().map_or_else(|| Filter::open(pods, services), Ok);
+            let (view, client, node) = (view.clone(), client.clone(), node.clone());
+            async move {
+                match filter {
+                    Ok(filter) => network::view::keep(view, client, filter, node).await,
+                    Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
+                }
+            }
+        }
+    }));
     let resolv_conf = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
     let upstreams = network::dns::upstreams(&resolv_conf, config.cluster_dns);
     let address = config.cluster_dns;
-    let dns = network::dns::serve(view.clone(), &config.cluster_domain, address, upstreams).await;
-    let dns = Aborted(dns.map_err(|source| StartError::Dns { address, source })?);
-    tasks.spawn(async move {
-        let mut dns = dns;
-        let _ = (&mut dns.0).await;
-    });
+    let dns = network::dns::Server::bind(view.clone(), &config.cluster_domain, address, upstreams).await;
+    let dns = Arc::new(dns.map_err(|source| StartError::Dns { address, source })?);
+    tasks.spawn(keep(health.clone(), "dns", move || dns.clone().serve()));
 
     let volumes = Volumes::new(&config.data_dir);
     volumes.thaw().map_err(data_dir)?;
@@ -166,16 +178,18 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         images,
         network: Arc::new(network),
         volumes,
-        objects: Objects::start(config.client.clone()),
+        objects: Objects::start(config.client.clone(), health.clone()),
         disk: Disk::new(&config.data_dir),
-        events: Events::start(config.client.clone(), config.node_name.clone()),
+        events: Events::start(config.client.clone(), config.node_name.clone(), health.clone()),
         pods: kubelet::pods::Pods::default(),
         abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
         node: std::sync::Mutex::default(),
+        heartbeat: config.client.apart(),
+        health: health.clone(),
         config,
     });
     kubelet::start(&kubelet, &mut tasks);
-    let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()));
+    let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), health);
     Ok(Running { kubelet, view, tasks, _streaming })
 }
 
@@ -187,15 +201,6 @@ fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
         client_ca_pem: config.client_ca_pem.clone(),
         clients: vec![API_SERVER.to_owned()],
         idle_timeout: streaming::IDLE_TIMEOUT,
-    }
-}
-
-/// Ends a task with its owner.
-struct Aborted(tokio::task::JoinHandle<()>);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -79,7 +79,7 @@ fn cidr(text: &str) -> Cidr {
 
 fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, by_client: bool) -> Fronts {
     let endpoints = endpoints.iter().map(|address| SocketAddrV4::new(*address, 80)).collect();
-    BTreeMap::from([(front, Backends { endpoints, by_client, masquerade })])
+    BTreeMap::from([(front, Backends { endpoints, by_client, masquerade, from: None })])
 }
 
 #[test]
@@ -153,4 +153,61 @@ fn pods_reach_services_and_nothing_leaves() {
     let leases = config.folder.clone();
     node.run(move || Network::cleanup(&leases).expect("cleaned up"));
     assert!(!config.folder.exists());
+}
+
+#[test]
+fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = NetworkConfig {
+        folder: folder.path().join("leases"),
+        pod_cidr: cidr("10.244.0.0/24"),
+        cluster_cidr: cidr("10.244.0.0/16"),
+        service_cidr: cidr("10.96.0.0/16"),
+        dns_address: Ipv4Addr::new(10, 96, 0, 10),
+    };
+    let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
+    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
+    let opened = config.clone();
+    let (a, b, mut filter) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        let a = network.attach("uid-a", &netns_a).expect("attached");
+        let b = network.attach("uid-b", &netns_b).expect("attached");
+        // A way out, so that what is not refused leaves the machine.
+        let route = ["route", "add", "203.0.113.0/24", "dev", mainstay_node::network::POD_BRIDGE];
+        assert!(std::process::Command::new("ip").args(route).status().expect("ip").success());
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&BTreeMap::new()).expect("an empty table");
+        (a, b, filter)
+    });
+    pod_b.serve("b");
+    let address = Ipv4Addr::new(203, 0, 113, 7);
+    let front = Front { address: Some(address), protocol: Protocol::Tcp, port: 80 };
+    let service = SocketAddrV4::new(address, 80);
+    assert_ne!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "without a Service it leaves");
+    let with = |endpoints: &[Ipv4Addr], from: Option<Vec<Cidr>>| {
+        let mut fronts = fronts(front, endpoints, true, false);
+        fronts.values_mut().for_each(|backends| backends.from = from.clone());
+        fronts
+    };
+    let none = with(&[], None);
+    let mut filter = node.run(move || {
+        filter.set_service("default/a", &none).expect("set");
+        filter.set_service("default/b", &none).expect("two Services may have one address");
+        filter.set_service("default/b", &Fronts::new()).expect("removed");
+        filter
+    });
+    assert_eq!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "N4: no endpoint, from a pod");
+    assert_eq!(node.ask(service), Err(ErrorKind::ConnectionRefused), "N4: no endpoint, from the host");
+    let only_a = with(&[b], Some(vec![Cidr { first: a, prefix: 32 }]));
+    let mut filter = node.run(move || {
+        filter.set_service("default/a", &only_a).expect("set");
+        filter
+    });
+    assert_eq!(pod_a.ask(service), Ok("b 10.244.0.1".to_owned()), "an allowed source");
+    assert_eq!(node.ask(service), Err(ErrorKind::ConnectionRefused), "another source");
+    let everybody = with(&[b], None);
+    node.run(move || filter.set_service("default/a", &everybody).expect("set"));
+    assert!(node.ask(service).is_ok(), "everybody again");
+    let leases = config.folder.clone();
+    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
 }

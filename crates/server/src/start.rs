@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_store::OpenError;
+use mainstay_tasks::Health;
+use mainstay_tasks::keep::keep_until;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,7 +23,7 @@ use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
 use crate::credentials::Issuer;
 use crate::fairness::Fairness;
-use crate::http::{Authenticators, Counters, Server, accept};
+use crate::http::{Authenticators, Bounds, Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver, identity};
 
@@ -264,6 +266,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let (closing, is_closing) = watch::channel(false);
     let (_, ready) = watch::channel(true);
     let (noted, undecodable) = watch::channel(Vec::new());
+    let health = Health::default();
     let server = Arc::new(Server {
         api: api.clone(),
         advertise,
@@ -276,14 +279,28 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         ready,
         undecodable,
         closing: is_closing.clone(),
+        health: health.clone(),
+        bounds: Bounds::new(),
         counters: Counters::default(),
     });
     let ca_pem = pki.ca_pem().to_owned();
-    let issuer = Issuer { api: api.clone(), authorizer, pki };
+    let issuer = Arc::new(Issuer { api: api.clone(), authorizer, pki });
+    let (listener, tls) = (Arc::new(listener), Arc::new(tls));
     let tasks = vec![
-        tokio::spawn(issuer.run(is_closing.clone())),
-        tokio::spawn(accept(server, listener, Arc::new(tls))),
-        tokio::spawn(driver::run(api.clone(), mainstay_logic::controllers::CONTROLLERS, noted, is_closing)),
+        tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
+            let is_closing = is_closing.clone();
+            move || issuer.clone().run(is_closing.clone())
+        })),
+        tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
+            accept(server.clone(), listener.clone(), tls.clone())
+        })),
+        tokio::spawn(keep_until(health.clone(), "controllers", is_closing.clone(), {
+            let api = api.clone();
+            move || {
+                let controllers = mainstay_logic::controllers::CONTROLLERS;
+                driver::run(api.clone(), controllers, noted.clone(), is_closing.clone())
+            }
+        })),
     ];
     Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, closing, tasks })
 }

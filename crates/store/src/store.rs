@@ -202,6 +202,11 @@ impl Store {
         self.0.cluster
     }
 
+    /// Whether it takes no more writes: it was closed, or its writer has ended.
+    pub fn is_closed(&self) -> bool {
+        self.0.shared.is_closed()
+    }
+
     /// Carries out a transaction; returns when it is on disk (A2) and visible. When the future is dropped, the
     /// transaction may or may not be carried out. Needs no particular runtime.
     ///

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::lock;
@@ -60,20 +61,37 @@ impl Health {
 
 /// Runs what `make` makes for ever: when it panics or returns, it is made anew after a pause of at most 10 s. Dropping
 /// (or aborting) this ends it too.
-pub async fn keep<F>(health: Health, name: &'static str, mut make: impl FnMut() -> F)
+pub async fn keep<F>(health: Health, name: &'static str, make: impl FnMut() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    loop {
+    let (_open, closing) = watch::channel(false);
+    keep_until(health, name, closing, make).await;
+}
+
+/// As [`keep`], until `closing` is true: then the task ends when it wants to, and this with it.
+pub async fn keep_until<F>(
+    health: Health,
+    name: &'static str,
+    mut closing: watch::Receiver<bool>,
+    mut make: impl FnMut() -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while !*closing.borrow() {
         health.begins(name);
         let mut task = Aborting(tokio::spawn(make()));
         match (&mut task.0).await {
+            Ok(()) if *closing.borrow() => return,
             Ok(()) => tracing::warn!(task = name, "ended; begun anew"),
             Err(error) => tracing::error!(task = name, %error, "broke; begun anew"),
         }
         let failures = health.ended(name);
         let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(MAX_PAUSE);
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Ok(_) = closing.wait_for(|closing| *closing) => return,
+        }
     }
 }
 

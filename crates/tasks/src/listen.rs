@@ -58,7 +58,7 @@ impl Connection {
         Self { shared: Arc::new(Shared { slot, begun, is_known, active, is_over }) }
     }
 
-    /// Notes who is at the other end. False where that user has all the connections that it may have.
+    /// Notes who is at the other end. False where there are too many users with connections.
     pub fn authenticate(&self, user: &str, is_system: bool) -> bool {
         if self.shared.is_known.load(Ordering::Relaxed) {
             return true;
@@ -150,6 +150,7 @@ pub async fn accept<F>(
             }
             Err(error) => {
                 // Out of file descriptors, mostly: the ones in use come back when their connections end.
+                slots.relieve();
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::select! {
                     () = &mut closing => break,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::shares::Shares;
 
-/// How long work waits for a thread before it is refused.
+/// How long work that may hang waits for a thread before it is refused.
 const WAIT: Duration = Duration::from_secs(15);
 
 /// A number of threads for one kind of blocking work.
@@ -16,7 +16,8 @@ pub struct Pool {
     what: &'static str,
     each: u32,
     shares: Shares,
-    wait: Duration,
+    /// `None`: as long as it takes.
+    wait: Option<Duration>,
 }
 
 /// Why work was not done.
@@ -33,21 +34,32 @@ pub enum PoolError {
 impl Pool {
     /// `all` threads, of which one target gets at most `each`. `what` is what they do, for errors.
     pub fn new(what: &'static str, all: u32, each: u32) -> Self {
-        Self { what, each, shares: Shares::new(all, each), wait: WAIT }
+        Self { what, each, shares: Shares::new(all, each), wait: Some(WAIT) }
+    }
+
+    /// The same for work that takes its time and always comes back: the next waits until there is a thread.
+    pub fn patient(what: &'static str, all: u32, each: u32) -> Self {
+        Self { wait: None, ..Self::new(what, all, each) }
     }
 
     /// Does blocking work on behalf of a target. The thread is given back when the work returns, also when nobody waits
     /// for it any more.
     ///
     /// # Errors
-    /// [`PoolError::Busy`] after 15 s without a free thread.
+    /// [`PoolError::Busy`] after 15 s without a free thread, unless the pool is patient.
     pub async fn run<T: Send + 'static>(
         &self,
         target: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let Ok(share) = tokio::time::timeout(self.wait, self.shares.take(target, 1)).await else {
-            return Err(PoolError::Busy { what: self.what, target: target.to_owned(), count: self.each });
+        let waiting = self.shares.take(target, 1);
+        let share = match self.wait {
+            None => waiting.await,
+            Some(wait) => tokio::time::timeout(wait, waiting).await.map_err(|_| PoolError::Busy {
+                what: self.what,
+                target: target.to_owned(),
+                count: self.each,
+            })?,
         };
         let done = tokio::task::spawn_blocking(move || {
             let _share = share;
@@ -64,7 +76,7 @@ mod tests {
 
     #[tokio::test]
     async fn v11_what_hangs_at_one_target_takes_no_thread_from_another() {
-        let pool = Pool { wait: Duration::from_millis(50), ..Pool::new("mounting", 4, 2) };
+        let pool = Pool { wait: Some(Duration::from_millis(50)), ..Pool::new("mounting", 4, 2) };
         let (release, hang) = mpsc::channel::<()>();
         let hang = std::sync::Arc::new(std::sync::Mutex::new(hang));
         let dead: Vec<_> = (0..2)

@@ -159,6 +159,14 @@ impl Slots {
         Slot { slots: self.clone(), id, gives_way }
     }
 
+    /// Has a stranger give way, where there is one: descriptors or memory are short.
+    pub fn relieve(&self) {
+        let mut table = lock(&self.table);
+        if let Some(busiest) = table.busiest(Class::Stranger).map(|(owner, _)| owner.clone()) {
+            table.evict(&busiest);
+        }
+    }
+
     /// How many connections of a class there are.
     pub fn count(&self, class: Class) -> usize {
         lock(&self.table).count(class)
@@ -167,7 +175,8 @@ impl Slots {
 
 impl Slot {
     /// Moves to the slots of the known (or of the system); from then on only others of that class can make it give way.
-    /// False where the user has all that it may have: the connection stays a stranger's then.
+    /// Where the user has all that it may have, its oldest connection gives way. False where everybody has as many: the
+    /// connection stays a stranger's then.
     pub fn authenticate(&self, user: &str, is_system: bool) -> bool {
         let class = if is_system { Class::System } else { Class::Known };
         let limits = &self.slots.limits;
@@ -183,9 +192,9 @@ impl Slot {
             if is_system { (limits.system, limits.system_per_user) } else { (limits.known, limits.known_per_user) };
         let own = table.count_of(&owner);
         if own >= each {
-            return false;
-        }
-        if table.count(class) >= all {
+            // Whoever has all that it may have keeps nobody out, itself neither: its oldest goes.
+            table.evict(&owner);
+        } else if table.count(class) >= all {
             match table.busiest(class).map(|(owner, count)| (owner.clone(), count)) {
                 Some((busiest, count)) if count > own => table.evict(&busiest),
                 _ => return false,
@@ -249,11 +258,12 @@ mod tests {
             let slot = slots.admit(address(1));
             slot.authenticate(user, is_system).then_some(slot)
         };
-        let busy: Vec<Slot> = std::iter::from_fn(|| open("busy", false)).collect();
-        assert_eq!(busy.len(), 2);
+        let busy: Vec<Slot> = (0..3).filter_map(|_| open("busy", false)).collect();
+        assert_eq!((busy.len(), slots.count(Class::Known)), (3, 2), "its own oldest gives way");
+        assert!(has_to_go(&busy[0]).await);
         let (b, c) = (open("b", false).expect("room"), open("c", false).expect("room"));
         let d = open("d", false).expect("the busiest gives way");
-        assert!(has_to_go(&busy[0]).await);
+        assert!(has_to_go(&busy[1]).await);
         assert!(open("b", false).is_none(), "everybody has as many");
         let node = open("node", true).expect("slots of its own");
         assert!(!has_to_go(&node).await);

@@ -5,14 +5,15 @@
 //! end, also after a failure or Ctrl-C.
 
 mod clone;
-mod cluster;
+pub mod cluster;
 mod idle;
 mod nfs;
 mod pod;
-mod processes;
+mod pressure;
+pub mod processes;
 mod set;
 mod start;
-mod table;
+pub mod table;
 mod volume;
 mod writes;
 
@@ -26,7 +27,8 @@ use cluster::Cluster;
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: &[&str] = &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes"];
+const NAMES: &[&str] =
+    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -35,8 +37,8 @@ const IMAGE: &str = "busybox";
 /// Measures what is named, or everything.
 pub fn run(args: &[String]) -> Result<()> {
     let (binary, names) = parse(args)?;
-    if std::env::var_os(INSIDE).is_none() {
-        return enter(binary, &names);
+    if !inside() {
+        return enter("bench", binary, &names);
     }
     let binary = binary.context("--binary is given inside")?;
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -71,8 +73,13 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Vec<String>)> {
     Ok((binary, names))
 }
 
-/// Builds what is to be measured and becomes the bench inside new namespaces.
-fn enter(binary: Option<PathBuf>, names: &[String]) -> Result<()> {
+/// Whether this is the process that [`enter`] has become.
+pub fn inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Builds what is to be measured (or attacked) and becomes the same task inside new namespaces.
+pub fn enter(task: &str, binary: Option<PathBuf>, names: &[String]) -> Result<()> {
     if !Path::new(crate::images::FOLDER).join(format!("{IMAGE}.tar")).exists() {
         crate::images::run(&[IMAGE.to_owned()])?;
     }
@@ -92,7 +99,7 @@ fn enter(binary: Option<PathBuf>, names: &[String]) -> Result<()> {
     };
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--propagation", "private", "--"]).arg(bench);
-    command.args(["bench", "--binary"]).arg(binary).args(names).env(INSIDE, "1");
+    command.args([task, "--binary"]).arg(binary).args(names).env(INSIDE, "1");
     Err(command.exec()).context("unshare (util-linux), as root")
 }
 
@@ -117,7 +124,7 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
         let cluster = Cluster::new(binary).await?;
         idle::measure(&cluster, table).await?;
     }
-    let rest = ["pod", "volume", "clone", "set", "set-100", "writes"];
+    let rest = ["pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
     if !rest.into_iter().any(wanted) {
         return Ok(());
     }
@@ -138,6 +145,9 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
         if wanted(name) {
             set::measure(&cluster, replicas, target, table).await?;
         }
+    }
+    if wanted("pressure") {
+        pressure::measure(&cluster, table).await?;
     }
     Ok(())
 }

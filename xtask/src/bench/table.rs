@@ -4,12 +4,23 @@ use std::fmt;
 use std::time::Duration;
 
 /// Rows of text; columns are aligned when printed.
-#[derive(Default)]
 pub struct Table {
+    head: [&'static str; 5],
     rows: Vec<[String; 5]>,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::titled(["", "value", "beside", "ratio", "target"])
+    }
+}
+
 impl Table {
+    /// With other columns than a bench has.
+    pub fn titled(head: [&'static str; 5]) -> Self {
+        Self { head, rows: Vec::new() }
+    }
+
     /// Adds a measure: its value, the same work done bare, the ratio of the two, and the design's target.
     pub fn row(
         &mut self,
@@ -21,14 +32,14 @@ impl Table {
     ) {
         let row = [measure.to_owned(), value.into(), beside.into(), ratio.into(), target.to_owned()];
         // A run of minutes says how far it is.
-        eprintln!("bench: {}: {}", row[0], row[1]);
+        eprintln!("{}: {}", row[0], row[1]);
         self.rows.push(row);
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["", "value", "beside", "ratio", "target"].map(str::to_owned);
+        let head = self.head.map(str::to_owned);
         let rows = || std::iter::once(&head).chain(&self.rows);
         let width = |column: usize| rows().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..head.len()).map(width).collect();

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use mainstay_api::kinds;
 use mainstay_client::{Client, PatchType};
 use mainstay_logic::kubelet::PodEvent;
+use mainstay_tasks::{Health, keep};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 /// Events that wait to be written; more are dropped, they are only told to people.
 const QUEUED: usize = 256;
@@ -20,6 +21,16 @@ const REMEMBERED: usize = 512;
 #[derive(Clone)]
 pub struct Events {
     queue: mpsc::Sender<(Regarding, PodEvent, Timestamp)>,
+    _writer: Arc<Writer>,
+}
+
+/// Ends with the last of its clones.
+struct Writer(tokio::task::AbortHandle);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What an event is about.
@@ -33,10 +44,12 @@ pub struct Regarding {
 
 impl Events {
     /// Starts the writer on the running tokio runtime; it ends with the last clone.
-    pub fn start(client: Client, node: String) -> Self {
+    pub fn start(client: Client, node: String, health: Health) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUED);
-        tokio::spawn(write_all(client, node, receiver));
-        Self { queue }
+        let receiver = Arc::new(Mutex::new(receiver));
+        let write = move || write_all(client.clone(), node.clone(), receiver.clone());
+        let writer = tokio::spawn(keep(health, "events", write)).abort_handle();
+        Self { queue, _writer: Arc::new(Writer(writer)) }
     }
 
     /// Tells an event; never waits.
@@ -54,7 +67,8 @@ struct Written {
     count: u64,
 }
 
-async fn write_all(client: Client, node: String, mut queue: mpsc::Receiver<(Regarding, PodEvent, Timestamp)>) {
+async fn write_all(client: Client, node: String, queue: Arc<Mutex<mpsc::Receiver<(Regarding, PodEvent, Timestamp)>>>) {
+    let mut queue = queue.lock().await;
     let node: Arc<str> = node.into();
     let mut past: VecDeque<Written> = VecDeque::new();
     while let Some((regarding, event, at)) = queue.recv().await {

@@ -30,8 +30,10 @@ mod worker;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use mainstay_client::Client;
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::kubelet::ephemeral;
+use mainstay_tasks::{Health, keep};
 
 use crate::NodeConfig;
 use crate::network::Network;
@@ -55,6 +57,10 @@ pub struct Kubelet {
     pub abilities: Abilities,
     /// This node as the API had it last.
     pub node: std::sync::Mutex<Option<Arc<Node>>>,
+    /// For what says that the node lives: over connections that nothing else can fill.
+    pub heartbeat: Client,
+    /// How the node's loops are.
+    pub health: Health,
 }
 
 impl Kubelet {
@@ -128,10 +134,13 @@ impl PodContext {
     }
 }
 
-/// Starts the loops. They end when the set is dropped; containers go on.
+/// Starts the loops, each with an owner that begins it anew when it breaks. They end when the set is dropped; containers go on.
 pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
-    tasks.spawn(pods::run(kubelet.clone()));
-    tasks.spawn(node_status::run(kubelet.clone()));
-    tasks.spawn(crate::volumes::reconciler::run(kubelet.clone()));
-    tasks.spawn(crate::volumes::snapshots::run(kubelet.clone()));
+    let health = || kubelet.health.clone();
+    let again = || kubelet.clone();
+    let (pods, status, volumes, snapshots) = (again(), again(), again(), again());
+    tasks.spawn(keep(health(), "pods", move || pods::run(pods.clone())));
+    tasks.spawn(keep(health(), "node-status", move || node_status::run(status.clone())));
+    tasks.spawn(keep(health(), "volumes", move || crate::volumes::reconciler::run(volumes.clone())));
+    tasks.spawn(keep(health(), "snapshots", move || crate::volumes::snapshots::run(snapshots.clone())));
 }

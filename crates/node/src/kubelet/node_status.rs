@@ -10,6 +10,7 @@ use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::volume;
+use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
 use super::Kubelet;
@@ -37,7 +38,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let mut ticks = tokio::time::interval(LEASE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = 0;
-    let mut was_silent = false;
+    let (mut was_silent, mut was_well) = (false, true);
     loop {
         ticks.tick().await;
         let renewed = renew_lease(&kubelet).await;
@@ -47,8 +48,10 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         round += 1;
         // A node that was silent may have been declared Unknown meanwhile: it says at once that it is back.
         let is_back = was_silent && renewed.is_ok();
+        let is_well = kubelet.health.is_well();
+        let is_news = std::mem::replace(&mut was_well, is_well) != is_well;
         was_silent = renewed.is_err();
-        if (is_back || round % STATUS_EVERY == 0)
+        if (is_back || is_news || round % STATUS_EVERY == 0)
             && let Err(error) = register(&kubelet).await
         {
             tracing::warn!(%error, "the node's status could not be written");
@@ -59,7 +62,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
 /// Makes the Node, or brings it up to date. A Node that somebody labelled or cordoned keeps that.
 async fn register(kubelet: &Kubelet) -> Result<(), Error> {
     let kind = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
-    let client = &kubelet.config.client;
+    let client = &kubelet.heartbeat;
     let name = &kubelet.config.node_name;
     let existing = match client.get(&kind, "", name).await {
         Err(error) if error.is_not_found() => {
@@ -205,21 +208,28 @@ fn status(kubelet: &Kubelet, existing: &Value) -> Value {
             "osImage": os_image(),
             "systemUUID": line_of("/sys/class/dmi/id/product_uuid"),
         },
-        "conditions": conditions(existing, Timestamp::now()),
+        "conditions": conditions(existing, &kubelet.health, Timestamp::now()),
     })
 }
 
-/// The four conditions of a healthy kubelet; a transition time moves only with its status.
-fn conditions(existing: &Value, now: Timestamp) -> Value {
+/// The four conditions of a kubelet: Ready as long as its loops run. A transition time moves only with its status.
+fn conditions(existing: &Value, health: &Health, now: Timestamp) -> Value {
     let before = mainstay_api::object::at(existing, &["status", "conditions"])
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default();
+    let down: Vec<&str> = health.tasks().into_iter().filter(|(_, is_well)| !is_well).map(|(name, _)| name).collect();
+    let message = format!("loops that broke and are begun anew: {}", down.join(", "));
+    let ready = if down.is_empty() {
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
+    } else {
+        ("Ready", "False", "KubeletNotReady", message.as_str())
+    };
     let rows = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        ready,
     ];
     let mut all: Vec<Value> = before
         .iter()
@@ -241,7 +251,7 @@ fn conditions(existing: &Value, now: Timestamp) -> Value {
 async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
     let kind =
         kinds::find("coordination.k8s.io", "v1", "leases").ok_or_else(|| Error::Malformed("no kind Lease".into()))?;
-    let client = &kubelet.config.client;
+    let client = &kubelet.heartbeat;
     let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });

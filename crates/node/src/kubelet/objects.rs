@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mainstay_api::{Kind, ObjectKey, kinds, object};
 use mainstay_client::{Client, Error, Informer, ListOptions, Notice};
+use mainstay_tasks::{Health, keep};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
@@ -85,11 +86,13 @@ impl Drop for Objects {
 
 impl Objects {
     /// Starts the watch of Services.
-    pub fn start(client: Client) -> Self {
+    pub fn start(client: Client, health: Health) -> Self {
         let (changes, _) = broadcast::channel(CHANGES_QUEUED);
-        let (sender, services) = watch::channel(Arc::new(None));
-        let services_task = tokio::spawn(watch_services(client.clone(), sender)).abort_handle();
-        Self { client, watched: Mutex::default(), changes, services, services_task }
+        let (sender, known) = watch::channel(Arc::new(None));
+        let watching = client.clone();
+        let services = keep(health, "services", move || watch_services(watching.clone(), sender.clone()));
+        let services_task = tokio::spawn(services).abort_handle();
+        Self { client, watched: Mutex::default(), changes, services: known, services_task }
     }
 
     /// Tells which object has changed since it was first seen.
@@ -101,7 +104,9 @@ impl Objects {
     pub fn watch(&self, reference: &Reference) -> Arc<Watched> {
         let mut all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, watched| watched.strong_count() > 0);
-        if let Some(watched) = all.get(reference).and_then(Weak::upgrade) {
+        // One whose task broke is watched anew.
+        if let Some(watched) = all.get(reference).and_then(Weak::upgrade).filter(|watched| !watched.task.is_finished())
+        {
             return watched;
         }
         let (sender, known) = watch::channel(None);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -90,8 +91,48 @@ impl Pods {
     }
 }
 
+/// How a worker ended, and what it was about.
+enum Done {
+    /// Nothing is left of the pod.
+    Ended(String),
+    /// It panicked.
+    Broke(String),
+    /// It did a while ago: it is begun anew.
+    Again(String),
+}
+
+/// Says how a worker ended, also when it panics.
+struct Farewell {
+    done: mpsc::UnboundedSender<Done>,
+    uid: String,
+    has_ended: bool,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let uid = std::mem::take(&mut self.uid);
+        // An error means that the dispatcher is gone, and so is whoever cares.
+        let _ = self.done.send(if self.has_ended { Done::Ended(uid) } else { Done::Broke(uid) });
+    }
+}
+
+/// Runs a worker to its end, whatever that is.
+async fn attended(work: impl Future<Output = ()>, done: mpsc::UnboundedSender<Done>, uid: String) {
+    let mut farewell = Farewell { done, uid, has_ended: false };
+    work.await;
+    farewell.has_ended = true;
+}
+
+/// The pause before a worker that broke is begun anew; it doubles up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
 struct Entry {
     key: ObjectKey,
+    /// As the API last had it: what a worker that broke is begun anew with.
+    pod: Arc<Pod>,
+    /// How often its worker broke.
+    broke: u32,
     /// Orders the uids of one name.
     serial: u64,
     inbox: mpsc::Sender<Message>,
@@ -109,7 +150,7 @@ struct Dispatcher {
     kubelet: Arc<Kubelet>,
     entries: BTreeMap<String, Entry>,
     serial: u64,
-    done: mpsc::UnboundedSender<String>,
+    done: mpsc::UnboundedSender<Done>,
 }
 
 /// Runs until dropped.
@@ -147,10 +188,11 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
                 Err(broadcast::error::RecvError::Lagged(_)) => dispatcher.relist().await,
                 Err(broadcast::error::RecvError::Closed) => return,
             },
-            uid = ended.recv() => {
-                if let Some(uid) = uid {
-                    dispatcher.ended(&uid).await;
-                }
+            done = ended.recv() => match done {
+                Some(Done::Ended(uid)) => dispatcher.ended(&uid).await,
+                Some(Done::Broke(uid)) => dispatcher.broke(uid),
+                Some(Done::Again(uid)) => dispatcher.again(&uid).await,
+                None => return,
             }
         }
     }
@@ -201,7 +243,8 @@ impl Dispatcher {
         if uid.is_empty() {
             return;
         }
-        if let Some(entry) = self.entries.get(&uid) {
+        if let Some(entry) = self.entries.get_mut(&uid) {
+            entry.pod = Arc::new(pod.clone());
             let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
             return;
         }
@@ -237,16 +280,50 @@ impl Dispatcher {
 
     fn spawn(&mut self, uid: String, key: ObjectKey, pod: Pod, held: bool) {
         self.serial += 1;
-        let predecessor = self.predecessor(&key, self.serial);
+        let serial = self.serial;
+        let kept = Arc::new(pod.clone());
+        let (inbox, task) = self.begin(&uid, &key, serial, pod, held);
+        self.entries.insert(uid, Entry { key, pod: kept, broke: 0, serial, inbox, task });
+    }
+
+    fn begin(
+        &self,
+        uid: &str,
+        key: &ObjectKey,
+        serial: u64,
+        pod: Pod,
+        held: bool,
+    ) -> (mpsc::Sender<Message>, tokio::task::AbortHandle) {
+        let predecessor = self.predecessor(key, serial);
         let (inbox, messages) = mpsc::channel(INBOX);
         let worker = Worker::new(self.kubelet.clone(), pod, predecessor, held, messages);
+        let task = tokio::spawn(attended(worker.run(), self.done.clone(), uid.to_owned()));
+        (inbox, task.abort_handle())
+    }
+
+    /// A worker that panicked is begun anew after a pause (S9); until then whoever waits for its pod's name goes on
+    /// waiting.
+    fn broke(&mut self, uid: String) {
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        let pause = FIRST_PAUSE.saturating_mul(1 << entry.broke.min(10)).min(MAX_PAUSE);
+        entry.broke += 1;
+        tracing::error!(pod = %entry.key, uid, "a pod's worker broke; it is begun anew from what runs");
         let done = self.done.clone();
-        let ended = uid.clone();
-        let task = tokio::spawn(async move {
-            worker.run().await;
-            let _ = done.send(ended);
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = done.send(Done::Again(uid));
         });
-        self.entries.insert(uid, Entry { key, serial: self.serial, inbox, task: task.abort_handle() });
+    }
+
+    /// From what runs, and from what the API says now: what the old worker knew is gone with it.
+    async fn again(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let (key, serial, pod) = (entry.key.clone(), entry.serial, Pod::clone(&entry.pod));
+        let (inbox, task) = self.begin(uid, &key, serial, pod, true);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            (entry.inbox, entry.task) = (inbox, task);
+        }
+        self.verify(&key, uid).await;
     }
 
     /// The uid that holds a name before one with this serial.
@@ -277,4 +354,19 @@ impl Dispatcher {
 
 fn key_of(pod: &Pod) -> ObjectKey {
     ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn s9_a_worker_that_panics_says_so() {
+        let (done, mut ended) = mpsc::unbounded_channel();
+        let broken = tokio::spawn(attended(async { panic!("a planted panic") }, done.clone(), "a".to_owned()));
+        assert!(broken.await.is_err());
+        assert!(matches!(ended.recv().await, Some(Done::Broke(uid)) if uid == "a"));
+        attended(async {}, done, "b".to_owned()).await;
+        assert!(matches!(ended.recv().await, Some(Done::Ended(uid)) if uid == "b"));
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::environment::{self, Dependencies};
 use super::{Kubelet, PodContext, files, node_status, resources};
-use crate::volumes::subpath;
+use crate::volumes::{VolumeError, subpath, threads};
 use mainstay_runtime::images::{Image, RegistryAuth, ResolvedUser};
 use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
@@ -89,7 +89,7 @@ pub async fn container(
     let own = environment::build(kubelet, context, container, pod_ip.as_deref(), dependencies).await?;
     let args = command(container, &image, &own)?;
     let env = with_image_env(context, &image, &user, &own);
-    let mounts = mounts(kubelet, context, container, attempt, &own)?;
+    let mounts = mounts(kubelet, context, container, attempt, &own).await?;
     let wanted = resources::of(container);
     let log_path = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, name, attempt);
     if let Some(parent) = log_path.parent() {
@@ -263,7 +263,7 @@ fn with_image_env(
     all
 }
 
-fn mounts(
+async fn mounts(
     kubelet: &Kubelet,
     context: &PodContext,
     container: &Container,
@@ -272,7 +272,7 @@ fn mounts(
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        mounts.push(volume_mount(kubelet, context, &container.name, index, mount, env)?);
+        mounts.push(volume_mount(kubelet, context, &container.name, index, mount, env).await?);
     }
     let dir = files::dir(&kubelet.disk, &context.uid).map_err(|error| error.to_string())?;
     for (file, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
@@ -298,7 +298,7 @@ fn bind(source: &Path, target: &str) -> Mount {
     }
 }
 
-fn volume_mount(
+async fn volume_mount(
     kubelet: &Kubelet,
     context: &PodContext,
     container: &str,
@@ -317,7 +317,12 @@ fn volume_mount(
         Some(sub_path) => {
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
             let target = dir.join("subpaths").join(container).join(index.to_string());
-            subpath::bind(&volume.path, &sub_path, &target).map_err(|error| {
+            // The volume's server may not answer.
+            let folder = volume.path.clone();
+            let bound = threads::blocking_for(&context.uid, move || {
+                subpath::bind(&folder, &sub_path, &target).map_err(|error| VolumeError::Refused(error.to_string()))
+            });
+            bound.await.map_err(|error| {
                 format!(
                     "failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}",
                     mount.name

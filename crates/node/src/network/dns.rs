@@ -34,8 +34,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream servers that are tried, as in resolv.conf(5).
 const MAX_UPSTREAMS: usize = 3;
 
-/// The server's parts.
-struct Server {
+/// A server whose sockets are bound.
+pub struct Server {
+    shared: Arc<Shared>,
+    udp: Arc<UdpSocket>,
+    tcp: TcpListener,
+}
+
+/// What every answer needs.
+struct Shared {
     view: Arc<View>,
     domain: Name,
     upstreams: Vec<SocketAddr>,
@@ -53,29 +60,34 @@ pub fn upstreams(resolv_conf: &str, own: Ipv4Addr) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Binds UDP and TCP on `address`:53 and serves until the task is dropped. Names outside the cluster go to `upstreams`.
-///
-/// # Errors
-/// The port is in use, or the address is not on this host.
-pub async fn serve(
-    view: Arc<View>,
-    domain: &str,
-    address: Ipv4Addr,
-    upstreams: Vec<SocketAddr>,
-) -> io::Result<tokio::task::JoinHandle<()>> {
-    let udp = Arc::new(UdpSocket::bind((address, 53)).await?);
-    let tcp = TcpListener::bind((address, 53)).await?;
-    let domain = Name::from_ascii(format!("{domain}.")).map_err(io::Error::other)?;
-    let server = Arc::new(Server { view, domain, upstreams, forwarded: Arc::new(Semaphore::new(MAX_FORWARDED)) });
-    Ok(tokio::spawn(async move {
+impl Server {
+    /// Binds UDP and TCP on `address`:53. Names outside the cluster go to `upstreams`.
+    ///
+    /// # Errors
+    /// The port is in use, or the address is not on this host.
+    pub async fn bind(
+        view: Arc<View>,
+        domain: &str,
+        address: Ipv4Addr,
+        upstreams: Vec<SocketAddr>,
+    ) -> io::Result<Self> {
+        let udp = Arc::new(UdpSocket::bind((address, 53)).await?);
+        let tcp = TcpListener::bind((address, 53)).await?;
+        let domain = Name::from_ascii(format!("{domain}.")).map_err(io::Error::other)?;
+        let forwarded = Arc::new(Semaphore::new(MAX_FORWARDED));
+        Ok(Self { shared: Arc::new(Shared { view, domain, upstreams, forwarded }), udp, tcp })
+    }
+
+    /// Answers until dropped.
+    pub async fn serve(self: Arc<Self>) {
         tokio::select! {
-            () = serve_udp(server.clone(), udp) => {}
-            () = serve_tcp(server, tcp) => {}
+            () = serve_udp(self.shared.clone(), self.udp.clone()) => {}
+            () = serve_tcp(self.shared.clone(), &self.tcp) => {}
         }
-    }))
+    }
 }
 
-async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
+async fn serve_udp(server: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0; 4096];
     loop {
         // An error here is an earlier answer's "port unreachable"; the socket stays good.
@@ -125,7 +137,7 @@ async fn send(socket: &UdpSocket, client: SocketAddr, answer: &Message, limit: u
     }
 }
 
-async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
+async fn serve_tcp(server: Arc<Shared>, listener: &TcpListener) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
@@ -138,7 +150,7 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
     }
 }
 
-async fn serve_connection(server: &Server, mut stream: TcpStream) -> io::Result<()> {
+async fn serve_connection(server: &Shared, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let length = tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut datagram = vec![0; usize::from(length)];
@@ -154,7 +166,7 @@ async fn serve_connection(server: &Server, mut stream: TcpStream) -> io::Result<
     }
 }
 
-impl Server {
+impl Shared {
     /// The answer, unless an upstream server has to be asked.
     fn cluster_answer(&self, question: &Message) -> Option<Message> {
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);

@@ -15,6 +15,7 @@ use mainstay_logic::proxy::{self, Frontend, Masquerade, Rule};
 use mainstay_logic::{Snapshot, backend};
 use tokio::sync::mpsc;
 
+use super::Cidr;
 use super::filter::{Backends, Filter, Front, Fronts, Protocol};
 
 /// Notices that wait to be taken in; the watches stand still when it is full.
@@ -54,6 +55,14 @@ impl View {
         look(&state.0, &state.1)
     }
 
+    /// The objects of a kind that it has.
+    fn keys(&self, kind: &Kind) -> Vec<ObjectKey> {
+        self.read(|snapshot, _| {
+            let own = snapshot.metas.keys().filter(|(of, _)| of == kind);
+            own.map(|(_, key)| key.clone()).collect()
+        })
+    }
+
     /// Takes in one object, and counts as whole from then on.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn put(&self, kind: &Kind, key: ObjectKey, object: &serde_json::Value) {
@@ -90,6 +99,8 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         watches.spawn(async move { while sender.send((kind.clone(), informer.next().await)).await.is_ok() {} });
     }
     let mut unsynced: BTreeSet<Kind> = watched().into_iter().collect();
+    // What the first lists have: a view that an earlier run of this kept may have more.
+    let mut listed: BTreeSet<(Kind, ObjectKey)> = BTreeSet::new();
     let (mut dirty, mut dirty_pods) = (BTreeSet::new(), BTreeSet::new());
     let mut filled = false;
     loop {
@@ -106,7 +117,23 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         let Some((kind, notice)) = notice else { return };
         match notice {
             Notice::Synced => {
-                unsynced.remove(&kind);
+                if unsynced.remove(&kind) {
+                    for key in view.keys(&kind).into_iter().filter(|key| !listed.contains(&(kind.clone(), key.clone())))
+                    {
+                        if kind == kinds::POD {
+                            dirty_pods.insert(key.clone());
+                        }
+                        dirty.extend(view.take(&kind, key, None));
+                    }
+                    listed.retain(|(of, _)| *of != kind);
+                }
+            }
+            Notice::Put(key, value) if unsynced.contains(&kind) => {
+                listed.insert((kind.clone(), key.clone()));
+                if kind == kinds::POD {
+                    dirty_pods.insert(key.clone());
+                }
+                dirty.extend(view.take(&kind, key, Some(value.to_string().as_bytes())));
             }
             Notice::Put(key, value) => {
                 if kind == kinds::POD {
@@ -186,7 +213,13 @@ fn write(view: &View, filter: &mut Filter, service: &ObjectKey, node: &str) -> b
     }
 }
 
-/// The rules in the packet filter's terms. Load balancer source ranges and IPv6 are not carried over.
+/// Whom a front lets in; IPv6 and what is no range lets nobody in.
+fn sources(rule: &Rule) -> Option<Vec<Cidr>> {
+    let ranges = rule.source_ranges.iter().filter_map(|range| Cidr::parse(range.trim())).collect();
+    (!rule.source_ranges.is_empty()).then_some(ranges)
+}
+
+/// The rules in the packet filter's terms. IPv6 is not carried over.
 fn fronts(rules: &[Rule]) -> Fronts {
     let mut fronts = BTreeMap::new();
     for rule in rules {
@@ -214,7 +247,7 @@ fn fronts(rules: &[Rule]) -> Fronts {
         let masquerade = rule.masquerade == Masquerade::Always;
         fronts.insert(
             Front { address, protocol, port },
-            Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade },
+            Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade, from: sources(rule) },
         );
     }
     fronts

@@ -31,22 +31,29 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mainstay_tasks::listen::{self, Connection};
+use mainstay_tasks::{Health, Limits, Slots, keep};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio::task::JoinHandle;
+use tokio_rustls::server::TlsStream;
 
 pub use self::backend::{Backend, Containers};
 use self::routes::Server;
+use self::tls::Access;
 
-/// Connections at a time; further ones wait.
-const MAX_CONNECTIONS: usize = 1024;
-/// How long a client may take for its TLS handshake, and then for each request's head.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections: those of the API server and of administrators have slots of their own, which nobody else can take.
+const CONNECTIONS: Limits = Limits {
+    strangers: 256,
+    strangers_per_address: 64,
+    known: 64,
+    known_per_user: 16,
+    system: 1024,
+    system_per_user: 1024,
+};
+/// How long a client may take for each request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request head (bytes); a command's words are in its path.
 const MAX_HEAD: usize = 256 * 1024;
-/// The pause after an `accept` that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stream may be idle (upstream's streamingConnectionIdleTimeout).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
@@ -93,7 +100,7 @@ pub struct Listening {
     /// Where it listens.
     pub address: SocketAddr,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     config: StreamingConfig,
 }
 
@@ -102,49 +109,39 @@ pub struct Listening {
 /// # Errors
 /// Certificates that cannot be used, or an address that cannot be listened on.
 pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError> {
-    let acceptor =
-        TlsAcceptor::from(Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?));
+    let tls = Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?);
     let failed = |source| StreamingError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    Ok(Listening { address, listener, acceptor, config })
+    Ok(Listening { address, listener, tls, config })
 }
 
 impl Listening {
     /// Answers from now on.
-    pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>) -> Running {
+    pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>, health: Health) -> Running {
         let server = Arc::new(Server { config: self.config, backend, containers });
-        Running { address: self.address, task: tokio::spawn(accept(self.listener, self.acceptor, server)) }
-    }
-}
-
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            (permit, stream) = async { (permits.clone().acquire_owned().await, listener.accept().await) } => match stream {
-                Ok((stream, _)) => {
-                    let (acceptor, server) = (acceptor.clone(), server.clone());
-                    connections.spawn(async move {
-                        connection(stream, acceptor, server).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "kubelet server: accepting a connection failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+        let (listener, tls, slots) = (Arc::new(self.listener), self.tls, Slots::new(CONNECTIONS));
+        let accepting = keep(health, "streaming", move || {
+            let (server, listener, tls, slots) = (server.clone(), listener.clone(), tls.clone(), slots.clone());
+            async move {
+                let serve = move |stream, peer| connection(stream, peer, server.clone());
+                listen::accept(&listener, tls, slots, std::future::pending(), serve).await;
             }
-        }
+        });
+        Running { address: self.address, task: tokio::spawn(accepting) }
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, server: Arc<Server>) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
+async fn connection(stream: TlsStream<TcpStream>, peer: Connection, server: Arc<Server>) {
     let access = tls::access(stream.get_ref().1.peer_certificates(), &server.config.clients);
+    let is_admitted = match access {
+        Access::Full => peer.authenticate("api-server", true),
+        Access::Forbidden => peer.authenticate("others", false),
+        Access::Anonymous => true,
+    };
+    if !is_admitted {
+        return;
+    }
     // An upgrading request leaves its session here; it runs when HTTP has let go of the connection.
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
@@ -159,8 +156,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, server: Arc<Server
         }
         std::future::ready(Ok::<_, std::convert::Infallible>(response))
     });
+    // Whoever may ask is in nobody's way: logs that are followed may be silent for long.
+    let _active = (access == Access::Full).then(|| peer.begin());
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT).max_buf_size(MAX_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
         tracing::debug!(%error, "kubelet server: a connection ended early");
     }

@@ -173,7 +173,7 @@ async fn fixture() -> Fixture {
         clients: vec!["api-server".to_owned()],
         idle_timeout: super::IDLE_TIMEOUT,
     };
-    let server = listen(config).await.unwrap().serve(world.clone(), world.clone());
+    let server = listen(config).await.unwrap().serve(world.clone(), world.clone(), mainstay_tasks::Health::default());
     Fixture { server, world, end, ca_pem, ca, dir }
 }
 

@@ -11,7 +11,7 @@ use mainstay_logic::volume::{self, SIZE, SIZE_NONE, annotation};
 use serde_json::{Value, json};
 
 use super::reconciler::{self, Progress};
-use super::{VolumeError, blocking, nfs, reclaim};
+use super::{VolumeError, blocking_at, nfs, reclaim};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 use mainstay_nfs::client::provision::{ProvisionError, Share};
@@ -90,10 +90,15 @@ fn open(volume: &PersistentVolume) -> Result<(Share, Vec<&str>), VolumeError> {
     Ok((share, names))
 }
 
+/// The name of the volume's server, by which its calls are counted.
+fn server(volume: &PersistentVolume) -> String {
+    folders::location(volume).map(|(server, ..)| server.to_owned()).unwrap_or_default()
+}
+
 /// Makes the folder; whether the server keeps its size.
 async fn make(volume: &PersistentVolume) -> Result<bool, VolumeError> {
-    let volume = volume.clone();
-    blocking(move || {
+    let (volume, server) = (volume.clone(), server(volume));
+    blocking_at(&server, move || {
         let (share, names) = open(&volume)?;
         let mode = u32::from_str_radix(annotation(&volume.metadata, folders::MODE), 8).unwrap_or(0o777);
         let wanted = annotation(&volume.metadata, SIZE);
@@ -111,8 +116,8 @@ async fn make(volume: &PersistentVolume) -> Result<bool, VolumeError> {
 }
 
 async fn grow(volume: &PersistentVolume) -> Result<(), VolumeError> {
-    let volume = volume.clone();
-    blocking(move || {
+    let (volume, server) = (volume.clone(), server(volume));
+    blocking_at(&server, move || {
         let (share, names) = open(&volume)?;
         share.resize(&names, size(&volume)).map_err(refused)
     })
@@ -126,7 +131,8 @@ async fn remove(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress
     }
     let (users, gone) = (kubelet.volumes.users().clone(), volume.clone());
     let name = volume.metadata.name.clone().unwrap_or_default();
-    let removed = blocking(move || {
+    let server = server(volume);
+    let removed = blocking_at(&server, move || {
         let how = annotation(&gone.metadata, folders::ON_DELETE);
         users.alone(&name, || match how {
             "retain" => Ok(()),

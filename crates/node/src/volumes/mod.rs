@@ -32,6 +32,7 @@ pub(crate) mod snapshots;
 pub mod subpath;
 #[cfg(test)]
 mod tests;
+pub(crate) mod threads;
 mod users;
 
 pub(crate) use freeze::freeze_main;
@@ -48,6 +49,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use serde::{Deserialize, Serialize};
 
+use self::threads::{blocking, blocking_at, blocking_for};
 use crate::kubelet::disk::Disk;
 use crate::kubelet::environment::Dependencies;
 use crate::kubelet::{Kubelet, PodContext};
@@ -239,6 +241,7 @@ impl Volumes {
         let pod_dir = self.disk.pod_dir(uid).map_err(VolumeError::io("the pod's folder"))?;
         self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|(pod, ..), _| pod != uid);
         let (root, volumes, users, uid) = (self.disk.pods_dir(), self.root.clone(), self.users.clone(), uid.to_owned());
+        let pod = uid.clone();
         let work = move || -> Result<(), VolumeError> {
             let records = users.records_of(&pod_dir).map_err(VolumeError::io("reading which volumes the pod has"))?;
             mounts::unmount_below(&pod_dir).map_err(VolumeError::io("unmounting"))?;
@@ -256,7 +259,7 @@ impl Volumes {
             }
             Ok(())
         };
-        blocking(work).await
+        blocking_for(&pod, work).await
     }
 
     /// Makes a pod's image volumes writable again that an error below them has made read-only, before a container
@@ -288,16 +291,6 @@ fn release(users: &users::Users, image: &image::Image) {
     };
     if let Err(error) = result {
         tracing::warn!(volume = image.name(), %error, "an unused volume stays mounted");
-    }
-}
-
-/// Work that blocks, off the loop's threads (V11).
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-) -> Result<T, VolumeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(VolumeError::Refused(error.to_string())),
     }
 }
 

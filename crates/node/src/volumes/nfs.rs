@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, Volume};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking_at};
 use crate::NodeConfig;
 use mainstay_nfs::client::{self, MountRequest, Source};
 use mainstay_runtime::safe_path::mounts;
@@ -48,7 +48,8 @@ pub async fn mount(
     let (target, config) = (request.target.clone(), request.kubelet.config.clone());
     let read_only = read_only || source.read_only == Some(true);
     let path = target.clone();
-    blocking(move || at(&config, &target, &source, &options, read_only)).await?;
+    let server = source.server.clone();
+    blocking_at(&server, move || at(&config, &target, &source, &options, read_only)).await?;
     Ok(Ready { path, read_only, volume, refresh_at: None })
 }
 

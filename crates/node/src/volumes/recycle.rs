@@ -12,7 +12,7 @@ use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
 use serde_json::json;
 
 use super::reconciler::Progress;
-use super::{VolumeError, blocking, nfs};
+use super::{VolumeError, blocking_at, nfs};
 use crate::NodeConfig;
 use crate::kubelet::Kubelet;
 use mainstay_runtime::safe_path::make_private_dir;
@@ -38,7 +38,8 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
         name.clone(),
         safe_path::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())),
     );
-    let emptied = blocking(move || {
+    let server = spec.nfs.as_ref().map_or_else(String::new, |source| source.server.clone());
+    let emptied = blocking_at(&server, move || {
         users.alone(&name, || match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
                 let source = NFSVolumeSource { server: source.server, path: source.path, read_only: Some(false) };

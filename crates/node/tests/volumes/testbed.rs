@@ -22,6 +22,7 @@ use mainstay_node::network::{Cidr, Network, NetworkConfig};
 use mainstay_node::volumes::{Record, VolumeError, Volumes};
 use mainstay_runtime::safe_path::mounts;
 use mainstay_runtime::{ContainerState, Runtime, RuntimeConfig};
+use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
 use crate::support::{World, supervisor};
@@ -82,12 +83,14 @@ impl Agent {
             images,
             network: Arc::new(network.unwrap()),
             volumes: Volumes::new(&self.dir),
-            objects: Objects::start(client.clone()),
+            objects: Objects::start(client.clone(), Health::default()),
             disk: Disk::new(&self.dir),
-            events: Events::start(client, NODE.into()),
+            events: Events::start(client.clone(), NODE.into(), Health::default()),
             pods: Default::default(),
             abilities: Default::default(),
             node: Default::default(),
+            heartbeat: client,
+            health: Health::default(),
             config,
         })
     }

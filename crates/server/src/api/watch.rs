@@ -11,6 +11,9 @@ use serde_json::json;
 use super::list::{list, read_error};
 use super::options::{ListOptions, Match, Query, Selection, resource_version};
 
+/// How many events in a row a watch looks at that it does not send.
+const EXAMINED: usize = 128;
+
 /// One event as it is sent, before it is wrapped for the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
@@ -81,7 +84,14 @@ impl Watch {
         if let Some(frame) = self.first.pop_front() {
             return Poll::Ready(Some(frame));
         }
+        let mut examined = 0;
         while !self.ended {
+            examined += 1;
+            if examined > EXAMINED {
+                // What is not selected is work too, and the thread is for others as well (X7).
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.watcher.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(event)) => {

@@ -177,7 +177,7 @@ enum Heard {
 
 impl Issuer {
     /// Runs until the server stops.
-    pub async fn run(self, mut closing: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
         let prefixes = [format!("/{GROUP}/"), format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX)];
         let cluster_info = key::object(&kinds::CONFIG_MAP, "kube-public", "cluster-info");
         while !*closing.borrow() {

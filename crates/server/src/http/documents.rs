@@ -6,29 +6,26 @@ use http::Response;
 use mainstay_api::{Status, discovery, openapi};
 use serde_json::{Value, json};
 
-use super::Server;
 use super::respond::{self, Body};
-use crate::api::{ISSUER, Query};
+use super::{Server, health};
+use crate::api::ISSUER;
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
 
-/// How many of the objects that do not decode are named.
-const MAX_NAMED: usize = 10;
-
 /// Answers `GET` of a path.
-pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str) -> Result<Response<Body>, Status> {
+pub fn get(
+    server: &Server,
+    path: &str,
+    query: &[(String, String)],
+    host: &str,
+    accept: &str,
+) -> Result<Response<Body>, Status> {
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-    let verbose = query.contains_key("verbose");
+    if let Some(answer) = health::get(server, path, query) {
+        return answer;
+    }
     match path {
-        "/healthz" | "/livez" => return Ok(respond::text(200, healthy(&path[1..], verbose))),
-        "/readyz" if !server.undecodable.borrow().is_empty() => {
-            return Ok(respond::text(500, undecodable(&server.undecodable.borrow())));
-        }
-        "/readyz" if *server.ready.borrow() => return Ok(respond::text(200, healthy("readyz", verbose))),
-        "/readyz" => {
-            return Ok(respond::text(500, "[-]poststarthook/bootstrap failed: not finished\nreadyz check failed\n"));
-        }
         "/version" => return Ok(respond::json(200, version().to_string())),
         "/.well-known/openid-configuration" => return Ok(issuer(server)),
         "/openid/v1/jwks" => {
@@ -37,9 +34,6 @@ pub fn get(server: &Server, path: &str, query: &Query, host: &str, accept: &str)
         }
         "/metrics" => return Ok(respond::text(200, metrics(server))),
         _ => {}
-    }
-    if ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root)) {
-        return Ok(respond::text(200, "ok"));
     }
     // kubectl asks whether a kind that nobody knows is a custom resource before it says so.
     if path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions" {
@@ -69,24 +63,6 @@ fn cached(mut response: Response<Body>) -> Response<Body> {
     let value = http::HeaderValue::from_static("public, max-age=3600");
     response.headers_mut().insert(http::header::CACHE_CONTROL, value);
     response
-}
-
-fn healthy(what: &str, verbose: bool) -> String {
-    if verbose {
-        format!("[+]ping ok\n[+]log ok\n[+]etcd ok\n[+]poststarthook/bootstrap ok\n{what} check passed\n")
-    } else {
-        "ok".to_owned()
-    }
-}
-
-/// What keeps controllers from deciding (A10): kinds and names; why is in the log.
-fn undecodable(all: &[String]) -> String {
-    let names: Vec<&str> = all.iter().take(MAX_NAMED).filter_map(|line| line.split(": ").next()).collect();
-    format!(
-        "[-]controllers failed: {} stored objects do not decode, among them {}\nreadyz check failed\n",
-        all.len(),
-        names.join(", ")
-    )
 }
 
 fn version() -> Value {

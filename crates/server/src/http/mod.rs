@@ -1,12 +1,17 @@
 //! HTTPS: connections, requests, answers.
 
+mod bounds;
 mod documents;
 mod forward;
+mod health;
+mod listing;
 mod objects;
 mod proxy;
+mod received;
 mod respond;
 mod reviews;
 mod route;
+mod sending;
 mod serve;
 mod shape;
 mod watching;
@@ -19,10 +24,13 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use mainstay_tasks::Health;
+use mainstay_tasks::listen::{self, Connection};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
+
+pub use self::bounds::Bounds;
 
 use crate::api::{Api, Tokens};
 use crate::auth::User;
@@ -30,21 +38,20 @@ use crate::authorize::Authorizer;
 use crate::fairness::Fairness;
 use crate::{audit, auth};
 
-/// Connections at a time; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 2048;
-/// How long a client may take to greet.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take over a request's head.
-const HEAD: Duration = Duration::from_secs(30);
+/// How long a client that is known may take over a request's head, from the end of the one before it; strangers have
+/// less (see [`mainstay_tasks::listen`]).
+const HEAD: Duration = Duration::from_secs(90);
 /// Requests at a time on one HTTP/2 connection, as upstream.
 const MAX_STREAMS: u32 = 250;
 /// A request head beyond this is refused, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// One beyond this (or with more fields) is refused before it is understood, so without words.
+const MAX_RAW_HEAD: usize = 256 << 10;
+const MAX_FIELDS: usize = 512;
+/// What of an answer waits in the connection for the client to read it, in bytes, for each request.
+const MAX_UNSENT: usize = 128 << 10;
 /// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// What requests under way are given when the server stops.
-const DRAIN: Duration = Duration::from_secs(2);
-
 /// Counts for `/metrics`.
 #[derive(Default)]
 pub struct Counters {
@@ -98,6 +105,10 @@ pub struct Server {
     pub undecodable: watch::Receiver<Vec<String>>,
     /// Turns true when the server stops.
     pub closing: watch::Receiver<bool>,
+    /// How the long-lived tasks are.
+    pub health: Health,
+    /// What clients share.
+    pub bounds: Bounds,
     /// For `/metrics`.
     pub counters: Counters,
 }
@@ -114,76 +125,70 @@ impl Server {
 }
 
 /// Accepts connections until the server stops, then lets requests under way finish.
-pub async fn accept(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
-    let acceptor = TlsAcceptor::from(tls);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    let mut closing = std::pin::pin!(server.closing());
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            () = &mut closing => break,
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (server, acceptor) = (server.clone(), acceptor.clone());
-                connections.spawn(async move {
-                    serve_connection(server, acceptor, stream).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: the ones in use come back when their connections end.
-                tracing::warn!(%error, "accepting a connection failed");
-                tokio::select! {
-                    () = &mut closing => break,
-                    _ = connections.join_next() => {}
-                }
-            }
-        }
-    }
-    drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(DRAIN, drained).await;
-    connections.abort_all();
+pub async fn accept(server: Arc<Server>, listener: Arc<TcpListener>, tls: Arc<rustls::ServerConfig>) {
+    let (slots, closing) = (server.bounds.slots.clone(), server.closing());
+    let serve = move |stream, connection| serve_connection(server.clone(), stream, connection);
+    listen::accept(&listener, tls, slots, closing, serve).await;
 }
 
-async fn serve_connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+/// Counts a connection while it is there.
+struct Counted(Arc<Server>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve_connection(server: Arc<Server>, stream: TlsStream<TcpStream>, connection: Connection) {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let certified = certificate.and_then(|certificate| User::of_certificate(certificate));
+    if let Some(user) = &certified {
+        // Where there are too many, its requests are told so.
+        connection.authenticate(&user.name, serve::is_system(user));
+    }
     let address = stream.get_ref().0.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
     let peer = Peer { certified, address };
     server.counters.connections.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted(server.clone());
     let service = {
-        let server = server.clone();
+        let (server, connection) = (server.clone(), connection.clone());
         service_fn(move |request| {
-            let (server, peer) = (server.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(serve::serve(server, peer, request).await) }
+            let (server, connection, peer) = (server.clone(), connection.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(serve::serve(server, connection, peer, request).await) }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_RAW_HEAD)
+        .max_headers(MAX_FIELDS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(MAX_RAW_HEAD).unwrap_or(u32::MAX))
+        .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
-    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut http = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = server.closing() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        ended = http.as_mut() => ended,
+        () = either(server.closing(), connection.is_over()) => {
+            http.as_mut().graceful_shutdown();
+            http.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    server.counters.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
+    }
 }

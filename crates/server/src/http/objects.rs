@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
@@ -15,11 +15,12 @@ use mainstay_api::table::{IncludeObject, Representation};
 use mainstay_api::{Kind, Status, kinds, object, protobuf};
 use serde_json::Value;
 
+use super::received::Received;
 use super::respond::{self, Body};
 use super::route::Target;
 use super::shape::Shape;
 use super::watching::WatchBody;
-use super::{Server, forward, proxy};
+use super::{Server, bounds, forward, proxy};
 use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
@@ -27,6 +28,8 @@ use crate::authorize::escalation::Requester;
 
 /// Larger request bodies are refused (bytes; upstream's limit).
 pub const MAX_BODY: usize = 3 << 20;
+/// Requests with larger bodies leave the threads that all connections share (bytes).
+const LIGHT_BODY: usize = 32 << 10;
 /// How long a client may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// A watch without `timeoutSeconds` ends after this and up to twice as long, as upstream, so that not all end at once.
@@ -51,7 +54,7 @@ struct Call<'a> {
 const MAX_MANAGER: usize = 128;
 
 /// The `fieldManager` parameter, or what stands before the `/` of the user agent.
-fn manager(query: &Query, subresource: &str, request: &Request<Incoming>) -> Result<FieldManager, Status> {
+fn manager(query: &Query, subresource: &str, request: &Request<Received>) -> Result<FieldManager, Status> {
     let named = query.get("fieldManager").map_or("", String::as_str);
     if named.chars().count() > MAX_MANAGER || named.chars().any(char::is_control) {
         return Err(Status::new(
@@ -75,11 +78,12 @@ fn manager(query: &Query, subresource: &str, request: &Request<Incoming>) -> Res
 /// Answers a request about objects; the user may make it.
 pub async fn serve(
     server: &Arc<Server>,
+    user: &str,
     requester: Requester,
     target: Target,
     verb: &'static str,
     query: Query,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
     if let Some(streaming) = proxy::Streaming::of(&target) {
         if !target.kind.has(streaming.subresource()) {
@@ -107,19 +111,43 @@ pub async fn serve(
     if let Some(record) = &requester.record {
         record.request(&body);
     }
-    let call = Call { server, target: &target, query: &query, form, content_type, manager, requester };
+    let is_heavy = is_heavy(verb, &query, body.len());
+    let server = server.clone();
+    let pool = server.bounds.heavy.clone();
+    let work = async move {
+        let call = Call { server: &server, target: &target, query: &query, form, content_type, manager, requester };
+        dispatch(&call, verb, body).await
+    };
+    if !is_heavy {
+        return work.await;
+    }
+    let runtime = tokio::runtime::Handle::current();
+    pool.run(user, move || runtime.block_on(work)).await.map_err(bounds::refused)?
+}
+
+/// Whether a request's work may take more than a few milliseconds, so that it is not done on the threads that every
+/// connection shares (X7): what has a large body, and selectors, for which every object is looked at.
+fn is_heavy(verb: &str, query: &Query, size: usize) -> bool {
+    let selects = |name: &str| query.get(name).is_some_and(|selector| !selector.is_empty());
+    let by_name = query.get("fieldSelector").is_some_and(|selector| selector.starts_with("metadata.name="));
+    size > LIGHT_BODY
+        || matches!(verb, "list" | "watch") && (selects("labelSelector") || selects("fieldSelector") && !by_name)
+}
+
+async fn dispatch(call: &Call<'_>, verb: &'static str, body: Bytes) -> Result<Response<Body>, Status> {
+    let target = call.target;
     if !target.subresource.is_empty() {
-        return subresource(&call, verb, body).await;
+        return subresource(call, verb, body).await;
     }
     match verb {
-        "get" => get(&call),
-        "list" => list(&call),
-        "watch" => watch(&call),
-        "create" => create(&call, body).await,
-        "update" => update(&call, Part::Main, body).await,
-        "patch" => patch(&call, Part::Main, body).await,
-        "delete" => delete(&call, body).await,
-        "deletecollection" => delete_collection(&call, body).await,
+        "get" => get(call),
+        "list" => list(call),
+        "watch" => watch(call),
+        "create" => create(call, body).await,
+        "update" => update(call, Part::Main, body).await,
+        "patch" => patch(call, Part::Main, body).await,
+        "delete" => delete(call, body).await,
+        "deletecollection" => delete_collection(call, body).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -263,7 +291,7 @@ fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
     let options = ListOptions::new(call.query, &selection.prefix())?;
     let list = api::list(&call.server.api.store, &selection, &options)?;
-    Ok(respond::json(200, shape(call).list(&list)))
+    Ok(respond::list(shape(call).list(list)))
 }
 
 fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -386,7 +414,7 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
             return Err(status);
         }
     }
-    Ok(respond::json(200, shape(call).list(&found)))
+    Ok(respond::list(shape(call).list(found)))
 }
 
 /// The written object in the form that was asked for.
@@ -400,13 +428,31 @@ fn answer(call: &Call<'_>, mut written: Reply, warnings: Vec<String>) -> Respons
 }
 
 /// Reads a body, up to the limits.
-pub async fn read(body: Incoming) -> Result<Bytes, Status> {
-    match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
-        Err(_) => Err(Status::timeout("the request's body did not arrive in time")),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Status::too_large(MAX_BODY)),
-        Ok(Err(_)) => Err(Status::bad_request("the request's body ended early")),
+pub async fn read(body: Received) -> Result<Bytes, Status> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(Status::too_large(MAX_BODY));
     }
+    let work = async {
+        body.reserve(MAX_BODY).await;
+        read_all(body).await
+    };
+    tokio::time::timeout(BODY_TIME, work)
+        .await
+        .unwrap_or_else(|_| Err(Status::timeout("the request's body did not arrive in time")))
+}
+
+/// What is over the limit is left in the body, which reads on by itself.
+async fn read_all(mut body: Received) -> Result<Bytes, Status> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Status::bad_request("the request's body ended early"))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if all.len() + piece.len() > MAX_BODY {
+            return Err(Status::too_large(MAX_BODY));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all.freeze())
 }
 
 fn media(content_type: &str) -> &str {

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::{Status, kinds, object};
+use mainstay_tasks::listen::Connection;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Server;
 use super::objects::pod_of;
+use super::received::Received;
 use super::respond::Body;
 use super::route::{Target, parameters};
 
@@ -64,7 +65,7 @@ pub async fn stream(
     server: &Arc<Server>,
     target: &Target,
     what: Streaming,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
     let allowed = if what == Streaming::Log {
         *request.method() == Method::GET
@@ -83,7 +84,7 @@ pub async fn stream(
     let io = connected
         .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
         .map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Incoming>(TokioIo::new(io))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Received>(TokioIo::new(io))
         .await
         .map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
@@ -95,11 +96,12 @@ pub async fn stream(
 }
 
 async fn pass(
-    sender: &mut hyper::client::conn::http1::SendRequest<Incoming>,
-    mut request: Request<Incoming>,
+    sender: &mut hyper::client::conn::http1::SendRequest<Received>,
+    mut request: Request<Received>,
     path: &str,
     address: &str,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+    let connection = request.extensions().get::<Connection>().cloned();
     let upgrading = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
     head.uri = path.parse()?;
@@ -112,17 +114,32 @@ async fn pass(
         return Ok(answer.map(Body::Incoming));
     }
     let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(join(upgrading, upgraded));
+    tokio::spawn(join(upgrading, upgraded, connection));
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }
 
 /// Passes bytes on between two connections that were upgraded, until both directions have ended; an error on one ends
 /// the other.
-pub async fn join(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
+pub async fn join(
+    client: hyper::upgrade::OnUpgrade,
+    backend: hyper::upgrade::OnUpgrade,
+    connection: Option<Connection>,
+) {
     let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+    // The client's connection is still one of those that are counted.
+    let _active = connection.as_ref().map(Connection::begin);
+    let gives_way = async {
+        match &connection {
+            Some(connection) => connection.gives_way().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut backend) => {}
+        () = gives_way => {}
+    }
 }
 
 async fn connect(server: &Server, address: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {

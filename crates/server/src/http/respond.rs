@@ -9,6 +9,7 @@ use http_body::{Body as HttpBody, Frame};
 use hyper::body::Incoming;
 use mainstay_api::Status;
 
+use super::listing::Listing;
 use super::watching::WatchBody;
 use crate::api::Reply;
 
@@ -19,6 +20,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Body {
     /// Bytes that are there.
     Full(Option<Bytes>),
+    /// A list, made as it is read.
+    List(Box<Listing>),
     /// Events as they happen.
     Watch(Box<WatchBody>),
     /// A kubelet's answer, passed on.
@@ -34,6 +37,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => {
                 Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
+            Self::List(list) => Poll::Ready(list.next().map(|bytes| bytes.map(Frame::data))),
             Self::Watch(watch) => watch.poll(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
         }
@@ -42,7 +46,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Watch(_) => false,
+            Self::List(_) | Self::Watch(_) => false,
             Self::Incoming(incoming) => incoming.is_end_stream(),
         }
     }
@@ -50,9 +54,26 @@ impl HttpBody for Body {
     fn size_hint(&self) -> http_body::SizeHint {
         match self {
             Self::Full(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::List(list) => list.length().map_or_else(Default::default, http_body::SizeHint::with_exact),
             Self::Watch(_) => http_body::SizeHint::default(),
             Self::Incoming(incoming) => incoming.size_hint(),
         }
+    }
+}
+
+impl Body {
+    /// About how many bytes it keeps in memory until it is sent.
+    pub fn weight(&self) -> u64 {
+        match self {
+            Self::Full(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::List(list) => list.weight(),
+            Self::Watch(_) | Self::Incoming(_) => 0,
+        }
+    }
+
+    /// Whether it may be compressed: not what has to go out as it happens.
+    pub fn is_compressible(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::List(_))
     }
 }
 
@@ -69,6 +90,13 @@ pub fn json(code: u16, body: impl Into<Bytes>) -> Response<Body> {
     *response.status_mut() = code_of(code);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A list.
+pub fn list(list: Listing) -> Response<Body> {
+    let mut response = json(200, Bytes::new());
+    *response.body_mut() = Body::List(Box::new(list));
     response
 }
 

@@ -1,10 +1,10 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are posted and answered at once.
 
 use http::{Request, Response, header};
-use hyper::body::Incoming;
 use mainstay_api::{Status, object};
 use serde_json::{Value, json};
 
+use super::received::Received;
 use super::respond::{self, Body};
 use super::{Server, objects};
 use crate::auth::User;
@@ -26,7 +26,7 @@ pub async fn create(
     server: &Server,
     user: &User,
     (group, resource, namespace): (&str, &str, &str),
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
     let known = KINDS.iter().find(|(of, plural, _)| (*of, *plural) == (group, resource));
     let (_, _, kind) = known.ok_or_else(Status::no_such_resource)?;

@@ -6,10 +6,13 @@ use std::sync::atomic::Ordering;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use mainstay_api::Status;
+use mainstay_tasks::listen::Connection;
 
+use super::received::{Bill, Received};
 use super::respond::{self, Body};
-use super::route::{Route, Target, query, route};
-use super::{Peer, Server, documents, objects, reviews};
+use super::route::{Route, Target, parameters, query, route};
+use super::sending::{self, Sending, Wanted};
+use super::{MAX_HEAD, Peer, Server, bounds, documents, objects, reviews};
 use crate::api::Query;
 use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
@@ -18,14 +21,29 @@ use crate::authorize::{Attributes, forbidden};
 use crate::credentials;
 
 /// Answers a request. Every failure is a `metav1.Status`.
-pub async fn serve(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+pub async fn serve(
+    server: Arc<Server>,
+    connection: Connection,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Sending> {
+    let active = connection.begin();
     server.counters.requests.fetch_add(1, Ordering::Relaxed);
     let audit = audit_id(&server, &request);
+    let wanted = Wanted::of(&request);
+    let is_expecting = request.headers().contains_key(header::EXPECT);
+    let mut request = request.map(|body| Received::new(body, is_expecting));
+    request.extensions_mut().insert(connection.clone());
+    // What the request holds, and in whose name.
+    let mut bill = Bill { shares: server.bounds.bodies.clone(), user: String::new(), paid: Arc::default() };
     let mut record = None;
-    let mut response = match answer(&server, peer, audit.as_ref(), &mut record, request).await {
+    let asking = Asking { connection: &connection, peer, audit: audit.as_ref() };
+    let mut response = match answer(&server, asking, &mut record, request, &mut bill).await {
         Ok(response) => response,
         Err(status) => respond::status(&status),
     };
+    let user = std::mem::take(&mut bill.user);
+    drop(bill);
     if response.status().is_server_error() {
         server.counters.failures.fetch_add(1, Ordering::Relaxed);
     }
@@ -34,13 +52,33 @@ pub async fn serve(server: Arc<Server>, peer: Peer, request: Request<Incoming>) 
             Body::Full(bytes) => bytes.as_ref(),
             _ => None,
         };
-        let is_long = !matches!(response.body(), Body::Full(_));
+        let is_long = !matches!(response.body(), Body::Full(_) | Body::List(_));
         record.end(&Answer { code: response.status().as_u16(), body, is_long }, server.api.now());
     }
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
     }
-    response
+    sending::send(response, wanted, &server.bounds.answers, &user, &connection, active).await
+}
+
+/// Whether somebody is a part of the cluster itself (a node, a controller) or may do everything: their connections have
+/// slots that nobody else can take (X7).
+pub fn is_system(user: &User) -> bool {
+    ["system:masters", "system:nodes", "system:serviceaccounts:kube-system"].iter().any(|group| user.is_in(group))
+}
+
+/// 431 for a head that is too large.
+fn check_head(request: &Request<Received>) -> Result<(), Status> {
+    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if fields + path <= MAX_HEAD {
+        return Ok(());
+    }
+    Err(Status::new(
+        431,
+        "RequestHeaderFieldsTooLarge",
+        format!("Request header fields too large: limit is {MAX_HEAD}"),
+    ))
 }
 
 /// The client's own id for the request, or a new one.
@@ -56,14 +94,28 @@ fn audit_id(server: &Server, request: &Request<Incoming>) -> Option<HeaderValue>
     }
 }
 
+/// Who asks, over what.
+struct Asking<'a> {
+    connection: &'a Connection,
+    peer: Peer,
+    audit: Option<&'a HeaderValue>,
+}
+
 async fn answer(
     server: &Arc<Server>,
-    peer: Peer,
-    audit: Option<&HeaderValue>,
+    asking: Asking<'_>,
     record: &mut Option<Arc<Record>>,
-    request: Request<Incoming>,
+    mut request: Request<Received>,
+    bill: &mut Bill,
 ) -> Result<Response<Body>, Status> {
+    let Asking { connection, peer, audit } = asking;
+    check_head(&request)?;
     let sender = authenticate(server, peer.certified, &request).await?;
+    if !sender.is_in("system:unauthenticated") && !connection.authenticate(&sender.name, is_system(&sender)) {
+        return Err(Status::too_many_requests("too many connections", 1));
+    }
+    bill.user.clone_from(&sender.name);
+    request.body_mut().bill(bill.clone());
     let impersonation = Impersonation::of(request.headers())?;
     let user = match impersonation {
         None => sender.clone(),
@@ -97,7 +149,14 @@ async fn answer(
             }
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
-            documents::get(server, &path, &query, host, accept(&request))
+            let (host, accept) = (host.to_owned(), accept(&request).to_owned());
+            let parameters = parameters(request.uri().query().unwrap_or(""));
+            let (is_large, asked) = (path.starts_with("/openapi"), server.clone());
+            let document = move || documents::get(&asked, &path, &parameters, &host, &accept);
+            if !is_large {
+                return document();
+            }
+            server.bounds.heavy.run(&bill.user, document).await.map_err(bounds::refused)?
         }
         Route::Review { group, resource, namespace } => {
             if *request.method() != Method::POST {
@@ -109,14 +168,14 @@ async fn answer(
             let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
             let authorizer = server.authorizer.clone();
             let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
-            objects::serve(server, requester, target, verb, query, request).await
+            objects::serve(server, &bill.user, requester, target, verb, query, request).await
         }
     }
 }
 
 /// What the audit log notes of a request's head.
 fn head(
-    request: &Request<Incoming>,
+    request: &Request<Received>,
     audit: Option<&HeaderValue>,
     source: String,
     route: &Route,
@@ -191,7 +250,7 @@ fn named(selector: &str) -> Option<&str> {
 }
 
 /// A bearer token goes before the certificate; a wrong one is refused, whatever else there is.
-async fn authenticate(server: &Server, certified: Option<User>, request: &Request<Incoming>) -> Result<User, Status> {
+async fn authenticate(server: &Server, certified: Option<User>, request: &Request<Received>) -> Result<User, Status> {
     let others = &server.authenticators;
     let Some(token) = request.headers().get(header::AUTHORIZATION).and_then(bearer) else {
         return match certified {
@@ -224,7 +283,7 @@ fn bearer(header: &HeaderValue) -> Option<&str> {
 }
 
 /// The `Accept` header.
-pub fn accept(request: &Request<Incoming>) -> &str {
+pub fn accept(request: &Request<Received>) -> &str {
     request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 

@@ -1,11 +1,12 @@
 //! Objects as a client wants them: as they are, as rows of a table, or their metadata alone.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::table::{IncludeObject, Representation, partial, table};
-use mainstay_api::{Kind, object};
+use mainstay_api::{Kind, Status, object};
 use serde_json::{Value, json};
 
+use super::listing::Listing;
 use crate::api::{List, codec};
 
 /// How the objects of one response are shown.
@@ -68,8 +69,23 @@ impl Shape {
         }
     }
 
-    /// A list: stored bytes, one after the other.
-    pub fn list(&self, list: &List) -> Bytes {
+    /// An item of a list.
+    pub fn item(&self, bytes: &Bytes) -> Result<Bytes, Status> {
+        let converted = self.converted(bytes);
+        let bytes = converted.as_ref().unwrap_or(bytes);
+        match self.form {
+            Representation::Object => Ok(bytes.clone()),
+            Representation::Partial => Ok(Bytes::from(partial(&codec::decode_metadata(bytes)?).to_string())),
+            Representation::Table => {
+                let object = codec::decode(bytes)?;
+                let mut table = table(&self.kind, [&object], Value::Null, self.include, false, self.now);
+                Ok(Bytes::from(table["rows"][0].take().to_string()))
+            }
+        }
+    }
+
+    /// A list, whose items are made when they are sent.
+    pub fn list(self, list: List) -> Listing {
         let mut metadata = json!({ "resourceVersion": list.revision.to_string() });
         if !list.next.is_empty() {
             metadata["continue"] = list.next.as_str().into();
@@ -77,35 +93,24 @@ impl Shape {
         if let Some(remaining) = list.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        if self.form == Representation::Table {
-            let mut objects: Vec<Value> =
-                list.items.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect();
-            objects.iter_mut().for_each(|object| self.kind.from_stored(object));
-            return Bytes::from(table(&self.kind, &objects, metadata, self.include, true, self.now).to_string());
-        }
-        let (kind, api_version) = match self.form {
-            Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
-            _ => (format!("{}List", self.kind.kind), self.kind.api_version()),
+        let head = match self.form {
+            Representation::Table => {
+                let none: [&Value; 0] = [];
+                let columns =
+                    table(&self.kind, none, Value::Null, self.include, true, self.now)["columnDefinitions"].take();
+                format!(
+                    "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+                )
+            }
+            form => {
+                let (kind, api_version) = match form {
+                    Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+                    _ => (format!("{}List", self.kind.kind), self.kind.api_version()),
+                };
+                format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+            }
         };
-        let size: usize = list.items.iter().map(|entry| entry.value.len() + 1).sum();
-        let mut out = BytesMut::with_capacity(size + 256);
-        out.put_slice(
-            format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
-                .as_bytes(),
-        );
-        for (index, entry) in list.items.iter().enumerate() {
-            if index > 0 {
-                out.put_u8(b',');
-            }
-            match self.form {
-                Representation::Partial => {
-                    out.put_slice(&metadata_only(&entry.value).unwrap_or_else(|| entry.value.clone()))
-                }
-                _ => out.put_slice(self.converted(&entry.value).as_ref().unwrap_or(&entry.value)),
-            }
-        }
-        out.put_slice(b"]}");
-        out.freeze()
+        Listing::new(Bytes::from(head), list.items, b"]}", self)
     }
 }
 

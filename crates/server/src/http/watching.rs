@@ -14,6 +14,8 @@ use crate::api::{Frame, Watch};
 
 /// Frames are gathered into one chunk up to this size, in bytes; a single larger object still goes as one.
 const CHUNK: usize = 64 << 10;
+/// How many chunks a watch gives in a row before other connections have their turn.
+const BURST: usize = 8;
 /// How often a client that wants bookmarks gets one, as upstream.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,8 @@ pub struct WatchBody {
     ends: Pin<Box<Sleep>>,
     bookmark: Pin<Box<Sleep>>,
     closing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Chunks since the thread was last given back.
+    in_a_row: usize,
     ended: bool,
 }
 
@@ -41,6 +45,7 @@ impl WatchBody {
             ends: Box::pin(tokio::time::sleep(timeout)),
             bookmark: Box::pin(tokio::time::sleep(BOOKMARK_EVERY)),
             closing: Box::pin(closing),
+            in_a_row: 0,
             ended: false,
         }
     }
@@ -50,8 +55,17 @@ impl WatchBody {
         if self.ended {
             return Poll::Ready(None);
         }
+        // Looked at first: a watch that always has events ends in time too.
+        self.ended = self.ends.as_mut().poll(cx).is_ready() || self.closing.as_mut().poll(cx).is_ready();
+        self.in_a_row += 1;
+        if !self.ended && self.in_a_row > BURST {
+            // The thread is for others too.
+            self.in_a_row = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut chunk = BytesMut::new();
-        while chunk.len() < CHUNK {
+        while !self.ended && chunk.len() < CHUNK {
             match self.watch.poll_next(cx) {
                 Poll::Ready(Some(frame)) => self.write(&mut chunk, &frame),
                 Poll::Ready(None) => {
@@ -61,8 +75,7 @@ impl WatchBody {
                 Poll::Pending => break,
             }
         }
-        if chunk.is_empty() && !self.ended {
-            self.ended = self.ends.as_mut().poll(cx).is_ready() || self.closing.as_mut().poll(cx).is_ready();
+        if chunk.is_empty() {
             let is_due = self.bookmark.as_mut().poll(cx).is_ready();
             if is_due {
                 self.bookmark.as_mut().reset(tokio::time::Instant::now() + BOOKMARK_EVERY);
@@ -78,7 +91,10 @@ impl WatchBody {
         match (chunk.is_empty(), self.ended) {
             (false, _) => Poll::Ready(Some(chunk.freeze())),
             (true, true) => Poll::Ready(None),
-            (true, false) => Poll::Pending,
+            (true, false) => {
+                self.in_a_row = 0;
+                Poll::Pending
+            }
         }
     }
 

@@ -8,10 +8,10 @@ use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Server, question};
+use super::{Shared, question};
 use crate::network::view::View;
 
-fn server() -> Server {
+fn server() -> Shared {
     let view = View::new("cluster.local");
     let put = |kind: &Kind, namespace: &str, name: &str, mut object: Value| {
         object["metadata"] =
@@ -42,13 +42,13 @@ fn server() -> Server {
         json!({ "spec": { "type": "ExternalName", "externalName": "loop.default.svc.cluster.local" } }),
     );
     let domain = Name::from_ascii("cluster.local.").expect("a name");
-    Server { view, domain, upstreams: Vec::new(), forwarded: Arc::new(Semaphore::new(1)) }
+    Shared { view, domain, upstreams: Vec::new(), forwarded: Arc::new(Semaphore::new(1)) }
 }
 
 /// One datagram.
 pub fn run(input: &[u8]) {
     thread_local! {
-        static SERVER: Server = server();
+        static SERVER: Shared = server();
     }
     let Some((question, limit)) = question(input) else { return };
     SERVER.with(|server| {

@@ -12,6 +12,8 @@
 //! postrouting:         ip saddr . ip daddr @hairpins  masquerade     (a pod that reaches itself by its Service)
 //!                      mark 0x4000  masquerade                      (came by a node port)
 //!                      saddr in pods, daddr not in pods, masquerade (a pod to the outside)
+//! input, forward, output:
+//!                      ip daddr . l4proto . dport @refused  reject  (no endpoint, or not from an allowed source)
 //! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
 //! prerouting, raw:     iif not lo, daddr in 127.0.0.0/8  drop
 //! ```
@@ -34,6 +36,7 @@ const TABLE: &str = "mainstay";
 const FRONTS: &str = "fronts";
 const NODE_PORTS: &str = "node-ports";
 const HAIRPINS: &str = "hairpins";
+const REFUSED: &str = "refused";
 const LOOPBACK: Cidr = Cidr { first: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
 const MASQUERADE_MARK: u32 = 0x4000;
 
@@ -55,6 +58,7 @@ const VERDICT_TYPE: u32 = 0xffff_ff00;
 const MAP: u32 = 0x8;
 /// Hooks of the kernel's IPv4 path.
 const PREROUTING: u32 = 0;
+const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
@@ -89,6 +93,8 @@ pub struct Backends {
     pub endpoints: Vec<SocketAddrV4>,
     /// `sessionAffinity: ClientIP`: a client's address always gives the same endpoint.
     pub by_client: bool,
+    /// Who may come: everybody, or only these ranges; others are refused.
+    pub from: Option<Vec<Cidr>>,
     /// Whether the endpoint sees the node's address instead of the client's (node ports with policy Cluster).
     pub masquerade: bool,
 }
@@ -103,7 +109,9 @@ type Chains = BTreeMap<Front, (String, Backends)>;
 struct ServiceChange {
     messages: Vec<Message>,
     chains: Chains,
+    refused: BTreeSet<Front>,
     hairpins: BTreeMap<Ipv4Addr, usize>,
+    refusals: BTreeMap<Front, usize>,
     next_chain: u64,
 }
 
@@ -114,7 +122,12 @@ pub struct Filter {
     /// Pods' and Services' addresses.
     ranges: (Cidr, Cidr),
     services: BTreeMap<String, Chains>,
+    /// The fronts of each Service that refuse what is not sent on (N4): those outside the Services' range, which the
+    /// guards do not know, without an endpoint or for some sources only.
+    refused: BTreeMap<String, BTreeSet<Front>>,
     hairpins: BTreeMap<Ipv4Addr, usize>,
+    /// How many Services want each of these refused.
+    refusals: BTreeMap<Front, usize>,
     next_chain: u64,
 }
 
@@ -194,9 +207,22 @@ fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
             rule.set_mark(MASQUERADE_MARK);
         }));
     }
+    match &backends.from {
+        None => messages.extend(endpoint_rules(name, backends, None)),
+        Some(ranges) => messages.extend(ranges.iter().flat_map(|range| endpoint_rules(name, backends, Some(*range)))),
+    }
+    messages
+}
+
+/// The rules that pick an endpoint, for everybody or for one range of sources.
+fn endpoint_rules(name: &str, backends: &Backends, from: Option<Cidr>) -> Vec<Message> {
+    let mut messages = Vec::new();
     let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
     for (index, endpoint) in (0..count).zip(&backends.endpoints) {
         messages.push(rule(name, |rule| {
+            if let Some(from) = from {
+                rule.source(FIRST).in_range(from, true);
+            }
             let left = count - index;
             if left > 1 {
                 // One of those that are left, or by the client's address always the same.
@@ -228,10 +254,12 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
         set(FRONTS, 12, true, 1),
         set(NODE_PORTS, 8, true, 2),
         set(HAIRPINS, 8, false, 3),
+        set(REFUSED, 12, false, 4),
         base_chain("loopback-guard", "filter", PREROUTING, -300),
         base_chain("prerouting", "nat", PREROUTING, -100),
         base_chain("output", "nat", OUTPUT, -100),
         base_chain("postrouting", "nat", POSTROUTING, 100),
+        base_chain("input-guard", "filter", INPUT, 0),
         base_chain("forward-guard", "filter", FORWARD, 0),
         base_chain("output-guard", "filter", OUTPUT, 0),
     ];
@@ -259,6 +287,15 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
     messages.push(rule("postrouting", |rule| {
         rule.source(FIRST).in_range(pods, true).destination(FIRST).in_range(pods, false).masquerade();
     }));
+    for guard in ["input-guard", "forward-guard", "output-guard"] {
+        messages.push(rule(guard, |rule| {
+            rule.protocol(FIRST).equals(&[Protocol::Tcp as u8]);
+            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).in_set(REFUSED).reject(true);
+        }));
+        messages.push(rule(guard, |rule| {
+            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).in_set(REFUSED).reject(false);
+        }));
+    }
     messages.push(rule("output-guard", |rule| {
         // The cluster's own DNS server has an address of the range on this host.
         rule.destined_here().verdict(&Verdict::Accept);
@@ -289,7 +326,9 @@ impl Filter {
             socket,
             ranges: (pods, services),
             services: BTreeMap::new(),
+            refused: BTreeMap::new(),
             hairpins: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             next_chain: 0,
         })
     }
@@ -299,8 +338,7 @@ impl Filter {
     /// # Errors
     /// The kernel's; the table is as before then.
     pub fn fill(&mut self, services: &BTreeMap<String, Fronts>) -> io::Result<()> {
-        self.services.clear();
-        self.hairpins.clear();
+        self.clear();
         let (pods, range) = self.ranges;
         let mut messages = empty_table(pods, range);
         for (service, fronts) in services {
@@ -310,10 +348,16 @@ impl Filter {
         }
         let done = self.transact(messages);
         if done.is_err() {
-            self.services.clear();
-            self.hairpins.clear();
+            self.clear();
         }
         done
+    }
+
+    fn clear(&mut self) {
+        self.services.clear();
+        self.refused.clear();
+        self.hairpins.clear();
+        self.refusals.clear();
     }
 
     /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs.
@@ -332,6 +376,12 @@ impl Filter {
     fn take(&mut self, service: &str, change: ServiceChange) {
         self.next_chain = change.next_chain;
         self.hairpins = change.hairpins;
+        self.refusals = change.refusals;
+        if change.refused.is_empty() {
+            self.refused.remove(service);
+        } else {
+            self.refused.insert(service.to_owned(), change.refused);
+        }
         if change.chains.is_empty() {
             self.services.remove(service);
         } else {
@@ -381,7 +431,40 @@ impl Filter {
         messages.extend(removed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
         let hairpins = self.hairpins_with(service, &wanted);
         messages.extend(self.hairpin_changes(&hairpins));
-        ServiceChange { messages, chains: wanted, hairpins, next_chain }
+        let refused: BTreeSet<Front> =
+            fronts.iter().filter(|(front, backends)| self.refuses(front, backends)).map(|(front, _)| *front).collect();
+        let refusals = self.refusals_with(service, &refused);
+        messages.extend(self.refusal_changes(&refusals));
+        ServiceChange { messages, chains: wanted, refused, hairpins, refusals, next_chain }
+    }
+
+    /// Whether packets to a front that are not sent on must be refused by a rule of their own.
+    fn refuses(&self, front: &Front, backends: &Backends) -> bool {
+        let is_guarded = front.address.is_none_or(|address| self.ranges.1.contains(address));
+        !is_guarded && (backends.endpoints.is_empty() || backends.from.is_some())
+    }
+
+    fn refusals_with(&self, service: &str, wanted: &BTreeSet<Front>) -> BTreeMap<Front, usize> {
+        let mut refusals = self.refusals.clone();
+        for front in self.refused.get(service).into_iter().flatten() {
+            if let Some(count) = refusals.get_mut(front) {
+                *count -= 1;
+            }
+        }
+        for front in wanted {
+            *refusals.entry(*front).or_default() += 1;
+        }
+        refusals.retain(|_, count| *count > 0);
+        refusals
+    }
+
+    fn refusal_changes(&self, wanted: &BTreeMap<Front, usize>) -> Vec<Message> {
+        let added = wanted.keys().filter(|front| !self.refusals.contains_key(front));
+        let removed = self.refusals.keys().filter(|front| !wanted.contains_key(front));
+        added
+            .map(|front| element(NEW_ELEMENT, CREATE, REFUSED, &front.key(), None))
+            .chain(removed.map(|front| element(DEL_ELEMENT, 0, REFUSED, &front.key(), None)))
+            .collect()
     }
 
     /// Whether something of this name has rules.

@@ -14,12 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use mainstay_api::Status;
+use mainstay_tasks::listen::Connection;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::received::Received;
 use super::respond::{self, Body};
 use super::route::Target;
 use super::{Server, proxy};
@@ -40,7 +41,7 @@ const MAX_PAGE: usize = 8 << 20;
 pub async fn serve(
     server: &Arc<Server>,
     target: &Target,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
     let (prefix, rest) = split(request.uri().path());
     if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -60,7 +61,7 @@ pub async fn serve(
         .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", backend.address)))?
         .map_err(|error| unreachable(&format!("dial tcp {}: {error}", backend.address)))?;
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Incoming>(io).await.map_err(|error| unreachable(&error))?;
+        hyper::client::conn::http1::handshake::<_, Received>(io).await.map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended early");
@@ -111,13 +112,14 @@ const HOP_BY_HOP: [header::HeaderName; 5] =
     [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER, header::TRANSFER_ENCODING];
 
 async fn pass(
-    sender: &mut hyper::client::conn::http1::SendRequest<Incoming>,
-    mut request: Request<Incoming>,
+    sender: &mut hyper::client::conn::http1::SendRequest<Received>,
+    mut request: Request<Received>,
     path: &str,
     prefix: &str,
     backend: &Backend,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
+    let connection = request.extensions().get::<Connection>().cloned();
     let upgrading = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
     head.uri = path.parse()?;
@@ -136,7 +138,7 @@ async fn pass(
         return Ok(answer.map(Body::Incoming));
     }
     let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(proxy::join(upgrading, upgraded));
+    tokio::spawn(proxy::join(upgrading, upgraded, connection));
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }

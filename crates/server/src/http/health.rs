@@ -1,0 +1,92 @@
+//! `/livez`, `/readyz` and `/healthz`: named checks, as upstream. `?verbose` lists them, `?exclude=<name>` passes one
+//! over, `/livez/<name>` asks for one.
+
+use http::Response;
+use mainstay_api::Status;
+
+use super::Server;
+use super::respond::{self, Body};
+
+/// How many of the objects that do not decode are named.
+const MAX_NAMED: usize = 10;
+
+/// One check and what it found: empty when all is well.
+struct Check {
+    name: String,
+    wrong: Option<String>,
+}
+
+/// Answers a path below one of the roots; `None` for any other path.
+pub fn get(server: &Server, path: &str, query: &[(String, String)]) -> Option<Result<Response<Body>, Status>> {
+    let (root, name) = match path.trim_start_matches('/').split_once('/') {
+        Some((root, name)) => (root, Some(name)),
+        None => (path.trim_start_matches('/'), None),
+    };
+    if !matches!(root, "livez" | "readyz" | "healthz") {
+        return None;
+    }
+    let checks = checks(server, root == "readyz");
+    let Some(name) = name else { return Some(Ok(all(root, &checks, query))) };
+    Some(match checks.iter().find(|check| check.name == name) {
+        None => Err(Status::no_such_resource()),
+        Some(Check { wrong: None, .. }) => Ok(respond::text(200, "ok")),
+        Some(Check { wrong: Some(wrong), .. }) => Ok(respond::text(500, format!("internal server error: {wrong}\n"))),
+    })
+}
+
+fn all(root: &str, checks: &[Check], query: &[(String, String)]) -> Response<Body> {
+    let excluded: Vec<&str> =
+        query.iter().filter(|(key, _)| key == "exclude").flat_map(|(_, names)| names.split(',')).collect();
+    let is_excluded = |check: &Check| excluded.contains(&check.name.as_str());
+    let mut text = String::new();
+    for check in checks {
+        match &check.wrong {
+            _ if is_excluded(check) => text.push_str(&format!("[+]{} excluded: ok\n", check.name)),
+            None => text.push_str(&format!("[+]{} ok\n", check.name)),
+            Some(wrong) => text.push_str(&format!("[-]{} failed: {wrong}\n", check.name)),
+        }
+    }
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| !checks.iter().any(|check| check.name == **name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(", ")));
+    }
+    if checks.iter().any(|check| check.wrong.is_some() && !is_excluded(check)) {
+        return respond::text(500, format!("{text}{root} check failed\n"));
+    }
+    if query.iter().any(|(key, _)| key == "verbose") {
+        return respond::text(200, format!("{text}{root} check passed\n"));
+    }
+    respond::text(200, "ok")
+}
+
+/// What is looked at. Who is not ready still lives: only `/readyz` looks at what heals by itself or is a person's to mend.
+fn checks(server: &Server, is_readyz: bool) -> Vec<Check> {
+    let check = |name: &str, wrong: Option<String>| Check { name: name.to_owned(), wrong };
+    let down = |is_well: bool| (!is_well).then(|| "broke a moment ago; it is begun anew".to_owned());
+    let mut checks = vec![check("ping", None), check("log", None)];
+    let store = server.api.store.is_closed().then(|| "the store does not take writes".to_owned());
+    checks.push(check("etcd", store.clone()));
+    if is_readyz {
+        checks.push(check("etcd-readiness", store));
+        checks.push(check("informer-sync", undecodable(&server.undecodable.borrow())));
+    }
+    let begun = *server.ready.borrow();
+    checks.push(check("poststarthook/bootstrap", (!begun).then(|| "not finished".to_owned())));
+    for (task, is_well) in server.health.tasks() {
+        checks.push(check(&format!("poststarthook/{task}"), down(is_well)));
+    }
+    if is_readyz {
+        checks.push(check("shutdown", server.closing.borrow().then(|| "process is shutting down".to_owned())));
+    }
+    checks
+}
+
+/// What keeps controllers from deciding (A10): kinds and names; why is in the log.
+fn undecodable(all: &[String]) -> Option<String> {
+    let names: Vec<&str> = all.iter().take(MAX_NAMED).filter_map(|line| line.split(": ").next()).collect();
+    (!all.is_empty()).then(|| format!("{} stored objects do not decode, among them {}", all.len(), names.join(", ")))
+}
