@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod cron;
+pub mod custom;
 pub mod discovery;
 pub mod int_or_string;
 pub mod kinds;
@@ -20,6 +21,7 @@ pub mod podsecurity;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod snapshots;
@@ -31,4 +33,5 @@ pub use k8s_openapi;
 pub use k8s_openapi::jiff;
 pub use kinds::Kind;
 pub use object::ObjectKey;
+pub use registry::Registry;
 pub use status::Status;

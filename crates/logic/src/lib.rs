@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod controllers;
 pub mod decision;
+pub mod definitions;
 pub mod dns;
 pub mod history;
 pub mod kubelet;

@@ -14,13 +14,16 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::custom::rows::{Detail, rows};
 use mainstay_api::snapshots::{
     VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass,
     VolumeSnapshotContent,
 };
-use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, Registry, kinds};
 use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
+
+use crate::definitions::Definition;
 
 /// The ConfigMap with the cluster's CA: published by the server in `kube-system`, copied to every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -64,6 +67,8 @@ pub struct Change {
 pub struct Snapshot {
     /// The store's revision that this is the state of.
     pub revision: u64,
+    /// The kinds that are served.
+    pub registry: Registry,
     /// Every object of every kind.
     pub metas: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<Meta>>,
     /// By uid of each owner reference: the dependents' keys in `metas`.
@@ -80,6 +85,7 @@ pub struct Snapshot {
     pub controller_revisions: Objects<ControllerRevision>,
     pub cron_jobs: Objects<CronJob>,
     pub daemon_sets: Objects<DaemonSet>,
+    pub definitions: Objects<Definition>,
     pub deployments: Objects<Deployment>,
     pub endpoint_slices: Objects<EndpointSlice>,
     pub endpoints: Objects<Endpoints>,
@@ -196,6 +202,21 @@ impl Snapshot {
                 Ok(())
             }
             ("", "configmaps") if &*key.name != ROOT_CA => Ok(()),
+            ("apiextensions.k8s.io", "customresourcedefinitions") => {
+                self.put_typed(kind, key, value)?;
+                let (plural, group) = key.name.split_once('.').unwrap_or_default();
+                let rows = match value {
+                    Some(bytes) => rows(&serde_json::from_slice(bytes)?, Detail::Names),
+                    None => Vec::new(),
+                };
+                let known = self.registry.versions(group, plural);
+                if known.iter().chain(&rows).any(|kind| matches!(kind, Kind::Custom(_)))
+                    && !known.iter().any(|kind| matches!(kind, Kind::BuiltIn(_)))
+                {
+                    self.registry = self.registry.with(group, plural, rows);
+                }
+                Ok(())
+            }
             ("rbac.authorization.k8s.io", "clusterroles") => {
                 self.put_typed(kind, key, value)?;
                 self.aggregated_cluster_roles.remove_mut(key);
@@ -272,6 +293,7 @@ macro_rules! typed {
 }
 
 typed! {
+    ("apiextensions.k8s.io", "customresourcedefinitions") => definitions,
     ("", "configmaps") => root_cas,
     ("", "endpoints") => endpoints,
     ("", "namespaces") => namespaces,

@@ -30,7 +30,8 @@ impl World {
     /// Makes or replaces an object (`kind` gives its type); a missing uid is given.
     pub fn put(&mut self, mut object: Value) {
         let name = object["kind"].as_str().unwrap_or("").to_owned();
-        let kind = kinds::ALL.iter().find(|kind| kind.kind == name).unwrap_or_else(|| panic!("no kind {name}"));
+        let kind = self.snapshot.registry.all().iter().find(|kind| kind.kind == name).cloned();
+        let kind = &kind.unwrap_or_else(|| panic!("no kind {name}"));
         self.revision += 1;
         object["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         if object["metadata"]["uid"].is_null() {
@@ -43,7 +44,7 @@ impl World {
         let change = self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision);
         assert_eq!(self.snapshot.unreadable_of(&["*"]), None, "{object}");
         self.changes.push((before, change));
-        self.objects.insert(((*kind).clone(), key), object);
+        self.objects.insert((kind.clone(), key), object);
     }
 
     /// The object, or null.

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{Api, Cidr, Env, Settings, Tokens};
+use crate::api::{Api, Cidr, Env, Served, Settings, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
@@ -256,7 +256,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let admin = credentials(admin, "kubernetes-admin", "kubeconfig")?;
     let node = credentials(node, &format!("system:node:{}", config.node_name), "node.kubeconfig")?;
     let settings = Settings { service_cidr, ca_pem: pki.ca_pem().to_owned() };
-    let api = Api { store, env: Arc::new(env), settings: Arc::new(settings) };
+    let api = Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) };
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;

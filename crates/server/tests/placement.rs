@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_api::{Kind, kinds};
 use mainstay_logic::controllers::CONTROLLERS;
-use mainstay_server::api::{self, Api, Cidr, DeleteOptions, Env, Settings};
+use mainstay_server::api::{self, Api, Cidr, DeleteOptions, Env, Served, Settings};
 use mainstay_server::driver::{Driver, step};
 use mainstay_store::{Mode, Options, Store};
 use serde_json::{Value, json};
@@ -22,7 +22,10 @@ impl Cluster {
         let env =
             Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
         let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/16").unwrap(), ca_pem: String::new() };
-        Self { api: Api { store, env: Arc::new(env), settings: Arc::new(settings) }, _folder: folder }
+        Self {
+            api: Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) },
+            _folder: folder,
+        }
     }
 
     fn create(&self, kind: &Kind, namespace: &str, object: Value) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
+use mainstay_api::{Kind, ObjectKey, Registry, Status, kinds, object};
 use mainstay_logic::kubelet::{Action, Agenda, ContainerFact, Fact, Key, PodView, Remembered, Sandbox, Task};
 use mainstay_server::api::{self, Part, key};
 use mainstay_store::{Revision, Watcher};
@@ -221,7 +221,7 @@ impl Node {
             Ok(None) => false,
             Ok(Some(event)) => {
                 self.agent.resume = event.revision;
-                let Some((_, key)) = key::parse(&event.key) else { return true };
+                let Some((_, key)) = key::parse(&Registry::built_in(), &event.key) else { return true };
                 let Ok(value) = serde_json::from_slice::<Value>(&event.value) else { return true };
                 if object::text(&value, &["spec", "nodeName"]) != self.name {
                     return true;

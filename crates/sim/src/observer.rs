@@ -82,7 +82,7 @@ impl Observer {
     }
 
     fn apply(&mut self, key: &Bytes, value: Option<&Bytes>, revision: Revision) -> Option<Step> {
-        let (kind, object) = key::parse(key).filter(|(kind, _)| *kind != kinds::EVENT)?;
+        let (kind, object) = key::parse(&self.snapshot.registry, key).filter(|(kind, _)| *kind != kinds::EVENT)?;
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(&kind, object, value.map(|value| &value[..]), revision.0);
         Some(Step { before, after: self.snapshot.clone(), change })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use mainstay_api::Status;
-use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Settings};
+use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings};
 use mainstay_server::bootstrap::bootstrap;
 use mainstay_server::driver::{Driver, Finish, Work, compile};
 use mainstay_store::testing::{Fault, FaultyDisk};
@@ -90,7 +90,7 @@ impl Server {
         let Ok(store) = Store::open(Source::backend(self.disk.clone()), Options::inline()) else { return false };
         let cidr = Cidr::parse("10.96.0.0/16").unwrap_or_else(|| unreachable!("a constant"));
         let settings = Settings { service_cidr: cidr, ca_pem: "CA".to_owned() };
-        let api = Api { store, env: self.env.clone(), settings: Arc::new(settings) };
+        let api = Api { served: Served::of(&store), store, env: self.env.clone(), settings: Arc::new(settings) };
         let advertise = std::net::SocketAddr::from(([192, 0, 2, 1], 6443));
         if api.write_now(false, |batch| bootstrap(batch, advertise)).is_err() {
             return false;

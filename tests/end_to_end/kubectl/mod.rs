@@ -2,6 +2,7 @@
 //! each says. One cluster per test, one namespace per version.
 
 mod bad_input;
+mod custom;
 mod node;
 mod read;
 mod write;

@@ -20,8 +20,8 @@ use serde_json::{Map, Value, json};
 
 use crate::kinds::{Kind, Subresource};
 use crate::schema::list_keys::DEFAULT;
-use crate::schema::shape_of;
 use crate::schema::types::Shape;
+use crate::schema::{shape_of, shape_of_kind};
 use crate::status::Status;
 use crate::time::rfc3339;
 use managers::{APPLY, Manager, Managers, Owned, UPDATE};
@@ -85,7 +85,7 @@ pub fn apply(
     if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = shape_of(&kind.type_name);
+    let shape = shape_of_kind(kind);
     if let Some(repeated) = Typed::object(shape, config).repeated() {
         return Err(not_typed(kind, config, &repeated));
     }
@@ -179,7 +179,7 @@ fn last_applied(object: &Value) -> &str {
 /// As upstream, managed fields that the client sends back are the ones to start from; `[{}]` drops
 /// all, and what cannot be read is replaced by the live object's.
 pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
-    let shape = shape_of(&kind.type_name);
+    let shape = shape_of_kind(kind);
     let before = old.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let live = || old.and_then(Managers::of).unwrap_or_default();
     let sent = new.get("metadata").and_then(|metadata| metadata.get("managedFields"));

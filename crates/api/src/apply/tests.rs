@@ -238,7 +238,7 @@ where
 }
 
 fn typed(value: &Value) -> Typed<'_> {
-    Typed::object(shape_of(&kinds::POD.type_name), value)
+    Typed::object(crate::schema::shape_of(&kinds::POD.type_name), value)
 }
 
 fn same(a: &Value, b: &Value) -> bool {

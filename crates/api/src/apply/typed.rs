@@ -81,7 +81,7 @@ impl<'a> Typed<'a> {
     fn field(&self, name: &str) -> (Shape, &'static FieldKeys, bool) {
         match self.shape {
             Shape::Struct(this) => {
-                this.field(name).map_or((Shape::Any, &DEFAULT, false), |field| (field.shape, field.keys, false))
+                this.field(name).map_or((this.others, &DEFAULT, false), |field| (field.shape, field.keys, false))
             }
             Shape::Map(item) => (*item, &DEFAULT, true),
             _ => (Shape::Any, &DEFAULT, true),

@@ -1,14 +1,15 @@
 //! The discovery documents: which groups, versions and resources there are. All of it comes from
-//! [`kinds::ALL`] and from the few kinds that are only ever created ([`REVIEWS`]).
+//! a [`Registry`] and from the few kinds that are only ever created ([`REVIEWS`]).
 //!
 //! Two forms: the documents of each group and version, that every client knows, and the aggregated
 //! form, that clients since 1.26 ask for with an `Accept` header ([`wants_aggregated`]).
 
-use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
-use crate::kinds::{self, Kind, Subresource};
+use crate::kinds::{Kind, Subresource};
+use crate::registry::{Registry, preference};
 
 /// The verbs of a stored resource, in upstream's order.
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -65,54 +66,44 @@ pub static REVIEWS: &[Review] = &[
 ];
 
 /// A group and version, and what is in it.
-struct GroupVersion {
-    group: &'static str,
-    version: &'static str,
-    kinds: Vec<Kind>,
+struct GroupVersion<'a> {
+    group: &'a str,
+    version: &'a str,
+    kinds: Vec<&'a Kind>,
     reviews: Vec<&'static Review>,
 }
 
-/// Every group and version: the core group first, then in the order of the table of kinds; of one
-/// group the newest version first, which is the preferred one.
-fn group_versions() -> Vec<GroupVersion> {
-    let mut groups = vec![""];
-    let mut versions = Vec::new();
-    for (group, version) in kinds::ALL
-        .iter()
-        .map(|kind| (&*kind.group, &*kind.version))
-        .chain(REVIEWS.iter().map(|review| (review.group, "v1")))
-    {
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
-        if !versions.contains(&(group, version)) {
-            versions.push((group, version));
-        }
+/// Every group and version: the core group first, then in the order of the registry; of one group the preferred
+/// version first.
+fn group_versions(registry: &Registry) -> Vec<GroupVersion<'_>> {
+    let mut order: HashMap<&str, usize> = HashMap::from([("", 0)]);
+    let mut all: BTreeMap<(usize, &str), GroupVersion<'_>> = BTreeMap::new();
+    let mut index_of = |group| {
+        let next = order.len();
+        *order.entry(group).or_insert(next)
+    };
+    let empty = |group, version| GroupVersion { group, version, kinds: Vec::new(), reviews: Vec::new() };
+    for kind in registry.all() {
+        let (group, version) = (&*kind.group, &*kind.version);
+        all.entry((index_of(group), version)).or_insert_with(|| empty(group, version)).kinds.push(kind);
     }
-    versions.sort_by_key(|&(group, version)| (groups.iter().position(|known| *known == group), Reverse(version)));
-    let all = versions.into_iter().map(|(group, version)| GroupVersion {
-        group,
-        version,
-        kinds: kinds::ALL
-            .iter()
-            .copied()
-            .filter(|kind| kind.group == group && kind.version == version)
-            .cloned()
-            .collect(),
-        reviews: REVIEWS.iter().filter(|review| review.group == group && version == "v1").collect(),
-    });
-    all.collect()
+    for review in REVIEWS {
+        all.entry((index_of(review.group), "v1")).or_insert_with(|| empty(review.group, "v1")).reviews.push(review);
+    }
+    let mut all: Vec<(usize, GroupVersion<'_>)> = all.into_iter().map(|((index, _), gv)| (index, gv)).collect();
+    all.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| preference(one.version, other.version)));
+    all.into_iter().map(|(_, gv)| gv).collect()
 }
 
-impl GroupVersion {
+impl GroupVersion<'_> {
     fn name(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 }
 
 /// All versions of all groups as `(group, version)`, the core group's first.
-pub fn served_versions() -> Vec<(&'static str, &'static str)> {
-    group_versions().iter().map(|gv| (gv.group, gv.version)).collect()
+pub fn served_versions(registry: &Registry) -> Vec<(&str, &str)> {
+    group_versions(registry).iter().map(|gv| (gv.group, gv.version)).collect()
 }
 
 /// `/api`: `APIVersions`. `address` is where clients reach this server, as `192.168.0.1:6443`.
@@ -124,8 +115,8 @@ pub fn api_versions(address: &str) -> Value {
 }
 
 /// `/apis`: `APIGroupList`, without the core group.
-pub fn api_group_list() -> Value {
-    let all = group_versions();
+pub fn api_group_list(registry: &Registry) -> Value {
+    let all = group_versions(registry);
     let mut names: Vec<&str> = all.iter().map(|gv| gv.group).filter(|group| !group.is_empty()).collect();
     names.dedup();
     let groups: Vec<Value> = names.into_iter().map(|name| group(name, &all)).collect();
@@ -133,8 +124,8 @@ pub fn api_group_list() -> Value {
 }
 
 /// `/apis/<group>`: `APIGroup`.
-pub fn api_group(name: &str) -> Option<Value> {
-    let all = group_versions();
+pub fn api_group(registry: &Registry, name: &str) -> Option<Value> {
+    let all = group_versions(registry);
     if name.is_empty() || !all.iter().any(|gv| gv.group == name) {
         return None;
     }
@@ -210,8 +201,8 @@ fn verbs(kind: &Kind) -> &[&'static str] {
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`: `APIResourceList`.
-pub fn api_resource_list(group: &str, version: &str) -> Option<Value> {
-    let gv = group_versions().into_iter().find(|gv| gv.group == group && gv.version == version)?;
+pub fn api_resource_list(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let gv = group_versions(registry).into_iter().find(|gv| gv.group == group && gv.version == version)?;
     let mut resources = Vec::new();
     for review in &gv.reviews {
         let singular = review.kind.to_lowercase();
@@ -267,8 +258,8 @@ pub fn aggregated_content_type(version: &str) -> String {
 }
 
 /// `/api` (`core`) or `/apis` in the aggregated form, of version `v2` or `v2beta1` (their fields are the same).
-pub fn aggregated(core: bool, version: &str) -> Value {
-    let all = group_versions();
+pub fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
+    let all = group_versions(registry);
     let mut names: Vec<&str> = all.iter().map(|gv| gv.group).filter(|group| group.is_empty() == core).collect();
     names.dedup();
     let items: Vec<Value> = names
@@ -331,7 +322,7 @@ mod tests {
     #[test]
     fn every_kind_is_discovered_in_both_forms() {
         let mut aggregated_names = Vec::new();
-        for list in [aggregated(true, "v2"), aggregated(false, "v2")] {
+        for list in [true, false].map(|core| aggregated(&Registry::built_in(), core, "v2")) {
             for item in list["items"].as_array().expect("items") {
                 let group = item["metadata"]["name"].as_str().unwrap_or("");
                 for version in item["versions"].as_array().expect("versions") {
@@ -342,8 +333,8 @@ mod tests {
                 }
             }
         }
-        for kind in kinds::ALL {
-            let list = api_resource_list(&kind.group, &kind.version).expect("a list");
+        for kind in Registry::built_in().all() {
+            let list = api_resource_list(&Registry::built_in(), &kind.group, &kind.version).expect("a list");
             let row = list["resources"]
                 .as_array()
                 .expect("resources")
@@ -353,26 +344,30 @@ mod tests {
             assert_eq!((&row["kind"], &row["namespaced"]), (&json!(kind.kind), &kind.namespaced.into()));
             assert!(aggregated_names.contains(&format!("{}/{}/{}", kind.group, kind.version, kind.plural)));
         }
-        assert!(api_resource_list("nope", "v1").is_none() && api_group("").is_none() && api_group("apps").is_some());
+        assert!(
+            api_resource_list(&Registry::built_in(), "nope", "v1").is_none()
+                && api_group(&Registry::built_in(), "").is_none()
+                && api_group(&Registry::built_in(), "apps").is_some()
+        );
     }
 
     #[test]
     fn groups_are_listed_once_with_the_newest_version_first() {
-        let list = api_group_list();
+        let list = api_group_list(&Registry::built_in());
         let mut names: Vec<&str> =
             list["groups"].as_array().expect("groups").iter().filter_map(|group| group["name"].as_str()).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert_eq!(served_versions().first(), Some(&("", "v1")));
-        let apps = api_group("apps").expect("apps");
+        assert_eq!(served_versions(&Registry::built_in()).first(), Some(&("", "v1")));
+        let apps = api_group(&Registry::built_in(), "apps").expect("apps");
         assert_eq!(apps["preferredVersion"], json!({ "groupVersion": "apps/v1", "version": "v1" }));
     }
 
     #[test]
     fn pods_as_upstream() {
-        let list = api_resource_list("", "v1").expect("core");
+        let list = api_resource_list(&Registry::built_in(), "", "v1").expect("core");
         let find = |name: &str| {
             list["resources"].as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned()
         };

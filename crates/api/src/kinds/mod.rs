@@ -43,6 +43,7 @@ pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
+pub mod customresourcedefinition;
 pub mod daemonset;
 pub(crate) mod data_source;
 pub mod deployment;
@@ -129,6 +130,7 @@ pub use cronjob::CRON_JOB;
 pub use csidriver::CSI_DRIVER;
 pub use csinode::CSI_NODE;
 pub use csistoragecapacity::CSI_STORAGE_CAPACITY;
+pub use customresourcedefinition::CUSTOM_RESOURCE_DEFINITION;
 pub use daemonset::DAEMON_SET;
 pub use deployment::DEPLOYMENT;
 pub use deviceclass::DEVICE_CLASS;
@@ -187,6 +189,7 @@ pub use volumesnapshot::VOLUME_SNAPSHOT;
 pub use volumesnapshotclass::VOLUME_SNAPSHOT_CLASS;
 pub use volumesnapshotcontent::VOLUME_SNAPSHOT_CONTENT;
 
+use crate::custom::rows::Custom;
 use crate::status::Cause;
 
 /// A subresource that a kind serves.
@@ -295,6 +298,8 @@ pub struct Row {
     pub verbs: Cow<'static, [&'static str]>,
     /// Set for a version that is stored in another version's form.
     pub stored_as: Option<&'static Conversion>,
+    /// What a kind has that was defined while the server runs.
+    pub custom: Option<Box<Custom>>,
 }
 
 /// Between a version and the one that is stored. What `to` writes, `from` reads back without loss.
@@ -348,17 +353,29 @@ impl Kind {
         self.stored_as.map_or(self, |conversion| conversion.stored)
     }
 
+    /// Whether objects are stored in this version's form; of a kind's versions one is.
+    pub fn is_stored(&self) -> bool {
+        match &self.custom {
+            Some(custom) => *custom.stored_version == *self.version,
+            None => self.stored_as.is_none(),
+        }
+    }
+
     /// Makes an object of this version one of the stored version.
     pub fn to_stored(&self, object: &mut Value) {
-        if let Some(conversion) = self.stored_as {
-            (conversion.to)(object);
+        match (&self.custom, self.stored_as) {
+            (Some(custom), _) => custom.set_version(&self.group, &custom.stored_version, object),
+            (None, Some(conversion)) => (conversion.to)(object),
+            (None, None) => {}
         }
     }
 
     /// Makes an object of the stored version one of this version.
     pub fn from_stored(&self, object: &mut Value) {
-        if let Some(conversion) = self.stored_as {
-            (conversion.from)(object);
+        match (&self.custom, self.stored_as) {
+            (Some(custom), _) => custom.set_version(&self.group, &self.version, object),
+            (None, Some(conversion)) => (conversion.from)(object),
+            (None, None) => {}
         }
     }
 }
@@ -398,6 +415,11 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Row {
+    /// What most kinds share, for a row that is made while the server runs.
+    pub const fn base() -> Self {
+        BASE
+    }
+
     /// `v1`, or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
@@ -486,14 +508,16 @@ pub static ALL: &[&Kind] = &[
     &RESOURCE_SLICE,
     &DEVICE_TAINT_RULE,
     &STORAGE_VERSION_MIGRATION,
+    &CUSTOM_RESOURCE_DEFINITION,
 ];
 
-/// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).
+/// The built-in kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group). Servers ask a
+/// [`Registry`](crate::Registry).
 pub fn find(group: &str, version: &str, plural: &str) -> Option<Kind> {
     ALL.iter().copied().find(|k| k.plural == plural && k.group == group && k.version == version).cloned()
 }
 
-/// The kind of a manifest's `apiVersion` (split) and `kind`.
+/// The built-in kind of a manifest's `apiVersion` (split) and `kind`. Servers ask a [`Registry`](crate::Registry).
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<Kind> {
     ALL.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version).cloned()
 }
@@ -530,4 +554,5 @@ const BASE: Row = Row {
     warnings: |_, _| Vec::new(),
     verbs: Borrowed(&[]),
     stored_as: None,
+    custom: None,
 };

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{Version, group_version_kind};
-use crate::kinds::Kind;
+use crate::custom::published::{OBJECT_META, published};
+use crate::kinds::{self, Kind};
 use crate::schema::list_keys::{self, FieldKeys, ListType};
 use crate::schema::raw;
 
@@ -14,6 +15,11 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
     let path = if version == Version::V2 { "/definitions" } else { "/components/schemas" };
     let names: Vec<&str> = kinds.iter().map(|kind| &*kind.type_name).collect();
     let mut definitions = raw::definitions_of(&names, path);
+    if kinds.iter().any(|kind| kind.custom.is_some()) && !definitions.contains_key(OBJECT_META) {
+        let mut any = raw::definitions_of(&[&kinds::CONFIG_MAP.type_name], path);
+        any.remove(&*kinds::CONFIG_MAP.type_name);
+        definitions.extend(any);
+    }
     for (name, schema) in &mut definitions {
         let Value::Object(schema) = schema else { continue };
         decorate(name, schema, version);
@@ -28,6 +34,12 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
         }
         if schema.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty) {
             schema.remove("required");
+        }
+    }
+    for kind in kinds.iter().filter(|kind| kind.custom.is_some()) {
+        if let Some(mut own) = published(kind, &format!("{path}/"), version == Version::V2) {
+            own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+            definitions.insert(kind.type_name.to_string(), own);
         }
     }
     definitions

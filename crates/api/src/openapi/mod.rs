@@ -10,7 +10,8 @@ mod paths;
 use serde_json::{Map, Value, json};
 
 use crate::discovery;
-use crate::kinds::{self, Kind};
+use crate::kinds::Kind;
+use crate::registry::Registry;
 
 /// What old kubectl asks `/openapi/v2` for.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -34,22 +35,23 @@ enum Version {
 }
 
 /// `/openapi/v2`.
-pub fn v2_json() -> Value {
+pub fn v2_json(registry: &Registry) -> Value {
+    let kinds: Vec<&Kind> = registry.all().iter().collect();
     json!({
-        "swagger": "2.0", "info": info(), "paths": paths::paths(kinds::ALL, Version::V2),
-        "definitions": definitions::definitions(kinds::ALL, Version::V2),
+        "swagger": "2.0", "info": info(), "paths": paths::paths(&kinds, Version::V2),
+        "definitions": definitions::definitions(&kinds, Version::V2),
     })
 }
 
 /// `/openapi/v2` as a gnostic `Document`; its content type is [`V2_PROTOBUF_CONTENT_TYPE`].
-pub fn v2_protobuf() -> Vec<u8> {
-    gnostic::document(&v2_json())
+pub fn v2_protobuf(registry: &Registry) -> Vec<u8> {
+    gnostic::document(&v2_json(registry))
 }
 
 /// `/openapi/v3`: where the document of each group and version is.
-pub fn v3_index() -> Value {
+pub fn v3_index(registry: &Registry) -> Value {
     let mut paths = Map::new();
-    for (group, version) in discovery::served_versions() {
+    for (group, version) in discovery::served_versions(registry) {
         let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
         let url = format!("/openapi/v3/{path}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
@@ -58,10 +60,10 @@ pub fn v3_index() -> Value {
 }
 
 /// `/openapi/v3/api/v1` (`group` is empty) and `/openapi/v3/apis/<group>/<version>`.
-pub fn v3_document(group: &str, version: &str) -> Option<Value> {
+pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let of_group: Vec<&Kind> =
-        kinds::ALL.iter().copied().filter(|kind| kind.group == group && kind.version == version).collect();
-    if of_group.is_empty() && !discovery::served_versions().contains(&(group, version)) {
+        registry.all().iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    if of_group.is_empty() && !discovery::served_versions(registry).contains(&(group, version)) {
         return None;
     }
     Some(json!({

@@ -47,7 +47,7 @@ fn first(message: &[u8], field: u64) -> Vec<u8> {
 
 #[test]
 fn gnostic_bytes_hold_what_kubectl_reads() {
-    let document = v2_protobuf();
+    let document = v2_protobuf(&crate::Registry::built_in());
     assert_eq!(first(&document, 1), b"2.0");
     let definitions = first(&document, 9);
     let set = entry(&definitions, 1, "io.k8s.api.apps.v1.StatefulSet");
@@ -92,20 +92,21 @@ fn every_reference_is_defined() {
             assert!(definitions.get(name).is_some(), "{name} is not defined");
         }
     };
-    let v2 = v2_json();
+    let v2 = v2_json(&crate::Registry::built_in());
     check(&v2, "#/definitions/", &v2["definitions"]);
-    for (group, version) in discovery::served_versions() {
-        let v3 = v3_document(group, version).expect("a document");
+    let registry = crate::Registry::built_in();
+    for (group, version) in discovery::served_versions(&registry) {
+        let v3 = v3_document(&registry, group, version).expect("a document");
         check(&v3, "#/components/schemas/", &v3["components"]["schemas"]);
     }
-    assert!(v3_document("nope", "v1").is_none());
+    assert!(v3_document(&crate::Registry::built_in(), "nope", "v1").is_none());
 }
 
 #[test]
 fn version_three_for_explain_and_apply() {
-    let index = v3_index();
+    let index = v3_index(&crate::Registry::built_in());
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1");
-    let apps = v3_document("apps", "v1").expect("apps");
+    let apps = v3_document(&crate::Registry::built_in(), "apps", "v1").expect("apps");
     let set = &apps["components"]["schemas"]["io.k8s.api.apps.v1.StatefulSet"];
     assert_eq!(
         set["properties"]["spec"]["allOf"][0]["$ref"],

@@ -77,6 +77,11 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         PatchType::Merge => {
             return Err(Status::bad_request("error decoding patch: a merge patch must be a JSON object"));
         }
+        PatchType::Strategic if kind.custom.is_some() => {
+            let accepted: Vec<&str> =
+                PatchType::CONTENT_TYPES.iter().copied().filter(|accepted| !accepted.contains("strategic")).collect();
+            return Err(Status::unsupported_media_type(&accepted));
+        }
         PatchType::Strategic => strategic::merge(shape_of(&kind.type_name), current, patch)?,
         PatchType::Apply => return Err(Status::unsupported_media_type(PatchType::CONTENT_TYPES)),
     };

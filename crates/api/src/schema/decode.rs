@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::parse::{self, MAX_DEPTH};
 use super::types::{Shape, Struct, shape_of};
 use super::yaml;
-use crate::kinds::Kind;
+use crate::custom::values::prune;
+use crate::kinds::{self, Kind};
 use crate::quantity::Quantity;
 use crate::status::Status;
 
@@ -81,7 +82,16 @@ pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> R
 fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>) -> Result<Vec<String>, Status> {
     type_meta(kind, object)?;
     let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind };
-    walk.value(shape_of(&kind.type_name), object).map_err(|why| unfit(kind, &why))?;
+    match &kind.custom {
+        None => walk.value(shape_of(&kind.type_name), object),
+        Some(custom) => {
+            let checked = walk.metadata(object);
+            let dropped = prune(custom.schema(), object, true);
+            walk.strict.extend(dropped.into_iter().map(|path| format!("unknown field \"{path}\"")));
+            checked
+        }
+    }
+    .map_err(|why| unfit(kind, &why))?;
     let mut strict = walk.strict;
     strict.truncate(MAX_STRICT_ERRORS);
     Ok(strict)
@@ -177,6 +187,18 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Checks and cleans the metadata of a custom resource, whose other fields are its schema's.
+    fn metadata(&mut self, object: &mut Value) -> Result<(), String> {
+        let Shape::Struct(resource) = shape_of(&kinds::CONFIG_MAP.type_name) else { return Ok(()) };
+        let (Some(field), Some(metadata)) = (resource.field("metadata"), object.get_mut("metadata")) else {
+            return Ok(());
+        };
+        self.path.push(Step::Field("metadata".to_owned()));
+        let checked = self.value(field.shape, metadata);
+        self.path.pop();
+        checked
+    }
+
     /// Checks and cleans one value. The error is Go's, without what stands before it.
     fn value(&mut self, shape: Shape, value: &mut Value) -> Result<(), String> {
         if self.path.len() > MAX_DEPTH {

@@ -13,4 +13,4 @@ pub mod types;
 pub mod yaml;
 
 pub use decode::{FieldValidation, decode, decode_bytes, decode_yaml};
-pub use types::{Field, Shape, Struct, shape_of};
+pub use types::{Field, Shape, Struct, shape_of, shape_of_kind};

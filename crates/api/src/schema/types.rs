@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::list_keys::{self, FieldKeys};
 use super::raw;
+use crate::kinds::{self, Row};
 
 /// What a JSON value must be.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,8 @@ pub struct Struct {
     pub name: &'static str,
     /// Server-side apply replaces it as a whole.
     pub atomic: bool,
+    /// What fields are that have no name here.
+    pub others: Shape,
     fields: OnceLock<Box<[Field]>>,
 }
 
@@ -104,6 +107,24 @@ pub fn shape_of(type_name: &str) -> Shape {
     types.get(type_name).map_or(Shape::Any, |known| Shape::Struct(known))
 }
 
+/// The type of a kind's objects.
+pub fn shape_of_kind(kind: &Row) -> Shape {
+    if kind.custom.is_some() { Shape::Struct(&RESOURCE) } else { shape_of(&kind.type_name) }
+}
+
+/// What has no type: maps are merged field by field, everything else is one value.
+static DEDUCED: Shape = Shape::Map(&DEDUCED);
+
+/// A custom resource: metadata as everywhere, the rest deduced.
+static RESOURCE: LazyLock<Struct> = LazyLock::new(|| {
+    let mut fields = vec![];
+    if let Shape::Struct(any) = shape_of(&kinds::CONFIG_MAP.type_name) {
+        let own = any.fields().iter().filter(|field| ["apiVersion", "kind", "metadata"].contains(&field.name));
+        fields.extend(own.map(|field| Field { name: field.name, shape: field.shape, keys: field.keys }));
+    }
+    Struct { name: "CustomResource", atomic: false, others: DEDUCED, fields: OnceLock::from(Box::from(fields)) }
+});
+
 fn is_struct(schema: &Value) -> bool {
     schema.get("properties").is_some_and(Value::is_object)
 }
@@ -135,8 +156,12 @@ fn intern(name: &str, types: &mut HashMap<&'static str, &'static Struct>) -> &'s
         return known;
     }
     let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    let new: &'static Struct =
-        Box::leak(Box::new(Struct { name, atomic: list_keys::is_atomic(name), fields: OnceLock::new() }));
+    let new: &'static Struct = Box::leak(Box::new(Struct {
+        name,
+        atomic: list_keys::is_atomic(name),
+        others: Shape::Any,
+        fields: OnceLock::new(),
+    }));
     types.insert(name, new);
     new
 }

@@ -16,7 +16,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, Registry};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write};
@@ -45,11 +45,11 @@ pub fn key_for(kind: &Kind, key: &ObjectKey) -> ObjectKey {
     ObjectKey::new(key.namespace.clone(), format!("{}/{}/{}", kind.group, kind.plural, key.name))
 }
 
-fn parse(key: &ObjectKey) -> Option<(Kind, ObjectKey)> {
+fn parse(registry: &Registry, key: &ObjectKey) -> Option<(Kind, ObjectKey)> {
     let mut parts = key.name.splitn(3, '/');
     let (group, plural, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let kind = kinds::ALL.iter().find(|kind| kind.group == group && kind.plural == plural)?;
-    Some(((*kind).clone(), ObjectKey::new(key.namespace.clone(), name)))
+    let kind = registry.stored(group, plural)?;
+    Some((kind.clone(), ObjectKey::new(key.namespace.clone(), name)))
 }
 
 /// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its
@@ -104,14 +104,15 @@ impl<'a> Owner<'a> {
 
 fn find<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) -> Owner<'a> {
     let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let Some(kind) = kinds::ALL.iter().find(|kind| kind.group == group && kind.kind == owner.kind) else {
+    let named = snapshot.registry.of_kind(group, &owner.kind).first();
+    let Some(kind) = named.and_then(|kind| snapshot.registry.stored(&kind.group, &kind.plural)) else {
         return Owner::Present;
     };
     if kind.namespaced && dependent.key.namespace.is_empty() {
         return Owner::Present;
     }
     let namespace = if kind.namespaced { dependent.key.namespace.clone() } else { "".into() };
-    let slot = ((*kind).clone(), ObjectKey::new(namespace, owner.name.as_str()));
+    let slot = (kind.clone(), ObjectKey::new(namespace, owner.name.as_str()));
     match snapshot.metas.get(&slot).filter(|found| found.uid() == owner.uid) {
         None => Owner::Absent,
         Some(found) if is_terminating(&found.metadata) && has(&found.metadata, FOREGROUND) => Owner::Going(found),
@@ -132,7 +133,7 @@ pub struct Observed<'a> {
 
 /// The object that a key of [`key_for`] names.
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
-    let (kind, key) = parse(key)?;
+    let (kind, key) = parse(&snapshot.registry, key)?;
     let object = snapshot.metas.get(&(kind, key))?;
     let references = object.metadata.owner_references.iter().flatten();
     // A uid copied into a reference of another namespace makes nobody a dependent.

@@ -8,6 +8,7 @@ use crate::decision::Controller;
 
 pub mod clusterroleaggregation;
 pub mod cronjob;
+pub mod customresourcedefinition;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -45,6 +46,7 @@ pub const CONTROLLERS: &[Controller] = &[
     clusterroleaggregation::CONTROLLER,
     cronjob::CONTROLLER,
     daemonset::CONTROLLER,
+    customresourcedefinition::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
     endpoints::CONTROLLER,

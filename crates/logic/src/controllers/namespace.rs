@@ -45,14 +45,14 @@ pub struct Observed<'a> {
 /// The namespace at `key`, where it is being deleted.
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let namespace = snapshot.namespaces.get(key).filter(|namespace| is_terminating(&namespace.metadata))?;
-    let content = |kind: &'static Kind| {
+    let content = |kind: &'a Kind| {
         let start = (kind.clone(), ObjectKey::new(key.name.clone(), ""));
         let own = move |meta: &&Meta| meta.kind == *kind && meta.key.namespace == key.name;
         snapshot.metas.range(start..).map(|(_, meta)| &**meta).take_while(own)
     };
     Some(Observed {
         namespace,
-        content: kinds::ALL.iter().filter(|kind| kind.namespaced).flat_map(|kind| content(kind)).collect(),
+        content: snapshot.registry.all_stored().filter(|kind| kind.namespaced).flat_map(content).collect(),
     })
 }
 

@@ -61,7 +61,7 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
     let limited: Vec<&str> = hard.into_iter().flatten().map(|(resource, _)| resource.as_str()).collect();
     let mut used: Amounts = limited.iter().map(|resource| ((*resource).to_owned(), Quantity::ZERO)).collect();
-    for kind in kinds::ALL.iter().filter(|kind| kind.namespaced && kind.stored_as.is_none()) {
+    for kind in snapshot.registry.all_stored().filter(|kind| kind.namespaced) {
         if limited.iter().any(|resource| quota::covers(kind, resource)) {
             let all = usage_of_kind(snapshot, kind, &key.namespace, &as_json);
             let counted = all.into_iter().filter(|(resource, _)| used.contains_key(resource)).collect();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use mainstay_api::{Kind, ObjectKey, Status};
+use mainstay_api::{Kind, ObjectKey, Registry, Status};
 use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub struct Batch<'a> {
     pub(super) store: &'a Store,
     pub(super) env: &'a Env,
     pub(crate) settings: &'a Settings,
+    /// The kinds that the request sees.
+    pub(crate) registry: Registry,
     /// The same instant for everything that the batch does.
     pub now: Timestamp,
     txn: Txn,
@@ -81,12 +83,13 @@ impl Outcome {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings) -> Self {
+    pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings, registry: Registry) -> Self {
         let now = (env.now)();
         Self {
             store,
             env,
             settings,
+            registry,
             now,
             txn: Txn::default(),
             bytes: 0,

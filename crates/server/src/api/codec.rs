@@ -1,7 +1,7 @@
 //! Objects as stored bytes and back.
 
 use bytes::Bytes;
-use mainstay_api::{Status, object};
+use mainstay_api::{Kind, Status, object};
 use mainstay_store::Encoded;
 use serde_json::Value;
 
@@ -24,6 +24,20 @@ pub fn encode(object: &Value) -> Result<Encoded, Status> {
     // but in a ConfigMap's data or an object reference it is a field of its own), so the place is found by walking.
     let revision_at = revision_offset(&text);
     Ok(Encoded { bytes: Bytes::from(text), revision_at })
+}
+
+/// A custom resource as a version of its kind has it, where it is stored in another: without a conversion of their own
+/// they differ in `apiVersion` alone.
+pub fn in_version(kind: &Kind, bytes: &Bytes) -> Option<Bytes> {
+    let wanted = format!("\"{}\"", kind.api_version());
+    let text = std::str::from_utf8(bytes).ok()?;
+    let start = top_level_field(text, "apiVersion")?;
+    let end = end_of_string(bytes, start)?;
+    // A deletion may be answered by a Status.
+    if text.get(start..end)? == wanted || text.get(start..end)? == "\"v1\"" {
+        return None;
+    }
+    Some(Bytes::from([text.get(..start)?, &wanted, text.get(end..)?].concat()))
 }
 
 /// The byte offset between the quotes of `metadata.resourceVersion`.

@@ -14,6 +14,10 @@ const MAX_GENERATED_NAMES: usize = 8;
 
 /// Makes an object. `namespace` is the request's; empty for a cluster-scoped kind.
 pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: Value) -> Result<Outcome, Status> {
+    if kind.custom.as_ref().is_some_and(|custom| custom.is_terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", why));
+    }
     metadata::settle(kind, namespace, None, &mut object)?;
     if !object::resource_version(&object).is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));

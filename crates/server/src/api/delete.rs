@@ -1,5 +1,6 @@
 //! `DELETE`: preconditions, grace, finalizers; an object goes only when nothing holds it any more.
 
+use mainstay_api::kinds::customresourcedefinition::CLEANUP;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
@@ -124,6 +125,14 @@ pub fn delete(
     restriction::check_delete(batch, kind, &old)?;
     let mut new = old.clone();
     set_finalizers(&mut new, options);
+    if *kind == kinds::CUSTOM_RESOURCE_DEFINITION && !object::is_terminating(&old) {
+        let finalizers = object::ensure(&mut new, &["metadata"]).entry("finalizers").or_insert_with(|| json!([]));
+        if let Value::Array(all) = finalizers
+            && !all.iter().any(|name| name == CLEANUP)
+        {
+            all.push(CLEANUP.into());
+        }
+    }
     let waits = set_deletion(kind, &mut new, &old, options, batch);
     if *kind == kinds::NAMESPACE && has_spec_finalizers(&new) {
         object::ensure(&mut new, &["status"]).insert("phase".to_owned(), json!("Terminating"));

@@ -2,7 +2,7 @@
 //! stored: all versions of a kind are at one key.
 
 use bytes::Bytes;
-use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, Registry};
 
 fn group_segment(kind: &Kind) -> &str {
     if kind.group.is_empty() { "core" } else { &kind.group }
@@ -24,12 +24,12 @@ pub fn prefix(kind: &Kind, namespace: Option<&str>) -> Bytes {
 }
 
 /// The stored kind and the name behind a key; `None` for keys that hold no object (allocations).
-pub fn parse(key: &[u8]) -> Option<(Kind, ObjectKey)> {
+pub fn parse(registry: &Registry, key: &[u8]) -> Option<(Kind, ObjectKey)> {
     let key = std::str::from_utf8(key).ok()?;
     let mut segments = key.strip_prefix('/')?.splitn(4, '/');
     let (group, plural, namespace, name) = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
     let group = if group == "core" { "" } else { group };
-    let kind = kinds::ALL.iter().copied().find(|kind| kind.group == group && kind.plural == plural)?;
+    let kind = registry.stored(group, plural)?;
     Some((kind.clone(), ObjectKey::new(namespace, name)))
 }
 
@@ -55,15 +55,16 @@ mod tests {
 
     #[test]
     fn keys_lead_back_to_their_objects() {
-        for kind in kinds::ALL {
+        let registry = Registry::built_in();
+        for kind in registry.all_stored() {
             let namespace = if kind.namespaced { "ns" } else { "" };
             assert_eq!(
-                parse(&object(kind, namespace, "a.b")),
-                Some((kind.stored().clone(), ObjectKey::new(namespace, "a.b")))
+                parse(&registry, &object(kind, namespace, "a.b")),
+                Some((kind.clone(), ObjectKey::new(namespace, "a.b")))
             );
         }
-        assert_eq!(parse(&cluster_ip("10.96.0.1")), None);
-        assert_eq!(parse(b"/core/pods"), None);
-        assert_eq!(parse(b"\xff"), None);
+        assert_eq!(parse(&registry, &cluster_ip("10.96.0.1")), None);
+        assert_eq!(parse(&registry, b"/core/pods"), None);
+        assert_eq!(parse(&registry, b"\xff"), None);
     }
 }

@@ -15,6 +15,7 @@ mod list;
 mod metadata;
 mod options;
 mod pod;
+mod served;
 mod subresource;
 mod token;
 mod update;
@@ -33,6 +34,7 @@ pub use delete::{DeleteOptions, delete};
 pub use eviction::evict;
 pub use list::{List, list};
 pub use options::{ListOptions, Query, Selection, resource_version};
+pub use served::Served;
 pub use subresource::{bind, scale_of, scaled};
 pub use token::{Bound, Claims, ISSUER, TokenError, Tokens};
 pub use update::{Part, apply, merge_patch, no_field_manager, part_of, patch, update};
@@ -112,6 +114,8 @@ pub struct Api {
     pub env: Arc<Env>,
     /// The cluster's configuration.
     pub settings: Arc<Settings>,
+    /// The kinds that are served.
+    pub served: Served,
 }
 
 /// The answer to a request, ready to be sent.
@@ -128,7 +132,7 @@ pub struct Reply {
 impl Api {
     /// A batch on the newest state.
     pub fn batch(&self) -> Batch<'_> {
-        Batch::new(&self.store, &self.env, &self.settings)
+        Batch::new(&self.store, &self.env, &self.settings, self.served.now())
     }
 
     /// The current time.

@@ -66,26 +66,41 @@ fn success() -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
 }
 
-/// `GET …/scale`: an `autoscaling/v1` Scale of a workload.
-pub fn scale_of(object: &Value) -> Value {
-    let selector = object::at(object, &["spec", "selector"]);
-    let is_of = |field: &str| selector.is_some_and(|selector| selector.get(field).is_some_and(|of| !of.is_string()));
-    let labels = match is_of("matchLabels") || is_of("matchExpressions") {
-        true => Labels::from_json(selector),
-        // A ReplicationController's is a plain map.
-        false => Labels::from_json(Some(&json!({ "matchLabels": selector }))),
+/// `GET …/scale`: an `autoscaling/v1` Scale of a workload, or of a custom resource whose definition says where it is.
+pub fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let custom = kind.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+    let selector = match custom {
+        Some(scale) => {
+            let text = scale.selector.as_ref().and_then(|path| path.first(object)?.as_str());
+            text.unwrap_or_default().to_owned()
+        }
+        None => {
+            let own = object::at(object, &["spec", "selector"]);
+            let is_of = |field: &str| own.is_some_and(|own| own.get(field).is_some_and(|of| !of.is_string()));
+            let labels = match is_of("matchLabels") || is_of("matchExpressions") {
+                true => Labels::from_json(own),
+                // A ReplicationController's is a plain map.
+                false => Labels::from_json(Some(&json!({ "matchLabels": own }))),
+            };
+            labels.map(|labels| labels.to_string()).unwrap_or_default()
+        }
     };
-    let selector = labels.map(|labels| labels.to_string()).unwrap_or_default();
     let metadata: Value = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), object::at(object, &["metadata", field])?.clone())))
         .collect::<serde_json::Map<_, _>>()
         .into();
     let count = |path: &[&str]| object::at(object, path).and_then(Value::as_i64);
+    let (wanted, there) = match custom {
+        Some(scale) => (
+            scale.spec_replicas.first(object).and_then(Value::as_i64).unwrap_or(0),
+            scale.status_replicas.first(object).and_then(Value::as_i64),
+        ),
+        None => (count(&["spec", "replicas"]).unwrap_or(1), count(&["status", "replicas"])),
+    };
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": { "replicas": count(&["spec", "replicas"]).unwrap_or(1) },
-        "status": { "replicas": count(&["status", "replicas"]).unwrap_or(0), "selector": selector },
+        "spec": { "replicas": wanted }, "status": { "replicas": there.unwrap_or(0), "selector": selector },
     })
 }
 
@@ -98,7 +113,7 @@ pub fn scaled(
     change: &dyn Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Outcome, Status> {
     let mut workload = batch.must_get(kind, namespace, name)?;
-    let scale = change(&scale_of(&workload))?;
+    let scale = change(&scale_of(kind, &workload))?;
     let replicas = match object::at(&scale, &["spec", "replicas"]) {
         None | Some(Value::Null) => 0,
         Some(replicas) => replicas.as_i64().ok_or_else(|| {
@@ -119,8 +134,11 @@ pub fn scaled(
             object::ensure(&mut workload, &["metadata"]).insert(field.to_owned(), wanted.clone());
         }
     }
-    object::ensure(&mut workload, &["spec"]).insert("replicas".to_owned(), json!(replicas));
+    let path = kind.custom.as_ref().and_then(|custom| custom.scale.as_ref()?.spec_replicas.fields());
+    if let Some((last, before)) = path.as_deref().unwrap_or(&["spec", "replicas"]).split_last() {
+        object::ensure(&mut workload, before).insert((*last).to_owned(), json!(replicas));
+    }
     update::update(batch, kind, namespace, name, Part::Main, workload)?;
     let scaled = batch.must_get(kind, namespace, name)?;
-    Ok(Outcome::ok(Body::Value(scale_of(&scaled))))
+    Ok(Outcome::ok(Body::Value(scale_of(kind, &scaled))))
 }

@@ -148,7 +148,7 @@ fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write
     for owner in owners.filter(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true)) {
         let (api_version, owner_kind) = (object::text(owner, &["apiVersion"]), object::text(owner, &["kind"]));
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let Some(owner_kind) = kinds::find_kind(group, version, owner_kind) else { continue };
+        let Some(owner_kind) = batch.registry.find_kind(group, version, owner_kind).cloned() else { continue };
         let name = object::text(owner, &["name"]);
         let event = mainstay_logic::Event {
             kind: owner_kind.clone(),

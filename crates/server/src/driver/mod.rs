@@ -96,8 +96,12 @@ impl Driver {
         let page = store.range(b"", None, usize::MAX, None)?;
         let watcher = store.watch("", page.revision)?;
         let mut gone: BTreeMap<_, _> = self.snapshot.metas.iter().map(|(index, _)| (index.clone(), ())).collect();
-        for entry in &page.entries {
-            let Some((kind, object)) = key::parse(&entry.key) else { continue };
+        // Definitions first: what else there is may be of the kinds that they define.
+        let definitions = key::prefix(&kinds::CUSTOM_RESOURCE_DEFINITION, None);
+        let (first, others): (Vec<_>, Vec<_>) =
+            page.entries.iter().partition(|entry| entry.key.starts_with(&definitions));
+        for entry in first.into_iter().chain(others) {
+            let Some((kind, object)) = key::parse(&self.snapshot.registry, &entry.key) else { continue };
             gone.remove(&(kind.clone(), object.clone()));
             self.change(&kind, object, Some(&entry.value), page.revision, now);
         }
@@ -110,7 +114,7 @@ impl Driver {
 
     /// Takes in one event of the store.
     pub fn on_event(&mut self, event: &Event, now: Timestamp) {
-        if let Some((kind, object)) = key::parse(&event.key) {
+        if let Some((kind, object)) = key::parse(&self.snapshot.registry, &event.key) {
             let value = (!event.deleted).then_some(&event.value[..]);
             self.change(&kind, object, value, event.revision, now);
         }

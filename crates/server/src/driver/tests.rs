@@ -6,6 +6,8 @@ use mainstay_logic::decision::Verb;
 use mainstay_logic::{Change, Controller, Decision, Snapshot, Write};
 use serde_json::{Value, json};
 
+mod custom;
+
 use super::*;
 use crate::api::tests::{Cluster, config_map};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use http::Response;
-use mainstay_api::{Status, discovery, openapi};
+use mainstay_api::{Registry, Status, discovery, openapi};
 use serde_json::{Value, json};
 
 use super::respond::{self, Body};
@@ -35,15 +35,7 @@ pub fn get(
         "/metrics" => return Ok(respond::text(200, metrics(server))),
         _ => {}
     }
-    // kubectl asks whether a kind that nobody knows is a custom resource before it says so.
-    if path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions" {
-        let none = json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinitionList",
-            "metadata": { "resourceVersion": server.api.store.revision().0.to_string() }, "items": [],
-        });
-        return Ok(respond::json(200, none.to_string()));
-    }
-    document(path, host, accept).ok_or_else(Status::no_such_resource)
+    document(&server.api.served.now(), path, host, accept).ok_or_else(Status::no_such_resource)
 }
 
 /// What whoever checks service accounts' tokens by themselves needs to know (OpenID Connect Discovery).
@@ -99,28 +91,28 @@ fn metrics(server: &Server) -> String {
 }
 
 /// Discovery and OpenAPI; `None` for any other path.
-fn document(path: &str, host: &str, accept: &str) -> Option<Response<Body>> {
+fn document(registry: &Registry, path: &str, host: &str, accept: &str) -> Option<Response<Body>> {
     let json = |document: Value| respond::json(200, document.to_string());
     if matches!(path, "/api" | "/apis")
         && let Some(version) = discovery::wants_aggregated(accept)
     {
-        let all = json(discovery::aggregated(path == "/api", version));
+        let all = json(discovery::aggregated(registry, path == "/api", version));
         return Some(respond::of_type(all, &discovery::aggregated_content_type(version)));
     }
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     Some(match segments.as_slice() {
         ["api"] => json(discovery::api_versions(host)),
-        ["apis"] => json(discovery::api_group_list()),
-        ["apis", group] => json(discovery::api_group(group)?),
-        ["api", version] => json(discovery::api_resource_list("", version)?),
-        ["apis", group, version] => json(discovery::api_resource_list(group, version)?),
+        ["apis"] => json(discovery::api_group_list(registry)),
+        ["apis", group] => json(discovery::api_group(registry, group)?),
+        ["api", version] => json(discovery::api_resource_list(registry, "", version)?),
+        ["apis", group, version] => json(discovery::api_resource_list(registry, group, version)?),
         ["openapi", "v2"] if openapi::wants_protobuf(accept) => {
-            respond::of_type(respond::json(200, openapi::v2_protobuf()), openapi::V2_PROTOBUF_CONTENT_TYPE)
+            respond::of_type(respond::json(200, openapi::v2_protobuf(registry)), openapi::V2_PROTOBUF_CONTENT_TYPE)
         }
-        ["openapi", "v2"] => json(openapi::v2_json()),
-        ["openapi", "v3"] => json(openapi::v3_index()),
-        ["openapi", "v3", "api", version] => json(openapi::v3_document("", version)?),
-        ["openapi", "v3", "apis", group, version] => json(openapi::v3_document(group, version)?),
+        ["openapi", "v2"] => json(openapi::v2_json(registry)),
+        ["openapi", "v3"] => json(openapi::v3_index(registry)),
+        ["openapi", "v3", "api", version] => json(openapi::v3_document(registry, "", version)?),
+        ["openapi", "v3", "apis", group, version] => json(openapi::v3_document(registry, group, version)?),
         _ => return None,
     })
 }

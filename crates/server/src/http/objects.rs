@@ -282,7 +282,7 @@ fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         .get(&api::key::object(kind, namespace, name))
         .ok_or_else(|| Status::not_found(kind, name))?;
     if subresource == "scale" {
-        return Ok(respond::json(200, api::scale_of(&api::codec::decode(&entry.value)?).to_string()));
+        return Ok(respond::json(200, api::scale_of(kind, &api::codec::decode(&entry.value)?).to_string()));
     }
     Ok(respond::json(200, shape(call).one(&entry.value)))
 }
@@ -405,8 +405,9 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let (options, dry_run) = delete_options(call, &body)?;
     let selection = Selection::new(kind, namespace, call.query)?;
     let found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
+    let registry = call.server.api.served.now();
     for entry in &found.items {
-        let Some((_, key)) = api::key::parse(&entry.key) else { continue };
+        let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };
         let deleted = write(call, dry_run, |batch| api::delete(batch, kind, &key.namespace, &key.name, &options)).await;
         if let Err(status) = deleted
             && status.code != 404

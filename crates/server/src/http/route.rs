@@ -1,6 +1,6 @@
 //! What a request's path means.
 
-use mainstay_api::{Kind, Status, kinds};
+use mainstay_api::{Kind, Registry, Status, kinds};
 
 use crate::api::Query;
 
@@ -29,7 +29,7 @@ pub struct Target {
 }
 
 /// Takes a path apart. 404 for a group, version or resource that is not served.
-pub fn route(path: &str) -> Result<Route, Status> {
+pub fn route(registry: &Registry, path: &str) -> Result<Route, Status> {
     let segments: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (group, version, rest) = match segments.as_slice() {
@@ -37,9 +37,6 @@ pub fn route(path: &str) -> Result<Route, Status> {
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
         _ => return Ok(Route::Path(path.to_owned())),
     };
-    if group == "apiextensions.k8s.io" {
-        return Ok(Route::Path(path.to_owned()));
-    }
     if matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && version == "v1" {
         return match rest {
             [resource] => Ok(review(group, resource, "")),
@@ -47,7 +44,7 @@ pub fn route(path: &str) -> Result<Route, Status> {
             _ => Err(Status::no_such_resource()),
         };
     }
-    let find = |plural: &str| kinds::find(group, version, plural).ok_or_else(Status::no_such_resource);
+    let find = |plural: &str| registry.find(group, version, plural).ok_or_else(Status::no_such_resource);
     let target = |kind: &Kind, namespace: &str, rest: &[&str]| {
         let (name, subresource) = match rest {
             [] => ("", ""),
@@ -76,21 +73,21 @@ pub fn route(path: &str) -> Result<Route, Status> {
             subresource: "binding".to_owned(),
         })),
         ["namespaces", _, "status" | "finalize"] | ["namespaces", _] | ["namespaces"] if group.is_empty() => {
-            target(&find("namespaces")?, "", &rest[1..])
+            target(find("namespaces")?, "", &rest[1..])
         }
         ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => {
             let kind = find(plural)?;
             if !kind.namespaced {
                 return Err(Status::no_such_resource());
             }
-            target(&kind, namespace, rest)
+            target(kind, namespace, rest)
         }
         [plural, rest @ ..] => {
             let kind = find(plural)?;
             if kind.namespaced && !rest.is_empty() {
                 return Err(Status::no_such_resource());
             }
-            target(&kind, "", rest)
+            target(kind, "", rest)
         }
         [] => Err(Status::no_such_resource()),
     }
@@ -176,7 +173,7 @@ mod tests {
             ("/api/v1/namespaces//pods", Err(404)),
         ];
         for (path, wanted) in table {
-            assert_eq!(route(path).map_err(|status| status.code), wanted, "{path}");
+            assert_eq!(route(&Registry::built_in(), path).map_err(|status| status.code), wanted, "{path}");
         }
         assert_eq!(
             parameters("a=b%2Cc&x&command=sh+-c"),

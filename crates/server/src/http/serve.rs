@@ -125,7 +125,7 @@ async fn answer(
             impersonation.user()
         }
     };
-    let route = route(request.uri().path())?;
+    let route = route(&server.api.served.now(), request.uri().path())?;
     let query = query(request.uri().query().unwrap_or(""));
     let what = asked(&route, request.method(), &query)?;
     if let Some(log) = &server.audit {

@@ -25,13 +25,20 @@ impl Shape {
         Self { kind: kind.clone(), form, include, now, columns_sent: false }
     }
 
+    fn is_converted(&self) -> bool {
+        self.kind.stored_as.is_some() || self.kind.custom.is_some()
+    }
+
     /// Whether objects go as they are stored.
     pub fn is_plain(&self) -> bool {
-        self.form == Representation::Object && self.kind.stored_as.is_none()
+        self.form == Representation::Object && !self.is_converted()
     }
 
     /// An object of the stored version as one of this version; `None` where there is nothing to convert.
     pub fn converted(&self, bytes: &Bytes) -> Option<Bytes> {
+        if self.kind.custom.is_some() {
+            return codec::in_version(&self.kind, bytes);
+        }
         self.kind.stored_as?;
         let mut object = codec::decode(bytes).ok()?;
         // A deletion may be answered by a Status.

@@ -41,7 +41,10 @@ impl Cluster {
             }),
         };
         let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/27").expect("a range"), ca_pem: "CA".into() };
-        let cluster = Self { api: Api { store, env: Arc::new(env), settings: Arc::new(settings) }, seconds };
+        let cluster = Self {
+            api: Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) },
+            seconds,
+        };
         cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "default" } })).expect("created");
         cluster
     }

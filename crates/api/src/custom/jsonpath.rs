@@ -1,0 +1,203 @@
+//! JSONPath in kubectl's dialect, as far as printer columns use it: `.spec.replicas`, `.items[0]`, `.list[*].name`,
+//! `.status.conditions[?(@.type=="Ready")].status`, `.metadata.labels['app\.kubernetes\.io/name']`.
+
+use serde_json::Value;
+
+/// A path into an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Path(Vec<Step>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Field(String),
+    /// Counted from the end where it is negative.
+    Index(i64),
+    Every,
+    /// What of the items is compared, how (empty: it must be there), and with what.
+    Filter(Path, String, Value),
+}
+
+/// Steps beyond this many are refused.
+const MAX_STEPS: usize = 64;
+
+impl Path {
+    /// Reads a path; the outer braces of kubectl's templates may be there.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let text = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text);
+        let mut rest = text.strip_prefix('$').unwrap_or(text);
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            if steps.len() >= MAX_STEPS {
+                return Err(format!("more than {MAX_STEPS} steps"));
+            }
+            let (step, after) = if let Some(inside) = rest.strip_prefix('[') {
+                bracket(inside)?
+            } else if let Some(after) = rest.strip_prefix(".[") {
+                bracket(after)?
+            } else if let Some(after) = rest.strip_prefix('.') {
+                field(after)?
+            } else if steps.is_empty() {
+                field(rest)?
+            } else {
+                return Err(format!("unexpected {rest:?}"));
+            };
+            steps.push(step);
+            rest = after;
+        }
+        Ok(Self(steps))
+    }
+
+    /// The path as fields alone, where it is nothing else: `.spec.a` is `[spec, a]`.
+    pub fn fields(&self) -> Option<Vec<&str>> {
+        let field = |step: &'_ Step| matches!(step, Step::Field(_));
+        if self.0.is_empty() || !self.0.iter().all(field) {
+            return None;
+        }
+        let names = self.0.iter().filter_map(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
+            _ => None,
+        });
+        Some(names.collect())
+    }
+
+    /// The first value that the path leads to.
+    pub fn first<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        first(&self.0, object)
+    }
+}
+
+fn first<'a>(steps: &[Step], value: &'a Value) -> Option<&'a Value> {
+    let Some((step, rest)) = steps.split_first() else { return Some(value) };
+    match step {
+        Step::Field(name) => first(rest, value.get(name)?),
+        Step::Index(index) => {
+            let items = value.as_array()?;
+            let back = usize::try_from(index.unsigned_abs()).ok()?;
+            let at = if *index < 0 { items.len().checked_sub(back)? } else { back };
+            first(rest, items.get(at)?)
+        }
+        Step::Every => match value {
+            Value::Array(items) => items.iter().find_map(|item| first(rest, item)),
+            Value::Object(fields) => fields.values().find_map(|item| first(rest, item)),
+            _ => None,
+        },
+        Step::Filter(path, operator, wanted) => {
+            let mut items = value.as_array()?.iter().filter(|item| holds(path.first(item), operator, wanted));
+            items.find_map(|item| first(rest, item))
+        }
+    }
+}
+
+fn holds(found: Option<&Value>, operator: &str, wanted: &Value) -> bool {
+    let Some(found) = found else { return false };
+    let order = match (found, wanted) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()),
+        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        _ => None,
+    };
+    match operator {
+        "" => true,
+        "==" => order.is_some_and(|order| order.is_eq()),
+        "!=" => order.is_none_or(|order| order.is_ne()),
+        "<" => order.is_some_and(|order| order.is_lt()),
+        "<=" => order.is_some_and(|order| order.is_le()),
+        ">" => order.is_some_and(|order| order.is_gt()),
+        _ => order.is_some_and(|order| order.is_ge()),
+    }
+}
+
+/// A field's name up to the next `.` or `[`; `\` escapes.
+fn field(text: &str) -> Result<(Step, &str), String> {
+    let mut name = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => name.extend(chars.next().map(|(_, escaped)| escaped)),
+            '.' | '[' => return named(name, text.get(at..).unwrap_or("")),
+            c => name.push(c),
+        }
+    }
+    named(name, "")
+}
+
+fn named(name: String, rest: &str) -> Result<(Step, &str), String> {
+    match name.as_str() {
+        "" => Err("a field without a name".to_owned()),
+        "*" => Ok((Step::Every, rest)),
+        _ => Ok((Step::Field(name), rest)),
+    }
+}
+
+/// What is between brackets.
+fn bracket(text: &str) -> Result<(Step, &str), String> {
+    if let Some(filter) = text.strip_prefix("?(") {
+        let (inside, rest) = filter.split_once(")]").ok_or("a filter is not closed")?;
+        return Ok((comparison(inside)?, rest));
+    }
+    for quote in ['\'', '"'] {
+        if let Some(quoted) = text.strip_prefix(quote) {
+            let (name, rest) = quoted.split_once(&format!("{quote}]")).ok_or("a quoted name is not closed")?;
+            return Ok((Step::Field(name.replace('\\', "")), rest));
+        }
+    }
+    let (inside, rest) = text.split_once(']').ok_or("a bracket is not closed")?;
+    match inside.trim() {
+        "*" => Ok((Step::Every, rest)),
+        index => index.parse().map(|index| (Step::Index(index), rest)).map_err(|_| format!("{index:?} is no index")),
+    }
+}
+
+fn comparison(text: &str) -> Result<Step, String> {
+    let path = |text: &str| Path::parse(text.trim().strip_prefix('@').ok_or("a filter is about @")?);
+    let operator = ["==", "!=", "<=", ">=", "<", ">"].into_iter().find(|operator| text.contains(operator));
+    let Some(operator) = operator else { return Ok(Step::Filter(path(text)?, String::new(), Value::Null)) };
+    let (left, right) = text.split_once(operator).unwrap_or((text, ""));
+    let right = right.trim();
+    let quoted = ['\'', '"'].iter().find_map(|quote| right.strip_prefix(*quote)?.strip_suffix(*quote));
+    let wanted = match quoted {
+        Some(text) => text.into(),
+        None => serde_json::from_str(right).map_err(|_| format!("{right:?} is no value"))?,
+    };
+    Ok(Step::Filter(path(left)?, operator.to_owned(), wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_kubectls_do() {
+        let object = json!({
+            "metadata": { "labels": { "app.kubernetes.io/name": "web" } }, "spec": { "n": 3, "list": [{ "a": 1 }, { "a": 2 }] },
+            "status": { "conditions": [{ "type": "Synced", "status": "False" }, { "type": "Ready", "status": "True" }] },
+        });
+        let table = [
+            (".spec.n", Some(json!(3))),
+            ("{.spec.n}", Some(json!(3))),
+            (".spec.list[1].a", Some(json!(2))),
+            (".spec.list[-1].a", Some(json!(2))),
+            (".spec.list[*].a", Some(json!(1))),
+            (".spec.list[?(@.a>1)].a", Some(json!(2))),
+            (".status.conditions[?(@.type==\"Ready\")].status", Some(json!("True"))),
+            (".status.conditions[?(@.type=='Gone')].status", None),
+            (".metadata.labels['app.kubernetes.io/name']", Some(json!("web"))),
+            (".metadata.labels.app\\.kubernetes\\.io/name", Some(json!("web"))),
+            (".spec.list[9]", None),
+        ];
+        for (path, wanted) in table {
+            assert_eq!(Path::parse(path).expect(path).first(&object).cloned(), wanted, "{path}");
+        }
+        for bad in [".a[", ".a[x]", "..a", ".a[?(b)]", ".a[?(@.b==)]", ".a]["] {
+            let parsed = Path::parse(bad);
+            assert!(parsed.is_err() || bad == ".a][", "{bad}: {parsed:?}");
+        }
+        assert_eq!(Path::parse(".spec.n").map(|path| path.fields().map(|f| f.join("/"))), Ok(Some("spec/n".into())));
+    }
+}

@@ -1,0 +1,15 @@
+//! Custom resources: the structural schema of a CustomResourceDefinition's version, and objects against it.
+//!
+//! Follows upstream's apiextensions server: unknown fields are pruned unless `x-kubernetes-preserve-unknown-fields`
+//! keeps them, defaults are filled in afterwards, and faults are told in go-openapi's words.
+
+pub mod format;
+pub mod jsonpath;
+pub mod published;
+pub mod rows;
+pub mod schema;
+pub mod structural;
+pub mod values;
+
+#[cfg(test)]
+mod tests;

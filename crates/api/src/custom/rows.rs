@@ -1,0 +1,281 @@
+//! A CustomResourceDefinition's versions as rows of the registry.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::jsonpath::Path;
+use super::schema::Schema;
+use super::values;
+use crate::kinds::{Column, Kind, Row, Subresource, cells, workload};
+use crate::object::{at, ensure, name, text};
+use crate::registry::Registry;
+use crate::status::Cause;
+use crate::time;
+
+/// What a row has that was made from a CustomResourceDefinition.
+pub struct Custom {
+    /// `openapiV3Schema`, as JSON text; compiled when an object is first looked at.
+    source: Box<str>,
+    schema: OnceLock<Schema>,
+    /// One path per column after the name.
+    columns: Vec<Path>,
+    /// Selectable fields as they are written without the first dot, and their paths.
+    selectable: Vec<(String, Path)>,
+    /// `subresources.scale`: the paths of spec.replicas, status.replicas and the label selector.
+    pub scale: Option<Scale>,
+    /// The version that objects are stored in.
+    pub stored_version: Box<str>,
+    /// The definition is on its way out: nothing new is made.
+    pub is_terminating: bool,
+}
+
+/// Where a custom resource has what `/scale` shows.
+pub struct Scale {
+    /// Below `.spec`.
+    pub spec_replicas: Path,
+    /// Below `.status`.
+    pub status_replicas: Path,
+    /// Below `.status` or `.spec`, where there is one: a selector as text.
+    pub selector: Option<Path>,
+}
+
+impl Custom {
+    /// The schema, compiled on first use.
+    pub fn schema(&self) -> &Schema {
+        self.schema.get_or_init(|| {
+            serde_json::from_str::<Value>(&self.source)
+                .map_or_else(|_| Schema::anything(), |json| Schema::compile(&json))
+        })
+    }
+
+    /// Without a conversion of their own the versions of a kind differ in `apiVersion` alone.
+    pub fn set_version(&self, group: &str, version: &str, object: &mut Value) {
+        ensure(object, &[]).insert("apiVersion".to_owned(), format!("{group}/{version}").into());
+    }
+
+    /// The schema as it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+/// Whether a condition of a definition is true.
+pub fn is_true(definition: &Value, condition: &str) -> bool {
+    let conditions = at(definition, &["status", "conditions"]).and_then(Value::as_array).into_iter().flatten();
+    conditions.filter(|one| text(one, &["type"]) == condition).any(|one| text(one, &["status"]) == "True")
+}
+
+/// How much of a definition its rows have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// Everything.
+    Full,
+    /// Names alone, and only of the version that is stored: what decisions need, which see custom objects by their
+    /// metadata.
+    Names,
+}
+
+/// A registry with what this definition defines, where it is Established; without it where it is gone (`deleted`).
+/// What is built in is not replaced.
+pub fn serve(registry: &Registry, definition: &Value, deleted: bool, detail: Detail) -> Registry {
+    let group = text(definition, &["spec", "group"]);
+    let plural = text(definition, &["spec", "names", "plural"]);
+    let rows = if deleted { Vec::new() } else { rows(definition, detail) };
+    let known = registry.versions(group, plural);
+    if (rows.is_empty() && known.is_empty()) || known.iter().any(|kind| matches!(kind, Kind::BuiltIn(_))) {
+        return registry.clone();
+    }
+    registry.with(group, plural, rows)
+}
+
+/// The rows of the versions that a definition serves; none before it is Established. A version that is stored and not
+/// served has no row of its own.
+pub fn rows(definition: &Value, detail: Detail) -> Vec<Kind> {
+    if !is_true(definition, "Established") {
+        return Vec::new();
+    }
+    let flag = |version: &Value, name: &str| version.get(name).and_then(Value::as_bool) == Some(true);
+    let wanted = |version: &&Value| match detail {
+        Detail::Full => flag(version, "served"),
+        Detail::Names => flag(version, "storage"),
+    };
+    let versions = at(definition, &["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
+    let handle = |mut row: Row| {
+        if detail == Detail::Names {
+            row.custom = None;
+        }
+        Kind::Custom(Arc::new(row))
+    };
+    versions.filter(wanted).map(|version| handle(row(definition, version))).collect()
+}
+
+fn stored_version(definition: &Value) -> &str {
+    let versions = at(definition, &["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
+    versions.filter(|v| v.get("storage") == Some(&Value::Bool(true))).map(|v| text(v, &["name"])).next().unwrap_or("")
+}
+
+/// `com.example.v1.Foo`, as upstream names the schemas of custom resources.
+fn type_name(definition: &Value, version: &Value) -> String {
+    let mut parts: Vec<&str> = text(definition, &["spec", "group"]).split('.').collect();
+    parts.reverse();
+    parts.push(text(version, &["name"]));
+    parts.push(text(definition, &["spec", "names", "kind"]));
+    parts.join(".")
+}
+
+fn row(definition: &Value, version: &Value) -> Row {
+    let owned = |path: &[&str]| Cow::Owned(text(definition, path).to_owned());
+    let list = |path: &[&str]| -> Cow<'static, [Cow<'static, str>]> {
+        let items = at(definition, path).and_then(Value::as_array).into_iter().flatten();
+        items.filter_map(Value::as_str).map(|item| Cow::Owned(item.to_owned())).collect()
+    };
+    let sub = |name: &str| at(version, &["subresources", name]).filter(|value| value.is_object());
+    let mut subresources = Vec::new();
+    subresources.extend(sub("status").map(|_| Subresource::Status));
+    let scale = sub("scale").and_then(|scale| {
+        let path = |name: &str| Path::parse(text(scale, &[name])).ok();
+        let (spec_replicas, status_replicas) = (path("specReplicasPath")?, path("statusReplicasPath")?);
+        let selector = Some(text(scale, &["labelSelectorPath"])).filter(|path| !path.is_empty());
+        Some(Scale { spec_replicas, status_replicas, selector: selector.and_then(|path| Path::parse(path).ok()) })
+    });
+    subresources.extend(scale.as_ref().map(|_| Subresource::Scale));
+    let (columns, paths) = columns(version);
+    let selectable = at(version, &["selectableFields"]).and_then(Value::as_array).into_iter().flatten();
+    let selectable = selectable.filter_map(|field| {
+        let path = text(field, &["jsonPath"]);
+        Some((path.trim_start_matches('.').to_owned(), Path::parse(path).ok()?))
+    });
+    let schema = at(version, &["schema", "openAPIV3Schema"]).cloned().unwrap_or_else(|| json!({}));
+    Row {
+        group: owned(&["spec", "group"]),
+        version: Cow::Owned(text(version, &["name"]).to_owned()),
+        kind: owned(&["spec", "names", "kind"]),
+        plural: owned(&["spec", "names", "plural"]),
+        singular: owned(&["spec", "names", "singular"]),
+        short_names: list(&["spec", "names", "shortNames"]),
+        categories: list(&["spec", "names", "categories"]),
+        namespaced: text(definition, &["spec", "scope"]) == "Namespaced",
+        subresources: subresources.into(),
+        type_name: type_name(definition, version).into(),
+        columns: columns.into(),
+        custom: Some(Box::new(Custom {
+            source: schema.to_string().into(),
+            schema: OnceLock::new(),
+            columns: paths,
+            selectable: selectable.collect(),
+            scale,
+            stored_version: stored_version(definition).into(),
+            is_terminating: crate::object::is_terminating(definition),
+        })),
+        fields: |row, object| {
+            let all = row.custom.iter().flat_map(|custom| &custom.selectable);
+            all.map(|(name, path)| (name.as_str(), shown(path.first(object)))).collect()
+        },
+        row: |row, object, now| {
+            let cells = row.columns.iter().skip(1).zip(row.custom.iter().flat_map(|custom| &custom.columns));
+            let cells = cells.map(|(column, path)| cell(column.type_, path.first(object), now));
+            std::iter::once(json!(name(object))).chain(cells).collect()
+        },
+        defaults: |row, object| {
+            if let Some(custom) = &row.custom {
+                values::fill_in(custom.schema(), object);
+            }
+        },
+        prepare_create: |row, object| {
+            if row.has(Subresource::Status)
+                && let Value::Object(fields) = &mut *object
+            {
+                fields.remove("status");
+            }
+            ensure(object, &["metadata"]).insert("generation".to_owned(), json!(1));
+        },
+        prepare_update: |row, new, old| {
+            let has_status = row.has(Subresource::Status);
+            if has_status {
+                crate::kinds::field::keep(new, old, "status");
+            }
+            let changed = content(new).ne(content(old));
+            workload::count_generation(new, old, changed);
+        },
+        validate: |row, object, causes| {
+            if let Some(custom) = &row.custom {
+                values::validate(custom.schema(), object, "", causes);
+            }
+        },
+        // Ratcheting: what was wrong before and has not been touched is not held against an update.
+        validate_update: |_, new, old, causes| ratchet(new, old, causes),
+        validate_status: |row, new, old, causes| {
+            (row.validate)(row, new, causes);
+            ratchet(new, old, causes);
+        },
+        ..Row::base()
+    }
+}
+
+fn ratchet(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    causes.retain(|cause| {
+        let path = Path::parse(&cause.field).ok();
+        path.is_none_or(|path| path.first(new).is_none() || path.first(new) != path.first(old))
+    });
+}
+
+/// The fields besides metadata.
+fn content(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object.as_object().into_iter().flatten().filter(|(name, _)| *name != "metadata")
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// `additionalPrinterColumns`, after the name; the age alone where there are none.
+fn columns(version: &Value) -> (Vec<Column>, Vec<Path>) {
+    let (mut columns, mut paths) = (vec![cells::NAME], Vec::new());
+    let listed = at(version, &["additionalPrinterColumns"]).and_then(Value::as_array);
+    let age = json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
+        "description": "Time since the object was created." });
+    let listed =
+        listed.filter(|listed| !listed.is_empty()).map_or_else(|| vec![&age], |listed| listed.iter().collect());
+    for column in listed {
+        let Ok(path) = Path::parse(text(column, &["jsonPath"])) else { continue };
+        let type_ = TYPES.into_iter().find(|known| *known == text(column, &["type"])).unwrap_or("string");
+        let format = FORMATS.into_iter().find(|known| *known == text(column, &["format"])).unwrap_or("");
+        let priority = column.get("priority").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok());
+        columns.push(Column {
+            name: Cow::Owned(text(column, &["name"]).to_owned()),
+            type_,
+            format,
+            priority: priority.unwrap_or(0),
+            description: Cow::Owned(text(column, &["description"]).to_owned()),
+        });
+        paths.push(path);
+    }
+    (columns, paths)
+}
+
+/// The types of columns.
+pub const TYPES: [&str; 5] = ["integer", "number", "string", "boolean", "date"];
+/// The formats of columns.
+pub const FORMATS: [&str; 8] = ["int32", "int64", "float", "double", "byte", "date", "date-time", "password"];
+
+fn cell(type_: &str, value: Option<&Value>, now: Timestamp) -> Value {
+    match (type_, value) {
+        (_, None | Some(Value::Null)) => Value::Null,
+        ("integer", Some(value)) => {
+            value.as_i64().or_else(|| value.as_f64().map(|number| number as i64)).map_or(Value::Null, Into::into)
+        }
+        ("number" | "boolean", Some(value)) => value.clone(),
+        ("date", Some(Value::String(text))) => {
+            time::parse(text).map_or_else(|| json!("<invalid>"), |at| json!(time::age(at, now)))
+        }
+        ("date", _) => json!("<invalid>"),
+        (_, value) => json!(shown(value)),
+    }
+}

@@ -1,0 +1,147 @@
+use serde_json::{Value, json};
+
+use super::schema::Schema;
+use super::values::{fill_in, prune, validate};
+
+fn schema(spec: Value) -> Schema {
+    Schema::compile(&json!({ "type": "object", "properties": { "spec": spec, "status": { "type": "object" } } }))
+}
+
+/// Every fault as `path: message`.
+fn faults(schema: &Schema, object: &Value) -> Vec<String> {
+    let mut causes = Vec::new();
+    validate(schema, object, "", &mut causes);
+    causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+}
+
+#[test]
+fn unknown_fields_are_pruned_and_named() {
+    let schema = schema(json!({ "type": "object", "properties": {
+        "known": { "type": "string" },
+        "free": { "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": { "strict": { "type": "object", "properties": { "a": { "type": "string" } } } } },
+        "list": { "type": "array", "items": { "type": "object", "properties": { "a": { "type": "integer" } } } },
+        "map": { "type": "object", "additionalProperties": { "type": "object", "properties": {} } },
+        "pod": { "type": "object", "x-kubernetes-embedded-resource": true },
+    } }));
+    let mut object = json!({
+        "apiVersion": "x.io/v1", "kind": "Foo", "metadata": { "name": "a" }, "extra": 1,
+        "spec": {
+            "known": "k", "unknown": 1, "free": { "x": { "y": 1 }, "strict": { "a": "b", "c": "d" } },
+            "list": [{ "a": 1, "b": 2 }], "map": { "k": { "v": 1 } },
+            "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {} },
+        },
+    });
+    let dropped = prune(&schema, &mut object, true);
+    assert_eq!(
+        dropped,
+        ["extra", "spec.unknown", "spec.free.strict.c", "spec.list[0].b", "spec.map.k.v", "spec.pod.spec"]
+    );
+    assert_eq!(
+        object["spec"],
+        json!({ "known": "k", "free": { "x": { "y": 1 }, "strict": { "a": "b" } }, "list": [{ "a": 1 }],
+            "map": { "k": {} }, "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": {} } })
+    );
+    assert_eq!(object["metadata"]["name"], "a");
+}
+
+#[test]
+fn defaults_are_filled_in_where_nothing_or_a_forbidden_null_is() {
+    let schema = schema(json!({ "type": "object", "default": {}, "properties": {
+        "replicas": { "type": "integer", "default": 3 },
+        "note": { "type": "string", "nullable": true, "default": "n" },
+        "items": { "type": "array", "items": { "type": "object", "properties": { "port": { "type": "integer", "default": 80 } } } },
+    } }));
+    let filled = |mut object: Value| {
+        fill_in(&schema, &mut object);
+        object["spec"].take()
+    };
+    assert_eq!(filled(json!({})), json!({ "replicas": 3, "note": "n" }));
+    assert_eq!(
+        filled(json!({ "spec": { "replicas": null, "note": null, "items": [{}] } })),
+        json!({ "replicas": 3, "note": null, "items": [{ "port": 80 }] })
+    );
+}
+
+#[test]
+fn faults_are_told_in_upstreams_words() {
+    let schema = schema(json!({ "type": "object", "required": ["size"], "properties": {
+        "size": { "type": "integer", "minimum": 1, "maximum": 5 },
+        "name": { "type": "string", "pattern": "^[a-z]+$", "maxLength": 3 },
+        "mode": { "type": "string", "enum": ["a", "b"] },
+        "port": { "x-kubernetes-int-or-string": true },
+        "set": { "type": "array", "x-kubernetes-list-type": "set", "maxItems": 3, "items": { "type": "string" } },
+        "keyed": { "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": { "type": "object", "properties": { "k": { "type": "string" } } } },
+        "at": { "type": "string", "format": "date-time" },
+        "one": { "type": "object", "properties": { "a": { "type": "string" }, "b": { "type": "string" } },
+            "oneOf": [{ "required": ["a"] }, { "required": ["b"] }] },
+    } }));
+    let table = [
+        (
+            json!({ "size": 1, "name": "abc", "mode": "b", "port": "http", "set": ["a", "b"], "one": { "a": "x" } }),
+            vec![],
+        ),
+        (json!({}), vec!["spec.size: Required value"]),
+        (
+            json!({ "size": 0 }),
+            vec!["spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"],
+        ),
+        (
+            json!({ "size": 9 }),
+            vec!["spec.size: Invalid value: 9: spec.size in body should be less than or equal to 5"],
+        ),
+        (
+            json!({ "size": "1" }),
+            vec!["spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\""],
+        ),
+        (
+            json!({ "size": 1, "name": "ABCD" }),
+            vec![
+                "spec.name: Invalid value: \"ABCD\": spec.name in body should match '^[a-z]+$'",
+                "spec.name: Too long: may not be more than 3 bytes",
+            ],
+        ),
+        (
+            json!({ "size": 1, "mode": "c" }),
+            vec!["spec.mode: Unsupported value: \"c\": supported values: \"a\", \"b\""],
+        ),
+        (
+            json!({ "size": 1, "port": true }),
+            vec![
+                "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\"",
+            ],
+        ),
+        (json!({ "size": 1, "set": ["a", "a"] }), vec!["spec.set[1]: Duplicate value: \"a\""]),
+        (json!({ "size": 1, "set": ["a", "b", "c", "d"] }), vec!["spec.set: Too many: 4: must have at most 3 items"]),
+        (
+            json!({ "size": 1, "keyed": [{ "k": "a" }, { "k": "a" }] }),
+            vec!["spec.keyed[1]: Duplicate value: {\"k\":\"a\"}"],
+        ),
+        (
+            json!({ "size": 1, "at": "noon" }),
+            vec!["spec.at: Invalid value: \"noon\": spec.at in body must be of type date-time: \"noon\""],
+        ),
+    ];
+    for (spec, wanted) in table {
+        assert_eq!(faults(&schema, &json!({ "spec": spec })), wanted, "{spec}");
+    }
+    let none = faults(&schema, &json!({ "spec": { "size": 1, "one": {} } }));
+    assert!(
+        none[0].ends_with("\"spec.one\" must validate one and only one schema (oneOf). Found none valid"),
+        "{none:?}"
+    );
+}
+
+#[test]
+fn a_schema_that_is_nested_without_end_takes_no_more_stack() {
+    let mut deep = json!({ "type": "string" });
+    for _ in 0..10_000 {
+        deep = json!({ "type": "object", "properties": { "a": deep } });
+    }
+    let schema = Schema::compile(&deep);
+    let mut object = json!({ "a": { "b": 1 } });
+    assert_eq!(prune(&schema, &mut object, true), ["a.b"]);
+    // Such a value is not dropped by recursion either.
+    std::mem::forget(deep);
+}

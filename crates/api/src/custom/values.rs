@@ -1,0 +1,269 @@
+//! An object against its structural schema: what is dropped, what is filled in, what is refused.
+
+use serde_json::{Map, Value};
+
+use super::schema::{Additional, ListType, Rules, Schema, Type};
+use crate::status::Cause;
+
+/// The fields that every resource has, beside those of its schema.
+const RESOURCE: [&str; 3] = ["apiVersion", "kind", "metadata"];
+/// Faults beyond this many are not listed.
+const MAX_CAUSES: usize = 100;
+
+/// Drops the fields that the schema does not know, and names them: `spec.foo`.
+pub fn prune(schema: &Schema, value: &mut Value, is_resource: bool) -> Vec<String> {
+    let mut dropped = Vec::new();
+    prune_at(schema, value, is_resource, &mut String::new(), &mut dropped);
+    dropped
+}
+
+fn prune_at(schema: &Schema, value: &mut Value, is_resource: bool, path: &mut String, dropped: &mut Vec<String>) {
+    let length = path.len();
+    match value {
+        Value::Object(fields) => {
+            let is_own = |name: &str| (is_resource || schema.is_embedded) && RESOURCE.contains(&name);
+            fields.retain(|name, _| {
+                let known = is_own(name)
+                    || schema.preserves_unknown
+                    || matches!(schema.additional, Additional::Any)
+                    || schema.field(name).is_some();
+                if !known {
+                    dropped.push(if path.is_empty() { name.clone() } else { format!("{path}.{name}") });
+                }
+                known
+            });
+            for (name, value) in fields.iter_mut().filter(|(name, _)| !is_own(name)) {
+                if let Some(below) = schema.field(name) {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                    prune_at(below, value, false, path, dropped);
+                    path.truncate(length);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(below) = &schema.items else { return };
+            for (index, item) in items.iter_mut().enumerate() {
+                path.push_str(&format!("[{index}]"));
+                prune_at(below, item, false, path, dropped);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Fills in `default`s. A null that may not be one is taken for a field that is not set.
+pub fn fill_in(schema: &Schema, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| {
+                !value.is_null() || schema.field(name).is_none_or(|below| below.nullable || below.type_ == Type::Any)
+            });
+            for (name, below) in &schema.properties {
+                if let Some(default) = &below.default
+                    && !fields.contains_key(&**name)
+                {
+                    fields.insert(name.to_string(), (**default).clone());
+                }
+            }
+            for (name, value) in fields.iter_mut() {
+                if let Some(below) = schema.field(name) {
+                    fill_in(below, value);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(below) = &schema.items {
+                items.iter_mut().for_each(|item| fill_in(below, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a value is of the schema; every fault in upstream's words, with its path.
+pub fn validate(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    if causes.len() >= MAX_CAUSES || (value.is_null() && schema.nullable) {
+        return;
+    }
+    if !is_of_type(schema, value) {
+        causes.push(wrong_type(schema, value, path));
+        return;
+    }
+    if let Some(rules) = &schema.rules {
+        check(rules, value, path, causes);
+    }
+    match value {
+        Value::Object(fields) => {
+            for name in schema.required.iter().filter(|name| !fields.contains_key(&***name)) {
+                causes.push(Cause::required(below(path, name), ""));
+            }
+            for (name, value) in fields {
+                if let Some(property) = schema.field(name) {
+                    validate(property, value, &below(path, name), causes);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = &schema.items {
+                for (index, item) in items.iter().enumerate() {
+                    validate(schema, item, &format!("{path}[{index}]"), causes);
+                }
+            }
+            check_unique(&schema.list, items, path, causes);
+        }
+        _ => {}
+    }
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn is_of_type(schema: &Schema, value: &Value) -> bool {
+    let is_whole = |value: &Value| value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0);
+    if schema.int_or_string {
+        return value.is_string() || (value.is_number() && is_whole(value));
+    }
+    match schema.type_ {
+        Type::Any => true,
+        Type::Object => value.is_object(),
+        Type::Array => value.is_array(),
+        Type::String => value.is_string(),
+        Type::Integer => value.is_number() && is_whole(value),
+        Type::Number => value.is_number(),
+        Type::Boolean => value.is_boolean(),
+    }
+}
+
+fn wrong_type(schema: &Schema, value: &Value, path: &str) -> Cause {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let wanted = if schema.int_or_string { "integer,string" } else { schema.type_.name() };
+    let mut cause = Cause::invalid(path, found, &format!("{path} in body must be of type {wanted}: {found:?}"));
+    cause.reason = "FieldValueTypeInvalid";
+    cause
+}
+
+fn check(rules: &Rules, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let mut refuse = |why: String| causes.push(Cause::invalid(path, value.clone(), &format!("{path} in body {why}")));
+    match value {
+        Value::Number(number) => check_number(rules, number.as_f64().unwrap_or(0.0), &mut refuse),
+        Value::String(text) => {
+            let length = text.chars().count();
+            if let Some(least) = rules.length.0.filter(|least| (length as u64) < *least) {
+                refuse(format!("should be at least {least} chars long"));
+            }
+            if let Some((source, _)) = rules.pattern.as_ref().filter(|(_, pattern)| !pattern.is_match(text)) {
+                refuse(format!("should match '{source}'"));
+            }
+            if let Some(format) = rules.format.as_deref().filter(|format| !super::format::fits(format, text)) {
+                refuse(format!("must be of type {format}: {text:?}"));
+            }
+            if let Some(most) = rules.length.1.filter(|most| length as u64 > *most) {
+                causes.push(Cause::too_long(path, usize::try_from(most).unwrap_or(usize::MAX)));
+            }
+        }
+        Value::Array(items) => {
+            if let Some(least) = rules.items.0.filter(|least| (items.len() as u64) < *least) {
+                refuse(format!("should have at least {least} items"));
+            }
+            if let Some(most) = rules.items.1.filter(|most| items.len() as u64 > *most) {
+                causes.push(Cause::too_many(path, items.len(), usize::try_from(most).unwrap_or(usize::MAX)));
+            }
+        }
+        Value::Object(fields) => {
+            if let Some(least) = rules.properties.0.filter(|least| (fields.len() as u64) < *least) {
+                refuse(format!("should have at least {least} properties"));
+            }
+            if let Some(most) = rules.properties.1.filter(|most| fields.len() as u64 > *most) {
+                causes.push(Cause::too_many(path, fields.len(), usize::try_from(most).unwrap_or(usize::MAX)));
+            }
+        }
+        _ => {}
+    }
+    if let Some(values) = rules.values.as_ref().filter(|values| !values.iter().any(|known| same(known, value))) {
+        let shown: Vec<String> =
+            values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
+        causes.push(Cause::not_supported(path, value.clone(), &shown.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    check_alternatives(rules, value, path, causes);
+}
+
+fn check_number(rules: &Rules, number: f64, refuse: &mut impl FnMut(String)) {
+    match rules.minimum {
+        Some((least, true)) if number <= least => refuse(format!("should be greater than {least}")),
+        Some((least, false)) if number < least => refuse(format!("should be greater than or equal to {least}")),
+        _ => {}
+    }
+    match rules.maximum {
+        Some((most, true)) if number >= most => refuse(format!("should be less than {most}")),
+        Some((most, false)) if number > most => refuse(format!("should be less than or equal to {most}")),
+        _ => {}
+    }
+    if let Some(of) = rules.multiple_of.filter(|of| (number / of).fract().abs() > f64::EPSILON) {
+        refuse(format!("should be a multiple of {of}"));
+    }
+}
+
+/// `allOf`, `anyOf`, `oneOf`, `not`.
+fn check_alternatives(rules: &Rules, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let fits = |schema: &&Schema| {
+        let mut found = Vec::new();
+        validate(schema, value, path, &mut found);
+        found.is_empty()
+    };
+    let shown = if path.is_empty() { "<nil>" } else { path };
+    let mut refuse = |why: String| causes.push(Cause::invalid(shown, value.clone(), &format!("{path:?} {why}")));
+    if !rules.any_of.is_empty() && !rules.any_of.iter().any(|schema| fits(&schema)) {
+        refuse("must validate at least one schema (anyOf)".to_owned());
+    }
+    if !rules.one_of.is_empty() {
+        match rules.one_of.iter().filter(fits).count() {
+            1 => {}
+            0 => refuse("must validate one and only one schema (oneOf). Found none valid".to_owned()),
+            several => {
+                refuse(format!("must validate one and only one schema (oneOf). Found {several} valid alternatives"));
+            }
+        }
+    }
+    if rules.not.as_deref().is_some_and(|schema| fits(&schema)) {
+        refuse("must not validate the schema (not)".to_owned());
+    }
+    for schema in &rules.all_of {
+        validate(schema, value, path, causes);
+    }
+}
+
+/// Equal as JSON: 1 and 1.0 are the same number.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
+}
+
+/// `x-kubernetes-list-type` `set` and `map`: nothing twice.
+fn check_unique(list: &ListType, items: &[Value], path: &str, causes: &mut Vec<Cause>) {
+    let mut seen = std::collections::HashSet::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = match list {
+            ListType::Atomic => return,
+            ListType::Set => item.clone(),
+            ListType::Map(names) => {
+                let keys = names.iter().filter_map(|name| Some((name.to_string(), item.get(&**name)?.clone())));
+                Value::Object(keys.collect::<Map<_, _>>())
+            }
+        };
+        if !seen.insert(key.to_string()) {
+            causes.push(Cause::duplicate(format!("{path}[{index}]"), key));
+        }
+    }
+}

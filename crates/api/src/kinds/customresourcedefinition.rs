@@ -1,0 +1,230 @@
+//! CustomResourceDefinition: kinds that are defined while the server runs.
+//!
+//! What is made of one is in [`crate::custom`]; whether its names are accepted is the controller's to say.
+
+use std::borrow::Cow::Borrowed;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::cells::{NAME, column};
+use super::field::{Field, IMMUTABLE, default, each, keep, made};
+use super::{BASE, Kind, Row, Subresource, workload};
+use crate::custom::jsonpath::Path;
+use crate::custom::rows::{FORMATS, TYPES, is_true};
+use crate::custom::structural;
+use crate::names;
+use crate::object::{at, ensure, name, text};
+use crate::status::Cause;
+
+/// Holds a definition until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Upstream's limit on `selectableFields` of a version.
+const MAX_SELECTABLE: usize = 8;
+
+/// The row of CustomResourceDefinition.
+pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind::BuiltIn(&Row {
+    group: Borrowed("apiextensions.k8s.io"),
+    kind: Borrowed("CustomResourceDefinition"),
+    plural: Borrowed("customresourcedefinitions"),
+    singular: Borrowed("customresourcedefinition"),
+    short_names: Borrowed(&[Borrowed("crd"), Borrowed("crds")]),
+    categories: Borrowed(&[Borrowed("api-extensions")]),
+    namespaced: false,
+    subresources: Borrowed(&[Subresource::Status]),
+    type_name: Borrowed("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"),
+    columns: Borrowed(&[NAME, column("Created At", "date", "", 0, "When it was created.")]),
+    row: |_, definition, _| vec![json!(name(definition)), json!(text(definition, &["metadata", "creationTimestamp"]))],
+    defaults: |_, definition| defaults(definition),
+    prepare_create: |_, definition| {
+        let status = json!({ "conditions": null, "acceptedNames": { "plural": "", "kind": "" }, "storedVersions": [] });
+        workload::prepare_create(definition, status);
+        note_stored_version(definition);
+    },
+    prepare_update: |_, new, old| {
+        keep(new, old, "status");
+        workload::count_generation(new, old, new.get("spec") != old.get("spec"));
+        note_stored_version(new);
+    },
+    validate: |_, definition, causes| validate(definition, causes),
+    validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    warnings: |_, definition| warnings(definition),
+    ..BASE
+});
+
+/// What a definition asks for that nothing acts on yet, to be told to whoever writes it.
+fn warnings(definition: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    let versions = Field::root(definition).dig(&["spec", "versions"]);
+    if versions.items().any(|version| structural::has_rules(version.dig(&["schema", "openAPIV3Schema"]).value)) {
+        all.push("x-kubernetes-validations are kept, but not enforced".to_owned());
+    }
+    if text(definition, &["spec", "conversion", "strategy"]) == "Webhook" && versions.len() > 1 {
+        all.push("spec.conversion.webhook is kept, but not called: versions differ in apiVersion alone".to_owned());
+    }
+    all
+}
+
+fn defaults(definition: &mut Value) {
+    let Some(spec) = made(definition, "spec") else { return };
+    let kind = text(spec, &["names", "kind"]).to_owned();
+    if let Some(names) = made(spec, "names")
+        && !kind.is_empty()
+    {
+        default(names, "singular", kind.to_lowercase());
+        default(names, "listKind", format!("{kind}List"));
+    }
+    if let Some(conversion) = made(spec, "conversion") {
+        default(conversion, "strategy", "None");
+    }
+    for version in each(spec, "versions") {
+        for column in each(version, "additionalPrinterColumns") {
+            if text(column, &["type"]).is_empty() {
+                default(column, "type", "string");
+            }
+        }
+    }
+}
+
+/// The version that is stored is one that objects may be stored in from now on.
+fn note_stored_version(definition: &mut Value) {
+    let stored = Field::root(definition).dig(&["spec", "versions"]).items().find(|v| v.get("storage").is_true());
+    let Some(stored) = stored.map(|version| version.get("name").text().to_owned()) else { return };
+    let status = ensure(definition, &["status"]);
+    let versions = status.entry("storedVersions").or_insert_with(|| json!([]));
+    if let Value::Array(versions) = versions
+        && !versions.iter().any(|version| *version == stored)
+    {
+        versions.push(stored.into());
+    }
+}
+
+fn validate(definition: &Value, causes: &mut Vec<Cause>) {
+    let spec = Field::root(definition).get("spec");
+    let wanted = format!("{}.{}", spec.dig(&["names", "plural"]).text(), spec.get("group").text());
+    if name(definition) != wanted {
+        let why = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", name(definition), why));
+    }
+    let group = spec.get("group");
+    group.need(causes, names::subdomain);
+    if !group.text().is_empty() && !group.text().contains('.') {
+        causes.push(group.invalid("should be a domain with at least one dot"));
+    }
+    spec.get("scope").need_one_of(causes, &["Cluster", "Namespaced"]);
+    if spec.get("preserveUnknownFields").is_true() {
+        causes.push(spec.get("preserveUnknownFields").invalid("must be false in order to use defaults in the schema"));
+    }
+    validate_names(&spec.get("names"), causes);
+    validate_versions(&spec, causes);
+    let conversion = spec.get("conversion");
+    conversion.get("strategy").need_one_of(causes, &["None", "Webhook"]);
+    for stored in Field::root(definition).dig(&["status", "storedVersions"]).items() {
+        if !spec.get("versions").items().any(|version| version.get("name").text() == stored.text()) {
+            causes.push(stored.invalid("must appear in spec.versions"));
+        }
+    }
+}
+
+fn validate_names(accepted: &Field, causes: &mut Vec<Cause>) {
+    accepted.get("plural").need(causes, names::label_1035);
+    accepted.get("singular").check(causes, names::label_1035);
+    for field in ["kind", "listKind"] {
+        let field = accepted.get(field);
+        if field.need_text(causes) {
+            for why in names::label_1035(&field.text().to_lowercase()) {
+                causes.push(field.invalid(&format!("may have mixed case, but should otherwise match: {why}")));
+            }
+        }
+    }
+    let kinds = [accepted.get("kind"), accepted.get("listKind")];
+    if !kinds[0].text().is_empty() && kinds[0].text() == kinds[1].text() {
+        causes.push(kinds[1].invalid("kind and listKind may not be the same"));
+    }
+    for list in ["shortNames", "categories"] {
+        accepted.get(list).items().for_each(|item| item.need(causes, names::label_1035));
+    }
+}
+
+fn validate_versions(spec: &Field, causes: &mut Vec<Cause>) {
+    let versions = spec.get("versions");
+    let stored = versions.items().filter(|version| version.get("storage").is_true()).count();
+    if stored != 1 {
+        causes.push(versions.invalid("must have exactly one version marked as storage version"));
+    }
+    let mut seen = BTreeSet::new();
+    if !versions.items().all(|version| seen.insert(version.get("name").text())) {
+        causes.push(versions.invalid("must contain unique version names"));
+    }
+    let schema = |version: &Field<'_>| at(version.value, &["schema", "openAPIV3Schema"]).cloned();
+    let first = versions.items().next().and_then(|version| schema(&version));
+    let is_common = versions.items().all(|version| schema(&version) == first);
+    for (index, version) in versions.items().enumerate() {
+        version.get("name").need(causes, names::label_1035);
+        let own = version.dig(&["schema", "openAPIV3Schema"]);
+        if !own.is_set() {
+            causes.push(Cause::required(&own.path, "schemas are required"));
+        } else if !is_common || index == 0 {
+            // A schema that all versions have is told as upstream does, which keeps it in one place inside.
+            let path = if is_common { "spec.validation.openAPIV3Schema" } else { &own.path };
+            structural::validate(own.value, path, causes);
+        }
+        validate_view(&version, causes);
+    }
+}
+
+/// Subresources, columns and selectable fields of a version.
+fn validate_view(version: &Field, causes: &mut Vec<Cause>) {
+    let scale = version.dig(&["subresources", "scale"]);
+    if scale.is_set() {
+        let roots = [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")];
+        for (field, root) in roots {
+            let path = scale.get(field);
+            if !path.need_text(causes) {
+                continue;
+            }
+            if !path.text().starts_with(root) {
+                causes.push(path.invalid(&format!("should be a json path under {}", root.trim_end_matches('.'))));
+            }
+        }
+        let selector = scale.get("labelSelectorPath");
+        if !selector.text().is_empty() && ![".spec.", ".status."].iter().any(|root| selector.text().starts_with(root)) {
+            causes.push(selector.invalid("should be a json path under either .status or .spec"));
+        }
+    }
+    for column in version.get("additionalPrinterColumns").items() {
+        column.get("name").need_text(causes);
+        column.get("type").need_one_of(causes, &TYPES);
+        column.get("format").one_of(causes, &FORMATS);
+        let path = column.get("jsonPath");
+        if path.need_text(causes)
+            && let Err(why) = Path::parse(path.text())
+        {
+            causes.push(path.invalid(&why));
+        }
+    }
+    let selectable = version.get("selectableFields");
+    if selectable.len() > MAX_SELECTABLE {
+        causes.push(Cause::too_many(&selectable.path, selectable.len(), MAX_SELECTABLE));
+    }
+    for field in selectable.items() {
+        let path = field.get("jsonPath");
+        if path.need_text(causes) && Path::parse(path.text()).ok().is_none_or(|path| path.fields().is_none()) {
+            causes.push(path.invalid("must be a simple path to a field"));
+        }
+    }
+}
+
+fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let fixed: &[&[&str]] = match is_true(old, "Established") {
+        true => &[&["group"], &["names", "plural"], &["scope"], &["names", "kind"]],
+        false => &[&["group"], &["names", "plural"]],
+    };
+    for path in fixed {
+        let [new, old] = [new, old].map(|definition| Field::root(definition).get("spec"));
+        let (new, old) = (new.dig(path), old.dig(path));
+        if new.value != old.value {
+            causes.push(new.invalid(IMMUTABLE));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Kinds that are defined while the server runs, through the pipeline and with their controller.
+
+use mainstay_api::schema::{FieldValidation, decode};
+use mainstay_api::{Kind, object, openapi};
+
+use super::*;
+use crate::api::{self, Part};
+
+const CRD: &Kind = &kinds::CUSTOM_RESOURCE_DEFINITION;
+static CONTROLLERS: &[Controller] = &[
+    mainstay_logic::controllers::customresourcedefinition::CONTROLLER,
+    mainstay_logic::controllers::garbagecollector::CONTROLLER,
+    mainstay_logic::controllers::namespace::CONTROLLER,
+];
+
+fn definition() -> Value {
+    let schema = json!({ "type": "object", "required": ["spec"], "properties": {
+        "spec": { "type": "object", "required": ["size"], "properties": {
+            "size": { "type": "integer", "minimum": 1 }, "mode": { "type": "string", "default": "fast", "enum": ["fast", "slow"] },
+        } },
+        "status": { "type": "object", "properties": { "ready": { "type": "boolean" }, "replicas": { "type": "integer" } } },
+    } });
+    let version = |name: &str, storage: bool| {
+        json!({
+            "name": name, "served": true, "storage": storage, "schema": { "openAPIV3Schema": schema },
+            "subresources": { "status": {}, "scale": { "specReplicasPath": ".spec.size", "statusReplicasPath": ".status.replicas" } },
+            "additionalPrinterColumns": [{ "name": "Size", "type": "integer", "jsonPath": ".spec.size" }],
+            "selectableFields": [{ "jsonPath": ".spec.mode" }],
+        })
+    };
+    json!({
+        "metadata": { "name": "foos.x.io" },
+        "spec": {
+            "group": "x.io", "scope": "Namespaced", "names": { "plural": "foos", "kind": "Foo", "shortNames": ["fo"] },
+            "versions": [version("v1", false), version("v1beta1", true)],
+        },
+    })
+}
+
+/// A cluster that serves `foos.x.io`, and the kind in version v1.
+fn served() -> (Cluster, Kind) {
+    let cluster = Cluster::new();
+    assert!(cluster.api.served.now().find("x.io", "v1", "foos").is_none());
+    cluster.create(CRD, definition()).expect("created");
+    run(&cluster, CONTROLLERS);
+    let kind = cluster.api.served.now().find("x.io", "v1", "foos").expect("served once it is Established").clone();
+    (cluster, kind)
+}
+
+fn foo(name: &str, spec: Value) -> Value {
+    json!({ "metadata": { "name": name }, "spec": spec })
+}
+
+#[test]
+fn a_defined_kind_is_served_defaulted_validated_and_shown() {
+    let (cluster, kind) = served();
+    let stored = cluster.get(CRD, "foos.x.io").expect("there");
+    assert_eq!(stored["status"]["acceptedNames"]["singular"], "foo");
+    assert_eq!(stored["status"]["storedVersions"], json!(["v1beta1"]));
+    cluster.create(&kind, foo("a", json!({ "size": 3 }))).expect("created");
+    let a = cluster.get(&kind, "a").expect("there");
+    assert_eq!((&a["apiVersion"], &a["spec"]["mode"]), (&json!("x.io/v1"), &json!("fast")));
+    assert_eq!(a["metadata"]["generation"], 1);
+    let beta = cluster.api.served.now().find("x.io", "v1beta1", "foos").expect("served").clone();
+    assert_eq!(cluster.get(&beta, "a").expect("the same object")["apiVersion"], "x.io/v1beta1");
+    let bad = cluster.create(&kind, foo("b", json!({ "size": 0, "mode": "x" }))).expect_err("refused");
+    assert_eq!(
+        bad.message,
+        "Foo.x.io \"b\" is invalid: [spec.mode: Unsupported value: \"x\": supported values: \"fast\", \"slow\", \
+         spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1]"
+    );
+    let cells = (kind.row)(&kind, &a, cluster.api.now());
+    assert_eq!(cells, [json!("a"), json!(3)]);
+    assert_eq!((kind.fields)(&kind, &a), [("spec.mode", "fast".to_owned())]);
+    let document = openapi::v3_document(&cluster.api.served.now(), "x.io", "v1").expect("published");
+    let published = &document["components"]["schemas"]["io.x.v1.Foo"];
+    assert_eq!(published["properties"]["spec"]["properties"]["size"]["minimum"], 1);
+    assert_eq!(published["x-kubernetes-group-version-kind"][0]["kind"], "Foo");
+}
+
+#[test]
+fn unknown_fields_are_pruned_warned_of_or_refused() {
+    let (_, kind) = served();
+    let object = || json!({ "apiVersion": "x.io/v1", "kind": "Foo", "spec": { "size": 1, "color": "red" } });
+    let mut warned = object();
+    assert_eq!(decode(&kind, &mut warned, FieldValidation::Warn).expect("taken"), ["unknown field \"spec.color\""]);
+    assert_eq!(warned["spec"], json!({ "size": 1 }));
+    let refused = decode(&kind, &mut object(), FieldValidation::Strict).expect_err("refused").message;
+    assert!(refused.ends_with("strict decoding error: unknown field \"spec.color\""), "{refused}");
+    let mut broken = json!({ "metadata": { "labels": 1 }, "spec": { "size": 1 } });
+    assert_eq!(decode(&kind, &mut broken, FieldValidation::Warn).map_err(|status| status.code), Err(400));
+}
+
+#[test]
+fn status_and_spec_are_written_apart_and_generations_count_specs() {
+    let (cluster, kind) = served();
+    let mut made = foo("a", json!({ "size": 1 }));
+    made["status"] = json!({ "ready": true });
+    let made = cluster.create(&kind, made).expect("created");
+    assert!(made.get("status").is_none(), "{made}");
+    let status = json!({ "spec": { "size": 9 }, "status": { "ready": true } });
+    let with_status = cluster.merge(&kind, "a", Part::Status, status).expect("written");
+    assert_eq!((&with_status["spec"]["size"], &with_status["metadata"]["generation"]), (&json!(1), &json!(1)));
+    let main = json!({ "spec": { "size": 2 }, "status": { "ready": false } });
+    cluster.merge(&kind, "a", Part::Main, main).expect("written");
+    let after = cluster.get(&kind, "a").expect("there");
+    assert_eq!((&after["status"]["ready"], &after["metadata"]["generation"]), (&json!(true), &json!(2)));
+    let wrong = cluster.merge(&kind, "a", Part::Status, json!({ "status": { "ready": "yes" } })).expect_err("refused");
+    assert_eq!(wrong.code, 422);
+}
+
+#[test]
+fn a8_a_definition_that_is_deleted_takes_its_objects_with_it_and_nothing_new_is_made() {
+    let (cluster, kind) = served();
+    let mut held = foo("a", json!({ "size": 1 }));
+    held["metadata"]["finalizers"] = json!(["x.io/hold"]);
+    cluster.create(&kind, held).expect("created");
+    cluster.delete(CRD, "foos.x.io", &api::DeleteOptions::default()).expect("on its way");
+    run(&cluster, CONTROLLERS);
+    assert!(object::is_terminating(&cluster.get(&kind, "a").expect("held")));
+    let ending = cluster.api.served.now().find("x.io", "v1", "foos").expect("served until it is gone").clone();
+    let refused = cluster.create(&ending, foo("b", json!({ "size": 1 }))).expect_err("refused");
+    assert_eq!(refused.message, "create not allowed while custom resource definition is terminating");
+    cluster.merge(&ending, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
+    run(&cluster, CONTROLLERS);
+    assert!(cluster.get(CRD, "foos.x.io").is_none());
+    assert!(cluster.api.served.now().find("x.io", "v1", "foos").is_none());
+}
+
+#[test]
+fn owners_that_go_take_custom_objects_with_them_and_custom_owners_what_they_own() {
+    let (cluster, kind) = served();
+    let owner = cluster.create(&kinds::CONFIG_MAP, config_map("owner")).expect("created");
+    let reference =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"] });
+    let mut owned = foo("owned", json!({ "size": 1 }));
+    owned["metadata"]["ownerReferences"] = json!([reference]);
+    cluster.create(&kind, owned).expect("created");
+    let parent = cluster.create(&kind, foo("parent", json!({ "size": 1 }))).expect("created");
+    let uid = &parent["metadata"]["uid"];
+    let mut child = config_map("child");
+    child["metadata"]["ownerReferences"] =
+        json!([{ "apiVersion": "x.io/v1", "kind": "Foo", "name": "parent", "uid": uid }]);
+    cluster.create(&kinds::CONFIG_MAP, child).expect("created");
+    run(&cluster, CONTROLLERS);
+    assert!(cluster.get(&kind, "owned").is_some() && cluster.get(&kinds::CONFIG_MAP, "child").is_some());
+    cluster.delete(&kinds::CONFIG_MAP, "owner", &api::DeleteOptions::default()).expect("deleted");
+    cluster.delete(&kind, "parent", &api::DeleteOptions::default()).expect("deleted");
+    run(&cluster, CONTROLLERS);
+    // A driver that starts on this state collects what is left, as one that saw the change does.
+    assert!(cluster.get(&kind, "owned").is_none() && cluster.get(&kinds::CONFIG_MAP, "child").is_none());
+}
