@@ -132,6 +132,9 @@ pub enum ReadError {
         /// The oldest revision that can be read, and watched from.
         compacted: Revision,
     },
+    /// What other servers have committed cannot be waited for: the store's cluster is not reached, or has no majority.
+    #[error("the newest state is not known: etcd does not answer")]
+    Behind,
     /// The revision has not happened here. Every revision handed out has, so it is another store's.
     #[error("revision {asked} is in the future, the newest is {newest}")]
     Future {

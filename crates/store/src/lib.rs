@@ -13,17 +13,15 @@
 //! watch or a continue token from before it is told that it is compacted, and its client lists again, as after any
 //! restart of an API server.
 //!
-//! A second backend, for several servers, is to be etcd. It fits behind the same handle: `commit` becomes an etcd
-//! transaction with compares on `mod_revision` (several ops share one etcd revision there, so a decision's writes go
-//! as single-key transactions in order, each cut being safe by design), the hole of [`Encoded`] is left empty on disk
-//! and filled by whoever reads, and the state is fed by one etcd watch from a full range instead of by the
-//! writer; reads that must be linearizable first wait until that watch has reached the revision of an empty etcd read.
-//! Nothing above the handle would change.
+//! There are two backends behind the one handle: the embedded engine ([`Store::open`]), and an etcd cluster for several
+//! servers ([`Store::open_etcd`], `etcd`). Nothing above the handle knows which it has; where others write too,
+//! [`Store::catch_up`] is what a linearizable read waits for.
 
 mod checksum;
 mod disk;
 mod engine;
 mod error;
+mod etcd;
 mod examine;
 mod format;
 pub mod limits;
@@ -38,6 +36,7 @@ mod writer;
 
 pub use disk::{FILE, Source};
 pub use error::{CommitError, Invalid, OpenError, ReadError, WatchError};
+pub use etcd::{Endpoint, Etcd};
 pub use examine::{Examination, examine};
 /// What a disk has to do; the simulator and the tests implement it.
 pub use redb::StorageBackend;

@@ -2,9 +2,10 @@
 
 use crate::disk::{Access, Disk, FILE, Source};
 use crate::engine::Engine;
+use crate::etcd::{Etcd, Feed, Work};
 use crate::format::Content;
 use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS};
-use crate::state::{State, WindowLimits, page, under};
+use crate::state::{Change, Keys, State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
 use crate::{ClusterId, CommitError, Committed, Entry, OpenError, Page, ReadError, Revision, Txn, lock};
@@ -138,6 +139,44 @@ impl Shared {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn new(state: State) -> Self {
+        Self { state: RwLock::new(state), watchers: Mutex::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// Shows changes to readers, and wakes watchers.
+    pub fn publish(&self, keys: Keys, revision: Revision, changes: Vec<Change>) {
+        let wake = {
+            let mut state = self.write();
+            let wake = lock(&self.watchers).note(&changes);
+            state.publish(keys, revision, changes);
+            wake
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Begins anew with a state that is later by changes that nobody knows: all watches are told so.
+    pub fn reset(&self, fresh: State) {
+        let wake = {
+            let mut state = self.write();
+            let watchers = lock(&self.watchers);
+            watchers.lag(state.revision.next());
+            *state = fresh;
+            watchers.all()
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// The end: watchers are told.
+    pub fn close(&self) {
+        let wake = {
+            // Under the lock, or a watcher could miss it between its look and its falling asleep.
+            let _state = self.write();
+            self.closed.store(true, Ordering::Release);
+            lock(&self.watchers).all()
+        };
+        wake.into_iter().for_each(Waker::wake);
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -158,6 +197,7 @@ struct Handle {
 #[derive(Debug)]
 enum Committer {
     Thread { queue: Option<mpsc::Sender<Request>>, thread: Option<JoinHandle<()>> },
+    Etcd { queue: Option<mpsc::Sender<Work>>, thread: Option<JoinHandle<()>> },
     Inline(Mutex<Writer>),
 }
 
@@ -181,8 +221,7 @@ impl Store {
         let (engine, keys) = Engine::open(disk, options.quick_repair, owner)?;
         let (revision, cluster) = (engine.revision(), engine.cluster());
         let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
-        let state = RwLock::new(State::new(keys, revision, limits));
-        let shared = Arc::new(Shared { state, watchers: Mutex::default(), closed: AtomicBool::new(false) });
+        let shared = Arc::new(Shared::new(State::new(keys, revision, limits)));
         let writer = Writer { shared: shared.clone(), engine };
         let committer = match options.mode {
             Mode::Inline => Committer::Inline(Mutex::new(writer)),
@@ -195,6 +234,30 @@ impl Store {
             }
         };
         Ok(Self(Arc::new(Handle { cluster, shared, committer })))
+    }
+
+    /// Opens the store that an etcd cluster holds, or begins one there, and reads it into memory. Blocks. Of the options
+    /// only the window's limits count.
+    ///
+    /// # Errors
+    /// When no member answers; when a row is not what was written (A10).
+    pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
+        let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
+        let Feed { shared, queue, thread } = crate::etcd::open(etcd, limits)?;
+        let committer = Committer::Etcd { queue: Some(queue), thread: Some(thread) };
+        Ok(Self(Arc::new(Handle { cluster: None, shared, committer })))
+    }
+
+    /// Waits until what is read from here on is at least as new as all that was committed anywhere before the call, and
+    /// gives that revision (A1). Nobody else writes to an embedded store, so there it is true at once.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] when the cluster that holds the store does not answer.
+    pub async fn catch_up(&self) -> Result<Revision, ReadError> {
+        let Committer::Etcd { queue: Some(queue), .. } = &self.0.committer else { return Ok(self.revision()) };
+        let (answer, result) = oneshot::channel();
+        queue.send(Work::CatchUp(answer)).await.map_err(|_| ReadError::Behind)?;
+        result.await.unwrap_or(Err(ReadError::Behind))
     }
 
     /// Whose store this is; `None` where nobody was noted.
@@ -220,6 +283,13 @@ impl Store {
                 let queue = queue.as_ref().ok_or(CommitError::Closed)?;
                 let (answer, result) = oneshot::channel();
                 queue.send(Request { txn, answer }).await.map_err(|_| CommitError::Closed)?;
+                result.await.unwrap_or(Err(CommitError::Closed))
+            }
+            Committer::Etcd { queue, .. } => {
+                let queue = queue.as_ref().ok_or(CommitError::Closed)?;
+                let (answer, result) = oneshot::channel();
+                let work = Work::Commit(Request { txn, answer });
+                queue.send(work).await.map_err(|_| CommitError::Closed)?;
                 result.await.unwrap_or(Err(CommitError::Closed))
             }
         }
@@ -304,19 +374,21 @@ impl Store {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let Committer::Thread { queue, thread } = &mut self.committer {
-            drop(queue.take());
-            if let Some(Err(_)) = thread.take().map(JoinHandle::join) {
-                tracing::error!("the store's writer had panicked");
+        let thread = match &mut self.committer {
+            Committer::Thread { queue, thread } => {
+                drop(queue.take());
+                thread.take()
             }
-        }
-        let wake = {
-            // Under the lock, or a watcher could miss it between its look and its falling asleep.
-            let _state = self.shared.write();
-            self.shared.closed.store(true, Ordering::Release);
-            lock(&self.shared.watchers).all()
+            Committer::Etcd { queue, thread } => {
+                drop(queue.take());
+                thread.take()
+            }
+            Committer::Inline(_) => None,
         };
-        wake.into_iter().for_each(Waker::wake);
+        if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            tracing::error!("the store's writer had panicked");
+        }
+        self.shared.close();
     }
 }
 

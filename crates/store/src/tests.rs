@@ -3,9 +3,11 @@
 mod basics;
 mod crash;
 mod damage;
+mod etcd;
 mod group;
 mod kill;
 mod model;
+mod shared;
 
 use crate::{Encoded, Op, Txn};
 use bytes::Bytes;

@@ -75,6 +75,13 @@ impl Watchers {
         wake
     }
 
+    /// Lets everyone who has seen all so far find, at the next look, that what came after is not kept.
+    pub fn lag(&self, next: Revision) {
+        for slot in self.by_prefix.values().flat_map(BTreeMap::values) {
+            lock(&slot.0).pending.get_or_insert(next);
+        }
+    }
+
     /// Everyone who waits.
     pub fn all(&self) -> Vec<Waker> {
         self.by_prefix.values().flat_map(BTreeMap::values).filter_map(|slot| lock(&slot.0).waker.take()).collect()

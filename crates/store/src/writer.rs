@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::limits::{MAX_EXPECT, MAX_GROUP, MAX_GROUP_BYTES, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
 use crate::state::{Change, Keys, Stored};
 use crate::store::Shared;
-use crate::{CommitError, Committed, Event, Expect, Invalid, Op, Revision, Txn, lock};
+use crate::{CommitError, Committed, Event, Expect, Invalid, Op, Revision, Txn};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -70,23 +70,11 @@ impl Writer {
         }
         match self.engine.write(&keys, &staged.changes, staged.revision) {
             Ok(()) => {
-                self.publish(staged);
+                self.shared.publish(staged.keys, staged.revision, staged.changes);
                 answers
             }
             // Also a refusal may be due to a transaction before it in the group, which did not happen.
             Err(error) => vec![Err(error); answers.len()],
-        }
-    }
-
-    fn publish(&self, staged: Staged) {
-        let wake = {
-            let mut state = self.shared.write();
-            let wake = lock(&self.shared.watchers).note(&staged.changes);
-            state.publish(staged.keys, staged.revision, staged.changes);
-            wake
-        };
-        for waker in wake {
-            waker.wake();
         }
     }
 }

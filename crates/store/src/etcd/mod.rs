@@ -1,0 +1,42 @@
+//! The second backend: an etcd v3 cluster, for several servers.
+//!
+//! A transaction of ours is one transaction of etcd's: its expectations are compares, its ops become visible and durable
+//! together. etcd gives all of them one revision, so ours are `etcd's revision * 1024 + index of the op`: each op has its
+//! own, they are consecutive, and either is had from the other. A row is stored with its revision's digits left out and
+//! put in by whoever reads it, for nobody knows them before the commit:
+//!
+//! ```text
+//! <prefix><key> -> form (1 byte) | where the digits go (4) | index of the op (2) | checksum of key and bytes (8) | bytes
+//! ```
+//!
+//! Memory (keys and window, as with the embedded engine) is fed by one watch; a commit is answered when that watch has
+//! brought it, so whoever writes reads it back. [`Feed::catch_up`] waits for what others have committed.
+//!
+//! What etcd does not do: more than 128 ops at once. A longer transaction is cut, in order; each part is whole, and the
+//! expectations of all are checked with the first. What a decision writes may be cut anywhere by design.
+//! The watch does not say what was to be told of a deletion: watchers are shown the state before it.
+//!
+//! The etcd cluster is to be Mainstay's alone: a revision that somebody else makes is waited for in vain.
+
+mod feed;
+mod grpc;
+mod row;
+mod wire;
+
+pub use grpc::Endpoint;
+
+pub(crate) use feed::{Feed, Work, open};
+
+/// Where the cluster is, and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Etcd {
+    /// Its members, any of them.
+    pub endpoints: Vec<Endpoint>,
+    /// For `https`: whom to trust, and our certificate.
+    pub tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    /// What all our keys begin with.
+    pub prefix: bytes::Bytes,
+}
+
+/// Ops of one transaction of ours share etcd's revision; this many bits of a revision say which op it was.
+const INDEX_BITS: u32 = 10;
