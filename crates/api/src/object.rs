@@ -48,6 +48,22 @@ pub fn at<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(object, |value, field| value.get(field))
 }
 
+/// RFC 7396: objects are merged field by field, null takes away, everything else replaces.
+pub fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    let target = ensure(target, &[]);
+    for (field, value) in fields {
+        if value.is_null() {
+            target.remove(field);
+        } else {
+            merge(target.entry(field.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
 /// The object at a path of field names, made where it is missing or not an object.
 pub fn ensure<'a>(object: &'a mut Value, path: &[&str]) -> &'a mut Map<String, Value> {
     let mut current = object;

@@ -6,6 +6,7 @@
 //! uid) is there, not finished, and has the address; and it is not ready once the pod is being deleted (N2), unless the
 //! Service publishes not-ready addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -13,7 +14,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use mainstay_api::ObjectKey;
 
 use crate::pods::is_finished;
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Index, Snapshot};
 
 /// The label that says which Service a slice belongs to.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -52,10 +53,7 @@ pub struct Backend {
 pub fn backends(snapshot: &Snapshot, service: &ObjectKey) -> Vec<Backend> {
     let publish = snapshot.services.get(service).is_some_and(|service| publishes_not_ready(service));
     let mut found = Vec::new();
-    for (_, slice) in in_namespace(&snapshot.endpoint_slices, &service.namespace) {
-        if !belongs(slice, &service.name) {
-            continue;
-        }
+    for slice in slices(snapshot, service) {
         let ports: Vec<Port> = slice.ports.iter().flatten().filter_map(port_of).collect();
         for endpoint in slice.endpoints.iter().flatten() {
             let Some((ready, terminating)) = standing(snapshot, service, endpoint, publish) else { continue };
@@ -76,6 +74,12 @@ pub fn backends(snapshot: &Snapshot, service: &ObjectKey) -> Vec<Backend> {
     found.sort();
     found.dedup();
     found
+}
+
+/// A Service's slices, whoever made them, in order of name.
+pub fn slices<'a>(snapshot: &'a Snapshot, service: &ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
+    let label = BTreeMap::from([(SERVICE_NAME.to_owned(), service.name.as_ref().to_owned())]);
+    snapshot.labelled::<EndpointSlice>(&service.namespace, &label).into_iter().map(|(_, slice)| &**slice)
 }
 
 /// Whether a slice is one of this Service's.
@@ -142,14 +146,10 @@ pub fn concerned(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
             if fingerprint(before) == fingerprint(after) {
                 return;
             }
-            for (_, slice) in in_namespace(&after.endpoint_slices, &change.key.namespace) {
-                let names_it = slice.endpoints.iter().flatten().any(|endpoint| {
-                    endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()) == Some(&*change.key.name)
-                });
-                if let Some(name) =
-                    slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| names_it)
-                {
-                    wake(ObjectKey::new(change.key.namespace.clone(), name.as_str()));
+            let slices = after.found::<EndpointSlice>(Index::SlicesNaming, &change.key.namespace, &change.key.name);
+            for (key, slice) in slices {
+                if let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
+                    wake(ObjectKey::new(key.namespace.clone(), name.as_str()));
                 }
             }
         }

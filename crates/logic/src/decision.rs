@@ -192,6 +192,8 @@ pub enum Waiting {
     OldPodsRunning,
     /// A rolling update may not make more pods unavailable now.
     UnavailableBudgetUsed,
+    /// Less important pods on this node are on their way out to make room.
+    VictimsRunning { node: String },
     /// A stored object of a kind that this decision looks at does not decode; it is not taken for gone (A10).
     Undecodable { kind: Kind, key: ObjectKey },
 }
@@ -203,6 +205,9 @@ pub struct Decision {
     pub writes: Vec<Write>,
     /// Told after the writes are committed.
     pub events: Vec<Event>,
+    /// Objects that it does not write and that must stay as they are seen: until this is committed and seen, no
+    /// other decision that writes one of them is committed.
+    pub relies: Vec<(Kind, ObjectKey)>,
     /// Why it stops here; empty when all is as wanted.
     pub waiting: Vec<Waiting>,
     /// When to decide again even if nothing changes.
@@ -244,4 +249,27 @@ pub struct Controller {
     pub keys: fn(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)),
     /// `observe` then `decide`; an object that is gone gives an empty decision.
     pub reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision,
+    /// Where keys are decided together instead, many at a time.
+    pub many: Option<Many>,
+}
+
+/// How a controller decides many keys together. It is asked again only when its last decisions are committed and seen.
+pub struct Many {
+    /// A decision for each key, in this order: each may rely on those before it. A cut or a refusal ends them all.
+    pub decide: fn(&Snapshot, &[ObjectKey], Timestamp) -> Vec<Decision>,
+    /// Lower ranks are decided first.
+    pub rank: fn(&Snapshot, &ObjectKey) -> i64,
+    /// Every key that there is something to decide about, for when the empty key is woken.
+    pub all: fn(&Snapshot) -> Vec<ObjectKey>,
+    /// At most so many at a time.
+    pub most: usize,
+}
+
+/// A status patch that replaces a list, and so must not meet a newer one.
+pub fn guarded_status(kind: &Kind, metadata: &ObjectMeta, status: Value) -> Write {
+    let mut write = Write::patch_status(kind, metadata, status);
+    if let Write::Patch { resource_version, .. } = &mut write {
+        resource_version.clone_from(&metadata.resource_version);
+    }
+    write
 }

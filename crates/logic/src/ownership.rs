@@ -4,12 +4,11 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use mainstay_api::Kind;
-use mainstay_api::kinds::POD;
 use serde_json::json;
 
 use crate::decision::Write;
 use crate::pods::{is_terminating, selects};
-use crate::snapshot::{Snapshot, in_namespace};
+use crate::snapshot::Snapshot;
 
 /// An owner that looks for what is its own.
 #[derive(Clone, Copy)]
@@ -40,16 +39,9 @@ pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-/// The pods that may be an owner's: those that name it, by uid, and those of its namespace that nobody controls.
-pub fn candidates<'s>(snapshot: &'s Snapshot, owner: &ObjectMeta) -> Vec<&'s Pod> {
-    let uid = owner.uid.as_deref().unwrap_or("");
-    let namespace = owner.namespace.as_deref().unwrap_or("");
-    let named = snapshot.dependents(uid).filter(|meta| meta.kind == POD && &*meta.key.namespace == namespace);
-    let named = named.filter_map(|meta| snapshot.pods.get(&meta.key)).map(|pod| &**pod);
-    let names_it = |pod: &&Pod| pod.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid);
-    let orphans = in_namespace(&snapshot.pods, namespace).map(|(_, pod)| &**pod);
-    let orphans = orphans.filter(|pod| controller_of(&pod.metadata).is_none() && !names_it(pod));
-    named.chain(orphans).collect()
+/// The pods that may be an owner's: those that name it, by uid, and those of its namespace that it selects.
+pub fn candidates<'s>(snapshot: &'s Snapshot, owner: &ObjectMeta, selector: &LabelSelector) -> Vec<&'s Pod> {
+    snapshot.related::<Pod>(owner, selector)
 }
 
 impl<'a> Owner<'a> {

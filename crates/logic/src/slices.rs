@@ -1,16 +1,17 @@
 //! How endpoints are put into EndpointSlices, for the two controllers that write them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mainstay_api::{Kind, kinds};
+use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::{Value, json};
 
 use crate::decision::{Decision, Write};
 use crate::history;
 use crate::matching::Labels;
 use crate::ownership::controller_reference;
+use crate::snapshot::Objects;
 
 /// Endpoints in one slice; upstream's default.
 pub const MAX_ENDPOINTS: usize = 100;
@@ -36,19 +37,19 @@ pub struct Owner<'a> {
 }
 
 /// The writes that bring an owner's slices to the wanted endpoints. Slices of ports or families that nobody has any
-/// more go last: their endpoints are in the new ones by then. `taken` are the names of all slices of the namespace.
+/// more go last: their endpoints are in the new ones by then. `all` are all slices there are: their names are taken.
 pub fn arrange(
     decision: &mut Decision,
     owner: &Owner,
     wanted: BTreeMap<Group, Endpoints>,
     slices: &[&EndpointSlice],
-    taken: BTreeSet<&str>,
+    all: &Objects<EndpointSlice>,
 ) {
     let mut existing: BTreeMap<Group, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
         existing.entry(group_of(slice)).or_default().push(slice);
     }
-    let mut names = Names { owner, taken, next: 0 };
+    let mut names = Names { owner, all, next: 0 };
     for (group, endpoints) in wanted {
         let slices = existing.remove(&group).unwrap_or_default();
         pack(decision, &group, endpoints, &slices, &mut names);
@@ -166,7 +167,7 @@ fn create(owner: &Owner, (family, ports): &Group, content: &[Endpoint], name: St
 /// Free names for new slices: `<owner>-<five letters>`, the same whenever the same ones are taken.
 struct Names<'a> {
     owner: &'a Owner<'a>,
-    taken: BTreeSet<&'a str>,
+    all: &'a Objects<EndpointSlice>,
     next: u64,
 }
 
@@ -177,7 +178,8 @@ impl Names<'_> {
             let suffix = history::suffix(meta.uid.as_deref().unwrap_or(""), 0, self.next);
             self.next += 1;
             let name = format!("{}-{suffix}", meta.name.as_deref().unwrap_or(""));
-            if !self.taken.contains(name.as_str()) {
+            let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), name.as_str());
+            if !self.all.contains_key(&key) {
                 return name;
             }
         }

@@ -25,6 +25,14 @@ use serde::Deserialize;
 
 use crate::definitions::Definition;
 
+mod facets;
+mod index;
+mod terms;
+mod usage;
+
+pub use index::{Facets, Index, Indexed, Indexes, Typed};
+pub use usage::Usage;
+
 /// The ConfigMap with the cluster's CA: published by the server in `kube-system`, copied to every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 
@@ -77,8 +85,10 @@ pub struct Snapshot {
     /// them is what was known before, or at least that they are there; nobody may decide anything that looks at their
     /// kinds (A10).
     pub unreadable: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<str>>,
-    /// Pods by the node they are bound to (`""` when unbound).
-    pub pods_on: RedBlackTreeMapSync<(Arc<str>, ObjectKey), ()>,
+    /// What is found by what.
+    pub indexes: Indexes,
+    /// What adds up.
+    sums: usage::Sums,
     pub cluster_roles: Objects<ClusterRole>,
     /// Those of `cluster_roles` with an aggregation rule.
     pub aggregated_cluster_roles: Objects<ClusterRole>,
@@ -190,17 +200,6 @@ impl Snapshot {
 
     fn apply_typed(&mut self, kind: &Kind, key: &ObjectKey, value: Option<&[u8]>) -> Result<(), serde_json::Error> {
         match (&*kind.group, &*kind.plural) {
-            ("", "pods") => {
-                let old = self.pods.get(key).map(|old| node_of(old));
-                put(&mut self.pods, key, value)?;
-                if let Some(old) = old {
-                    self.pods_on.remove_mut(&(old, key.clone()));
-                }
-                if let Some(new) = self.pods.get(key) {
-                    self.pods_on.insert_mut((node_of(new), key.clone()), ());
-                }
-                Ok(())
-            }
             ("", "configmaps") if &*key.name != ROOT_CA => Ok(()),
             ("apiextensions.k8s.io", "customresourcedefinitions") => {
                 self.put_typed(kind, key, value)?;
@@ -229,6 +228,16 @@ impl Snapshot {
         }
     }
 
+    fn put<T: Typed + serde::de::DeserializeOwned>(
+        &mut self,
+        key: &ObjectKey,
+        value: Option<&[u8]>,
+    ) -> Result<(), serde_json::Error> {
+        let new = value.map(serde_json::from_slice::<T>).transpose()?;
+        self.set(key, new.map(Arc::new));
+        Ok(())
+    }
+
     /// The dependents of an owner, by its uid.
     pub fn dependents<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Arc<Meta>> + use<'a> {
         let uid: Arc<str> = uid.into();
@@ -241,30 +250,13 @@ impl Snapshot {
 
     /// The pods bound to a node (`""`: not bound yet), in order of key.
     pub fn pods_of_node<'a>(&'a self, node: &str) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Pod>)> + use<'a> {
-        let node: Arc<str> = node.into();
-        let start = (node.clone(), ObjectKey::new("", ""));
-        self.pods_on
-            .range(start..)
-            .take_while(move |((on, _), ())| *on == node)
-            .filter_map(|((_, key), ())| self.pods.get_key_value(key))
+        self.found(Index::PodsOn, node, "")
     }
-}
-
-fn put<T: serde::de::DeserializeOwned>(
-    objects: &mut Objects<T>,
-    key: &ObjectKey,
-    value: Option<&[u8]>,
-) -> Result<(), serde_json::Error> {
-    match value {
-        Some(bytes) => objects.insert_mut(key.clone(), Arc::new(serde_json::from_slice(bytes)?)),
-        None => drop(objects.remove_mut(key)),
-    }
-    Ok(())
 }
 
 /// The kinds of which logic sees more than metadata: group, plural, and the snapshot's field.
 macro_rules! typed {
-    ($(($group:literal, $plural:literal) => $field:ident,)*) => {
+    ($(($group:literal, $plural:literal) => $field:ident: $type:ty,)*) => {
         impl Snapshot {
             fn put_typed(
                 &mut self,
@@ -273,7 +265,7 @@ macro_rules! typed {
                 value: Option<&[u8]>,
             ) -> Result<(), serde_json::Error> {
                 match (&*kind.group, &*kind.plural) {
-                    $(($group, $plural) => put(&mut self.$field, key, value),)*
+                    $(($group, $plural) => self.put::<$type>(key, value),)*
                     _ => Ok(()),
                 }
             }
@@ -289,41 +281,54 @@ macro_rules! typed {
                 only
             }
         }
+
+        $(impl Typed for $type {
+            const PLURAL: &'static str = $plural;
+            const GROUP: &'static str = $group;
+
+            fn of(snapshot: &Snapshot) -> &Objects<Self> {
+                &snapshot.$field
+            }
+
+            fn of_mut(snapshot: &mut Snapshot) -> &mut Objects<Self> {
+                &mut snapshot.$field
+            }
+        })*
     };
 }
 
 typed! {
-    ("apiextensions.k8s.io", "customresourcedefinitions") => definitions,
-    ("", "configmaps") => root_cas,
-    ("", "endpoints") => endpoints,
-    ("", "namespaces") => namespaces,
-    ("", "nodes") => nodes,
-    ("", "persistentvolumeclaims") => persistent_volume_claims,
-    ("", "persistentvolumes") => persistent_volumes,
-    ("", "pods") => pods,
-    ("", "resourcequotas") => resource_quotas,
-    ("", "replicationcontrollers") => replication_controllers,
-    ("", "serviceaccounts") => service_accounts,
-    ("", "services") => services,
-    ("apps", "controllerrevisions") => controller_revisions,
-    ("apps", "daemonsets") => daemon_sets,
-    ("apps", "deployments") => deployments,
-    ("apps", "replicasets") => replica_sets,
-    ("apps", "statefulsets") => stateful_sets,
-    ("batch", "cronjobs") => cron_jobs,
-    ("batch", "jobs") => jobs,
-    ("coordination.k8s.io", "leases") => leases,
-    ("discovery.k8s.io", "endpointslices") => endpoint_slices,
-    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes,
-    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents,
-    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots,
-    ("policy", "poddisruptionbudgets") => pod_disruption_budgets,
-    ("rbac.authorization.k8s.io", "clusterroles") => cluster_roles,
-    ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes,
-    ("snapshot.storage.k8s.io", "volumesnapshotcontents") => volume_snapshot_contents,
-    ("snapshot.storage.k8s.io", "volumesnapshots") => volume_snapshots,
-    ("storage.k8s.io", "storageclasses") => storage_classes,
-    ("storage.k8s.io", "volumeattributesclasses") => volume_attributes_classes,
+    ("apiextensions.k8s.io", "customresourcedefinitions") => definitions: Definition,
+    ("", "configmaps") => root_cas: ConfigMap,
+    ("", "endpoints") => endpoints: Endpoints,
+    ("", "namespaces") => namespaces: Namespace,
+    ("", "nodes") => nodes: Node,
+    ("", "persistentvolumeclaims") => persistent_volume_claims: PersistentVolumeClaim,
+    ("", "persistentvolumes") => persistent_volumes: PersistentVolume,
+    ("", "pods") => pods: Pod,
+    ("", "resourcequotas") => resource_quotas: ResourceQuota,
+    ("", "replicationcontrollers") => replication_controllers: ReplicationController,
+    ("", "serviceaccounts") => service_accounts: ServiceAccount,
+    ("", "services") => services: Service,
+    ("apps", "controllerrevisions") => controller_revisions: ControllerRevision,
+    ("apps", "daemonsets") => daemon_sets: DaemonSet,
+    ("apps", "deployments") => deployments: Deployment,
+    ("apps", "replicasets") => replica_sets: ReplicaSet,
+    ("apps", "statefulsets") => stateful_sets: StatefulSet,
+    ("batch", "cronjobs") => cron_jobs: CronJob,
+    ("batch", "jobs") => jobs: Job,
+    ("coordination.k8s.io", "leases") => leases: Lease,
+    ("discovery.k8s.io", "endpointslices") => endpoint_slices: EndpointSlice,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes: VolumeGroupSnapshotClass,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents: VolumeGroupSnapshotContent,
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots: VolumeGroupSnapshot,
+    ("policy", "poddisruptionbudgets") => pod_disruption_budgets: PodDisruptionBudget,
+    ("rbac.authorization.k8s.io", "clusterroles") => cluster_roles: ClusterRole,
+    ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes: VolumeSnapshotClass,
+    ("snapshot.storage.k8s.io", "volumesnapshotcontents") => volume_snapshot_contents: VolumeSnapshotContent,
+    ("snapshot.storage.k8s.io", "volumesnapshots") => volume_snapshots: VolumeSnapshot,
+    ("storage.k8s.io", "storageclasses") => storage_classes: StorageClass,
+    ("storage.k8s.io", "volumeattributesclasses") => volume_attributes_classes: VolumeAttributesClass,
 }
 
 /// What can be read of metadata that is not of its type and was never seen before: that the object is there.
@@ -338,8 +343,4 @@ fn bare_metadata(bytes: &[u8]) -> ObjectMeta {
         resource_version: field("resourceVersion"),
         ..ObjectMeta::default()
     }
-}
-
-fn node_of(pod: &Pod) -> Arc<str> {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("").into()
 }

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::decision::{Event, Write, key_of};
 use crate::matching::selects_node;
 use crate::pods::selects;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Index, Snapshot};
 
 pub mod attributes;
 pub mod growth;
@@ -179,10 +179,24 @@ pub fn asks_for(claim: &PersistentVolumeClaim, mode: &str) -> bool {
     access_modes(claim).iter().any(|asked| asked == mode)
 }
 
+/// The class that a volume is of, or `""`.
+pub fn class_of_volume(volume: &PersistentVolume) -> &str {
+    let class = old_style_class(&volume.metadata).or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref());
+    class.unwrap_or("")
+}
+
+/// The volumes whose claimRef names a claim, whatever its uid, in order of name.
+pub fn volumes_of<'a>(
+    snapshot: &'a Snapshot,
+    claim: &PersistentVolumeClaim,
+) -> impl Iterator<Item = &'a PersistentVolume> + use<'a> {
+    let key = key_of(&claim.metadata);
+    snapshot.found::<PersistentVolume>(Index::VolumesOf, &key.namespace, &key.name).map(|(_, volume)| &**volume)
+}
+
 /// Whether a volume is what a claim asks for: size, class, attributes, volume mode, access modes.
 pub fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), &'static str> {
-    let class = old_style_class(&volume.metadata).or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref());
-    if capacity(volume) >= requested(claim) && class.unwrap_or("") != class_of(claim).unwrap_or("") {
+    if capacity(volume) >= requested(claim) && class_of_volume(volume) != class_of(claim).unwrap_or("") {
         return Err("storageClassName does not match");
     }
     serves(volume, claim)
@@ -232,27 +246,28 @@ pub fn matching<'a>(
     node: Option<&Node>,
     taken: &BTreeSet<&str>,
 ) -> Option<&'a PersistentVolume> {
-    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    let mut best: Option<&PersistentVolume> = None;
-    for (key, volume) in &snapshot.persistent_volumes {
-        let here = node.is_none_or(|node| reaches(node, volume));
-        if taken.contains(&*key.name) || !here || volume.metadata.deletion_timestamp.is_some() {
-            continue;
-        }
-        if is_kept_for(volume, claim) {
-            return Some(volume);
-        }
-        let free = claim_ref(volume).is_none() && phase(volume) == "Available";
-        let selected = selector.is_none_or(|selector| selects(selector, volume.metadata.labels.as_ref()));
-        if free
-            && selected
-            && satisfies(volume, claim).is_ok()
-            && best.is_none_or(|best| capacity(volume) < capacity(best))
-        {
-            best = Some(volume);
-        }
+    let usable = |volume: &PersistentVolume| {
+        let name = volume.metadata.name.as_deref().unwrap_or("");
+        !taken.contains(name)
+            && volume.metadata.deletion_timestamp.is_none()
+            && node.is_none_or(|node| reaches(node, volume))
+    };
+    if let Some(kept) = volumes_of(snapshot, claim).find(|volume| usable(volume) && is_kept_for(volume, claim)) {
+        return Some(kept);
     }
-    best
+    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let fits = |volume: &&PersistentVolume| {
+        let selected = selector.is_none_or(|selector| selects(selector, volume.metadata.labels.as_ref()));
+        usable(volume) && selected && satisfies(volume, claim).is_ok()
+    };
+    let (class, bytes) = (class_of(claim).unwrap_or(""), requested(claim));
+    let Some(node) = node else {
+        return snapshot.free_volumes(class, bytes).map(|volume| &**volume).find(fits);
+    };
+    let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME)).map(String::as_str);
+    let on = |hostname| snapshot.free_volumes_on(class, hostname, bytes).map(|volume| &**volume).find(fits);
+    let found = [hostname.filter(|hostname| !hostname.is_empty()), Some("")].into_iter().flatten().filter_map(on);
+    found.min_by_key(|volume| (capacity(volume), volume.metadata.name.as_deref()))
 }
 
 /// The reference by which a volume belongs to a claim.

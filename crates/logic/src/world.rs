@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+pub use mainstay_api::object::merge;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::{Value, json};
 
@@ -114,7 +115,16 @@ impl World {
                     });
                 }
                 for key in keys {
-                    self.run(controller, &key, now, usize::MAX);
+                    match &controller.many {
+                        Some(many) if key.name.is_empty() => {
+                            for key in (many.all)(&self.snapshot) {
+                                self.run(controller, &key, now, usize::MAX);
+                            }
+                        }
+                        _ => {
+                            self.run(controller, &key, now, usize::MAX);
+                        }
+                    }
                 }
             }
         }
@@ -250,22 +260,4 @@ fn same(object: &Value, uid: &str, resource_version: Option<&str>) -> bool {
 
 fn has_finalizers(object: &Value) -> bool {
     object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
-}
-
-/// RFC 7396.
-pub fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (field, value) in fields {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(field);
-        } else {
-            merge(&mut target[field.as_str()], value);
-        }
-    }
 }

@@ -159,45 +159,65 @@ impl Server {
         reply
     }
 
-    /// Commits a decision and tells the driver. `false` where the server died of it.
-    pub fn commit(&mut self, mut work: Work, mode: Mode) -> bool {
-        let mut last = None;
-        let parts: Vec<_> = match mode {
-            Mode::OneByOne if work.decision.writes.len() > 1 => {
-                let events = std::mem::take(&mut work.decision.events);
-                let writes = std::mem::take(&mut work.decision.writes);
-                let count = writes.len();
-                let part = |(index, write)| (vec![write], if index + 1 == count { events.clone() } else { Vec::new() });
-                writes.into_iter().enumerate().map(part).collect()
-            }
-            _ => vec![(std::mem::take(&mut work.decision.writes), std::mem::take(&mut work.decision.events))],
-        };
+    /// Commits decisions and tells the driver. `false` where the server died of it.
+    pub fn commit(&mut self, work: Work, mode: Mode) -> bool {
         let now = self.now();
-        for (writes, events) in parts {
-            work.decision.writes = writes;
-            work.decision.events = events;
-            let Some(up) = &mut self.up else { return false };
-            let compiled = compile(&up.api, &work);
-            let result = up.api.store.commit_blocking(compiled.txn.clone());
-            let finish = match &result {
-                Ok(done) if compiled.refused.is_some() => Finish::Failed(Some(done.last)),
-                Ok(done) if compiled.is_cut => Finish::Partly(done.last),
-                Ok(done) => Finish::Committed(done.last),
-                Err(CommitError::Expectation { .. }) => Finish::Failed(last),
-                Err(CommitError::Invalid(_)) => Finish::TooLarge(compiled.writes),
-                Err(_) => {
-                    self.stalled_until = now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now);
-                    Finish::Failed(last)
-                }
-            };
-            last = result.ok().map(|done| done.last).or(last);
-            if self.committed() {
-                return false;
+        if mode == Mode::OneByOne {
+            return self.commit_one_by_one(work);
+        }
+        let Some(up) = &mut self.up else { return false };
+        let compiled = compile(&up.api, &work);
+        let result = up.api.store.commit_blocking(compiled.txn.clone());
+        let finish = match &result {
+            Ok(done) if compiled.refused.is_some() => Finish::Failed(Some(done.last), compiled.parts),
+            Ok(done) if compiled.is_cut => Finish::Partly(done.last, compiled.parts),
+            Ok(done) => Finish::Committed(done.last),
+            Err(CommitError::Expectation { .. }) => Finish::Failed(None, 0),
+            Err(CommitError::Invalid(_)) => Finish::TooLarge(compiled.writes),
+            Err(_) => {
+                self.stalled_until = plus_second(now);
+                Finish::Failed(None, 0)
             }
-            if !matches!(finish, Finish::Committed(_)) {
+        };
+        if self.committed() {
+            return false;
+        }
+        let Some(up) = &mut self.up else { return false };
+        up.driver.finished(work, &finish, now);
+        true
+    }
+
+    /// As etcd would: a transaction for each write; the server may die between any two.
+    fn commit_one_by_one(&mut self, mut work: Work) -> bool {
+        let now = self.now();
+        let all: Vec<_> = work.parts.iter_mut().map(|part| std::mem::take(&mut part.decision)).collect();
+        let mut last = None;
+        for (index, decision) in all.into_iter().enumerate() {
+            let count = decision.writes.len().max(1);
+            for at in 0..count {
+                let Some(part) = work.parts.get_mut(index) else { break };
+                part.decision.writes =
+                    decision.writes.get(at..(at + 1).min(decision.writes.len())).unwrap_or_default().to_vec();
+                part.decision.events = if at + 1 == count { decision.events.clone() } else { Vec::new() };
                 let Some(up) = &mut self.up else { return false };
-                up.driver.finished(work, &finish, now);
-                return true;
+                let compiled = compile(&up.api, &work);
+                let result = up.api.store.commit_blocking(compiled.txn.clone());
+                let failed = result.is_err() || compiled.refused.is_some();
+                if matches!(&result, Err(error) if !matches!(error, CommitError::Expectation { .. })) {
+                    self.stalled_until = plus_second(now);
+                }
+                last = result.ok().map(|done| done.last).or(last);
+                if self.committed() {
+                    return false;
+                }
+                if failed {
+                    let Some(up) = &mut self.up else { return false };
+                    up.driver.finished(work, &Finish::Failed(last, index), now);
+                    return true;
+                }
+            }
+            if let Some(part) = work.parts.get_mut(index) {
+                part.decision = mainstay_logic::Decision::default();
             }
         }
         let Some(up) = &mut self.up else { return false };
@@ -205,6 +225,10 @@ impl Server {
         up.driver.finished(work, &Finish::Committed(revision), now);
         true
     }
+}
+
+fn plus_second(now: Timestamp) -> Timestamp {
+    now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now)
 }
 
 /// The clock's time.

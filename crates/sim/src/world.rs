@@ -338,7 +338,7 @@ impl World {
         if work.controller == "statefulset-controller"
             && let Some(bug) = self.options.bug
         {
-            bug.spoil(&decided_on, &mut work.decision);
+            work.parts.iter_mut().for_each(|part| bug.spoil(&decided_on, &mut part.decision));
         }
         self.last_actor = (Actor::Controller(work.controller), Some(decided_on));
         self.server.commit(work, self.options.mode);

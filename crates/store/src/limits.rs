@@ -20,6 +20,14 @@ pub const MAX_GROUP_BYTES: usize = 4 << 20;
 pub const WINDOW_EVENTS: usize = 10_000;
 /// Bytes (keys and values) of past changes that are kept; more than one group, or watchers could never keep up.
 pub const WINDOW_BYTES: usize = 16 << 20;
+/// How long past changes are kept beyond [`WINDOW_EVENTS`] and [`WINDOW_BYTES`]: as long as etcd keeps them for
+/// upstream's API server (5 minutes). A list that is read in parts, or a watcher that stood still, is not cut off by
+/// others' writes meanwhile.
+pub const WINDOW_TIME: std::time::Duration = std::time::Duration::from_secs(300);
+/// Bytes of past changes that are never exceeded, whatever their age, unless told: 10 s of 4,000 writes of 3 KiB.
+pub const WINDOW_MOST_BYTES: usize = 128 << 20;
+/// Lists that are being read in parts, of which the state is kept as long as the window reaches back to it.
+pub const MAX_PINS: usize = 64;
 /// The engine's page cache, in bytes. Small: everything that is read is in memory already.
 pub const ENGINE_CACHE: usize = 8 << 20;
 /// Bytes of unsynced writes that are kept for being written again when a sync failed (see `disk`).

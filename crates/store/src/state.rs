@@ -12,8 +12,9 @@
 use crate::{Entry, Event, Page, ReadError, Revision};
 use bytes::Bytes;
 use rpds::RedBlackTreeMapSync;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::time::{Duration, Instant};
 
 /// All keys in order. A clone is cheap and does not change when the original does.
 pub(crate) type Keys = RedBlackTreeMapSync<Bytes, Stored>;
@@ -58,8 +59,14 @@ impl Change {
 /// How much of the past is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WindowLimits {
+    /// Kept whatever their age.
     pub events: usize,
+    /// Kept whatever their age.
     pub bytes: usize,
+    /// Kept beyond those while they are younger.
+    pub time: Duration,
+    /// Never exceeded.
+    pub most_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -69,18 +76,35 @@ pub(crate) struct State {
     pub compacted: Revision,
     window: VecDeque<Change>,
     window_bytes: usize,
+    /// When the store had which revision, about once a second.
+    marks: VecDeque<(Instant, Revision)>,
+    /// The states of lists that are being read in parts.
+    pins: BTreeMap<Revision, Keys>,
     limits: WindowLimits,
 }
+
+/// How often it is noted which revision the store had.
+const MARK_EVERY: Duration = Duration::from_secs(1);
 
 impl State {
     /// The state just read from disk. The window is in memory only, so what happened before is compacted:
     /// a watch from before the start is told so (A7), and never shown a gap.
     pub fn new(keys: Keys, revision: Revision, limits: WindowLimits) -> Self {
-        Self { keys, revision, compacted: revision, window: VecDeque::new(), window_bytes: 0, limits }
+        Self {
+            keys,
+            revision,
+            compacted: revision,
+            window: VecDeque::new(),
+            window_bytes: 0,
+            marks: VecDeque::new(),
+            pins: BTreeMap::new(),
+            limits,
+        }
     }
 
-    /// Makes a group of durable changes visible, all at once.
-    pub fn publish(&mut self, keys: Keys, revision: Revision, changes: Vec<Change>) {
+    /// Makes a group of durable changes visible, all at once. Without a time, changes are kept for their number and
+    /// bytes alone.
+    pub fn publish(&mut self, keys: Keys, revision: Revision, changes: Vec<Change>, now: Option<Instant>) {
         let first = changes.first().map_or(revision, |change| change.event.revision);
         let ordered = changes.is_sorted_by(|one, other| one.event.revision < other.event.revision);
         let last = changes.last().map_or(revision, |change| change.event.revision);
@@ -92,8 +116,33 @@ impl State {
         self.revision = revision;
         self.window_bytes += changes.iter().map(Change::bytes).sum::<usize>();
         self.window.extend(changes);
+        if let Some(now) = now
+            && self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= MARK_EVERY)
+        {
+            self.marks.push_back((now, revision));
+        }
         while self.window.len() > self.limits.events || self.window_bytes > self.limits.bytes {
+            if self.window_bytes <= self.limits.most_bytes && now.is_some_and(|now| self.is_young(now)) {
+                break;
+            }
             self.drop_oldest();
+        }
+    }
+
+    /// Whether the oldest change that is kept happened a short time ago.
+    fn is_young(&self, now: Instant) -> bool {
+        let oldest = self.compacted.next();
+        let mark = self.marks.iter().find(|(_, revision)| *revision >= oldest);
+        mark.is_none_or(|(at, _)| now.saturating_duration_since(*at) < self.limits.time)
+    }
+
+    /// Keeps the present state for a list that is read in parts.
+    pub fn pin(&mut self, revision: Revision, keys: Keys) {
+        if revision >= self.compacted {
+            self.pins.insert(revision, keys);
+        }
+        if self.pins.len() > crate::limits::MAX_PINS {
+            self.pins.pop_first();
         }
     }
 
@@ -111,6 +160,12 @@ impl State {
             crate::must(oldest.event.revision > self.compacted, "the window is in order");
             self.window_bytes -= oldest.bytes();
             self.compacted = oldest.event.revision;
+            while self.pins.first_key_value().is_some_and(|(revision, _)| *revision < self.compacted) {
+                self.pins.pop_first();
+            }
+            while self.marks.front().is_some_and(|(_, revision)| *revision <= self.compacted) {
+                self.marks.pop_front();
+            }
         }
     }
 
@@ -135,6 +190,9 @@ impl State {
     /// The keys under a prefix as they were at a revision. The rest of the map is of no particular revision.
     pub fn keys_at(&self, prefix: &[u8], at: Revision) -> Result<Keys, ReadError> {
         self.check(at)?;
+        if let Some(pinned) = self.pins.get(&at) {
+            return Ok(pinned.clone());
+        }
         let mut keys = self.keys.clone();
         for change in self.changes_after(at).rev().filter(|change| change.event.key.starts_with(prefix)) {
             change.undo(&mut keys);

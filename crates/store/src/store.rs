@@ -4,7 +4,7 @@ use crate::disk::{Access, Disk, FILE, Source};
 use crate::engine::Engine;
 use crate::etcd::{Etcd, Feed, Work};
 use crate::format::Content;
-use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS};
+use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::state::{Change, Keys, State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 /// Who commits.
@@ -95,6 +96,10 @@ pub struct Options {
     pub window_events: usize,
     /// Bytes of past changes to keep; [`WINDOW_BYTES`] unless told.
     pub window_bytes: usize,
+    /// How long past changes are kept beyond those; [`WINDOW_TIME`] unless told. Not looked at in [`Mode::Inline`].
+    pub window_time: std::time::Duration,
+    /// Bytes of past changes that are never exceeded; [`WINDOW_MOST_BYTES`] unless told.
+    pub window_most_bytes: usize,
     /// Whether each commit carries what makes the next open quick after a crash. Off unless told: measured with
     /// 1 KiB values, it halves the rate of lone commits and takes a third off that of 16 writers, and saves 10 ms of
     /// an open after a kill with 1,000 keys, 200 ms with 100,000 (of 850 ms, most of which is reading them all).
@@ -109,6 +114,8 @@ impl Default for Options {
             mode: Mode::Threaded,
             window_events: WINDOW_EVENTS,
             window_bytes: WINDOW_BYTES,
+            window_time: WINDOW_TIME,
+            window_most_bytes: WINDOW_MOST_BYTES,
             quick_repair: false,
             owner: Owner::Anyone,
         }
@@ -119,6 +126,15 @@ impl Options {
     /// For the simulator: commits in the caller's thread.
     pub fn inline() -> Self {
         Self { mode: Mode::Inline, ..Self::default() }
+    }
+
+    fn window(&self) -> WindowLimits {
+        WindowLimits {
+            events: self.window_events,
+            bytes: self.window_bytes,
+            time: self.window_time,
+            most_bytes: self.window_most_bytes,
+        }
     }
 }
 
@@ -144,11 +160,11 @@ impl Shared {
     }
 
     /// Shows changes to readers, and wakes watchers.
-    pub fn publish(&self, keys: Keys, revision: Revision, changes: Vec<Change>) {
+    pub fn publish(&self, keys: Keys, revision: Revision, changes: Vec<Change>, now: Option<Instant>) {
         let wake = {
             let mut state = self.write();
             let wake = lock(&self.watchers).note(&changes);
-            state.publish(keys, revision, changes);
+            state.publish(keys, revision, changes, now);
             wake
         };
         wake.into_iter().for_each(Waker::wake);
@@ -220,9 +236,9 @@ impl Store {
         })?;
         let (engine, keys) = Engine::open(disk, options.quick_repair, owner)?;
         let (revision, cluster) = (engine.revision(), engine.cluster());
-        let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
-        let shared = Arc::new(Shared::new(State::new(keys, revision, limits)));
-        let writer = Writer { shared: shared.clone(), engine };
+        let is_timed = options.mode == Mode::Threaded;
+        let shared = Arc::new(Shared::new(State::new(keys, revision, options.window())));
+        let writer = Writer { shared: shared.clone(), engine, is_timed };
         let committer = match options.mode {
             Mode::Inline => Committer::Inline(Mutex::new(writer)),
             Mode::Threaded => {
@@ -242,8 +258,7 @@ impl Store {
     /// # Errors
     /// When no member answers; when a row is not what was written (A10).
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
-        let limits = WindowLimits { events: options.window_events, bytes: options.window_bytes };
-        let Feed { shared, queue, thread } = crate::etcd::open(etcd, limits)?;
+        let Feed { shared, queue, thread } = crate::etcd::open(etcd, options.window())?;
         let committer = Committer::Etcd { queue: Some(queue), thread: Some(thread) };
         Ok(Self(Arc::new(Handle { cluster: None, shared, committer })))
     }
@@ -335,7 +350,12 @@ impl Store {
                 _ => (state.keys.clone(), state.revision),
             }
         };
-        Ok(page(&keys, prefix, after, limit, revision))
+        let page = page(&keys, prefix, after, limit, revision);
+        if page.more && at.is_none() {
+            // The other parts will be asked for at this revision.
+            self.0.shared.write().pin(revision, keys);
+        }
+        Ok(page)
     }
 
     /// How many keys begin with `prefix`.

@@ -8,6 +8,7 @@ mod group;
 mod kill;
 mod model;
 mod shared;
+mod window;
 
 use crate::{Encoded, Op, Txn};
 use bytes::Bytes;

@@ -27,6 +27,8 @@ pub(crate) struct Request {
 pub(crate) struct Writer {
     pub shared: Arc<Shared>,
     pub engine: Engine,
+    /// Whether past changes are kept by their age; not where there is no clock (the simulator).
+    pub is_timed: bool,
 }
 
 /// A group as it will be, should it reach the disk.
@@ -70,7 +72,8 @@ impl Writer {
         }
         match self.engine.write(&keys, &staged.changes, staged.revision) {
             Ok(()) => {
-                self.shared.publish(staged.keys, staged.revision, staged.changes);
+                let now = self.is_timed.then(std::time::Instant::now);
+                self.shared.publish(staged.keys, staged.revision, staged.changes, now);
                 answers
             }
             // Also a refusal may be due to a transaction before it in the group, which did not happen.

@@ -24,6 +24,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["clusterroles"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// The role itself, and the roles that choose it or did.

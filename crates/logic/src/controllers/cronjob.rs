@@ -39,6 +39,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["cronjobs", "jobs", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(_: &Snapshot, _: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {

@@ -22,7 +22,7 @@ use crate::history::suffix;
 use crate::ownership::{Owner, candidates, controller_of};
 use crate::pod_template;
 use crate::pods::{self, is_terminating, phase, selects, selects_everything};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 use placement::Fit;
 use revisions::{HASH, Revisions};
 
@@ -52,6 +52,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["daemonsets", "nodes", "pods", "controllerrevisions", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -72,7 +73,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                     wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
                 }
                 Some(_) => {}
-                None => in_namespace(&after.daemon_sets, namespace)
+                None => after
+                    .selecting::<DaemonSet>(namespace, meta.labels.as_ref())
                     .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
@@ -103,9 +105,9 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let owner = Owner { kind: &DAEMON_SET, meta: &set.metadata, selector: &set.spec.selector };
     let matching = !selects_everything(&set.spec.selector);
     let mut ownership = Vec::new();
-    let all = candidates(snapshot, &set.metadata).into_iter();
+    let all = candidates(snapshot, &set.metadata, &set.spec.selector).into_iter();
     let own = owner.sort(&POD, all, |pod| &pod.metadata, |_| matching, &mut ownership);
-    let all_revisions = in_namespace(&snapshot.controller_revisions, &key.namespace).map(|(_, revision)| &**revision);
+    let all_revisions = snapshot.related::<ControllerRevision>(&set.metadata, &set.spec.selector).into_iter();
     let mut revisions =
         owner.sort(&CONTROLLER_REVISION, all_revisions, |revision| &revision.metadata, |_| matching, &mut ownership);
     revisions.sort_by_key(|revision| (revision.revision, &revision.metadata.name));

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{DEPLOYMENT, POD, REPLICA_SET};
@@ -21,7 +22,7 @@ use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::history;
 use crate::ownership::{Owner, controller_of, controller_reference};
 use crate::pods::{self, is_finished, is_terminating, selects, selects_everything};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 use rollout::{DESIRED, MAX, Plan, REVISION, REVISION_HISTORY, annotated, available, size};
 
 mod rollout;
@@ -53,6 +54,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["deployments", "replicasets", "pods", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -66,7 +68,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                     wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
                 }
                 Some(_) => {}
-                None => in_namespace(&after.deployments, namespace)
+                None => after
+                    .selecting::<Deployment>(namespace, meta.labels.as_ref())
                     .filter(|(_, deployment)| selects(&deployment.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
@@ -106,7 +109,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let deployment = snapshot.deployments.get(key)?;
     let owner = Owner { kind: &DEPLOYMENT, meta: &deployment.metadata, selector: &deployment.spec.selector };
     let mut ownership = Vec::new();
-    let all = in_namespace(&snapshot.replica_sets, &key.namespace).map(|(_, set)| &**set);
+    let all = snapshot.related::<ReplicaSet>(&deployment.metadata, &deployment.spec.selector).into_iter();
     let matching = !selects_everything(&deployment.spec.selector);
     let mut sets = owner.sort(&REPLICA_SET, all, |set| &set.metadata, |_| matching, &mut ownership);
     sets.sort_by_key(|set| (set.metadata.creation_timestamp.as_ref().map(|time| time.0), &set.metadata.name));
@@ -116,11 +119,11 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let new = sets.iter().copied().find(same);
     let old: Vec<&ReplicaSet> =
         sets.into_iter().filter(|set| !new.is_some_and(|new| std::ptr::eq(*set, new))).collect();
-    let of_old = |pod: &k8s_openapi::api::core::v1::Pod| {
-        let owner = controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-        owner.is_some() && old.iter().any(|set| set.metadata.uid.as_deref() == owner)
-    };
-    let old_pods = in_namespace(&snapshot.pods, &key.namespace).any(|(_, pod)| !is_finished(pod) && of_old(pod));
+    let controls = |pod: &Pod, uid: &str| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid);
+    let old_pods = old.iter().filter_map(|set| set.metadata.uid.as_deref()).any(|uid| {
+        let mut owned = snapshot.owned_by::<Pod>(uid);
+        owned.any(|(_, pod)| !is_finished(pod) && controls(pod, uid))
+    });
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
     Some(Observed {
         deployment,

@@ -42,6 +42,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["poddisruptionbudgets", "pods", "deployments", "replicasets", "statefulsets", "replicationcontrollers"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -50,7 +51,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         wake(change.key.clone());
     } else if change.kind == POD {
         for meta in change.old.iter().chain(&change.new).map(|meta| &meta.metadata) {
-            in_namespace(&after.pod_disruption_budgets, namespace)
+            after
+                .selecting::<PodDisruptionBudget>(namespace, meta.labels.as_ref())
                 .filter(|(_, budget)| guards(budget, meta.labels.as_ref()))
                 .for_each(|(key, _)| wake(key.clone()));
         }
@@ -87,8 +89,9 @@ pub struct Observed<'a> {
 /// The budget at `key` and its pods.
 pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let budget = snapshot.pod_disruption_budgets.get(key)?;
-    let all = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
-    let pods: Vec<&Pod> = all.filter(|pod| guards(budget, pod.metadata.labels.as_ref())).collect();
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let all = selector.map(|selector| snapshot.selected::<Pod>(&key.namespace, selector)).unwrap_or_default();
+    let pods: Vec<&Pod> = all.into_iter().map(|(_, pod)| &**pod).collect();
     let (mut scales, mut unknown, mut unmanaged) = (BTreeMap::new(), None, false);
     for pod in &pods {
         let Some(owner) = controller_of(&pod.metadata) else {

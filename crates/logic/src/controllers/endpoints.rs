@@ -26,6 +26,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["services", "endpoints", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// The label on Endpoints that this controller writes.

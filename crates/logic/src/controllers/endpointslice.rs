@@ -10,7 +10,7 @@
 //! the same slice; there is no `endpoints.kubernetes.io/last-change-trigger-time`; slices of a Service that became an
 //! ExternalName are deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,12 +19,12 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mainstay_api::{ObjectKey, kinds};
 
-use crate::backend::{SERVICE_NAME, belongs, publishes_not_ready};
+use crate::backend::{SERVICE_NAME, publishes_not_ready};
 use crate::decision::{Controller, Decision, Verb, Write};
 use crate::matching::{Labels, equal};
 use crate::pods;
 use crate::slices::{Endpoints, Group, MANAGED_BY, Owner, Port, arrange, is_managed_by};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -33,6 +33,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["services", "endpointslices", "pods", "nodes"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// This controller's value of the `managed-by` label.
@@ -47,7 +48,7 @@ pub struct Observed<'a> {
     pods: Vec<&'a Pod>,
     slices: Vec<&'a EndpointSlice>,
     /// Names in the namespace that new slices must not take.
-    taken: BTreeSet<&'a str>,
+    all_slices: &'a Objects<EndpointSlice>,
     nodes: &'a Objects<Node>,
 }
 
@@ -74,10 +75,13 @@ pub fn selecting(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mu
     {
         return;
     }
-    for (key, service) in in_namespace(&after.services, &change.key.namespace) {
-        let Some(selector) = selector(service) else { continue };
-        if [old, new].into_iter().flatten().any(|pod| equal(selector, pod.metadata.labels.as_ref())) {
-            wake(key.clone());
+    let relabelled = old.map(|pod| &pod.metadata.labels) != new.map(|pod| &pod.metadata.labels);
+    for pod in old.filter(|_| relabelled).into_iter().chain(new) {
+        let labels = pod.metadata.labels.as_ref();
+        for (key, service) in after.selecting::<Service>(&change.key.namespace, labels) {
+            if selector(service).is_some_and(|selector| equal(selector, labels)) {
+                wake(key.clone());
+            }
         }
     }
 }
@@ -100,15 +104,11 @@ pub fn selector(service: &Service) -> Option<&Labels> {
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let service: &Arc<Service> = snapshot.services.get(key)?;
-    let in_namespace_slices = || in_namespace(&snapshot.endpoint_slices, &key.namespace);
     Some(Observed {
         service,
         pods: selected(snapshot, service, key),
-        slices: in_namespace_slices()
-            .map(|(_, s)| &**s)
-            .filter(|s| belongs(s, &key.name) && is_managed_by(s, MANAGER))
-            .collect(),
-        taken: in_namespace_slices().map(|(key, _)| &*key.name).collect(),
+        slices: crate::backend::slices(snapshot, key).filter(|slice| is_managed_by(slice, MANAGER)).collect(),
+        all_slices: &snapshot.endpoint_slices,
         nodes: &snapshot.nodes,
     })
 }
@@ -116,8 +116,8 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
 /// The pods of a Service's namespace that it selects, finished ones left out.
 pub fn selected<'a>(snapshot: &'a Snapshot, service: &Service, key: &ObjectKey) -> Vec<&'a Pod> {
     let Some(selector) = selector(service) else { return Vec::new() };
-    let all = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
-    all.filter(|pod| equal(selector, pod.metadata.labels.as_ref()) && !pods::is_finished(pod)).collect()
+    let all = snapshot.labelled::<Pod>(&key.namespace, selector).into_iter().map(|(_, pod)| &**pod);
+    all.filter(|pod| !pods::is_finished(pod)).collect()
 }
 
 fn decide(observed: &Observed, _now: Timestamp) -> Decision {
@@ -141,7 +141,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
         }
     }
     let owner = Owner { kind: &kinds::SERVICE, metadata: &service.metadata, labels: labels(service, MANAGER) };
-    arrange(&mut decision, &owner, wanted, &observed.slices, observed.taken.clone());
+    arrange(&mut decision, &owner, wanted, &observed.slices, observed.all_slices);
     decision
 }
 

@@ -4,7 +4,7 @@
 //! Relies on and guarantees what [`super::endpointslice`] does.
 //! Differs: names are derived, as there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
@@ -12,11 +12,11 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use mainstay_api::{ObjectKey, kinds};
 
 use super::endpointslice::selector;
-use crate::backend::{SERVICE_NAME, belongs};
+use crate::backend::SERVICE_NAME;
 use crate::decision::{Controller, Decision, Verb, Write};
 use crate::pods::is_terminating;
 use crate::slices::{self, Group, MANAGED_BY, Owner, Port, arrange, is_managed_by};
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -25,6 +25,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["services", "endpoints", "endpointslices"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -39,7 +40,7 @@ pub struct Observed<'a> {
     service: Option<&'a Service>,
     endpoints: Option<&'a Endpoints>,
     slices: Vec<&'a EndpointSlice>,
-    taken: BTreeSet<&'a str>,
+    all_slices: &'a Objects<EndpointSlice>,
 }
 
 fn keys(_before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -60,15 +61,11 @@ fn keys(_before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn F
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
-    let all = || in_namespace(&snapshot.endpoint_slices, &key.namespace);
     Some(Observed {
         service: snapshot.services.get(key).map(|service| &**service),
         endpoints: snapshot.endpoints.get(key).map(|endpoints| &**endpoints),
-        slices: all()
-            .map(|(_, slice)| &**slice)
-            .filter(|slice| belongs(slice, &key.name) && is_managed_by(slice, MANAGER))
-            .collect(),
-        taken: all().map(|(key, _)| &*key.name).collect(),
+        slices: crate::backend::slices(snapshot, key).filter(|slice| is_managed_by(slice, MANAGER)).collect(),
+        all_slices: &snapshot.endpoint_slices,
     })
 }
 
@@ -97,7 +94,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     labels.insert(SERVICE_NAME.to_owned(), endpoints.metadata.name.clone().unwrap_or_default());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     let owner = Owner { kind: &kinds::ENDPOINTS, metadata: &endpoints.metadata, labels };
-    arrange(&mut decision, &owner, wanted, &observed.slices, observed.taken.clone());
+    arrange(&mut decision, &owner, wanted, &observed.slices, observed.all_slices);
     decision
 }
 

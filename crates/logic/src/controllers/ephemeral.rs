@@ -21,6 +21,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["pods", "persistentvolumeclaims"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// A pod, and the claims there are.

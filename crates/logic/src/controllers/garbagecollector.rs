@@ -38,6 +38,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["*"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// This controller's key for an object.

@@ -24,7 +24,7 @@ use serde_json::json;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::ownership::{Owner, Relation, candidates, controller_of};
 use crate::pods::{self, is_active, is_finished, is_terminating, selects};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 use counting::{Counts, TRACKING};
 use indexes::is_indexed;
 
@@ -49,6 +49,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["jobs", "pods", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -60,7 +61,8 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
             match controller_of(meta) {
                 Some(owner) if owner.kind == JOB.kind => wake(ObjectKey::new(namespace.clone(), owner.name.as_str())),
                 Some(_) => {}
-                None => in_namespace(&after.jobs, namespace)
+                None => after
+                    .selecting::<Job>(namespace, meta.labels.as_ref())
                     .filter(|(_, job)| selector(job).is_some_and(|selector| selects(selector, meta.labels.as_ref())))
                     .for_each(|(key, _)| wake(key.clone())),
             }
@@ -90,7 +92,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let spec = job.spec.as_ref()?;
     let owner = Owner { kind: &JOB, meta: &job.metadata, selector: selector(job)? };
     let (mut pods, mut ownership) = (Vec::new(), Vec::new());
-    for pod in candidates(snapshot, &job.metadata) {
+    for pod in candidates(snapshot, &job.metadata, owner.selector) {
         match owner.relation(&pod.metadata, true) {
             Relation::Own => pods.push(pod),
             Relation::Foreign => {}

@@ -21,6 +21,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["jobs", "pods"],
     keys,
     reconcile: |snapshot, key, _: Timestamp| observe(snapshot, key).map(decide).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {

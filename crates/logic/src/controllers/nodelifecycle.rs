@@ -23,9 +23,9 @@ use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use super::persistentvolumeclaim::is_ready;
-use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
+use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, guarded_status, key_of};
 use crate::pods;
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::annotation;
 
 /// Its line in the list.
@@ -35,6 +35,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["nodes", "pods", "leases"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// The namespace of node leases.
@@ -72,7 +73,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (&*change.kind.group, &*change.kind.plural) {
         ("", "nodes") => {
             wake(change.key.clone());
-            let any_ready = |snapshot: &Snapshot| snapshot.nodes.iter().any(|(_, node)| is_ready(node));
+            let any_ready = |snapshot: &Snapshot| snapshot.indexes.count(Index::NodesReady, "", "") > 0;
             if any_ready(before) != any_ready(after) {
                 after.nodes.iter().for_each(|(key, _)| wake(key.clone()));
             }
@@ -96,7 +97,7 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
         node: snapshot.nodes.get(key)?,
         lease: snapshot.leases.get(&ObjectKey::new(LEASES, key.name.clone())).map(|lease| &**lease),
         pods: snapshot.pods_of_node(&key.name).map(|(_, pod)| &**pod).collect(),
-        any_ready: snapshot.nodes.iter().any(|(_, node)| is_ready(node)),
+        any_ready: snapshot.indexes.count(Index::NodesReady, "", "") > 0,
     })
 }
 
@@ -210,19 +211,6 @@ fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
             "Node is not ready".to_owned(),
         ));
     }
-}
-
-/// A status patch that replaces a list, and so must not meet a newer one.
-pub fn guarded_status(
-    kind: &'static mainstay_api::Kind,
-    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    status: serde_json::Value,
-) -> Write {
-    let mut write = Write::patch_status(kind, metadata, status);
-    if let Write::Patch { resource_version, .. } = &mut write {
-        resource_version.clone_from(&metadata.resource_version);
-    }
-    write
 }
 
 /// The taints that the node should have: everybody else's, and those that its conditions ask for.

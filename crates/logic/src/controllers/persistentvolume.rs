@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use super::persistentvolumeclaim::is_ready;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::pods::is_terminating;
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume;
 
 /// Its line in the list.
@@ -43,6 +43,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// On a Released volume: to be emptied, on behalf of the claim with this uid.
@@ -68,8 +69,6 @@ pub fn asked<'a>(volume: &'a PersistentVolume, node: &str) -> Option<&'a str> {
 pub struct Observed<'a> {
     volume: &'a PersistentVolume,
     claim: Option<&'a PersistentVolumeClaim>,
-    /// A ready node that reaches the volume, the one that was asked first.
-    recycler: Option<&'a str>,
     snapshot: &'a Snapshot,
 }
 
@@ -84,19 +83,14 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 }
             }
             if change.new.is_none() {
-                let named = |v: &PersistentVolume| {
-                    volume::claim_ref(v).is_some_and(|reference| volume::claim_key(reference) == change.key)
-                };
-                after.persistent_volumes.iter().filter(|(_, v)| named(v)).for_each(|(key, _)| wake(key.clone()));
+                let named = after.indexes.get(Index::VolumesOf, &change.key.namespace, &change.key.name);
+                named.for_each(|key| wake(key.clone()));
             }
         }
         ("", "nodes") => {
             let readiness = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| is_ready(node));
-            let asked = |v: &PersistentVolume| {
-                !volume::annotation(&v.metadata, RECYCLE).is_empty() || volume::nfs::is_waiting(v)
-            };
             if readiness(before) != readiness(after) {
-                after.persistent_volumes.iter().filter(|(_, v)| asked(v)).for_each(|(key, _)| wake(key.clone()));
+                after.indexes.get(Index::VolumesWaiting, "", "").for_each(|key| wake(key.clone()));
             }
         }
         _ => {}
@@ -107,13 +101,15 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     let volume = snapshot.persistent_volumes.get(key)?;
     let claim = volume::claim_ref(volume)
         .and_then(|reference| snapshot.persistent_volume_claims.get(&volume::claim_key(reference)));
-    let asked = volume::annotation(&volume.metadata, RECYCLE_ON);
-    let able = |name: &&str| {
-        let node = snapshot.nodes.get(&ObjectKey::new("", *name));
-        node.is_some_and(|node| is_ready(node) && volume::reaches(node, volume))
-    };
-    let recycler = Some(asked).filter(able).or_else(|| snapshot.nodes.iter().map(|(key, _)| &*key.name).find(able));
-    Some(Observed { volume, claim: claim.map(|claim| &**claim), recycler, snapshot })
+    Some(Observed { volume, claim: claim.map(|claim| &**claim), snapshot })
+}
+
+/// A ready node that reaches the volume, the one that was asked first.
+fn recycler<'a>(observed: &Observed<'a>) -> Option<&'a str> {
+    let asked = volume::annotation(&observed.volume.metadata, RECYCLE_ON);
+    let homes = volume::room::homes(observed.snapshot, observed.volume);
+    let ready = || homes.iter().filter(|node| is_ready(node)).filter_map(|node| node.metadata.name.as_deref());
+    ready().find(|name| *name == asked).or_else(|| ready().next())
 }
 
 fn decide(observed: &Observed, now: Timestamp) -> Decision {
@@ -235,7 +231,7 @@ fn recycle(decision: &mut Decision, observed: &Observed, claim_uid: &str) {
         decision.events.push(Event::normal(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeRecycled", message));
         return;
     }
-    match observed.recycler {
+    match recycler(observed) {
         Some(node) if !(is(RECYCLE, claim_uid) && is(RECYCLE_ON, node)) => {
             let patch = json!({"metadata": {"annotations": {(RECYCLE): claim_uid, (RECYCLE_ON): node}}});
             decision.writes.insert(0, Write::patch(&kinds::PERSISTENT_VOLUME, &volume.metadata, patch));

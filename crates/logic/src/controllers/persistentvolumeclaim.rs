@@ -19,10 +19,9 @@ use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
 use crate::pods::{condition, is_active, is_terminating};
-use crate::scheduler::{claim_names, uses};
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::scheduler::claim_names;
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume;
-use crate::volume::source::{self, Wanted};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -36,6 +35,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 const DEFAULT_CLASS: [&str; 2] =
@@ -62,19 +62,32 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     match (&*change.kind.group, &*change.kind.plural) {
         ("", "persistentvolumeclaims") => {
             wake(change.key.clone());
-            let clones = |key: &ObjectKey, wanted: Wanted| {
-                key.namespace == change.key.namespace && wanted.is_claim(&change.key.name)
-            };
-            wake_copies(after, &clones, wake);
+            let clones = after.indexes.get(Index::ClaimsWanting, "PersistentVolumeClaim", &change.key.name);
+            clones.filter(|key| key.namespace == change.key.namespace).for_each(|key| wake(key.clone()));
         }
-        ("snapshot.storage.k8s.io", _) => wake_copies(after, &|_, wanted| wanted.kind == "VolumeSnapshot", wake),
+        ("snapshot.storage.k8s.io", "volumesnapshots") => {
+            let copies = after.indexes.get(Index::ClaimsWanting, "VolumeSnapshot", &change.key.name);
+            copies.for_each(|key| wake(key.clone()));
+        }
+        ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
+            let contents = [before, after].map(|snapshot| snapshot.volume_snapshot_contents.get(&change.key));
+            let names =
+                contents.into_iter().flatten().filter_map(|content| content.spec.volume_snapshot_ref.name.as_deref());
+            let copies = names.flat_map(|name| after.indexes.get(Index::ClaimsWanting, "VolumeSnapshot", name));
+            copies.for_each(|key| wake(key.clone()));
+        }
         ("", "persistentvolumes") => {
-            // The claims that are to be copies of this volume's.
-            wake_copies(after, &|_, wanted| wanted.kind == "PersistentVolumeClaim", wake);
             // The claims that name the volume, those that it names, and, when it is free, those that it would suit.
             let volumes = [before, after].map(|snapshot| snapshot.persistent_volumes.get(&change.key));
             let references = volumes.into_iter().flatten().filter_map(|volume| volume::claim_ref(volume));
-            references.for_each(|reference| wake(volume::claim_key(reference)));
+            for claim in references.map(volume::claim_key) {
+                // The claims that are to be copies of this volume's.
+                let clones = after.indexes.get(Index::ClaimsWanting, "PersistentVolumeClaim", &claim.name);
+                clones.for_each(|key| wake(key.clone()));
+                wake(claim);
+            }
+            let naming = after.indexes.get(Index::ClaimsNaming, &change.key.name, "");
+            naming.for_each(|key| wake(key.clone()));
             let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
             let gone = change.new.is_none();
             let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
@@ -82,17 +95,15 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                     gone && roomless(claim)
                         || unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok())
                 }
-                name => name == &*change.key.name || gone && volume::status::is_held_up(claim),
+                _ => gone && volume::status::is_held_up(claim),
             };
-            let claims = after.persistent_volume_claims.iter().filter(|(_, claim)| concerned(claim));
-            claims.for_each(|(key, _)| wake(key.clone()));
+            if gone || free.is_some() {
+                let unsettled = after.found::<PersistentVolumeClaim>(Index::ClaimsUnsettled, "", "");
+                unsettled.filter(|(_, claim)| concerned(claim)).for_each(|(key, _)| wake(key.clone()));
+            }
         }
         ("storage.k8s.io", "storageclasses" | "volumeattributesclasses") => {
-            after
-                .persistent_volume_claims
-                .iter()
-                .filter(|(_, claim)| unsettled(claim))
-                .for_each(|(key, _)| wake(key.clone()));
+            after.indexes.get(Index::ClaimsUnsettled, "", "").for_each(|key| wake(key.clone()));
         }
         ("", "nodes") => {
             let fingerprint = |snapshot: &Snapshot| {
@@ -103,11 +114,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 )
             };
             if fingerprint(before) != fingerprint(after) {
-                after
-                    .persistent_volume_claims
-                    .iter()
-                    .filter(|(_, claim)| roomless(claim))
-                    .for_each(|(key, _)| wake(key.clone()));
+                let unsettled = after.found::<PersistentVolumeClaim>(Index::ClaimsUnsettled, "", "");
+                unsettled.filter(|(_, claim)| roomless(claim)).for_each(|(key, _)| wake(key.clone()));
             }
         }
         ("", "pods") => {
@@ -123,15 +131,6 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         }
         _ => {}
     }
-}
-
-/// Wakes the claims that wait for data: those that asked for a source which `test` is true of.
-fn wake_copies(world: &Snapshot, test: &dyn Fn(&ObjectKey, Wanted) -> bool, wake: &mut dyn FnMut(ObjectKey)) {
-    let waits = |claim: &PersistentVolumeClaim| volume::volume_name(claim).is_empty();
-    let claims = world.persistent_volume_claims.iter().filter(|(_, claim)| waits(claim));
-    claims
-        .filter(|(key, claim)| source::wanted(claim).is_some_and(|wanted| test(key, wanted)))
-        .for_each(|(key, _)| wake(key.clone()));
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
@@ -171,7 +170,7 @@ fn unbound(observed: &Observed) -> Decision {
     let found = match delayed {
         // Only a volume that is already its own or that a user reserved for it; the others are the scheduler's choice.
         true => {
-            let mut volumes = snapshot.persistent_volumes.iter().map(|(_, volume)| &**volume);
+            let mut volumes = volume::volumes_of(snapshot, claim);
             volumes.find(|volume| !is_terminating(&volume.metadata) && volume::is_kept_for(volume, claim))
         }
         false => volume::matching(snapshot, claim, None, &BTreeSet::new()),
@@ -212,7 +211,8 @@ fn is_refused(pod: &Pod) -> bool {
 fn awaited(snapshot: &Snapshot, claim: &PersistentVolumeClaim) -> Event {
     let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let key = key_of(&claim.metadata);
-    let users = in_namespace(&snapshot.pods, &key.namespace).filter(|(_, pod)| is_refused(pod) && uses(pod, &key.name));
+    let users = snapshot.found::<Pod>(Index::PodsUsing, &key.namespace, &key.name);
+    let users = users.filter(|(_, pod)| is_refused(pod));
     match users.map(|(key, _)| &*key.name).collect::<Vec<_>>().as_slice() {
         [] => normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned()),
         [pod] => normal("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
@@ -257,7 +257,9 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
         }
         Ok(node) => {
             let events = volume::provisioned_events(claim).into();
-            Decision { writes: volume::provision(snapshot, claim, class, node), events, ..Decision::default() }
+            let relies = volume::source::relied_on(snapshot, claim);
+            let writes = volume::provision(snapshot, claim, class, node);
+            Decision { writes, events, relies, ..Decision::default() }
         }
         Err(reason) => {
             let class = class.metadata.name.as_deref().unwrap_or("");

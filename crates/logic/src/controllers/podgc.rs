@@ -14,9 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
-use super::nodelifecycle::guarded_status;
 use super::persistentvolumeclaim::is_ready;
-use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, key_of};
+use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, guarded_status, key_of};
 use crate::pods::{condition, is_finished, is_terminating};
 use crate::snapshot::{Change, Snapshot};
 
@@ -27,6 +26,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// How long a node must be gone before its pods are; upstream's.

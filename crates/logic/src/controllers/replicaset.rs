@@ -9,7 +9,7 @@
 //! decision that is made again on the same snapshot is the same decision.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
@@ -23,7 +23,7 @@ use crate::history::suffix;
 use crate::ownership::{Owner, candidates, controller_of};
 use crate::pod_template;
 use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 
 /// How many pods one decision makes or deletes at most; upstream's burst.
 const MAX_WRITES: usize = 500;
@@ -40,6 +40,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["replicasets", "pods", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -53,7 +54,8 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                     wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
                 }
                 Some(_) => {}
-                None => in_namespace(&after.replica_sets, namespace)
+                None => after
+                    .selecting::<ReplicaSet>(namespace, meta.labels.as_ref())
                     .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
@@ -86,8 +88,7 @@ pub fn observe_as<'a>(snapshot: &'a Snapshot, kind: &'static Kind, set: Cow<'a, 
     let namespace = set.metadata.namespace.clone().unwrap_or_default();
     let owner = Owner { kind, meta: &set.metadata, selector: &set.spec.selector };
     let mut ownership = Vec::new();
-    let candidates = candidates(snapshot, &set.metadata).into_iter();
-    let all = || in_namespace(&snapshot.pods, &namespace).map(|(_, pod)| &**pod);
+    let candidates = candidates(snapshot, &set.metadata, &set.spec.selector).into_iter();
     let matching = !selects_everything(&set.spec.selector);
     // A finished pod is nobody's to adopt: it would only be counted out again.
     let own = owner.sort(
@@ -98,16 +99,19 @@ pub fn observe_as<'a>(snapshot: &'a Snapshot, kind: &'static Kind, set: Cow<'a, 
         &mut ownership,
     );
     let deployment = controller_of(&set.metadata).map(|owner| owner.uid.as_str());
-    let siblings: Vec<&str> = in_namespace(&snapshot.replica_sets, &namespace)
-        .filter(|(_, other)| {
-            deployment.is_some() && controller_of(&other.metadata).map(|owner| owner.uid.as_str()) == deployment
+    let others = deployment.into_iter().flat_map(|uid| snapshot.owned_by::<ReplicaSet>(uid));
+    let siblings: BTreeSet<&str> = others
+        .filter(|(other, sibling)| {
+            *other.namespace == *namespace
+                && controller_of(&sibling.metadata).map(|owner| owner.uid.as_str()) == deployment
         })
         .filter_map(|(_, other)| other.metadata.uid.as_deref())
         .chain(set.metadata.uid.as_deref())
         .collect();
     let mut related = BTreeMap::new();
-    for pod in all().filter(|pod| is_active(pod)) {
-        if controller_of(&pod.metadata).is_some_and(|owner| siblings.contains(&owner.uid.as_str())) {
+    for uid in siblings {
+        let pods = snapshot.owned_by::<Pod>(uid).map(|(_, pod)| pod).filter(|pod| is_active(pod));
+        for pod in pods.filter(|pod| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid)) {
             *related.entry(node(pod)).or_insert(0) += 1;
         }
     }

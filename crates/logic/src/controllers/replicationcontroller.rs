@@ -14,7 +14,7 @@ use super::replicaset::{self, Observed};
 use crate::decision::{Controller, Verb};
 use crate::ownership::controller_of;
 use crate::pods::selects;
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Snapshot};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -30,6 +30,7 @@ pub const CONTROLLER: Controller = Controller {
     reconcile: |snapshot, key, now| {
         observe(snapshot, key).map(|observed| replicaset::decide(&observed, now)).unwrap_or_default()
     },
+    many: None,
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
@@ -43,7 +44,8 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                     wake(ObjectKey::new(namespace.clone(), owner.name.as_str()));
                 }
                 Some(_) => {}
-                None => in_namespace(&after.replication_controllers, namespace)
+                None => after
+                    .selecting::<ReplicationController>(namespace, meta.labels.as_ref())
                     .filter(|(_, set)| selects(&selector(set), meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }

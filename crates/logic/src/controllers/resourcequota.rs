@@ -31,6 +31,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["resourcequotas", "pods", "persistentvolumeclaims", "services"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// A quota, and what the objects of its namespace use of what it limits.

@@ -20,6 +20,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["namespaces", "serviceaccounts", "configmaps"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {

@@ -36,7 +36,7 @@ use serde_json::json;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::ownership::{Owner, controller_of};
 use crate::pods::{self, is_terminating, selects};
-use crate::snapshot::{Change, Objects, Snapshot, in_namespace};
+use crate::snapshot::{Change, Objects, Snapshot};
 use revisions::{Revision, Revisions};
 
 mod identity;
@@ -65,6 +65,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["statefulsets", "pods", "controllerrevisions", "persistentvolumeclaims", "namespaces"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// One set and what it may look at.
@@ -142,10 +143,14 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
             wake(ObjectKey::new(namespace.clone(), set));
         }
     } else if change.kind == PERSISTENT_VOLUME_CLAIM {
-        for (key, set) in in_namespace(&after.stateful_sets, namespace) {
-            let ordinal = identity::parse(&change.key.name).map(|(_, ordinal)| ordinal);
-            if ordinal.is_some_and(|ordinal| identity::claims(set, ordinal).any(|(claim, _)| claim == change.key)) {
-                wake(key.clone());
+        // `<template>-<set>-<ordinal>`: each tail of the name may be a set's.
+        let Some((parent, ordinal)) = identity::parse(&change.key.name) else { return };
+        for (at, _) in parent.match_indices('-') {
+            let key = ObjectKey::new(namespace.clone(), parent.get(at + 1..).unwrap_or(""));
+            if let Some(set) = after.stateful_sets.get(&key)
+                && identity::claims(set, ordinal).any(|(claim, _)| claim == change.key)
+            {
+                wake(key);
             }
         }
     } else if change.kind == CONTROLLER_REVISION {
@@ -155,7 +160,8 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
                     wake(ObjectKey::new(namespace.clone(), owner.name.as_str()))
                 }
                 Some(_) => {}
-                None => in_namespace(&after.stateful_sets, namespace)
+                None => after
+                    .selecting::<StatefulSet>(namespace, meta.labels.as_ref())
                     .filter(|(_, set)| selects(&set.spec.selector, meta.labels.as_ref()))
                     .for_each(|(key, _)| wake(key.clone())),
             }
@@ -173,9 +179,9 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         Some((parent, ordinal)) if *parent == *key.name => Some(ordinal),
         _ => None,
     };
-    let all_pods = in_namespace(&snapshot.pods, &key.namespace).map(|(_, pod)| &**pod);
-    let pods = owner.sort(&POD, all_pods, |pod| &pod.metadata, |pod| ordinal(pod).is_some(), &mut ownership);
-    let all_revisions = in_namespace(&snapshot.controller_revisions, &key.namespace).map(|(_, revision)| &**revision);
+    let related = snapshot.related::<Pod>(&set.metadata, &spec.selector).into_iter();
+    let pods = owner.sort(&POD, related, |pod| &pod.metadata, |pod| ordinal(pod).is_some(), &mut ownership);
+    let all_revisions = snapshot.related::<ControllerRevision>(&set.metadata, &spec.selector).into_iter();
     let mut revisions =
         owner.sort(&CONTROLLER_REVISION, all_revisions, |revision| &revision.metadata, |_| true, &mut ownership);
     revisions.sort_by_key(|revision| (revision.revision, &revision.metadata.name));

@@ -25,6 +25,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// A pod and its node's NoExecute taints.

@@ -20,6 +20,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["jobs"],
     keys,
     reconcile: |snapshot, key, now| snapshot.jobs.get(key).map(|job| decide(job, now)).unwrap_or_default(),
+    many: None,
 };
 
 fn keys(_: &Snapshot, _: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {

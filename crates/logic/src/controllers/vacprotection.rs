@@ -10,7 +10,7 @@ use mainstay_api::{ObjectKey, kinds};
 
 use super::pvcprotection::protect;
 use crate::decision::{Controller, Decision, Verb};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume;
 
 /// Its line in the list.
@@ -20,6 +20,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// On a class: somebody may use it.
@@ -48,10 +49,8 @@ fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn Fn
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let class = snapshot.volume_attributes_classes.get(key)?;
-    let mut claims = snapshot.persistent_volume_claims.iter().map(|(_, claim)| claim);
-    let mut volumes = snapshot.persistent_volumes.iter().map(|(_, volume)| volume);
-    let in_use = claims.any(|claim| volume::attributes::named_by(claim).contains(&&*key.name))
-        || volumes.any(|volume| volume::attributes::of_volume(volume) == &*key.name);
+    let named = |by: &str| snapshot.indexes.count(Index::AttributesClass, &key.name, by) > 0;
+    let in_use = named("claims") || named("volumes");
     Some(Observed { class, in_use })
 }
 

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
 use crate::ownership::{controller_of, controller_reference};
-use crate::pods::{is_terminating, selects, selects_everything};
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::pods::is_terminating;
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::source::{self, SNAPSHOT_ON, key_of_reference};
 use crate::volume::{self, BUILT_IN, LOCAL_PATH_FINALIZER, annotation};
 
@@ -39,6 +39,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// Kept on a group snapshot until its content is gone, where the policy says so.
@@ -55,8 +56,6 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let unsettled =
-        |group: &VolumeGroupSnapshot| group.status.as_ref().and_then(|status| status.ready_to_use) != Some(true);
     match (&*change.kind.group, &*change.kind.plural) {
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => wake(change.key.clone()),
         ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => {
@@ -67,8 +66,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             }
         }
         ("groupsnapshot.storage.k8s.io", _) | ("", "persistentvolumes" | "persistentvolumeclaims") => {
-            let waiting = after.volume_group_snapshots.iter().filter(|(_, group)| unsettled(group));
-            waiting.for_each(|(key, _)| wake(key.clone()));
+            after.indexes.get(Index::GroupsUnsettled, "", "").for_each(|key| wake(key.clone()));
         }
         ("snapshot.storage.k8s.io", "volumesnapshots") => {
             let owners =
@@ -168,10 +166,9 @@ fn members<'a>(observed: &Observed<'a>) -> Result<Vec<(&'a PersistentVolumeClaim
     let (group, world) = (observed.group, observed.world);
     let Some(selector) = &group.spec.source.selector else { return Err("the source is missing".to_owned()) };
     let namespace = group.metadata.namespace.as_deref().unwrap_or("");
-    let all = selects_everything(selector);
     let mut members: Vec<(&PersistentVolumeClaim, &PersistentVolume)> = Vec::new();
-    for (_, claim) in in_namespace(&world.persistent_volume_claims, namespace) {
-        if !(all || selects(selector, claim.metadata.labels.as_ref())) || is_terminating(&claim.metadata) {
+    for (_, claim) in world.selected::<PersistentVolumeClaim>(namespace, selector) {
+        if is_terminating(&claim.metadata) {
             continue;
         }
         members.push((claim, source::source_volume(world, claim)?));

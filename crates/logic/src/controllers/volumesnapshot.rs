@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::decision::{Controller, Decision, Event, Propagation, Verb, Waiting, Write, key_of};
 use crate::ownership::controller_of;
 use crate::pods::is_terminating;
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::source::{self, SNAPSHOT_ON, dynamic_content, is_content_of};
 use crate::volume::{self, BUILT_IN, LOCAL_PATH_FINALIZER, annotation};
 
@@ -38,6 +38,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// Kept on a snapshot while a claim is filled from it, and while it is bound.
@@ -57,9 +58,8 @@ pub struct Observed<'a> {
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let unsettled = |copy: &VolumeSnapshot| copy.status.as_ref().and_then(|status| status.ready_to_use) != Some(true);
-    let wake_if = |wake: &mut dyn FnMut(ObjectKey), test: &dyn Fn(&ObjectKey, &VolumeSnapshot) -> bool| {
-        after.volume_snapshots.iter().filter(|(key, copy)| test(key, copy)).for_each(|(key, _)| wake(key.clone()));
+    let wake_all = |wake: &mut dyn FnMut(ObjectKey), index: Index, first: &str, second: &str| {
+        after.indexes.get(index, first, second).for_each(|key| wake(key.clone()));
     };
     match (&*change.kind.group, &*change.kind.plural) {
         ("snapshot.storage.k8s.io", "volumesnapshots") => wake(change.key.clone()),
@@ -69,20 +69,20 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             {
                 wake(source::key_of_reference(&content.spec.volume_snapshot_ref));
             }
-            let name = Some(&*change.key.name);
-            wake_if(wake, &|_, copy| copy.spec.source.volume_snapshot_content_name.as_deref() == name);
+            wake_all(wake, Index::SnapshotsNaming, &change.key.name, "");
         }
-        ("snapshot.storage.k8s.io", "volumesnapshotclasses") => wake_if(wake, &|_, copy| unsettled(copy)),
+        ("snapshot.storage.k8s.io", "volumesnapshotclasses") => wake_all(wake, Index::SnapshotsUnsettled, "", ""),
         ("", "persistentvolumeclaims") => {
-            let same = |key: &ObjectKey| key.namespace == change.key.namespace;
+            let unsettled = after.found::<VolumeSnapshot>(Index::SnapshotsUnsettled, "", "");
             let name = Some(&*change.key.name);
-            wake_if(wake, &|key, copy| {
-                let taken = unsettled(copy) && copy.spec.source.persistent_volume_claim_name.as_deref() == name;
-                same(key) && (taken || is_terminating(&copy.metadata))
+            let concerned = unsettled.filter(|(key, copy)| {
+                let taken = copy.spec.source.persistent_volume_claim_name.as_deref() == name;
+                key.namespace == change.key.namespace && (taken || is_terminating(&copy.metadata))
             });
+            concerned.for_each(|(key, _)| wake(key.clone()));
         }
         // A volume that is ready to be copied, or that has become a copy.
-        ("", "persistentvolumes") => wake_if(wake, &|_, copy| unsettled(copy) || is_terminating(&copy.metadata)),
+        ("", "persistentvolumes") => wake_all(wake, Index::SnapshotsUnsettled, "", ""),
         _ => {}
     }
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::volumesnapshot::CONTENT_FINALIZER;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::pods::is_terminating;
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::source::{self, SNAPSHOT_ON, content_handle, is_content_of, of_handle};
 use crate::volume::{BUILT_IN, LOCAL_PATH_FINALIZER, annotation};
 
@@ -28,6 +28,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: crate::volume::READS,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    many: None,
 };
 
 /// A content, and what keeps it.
@@ -41,8 +42,7 @@ pub struct Observed<'a> {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let terminating = |wake: &mut dyn FnMut(ObjectKey)| {
-        let leaving = after.volume_snapshot_contents.iter().filter(|(_, content)| is_terminating(&content.metadata));
-        leaving.for_each(|(key, _)| wake(key.clone()));
+        after.indexes.get(Index::ContentsLeaving, "", "").for_each(|key| wake(key.clone()));
     };
     match (&*change.kind.group, &*change.kind.plural) {
         ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
@@ -77,7 +77,7 @@ fn snapshot_of<'a>(world: &'a Snapshot, content: &VolumeSnapshotContent) -> Opti
 /// Whether a volume is being filled from a content's copy, or is about to be.
 pub fn is_source(world: &Snapshot, content: &VolumeSnapshotContent) -> bool {
     let folder = of_handle(content_handle(content)).map_or("", |copy| copy.folder);
-    if world.persistent_volumes.iter().any(|(_, volume)| source::is_copying(volume, folder)) {
+    if source::is_being_read(world, folder) {
         return true;
     }
     let reference = source::key_of_reference(&content.spec.volume_snapshot_ref);
@@ -90,15 +90,15 @@ pub fn is_source(world: &Snapshot, content: &VolumeSnapshotContent) -> bool {
             && leaving.is_some_and(|snapshot| source::asked_before(claim, snapshot))
     };
     let ready = content.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
-    ready && in_namespace(&world.persistent_volume_claims, &reference.namespace).any(|(_, claim)| waits(claim))
+    let claims = world.found::<PersistentVolumeClaim>(Index::ClaimsWanting, "VolumeSnapshot", &reference.name);
+    ready && claims.filter(|(key, _)| key.namespace == reference.namespace).any(|(_, claim)| waits(claim))
 }
 
 fn observe<'a>(world: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let content = world.volume_snapshot_contents.get(key)?;
     let stays = snapshot_of(world, content).is_some_and(|snapshot| !is_terminating(&snapshot.metadata));
     let handle = content_handle(content);
-    let others = world.volume_snapshot_contents.iter().filter(|(other, _)| *other != key);
-    let shared = !handle.is_empty() && others.map(|(_, other)| content_handle(other)).any(|other| other == handle);
+    let shared = !handle.is_empty() && world.indexes.count(Index::ContentsOf, handle, "") > 1;
     Some(Observed { content, in_use: stays || is_source(world, content), shared })
 }
 

@@ -16,9 +16,8 @@ use k8s_openapi::api::core::v1::ServicePort;
 use mainstay_api::ObjectKey;
 
 use crate::backend::{self, Backend};
-use crate::pods;
 use crate::proxy::cluster_ips;
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Index, Snapshot};
 
 mod answer;
 #[cfg(test)]
@@ -210,8 +209,7 @@ fn dashed(ip: IpAddr) -> String {
 
 /// Whether a pod of the namespace that is not finished has the address that `dashed` names, and which.
 fn pod_address(snapshot: &Snapshot, namespace: &str, label: &str) -> Option<IpAddr> {
-    in_namespace(&snapshot.pods, namespace)
-        .filter(|(_, pod)| !pods::is_finished(pod))
-        .flat_map(|(_, pod)| backend::addresses(pod).filter_map(|ip| ip.parse::<IpAddr>().ok()).collect::<Vec<_>>())
-        .find(|ip| dashed(*ip) == label)
+    let four = label.replace('-', ".").parse::<std::net::Ipv4Addr>().map(IpAddr::from);
+    let ip = four.or_else(|_| label.replace('-', ":").parse::<std::net::Ipv6Addr>().map(IpAddr::from)).ok()?;
+    (dashed(ip) == label && snapshot.indexes.count(Index::PodsAt, namespace, &ip.to_string()) > 0).then_some(ip)
 }

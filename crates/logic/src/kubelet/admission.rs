@@ -141,7 +141,8 @@ pub fn misfit<'a>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'a Pod> 
         return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
     }
     let ports = resources::host_ports(pod);
-    if !ports.is_empty() && others.clone().any(|other| resources::collide(&ports, &resources::host_ports(other))) {
+    let taken = others.flat_map(|other| resources::host_ports(other)).map(|port| (port, 1)).collect();
+    if !ports.is_empty() && resources::collide(&ports, &taken) {
         return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports");
     }
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
@@ -160,14 +161,14 @@ fn shortage(
     used: &resources::Amounts,
     count: i64,
 ) -> Option<Refusal> {
-    let amount = |of: &resources::Amounts, name: &str| of.get(name).copied().unwrap_or(0);
+    let amount = resources::Amounts::get;
     let short = |reason, name: &str, requested: i64, used: i64, capacity: i64| {
         let message = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
         );
         (requested > capacity.saturating_sub(used)).then_some(Refusal { reason, message })
     };
-    let pods = has.get("pods").copied().unwrap_or(i64::MAX);
+    let pods = has.pods.unwrap_or(i64::MAX);
     short("OutOfpods", "pods", 1, count, pods).or_else(|| {
         let known = [
             ("cpu", "OutOfcpu"),

@@ -1,8 +1,12 @@
 //! Where a pod wants to be, and beside whom: node affinity, pod affinity and anti-affinity, topology spread.
+//!
+//! What concerns other pods is found once for a pod ([`Relations::of`]), by the indexes of labels and of anti-affinity
+//! terms, as sets of topology domains; each node is then only looked up in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Affinity, Node, Pod, PodAffinityTerm, TopologySpreadConstraint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use mainstay_api::ObjectKey;
 
 use crate::matching::{equal, selects_node, term_selects_node, tolerates};
@@ -41,15 +45,19 @@ fn required_affinity(pod: &Pod) -> &[PodAffinityTerm] {
     terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
 }
 
-fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
+/// The pods that a pod must not be beside.
+pub fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
     let terms = affinity(pod).and_then(|a| a.pod_anti_affinity.as_ref());
     terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
 }
 
+fn constraints(pod: &Pod) -> &[TopologySpreadConstraint] {
+    pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default()
+}
+
 /// Whether a pod cares where others are, so that a binding elsewhere may free it.
 pub fn looks_at_others(pod: &Pod) -> bool {
-    !required_affinity(pod).is_empty()
-        || pod.spec.as_ref().is_some_and(|spec| spec.topology_spread_constraints.is_some())
+    !required_affinity(pod).is_empty() || !constraints(pod).is_empty()
 }
 
 fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
@@ -67,12 +75,12 @@ fn speaks_of(snapshot: &Snapshot, of: &Pod, term: &PodAffinityTerm, other: &Pod)
         let namespace = snapshot.namespaces.get(&ObjectKey::new("", namespace(other)));
         selects(selector, namespace.and_then(|namespace| namespace.metadata.labels.as_ref()))
     };
-    let in_namespace = if listed.is_empty() && term.namespace_selector.is_none() {
+    let in_scope = if listed.is_empty() && term.namespace_selector.is_none() {
         namespace(of) == namespace(other)
     } else {
         listed.iter().any(|name| name == namespace(other)) || term.namespace_selector.as_ref().is_some_and(selected)
     };
-    in_namespace
+    in_scope
         && term.label_selector.as_ref().is_some_and(|selector| selects(selector, other.metadata.labels.as_ref()))
         && same_values(term.match_label_keys.as_deref(), of, other)
         && term.mismatch_label_keys.as_deref().is_none_or(|keys| keys.is_empty() || !same_values(Some(keys), of, other))
@@ -84,136 +92,205 @@ fn same_values(keys: Option<&[String]>, of: &Pod, other: &Pod) -> bool {
     keys.unwrap_or_default().iter().all(|key| value(of, key).is_none() || value(of, key) == value(other, key))
 }
 
-/// The pods that are on nodes and not finished, each with its node.
-pub struct Placed<'a> {
+/// The pods of a namespace that a selector selects and that are on nodes and not finished, each with its node.
+fn placed<'a>(
     snapshot: &'a Snapshot,
-    pods: Vec<(&'a Pod, &'a Node)>,
+    namespace: &str,
+    selector: &LabelSelector,
+) -> impl Iterator<Item = (&'a Pod, &'a Node)> {
+    let all = snapshot.selected::<Pod>(namespace, selector).into_iter().map(|(_, pod)| &**pod);
+    all.filter(|pod| !is_finished(pod)).filter_map(|pod| Some((pod, node_of(snapshot, pod)?)))
 }
 
-impl<'a> Placed<'a> {
-    /// All of a snapshot's.
-    pub fn of(snapshot: &'a Snapshot) -> Self {
-        let mut pods = Vec::new();
-        for (key, node) in &snapshot.nodes {
-            pods.extend(
-                snapshot.pods_of_node(&key.name).filter(|(_, pod)| !is_finished(pod)).map(|(_, pod)| (&**pod, &**node)),
-            );
-        }
-        Self { snapshot, pods }
-    }
+fn node_of<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<&'a Node> {
+    let name = pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())?;
+    snapshot.nodes.get(&ObjectKey::new("", name)).map(|node| &**node)
+}
 
-    /// Inter-pod affinity: why `pod` may not be on `node`.
-    pub fn refusal(&self, pod: &Pod, node: &Node) -> Option<&'static str> {
-        let together = |other: &Node, key: &str| label(node, key).is_some() && label(node, key) == label(other, key);
+/// The pods on nodes that a term of `pod` speaks of.
+fn spoken_of<'a>(snapshot: &'a Snapshot, pod: &'a Pod, term: &'a PodAffinityTerm) -> Vec<(&'a Pod, &'a Node)> {
+    let Some(selector) = &term.label_selector else { return Vec::new() };
+    let mut namespaces: BTreeSet<&str> = term.namespaces.iter().flatten().map(String::as_str).collect();
+    match &term.namespace_selector {
+        Some(selector) => namespaces.extend(
+            snapshot
+                .namespaces
+                .iter()
+                .filter(|(_, of)| selects(selector, of.metadata.labels.as_ref()))
+                .map(|(key, _)| &*key.name),
+        ),
+        None if namespaces.is_empty() => drop(namespaces.insert(namespace(pod))),
+        None => {}
+    }
+    let all = namespaces.into_iter().flat_map(|namespace| placed(snapshot, namespace, selector));
+    all.filter(|(other, _)| speaks_of(snapshot, pod, term, other)).collect()
+}
+
+/// Topology domains: a label of nodes and its values.
+type Domains = BTreeMap<String, BTreeSet<String>>;
+
+/// A required affinity term: its label, the domains where its pods are, and whether the pod may be the first of them.
+struct Together {
+    key: String,
+    values: BTreeSet<String>,
+    first: bool,
+}
+
+/// A topology spread constraint and how many pods each domain has.
+struct Spread {
+    key: String,
+    counts: BTreeMap<String, i64>,
+    least: i64,
+    own: i64,
+    max_skew: i64,
+    hard: bool,
+}
+
+/// What other pods mean for where a pod may be, and wants to be.
+#[derive(Default)]
+pub struct Relations {
+    together: Vec<Together>,
+    apart: Domains,
+    kept_away: Domains,
+    spread: Vec<Spread>,
+    /// Weights for and against domains, by label and value.
+    wishes: BTreeMap<String, BTreeMap<String, i64>>,
+}
+
+impl Relations {
+    /// What they mean for this pod, as they are now.
+    pub fn of(snapshot: &Snapshot, pod: &Pod) -> Self {
+        let mut relations = Self::default();
         for term in required_affinity(pod) {
-            let mut others =
-                self.pods.iter().filter(|(other, _)| speaks_of(self.snapshot, pod, term, other)).peekable();
+            let others = spoken_of(snapshot, pod, term);
             // The first of a group that wants to be together has nobody to join.
-            let first = others.peek().is_none()
-                && speaks_of(self.snapshot, pod, term, pod)
-                && label(node, &term.topology_key).is_some();
-            if !first && !others.any(|(_, at)| together(at, &term.topology_key)) {
-                return Some("node(s) didn't match pod affinity rules");
-            }
+            let first = others.is_empty() && speaks_of(snapshot, pod, term, pod);
+            let values = others.iter().filter_map(|(_, node)| label(node, &term.topology_key)).map(str::to_owned);
+            relations.together.push(Together { key: term.topology_key.clone(), values: values.collect(), first });
         }
         for term in required_anti_affinity(pod) {
-            if self
-                .pods
-                .iter()
-                .any(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other))
-            {
-                return Some("node(s) didn't match pod anti-affinity rules");
+            let others = spoken_of(snapshot, pod, term);
+            let values = others.iter().filter_map(|(_, node)| label(node, &term.topology_key)).map(str::to_owned);
+            relations.apart.entry(term.topology_key.clone()).or_default().extend(values);
+        }
+        for other in snapshot.keeping_away(namespace(pod), pod.metadata.labels.as_ref()) {
+            let Some(node) = node_of(snapshot, other) else { continue };
+            let terms = required_anti_affinity(other).iter().filter(|term| speaks_of(snapshot, other, term, pod));
+            for term in terms {
+                let value = label(node, &term.topology_key).map(str::to_owned);
+                relations.kept_away.entry(term.topology_key.clone()).or_default().extend(value);
             }
         }
-        for (other, at) in &self.pods {
-            if required_anti_affinity(other)
-                .iter()
-                .any(|term| together(at, &term.topology_key) && speaks_of(self.snapshot, other, term, pod))
-            {
-                return Some("node(s) didn't satisfy existing pods anti-affinity rules");
-            }
-        }
-        None
+        relations.spread = constraints(pod).iter().map(|constraint| spread(snapshot, pod, constraint)).collect();
+        relations.wish(snapshot, pod);
+        relations
     }
 
-    /// Topology spread with `DoNotSchedule`: why `pod` may not be on `node`.
-    pub fn skewed(&self, pod: &Pod, node: &Node) -> Option<&'static str> {
-        let constraints =
-            pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
-        for constraint in constraints.iter().filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
-            let Some(value) = label(node, &constraint.topology_key) else {
-                return Some("node(s) didn't match pod topology spread constraints (missing required label)");
-            };
-            let counts = self.counts(pod, constraint);
-            let least = match constraint.min_domains {
-                Some(wanted) if i64::from(wanted) > i64::try_from(counts.len()).unwrap_or(i64::MAX) => 0,
-                _ => counts.values().copied().min().unwrap_or(0),
-            };
-            let own = i64::from(counted(constraint, pod, pod));
-            if counts.get(value).copied().unwrap_or(0) + own - least > i64::from(constraint.max_skew) {
-                return Some("node(s) didn't match pod topology spread constraints");
-            }
-        }
-        None
-    }
-
-    /// How many counted pods each domain has; only domains with nodes that count.
-    fn counts<'n>(&'n self, pod: &Pod, constraint: &TopologySpreadConstraint) -> BTreeMap<&'n str, i64> {
-        let counts_node = |node: &Node| {
-            let admitted = constraint.node_affinity_policy.as_deref() == Some("Ignore") || admits_node(pod, node);
-            let tolerated =
-                constraint.node_taints_policy.as_deref() != Some("Honor") || untolerated(pod, node).is_none();
-            admitted && tolerated
-        };
-        let mut counts = BTreeMap::new();
-        for (_, node) in self.snapshot.nodes.iter().filter(|(_, node)| counts_node(node)) {
-            if let Some(value) = label(node, &constraint.topology_key) {
-                counts.entry(value).or_insert(0);
-            }
-        }
-        for (other, node) in &self.pods {
-            let leaving = other.metadata.deletion_timestamp.is_some();
-            if !leaving
-                && namespace(other) == namespace(pod)
-                && counted(constraint, pod, other)
-                && let Some(count) = label(node, &constraint.topology_key).and_then(|value| counts.get_mut(value))
-            {
-                *count += 1;
-            }
-        }
-        counts
-    }
-
-    /// How many pods of the same controller a node has.
-    pub fn siblings(&self, pod: &Pod, node: &Node) -> i64 {
-        let owner = |pod: &'a Pod| crate::ownership::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-        let Some(own) = crate::ownership::controller_of(&pod.metadata).map(|owner| owner.uid.as_str()) else {
-            return 0;
-        };
-        let there =
-            self.pods.iter().filter(|(other, at)| at.metadata.name == node.metadata.name && owner(other) == Some(own));
-        i64::try_from(there.count()).unwrap_or(i64::MAX)
-    }
-
-    /// The weights of preferred pod (anti-)affinity that speak for a node, less those against it.
-    pub fn preference(&self, pod: &Pod, node: &Node) -> i64 {
+    /// Weighs preferred affinity and anti-affinity.
+    fn wish(&mut self, snapshot: &Snapshot, pod: &Pod) {
         let affinity = affinity(pod);
-        let together = |other: &Node, key: &str| label(node, key).is_some() && label(node, key) == label(other, key);
-        let weigh = |weight: i32, term: &PodAffinityTerm| {
-            let there = self
-                .pods
-                .iter()
-                .filter(|(other, at)| together(at, &term.topology_key) && speaks_of(self.snapshot, pod, term, other));
-            i64::from(weight).saturating_mul(i64::try_from(there.count()).unwrap_or(i64::MAX))
-        };
         let towards = affinity
             .and_then(|a| a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
         let away = affinity
             .and_then(|a| a.pod_anti_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let sum = |terms: Option<&Vec<k8s_openapi::api::core::v1::WeightedPodAffinityTerm>>| -> i64 {
-            terms.into_iter().flatten().map(|term| weigh(term.weight, &term.pod_affinity_term)).sum()
+        let towards = towards.into_iter().flatten().map(|term| (i64::from(term.weight), &term.pod_affinity_term));
+        let away = away.into_iter().flatten().map(|term| (-i64::from(term.weight), &term.pod_affinity_term));
+        for (weight, term) in towards.chain(away) {
+            let wishes = self.wishes.entry(term.topology_key.clone()).or_default();
+            for (_, node) in spoken_of(snapshot, pod, term) {
+                if let Some(value) = label(node, &term.topology_key) {
+                    let sum = wishes.entry(value.to_owned()).or_default();
+                    *sum = sum.saturating_add(weight);
+                }
+            }
+        }
+    }
+
+    /// Whether no other pod matters to this one, wherever they are.
+    pub fn is_empty(&self) -> bool {
+        self.together.is_empty()
+            && self.apart.is_empty()
+            && self.kept_away.is_empty()
+            && self.spread.is_empty()
+            && self.wishes.is_empty()
+    }
+
+    /// Why the pod may not be on a node, in upstream's words: topology spread, then pod affinity.
+    pub fn refusal(&self, node: &Node) -> Option<&'static str> {
+        let within = |domains: &Domains| {
+            domains.iter().any(|(key, values)| label(node, key).is_some_and(|value| values.contains(value)))
         };
-        sum(towards) - sum(away)
+        for spread in self.spread.iter().filter(|spread| spread.hard) {
+            let Some(value) = label(node, &spread.key) else {
+                return Some("node(s) didn't match pod topology spread constraints (missing required label)");
+            };
+            let there = spread.counts.get(value).copied().unwrap_or(0);
+            if there + spread.own - spread.least > spread.max_skew {
+                return Some("node(s) didn't match pod topology spread constraints");
+            }
+        }
+        for term in &self.together {
+            let value = label(node, &term.key);
+            if value.is_none_or(|value| !term.first && !term.values.contains(value)) {
+                return Some("node(s) didn't match pod affinity rules");
+            }
+        }
+        if within(&self.apart) {
+            return Some("node(s) didn't match pod anti-affinity rules");
+        }
+        within(&self.kept_away).then_some("node(s) didn't satisfy existing pods anti-affinity rules")
+    }
+
+    /// The weights that speak for a node, less those against it.
+    pub fn preference(&self, node: &Node) -> i64 {
+        let weight = |(key, values): (&String, &BTreeMap<String, i64>)| {
+            label(node, key).and_then(|value| values.get(value)).copied().unwrap_or(0)
+        };
+        self.wishes.iter().map(weight).fold(0, i64::saturating_add)
+    }
+
+    /// How many more pods a node's domains have than the emptiest ones, for constraints that are only wishes.
+    pub fn skew(&self, node: &Node) -> i64 {
+        let more = |spread: &Spread| {
+            let there = label(node, &spread.key).and_then(|value| spread.counts.get(value)).copied();
+            there.map_or(spread.max_skew, |there| there - spread.least)
+        };
+        self.spread.iter().filter(|spread| !spread.hard).map(more).fold(0, i64::saturating_add)
+    }
+}
+
+/// How many counted pods each domain has; only domains with nodes that count.
+fn spread(snapshot: &Snapshot, pod: &Pod, constraint: &TopologySpreadConstraint) -> Spread {
+    let counts_node = |node: &Node| {
+        let admitted = constraint.node_affinity_policy.as_deref() == Some("Ignore") || admits_node(pod, node);
+        let tolerated = constraint.node_taints_policy.as_deref() != Some("Honor") || untolerated(pod, node).is_none();
+        admitted && tolerated
+    };
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for (_, node) in snapshot.nodes.iter().filter(|(_, node)| counts_node(node)) {
+        if let Some(value) = label(node, &constraint.topology_key).filter(|value| !counts.contains_key(*value)) {
+            counts.insert(value.to_owned(), 0);
+        }
+    }
+    let selector = constraint.label_selector.as_ref();
+    for (other, node) in selector.into_iter().flat_map(|selector| placed(snapshot, namespace(pod), selector)) {
+        if other.metadata.deletion_timestamp.is_none()
+            && counted(constraint, pod, other)
+            && let Some(count) = label(node, &constraint.topology_key).and_then(|value| counts.get_mut(value))
+        {
+            *count += 1;
+        }
+    }
+    let domains = i64::try_from(counts.len()).unwrap_or(i64::MAX);
+    let few = constraint.min_domains.is_some_and(|wanted| i64::from(wanted) > domains);
+    let least = if few { 0 } else { counts.values().copied().min().unwrap_or(0) };
+    Spread {
+        key: constraint.topology_key.clone(),
+        counts,
+        least,
+        own: i64::from(counted(constraint, pod, pod)),
+        max_skew: i64::from(constraint.max_skew),
+        hard: constraint.when_unsatisfiable == "DoNotSchedule",
     }
 }
 

@@ -1,16 +1,16 @@
-//! The scheduler: a node for each pod that has none, together with the volumes that it needs there. Key: the pod.
+//! The scheduler: a node for each pod that has none, together with the volumes that it needs there. Key: the pod; the
+//! empty key is all pods that have none.
 //!
 //! Relies on: the API server refusing a second binding of a pod; the driver deciding on nothing older than its own
-//! last commit; nodes saying their resources and their volume root.
+//! last commit of this controller; nodes saying their resources and their volume root.
 //! Guarantees V1 (through [`crate::volume`]: claimRef by uid, guarded, before the claim, before the pod), V5 (a bound
 //! volume's node affinity is never overruled), V10 (a node promises no more room than it has), V6 (a fresh claim gets
-//! a fresh directory), V9. After a cut the volumes
-//! made so far belong to the claim, and the next decision goes where they are.
-//! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; there is no
-//! preemption;
-//! nodes are not scored by image locality.
+//! a fresh directory), V9. After a cut the volumes made so far belong to the claim, and the next decision goes where
+//! they are. Pods are decided in order of priority, many at a time ([`round`]).
+//! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; nodes are not scored
+//! by image locality.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
@@ -18,17 +18,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
-use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
-use crate::pods::{condition, is_active, is_finished, is_terminating};
-use crate::snapshot::{Change, Snapshot};
+use crate::decision::{Controller, Decision, Event, Many, Verb, Waiting, Write, guarded_status, key_of};
+use crate::pods::{condition, is_active, is_finished};
+use crate::snapshot::{Change, Index, Snapshot};
 
 pub(crate) mod affinity;
+mod fit;
+mod preemption;
 pub(crate) mod resources;
+mod round;
 #[cfg(test)]
 pub(crate) mod tests;
 mod volumes;
 
-pub use volumes::{claim_names, uses};
+pub use affinity::{looks_at_others, required_anti_affinity};
+pub use round::schedule;
+pub use volumes::claim_names;
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -36,6 +41,7 @@ pub const CONTROLLER: Controller = Controller {
     permits: &[
         (Verb::Bind, "pods"),
         (Verb::PatchStatus, "pods"),
+        (Verb::Delete, "pods"),
         (Verb::Create, "persistentvolumes"),
         (Verb::Patch, "persistentvolumes"),
         (Verb::Patch, "persistentvolumeclaims"),
@@ -43,73 +49,71 @@ pub const CONTROLLER: Controller = Controller {
     ],
     reads: crate::volume::READS,
     keys,
-    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    reconcile: |snapshot, key, now| schedule(snapshot, std::slice::from_ref(key), now).pop().unwrap_or_default(),
+    many: Some(Many {
+        decide: schedule,
+        rank: |snapshot, key| snapshot.pods.get(key).map_or(0, |pod| -i64::from(fit::priority(pod))),
+        all: |snapshot| snapshot.pods_of_node("").filter(|(_, pod)| is_due(pod)).map(|(key, _)| key.clone()).collect(),
+        most: MAX_ROUND,
+    }),
 };
 
 /// Pods that name another scheduler are left to it.
 const NAME: &str = "default-scheduler";
-/// What a preferred term weighs beside the resource score, as upstream's plugin weights.
-const AFFINITY_WEIGHT: i64 = 2;
-/// What a soft taint takes off a node's score.
-const SOFT_TAINT: i64 = 300;
-/// What each pod of the same controller takes off a node's score.
-const SIBLING: i64 = 50;
+/// How many pods are placed together: their writes and Events are one transaction where they fit into one.
+const MAX_ROUND: usize = 200;
 
-/// A pod without a node, and everything it may be placed beside.
-pub struct Observed<'a> {
-    pod: &'a Pod,
-    snapshot: &'a Snapshot,
-}
-
-/// A node that will do.
-struct Candidate<'a> {
-    node: &'a Node,
-    bindings: Vec<volumes::Binding<'a>>,
-    score: i64,
+/// All pods that have no node.
+fn everybody() -> ObjectKey {
+    ObjectKey::new("", "")
 }
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let pending = |wake: &mut dyn FnMut(ObjectKey)| after.pods_of_node("").for_each(|(key, _)| wake(key.clone()));
+    let some = |index: Index| after.indexes.count(index, "", "") > 0;
     match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") => {
             let (old, new) = (before.pods.get(&change.key), after.pods.get(&change.key));
-            if new.is_some_and(|pod| node_of(pod).is_empty()) {
+            if new.is_some_and(|pod| is_due(pod)) {
                 wake(change.key.clone());
             }
             let there = |pod: &&std::sync::Arc<Pod>| !node_of(pod).is_empty() && !is_finished(pod);
             match (old.filter(there), new.filter(there)) {
                 // Its resources, host ports and exclusive claims are free.
-                (Some(_), None) => pending(wake),
-                (None, Some(_)) => {
-                    after
-                        .pods_of_node("")
-                        .filter(|(_, pod)| affinity::looks_at_others(pod))
-                        .for_each(|(key, _)| wake(key.clone()));
-                }
+                (Some(_), None) => wake(everybody()),
+                (None, Some(_)) if some(Index::PodsLookingAtOthers) => wake(everybody()),
                 _ => {}
             }
         }
         ("", "nodes") => {
-            let fingerprint = |snapshot: &Snapshot| {
+            let shape = |snapshot: &Snapshot| {
                 let node = snapshot.nodes.get(&change.key)?;
                 let labels = (node.metadata.labels.clone(), volume_room(node));
                 Some((labels, node.spec.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone())))
             };
-            if fingerprint(before) != fingerprint(after) {
-                pending(wake);
+            if shape(before) != shape(after) {
+                wake(everybody());
             }
         }
         ("", "persistentvolumeclaims") => {
-            let using = |(_, pod): &(&ObjectKey, &std::sync::Arc<Pod>)| {
-                pod.metadata.namespace.as_deref() == Some(&*change.key.namespace) && uses(pod, &change.key.name)
-            };
-            after.pods_of_node("").filter(using).for_each(|(key, _)| wake(key.clone()));
+            let users = after.found::<Pod>(Index::PodsUsing, &change.key.namespace, &change.key.name);
+            users.filter(|(_, pod)| is_due(pod)).for_each(|(key, _)| wake(key.clone()));
         }
-        ("", "persistentvolumes") | ("storage.k8s.io", "storageclasses") | ("snapshot.storage.k8s.io", _) => {
-            after
-                .pods_of_node("")
-                .filter(|(_, pod)| !claim_names(pod).is_empty())
-                .for_each(|(key, _)| wake(key.clone()));
+        ("", "persistentvolumes") if some(Index::PodsPendingClaims) => {
+            let claim = |snapshot: &Snapshot| {
+                let volume = snapshot.persistent_volumes.get(&change.key)?;
+                crate::volume::claim_ref(volume).map(crate::volume::claim_key)
+            };
+            match claim(after) {
+                // Those whose claim it is for; nobody else may have it.
+                Some(claim) => {
+                    let users = after.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
+                    users.filter(|(_, pod)| is_due(pod)).for_each(|(key, _)| wake(key.clone()));
+                }
+                None => wake(everybody()),
+            }
+        }
+        ("storage.k8s.io", "storageclasses") | ("snapshot.storage.k8s.io", _) if some(Index::PodsPendingClaims) => {
+            wake(everybody());
         }
         _ => {}
     }
@@ -125,55 +129,19 @@ fn node_of(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("")
 }
 
-fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
-    let pod = snapshot.pods.get(key)?;
-    let scheduler = pod.spec.as_ref()?.scheduler_name.as_deref().unwrap_or(NAME);
-    (node_of(pod).is_empty() && is_active(pod) && scheduler == NAME).then_some(Observed { pod, snapshot })
+/// Whether a pod is this scheduler's to place.
+fn is_due(pod: &Pod) -> bool {
+    let Some(spec) = pod.spec.as_ref() else { return false };
+    node_of(pod).is_empty() && is_active(pod) && spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
 }
 
-fn decide(observed: &Observed, now: Timestamp) -> Decision {
-    let mut decision = Decision::default();
-    let (pod, snapshot) = (observed.pod, observed.snapshot);
+/// What is said of a pod whose `schedulingGates` somebody has yet to take away.
+fn gated(pod: &Pod, now: Timestamp) -> Option<Decision> {
     let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
-    if gates.is_some_and(|gates| !gates.is_empty()) {
-        let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-        decision.writes.extend(not_scheduled(pod, "SchedulingGated", &message, now));
-        decision.waiting.push(Waiting::NoNodeFits { message });
-        return decision;
-    }
-    let total = snapshot.nodes.iter().count();
-    if total == 0 {
-        return unschedulable(pod, "no nodes available to schedule pods".to_owned(), now);
-    }
-    let claims = match volumes::Claims::of(snapshot, pod) {
-        Ok(claims) => claims,
-        Err(reason) => return unschedulable(pod, format!("0/{total} nodes are available: {reason}."), now),
-    };
-    let placed = affinity::Placed::of(snapshot);
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut best: Option<Candidate> = None;
-    for (_, node) in &snapshot.nodes {
-        match consider(observed, node, &claims, &placed) {
-            // Ties go to the node whose name comes first.
-            Ok(candidate) if best.as_ref().is_none_or(|best| candidate.score > best.score) => best = Some(candidate),
-            Ok(_) => {}
-            Err(of_node) => of_node.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
-        }
-    }
-    let Some(best) = best else {
-        let mut counted: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        counted.sort();
-        return unschedulable(pod, format!("0/{total} nodes are available: {}.", counted.join(", ")), now);
-    };
-    let (writes, events, complete) = claims.commit(&best.bindings, best.node);
-    decision.writes = writes;
-    decision.events = events;
-    if complete {
-        bind(&mut decision, pod, best.node);
-    } else {
-        decision.waiting.push(Waiting::NoVolume);
-    }
-    decision
+    gates.filter(|gates| !gates.is_empty())?;
+    let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
+    let writes = not_scheduled(pod, "SchedulingGated", &message, None, now).into_iter().collect();
+    Some(Decision { writes, waiting: vec![Waiting::NoNodeFits { message }], ..Decision::default() })
 }
 
 fn bind(decision: &mut Decision, pod: &Pod, node: &Node) {
@@ -183,63 +151,9 @@ fn bind(decision: &mut Decision, pod: &Pod, node: &Node) {
     decision.writes.push(Write::Bind { key, uid: pod.metadata.uid.clone().unwrap_or_default(), node });
 }
 
-/// Runs upstream's filters in upstream's order on one node: the first that refuses gives the reasons.
-fn consider<'a>(
-    observed: &Observed<'a>,
-    node: &'a Node,
-    claims: &volumes::Claims<'a>,
-    placed: &affinity::Placed<'a>,
-) -> Result<Candidate<'a>, Vec<String>> {
-    let pod = observed.pod;
-    let refuse = |reason: &str| Err(vec![reason.to_owned()]);
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let cordon = k8s_openapi::api::core::v1::Taint {
-        key: "node.kubernetes.io/unschedulable".to_owned(),
-        effect: "NoSchedule".to_owned(),
-        ..Default::default()
-    };
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
-    if cordoned && !tolerations.iter().any(|toleration| crate::matching::tolerates(toleration, &cordon)) {
-        return refuse("node(s) were unschedulable");
-    }
-    // Upstream has no such filter (a new kubelet would take pods early); a node on its way out must take none.
-    if is_terminating(&node.metadata) {
-        return refuse("node(s) were unschedulable");
-    }
-    if let Some(taint) = affinity::untolerated(pod, node) {
-        return Err(vec![format!("node(s) had untolerated taint {taint}")]);
-    }
-    if !affinity::admits_node(pod, node) {
-        return refuse("node(s) didn't match Pod's node affinity/selector");
-    }
-    let name = node.metadata.name.as_deref().unwrap_or("");
-    let there = || observed.snapshot.pods_of_node(name).map(|(_, pod)| &**pod).filter(|pod| !is_finished(pod));
-    let ports = resources::host_ports(pod);
-    if !ports.is_empty() && there().any(|other| resources::collide(&ports, &resources::host_ports(other))) {
-        return refuse("node(s) didn't have free ports for the requested pod ports");
-    }
-    let (wanted, has) = (resources::of_pod(pod), resources::of_node(node));
-    let (used, count) = resources::used(there());
-    let shortages = resources::shortages(&wanted, &has, &used, count);
-    if !shortages.is_empty() {
-        return Err(shortages);
-    }
-    let bindings = claims.on(node).map_err(|reason| vec![reason.to_owned()])?;
-    if let Some(reason) = placed.skewed(pod, node).or_else(|| placed.refusal(pod, node)) {
-        return refuse(reason);
-    }
-    let score = resources::least_allocated(&wanted, &has, &used)
-        + claims.room_left(&bindings, node)
-        + AFFINITY_WEIGHT
-            * affinity::preference(pod, node).saturating_add(placed.preference(pod, node)).clamp(-10_000, 10_000)
-        - SOFT_TAINT * affinity::soft_taints(pod, node).min(100)
-        - SIBLING * placed.siblings(pod, node).min(1_000);
-    Ok(Candidate { node, bindings, score })
-}
-
 fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    if let Some(write) = not_scheduled(pod, "Unschedulable", &message, now) {
+    if let Some(write) = not_scheduled(pod, "Unschedulable", &message, None, now) {
         decision.writes.push(write);
         decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "FailedScheduling", message.clone()));
     }
@@ -249,12 +163,13 @@ fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Decision {
 
 /// The condition PodScheduled=False, unless it says so already. The list of conditions is replaced whole, hence the
 /// resourceVersion.
-fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Option<Write> {
+fn not_scheduled(pod: &Pod, reason: &str, message: &str, nominated: Option<&str>, now: Timestamp) -> Option<Write> {
     let old = condition(pod, "PodScheduled");
     let same = |old: &PodCondition| {
         old.status == "False" && old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(message)
     };
-    if old.is_some_and(same) {
+    let known = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    if old.is_some_and(same) && nominated.is_none_or(|node| known == Some(node)) {
         return None;
     }
     let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
@@ -272,19 +187,15 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Opti
         .flat_map(|status| status.conditions.iter().flatten())
         .filter(|condition| condition.type_ != "PodScheduled");
     let conditions: Vec<PodCondition> = others.cloned().chain([scheduled]).collect();
-    Some(Write::Patch {
-        kind: kinds::POD.clone(),
-        key: key_of(&pod.metadata),
-        uid: pod.metadata.uid.clone().unwrap_or_default(),
-        resource_version: pod.metadata.resource_version.clone(),
-        status: true,
-        patch: json!({"status": {"conditions": conditions}}),
-    })
+    let mut status = json!({"conditions": conditions});
+    if let Some(node) = nominated {
+        status["nominatedNodeName"] = json!(node);
+    }
+    Some(guarded_status(&kinds::POD, &pod.metadata, status))
 }
 
 /// The pods, finished or not, that are on a node and use a claim.
 pub fn users_of<'a>(snapshot: &'a Snapshot, claim: &ObjectKey) -> BTreeSet<&'a ObjectKey> {
-    let on_node =
-        crate::snapshot::in_namespace(&snapshot.pods, &claim.namespace).filter(|(_, pod)| !node_of(pod).is_empty());
-    on_node.filter(|(_, pod)| uses(pod, &claim.name)).map(|(key, _)| key).collect()
+    let users = snapshot.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
+    users.filter(|(_, pod)| !node_of(pod).is_empty()).map(|(key, _)| key).collect()
 }

@@ -1,64 +1,119 @@
 //! What a pod asks for and what a node has left: CPU in thousandths of a core, everything else in whole units.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use mainstay_api::quantity::Quantity;
 
-/// Amounts by resource name.
-pub type Amounts = BTreeMap<String, i64>;
+/// Amounts by resource: CPU in thousandths of a core, everything else in whole units.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Amounts {
+    /// Thousandths of a core.
+    pub cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Of a node: how many pods it takes, where it says.
+    pub pods: Option<i64>,
+    /// Everything else by name; never 0.
+    pub other: BTreeMap<Arc<str>, i64>,
+}
+
+/// (address, protocol, port) on a node; the address `""` is every address.
+pub type HostPort = (String, String, i32);
+
+impl Amounts {
+    /// The amount of a resource.
+    pub fn get(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            name => self.other.get(name).copied().unwrap_or(0),
+        }
+    }
+
+    fn each(&mut self, more: &Self, with: impl Fn(i64, i64) -> i64) {
+        self.cpu = with(self.cpu, more.cpu);
+        self.memory = with(self.memory, more.memory);
+        for (name, amount) in &more.other {
+            match with(self.get(name), *amount) {
+                0 => drop(self.other.remove(name)),
+                sum => drop(self.other.insert(name.clone(), sum)),
+            }
+        }
+    }
+
+    /// Adds.
+    pub fn add(&mut self, more: &Self) {
+        self.each(more, i64::saturating_add);
+    }
+
+    /// Takes off what was added before.
+    pub fn subtract(&mut self, less: &Self) {
+        self.each(less, i64::saturating_sub);
+    }
+
+    /// Whichever is more, of each.
+    fn raise(&mut self, other: &Self) {
+        self.each(other, i64::max);
+    }
+
+    /// The resources of which there is any, by name.
+    fn named(&self) -> impl Iterator<Item = (&str, i64)> {
+        let own = [("cpu", self.cpu), ("memory", self.memory)].into_iter().filter(|(_, amount)| *amount != 0);
+        own.chain(self.other.iter().map(|(name, amount)| (&**name, *amount)))
+    }
+}
 
 fn amounts(list: Option<&BTreeMap<String, Text>>) -> Amounts {
-    let parsed = |(name, text): (&String, &Text)| {
-        let quantity: Quantity = text.0.parse().ok()?;
-        Some((name.clone(), if name == "cpu" { quantity.milli() } else { quantity.units() }))
-    };
-    list.into_iter().flatten().filter_map(parsed).collect()
+    let mut amounts = Amounts::default();
+    for (name, text) in list.into_iter().flatten() {
+        let Ok(quantity) = text.0.parse::<Quantity>() else { continue };
+        match name.as_str() {
+            "cpu" => amounts.cpu = quantity.milli(),
+            "memory" => amounts.memory = quantity.units(),
+            "pods" => amounts.pods = Some(quantity.units()),
+            name if quantity.units() != 0 => drop(amounts.other.insert(name.into(), quantity.units())),
+            _ => {}
+        }
+    }
+    amounts
 }
 
 fn requests(resources: Option<&ResourceRequirements>) -> Amounts {
     amounts(resources.and_then(|resources| resources.requests.as_ref()))
 }
 
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = total.entry(name.clone()).or_default();
-        *sum = sum.saturating_add(*amount);
-    }
-}
-
-fn raise(total: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        let most = total.entry(name.clone()).or_default();
-        *most = (*most).max(*amount);
-    }
-}
-
 /// What a pod asks for: the sum of its containers and sidecars, or what the hungriest init container needs beside the
 /// sidecars that started before it, whichever is more; pod-level requests in place of either; and the overhead.
 pub fn of_pod(pod: &Pod) -> Amounts {
-    let Some(spec) = pod.spec.as_ref() else { return Amounts::new() };
-    let mut total = Amounts::new();
+    let Some(spec) = pod.spec.as_ref() else { return Amounts::default() };
+    let mut total = Amounts::default();
     for container in &spec.containers {
-        add(&mut total, &requests(container.resources.as_ref()));
+        total.add(&requests(container.resources.as_ref()));
     }
-    let (mut sidecars, mut start) = (Amounts::new(), Amounts::new());
+    let (mut sidecars, mut start) = (Amounts::default(), Amounts::default());
     for container in spec.init_containers.iter().flatten() {
         let own = requests(container.resources.as_ref());
         if is_sidecar(container) {
-            add(&mut total, &own);
-            add(&mut sidecars, &own);
-            raise(&mut start, &sidecars);
+            total.add(&own);
+            sidecars.add(&own);
+            start.raise(&sidecars);
         } else {
             let mut beside = sidecars.clone();
-            add(&mut beside, &own);
-            raise(&mut start, &beside);
+            beside.add(&own);
+            start.raise(&beside);
         }
     }
-    raise(&mut total, &start);
-    total.extend(requests(spec.resources.as_ref()));
-    add(&mut total, &amounts(spec.overhead.as_ref()));
+    total.raise(&start);
+    if let Some(whole) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
+        let amounts = amounts(Some(whole));
+        total.cpu = if whole.contains_key("cpu") { amounts.cpu } else { total.cpu };
+        total.memory = if whole.contains_key("memory") { amounts.memory } else { total.memory };
+        total.other.extend(amounts.other);
+    }
+    total.add(&amounts(spec.overhead.as_ref()));
     total
 }
 
@@ -72,11 +127,11 @@ pub fn of_node(node: &Node) -> Amounts {
     amounts(status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref())))
 }
 
-/// What the pods on a node use, and how many they are.
+/// What pods use together, and how many they are.
 pub fn used<'a>(pods: impl Iterator<Item = &'a Pod>) -> (Amounts, i64) {
-    let (mut total, mut count) = (Amounts::new(), 0);
+    let (mut total, mut count) = (Amounts::default(), 0);
     for pod in pods {
-        add(&mut total, &of_pod(pod));
+        total.add(&of_pod(pod));
         count += 1;
     }
     (total, count)
@@ -85,12 +140,11 @@ pub fn used<'a>(pods: impl Iterator<Item = &'a Pod>) -> (Amounts, i64) {
 /// Why a pod does not fit beside what is used, in upstream's words; empty when it does.
 pub fn shortages(wanted: &Amounts, has: &Amounts, used: &Amounts, count: i64) -> Vec<String> {
     let mut reasons = Vec::new();
-    if count.saturating_add(1) > has.get("pods").copied().unwrap_or(i64::MAX) {
+    if has.pods.is_some_and(|most| count >= most) {
         reasons.push("Too many pods".to_owned());
     }
-    for (name, amount) in wanted.iter().filter(|(_, amount)| **amount > 0) {
-        let left = has.get(name).copied().unwrap_or(0).saturating_sub(used.get(name).copied().unwrap_or(0));
-        if *amount > left {
+    for (name, amount) in wanted.named().filter(|(_, amount)| *amount > 0) {
+        if amount > has.get(name).saturating_sub(used.get(name)) {
             reasons.push(format!("Insufficient {name}"));
         }
     }
@@ -99,16 +153,15 @@ pub fn shortages(wanted: &Amounts, has: &Amounts, used: &Amounts, count: i64) ->
 
 /// 0 to 100: how much of CPU and memory stays free, on average, once the pod is there.
 pub fn least_allocated(wanted: &Amounts, has: &Amounts, used: &Amounts) -> i64 {
-    let free = |name: &str| {
-        let all = has.get(name).copied().unwrap_or(0);
-        let taken = used.get(name).copied().unwrap_or(0).saturating_add(wanted.get(name).copied().unwrap_or(0));
+    let free = |all: i64, used: i64, wanted: i64| {
+        let taken = used.saturating_add(wanted);
         if all <= 0 { 0 } else { all.saturating_sub(taken).max(0).saturating_mul(100) / all }
     };
-    i64::midpoint(free("cpu"), free("memory"))
+    i64::midpoint(free(has.cpu, used.cpu, wanted.cpu), free(has.memory, used.memory, wanted.memory))
 }
 
 /// (address, protocol, port) that a pod takes on its node; the address `""` is every address.
-pub fn host_ports(pod: &Pod) -> BTreeSet<(String, String, i32)> {
+pub fn host_ports(pod: &Pod) -> BTreeSet<HostPort> {
     let ports =
         pod.spec.iter().flat_map(|spec| spec.containers.iter()).flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
@@ -119,9 +172,11 @@ pub fn host_ports(pod: &Pod) -> BTreeSet<(String, String, i32)> {
     taken.collect()
 }
 
-/// Whether two pods' host ports exclude each other.
-pub fn collide(a: &BTreeSet<(String, String, i32)>, b: &BTreeSet<(String, String, i32)>) -> bool {
+/// Whether host ports are taken already.
+pub fn collide(a: &BTreeSet<HostPort>, taken: &BTreeMap<HostPort, u32>) -> bool {
     a.iter().any(|(ip, protocol, port)| {
-        b.iter().any(|(other, p, n)| protocol == p && port == n && (ip == other || ip.is_empty() || other.is_empty()))
+        taken
+            .keys()
+            .any(|(other, p, n)| protocol == p && port == n && (ip == other || ip.is_empty() || other.is_empty()))
     })
 }

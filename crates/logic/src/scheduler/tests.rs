@@ -28,7 +28,10 @@ fn placed(world: &mut World, name: &str) -> String {
     let pod = world.get(&kinds::POD, "default", name);
     match pod["spec"]["nodeName"].as_str() {
         Some(node) => node.to_owned(),
-        None => pod["status"]["conditions"][0]["message"].as_str().unwrap_or("(no condition)").to_owned(),
+        None => {
+            let message = pod["status"]["conditions"][0]["message"].as_str().unwrap_or("(no condition)");
+            message.split(" preemption:").next().unwrap_or("").to_owned()
+        }
     }
 }
 
@@ -142,4 +145,73 @@ fn host_ports_exclude_each_other() {
         placed(&mut world, "b"),
         "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
     );
+}
+
+#[test]
+fn many_pods_are_placed_on_what_those_before_them_leave() {
+    let mut world = World::default();
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({"status": {"allocatable": {"cpu": "2"}}})));
+    }
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        world.put(pod(name, json!({})));
+    }
+    let keys = names.map(|name| ObjectKey::new("default", name));
+    let decisions = schedule(&world.snapshot, &keys, Timestamp::UNIX_EPOCH);
+    let node = |decision: &Decision| match decision.writes.last() {
+        Some(Write::Bind { node, .. }) => node.clone(),
+        other => format!("{:?}", other.is_some()),
+    };
+    assert_eq!(decisions.iter().map(node).collect::<Vec<_>>(), ["n1", "n2", "n1", "n2", "true"]);
+    // A node's room is counted once for all of them, also with claims and where pods keep apart.
+    let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "apart"}}}]);
+    let apart = json!({"metadata": {"labels": {"app": "apart"}}, "spec": {"containers": [{"name": "c"}],
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}});
+    for name in names {
+        world.put(pod(name, apart.clone()));
+    }
+    let decisions = schedule(&world.snapshot, &keys, Timestamp::UNIX_EPOCH);
+    assert_eq!(decisions.iter().map(node).collect::<Vec<_>>(), ["n1", "n2", "true", "true", "true"]);
+}
+
+fn ranked(name: &str, priority: i32, over: Value) -> Value {
+    let mut pod = pod(name, json!({"spec": {"priority": priority}, "metadata": {"uid": format!("uid-{name}")}}));
+    merge(&mut pod, &over);
+    pod
+}
+
+#[test]
+fn a_more_important_pod_takes_the_room_of_the_least_important_ones() {
+    let mut world = World::default();
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({"status": {"allocatable": {"cpu": "2"}}})));
+    }
+    for (name, priority, node) in [("a", 5, "n1"), ("b", 1, "n1"), ("c", 5, "n2"), ("d", 5, "n2")] {
+        world.put(ranked(name, priority, json!({"spec": {"nodeName": node}, "status": {"phase": "Running"}})));
+    }
+    world.put(ranked("never", 10, json!({"spec": {"preemptionPolicy": "Never"}})));
+    world.run(&CONTROLLER, &ObjectKey::new("default", "never"), Timestamp::UNIX_EPOCH, usize::MAX);
+    assert_eq!(
+        world.get(&kinds::POD, "default", "never")["status"]["conditions"][0]["message"],
+        "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+    );
+    world.put(ranked("vip", 10, json!({})));
+    assert_eq!(placed(&mut world, "vip"), "0/2 nodes are available: 2 Insufficient cpu.");
+    let vip = world.get(&kinds::POD, "default", "vip");
+    assert_eq!(vip["status"]["nominatedNodeName"], "n1");
+    let victim = world.get(&kinds::POD, "default", "b");
+    assert_eq!(victim["status"]["conditions"][0]["reason"], "PreemptionByScheduler");
+    assert!(victim["metadata"]["deletionTimestamp"].is_string(), "deleted gracefully");
+    for spared in ["a", "c", "d"] {
+        assert!(world.get(&kinds::POD, "default", spared)["metadata"]["deletionTimestamp"].is_null(), "{spared}");
+    }
+    assert!(world.events.contains(&"Preempted: Preempted by pod uid-vip on node n1".to_owned()));
+    // While the victim is on its way out nobody else is taken, and once it is gone its room is not anybody's.
+    world.run(&CONTROLLER, &ObjectKey::new("default", "vip"), Timestamp::UNIX_EPOCH, usize::MAX);
+    assert!(world.get(&kinds::POD, "default", "a")["metadata"]["deletionTimestamp"].is_null());
+    world.remove(&kinds::POD, &ObjectKey::new("default", "b"));
+    world.put(ranked("late", 3, json!({})));
+    assert_eq!(placed(&mut world, "late"), "0/2 nodes are available: 2 Insufficient cpu.");
+    assert_eq!(placed(&mut world, "vip"), "n1");
 }

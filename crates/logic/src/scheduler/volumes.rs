@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::decision::{Event, Write};
 use crate::ownership::controller_of;
 use crate::pods::is_finished;
-use crate::snapshot::{Snapshot, in_namespace};
+use crate::snapshot::{Index, Snapshot};
 use crate::volume;
 
 /// On a claim that any number of nodes could reach: `<node>/<pod uid>` of the last pod placed with it. Writing it with
@@ -53,11 +53,6 @@ pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
         _ => None,
     };
     volumes.iter().filter_map(name).collect()
-}
-
-/// Whether a pod uses a claim of its namespace.
-pub fn uses(pod: &Pod, claim: &str) -> bool {
-    claim_names(pod).iter().any(|(name, _)| name == claim)
 }
 
 impl<'a> Claims<'a> {
@@ -135,6 +130,22 @@ impl<'a> Claims<'a> {
         Ok(bindings)
     }
 
+    /// What must not go while the pod is being bound: its claims, and what they are to be copies of.
+    pub fn relied_on(&self) -> Vec<(mainstay_api::Kind, ObjectKey)> {
+        let claims = self.claims.iter().map(|claim| match claim {
+            Claim::Bound(claim, _) | Claim::Delayed(claim, _) => *claim,
+        });
+        claims.flat_map(|claim| volume::source::relied_on(self.snapshot, claim)).collect()
+    }
+
+    /// The hostname to which a volume that is bound to one of the claims is tied: no other node can have the pod.
+    pub fn tied_to(&self) -> Option<&'a str> {
+        self.claims.iter().find_map(|claim| match claim {
+            Claim::Bound(_, volume) => volume::room::home(volume),
+            Claim::Delayed(..) => None,
+        })
+    }
+
     /// How much room the node has left after these bindings, in hundredths; 0 where they take none.
     pub fn room_left(&self, bindings: &[Binding], node: &Node) -> i64 {
         let sizes = bindings.iter().filter_map(|binding| match binding {
@@ -147,9 +158,12 @@ impl<'a> Claims<'a> {
     /// V9: ReadWriteOncePod is one pod; ReadWriteOnce is one node.
     fn exclusive(&self, claim: &PersistentVolumeClaim, node: &Node) -> Result<(), &'static str> {
         let name = claim.metadata.name.as_deref().unwrap_or("");
-        let mut others = in_namespace(&self.snapshot.pods, claim.metadata.namespace.as_deref().unwrap_or(""))
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or("");
+        let mut others = self
+            .snapshot
+            .found::<Pod>(Index::PodsUsing, namespace, name)
             .map(|(_, pod)| pod)
-            .filter(|pod| pod.metadata.uid != self.pod.metadata.uid && !is_finished(pod) && uses(pod, name))
+            .filter(|pod| pod.metadata.uid != self.pod.metadata.uid && !is_finished(pod))
             .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
             .filter(|node| !node.is_empty());
         if volume::asks_for(claim, "ReadWriteOncePod") {
@@ -175,8 +189,7 @@ impl<'a> Claims<'a> {
         taken: &BTreeSet<&str>,
     ) -> Result<Binding<'a>, &'static str> {
         // A volume that already belongs to the claim (a decision that was cut) is the only one it can have.
-        let own = self.snapshot.persistent_volumes.iter().find(|(_, volume)| volume::is_held_by(volume, claim));
-        if let Some((_, own)) = own {
+        if let Some(own) = volume::volumes_of(self.snapshot, claim).find(|volume| volume::is_held_by(volume, claim)) {
             if volume::nfs::is_unmade(own) {
                 return Ok(Binding::Announce(claim));
             }

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::{MADE_ON, PROVISIONED_BY, PV_PROTECTION, SELECTED_NODE, SIZE, SIZE_NONE, annotation, capacity, made_size};
 use crate::controllers::persistentvolumeclaim::is_ready;
 use crate::decision::{Event, Write};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Index, Snapshot};
 
 /// The provisioner's own name.
 pub const PROVISIONER: &str = "mainstay.io/nfs";
@@ -167,10 +167,9 @@ pub fn provisionable(claim: &PersistentVolumeClaim, class: &StorageClass) -> Res
 /// A node for the work: the one that was asked or selected if it is ready, else the first ready one.
 pub fn worker<'a>(snapshot: &'a Snapshot, asked: &str) -> Option<&'a str> {
     let ready = |node: &Node| is_ready(node);
-    let able = |name: &str| snapshot.nodes.get(&ObjectKey::new("", name)).is_some_and(|node| ready(node));
-    let all = || snapshot.nodes.iter().find(|(_, node)| ready(node)).map(|(key, _)| &*key.name);
-    let same = snapshot.nodes.iter().map(|(key, _)| &*key.name).find(|name| *name == asked && able(name));
-    same.or_else(all)
+    let all = || snapshot.found::<Node>(Index::NodesReady, "", "").next();
+    let same = snapshot.nodes.get_key_value(&ObjectKey::new("", asked)).filter(|(_, node)| ready(node));
+    same.or_else(all).map(|(key, _)| &*key.name)
 }
 
 /// The volume that is declared for a claim, and what people are told.

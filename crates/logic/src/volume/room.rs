@@ -13,11 +13,13 @@
 //! and so
 //! do plain directories, which promise nothing.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::{SIZE_IMAGE, annotation, capacity, is_image, made_size, reaches, size_of};
-use crate::snapshot::Snapshot;
+use super::{HOSTNAME, SIZE_IMAGE, annotation, capacity, is_image, made_size, reaches, size_of};
+use crate::snapshot::{Index, Snapshot};
 
 /// On a Node: bytes that its image volumes may have, all together.
 pub const VOLUME_CAPACITY: &str = "mainstay.io/volume-capacity";
@@ -29,9 +31,41 @@ pub const NO_ROOM: &str = "node(s) did not have enough free storage";
 /// Bytes that a node may still promise: below 0 where more was promised already, `None` where it does not say.
 pub fn of(snapshot: &Snapshot, node: &Node) -> Option<i64> {
     let all: i64 = annotation(&node.metadata, VOLUME_CAPACITY).parse().ok()?;
-    let here = snapshot.persistent_volumes.iter().filter(|(_, volume)| is_image(volume) && reaches(node, volume));
-    let promised = |volume: &PersistentVolume| capacity(volume).max(made_size(volume).unwrap_or(0));
-    Some(here.fold(all, |rest, (_, volume)| rest.saturating_sub(promised(volume))))
+    let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME));
+    let tied = hostname.map_or(0, |hostname| snapshot.promised_on(hostname));
+    let loose = snapshot.found::<PersistentVolume>(Index::VolumesLoose, "", "").map(|(_, volume)| volume);
+    let loose = loose.filter(|volume| reaches(node, volume)).map(|volume| promised(volume));
+    Some(loose.fold(all.saturating_sub(tied), i64::saturating_sub))
+}
+
+/// Bytes that an image volume was promised.
+pub fn promised(volume: &PersistentVolume) -> i64 {
+    capacity(volume).max(made_size(volume).unwrap_or(0))
+}
+
+/// The hostname that a volume is tied to, where its node affinity is nothing but that.
+pub fn home(volume: &PersistentVolume) -> Option<&str> {
+    let required = volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()?;
+    let [term] = required.node_selector_terms.as_slice() else { return None };
+    let ([expression], []) =
+        (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default())
+    else {
+        return None;
+    };
+    let [value] = expression.values.as_deref().unwrap_or_default() else { return None };
+    (expression.key == HOSTNAME && expression.operator == "In" && !value.is_empty()).then_some(value)
+}
+
+/// The nodes that reach a volume, in order of name.
+pub fn homes<'a>(snapshot: &'a Snapshot, volume: &PersistentVolume) -> Vec<&'a Node> {
+    let all: Vec<&Node> = match home(volume) {
+        Some(hostname) => {
+            let label = BTreeMap::from([(HOSTNAME.to_owned(), hostname.to_owned())]);
+            snapshot.labelled::<Node>("", &label).into_iter().map(|(_, node)| &**node).collect()
+        }
+        None => snapshot.nodes.iter().map(|(_, node)| &**node).collect(),
+    };
+    all.into_iter().filter(|node| reaches(node, volume)).collect()
 }
 
 /// Whether volumes of a class may be promised only where there is room.
@@ -51,8 +85,7 @@ pub fn can_grow(snapshot: &Snapshot, volume: &PersistentVolume, bytes: i64) -> b
     if !is_image(volume) || annotation(&volume.metadata, OVERCOMMIT) == "true" {
         return true;
     }
-    let mut homes = snapshot.nodes.iter().map(|(_, node)| node).filter(|node| reaches(node, volume));
-    homes.all(|node| of(snapshot, node).is_none_or(|room| bytes <= room))
+    homes(snapshot, volume).into_iter().all(|node| of(snapshot, node).is_none_or(|room| bytes <= room))
 }
 
 /// How much of a node's room would be left after `bytes` more, in hundredths; 0 where it does not say.

@@ -9,14 +9,14 @@
 //! folder's name is checked wherever a handle is read: no handle leads to a volume, or out of the volume root.
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
-use mainstay_api::ObjectKey;
-use mainstay_api::snapshots::{VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotContent};
+use mainstay_api::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
+use mainstay_api::{Kind, ObjectKey, kinds};
 
 use super::{
     BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image,
     requested, volume_name,
 };
-use crate::snapshot::{Snapshot, in_namespace};
+use crate::snapshot::{Index, Snapshot};
 
 /// On a PersistentVolume: the folder below the volume root that its data is copied from, on first use.
 pub const COPY_OF: &str = "mainstay.io/copy-of";
@@ -240,10 +240,15 @@ pub fn copy_of(volume: &PersistentVolume) -> Option<&str> {
     Some(annotation(&volume.metadata, COPY_OF)).filter(|folder| !folder.is_empty())
 }
 
-/// Whether a volume is still to become a copy of a folder.
+/// Whether this volume is still to become a copy of a folder.
 pub fn is_copying(volume: &PersistentVolume, folder: &str) -> bool {
     let unmade = annotation(&volume.metadata, MADE_ON).is_empty() && volume.metadata.deletion_timestamp.is_none();
     unmade && copy_of(volume) == Some(folder)
+}
+
+/// Whether a volume is still to become a copy of a folder.
+pub fn is_being_read(snapshot: &Snapshot, folder: &str) -> bool {
+    snapshot.indexes.count(Index::VolumesCopying, folder, "") > 0
 }
 
 /// Whether a claim is being copied: by a snapshot that is not ready, or by a clone.
@@ -252,16 +257,12 @@ pub fn is_being_copied(snapshot: &Snapshot, key: &ObjectKey) -> bool {
     let volume = volume_name(claim);
     let held =
         snapshot.persistent_volumes.get(&ObjectKey::new("", volume)).is_some_and(|volume| is_held_by(volume, claim));
-    let cloned = held && snapshot.persistent_volumes.iter().any(|(_, copy)| is_copying(copy, volume));
-    let grouped = |content: &VolumeGroupSnapshotContent| {
-        let unmade = content.status.as_ref().and_then(|status| status.volume_group_snapshot_handle.as_ref()).is_none();
-        let asked = content.spec.source.volume_handles.iter().flatten().any(|handle| handle == volume);
-        unmade && asked && content.metadata.deletion_timestamp.is_none()
-    };
-    let in_group = held && snapshot.volume_group_snapshot_contents.iter().any(|(_, content)| grouped(content));
+    let cloned = held && is_being_read(snapshot, volume);
+    let in_group = held && snapshot.indexes.count(Index::GroupContentsOf, volume, "") > 0;
     cloned
         || in_group
-        || in_namespace(&snapshot.volume_snapshots, &key.namespace)
+        || snapshot
+            .found::<VolumeSnapshot>(Index::SnapshotsOf, &key.namespace, &key.name)
             .any(|(_, copy)| is_being_made(snapshot, copy, &key.name))
 }
 
@@ -275,6 +276,27 @@ fn is_being_made(snapshot: &Snapshot, copy: &VolumeSnapshot, claim: &str) -> boo
         && !ready
         && content()
             .is_some_and(|content| content.status.as_ref().and_then(|status| status.snapshot_handle.as_ref()).is_none())
+}
+
+/// What must not go while a volume is made for a claim: the claim, and what it is to be a copy of.
+pub fn relied_on(snapshot: &Snapshot, claim: &PersistentVolumeClaim) -> Vec<(Kind, ObjectKey)> {
+    let mut all = vec![(kinds::PERSISTENT_VOLUME_CLAIM.clone(), crate::decision::key_of(&claim.metadata))];
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or("");
+    match wanted(claim).filter(|_| volume_name(claim).is_empty()) {
+        Some(wanted) if wanted.kind == "PersistentVolumeClaim" => {
+            all.push((kinds::PERSISTENT_VOLUME_CLAIM.clone(), ObjectKey::new(namespace, wanted.name)));
+        }
+        Some(wanted) if wanted.kind == "VolumeSnapshot" => {
+            let key = ObjectKey::new(namespace, wanted.name);
+            let status = snapshot.volume_snapshots.get(&key).and_then(|copy| copy.status.as_ref());
+            if let Some(content) = status.and_then(|status| status.bound_volume_snapshot_content_name.as_deref()) {
+                all.push((kinds::VOLUME_SNAPSHOT_CONTENT.clone(), ObjectKey::new("", content)));
+            }
+            all.push((kinds::VOLUME_SNAPSHOT.clone(), key));
+        }
+        _ => {}
+    }
+    all
 }
 
 /// The name of the content that is made for a snapshot of a claim: only this snapshot's, for ever.

@@ -181,7 +181,7 @@ fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
     let pod = world.get(&kinds::POD, "default", "web-0");
     assert_eq!(
         pod["status"]["conditions"][0]["message"],
-        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity."
+        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     );
 
     // The claim made again: a fresh volume; the old one is Released and keeps its bytes.

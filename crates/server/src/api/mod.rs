@@ -33,11 +33,12 @@ pub use create::create;
 pub use delete::{DeleteOptions, delete};
 pub use eviction::evict;
 pub use list::{List, list};
+pub use mainstay_api::object::merge as merge_patch;
 pub use options::{ListOptions, Query, Selection, resource_version};
 pub use served::Served;
 pub use subresource::{bind, scale_of, scaled};
 pub use token::{Bound, Claims, ISSUER, TokenError, Tokens};
-pub use update::{Part, apply, merge_patch, no_field_manager, part_of, patch, update};
+pub use update::{Part, apply, no_field_manager, part_of, patch, update};
 pub use watch::{Frame, Watch};
 
 /// How often a write is prepared anew when others changed what it had read, before its client is told (A9).

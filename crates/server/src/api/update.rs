@@ -126,22 +126,6 @@ pub fn patch(
     replace(batch, kind, &old, new, part)
 }
 
-/// RFC 7396: objects are merged field by field, null takes away, everything else replaces.
-pub fn merge_patch(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    let target = object::ensure(target, &[]);
-    for (field, value) in fields {
-        if value.is_null() {
-            target.remove(field);
-        } else {
-            merge_patch(target.entry(field.clone()).or_insert(Value::Null), value);
-        }
-    }
-}
-
 fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part: Part) -> Result<Outcome, Status> {
     let name = object::name(old);
     let (uid, old_uid) = (object::uid(&new), object::uid(old));
@@ -277,7 +261,6 @@ pub fn part_of(kind: &Kind, status: bool, patch: &Value) -> Part {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
 
     #[test]
@@ -292,7 +275,7 @@ mod tests {
             (json!([1, 2]), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
         ];
         for (mut target, patch, wanted) in table {
-            merge_patch(&mut target, &patch);
+            mainstay_api::object::merge(&mut target, &patch);
             assert_eq!(target, wanted);
         }
     }

@@ -6,7 +6,7 @@ use mainstay_store::Txn;
 use mainstay_store::limits::{MAX_EXPECT, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
 use serde_json::{Value, json};
 
-use super::{Work, events};
+use super::{Part, Work, events};
 use crate::api::{self, Api, Batch, DeleteOptions};
 
 /// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
@@ -19,7 +19,7 @@ const FULL_BYTES: usize = MAX_TXN_BYTES - MAX_VALUE - (64 << 10);
 /// node ports.
 const FULL_OPS: usize = (if MAX_OPS < MAX_EXPECT { MAX_OPS } else { MAX_EXPECT }) / 2;
 
-/// What a decision came to.
+/// What decisions came to.
 #[derive(Debug)]
 pub struct Compiled {
     /// To be committed; may be empty.
@@ -28,35 +28,42 @@ pub struct Compiled {
     pub refused: Option<Status>,
     /// Whether there are further writes.
     pub is_cut: bool,
-    /// How many of the decision's writes are in `txn`.
+    /// How many writes are in `txn`.
     pub writes: usize,
+    /// How many parts are in `txn` as a whole.
+    pub parts: usize,
 }
 
-/// Prepares the decision's writes on the store's newest state, as many as one transaction holds. Where one is refused,
+/// Prepares the decisions' writes on the store's newest state, as many as one transaction holds. Where one is refused,
 /// those before it still go.
 pub fn compile(api: &Api, work: &Work) -> Compiled {
-    let writes = &work.decision.writes;
-    let mut most = writes.len().min(MAX_WRITES).min(work.most_writes.max(1));
-    let mut refused: Option<(usize, Status)> = None;
+    let mut most = work.most_writes.max(1);
+    if work.parts.len() == 1 {
+        most = most.min(MAX_WRITES);
+    }
+    let mut refused: Option<Status> = None;
     loop {
         let mut batch = api.batch();
-        let mut count = 0;
-        let mut failed = None;
-        while count < most && !is_full(&batch) {
-            let Some(write) = writes.get(count) else { break };
-            if let Err(status) = apply(&mut batch, write) {
-                failed = Some((count, status));
+        let (mut count, mut parts, mut next) = (0, 0, None);
+        for part in &work.parts {
+            next = add(&mut batch, work.controller, part, &mut count, most);
+            if next.is_some() {
                 break;
             }
-            count += 1;
+            parts += 1;
         }
-        if let Some((index, status)) = failed {
+        if let Some(Stop::Refused(status)) = next {
             // A refused verb may have left marks in the batch: prepared anew without it.
-            most = index;
-            refused = Some((index, status));
+            most = count;
+            refused = Some(status);
+            if most == 0 {
+                batch = api.batch();
+                tell_refused(&mut batch, work, 0, refused.as_ref());
+                return Compiled { txn: batch.into_txn(), refused, is_cut: false, writes: 0, parts: 0 };
+            }
             continue;
         }
-        let mut is_cut = refused.is_none() && count < writes.len();
+        let mut is_cut = next.is_some() && refused.is_none();
         for key in &work.expired {
             if is_full(&batch) {
                 is_cut = true;
@@ -65,21 +72,43 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
             let gone = api::delete(&mut batch, &kinds::EVENT, &key.namespace, &key.name, &DeleteOptions::default());
             debug_assert!(gone.is_ok() || gone.is_err_and(|status| status.code == 404));
         }
-        if refused.is_none() && !is_cut {
-            for event in &work.decision.events {
-                if is_full(&batch) {
-                    tracing::debug!(controller = work.controller, key = %work.key, "no room is left for all events");
-                    break;
-                }
-                events::record(&mut batch, work.controller, event);
-            }
+        tell_refused(&mut batch, work, count, refused.as_ref());
+        return Compiled { txn: batch.into_txn(), refused, is_cut, writes: count, parts };
+    }
+}
+
+/// Why the writes of a part are not all in the batch.
+enum Stop {
+    Full,
+    Refused(Status),
+}
+
+/// Adds the writes of a part, up to `most` writes in all, and then what is told of them.
+fn add(batch: &mut Batch<'_>, controller: &'static str, part: &Part, count: &mut usize, most: usize) -> Option<Stop> {
+    for write in &part.decision.writes {
+        if *count >= most || is_full(batch) {
+            return Some(Stop::Full);
         }
-        if let Some((index, status)) = &refused
-            && let Some(write) = writes.get(*index)
-        {
-            record_refusal(&mut batch, work.controller, write, status);
+        if let Err(status) = apply(batch, write) {
+            return Some(Stop::Refused(status));
         }
-        return Compiled { txn: batch.into_txn(), refused: refused.map(|(_, status)| status), is_cut, writes: count };
+        *count += 1;
+    }
+    for event in &part.decision.events {
+        if is_full(batch) {
+            tracing::debug!(controller, key = %part.key, "no room is left for all events");
+            break;
+        }
+        events::record(batch, controller, event);
+    }
+    None
+}
+
+/// Says what was refused: the write after the first `count`.
+fn tell_refused(batch: &mut Batch<'_>, work: &Work, count: usize, refused: Option<&Status>) {
+    let write = work.parts.iter().flat_map(|part| &part.decision.writes).nth(count);
+    if let (Some(write), Some(status)) = (write, refused) {
+        record_refusal(batch, work.controller, write, status);
     }
 }
 

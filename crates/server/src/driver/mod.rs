@@ -1,12 +1,15 @@
-//! Runs the controllers: newest snapshot, decide, commit, tell the queue. Without IO of its own.
+//! Runs the controllers: newest snapshot, observe, decide, commit, wake what that concerns. Without IO of its own.
 //!
-//! Whoever owns a [`Driver`] feeds it the store's events, asks [`Driver::poll`] for the next decision, commits what
-//! [`compile`] makes of it, and tells [`Driver::finished`]. Production does so in [`run`], the simulator in a loop of
-//! its own ([`step`]). It never decides on a snapshot older than its own last commit, so no controller acts twice on
-//! what it has not yet seen itself do.
+//! Whoever owns a [`Driver`] feeds it the store's events, asks [`Driver::poll`] for decisions, commits what [`compile`]
+//! makes of each, as many side by side as it likes, and says how each went ([`Driver::finished`]). Production does so
+//! in [`run`], the simulator in a loop of its own ([`step`]).
+//!
+//! No key is decided on a snapshot older than its own last commit, and nothing is decided about an object that another
+//! decision is writing ([`flights`]), so no controller acts twice on what it has not yet seen itself do.
 
 mod commit;
 mod events;
+mod flights;
 mod queue;
 mod run;
 
@@ -21,25 +24,38 @@ use mainstay_store::{Event, Revision, Store, Watcher};
 
 pub use commit::{Compiled, compile};
 use events::Expiry;
+use flights::Flights;
 use queue::{Item, Queue};
 pub use run::{run, step};
 
 use crate::api::key;
 
-/// What is to be done next.
+/// Keys whose decisions are under way at a time; more are decided when some of those are seen.
+const MAX_FLIGHTS: usize = 512;
+/// Keys that a load takes from the store at a time.
+const PAGE: usize = 1000;
+
+/// What is to be committed next, together where that is possible.
 #[derive(Debug)]
 pub struct Work {
-    item: Item,
     /// Who decided.
     pub controller: &'static str,
+    /// In order: a part may rely on those before it.
+    pub parts: Vec<Part>,
+    /// Events (of the kind Event) whose time is over.
+    pub expired: Vec<ObjectKey>,
+    /// At most so many writes are committed together.
+    pub most_writes: usize,
+}
+
+/// The decision about one key.
+#[derive(Debug)]
+pub struct Part {
+    item: Item,
     /// About what.
     pub key: ObjectKey,
     /// What is to be committed.
     pub decision: Decision,
-    /// Events (of the kind Event) whose time is over.
-    pub expired: Vec<ObjectKey>,
-    /// At most so many of the decision's writes are committed together.
-    pub most_writes: usize,
 }
 
 /// How it went.
@@ -47,11 +63,12 @@ pub struct Work {
 pub enum Finish {
     /// All of it is committed, up to this revision (nothing to write: the store's).
     Committed(Revision),
-    /// The first part of it is committed up to this revision; the rest is decided anew at once.
-    Partly(Revision),
-    /// It (or the rest of it, after this revision) was refused, or somebody else wrote first: decided anew after a
-    /// while.
-    Failed(Option<Revision>),
+    /// So many parts of it, and some writes of the next, are committed up to this revision; the rest is decided anew
+    /// at once.
+    Partly(Revision, usize),
+    /// After so many parts (committed up to this revision, as are writes before it in its part) a write was refused,
+    /// or somebody else wrote first: that part is decided anew after a while, those after it at once.
+    Failed(Option<Revision>, usize),
     /// So many writes of it together break a limit of the store: decided anew at once, half as many at a time.
     TooLarge(usize),
 }
@@ -62,8 +79,9 @@ pub struct Driver {
     snapshot: Snapshot,
     queue: Queue,
     expiry: Expiry,
-    /// No decision is made on a snapshot older than this.
-    committed: u64,
+    flights: Flights,
+    /// Controllers of which all keys are to be woken when nothing else is left for them to decide.
+    wake_all: BTreeSet<usize>,
     /// Why each key that waits does so; for the console, metrics and tests.
     waiting: BTreeMap<Item, Vec<mainstay_logic::Waiting>>,
     /// What is not decided while an object of a kind that it looks at does not decode.
@@ -72,7 +90,7 @@ pub struct Driver {
     most_writes: BTreeMap<Item, usize>,
 }
 
-/// The place of what is not a controller's: taking away old Events.
+/// The index of what is not a controller's: taking away old Events.
 const EXPIRY: usize = usize::MAX;
 
 impl Driver {
@@ -83,7 +101,8 @@ impl Driver {
             snapshot: Snapshot::default(),
             queue: Queue::default(),
             expiry: Expiry::default(),
-            committed: 0,
+            flights: Flights::default(),
+            wake_all: BTreeSet::new(),
             waiting: BTreeMap::new(),
             held: BTreeSet::new(),
             most_writes: BTreeMap::new(),
@@ -91,25 +110,61 @@ impl Driver {
     }
 
     /// Takes in the store's whole state, at the start and when the watch has fallen behind. Returns the watch to go
-    /// on with.
+    /// on with. Takes long where there is much: not for an async thread.
     pub fn load(&mut self, store: &Store, now: Timestamp) -> Result<Watcher, mainstay_store::ReadError> {
-        let page = store.range(b"", None, usize::MAX, None)?;
-        let watcher = store.watch("", page.revision)?;
-        let mut gone: BTreeMap<_, _> = self.snapshot.metas.iter().map(|(index, _)| (index.clone(), ())).collect();
+        // The watch comes first: what happens while the pages are read is then told after them.
+        let revision = store.revision();
+        let watcher = store.watch("", revision)?;
+        let metas = self.snapshot.metas.iter();
+        let mut gone: BTreeMap<_, _> = metas.map(|(slot, _)| (slot.clone(), ())).collect();
         // Definitions first: what else there is may be of the kinds that they define.
         let definitions = key::prefix(&kinds::CUSTOM_RESOURCE_DEFINITION, None);
-        let (first, others): (Vec<_>, Vec<_>) =
-            page.entries.iter().partition(|entry| entry.key.starts_with(&definitions));
-        for entry in first.into_iter().chain(others) {
-            let Some((kind, object)) = key::parse(&self.snapshot.registry, &entry.key) else { continue };
-            gone.remove(&(kind.clone(), object.clone()));
-            self.change(&kind, object, Some(&entry.value), page.revision, now);
+        for prefix in [&definitions[..], b""] {
+            let mut after = None;
+            loop {
+                let page = store.range(prefix, after.as_deref(), PAGE, Some(revision))?;
+                for entry in &page.entries {
+                    if prefix.is_empty() && entry.key.starts_with(&definitions) {
+                        continue;
+                    }
+                    let Some((kind, object)) = key::parse(&self.snapshot.registry, &entry.key) else { continue };
+                    gone.remove(&(kind.clone(), object.clone()));
+                    self.change(&kind, object, Some(&entry.value), revision, now);
+                }
+                match page.entries.last().filter(|_| page.more) {
+                    Some(last) => after = Some(last.key.clone()),
+                    None => break,
+                }
+            }
         }
         for ((kind, object), ()) in gone {
-            self.change(&kind, object, None, page.revision, now);
+            self.change(&kind, object, None, revision, now);
         }
-        self.snapshot.revision = page.revision.0;
+        self.seen(revision);
         Ok(watcher)
+    }
+
+    /// Everything up to a revision is in the snapshot.
+    fn seen(&mut self, revision: Revision) {
+        self.snapshot.revision = self.snapshot.revision.max(revision.0);
+        for item in self.flights.land(self.snapshot.revision) {
+            self.wake(item);
+        }
+    }
+
+    fn wake(&mut self, item: Item) {
+        if self.flights.wake(&item) {
+            return;
+        }
+        let many = self.controllers.get(item.0).and_then(|controller| controller.many.as_ref());
+        match many {
+            Some(_) if item.1.name.is_empty() => drop(self.wake_all.insert(item.0)),
+            Some(many) => {
+                let rank = (many.rank)(&self.snapshot, &item.1);
+                self.queue.wake_ranked(item, rank);
+            }
+            None => self.queue.wake(item),
+        }
     }
 
     /// Takes in one event of the store.
@@ -118,7 +173,7 @@ impl Driver {
             let value = (!event.deleted).then_some(&event.value[..]);
             self.change(&kind, object, value, event.revision, now);
         }
-        self.snapshot.revision = self.snapshot.revision.max(event.revision.0);
+        self.seen(event.revision);
     }
 
     fn change(&mut self, kind: &Kind, object: ObjectKey, value: Option<&[u8]>, revision: Revision, now: Timestamp) {
@@ -137,7 +192,7 @@ impl Driver {
                 tracing::error!(controller = controller.name, kind = &*kind.kind, key = %object, "finding the keys of a change panicked");
             }
             for key in woken {
-                self.queue.wake((index, key));
+                self.wake((index, key));
             }
         }
     }
@@ -153,7 +208,7 @@ impl Driver {
                 kind = &*change.kind.kind, key = %change.key, error,
                 "a stored object does not decode; no controller that looks at its kind decides anything until a person mends or deletes it"
             ),
-            (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.queue.wake(item)),
+            (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.wake(item)),
             _ => {}
         }
     }
@@ -164,96 +219,187 @@ impl Driver {
         all.map(|((kind, key), why)| format!("{} {key}: {why}", kind.plural)).collect()
     }
 
-    /// The next decision that has something to commit; `None` when there is none now.
+    /// The next decisions that have something to commit; `None` when there are none now.
     pub fn poll(&mut self, now: Timestamp) -> Option<Work> {
-        if self.snapshot.revision < self.committed {
-            return None;
+        for item in self.queue.take_due(now) {
+            self.wake(item);
         }
-        let expired = self.expiry.due(now);
-        if !expired.is_empty() {
-            let key = ObjectKey::new("", "");
-            return Some(Work {
-                item: (EXPIRY, key.clone()),
-                controller: "event-ttl",
-                key,
-                decision: Decision::default(),
-                expired,
-                most_writes: usize::MAX,
-            });
+        if let Some(work) = self.expire(now) {
+            return Some(work);
         }
-        while let Some(item) = self.queue.pop(now) {
-            let Some(controller) = self.controllers.get(item.0) else { continue };
-            if let Some((kind, key)) = self.snapshot.unreadable_of(controller.reads) {
-                let why = mainstay_logic::Waiting::Undecodable { kind: kind.clone(), key: key.clone() };
-                self.waiting.insert(item.clone(), vec![why]);
-                self.held.insert(item);
-                continue;
-            }
-            let decided = catch_unwind(AssertUnwindSafe(|| (controller.reconcile)(&self.snapshot, &item.1, now)));
-            let decision = match decided {
-                Ok(decision) if permits(controller, &decision) => decision,
-                Ok(_) => {
-                    tracing::error!(controller = controller.name, key = %item.1, "a decision wants what its controller may not; nothing of it is done");
-                    self.queue.park(item, now);
+        while self.flights.len() < MAX_FLIGHTS {
+            let (flights, controllers) = (&self.flights, self.controllers);
+            let is_many = |lane: usize| controllers.get(lane).is_some_and(|controller| controller.many.is_some());
+            let Some(lane) = self.queue.next_lane(|lane| !is_many(lane) || !flights.has_lane(lane)) else {
+                if self.expand() {
                     continue;
                 }
-                Err(_) => {
-                    tracing::error!(controller = controller.name, key = %item.1, "a decision panicked; its key is left alone for a while");
-                    self.queue.park(item, now);
-                    continue;
-                }
+                return None;
             };
-            if decision.waiting.is_empty() {
-                self.waiting.remove(&item);
-            } else {
-                tracing::debug!(controller = controller.name, key = %item.1, waiting = ?decision.waiting);
-                self.waiting.insert(item.clone(), decision.waiting.clone());
+            if let Some(work) = self.decide(lane, now) {
+                return Some(work);
             }
-            if let Some(at) = decision.wake_at {
-                self.queue.wake_at(item.clone(), at);
-            }
-            if !decision.writes.is_empty() || !decision.events.is_empty() {
-                let key = item.1.clone();
-                let most_writes = self.most_writes.get(&item).copied().unwrap_or(usize::MAX);
-                let controller = controller.name;
-                return Some(Work { item, controller, key, decision, expired: Vec::new(), most_writes });
-            }
-            self.queue.succeeded(&item);
         }
         None
     }
 
+    /// Wakes all keys of a controller that was asked to look at them all, where it has nothing else left to decide.
+    fn expand(&mut self) -> bool {
+        let free = self.wake_all.iter().copied().find(|lane| !self.flights.has_lane(*lane));
+        let Some(lane) = free else { return false };
+        self.wake_all.remove(&lane);
+        let many = self.controllers.get(lane).and_then(|controller| controller.many.as_ref());
+        for key in many.map(|many| (many.all)(&self.snapshot)).unwrap_or_default() {
+            self.wake((lane, key));
+        }
+        true
+    }
+
+    fn expire(&mut self, now: Timestamp) -> Option<Work> {
+        if self.flights.has_lane(EXPIRY) {
+            return None;
+        }
+        let expired = self.expiry.due(now);
+        if expired.is_empty() {
+            return None;
+        }
+        let key = ObjectKey::new("", "");
+        let part = Part { item: (EXPIRY, key.clone()), key, decision: Decision::default() };
+        self.flights.start(&part.item, &part.decision);
+        Some(Work { controller: "event-ttl", parts: vec![part], expired, most_writes: usize::MAX })
+    }
+
+    /// Decides the next keys of a controller.
+    fn decide(&mut self, lane: usize, now: Timestamp) -> Option<Work> {
+        let controller = self.controllers.get(lane)?;
+        let keys = self.queue.pop(lane, controller.many.as_ref().map_or(1, |many| many.most));
+        if let Some((kind, key)) = self.snapshot.unreadable_of(controller.reads) {
+            let why = mainstay_logic::Waiting::Undecodable { kind: kind.clone(), key: key.clone() };
+            for key in keys {
+                self.waiting.insert((lane, key.clone()), vec![why.clone()]);
+                self.held.insert((lane, key));
+            }
+            return None;
+        }
+        let together = match (&controller.many, keys.as_slice()) {
+            (Some(many), [_, _, ..]) => self.attempt(|snapshot| (many.decide)(snapshot, &keys, now)),
+            _ => None,
+        };
+        let mut decisions = together.filter(|decisions| decisions.len() == keys.len()).map(Vec::into_iter);
+        let (mut parts, mut keys) = (Vec::new(), keys.into_iter());
+        for key in keys.by_ref() {
+            let item = (lane, key);
+            let decision = match &mut decisions {
+                Some(decisions) => decisions.next(),
+                // Alone, so that it is known whose decision panicked.
+                None => self.attempt(|snapshot| (controller.reconcile)(snapshot, &item.1, now)),
+            };
+            let Some(decision) = self.accept(controller, &item, decision, now) else { continue };
+            if self.flights.waits(&item, &decision) {
+                break;
+            }
+            self.flights.start(&item, &decision);
+            parts.push(Part { key: item.1.clone(), item, decision });
+            if decisions.is_none() {
+                break;
+            }
+        }
+        // What comes after one that has to wait may rely on it.
+        keys.for_each(|key| self.wake((lane, key)));
+        let first = parts.first()?;
+        let most_writes = self.most_writes.get(&first.item).copied().unwrap_or(usize::MAX);
+        Some(Work { controller: controller.name, parts, expired: Vec::new(), most_writes })
+    }
+
+    /// What a controller says, unless it panics.
+    fn attempt<T>(&self, decide: impl FnOnce(&Snapshot) -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(|| decide(&self.snapshot))).ok()
+    }
+
+    /// Notes what a decision says beside its writes. Gives it back where there is something to commit.
+    fn accept(
+        &mut self,
+        controller: &Controller,
+        item: &Item,
+        decision: Option<Decision>,
+        now: Timestamp,
+    ) -> Option<Decision> {
+        let decision = match decision {
+            Some(decision) if permits(controller, &decision) => decision,
+            Some(_) => {
+                tracing::error!(controller = controller.name, key = %item.1, "a decision wants what its controller may not; nothing of it is done");
+                self.queue.park(item.clone(), now);
+                return None;
+            }
+            None => {
+                tracing::error!(controller = controller.name, key = %item.1, "a decision panicked; its key is left alone for a while");
+                self.queue.park(item.clone(), now);
+                return None;
+            }
+        };
+        if decision.waiting.is_empty() {
+            self.waiting.remove(item);
+        } else {
+            tracing::debug!(controller = controller.name, key = %item.1, waiting = ?decision.waiting);
+            self.waiting.insert(item.clone(), decision.waiting.clone());
+        }
+        if let Some(at) = decision.wake_at {
+            self.queue.wake_at(item.clone(), at);
+        }
+        if decision.writes.is_empty() && decision.events.is_empty() {
+            self.queue.succeeded(item);
+            return None;
+        }
+        Some(decision)
+    }
+
     /// How the work went that [`Driver::poll`] gave.
     pub fn finished(&mut self, work: Work, finish: &Finish, now: Timestamp) {
-        let revision = match finish {
-            Finish::Committed(revision) | Finish::Partly(revision) => Some(*revision),
-            Finish::Failed(revision) => *revision,
-            Finish::TooLarge(_) => None,
+        let all = work.parts.len();
+        let (revision, done) = match finish {
+            Finish::Committed(revision) => (Some(*revision), all),
+            Finish::Partly(revision, done) => (Some(*revision), *done),
+            Finish::Failed(revision, done) => (*revision, *done),
+            Finish::TooLarge(writes) => {
+                self.halve(&work, *writes, now);
+                (None, 0)
+            }
         };
-        self.committed = self.committed.max(revision.map_or(0, |revision| revision.0));
-        if work.item.0 == EXPIRY {
-            match finish {
-                Finish::Committed(_) => {}
-                // The first of them are gone: those come round as being absent.
-                _ => self.expiry.again(&work.expired, now),
-            }
-            return;
+        if !work.expired.is_empty() && !matches!(finish, Finish::Committed(_)) {
+            // The first of them are gone: those come round as being absent.
+            self.expiry.again(&work.expired, now);
         }
-        match finish {
-            Finish::Committed(_) => {
-                self.most_writes.remove(&work.item);
-                self.queue.succeeded(&work.item);
+        for (index, part) in work.parts.into_iter().enumerate() {
+            let item = part.item;
+            if index < done {
+                self.most_writes.remove(&item);
+                self.queue.succeeded(&item);
+            } else if item.0 == EXPIRY || index == 0 && matches!(finish, Finish::TooLarge(1)) {
+                // The timer is set.
+            } else if index == done && matches!(finish, Finish::Failed(..)) {
+                self.queue.failed(item.clone(), now);
+            } else {
+                self.flights.wake(&item);
             }
-            Finish::TooLarge(writes) if *writes > 1 => {
-                self.most_writes.insert(work.item.clone(), writes / 2);
-                self.queue.wake(work.item);
-            }
-            Finish::TooLarge(_) => {
-                tracing::error!(controller = work.controller, key = %work.key, "a single write breaks a limit of the store");
-                self.queue.failed(work.item, now);
-            }
-            Finish::Partly(_) => self.queue.wake(work.item),
-            Finish::Failed(_) => self.queue.failed(work.item, now),
+            let wake = match revision.filter(|revision| revision.0 > self.snapshot.revision) {
+                Some(revision) => {
+                    self.flights.committed(&item, revision.0);
+                    continue;
+                }
+                None => self.flights.end(&item),
+            };
+            wake.into_iter().for_each(|item| self.wake(item));
+        }
+    }
+
+    /// The next time half as many writes.
+    fn halve(&mut self, work: &Work, writes: usize, now: Timestamp) {
+        let Some(first) = work.parts.first() else { return };
+        if writes > 1 {
+            self.most_writes.insert(first.item.clone(), writes / 2);
+        } else {
+            tracing::error!(controller = work.controller, key = %first.key, "a single write breaks a limit of the store");
+            self.queue.failed(first.item.clone(), now);
         }
     }
 
@@ -264,7 +410,7 @@ impl Driver {
 
     /// Whether a poll would look at a key now, once the snapshot is new enough.
     pub fn has_work(&self) -> bool {
-        self.queue.has_ready()
+        self.queue.has_ready() || !self.wake_all.is_empty()
     }
 
     /// The cluster as the controllers see it.

@@ -1,11 +1,12 @@
-//! Which keys are to be decided, and when: each once, in the order in which they were woken, failures later and later.
+//! Which keys are to be decided, and when: each once, each controller in its turn, by rank and then in the order in
+//! which they were woken, failures later and later.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::ObjectKey;
 
-/// A controller's place in the list, and one of its keys.
+/// A controller's index in the list, and one of its keys.
 pub type Item = (usize, ObjectKey);
 
 /// The first delay after a failure, doubled with each further one (upstream's).
@@ -18,8 +19,11 @@ const PARKED: SignedDuration = SignedDuration::from_mins(5);
 /// The work that waits.
 #[derive(Debug, Default)]
 pub struct Queue {
-    ready: VecDeque<Item>,
-    is_ready: BTreeSet<Item>,
+    lanes: BTreeMap<usize, Lane>,
+    /// The controller whose turn it was last.
+    turn: usize,
+    /// How often something was woken: what was woken earlier goes first.
+    woken: u64,
     later: BTreeSet<(Timestamp, Item)>,
     /// When each item of `later` is due.
     due: BTreeMap<Item, Timestamp>,
@@ -27,12 +31,28 @@ pub struct Queue {
     parked: BTreeMap<Item, Timestamp>,
 }
 
+/// One controller's keys.
+#[derive(Debug, Default)]
+struct Lane {
+    ready: BTreeSet<(i64, u64, ObjectKey)>,
+    known: BTreeSet<ObjectKey>,
+}
+
 impl Queue {
     /// Something that the key looks at has changed.
     pub fn wake(&mut self, item: Item) {
-        if !self.parked.contains_key(&item) && !self.is_ready.contains(&item) {
-            self.is_ready.insert(item.clone());
-            self.ready.push_back(item);
+        self.wake_ranked(item, 0);
+    }
+
+    /// As [`Queue::wake`]; lower ranks of a controller go first.
+    pub fn wake_ranked(&mut self, item: Item, rank: i64) {
+        if self.parked.contains_key(&item) {
+            return;
+        }
+        let lane = self.lanes.entry(item.0).or_default();
+        if lane.known.insert(item.1.clone()) {
+            lane.ready.insert((rank, self.woken, item.1));
+            self.woken += 1;
         }
     }
 
@@ -48,17 +68,37 @@ impl Queue {
         self.later.insert((at, item));
     }
 
-    /// The next key to decide.
-    pub fn pop(&mut self, now: Timestamp) -> Option<Item> {
+    /// Takes the keys whose time has come out of those that wait for it.
+    pub fn take_due(&mut self, now: Timestamp) -> Vec<Item> {
+        let mut due = Vec::new();
         while let Some((at, item)) = self.later.first().filter(|(at, _)| *at <= now).cloned() {
             self.later.remove(&(at, item.clone()));
             self.due.remove(&item);
             self.parked.remove(&item);
-            self.wake(item);
+            due.push(item);
         }
-        let item = self.ready.pop_front()?;
-        self.is_ready.remove(&item);
-        Some(item)
+        due
+    }
+
+    /// The controller whose turn it is among those that have keys and are open.
+    pub fn next_lane(&mut self, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+        let after = self.lanes.range(self.turn + 1..).chain(self.lanes.range(..=self.turn));
+        let next =
+            after.filter(|(_, lane)| !lane.ready.is_empty()).map(|(index, _)| *index).find(|lane| is_open(*lane));
+        self.turn = next.unwrap_or(self.turn);
+        next
+    }
+
+    /// The next keys of a controller, at most so many.
+    pub fn pop(&mut self, lane: usize, most: usize) -> Vec<ObjectKey> {
+        let Some(lane) = self.lanes.get_mut(&lane) else { return Vec::new() };
+        let mut keys = Vec::new();
+        while keys.len() < most {
+            let Some((_, _, key)) = lane.ready.pop_first() else { break };
+            lane.known.remove(&key);
+            keys.push(key);
+        }
+        keys
     }
 
     /// When the next timer is due; `None` when nothing waits for time.
@@ -68,7 +108,7 @@ impl Queue {
 
     /// Whether a key waits to be decided now.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.lanes.values().any(|lane| !lane.ready.is_empty())
     }
 
     /// The key's decision was committed.
@@ -108,14 +148,31 @@ mod tests {
         Timestamp::from_millisecond(millis).expect("in range")
     }
 
+    fn pop(queue: &mut Queue, now: Timestamp) -> Option<Item> {
+        queue.take_due(now).into_iter().for_each(|item| queue.wake(item));
+        let lane = queue.next_lane(|_| true)?;
+        queue.pop(lane, 1).pop().map(|key| (lane, key))
+    }
+
     #[test]
     fn each_key_waits_once_and_in_order() {
         let mut queue = Queue::default();
         for name in ["a", "b", "a", "c", "b"] {
             queue.wake(item(name));
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop(at(0))).collect();
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue, at(0))).collect();
         assert_eq!(order, [item("a"), item("b"), item("c")]);
+    }
+
+    #[test]
+    fn controllers_take_turns_and_the_more_important_goes_first() {
+        let mut queue = Queue::default();
+        let of = |lane, name| (lane, ObjectKey::new("ns", name));
+        for (lane, name, rank) in [(1, "a", 0), (1, "b", -5), (2, "c", 0), (2, "d", 0), (4, "e", 0)] {
+            queue.wake_ranked(of(lane, name), rank);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue, at(0))).collect();
+        assert_eq!(order, [of(1, "b"), of(2, "c"), of(4, "e"), of(1, "a"), of(2, "d")]);
     }
 
     #[test]
@@ -126,8 +183,8 @@ mod tests {
         for _ in 0..40 {
             queue.failed(item("a"), now);
             let due = queue.next_due().expect("a timer");
-            assert_eq!(queue.pop(due.saturating_sub(SignedDuration::from_millis(1)).expect("in range")), None);
-            assert_eq!(queue.pop(due), Some(item("a")));
+            assert_eq!(pop(&mut queue, due.saturating_sub(SignedDuration::from_millis(1)).expect("in range")), None);
+            assert_eq!(pop(&mut queue, due), Some(item("a")));
             delays.push(due.duration_since(now).as_millis());
             now = due;
         }
@@ -144,12 +201,12 @@ mod tests {
         queue.wake_at(item("a"), at(50));
         queue.wake_at(item("a"), at(20));
         queue.wake_at(item("a"), at(90));
-        assert_eq!(queue.pop(at(19)), None);
-        assert_eq!(queue.pop(at(20)), Some(item("a")));
+        assert_eq!(pop(&mut queue, at(19)), None);
+        assert_eq!(pop(&mut queue, at(20)), Some(item("a")));
         assert_eq!(queue.next_due(), None);
         queue.park(item("a"), at(100));
         queue.wake(item("a"));
-        assert_eq!(queue.pop(at(101)), None);
-        assert_eq!(queue.pop(at(300_100)), Some(item("a")));
+        assert_eq!(pop(&mut queue, at(101)), None);
+        assert_eq!(pop(&mut queue, at(300_100)), Some(item("a")));
     }
 }

@@ -1,48 +1,54 @@
 //! The driver in production and in the simulator.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_logic::Controller;
 use mainstay_store::{CommitError, Committed, WatchError, Watcher};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{Compiled, Driver, Finish, Work, compile};
 use crate::api::Api;
 
-/// Decisions in a row before other tasks of the runtime get their turn.
-const BURST: usize = 16;
+/// Decisions in a row before what happens meanwhile is looked at.
+const BURST: usize = 256;
+/// Events that are taken in before decisions are made on what they say.
+const MAX_EVENTS: usize = 10_000;
 /// The longest sleep without looking at the clock: it may be set, and timers are in its time.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// How long the driver waits after the disk has failed.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
 fn outcome(compiled: &Compiled, committed: Result<Committed, CommitError>, work: &Work) -> Finish {
+    let key = work.parts.get(compiled.parts).or(work.parts.first()).map(|part| &part.key);
     let revision = match committed {
         Ok(committed) => committed.last,
-        Err(CommitError::Expectation { .. }) => return Finish::Failed(None),
+        Err(CommitError::Expectation { .. }) => return Finish::Failed(None, 0),
         Err(CommitError::Invalid(reason)) => {
-            tracing::debug!(controller = work.controller, key = %work.key, %reason, writes = compiled.writes, "a decision is cut");
+            tracing::debug!(controller = work.controller, ?key, %reason, writes = compiled.writes, "a decision is cut");
             return Finish::TooLarge(compiled.writes);
         }
         Err(error) => {
-            tracing::warn!(controller = work.controller, key = %work.key, %error, "a decision could not be committed");
-            return Finish::Failed(None);
+            tracing::warn!(controller = work.controller, ?key, %error, "a decision could not be committed");
+            return Finish::Failed(None, 0);
         }
     };
     match &compiled.refused {
         Some(status) => {
-            tracing::debug!(controller = work.controller, key = %work.key, message = %status.message, "a write was refused");
-            Finish::Failed(Some(revision))
+            tracing::debug!(controller = work.controller, ?key, message = %status.message, "a write was refused");
+            Finish::Failed(Some(revision), compiled.parts)
         }
-        None if compiled.is_cut => Finish::Partly(revision),
+        None if compiled.is_cut => Finish::Partly(revision, compiled.parts),
         None => Finish::Committed(revision),
     }
 }
 
 /// Takes in what has happened; whether the watch has fallen behind.
-fn drain(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) -> Result<(), WatchError> {
-    while let Some(event) = watcher.try_next()? {
+fn drain(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp, most: usize) -> Result<(), WatchError> {
+    for _ in 0..most {
+        let Some(event) = watcher.try_next()? else { break };
         driver.on_event(&event, now);
     }
     Ok(())
@@ -51,76 +57,135 @@ fn drain(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) -> Result<(
 /// One decision, made and committed in the caller's thread. Whether there was one. For the simulator, which calls
 /// [`Driver::load`] first.
 pub fn step(api: &Api, driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) -> Result<bool, WatchError> {
-    drain(driver, watcher, now)?;
+    drain(driver, watcher, now, usize::MAX)?;
     let Some(work) = driver.poll(now) else { return Ok(false) };
     let compiled = compile(api, &work);
     let finish = outcome(&compiled, api.store.commit_blocking(compiled.txn.clone()), &work);
     driver.finished(work, &finish, now);
-    drain(driver, watcher, now)?;
+    drain(driver, watcher, now, usize::MAX)?;
     Ok(true)
 }
 
+/// The driver and its watch: what goes to a blocking thread and comes back.
+struct Seat {
+    api: Api,
+    driver: Driver,
+    watcher: Watcher,
+}
+
+/// What came of a commit: the work, how it went, and whether the disk failed.
+type Done = (Work, Finish, bool);
+
+impl Seat {
+    /// Takes in what has happened and decides. `None` when the store cannot be read any more.
+    fn turn(mut self) -> Option<(Self, Vec<Work>)> {
+        let now = self.api.now();
+        match drain(&mut self.driver, &mut self.watcher, now, MAX_EVENTS) {
+            Ok(()) => {}
+            Err(WatchError::Lagged { .. }) => match self.driver.load(&self.api.store, now) {
+                Ok(fresh) => self.watcher = fresh,
+                Err(error) => {
+                    tracing::error!(%error, "the driver could not read the store");
+                    return None;
+                }
+            },
+            Err(WatchError::Closed) => return None,
+        }
+        let mut works = Vec::new();
+        while works.len() < BURST
+            && let Some(work) = self.driver.poll(now)
+        {
+            works.push(work);
+        }
+        Some((self, works))
+    }
+}
+
+/// Prepares and commits one decision.
+async fn commit(api: Api, work: Work) -> Done {
+    let Ok(compiled) = catch_unwind(AssertUnwindSafe(|| compile(&api, &work))) else {
+        tracing::error!(controller = work.controller, "preparing a decision panicked");
+        return (work, Finish::Failed(None, 0), false);
+    };
+    let committed = api.store.commit(compiled.txn.clone()).await;
+    let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full));
+    let finish = outcome(&compiled, committed, &work);
+    (work, finish, is_broken)
+}
+
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
-/// polling. `undecodable` is kept at [`Driver::undecodable`], for `/readyz`.
+/// polling. Decisions are made on a blocking thread and committed by tasks, many side by side. `undecodable` is kept
+/// at [`Driver::undecodable`], for `/readyz`.
 pub async fn run(
     api: Api,
     controllers: &'static [Controller],
     undecodable: watch::Sender<Vec<String>>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let mut driver = Driver::new(controllers);
-    let Ok(mut watcher) = driver.load(&api.store, api.now()) else { return };
-    let mut in_a_row = 0;
+    let loaded = tokio::task::spawn_blocking({
+        let api = api.clone();
+        move || {
+            let mut driver = Driver::new(controllers);
+            let watcher = driver.load(&api.store, api.now()).ok()?;
+            Some(Seat { api, driver, watcher })
+        }
+    });
+    let Ok(Some(mut seat)) = loaded.await else { return };
+    let mut commits: JoinSet<Done> = JoinSet::new();
     while !*closing.borrow() {
-        let now = api.now();
-        match drain(&mut driver, &mut watcher, now) {
-            Ok(()) => {}
-            Err(WatchError::Lagged { .. }) => match driver.load(&api.store, now) {
-                Ok(fresh) => watcher = fresh,
-                Err(error) => {
-                    tracing::error!(%error, "the driver could not read the store");
-                    return;
-                }
-            },
-            Err(WatchError::Closed) => return,
+        let Ok(Some((back, works))) = tokio::task::spawn_blocking(move || seat.turn()).await else { return };
+        seat = back;
+        note_undecodable(&seat.driver, &undecodable);
+        let is_busy = !works.is_empty();
+        works.into_iter().for_each(|work| drop(commits.spawn(commit(api.clone(), work))));
+        let mut is_broken = false;
+        while let Some(done) = commits.try_join_next() {
+            is_broken |= finish(&mut seat.driver, done, api.now());
         }
-        undecodable.send_if_modified(|known| {
-            let is_news = known.len() != driver.snapshot().unreadable.size();
-            if is_news {
-                *known = driver.undecodable();
+        if !is_busy {
+            // Whatever is left to be taken in wakes the watch at once.
+            let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
+                Duration::try_from(at.duration_since(api.now())).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
+            });
+            tokio::select! {
+                event = seat.watcher.next() => match event {
+                    Ok(event) => seat.driver.on_event(&event, api.now()),
+                    Err(WatchError::Lagged { .. }) => {}
+                    Err(WatchError::Closed) => return,
+                },
+                Some(done) = commits.join_next() => is_broken |= finish(&mut seat.driver, done, api.now()),
+                () = tokio::time::sleep(sleep) => {}
+                _ = closing.wait_for(|closing| *closing) => return,
             }
-            is_news
-        });
-        if let Some(work) = driver.poll(now) {
-            let compiled = compile(&api, &work);
-            let committed = api.store.commit(compiled.txn.clone()).await;
-            let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full));
-            let finish = outcome(&compiled, committed, &work);
-            driver.finished(work, &finish, now);
-            if is_broken {
-                pause(&mut closing, DISK_PAUSE).await;
-            }
-            in_a_row += 1;
-            if in_a_row >= BURST {
-                in_a_row = 0;
-                tokio::task::yield_now().await;
-            }
-            continue;
         }
-        in_a_row = 0;
-        let sleep = driver.next_wake().map_or(MAX_SLEEP, |at| {
-            Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
-        });
-        tokio::select! {
-            event = watcher.next() => match event {
-                Ok(event) => driver.on_event(&event, api.now()),
-                Err(WatchError::Lagged { .. }) => {}
-                Err(WatchError::Closed) => return,
-            },
-            () = tokio::time::sleep(sleep) => {}
-            _ = closing.wait_for(|closing| *closing) => return,
+        if is_broken {
+            pause(&mut closing, DISK_PAUSE).await;
         }
     }
+}
+
+/// Takes in how a commit went; whether the disk failed.
+fn finish(driver: &mut Driver, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> bool {
+    match done {
+        Ok((work, finish, is_broken)) => {
+            driver.finished(work, &finish, now);
+            is_broken
+        }
+        Err(error) => {
+            tracing::error!(%error, "committing a decision broke");
+            false
+        }
+    }
+}
+
+fn note_undecodable(driver: &Driver, undecodable: &watch::Sender<Vec<String>>) {
+    undecodable.send_if_modified(|known| {
+        let is_news = known.len() != driver.snapshot().unreadable.size();
+        if is_news {
+            *known = driver.undecodable();
+        }
+        is_news
+    });
 }
 
 async fn pause(closing: &mut watch::Receiver<bool>, time: Duration) {

@@ -49,8 +49,14 @@ const SECRETS: &[(Verb, &str)] = &[(Verb::Create, "secrets")];
 
 #[test]
 fn a_controller_sees_its_own_writes_and_comes_to_rest() {
-    static MIRROR: &[Controller] =
-        &[Controller { name: "mirror", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: mirror }];
+    static MIRROR: &[Controller] = &[Controller {
+        name: "mirror",
+        permits: SECRETS,
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: mirror,
+        many: None,
+    }];
     let cluster = Cluster::new();
     for name in ["a", "b"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -72,8 +78,14 @@ fn a_panic_or_a_forbidden_write_parks_its_key_and_no_other() {
             _ => mirror(snapshot, key, now),
         }
     }
-    static UNRULY: &[Controller] =
-        &[Controller { name: "unruly", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: unruly }];
+    static UNRULY: &[Controller] = &[Controller {
+        name: "unruly",
+        permits: SECRETS,
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: unruly,
+        many: None,
+    }];
     let cluster = Cluster::new();
     for name in ["panics", "oversteps", "works"] {
         cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
@@ -91,8 +103,14 @@ fn what_stands_before_a_refused_write_is_kept_and_the_refusal_is_told() {
         decision.writes.push(made(key, "-after", "x.io/kept"));
         decision
     }
-    static BAD: &[Controller] =
-        &[Controller { name: "bad", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: second_is_bad }];
+    static BAD: &[Controller] = &[Controller {
+        name: "bad",
+        permits: SECRETS,
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: second_is_bad,
+        many: None,
+    }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let driver = run(&cluster, BAD);
@@ -123,7 +141,7 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
         Decision { events: vec![event], ..Decision::default() }
     }
     static TELLS: &[Controller] =
-        &[Controller { name: "tells", permits: &[], reads: &["*"], keys: config_maps, reconcile: tells }];
+        &[Controller { name: "tells", permits: &[], reads: &["*"], keys: config_maps, reconcile: tells, many: None }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let mut driver = Driver::new(TELLS);
@@ -173,8 +191,14 @@ fn a_namespace_of_more_than_one_transaction_is_deleted() {
 
 #[test]
 fn a_decision_refused_for_its_shape_is_halved_until_it_fits() {
-    static MIRROR: &[Controller] =
-        &[Controller { name: "mirror", permits: SECRETS, reads: &["*"], keys: config_maps, reconcile: mirror }];
+    static MIRROR: &[Controller] = &[Controller {
+        name: "mirror",
+        permits: SECRETS,
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: mirror,
+        many: None,
+    }];
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
     let now = cluster.api.now();
@@ -232,4 +256,134 @@ fn a10_an_undecodable_claim_stops_what_looks_at_claims_and_nothing_is_deleted() 
     while step(&cluster.api, &mut driver, &mut watcher, now).expect("in step") {}
     assert!(cluster.get(&kinds::PERSISTENT_VOLUME, "v").is_none());
     assert_eq!(held(&driver), BTreeSet::new());
+}
+
+/// Commits work without the driver seeing what came of it.
+fn land(cluster: &Cluster, driver: &mut Driver, work: Work) {
+    let compiled = compile(&cluster.api, &work);
+    let done = cluster.api.store.commit_blocking(compiled.txn).expect("committed");
+    let finish = match compiled.refused {
+        Some(_) => Finish::Failed(Some(done.last), compiled.parts),
+        None => Finish::Committed(done.last),
+    };
+    driver.finished(work, &finish, cluster.api.now());
+}
+
+fn feed(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) {
+    while let Some(event) = watcher.try_next().expect("in the window") {
+        driver.on_event(&event, now);
+    }
+}
+
+fn names(work: Option<Work>) -> Vec<String> {
+    work.iter().flat_map(|work| &work.parts).map(|part| part.key.name.as_ref().to_owned()).collect()
+}
+
+#[test]
+fn a_key_is_decided_again_only_when_its_own_commit_is_seen_and_others_go_on() {
+    static MIRROR: &[Controller] = &[Controller {
+        name: "mirror",
+        permits: SECRETS,
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: mirror,
+        many: None,
+    }];
+    let cluster = Cluster::new();
+    let now = cluster.api.now();
+    for name in ["a", "b"] {
+        cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
+    }
+    let mut driver = Driver::new(MIRROR);
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    let first = driver.poll(now).expect("a");
+    let second = driver.poll(now).expect("b, while a waits for the disk");
+    cluster.merge(&kinds::CONFIG_MAP, "a", crate::api::Part::Main, json!({ "data": { "b": "c" } })).expect("changed");
+    feed(&mut driver, &mut watcher, now);
+    assert_eq!(names(driver.poll(now)), [""; 0], "a is under way");
+    land(&cluster, &mut driver, first);
+    assert_eq!(names(driver.poll(now)), [""; 0], "what it wrote is not seen yet");
+    land(&cluster, &mut driver, second);
+    feed(&mut driver, &mut watcher, now);
+    assert_eq!(names(driver.poll(now)), [""; 0], "a was decided on what it wrote itself");
+    assert!(cluster.get(&kinds::SECRET, "a-s").is_some() && cluster.get(&kinds::SECRET, "b-s").is_some());
+}
+
+#[test]
+fn v2_what_a_decision_relies_on_is_written_by_nobody_until_it_is_seen() {
+    fn relies(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {
+        Decision { relies: vec![(kinds::CONFIG_MAP.clone(), key.clone())], ..mirror(snapshot, key, now) }
+    }
+    fn removes(snapshot: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
+        let slot = |kind: &Kind, name: &str| (kind.clone(), ObjectKey::new(key.namespace.clone(), name));
+        let used = snapshot.metas.contains_key(&slot(&kinds::SECRET, &format!("{}-s", key.name)));
+        let unused = snapshot.metas.get(&slot(&kinds::CONFIG_MAP, &key.name)).filter(|_| !used);
+        let writes = unused.map(|meta| Write::delete(&kinds::CONFIG_MAP, &meta.metadata)).into_iter().collect();
+        Decision { writes, ..Decision::default() }
+    }
+    static BOTH: &[Controller] = &[
+        Controller { name: "x", permits: &[], reads: &[], keys: |_, _, _, _| (), reconcile: removes, many: None },
+        Controller { name: "uses", permits: SECRETS, reads: &[], keys: config_maps, reconcile: relies, many: None },
+        Controller {
+            name: "removes",
+            permits: &[(Verb::Delete, "configmaps")],
+            reads: &[],
+            keys: config_maps,
+            reconcile: removes,
+            many: None,
+        },
+    ];
+    let cluster = Cluster::new();
+    let now = cluster.api.now();
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    let mut driver = Driver::new(BOTH);
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    let first = driver.poll(now).expect("decided");
+    assert_eq!(first.controller, "uses");
+    assert!(driver.poll(now).is_none(), "the other one waits");
+    land(&cluster, &mut driver, first);
+    assert!(driver.poll(now).is_none(), "the other one still waits");
+    feed(&mut driver, &mut watcher, now);
+    assert!(driver.poll(now).is_none(), "and then sees that it is used");
+    assert!(cluster.get(&kinds::CONFIG_MAP, "a").is_some());
+}
+
+#[test]
+fn many_keys_are_decided_together_by_rank_and_a_refusal_ends_only_what_follows() {
+    fn all(snapshot: &Snapshot, keys: &[ObjectKey], now: Timestamp) -> Vec<Decision> {
+        let decide = |key: &ObjectKey| match &*key.name {
+            "bad" => Decision { writes: vec![made(key, "-s", "not a finalizer")], ..Decision::default() },
+            _ => mirror(snapshot, key, now),
+        };
+        keys.iter().map(decide).collect()
+    }
+    static MANY: &[Controller] = &[Controller {
+        name: "many",
+        permits: SECRETS,
+        reads: &[],
+        keys: config_maps,
+        reconcile: |snapshot, key, now| all(snapshot, std::slice::from_ref(key), now).pop().unwrap_or_default(),
+        many: Some(mainstay_logic::decision::Many {
+            decide: all,
+            rank: |_, key| if &*key.name == "z" { -1 } else { 0 },
+            all: |_| Vec::new(),
+            most: 10,
+        }),
+    }];
+    let cluster = Cluster::new();
+    let now = cluster.api.now();
+    for name in ["a", "bad", "c", "z"] {
+        cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
+    }
+    let mut driver = Driver::new(MANY);
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    let work = driver.poll(now).expect("decided");
+    assert_eq!(work.parts.iter().map(|part| &*part.key.name).collect::<Vec<_>>(), ["z", "a", "bad", "c"]);
+    land(&cluster, &mut driver, work);
+    assert!(driver.poll(now).is_none(), "not before it is seen");
+    feed(&mut driver, &mut watcher, now);
+    assert_eq!(names(driver.poll(now)), ["c"]);
+    assert!(driver.next_wake().is_some(), "the refused one is tried again");
+    let made: Vec<bool> = ["z-s", "a-s", "bad-s"].map(|name| cluster.get(&kinds::SECRET, name).is_some()).into();
+    assert_eq!(made, [true, true, false]);
 }

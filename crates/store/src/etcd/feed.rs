@@ -14,7 +14,7 @@ use crate::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -264,7 +264,7 @@ impl Follower {
                 let index = u16::try_from(index).unwrap_or(u16::MAX);
                 changes.extend(self.change(&mut keys, event, index)?);
             }
-            self.shared.publish(keys, row::whole(revision), changes);
+            self.shared.publish(keys, row::whole(revision), changes, Some(Instant::now()));
             applied.send_replace(revision);
         }
         Ok(())

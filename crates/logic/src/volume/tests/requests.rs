@@ -84,7 +84,10 @@ fn v10_no_more_is_promised_than_a_node_has_and_a_growth_without_room_can_be_take
     let node_of = |world: &World, pod: &str| world.get(&kinds::POD, "default", pod)["spec"]["nodeName"].clone();
     assert_eq!(["a", "b", "c"].map(|pod| node_of(&world, pod)), [json!("n1"), Value::Null, json!("n1")]);
     let waits = world.get(&kinds::POD, "default", "b")["status"]["conditions"][0]["message"].clone();
-    assert_eq!(waits, "0/1 nodes are available: 1 node(s) did not have enough free storage.");
+    assert_eq!(
+        waits,
+        "0/1 nodes are available: 1 node(s) did not have enough free storage. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
     // A claim that waits for no pod is told the same, and gets its volume when there is room: another is gone.
     world.put(claim("now", Some("fast"), "ReadWriteOnce"));
     settle(&mut world);
