@@ -23,6 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 async fn server(data_dir: &std::path::Path) -> Running {
     let config = ServerConfig {
         data_dir: data_dir.to_owned(),
+        cluster: mainstay_server::identity::Expected::default(),
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: None,
         service_cidr: "10.96.0.0/16".into(),

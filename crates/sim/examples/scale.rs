@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mainstay_api::kinds;
-use mainstay_server::api::{self, Api, Cidr, Env, Part, Settings};
+use mainstay_server::api::{self, Api, Cidr, Env, Part, Served, Settings};
 use mainstay_server::driver::{Driver, step};
 use mainstay_store::{Options, Source, Store};
 use serde_json::{Value, json};
@@ -70,7 +70,12 @@ fn cluster(folder: &std::path::Path) -> Api {
         }),
     };
     let service_cidr = Cidr::parse("10.96.0.0/16").expect("a range");
-    let api = Api { store, env: Arc::new(env), settings: Arc::new(Settings { service_cidr, ca_pem: "CA".into() }) };
+    let api = Api {
+        served: Served::of(&store),
+        store,
+        env: Arc::new(env),
+        settings: Arc::new(Settings { service_cidr, ca_pem: "CA".into() }),
+    };
     make(&api, &kinds::NAMESPACE, "", json!({ "metadata": { "name": "default" } }));
     let class = json!({ "metadata": { "name": "local" }, "provisioner": "mainstay.io/local-path",
         "volumeBindingMode": "WaitForFirstConsumer" });

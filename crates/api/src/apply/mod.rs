@@ -20,8 +20,8 @@ use serde_json::{Map, Value, json};
 
 use crate::kinds::{Kind, Subresource};
 use crate::schema::list_keys::DEFAULT;
+use crate::schema::shape_of_kind;
 use crate::schema::types::Shape;
-use crate::schema::{shape_of, shape_of_kind};
 use crate::status::Status;
 use crate::time::rfc3339;
 use managers::{APPLY, Manager, Managers, Owned, UPDATE};

@@ -32,6 +32,7 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::PatchStatus, "customresourcedefinitions"),
     ],
     reads: &["*"],
+    many: None,
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
 };

@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use mainstay_api::kinds::{self, NAMESPACE, POD};
+use mainstay_api::kinds::{NAMESPACE, POD};
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::json;
 

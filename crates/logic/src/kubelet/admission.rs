@@ -141,7 +141,7 @@ pub fn misfit<'a>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'a Pod> 
         return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
     }
     let ports = resources::host_ports(pod);
-    let taken = others.flat_map(|other| resources::host_ports(other)).map(|port| (port, 1)).collect();
+    let taken = others.flat_map(resources::host_ports).map(|port| (port, 1)).collect();
     if !ports.is_empty() && resources::collide(&ports, &taken) {
         return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports");
     }

@@ -20,6 +20,7 @@ use mainstay_api::snapshots::{
 
 use super::Snapshot;
 use super::index::{Facets, Index, Indexed};
+use crate::definitions::Definition;
 use crate::ownership::controller_of;
 use crate::pods::{is_active, is_finished, is_terminating};
 use crate::scheduler::{claim_names, looks_at_others};
@@ -64,6 +65,7 @@ impl Indexed for ReplicaSet {
 }
 
 impl Indexed for CronJob {}
+impl Indexed for Definition {}
 impl Indexed for ResourceQuota {}
 
 impl Indexed for DaemonSet {
@@ -74,7 +76,7 @@ impl Indexed for DaemonSet {
 
 impl Indexed for Job {
     fn selector(&self) -> Option<Vec<(&str, &str)>> {
-        Some(pairs(self.spec.selector.as_ref()?))
+        Some(pairs(self.spec.as_ref()?.selector.as_ref()?))
     }
 }
 
