@@ -133,16 +133,17 @@ pub async fn run(
     let Ok(Some(mut seat)) = loaded.await else { return };
     let mut commits: JoinSet<Done> = JoinSet::new();
     while !*closing.borrow() {
+        let mut is_broken = false;
+        // Before the turn: what a commit's end wakes is decided in it, not slept upon.
+        while let Some(done) = commits.try_join_next() {
+            is_broken |= finish(&mut seat.driver, done, api.now());
+        }
         let Ok(Some((back, works))) = tokio::task::spawn_blocking(move || seat.turn()).await else { return };
         seat = back;
         note_undecodable(&seat.driver, &undecodable);
         let is_busy = !works.is_empty();
         works.into_iter().for_each(|work| drop(commits.spawn(commit(api.clone(), work))));
-        let mut is_broken = false;
-        while let Some(done) = commits.try_join_next() {
-            is_broken |= finish(&mut seat.driver, done, api.now());
-        }
-        if !is_busy {
+        if !is_busy && !is_broken {
             // Whatever is left to be taken in wakes the watch at once.
             let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
                 Duration::try_from(at.duration_since(api.now())).unwrap_or(Duration::ZERO).min(MAX_SLEEP)

@@ -9,7 +9,7 @@ fn definition(plural: &str, kind: &str, group: &str) -> Value {
     json!({
         "kind": "CustomResourceDefinition", "metadata": { "name": format!("{plural}.{group}") },
         "spec": {
-            "group": group, "scope": "Namespaced", "names": { "plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List") },
+            "group": group, "scope": "Namespaced", "names": { "plural": plural, "singular": plural.trim_end_matches('s'), "kind": kind, "listKind": format!("{kind}List") },
             "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }],
         },
     })
