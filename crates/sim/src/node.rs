@@ -4,7 +4,7 @@
 //! a fact. A restarted agent first takes in what it finds on its machine, then a list that may be old, and asks
 //! for each pod before it acts on it, as the real one does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -61,6 +61,8 @@ struct Agent {
     /// In order of arrival.
     entries: Vec<Entry>,
     known: BTreeMap<ObjectKey, String>,
+    /// Pods of which containers ended while the agent stood still: it finds them ended when it goes on.
+    unseen: BTreeSet<String>,
     retry_at: Option<Timestamp>,
     lease_at: Option<Timestamp>,
     is_registered: bool,
@@ -149,12 +151,14 @@ impl Node {
             return false;
         }
         let ended = self.machine.tick(around.now);
-        if self.stalled_until > around.now {
-            return !ended.is_empty();
-        }
         let mut busy = !ended.is_empty();
-        for uid in ended {
+        self.agent.unseen.extend(ended);
+        if self.stalled_until > around.now {
+            return busy;
+        }
+        for uid in std::mem::take(&mut self.agent.unseen) {
             self.learn_containers(&uid, around.now);
+            busy = true;
         }
         if self.can_talk(around) {
             busy |= self.heartbeat(around);

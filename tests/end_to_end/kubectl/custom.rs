@@ -6,7 +6,9 @@ use crate::harness::Cluster;
 /// A definition in the user's own group, so that both users can have theirs.
 fn definition(group: &str) -> String {
     format!(
-        r#"{{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {{name: foos.{group}}},
+        r#"apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: foos.{group}}}
 spec: {{group: {group}, scope: Namespaced, names: {{plural: foos, kind: Foo, shortNames: [fo], categories: [all]}},
 versions: [{{name: v1, served: true, storage: true, subresources: {{status: {{}},
 scale: {{specReplicasPath: .spec.size, statusReplicasPath: .status.size}}}},
@@ -14,7 +16,7 @@ additionalPrinterColumns: [{{name: Size, type: integer, jsonPath: .spec.size}}],
 schema: {{openAPIV3Schema: {{type: object, properties: {{
 spec: {{type: object, description: What is wanted., required: [size], properties: {{
 size: {{type: integer, minimum: 1, description: How large it is.}}, mode: {{type: string, default: fast}}}}}},
-status: {{type: object, properties: {{size: {{type: integer}}}}}}}}}}}}}}]}}}}"#
+status: {{type: object, properties: {{size: {{type: integer}}}}}}}}}}}}}}]}}"#
     )
 }
 
@@ -34,7 +36,7 @@ fn a_defined_kind_is_used_as_any_other() {
 }
 
 fn uses(user: &User<'_>, group: &str) {
-    let manifest = |spec: &str| format!("{{apiVersion: {group}/v1, kind: Foo, metadata: {{name: a}}, spec: {spec}}}");
+    let manifest = |spec: &str| format!("apiVersion: {group}/v1\nkind: Foo\nmetadata: {{name: a}}\nspec: {spec}");
     user.says(&piped(&manifest("{size: 2}"), "kubectl create -f -"), &["created"]);
     user.says(&format!("kubectl get foos.{group}"), &["NAME", "SIZE", "a", "2"]);
     user.says(
