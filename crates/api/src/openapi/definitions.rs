@@ -9,6 +9,8 @@ use crate::schema::list_keys::{self, FieldKeys, ListType};
 use crate::schema::raw;
 
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+/// Any value at all, which clients are told by no type.
+const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
 
 /// The schemas of these kinds and of all that they refer to, by definition name.
 pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Value> {
@@ -37,7 +39,7 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
         }
     }
     for kind in kinds.iter().filter(|kind| kind.custom.is_some()) {
-        if let Some(mut own) = published(kind, &format!("{path}/"), version == Version::V2) {
+        if let Some(mut own) = published(kind, &format!("#{path}/"), version == Version::V2) {
             own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
             definitions.insert(kind.type_name.to_string(), own);
         }
@@ -58,6 +60,7 @@ fn decorate(name: &str, schema: &mut Map<String, Value>, version: Version) {
                 json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] }),
             );
         }
+        (JSON, _) => drop(schema.remove("type")),
         // Swagger 2.0 knows no alternatives.
         (_, Version::V2) => drop(schema.remove("oneOf")),
         _ => {}
