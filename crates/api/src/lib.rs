@@ -6,6 +6,7 @@
 //! trip drops fields that the type does not know.
 
 pub mod apply;
+pub mod cel;
 pub mod cron;
 pub mod custom;
 pub mod discovery;

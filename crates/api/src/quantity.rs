@@ -97,6 +97,11 @@ impl Quantity {
         self.nanos % NANO == 0
     }
 
+    /// The amount in units, about.
+    pub fn approximate(self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
     fn with(self, nanos: i128, other: Self) -> Self {
         Self { nanos: nanos.clamp(-MAX, MAX), format: if self.nanos == 0 { other.format } else { self.format } }
     }
