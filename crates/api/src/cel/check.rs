@@ -329,7 +329,9 @@ impl<'a> Scope<'a> {
             (Type::List(item, _), _) => (Type::Int, (**item).clone()),
             (Type::Map(key, value), _) => ((**key).clone(), (**value).clone()),
             (other, _) => {
-                let why = format!("expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)");
+                let why = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
                 self.fault(at, why);
                 dynamic
             }

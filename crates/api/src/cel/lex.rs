@@ -156,7 +156,8 @@ impl Lexer<'_> {
     }
 
     fn string(&mut self, prefix: usize) -> Result<Token, String> {
-        let has = |lower: char| (0..prefix).any(|index| self.peek(index).is_some_and(|c| c.eq_ignore_ascii_case(&lower)));
+        let has =
+            |lower: char| (0..prefix).any(|index| self.peek(index).is_some_and(|c| c.eq_ignore_ascii_case(&lower)));
         let (is_raw, is_bytes) = (has('r'), has('b'));
         self.at += prefix;
         let quote = self.peek(0).unwrap_or('"');

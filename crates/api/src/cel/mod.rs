@@ -28,8 +28,8 @@
 mod ast;
 mod check;
 mod eval;
-mod library;
 mod lex;
+mod library;
 pub mod parse;
 pub mod types;
 pub mod value;

@@ -100,9 +100,10 @@ impl Key {
     pub fn value(&self) -> Value<'static> {
         match self {
             Self::Bool(flag) => Value::Bool(*flag),
-            Self::Int(number) => {
-                i64::try_from(*number).map(Value::Int).or_else(|_| u64::try_from(*number).map(Value::Uint)).unwrap_or(Value::Null)
-            }
+            Self::Int(number) => i64::try_from(*number)
+                .map(Value::Int)
+                .or_else(|_| u64::try_from(*number).map(Value::Uint))
+                .unwrap_or(Value::Null),
             Self::String(text) => Value::String(Text::Made(text.clone())),
         }
     }
@@ -376,7 +377,9 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &Key) -> Option<Value<'a>> {
         match (self, key) {
             (Self::Made(entries), _) => entries.get(key).cloned(),
-            (Self::Of(fields, type_), Key::String(name)) => fields.get(&**name).map(|json| Self::below(type_, name, json)),
+            (Self::Of(fields, type_), Key::String(name)) => {
+                fields.get(&**name).map(|json| Self::below(type_, name, json))
+            }
             _ => None,
         }
     }

@@ -66,7 +66,9 @@ pub fn call<'a>(function: &str, args: &[Value<'a>], context: &mut Context<'_>) -
         },
         ("optional.of", [value]) => Ok(Value::optional(Some(value.clone()))),
         ("optional.none", []) => Ok(Value::Optional(None)),
-        ("optional.ofNonZeroValue", [value]) => Ok(Value::optional(Some(value.clone()).filter(|value| !value.is_zero()))),
+        ("optional.ofNonZeroValue", [value]) => {
+            Ok(Value::optional(Some(value.clone()).filter(|value| !value.is_zero())))
+        }
         ("hasValue", [Value::Optional(inner)]) => Ok(Value::Bool(inner.is_some())),
         ("value", [Value::Optional(inner)]) => {
             inner.as_ref().map(|inner| (**inner).clone()).ok_or_else(|| Error::failed("optional.none() dereference"))

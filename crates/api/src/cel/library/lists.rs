@@ -39,9 +39,8 @@ pub fn call<'a>(function: &str, args: &[Value<'a>], context: &mut Context<'_>) -
         ("first", []) => Ok(Value::optional(list.get(0))),
         ("last", []) => Ok(Value::optional(list.count().checked_sub(1).and_then(|last| list.get(last)))),
         ("sets.contains", [Value::List(other)]) => contains_all(list, other, context.budget).map(Value::Bool),
-        ("sets.equivalent", [Value::List(other)]) => contains_all(list, other, context.budget).and_then(|all| {
-            Ok(Value::Bool(all && contains_all(other, list, context.budget)?))
-        }),
+        ("sets.equivalent", [Value::List(other)]) => contains_all(list, other, context.budget)
+            .and_then(|all| Ok(Value::Bool(all && contains_all(other, list, context.budget)?))),
         ("sets.intersects", [Value::List(other)]) => intersects(list, other, context.budget),
         _ => return None,
     })
@@ -144,9 +143,9 @@ fn slice<'a>(list: &List<'a>, start: i64, end: i64) -> Result<Value<'a>, Error> 
         (Ok(from), Ok(to)) if from <= to && to <= count => {
             Ok(Value::list((from..to).filter_map(|index| list.get(index)).collect()))
         }
-        (Ok(from), Ok(to)) if from > to => {
-            Err(Error::failed(format!("cannot slice({start}, {end}), start index must be less than or equal to end index")))
-        }
+        (Ok(from), Ok(to)) if from > to => Err(Error::failed(format!(
+            "cannot slice({start}, {end}), start index must be less than or equal to end index"
+        ))),
         (Ok(_), Ok(_)) => Err(Error::failed(format!("cannot slice({start}, {end}), list is length {count}"))),
         _ => Err(Error::failed(format!("cannot slice({start}, {end}), negative indexes not supported"))),
     }

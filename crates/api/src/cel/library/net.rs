@@ -22,7 +22,8 @@ impl Cidr {
         let (address, bits) = text.split_once('/')?;
         let address = address_of(address)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let is_plain = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
+        let is_plain =
+            !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
         let bits = bits.parse().ok().filter(|bits| is_plain && *bits <= most)?;
         Some(Self { address, bits })
     }
@@ -99,7 +100,13 @@ impl Url {
             return None;
         }
         let scheme = scheme.to_ascii_lowercase();
-        Some(Self { text: text.into(), scheme: scheme.into(), host: host.into(), path: path.into(), query: query.into() })
+        Some(Self {
+            text: text.into(),
+            scheme: scheme.into(),
+            host: host.into(),
+            path: path.into(),
+            query: query.into(),
+        })
     }
 
     fn queries<'a>(&self) -> Value<'a> {
@@ -222,7 +229,11 @@ fn of_address<'a>(function: &str, address: IpAddr) -> Option<Value<'a>> {
         "isLinkLocalMulticast" => Value::Bool(link_local_multicast),
         "isLinkLocalUnicast" => Value::Bool(link_local),
         "isGlobalUnicast" => Value::Bool(
-            !is_broadcast && !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !link_local,
+            !is_broadcast
+                && !address.is_unspecified()
+                && !address.is_loopback()
+                && !address.is_multicast()
+                && !link_local,
         ),
         _ => return None,
     })

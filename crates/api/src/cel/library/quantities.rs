@@ -24,9 +24,13 @@ pub fn call<'a>(function: &str, args: &[Value<'a>]) -> Answer<'a> {
         }
         ("asApproximateFloat", [Value::Quantity(of)]) => Value::Double(of.approximate()),
         ("add", [Value::Quantity(a), Value::Quantity(b)]) => Value::Quantity(*a + *b),
-        ("add", [Value::Quantity(a), Value::Int(b)]) => Value::Quantity(*a + Quantity::from_units(*b, Format::DecimalSi)),
+        ("add", [Value::Quantity(a), Value::Int(b)]) => {
+            Value::Quantity(*a + Quantity::from_units(*b, Format::DecimalSi))
+        }
         ("sub", [Value::Quantity(a), Value::Quantity(b)]) => Value::Quantity(*a - *b),
-        ("sub", [Value::Quantity(a), Value::Int(b)]) => Value::Quantity(*a - Quantity::from_units(*b, Format::DecimalSi)),
+        ("sub", [Value::Quantity(a), Value::Int(b)]) => {
+            Value::Quantity(*a - Quantity::from_units(*b, Format::DecimalSi))
+        }
         ("isLessThan", [Value::Quantity(a), Value::Quantity(b)]) => Value::Bool(a < b),
         ("isGreaterThan", [Value::Quantity(a), Value::Quantity(b)]) => Value::Bool(a > b),
         ("compareTo", [Value::Quantity(a), Value::Quantity(b)]) => Value::Int(sign(a.cmp(b))),

@@ -31,9 +31,9 @@ pub fn call<'a>(function: &str, args: &[Value<'a>], context: &mut Context<'_>) -
         ("matches", [Value::String(pattern)]) => {
             context.pattern(pattern, text.len()).map(|pattern| Value::Bool(pattern.is_match(text)))
         }
-        ("find", [Value::String(pattern)]) => context.pattern(pattern, text.len()).map(|pattern| {
-            Value::text(pattern.find(text).map_or("", |found| found.as_str()))
-        }),
+        ("find", [Value::String(pattern)]) => context
+            .pattern(pattern, text.len())
+            .map(|pattern| Value::text(pattern.find(text).map_or("", |found| found.as_str()))),
         ("findAll", [Value::String(pattern)]) => find_all(text, pattern, -1, context),
         ("findAll", [Value::String(pattern), Value::Int(most)]) => find_all(text, pattern, *most, context),
         ("charAt", [Value::Int(at)]) => char_at(text, *at),
@@ -218,9 +218,17 @@ fn clause(verb: char, precision: Option<usize>, arg: &Value<'_>) -> Result<Strin
         ('f', _, Value::Double(number)) => write!(out, "{number:.*}", precision.unwrap_or(6)),
         ('e', _, Value::Double(number)) => write!(out, "{}", scientific(*number, precision.unwrap_or(6))),
         ('d' | 'b' | 'o' | 'x' | 'X' | 'f' | 'e', ..) => {
-            return Err(Error::failed(format!("error during formatting: {verb} clause cannot take a {}", arg.type_name())));
+            return Err(Error::failed(format!(
+                "error during formatting: {verb} clause cannot take a {}",
+                arg.type_name()
+            )));
         }
-        _ => return Err(Error::failed(format!("could not parse formatting clause: unrecognized formatting clause {:?}", verb.to_string()))),
+        _ => {
+            return Err(Error::failed(format!(
+                "could not parse formatting clause: unrecognized formatting clause {:?}",
+                verb.to_string()
+            )));
+        }
     };
     wrote.map(|()| out).map_err(|_| Error::Overload)
 }
