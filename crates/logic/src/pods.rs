@@ -1,9 +1,9 @@
-//! What the controllers ask of a pod: is it ready, available, on its way out; and label selectors.
+//! What decisions ask of a pod: is it ready, available, on its way out; what it wants beside it; and label selectors.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, PodCondition, TopologySpreadConstraint, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -129,4 +129,43 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }
+}
+
+/// The names of the claims of a pod, and whether each is made for it (ephemeral).
+pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let pod_name = pod.metadata.name.as_deref().unwrap_or("");
+    let name = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some((source.claim_name.clone(), false)),
+        (None, Some(_)) => Some((format!("{pod_name}-{}", volume.name), true)),
+        _ => None,
+    };
+    volumes.iter().filter_map(name).collect()
+}
+
+/// `spec.affinity`.
+pub fn affinity(pod: &Pod) -> Option<&Affinity> {
+    pod.spec.as_ref()?.affinity.as_ref()
+}
+
+/// The pods that a pod must be beside.
+pub fn required_affinity(pod: &Pod) -> &[PodAffinityTerm] {
+    let terms = affinity(pod).and_then(|a| a.pod_affinity.as_ref());
+    terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+}
+
+/// The pods that a pod must not be beside.
+pub fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
+    let terms = affinity(pod).and_then(|a| a.pod_anti_affinity.as_ref());
+    terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+}
+
+/// `spec.topologySpreadConstraints`.
+pub fn spread_constraints(pod: &Pod) -> &[TopologySpreadConstraint] {
+    pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default()
+}
+
+/// Whether a pod cares where others are, so that a binding elsewhere may free it.
+pub fn looks_at_others(pod: &Pod) -> bool {
+    !required_affinity(pod).is_empty() || !spread_constraints(pod).is_empty()
 }

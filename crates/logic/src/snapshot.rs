@@ -31,7 +31,7 @@ mod terms;
 mod usage;
 
 pub use index::{Facets, Index, Indexed, Indexes, Typed};
-pub use usage::Usage;
+pub use usage::{Usage, VolumeShare};
 
 /// The ConfigMap with the cluster's CA: published by the server in `kube-system`, copied to every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";

@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::quantity::Quantity;
@@ -27,6 +27,7 @@ use crate::pods::selects;
 use crate::snapshot::{Index, Snapshot};
 
 pub mod attributes;
+mod facets;
 pub mod growth;
 pub mod nfs;
 pub mod room;
@@ -83,6 +84,12 @@ pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// On a claim or volume: the other side was chosen here, not by the user.
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// On a Released volume: to be emptied, on behalf of the claim with this uid.
+pub const RECYCLE: &str = "mainstay.io/recycle";
+/// On a Released volume: by this node.
+pub const RECYCLE_ON: &str = "mainstay.io/recycle-on";
+/// Written by the node when the volume is empty: the value of [`RECYCLE`].
+pub const RECYCLED: &str = "mainstay.io/recycled";
 /// On a claim: the node that the scheduler chose for an external provisioner.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The label with a node's hostname, by which a local volume is tied to it.
@@ -192,6 +199,17 @@ pub fn volumes_of<'a>(
 ) -> impl Iterator<Item = &'a PersistentVolume> + use<'a> {
     let key = key_of(&claim.metadata);
     snapshot.found::<PersistentVolume>(Index::VolumesOf, &key.namespace, &key.name).map(|(_, volume)| &**volume)
+}
+
+/// The pods, finished or not, that are on a node and use a claim.
+pub fn users_of<'a>(snapshot: &'a Snapshot, claim: &ObjectKey) -> BTreeSet<&'a ObjectKey> {
+    let users = snapshot.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
+    users
+        .filter(|(_, pod)| {
+            pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref().is_some_and(|node| !node.is_empty()))
+        })
+        .map(|(key, _)| key)
+        .collect()
 }
 
 /// Whether a volume is what a claim asks for: size, class, attributes, volume mode, access modes.

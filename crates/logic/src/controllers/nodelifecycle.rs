@@ -22,8 +22,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
-use super::persistentvolumeclaim::is_ready;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, guarded_status, key_of};
+use crate::nodes::is_ready;
 use crate::pods;
 use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::annotation;

@@ -26,11 +26,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::{Value, json};
 
-use super::persistentvolumeclaim::is_ready;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
+use crate::nodes::is_ready;
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Index, Snapshot};
-use crate::volume;
+use crate::volume::{self, RECYCLE, RECYCLE_ON, RECYCLED};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -45,13 +45,6 @@ pub const CONTROLLER: Controller = Controller {
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
     many: None,
 };
-
-/// On a Released volume: to be emptied, on behalf of the claim with this uid.
-pub const RECYCLE: &str = "mainstay.io/recycle";
-/// On a Released volume: by this node.
-pub const RECYCLE_ON: &str = "mainstay.io/recycle-on";
-/// Written by the node when the volume is empty: the value of [`RECYCLE`].
-pub const RECYCLED: &str = "mainstay.io/recycled";
 
 /// On behalf of which claim a node is to empty a volume.
 pub fn asked<'a>(volume: &'a PersistentVolume, node: &str) -> Option<&'a str> {

@@ -18,8 +18,8 @@ use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of};
-use crate::pods::{condition, is_active, is_terminating};
-use crate::scheduler::claim_names;
+use crate::nodes::is_ready;
+use crate::pods::{claim_names, condition, is_active, is_terminating};
 use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume;
 
@@ -432,10 +432,4 @@ fn default_class(snapshot: &Snapshot) -> Option<&StorageClass> {
         |class: &&StorageClass| DEFAULT_CLASS.iter().any(|name| volume::annotation(&class.metadata, name) == "true");
     let classes = snapshot.storage_classes.iter().map(|(_, class)| &**class).filter(marked);
     classes.max_by_key(|class| (class.metadata.creation_timestamp.clone(), std::cmp::Reverse(key_of(&class.metadata))))
-}
-
-/// Condition Ready is True.
-pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

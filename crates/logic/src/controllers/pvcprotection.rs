@@ -13,10 +13,10 @@ use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Verb, Waiting, Write};
-use crate::pods::is_terminating;
+use crate::pods::{claim_names, is_terminating};
 use crate::snapshot::{Change, Snapshot};
+use crate::volume;
 use crate::volume::source::{self, key_of_reference};
-use crate::{scheduler, volume};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -39,7 +39,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("", "persistentvolumeclaims") => wake(change.key.clone()),
         ("", "pods") if change.new.is_none() => {
             for pod in before.pods.get(&change.key).into_iter().chain(after.pods.get(&change.key)) {
-                let claims = scheduler::claim_names(pod);
+                let claims = claim_names(pod);
                 claims.into_iter().for_each(|(claim, _)| wake(ObjectKey::new(change.key.namespace.clone(), claim)));
             }
         }
@@ -79,7 +79,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {
     let claim = snapshot.persistent_volume_claims.get(key)?;
-    let in_use = !scheduler::users_of(snapshot, key).is_empty() || source::is_being_copied(snapshot, key);
+    let in_use = !volume::users_of(snapshot, key).is_empty() || source::is_being_copied(snapshot, key);
     Some(Observed { metadata: &claim.metadata, in_use })
 }
 

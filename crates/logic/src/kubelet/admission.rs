@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
 
 use super::sysctl;
 use crate::matching::tolerates;
-use crate::scheduler::{affinity, resources};
+use crate::resources;
+use crate::scheduler::affinity;
 
 /// What a node says to a pod that it does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Affinity, Node, Pod, PodAffinityTerm, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use mainstay_api::ObjectKey;
 
 use crate::matching::{equal, selects_node, term_selects_node, tolerates};
-use crate::pods::{is_finished, selects};
+use crate::pods::{affinity, is_finished, required_affinity, required_anti_affinity, selects, spread_constraints};
 use crate::snapshot::Snapshot;
 
 /// `spec.nodeSelector` and required node affinity.
@@ -34,30 +34,6 @@ pub fn preference(pod: &Pod, node: &Node) -> i64 {
         .filter(|term| term_selects_node(&term.preference, node))
         .map(|term| i64::from(term.weight))
         .sum()
-}
-
-fn affinity(pod: &Pod) -> Option<&Affinity> {
-    pod.spec.as_ref()?.affinity.as_ref()
-}
-
-fn required_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    let terms = affinity(pod).and_then(|a| a.pod_affinity.as_ref());
-    terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
-}
-
-/// The pods that a pod must not be beside.
-pub fn required_anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
-    let terms = affinity(pod).and_then(|a| a.pod_anti_affinity.as_ref());
-    terms.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
-}
-
-fn constraints(pod: &Pod) -> &[TopologySpreadConstraint] {
-    pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default()
-}
-
-/// Whether a pod cares where others are, so that a binding elsewhere may free it.
-pub fn looks_at_others(pod: &Pod) -> bool {
-    !required_affinity(pod).is_empty() || !constraints(pod).is_empty()
 }
 
 fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
@@ -181,7 +157,7 @@ impl Relations {
                 relations.kept_away.entry(term.topology_key.clone()).or_default().extend(value);
             }
         }
-        relations.spread = constraints(pod).iter().map(|constraint| spread(snapshot, pod, constraint)).collect();
+        relations.spread = spread_constraints(pod).iter().map(|constraint| spread(snapshot, pod, constraint)).collect();
         relations.wish(snapshot, pod);
         relations
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use super::affinity::{self, Relations};
-use super::resources::{self, Amounts, HostPort};
 use super::volumes::{Binding, Claims};
 use crate::ownership::controller_of;
 use crate::pods::is_terminating;
+use crate::resources::{self, Amounts, HostPort};
 use crate::snapshot::{Index, Snapshot, Usage};
 
 /// What a preferred term weighs beside the resource score, as upstream's plugin weights.
@@ -47,7 +47,7 @@ pub struct Wants<'a> {
 impl<'a> Wants<'a> {
     /// What a pod asks for in a snapshot, or why no node can have it.
     pub fn of(snapshot: &'a Snapshot, pod: &'a Pod) -> Result<Self, String> {
-        let claims = if super::claim_names(pod).is_empty() { None } else { Some(Claims::of(snapshot, pod)?) };
+        let claims = if crate::pods::claim_names(pod).is_empty() { None } else { Some(Claims::of(snapshot, pod)?) };
         Ok(Self {
             pod,
             amounts: resources::of_pod(pod),

@@ -10,8 +10,6 @@
 //! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; nodes are not scored
 //! by image locality.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -25,15 +23,12 @@ use crate::snapshot::{Change, Index, Snapshot};
 pub(crate) mod affinity;
 mod fit;
 mod preemption;
-pub(crate) mod resources;
 mod round;
 #[cfg(test)]
 pub(crate) mod tests;
 mod volumes;
 
-pub use affinity::{looks_at_others, required_anti_affinity};
 pub use round::schedule;
-pub use volumes::claim_names;
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -192,10 +187,4 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, nominated: Option<&str>
         status["nominatedNodeName"] = json!(node);
     }
     Some(guarded_status(&kinds::POD, &pod.metadata, status))
-}
-
-/// The pods, finished or not, that are on a node and use a claim.
-pub fn users_of<'a>(snapshot: &'a Snapshot, claim: &ObjectKey) -> BTreeSet<&'a ObjectKey> {
-    let users = snapshot.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
-    users.filter(|(_, pod)| !node_of(pod).is_empty()).map(|(key, _)| key).collect()
 }

@@ -91,7 +91,7 @@ impl Round {
             return unschedulable(&pod, "no nodes available to schedule pods".to_owned(), now);
         }
         let is_like = |failed: &Pod| failed.metadata.labels == pod.metadata.labels && asks_the_same(failed, &pod);
-        if super::claim_names(&pod).is_empty()
+        if crate::pods::claim_names(&pod).is_empty()
             && let Some((_, message)) = self.failures.iter().find(|(failed, _)| is_like(failed))
         {
             return unschedulable(&pod, message.clone(), now);

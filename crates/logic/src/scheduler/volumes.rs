@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::decision::{Event, Write};
 use crate::ownership::controller_of;
-use crate::pods::is_finished;
+use crate::pods::{claim_names, is_finished};
 use crate::snapshot::{Index, Snapshot};
 use crate::volume;
 
@@ -40,19 +40,6 @@ pub enum Binding<'a> {
     Provision(&'a PersistentVolumeClaim, &'a StorageClass),
     /// Tells an external provisioner where; the pod waits for it.
     Announce(&'a PersistentVolumeClaim),
-}
-
-/// The names of the claims of a pod, and whether each is made for it (ephemeral).
-pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    let pod_name = pod.metadata.name.as_deref().unwrap_or("");
-    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral)
-    {
-        (Some(source), _) => Some((source.claim_name.clone(), false)),
-        (None, Some(_)) => Some((format!("{pod_name}-{}", volume.name), true)),
-        _ => None,
-    };
-    volumes.iter().filter_map(name).collect()
 }
 
 impl<'a> Claims<'a> {

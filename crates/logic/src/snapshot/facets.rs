@@ -4,27 +4,20 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
-    ResourceQuota, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use mainstay_api::ObjectKey;
-use mainstay_api::snapshots::{
-    VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass,
-    VolumeSnapshotContent,
-};
 
 use super::Snapshot;
 use super::index::{Facets, Index, Indexed};
 use crate::definitions::Definition;
+use crate::nodes::is_ready;
 use crate::ownership::controller_of;
-use crate::pods::{is_active, is_finished, is_terminating};
-use crate::scheduler::{claim_names, looks_at_others};
-use crate::volume::{self, attributes, source};
+use crate::pods::{claim_names, is_active, is_finished, looks_at_others};
 
 /// The labels that a selector asks for by value.
 fn pairs(selector: &LabelSelector) -> Vec<(&str, &str)> {
@@ -37,10 +30,6 @@ impl Indexed for Endpoints {}
 impl Indexed for Lease {}
 impl Indexed for Namespace {}
 impl Indexed for ServiceAccount {}
-impl Indexed for StorageClass {}
-impl Indexed for VolumeAttributesClass {}
-impl Indexed for VolumeGroupSnapshotClass {}
-impl Indexed for VolumeSnapshotClass {}
 
 impl Indexed for ControllerRevision {
     fn facets(&self, facets: &mut Facets) {
@@ -121,7 +110,7 @@ impl Indexed for EndpointSlice {
 impl Indexed for Node {
     fn facets(&self, facets: &mut Facets) {
         facets.labels("nodes", &self.metadata);
-        if crate::controllers::persistentvolumeclaim::is_ready(self) {
+        if is_ready(self) {
             facets.add(Index::NodesReady, "", "");
         }
     }
@@ -164,90 +153,5 @@ impl Indexed for Pod {
 
     fn account(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
         super::usage::set_pod(snapshot, key, old, new);
-    }
-}
-
-impl Indexed for PersistentVolumeClaim {
-    fn facets(&self, facets: &mut Facets) {
-        facets.labels("persistentvolumeclaims", &self.metadata);
-        facets.add(Index::ClaimsNaming, volume::volume_name(self), "");
-        if let Some(wanted) = source::wanted(self).filter(|_| volume::volume_name(self).is_empty()) {
-            facets.add(Index::ClaimsWanting, wanted.kind, wanted.name);
-        }
-        let bound = self.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-        if !bound || volume::status::is_held_up(self) {
-            facets.add(Index::ClaimsUnsettled, "", "");
-        }
-        attributes::named_by(self).into_iter().for_each(|class| facets.add(Index::AttributesClass, class, "claims"));
-    }
-}
-
-impl Indexed for PersistentVolume {
-    fn facets(&self, facets: &mut Facets) {
-        if let Some(reference) = volume::claim_ref(self) {
-            let key = volume::claim_key(reference);
-            facets.add(Index::VolumesOf, &key.namespace, &key.name);
-        }
-        if let Some(folder) = source::copy_of(self).filter(|folder| source::is_copying(self, folder)) {
-            facets.add(Index::VolumesCopying, folder, "");
-        }
-        let recycled = !volume::annotation(&self.metadata, crate::controllers::persistentvolume::RECYCLE).is_empty();
-        if recycled || volume::nfs::is_waiting(self) {
-            facets.add(Index::VolumesWaiting, "", "");
-        }
-        if volume::is_image(self) && volume::room::home(self).is_none() {
-            facets.add(Index::VolumesLoose, "", "");
-        }
-        let class = attributes::of_volume(self);
-        if !class.is_empty() {
-            facets.add(Index::AttributesClass, class, "volumes");
-        }
-    }
-
-    fn account(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
-        super::usage::set_volume(snapshot, key, old, new);
-    }
-}
-
-impl Indexed for VolumeGroupSnapshot {
-    fn facets(&self, facets: &mut Facets) {
-        if self.status.as_ref().and_then(|status| status.ready_to_use) != Some(true) {
-            facets.add(Index::GroupsUnsettled, "", "");
-        }
-    }
-}
-
-impl Indexed for VolumeGroupSnapshotContent {
-    fn facets(&self, facets: &mut Facets) {
-        let made = self.status.as_ref().and_then(|status| status.volume_group_snapshot_handle.as_ref()).is_some();
-        if !made && !is_terminating(&self.metadata) {
-            let volumes = self.spec.source.volume_handles.iter().flatten();
-            volumes.for_each(|volume| facets.add(Index::GroupContentsOf, volume, ""));
-        }
-    }
-}
-
-impl Indexed for VolumeSnapshot {
-    fn facets(&self, facets: &mut Facets) {
-        let namespace = self.metadata.namespace.as_deref().unwrap_or("");
-        if let Some(claim) = &self.spec.source.persistent_volume_claim_name {
-            facets.add(Index::SnapshotsOf, namespace, claim);
-        }
-        if let Some(content) = &self.spec.source.volume_snapshot_content_name {
-            facets.add(Index::SnapshotsNaming, content, "");
-        }
-        let ready = self.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
-        if !ready || is_terminating(&self.metadata) {
-            facets.add(Index::SnapshotsUnsettled, "", "");
-        }
-    }
-}
-
-impl Indexed for VolumeSnapshotContent {
-    fn facets(&self, facets: &mut Facets) {
-        facets.add(Index::ContentsOf, source::content_handle(self), "");
-        if is_terminating(&self.metadata) {
-            facets.add(Index::ContentsLeaving, "", "");
-        }
     }
 }

@@ -8,8 +8,7 @@ use mainstay_api::ObjectKey;
 
 use super::Snapshot;
 use super::index::Index;
-use crate::pods::is_finished;
-use crate::scheduler::required_anti_affinity;
+use crate::pods::{is_finished, required_anti_affinity};
 
 /// The terms that are in force: those of a pod that is on a node and not finished.
 fn in_force(pod: &Pod) -> &[PodAffinityTerm] {

@@ -9,9 +9,8 @@ use mainstay_api::ObjectKey;
 use rpds::RedBlackTreeMapSync;
 
 use super::Snapshot;
-use crate::pods::{is_finished, is_terminating};
-use crate::scheduler::resources::{self, Amounts, HostPort};
-use crate::volume::{self, room};
+use crate::pods::is_finished;
+use crate::resources::{self, Amounts, HostPort};
 
 /// What a node has, and what its pods that are not finished use of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,7 +38,41 @@ pub struct Sums {
     free_on: RedBlackTreeMapSync<(Arc<str>, Arc<str>, i64, Arc<str>), ()>,
 }
 
+/// What a volume is part of.
+pub struct VolumeShare<'a> {
+    /// The hostname that it is tied to; `""`: none.
+    pub home: &'a str,
+    /// Bytes that an image volume was promised; 0 of others.
+    pub promised: i64,
+    /// Its class and capacity, where anybody may have it.
+    pub free: Option<(&'a str, i64)>,
+}
+
 impl Snapshot {
+    /// A volume came, changed or went.
+    pub fn account_volume(&mut self, key: &ObjectKey, old: Option<VolumeShare<'_>>, new: Option<VolumeShare<'_>>) {
+        let sums = &mut self.sums;
+        for (share, sign) in [(old, -1), (new, 1)].into_iter().filter_map(|(share, sign)| Some((share?, sign))) {
+            if !share.home.is_empty() && share.promised != 0 {
+                let sum = sums.promised.get(share.home).copied().unwrap_or(0) + sign * share.promised;
+                match sum {
+                    0 => drop(sums.promised.remove_mut(share.home)),
+                    sum => sums.promised.insert_mut(share.home.into(), sum),
+                }
+            }
+            let Some((class, bytes)) = share.free else { continue };
+            let (class, name): (Arc<str>, _) = (class.into(), key.name.clone());
+            let (all, on) = ((class.clone(), bytes, name.clone()), (class, share.home.into(), bytes, name));
+            if sign > 0 {
+                sums.free.insert_mut(all, ());
+                sums.free_on.insert_mut(on, ());
+            } else {
+                sums.free.remove_mut(&all);
+                sums.free_on.remove_mut(&on);
+            }
+        }
+    }
+
     /// What a node has and what is used of it; `None` where there is neither node nor pod.
     pub fn usage(&self, node: &str) -> Option<&Arc<Usage>> {
         self.sums.nodes.get(node)
@@ -125,39 +158,5 @@ pub fn set_pod(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Pod>, new:
             usage.pods += 1;
             resources::host_ports(pod).into_iter().for_each(|port| *usage.ports.entry(port).or_default() += 1);
         });
-    }
-}
-
-/// A volume came, changed or went.
-pub fn set_volume(
-    snapshot: &mut Snapshot,
-    key: &ObjectKey,
-    old: Option<&PersistentVolume>,
-    new: Option<&PersistentVolume>,
-) {
-    let sums = &mut snapshot.sums;
-    for (volume, sign) in [(old, -1), (new, 1)].into_iter().filter_map(|(volume, sign)| Some((volume?, sign))) {
-        if let Some(home) = room::home(volume).filter(|_| volume::is_image(volume)) {
-            let sum = sums.promised.get(home).copied().unwrap_or(0) + sign * room::promised(volume);
-            match sum {
-                0 => drop(sums.promised.remove_mut(home)),
-                sum => sums.promised.insert_mut(home.into(), sum),
-            }
-        }
-        let is_free = volume::claim_ref(volume).is_none()
-            && volume::phase(volume) == "Available"
-            && !is_terminating(&volume.metadata);
-        if is_free {
-            let class: Arc<str> = volume::class_of_volume(volume).into();
-            let (bytes, home) = (volume::capacity(volume), Arc::from(room::home(volume).unwrap_or("")));
-            let (all, on) = ((class.clone(), bytes, key.name.clone()), (class, home, bytes, key.name.clone()));
-            if sign > 0 {
-                sums.free.insert_mut(all, ());
-                sums.free_on.insert_mut(on, ());
-            } else {
-                sums.free.remove_mut(&all);
-                sums.free_on.remove_mut(&on);
-            }
-        }
     }
 }

@@ -22,8 +22,8 @@ use mainstay_api::{ObjectKey, kinds};
 use serde_json::{Value, json};
 
 use super::{MADE_ON, PROVISIONED_BY, PV_PROTECTION, SELECTED_NODE, SIZE, SIZE_NONE, annotation, capacity, made_size};
-use crate::controllers::persistentvolumeclaim::is_ready;
 use crate::decision::{Event, Write};
+use crate::nodes::is_ready;
 use crate::snapshot::{Index, Snapshot};
 
 /// The provisioner's own name.

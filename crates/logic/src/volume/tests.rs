@@ -141,13 +141,13 @@ fn v1_walkthrough_1_static_volumes_smallest_first() {
     settle(&mut world);
     assert_eq!(phase_of(&world, "nfs-0001"), "Released");
     let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "nfs-0001");
-    assert_eq!(volume["metadata"]["annotations"][persistentvolume::RECYCLE_ON], "n1");
-    let emptied = volume["metadata"]["annotations"][persistentvolume::RECYCLE].clone();
+    assert_eq!(volume["metadata"]["annotations"][super::RECYCLE_ON], "n1");
+    let emptied = volume["metadata"]["annotations"][super::RECYCLE].clone();
     world.patch(
         &kinds::PERSISTENT_VOLUME,
         "",
         "nfs-0001",
-        json!({"metadata": {"annotations": {persistentvolume::RECYCLED: emptied}}}),
+        json!({"metadata": {"annotations": {super::RECYCLED: emptied}}}),
     );
     settle(&mut world);
     assert_eq!(bound_to(&world, "third"), "Bound nfs-0001", "the claim that waited gets the emptied volume");

@@ -8,7 +8,8 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolume};
 use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
-use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
+use mainstay_logic::controllers::persistentvolume::asked;
+use mainstay_logic::volume::RECYCLED;
 use serde_json::json;
 
 use super::reconciler::Progress;

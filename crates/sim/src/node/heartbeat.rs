@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{ObjectKey, kinds, object, time};
-use mainstay_logic::controllers::persistentvolume::{RECYCLED, asked};
+use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::volume;
+use mainstay_logic::volume::RECYCLED;
 use mainstay_server::api::{Part, key};
 use serde_json::{Value, json};
 

@@ -1,0 +1,9 @@
+//! What decisions ask of a node.
+
+use k8s_openapi::api::core::v1::Node;
+
+/// Condition Ready is True.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
