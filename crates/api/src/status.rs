@@ -1,5 +1,6 @@
 //! Errors as Kubernetes answers them: `metav1.Status`. The only place where an error becomes one.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
@@ -26,8 +27,8 @@ pub struct Cause {
 pub struct Status {
     /// The HTTP status code.
     pub code: u16,
-    /// `NotFound`, `AlreadyExists`, `Conflict`, `Invalid`, …
-    pub reason: &'static str,
+    /// `NotFound`, `AlreadyExists`, `Conflict`, `Invalid`, …; a webhook's refusal has its own.
+    pub reason: Cow<'static, str>,
     /// What kubectl shows.
     pub message: String,
     /// `details` of the Status object (`name`, `group`, `kind`, `uid`, `causes`, `retryAfterSeconds`), or null.
@@ -36,8 +37,8 @@ pub struct Status {
 
 impl Status {
     /// A status without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: Value::Null }
     }
 
     /// The `metav1.Status` object that is sent.

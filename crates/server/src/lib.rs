@@ -15,6 +15,7 @@ mod authorize;
 pub mod bootstrap;
 mod credentials;
 pub mod driver;
+pub mod dynamic;
 mod fairness;
 mod http;
 pub mod identity;

@@ -22,6 +22,7 @@ use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
 use crate::credentials::Issuer;
+use crate::dynamic::Hooks;
 use crate::fairness::Fairness;
 use crate::http::{Authenticators, Bounds, Counters, Server, accept};
 use crate::pki::{self, Identity, Pki, PkiError};
@@ -256,7 +257,13 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let admin = credentials(admin, "kubernetes-admin", "kubeconfig")?;
     let node = credentials(node, &format!("system:node:{}", config.node_name), "node.kubeconfig")?;
     let settings = Settings { service_cidr, ca_pem: pki.ca_pem().to_owned() };
-    let api = Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) };
+    let api = Api {
+        hooks: Hooks::of(&store),
+        served: Served::of(&store),
+        store,
+        env: Arc::new(env),
+        settings: Arc::new(settings),
+    };
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;

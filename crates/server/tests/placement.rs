@@ -7,6 +7,7 @@ use mainstay_api::{Kind, kinds};
 use mainstay_logic::controllers::CONTROLLERS;
 use mainstay_server::api::{self, Api, Cidr, DeleteOptions, Env, Served, Settings};
 use mainstay_server::driver::{Driver, step};
+use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Mode, Options, Store};
 use serde_json::{Value, json};
 
@@ -23,7 +24,13 @@ impl Cluster {
             Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
         let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/16").unwrap(), ca_pem: String::new() };
         Self {
-            api: Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) },
+            api: Api {
+                hooks: Hooks::of(&store),
+                served: Served::of(&store),
+                store,
+                env: Arc::new(env),
+                settings: Arc::new(settings),
+            },
             _folder: folder,
         }
     }

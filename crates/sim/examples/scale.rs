@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use mainstay_api::kinds;
 use mainstay_server::api::{self, Api, Cidr, Env, Part, Served, Settings};
 use mainstay_server::driver::{Driver, step};
+use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Options, Source, Store};
 use serde_json::{Value, json};
 
@@ -71,6 +72,7 @@ fn cluster(folder: &std::path::Path) -> Api {
     };
     let service_cidr = Cidr::parse("10.96.0.0/16").expect("a range");
     let api = Api {
+        hooks: Hooks::of(&store),
         served: Served::of(&store),
         store,
         env: Arc::new(env),

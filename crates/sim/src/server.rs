@@ -10,6 +10,7 @@ use mainstay_api::Status;
 use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings};
 use mainstay_server::bootstrap::bootstrap;
 use mainstay_server::driver::{Driver, Finish, Work, compile};
+use mainstay_server::dynamic::Hooks;
 use mainstay_store::testing::{Fault, FaultyDisk};
 use mainstay_store::{CommitError, Options, Source, StorageBackend as _, Store, Watcher};
 
@@ -90,7 +91,13 @@ impl Server {
         let Ok(store) = Store::open(Source::backend(self.disk.clone()), Options::inline()) else { return false };
         let cidr = Cidr::parse("10.96.0.0/16").unwrap_or_else(|| unreachable!("a constant"));
         let settings = Settings { service_cidr: cidr, ca_pem: "CA".to_owned() };
-        let api = Api { served: Served::of(&store), store, env: self.env.clone(), settings: Arc::new(settings) };
+        let api = Api {
+            hooks: Hooks::of(&store),
+            served: Served::of(&store),
+            store,
+            env: self.env.clone(),
+            settings: Arc::new(settings),
+        };
         let advertise = std::net::SocketAddr::from(([192, 0, 2, 1], 6443));
         if api.write_now(false, |batch| bootstrap(batch, advertise)).is_err() {
             return false;

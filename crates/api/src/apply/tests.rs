@@ -50,7 +50,7 @@ fn conflicts_are_told_in_upstreams_words() {
     manage_update(&kinds::POD, None, &mut live, writer("kubectl-client-side-apply", 1));
     let one = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "2" }] }));
     let refused = apply_pod(Some(&live), &one, "me", false).expect_err("a conflict");
-    assert_eq!((refused.code, refused.reason), (409, "Conflict"));
+    assert_eq!((refused.code, &*refused.reason), (409, "Conflict"));
     assert_eq!(
         refused.message,
         r#"Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using v1: .spec.containers[name="a"].image"#

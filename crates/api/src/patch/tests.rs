@@ -100,7 +100,7 @@ fn json_and_merge_patches() {
     let failed =
         patch(PatchType::Json, r#"[{"op":"remove","path":"/spec"},{"op":"test","path":"/metadata","value":1}]"#)
             .expect_err("test fails");
-    assert_eq!((failed.code, failed.reason), (422, "Invalid"));
+    assert_eq!((failed.code, &*failed.reason), (422, "Invalid"));
     assert_eq!(failed.message, "the server rejected our request due to an error in our request");
     for bad in ["", "{", "[1]", r#"{"op":"add"}"#, r#"[{"op":"zap","path":"/a"}]"#] {
         assert!(patch(PatchType::Json, bad).is_err_and(|s| s.code == 400), "{bad}");

@@ -444,7 +444,7 @@ mod tests {
                 status.message,
                 format!("StatefulSet in version \"v1\" cannot be handled as a StatefulSet: json: {why}")
             );
-            assert_eq!((status.code, status.reason), (400, "BadRequest"));
+            assert_eq!((status.code, &*status.reason), (400, "BadRequest"));
         }
     }
 

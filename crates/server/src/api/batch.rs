@@ -5,6 +5,7 @@
 //! earlier ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use super::{Env, Settings, codec, key};
 use crate::authorize::escalation::Requester;
+use crate::dynamic::Session;
 
 /// The work of one request or one decision, over a store that it reads and does not change.
 pub struct Batch<'a> {
@@ -34,6 +36,8 @@ pub struct Batch<'a> {
     pub manager: Option<FieldManager>,
     /// Who asks for it; controllers of ours are not asked what they may.
     pub requester: Option<Requester>,
+    /// What webhooks have said of it; without one they are not asked.
+    pub session: Option<Arc<Session>>,
 }
 
 /// A client as `managedFields` names it.
@@ -97,7 +101,24 @@ impl<'a> Batch<'a> {
             warnings: Vec::new(),
             manager: None,
             requester: None,
+            session: None,
         }
+    }
+
+    /// Makes this a run of a session's verb.
+    pub fn join(&mut self, session: Option<&Arc<Session>>) {
+        if let Some(session) = session {
+            self.now = session.begin(self.now);
+            self.session = Some(session.clone());
+        }
+    }
+
+    /// Does something that webhooks are not asked about: part of what they were asked about already.
+    pub fn unasked<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let session = self.session.take();
+        let done = work(self);
+        self.session = session;
+        done
     }
 
     /// The object, as this batch has it. Its `metadata.resourceVersion` is the stored one, even after a write of
@@ -229,7 +250,10 @@ impl<'a> Batch<'a> {
     /// Bytes that nobody can guess.
     pub(super) fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        (self.env.random)(&mut bytes);
+        match &self.session {
+            Some(session) => session.random(self.env, &mut bytes),
+            None => (self.env.random)(&mut bytes),
+        }
         bytes
     }
 

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::authorize::{escalation, restriction};
 use crate::credentials;
+use crate::dynamic;
+use crate::dynamic::matching::{Attributes, Operation};
 
 use super::{Batch, Body, Outcome, Part, admission, key, metadata, update};
 
@@ -34,6 +36,13 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     }
     admission::on_create(batch, kind, &mut object)?;
     manage(batch, kind, &mut object);
+    let attributes = Attributes::new(kind, "", Operation::Create, namespace, &name);
+    dynamic::mutate(batch, &attributes, &mut object, None, &|batch, object| {
+        (kind.defaults)(kind, object);
+        (kind.prepare_create)(kind, object);
+        admission::on_create(batch, kind, object)
+    })?;
+    admission::allocate(batch, kind, &mut object, None)?;
     let mut causes = Vec::new();
     metadata::validate(kind, &object, &mut causes);
     (kind.validate)(kind, &object, &mut causes);
@@ -46,12 +55,13 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     restriction::check(batch, kind, Part::Main, &object, None)?;
     batch.warnings.extend((kind.warnings)(kind, &object));
     admission::check(batch, kind, &object, None)?;
+    dynamic::validate(batch, &attributes, Some(&object), None)?;
     admission::charge(batch, kind, Some(&object), None)?;
     // Marks that are taken together with the object (a Service's addresses) come before it.
     admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;
     if *kind == kinds::NAMESPACE {
-        admission::furnish_namespace(batch, &name)?;
+        batch.unasked(|batch| admission::furnish_namespace(batch, &name))?;
     }
     Ok(Outcome::created(Body::Op(op)))
 }

@@ -5,6 +5,8 @@ use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
 use crate::authorize::restriction;
+use crate::dynamic;
+use crate::dynamic::matching::{Attributes, Operation};
 
 use super::{Batch, Body, Outcome, admission, metadata};
 
@@ -73,6 +75,27 @@ impl DeleteOptions {
         })
     }
 
+    /// The fields that are set.
+    fn to_json(&self) -> Value {
+        let mut options = json!({});
+        let fields = [
+            ("gracePeriodSeconds", self.grace.map(Value::from)),
+            ("propagationPolicy", self.propagation.clone().map(Value::from)),
+            ("orphanDependents", self.orphan_dependents.map(Value::from)),
+        ];
+        for (field, value) in fields {
+            if let Some(value) = value {
+                options[field] = value;
+            }
+        }
+        for (field, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                options["preconditions"][field] = value.as_str().into();
+            }
+        }
+        options
+    }
+
     /// Whether the object is the one that is meant (A8).
     pub(super) fn check_preconditions(&self, kind: &Kind, object: &Value) -> Result<(), Status> {
         let (name, uid) = (object::name(object), object::uid(object));
@@ -123,6 +146,12 @@ pub fn delete(
     options.check_preconditions(kind, &old)?;
     let uid = object::uid(&old);
     restriction::check_delete(batch, kind, &old)?;
+    if batch.session.is_some() {
+        let mut attributes = Attributes::new(kind, "", Operation::Delete, namespace, name);
+        attributes.options = options.to_json();
+        dynamic::mutate_deletion(batch, &attributes, &old)?;
+        dynamic::validate(batch, &attributes, None, Some(&old))?;
+    }
     let mut new = old.clone();
     set_finalizers(&mut new, options);
     if *kind == kinds::CUSTOM_RESOURCE_DEFINITION && !object::is_terminating(&old) {

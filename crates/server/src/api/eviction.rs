@@ -7,6 +7,9 @@ use mainstay_api::selector::Labels;
 use mainstay_api::{Status, kinds, object};
 use serde_json::{Value, json};
 
+use crate::dynamic;
+use crate::dynamic::matching::{Attributes, Operation};
+
 use super::{Batch, Body, DeleteOptions, Outcome, delete, metadata};
 
 /// How many evicted pods may wait in a budget's status to be seen going; upstream's.
@@ -24,6 +27,8 @@ pub fn evict(batch: &mut Batch<'_>, namespace: &str, name: &str, eviction: &Valu
     }
     let options = eviction.get("deleteOptions").map(DeleteOptions::from_json).transpose()?.unwrap_or_default();
     let mut pod = batch.must_get(&kinds::POD, namespace, name)?;
+    let attributes = Attributes::new(&kinds::POD, "eviction", Operation::Create, namespace, name);
+    dynamic::posted(batch, attributes.with_type("policy", "v1", "Eviction"), eviction)?;
     let phase = object::text(&pod, &["status", "phase"]);
     let is_free = object::is_terminating(&pod) || matches!(phase, "Succeeded" | "Failed" | "Pending");
     if !is_free {
@@ -34,7 +39,7 @@ pub fn evict(batch: &mut Batch<'_>, namespace: &str, name: &str, eviction: &Valu
         set_disrupted(&mut pod, batch);
         batch.put(&kinds::POD, pod)?;
     }
-    delete::delete(batch, &kinds::POD, namespace, name, &options)?;
+    batch.unasked(|batch| delete::delete(batch, &kinds::POD, namespace, name, &options))?;
     let success = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(Outcome::created(Body::Value(success)))
 }

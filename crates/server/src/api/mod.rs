@@ -28,12 +28,15 @@ use jiff::Timestamp;
 use mainstay_api::Status;
 use mainstay_store::{CommitError, Revision, Store};
 
+use crate::dynamic::{Hooks, Session};
+
 pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
 pub use delete::{DeleteOptions, delete};
 pub use eviction::evict;
 pub use list::{List, list};
 pub use mainstay_api::object::merge as merge_patch;
+pub use metadata::new_uid;
 pub use options::{ListOptions, Query, Selection, resource_version};
 pub use served::Served;
 pub use subresource::{bind, scale_of, scaled};
@@ -117,6 +120,8 @@ pub struct Api {
     pub settings: Arc<Settings>,
     /// The kinds that are served.
     pub served: Served,
+    /// Who is asked before something is written.
+    pub hooks: Hooks,
 }
 
 /// The answer to a request, ready to be sent.
@@ -160,6 +165,26 @@ impl Api {
             }
         }
         Err(Status::timeout("the object was changed by others again and again while this request was carried out"))
+    }
+
+    /// As [`Api::write`], and asks in between what `session` is to be asked.
+    pub async fn write_asking(
+        &self,
+        session: Option<&Arc<Session>>,
+        dry_run: bool,
+        verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
+    ) -> Result<Reply, Status> {
+        let asked = |batch: &mut Batch<'_>| {
+            batch.join(session);
+            verb(batch)
+        };
+        loop {
+            let written = self.write(dry_run, &asked).await;
+            match session.filter(|session| session.is_suspended()) {
+                Some(session) => session.settle(self).await?,
+                None => return written,
+            }
+        }
     }
 
     /// As [`Api::write`], for one thread that waits: the simulator and tests.

@@ -4,6 +4,9 @@ use mainstay_api::selector::Labels;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
+use crate::dynamic;
+use crate::dynamic::matching::{Attributes, Operation};
+
 use super::{Batch, Body, Outcome, Part, metadata, update};
 
 /// `POST pods/<name>/binding`: gives a pod to a node, once.
@@ -18,6 +21,8 @@ pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value)
     if !version.is_empty() && version != object::resource_version(&pod) {
         return Err(Status::conflict(kind, name));
     }
+    let attributes = Attributes::new(kind, "binding", Operation::Create, namespace, name);
+    let binding = &dynamic::posted(batch, attributes.with_type("", "v1", "Binding"), binding)?;
     let node = object::text(binding, &["target", "name"]);
     if node.is_empty() {
         let cause = mainstay_api::status::Cause::required("target.name", "");
@@ -113,7 +118,12 @@ pub fn scaled(
     change: &dyn Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Outcome, Status> {
     let mut workload = batch.must_get(kind, namespace, name)?;
-    let scale = change(&scale_of(kind, &workload))?;
+    let stored = scale_of(kind, &workload);
+    let mut scale = change(&stored)?;
+    let attributes = Attributes::new(kind, "scale", Operation::Update, namespace, name);
+    let attributes = attributes.with_type("autoscaling", "v1", "Scale");
+    dynamic::mutate(batch, &attributes, &mut scale, Some(&stored), &|_, _| Ok(()))?;
+    dynamic::validate(batch, &attributes, Some(&scale), Some(&stored))?;
     let replicas = match object::at(&scale, &["spec", "replicas"]) {
         None | Some(Value::Null) => 0,
         Some(replicas) => replicas.as_i64().ok_or_else(|| {
@@ -138,7 +148,7 @@ pub fn scaled(
     if let Some((last, before)) = path.as_deref().unwrap_or(&["spec", "replicas"]).split_last() {
         object::ensure(&mut workload, before).insert((*last).to_owned(), json!(replicas));
     }
-    update::update(batch, kind, namespace, name, Part::Main, workload)?;
+    batch.unasked(|batch| update::update(batch, kind, namespace, name, Part::Main, workload))?;
     let scaled = batch.must_get(kind, namespace, name)?;
     Ok(Outcome::ok(Body::Value(scale_of(kind, &scaled))))
 }

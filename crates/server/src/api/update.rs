@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::{Batch, Body, Outcome, admission, create, delete, key, metadata, pod};
 use crate::authorize::{escalation, restriction};
 use crate::credentials;
+use crate::dynamic;
+use crate::dynamic::matching::{Attributes, Operation};
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +25,32 @@ pub enum Part {
     Resize,
     /// `/approval` of a CertificateSigningRequest: only the conditions of its status.
     Approval,
+}
+
+impl Part {
+    /// Its path segment.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
+            Self::Approval => "approval",
+        }
+    }
+
+    /// The old object with this part of the new one.
+    fn of(self, kind: &Kind, new: Value, old: &Value) -> Value {
+        match self {
+            Self::Main => new,
+            Self::Status => only_status(kind, &new, old),
+            Self::Finalize => only_finalizers(&new, old),
+            Self::EphemeralContainers => pod::only_ephemeral_containers(&new, old),
+            Self::Resize => pod::only_resources(&new, old),
+            Self::Approval => only_conditions(&new, old),
+        }
+    }
 }
 
 /// Replaces an object. A `metadata.uid` or `metadata.resourceVersion` in the body must be the stored one (A8).
@@ -136,16 +164,25 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     if !version.is_empty() && version != object::resource_version(old) {
         return Err(Status::conflict(kind, name));
     }
-    match part {
-        Part::EphemeralContainers => new = pod::only_ephemeral_containers(&new, old),
-        Part::Resize => new = pod::only_resources(&new, old),
-        _ => {}
-    }
+    new = part.of(kind, new, old);
     metadata::carry(&mut new, old);
+    let attributes = Attributes::new(kind, part.subresource(), Operation::Update, object::namespace(old), name);
+    if batch.session.is_some() {
+        (kind.defaults)(kind, &mut new);
+        let again = |_: &mut Batch<'_>, object: &mut Value| {
+            (kind.defaults)(kind, object);
+            Ok(())
+        };
+        if dynamic::mutate(batch, &attributes, &mut new, Some(old), &again)? {
+            new = part.of(kind, new, old);
+            metadata::carry(&mut new, old);
+        }
+    }
     let mut causes = Vec::new();
     match part {
         Part::Main | Part::EphemeralContainers | Part::Resize => {
             admission::on_update(batch, kind, &mut new, old)?;
+            admission::allocate(batch, kind, &mut new, Some(old))?;
             (kind.defaults)(kind, &mut new);
             (kind.prepare_update)(kind, &mut new, old);
             metadata::validate(kind, &new, &mut causes);
@@ -157,28 +194,17 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
             }
         }
         Part::Status => {
-            new = only_status(kind, &new, old);
             (kind.defaults)(kind, &mut new);
             (kind.prepare_status)(kind, &mut new, old);
             metadata::validate(kind, &new, &mut causes);
             (kind.validate_status)(kind, &new, old, &mut causes);
         }
         Part::Approval => {
-            new = only_conditions(&new, old);
             kinds::certificatesigningrequest::stamp_conditions(&mut new, &mainstay_api::time::rfc3339(batch.now));
             kinds::certificatesigningrequest::validate_approval(&new, old, &mut causes);
             metadata::validate(kind, &new, &mut causes);
         }
-        Part::Finalize => {
-            let finalizers = object::at(&new, &["spec", "finalizers"]).cloned();
-            let mut kept = old.clone();
-            let spec = object::ensure(&mut kept, &["spec"]);
-            match finalizers {
-                Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
-                None => spec.remove("finalizers"),
-            };
-            new = kept;
-        }
+        Part::Finalize => {}
     }
     metadata::no_new_finalizers(&new, old, &mut causes);
     if !causes.is_empty() {
@@ -187,16 +213,18 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     credentials::check(batch, kind, &new, Some(old))?;
     escalation::check(batch, kind, &new, Some(old))?;
     restriction::check(batch, kind, part, &new, Some(old))?;
-    if delete::is_released(kind, &new) {
+    let (is_released, is_unchanged) = (delete::is_released(kind, &new), new == *old);
+    if !is_released && !is_unchanged && matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
+        batch.warnings.extend((kind.warnings)(kind, &new));
+        admission::check(batch, kind, &new, Some(old))?;
+    }
+    dynamic::validate(batch, &attributes, Some(&new), Some(old))?;
+    if is_released {
         let op = delete::finalize(batch, kind, &new)?;
         return Ok(Outcome::ok(Body::Op(op)));
     }
-    if new == *old {
+    if is_unchanged {
         return Ok(Outcome::ok(unchanged(batch, kind, old)?));
-    }
-    if matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
-        batch.warnings.extend((kind.warnings)(kind, &new));
-        admission::check(batch, kind, &new, Some(old))?;
     }
     if part == Part::Main {
         admission::claim_changes(batch, kind, &new, old)?;
@@ -216,6 +244,16 @@ fn unchanged(batch: &mut Batch<'_>, kind: &Kind, old: &Value) -> Result<Body, St
         Some(entry) if object::resource_version(old) == entry.revision.to_string() => Body::Stored(entry.value),
         _ => Body::Value(old.clone()),
     })
+}
+
+fn only_finalizers(new: &Value, old: &Value) -> Value {
+    let mut kept = old.clone();
+    let spec = object::ensure(&mut kept, &["spec"]);
+    match object::at(new, &["spec", "finalizers"]) {
+        Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers.clone()),
+        None => spec.remove("finalizers"),
+    };
+    kept
 }
 
 fn only_conditions(new: &Value, old: &Value) -> Value {

@@ -129,6 +129,11 @@ impl Record {
         bodies.annotations.insert("authorization.k8s.io/reason".to_owned(), reason.into());
     }
 
+    /// Notes what admission says of the request; the first note of a name stays.
+    pub fn annotate(&self, name: String, note: String) {
+        self.bodies().annotations.entry(name).or_insert_with(|| note.into());
+    }
+
     /// Notes the answer.
     pub fn end(&self, answer: &Answer<'_>, now: Timestamp) {
         if answer.is_long {

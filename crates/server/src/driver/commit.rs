@@ -1,5 +1,7 @@
 //! A decision's writes as one transaction, through the same pipeline as requests.
 
+use std::sync::Arc;
+
 use mainstay_api::{Status, kinds, object};
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Part, Work, events};
 use crate::api::{self, Api, Batch, DeleteOptions};
+use crate::dynamic::Session;
 
 /// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
 /// after any of its writes.
@@ -34,30 +37,44 @@ pub struct Compiled {
     pub parts: usize,
 }
 
-/// Prepares the decisions' writes on the store's newest state, as many as one transaction holds. Where one is refused,
-/// those before it still go.
+/// As [`compile_asking`], where nobody is asked.
 pub fn compile(api: &Api, work: &Work) -> Compiled {
+    compile_asking(api, work, None)
+}
+
+/// Prepares the decisions' writes on the store's newest state, as many as one transaction holds. Where one is refused,
+/// those before it still go. Where webhooks are to be asked about any, they are about as many as possible, and nothing
+/// is prepared: the session [is suspended](Session::is_suspended).
+pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) -> Compiled {
+    let fresh = || {
+        let mut batch = api.batch();
+        batch.join(session);
+        batch
+    };
     let mut most = work.most_writes.max(1);
     if work.parts.len() == 1 {
         most = most.min(MAX_WRITES);
     }
     let mut refused: Option<Status> = None;
     loop {
-        let mut batch = api.batch();
-        let (mut count, mut parts, mut next) = (0, 0, None);
+        let mut batch = fresh();
+        let (mut count, mut index, mut parts, mut next) = (0, 0, 0, None);
         for part in &work.parts {
-            next = add(&mut batch, work.controller, part, &mut count, most);
+            next = add(&mut batch, work.controller, part, (&mut count, &mut index), most);
             if next.is_some() {
                 break;
             }
             parts += 1;
+        }
+        if is_suspended(&batch) {
+            return Compiled { txn: Txn::default(), refused: None, is_cut: false, writes: 0, parts: 0 };
         }
         if let Some(Stop::Refused(status)) = next {
             // A refused verb may have left marks in the batch: prepared anew without it.
             most = count;
             refused = Some(status);
             if most == 0 {
-                batch = api.batch();
+                batch = fresh();
                 tell_refused(&mut batch, work, 0, refused.as_ref());
                 return Compiled { txn: batch.into_txn(), refused, is_cut: false, writes: 0, parts: 0 };
             }
@@ -69,7 +86,8 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
                 is_cut = true;
                 break;
             }
-            let gone = api::delete(&mut batch, &kinds::EVENT, &key.namespace, &key.name, &DeleteOptions::default());
+            let options = DeleteOptions::default();
+            let gone = batch.unasked(|batch| api::delete(batch, &kinds::EVENT, &key.namespace, &key.name, &options));
             debug_assert!(gone.is_ok() || gone.is_err_and(|status| status.code == 404));
         }
         tell_refused(&mut batch, work, count, refused.as_ref());
@@ -84,31 +102,48 @@ enum Stop {
 }
 
 /// Adds the writes of a part, up to `most` writes in all, and then what is told of them.
-fn add(batch: &mut Batch<'_>, controller: &'static str, part: &Part, count: &mut usize, most: usize) -> Option<Stop> {
+fn add(
+    batch: &mut Batch<'_>,
+    controller: &'static str,
+    part: &Part,
+    (count, index): (&mut usize, &mut usize),
+    most: usize,
+) -> Option<Stop> {
     for write in &part.decision.writes {
         if *count >= most || is_full(batch) {
             return Some(Stop::Full);
         }
-        if let Err(status) = apply(batch, write) {
-            return Some(Stop::Refused(status));
+        if let Some(session) = &batch.session {
+            session.enter(*index);
         }
-        *count += 1;
+        *index += 1;
+        match apply(batch, write) {
+            Ok(()) => *count += 1,
+            // What comes after may have questions of its own: all are asked together.
+            Err(_) if is_suspended(batch) => {}
+            Err(status) => return Some(Stop::Refused(status)),
+        }
     }
     for event in &part.decision.events {
         if is_full(batch) {
             tracing::debug!(controller, key = %part.key, "no room is left for all events");
             break;
         }
-        events::record(batch, controller, event);
+        // Differs: webhooks are not asked about the events of our own controllers.
+        batch.unasked(|batch| events::record(batch, controller, event));
     }
     None
+}
+
+fn is_suspended(batch: &Batch<'_>) -> bool {
+    batch.session.as_ref().is_some_and(|session| session.is_suspended())
 }
 
 /// Says what was refused: the write after the first `count`.
 fn tell_refused(batch: &mut Batch<'_>, work: &Work, count: usize, refused: Option<&Status>) {
     let write = work.parts.iter().flat_map(|part| &part.decision.writes).nth(count);
     if let (Some(write), Some(status)) = (write, refused) {
-        record_refusal(batch, work.controller, write, status);
+        batch.unasked(|batch| record_refusal(batch, work.controller, write, status));
     }
 }
 

@@ -15,14 +15,17 @@ mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::decision::Verb;
 use mainstay_logic::{Controller, Decision, Snapshot, Write};
 use mainstay_store::{Event, Revision, Store, Watcher};
+use tokio::sync::Notify;
 
-pub use commit::{Compiled, compile};
+pub use commit::{Compiled, compile, compile_asking};
 use events::Expiry;
 use flights::Flights;
 use queue::{Item, Queue};
@@ -32,6 +35,8 @@ use crate::api::key;
 
 /// Keys whose decisions are under way at a time; more are decided when some of those are seen.
 const MAX_FLIGHTS: usize = 512;
+/// So many more while webhooks are asked about theirs, so that those do not keep the others waiting.
+const MAX_ASKING: usize = 4096;
 /// Keys that a load takes from the store at a time.
 const PAGE: usize = 1000;
 
@@ -88,6 +93,16 @@ pub struct Driver {
     held: BTreeSet<Item>,
     /// Of keys whose last decision was too large for one transaction: how many of its writes the next may have.
     most_writes: BTreeMap<Item, usize>,
+    /// How many keys wait for webhooks.
+    asking: Arc<Asking>,
+}
+
+/// The keys whose decisions wait for webhooks.
+#[derive(Debug, Default)]
+pub struct Asking {
+    keys: AtomicUsize,
+    /// There are more of them.
+    more: Notify,
 }
 
 /// The index of what is not a controller's: taking away old Events.
@@ -106,7 +121,13 @@ impl Driver {
             waiting: BTreeMap::new(),
             held: BTreeSet::new(),
             most_writes: BTreeMap::new(),
+            asking: Arc::default(),
         }
+    }
+
+    /// Where whoever commits counts the keys that wait for webhooks.
+    pub fn asking(&self) -> Arc<Asking> {
+        self.asking.clone()
     }
 
     /// Takes in the store's whole state, at the start and when the watch has fallen behind. Returns the watch to go
@@ -227,7 +248,7 @@ impl Driver {
         if let Some(work) = self.expire(now) {
             return Some(work);
         }
-        while self.flights.len() < MAX_FLIGHTS {
+        while self.flights.len() < MAX_FLIGHTS + self.asking.keys.load(Ordering::Relaxed).min(MAX_ASKING) {
             let (flights, controllers) = (&self.flights, self.controllers);
             let is_many = |lane: usize| controllers.get(lane).is_some_and(|controller| controller.many.is_some());
             let Some(lane) = self.queue.next_lane(|lane| !is_many(lane) || !flights.has_lane(lane)) else {

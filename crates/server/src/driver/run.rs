@@ -1,6 +1,8 @@
 //! The driver in production and in the simulator.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,8 +11,9 @@ use mainstay_store::{CommitError, Committed, WatchError, Watcher};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Compiled, Driver, Finish, Work, compile};
+use super::{Asking, Compiled, Driver, Finish, Work, compile, compile_asking};
 use crate::api::Api;
+use crate::dynamic::Session;
 
 /// Decisions in a row before what happens meanwhile is looked at.
 const BURST: usize = 256;
@@ -101,10 +104,46 @@ impl Seat {
     }
 }
 
+/// Counts keys as waiting for webhooks while it is there.
+struct Waits<'a>(&'a Asking, usize);
+
+impl<'a> Waits<'a> {
+    fn begin(asking: &'a Asking, keys: usize) -> Self {
+        asking.keys.fetch_add(keys, Ordering::Relaxed);
+        // There is room for others now.
+        asking.more.notify_one();
+        Self(asking, keys)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.keys.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// Prepares one decision, with whatever webhooks make of it. `None` where that failed.
+async fn prepare(api: &Api, work: &Work, asking: &Asking) -> Option<Compiled> {
+    let user = || crate::auth::User::controller(work.controller).info();
+    let session = api.hooks.now().map(|set| Arc::new(Session::new(set, user(), None)));
+    loop {
+        let compiled = catch_unwind(AssertUnwindSafe(|| compile_asking(api, work, session.as_ref())));
+        let Ok(compiled) = compiled else {
+            tracing::error!(controller = work.controller, "preparing a decision panicked");
+            return None;
+        };
+        let Some(session) = session.as_ref().filter(|session| session.is_suspended()) else { return Some(compiled) };
+        let _waits = Waits::begin(asking, work.parts.len());
+        if let Err(status) = session.settle(api).await {
+            tracing::debug!(controller = work.controller, message = %status.message, "webhooks could not be asked");
+            return None;
+        }
+    }
+}
+
 /// Prepares and commits one decision.
-async fn commit(api: Api, work: Work) -> Done {
-    let Ok(compiled) = catch_unwind(AssertUnwindSafe(|| compile(&api, &work))) else {
-        tracing::error!(controller = work.controller, "preparing a decision panicked");
+async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
+    let Some(compiled) = prepare(&api, &work, &asking).await else {
         return (work, Finish::Failed(None, 0), false);
     };
     let committed = api.store.commit(compiled.txn.clone()).await;
@@ -131,6 +170,7 @@ pub async fn run(
         }
     });
     let Ok(Some(mut seat)) = loaded.await else { return };
+    let asking = seat.driver.asking();
     let mut commits: JoinSet<Done> = JoinSet::new();
     while !*closing.borrow() {
         let mut is_broken = false;
@@ -142,7 +182,7 @@ pub async fn run(
         seat = back;
         note_undecodable(&seat.driver, &undecodable);
         let is_busy = !works.is_empty();
-        works.into_iter().for_each(|work| drop(commits.spawn(commit(api.clone(), work))));
+        works.into_iter().for_each(|work| drop(commits.spawn(commit(api.clone(), work, asking.clone()))));
         if !is_busy && !is_broken {
             // Whatever is left to be taken in wakes the watch at once.
             let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
@@ -155,6 +195,7 @@ pub async fn run(
                     Err(WatchError::Closed) => return,
                 },
                 Some(done) = commits.join_next() => is_broken |= finish(&mut seat.driver, done, api.now()),
+                () = asking.more.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 pub use self::bounds::Bounds;
+pub use self::forward::service_address;
 
 use crate::api::{Api, Tokens};
 use crate::auth::User;

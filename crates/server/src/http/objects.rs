@@ -25,6 +25,8 @@ use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
 use crate::authorize::escalation::Requester;
+use crate::dynamic::matching::{Attributes, Operation};
+use crate::dynamic::{self, Session, Terms};
 
 /// Larger request bodies are refused (bytes; upstream's limit).
 pub const MAX_BODY: usize = 3 << 20;
@@ -38,6 +40,7 @@ const MIN_WATCH: Duration = Duration::from_secs(1800);
 const MAX_WATCH: u64 = 86_400;
 
 /// What the parts of a request are to the functions here.
+#[derive(Clone)]
 struct Call<'a> {
     server: &'a Arc<Server>,
     target: &'a Target,
@@ -48,6 +51,38 @@ struct Call<'a> {
     manager: FieldManager,
     /// Who asks, for checks that are part of the write.
     requester: Requester,
+    /// Who else is asked, where anybody is.
+    session: Option<Arc<Session>>,
+}
+
+/// A request whose body is there: what is needed to make it again when webhooks were asked.
+struct Job {
+    server: Arc<Server>,
+    target: Target,
+    query: Query,
+    form: Representation,
+    content_type: String,
+    manager: FieldManager,
+    requester: Requester,
+    session: Option<Arc<Session>>,
+    verb: &'static str,
+    body: Bytes,
+}
+
+impl Job {
+    async fn run(&self) -> Result<Response<Body>, Status> {
+        let call = Call {
+            server: &self.server,
+            target: &self.target,
+            query: &self.query,
+            form: self.form,
+            content_type: self.content_type.clone(),
+            manager: self.manager.clone(),
+            requester: self.requester.clone(),
+            session: self.session.clone(),
+        };
+        dispatch(&call, self.verb, self.body.clone()).await
+    }
 }
 
 /// The longest `fieldManager`, in characters (upstream's).
@@ -89,6 +124,10 @@ pub async fn serve(
         if !target.kind.has(streaming.subresource()) {
             return Err(Status::no_such_resource());
         }
+        if streaming != proxy::Streaming::Log {
+            let subresource = target.subresource.clone();
+            connect(server, &requester, &target, &subresource, request.uri()).await?;
+        }
         return proxy::stream(server, &target, streaming, request).await;
     }
     if target.subresource.is_empty() && !target.kind.verbs.is_empty() && !target.kind.verbs.contains(&verb) {
@@ -98,6 +137,7 @@ pub async fn serve(
         if !target.kind.has(Subresource::Proxy) {
             return Err(Status::no_such_resource());
         }
+        connect(server, &requester, &target, "proxy", request.uri()).await?;
         return forward::serve(server, &target, request).await;
     }
     let form = Representation::from_accept(super::serve::accept(&request))
@@ -112,17 +152,46 @@ pub async fn serve(
         record.request(&body);
     }
     let is_heavy = is_heavy(verb, &query, body.len());
+    let is_write = !matches!(verb, "get" | "list" | "watch");
+    let session = if is_write { session(server, &requester) } else { None };
+    let (pool, api) = (server.bounds.heavy.clone(), server.api.clone());
     let server = server.clone();
-    let pool = server.bounds.heavy.clone();
-    let work = async move {
-        let call = Call { server: &server, target: &target, query: &query, form, content_type, manager, requester };
-        dispatch(&call, verb, body).await
-    };
-    if !is_heavy {
-        return work.await;
+    let job = Job { server, target, query, form, content_type, manager, requester, session, verb, body };
+    let (session, job) = (job.session.clone(), Arc::new(job));
+    loop {
+        let answered = if is_heavy {
+            let (runtime, job) = (tokio::runtime::Handle::current(), job.clone());
+            pool.run(user, move || runtime.block_on(job.run())).await.map_err(bounds::refused)?
+        } else {
+            job.run().await
+        };
+        // No thread of the pool waits for a webhook.
+        match session.as_ref().filter(|session| session.is_suspended()) {
+            Some(session) => session.settle(&api).await?,
+            None => return answered,
+        }
     }
-    let runtime = tokio::runtime::Handle::current();
-    pool.run(user, move || runtime.block_on(work)).await.map_err(bounds::refused)?
+}
+
+/// What webhooks are asked of a request in its sender's name; `None` where there is nobody to ask.
+fn session(server: &Server, requester: &Requester) -> Option<Arc<Session>> {
+    let set = server.api.hooks.now()?;
+    Some(Arc::new(Session::new(set, requester.user.info(), requester.record.clone())))
+}
+
+/// Asks webhooks about a connection to a pod, service or node.
+async fn connect(
+    server: &Server,
+    requester: &Requester,
+    target: &Target,
+    subresource: &str,
+    uri: &http::Uri,
+) -> Result<(), Status> {
+    let Some(session) = session(server, requester) else { return Ok(()) };
+    let Target { kind, namespace, name, .. } = target;
+    let (type_name, options) = proxy::options(kind, subresource, uri);
+    let attributes = Attributes::new(kind, subresource, Operation::Connect, namespace, name);
+    dynamic::connect(&server.api, &session, &attributes.with_type("", "v1", type_name), options).await.map(|_| ())
 }
 
 /// Whether a request's work may take more than a few milliseconds, so that it is not done on the threads that every
@@ -225,6 +294,11 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
         _ => {
             let mut batch = call.server.api.batch();
             batch.requester = Some(call.requester.clone());
+            batch.join(call.session.as_ref());
+            describe(call, dry_run);
+            let attributes = Attributes::new(kind, "token", Operation::Create, namespace, &name);
+            let attributes = attributes.with_type("authentication.k8s.io", "v1", "TokenRequest");
+            let posted = dynamic::posted(&mut batch, attributes, &posted)?;
             let answer = call.server.tokens.request(&mut batch, namespace, &name, posted)?;
             Ok(respond::json(201, answer.to_string()))
         }
@@ -326,9 +400,19 @@ async fn write(
     let managed = |batch: &mut Batch<'_>| {
         batch.manager = Some(call.manager.clone());
         batch.requester = Some(call.requester.clone());
+        batch.join(call.session.as_ref());
         verb(batch)
     };
+    describe(call, dry_run);
     call.server.api.write(dry_run, managed).await
+}
+
+/// Tells those who are asked what the parameters say.
+fn describe(call: &Call<'_>, dry_run: bool) {
+    let Some(session) = &call.session else { return };
+    let known = ["fieldManager", "fieldValidation"].into_iter();
+    let fields = known.filter_map(|field| Some((field, call.query.get(field)?.clone())).filter(|(_, v)| !v.is_empty()));
+    session.describe(Terms { dry_run, fields: fields.collect() });
 }
 
 async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
@@ -408,7 +492,14 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     let registry = call.server.api.served.now();
     for entry in &found.items {
         let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };
-        let deleted = write(call, dry_run, |batch| api::delete(batch, kind, &key.namespace, &key.name, &options)).await;
+        let session = session(call.server, &call.requester);
+        let of_one = Call { session: session.clone(), ..call.clone() };
+        let delete = |batch: &mut Batch<'_>| {
+            batch.requester = Some(call.requester.clone());
+            api::delete(batch, kind, &key.namespace, &key.name, &options)
+        };
+        describe(&of_one, dry_run);
+        let deleted = call.server.api.write_asking(session.as_ref(), dry_run, delete).await;
         if let Err(status) = deleted
             && status.code != 404
         {

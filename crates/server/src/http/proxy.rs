@@ -9,9 +9,9 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::Subresource;
-use mainstay_api::{Status, kinds, object};
+use mainstay_api::{Kind, Status, kinds, object};
 use mainstay_tasks::listen::Connection;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -142,6 +142,45 @@ pub async fn join(
     }
 }
 
+/// What a connection asks for, as admission sees it: the options' kind, and an object of it.
+pub fn options(kind: &Kind, subresource: &str, uri: &http::Uri) -> (&'static str, Value) {
+    let query = parameters(uri.query().unwrap_or(""));
+    let all = |field: &str| -> Vec<&str> {
+        query.iter().filter(|(name, _)| name == field).map(|(_, value)| value.as_str()).collect()
+    };
+    let (type_name, mut options) = match subresource {
+        "exec" => ("PodExecOptions", json!({ "command": all("command") })),
+        "attach" => ("PodAttachOptions", json!({})),
+        "portforward" => {
+            let ports: Vec<i64> = all("ports").iter().filter_map(|port| port.parse().ok()).collect();
+            ("PodPortForwardOptions", json!({ "ports": ports }))
+        }
+        _ => {
+            let slashes = if uri.path().split('/').nth(3) == Some("namespaces") { 8 } else { 6 };
+            let path = uri.path().match_indices('/').nth(slashes - 1).and_then(|(at, _)| uri.path().get(at..));
+            let type_name = match &*kind.kind {
+                "Service" => "ServiceProxyOptions",
+                "Node" => "NodeProxyOptions",
+                _ => "PodProxyOptions",
+            };
+            (type_name, json!({ "path": path.unwrap_or("") }))
+        }
+    };
+    if matches!(subresource, "exec" | "attach") {
+        for flag in ["stdin", "stdout", "stderr", "tty"] {
+            if all(flag).iter().any(|value| matches!(*value, "true" | "1")) {
+                options[flag] = true.into();
+            }
+        }
+        if let Some(container) = all("container").first() {
+            options["container"] = (*container).into();
+        }
+    }
+    options["kind"] = type_name.into();
+    options["apiVersion"] = "v1".into();
+    (type_name, options)
+}
+
 async fn connect(server: &Server, address: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -269,7 +308,6 @@ fn encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn requests_become_the_kubelets() {

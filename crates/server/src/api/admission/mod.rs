@@ -52,7 +52,6 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
             object::ensure(object, &["status"]).insert("qosClass".to_owned(), class.into());
             Ok(())
         }
-        ("", "services") => service::allocate(batch, object, None),
         ("", "persistentvolumeclaims") => {
             add_finalizer(object, "kubernetes.io/pvc-protection");
             claim::default_class(batch, object)
@@ -95,10 +94,14 @@ fn name_requester(batch: &Batch<'_>, request: &mut Value) {
 /// What an update is given, before its defaults.
 pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
     match (&*kind.group, &*kind.plural) {
-        ("", "services") => service::allocate(batch, new, Some(old)),
         ("", "persistentvolumeclaims") => claim::may_grow(batch, new, old),
         _ => Ok(()),
     }
+}
+
+/// Gives an object that nobody changes any more what it has from the cluster: a Service its addresses.
+pub(super) fn allocate(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    if *kind == kinds::SERVICE { service::allocate(batch, new, old) } else { Ok(()) }
 }
 
 /// Whether an object that is valid may be written: `old` is what it replaces.

@@ -7,6 +7,8 @@ use crate::api::Batch;
 
 /// Where a container finds its service account's token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What its volume's name begins with.
+const TOKEN_VOLUME: &str = "kube-api-access-";
 /// How long a projected token is good for, in seconds: upstream's odd number, which tells a default from a wish.
 const TOKEN_SECONDS: i64 = 3607;
 
@@ -39,7 +41,10 @@ pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
 
 /// Adds the projected volume with token, CA and namespace, and mounts it where nothing is mounted there yet.
 fn mount_token(batch: &Batch<'_>, pod: &mut Value) {
-    let name = names::generated("kube-api-access-", batch.random());
+    let volumes = object::at(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+    let known = volumes.map(|volume| object::text(volume, &["name"])).find(|name| name.starts_with(TOKEN_VOLUME));
+    let known = known.map(str::to_owned);
+    let name = known.clone().unwrap_or_else(|| names::generated(TOKEN_VOLUME, batch.random()));
     let spec = object::ensure(pod, &["spec"]);
     let mut is_mounted = false;
     for list in ["initContainers", "containers"] {
@@ -53,7 +58,7 @@ fn mount_token(batch: &Batch<'_>, pod: &mut Value) {
             }
         }
     }
-    if !is_mounted {
+    if !is_mounted || known.is_some() {
         return;
     }
     let volume = json!({ "name": name, "projected": { "defaultMode": 420, "sources": [

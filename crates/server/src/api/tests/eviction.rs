@@ -62,7 +62,7 @@ fn a_budget_lets_go_what_it_allows_and_refuses_the_rest_in_upstreams_words() {
     assert_eq!((&status["disruptionsAllowed"], &status["conditions"][0]["status"]), (&json!(0), &json!("False")));
     assert!(status["disruptedPods"]["a"].is_string());
     let refused = try_evict(&cluster, "b").expect_err("refused");
-    assert_eq!((refused.code, refused.reason), (429, "TooManyRequests"));
+    assert_eq!((refused.code, &*refused.reason), (429, "TooManyRequests"));
     assert_eq!(refused.message, "Cannot evict pod as it would violate the pod's disruption budget.");
     let cause = &refused.details["causes"][0];
     assert_eq!(cause["reason"], "DisruptionBudget");

@@ -17,6 +17,7 @@ use mainstay_store::{Options, Source, Store};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::dynamic::Hooks;
 
 /// A cluster with the namespace `default`, and its clock.
 pub struct Cluster {
@@ -42,7 +43,13 @@ impl Cluster {
         };
         let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/27").expect("a range"), ca_pem: "CA".into() };
         let cluster = Self {
-            api: Api { served: Served::of(&store), store, env: Arc::new(env), settings: Arc::new(settings) },
+            api: Api {
+                hooks: Hooks::of(&store),
+                served: Served::of(&store),
+                store,
+                env: Arc::new(env),
+                settings: Arc::new(settings),
+            },
             seconds,
         };
         cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "default" } })).expect("created");

@@ -18,7 +18,7 @@ fn a8_updates_honour_uid_and_resource_version() {
         cluster.update(&kinds::CONFIG_MAP, "a", changed)
     };
     let conflict = with("resourceVersion", "1").expect_err("stale");
-    assert_eq!((conflict.code, conflict.reason), (409, "Conflict"));
+    assert_eq!((conflict.code, &*conflict.reason), (409, "Conflict"));
     assert!(conflict.message.contains("the object has been modified"), "{}", conflict.message);
     assert_eq!(with("uid", "another").expect_err("another object").code, 409);
     assert_eq!(cluster.get(&kinds::CONFIG_MAP, "a").as_ref(), Some(&made), "A9: what fails leaves nothing behind");

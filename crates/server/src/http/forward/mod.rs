@@ -25,6 +25,7 @@ use super::respond::{self, Body};
 use super::route::Target;
 use super::{Server, proxy};
 use target::Backend;
+pub use target::service_address;
 
 /// How long what is asked may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);

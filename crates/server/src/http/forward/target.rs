@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::super::{Server, proxy};
 use super::Target;
+use crate::api::Api;
 
 /// How a backend is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +130,26 @@ fn of_service(named: &Named<'_>, service: &Value, endpoints: &Value, pick: usize
         .and_then(|index| found.get(index))
         .ok_or_else(|| unavailable(format!("no endpoints available for service {:?}", named.name)))?;
     at(ip, &port.to_string(), named.is_https)
+}
+
+/// Where a Service's port is answered, for the server's own calls: a ready endpoint, or the name that it stands for.
+///
+/// # Errors
+/// Upstream's words: no such Service, no such port, no endpoints.
+pub fn service_address(api: &Api, namespace: &str, name: &str, port: u16) -> Result<String, String> {
+    let mut batch = api.batch();
+    let service = batch.must_get(&kinds::SERVICE, namespace, name).map_err(|status| status.message)?;
+    if object::text(&service, &["spec", "type"]) == "ExternalName" {
+        return Ok(format!("{}:{port}", object::text(&service, &["spec", "externalName"])));
+    }
+    let endpoints = batch.get(&kinds::ENDPOINTS, namespace, name).map_err(|status| status.message)?;
+    let port = port.to_string();
+    let named = Named { is_https: true, name, port: &port };
+    let mut random = [0; 2];
+    (api.env.random)(&mut random);
+    let pick = usize::from(u16::from_be_bytes(random));
+    let backend = of_service(&named, &service, &endpoints.unwrap_or(Value::Null), pick);
+    backend.map(|backend| backend.address).map_err(|status| status.message)
 }
 
 /// An address that may be asked.

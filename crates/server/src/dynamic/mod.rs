@@ -1,0 +1,195 @@
+//! Dynamic admission: webhooks that are asked before something is written.
+//!
+//! A verb of the pipeline runs inside a [`Batch`](crate::api::Batch), without IO. Where a webhook is to be asked, it
+//! leaves the question in the request's [`Session`] and gives up; whoever runs the verb asks ([`Session::settle`]),
+//! outside of any transaction, and runs the verb anew on the newest state: it comes to the same question (the session
+//! keeps time and randomness), finds the answer and goes on. If what the webhook was shown has changed meanwhile, the
+//! question is another one and is asked anew, a bounded number of times. So no lock is held while a webhook thinks, and
+//! what is committed is what was shown (A8). Controllers' decisions go the same way.
+//!
+//! What is configured is compiled when it changes ([`Hooks`]); where nothing is, nothing of this happens.
+
+mod asking;
+mod client;
+pub mod matching;
+mod review;
+mod session;
+pub mod trust;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_store::{ReadError, Store, Watcher};
+use serde::Deserialize;
+use serde_json::Value;
+
+use client::Endpoint;
+use matching::Constraints;
+use review::Version;
+pub use session::{Session, Terms, connect, mutate, mutate_deletion, posted, validate};
+
+/// The group of the kinds that say what admission does.
+pub const GROUP: &str = "admissionregistration.k8s.io";
+
+/// One webhook, ready to be asked.
+pub struct Hook {
+    /// Its configuration's name and its own, which together name it.
+    pub configuration: String,
+    pub name: String,
+    constraints: Constraints,
+    /// `failurePolicy: Ignore`.
+    fails_open: bool,
+    timeout: Duration,
+    /// `reinvocationPolicy: IfNeeded`.
+    is_reinvoked: bool,
+    /// Whether a dry run has no side effects.
+    takes_dry_runs: bool,
+    version: Option<Version>,
+    endpoint: Result<Endpoint, String>,
+}
+
+/// A webhook as it is written down.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    name: String,
+    #[serde(default)]
+    failure_policy: Option<String>,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
+    #[serde(default)]
+    reinvocation_policy: Option<String>,
+    #[serde(default)]
+    side_effects: Option<String>,
+    #[serde(default)]
+    admission_review_versions: Vec<String>,
+}
+
+impl Hook {
+    fn read(configuration: &str, webhook: &Value) -> Result<Self, String> {
+        let written: Written = serde_json::from_value(webhook.clone()).map_err(|error| error.to_string())?;
+        Ok(Self {
+            configuration: configuration.to_owned(),
+            constraints: Constraints::read(webhook)?,
+            fails_open: written.failure_policy.as_deref() == Some("Ignore"),
+            timeout: Duration::from_secs(written.timeout_seconds.unwrap_or(10).clamp(1, 30)),
+            is_reinvoked: written.reinvocation_policy.as_deref() == Some("IfNeeded"),
+            takes_dry_runs: matches!(written.side_effects.as_deref(), Some("None" | "NoneOnDryRun")),
+            version: Version::of(&written.admission_review_versions),
+            endpoint: Endpoint::new(webhook.get("clientConfig").unwrap_or(&Value::Null)),
+            name: written.name,
+        })
+    }
+}
+
+/// Everything that is asked, at one moment.
+#[derive(Default)]
+pub struct Set {
+    mutating: Vec<Arc<Hook>>,
+    validating: Vec<Arc<Hook>>,
+}
+
+/// What is configured, as new as the store. No task keeps it so; whoever asks takes in what has changed since.
+#[derive(Clone)]
+pub struct Hooks(Arc<Mutex<Inner>>);
+
+struct Inner {
+    store: Store,
+    /// None before the first look.
+    watcher: Option<Watcher>,
+    /// The webhooks of each configuration, by its key.
+    configurations: BTreeMap<Bytes, Vec<Arc<Hook>>>,
+    /// `None` where nothing is configured.
+    set: Option<Arc<Set>>,
+}
+
+impl Hooks {
+    /// Those of a store. They are read when they are first asked for.
+    pub fn of(store: &Store) -> Self {
+        let inner = Inner { store: store.clone(), watcher: None, configurations: BTreeMap::new(), set: None };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// What is configured now; `None` where nothing is.
+    pub fn now(&self) -> Option<Arc<Set>> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.catch_up();
+        inner.set.clone()
+    }
+}
+
+/// What stands before the name in the keys of the two kinds of configurations.
+const MUTATING: &str = "/admissionregistration.k8s.io/mutatingwebhookconfigurations/";
+const VALIDATING: &str = "/admissionregistration.k8s.io/validatingwebhookconfigurations/";
+const ALL: &str = "/admissionregistration.k8s.io/";
+
+impl Inner {
+    fn catch_up(&mut self) {
+        let mut is_changed = false;
+        while let Some(watcher) = &mut self.watcher {
+            match watcher.try_next() {
+                Ok(Some(event)) => {
+                    is_changed = true;
+                    self.take(event.key.clone(), (!event.deleted).then_some(&event.value));
+                }
+                Ok(None) => {
+                    if is_changed {
+                        self.arrange();
+                    }
+                    return;
+                }
+                // Fallen behind the window (or closed): everything anew.
+                Err(_) => self.watcher = None,
+            }
+        }
+        if let Err(error) = self.load() {
+            tracing::error!(%error, "the configurations of admission could not be read");
+        }
+    }
+
+    fn load(&mut self) -> Result<(), ReadError> {
+        let page = self.store.range(ALL.as_bytes(), None, usize::MAX, None)?;
+        let watcher = self.store.watch(ALL, page.revision)?;
+        self.configurations.retain(|key, _| page.entries.iter().any(|entry| entry.key == *key));
+        for entry in &page.entries {
+            self.take(entry.key.clone(), Some(&entry.value));
+        }
+        self.arrange();
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    /// Takes in one configuration. What does not decode is as it was last known (A10).
+    fn take(&mut self, key: Bytes, value: Option<&Bytes>) {
+        if !key.starts_with(MUTATING.as_bytes()) && !key.starts_with(VALIDATING.as_bytes()) {
+            return;
+        }
+        let Some(value) = value else {
+            self.configurations.remove(&key);
+            return;
+        };
+        match serde_json::from_slice::<Value>(value).map_err(|error| error.to_string()).and_then(|it| read(&it)) {
+            Ok(hooks) => drop(self.configurations.insert(key, hooks)),
+            Err(error) => tracing::error!(?key, error, "a stored webhook configuration does not decode"),
+        }
+    }
+
+    /// In the order of their configurations' names, as upstream.
+    fn arrange(&mut self) {
+        let of = |prefix: &str| {
+            let all = self.configurations.iter().filter(|(key, _)| key.starts_with(prefix.as_bytes()));
+            all.flat_map(|(_, hooks)| hooks.iter().cloned()).collect::<Vec<_>>()
+        };
+        let set = Set { mutating: of(MUTATING), validating: of(VALIDATING) };
+        let is_empty = set.mutating.is_empty() && set.validating.is_empty();
+        self.set = (!is_empty).then(|| Arc::new(set));
+    }
+}
+
+fn read(configuration: &Value) -> Result<Vec<Arc<Hook>>, String> {
+    let name = mainstay_api::object::name(configuration);
+    let all = configuration.get("webhooks").and_then(Value::as_array).into_iter().flatten();
+    all.map(|webhook| Hook::read(name, webhook).map(Arc::new)).collect()
+}

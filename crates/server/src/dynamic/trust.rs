@@ -1,0 +1,178 @@
+//! Whom the server believes to be a webhook or an extension server: who has a certificate of its `caBundle` for its
+//! name; without a bundle, of this machine's public authorities.
+//!
+//! As with upstream's, the bundle may hold the end's own certificate: self-signed, it is its own authority.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// The certificates of public authorities on this machine.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// TLS that trusts a `caBundle` (base64 of PEM; empty for public authorities) and shows no certificate.
+///
+/// # Errors
+/// What is wrong with the bundle, in words.
+pub fn client(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+    Ok(Arc::new(builder(bundle)?.with_no_client_auth()))
+}
+
+/// As [`client`], and whoever is asked is shown this certificate.
+pub fn client_with(
+    bundle: &str,
+    chain: Vec<CertificateDer<'static>>,
+    key: rustls::pki_types::PrivateKeyDer<'static>,
+) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut config = builder(bundle)?.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn builder(
+    bundle: &str,
+) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, String> {
+    let pem = match bundle {
+        "" => std::fs::read(ROOTS).map_err(|error| format!("{ROOTS}: {error}"))?,
+        bundle => STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?,
+    };
+    let trusted = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("unable to load root certificates: {error}"))?;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(trusted.iter().cloned());
+    if trusted.is_empty() {
+        return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = (!roots.is_empty()).then(|| {
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .map_err(|error| error.to_string())
+    });
+    let own = if bundle.is_empty() { Vec::new() } else { trusted };
+    let verifier = Verifier { roots: roots.transpose()?, own, provider: provider.clone() };
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+/// Checks a path to an authority, or that the certificate is itself one of those that are trusted.
+#[derive(Debug)]
+struct Verifier {
+    roots: Option<Arc<WebPkiServerVerifier>>,
+    own: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    /// A certificate that is trusted by itself is still for a name and a time.
+    fn verify_own(end: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+        rustls::client::verify_server_name(&ParsedCertificate::try_from(end)?, name)?;
+        let (_, parsed) = X509Certificate::from_der(end).map_err(|_| CertificateError::BadEncoding)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now > parsed.validity().not_after.timestamp() {
+            return Err(CertificateError::Expired.into());
+        }
+        if now < parsed.validity().not_before.timestamp() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        Ok(())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.own.iter().any(|own| own == end_entity) {
+            return Self::verify_own(end_entity, server_name, now).map(|()| ServerCertVerified::assertion());
+        }
+        match &self.roots {
+            Some(roots) => roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
+
+    /// A self-signed certificate for a name, and whether it may sign others.
+    fn own(name: &str, is_ca: bool) -> (CertificateDer<'static>, String) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let signed = params.self_signed(&key).expect("signed");
+        (signed.der().clone(), STANDARD.encode(signed.pem()))
+    }
+
+    fn verify(bundle: &str, end: &CertificateDer<'_>, name: &str) -> bool {
+        let pem = STANDARD.decode(bundle).expect("base64");
+        let trusted: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().expect("PEM");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let verifier = Verifier { roots: built.ok(), own: trusted, provider };
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        verifier.verify_server_cert(end, &[], &name, &[], UnixTime::now()).is_ok()
+    }
+
+    #[test]
+    fn x1_a_self_signed_end_is_believed_for_its_name_and_nobody_else_is() {
+        for is_ca in [true, false] {
+            let (end, bundle) = own("hook.ns.svc", is_ca);
+            assert!(verify(&bundle, &end, "hook.ns.svc"), "its own authority: {is_ca}");
+            assert!(!verify(&bundle, &end, "other.ns.svc"), "another name: {is_ca}");
+            let (stranger, _) = own("hook.ns.svc", is_ca);
+            assert!(!verify(&bundle, &stranger, "hook.ns.svc"), "a stranger of the same name: {is_ca}");
+        }
+        assert!(client("bm90IFBFTQ==").is_err());
+        assert!(client("%").is_err());
+    }
+}
