@@ -38,6 +38,5 @@ pub(super) const WEBHOOKS: Row = Row {
         hooks.items().for_each(|hook| admission_rules::validate_webhook(&hook, causes));
         admission_rules::validate_unique(&hooks, causes);
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 };
