@@ -3,7 +3,38 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+
+/// An object's JSON as upstream prints it: `kind` and `apiVersion` first, whatever follows.
+///
+/// A custom resource begins with its `apiVersion`, as there: upstream prints it as the map that it is.
+pub fn print(object: &Value) -> String {
+    let group = text(object, &["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
+    let is_custom = group.contains('.') && !group.ends_with(".k8s.io");
+    if is_custom { object.to_string() } else { serde_json::to_string(&Printed(object)).unwrap_or_default() }
+}
+
+/// Prints an object with its type first.
+struct Printed<'a>(&'a Value);
+
+/// The fields that say what an object is, in upstream's order.
+const TYPE_META: [&str; 2] = ["kind", "apiVersion"];
+
+impl Serialize for Printed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some(object) = self.0.as_object() else { return self.0.serialize(serializer) };
+        let mut map = serializer.serialize_map(Some(object.len()))?;
+        for (key, value) in TYPE_META.iter().filter_map(|key| object.get_key_value(*key)) {
+            map.serialize_entry(key, value)?;
+        }
+        for (key, value) in object.iter().filter(|(key, _)| !TYPE_META.contains(&key.as_str())) {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
 ///
@@ -109,4 +140,19 @@ pub fn is_terminating(object: &Value) -> bool {
 /// `metadata.finalizers`, without anything that is not a string.
 pub fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
     at(object, &["metadata", "finalizers"]).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_object_is_comes_first() {
+        let of = |api_version: &str| json!({ "apiVersion": api_version, "data": {}, "kind": "A", "metadata": {} });
+        assert_eq!(print(&of("v1")), r#"{"kind":"A","apiVersion":"v1","data":{},"metadata":{}}"#);
+        assert!(print(&of("apps/v1")).starts_with(r#"{"kind":"A","apiVersion":"apps/v1","#));
+        assert!(print(&of("example.com/v1")).starts_with(r#"{"apiVersion":"example.com/v1","#));
+        assert_eq!(print(&json!([1])), "[1]");
+    }
 }

@@ -8,7 +8,7 @@ pub mod decode;
 pub mod list_keys;
 pub mod parse;
 pub mod raw;
-mod roots;
+pub(crate) mod roots;
 pub mod types;
 pub mod yaml;
 

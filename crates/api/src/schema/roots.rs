@@ -4,11 +4,11 @@ use k8s_openapi::*;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 /// Builds the schema of one type; types that it mentions are added to the generator.
-pub(super) type Root = fn(&mut SchemaGenerator) -> Schema;
+pub(crate) type Root = fn(&mut SchemaGenerator) -> Schema;
 
 /// Sorted by definition name.
 #[rustfmt::skip]
-pub(super) static ROOTS: &[(&str, Root)] = &[
+pub(crate) static ROOTS: &[(&str, Root)] = &[
     ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy", <api::admissionregistration::v1::MutatingAdmissionPolicy as JsonSchema>::json_schema),
     ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding", <api::admissionregistration::v1::MutatingAdmissionPolicyBinding as JsonSchema>::json_schema),
     ("io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", <api::admissionregistration::v1::MutatingWebhookConfiguration as JsonSchema>::json_schema),

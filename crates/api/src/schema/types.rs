@@ -107,6 +107,11 @@ pub fn shape_of(type_name: &str) -> Shape {
     types.get(type_name).map_or(Shape::Any, |known| Shape::Struct(known))
 }
 
+/// A type that a top-level type has brought, by its definition name; `None` before that.
+pub fn known(name: &str) -> Option<&'static Struct> {
+    TYPES.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+}
+
 /// The type of a kind's objects.
 pub fn shape_of_kind(kind: &Row) -> Shape {
     if kind.custom.is_some() { Shape::Struct(&RESOURCE) } else { shape_of(&kind.type_name) }

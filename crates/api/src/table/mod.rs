@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
+use crate::protobuf;
 
 /// What each row carries besides its cells (`includeObject`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,30 +40,69 @@ pub enum Representation {
     Partial,
 }
 
-impl Representation {
-    /// The first form of an `Accept` header that is served; `None` where none is (406).
-    ///
-    /// Protobuf is not served; clients that prefer it name JSON after it.
-    pub fn from_accept(accept: &str) -> Option<Self> {
-        if accept.trim().is_empty() {
-            return Some(Self::Object);
+/// How what is answered is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Media {
+    /// JSON.
+    Json,
+    /// Kubernetes' protobuf.
+    Protobuf,
+}
+
+/// The form and the media type that an `Accept` header wants most of those that are served; `None` where none is (406).
+///
+/// As upstream: what has the highest weight, of that what names most, then what comes first. Tables are no messages, nor
+/// are custom resources (`has_message`), so whoever wants those in protobuf alone gets none.
+pub fn negotiate(accept: &str, has_message: bool) -> Option<(Representation, Media)> {
+    if accept.trim().is_empty() {
+        return Some((Representation::Object, Media::Json));
+    }
+    let mut ranges: Vec<Range<'_>> = accept.split(',').map(Range::of).collect();
+    ranges.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.wildcards.cmp(&b.wildcards)));
+    ranges.iter().filter(|range| range.weight > 0.0).find_map(|range| {
+        let media = match range.media {
+            "application/json" | "application/*" | "*/*" => Media::Json,
+            protobuf::CONTENT_TYPE => Media::Protobuf,
+            _ => return None,
+        };
+        let form = match range.form {
+            None => Representation::Object,
+            Some("Table") if range.is_v1 => Representation::Table,
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if range.is_v1 => Representation::Partial,
+            Some(_) => return None,
+        };
+        let is_written = match form {
+            Representation::Object => has_message,
+            Representation::Table => false,
+            Representation::Partial => true,
+        };
+        (media == Media::Json || is_written).then_some((form, media))
+    })
+}
+
+/// One part of an `Accept` header.
+struct Range<'a> {
+    media: &'a str,
+    wildcards: usize,
+    weight: f32,
+    form: Option<&'a str>,
+    is_v1: bool,
+}
+
+impl<'a> Range<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("");
+        let mut range = Self { media, wildcards: media.matches('*').count(), weight: 1.0, form: None, is_v1: false };
+        for parameter in parts {
+            match parameter.split_once('=') {
+                Some(("as", form)) => range.form = Some(form),
+                Some(("v", version)) => range.is_v1 = version == "v1",
+                Some(("q", weight)) => range.weight = weight.parse().unwrap_or(1.0),
+                _ => {}
+            }
         }
-        accept.split(',').find_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let media = parts.next().unwrap_or("");
-            if !matches!(media, "application/json" | "application/*" | "*/*") {
-                return None;
-            }
-            let parameters: Vec<&str> = parts.collect();
-            match parameters.iter().find_map(|parameter| parameter.strip_prefix("as=")) {
-                None => Some(Self::Object),
-                Some("Table") if parameters.contains(&"v=v1") => Some(Self::Table),
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList") if parameters.contains(&"v=v1") => {
-                    Some(Self::Partial)
-                }
-                Some(_) => None,
-            }
-        })
+        range
     }
 }
 
@@ -144,23 +184,36 @@ mod tests {
 
     #[test]
     fn accept_headers() {
-        let table = [
+        use Media::{Json, Protobuf};
+        use Representation::{Object, Partial, Table};
+        const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+        let partial = format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json");
+        let table = format!("{PROTOBUF};as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io");
+        // Of what has a message, and of what has none.
+        let cases = [
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
-                Some(Representation::Table),
+                Some((Table, Json)),
+                Some((Table, Json)),
             ),
+            (&*partial, Some((Partial, Protobuf)), Some((Partial, Protobuf))),
+            (&*table, Some((Table, Json)), Some((Table, Json))),
+            ("application/vnd.kubernetes.protobuf,application/json", Some((Object, Protobuf)), Some((Object, Json))),
+            ("application/json,application/vnd.kubernetes.protobuf", Some((Object, Json)), Some((Object, Json))),
             (
-                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-                Some(Representation::Partial),
+                "application/json;q=0.5,application/vnd.kubernetes.protobuf;q=0.7",
+                Some((Object, Protobuf)),
+                Some((Object, Json)),
             ),
-            ("application/vnd.kubernetes.protobuf,application/json", Some(Representation::Object)),
-            ("*/*", Some(Representation::Object)),
-            ("", Some(Representation::Object)),
-            ("application/vnd.kubernetes.protobuf", None),
-            ("text/html", None),
+            ("*/*,application/vnd.kubernetes.protobuf", Some((Object, Protobuf)), Some((Object, Json))),
+            ("*/*", Some((Object, Json)), Some((Object, Json))),
+            ("", Some((Object, Json)), Some((Object, Json))),
+            (PROTOBUF, Some((Object, Protobuf)), None),
+            ("application/json;q=0", None, None),
+            ("text/html", None, None),
         ];
-        for (accept, expected) in table {
-            assert_eq!(Representation::from_accept(accept), expected, "{accept}");
+        for (accept, with, without) in cases {
+            assert_eq!((negotiate(accept, true), negotiate(accept, false)), (with, without), "{accept}");
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A pair has one `requestID`: an error stream that carries at most one message, and a data stream. Its `port` header
 //! names the port. The SPDY connection is the client's own, or lies inside a WebSocket tunnel.
+//!
+//! Over a WebSocket's own channels each port that the request names has two, data (even) and error (odd), and one
+//! connection to the pod, which is made at once. Both begin with the port in two bytes, the lower one first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +24,7 @@ use tokio::time::Instant;
 use super::channels::{Input, MAX_PIECE, Output};
 use super::spdy::channels::STREAM_CREATION_TIMEOUT;
 use super::spdy::connection::{Connection, MAX_STREAMS, Stream};
+use super::websocket::{PortChannels, Ports};
 
 /// How long a process in the pod may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +57,7 @@ pub async fn run(connection: Connection, target: ForwardTarget) {
             stream = streams.recv() => {
                 let Some(stream) = stream else { break };
                 if let Some((error, data)) = pair(&mut halves, stream) {
-                    forwards.spawn(forward(target.clone(), error, data));
+                    forwards.spawn(forward_pair(target.clone(), error, data));
                 }
             }
             Some(_) = forwards.join_next() => {}
@@ -94,26 +98,49 @@ fn pair(halves: &mut BTreeMap<String, Half>, stream: Stream) -> Option<(Stream, 
     }
 }
 
-async fn forward(target: ForwardTarget, error: Stream, data: Stream) {
+/// Serves the ports of a WebSocket's channels until all their connections have ended, or the client is gone.
+pub async fn run_ports(ports: Ports, target: ForwardTarget) {
+    let Ports { pairs, link } = ports;
+    let mut forwards = JoinSet::new();
+    for PortChannels { port, input, mut output, mut errors } in pairs {
+        let target = target.clone();
+        forwards.spawn(async move {
+            let first = Bytes::copy_from_slice(&port.to_le_bytes());
+            if output.write(first.clone()).await.is_ok() && errors.write(first).await.is_ok() {
+                forward(target, port.to_string(), input, output, errors).await;
+            }
+        });
+    }
+    tokio::select! {
+        () = async { while forwards.join_next().await.is_some() {} } => {}
+        () = link.closed() => forwards.shutdown().await,
+    }
+    link.finish().await;
+}
+
+async fn forward_pair(target: ForwardTarget, error: Stream, data: Stream) {
     let asked = data.headers.get("port").or_else(|| error.headers.get("port")).unwrap_or_default().to_owned();
-    let mut failures = error.output;
+    forward(target, asked, data.input, data.output, error.output).await;
+}
+
+async fn forward(target: ForwardTarget, asked: String, input: Input, output: Output, mut failures: Output) {
     let connected = match asked.parse::<u16>() {
         Ok(port @ 1..) => connect(&target, port).await.map_err(|error| error.to_string()),
         _ => Err("the port is not a number from 1 to 65535".to_owned()),
     };
     match connected {
         Ok(tcp) => {
-            let gone = data.output.gone();
+            let gone = output.gone();
             tokio::select! {
                 () = gone => (),
-                () = copy(tcp, data.input, data.output) => (),
+                () = copy(tcp, input, output) => (),
             }
         }
         Err(why) => {
             let ForwardTarget { pod, uid, .. } = &target;
             let _ =
                 failures.write(format!("error forwarding port {asked} to pod {pod}, uid {uid}: {why}").into()).await;
-            data.output.end().await;
+            output.end().await;
         }
     }
     failures.end().await;

@@ -138,7 +138,7 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
         }
         ["portForward", namespace, pod] => {
             allow(&request, &[Method::GET, Method::POST])?;
-            server.port_forward(namespace, pod, request)
+            server.port_forward(namespace, pod, &query, request)
         }
         _ => Err(Status::no_such_resource()),
     }
@@ -234,42 +234,85 @@ impl Server {
         self: &Arc<Self>,
         namespace: &str,
         name: &str,
+        query: &Query,
         mut request: Request<Incoming>,
     ) -> Result<Answer, Status> {
         let pod = self.lookup().pod(namespace, name)?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let network = self.containers.network(&uid).map_err(|error| Status::internal(error.to_string()))?;
         let target = ForwardTarget { pod: name.to_owned(), uid, network };
-        let headers = request.headers();
-        let (response, tunnelled) = if is_websocket(headers) {
-            let offered = listed(headers, &WEBSOCKET_PROTOCOL);
-            if !offered.iter().any(|protocol| protocol == websocket::TUNNEL_PROTOCOL) {
-                return Err(Status::bad_request(format!(
-                    "unable to upgrade: unsupported protocols {}",
-                    offered.join(", ")
-                )));
-            }
-            (websocket_response(headers, Some(websocket::TUNNEL_PROTOCOL))?, true)
-        } else {
-            let (chosen, response) = spdy_response(headers, &[PORT_FORWARD])?;
-            if chosen.is_none() {
-                return Ok(Answer::Plain(response));
-            }
-            (response, false)
-        };
+        let (response, carrier) = upgrade_forward(request.headers(), query)?;
+        let Some(carrier) = carrier else { return Ok(Answer::Plain(response)) };
         let idle_timeout = self.config.idle_timeout;
         let upgraded = hyper::upgrade::on(&mut request);
         let session = async move {
             let Ok(upgraded) = upgraded.await else { return };
             let upgraded = TokioIo::new(upgraded);
-            if tunnelled {
-                let (inside, pumps) = websocket::tunnel(upgraded).await;
-                tokio::join!(pumps, portforward::run(Connection::start(inside, idle_timeout), target));
-            } else {
-                portforward::run(Connection::start(upgraded, idle_timeout), target).await;
+            match carrier {
+                Carrier::Tunnel => {
+                    let (inside, pumps) = websocket::tunnel(upgraded).await;
+                    tokio::join!(pumps, portforward::run(Connection::start(inside, idle_timeout), target));
+                }
+                Carrier::Channels { base64, ports } => {
+                    let ports = websocket::open_ports(upgraded, base64, ports, idle_timeout).await;
+                    portforward::run_ports(ports, target).await;
+                }
+                Carrier::Spdy => portforward::run(Connection::start(upgraded, idle_timeout), target).await,
             }
         };
         Ok(Answer::Upgrade(response, Box::pin(session)))
+    }
+}
+
+/// What carries a port-forward.
+#[derive(Debug, PartialEq)]
+enum Carrier {
+    Spdy,
+    /// SPDY inside a WebSocket.
+    Tunnel,
+    /// A WebSocket's own channels, for ports that the request names.
+    Channels {
+        base64: bool,
+        ports: Vec<u16>,
+    },
+}
+
+/// The answer that switches protocols for a port-forward, and to what; `None` where it does not switch.
+fn upgrade_forward(headers: &HeaderMap, query: &Query) -> Result<(Response<Body>, Option<Carrier>), Status> {
+    if !is_websocket(headers) {
+        let (chosen, response) = spdy_response(headers, &[PORT_FORWARD])?;
+        return Ok((response, chosen.map(|_| Carrier::Spdy)));
+    }
+    let offered = listed(headers, &WEBSOCKET_PROTOCOL);
+    if offered.iter().any(|protocol| protocol == websocket::TUNNEL_PROTOCOL) {
+        return Ok((websocket_response(headers, Some(websocket::TUNNEL_PROTOCOL))?, Some(Carrier::Tunnel)));
+    }
+    let known = |offer: &String| websocket::PORT_PROTOCOLS.iter().find(|(name, _)| name == offer);
+    let (name, base64) = match offered.iter().find_map(known) {
+        Some((name, base64)) => (Some(*name), *base64),
+        None if offered.is_empty() => (None, false),
+        None => {
+            let why = format!("unable to upgrade: unsupported protocols {}", offered.join(", "));
+            return Err(Status::bad_request(why));
+        }
+    };
+    let ports = ports(query)?;
+    Ok((websocket_response(headers, name)?, Some(Carrier::Channels { base64, ports })))
+}
+
+/// The ports that a request names, in one parameter or in several.
+fn ports(query: &Query) -> Result<Vec<u16>, Status> {
+    let mut all = Vec::new();
+    for text in query.all("port").flat_map(|value| value.split(',')) {
+        match text.parse::<u16>() {
+            Ok(port @ 1..) => all.push(port),
+            _ => return Err(Status::bad_request(format!("unable to parse {text:?} as a port"))),
+        }
+    }
+    match all.len() {
+        0 => Err(Status::bad_request("query parameter \"port\" is required")),
+        1..=websocket::MAX_PORTS => Ok(all),
+        _ => Err(Status::bad_request(format!("at most {} ports may be forwarded", websocket::MAX_PORTS))),
     }
 }
 
@@ -538,6 +581,30 @@ mod tests {
             "sinceSeconds=1&sinceTime=2026-11-21T03:59:55Z",
         ] {
             assert!(options(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_port_forward_goes_over_what_the_client_knows() {
+        let carrier = |protocols: &'static str, query: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+            if !protocols.is_empty() {
+                headers.insert(WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocols));
+            }
+            upgrade_forward(&headers, &Query::parse(query)).map(|(_, carrier)| carrier).map_err(|status| status.code)
+        };
+        let channels = |base64, ports: &[u16]| Ok(Some(Carrier::Channels { base64, ports: ports.to_vec() }));
+        assert_eq!(carrier("v4.channel.k8s.io", "port=80,81&port=82"), channels(false, &[80, 81, 82]));
+        assert_eq!(carrier("v9.x, v4.base64.channel.k8s.io", "port=80"), channels(true, &[80]));
+        assert_eq!(carrier("", "port=80"), channels(false, &[80]));
+        assert_eq!(carrier("SPDY/3.1+portforward.k8s.io", ""), Ok(Some(Carrier::Tunnel)));
+        let many = format!("port={}", vec!["80"; websocket::MAX_PORTS + 1].join(","));
+        for (protocols, query) in
+            [("v9.x", "port=80"), ("", ""), ("", "port=0"), ("", "port=80,"), ("", "port=65536"), ("", &many)]
+        {
+            assert_eq!(carrier(protocols, query), Err(400), "{protocols} {query}");
         }
     }
 

@@ -431,6 +431,41 @@ async fn port_forward_reaches_a_port_and_tells_of_a_closed_one() {
     .await;
 }
 
+/// As the official Python client does it.
+#[tokio::test]
+async fn port_forward_over_a_websockets_own_channels() {
+    let fixture = fixture().await;
+    within(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap().port();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = [0; 4];
+            stream.read_exact(&mut heard).await.unwrap();
+            stream.write_all(b"pong").await.unwrap();
+        });
+        let stream = fixture.connect(Some(("api-server", "x"))).await;
+        let path = format!("portForward/ns/p?port={closed}&port={open}");
+        let request = websocket_request(&path, Some("v4.channel.k8s.io"));
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        socket.send(Message::binary(&b"\x02ping"[..])).await.unwrap();
+        let mut channels = vec![Vec::new(); 4];
+        while let Some(message) = socket.next().await {
+            if let Message::Binary(bytes) = message.unwrap() {
+                channels[usize::from(bytes[0])].extend_from_slice(&bytes[1..]);
+            }
+        }
+        let with = |port: u16, text: &str| [&port.to_le_bytes()[..], text.as_bytes()].concat();
+        let refused = format!(
+            "error forwarding port {closed} to pod p, uid u: dial tcp 127.0.0.1:{closed}: connect: connection refused"
+        );
+        let wanted = [with(closed, ""), with(closed, &refused), with(open, "pong"), with(open, "")];
+        assert_eq!(channels, wanted);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn following_goes_over_rotations_and_ends_with_the_container() {
     let fixture = fixture().await;

@@ -1,5 +1,5 @@
-//! WebSockets: exec and attach over `v5.channel.k8s.io` and its older siblings, and the tunnel that kubectl 1.31 and
-//! later put SPDY's port-forward into.
+//! WebSockets: exec and attach over `v5.channel.k8s.io` and its older siblings, port-forward over `v4.channel.k8s.io`,
+//! and the tunnel that kubectl 1.31 and later put SPDY's port-forward into.
 //!
 //! The first byte of each message is its channel: 0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize; in v5 `[255, n]`
 //! closes channel n, which is how stdin ends. The base64 variants carry text: a digit, then base64.
@@ -231,6 +231,97 @@ async fn shut_down<IO: AsyncRead + AsyncWrite + Unpin>(
 ) {
     if let Ok(mut socket) = write.reunite(read) {
         let _ = socket.get_mut().shutdown().await;
+    }
+}
+
+/// Subprotocols of port-forward over channels, and whether each carries text with base64; upstream has no v5 of it. A
+/// client that names none gets binary messages.
+pub const PORT_PROTOCOLS: [(&str, bool); 2] = [("v4.channel.k8s.io", false), ("v4.base64.channel.k8s.io", true)];
+/// Ports of one request: each has two channels, whose number is a byte.
+pub const MAX_PORTS: usize = 127;
+
+/// The channels of one port.
+pub struct PortChannels {
+    pub port: u16,
+    pub input: Input,
+    pub output: Output,
+    pub errors: Output,
+}
+
+/// The channels of a port-forward, and what carries them.
+pub struct Ports {
+    pub pairs: Vec<PortChannels>,
+    pub link: Link,
+}
+
+/// The channels of a port-forward on a connection that was upgraded: of the n-th port 2n (data) and 2n + 1 (errors).
+pub async fn open_ports<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: IO,
+    base64: bool,
+    ports: Vec<u16>,
+    idle_timeout: Duration,
+) -> Ports {
+    let protocol = Protocol { base64, ..BINARY };
+    let (write, read) = socket(io).await.split();
+    let (outgoing, to_write) = mpsc::channel(PIECES_QUEUED);
+    let (closed, is_closed) = watch::channel(false);
+    let activity = Activity::new();
+    let mut senders = Vec::new();
+    let mut pairs = Vec::new();
+    for (channel, port) in (0..).step_by(2).zip(ports) {
+        let (sender, input) = Input::new();
+        senders.push(sender);
+        let output = |channel| Output::new(channel, outgoing.clone(), is_closed.clone(), None);
+        pairs.push(PortChannels { port, input, output: output(channel), errors: output(channel + 1) });
+    }
+    let (read_to_end, half) = oneshot::channel();
+    let reader = tokio::spawn({
+        let activity = activity.clone();
+        async move {
+            let mut read = read;
+            read_ports(&mut read, protocol, senders, &activity).await;
+            let _ = read_to_end.send(read);
+            let _ = closed.send(true);
+        }
+    });
+    let writer = tokio::spawn({
+        let activity = activity.clone();
+        async move {
+            let mut write = write;
+            run_writer(&mut write, to_write, protocol, &activity).await;
+            if let Ok(read) = half.await {
+                shut_down(read, write).await;
+            }
+        }
+    });
+    Ports { pairs, link: Link::new(reader, writer, outgoing, is_closed, activity, idle_timeout) }
+}
+
+async fn read_ports<IO: AsyncRead + AsyncWrite + Unpin>(
+    read: &mut SplitStream<WebSocketStream<IO>>,
+    protocol: Protocol,
+    senders: Vec<mpsc::Sender<Bytes>>,
+    activity: &Activity,
+) {
+    while let Some(Ok(message)) = read.next().await {
+        activity.touch();
+        if !matches!(message, Message::Binary(_) | Message::Text(_)) {
+            continue;
+        }
+        let content = message.into_data();
+        if content.is_empty() {
+            continue;
+        }
+        let Some((channel, mut content)) = decode(protocol, &content) else { return };
+        // What comes on an error channel means nothing.
+        let input = (channel % 2 == 0).then(|| senders.get(usize::from(channel / 2))).flatten();
+        let Some(input) = input else { continue };
+        while !content.is_empty() {
+            // A pod that has closed its end does not care for the rest.
+            if input.send(content.split_to(content.len().min(MAX_PIECE))).await.is_err() {
+                break;
+            }
+        }
     }
 }
 

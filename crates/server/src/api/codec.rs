@@ -16,7 +16,7 @@ pub fn encode(object: &Value) -> Result<Encoded, Status> {
     let mut object = object.clone();
     let metadata = object::ensure(&mut object, &["metadata"]);
     metadata.insert("resourceVersion".to_owned(), Value::String(String::new()));
-    let text = serde_json::to_string(&object).map_err(|error| Status::internal(error.to_string()))?;
+    let text = object::print(&object);
     if text.len() > MAX_OBJECT {
         return Err(Status::too_large(MAX_OBJECT));
     }
@@ -103,7 +103,7 @@ fn end_of_string(bytes: &[u8], at: usize) -> Option<usize> {
 pub fn without_version(bytes: &Bytes) -> Bytes {
     let Ok(mut object) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
     object::ensure(&mut object, &["metadata"]).remove("resourceVersion");
-    Bytes::from(object.to_string())
+    Bytes::from(object::print(&object))
 }
 
 /// A stored object. What is stored was checked before, so a failure is the server's own.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::Status;
+use mainstay_api::object;
 use mainstay_store::{CommitError, Revision, Store};
 
 use crate::dynamic::{Hooks, Session};
@@ -238,7 +239,7 @@ impl Prepared {
             Body::Op(op) if dry_run => batch.dry(*op),
             Body::Op(_) => None,
             Body::Stored(bytes) => Some(bytes.clone()),
-            Body::Value(value) => Some(Bytes::from(value.to_string())),
+            Body::Value(value) => Some(Bytes::from(object::print(value))),
         };
         let warnings = std::mem::take(&mut batch.warnings);
         Ok(Self { txn: batch.into_txn(), code, body, dry, warnings })

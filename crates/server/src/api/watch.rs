@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use mainstay_api::{Kind, Status};
+use mainstay_api::{Kind, Status, object};
 use mainstay_store::{Event, Revision, Store, WatchError, Watcher};
 use serde_json::json;
 
@@ -126,7 +126,7 @@ impl Watch {
 
     fn end(&mut self, status: &Status) -> Frame {
         self.ended = true;
-        Frame { type_: "ERROR", object: Bytes::from(status.to_json().to_string()) }
+        Frame { type_: "ERROR", object: Bytes::from(object::print(&status.to_json())) }
     }
 
     /// What an event is to this watch: an object that comes into the selection is added, one that leaves it deleted.
@@ -172,5 +172,5 @@ fn bookmark(kind: &Kind, revision: Revision, ends_initial_events: bool) -> Frame
         metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
     }
     let object = json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
-    Frame { type_: "BOOKMARK", object: Bytes::from(object.to_string()) }
+    Frame { type_: "BOOKMARK", object: Bytes::from(object::print(&object)) }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use http::Response;
-use mainstay_api::{Registry, Status, discovery, openapi};
+use mainstay_api::{Registry, Status, discovery, object, openapi};
 use serde_json::{Value, json};
 
 use super::respond::{self, Body};
@@ -92,7 +92,7 @@ fn metrics(server: &Server) -> String {
 
 /// Discovery and OpenAPI; `None` for any other path.
 fn document(registry: &Registry, path: &str, host: &str, accept: &str) -> Option<Response<Body>> {
-    let json = |document: Value| respond::json(200, document.to_string());
+    let json = |document: Value| respond::json(200, object::print(&document));
     if matches!(path, "/api" | "/apis")
         && let Some(version) = discovery::wants_aggregated(accept)
     {

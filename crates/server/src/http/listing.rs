@@ -2,6 +2,8 @@
 //! that a list that nobody reads costs little more than the places of its items (X7).
 
 use bytes::{BufMut, Bytes, BytesMut};
+use mainstay_api::table::Media;
+use mainstay_api::{Status, protobuf};
 use mainstay_store::Entry;
 
 use super::respond::BodyError;
@@ -14,10 +16,15 @@ const DECODED: usize = 32;
 /// What a list of many items holds beside the items' places (bytes): a chunk here, one at the connection.
 const HELD: u64 = 128 << 10;
 
+/// How many bytes of messages are kept from when a list's length was counted; what comes after is made again.
+const KEPT: usize = 1 << 20;
+
 /// The body of a list.
 pub struct Listing {
     head: Bytes,
     items: std::vec::IntoIter<Entry>,
+    /// The first of the items as messages.
+    made: std::vec::IntoIter<Vec<u8>>,
     tail: &'static [u8],
     shape: Shape,
     /// The whole length, where it is known before.
@@ -36,12 +43,70 @@ impl Listing {
         let length = head.len() + bytes.saturating_sub(1) + tail.len();
         let length = shape.is_plain().then_some(length as u64);
         let weight = (items.len() * size_of::<Entry>()) as u64 + HELD.min(bytes as u64);
-        Self { head, items: items.into_iter(), tail, shape, length, weight, is_first: true, large: None, ended: false }
+        let made = Vec::new().into_iter();
+        Self {
+            head,
+            items: items.into_iter(),
+            made,
+            tail,
+            shape,
+            length,
+            weight,
+            is_first: true,
+            large: None,
+            ended: false,
+        }
+    }
+
+    /// A list in protobuf: `head` gives what stands before the items, by how long they are altogether. That has to be
+    /// known before the first byte is sent, so each item is made once to be counted, and all but the first of them once
+    /// more to be sent.
+    ///
+    /// # Errors
+    /// 500 for an item that has no message.
+    pub fn of_messages(head: impl Fn(u64) -> Vec<u8>, items: Vec<Entry>, shape: Shape) -> Result<Self, Status> {
+        let (mut length, mut kept, mut made) = (0, 0, Vec::new());
+        for entry in &items {
+            let message = shape.message(&entry.value)?;
+            length += (protobuf::item(message.len()).len() + message.len()) as u64;
+            if kept + message.len() <= KEPT && made.len() * size_of::<Vec<u8>>() <= KEPT {
+                kept += message.len();
+                made.push(message);
+            } else {
+                // From here on none is kept, since they go out in order.
+                kept = usize::MAX >> 1;
+            }
+        }
+        let head = head(length);
+        let whole = head.len() as u64 + length + protobuf::list_tail().len() as u64;
+        let kept = made.iter().map(|message| message.capacity() + size_of::<Vec<u8>>()).sum::<usize>() as u64;
+        let mut listing = Self::new(Bytes::from(head), items, protobuf::list_tail(), shape);
+        listing.made = made.into_iter();
+        listing.length = Some(whole);
+        listing.weight += kept;
+        Ok(listing)
+    }
+
+    /// An item with its separator as it is sent, where it is no stored bytes.
+    fn made(&mut self, entry: &Entry) -> Result<(Vec<u8>, Bytes), Status> {
+        if self.shape.media == Media::Json {
+            return Ok((Vec::new(), self.shape.item(&entry.value)?));
+        }
+        let message = match self.made.next() {
+            Some(message) => message,
+            None => self.shape.message(&entry.value)?,
+        };
+        Ok((protobuf::item(message.len()), Bytes::from(message)))
     }
 
     /// How many bytes it keeps in memory while it is sent.
     pub fn weight(&self) -> u64 {
         self.weight
+    }
+
+    /// What it is written as.
+    pub fn media(&self) -> Media {
+        self.shape.media
     }
 
     /// Its whole length, where it is known.
@@ -69,7 +134,7 @@ impl Iterator for Listing {
                 self.ended = true;
                 break;
             };
-            if !std::mem::take(&mut self.is_first) {
+            if !std::mem::take(&mut self.is_first) && self.shape.media == Media::Json {
                 chunk.put_u8(b',');
             }
             if self.shape.is_plain() && entry.value.len() > CHUNK {
@@ -82,8 +147,11 @@ impl Iterator for Listing {
                 continue;
             }
             decoded += 1;
-            match self.shape.item(&entry.value) {
-                Ok(item) => chunk.put_slice(&item),
+            match self.made(&entry) {
+                Ok((separator, item)) => {
+                    chunk.put_slice(&separator);
+                    chunk.put_slice(&item);
+                }
                 Err(error) => {
                     self.ended = true;
                     tracing::error!(key = %String::from_utf8_lossy(&entry.key), %error, "an item of a list cannot be read");

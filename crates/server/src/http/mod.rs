@@ -14,6 +14,7 @@ mod route;
 mod sending;
 mod serve;
 mod shape;
+mod socket;
 mod watching;
 
 use std::convert::Infallible;

@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
-use mainstay_api::table::{IncludeObject, Representation};
+use mainstay_api::table::{IncludeObject, Media, Representation, negotiate};
 use mainstay_api::{Kind, Status, kinds, object, protobuf};
 use serde_json::Value;
 
@@ -19,6 +19,7 @@ use super::received::Received;
 use super::respond::{self, Body};
 use super::route::Target;
 use super::shape::Shape;
+use super::socket::Asked;
 use super::watching::WatchBody;
 use super::{Server, bounds, forward, proxy};
 use crate::api::{
@@ -45,7 +46,7 @@ struct Call<'a> {
     server: &'a Arc<Server>,
     target: &'a Target,
     query: &'a Query,
-    form: Representation,
+    form: (Representation, Media),
     content_type: String,
     /// Who writes, for `managedFields`.
     manager: FieldManager,
@@ -60,7 +61,7 @@ struct Job {
     server: Arc<Server>,
     target: Target,
     query: Query,
-    form: Representation,
+    form: (Representation, Media),
     content_type: String,
     manager: FieldManager,
     requester: Requester,
@@ -118,7 +119,7 @@ pub async fn serve(
     target: Target,
     verb: &'static str,
     query: Query,
-    request: Request<Received>,
+    mut request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
     if let Some(streaming) = proxy::Streaming::of(&target) {
         if !target.kind.has(streaming.subresource()) {
@@ -140,18 +141,22 @@ pub async fn serve(
         connect(server, &requester, &target, "proxy", request.uri()).await?;
         return forward::serve(server, &target, request).await;
     }
-    let form = Representation::from_accept(super::serve::accept(&request))
+    // An action on an object answers what has a message, whatever the object is.
+    let has_message = protobuf::has_message(&target.kind) || matches!(target.subresource.as_str(), "scale");
+    let form = negotiate(super::serve::accept(&request), has_message)
         .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let manager = manager(&query, &target.subresource, &request)?;
+    let socket = if verb == "watch" { Asked::of(&mut request)? } else { None };
     let method = request.method().clone();
     let body =
         if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
     if let Some(record) = &requester.record {
         record.request(&body);
     }
-    let is_heavy = is_heavy(verb, &query, body.len());
+    let media = form.1;
+    let is_heavy = is_heavy(verb, &query, body.len()) || verb == "list" && media == Media::Protobuf;
     let is_write = !matches!(verb, "get" | "list" | "watch");
     let session = if is_write { session(server, &requester) } else { None };
     let (pool, api) = (server.bounds.heavy.clone(), server.api.clone());
@@ -168,7 +173,13 @@ pub async fn serve(
         // No thread of the pool waits for a webhook.
         match session.as_ref().filter(|session| session.is_suspended()) {
             Some(session) => session.settle(&api).await?,
-            None => return answered,
+            None => {
+                let response = respond::agreed(answered?, media);
+                return Ok(match socket {
+                    Some(socket) => socket.carry(response),
+                    None => response,
+                });
+            }
         }
     }
 }
@@ -300,7 +311,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
             let attributes = attributes.with_type("authentication.k8s.io", "v1", "TokenRequest");
             let posted = dynamic::posted(&mut batch, attributes, &posted)?;
             let answer = call.server.tokens.request(&mut batch, namespace, &name, posted)?;
-            Ok(respond::json(201, answer.to_string()))
+            Ok(respond::json(201, object::print(&answer)))
         }
     }
 }
@@ -356,7 +367,7 @@ fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         .get(&api::key::object(kind, namespace, name))
         .ok_or_else(|| Status::not_found(kind, name))?;
     if subresource == "scale" {
-        return Ok(respond::json(200, api::scale_of(kind, &api::codec::decode(&entry.value)?).to_string()));
+        return Ok(respond::json(200, object::print(&api::scale_of(kind, &api::codec::decode(&entry.value)?))));
     }
     Ok(respond::json(200, shape(call).one(&entry.value)))
 }
@@ -365,7 +376,7 @@ fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
     let options = ListOptions::new(call.query, &selection.prefix())?;
     let list = api::list(&call.server.api.store, &selection, &options)?;
-    Ok(respond::list(shape(call).list(list)))
+    shape(call).list(list).map(respond::list)
 }
 
 fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -385,10 +396,7 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         }
     };
     call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
-    let body = WatchBody::new(watch, shape(call), timeout, call.server.closing());
-    let mut response = respond::json(200, Bytes::new());
-    *response.body_mut() = Body::Watch(Box::new(body));
-    Ok(response)
+    Ok(respond::watch(WatchBody::new(watch, shape(call), timeout, call.server.closing())))
 }
 
 /// Carries out a verb in the name of the request's field manager.
@@ -506,7 +514,7 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
             return Err(status);
         }
     }
-    Ok(respond::list(shape(call).list(found)))
+    shape(call).list(found).map(respond::list)
 }
 
 /// The written object in the form that was asked for.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use hyper::body::Incoming;
-use mainstay_api::Status;
+use mainstay_api::table::Media;
+use mainstay_api::{Status, object, protobuf};
 
 use super::listing::Listing;
 use super::watching::WatchBody;
@@ -80,6 +81,9 @@ impl Body {
 /// The media types that are spoken.
 pub const ACCEPTED: &[&str] = &["application/json", mainstay_api::protobuf::CONTENT_TYPE];
 
+/// The content type of a watch in protobuf, as upstream says it.
+const WATCH_IN_PROTOBUF: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+
 fn code_of(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
@@ -95,8 +99,41 @@ pub fn json(code: u16, body: impl Into<Bytes>) -> Response<Body> {
 
 /// A list.
 pub fn list(list: Listing) -> Response<Body> {
+    let media = list.media();
     let mut response = json(200, Bytes::new());
     *response.body_mut() = Body::List(Box::new(list));
+    if media == Media::Protobuf { of_type(response, protobuf::CONTENT_TYPE) } else { response }
+}
+
+/// A watch.
+pub fn watch(watch: WatchBody) -> Response<Body> {
+    let media = watch.media();
+    let mut response = json(200, Bytes::new());
+    *response.body_mut() = Body::Watch(Box::new(watch));
+    if media == Media::Protobuf { of_type(response, WATCH_IN_PROTOBUF) } else { response }
+}
+
+/// An object that is there in JSON as protobuf, in its envelope; `None` for one that has no message.
+pub fn message(json: &[u8]) -> Option<Vec<u8>> {
+    protobuf::write_any(&serde_json::from_slice(json).ok()?).ok()
+}
+
+/// Notes the media type that was agreed on for an answer.
+pub fn agreed(mut response: Response<Body>, media: Media) -> Response<Body> {
+    response.extensions_mut().insert(media);
+    response
+}
+
+/// An answer in the media type that was agreed on, or else in this one. What has no message stays JSON.
+pub fn in_media(mut response: Response<Body>, otherwise: Media) -> Response<Body> {
+    let media = response.extensions_mut().remove().unwrap_or(otherwise);
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
+    if let (Media::Protobuf, true, Body::Full(Some(bytes))) = (media, is_json, response.body())
+        && let Some(written) = message(bytes)
+    {
+        *response.body_mut() = Body::Full(Some(Bytes::from(written)));
+        return of_type(response, protobuf::CONTENT_TYPE);
+    }
     response
 }
 
@@ -117,7 +154,7 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
 
 /// A failure.
 pub fn status(status: &Status) -> Response<Body> {
-    let mut response = json(status.code, status.to_json().to_string());
+    let mut response = json(status.code, object::print(&status.to_json()));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(serde_json::Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

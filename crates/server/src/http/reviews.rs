@@ -57,7 +57,7 @@ pub async fn create(
     fields.insert("apiVersion".to_owned(), format!("{group}/v1").into());
     fields.insert("status".to_owned(), status);
     fields.entry("metadata").or_insert_with(|| json!({}));
-    Ok(respond::json(201, review.to_string()))
+    Ok(respond::json(201, object::print(&review)))
 }
 
 /// A token is reviewed for the audiences that are asked for, or else for the API server; the answer names those of

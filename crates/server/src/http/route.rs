@@ -28,6 +28,16 @@ pub struct Target {
     pub subresource: String,
 }
 
+/// The path that a path of the old form for watches is about (`/api/v1/watch/pods` → `/api/v1/pods`); `None` for any
+/// other.
+pub fn without_watch(path: &str) -> Option<String> {
+    let before = if path.starts_with("/api/") { 3 } else { 4 };
+    let (start, _) = path.match_indices('/').nth(before - 1)?;
+    let (root, rest) = path.split_at(start);
+    let rest = rest.strip_prefix("/watch/").filter(|_| path.starts_with("/api/") || path.starts_with("/apis/"))?;
+    Some(format!("{root}/{rest}"))
+}
+
 /// Takes a path apart. 404 for a group, version or resource that is not served.
 pub fn route(registry: &Registry, path: &str) -> Result<Route, Status> {
     let segments: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
@@ -145,6 +155,22 @@ pub fn query(query: &str) -> Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watches_may_be_asked_for_by_path() {
+        let table = [
+            ("/api/v1/watch/pods", Some("/api/v1/pods")),
+            ("/api/v1/watch/namespaces/a/pods/b", Some("/api/v1/namespaces/a/pods/b")),
+            ("/apis/apps/v1/watch/namespaces/a/deployments", Some("/apis/apps/v1/namespaces/a/deployments")),
+            ("/api/v1/namespaces/watch/pods", None),
+            ("/api/v1/pods", None),
+            ("/apis/watch/v1/pods", None),
+            ("/watch/v1/x/watch/a", None),
+        ];
+        for (path, wanted) in table {
+            assert_eq!(without_watch(path).as_deref(), wanted, "{path}");
+        }
+    }
 
     #[test]
     fn paths_lead_where_upstreams_do() {

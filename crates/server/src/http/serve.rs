@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use mainstay_api::Status;
+use mainstay_api::table::{Media, negotiate};
 use mainstay_tasks::listen::Connection;
 
 use super::received::{Bill, Received};
 use super::respond::{self, Body};
-use super::route::{Route, Target, parameters, query, route};
+use super::route::{Route, Target, parameters, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
 use super::{MAX_HEAD, Peer, Server, bounds, documents, objects, reviews};
 use crate::api::Query;
@@ -38,6 +39,8 @@ pub async fn serve(
     let mut bill = Bill { shares: server.bounds.bodies.clone(), user: String::new(), paid: Arc::default() };
     let mut record = None;
     let asking = Asking { connection: &connection, peer, audit: audit.as_ref() };
+    // What has no message of its own (failures, reviews) is written as the client likes best.
+    let media = negotiate(accept(&request), true).map_or(Media::Json, |(_, media)| media);
     let mut response = match answer(&server, asking, &mut record, request, &mut bill).await {
         Ok(response) => response,
         Err(status) => respond::status(&status),
@@ -55,6 +58,7 @@ pub async fn serve(
         let is_long = !matches!(response.body(), Body::Full(_) | Body::List(_));
         record.end(&Answer { code: response.status().as_u16(), body, is_long }, server.api.now());
     }
+    response = respond::in_media(response, media);
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
     }
@@ -125,8 +129,16 @@ async fn answer(
             impersonation.user()
         }
     };
-    let route = route(&server.api.served.now(), request.uri().path())?;
-    let query = query(request.uri().query().unwrap_or(""));
+    let mut query = query(request.uri().query().unwrap_or(""));
+    let path = match without_watch(request.uri().path()) {
+        Some(path) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+            query.insert("watch".to_owned(), "true".to_owned());
+            path
+        }
+        Some(_) => return Err(Status::method_not_allowed()),
+        None => request.uri().path().to_owned(),
+    };
+    let route = route(&server.api.served.now(), &path)?;
     let what = asked(&route, request.method(), &query)?;
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());

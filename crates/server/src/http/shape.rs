@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use mainstay_api::table::{IncludeObject, Representation, partial, table};
-use mainstay_api::{Kind, Status, object};
+use mainstay_api::table::{IncludeObject, Media, Representation, partial, table};
+use mainstay_api::{Kind, Status, object, protobuf};
 use serde_json::{Value, json};
 
 use super::listing::Listing;
@@ -13,16 +13,21 @@ use crate::api::{List, codec};
 pub struct Shape {
     kind: Kind,
     form: Representation,
+    /// Whether lists and watches are written as they are (JSON) or as messages. Single objects are JSON here.
+    pub media: Media,
     include: IncludeObject,
     now: Timestamp,
     /// A watch's first table carries the columns, later ones need not.
     columns_sent: bool,
 }
 
+/// The type of an object's metadata alone.
+const PARTIAL: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata";
+
 impl Shape {
     /// For objects of a kind; `now` gives ages.
-    pub fn new(kind: &Kind, form: Representation, include: IncludeObject, now: Timestamp) -> Self {
-        Self { kind: kind.clone(), form, include, now, columns_sent: false }
+    pub fn new(kind: &Kind, (form, media): (Representation, Media), include: IncludeObject, now: Timestamp) -> Self {
+        Self { kind: kind.clone(), form, media, include, now, columns_sent: false }
     }
 
     fn is_converted(&self) -> bool {
@@ -31,7 +36,7 @@ impl Shape {
 
     /// Whether objects go as they are stored.
     pub fn is_plain(&self) -> bool {
-        self.form == Representation::Object && !self.is_converted()
+        self.form == Representation::Object && self.media == Media::Json && !self.is_converted()
     }
 
     /// An object of the stored version as one of this version; `None` where there is nothing to convert.
@@ -46,7 +51,7 @@ impl Shape {
             return None;
         }
         self.kind.from_stored(&mut object);
-        Some(Bytes::from(object.to_string()))
+        Some(Bytes::from(object::print(&object)))
     }
 
     /// One object.
@@ -71,8 +76,19 @@ impl Shape {
             Representation::Table => {
                 let Ok(object) = codec::decode(bytes) else { return bytes.clone() };
                 let metadata = json!({ "resourceVersion": object::resource_version(&object) });
-                Bytes::from(table(&self.kind, [&object], metadata, self.include, columns, self.now).to_string())
+                let table = table(&self.kind, [&object], metadata, self.include, columns, self.now);
+                Bytes::from(object::print(&table))
             }
+        }
+    }
+
+    /// An item of a list as a message.
+    pub fn message(&self, bytes: &Bytes) -> Result<Vec<u8>, Status> {
+        let converted = self.converted(bytes);
+        let bytes = converted.as_ref().unwrap_or(bytes);
+        match self.form {
+            Representation::Partial => protobuf::message(PARTIAL, &codec::decode_metadata(bytes)?),
+            _ => protobuf::message(&self.kind.type_name, &codec::decode(bytes)?),
         }
     }
 
@@ -82,7 +98,7 @@ impl Shape {
         let bytes = converted.as_ref().unwrap_or(bytes);
         match self.form {
             Representation::Object => Ok(bytes.clone()),
-            Representation::Partial => Ok(Bytes::from(partial(&codec::decode_metadata(bytes)?).to_string())),
+            Representation::Partial => Ok(Bytes::from(object::print(&partial(&codec::decode_metadata(bytes)?)))),
             Representation::Table => {
                 let object = codec::decode(bytes)?;
                 let mut table = table(&self.kind, [&object], Value::Null, self.include, false, self.now);
@@ -92,7 +108,10 @@ impl Shape {
     }
 
     /// A list, whose items are made when they are sent.
-    pub fn list(self, list: List) -> Listing {
+    ///
+    /// # Errors
+    /// 500 for an item that has no message.
+    pub fn list(self, list: List) -> Result<Listing, Status> {
         let mut metadata = json!({ "resourceVersion": list.revision.to_string() });
         if !list.next.is_empty() {
             metadata["continue"] = list.next.as_str().into();
@@ -100,28 +119,30 @@ impl Shape {
         if let Some(remaining) = list.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        let head = match self.form {
+        let (kind, api_version) = match self.form {
+            Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Representation::Table => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Representation::Object => (format!("{}List", self.kind.kind), self.kind.api_version()),
+        };
+        if self.media == Media::Protobuf {
+            let head = |length| protobuf::list_head(&api_version, &kind, &metadata, length);
+            return Listing::of_messages(head, list.items, self);
+        }
+        let items = match self.form {
             Representation::Table => {
                 let none: [&Value; 0] = [];
                 let columns =
                     table(&self.kind, none, Value::Null, self.include, true, self.now)["columnDefinitions"].take();
-                format!(
-                    "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
-                )
+                format!("\"columnDefinitions\":{columns},\"rows\"")
             }
-            form => {
-                let (kind, api_version) = match form {
-                    Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
-                    _ => (format!("{}List", self.kind.kind), self.kind.api_version()),
-                };
-                format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
-            }
+            _ => "\"items\"".to_owned(),
         };
-        Listing::new(Bytes::from(head), list.items, b"]}", self)
+        let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},{items}:[");
+        Ok(Listing::new(Bytes::from(head), list.items, b"]}", self))
     }
 }
 
 fn metadata_only(bytes: &[u8]) -> Option<Bytes> {
     let object = codec::decode_metadata(bytes).ok()?;
-    Some(Bytes::from(partial(&object).to_string()))
+    Some(Bytes::from(object::print(&partial(&object))))
 }

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use mainstay_api::protobuf;
+use mainstay_api::table::Media;
 use tokio::time::Sleep;
 
 use super::shape::Shape;
@@ -48,6 +50,11 @@ impl WatchBody {
             in_a_row: 0,
             ended: false,
         }
+    }
+
+    /// What it is written as.
+    pub fn media(&self) -> Media {
+        self.shape.media
     }
 
     /// The next chunk; `None` at the end.
@@ -98,13 +105,35 @@ impl WatchBody {
         }
     }
 
+    /// A frame of a watch in protobuf: its length (four bytes, big-endian), then a `WatchEvent` of the type (1) and of the
+    /// object in its envelope (2), which is raw (1).
+    fn write_message(&mut self, chunk: &mut BytesMut, frame: &Frame) {
+        let object = self.object(frame);
+        let Some(object) = super::respond::message(&object) else {
+            tracing::error!(type_ = frame.type_, "an object of a watch has no message");
+            self.ended = true;
+            return;
+        };
+        let raw = protobuf::field(1, &object);
+        let event = [protobuf::field(1, frame.type_.as_bytes()), protobuf::field(2, &raw)].concat();
+        chunk.reserve(event.len() + 4);
+        chunk.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
+        chunk.put_slice(&event);
+    }
+
+    fn object(&mut self, frame: &Frame) -> Bytes {
+        match frame.type_ {
+            "ERROR" => frame.object.clone(),
+            _ => self.shape.event(&frame.object, jiff::Timestamp::now()),
+        }
+    }
+
     /// `{"type":"ADDED","object":{…}}` and a line's end.
     fn write(&mut self, chunk: &mut BytesMut, frame: &Frame) {
-        let object = if frame.type_ == "ERROR" {
-            frame.object.clone()
-        } else {
-            self.shape.event(&frame.object, jiff::Timestamp::now())
-        };
+        if self.shape.media == Media::Protobuf {
+            return self.write_message(chunk, frame);
+        }
+        let object = self.object(frame);
         chunk.reserve(object.len() + 40);
         chunk.put_slice(b"{\"type\":\"");
         chunk.put_slice(frame.type_.as_bytes());
