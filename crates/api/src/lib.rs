@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod int_or_string;
 pub mod kinds;
 pub mod metadata;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod openapi;

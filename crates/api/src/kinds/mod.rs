@@ -79,6 +79,7 @@ pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;
 pub mod podcertificaterequest;
 pub mod poddisruptionbudget;
+pub mod podmetrics;
 pub mod podtemplate;
 pub mod priorityclass;
 pub mod prioritylevelconfiguration;
@@ -158,6 +159,7 @@ pub use persistentvolumeclaim::PERSISTENT_VOLUME_CLAIM;
 pub use pod::POD;
 pub use podcertificaterequest::POD_CERTIFICATE_REQUEST;
 pub use poddisruptionbudget::POD_DISRUPTION_BUDGET;
+pub use podmetrics::{NODE_METRICS, POD_METRICS};
 pub use podtemplate::POD_TEMPLATE;
 pub use priorityclass::PRIORITY_CLASS;
 pub use prioritylevelconfiguration::PRIORITY_LEVEL_CONFIGURATION;
@@ -509,6 +511,8 @@ pub static ALL: &[&Kind] = &[
     &DEVICE_TAINT_RULE,
     &STORAGE_VERSION_MIGRATION,
     &CUSTOM_RESOURCE_DEFINITION,
+    &NODE_METRICS,
+    &POD_METRICS,
 ];
 
 /// The built-in kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group). Servers ask a

@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use super::roots::{ROOTS, Root};
-use crate::snapshots;
+use crate::{metrics, snapshots};
 
 /// The definition name of a quantity.
 pub const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -30,13 +30,17 @@ pub fn definitions_of(type_names: &[&str], definitions_path: &'static str) -> Ma
     definitions.extend(roots);
     definitions
         .iter_mut()
-        .filter(|(name, _)| name.starts_with(snapshots::PREFIX))
+        .filter(|(name, _)| name.starts_with(snapshots::PREFIX) || name.starts_with(metrics::PREFIX))
         .for_each(|(_, own)| snapshots::in_upstreams_form(own));
     definitions
 }
 
 fn root(type_name: &str) -> Option<Root> {
-    let table = if type_name.starts_with(snapshots::PREFIX) { snapshots::ROOTS } else { ROOTS };
+    let table = match type_name {
+        name if name.starts_with(snapshots::PREFIX) => snapshots::ROOTS,
+        name if name.starts_with(metrics::PREFIX) => metrics::ROOTS,
+        _ => ROOTS,
+    };
     let index = table.binary_search_by(|(name, _)| (*name).cmp(type_name)).ok()?;
     table.get(index).map(|(_, root)| *root)
 }

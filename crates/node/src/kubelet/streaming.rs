@@ -17,6 +17,10 @@ impl Backend for Kubelet {
         self.pods.all().into_iter().map(|handle| handle.context.pod).collect()
     }
 
+    fn node_name(&self) -> &str {
+        &self.config.node_name
+    }
+
     fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let metadata = &pod.metadata;

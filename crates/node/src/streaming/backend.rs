@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use mainstay_api::Status;
 
 use super::exec::Session;
-use mainstay_runtime::{ContainerState, ContainerStatus, ExecSpec, Runtime, RuntimeError};
+use mainstay_runtime::{ContainerState, ContainerStats, ContainerStatus, ExecSpec, Runtime, RuntimeError};
 
 /// A future that a trait object gives.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -20,6 +20,8 @@ pub trait Backend: Send + Sync + 'static {
     fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
     /// All pods of this node.
     fn pods(&self) -> Vec<Arc<Pod>>;
+    /// The node's name.
+    fn node_name(&self) -> &str;
     /// Where the log of one attempt of a container is (the current file; rotated ones are beside it as `<name>.<n>`).
     fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf;
 }
@@ -37,6 +39,8 @@ pub trait Containers: Send + Sync + 'static {
     fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>>;
     /// Joins the container's own process.
     fn attach<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Session, RuntimeError>>;
+    /// What a running container uses; `None` of one that does not run.
+    fn stats(&self, id: &str) -> Option<ContainerStats>;
     /// Returns when the container does not run (any more).
     fn ended<'a>(&'a self, id: &'a str) -> Pending<'a, ()>;
 }
@@ -51,6 +55,10 @@ impl Containers for Runtime {
     fn network(&self, pod_uid: &str) -> Result<Option<PathBuf>, RuntimeError> {
         let sandbox = self.sandboxes().into_iter().find(|sandbox| sandbox.pod_uid == pod_uid && sandbox.ready);
         sandbox.map(|sandbox| sandbox.netns_path).ok_or_else(|| RuntimeError::SandboxNotFound(pod_uid.to_owned()))
+    }
+
+    fn stats(&self, id: &str) -> Option<ContainerStats> {
+        Runtime::stats(self, id).ok()
     }
 
     fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>> {

@@ -7,6 +7,7 @@
 //! - [`tls`]: certificates, and who may talk to this server
 //! - [`backend`]: what the kubelet tells, and which container a request means
 //! - [`logs`]: log files as a stream
+//! - [`stats`]: what the node and its containers use
 //! - [`exec`]: a command's streams joined to a client's [`channels`]
 //! - [`portforward`]: ports inside a pod's network namespace
 //! - [`spdy`], [`websocket`]: the two protocols that carry channels
@@ -20,6 +21,7 @@ pub mod logs;
 pub mod portforward;
 mod routes;
 pub mod spdy;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -119,7 +121,8 @@ pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError
 impl Listening {
     /// Answers from now on.
     pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>, health: Health) -> Running {
-        let server = Arc::new(Server { config: self.config, backend, containers });
+        let looks = stats::Looks::default();
+        let server = Arc::new(Server { config: self.config, backend, containers, looks });
         let (listener, tls, slots) = (Arc::new(self.listener), self.tls, Slots::new(CONNECTIONS));
         let accepting = keep(health, "streaming", move || {
             let (server, listener, tls, slots) = (server.clone(), listener.clone(), tls.clone(), slots.clone());

@@ -25,7 +25,7 @@ use super::logs::{self, lines::LogOptions};
 use super::portforward::{self, ForwardTarget};
 use super::spdy::{self, connection::Connection};
 use super::tls::Access;
-use super::{StreamingConfig, websocket};
+use super::{StreamingConfig, stats, websocket};
 use mainstay_runtime::ExecSpec;
 
 /// Words of a command, and their bytes together.
@@ -35,6 +35,8 @@ const ACCEPTED_VERSIONS: HeaderName = HeaderName::from_static("x-accepted-stream
 const WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const WEBSOCKET_PROTOCOL: HeaderName = HeaderName::from_static("sec-websocket-protocol");
+/// Prometheus' text.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The one subprotocol of a port-forward over SPDY.
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
@@ -43,6 +45,8 @@ pub struct Server {
     pub config: StreamingConfig,
     pub backend: Arc<dyn Backend>,
     pub containers: Arc<dyn Containers>,
+    /// When what was last looked at.
+    pub looks: stats::Looks,
 }
 
 /// What a connection does after its upgrade.
@@ -119,6 +123,19 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
     match segments.as_slice() {
         ["healthz"] => Ok(Answer::Plain(plain(StatusCode::OK, "text/plain; charset=utf-8", "ok"))),
         ["pods"] => Ok(Answer::Plain(pods(server))),
+        ["stats", "summary"] => {
+            let server = server.clone();
+            Ok(Answer::Plain(looked_up("application/json", move || {
+                stats::summary(server.backend.node_name(), &*server.backend, &*server.containers, &server.looks)
+                    .to_string()
+            })))
+        }
+        ["metrics", "resource"] => {
+            let server = server.clone();
+            Ok(Answer::Plain(looked_up(METRICS, move || {
+                stats::resource_metrics(&*server.backend, &*server.containers)
+            })))
+        }
         ["metrics"] => Ok(Answer::Plain(metrics(server))),
         ["containerLogs", namespace, pod, container] => {
             allow(&request, &[Method::GET])?;
@@ -160,7 +177,19 @@ fn metrics(server: &Server) -> Response<Body> {
          # TYPE kubelet_desired_pods gauge\nkubelet_desired_pods {}\n",
         server.backend.pods().len()
     );
-    plain(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+    plain(StatusCode::OK, METRICS, text)
+}
+
+/// An answer that reads many small files: on a thread of its own.
+fn looked_up(content_type: &'static str, look: impl FnOnce() -> String + Send + 'static) -> Response<Body> {
+    let (sender, coming) = mpsc::channel(1);
+    tokio::task::spawn_blocking(move || {
+        // Whoever asked may have gone.
+        let _ = sender.blocking_send(Bytes::from(look()));
+    });
+    let mut response = plain(StatusCode::OK, content_type, Bytes::new());
+    *response.body_mut() = Body { ready: VecDeque::new(), coming: Some(coming) };
+    response
 }
 
 impl Server {

@@ -23,7 +23,7 @@ use super::exec::Session;
 use super::spdy::frame::{Decoder, Encoder, Frame};
 use super::spdy::headers::Headers;
 use super::{Running, StreamingConfig, listen};
-use mainstay_runtime::{ContainerState, ContainerStatus, ExecSpec, RuntimeError};
+use mainstay_runtime::{ContainerState, ContainerStats, ContainerStatus, ExecSpec, RuntimeError};
 
 /// Longer than any test takes: what hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,6 +60,10 @@ impl Backend for World {
         })]
     }
 
+    fn node_name(&self) -> &str {
+        "n"
+    }
+
     fn log_path(&self, _: &Pod, _: &str, attempt: u32) -> PathBuf {
         self.logs.join(format!("{attempt}.log"))
     }
@@ -91,6 +95,15 @@ impl Containers for World {
     }
 
     /// `echo`: what comes in goes out, `bad` to stderr, exit code 3. `much`: as much as `MUCH`. `wait`: never ends.
+    fn stats(&self, _: &str) -> Option<ContainerStats> {
+        Some(ContainerStats {
+            cpu_usage_nanos: 1_500_000_000,
+            memory_usage_bytes: 4096,
+            memory_working_set_bytes: 1024,
+            pids: 1,
+        })
+    }
+
     fn exec<'a>(&'a self, _: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>> {
         Box::pin(async move {
             let word = spec.args.first().cloned().unwrap_or_default();
@@ -529,4 +542,27 @@ async fn what_has_no_log_says_so_in_upstreams_words() {
         within(stream.read_to_string(&mut body)).await.unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")) && body.contains(message), "{path}: {answer}{body}");
     }
+}
+
+#[tokio::test]
+async fn what_is_used_is_told_in_upstreams_two_forms() {
+    let fixture = fixture().await;
+    within(async {
+        let answer = async |path: &str| {
+            let head = format!("GET /{path} HTTP/1.1\r\nConnection: close");
+            let (answer, mut stream) = fixture.request(Some(("api-server", "x")), &head).await;
+            let mut body = Vec::new();
+            stream.read_to_end(&mut body).await.unwrap();
+            format!("{answer}{}", String::from_utf8(body).unwrap())
+        };
+        let summary = answer("stats/summary").await;
+        assert!(summary.contains(r#""podRef":{"name":"p","namespace":"ns","uid":"u"}"#), "{summary}");
+        assert!(summary.contains(r#""usageCoreNanoSeconds":1500000000"#), "{summary}");
+        assert!(summary.contains(r#""workingSetBytes":1024"#), "{summary}");
+        let text = answer("metrics/resource").await;
+        let line = r#"container_cpu_usage_seconds_total{container="c",namespace="ns",pod="p"} 1.500000000 "#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains(r#"pod_memory_working_set_bytes{namespace="ns",pod="p"} 1024 "#), "{text}");
+    })
+    .await;
 }
