@@ -53,7 +53,9 @@ impl Status {
         status
     }
 
-    fn with_details(mut self, details: Value) -> Self {
+    /// The same with these details.
+    #[must_use]
+    pub fn with_details(mut self, details: Value) -> Self {
         self.details = details;
         self
     }

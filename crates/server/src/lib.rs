@@ -19,6 +19,7 @@ pub mod dynamic;
 mod fairness;
 mod http;
 pub mod identity;
+mod metrics;
 pub mod offline;
 pub mod pki;
 mod start;

@@ -25,6 +25,7 @@ use crate::credentials::Issuer;
 use crate::dynamic::Hooks;
 use crate::fairness::Fairness;
 use crate::http::{Authenticators, Bounds, Counters, Server, accept};
+use crate::metrics::Collector;
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver, identity};
 
@@ -246,6 +247,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let admin = pki.client("admin", "kubernetes-admin", &["system:masters"], now)?;
     let tls = server_tls(&pki, &serving)?;
     let kubelet_tls = client_tls(&pki, &kubelet_client)?;
+    let kubelet_tls = Arc::new(kubelet_tls);
+    let metrics = Arc::new(Collector::new(kubelet_tls.clone()));
     let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
     let server_url = format!("https://{}", reachable(addr));
     let credentials = |identity: Identity, user: &str, file: &str| -> Result<Credentials, StartError> {
@@ -282,7 +285,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         audit,
         authorizer: authorizer.clone(),
         tokens,
-        kubelet_tls: Arc::new(kubelet_tls),
+        kubelet_tls,
+        metrics: metrics.clone(),
         ready,
         undecodable,
         closing: is_closing.clone(),

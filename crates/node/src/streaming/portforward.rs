@@ -107,7 +107,7 @@ pub async fn run_ports(ports: Ports, target: ForwardTarget) {
         forwards.spawn(async move {
             let first = Bytes::copy_from_slice(&port.to_le_bytes());
             if output.write(first.clone()).await.is_ok() && errors.write(first).await.is_ok() {
-                forward(target, port.to_string(), input, output, errors).await;
+                forward(target, port.to_string(), input, output, errors, Ends::WithPod).await;
             }
         });
     }
@@ -120,10 +120,19 @@ pub async fn run_ports(ports: Ports, target: ForwardTarget) {
 
 async fn forward_pair(target: ForwardTarget, error: Stream, data: Stream) {
     let asked = data.headers.get("port").or_else(|| error.headers.get("port")).unwrap_or_default().to_owned();
-    forward(target, asked, data.input, data.output, error.output).await;
+    forward(target, asked, data.input, data.output, error.output, Ends::WithBoth).await;
 }
 
-async fn forward(target: ForwardTarget, asked: String, input: Input, output: Output, mut failures: Output) {
+/// When a connection to a pod is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// When both sides have said all: a client says so by ending its stream.
+    WithBoth,
+    /// When the pod has: a WebSocket's channel cannot be ended by itself.
+    WithPod,
+}
+
+async fn forward(target: ForwardTarget, asked: String, input: Input, output: Output, mut failures: Output, ends: Ends) {
     let connected = match asked.parse::<u16>() {
         Ok(port @ 1..) => connect(&target, port).await.map_err(|error| error.to_string()),
         _ => Err("the port is not a number from 1 to 65535".to_owned()),
@@ -133,7 +142,7 @@ async fn forward(target: ForwardTarget, asked: String, input: Input, output: Out
             let gone = output.gone();
             tokio::select! {
                 () = gone => (),
-                () = copy(tcp, input, output) => (),
+                () = copy(tcp, input, output, ends) => (),
             }
         }
         Err(why) => {
@@ -146,7 +155,7 @@ async fn forward(target: ForwardTarget, asked: String, input: Input, output: Out
     failures.end().await;
 }
 
-async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output) {
+async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output, ends: Ends) {
     let (mut read, mut write) = tcp.split();
     let up = async {
         while let Some(bytes) = from_client.read().await {
@@ -165,7 +174,14 @@ async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output)
         }
         to_client.end().await;
     };
-    tokio::join!(up, down);
+    if ends == Ends::WithBoth {
+        tokio::join!(up, down);
+        return;
+    }
+    tokio::select! {
+        () = down => {}
+        () = async { up.await; std::future::pending().await } => {}
+    }
 }
 
 /// The pod's `localhost`: its IPv4 address, then its IPv6 one.

@@ -35,7 +35,7 @@ pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
 pub use delete::{DeleteOptions, delete};
 pub use eviction::evict;
-pub use list::{List, list};
+pub use list::{List, list, read_error};
 pub use mainstay_api::object::merge as merge_patch;
 pub use metadata::new_uid;
 pub use options::{ListOptions, Query, Selection, resource_version};

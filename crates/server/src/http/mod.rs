@@ -33,11 +33,15 @@ use tokio_rustls::server::TlsStream;
 
 pub use self::bounds::Bounds;
 pub use self::forward::service_address;
+pub use self::proxy::{connect as connect_kubelet, kubelet_address_of};
+pub use self::respond::{Body, printed};
+pub use self::route::Target;
 
 use crate::api::{Api, Tokens};
 use crate::auth::User;
 use crate::authorize::Authorizer;
 use crate::fairness::Fairness;
+use crate::metrics::Collector;
 use crate::{audit, auth};
 
 /// How long a client that is known may take over a request's head, from the end of the one before it; strangers have
@@ -109,6 +113,8 @@ pub struct Server {
     pub closing: watch::Receiver<bool>,
     /// How the long-lived tasks are.
     pub health: Health,
+    /// What nodes and pods use.
+    pub metrics: Arc<Collector>,
     /// What clients share.
     pub bounds: Bounds,
     /// For `/metrics`.
@@ -124,6 +130,18 @@ impl Server {
             let _ = closing.wait_for(|closing| *closing).await;
         }
     }
+}
+
+/// Does work that takes long for a user, on a thread that not all connections share.
+///
+/// # Errors
+/// 429 where too much of it waits.
+pub async fn bounded<T: Send + 'static>(
+    server: &Server,
+    user: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, mainstay_api::Status> {
+    server.bounds.heavy.run(user, work).await.map_err(bounds::refused)
 }
 
 /// Accepts connections until the server stops, then lets requests under way finish.

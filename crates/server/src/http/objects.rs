@@ -141,6 +141,12 @@ pub async fn serve(
         connect(server, &requester, &target, "proxy", request.uri()).await?;
         return forward::serve(server, &target, request).await;
     }
+    if target.kind.group == kinds::podmetrics::GROUP {
+        let form = negotiate(super::serve::accept(&request), false)
+            .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
+        let answer = crate::metrics::serve::serve(server, user, target, query, form.0).await?;
+        return Ok(respond::agreed(answer, form.1));
+    }
     // An action on an object answers what has a message, whatever the object is.
     let has_message = protobuf::has_message(&target.kind) || matches!(target.subresource.as_str(), "scale");
     let form = negotiate(super::serve::accept(&request), has_message)

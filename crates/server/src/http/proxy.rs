@@ -80,7 +80,7 @@ pub async fn stream(
     let path = kubelet_path(&pod, what, &query)?;
     let address = kubelet_address(server, &pod)?;
     let unreachable = |error: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: {error}"));
-    let connected = tokio::time::timeout(CONNECT, connect(server, &address)).await;
+    let connected = tokio::time::timeout(CONNECT, connect(&server.kubelet_tls, &address)).await;
     let io = connected
         .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
         .map_err(|error| unreachable(&error))?;
@@ -181,12 +181,16 @@ pub fn options(kind: &Kind, subresource: &str, uri: &http::Uri) -> (&'static str
     (type_name, options)
 }
 
-async fn connect(server: &Server, address: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+/// A connection to a kubelet, which is shown who we are.
+pub async fn connect(
+    tls: &Arc<rustls::ClientConfig>,
+    address: &str,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
     let name = rustls::pki_types::ServerName::try_from(host).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    TlsConnector::from(server.kubelet_tls.clone()).connect(name, stream).await
+    TlsConnector::from(tls.clone()).connect(name, stream).await
 }
 
 /// Where the kubelet of the pod's node listens.

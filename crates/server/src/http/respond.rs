@@ -97,6 +97,11 @@ pub fn json(code: u16, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
+/// An object, as upstream prints it.
+pub fn printed(code: u16, object: &serde_json::Value) -> Response<Body> {
+    json(code, object::print(object))
+}
+
 /// A list.
 pub fn list(list: Listing) -> Response<Body> {
     let media = list.media();
