@@ -19,14 +19,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{Kind, Subresource};
-use crate::schema::list_keys::DEFAULT;
-use crate::schema::shape_of_kind;
-use crate::schema::types::Shape;
 use crate::status::Status;
 use crate::time::rfc3339;
 use managers::{APPLY, Manager, Managers, Owned, UPDATE};
 use set::Set;
-use typed::{Typed, compare, merge, prune};
+use typed::{Nature, Typed, compare, merge, prune};
 
 pub use managers::{MAX_ENTRIES, MAX_UPDATE_MANAGERS};
 
@@ -85,14 +82,14 @@ pub fn apply(
     if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = shape_of_kind(kind);
-    if let Some(repeated) = Typed::object(shape, config).repeated() {
+    let nature = Nature::of_kind(kind);
+    if let Some(repeated) = Typed::object(nature, config).repeated() {
         return Err(not_typed(kind, config, &repeated));
     }
     let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let mut managers = live.and_then(Managers::of).unwrap_or_default();
     if managers.0.is_empty() && live.is_some() {
-        let set = owned_part(kind, writer.subresource, Typed::object(shape, &before).fields());
+        let set = owned_part(kind, writer.subresource, Typed::object(nature, &before).fields());
         let name = BEFORE_FIRST_APPLY.to_owned();
         let manager = Manager { operation: UPDATE, name, api_version: kind.api_version(), subresource: String::new() };
         managers.0.insert(manager, Owned { set, time: rfc3339(writer.now) });
@@ -104,15 +101,15 @@ pub fn apply(
         subresource: writer.subresource.to_owned(),
     };
     let last = managers.0.remove(&me);
-    let set = owned_part(kind, writer.subresource, Typed::object(shape, config).fields());
+    let set = owned_part(kind, writer.subresource, Typed::object(nature, config).fields());
 
-    let mut merged = merge(Typed::object(shape, &before), Typed::object(shape, config));
+    let mut merged = merge(Typed::object(nature, &before), Typed::object(nature, config));
     if let Some(last) = &last {
         let mut owned = managers.union();
         owned.extend(set.clone());
-        prune(shape, &DEFAULT, &mut merged, &last.set, Some(&owned));
+        prune(nature, &mut merged, &last.set, Some(&owned));
     }
-    let difference = compare(Typed::object(shape, &before), Typed::object(shape, &merged));
+    let difference = compare(Typed::object(nature, &before), Typed::object(nature, &merged));
     let changed = owned_part(kind, writer.subresource, difference.changed());
     let conflicts: Vec<(&Manager, Vec<String>)> = managers
         .0
@@ -120,7 +117,7 @@ pub fn apply(
         .map(|(manager, owned)| (manager, owned.set.intersection(&changed).paths()))
         .filter(|(_, paths)| !paths.is_empty())
         .collect();
-    if !force && !conflicts.is_empty() && !was_applied_by_kubectl(shape, live, &conflicts, writer) {
+    if !force && !conflicts.is_empty() && !was_applied_by_kubectl(nature, live, &conflicts, writer) {
         return Err(conflict(&conflicts));
     }
     managers.take_from_others(&me, &changed);
@@ -140,14 +137,14 @@ pub fn apply(
 /// Whether all that others own here is what kubectl itself said in its last client-side apply: whoever goes on with
 /// `kubectl apply --server-side` does not conflict with their own past.
 fn was_applied_by_kubectl(
-    shape: Shape,
+    nature: Nature<'_>,
     live: Option<&Value>,
     conflicts: &[(&Manager, Vec<String>)],
     writer: Writer<'_>,
 ) -> bool {
     let last_applied = live.filter(|_| writer.manager == KUBECTL).map(last_applied);
     let Some(Ok(last)) = last_applied.map(serde_json::from_str::<Value>) else { return false };
-    let said = Typed::object(shape, &last).fields().paths();
+    let said = Typed::object(nature, &last).fields().paths();
     conflicts.iter().flat_map(|(_, paths)| paths).all(|path| said.contains(path))
 }
 
@@ -179,7 +176,7 @@ fn last_applied(object: &Value) -> &str {
 /// As upstream, managed fields that the client sends back are the ones to start from; `[{}]` drops
 /// all, and what cannot be read is replaced by the live object's.
 pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
-    let shape = shape_of_kind(kind);
+    let nature = Nature::of_kind(kind);
     let before = old.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let live = || old.and_then(Managers::of).unwrap_or_default();
     let sent = new.get("metadata").and_then(|metadata| metadata.get("managedFields"));
@@ -191,7 +188,7 @@ pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: 
         Some(_) => Managers::of(new).unwrap_or_else(live),
     };
     let after = unmanaged(new);
-    let difference = compare(Typed::object(shape, &before), Typed::object(shape, &after));
+    let difference = compare(Typed::object(nature, &before), Typed::object(nature, &after));
     let changed = owned_part(kind, writer.subresource, difference.changed());
     let me = Manager {
         operation: UPDATE,

@@ -238,7 +238,7 @@ where
 }
 
 fn typed(value: &Value) -> Typed<'_> {
-    Typed::object(crate::schema::shape_of(&kinds::POD.type_name), value)
+    Typed::object(Nature::of_kind(&kinds::POD), value)
 }
 
 fn same(a: &Value, b: &Value) -> bool {
@@ -326,4 +326,43 @@ fn a_write_of_the_object_leaves_the_owners_of_its_status() {
     let mut new = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "2" }] }));
     manage_update(&kinds::POD, Some(&live), &mut new, writer("me", 2));
     assert_eq!(fields_of(&new, "kubelet"), json!({ "f:status": { "f:phase": {} } }));
+}
+
+#[test]
+fn lists_of_custom_resources_are_merged_as_their_schema_says() {
+    let definition = json!({
+        "metadata": { "name": "foos.x.io" },
+        "spec": { "group": "x.io", "scope": "Namespaced", "names": { "plural": "foos", "kind": "Foo" }, "versions": [{
+            "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object",
+                "properties": { "spec": { "type": "object", "properties": {
+                    "keyed": { "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "p"],
+                        "items": { "type": "object", "properties": { "k": { "type": "string" },
+                            "p": { "type": "string", "default": "TCP" }, "v": { "type": "integer" } } } },
+                    "set": { "type": "array", "x-kubernetes-list-type": "set", "items": { "type": "string" } },
+                    "plain": { "type": "array", "items": { "type": "string" } },
+                    "atomic": { "type": "object", "x-kubernetes-map-type": "atomic",
+                        "additionalProperties": { "type": "string" } },
+                } } } } } }] },
+        "status": { "conditions": [{ "type": "Established", "status": "True" }] },
+    });
+    let kind = crate::custom::rows::rows(&definition, crate::custom::rows::Detail::Full).remove(0);
+    let foo =
+        |spec: Value| json!({ "apiVersion": "x.io/v1", "kind": "Foo", "metadata": { "name": "a" }, "spec": spec });
+    let one = foo(json!({ "keyed": [{ "k": "a", "v": 1 }], "set": ["x"], "plain": ["1"], "atomic": { "a": "1" } }));
+    let two = foo(json!({ "keyed": [{ "k": "b", "p": "UDP", "v": 2 }], "set": ["y"] }));
+    let live = apply(&kind, None, &one, false, writer("one", 1)).expect("applies");
+    let live = apply(&kind, Some(&live), &two, false, writer("two", 2)).expect("nothing in common");
+    assert_eq!(live["spec"]["keyed"], json!([{ "k": "b", "p": "UDP", "v": 2 }, { "k": "a", "v": 1 }]));
+    assert_eq!(live["spec"]["set"], json!(["y", "x"]));
+    let owned = fields_of(&live, "one");
+    assert!(owned["f:spec"]["f:keyed"].get("k:{\"k\":\"a\",\"p\":\"TCP\"}").is_some(), "{owned}");
+    assert_eq!(owned["f:spec"]["f:plain"], json!({}));
+    assert_eq!(owned["f:spec"]["f:atomic"], json!({}));
+
+    let theirs = foo(json!({ "keyed": [{ "k": "a", "v": 9 }], "plain": ["2"] }));
+    let refused = apply(&kind, Some(&live), &theirs, false, writer("two", 3)).expect_err("one owns them");
+    assert!(refused.message.contains(".spec.keyed[k=\"a\",p=\"TCP\"].v"), "{}", refused.message);
+    // What its manager no longer says goes, and nothing else does.
+    let less = apply(&kind, Some(&live), &foo(json!({ "set": ["y"] })), false, writer("two", 4)).expect("its own");
+    assert_eq!(less["spec"]["keyed"], json!([{ "k": "a", "v": 1 }]));
 }

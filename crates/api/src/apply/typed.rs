@@ -6,15 +6,42 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::set::{Set, shown};
+use crate::custom::schema::{Additional, ListType as CustomList, Schema};
+use crate::kinds::Kind;
 use crate::patch::arrange;
 use crate::schema::list_keys::{DEFAULT, FieldKeys, ListType};
-use crate::schema::types::Shape;
+use crate::schema::types::{DEDUCED, Shape, resource, shape_of_kind};
+
+/// What the type of a value says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Nature<'a> {
+    shape: Shape,
+    keys: &'static FieldKeys,
+    /// The schema of a custom resource's value, which says what is known of it.
+    custom: Option<&'a Schema>,
+}
+
+impl<'a> Nature<'a> {
+    /// Of a kind's objects.
+    pub fn of_kind(kind: &'a Kind) -> Self {
+        let custom = kind.custom.as_ref().map(|custom| custom.schema());
+        Self { shape: shape_of_kind(kind), keys: &DEFAULT, custom }
+    }
+
+    fn of_schema(schema: &'a Schema) -> Self {
+        let shape = if schema.is_embedded { resource() } else { DEDUCED };
+        Self { shape, keys: &DEFAULT, custom: Some(schema) }
+    }
+
+    fn plain(shape: Shape) -> Self {
+        Self { shape, keys: &DEFAULT, custom: None }
+    }
+}
 
 /// A value with what its type says of it.
 #[derive(Clone, Copy)]
 pub(super) struct Typed<'a> {
-    pub shape: Shape,
-    pub keys: &'static FieldKeys,
+    pub nature: Nature<'a>,
     pub value: &'a Value,
 }
 
@@ -40,30 +67,49 @@ struct Child<'a> {
 
 impl<'a> Typed<'a> {
     /// An object of this shape.
-    pub fn object(shape: Shape, value: &'a Value) -> Self {
-        Self { shape, keys: &DEFAULT, value }
+    pub fn object(nature: Nature<'a>, value: &'a Value) -> Self {
+        Self { nature, value }
     }
 
     fn form(&self) -> Form {
-        match (self.shape, self.value, &self.keys.list_type) {
+        if let Some(schema) = self.nature.custom {
+            return match (self.value, &schema.list) {
+                (Value::Object(_), _) if !schema.is_atomic => Form::Fields,
+                (Value::Array(_), CustomList::Set) => Form::Set,
+                (Value::Array(items), CustomList::Map(_)) => self.form_of_items(items),
+                _ => Form::Leaf,
+            };
+        }
+        match (self.nature.shape, self.value, &self.nature.keys.list_type) {
             (_, Value::Object(_), ListType::AtomicMap) => Form::Leaf,
             (Shape::Struct(this), Value::Object(_), _) if !this.atomic => Form::Fields,
             (Shape::Map(_), Value::Object(_), _) => Form::Fields,
             (Shape::List(_), Value::Array(_), ListType::Set) => Form::Set,
-            (Shape::List(_), Value::Array(items), ListType::Map(_)) => {
-                // Items without keys or with the same keys cannot be told apart: then the list has one owner.
-                let mut elements: Vec<String> = items.iter().filter_map(|item| self.element(item)).collect();
-                elements.sort_unstable();
-                elements.dedup();
-                if elements.len() == items.len() { Form::Items } else { Form::Leaf }
-            }
+            (Shape::List(_), Value::Array(items), ListType::Map(_)) => self.form_of_items(items),
             _ => Form::Leaf,
         }
     }
 
+    /// Items without keys or with the same keys cannot be told apart: then the list has one owner.
+    fn form_of_items(&self, items: &[Value]) -> Form {
+        let mut elements: Vec<String> = items.iter().filter_map(|item| self.element(item)).collect();
+        elements.sort_unstable();
+        elements.dedup();
+        if elements.len() == items.len() { Form::Items } else { Form::Leaf }
+    }
+
     /// The path element of an item of this list.
     fn element(&self, item: &Value) -> Option<String> {
-        match &self.keys.list_type {
+        if let Some(schema) = self.nature.custom {
+            let CustomList::Map(names) = &schema.list else { return Some(format!("v:{item}")) };
+            let default = |name: &str| schema.items.as_ref()?.property(name)?.default.as_deref().cloned();
+            let mut keys = Map::new();
+            for name in names {
+                keys.insert(name.to_string(), item.get(&**name).cloned().or_else(|| default(name))?);
+            }
+            return Some(format!("k:{}", Value::Object(keys)));
+        }
+        match &self.nature.keys.list_type {
             ListType::Set => Some(format!("v:{item}")),
             ListType::Map(names) => {
                 let mut keys = Map::new();
@@ -77,19 +123,29 @@ impl<'a> Typed<'a> {
         }
     }
 
-    /// The shape and keys of a field or map entry.
-    fn field(&self, name: &str) -> (Shape, &'static FieldKeys, bool) {
-        match self.shape {
-            Shape::Struct(this) => {
-                this.field(name).map_or((this.others, &DEFAULT, false), |field| (field.shape, field.keys, false))
+    /// What a field or map entry is, and whether it is an entry.
+    fn field(&self, name: &str) -> (Nature<'a>, bool) {
+        let of_shape = |shape, keys| Nature { shape, keys, custom: None };
+        let is_own = matches!(self.nature.shape, Shape::Struct(this) if this.field(name).is_some());
+        match (self.nature.custom, self.nature.shape) {
+            (Some(schema), _) if !is_own && schema.property(name).is_some() => {
+                (schema.property(name).map_or(Nature::plain(DEDUCED), Nature::of_schema), false)
             }
-            Shape::Map(item) => (*item, &DEFAULT, true),
-            _ => (Shape::Any, &DEFAULT, true),
+            (Some(Schema { additional: Additional::Of(values), .. }), _) => (Nature::of_schema(values), true),
+            (_, Shape::Struct(this)) => this
+                .field(name)
+                .map_or((Nature::plain(this.others), false), |field| (of_shape(field.shape, field.keys), false)),
+            (_, Shape::Map(item)) => (Nature::plain(*item), true),
+            _ => (Nature::plain(Shape::Any), true),
         }
     }
 
-    fn item_shape(&self) -> Shape {
-        if let Shape::List(item) = self.shape { *item } else { Shape::Any }
+    fn item(&self) -> Nature<'a> {
+        match (self.nature.custom, self.nature.shape) {
+            (Some(schema), _) => schema.items.as_deref().map_or(Nature::plain(DEDUCED), Nature::of_schema),
+            (None, Shape::List(item)) => Nature::plain(*item),
+            _ => Nature::plain(Shape::Any),
+        }
     }
 
     /// What is inside, by path element; empty for a leaf.
@@ -98,14 +154,14 @@ impl<'a> Typed<'a> {
             (Form::Fields, Value::Object(map)) => map
                 .iter()
                 .map(|(name, value)| {
-                    let (shape, keys, member) = self.field(name);
-                    (format!("f:{name}"), Child { typed: Typed { shape, keys, value }, member })
+                    let (nature, member) = self.field(name);
+                    (format!("f:{name}"), Child { typed: Typed { nature, value }, member })
                 })
                 .collect(),
             (Form::Set | Form::Items, Value::Array(items)) => items
                 .iter()
                 .filter_map(|value| {
-                    let typed = Typed { shape: self.item_shape(), keys: &DEFAULT, value };
+                    let typed = Typed { nature: self.item(), value };
                     self.element(value).map(|element| (element, Child { typed, member: true }))
                 })
                 .collect(),
@@ -207,11 +263,11 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
         (Value::Object(live_map), Value::Object(config_map)) => {
             let mut merged = live_map.clone();
             for (name, value) in config_map {
-                let (shape, keys, _) = config.field(name);
-                let after = Typed { shape, keys, value };
+                let (nature, _) = config.field(name);
+                let after = Typed { nature, value };
                 let value = live_map
                     .get(name)
-                    .map_or_else(|| value.clone(), |before| merge(Typed { shape, keys, value: before }, after));
+                    .map_or_else(|| value.clone(), |before| merge(Typed { nature, value: before }, after));
                 merged.insert(name.clone(), value);
             }
             Value::Object(merged)
@@ -221,7 +277,7 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
                 live_items.iter().filter_map(|item| Some((live.element(item)?, item.clone()))).collect();
             for item in config_items {
                 let Some(element) = config.element(item) else { continue };
-                let after = Typed { shape: config.item_shape(), keys: &DEFAULT, value: item };
+                let after = Typed { nature: config.item(), value: item };
                 let value =
                     merged.get(&element).map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
                 merged.insert(element, value);
@@ -234,8 +290,8 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
 
 /// Takes the fields of `last` out of a value, except those that `owned` holds. A map or list that is
 /// empty for that reason goes too.
-pub(super) fn prune(shape: Shape, keys: &'static FieldKeys, value: &mut Value, last: &Set, owned: Option<&Set>) {
-    let view = Typed { shape, keys, value };
+pub(super) fn prune(nature: Nature<'_>, value: &mut Value, last: &Set, owned: Option<&Set>) {
+    let view = Typed { nature, value };
     let form = view.form();
     let goes = |element: &str| last.members.contains(element) && !owned.is_some_and(|owned| owned.touches(element));
     let below = |element: &str| {
@@ -250,21 +306,20 @@ pub(super) fn prune(shape: Shape, keys: &'static FieldKeys, value: &mut Value, l
                 }
                 let Some((last, owned)) = below(&element) else { return true };
                 let was_empty = is_empty(value);
-                let (shape, keys) = field_of(shape, name);
-                prune(shape, keys, value, last, owned);
+                prune(field_of(nature, name), value, last, owned);
                 was_empty || !is_empty(value) || owned.is_some()
             });
         }
         (Form::Set | Form::Items, Value::Array(items)) => {
             let list = Value::Null;
-            let view = Typed { shape, keys, value: &list };
+            let view = Typed { nature, value: &list };
             items.retain_mut(|item| {
                 let Some(element) = view.element(item) else { return true };
                 if goes(&element) {
                     return false;
                 }
                 if let Some((last, owned)) = below(&element) {
-                    prune(view.item_shape(), &DEFAULT, item, last, owned);
+                    prune(item_of(nature), item, last, owned);
                 }
                 true
             });
@@ -273,11 +328,15 @@ pub(super) fn prune(shape: Shape, keys: &'static FieldKeys, value: &mut Value, l
     }
 }
 
-fn field_of(shape: Shape, name: &str) -> (Shape, &'static FieldKeys) {
-    let null = Value::Null;
-    let (shape, keys, _) = Typed { shape, keys: &DEFAULT, value: &null }.field(name);
-    (shape, keys)
+fn field_of<'a>(nature: Nature<'a>, name: &str) -> Nature<'a> {
+    Typed { nature, value: &NULL }.field(name).0
 }
+
+fn item_of(nature: Nature<'_>) -> Nature<'_> {
+    Typed { nature, value: &NULL }.item()
+}
+
+static NULL: Value = Value::Null;
 
 fn is_empty(value: &Value) -> bool {
     match value {

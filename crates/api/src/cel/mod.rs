@@ -25,7 +25,7 @@
 //!
 //! Beyond upstream: types are compared loosely where one side is nullable. Not here: protobuf messages, `cel.block`.
 
-mod ast;
+pub(crate) mod ast;
 mod check;
 mod eval;
 mod lex;
@@ -218,6 +218,11 @@ impl Program {
     /// What it evaluates to, as far as that is known.
     pub fn result(&self) -> &Type {
         &self.result
+    }
+
+    /// The expression itself.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
     }
 
     /// Whether it names this variable.

@@ -3,13 +3,19 @@
 //! Follows upstream's apiextensions server: unknown fields are pruned unless `x-kubernetes-preserve-unknown-fields`
 //! keeps them, defaults are filled in afterwards, and faults are told in go-openapi's words.
 
+pub mod defaults;
 pub mod format;
 pub mod jsonpath;
 pub mod published;
 pub mod rows;
+pub mod rule_check;
+mod rule_cost;
+pub mod rules;
 pub mod schema;
 pub mod structural;
 pub mod values;
 
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

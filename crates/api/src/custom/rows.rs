@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::jsonpath::Path;
 use super::schema::Schema;
-use super::values;
+use super::{rules, values};
 use crate::kinds::{Column, Kind, Row, Subresource, cells, workload};
 use crate::object::{at, ensure, name, text};
 use crate::registry::Registry;
@@ -28,8 +28,31 @@ pub struct Custom {
     pub scale: Option<Scale>,
     /// The version that objects are stored in.
     pub stored_version: Box<str>,
+    /// Who converts objects between versions, where a webhook does.
+    pub webhook: Option<Webhook>,
     /// The definition is on its way out: nothing new is made.
     pub is_terminating: bool,
+}
+
+/// `spec.conversion.webhook`.
+pub struct Webhook {
+    /// `clientConfig`: how it is reached.
+    pub client_config: Value,
+    /// `conversionReviewVersions`, in the order of preference.
+    pub versions: Vec<String>,
+}
+
+/// The webhook of a definition that has more versions than one.
+fn webhook(definition: &Value) -> Option<Webhook> {
+    let conversion = at(definition, &["spec", "conversion"])?;
+    let versions = at(definition, &["spec", "versions"]).and_then(Value::as_array).map_or(0, Vec::len);
+    if text(conversion, &["strategy"]) != "Webhook" || versions < 2 {
+        return None;
+    }
+    let reviews = at(conversion, &["webhook", "conversionReviewVersions"]).and_then(Value::as_array);
+    let reviews = reviews.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    let client_config = at(conversion, &["webhook", "clientConfig"]).cloned().unwrap_or(Value::Null);
+    Some(Webhook { client_config, versions: reviews.collect() })
 }
 
 /// Where a custom resource has what `/scale` shows.
@@ -168,6 +191,7 @@ fn row(definition: &Value, version: &Value) -> Row {
             selectable: selectable.collect(),
             scale,
             stored_version: stored_version(definition).into(),
+            webhook: webhook(definition),
             is_terminating: crate::object::is_terminating(definition),
         })),
         fields: |row, object| {
@@ -205,11 +229,21 @@ fn row(definition: &Value, version: &Value) -> Row {
                 values::validate(custom.schema(), object, "", causes);
             }
         },
+        validate_create: |row, object, causes| {
+            if let Some(custom) = &row.custom {
+                rules::check(custom.schema(), object, None, causes);
+            }
+        },
         // Ratcheting: what was wrong before and has not been touched is not held against an update.
-        validate_update: |_, new, old, causes| ratchet(new, old, causes),
+        validate_update: |row, new, old, causes| {
+            ratchet(new, old, causes);
+            if let Some(custom) = &row.custom {
+                rules::check(custom.schema(), new, Some(old), causes);
+            }
+        },
         validate_status: |row, new, old, causes| {
             (row.validate)(row, new, causes);
-            ratchet(new, old, causes);
+            (row.validate_update)(row, new, old, causes);
         },
         ..Row::base()
     }
@@ -217,7 +251,12 @@ fn row(definition: &Value, version: &Value) -> Row {
 
 fn ratchet(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     causes.retain(|cause| {
-        let path = Path::parse(&cause.field).ok();
+        // What is missing is a fault of what it is missing from.
+        let about = match (cause.reason, cause.field.rfind(['.', '['])) {
+            ("FieldValueRequired", Some(end)) => &cause.field[..end],
+            _ => &cause.field,
+        };
+        let path = Path::parse(about).ok();
         path.is_none_or(|path| path.first(new).is_none() || path.first(new) != path.first(old))
     });
 }

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use super::rules::{self, Validations};
+
 /// A schema nested deeper than this is cut off: what is below is taken as it comes.
 const MAX_DEPTH: usize = 128;
 
@@ -96,6 +98,10 @@ pub struct Schema {
     pub default: Option<Box<Value>>,
     /// Everything that restricts values further.
     pub rules: Option<Box<Rules>>,
+    /// `x-kubernetes-validations`.
+    pub validations: Option<Box<Validations>>,
+    /// Whether there are such rules here or somewhere below.
+    pub has_rules: bool,
 }
 
 /// What restricts values further.
@@ -133,7 +139,14 @@ impl Schema {
     /// Reads `openAPIV3Schema`. Total: what makes no sense is passed over, since the definition's own validation has
     /// refused it.
     pub fn compile(json: &Value) -> Self {
-        compile(json, 0)
+        let mut schema = compile(json, 0);
+        attach(&mut schema, json, true);
+        schema
+    }
+
+    /// `format`.
+    pub fn format(&self) -> Option<&str> {
+        self.rules.as_ref()?.format.as_deref()
     }
 
     /// The schema of a field that `properties` names.
@@ -196,7 +209,33 @@ fn compile(json: &Value, depth: usize) -> Schema {
         list,
         default: json.get("default").map(|value| Box::new(value.clone())),
         rules: rules(json, depth),
+        validations: None,
+        has_rules: false,
     }
+}
+
+/// Compiles the rules of a schema and of those below, whose types are known now.
+fn attach(schema: &mut Schema, json: &Value, is_resource: bool) {
+    let mut has = json.get("x-kubernetes-validations").is_some();
+    if has && let Some(type_) = rules::type_of(schema, schema.format(), is_resource, "object") {
+        schema.validations = Validations::compile(json, &type_).map(Box::new);
+    }
+    let properties = json.get("properties");
+    for (name, below) in &mut schema.properties {
+        if let Some(json) = properties.and_then(|properties| properties.get(&**name)) {
+            attach(below, json, below.is_embedded);
+            has |= below.has_rules;
+        }
+    }
+    if let (Some(below), Some(json)) = (&mut schema.items, json.get("items")) {
+        attach(below, json, below.is_embedded);
+        has |= below.has_rules;
+    }
+    if let (Additional::Of(below), Some(json)) = (&mut schema.additional, json.get("additionalProperties")) {
+        attach(below, json, below.is_embedded);
+        has |= below.has_rules;
+    }
+    schema.has_rules = has;
 }
 
 /// Which fields make [`Rules`].

@@ -1,6 +1,6 @@
 //! Whether a schema is structural: what upstream demands of `openAPIV3Schema` before objects are held against it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::schema;
 use crate::status::Cause;
@@ -69,21 +69,6 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
     if let Some(not) = schema.get("not").filter(|not| not.is_object()) {
         walk(not, &format!("{path}.not"), Slot::Logic, depth + 1, causes);
     }
-}
-
-/// Whether a schema has CEL rules somewhere.
-pub fn has_rules(schema: &Value) -> bool {
-    let mut open = vec![schema];
-    while let Some(schema) = open.pop() {
-        let Value::Object(fields) = schema else { continue };
-        if fields.contains_key("x-kubernetes-validations") {
-            return true;
-        }
-        let below = |name: &str| fields.get(name).and_then(Value::as_object).into_iter().flat_map(|map| map.values());
-        open.extend(below("properties"));
-        open.extend(["items", "additionalProperties"].iter().filter_map(|name| fields.get(*name)));
-    }
-    false
 }
 
 fn flag(schema: &Value, name: &str) -> bool {
@@ -205,11 +190,19 @@ fn check_lists(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
             causes.push(Cause::forbidden(&at, why));
         }
         let items = schema.get("items");
+        let shown = || json!(keys);
         for (index, key) in keys.iter().enumerate().filter(|_| list == "map") {
-            if items.and_then(|items| items.get("properties")?.get(*key)).is_none() {
-                let why = "entries must all be names of item properties";
-                causes.push(Cause::invalid(format!("{at}[{index}]"), *key, why));
+            let Some(property) = items.and_then(|items| items.get("properties")?.get(*key)) else {
+                causes.push(Cause::invalid(&at, shown(), "entries must all be names of item properties"));
+                continue;
+            };
+            if keys.iter().take(index).any(|before| before == key) {
+                causes.push(Cause::invalid(&at, shown(), "must not contain duplicate entries"));
             }
+            check_key(items.unwrap_or(&Value::Null), key, property, path, causes);
+        }
+        if let Some(items) = items.filter(|_| matches!(list, "map" | "set")) {
+            check_items(items, list, path, causes);
         }
     }
     if let Some(map) = text("x-kubernetes-map-type") {
@@ -223,6 +216,51 @@ fn check_lists(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
         if !["atomic", "granular"].contains(&map) {
             causes.push(Cause::not_supported(&at, map, &["atomic", "granular"]));
+        }
+    }
+}
+
+/// A key of a list of type `map`.
+fn check_key(items: &Value, key: &str, property: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let at = |field: &str| format!("{path}.items.properties[{key}].{field}");
+    if let Some(type_) =
+        property.get("type").and_then(Value::as_str).filter(|type_| ["array", "object"].contains(type_))
+    {
+        let why = "must be a scalar type if parent array's x-kubernetes-list-type is map";
+        causes.push(Cause::invalid(at("type"), type_, why));
+    }
+    let mut required = items.get("required").and_then(Value::as_array).into_iter().flatten();
+    let is_required = required.any(|name| name.as_str() == Some(key));
+    if !is_required && property.get("default").is_none_or(Value::is_null) {
+        let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+        causes.push(Cause::required(at("default"), why));
+    }
+    if flag(property, "nullable") {
+        let why = "this property is in x-kubernetes-list-map-keys, so it cannot be nullable";
+        causes.push(Cause::forbidden(at("nullable"), why));
+    }
+}
+
+/// The items of a list of type `map` or `set`.
+fn check_items(items: &Value, list: &str, path: &str, causes: &mut Vec<Cause>) {
+    let text = |name: &str| items.get(name).and_then(Value::as_str).unwrap_or("");
+    if flag(items, "nullable") {
+        let why = format!("cannot be nullable when x-kubernetes-list-type is {list}");
+        causes.push(Cause::forbidden(format!("{path}.items.nullable"), &why));
+    }
+    if list == "map" && text("type") != "object" {
+        let why = "must be object if parent array's x-kubernetes-list-type is map";
+        causes.push(Cause::invalid(format!("{path}.items.type"), text("type"), why));
+    }
+    if list == "set" {
+        let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
+        let own = text("x-kubernetes-list-type");
+        if text("type") == "array" && !["", "atomic"].contains(&own) {
+            causes.push(Cause::invalid(format!("{path}.items.x-kubernetes-list-type"), own, why));
+        }
+        let own = text("x-kubernetes-map-type");
+        if text("type") == "object" && own != "atomic" {
+            causes.push(Cause::invalid(format!("{path}.items.x-kubernetes-map-type"), own, why));
         }
     }
 }

@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::admission_rules::{validate_service, validate_url};
 use super::cells::{NAME, column};
-use super::field::{Field, IMMUTABLE, default, each, keep, made};
+use super::field::{Field, IMMUTABLE, default, each, inner, keep, made};
 use super::{BASE, Kind, Row, Subresource, workload};
 use crate::custom::jsonpath::Path;
 use crate::custom::rows::{FORMATS, TYPES, is_true};
-use crate::custom::structural;
+use crate::custom::{defaults, rule_check, structural};
 use crate::names;
 use crate::object::{at, ensure, name, text};
 use crate::status::Cause;
@@ -48,22 +49,8 @@ pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind::BuiltIn(&Row {
     },
     validate: |_, definition, causes| validate(definition, causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
-    warnings: |_, definition| warnings(definition),
     ..BASE
 });
-
-/// What a definition asks for that nothing acts on yet, to be told to whoever writes it.
-fn warnings(definition: &Value) -> Vec<String> {
-    let mut all = Vec::new();
-    let versions = Field::root(definition).dig(&["spec", "versions"]);
-    if versions.items().any(|version| structural::has_rules(version.dig(&["schema", "openAPIV3Schema"]).value)) {
-        all.push("x-kubernetes-validations are kept, but not enforced".to_owned());
-    }
-    if text(definition, &["spec", "conversion", "strategy"]) == "Webhook" && versions.len() > 1 {
-        all.push("spec.conversion.webhook is kept, but not called: versions differ in apiVersion alone".to_owned());
-    }
-    all
-}
 
 fn defaults(definition: &mut Value) {
     let Some(spec) = made(definition, "spec") else { return };
@@ -76,6 +63,10 @@ fn defaults(definition: &mut Value) {
     }
     if let Some(conversion) = made(spec, "conversion") {
         default(conversion, "strategy", "None");
+        let service = inner(conversion, "webhook").and_then(|webhook| inner(webhook, "clientConfig"));
+        if let Some(service) = service.and_then(|config| inner(config, "service")) {
+            default(service, "port", 443);
+        }
     }
     for version in each(spec, "versions") {
         for column in each(version, "additionalPrinterColumns") {
@@ -115,14 +106,75 @@ fn validate(definition: &Value, causes: &mut Vec<Cause>) {
     if spec.get("preserveUnknownFields").is_true() {
         causes.push(spec.get("preserveUnknownFields").invalid("must be false in order to use defaults in the schema"));
     }
+    validate_approval(definition, group.text(), causes);
     validate_names(&spec.get("names"), causes);
     validate_versions(&spec, causes);
-    let conversion = spec.get("conversion");
-    conversion.get("strategy").need_one_of(causes, &["None", "Webhook"]);
+    validate_conversion(&spec.get("conversion"), causes);
     for stored in Field::root(definition).dig(&["status", "storedVersions"]).items() {
         if !spec.get("versions").items().any(|version| version.get("name").text() == stored.text()) {
             causes.push(stored.invalid("must appear in spec.versions"));
         }
+    }
+}
+
+/// Who may define kinds in Kubernetes' own groups says where that was approved.
+fn validate_approval(definition: &Value, group: &str, causes: &mut Vec<Cause>) {
+    const APPROVAL: &str = "api-approved.kubernetes.io";
+    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let is_protected = |suffix: &str| group == suffix || group.strip_suffix(suffix).is_some_and(|g| g.ends_with('.'));
+    if !["k8s.io", "kubernetes.io"].into_iter().any(is_protected) {
+        return;
+    }
+    let path = format!("metadata.annotations[{APPROVAL}]");
+    let said = text(definition, &["metadata", "annotations", APPROVAL]);
+    let is_url = said.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+    let must = format!("protected groups must have approval annotation {APPROVAL:?}");
+    if said.is_empty() {
+        causes.push(Cause::required(path, &format!("{must}, {SEE}")));
+    } else if !is_url && !said.starts_with("unapproved") {
+        let why = format!("{must} with either a URL or a reason starting with \"unapproved\", {SEE}");
+        causes.push(Cause::invalid(path, said, &why));
+    }
+}
+
+/// Upstream keeps a webhook in other fields inside, and names those.
+fn validate_conversion(conversion: &Field, causes: &mut Vec<Cause>) {
+    conversion.get("strategy").need_one_of(causes, &["None", "Webhook"]);
+    let (config_at, reviews_at) = ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
+    let config = conversion.dig(&["webhook", "clientConfig"]);
+    let reviews = conversion.dig(&["webhook", "conversionReviewVersions"]);
+    if conversion.get("strategy").text() != "Webhook" {
+        let why = "should not be set when strategy is not set to Webhook";
+        causes.extend(config.is_set().then(|| Cause::forbidden(config_at, why)));
+        causes.extend((reviews.len() > 0).then(|| Cause::forbidden(reviews_at, why)));
+        return;
+    }
+    if !config.is_set() {
+        causes.push(Cause::required(config_at, "required when strategy is set to Webhook"));
+    } else if config.get("url").is_set() == config.get("service").is_set() {
+        causes.push(Cause::required(config_at, "exactly one of url or service is required"));
+    } else if config.get("url").is_set() {
+        validate_url(&config.get("url"), causes);
+    } else {
+        validate_service(&config.get("service"), causes);
+    }
+    if reviews.len() == 0 {
+        causes.push(Cause::required(reviews_at, ""));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, version) in reviews.items().enumerate() {
+        let path = format!("{reviews_at}[{index}]");
+        if !seen.insert(version.text()) {
+            causes.push(Cause::invalid(path, version.text(), "duplicate version"));
+            continue;
+        }
+        for why in names::label_1035(version.text()) {
+            causes.push(Cause::invalid(&path, version.text(), &why));
+        }
+    }
+    if !["v1", "v1beta1"].iter().any(|known| seen.contains(known)) {
+        causes.push(Cause::invalid(reviews_at, reviews.value.clone(), "must include at least one of v1, v1beta1"));
     }
 }
 
@@ -167,7 +219,12 @@ fn validate_versions(spec: &Field, causes: &mut Vec<Cause>) {
         } else if !is_common || index == 0 {
             // A schema that all versions have is told as upstream does, which keeps it in one place inside.
             let path = if is_common { "spec.validation.openAPIV3Schema" } else { &own.path };
+            let before = causes.len();
             structural::validate(own.value, path, causes);
+            if causes.len() == before {
+                rule_check::validate(own.value, path, causes);
+                defaults::validate(own.value, path, causes);
+            }
         }
         validate_view(&version, causes);
     }

@@ -114,11 +114,16 @@ pub fn known(name: &str) -> Option<&'static Struct> {
 
 /// The type of a kind's objects.
 pub fn shape_of_kind(kind: &Row) -> Shape {
-    if kind.custom.is_some() { Shape::Struct(&RESOURCE) } else { shape_of(&kind.type_name) }
+    if kind.custom.is_some() { resource() } else { shape_of(&kind.type_name) }
 }
 
 /// What has no type: maps are merged field by field, everything else is one value.
-static DEDUCED: Shape = Shape::Map(&DEDUCED);
+pub(crate) static DEDUCED: Shape = Shape::Map(&DEDUCED);
+
+/// An object of which only the metadata's type is known.
+pub(crate) fn resource() -> Shape {
+    Shape::Struct(&RESOURCE)
+}
 
 /// A custom resource: metadata as everywhere, the rest deduced.
 static RESOURCE: LazyLock<Struct> = LazyLock::new(|| {
