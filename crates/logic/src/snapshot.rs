@@ -212,7 +212,12 @@ impl Snapshot {
                 if known.iter().chain(&rows).any(|kind| matches!(kind, Kind::Custom(_)))
                     && !known.iter().any(|kind| matches!(kind, Kind::BuiltIn(_)))
                 {
+                    let before = self.registry.stored(group, plural).cloned();
                     self.registry = self.registry.with(group, plural, rows);
+                    let after = self.registry.stored(group, plural).cloned();
+                    if let Some(before) = before.filter(|before| Some(before) != after.as_ref()) {
+                        self.rename_kind(&before, after.as_ref());
+                    }
                 }
                 Ok(())
             }
@@ -225,6 +230,32 @@ impl Snapshot {
                 Ok(())
             }
             _ => self.put_typed(kind, key, value),
+        }
+    }
+
+    /// The objects of a kind that is stored in another version from now on (S10: an owner is there whatever the
+    /// version), or that is not served any more: what nobody can look up is not seen.
+    fn rename_kind(&mut self, from: &Kind, to: Option<&Kind>) {
+        let all = self.metas.range((from.clone(), ObjectKey::new("", ""))..);
+        let all: Vec<Arc<Meta>> = all.take_while(|((kind, _), _)| kind == from).map(|(_, meta)| meta.clone()).collect();
+        for meta in all {
+            let (slot, owners) = ((from.clone(), meta.key.clone()), meta.metadata.owner_references.clone());
+            self.metas.remove_mut(&slot);
+            let unreadable = self.unreadable.get(&slot).cloned();
+            self.unreadable.remove_mut(&slot);
+            for owner in owners.iter().flatten() {
+                self.owned.remove_mut(&(owner.uid.as_str().into(), from.clone(), meta.key.clone()));
+            }
+            let Some(to) = to else { continue };
+            for owner in owners.iter().flatten() {
+                self.owned.insert_mut((owner.uid.as_str().into(), to.clone(), meta.key.clone()), ());
+            }
+            let slot = (to.clone(), meta.key.clone());
+            if let Some(why) = unreadable {
+                self.unreadable.insert_mut(slot.clone(), why);
+            }
+            let meta = Meta { kind: to.clone(), key: meta.key.clone(), metadata: meta.metadata.clone() };
+            self.metas.insert_mut(slot, Arc::new(meta));
         }
     }
 

@@ -333,6 +333,9 @@ impl World {
                 },
             }
         }
+        if up.driver.read_new_kinds(&up.api.store, now).is_err() {
+            return Ok(busy);
+        }
         let Some(mut work) = up.driver.poll(now) else { return Ok(busy) };
         let decided_on = up.driver.snapshot().clone();
         if work.controller == "statefulset-controller"

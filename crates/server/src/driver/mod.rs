@@ -91,6 +91,8 @@ pub struct Driver {
     waiting: BTreeMap<Item, Vec<mainstay_logic::Waiting>>,
     /// What is not decided while an object of a kind that it looks at does not decode.
     held: BTreeSet<Item>,
+    /// Kinds that are served since a moment ago: their objects may have been in the store before.
+    unread: Vec<Kind>,
     /// Of keys whose last decision was too large for one transaction: how many of its writes the next may have.
     most_writes: BTreeMap<Item, usize>,
     /// How many keys wait for webhooks.
@@ -120,6 +122,7 @@ impl Driver {
             wake_all: BTreeSet::new(),
             waiting: BTreeMap::new(),
             held: BTreeSet::new(),
+            unread: Vec::new(),
             most_writes: BTreeMap::new(),
             asking: Arc::default(),
         }
@@ -161,8 +164,31 @@ impl Driver {
         for ((kind, object), ()) in gone {
             self.change(&kind, object, None, revision, now);
         }
+        self.unread.clear();
         self.seen(revision);
         Ok(watcher)
+    }
+
+    /// Takes in the objects of kinds that are served since the last call. To be called before [`Driver::poll`], or an
+    /// owner that is in the store would be taken for one that is not (S10).
+    pub fn read_new_kinds(&mut self, store: &Store, now: Timestamp) -> Result<(), mainstay_store::ReadError> {
+        while let Some(kind) = self.unread.last().cloned() {
+            let (prefix, revision) = (key::prefix(&kind, None), Revision(self.snapshot.revision));
+            let mut after = None;
+            loop {
+                let page = store.range(&prefix, after.as_deref(), PAGE, Some(revision))?;
+                for entry in &page.entries {
+                    let Some((kind, object)) = key::parse(&self.snapshot.registry, &entry.key) else { continue };
+                    self.change(&kind, object, Some(&entry.value), revision, now);
+                }
+                match page.entries.last().filter(|_| page.more) {
+                    Some(last) => after = Some(last.key.clone()),
+                    None => break,
+                }
+            }
+            self.unread.pop();
+        }
+        Ok(())
     }
 
     /// Everything up to a revision is in the snapshot.
@@ -203,6 +229,11 @@ impl Driver {
         }
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, object.clone(), value, revision.0);
+        if *kind == kinds::CUSTOM_RESOURCE_DEFINITION {
+            let (plural, group) = object.name.split_once('.').unwrap_or_default();
+            let is_new = before.registry.versions(group, plural).is_empty();
+            self.unread.extend(self.snapshot.registry.stored(group, plural).filter(|_| is_new).cloned());
+        }
         self.look_at_unreadable(&before, &change);
         for (index, controller) in self.controllers.iter().enumerate() {
             let mut woken = Vec::new();

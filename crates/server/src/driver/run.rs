@@ -61,6 +61,9 @@ fn drain(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp, most: usize
 /// [`Driver::load`] first.
 pub fn step(api: &Api, driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) -> Result<bool, WatchError> {
     drain(driver, watcher, now, usize::MAX)?;
+    if driver.read_new_kinds(&api.store, now).is_err() {
+        *watcher = driver.load(&api.store, now).map_err(|_| WatchError::Closed)?;
+    }
     let Some(work) = driver.poll(now) else { return Ok(false) };
     let compiled = compile(api, &work);
     let finish = outcome(&compiled, api.store.commit_blocking(compiled.txn.clone()), &work);
@@ -83,16 +86,19 @@ impl Seat {
     /// Takes in what has happened and decides. `None` when the store cannot be read any more.
     fn turn(mut self) -> Option<(Self, Vec<Work>)> {
         let now = self.api.now();
-        match drain(&mut self.driver, &mut self.watcher, now, MAX_EVENTS) {
-            Ok(()) => {}
-            Err(WatchError::Lagged { .. }) => match self.driver.load(&self.api.store, now) {
+        let drained = match drain(&mut self.driver, &mut self.watcher, now, MAX_EVENTS) {
+            Ok(()) => self.driver.read_new_kinds(&self.api.store, now).is_ok(),
+            Err(WatchError::Lagged { .. }) => false,
+            Err(WatchError::Closed) => return None,
+        };
+        if !drained {
+            match self.driver.load(&self.api.store, now) {
                 Ok(fresh) => self.watcher = fresh,
                 Err(error) => {
                     tracing::error!(%error, "the driver could not read the store");
                     return None;
                 }
-            },
-            Err(WatchError::Closed) => return None,
+            }
         }
         let mut works = Vec::new();
         while works.len() < BURST

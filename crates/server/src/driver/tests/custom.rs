@@ -150,3 +150,66 @@ fn owners_that_go_take_custom_objects_with_them_and_custom_owners_what_they_own(
     // A driver that starts on this state collects what is left, as one that saw the change does.
     assert!(cluster.get(&kind, "owned").is_none() && cluster.get(&kinds::CONFIG_MAP, "child").is_none());
 }
+
+/// An owner that is a custom object, and a ConfigMap that it owns.
+fn family(cluster: &Cluster, kind: &Kind) {
+    let parent = cluster.create(kind, foo("parent", json!({ "size": 1 }))).expect("created");
+    let reference =
+        json!({ "apiVersion": "x.io/v1", "kind": "Foo", "name": "parent", "uid": parent["metadata"]["uid"] });
+    let mut child = config_map("child");
+    child["metadata"]["ownerReferences"] = json!([reference]);
+    cluster.create(&kinds::CONFIG_MAP, child).expect("created");
+}
+
+fn rest(cluster: &Cluster, driver: &mut Driver, watcher: &mut Watcher) {
+    let now = cluster.api.now();
+    while step(&cluster.api, driver, watcher, now).expect("in step") {}
+}
+
+/// Wakes the garbage collector for it.
+fn touch(cluster: &Cluster, finalizer: &str) {
+    let change = json!({ "metadata": { "finalizers": [finalizer] } });
+    cluster.merge(&kinds::CONFIG_MAP, "child", Part::Main, change).expect("written");
+}
+
+#[test]
+fn s10_an_owner_is_there_in_whichever_version_it_is_stored() {
+    let (cluster, kind) = served();
+    let mut driver = Driver::new(CONTROLLERS);
+    let mut watcher = driver.load(&cluster.api.store, cluster.api.now()).expect("loaded");
+    family(&cluster, &kind);
+    rest(&cluster, &mut driver, &mut watcher);
+    let mut versions = cluster.get(CRD, "foos.x.io").expect("there")["spec"]["versions"].clone();
+    (versions[0]["storage"], versions[1]["storage"]) = (json!(true), json!(false));
+    cluster.merge(CRD, "foos.x.io", Part::Main, json!({ "spec": { "versions": versions } })).expect("written");
+    rest(&cluster, &mut driver, &mut watcher);
+    touch(&cluster, "x.io/first");
+    rest(&cluster, &mut driver, &mut watcher);
+    let child = cluster.get(&kinds::CONFIG_MAP, "child").expect("its owner is there");
+    assert!(!object::is_terminating(&child), "{child}");
+    touch(&cluster, "x.io/second");
+    let kind = cluster.api.served.now().find("x.io", "v1", "foos").expect("served").clone();
+    cluster.delete(&kind, "parent", &api::DeleteOptions::default()).expect("deleted");
+    rest(&cluster, &mut driver, &mut watcher);
+    assert!(object::is_terminating(&cluster.get(&kinds::CONFIG_MAP, "child").expect("held")), "its owner has gone");
+}
+
+/// A definition whose finalizer somebody took off leaves its objects behind; with the next definition they are back.
+#[test]
+fn s10_owners_that_were_not_served_for_a_while_are_there_again() {
+    let (cluster, kind) = served();
+    family(&cluster, &kind);
+    cluster.delete(CRD, "foos.x.io", &api::DeleteOptions::default()).expect("on its way");
+    cluster.merge(CRD, "foos.x.io", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("gone");
+    // Also for a server that was started meanwhile.
+    let mut driver = Driver::new(CONTROLLERS);
+    let mut watcher = driver.load(&cluster.api.store, cluster.api.now()).expect("loaded");
+    rest(&cluster, &mut driver, &mut watcher);
+    cluster.create(CRD, definition()).expect("created");
+    rest(&cluster, &mut driver, &mut watcher);
+    touch(&cluster, "x.io/first");
+    rest(&cluster, &mut driver, &mut watcher);
+    assert!(cluster.get(&kind, "parent").is_some());
+    let child = cluster.get(&kinds::CONFIG_MAP, "child").expect("its owner is there");
+    assert!(!object::is_terminating(&child), "{child}");
+}
