@@ -55,8 +55,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
 }
 
 async fn show(cluster: &crate::up::Cluster, args: &DemoArgs, begun: Instant) -> Result<()> {
-    let node = crate::up::node_ready(cluster, begun).await;
-    crate::up::make_demo_image(cluster).await;
+    let node = crate::up::node_ready(&cluster.client, &cluster.node_name, begun).await;
+    crate::up::make_demo_image(&cluster.node).await;
     let client = Client::new(Config::parse(cluster.server.admin.kubeconfig.as_bytes())?)?;
     demo::run(&client, &Screen::new(args.plain), Started { api: cluster.api_ready, node }).await
 }

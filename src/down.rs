@@ -43,16 +43,16 @@ pub async fn clean(data_dir: &Path) -> Result<()> {
 }
 
 /// Asks the instance that runs on this folder to stop, and waits until it has.
-async fn stop_running(data_dir: &Path) -> Result<()> {
+pub async fn stop_running(data_dir: &Path) -> Result<()> {
     let file = crate::up::pid_file(data_dir);
     let Some(pid) = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()) else {
         return Ok(());
     };
     let pid = Pid::from_raw(pid);
-    // The number may by now be another program's: only a mainstay that runs `up` is asked.
+    // The number may by now be another program's: only a mainstay that runs a cluster is asked.
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-    if words.get(1) != Some(&&b"up"[..]) {
+    if !words.get(1).is_some_and(|word| [&b"up"[..], b"server", b"join"].contains(word)) {
         return Ok(());
     }
     kill(pid, Signal::SIGTERM).with_context(|| format!("stopping process {pid}"))?;

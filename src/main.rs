@@ -5,8 +5,12 @@ mod demo;
 mod down;
 mod image;
 mod instance;
+mod join;
+mod leave;
 mod nfs_server;
+mod server;
 mod store;
+mod token;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +37,19 @@ fn run(cli: Cli) -> Result<()> {
             args.data_dir = data_dir(&args.data_dir)?;
             up::run(&args)
         }
+        Command::Server(mut args) => {
+            args.data_dir = data_dir(&args.data_dir)?;
+            server::run(&args)
+        }
+        Command::Join(mut args) => {
+            args.data_dir = data_dir(&args.data_dir)?;
+            join::run(&args)
+        }
+        Command::Leave(mut args) => {
+            args.data_dir = data_dir(&args.data_dir)?;
+            leave::run(&args)
+        }
+        Command::Token(command) => token::run(&command),
         Command::Down(mut args) => {
             args.data_dir = data_dir(&args.data_dir)?;
             down::run(&args)

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use mainstay_api::kinds;
-use mainstay_cli::args::UpArgs;
-use mainstay_client::{Client, Config, Informer, ListOptions, Notice};
+use mainstay_cli::args::{NodeArgs, UpArgs};
+use mainstay_client::{Client, Config, Informer, ListOptions, Notice, Rotating};
+use mainstay_node::join::{self, Member, Settings};
 use mainstay_node::network::Cidr;
 
 /// The name of the image that the binary makes from itself.
@@ -42,12 +44,12 @@ pub fn run(args: &UpArgs) -> Result<()> {
         let cluster = start(args, begun).await?;
         let server = Config::parse(cluster.server.admin.kubeconfig.as_bytes())?.server;
         println!("mainstay: API ready    https://{server}   {} ms", cluster.api_ready.as_millis());
-        let kubeconfig = args.kubeconfig.as_ref().unwrap_or(&cluster.server.admin.path);
+        let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&cluster.server.admin.path);
         println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
         let work = async {
-            let ready = node_ready(&cluster, begun).await;
+            let ready = node_ready(&cluster.client, &cluster.node_name, begun).await;
             println!("mainstay: node ready   {}   {} ms", cluster.node_name, ready.as_millis());
-            make_demo_image(&cluster).await;
+            make_demo_image(&cluster.node).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -109,89 +111,106 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     // Two TLS libraries' defaults would be ambiguous; this process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cluster_cidr =
-        Cidr::parse(&args.cluster_cidr).filter(|range| range.prefix <= NODE_PREFIX).with_context(|| {
+        Cidr::parse(&args.server.cluster_cidr).filter(|range| range.prefix <= NODE_PREFIX).with_context(|| {
             format!(
                 "--cluster-cidr {:?} is not an IPv4 range such as 10.244.0.0/16, of at least a /{NODE_PREFIX}",
-                args.cluster_cidr
+                args.server.cluster_cidr
             )
         })?;
+    // The first machine has the first range; a Node that is there keeps its own.
     let pod_cidr = Cidr { first: cluster_cidr.first, prefix: NODE_PREFIX };
-    let node_ip = match args.node_ip {
+    let node_ip = match args.node.node_ip {
         Some(address) => address,
         None => {
             default_address().or_else(|| pod_cidr.at(1)).context("no address for this node; give one with --node-ip")?
         }
     };
-    let node_name = match &args.node_name {
+    let node_name = node_name(&args.node)?;
+    let local = mainstay_server::LocalNode { name: node_name.clone(), addresses: vec![IpAddr::V4(node_ip)] };
+    let server = crate::server::start(&args.data_dir, &args.server, Some(local), node_ip).await?;
+    let api_ready = begun.elapsed();
+    mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.server.new_cluster)?;
+    note_instance(&args.data_dir);
+    let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
+    let identity = server.node.as_ref().context("the server has no certificate for its node")?;
+    let client = Client::new(Config::parse(identity.kubeconfig.as_bytes())?)?;
+    let machine = join::machine(&args.data_dir)?;
+    let pod_cidr = join::claim(&client, &node_name, &machine, node_ip, Some(&pod_cidr.to_string())).await?;
+    let member = Member {
+        server: server.addr.to_string(),
+        ca_pem: server.ca_pem.clone(),
+        node: node_name.clone(),
+        address: node_ip,
+        pod_cidr,
+        settings: Settings {
+            cluster: server.cluster.clone(),
+            cluster_cidr: args.server.cluster_cidr.clone(),
+            service_cidr: args.server.service_cidr.clone(),
+            cluster_dns,
+            cluster_domain: args.server.cluster_domain.clone(),
+            pod_network: args.server.pod_network.clone(),
+        },
+    };
+    let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;
+    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine);
+    let node = mainstay_node::start(config).await?;
+    Ok(Cluster { server, node, client, api_ready, node_name })
+}
+
+/// The node's name as it was given, or the host's.
+pub fn node_name(args: &NodeArgs) -> Result<String> {
+    Ok(match &args.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
-    };
-    let advertise = if args.listen.ip().is_unspecified() { IpAddr::V4(node_ip) } else { args.listen.ip() };
-    let cluster = mainstay_server::identity::Expected {
-        new: args.new_cluster,
-        volumes_of: mainstay_node::volumes::owner::noted(&args.data_dir)?,
-    };
-    let files = mainstay_server::Files {
-        authentication: args.authentication_config.clone(),
-        tokens: args.token_auth_file.clone(),
-        audit_policy: args.audit_policy_file.clone(),
-        audit_log: args.audit_log_path.clone(),
-    };
-    let config = mainstay_server::ServerConfig {
-        data_dir: args.data_dir.clone(),
-        listen: args.listen,
-        advertise: Some(advertise),
-        service_cidr: args.service_cidr.clone(),
-        cluster_cidr: args.cluster_cidr.clone(),
-        cluster_domain: args.cluster_domain.clone(),
-        node_name: node_name.clone(),
-        node_addresses: vec![IpAddr::V4(node_ip)],
-        cluster,
-    };
-    let server = mainstay_server::start_with(config, &files).await?;
-    let api_ready = begun.elapsed();
-    if let Some(path) = &args.kubeconfig {
-        mainstay_server::pki::write_private(path, server.admin.kubeconfig.as_bytes()).context("the kubeconfig")?;
-    }
-    mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.new_cluster)?;
-    if let Err(error) = std::fs::write(pid_file(&args.data_dir), std::process::id().to_string()) {
-        // On a full disk the cluster runs all the same.
-        tracing::warn!(%error, "the process id could not be noted: `mainstay down` will not stop this process");
-    }
-    if let Err(error) = crate::instance::remember(&args.data_dir) {
-        tracing::warn!(%error, "the network namespace could not be noted: run `mainstay down` inside of it");
-    }
-    let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
-    let client = Client::new(Config::parse(server.node.kubeconfig.as_bytes())?)?;
-    let node = mainstay_node::start(mainstay_node::NodeConfig {
-        client: client.clone(),
-        data_dir: args.data_dir.clone(),
-        node_name: node_name.clone(),
-        node_ip,
-        pod_cidr: pod_cidr.to_string(),
-        cluster_cidr: args.cluster_cidr.clone(),
-        service_cidr: args.service_cidr.clone(),
-        cluster_dns,
-        cluster_domain: args.cluster_domain.clone(),
-        cgroup_root: cgroup_root(&args.data_dir),
+    })
+}
+
+/// A node of the cluster, on this machine.
+pub fn node_config(
+    data_dir: &Path,
+    args: &NodeArgs,
+    member: &Member,
+    client: Client,
+    serving: Arc<Rotating>,
+    machine: String,
+) -> mainstay_node::NodeConfig {
+    mainstay_node::NodeConfig {
+        client,
+        data_dir: data_dir.to_owned(),
+        node_name: member.node.clone(),
+        node_ip: member.address,
+        pod_cidr: member.pod_cidr.clone(),
+        cluster_cidr: member.settings.cluster_cidr.clone(),
+        service_cidr: member.settings.service_cidr.clone(),
+        cluster_dns: member.settings.cluster_dns,
+        cluster_domain: member.settings.cluster_domain.clone(),
+        cgroup_root: cgroup_root(data_dir),
         shim_exe: PathBuf::from("/proc/self/exe"),
         seccomp_default: args.seccomp_default,
         allowed_unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),
         host_resolv_conf: PathBuf::from("/etc/resolv.conf"),
         streaming_port: args.node_port,
-        certificate_pem: server.node.identity.certificate.clone(),
-        key_pem: server.node.identity.key.clone(),
-        client_ca_pem: server.ca_pem.clone(),
-    })
-    .await?;
-    Ok(Cluster { server, node, client, api_ready, node_name })
+        serving,
+        client_ca_pem: member.ca_pem.clone(),
+        machine,
+    }
+}
+
+/// Notes for `mainstay down` which process this is, and where its links are. Without them the cluster runs all the same
+/// (a full disk, for example).
+pub fn note_instance(data_dir: &Path) {
+    if let Err(error) = std::fs::write(pid_file(data_dir), std::process::id().to_string()) {
+        tracing::warn!(%error, "the process id could not be noted: `mainstay down` will not stop this process");
+    }
+    if let Err(error) = crate::instance::remember(data_dir) {
+        tracing::warn!(%error, "the network namespace could not be noted: run `mainstay down` inside of it");
+    }
 }
 
 /// Waits until the node's condition Ready is True and says when that was.
-pub async fn node_ready(cluster: &Cluster, begun: Instant) -> Duration {
-    let options =
-        ListOptions { field_selector: format!("metadata.name={}", cluster.node_name), ..ListOptions::default() };
-    let mut nodes = Informer::new(cluster.client.clone(), &kinds::NODE, "", options);
+pub async fn node_ready(client: &Client, name: &str, begun: Instant) -> Duration {
+    let options = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
+    let mut nodes = Informer::new(client.clone(), &kinds::NODE, "", options);
     loop {
         if let Notice::Put(_, node) = nodes.next().await {
             let conditions =
@@ -204,8 +223,8 @@ pub async fn node_ready(cluster: &Cluster, begun: Instant) -> Duration {
 }
 
 /// Makes the demonstration's image from this binary, so that it works offline.
-pub async fn make_demo_image(cluster: &Cluster) {
-    let images = cluster.node.kubelet.images.clone();
+pub async fn make_demo_image(node: &mainstay_node::Running) {
+    let images = node.kubelet.images.clone();
     let made = tokio::task::spawn_blocking(move || images.build_from_self(DEMO_IMAGE, &["demo-server"], &[])).await;
     match made {
         Ok(Ok(_)) => {}
@@ -216,7 +235,7 @@ pub async fn make_demo_image(cluster: &Cluster) {
 
 /// The address of the interface that the default route leads out by. A UDP socket is connected for it, to an address
 /// kept for documentation; that sends nothing.
-fn default_address() -> Option<Ipv4Addr> {
+pub fn default_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     match socket.local_addr().ok()?.ip() {

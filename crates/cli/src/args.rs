@@ -24,7 +24,16 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run a cluster on this machine: API server, controllers, node, network, DNS, volumes.
     Up(Box<UpArgs>),
-    /// Stop every pod and take away all that `up` made on this machine. Volumes and the cluster's state stay.
+    /// Run a server without a node: API and controllers.
+    Server(Box<ServeArgs>),
+    /// Make this machine a node of a cluster, and run it.
+    Join(Box<JoinArgs>),
+    /// Take this machine out of its cluster: its pods go elsewhere, its Node is deleted. Volumes stay here.
+    Leave(LeaveArgs),
+    /// Tokens by which machines join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Stop every pod and take away all that `up` or `join` made on this machine. Volumes and the cluster's state stay.
     Down(DownArgs),
     /// The node's images.
     #[command(subcommand)]
@@ -73,27 +82,46 @@ pub struct UpArgs {
     /// Where the cluster's state, images and volumes are kept.
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `mainstay server`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Where the cluster's state is kept.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What a server is told.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
     /// Where to write the administrator's kubeconfig [default: DIR/kubeconfig].
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The API server's address.
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:6443")]
     pub listen: SocketAddr,
+    /// The address by which nodes and pods reach the API server [default: that of --listen, or of this machine].
+    #[arg(long, value_name = "ADDR")]
+    pub advertise_address: Option<std::net::Ipv4Addr>,
     /// All pods' addresses.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,
     /// All Services' addresses.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
     pub service_cidr: String,
-    /// This node's name [default: the host's name].
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// The address by which other machines reach this one [default: that of the default route, else the pod bridge's].
-    #[arg(long, value_name = "ADDR")]
-    pub node_ip: Option<std::net::Ipv4Addr>,
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// How packets get from one machine's pods to another's.
+    #[arg(long, value_name = "KIND", default_value = "vxlan", value_parser = ["vxlan", "routes"])]
+    pub pod_network: String,
     /// Further issuers of tokens, and where nobody in particular may look: an AuthenticationConfiguration.
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
@@ -106,13 +134,25 @@ pub struct UpArgs {
     /// Where it is recorded; `-` is standard output.
     #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
     pub audit_log_path: Option<PathBuf>,
-    /// The port of the node's own API (logs, exec, port-forward).
-    #[arg(long, value_name = "PORT", default_value_t = 10250)]
-    pub node_port: u16,
     /// Begin a new, empty cluster in a folder that holds another one's data: its store is set aside, its pods are
     /// stopped, its volumes stay where they are and are used by nobody.
     #[arg(long)]
     pub new_cluster: bool,
+}
+
+/// What a node is told.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// This node's name [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The address by which other machines reach this one [default: that of the default route, else the pod bridge's;
+    /// of a machine that joins, that by which it reaches the server].
+    #[arg(long, value_name = "ADDR")]
+    pub node_ip: Option<std::net::Ipv4Addr>,
+    /// The port of the node's own API (logs, exec, port-forward).
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub node_port: u16,
     /// Whether containers that ask for no seccomp profile get RuntimeDefault.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true)]
@@ -120,6 +160,79 @@ pub struct UpArgs {
     /// Kernel parameters of their namespaces that pods may set beside the safe ones, such as `net.core.*,kernel.msg*`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+}
+
+/// `mainstay join`.
+#[derive(Clone, Debug, Args)]
+pub struct JoinArgs {
+    /// The server, `https://HOST:PORT`; not needed by a machine that has joined before.
+    #[arg(value_name = "URL", requires = "token")]
+    pub url: Option<String>,
+    /// The token that `mainstay token create` printed.
+    #[arg(long, value_name = "TOKEN", requires = "ca_hash")]
+    pub token: Option<String>,
+    /// The hash of the cluster's CA, as it was printed with the token.
+    #[arg(long, value_name = "sha256:HEX", requires = "url")]
+    pub ca_hash: Option<String>,
+    /// Where the node's images, volumes and certificates are kept.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `mainstay leave`.
+#[derive(Clone, Debug, Args)]
+pub struct LeaveArgs {
+    /// The folder that `join` was given.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Leave although volumes live here, pods do not go in time, or no server answers.
+    #[arg(long)]
+    pub force: bool,
+    /// How long pods may take to go, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub timeout: u64,
+}
+
+/// `mainstay token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print the line by which a machine joins with it.
+    Create {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// How long it may be used, such as 2h or 30m; 0 for ever.
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        ttl: String,
+        /// What it is for.
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// List the tokens, without their secrets.
+    List {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Delete a token.
+    Delete {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The token, or what stands before its dot.
+        #[arg(value_name = "TOKEN")]
+        token: String,
+    },
+}
+
+/// Where the cluster's administrator is known.
+#[derive(Clone, Debug, Args)]
+pub struct AdminArgs {
+    /// The folder that `up` or `server` was given.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// The administrator's kubeconfig [default: DIR/kubeconfig].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// `mainstay down`.

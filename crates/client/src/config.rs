@@ -8,6 +8,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
+use crate::rotating::Rotating;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -36,8 +38,12 @@ pub struct Config {
     pub ca_pem: String,
     /// The client's certificate and key, PEM.
     pub identity: Option<(String, String)>,
+    /// A client's certificate that is replaced while it is in use; goes before `identity`.
+    pub rotating: Option<Arc<Rotating>>,
     /// A bearer token instead of (or beside) a certificate.
     pub token: Option<String>,
+    /// Any server is talked to, whatever its certificate: only to ask for what proves itself, and never with a token.
+    pub is_unverified: bool,
 }
 
 impl Config {
@@ -71,6 +77,8 @@ impl Config {
                 ConfigError::Malformed("clusters[0].cluster.certificate-authority-data is missing".into())
             })?,
             identity: certificate.zip(key),
+            rotating: None,
+            is_unverified: false,
             token: file.pointer("/users/0/user/token").and_then(Value::as_str).map(str::to_owned),
         })
     }
@@ -78,6 +86,9 @@ impl Config {
     /// The TLS settings: only the cluster's own CA is trusted. `alpn` as offered to the peer.
     pub fn tls(&self, alpn: &[&[u8]]) -> Result<rustls::ClientConfig, ConfigError> {
         let tls = |error: &dyn std::fmt::Display| ConfigError::Tls(error.to_string());
+        if self.is_unverified {
+            return crate::unverified::tls(alpn).map_err(|error| tls(&error));
+        }
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(self.ca_pem.as_bytes()) {
             roots.add(certificate.map_err(|error| tls(&error))?).map_err(|error| tls(&error))?;
@@ -86,9 +97,10 @@ impl Config {
             .with_safe_default_protocol_versions()
             .map_err(|error| tls(&error))?
             .with_root_certificates(roots);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
+        let mut config = match (&self.rotating, &self.identity) {
+            (Some(rotating), _) => builder.with_client_cert_resolver(rotating.clone()),
+            (None, None) => builder.with_no_client_auth(),
+            (None, Some((certificate, key))) => {
                 let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.as_bytes())
                     .collect::<Result<_, _>>()
                     .map_err(|error| tls(&error))?;

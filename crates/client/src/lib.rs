@@ -10,8 +10,11 @@ mod connections;
 mod exec;
 mod informer;
 mod request;
+mod rotating;
+mod unverified;
 
 pub use config::{Config, ConfigError};
 pub use exec::ExecOutput;
 pub use informer::{Informer, Notice};
 pub use request::{Client, Error, ListOptions, PatchType, WatchEvent, Watching};
+pub use rotating::Rotating;

@@ -5,6 +5,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod join;
 pub mod kubelet;
 pub mod network;
 pub mod streaming;
@@ -14,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mainstay_client::Client;
+use mainstay_client::{Client, Rotating};
 use mainstay_tasks::{Health, keep};
 use tokio::task::JoinSet;
 
@@ -76,10 +77,12 @@ pub struct NodeConfig {
     /// takes a
     /// free port.
     pub streaming_port: u16,
-    /// The node's serving certificate and key, and the CA of those who may ask it, PEM.
-    pub certificate_pem: String,
-    pub key_pem: String,
+    /// The node's serving certificate and key.
+    pub serving: Arc<Rotating>,
+    /// The CA of those who may ask it, PEM.
     pub client_ca_pem: String,
+    /// Which machine this is, on its Node: see [`join::machine`].
+    pub machine: String,
 }
 
 /// Why a node does not start. Each says in one sentence what is missing.
@@ -196,8 +199,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
 fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
     streaming::StreamingConfig {
         listen: (Ipv4Addr::UNSPECIFIED, config.streaming_port).into(),
-        certificate_pem: config.certificate_pem.clone(),
-        key_pem: config.key_pem.clone(),
+        serving: config.serving.clone(),
         client_ca_pem: config.client_ca_pem.clone(),
         clients: vec![API_SERVER.to_owned()],
         idle_timeout: streaming::IDLE_TIMEOUT,

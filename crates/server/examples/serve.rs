@@ -13,8 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         service_cidr: "10.96.0.0/16".into(),
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
-        node_name: "node".into(),
-        node_addresses: vec![[127, 0, 0, 1].into()],
+        pod_network: "routes".into(),
+        node: Some(mainstay_server::LocalNode { name: "node".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {

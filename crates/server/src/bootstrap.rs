@@ -19,8 +19,22 @@ pub const DNS_PLACE: u64 = 10;
 /// The place of the API server in the service range.
 pub const API_PLACE: u64 = 1;
 
+/// The ConfigMap in `kube-system` that tells nodes what the cluster is: the keys are those of [`settings`].
+pub const SETTINGS: &str = "mainstay-cluster";
+
+/// What the objects of the first moment say of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Its own name: 32 hexadecimal digits.
+    pub cluster: String,
+    /// `cluster.local`
+    pub domain: String,
+    /// How packets get from one machine's pods to another's: `vxlan` or `routes`.
+    pub pod_network: String,
+}
+
 /// Adds what is missing.
-pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome, Status> {
+pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) -> Result<Outcome, Status> {
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(batch, &kinds::NAMESPACE, "", json!({ "metadata": { "name": namespace } }))?;
         // Where the CA was replaced, or somebody deleted it, pods of before the restart get the present one.
@@ -30,6 +44,10 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr) -> Result<Outcome
         let class = json!({ "metadata": { "name": name }, "value": value, "description": description });
         ensure(batch, &kinds::PRIORITY_CLASS, "", class)?;
     }
+    let (info, settings) = (cluster_info(&batch.settings.ca_pem, advertise), settings(batch, about));
+    replace_data(batch, "kube-public", info)?;
+    replace_data(batch, "kube-system", settings)?;
+    api::admission::node::claim_all(batch)?;
     ensure(batch, &kinds::STORAGE_CLASS, "", storage_class())?;
     for (kind, default) in [
         (&kinds::VOLUME_SNAPSHOT_CLASS, kinds::volumesnapshotclass::DEFAULT_ANNOTATION),
@@ -90,6 +108,46 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value, f
         Ok(new)
     };
     api::patch(batch, kind, namespace, &name, Part::Main, &change).map(|_| ())
+}
+
+/// As [`replace`], each key of a ConfigMap by itself: others keep theirs beside ours (signatures, for example).
+fn replace_data(batch: &mut Batch<'_>, namespace: &str, map: Value) -> Result<(), Status> {
+    let name = object::name(&map).to_owned();
+    if !batch.has(key::object(&kinds::CONFIG_MAP, namespace, &name)) {
+        return api::create(batch, &kinds::CONFIG_MAP, namespace, map).map(|_| ());
+    }
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        let data = object::ensure(&mut new, &["data"]);
+        data.extend(map["data"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+        Ok(new)
+    };
+    api::patch(batch, &kinds::CONFIG_MAP, namespace, &name, Part::Main, &change).map(|_| ())
+}
+
+/// By what a machine that joins knows the cluster: kubeadm's form, a kubeconfig without a user. Tokens sign it.
+fn cluster_info(ca_pem: &str, advertise: SocketAddr) -> Value {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "", "contexts": [], "users": [],
+        "clusters": [{ "name": "", "cluster": {
+            "server": format!("https://{advertise}"), "certificate-authority-data": STANDARD.encode(ca_pem),
+        } }],
+    });
+    json!({ "metadata": { "name": "cluster-info" }, "data": { "kubeconfig": format!("{config:#}\n") } })
+}
+
+/// What every node of the cluster has in common.
+fn settings(batch: &Batch<'_>, about: &About) -> Value {
+    let dns = batch.settings.service_cidr.nth(DNS_PLACE).map(|address| address.to_string()).unwrap_or_default();
+    json!({ "metadata": { "name": SETTINGS }, "data": {
+        "cluster": about.cluster,
+        "clusterCIDR": batch.settings.cluster_cidr.to_string(),
+        "serviceCIDR": batch.settings.service_cidr.to_string(),
+        "clusterDNS": dns,
+        "clusterDomain": about.domain,
+        "podNetwork": about.pod_network,
+    } })
 }
 
 /// The range of Service addresses is in use.

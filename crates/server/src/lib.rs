@@ -24,4 +24,4 @@ pub mod offline;
 pub mod pki;
 mod start;
 
-pub use start::{Credentials, Files, Running, ServerConfig, StartError, start, start_with, system_env};
+pub use start::{Credentials, Files, LocalNode, Running, ServerConfig, StartError, start, start_with, system_env};

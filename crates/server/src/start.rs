@@ -51,12 +51,21 @@ pub struct ServerConfig {
     pub cluster_cidr: String,
     /// `cluster.local`.
     pub cluster_domain: String,
-    /// The node that runs in this process.
-    pub node_name: String,
-    /// That node's addresses, for its kubelet's certificate.
-    pub node_addresses: Vec<IpAddr>,
+    /// How packets get from one machine's pods to another's: `vxlan` or `routes`.
+    pub pod_network: String,
+    /// The node that runs in this process, if one does.
+    pub node: Option<LocalNode>,
     /// What is known of the cluster that the folder holds.
     pub cluster: identity::Expected,
+}
+
+/// A node that runs in the server's process, and has its certificate from it without asking.
+#[derive(Clone, Debug)]
+pub struct LocalNode {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, for its kubelet's certificate.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Files by which a server is told who may come in and what is recorded; all may be absent.
@@ -173,7 +182,7 @@ pub struct Running {
     /// `kubernetes-admin`, who may do everything.
     pub admin: Credentials,
     /// The node of this process; its certificate also serves its kubelet port.
-    pub node: Credentials,
+    pub node: Option<Credentials>,
     /// The address of the cluster's DNS server.
     pub dns_address: IpAddr,
     /// The pipeline, for those in the same process.
@@ -218,7 +227,7 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
 /// As [`start`], with what files say.
 pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
     let (authenticators, audit) = files.read()?;
-    let (service_cidr, dns_address) = ranges(&config)?;
+    let (service_cidr, cluster_cidr, dns_address) = ranges(&config)?;
     let env = system_env();
     let now = (env.now)();
     pki::make_private_folder(&config.data_dir).map_err(|error| match error {
@@ -237,13 +246,13 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let pki = Pki::open(&config.data_dir.join("pki"), now)?;
     let serving = pki.serving(&serving_names(&config, &service_cidr, advertise.ip(), addr.ip()), now)?;
     let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now)?;
-    let node_names: Vec<String> = config
-        .node_addresses
-        .iter()
-        .map(IpAddr::to_string)
-        .chain([config.node_name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()])
-        .collect();
-    let node = pki.node(&config.node_name, &node_names, now)?;
+    let node = config.node.as_ref().map(|node| {
+        let addresses = node.addresses.iter().map(IpAddr::to_string);
+        let others = [node.name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()];
+        let names: Vec<String> = addresses.chain(others).collect();
+        pki.node(&node.name, &names, now).map(|identity| (format!("system:node:{}", node.name), identity))
+    });
+    let node = node.transpose()?;
     let admin = pki.client("admin", "kubernetes-admin", &["system:masters"], now)?;
     let tls = server_tls(&pki, &serving)?;
     let kubelet_tls = client_tls(&pki, &kubelet_client)?;
@@ -258,8 +267,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         Ok(Credentials { identity, kubeconfig, path })
     };
     let admin = credentials(admin, "kubernetes-admin", "kubeconfig")?;
-    let node = credentials(node, &format!("system:node:{}", config.node_name), "node.kubeconfig")?;
-    let settings = Settings { service_cidr, ca_pem: pki.ca_pem().to_owned() };
+    let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
+    let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
         hooks: Hooks::of(&store),
         served: Served::of(&store),
@@ -267,7 +276,12 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         env: Arc::new(env),
         settings: Arc::new(settings),
     };
-    api.write(false, |batch| bootstrap::bootstrap(batch, advertise))
+    let about = bootstrap::About {
+        cluster: cluster.clone(),
+        domain: config.cluster_domain.clone(),
+        pod_network: config.pod_network.clone(),
+    };
+    api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;
     let fairness = Fairness::new(&api.store);
@@ -295,7 +309,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         counters: Counters::default(),
     });
     let ca_pem = pki.ca_pem().to_owned();
-    let issuer = Arc::new(Issuer { api: api.clone(), authorizer, pki });
+    let issuer = Arc::new(Issuer { api: api.clone(), authorizer, pki, advertise: advertise.ip() });
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
     let tasks = vec![
         tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
@@ -316,17 +330,18 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, closing, tasks })
 }
 
-fn ranges(config: &ServerConfig) -> Result<(Cidr, IpAddr), StartError> {
+/// The Services' range, the pods', and the DNS server's address.
+fn ranges(config: &ServerConfig) -> Result<(Cidr, Cidr, IpAddr), StartError> {
     let parse = |option, text: &str| {
         let cidr = Cidr::parse(text).filter(|cidr| cidr.len() >= 32);
         cidr.ok_or_else(|| StartError::Cidr { option, value: text.to_owned() })
     };
     let service = parse("--service-cidr", &config.service_cidr)?;
-    parse("--cluster-cidr", &config.cluster_cidr)?;
+    let cluster = parse("--cluster-cidr", &config.cluster_cidr)?;
     let dns = service
         .nth(bootstrap::DNS_PLACE)
         .ok_or_else(|| StartError::Cidr { option: "--service-cidr", value: config.service_cidr.clone() })?;
-    Ok((service, dns.into()))
+    Ok((service, cluster, dns.into()))
 }
 
 /// Tries again for a while what a former instance may still hold.

@@ -13,8 +13,8 @@ fn config(data_dir: &std::path::Path) -> ServerConfig {
         service_cidr: "10.96.0.0/16".into(),
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
-        node_name: "n1".into(),
-        node_addresses: vec![[127, 0, 0, 1].into()],
+        pod_network: "routes".into(),
+        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
     }
 }
@@ -66,7 +66,7 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     admin.delete(&kinds::SERVICE_ACCOUNT, "default", "default", &json!({})).await.expect("deleted");
     assert_eq!(account.get_text("/apis").await.expect_err("its account is gone").code(), Some(401));
 
-    let node = client(&server.node.kubeconfig);
+    let node = client(&server.node.as_ref().expect("a node").kubeconfig);
     node.list(&kinds::POD, "", &ListOptions::default()).await.expect("a kubelet reads pods");
     let named = |name: &str| json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
     node.create(&kinds::NODE, "", &named("n1")).await.expect("its own Node");

@@ -22,8 +22,8 @@ fn config(data_dir: &Path) -> ServerConfig {
         service_cidr: "10.96.0.0/16".into(),
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
-        node_name: "n1".into(),
-        node_addresses: vec![[127, 0, 0, 1].into()],
+        pod_network: "routes".into(),
+        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
     }
 }
@@ -180,7 +180,8 @@ async fn m4_a_machine_with_a_bootstrap_token_gets_a_nodes_certificate_and_no_mor
     let made = machine.create(kind, "", &request("system:node:n2", "system:nodes", kubelet)).await.expect("asked");
     assert_eq!(made["spec"]["username"], "system:bootstrap:abcdef", "who asks is not what they say");
     let issued = until_issued(&admin, kind, made["metadata"]["name"].as_str().expect("a name")).await;
-    let mut identity = Config::parse(server.node.kubeconfig.as_bytes()).expect("a kubeconfig");
+    let mut identity =
+        Config::parse(server.node.as_ref().expect("a node").kubeconfig.as_bytes()).expect("a kubeconfig");
     let certificate = String::from_utf8(STANDARD.decode(issued).expect("base64")).expect("PEM");
     identity.identity = Some((certificate, key.serialize_pem()));
     let node = Client::new(identity).expect("a client");

@@ -22,7 +22,11 @@ impl Cluster {
         let store = Store::open(folder.path(), Options { mode: Mode::Inline, ..Options::default() }).unwrap();
         let env =
             Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
-        let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/16").unwrap(), ca_pem: String::new() };
+        let settings = Settings {
+            service_cidr: Cidr::parse("10.96.0.0/16").unwrap(),
+            cluster_cidr: Cidr::parse("10.244.0.0/16").unwrap(),
+            ca_pem: String::new(),
+        };
         Self {
             api: Api {
                 hooks: Hooks::of(&store),

@@ -71,12 +71,13 @@ fn cluster(folder: &std::path::Path) -> Api {
         }),
     };
     let service_cidr = Cidr::parse("10.96.0.0/16").expect("a range");
+    let cluster_cidr = Cidr::parse("10.0.0.0/11").expect("a range");
     let api = Api {
         hooks: Hooks::of(&store),
         served: Served::of(&store),
         store,
         env: Arc::new(env),
-        settings: Arc::new(Settings { service_cidr, ca_pem: "CA".into() }),
+        settings: Arc::new(Settings { service_cidr, cluster_cidr, ca_pem: "CA".into() }),
     };
     make(&api, &kinds::NAMESPACE, "", json!({ "metadata": { "name": "default" } }));
     let class = json!({ "metadata": { "name": "local" }, "provisioner": "mainstay.io/local-path",

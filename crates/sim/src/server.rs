@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use mainstay_api::Status;
 use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings};
-use mainstay_server::bootstrap::bootstrap;
+use mainstay_server::bootstrap::{About, bootstrap};
 use mainstay_server::driver::{Driver, Finish, Work, compile};
 use mainstay_server::dynamic::Hooks;
 use mainstay_store::testing::{Fault, FaultyDisk};
@@ -89,8 +89,9 @@ impl Server {
     /// Starts it; whether it came up.
     pub fn start(&mut self) -> bool {
         let Ok(store) = Store::open(Source::backend(self.disk.clone()), Options::inline()) else { return false };
-        let cidr = Cidr::parse("10.96.0.0/16").unwrap_or_else(|| unreachable!("a constant"));
-        let settings = Settings { service_cidr: cidr, ca_pem: "CA".to_owned() };
+        let cidr = |text| Cidr::parse(text).unwrap_or_else(|| unreachable!("a constant"));
+        let (service_cidr, cluster_cidr) = (cidr("10.96.0.0/16"), cidr("10.244.0.0/16"));
+        let settings = Settings { service_cidr, cluster_cidr, ca_pem: "CA".to_owned() };
         let api = Api {
             hooks: Hooks::of(&store),
             served: Served::of(&store),
@@ -99,7 +100,7 @@ impl Server {
             settings: Arc::new(settings),
         };
         let advertise = std::net::SocketAddr::from(([192, 0, 2, 1], 6443));
-        if api.write_now(false, |batch| bootstrap(batch, advertise)).is_err() {
+        if api.write_now(false, |batch| bootstrap(batch, advertise, &About::default())).is_err() {
             return false;
         }
         let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);

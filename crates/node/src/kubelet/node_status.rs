@@ -124,6 +124,9 @@ pub fn abilities(unsafe_sysctls: Vec<String>) -> Abilities {
 async fn metadata(kubelet: &Kubelet) -> Value {
     let name = &kubelet.config.node_name;
     let mut annotations = json!({ volume::VOLUME_ROOT: kubelet.volumes.root().display().to_string() });
+    if !kubelet.config.machine.is_empty() {
+        annotations[crate::join::MACHINE] = json!(kubelet.config.machine);
+    }
     match kubelet.volumes.capacity().await {
         Ok(bytes) => annotations[volume::room::VOLUME_CAPACITY] = json!(bytes.to_string()),
         Err(error) => tracing::warn!(%error, "how much room there is for volumes is not known"),

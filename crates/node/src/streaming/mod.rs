@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mainstay_client::Rotating;
 use mainstay_tasks::listen::{self, Connection};
 use mainstay_tasks::{Health, Limits, Slots, keep};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,9 +65,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 pub struct StreamingConfig {
     /// The kubelet's port is 10250; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// The node's serving certificate and key, PEM.
-    pub certificate_pem: String,
-    pub key_pem: String,
+    /// The node's serving certificate and key.
+    pub serving: Arc<Rotating>,
     /// The CA that signs client certificates, PEM.
     pub client_ca_pem: String,
     /// Common names of clients beside `O=system:masters`: the API server's kubelet client.
@@ -111,7 +111,7 @@ pub struct Listening {
 /// # Errors
 /// Certificates that cannot be used, or an address that cannot be listened on.
 pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError> {
-    let tls = Arc::new(tls::config(&config.certificate_pem, &config.key_pem, &config.client_ca_pem)?);
+    let tls = Arc::new(tls::config(config.serving.clone(), &config.client_ca_pem)?);
     let failed = |source| StreamingError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

@@ -180,8 +180,7 @@ async fn fixture() -> Fixture {
         Arc::new(World { logs: dir.path().to_owned(), ended, dropped: Arc::default(), asked: Mutex::default() });
     let config = StreamingConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        certificate_pem,
-        key_pem,
+        serving: mainstay_client::Rotating::new(&certificate_pem, &key_pem).unwrap(),
         client_ca_pem: ca_pem.clone(),
         clients: vec!["api-server".to_owned()],
         idle_timeout: super::IDLE_TIMEOUT,

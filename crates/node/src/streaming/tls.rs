@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use mainstay_client::Rotating;
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -14,11 +15,7 @@ use super::StreamingError;
 const MASTERS: &str = "system:masters";
 
 /// Client certificates are asked for and checked against the cluster's CA; who has none learns so by a 401.
-pub fn config(
-    certificate_pem: &str,
-    key_pem: &str,
-    client_ca_pem: &str,
-) -> Result<rustls::ServerConfig, StreamingError> {
+pub fn config(serving: Arc<Rotating>, client_ca_pem: &str) -> Result<rustls::ServerConfig, StreamingError> {
     let failed = |error: &dyn std::fmt::Display| StreamingError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -29,16 +26,11 @@ pub fn config(
         .allow_unauthenticated()
         .build()
         .map_err(|error| failed(&error))?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| failed(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| failed(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(&error))?;
+        .with_cert_resolver(serving);
     // Upgrades exist only in HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

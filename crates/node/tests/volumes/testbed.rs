@@ -58,6 +58,8 @@ impl Agent {
             service_cidr: range("10.96.0.0/16"),
             dns_address: [10, 96, 0, 10].into(),
         });
+        let identity = client.config().identity.clone().unwrap();
+        let serving = mainstay_client::Rotating::new(&identity.0, &identity.1).unwrap();
         let config = NodeConfig {
             client: client.clone(),
             data_dir: self.dir.clone(),
@@ -74,9 +76,9 @@ impl Agent {
             allowed_unsafe_sysctls: Vec::new(),
             host_resolv_conf: "/etc/resolv.conf".into(),
             streaming_port: 0,
-            certificate_pem: String::new(),
-            key_pem: String::new(),
+            serving,
             client_ca_pem: String::new(),
+            machine: String::new(),
         };
         Arc::new(Kubelet {
             runtime: runtime.unwrap(),
@@ -148,12 +150,16 @@ impl Testbed {
             service_cidr: "10.96.0.0/16".into(),
             cluster_cidr: "10.244.0.0/16".into(),
             cluster_domain: "cluster.local".into(),
-            node_name: NODE.into(),
-            node_addresses: vec![[127, 0, 0, 1].into()],
+            pod_network: "routes".into(),
+            node: Some(mainstay_server::LocalNode { name: NODE.into(), addresses: vec![[127, 0, 0, 1].into()] }),
             cluster: mainstay_server::identity::Expected::default(),
         }));
         let server = server.unwrap();
-        let agent = Agent { dir, kubeconfig: server.node.path.clone(), cgroup_root: world.cgroup_root.clone() };
+        let agent = Agent {
+            dir,
+            kubeconfig: server.node.as_ref().unwrap().path.clone(),
+            cgroup_root: world.cgroup_root.clone(),
+        };
         let admin = Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).unwrap()).unwrap();
         let testbed = Self { world, admin, agent, outside, _server: server, next: Cell::new(0) };
         testbed.block_on(testbed.furnish());

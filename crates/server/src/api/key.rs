@@ -49,6 +49,11 @@ pub fn node_port(port: i64) -> Bytes {
     Bytes::from(format!("/!allocated/nodeports/{port}"))
 }
 
+/// The key that is taken by the node that has this range of pod addresses.
+pub fn pod_range(range: &str) -> Bytes {
+    Bytes::from(format!("/!allocated/podranges/{}", range.replace('/', "-")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,6 +61,8 @@ pub struct Env {
 pub struct Settings {
     /// Where Service addresses come from.
     pub service_cidr: Cidr,
+    /// Where nodes' ranges of pod addresses come from.
+    pub cluster_cidr: Cidr,
     /// The CA's certificate, given to every namespace's pods.
     pub ca_pem: String,
 }
@@ -96,6 +98,17 @@ impl Cidr {
     pub fn nth(&self, index: u64) -> Option<std::net::Ipv4Addr> {
         let index = u32::try_from(index).ok().filter(|index| u64::from(*index) < self.len())?;
         Some(std::net::Ipv4Addr::from(self.network.checked_add(index)?))
+    }
+
+    /// How many ranges of so many bits it has; 0 where they are larger than it is.
+    pub fn ranges(&self, bits: u32) -> u64 {
+        bits.checked_sub(self.bits).map_or(0, |more| 1 << more)
+    }
+
+    /// The range of so many bits at an index, of [`Cidr::ranges`].
+    pub fn range(&self, bits: u32, index: u64) -> Option<Self> {
+        let first = self.nth(index.checked_mul(1 << (32 - bits))?)?;
+        (index < self.ranges(bits)).then(|| Self { network: u32::from(first), bits })
     }
 
     /// Whether the address is in the range.

@@ -164,7 +164,7 @@ impl Graph {
             ("", "nodes") => match (what.verb.as_str(), subresource) {
                 // Whose Node is written is seen when it is known.
                 ("create", "") => Ok(()),
-                ("update" | "patch", "" | "status") => named(node, what),
+                ("update" | "patch", "" | "status") | ("delete", "") => named(node, what),
                 // The pod network between machines is made of all Nodes.
                 ("get" | "list" | "watch", "") => Ok(()),
                 _ => Err(String::new()),
@@ -415,7 +415,8 @@ mod tests {
             asks("patch", "persistentvolumeclaims", "a", "claim"),
             asks("create", "serviceaccounts/token", "a", "default"),
             asks("patch", "nodes", "", "n2"),
-            asks("delete", "nodes", "", "n1"),
+            asks("delete", "nodes", "", "n2"),
+            asks("deletecollection", "nodes", "", ""),
             asks("update", "pods", "a", "p"),
             asks("get", "roles", "a", "r"),
         ] {

@@ -66,6 +66,9 @@ pub fn check_delete(batch: &Batch<'_>, kind: &Kind, old: &Value) -> Result<(), S
         ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => name == node,
         _ => false,
     };
+    if is_own && *kind == kinds::NODE {
+        return check_leaving(&node, old).map_err(|why| Status::forbidden(kind, name, &why));
+    }
     if is_own {
         return Ok(());
     }
@@ -75,6 +78,21 @@ pub fn check_delete(batch: &Batch<'_>, kind: &Kind, old: &Value) -> Result<(), S
         false => why,
     };
     Err(Status::forbidden(kind, name, &why))
+}
+
+/// A node that leaves takes its Node away, but not what somebody else wrote on it to keep pods away or apart: it would
+/// come back without. Differs: upstream's nodes delete no Node.
+fn check_leaving(node: &str, old: &Value) -> Result<(), String> {
+    let taints = object::at(old, &["spec", "taints"]).and_then(Value::as_array).into_iter().flatten();
+    let mut keys = taints.map(|taint| object::text(taint, &["key"]));
+    if let Some(key) = keys.find(|key| !key.starts_with("node.kubernetes.io/")) {
+        return Err(format!("node {node:?} is not allowed to delete a node with the taint {key}"));
+    }
+    let labels = object::at(old, &["metadata", "labels"]).and_then(Value::as_object).into_iter().flatten();
+    match labels.map(|(key, _)| key).find(|key| is_forbidden_label(key)) {
+        Some(key) => Err(format!("node {node:?} is not allowed to delete a node with the label {key}")),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a token that is not for a pod of the node.
@@ -129,6 +147,7 @@ fn check_node(node: &str, new: &Value, old: Option<&Value>) -> Result<(), String
         for (path, what) in [
             (["spec", "taints"], "taints"),
             (["metadata", "ownerReferences"], "ownerReferences"),
+            (["spec", "podCIDR"], "podCIDR"),
             (["spec", "configSource"], "configSource"),
         ] {
             if field(new, &path) != field(old, &path) {

@@ -8,6 +8,7 @@ pub mod request;
 pub mod token;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::api::{self, Api, Batch, Body, DeleteOptions, Outcome, Part, codec, ke
 use crate::auth::User;
 use crate::authorize::{Attributes, Authorizer};
 use crate::pki::Pki;
-use request::{Asked, KUBELET_CLIENT, has};
+use request::{Asked, KUBELET_CLIENT, KUBELET_SERVING, has};
 
 /// How long an approved request stays.
 const APPROVED: SignedDuration = SignedDuration::from_hours(1);
@@ -44,6 +45,8 @@ pub enum Next {
     Remove,
     /// A kubelet asks for itself, or for a new node; whether it may is the authorizer's to say.
     Review(Asked),
+    /// A kubelet asks for its server's certificate; whether the names in it are its own is to be seen.
+    ReviewServing(Asked),
     /// It is approved and is to be signed.
     Sign(Asked),
     /// It is approved, and its signer does not give that.
@@ -84,6 +87,9 @@ pub fn next(request: &Value, now: Timestamp) -> Next {
         (true, Ok(asked)) => Next::Sign(asked),
         (true, Err(why)) => Next::Fail(why.to_owned()),
         (false, Ok(asked)) if object::text(request, &["spec", "signerName"]) == KUBELET_CLIENT => Next::Review(asked),
+        (false, Ok(asked)) if object::text(request, &["spec", "signerName"]) == KUBELET_SERVING => {
+            Next::ReviewServing(asked)
+        }
         (false, _) => Next::Keep(end),
     }
 }
@@ -166,6 +172,8 @@ pub struct Issuer {
     pub authorizer: Arc<Authorizer>,
     /// What signs.
     pub pki: Pki,
+    /// The server's own address, which no node's certificate may have.
+    pub advertise: IpAddr,
 }
 
 /// A change of a key that the task follows, or nothing for now.
@@ -249,16 +257,18 @@ impl Issuer {
         match next(request, now) {
             Next::Keep(end) => Ok(Some(end)),
             Next::Remove => self.remove(kind, request).await.map(|()| None),
-            Next::Review(asked) => match self.review(request, &asked) {
-                Some(message) => {
-                    self.write_status(kind, request, |status| {
-                        add(status, condition("Approved", "AutoApproved", message))
-                    })
-                    .await?;
-                    Ok(None)
+            reviewed @ (Next::Review(_) | Next::ReviewServing(_)) => {
+                let message = match &reviewed {
+                    Next::Review(asked) => self.review(request, asked),
+                    Next::ReviewServing(asked) => self.review_serving(asked)?,
+                    _ => None,
+                };
+                if let Some(message) = message {
+                    let approved = condition("Approved", "AutoApproved", message);
+                    self.write_status(kind, request, |status| add(status, approved.clone())).await?;
                 }
-                None => Ok(None),
-            },
+                Ok(None)
+            }
             Next::Fail(why) => {
                 let failed = condition("Failed", "SignerValidationFailure", &why);
                 self.write_status(kind, request, |status| add(status, failed.clone())).await.map(|()| None)
@@ -308,6 +318,33 @@ impl Issuer {
             return Some("Auto approving self kubelet client certificate after SubjectAccessReview.");
         }
         may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
+    }
+
+    /// Whether every name in a kubelet's serving certificate is its own: the Node's name, and addresses that the Node has
+    /// and that are nobody's else for certain. Then what is noted; others wait for a person's word.
+    ///
+    /// That the certificate is shown by no other node's server is seen by who asks it: the subject is the node.
+    /// Differs: upstream leaves all of these to people.
+    fn review_serving(&self, asked: &Asked) -> Result<Option<&'static str>, Status> {
+        let Some(name) = asked.name.strip_prefix("system:node:") else { return Ok(None) };
+        let Some(node) = self.api.batch().get(&kinds::NODE, "", name)? else { return Ok(None) };
+        let addresses = object::at(&node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
+        let own: Vec<&str> = addresses.map(|address| object::text(address, &["address"])).collect();
+        let settings = &self.api.settings;
+        let is_usable = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => {
+                !ip.is_loopback() && !settings.service_cidr.contains(ip) && !settings.cluster_cidr.contains(ip)
+            }
+            IpAddr::V6(ip) => !ip.is_loopback(),
+        };
+        let are_own = asked
+            .addresses
+            .iter()
+            .all(|ip| *ip != self.advertise && is_usable(*ip) && own.contains(&ip.to_string().as_str()));
+        // A name that the API server is called by is no node's, whatever Nodes are called.
+        let is_servers = |dns: &str| dns == "localhost" || dns == "kubernetes" || dns.starts_with("kubernetes.");
+        let are_names = asked.names.iter().all(|dns| dns == name && !is_servers(dns));
+        Ok((are_own && are_names).then_some("Auto approving kubelet server certificate: its names are the Node's own."))
     }
 
     /// Changes the status of the request as it was seen; one that has changed since is looked at again.

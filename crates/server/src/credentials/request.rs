@@ -1,6 +1,8 @@
 //! What a CertificateSigningRequest asks for, and whether its signer gives that: upstream's rules of the built-in
 //! signers.
 
+use std::net::IpAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mainstay_api::object;
@@ -26,8 +28,23 @@ pub struct Asked {
     pub name: String,
     /// Each `O`.
     pub groups: Vec<String>,
-    dns_or_ip: usize,
+    /// DNS names.
+    pub names: Vec<String>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
     other_names: usize,
+}
+
+impl Asked {
+    /// DNS names or addresses.
+    fn has_names(&self) -> bool {
+        !self.names.is_empty() || !self.addresses.is_empty()
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Reads `spec.request`: base64 of PEM. `None` where it is none.
@@ -49,7 +66,11 @@ pub fn read(request: &Value) -> Option<Asked> {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
             for name in &names.general_names {
                 match name {
-                    GeneralName::DNSName(_) | GeneralName::IPAddress(_) => asked.dns_or_ip += 1,
+                    GeneralName::DNSName(name) => asked.names.push((*name).to_owned()),
+                    GeneralName::IPAddress(bytes) => match address(bytes) {
+                        Some(address) => asked.addresses.push(address),
+                        None => asked.other_names += 1,
+                    },
                     _ => asked.other_names += 1,
                 }
             }
@@ -87,7 +108,7 @@ pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
         CLIENT => Ok(()),
         KUBELET_CLIENT => {
             is_node()?;
-            if asked.dns_or_ip + asked.other_names > 0 {
+            if asked.has_names() || asked.other_names > 0 {
                 return Err("DNS, IP, email and URI subjectAltNames are not allowed");
             }
             if !only(&["client auth", "digital signature"], &["key encipherment"]) {
@@ -97,7 +118,7 @@ pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
         }
         KUBELET_SERVING => {
             is_node()?;
-            if asked.dns_or_ip == 0 {
+            if !asked.has_names() {
                 return Err("DNS or IP subjectAltName is required");
             }
             if asked.other_names > 0 {

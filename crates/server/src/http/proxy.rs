@@ -20,6 +20,7 @@ use super::objects::pod_of;
 use super::received::Received;
 use super::respond::Body;
 use super::route::{Target, parameters};
+use crate::auth::User;
 
 /// How long a kubelet may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -78,9 +79,9 @@ pub async fn stream(
     let pod = pod_of(server, target)?;
     let query = parameters(request.uri().query().unwrap_or(""));
     let path = kubelet_path(&pod, what, &query)?;
-    let address = kubelet_address(server, &pod)?;
+    let (node, address) = kubelet_address(server, &pod)?;
     let unreachable = |error: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: {error}"));
-    let connected = tokio::time::timeout(CONNECT, connect(&server.kubelet_tls, &address)).await;
+    let connected = tokio::time::timeout(CONNECT, connect(&server.kubelet_tls, &address, node)).await;
     let io = connected
         .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
         .map_err(|error| unreachable(&error))?;
@@ -181,25 +182,35 @@ pub fn options(kind: &Kind, subresource: &str, uri: &http::Uri) -> (&'static str
     (type_name, options)
 }
 
-/// A connection to a kubelet, which is shown who we are.
+/// A connection to a node's kubelet. Its certificate is of our CA, has the address, and is that node's: another node's
+/// does not do, whatever addresses it has.
 pub async fn connect(
     tls: &Arc<rustls::ClientConfig>,
     address: &str,
+    node: &str,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
     let name = rustls::pki_types::ServerName::try_from(host).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    TlsConnector::from(tls.clone()).connect(name, stream).await
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| User::of_certificate(chain.first()?));
+    match shown.as_ref().and_then(User::node) {
+        Some(shown) if shown == node => Ok(stream),
+        _ => {
+            let who = shown.map_or_else(|| "nobody".to_owned(), |user| user.name);
+            Err(std::io::Error::other(format!("the certificate at {address} is that of {who}, not of node {node}")))
+        }
+    }
 }
 
-/// Where the kubelet of the pod's node listens.
-fn kubelet_address(server: &Server, pod: &Value) -> Result<String, Status> {
+/// The pod's node, and where its kubelet listens.
+fn kubelet_address<'a>(server: &Server, pod: &'a Value) -> Result<(&'a str, String), Status> {
     let node = object::text(pod, &["spec", "nodeName"]);
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", object::name(pod))));
     }
-    kubelet_address_of(&server.api.batch().must_get(&kinds::NODE, "", node)?)
+    Ok((node, kubelet_address_of(&server.api.batch().must_get(&kinds::NODE, "", node)?)?))
 }
 
 /// Where a node's kubelet listens: `192.0.2.1:10250`.

@@ -3,6 +3,7 @@
 
 mod claim;
 mod limits;
+pub(crate) mod node;
 mod pod;
 mod priority;
 mod quota;
@@ -99,9 +100,14 @@ pub(super) fn on_update(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old
     }
 }
 
-/// Gives an object that nobody changes any more what it has from the cluster: a Service its addresses.
+/// Gives an object that nobody changes any more what it has from the cluster: a Service its addresses, a Node its
+/// range of pod addresses.
 pub(super) fn allocate(batch: &mut Batch<'_>, kind: &Kind, new: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    if *kind == kinds::SERVICE { service::allocate(batch, new, old) } else { Ok(()) }
+    match (&*kind.group, &*kind.plural) {
+        ("", "services") => service::allocate(batch, new, old),
+        ("", "nodes") if old.is_none() => node::allocate(batch, new),
+        _ => Ok(()),
+    }
 }
 
 /// Whether an object that is valid may be written: `old` is what it replaces.
@@ -128,6 +134,9 @@ pub(super) fn take(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result
     if *kind == kinds::SERVICE {
         service::claim(batch, object, None);
     }
+    if *kind == kinds::NODE {
+        node::claim(batch, object, None);
+    }
     Ok(())
 }
 
@@ -136,6 +145,9 @@ pub(super) fn claim_changes(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old
     if *kind == kinds::SERVICE {
         service::claim(batch, new, Some(old));
     }
+    if *kind == kinds::NODE {
+        node::claim(batch, new, Some(old));
+    }
     Ok(())
 }
 
@@ -143,6 +155,9 @@ pub(super) fn claim_changes(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old
 pub(super) fn release(batch: &mut Batch<'_>, kind: &Kind, last: &Value) {
     if *kind == kinds::SERVICE {
         service::release(batch, last);
+    }
+    if *kind == kinds::NODE {
+        node::release(batch, last);
     }
 }
 

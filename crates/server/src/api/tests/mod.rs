@@ -41,7 +41,11 @@ impl Cluster {
                 }
             }),
         };
-        let settings = Settings { service_cidr: Cidr::parse("10.96.0.0/27").expect("a range"), ca_pem: "CA".into() };
+        let settings = Settings {
+            service_cidr: Cidr::parse("10.96.0.0/27").expect("a range"),
+            cluster_cidr: Cidr::parse("10.244.0.0/16").expect("a range"),
+            ca_pem: "CA".into(),
+        };
         let cluster = Self {
             api: Api {
                 hooks: Hooks::of(&store),

@@ -96,12 +96,14 @@ trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn connect(server: &Server, backend: &Backend) -> std::io::Result<TokioIo<Box<dyn Stream>>> {
+    if let target::Tls::Kubelet(node) = &backend.tls {
+        return Ok(TokioIo::new(Box::new(proxy::connect(&server.kubelet_tls, &backend.address, node).await?)));
+    }
     let stream = TcpStream::connect(&backend.address).await?;
     stream.set_nodelay(true)?;
     let tls = match backend.tls {
-        target::Tls::None => return Ok(TokioIo::new(Box::new(stream))),
-        target::Tls::Kubelet => server.kubelet_tls.clone(),
-        target::Tls::Unverified => target::unverified_tls(),
+        target::Tls::Unverified => target::unverified_tls()?,
+        _ => return Ok(TokioIo::new(Box::new(stream))),
     };
     let host = backend.address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).to_owned();
     let name = rustls::pki_types::ServerName::try_from(host).map_err(|_| std::io::ErrorKind::InvalidInput)?;

@@ -1,12 +1,9 @@
 //! Whom a `proxy` request is for: scheme and port out of the name, and the address of the pod, endpoint or node.
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use mainstay_api::{Status, kinds, object};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
 
 use super::super::{Server, proxy};
@@ -14,12 +11,12 @@ use super::Target;
 use crate::api::Api;
 
 /// How a backend is spoken to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Tls {
     /// Plain HTTP.
     None,
-    /// As the kubelet is asked: its certificate is checked, and it is shown ours.
-    Kubelet,
+    /// As the kubelet of this node is asked: its certificate is checked, and it is shown ours.
+    Kubelet(String),
     /// TLS without looking at the certificate, as upstream: nobody says what a pod's should be.
     Unverified,
 }
@@ -79,7 +76,7 @@ pub fn resolve(server: &Server, target: &Target) -> Result<Backend, Status> {
         let kubelet = proxy::kubelet_address_of(&node)?;
         let (host, port) = kubelet.rsplit_once(':').unwrap_or((&kubelet, ""));
         if named.port.is_empty() || named.port == port {
-            return Ok(Backend { address: kubelet, tls: Tls::Kubelet });
+            return Ok(Backend { address: kubelet, tls: Tls::Kubelet(named.name.to_owned()) });
         }
         return at(host.trim_matches(['[', ']']), named.port, named.is_https);
     }
@@ -179,56 +176,9 @@ fn at(ip: &str, port: &str, is_https: bool) -> Result<Backend, Status> {
 }
 
 /// TLS that takes any certificate.
-pub fn unverified_tls() -> Arc<rustls::ClientConfig> {
-    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    let make = || {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions =
-            rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        // The provider has the default versions, so this cannot fail; if it did, nothing could be asked over TLS.
-        let builder = versions.unwrap_or_else(|_| rustls::ClientConfig::builder());
-        let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
-        Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-    };
-    CONFIG.get_or_init(make).clone()
-}
-
-#[derive(Debug)]
-struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+pub fn unverified_tls() -> std::io::Result<Arc<rustls::ClientConfig>> {
+    let config = mainstay_client::Config { is_unverified: true, ..mainstay_client::Config::default() };
+    config.tls(&[]).map(Arc::new).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

@@ -1,0 +1,286 @@
+//! How a machine becomes a node of a cluster that runs elsewhere, and stays one.
+//!
+//! With a bootstrap token and the hash of the CA it comes to know the cluster ([`discovery`]), asks for a client
+//! certificate ([`request`]), makes its Node and has its range of pod addresses in the answer ([`claim`]), reads what all
+//! nodes have in common (a ConfigMap), and asks for its server's certificate. All of it is kept ([`kept`]): from then on
+//! it starts without a token, and even while no server answers. Both certificates are replaced in time ([`rotation`]).
+
+mod claim;
+mod discovery;
+mod kept;
+mod request;
+mod rotation;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mainstay_api::kinds;
+use mainstay_client::{Client, Config, ConfigError, Error, Rotating};
+use serde_json::Value;
+
+pub use claim::{MACHINE, claim};
+pub use discovery::{hash_of, parse_hash};
+pub use kept::{Kept, Member, Settings, lock, machine};
+pub use rotation::{Certificates, keep_fresh};
+
+/// How long a node that is known to the cluster waits for a server before it starts with what it has kept.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a machine joins with.
+#[derive(Clone, Debug)]
+pub struct JoinConfig {
+    /// Where all is kept: `<data>/node`.
+    pub data_dir: PathBuf,
+    /// `host:port` of a server, the token, and the SHA-256 of the CA's public key: for the first time.
+    pub invitation: Option<Invitation>,
+    /// The Node's name.
+    pub node_name: String,
+    /// The address by which others reach this machine; that by which it reaches the server where it is not given.
+    pub node_ip: Option<Ipv4Addr>,
+}
+
+/// What `mainstay token create` prints.
+#[derive(Clone, Debug)]
+pub struct Invitation {
+    /// `host:port`
+    pub server: String,
+    /// `<id>.<secret>`
+    pub token: String,
+    /// SHA-256 of the CA's SubjectPublicKeyInfo.
+    pub ca_hash: [u8; 32],
+}
+
+/// A machine that is a node of its cluster.
+pub struct Joined {
+    /// As the node.
+    pub client: Client,
+    /// What is known of cluster and node.
+    pub member: Member,
+    /// The certificates, which [`keep_fresh`] replaces in time.
+    pub certificates: Certificates,
+    /// Which machine this is.
+    pub machine: String,
+}
+
+/// Why a machine is no node. Each says what to do where that is not plain.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{0} is in use by another mainstay; stop that one, or choose another --data-dir")]
+    InUse(PathBuf),
+    #[error("{0} cannot be read; `mainstay leave --force`, then join again with a token")]
+    Damaged(PathBuf),
+    #[error(
+        "this machine is no node of a cluster yet: run what `mainstay token create` prints on the server, \
+         `mainstay join https://SERVER:6443 --token … --ca-hash sha256:…`"
+    )]
+    NotInvited,
+    #[error("this machine is node {0}; to join under another name, `mainstay leave` first")]
+    OtherName(String),
+    #[error("{server} does not answer as a cluster does: {why}")]
+    Discovery { server: String, why: String },
+    #[error("the CA of {0} has another hash than --ca-hash says: it is not the cluster that the token is for")]
+    OtherCa(String),
+    #[error("the token is not known to the cluster, or its time is over; make one with `mainstay token create`")]
+    Token,
+    #[error("{what}: {source}")]
+    Api { what: &'static str, source: Error },
+    #[error(
+        "the certificate request {0} was not approved; a person may do it with `kubectl certificate approve {0}`, then \
+         join again"
+    )]
+    NotApproved(String),
+    #[error("the certificate request {name} was refused: {why}")]
+    Refused { name: String, why: String },
+    #[error(
+        "another machine is node {0} already; choose another --node-name, or `kubectl delete node {0}` if that machine \
+         is gone for good"
+    )]
+    NameTaken(String),
+    #[error("the cluster has no range of pod addresses left for node {0}")]
+    NoRange(String),
+    #[error("this node's certificate has expired; join again with a token")]
+    Expired,
+    #[error("making a key: {0}")]
+    Key(#[from] rcgen::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("no address of this machine leads to {0}; give one with --node-ip")]
+    NoAddress(String),
+}
+
+fn asking(what: &'static str) -> impl FnOnce(Error) -> JoinError {
+    move |source| JoinError::Api { what, source }
+}
+
+/// Joins the cluster, or comes back as the node that this machine is.
+///
+/// # Errors
+/// See [`JoinError`]. A node that is known starts without its server where none answers.
+pub async fn join(config: &JoinConfig) -> Result<Joined, JoinError> {
+    let kept = Kept::open(&config.data_dir)?;
+    match kept.read()? {
+        Some(member) if member.node != config.node_name => Err(JoinError::OtherName(member.node)),
+        Some(member) => come_back(config, &kept, member).await,
+        None => first_time(config, &kept).await,
+    }
+}
+
+/// The node's own user.
+fn user(node: &str) -> String {
+    format!("system:node:{node}")
+}
+
+fn client_of(member: &Member, identity: Arc<Rotating>) -> Result<Client, ConfigError> {
+    Client::new(Config {
+        server: member.server.clone(),
+        ca_pem: member.ca_pem.clone(),
+        rotating: Some(identity),
+        ..Config::default()
+    })
+}
+
+async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinError> {
+    let Some(invitation) = &config.invitation else { return Err(JoinError::NotInvited) };
+    let ca_pem = discovery::discover(invitation).await?;
+    let address = match config.node_ip {
+        Some(address) => address,
+        None => towards(&invitation.server).ok_or_else(|| JoinError::NoAddress(invitation.server.clone()))?,
+    };
+    let machine = machine(&config.data_dir)?;
+    let pair = introduce(kept, invitation, &ca_pem, &config.node_name).await?;
+    let identity = Rotating::new(&pair.certificate, &pair.key)?;
+    let mut member = Member {
+        server: invitation.server.clone(),
+        ca_pem,
+        node: config.node_name.clone(),
+        address,
+        pod_cidr: String::new(),
+        settings: Settings::default(),
+    };
+    let client = client_of(&member, identity.clone())?;
+    member.settings = settings(&client).await?;
+    member.pod_cidr = claim(&client, &config.node_name, &machine, address, None).await?;
+    let pair = request::serving(&client, &config.node_name, address).await?;
+    kept.write_serving(&pair)?;
+    let serving = Rotating::new(&pair.certificate, &pair.key)?;
+    kept.write(&member)?;
+    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine })
+}
+
+/// A client certificate by the token.
+async fn introduce(kept: &Kept, invitation: &Invitation, ca_pem: &str, node: &str) -> Result<kept::Pair, JoinError> {
+    let stranger = Client::new(Config {
+        server: invitation.server.clone(),
+        ca_pem: ca_pem.to_owned(),
+        token: Some(invitation.token.clone()),
+        ..Config::default()
+    })?;
+    let pair = request::client(&stranger, node).await?;
+    kept.write_client(&pair)?;
+    Ok(pair)
+}
+
+/// As who it was; what has changed meanwhile is asked of the server, if one answers.
+async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Result<Joined, JoinError> {
+    let machine = machine(&config.data_dir)?;
+    let pair = kept.client()?.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
+    let identity = Rotating::new(&pair.certificate, &pair.key)?;
+    if rotation::seconds_left(&identity, Timestamp::now()) <= 0 {
+        let Some(invitation) = &config.invitation else { return Err(JoinError::Expired) };
+        let pair = introduce(kept, invitation, &member.ca_pem, &member.node).await?;
+        identity.replace(&pair.certificate, &pair.key)?;
+    }
+    if let Some(invitation) = &config.invitation {
+        // The server may have moved; it is the same cluster's, or its certificate would not do.
+        member.server.clone_from(&invitation.server);
+    }
+    if let Some(address) = config.node_ip {
+        member.address = address;
+    }
+    let client = client_of(&member, identity.clone())?;
+    let kept_serving = kept.serving()?;
+    let is_good = |serving: &Rotating| {
+        rotation::seconds_left(serving, Timestamp::now()) > 0 && rotation::carries(serving, IpAddr::V4(member.address))
+    };
+    let mut serving = match &kept_serving {
+        Some(pair) => Some(Rotating::new(&pair.certificate, &pair.key)?),
+        None => None,
+    };
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let range = claim(&client, &member.node, &machine, member.address, Some(&member.pod_cidr)).await?;
+        let settings = settings(&client).await?;
+        Ok::<_, JoinError>((range, settings))
+    });
+    match asked.await {
+        Ok(Ok((range, settings))) => {
+            (member.pod_cidr, member.settings) = (range, settings);
+            if !serving.as_ref().is_some_and(|serving| is_good(serving)) {
+                let pair = request::serving(&client, &member.node, member.address).await?;
+                kept.write_serving(&pair)?;
+                serving = Some(Rotating::new(&pair.certificate, &pair.key)?);
+            }
+            kept.write(&member)?;
+        }
+        Ok(Err(error)) if !error.is_silence() => return Err(error),
+        _ => tracing::warn!(server = member.server, "no server answers; this node goes on as it was"),
+    }
+    let serving = serving.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
+    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine })
+}
+
+impl JoinError {
+    /// Nobody answered; it says nothing about this node.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => source.code().is_none_or(|code| code >= 500 || code == 429),
+            _ => false,
+        }
+    }
+}
+
+/// What all nodes of the cluster have in common.
+async fn settings(client: &Client) -> Result<Settings, JoinError> {
+    let map = client.get(&kinds::CONFIG_MAP, "kube-system", "mainstay-cluster").await;
+    let map = map.map_err(asking("reading the cluster's settings"))?;
+    let text = |key: &str| map["data"][key].as_str().unwrap_or_default().to_owned();
+    Ok(Settings {
+        cluster: text("cluster"),
+        cluster_cidr: text("clusterCIDR"),
+        service_cidr: text("serviceCIDR"),
+        cluster_dns: text("clusterDNS").parse().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        cluster_domain: text("clusterDomain"),
+        pod_network: text("podNetwork"),
+    })
+}
+
+/// The address from which this machine reaches a server. A UDP socket is connected for it, which sends nothing.
+fn towards(server: &str) -> Option<Ipv4Addr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(server).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
+        _ => None,
+    }
+}
+
+/// Who this machine is to its cluster, for commands beside the agent.
+///
+/// # Errors
+/// [`JoinError::NotInvited`] where it is no node.
+pub fn member(data_dir: &Path) -> Result<(Client, Member), JoinError> {
+    let kept = Kept::open(data_dir)?;
+    let member = kept.read()?.ok_or(JoinError::NotInvited)?;
+    let pair = kept.client()?.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
+    let client = client_of(&member, Rotating::new(&pair.certificate, &pair.key)?)?;
+    Ok((client, member))
+}
+
+/// The name by which the API server knows a kind of value in a Node: see [`claim`].
+fn text<'a>(object: &'a Value, path: &[&str]) -> &'a str {
+    mainstay_api::object::text(object, path)
+}
