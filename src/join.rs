@@ -82,7 +82,8 @@ fn config(args: &JoinArgs) -> Result<JoinConfig> {
     Ok(JoinConfig {
         data_dir: args.data_dir.clone(),
         invitation,
-        node_name: crate::up::node_name(&args.node)?,
+        node_name: args.node.node_name.clone(),
+        host_name: crate::up::host_name()?,
         node_ip: args.node.node_ip,
     })
 }

@@ -10,7 +10,7 @@ use mainstay_api::kinds;
 use mainstay_cli::args::{NodeArgs, UpArgs};
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, Rotating};
 use mainstay_node::join::{self, Member, Settings};
-use mainstay_node::network::Cidr;
+use mainstay_node::network::{Between, Cidr};
 
 /// The name of the image that the binary makes from itself.
 pub const DEMO_IMAGE: &str = mainstay_cli::demo::IMAGE;
@@ -159,10 +159,12 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
 
 /// The node's name as it was given, or the host's.
 pub fn node_name(args: &NodeArgs) -> Result<String> {
-    Ok(match &args.node_name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
-    })
+    args.node_name.clone().map_or_else(host_name, Ok)
+}
+
+/// The host's name, as a Node may be called.
+pub fn host_name() -> Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase())
 }
 
 /// A node of the cluster, on this machine.
@@ -182,6 +184,7 @@ pub fn node_config(
         pod_cidr: member.pod_cidr.clone(),
         cluster_cidr: member.settings.cluster_cidr.clone(),
         service_cidr: member.settings.service_cidr.clone(),
+        between: Between::parse(&member.settings.pod_network).unwrap_or(Between::Vxlan),
         cluster_dns: member.settings.cluster_dns,
         cluster_domain: member.settings.cluster_domain.clone(),
         cgroup_root: cgroup_root(data_dir),

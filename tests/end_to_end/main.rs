@@ -7,6 +7,7 @@ mod dns;
 mod harness;
 mod kill_postgres;
 mod kubectl;
+mod machines;
 mod network;
 mod nfs_class;
 mod nfs_client;

@@ -15,6 +15,7 @@ pub mod kubelet;
 pub mod matching;
 pub mod nodes;
 pub mod ownership;
+pub mod peers;
 pub mod pod_template;
 pub mod pods;
 pub mod proxy;

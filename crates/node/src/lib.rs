@@ -27,7 +27,7 @@ use mainstay_runtime::images::{self, ImageStore};
 use mainstay_runtime::{Runtime, RuntimeConfig, RuntimeError, safe_path};
 use network::filter::Filter;
 use network::view::View;
-use network::{Cidr, Network, NetworkConfig};
+use network::{Between, Cidr, Network, NetworkConfig};
 use volumes::Volumes;
 
 /// The level of Kubernetes that the node speaks, as `nodeInfo.kubeletVersion` begins.
@@ -59,6 +59,8 @@ pub struct NodeConfig {
     pub pod_cidr: String,
     pub cluster_cidr: String,
     pub service_cidr: String,
+    /// How packets get to other machines' pods.
+    pub between: Between,
     /// The cluster DNS server's address, in the Services' range.
     pub cluster_dns: Ipv4Addr,
     /// `cluster.local`
@@ -147,7 +149,10 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         cluster_cidr: pods,
         service_cidr: services,
         dns_address: config.cluster_dns,
+        node_address: config.node_ip,
+        between: config.between,
     })?;
+    let network = Arc::new(network);
     let filter = Filter::open(pods, services).map_err(StartError::Filter)?;
 
     let mut tasks = JoinSet::new();
@@ -167,6 +172,10 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
             }
         }
     }));
+    tasks.spawn(keep(health.clone(), "machines", {
+        let (network, client, node) = (network.clone(), config.client.clone(), config.node_name.clone());
+        move || network::machines::keep(network.clone(), client.clone(), node.clone())
+    }));
     let resolv_conf = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
     let upstreams = network::dns::upstreams(&resolv_conf, config.cluster_dns);
     let address = config.cluster_dns;
@@ -179,7 +188,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let kubelet = Arc::new(Kubelet {
         runtime,
         images,
-        network: Arc::new(network),
+        network,
         volumes,
         objects: Objects::start(config.client.clone(), health.clone()),
         disk: Disk::new(&config.data_dir),

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use mainstay_node::network::filter::{Backends, Filter, Front, Fronts, Protocol};
-use mainstay_node::network::{Cidr, Network, NetworkConfig};
+use mainstay_node::network::{Between, Cidr, Network, NetworkConfig};
 use nix::sched::{CloneFlags, unshare};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -91,6 +91,8 @@ fn pods_reach_services_and_nothing_leaves() {
         cluster_cidr: cidr("10.244.0.0/16"),
         service_cidr: cidr("10.96.0.0/16"),
         dns_address: Ipv4Addr::new(10, 96, 0, 10),
+        node_address: Ipv4Addr::LOCALHOST,
+        between: Between::Routes,
     };
     let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
     let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
@@ -164,6 +166,8 @@ fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_
         cluster_cidr: cidr("10.244.0.0/16"),
         service_cidr: cidr("10.96.0.0/16"),
         dns_address: Ipv4Addr::new(10, 96, 0, 10),
+        node_address: Ipv4Addr::LOCALHOST,
+        between: Between::Routes,
     };
     let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
     let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());

@@ -1,6 +1,7 @@
 //! A real cluster for a test: the real binary in a network and mount namespace of its own, driven by the real kubectl.
 //! When it is dropped, everything is gone: pods, mounts, interfaces, cgroups, processes.
 
+pub mod machines;
 pub mod nfs_server;
 pub mod processes;
 pub mod random;
@@ -137,31 +138,34 @@ impl Cluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
         let mut command = self.inside("env");
         command.args(self.path.map(|path| format!("PATH={path}"))).arg(env!("CARGO_BIN_EXE_mainstay"));
+        command.args(["up", "--listen", self.listen, "--node-name", "node-1", "--kubeconfig"]).arg(self.kubeconfig());
+        command.args(more);
+        self.run(command, log, "node ready");
+    }
+
+    /// Runs a command on the data folder until it says that it is ready.
+    fn run(&mut self, mut command: Command, log: fs::File, ready: &'static str) {
         let mut server = command
-            .args(["up", "--listen", self.listen, "--node-name", "node-1"])
-            .args(more)
             .arg("--data-dir")
             .arg(self.data_dir())
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
             .stdout(Stdio::piped())
             .stderr(log.try_clone().expect("a second handle"))
             .spawn()
-            .expect("mainstay up");
+            .expect("mainstay");
         let (tell, told) = mpsc::channel();
         let output = BufReader::new(server.stdout.take().expect("piped"));
         std::thread::spawn(move || {
             let mut log = log;
             for line in output.lines().map_while(Result::ok) {
                 let _ = writeln!(log, "{line}");
-                if line.contains("node ready") {
+                if line.contains(ready) {
                     let _ = tell.send(());
                 }
             }
         });
         self.server = Some(server);
         if told.recv_timeout(PATIENCE).is_err() {
-            panic!("the node did not get ready:\n{}", self.log());
+            panic!("it did not get ready:\n{}", self.log());
         }
     }
 
@@ -193,6 +197,12 @@ impl Cluster {
         let status = Command::new("kill").arg(server.id().to_string()).status().expect("kill");
         assert!(status.success());
         assert!(server.wait().expect("reaped").success(), "SIGTERM is a clean end:\n{}", self.log());
+    }
+
+    /// What was started last has been ended by somebody else.
+    pub fn gone(&mut self) {
+        let mut server = self.server.take().expect("running");
+        server.wait().expect("reaped");
     }
 
     /// The process that holds the cluster's namespaces.

@@ -36,8 +36,10 @@ pub struct JoinConfig {
     pub data_dir: PathBuf,
     /// `host:port` of a server, the token, and the SHA-256 of the CA's public key: for the first time.
     pub invitation: Option<Invitation>,
-    /// The Node's name.
-    pub node_name: String,
+    /// The Node's name; that which it had, or the host's.
+    pub node_name: Option<String>,
+    /// The host's name.
+    pub host_name: String,
     /// The address by which others reach this machine; that by which it reaches the server where it is not given.
     pub node_ip: Option<Ipv4Addr>,
 }
@@ -124,7 +126,9 @@ fn asking(what: &'static str) -> impl FnOnce(Error) -> JoinError {
 pub async fn join(config: &JoinConfig) -> Result<Joined, JoinError> {
     let kept = Kept::open(&config.data_dir)?;
     match kept.read()? {
-        Some(member) if member.node != config.node_name => Err(JoinError::OtherName(member.node)),
+        Some(member) if config.node_name.as_ref().is_some_and(|name| *name != member.node) => {
+            Err(JoinError::OtherName(member.node))
+        }
         Some(member) => come_back(config, &kept, member).await,
         None => first_time(config, &kept).await,
     }
@@ -147,25 +151,26 @@ fn client_of(member: &Member, identity: Arc<Rotating>) -> Result<Client, ConfigE
 async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinError> {
     let Some(invitation) = &config.invitation else { return Err(JoinError::NotInvited) };
     let ca_pem = discovery::discover(invitation).await?;
+    let node = config.node_name.as_ref().unwrap_or(&config.host_name);
     let address = match config.node_ip {
         Some(address) => address,
         None => towards(&invitation.server).ok_or_else(|| JoinError::NoAddress(invitation.server.clone()))?,
     };
     let machine = machine(&config.data_dir)?;
-    let pair = introduce(kept, invitation, &ca_pem, &config.node_name).await?;
+    let pair = introduce(kept, invitation, &ca_pem, node).await?;
     let identity = Rotating::new(&pair.certificate, &pair.key)?;
     let mut member = Member {
         server: invitation.server.clone(),
         ca_pem,
-        node: config.node_name.clone(),
+        node: node.clone(),
         address,
         pod_cidr: String::new(),
         settings: Settings::default(),
     };
     let client = client_of(&member, identity.clone())?;
     member.settings = settings(&client).await?;
-    member.pod_cidr = claim(&client, &config.node_name, &machine, address, None).await?;
-    let pair = request::serving(&client, &config.node_name, address).await?;
+    member.pod_cidr = claim(&client, node, &machine, address, None).await?;
+    let pair = request::serving(&client, node, address).await?;
     kept.write_serving(&pair)?;
     let serving = Rotating::new(&pair.certificate, &pair.key)?;
     kept.write(&member)?;

@@ -12,7 +12,12 @@ const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const SETLINK: u16 = 19;
 const NEWADDR: u16 = 20;
+const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
+const GETROUTE: u16 = 26;
+const NEWNEIGH: u16 = 28;
+const DELNEIGH: u16 = 29;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -25,12 +30,27 @@ const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const VXLAN_ID: u16 = 1;
+const VXLAN_LOCAL: u16 = 4;
+const VXLAN_LEARNING: u16 = 7;
+const VXLAN_PORT: u16 = 15;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
+const RTNH_F_ONLINK: u32 = 4;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_SELF: u8 = 0x02;
+const MAIN_TABLE: u8 = 254;
+const UNICAST: u8 = 1;
+/// Who made a route: the kernel keeps that, so that those to other machines are found again and no others are touched.
+const BOOT: u8 = 3;
+const MACHINES: u8 = 0x4d;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -90,17 +110,7 @@ impl Links {
 
     /// The index of an interface, or `None` where there is none of that name.
     pub fn index(&mut self, name: &str) -> io::Result<Option<u32>> {
-        let mut message = Message::new(GETLINK, 0, &link_header(0, false));
-        message.string(IFLA_IFNAME, name);
-        match self.socket.request(message) {
-            Ok(replies) => Ok(replies
-                .iter()
-                .find(|reply| reply.kind == NEWLINK)
-                .and_then(|reply| reply.body.get(4..8)?.try_into().ok())
-                .map(u32::from_ne_bytes)),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self.link(name)?.and_then(|body| body.get(4..8)?.try_into().ok()).map(u32::from_ne_bytes))
     }
 
     /// As [`Links::index`], but a missing interface is an error that names it.
@@ -193,9 +203,6 @@ impl Links {
 
     /// Sets a route, in place of one to the same destination.
     pub fn ensure_route(&mut self, route: Route) -> io::Result<()> {
-        const MAIN_TABLE: u8 = 254;
-        const BOOT: u8 = 3;
-        const UNICAST: u8 = 1;
         let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
         let mut message = Message::new(
             NEWROUTE,
@@ -213,5 +220,165 @@ impl Links {
         }
         message.u32(RTA_OIF, route.link);
         self.socket.request(message).map(drop)
+    }
+}
+
+/// An overlay's end on this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Vxlan {
+    /// The network's number, the same on all machines.
+    pub id: u32,
+    /// The UDP port.
+    pub port: u16,
+    /// This machine's address.
+    pub local: Ipv4Addr,
+    /// Its end's hardware address.
+    pub hardware: [u8; 6],
+    /// The largest packet.
+    pub mtu: u32,
+}
+
+/// `struct ndmsg`.
+fn neighbour_header(family: u8, link: u32, state: u16, flags: u8) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family;
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    header[10] = flags;
+    header
+}
+
+/// What is gone already is as good as taken away.
+fn missing_is_fine(result: io::Result<Vec<super::netlink::Reply>>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ESRCH | nix::libc::ENOENT)) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Between machines.
+impl Links {
+    /// Makes an overlay's end that is up, learns nothing and floods nothing, and gives its index. One that is there for
+    /// another address of this machine is made anew.
+    pub fn ensure_vxlan(&mut self, name: &str, vxlan: Vxlan) -> io::Result<u32> {
+        if self.vxlan_local(name)?.is_some_and(|local| local != vxlan.local) {
+            self.remove(name)?;
+        }
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        message.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &vxlan.hardware).u32(IFLA_MTU, vxlan.mtu);
+        message.nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |data| {
+                data.u32(VXLAN_ID, vxlan.id).attribute(VXLAN_LOCAL, &vxlan.local.octets());
+                data.attribute(VXLAN_LEARNING, &[0]).attribute(VXLAN_PORT, &vxlan.port.to_be_bytes());
+            });
+        });
+        existing_is_fine(self.socket.request(message))?;
+        let index = self.need(name)?;
+        let mut message = Message::new(NEWLINK, 0, &link_header(index, true));
+        message.u32(IFLA_MTU, vxlan.mtu).attribute(IFLA_ADDRESS, &vxlan.hardware);
+        self.socket.request(message).map(|_| index)
+    }
+
+    /// The machine's address that an overlay's end was made for; `None` where there is no such link.
+    fn vxlan_local(&mut self, name: &str) -> io::Result<Option<Ipv4Addr>> {
+        let Some(link) = self.link(name)? else { return Ok(None) };
+        let find = |bytes: &[u8], wanted: u16| {
+            attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload.to_vec())
+        };
+        let info = link.get(16..).and_then(|bytes| find(bytes, IFLA_LINKINFO));
+        let local = info.and_then(|info| find(&find(&info, IFLA_INFO_DATA)?, VXLAN_LOCAL));
+        Ok(local.and_then(|local| <[u8; 4]>::try_from(local).ok()).map(Ipv4Addr::from))
+    }
+
+    /// The kernel's description of a link.
+    fn link(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut message = Message::new(GETLINK, 0, &link_header(0, false));
+        message.string(IFLA_IFNAME, name);
+        match self.socket.request(message) {
+            Ok(replies) => Ok(replies.into_iter().find(|reply| reply.kind == NEWLINK).map(|reply| reply.body)),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The largest packet of the link that has this address; `None` where no link has it.
+    pub fn mtu_towards(&mut self, address: Ipv4Addr) -> io::Result<Option<u32>> {
+        let dump = Message::new(GETADDR, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
+        let of = |body: &[u8]| {
+            let own = attributes(body.get(8..)?).any(|(kind, own)| kind == IFA_LOCAL && own == address.octets());
+            own.then(|| word(body.get(4..8)?)).flatten()
+        };
+        let Some(index) = self.socket.request(dump)?.iter().find_map(|reply| of(&reply.body)) else { return Ok(None) };
+        let replies = self.socket.request(Message::new(GETLINK, 0, &link_header(index, false)))?;
+        let mtu = |body: &[u8]| {
+            attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, payload)| word(payload))
+        };
+        Ok(replies.iter().find_map(|reply| mtu(&reply.body)))
+    }
+
+    /// Sets a route to another machine's pods: by its own address, or by the overlay's end on this machine.
+    pub fn ensure_machine_route(
+        &mut self,
+        to: (Ipv4Addr, u8),
+        gateway: Ipv4Addr,
+        overlay: Option<u32>,
+    ) -> io::Result<()> {
+        let flags = if overlay.is_some() { RTNH_F_ONLINK } else { 0 }.to_ne_bytes();
+        let head = [AF_INET, to.1, 0, 0, MAIN_TABLE, MACHINES, SCOPE_UNIVERSE, UNICAST];
+        let mut message = Message::new(NEWROUTE, CREATE | REPLACE, &[&head[..], &flags].concat());
+        message.attribute(RTA_DST, &to.0.octets()).attribute(RTA_GATEWAY, &gateway.octets());
+        if let Some(link) = overlay {
+            message.u32(RTA_OIF, link);
+        }
+        self.socket.request(message).map(drop)
+    }
+
+    /// Where the routes to other machines' pods lead.
+    pub fn machine_routes(&mut self) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+        let dump = Message::new(GETROUTE, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let of = |body: &[u8]| {
+            let (bits, table, protocol) = (*body.get(1)?, *body.get(4)?, *body.get(5)?);
+            let to = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_DST)?.1;
+            let to = Ipv4Addr::from(<[u8; 4]>::try_from(to).ok()?);
+            (table == MAIN_TABLE && protocol == MACHINES).then_some((to, bits))
+        };
+        Ok(self.socket.request(dump)?.iter().filter_map(|reply| of(&reply.body)).collect())
+    }
+
+    /// Takes a route to another machine's pods away.
+    pub fn remove_machine_route(&mut self, to: (Ipv4Addr, u8)) -> io::Result<()> {
+        let header = [AF_INET, to.1, 0, 0, MAIN_TABLE, MACHINES, SCOPE_UNIVERSE, UNICAST, 0, 0, 0, 0];
+        let mut message = Message::new(DELROUTE, 0, &header);
+        message.attribute(RTA_DST, &to.0.octets());
+        missing_is_fine(self.socket.request(message))
+    }
+
+    /// Says which end of the overlay has an address, and on which machine it is.
+    pub fn ensure_overlay_peer(
+        &mut self,
+        overlay: u32,
+        end: Ipv4Addr,
+        hardware: [u8; 6],
+        machine: Ipv4Addr,
+    ) -> io::Result<()> {
+        let header = neighbour_header(AF_BRIDGE, overlay, NUD_PERMANENT | NUD_NOARP, NTF_SELF);
+        let mut message = Message::new(NEWNEIGH, CREATE | REPLACE, &header);
+        message.attribute(NDA_DST, &machine.octets()).attribute(NDA_LLADDR, &hardware);
+        self.socket.request(message)?;
+        let mut message =
+            Message::new(NEWNEIGH, CREATE | REPLACE, &neighbour_header(AF_INET, overlay, NUD_PERMANENT, 0));
+        message.attribute(NDA_DST, &end.octets()).attribute(NDA_LLADDR, &hardware);
+        self.socket.request(message).map(drop)
+    }
+
+    /// Forgets that.
+    pub fn remove_overlay_peer(&mut self, overlay: u32, end: Ipv4Addr, hardware: [u8; 6]) -> io::Result<()> {
+        let mut message = Message::new(DELNEIGH, 0, &neighbour_header(AF_INET, overlay, 0, 0));
+        message.attribute(NDA_DST, &end.octets());
+        missing_is_fine(self.socket.request(message))?;
+        let mut message = Message::new(DELNEIGH, 0, &neighbour_header(AF_BRIDGE, overlay, 0, NTF_SELF));
+        message.attribute(NDA_LLADDR, &hardware);
+        missing_is_fine(self.socket.request(message))
     }
 }

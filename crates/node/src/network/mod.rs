@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! pod: eth0 10.244.0.5/32 ──veth──┐
-//! pod: eth0 10.244.0.6/32 ──veth──┤ bridge mst-pods 10.244.0.1/24 ── host
+//! pod: eth0 10.244.0.6/32 ──veth──┤ bridge mst-pods 10.244.0.1/24 ── host ── other machines (see [`machines`])
 //!                                 │ bridge mst-services 10.96.0.10/32 (no ports; the service range is routed to it)
 //! ```
 //!
@@ -15,6 +15,7 @@ mod address;
 pub mod dns;
 pub mod filter;
 mod link;
+pub mod machines;
 mod netlink;
 pub mod view;
 
@@ -33,8 +34,12 @@ pub const POD_BRIDGE: &str = "mst-pods";
 pub const SERVICE_LINK: &str = "mst-services";
 /// What every pod's interface on the host begins with.
 const PAIR_PREFIX: &str = "mst";
-/// Ethernet's usual size; the bridge is local.
+/// Ethernet's usual size, where no link says another.
 const MTU: u32 = 1500;
+/// What is not less than this holds TCP's usual segments; no link is taken for smaller.
+const LEAST_MTU: u32 = 576;
+/// The overlay's headers: Ethernet, IPv4, UDP, VXLAN.
+const OVERLAY_BYTES: u32 = 50;
 
 /// What the network needs to know.
 #[derive(Clone, Debug)]
@@ -49,6 +54,30 @@ pub struct NetworkConfig {
     pub service_cidr: Cidr,
     /// The cluster DNS server's address, in the Services' range.
     pub dns_address: Ipv4Addr,
+    /// This machine's address, by which other machines reach it.
+    pub node_address: Ipv4Addr,
+    /// How packets get to other machines' pods.
+    pub between: Between,
+}
+
+/// How packets get from one machine's pods to another's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Between {
+    /// Inside UDP, from machine to machine: whatever lies between them.
+    Vxlan,
+    /// As they are, by routes: the machines share a link.
+    Routes,
+}
+
+impl Between {
+    /// Reads `vxlan` or `routes`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "vxlan" => Some(Self::Vxlan),
+            "routes" => Some(Self::Routes),
+            _ => None,
+        }
+    }
 }
 
 impl NetworkConfig {
@@ -82,6 +111,8 @@ struct State {
     links: Links,
     leases: Leases,
     bridge: u32,
+    /// The largest packet of a pod.
+    mtu: u32,
 }
 
 /// A hardware address that follows from the IP address, so that a neighbour's cache is right even when an address
@@ -89,6 +120,17 @@ struct State {
 fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
+}
+
+/// The largest packet of a pod: what this machine's link takes, less what the overlay adds. A machine that has no link of
+/// its address (alone, behind a translation) is taken for one with Ethernet's.
+fn pod_mtu(link: Option<u32>, config: &NetworkConfig) -> u32 {
+    let alone = config.node_address.is_loopback() || config.cluster_cidr.contains(config.node_address);
+    let link = link.filter(|_| !alone);
+    match (link.unwrap_or(MTU).max(LEAST_MTU), config.between) {
+        (mtu, Between::Vxlan) if !alone => mtu - OVERLAY_BYTES,
+        (mtu, _) => mtu,
+    }
 }
 
 /// The name of a pod's interface on the host: of its uid, at most 15 characters.
@@ -131,13 +173,19 @@ impl Network {
         ] {
             step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
         }
+        let mtu = pod_mtu(step("looking for this machine's link", links.mtu_towards(config.node_address))?, &config);
         let leases = step("opening the address leases", Leases::open(config.pod_cidr, config.folder.clone()))?;
-        Ok(Self { config, state: Mutex::new(State { links, leases, bridge }) })
+        Ok(Self { config, state: Mutex::new(State { links, leases, bridge, mtu }) })
     }
 
     /// What it was opened with.
     pub fn config(&self) -> &NetworkConfig {
         &self.config
+    }
+
+    /// The largest packet of a pod.
+    pub fn mtu(&self) -> u32 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).mtu
     }
 
     /// Connects a pod's network namespace and gives its address. Idempotent, also across restarts. Blocks for
@@ -153,10 +201,10 @@ impl Network {
         step("bringing lo up", inside.up(loopback))?;
         if step("looking for eth0", inside.index("eth0"))?.is_none() {
             let name = pair_name(pod_uid);
-            let bridge = state.bridge;
+            let (bridge, mtu) = (state.bridge, state.mtu);
             // A pair left by a sandbox that is gone would hold the name.
             step("removing an old interface", state.links.remove(&name))?;
-            let made = state.links.add_pair(&name, bridge, netns, "eth0", hardware_address(address), MTU);
+            let made = state.links.add_pair(&name, bridge, netns, "eth0", hardware_address(address), mtu);
             step("making the pod's interface", made)?;
             let port = step("looking for the pod's interface", state.links.need(&name))?;
             step("setting hairpin mode", state.links.hairpin(port))?;
@@ -195,9 +243,12 @@ impl Network {
             let pair = name.len() == link::MAX_NAME
                 && name.starts_with(PAIR_PREFIX)
                 && name[3..].bytes().all(|byte| byte.is_ascii_hexdigit());
-            if pair || name == POD_BRIDGE || name == SERVICE_LINK {
+            if pair || [POD_BRIDGE, SERVICE_LINK, machines::OVERLAY].contains(&name.as_str()) {
                 step(format!("removing {name}"), links.remove(&name))?;
             }
+        }
+        for route in step("listing routes", links.machine_routes())? {
+            step("removing a route", links.remove_machine_route(route))?;
         }
         step("removing the packet filter's table", filter::Filter::remove())?;
         match std::fs::remove_dir_all(folder) {

@@ -18,7 +18,7 @@ use mainstay_node::kubelet::environment::Dependencies;
 use mainstay_node::kubelet::events::Events;
 use mainstay_node::kubelet::objects::Objects;
 use mainstay_node::kubelet::{Kubelet, PodContext, files, spec};
-use mainstay_node::network::{Cidr, Network, NetworkConfig};
+use mainstay_node::network::{Between, Cidr, Network, NetworkConfig};
 use mainstay_node::volumes::{Record, VolumeError, Volumes};
 use mainstay_runtime::safe_path::mounts;
 use mainstay_runtime::{ContainerState, Runtime, RuntimeConfig};
@@ -57,6 +57,8 @@ impl Agent {
             cluster_cidr: range("10.244.0.0/16"),
             service_cidr: range("10.96.0.0/16"),
             dns_address: [10, 96, 0, 10].into(),
+            node_address: [127, 0, 0, 1].into(),
+            between: Between::Routes,
         });
         let identity = client.config().identity.clone().unwrap();
         let serving = mainstay_client::Rotating::new(&identity.0, &identity.1).unwrap();
@@ -68,6 +70,7 @@ impl Agent {
             pod_cidr: "10.244.0.0/24".into(),
             cluster_cidr: "10.244.0.0/16".into(),
             service_cidr: "10.96.0.0/16".into(),
+            between: Between::Routes,
             cluster_dns: [10, 96, 0, 10].into(),
             cluster_domain: "cluster.local".into(),
             cgroup_root: self.cgroup_root.clone(),

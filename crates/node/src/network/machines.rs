@@ -1,0 +1,150 @@
+//! The pod network between machines, from Node objects alone: nothing is asked of the network and nothing is flooded.
+//!
+//! ```text
+//! routes:  10.244.1.0/24 via 192.0.2.2                              (the other machine's own address, on a shared link)
+//! vxlan:   10.244.1.0/24 via 10.244.1.0 dev mst-vxlan onlink
+//!          10.244.1.0 is at 0a:58:0a:f4:01:00                       (neighbour, permanent)
+//!          0a:58:0a:f4:01:00 is on 192.0.2.2                        (forwarding entry, permanent)
+//! ```
+//!
+//! What is in the kernel is brought up to date by what differs. Routes that an earlier process left stay until all Nodes
+//! have been listed once: a list that fails takes nothing away.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use mainstay_api::kinds;
+use mainstay_client::{Client, Informer, ListOptions, Notice};
+use mainstay_logic::peers::{Peer, peer};
+
+use super::link::{Links, Vxlan};
+use super::{Between, Network, NetworkConfig, NetworkError, step};
+
+/// This machine's end of the overlay.
+pub const OVERLAY: &str = "mst-vxlan";
+/// The overlay's number and port: Linux's own, which others that build one from Node objects use as well.
+const ID: u32 = 1;
+const PORT: u16 = 8472;
+/// How long to wait before what the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What leads to other machines in the kernel.
+#[derive(Debug)]
+pub struct Machines {
+    config: NetworkConfig,
+    mtu: u32,
+    links: Links,
+    /// Made with the first peer: a machine that stays alone needs none.
+    overlay: Option<u32>,
+    /// What was told to the kernel, by Node.
+    peers: BTreeMap<String, Peer>,
+}
+
+impl Machines {
+    /// Opens what is there.
+    pub fn open(network: &Network) -> Result<Self, NetworkError> {
+        let links = step("opening netlink", Links::open())?;
+        Ok(Self { config: network.config().clone(), mtu: network.mtu(), links, overlay: None, peers: BTreeMap::new() })
+    }
+
+    /// Brings the kernel up to what a Node is now (`None`: it is gone, or no peer).
+    fn set(&mut self, node: &str, wanted: Option<Peer>) -> io::Result<()> {
+        let had = self.peers.get(node).copied();
+        if had == wanted {
+            return Ok(());
+        }
+        // Another Node may have the range by now; then it is not this one's to take away.
+        if let Some(old) = had.filter(|old| wanted.is_none_or(|new| new.range != old.range)) {
+            self.peers.remove(node);
+            if !self.peers.values().any(|peer| peer.range == old.range) {
+                self.links.remove_machine_route(old.range)?;
+                if let Some(overlay) = self.overlay {
+                    self.links.remove_overlay_peer(overlay, old.range.0, old.hardware())?;
+                }
+            }
+        }
+        let Some(new) = wanted else { return Ok(()) };
+        match self.config.between {
+            Between::Routes => self.links.ensure_machine_route(new.range, new.address, None)?,
+            Between::Vxlan => {
+                let overlay = self.ensure_overlay()?;
+                self.links.ensure_overlay_peer(overlay, new.range.0, new.hardware(), new.address)?;
+                self.links.ensure_machine_route(new.range, new.range.0, Some(overlay))?;
+            }
+        }
+        self.peers.insert(node.to_owned(), new);
+        Ok(())
+    }
+
+    fn ensure_overlay(&mut self) -> io::Result<u32> {
+        if let Some(overlay) = self.overlay {
+            return Ok(overlay);
+        }
+        let range = self.config.pod_cidr;
+        let own = Peer { range: (range.first, range.prefix), address: self.config.node_address };
+        let vxlan = Vxlan { id: ID, port: PORT, local: own.address, hardware: own.hardware(), mtu: self.mtu };
+        let made = self.links.ensure_vxlan(OVERLAY, vxlan);
+        let overlay = made.map_err(|error| match error.raw_os_error() {
+            Some(nix::libc::EOPNOTSUPP) => {
+                io::Error::new(error.kind(), "this kernel has no vxlan; a cluster of `--pod-network=routes` needs none")
+            }
+            _ => error,
+        })?;
+        // The source of what this machine itself sends to other machines' pods.
+        self.links.ensure_address(overlay, range.first, 32)?;
+        self.overlay = Some(overlay);
+        Ok(overlay)
+    }
+
+    /// Takes away routes that an earlier process left and that neither a peer has nor one of those that are `wanted`.
+    fn forget_others(&mut self, wanted: &BTreeMap<String, Option<Peer>>) -> io::Result<()> {
+        for route in self.links.machine_routes()? {
+            if !self.peers.values().chain(wanted.values().flatten()).any(|peer| peer.range == route) {
+                self.links.remove_machine_route(route)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the kernel's routes by a watch of all Nodes, until dropped.
+pub async fn keep(network: Arc<Network>, client: Client, own: String) {
+    let mut machines = match Machines::open(&network) {
+        Ok(machines) => machines,
+        Err(error) => return tracing::error!(%error, "the network between machines cannot be opened"),
+    };
+    let all = (machines.config.cluster_cidr.first, machines.config.cluster_cidr.prefix);
+    let mut nodes = Informer::new(client, &kinds::NODE, "", ListOptions::default());
+    // What each Node should be, of those that the kernel refused.
+    let mut refused: BTreeMap<String, Option<Peer>> = BTreeMap::new();
+    loop {
+        let notice = if refused.is_empty() {
+            Some(nodes.next().await)
+        } else {
+            tokio::time::timeout(RETRY, nodes.next()).await.ok()
+        };
+        match notice {
+            Some(Notice::Put(key, node)) => {
+                let wanted = serde_json::from_value::<Node>(node).ok().and_then(|node| peer(&node, &own, all));
+                refused.insert(key.name.to_string(), wanted);
+            }
+            Some(Notice::Gone(key, _)) => drop(refused.insert(key.name.to_string(), None)),
+            Some(Notice::Synced) => {
+                if let Err(error) = machines.forget_others(&refused) {
+                    tracing::warn!(%error, "old routes to other machines stay");
+                }
+            }
+            None => {}
+        }
+        refused.retain(|node, wanted| match machines.set(node, *wanted) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(node, %error, "the pods of another machine are not reached; trying again");
+                true
+            }
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! Several machines: network namespaces on one link, which can be cut.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::{Cluster, text};
+
+/// A switch that machines are plugged into; gone when it is dropped.
+pub struct Lan {
+    holder: Child,
+}
+
+/// A machine's address on the link: 172.30.0.<number>.
+pub fn address(number: u8) -> String {
+    format!("172.30.0.{number}")
+}
+
+impl Lan {
+    pub fn new() -> Self {
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--", "sh", "-c"])
+            .arg("ip link add lan0 type bridge && ip link set lan0 up && echo ready; exec sleep infinity")
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare (util-linux), as root");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line).expect("the holder's word");
+        assert_eq!(line, "ready\n", "root is needed");
+        Self { holder }
+    }
+
+    fn ip(&self, args: &[&str]) {
+        let holder = self.holder.id().to_string();
+        let output =
+            Command::new("nsenter").args(["--net", "-t", &holder, "--", "ip"]).args(args).output().expect("ip");
+        assert!(output.status.success(), "ip {}: {}", args.join(" "), text(&output));
+    }
+
+    /// Plugs a machine in, as `eth0` with the address of its number.
+    pub fn plug(&self, machine: &Cluster, number: u8) {
+        let (port, pid) = (format!("port{number}"), machine.holder_pid().to_string());
+        self.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
+        self.ip(&["link", "set", &port, "master", "lan0", "up"]);
+        for args in [
+            vec!["address", "add", &format!("{}/24", address(number)), "dev", "eth0"],
+            vec!["link", "set", "eth0", "up"],
+        ] {
+            assert!(machine.inside("ip").args(args).status().expect("ip").success());
+        }
+    }
+
+    /// Cuts a machine off, or joins it again.
+    pub fn cut(&self, number: u8, is_cut: bool) {
+        self.ip(&["link", "set", &format!("port{number}"), if is_cut { "down" } else { "up" }]);
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A first machine that runs a server and a node, and others that are not started.
+pub fn machines<const N: usize>(lan: &Lan, more: &[&str]) -> (Cluster, [Cluster; N]) {
+    let mut first = Cluster::unstarted().open_to_pods();
+    lan.plug(&first, 1);
+    first.up_with(&[&["--node-ip", &address(1)], more].concat());
+    let others = std::array::from_fn(|index| {
+        let machine = Cluster::unstarted();
+        lan.plug(&machine, u8::try_from(index).expect("few") + 2);
+        machine
+    });
+    (first, others)
+}
+
+impl Cluster {
+    /// The words of the line that `mainstay token create` prints, after `mainstay join`.
+    pub fn invitation(&self) -> Vec<String> {
+        let output = self.mainstay(&["token", "create", "--data-dir"]).arg(self.data_dir()).output().expect("run");
+        assert!(output.status.success(), "{}", text(&output));
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words = line.trim().strip_prefix("mainstay join ").unwrap_or_else(|| panic!("{line}"));
+        words.split(' ').map(str::to_owned).collect()
+    }
+
+    /// `mainstay join` with these words; waits until the node is ready.
+    pub fn join<S: AsRef<str>>(&mut self, words: &[S]) {
+        self.join_until(words, "node ready");
+    }
+
+    /// As [`Cluster::join`], until it says something else.
+    pub fn join_until<S: AsRef<str>>(&mut self, words: &[S], ready: &'static str) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
+        let mut command = self.mainstay(&["join"]);
+        command.args(words.iter().map(AsRef::as_ref));
+        self.run(command, log, ready);
+    }
+
+    /// `mainstay join` that must fail; what it says.
+    pub fn refused_to_join<S: AsRef<str>>(&self, words: &[S]) -> String {
+        let mut command = self.mainstay(&["join"]);
+        command.args(words.iter().map(AsRef::as_ref)).arg("--data-dir").arg(self.data_dir());
+        let output = command.output().expect("run");
+        assert!(!output.status.success(), "it joined:\n{}", text(&output));
+        text(&output)
+    }
+
+    /// The process that was started last.
+    pub fn pid(&self) -> String {
+        fs::read_to_string(self.data_dir().join("pid")).expect("a process id").trim().to_owned()
+    }
+}
