@@ -1,6 +1,7 @@
 //! Several machines: they join, are reached, renew their certificates, come back, and leave; their pods talk to each other.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::machines::{Lan, machines};
@@ -9,10 +10,10 @@ use crate::harness::{Checks, Cluster, text};
 /// A pod on a node of its own, that serves its name.
 fn pod(name: &str, node: &str) -> String {
     format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: web}}}}, spec: {{nodeName: {node}, \
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\nspec: {{nodeName: {node}, \
          terminationGracePeriodSeconds: 1, containers: [{{name: main, image: 'test.local/busybox:1', \
          imagePullPolicy: Never, command: [sh, -c, 'mkdir /w; hostname > /w/index.html; echo started; \
-         head -c 3000000 /dev/zero > /w/large; exec httpd -f -p 8080 -h /w']}}]}}}}\n---\n"
+         head -c 3000000 /dev/zero > /w/large; exec httpd -f -p 8080 -h /w']}}]}}\n"
     )
 }
 
@@ -111,14 +112,12 @@ fn a_machine_joins_is_reached_comes_back_and_leaves_m4() {
 
 fn forwarded(first: &Cluster) -> String {
     let mut forward = first.inside(first.kubectl_path());
-    let mut forward = forward
-        .args(["port-forward", "pod/web-2", ":8080"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("kubectl");
+    let mut forward =
+        forward.args(["port-forward", "pod/web-2", ":8080"]).stdout(Stdio::piped()).spawn().expect("kubectl");
+    // Kept open: kubectl writes a line for each connection.
+    let mut said = BufReader::new(forward.stdout.take().expect("piped"));
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(forward.stdout.take().expect("piped")), &mut line)
-        .expect("a line");
+    said.read_line(&mut line).expect("a line");
     let port = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next()).expect("a port").to_owned();
     let url = format!("http://127.0.0.1:{port}/");
     let output = first.inside("curl").args(["-sS", "-m", "10", "--noproxy", "*", &url]).output().expect("curl");
@@ -188,9 +187,11 @@ fn talk(first: &Cluster, second: &Cluster, between: &str, mtu: &str) {
     let port = first.field("service/web", "{.spec.ports[0].nodePort}");
     let service = first.field("service/web", "{.spec.clusterIP}");
     let ips = ["web-1", "web-2"].map(|pod| first.field(&format!("pod/{pod}"), "{.status.podIP}"));
-    let fetched = |pod: &str, url: &str| {
-        text(&first.try_kubectl(&["exec", pod, "--", "wget", "-T", "10", "-q", "-O", "-", url])).trim().to_owned()
+    let curl = |mut curl: Command, url: &str| {
+        let output = curl.args(["-skS", "-m", "20", "--noproxy", "*", url]).output().expect("curl");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
+    let fetched = |pod: &str, url: &str| curl(first.in_network_of(pod, "curl"), url);
     let both = |fetch: &dyn Fn() -> String| {
         let all: std::collections::BTreeSet<String> = (0..24).map(|_| fetch()).collect();
         all.into_iter().collect::<Vec<_>>().join(" ")
@@ -198,27 +199,16 @@ fn talk(first: &Cluster, second: &Cluster, between: &str, mtu: &str) {
     for (pod, other, ip) in [("web-1", "web-2", &ips[1]), ("web-2", "web-1", &ips[0])] {
         let name = |what: &str| format!("{between}: {pod} reaches {what}");
         checks.equal(&name("the other pod"), &fetched(pod, &format!("http://{ip}:8080/")), other);
-        let large = format!("wget -T 20 -q -O - http://{ip}:8080/large | wc -c");
-        checks.equal(&name("all of a large page"), &first.exec(pod, &["sh", "-c", &large]), "3000000");
+        let large = fetched(pod, &format!("http://{ip}:8080/large"));
+        checks.equal(&name("all of a large page"), &large.len().to_string(), "3000000");
         checks.equal(&name("a Service"), &both(&|| fetched(pod, &format!("http://{service}/"))), "web-1 web-2");
-        checks.equal(
-            &name("a Service by its name"),
-            &both(&|| fetched(pod, "http://web.default.svc.cluster.local/")),
-            "web-1 web-2",
-        );
-        checks.equal(
-            &name("the API"),
-            &first.exec(pod, &["sh", "-c", "nc -w 5 kubernetes.default 443 < /dev/null && echo open"]),
-            "open",
-        );
+        let named = first.exec(pod, &["nslookup", "web.default.svc.cluster.local", "10.96.0.10"]);
+        checks.contains(&name("the cluster's DNS"), &named, &service);
+        checks.equal(&name("the API"), &fetched(pod, "https://10.96.0.1/healthz"), "ok");
         checks.contains(&name("at its size"), &first.exec(pod, &["cat", "/sys/class/net/eth0/mtu"]), mtu);
     }
     for (machine, name) in [(first, "node-1"), (second, "node-2")] {
-        let fetched = |url: &str| {
-            let output =
-                machine.inside("curl").args(["-sS", "-m", "10", "--noproxy", "*", url]).output().expect("curl");
-            text(&output).trim().to_owned()
-        };
+        let fetched = |url: &str| curl(machine.inside("curl"), url);
         for (pod, ip) in ["web-1", "web-2"].iter().zip(&ips) {
             checks.equal(&format!("{between}: {name} reaches a pod"), &fetched(&format!("http://{ip}:8080/")), pod);
         }
