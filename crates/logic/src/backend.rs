@@ -4,7 +4,8 @@
 //! The slices are one decision behind the pods. So that no answer and no rule ever names the address of a dead pod
 //! that another pod may have by now (N3), an endpoint that refers to a pod counts only while exactly that pod (by
 //! uid) is there, not finished, and has the address; and it is not ready once the pod is being deleted (N2), unless the
-//! Service publishes not-ready addresses.
+//! Service publishes not-ready addresses. A node has only its own pods ([`Snapshot::pods_of`]); of others it believes the
+//! slices, as upstream: an address rests before another pod has it, longer than a slice is behind.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -110,6 +111,9 @@ fn standing(snapshot: &Snapshot, service: &ObjectKey, endpoint: &Endpoint, publi
     };
     let key =
         ObjectKey::new(target.namespace.as_deref().unwrap_or(&service.namespace), target.name.as_deref().unwrap_or(""));
+    if snapshot.pods_of.as_deref().is_some_and(|own| endpoint.node_name.as_deref() != Some(own)) {
+        return Some((ready, terminating));
+    }
     let pod = snapshot.pods.get(&key)?;
     if target.uid.is_some() && pod.metadata.uid != target.uid {
         return None;

@@ -85,6 +85,8 @@ pub struct Snapshot {
     /// them is what was known before, or at least that they are there; nobody may decide anything that looks at their
     /// kinds (A10).
     pub unreadable: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<str>>,
+    /// Where a node has it: the node whose pods it has, and no others.
+    pub pods_of: Option<Arc<str>>,
     /// What is found by what.
     pub indexes: Indexes,
     /// What adds up.

@@ -156,7 +156,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let filter = Filter::open(pods, services).map_err(StartError::Filter)?;
 
     let mut tasks = JoinSet::new();
-    let view = View::new(&config.cluster_domain);
+    let view = View::new(&config.cluster_domain, &config.node_name);
     let health = Health::default();
     tasks.spawn(keep(health.clone(), "packet-filter", {
         let (view, client, node) = (view.clone(), config.client.clone(), config.node_name.clone());

@@ -37,9 +37,9 @@ fn watched() -> [Kind; 4] {
 }
 
 impl View {
-    /// An empty view of a cluster domain.
-    pub fn new(domain: &str) -> Arc<Self> {
-        let snapshot = Snapshot::default();
+    /// An empty view of a cluster domain, on a node: of pods it will have that node's only.
+    pub fn new(domain: &str, node: &str) -> Arc<Self> {
+        let snapshot = Snapshot { pods_of: Some(node.into()), ..Snapshot::default() };
         let zones = Zones::new(&snapshot, domain);
         Arc::new(Self { state: RwLock::new((snapshot, zones)), whole: AtomicBool::new(false) })
     }
@@ -94,7 +94,10 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
     let (sender, mut notices) = mpsc::channel(QUEUE);
     let mut watches = tokio::task::JoinSet::new();
     for kind in watched() {
-        let mut informer = Informer::new(client.clone(), &kind, "", ListOptions::default());
+        let own = format!("spec.nodeName={node}");
+        let field_selector = if kind == kinds::POD { own } else { String::new() };
+        let options = ListOptions { field_selector, ..ListOptions::default() };
+        let mut informer = Informer::new(client.clone(), &kind, "", options);
         let sender = sender.clone();
         watches.spawn(async move { while sender.send((kind.clone(), informer.next().await)).await.is_ok() {} });
     }

@@ -32,6 +32,8 @@ pub struct Attributes {
     pub namespace: String,
     /// Empty for all.
     pub name: String,
+    /// The field selector of a list or a watch.
+    pub fields: String,
     /// For what is not a resource.
     pub path: String,
 }
@@ -157,7 +159,7 @@ mod tests {
             subresource: "scale".into(),
             namespace: "a".into(),
             name: "web".into(),
-            path: String::new(),
+            ..Attributes::default()
         };
         assert_eq!(
             forbidden(&user, &what, "").message,

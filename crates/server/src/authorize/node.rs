@@ -4,7 +4,7 @@
 //! Which pod needs what is an index by node, fed by the store's watch of pods; a request costs two look-ups, however
 //! many pods there are. What the request writes is looked at in `restriction`, when the object is known.
 //!
-//! Differs: our node is also the network, DNS and volumes of its machine, so it reads all nodes, namespaces, pods,
+//! Differs: our node is also the network, DNS and volumes of its machine, so it reads all nodes, namespaces, Services,
 //! endpoint slices, volumes and snapshot contents; upstream's proxy and drivers have certificates of their own for that.
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,9 +23,8 @@ const PODS: &str = "/core/pods/";
 pub const LEASES: &str = "kube-node-lease";
 
 /// What a node reads whole: what its network, its DNS and its volumes are made of.
-const READS: [(&str, &str); 11] = [
+const READS: [(&str, &str); 10] = [
     ("", "namespaces"),
-    ("", "pods"),
     ("", "services"),
     ("", "endpoints"),
     ("", "persistentvolumes"),
@@ -171,7 +170,10 @@ impl Graph {
             },
             ("", "pods") => match (what.verb.as_str(), subresource) {
                 ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
-                _ => may(reads && subresource.is_empty()),
+                ("get", "") => self.gets_pod(node, what),
+                ("list" | "watch", "") if selects(&what.fields, node) => Ok(()),
+                ("list" | "watch", "") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
+                _ => Err(String::new()),
             },
             ("", "persistentvolumes")
             | ("snapshot.storage.k8s.io", "volumesnapshotcontents")
@@ -192,6 +194,16 @@ impl Graph {
             }
             resource => may(reads && subresource.is_empty() && READS.contains(&resource)),
         }
+    }
+
+    /// A pod of the node, or one that is not there: that it is gone is its to know.
+    fn gets_pod(&self, node: &str, what: &Attributes) -> Result<(), String> {
+        let key = ObjectKey::new(what.namespace.as_str(), what.name.as_str());
+        let is_own = match self.pods.get(&key) {
+            Some(placed) => &*placed.node == node,
+            None => self.store.get(format!("{PODS}{}/{}", what.namespace, what.name).as_bytes()).is_none(),
+        };
+        if is_own { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
     }
 
     /// One object of a kind that a pod may mount.
@@ -227,6 +239,14 @@ impl Graph {
         }
         Err(format!("no relationship found between node '{node}' and this object"))
     }
+}
+
+/// Whether a field selector leaves only the pods of a node.
+fn selects(fields: &str, node: &str) -> bool {
+    fields.split(',').any(|part| {
+        let pair = part.split_once("==").or_else(|| part.split_once('='));
+        pair.is_some_and(|(field, value)| field.trim() == "spec.nodeName" && value.trim() == node)
+    })
 }
 
 fn lease(node: &str, what: &Attributes) -> Result<(), String> {
@@ -421,6 +441,20 @@ mod tests {
             asks("get", "roles", "a", "r"),
         ] {
             assert!(graph.allows("n1", &beyond).is_err(), "{beyond:?}");
+        }
+        assert!(graph.allows("n1", &asks("get", "pods", "a", "p")).is_ok(), "its own");
+        assert!(graph.allows("n2", &asks("get", "pods", "a", "p")).is_err(), "another's");
+        assert!(graph.allows("n2", &asks("get", "pods", "a", "gone")).is_ok());
+        for (fields, may) in [
+            ("spec.nodeName=n1", true),
+            ("spec.nodeName==n1,metadata.name=p", true),
+            ("", false),
+            ("spec.nodeName=n2", false),
+            ("spec.nodeName!=n1", false),
+            ("metadata.name=spec.nodeName=n1", false),
+        ] {
+            let list = Attributes { fields: fields.to_owned(), ..asks("list", "pods", "", "") };
+            assert_eq!(graph.allows("n1", &list).is_ok(), may, "{fields}");
         }
         graph.change(key, Some(pod("n2").as_bytes()));
         assert_eq!((may(&graph, "n1"), may(&graph, "n2")), (0, wanted.len()));

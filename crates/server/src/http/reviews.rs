@@ -99,6 +99,22 @@ fn subject(kind: &str, review: &Value) -> Result<User, Status> {
     Ok(user)
 }
 
+/// The field selector that a review names, as a request has it.
+fn requirements(resource: &Value) -> String {
+    let raw = object::text(resource, &["fieldSelector", "rawSelector"]);
+    if !raw.is_empty() {
+        return raw.to_owned();
+    }
+    let all = object::at(resource, &["fieldSelector", "requirements"]).and_then(Value::as_array).into_iter().flatten();
+    let one = |requirement: &Value| {
+        let values = requirement.get("values").and_then(Value::as_array)?;
+        let [Value::String(value)] = values.as_slice() else { return None };
+        let is_in = object::text(requirement, &["operator"]) == "In";
+        is_in.then(|| format!("{}={value}", object::text(requirement, &["key"])))
+    };
+    all.filter_map(one).collect::<Vec<_>>().join(",")
+}
+
 fn access(server: &Server, kind: &str, user: &User, review: &Value) -> Result<Value, Status> {
     let part = |field: &str| object::at(review, &["spec", field]).filter(|value| !value.is_null());
     let what = match (part("resourceAttributes"), part("nonResourceAttributes")) {
@@ -124,6 +140,7 @@ fn access(server: &Server, kind: &str, user: &User, review: &Value) -> Result<Va
                 subresource: text("subresource"),
                 namespace: text("namespace"),
                 name: text("name"),
+                fields: requirements(resource),
                 path: String::new(),
             }
         }

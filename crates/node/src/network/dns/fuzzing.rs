@@ -12,7 +12,7 @@ use super::{Shared, question};
 use crate::network::view::View;
 
 fn server() -> Shared {
-    let view = View::new("cluster.local");
+    let view = View::new("cluster.local", "n");
     let put = |kind: &Kind, namespace: &str, name: &str, mut object: Value| {
         object["metadata"] =
             json!({ "name": name, "namespace": namespace, "labels": { "kubernetes.io/service-name": "web" } });
