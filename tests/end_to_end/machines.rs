@@ -196,6 +196,11 @@ fn talk(first: &Cluster, second: &Cluster, between: &str, mtu: &str) {
         let all: std::collections::BTreeSet<String> = (0..24).map(|_| fetch()).collect();
         all.into_iter().collect::<Vec<_>>().join(" ")
     };
+    // Rules follow the pods' readiness by a moment.
+    for pod in ["web-1", "web-2"] {
+        let has_both = || both(&|| fetched(pod, &format!("http://{service}/"))) == "web-1 web-2";
+        first.eventually(&format!("{between}: {pod} reaches both"), has_both);
+    }
     for (pod, other, ip) in [("web-1", "web-2", &ips[1]), ("web-2", "web-1", &ips[0])] {
         let name = |what: &str| format!("{between}: {pod} reaches {what}");
         checks.equal(&name("the other pod"), &fetched(pod, &format!("http://{ip}:8080/")), other);

@@ -144,6 +144,11 @@ pub fn in_namespace<'a, T>(
 }
 
 impl Snapshot {
+    /// An empty one that will have the pods of one node only.
+    pub fn of_node(node: &str) -> Self {
+        Self { pods_of: Some(node.into()), ..Self::default() }
+    }
+
     /// Takes in one change of the store: the object's encoded JSON, or `None` when it is gone. Gives back what
     /// changed, for [`crate::Controller::keys`]. An object that does not decode is noted in
     /// [`Snapshot::unreadable`] and counts as present, as it was last known (A10).

@@ -39,7 +39,7 @@ fn watched() -> [Kind; 4] {
 impl View {
     /// An empty view of a cluster domain, on a node: of pods it will have that node's only.
     pub fn new(domain: &str, node: &str) -> Arc<Self> {
-        let snapshot = Snapshot { pods_of: Some(node.into()), ..Snapshot::default() };
+        let snapshot = Snapshot::of_node(node);
         let zones = Zones::new(&snapshot, domain);
         Arc::new(Self { state: RwLock::new((snapshot, zones)), whole: AtomicBool::new(false) })
     }

@@ -249,7 +249,7 @@ fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
         subresource: if is_bare_binding { String::new() } else { target.subresource.clone() },
         namespace: if is_namespace { target.name.clone() } else { target.namespace.clone() },
         name,
-        fields: query.get("fieldSelector").unwrap_or_default().to_owned(),
+        fields: query.get("fieldSelector").cloned().unwrap_or_default(),
         path: String::new(),
     }
 }
