@@ -225,3 +225,45 @@ fn talk(first: &Cluster, second: &Cluster, between: &str, mtu: &str) {
         }
     }
 }
+
+#[test]
+fn a_local_volume_keeps_its_pods_on_its_machine_v5_v9() {
+    let lan = Lan::new();
+    let (first, [mut second]) = machines(&lan, &["--pod-network", "routes"]);
+    joined(&first, &mut second, "node-2");
+    [&first, &second].into_iter().for_each(|machine| machine.load(&["busybox"]));
+    let claim = "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n\
+        spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}\n";
+    let user = |name: &str, selector: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n\
+            {selector}  containers: [{{name: main, image: 'test.local/busybox:1', imagePullPolicy: Never, \
+            command: [sleep, '100000'], volumeMounts: [{{name: data, mountPath: /data}}]}}]\n  \
+            volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]\n"
+        )
+    };
+    let on = |node: &str| format!("  nodeSelector: {{kubernetes.io/hostname: {node}}}\n");
+    first.apply(&(claim.to_owned() + &user("writer", &on("node-2"))));
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/writer", "--timeout=60s"]);
+    first.exec("writer", &["sh", "-c", "echo precious > /data/file && sync"]);
+
+    // Another machine has no such volume: a pod that must run there waits, and finds no empty folder.
+    first.apply(&user("elsewhere", &on("node-1")));
+    let message = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
+    first.eventually("the pod waits for its volume's node", || {
+        first.field("pod/elsewhere", message).contains("1 node(s) had volume node affinity conflict")
+    });
+    first.kubectl(&["delete", "pod", "elsewhere", "writer"]);
+    first.kubectl(&["cordon", "node-2"]);
+    first.apply(&user("again", ""));
+    first.eventually("the pod waits for its volume's node", || !first.field("pod/again", message).is_empty());
+    assert_eq!(first.field("pod/again", "{.spec.nodeName}"), "", "V5");
+    first.kubectl(&["uncordon", "node-2"]);
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/again", "--timeout=60s"]);
+    assert_eq!(first.exec("again", &["cat", "/data/file"]).trim(), "precious");
+
+    // A machine with volumes does not leave without being told to.
+    let left = second.mainstay(&["leave", "--data-dir"]).arg(second.data_dir()).output().expect("run");
+    assert!(!left.status.success() && text(&left).contains("volumes live on this machine"), "{}", text(&left));
+    assert_eq!(node_ready(&first, "node-2"), "True");
+}

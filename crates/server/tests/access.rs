@@ -67,7 +67,11 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     assert_eq!(account.get_text("/apis").await.expect_err("its account is gone").code(), Some(401));
 
     let node = client(&server.node.as_ref().expect("a node").kubeconfig);
-    node.list(&kinds::POD, "", &ListOptions::default()).await.expect("a kubelet reads pods");
+    let of = |node: &str| ListOptions { field_selector: format!("spec.nodeName={node}"), ..ListOptions::default() };
+    node.list(&kinds::POD, "", &of("n1")).await.expect("a kubelet reads its pods");
+    for others in [of("n2"), ListOptions::default()] {
+        assert_eq!(node.list(&kinds::POD, "", &others).await.expect_err("and no others").code(), Some(403), "M4");
+    }
     let named = |name: &str| json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
     node.create(&kinds::NODE, "", &named("n1")).await.expect("its own Node");
     admin.create(&kinds::NODE, "", &named("n2")).await.expect("another");
