@@ -188,16 +188,16 @@ impl Collector {
     }
 
     async fn ask(&self, node: &NodeAddress) -> Option<Summary> {
-        let asked = tokio::time::timeout(ANSWER, self.fetch(&node.address)).await;
+        let asked = tokio::time::timeout(ANSWER, self.fetch(node)).await;
         let asked = asked.unwrap_or_else(|_| Err("it does not answer in time".into()));
         asked.inspect_err(|error| tracing::debug!(node = node.name, %error, "a node does not say what it uses")).ok()
     }
 
-    async fn fetch(&self, address: &str) -> Result<Summary, Box<dyn std::error::Error + Send + Sync>> {
-        let io = connect_kubelet(&self.tls, address).await?;
+    async fn fetch(&self, node: &NodeAddress) -> Result<Summary, Box<dyn std::error::Error + Send + Sync>> {
+        let io = connect_kubelet(&self.tls, &node.address, &node.name).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
         let connection = Aborting(tokio::spawn(connection));
-        let request = http::Request::get("/stats/summary").header(http::header::HOST, address);
+        let request = http::Request::get("/stats/summary").header(http::header::HOST, &node.address);
         let answer = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?).await?;
         if !answer.status().is_success() {
             return Err(format!("it answers {}", answer.status()).into());
