@@ -25,8 +25,8 @@ pub fn config(data_dir: &Path) -> ServerConfig {
         service_cidr: "10.96.0.0/16".into(),
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
-        node_name: "n1".into(),
-        node_addresses: vec![[127, 0, 0, 1].into()],
+        pod_network: "routes".into(),
+        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
     }
 }
