@@ -37,7 +37,10 @@ fn pod(ordinal: u8, uid: &str) -> Value {
 }
 
 fn ask(world: &World, name: &str, wanted: Type) -> String {
-    let zones = Zones::new(&world.snapshot, "cluster.local.");
+    ask_of(&Zones::new(&world.snapshot, "cluster.local."), world, name, wanted)
+}
+
+fn ask_of(zones: &Zones, world: &World, name: &str, wanted: Type) -> String {
     let shown = |data: &Data| match data {
         Data::A(ip) => ip.to_string(),
         Data::Aaaa(ip) => ip.to_string(),
@@ -149,6 +152,56 @@ fn n1_changes_applied_one_by_one_give_the_same_zones_as_making_them_anew() {
                 step(kind, object, there);
             }
         }
+    }
+}
+
+#[test]
+fn n1_n2_n3_tables_follow_a_pod_that_goes_is_another_or_comes_after_its_slice() {
+    let mut world = world();
+    let mut zones = Zones::new(&world.snapshot, "cluster.local");
+    world.changes.clear();
+    let own = "web-1.web.default.svc.cluster.local";
+    let slice_of = |uid: &str| {
+        let mut endpoint = endpoint(1);
+        endpoint["targetRef"]["uid"] = json!(format!("{uid}1"));
+        json!({"endpoints": [endpoint]})
+    };
+    let change = |world: &mut World, patch: Value| world.patch(&mainstay_api::kinds::POD, "default", "web-1", patch);
+    let slice = |world: &mut World, uid: &str| {
+        world.patch(&mainstay_api::kinds::ENDPOINT_SLICE, "default", "web-a", slice_of(uid));
+    };
+    let gone = |world: &mut World| world.remove(&mainstay_api::kinds::POD, &ObjectKey::new("default", "web-1"));
+    type Step<'a> = (&'a str, &'a dyn Fn(&mut World), &'a str);
+    let steps: [Step; 12] = [
+        ("the pod has another address", &|world| change(world, json!({"status": {"podIP": "10.0.0.9"}})), "NxDomain"),
+        ("its own again", &|world| change(world, json!({"status": {"podIP": "10.0.0.1"}})), "10.0.0.1"),
+        ("it has finished", &|world| change(world, json!({"status": {"phase": "Failed"}})), "NxDomain"),
+        ("it runs", &|world| change(world, json!({"status": {"phase": "Running"}})), "10.0.0.1"),
+        ("the next of its name, in one step, with its address", &|world| world.put(pod(1, "v")), "NxDomain"),
+        ("the slice follows", &|world| slice(world, "v"), "10.0.0.1"),
+        (
+            "it is told to go",
+            &|world| {
+                change(
+                    world,
+                    json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n"}}),
+                )
+            },
+            "NxDomain",
+        ),
+        ("it is gone", &gone, "NxDomain"),
+        ("the slice is written before its pod is seen", &|world| slice(world, "w"), "NxDomain"),
+        ("the pod is seen", &|world| world.put(pod(1, "w")), "10.0.0.1"),
+        ("it goes at once", &gone, "NxDomain"),
+        ("the same one is seen after all", &|world| world.put(pod(1, "w")), "10.0.0.1"),
+    ];
+    for (what, step, expected) in steps {
+        step(&mut world);
+        for (before, change) in std::mem::take(&mut world.changes) {
+            zones.apply(&before, &world.snapshot, &change);
+        }
+        assert_eq!(ask_of(&zones, &world, own, Type::A), expected, "{what}");
+        assert_eq!(zones.tables, Zones::new(&world.snapshot, "cluster.local").tables, "{what}");
     }
 }
 

@@ -330,4 +330,31 @@ mod tests {
         let conf = "search lan\nnameserver 10.96.0.10\n nameserver 192.0.2.1\nnameserver nonsense\n";
         assert_eq!(upstreams(conf, Ipv4Addr::new(10, 96, 0, 10)), ["192.0.2.1:53".parse().expect("an address")]);
     }
+
+    fn answer(server: &Shared, name: &str, wanted: RecordType) -> Message {
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii(name).expect("a name"), wanted));
+        server.cluster_answer(&question).expect("the cluster's to answer")
+    }
+
+    /// RFC 2308: who caches keeps a negative answer for the lesser of the SOA's own time to live and its MINIMUM; some
+    /// look at the latter alone.
+    #[test]
+    fn n1_nobody_remembers_what_does_not_exist_yet() {
+        let server = fuzzing::server();
+        for (name, wanted, code) in [
+            ("web-1.web.default.svc.cluster.local.", RecordType::A, ResponseCode::NXDomain),
+            ("none.default.svc.cluster.local.", RecordType::SRV, ResponseCode::NXDomain),
+            ("web-0.web.default.svc.cluster.local.", RecordType::AAAA, ResponseCode::NoError),
+        ] {
+            let answer = answer(&server, name, wanted);
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, 0), "{name}");
+            let [authority] = &answer.authorities[..] else { panic!("{name}: {:?}", answer.authorities) };
+            let RData::SOA(soa) = &authority.data else { panic!("{name}: {authority}") };
+            assert_eq!((authority.ttl, soa.minimum), (0, 0), "{name}");
+        }
+        let there = answer(&server, "web-0.web.default.svc.cluster.local.", RecordType::A);
+        assert_eq!(there.answers.iter().map(|record| record.ttl).collect::<Vec<_>>(), [TTL_SECONDS]);
+        assert!(TTL_SECONDS <= 5, "an answer is kept for a moment only");
+    }
 }

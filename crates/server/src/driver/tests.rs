@@ -309,6 +309,63 @@ fn a_key_is_decided_again_only_when_its_own_commit_is_seen_and_others_go_on() {
     assert!(cluster.get(&kinds::SECRET, "a-s").is_some() && cluster.get(&kinds::SECRET, "b-s").is_some());
 }
 
+/// What is decided about an object that another write changes, or replaces by one of its name, before the commit.
+#[test]
+fn a8_a_decision_about_an_older_state_or_another_object_is_refused_at_commit() {
+    fn marks(snapshot: &Snapshot, key: &ObjectKey, _: Timestamp) -> Decision {
+        let Some(meta) = snapshot.metas.get(&(kinds::CONFIG_MAP.clone(), key.clone())) else {
+            return Decision::default();
+        };
+        let mark = Write::patch(&kinds::CONFIG_MAP, &meta.metadata, json!({ "data": { "mark": "1" } }));
+        let delete = Write::delete(&kinds::CONFIG_MAP, &meta.metadata);
+        let writes = match (&*key.name, mark, delete) {
+            ("patch", mark, _) => vec![mark],
+            ("patch-any-state", Write::Patch { kind, key, uid, status, patch, .. }, _) => {
+                vec![Write::Patch { kind, key, uid, status, patch, resource_version: None }]
+            }
+            ("delete", _, delete) => vec![delete],
+            (_, _, Write::Delete { kind, key, uid, grace_period, propagation, .. }) => {
+                vec![Write::Delete { kind, key, uid, grace_period, propagation, resource_version: None }]
+            }
+            _ => Vec::new(),
+        };
+        Decision { writes, ..Decision::default() }
+    }
+    static MARKS: &[Controller] = &[Controller {
+        name: "marks",
+        permits: &[(Verb::Patch, "configmaps"), (Verb::Delete, "configmaps")],
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: marks,
+        many: None,
+    }];
+    for (name, replaced) in
+        [("patch", false), ("patch", true), ("patch-any-state", true), ("delete", false), ("delete-any-state", true)]
+    {
+        let cluster = Cluster::new();
+        let now = cluster.api.now();
+        cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("created");
+        let mut driver = Driver::new(MARKS);
+        let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+        let work = driver.poll(now).expect("decided");
+        if replaced {
+            cluster.delete(&kinds::CONFIG_MAP, name, &crate::api::DeleteOptions::default()).expect("deleted");
+            cluster.create(&kinds::CONFIG_MAP, config_map(name)).expect("made again");
+        } else {
+            let change = json!({ "data": { "other": "1" } });
+            cluster.merge(&kinds::CONFIG_MAP, name, crate::api::Part::Main, change).expect("changed");
+        }
+        let before = cluster.get(&kinds::CONFIG_MAP, name);
+        land(&cluster, &mut driver, work);
+        assert!(before.is_some() && cluster.get(&kinds::CONFIG_MAP, name) == before, "{name}, replaced: {replaced}");
+        // It is decided anew, on what there is now.
+        feed(&mut driver, &mut watcher, now);
+        let again = driver.poll(now).expect("decided anew");
+        land(&cluster, &mut driver, again);
+        assert_ne!(cluster.get(&kinds::CONFIG_MAP, name), before, "{name}, replaced: {replaced}");
+    }
+}
+
 #[test]
 fn v2_what_a_decision_relies_on_is_written_by_nobody_until_it_is_seen() {
     fn relies(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {

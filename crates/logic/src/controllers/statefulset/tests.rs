@@ -17,6 +17,8 @@ use crate::pods::{in_back_off, is_finished, is_running_and_ready, is_terminating
 use crate::snapshot::Snapshot;
 use crate::world::{World, merge};
 
+mod fields;
+
 const CONTROLLERS: &[Controller] = &[statefulset::CONTROLLER, garbagecollector::CONTROLLER];
 
 fn now() -> Timestamp {

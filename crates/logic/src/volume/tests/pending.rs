@@ -225,3 +225,66 @@ fn v2_v3_whichever_is_deleted_first_the_policy_is_honoured() {
         "{status}"
     );
 }
+
+/// A claim that is told to go and is held by its pod still holds its volume.
+#[test]
+fn v2_a_volume_stays_while_a_claim_that_is_told_to_go_holds_it() {
+    for policy in ["Retain", "Delete"] {
+        let mut world = with_claim("Immediate", policy);
+        let name = bound_to(&world, "data").replace("Bound ", "");
+        world.put(user("web-0", "data"));
+        settle(&mut world);
+        assert_eq!(world.get(&kinds::POD, "default", "web-0")["spec"]["nodeName"], "n1");
+        world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+        world.delete(&kinds::PERSISTENT_VOLUME, "", &name, None);
+        settle(&mut world);
+        let protected = |world: &World, kind: &mainstay_api::Kind, namespace: &str, name: &str, finalizer: &str| {
+            let finalizers = world.get(kind, namespace, name)["metadata"]["finalizers"].clone();
+            finalizers.as_array().is_some_and(|all| all.iter().any(|held| held == finalizer))
+        };
+        assert!(
+            protected(&world, &kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", PVC_PROTECTION),
+            "V2: a pod has the claim ({policy})"
+        );
+        assert!(
+            protected(&world, &kinds::PERSISTENT_VOLUME, "", &name, PV_PROTECTION),
+            "V2: the claim has the volume ({policy})"
+        );
+        world.remove(&kinds::POD, &ObjectKey::new("default", "web-0"));
+        settle(&mut world);
+        assert_eq!(bound_to(&world, "data"), "- -", "the claim goes with its last user");
+        assert!(!protected(&world, &kinds::PERSISTENT_VOLUME, "", &name, PV_PROTECTION));
+    }
+}
+
+/// The mark says already what it would say: a placement that was cut after it. It is written all the same, since only
+/// a resourceVersion that moves tells two placements from one view apart.
+#[test]
+fn v9_a_claim_that_any_node_reaches_is_marked_anew_with_each_placement() {
+    for mode in ["ReadWriteOnce", "ReadWriteOncePod"] {
+        let mut world = World::default();
+        for name in ["n1", "n2"] {
+            world.put(node(name, json!({})));
+        }
+        world.put(static_volume("nfs", "1Gi", "Retain"));
+        let mut wide = claim("data", Some(""), mode);
+        wide["spec"]["volumeName"] = json!("nfs");
+        world.patch(&kinds::PERSISTENT_VOLUME, "", "nfs", json!({"spec": {"accessModes": [mode]}}));
+        world.put(wide);
+        settle(&mut world);
+        assert_eq!(bound_to(&world, "data"), "Bound nfs");
+        for (name, node) in [("a", "n1"), ("b", "n2")] {
+            let mut pod = user(name, "data");
+            pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            world.put(pod);
+        }
+        let pod = |name: &str| ObjectKey::new("default", name);
+        assert_eq!(world.run(&scheduler::CONTROLLER, &pod("a"), Timestamp::UNIX_EPOCH, 1), 1, "the mark alone");
+        assert!(world.get(&kinds::POD, "default", "a")["spec"]["nodeName"].is_null(), "{mode}: cut before the binding");
+        let view = world.snapshot.clone();
+        world.run_on(&view, &scheduler::CONTROLLER, &pod("a"), Timestamp::UNIX_EPOCH, usize::MAX);
+        world.run_on(&view, &scheduler::CONTROLLER, &pod("b"), Timestamp::UNIX_EPOCH, usize::MAX);
+        let node_of = |name: &str| world.get(&kinds::POD, "default", name)["spec"]["nodeName"].clone();
+        assert_eq!((node_of("a"), node_of("b")), (json!("n1"), Value::Null), "V9: {mode}");
+    }
+}

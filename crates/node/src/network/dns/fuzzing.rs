@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use super::{Shared, question};
 use crate::network::view::View;
 
-fn server() -> Shared {
+/// A server in front of a Service `web` with one endpoint `web-0`, an alias of it, and an alias of itself.
+pub(super) fn server() -> Shared {
     let view = View::new("cluster.local", "n");
     let put = |kind: &Kind, namespace: &str, name: &str, mut object: Value| {
         object["metadata"] =

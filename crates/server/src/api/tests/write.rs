@@ -30,6 +30,64 @@ fn a8_updates_honour_uid_and_resource_version() {
 }
 
 #[test]
+fn a8_every_subresource_honours_uid_and_resource_version() {
+    let cluster = Cluster::new();
+    let stale = cluster.create(&kinds::POD, pod("a")).expect("created");
+    let touch = json!({ "metadata": { "labels": { "x": "y" } } });
+    let newest = cluster.merge(&kinds::POD, "a", Part::Main, touch.clone()).expect("changed");
+    let namespace = cluster.get(&kinds::NAMESPACE, "default").expect("there");
+    cluster.merge(&kinds::NAMESPACE, "default", Part::Main, touch).expect("changed");
+    let put = |kind: &'static Kind, part: Part, body: &Value| {
+        let (namespace, name) = (if kind.namespaced { "default" } else { "" }, object::name(body));
+        cluster.write(|batch| update(batch, kind, namespace, name, part, body.clone()))
+    };
+    for part in [Part::Main, Part::Status, Part::EphemeralContainers, Part::Resize] {
+        let mut body = stale.clone();
+        body["status"]["phase"] = "Running".into();
+        let conflict = put(&kinds::POD, part, &body).expect_err("stale");
+        assert_eq!((conflict.code, conflict.reason), (409, "Conflict"), "{part:?}");
+        body["metadata"]["resourceVersion"] = newest["metadata"]["resourceVersion"].clone();
+        body["metadata"]["uid"] = "another".into();
+        assert_eq!(put(&kinds::POD, part, &body).expect_err("another pod").code, 409, "{part:?}");
+        let versions = json!({ "metadata": { "resourceVersion": stale["metadata"]["resourceVersion"] } });
+        assert_eq!(cluster.merge(&kinds::POD, "a", part, versions).expect_err("stale").code, 409, "{part:?} by patch");
+    }
+    for part in [Part::Status, Part::Finalize] {
+        assert_eq!(put(&kinds::NAMESPACE, part, &namespace).expect_err("stale").code, 409, "{part:?}");
+    }
+    let binding = |field: &str, value: &str| {
+        let binding = json!({ "metadata": { field: value }, "target": { "name": "n" } });
+        cluster.write(|batch| bind(batch, "default", "a", &binding))
+    };
+    assert_eq!(binding("resourceVersion", object::resource_version(&stale)).expect_err("stale").code, 409);
+    assert_eq!(binding("uid", "another").expect_err("another pod").code, 409);
+    assert_eq!(cluster.get(&kinds::POD, "a"), Some(newest.clone()), "A9: what fails leaves nothing behind");
+    let mut body = newest;
+    body["status"]["phase"] = "Running".into();
+    assert_eq!(put(&kinds::POD, Part::Status, &body).expect("current")["status"]["phase"], "Running");
+}
+
+#[test]
+fn a8_a_scale_of_an_older_state_is_refused() {
+    let cluster = Cluster::new();
+    let spec = json!({ "replicas": 1, "selector": { "matchLabels": { "a": "b" } }, "template": {
+        "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } });
+    let set = json!({ "metadata": { "name": "web" }, "spec": spec });
+    let made = cluster.create(&kinds::STATEFUL_SET, set).expect("created");
+    cluster.merge(&kinds::STATEFUL_SET, "web", Part::Main, json!({ "spec": { "replicas": 2 } })).expect("changed");
+    let to = |version: &str, uid: &str| {
+        let metadata = json!({ "name": "web", "namespace": "default", "resourceVersion": version, "uid": uid });
+        let scale = json!({ "metadata": metadata, "spec": { "replicas": 5 } });
+        cluster.write(|batch| scaled(batch, &kinds::STATEFUL_SET, "default", "web", &|_| Ok(scale.clone())))
+    };
+    assert_eq!(to(object::resource_version(&made), "").expect_err("stale").code, 409);
+    assert_eq!(to("", "another").expect_err("another set").code, 409);
+    let replicas = cluster.get(&kinds::STATEFUL_SET, "web").expect("there")["spec"]["replicas"].clone();
+    assert_eq!(replicas, 2);
+    to("", object::uid(&made)).expect("its own uid, any state");
+}
+
+#[test]
 fn a9_a_patch_that_raced_is_made_anew_on_what_the_other_wrote() {
     let cluster = Cluster::new();
     cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");

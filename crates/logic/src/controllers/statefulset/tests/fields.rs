@@ -1,0 +1,211 @@
+//! What a user sets on a StatefulSet, field by field: each changes what is made, replaced or removed, and when.
+
+use jiff::SignedDuration;
+
+use super::*;
+use crate::decision::{Decision, Waiting};
+
+fn in_seconds(seconds: i64) -> Timestamp {
+    now().checked_add(SignedDuration::from_secs(seconds)).unwrap()
+}
+
+fn decided(world: &World, at: Timestamp) -> Decision {
+    (statefulset::CONTROLLER.reconcile)(&world.snapshot, &key(), at)
+}
+
+/// The controller alone decides at that time, until it has nothing more to do.
+fn work(world: &mut World, at: Timestamp) {
+    while world.run(&statefulset::CONTROLLER, &key(), at, usize::MAX) > 0 {}
+}
+
+/// The pods that are told to go.
+fn going(world: &World) -> Vec<String> {
+    let going = world.all(&POD).filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
+    going.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn change(world: &mut World, spec: Value) {
+    world.patch(&STATEFUL_SET, "default", "web", json!({ "spec": spec }));
+}
+
+/// Ready for so many seconds before [`now`].
+fn ready_for(world: &mut World, name: &str, seconds: i64) {
+    report(world, name, "True", in_seconds(-seconds).as_second());
+}
+
+#[test]
+fn min_ready_seconds_holds_back_the_next_pod_s4() {
+    let mut world = world(json!({"minReadySeconds": 30}));
+    work(&mut world, now());
+    ready_for(&mut world, "web-0", 10);
+    work(&mut world, now());
+    assert_eq!(pods(&world), ["web-0"], "Ready, and not yet for 30 seconds");
+    let status = world.get(&STATEFUL_SET, "default", "web")["status"].clone();
+    assert_eq!((&status["readyReplicas"], &status["availableReplicas"]), (&json!(1), &json!(0)));
+    let decision = decided(&world, now());
+    assert_eq!(decision.wake_at, Some(in_seconds(20)), "looked at again when it is available, whatever happens");
+    assert!(decision.waiting.contains(&Waiting::NotYetAvailable), "{:?}", decision.waiting);
+    work(&mut world, in_seconds(19));
+    assert_eq!(pods(&world), ["web-0"]);
+    work(&mut world, in_seconds(20));
+    assert_eq!(pods(&world), ["web-0", "web-1"]);
+    assert_eq!(world.get(&STATEFUL_SET, "default", "web")["status"]["availableReplicas"], 1);
+}
+
+#[test]
+fn min_ready_seconds_holds_back_a_rolling_update_and_a_scale_in_s5_s6() {
+    let mut world = world(json!({"minReadySeconds": 30}));
+    rest(&mut world);
+    change(&mut world, image("good:2")["spec"].clone());
+    work(&mut world, now());
+    assert_eq!(going(&world), ["web-2"]);
+    kubelet(&mut world, "web-2");
+    work(&mut world, now());
+    ready_for(&mut world, "web-2", 10);
+    work(&mut world, now());
+    assert_eq!((going(&world), pods(&world).len()), (vec![], 3), "the new one is Ready and not yet available");
+    work(&mut world, in_seconds(20));
+    assert_eq!(going(&world), ["web-1"]);
+
+    rest(&mut world);
+    ready_for(&mut world, "web-0", 10);
+    change(&mut world, json!({"replicas": 2}));
+    work(&mut world, now());
+    assert_eq!(going(&world), [""; 0], "one that stays is not available yet");
+    work(&mut world, in_seconds(20));
+    assert_eq!(going(&world), ["web-2"]);
+}
+
+#[test]
+fn on_delete_replaces_nothing_by_itself_s6() {
+    let mut world = world(json!({"updateStrategy": {"type": "OnDelete"}}));
+    rest(&mut world);
+    change(&mut world, image("bad:2")["spec"].clone());
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-0=good:1 web-1=good:1 web-2=good:1");
+    // What a user deletes comes back new, and stays though it is broken and corrected: that is the user's, too.
+    world.remove(&POD, &ObjectKey::new("default", "web-1"));
+    rest(&mut world);
+    change(&mut world, image("good:3")["spec"].clone());
+    crash(&mut world, "web-2");
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-0=good:1 web-1=bad:2 web-2=good:1");
+    let status = world.get(&STATEFUL_SET, "default", "web")["status"].clone();
+    assert_ne!(status["currentRevision"], status["updateRevision"]);
+    for name in ["web-0", "web-1", "web-2"] {
+        world.remove(&POD, &ObjectKey::new("default", name));
+        rest(&mut world);
+    }
+    assert_eq!(shape(&world), "web-0=good:3 web-1=good:3 web-2=good:3");
+}
+
+#[test]
+fn ordinals_start_moves_pods_claims_and_partition_s3_s4_s6() {
+    let partition = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
+    let mut world = world(json!({"ordinals": {"start": 5}, "updateStrategy": partition}));
+    world.settle(CONTROLLERS, now());
+    assert_eq!(pods(&world), ["web-5"], "the first is made first");
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-5=good:1 web-6=good:1 web-7=good:1");
+    assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM), ["data-web-5", "data-web-6", "data-web-7"]);
+    let pod = world.get(&POD, "default", "web-6");
+    assert_eq!(pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "6");
+    // The partition counts from the start.
+    change(&mut world, image("good:2")["spec"].clone());
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-5=good:1 web-6=good:1 web-7=good:2");
+    change(&mut world, json!({"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 0}}}));
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-5=good:2 web-6=good:2", "S5: the highest goes");
+    // Another start: what is below it goes, what is above it comes.
+    change(&mut world, json!({"ordinals": {"start": 6}}));
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-6=good:2 web-7=good:2");
+    change(&mut world, json!({"ordinals": null}));
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-0=good:2 web-1=good:2");
+}
+
+#[test]
+fn max_unavailable_bounds_what_a_rolling_update_takes_away_at_once_s6() {
+    let numbers =
+        [(json!(null), 1), (json!(1), 1), (json!(2), 2), (json!("40%"), 2), (json!("39%"), 1), (json!("1%"), 1)];
+    for policy in ["OrderedReady", "Parallel"] {
+        for (most, expected) in &numbers {
+            let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
+            let mut world = world(json!({"replicas": 5, "podManagementPolicy": policy, "updateStrategy": strategy}));
+            rest(&mut world);
+            change(&mut world, image("good:2")["spec"].clone());
+            work(&mut world, now());
+            let all = ["web-3", "web-4"];
+            assert_eq!(going(&world), all[all.len() - expected..], "{policy} {most}");
+            // Those that are away count, whoever took them.
+            if *expected == 2 {
+                kubelet(&mut world, "web-4");
+                kubelet(&mut world, "web-3");
+                report(&mut world, "web-0", "False", 300);
+                work(&mut world, now());
+                assert_eq!(going(&world), [""; 0], "{policy} {most}: two are still away, and web-0 is not ready");
+            }
+        }
+    }
+}
+
+/// `whenScaled: Delete`, and the set is scaled out again before the claim has gone with its pod.
+#[test]
+fn a_claim_that_goes_with_an_older_pod_is_not_taken_over_s8_v6() {
+    let policy = json!({"whenDeleted": "Retain", "whenScaled": "Delete"});
+    let mut world = world(json!({"replicas": 2, "persistentVolumeClaimRetentionPolicy": policy}));
+    rest(&mut world);
+    let claim = ObjectKey::new("default", "data-web-1");
+    let uid = |world: &World| world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-1")["metadata"]["uid"].clone();
+    let old = uid(&world);
+    change(&mut world, json!({"replicas": 1}));
+    work(&mut world, now());
+    assert_eq!(going(&world), ["web-1"]);
+    // The name is taken by another pod, too: an owner is a uid.
+    for name_is_taken in [false, true] {
+        let mut world = world.clone();
+        world.remove(&POD, &ObjectKey::new("default", "web-1"));
+        if name_is_taken {
+            world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web-1"},
+                "spec": {"containers": []}}));
+        }
+        change(&mut world, json!({"replicas": 2}));
+        work(&mut world, now());
+        let owner = world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-1")["metadata"]["ownerReferences"].clone();
+        assert_eq!((uid(&world), &owner[0]["kind"]), (old.clone(), &json!("Pod")), "it keeps its owner");
+        if name_is_taken {
+            continue;
+        }
+        assert_eq!(pods(&world), ["web-0"], "its successor waits for the claim to go");
+        let waiting = Waiting::ClaimTerminating { name: "data-web-1".to_owned() };
+        assert_eq!(decided(&world, now()).waiting, [waiting]);
+        let dependent = garbagecollector::key_for(&PERSISTENT_VOLUME_CLAIM, &claim);
+        world.run(&garbagecollector::CONTROLLER, &dependent, now(), usize::MAX);
+        rest(&mut world);
+        assert_eq!(shape(&world), "web-0=good:1 web-1=good:1");
+        assert!(uid(&world).is_string() && uid(&world) != old, "a fresh claim");
+    }
+}
+
+/// Also where the claim is missed only after everything else has come to rest, and where it is on its way out.
+#[test]
+fn a_pod_that_waits_for_a_claim_gets_it_whenever_it_goes_s9() {
+    let mut world = world(json!({}));
+    work(&mut world, now());
+    world.patch(&POD, "default", "web-0", json!({"status": {"phase": "Pending"}}));
+    work(&mut world, now());
+    world.changes.clear();
+    world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data-web-0"));
+    world.settle(&[statefulset::CONTROLLER], now());
+    assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM), ["data-web-0"], "its going alone wakes the set");
+    let held = json!({"metadata": {"finalizers": ["x.io/held"], "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    world.patch(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0", held);
+    world.settle(&[statefulset::CONTROLLER], now());
+    let waiting = decided(&world, now()).waiting;
+    assert!(waiting.contains(&Waiting::ClaimTerminating { name: "data-web-0".to_owned() }), "{waiting:?}");
+    world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data-web-0"));
+    world.settle(&[statefulset::CONTROLLER], now());
+    assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM), ["data-web-0"]);
+}
