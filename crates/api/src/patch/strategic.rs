@@ -9,7 +9,9 @@
 //! $deleteFromPrimitiveList/args: [...]   removes scalars from a merged list
 //! ```
 //!
-//! A field of a patch that is null removes the field. A list without a merge strategy is replaced.
+//! A field of a patch that is null removes the field. A list without a merge strategy is replaced. No directive is ever
+//! stored: in what is taken whole they are left out, and what carries `$patch` there with them, as upstream does where
+//! nothing was stored before.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,6 +26,12 @@ const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ELEMENT_ORDER: &str = "$setElementOrder/";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList/";
+/// The same without the name of a list, and what is wrong with a field that begins so and names none, in upstream's
+/// words.
+const NAMELESS: [(&str, &str); 2] = [
+    ("$setElementOrder", "invalid patch format of setElementOrder list"),
+    ("$deleteFromPrimitiveList", "invalid patch format of primitive list"),
+];
 
 /// Merges a patch into an object of this shape.
 pub(super) fn merge(shape: Shape, current: &Value, patch: Value) -> Result<Value, Status> {
@@ -39,6 +47,23 @@ fn bad_patch(why: impl std::fmt::Display) -> Status {
 
 fn unfit(why: impl std::fmt::Display) -> Status {
     Status::new(422, "Invalid", format!("error applying patch: {why}"))
+}
+
+fn is_directive(field: &str) -> bool {
+    field == PATCH || field == RETAIN_KEYS || NAMELESS.iter().any(|(prefix, _)| field.starts_with(prefix))
+}
+
+/// What is taken whole, less the directives in it; `None` for a map that carries `$patch`.
+fn without_directives(value: Value) -> Option<Value> {
+    Some(match value {
+        Value::Object(map) if map.contains_key(PATCH) => return None,
+        Value::Object(map) => {
+            let fields = map.into_iter().filter(|(field, _)| !is_directive(field));
+            Value::Object(fields.filter_map(|(field, value)| Some((field, without_directives(value)?))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().filter_map(without_directives).collect()),
+        scalar => scalar,
+    })
 }
 
 /// The shape of a field and how it is merged; what has no schema is merged like a plain map.
@@ -75,6 +100,11 @@ fn merge_map(
         if !keys.patch_merge {
             return Err(bad_patch(format_args!("{name:?} is not a list that is merged")));
         }
+    }
+    let misnamed = |field: &&String| is_directive(field) && !field.contains('/');
+    if let Some(field) = patch.keys().find(misnamed) {
+        let why = NAMELESS.iter().find(|(prefix, _)| field.starts_with(prefix)).map_or("", |(_, why)| *why);
+        return Err(bad_patch(why));
     }
     let mut orders = HashMap::new();
     let mut deletions = HashMap::new();
@@ -160,7 +190,10 @@ fn merge_field(
             let item = if let Shape::List(item) = shape { *item } else { Shape::Any };
             Value::Array(merge_list(item, keys.patch_key, stored, patch, order)?)
         }
-        other => other,
+        other => match without_directives(other) {
+            Some(other) => other,
+            None => return Ok(()),
+        },
     };
     current.insert(name, merged);
     Ok(())
@@ -204,7 +237,10 @@ fn merge_list(
         };
         let after = match item {
             Value::Object(item) => Value::Object(merge_map(shape, taken, item.clone())?),
-            scalar => scalar.clone(),
+            other => match without_directives(other.clone()) {
+                Some(other) => other,
+                None => continue,
+            },
         };
         match before {
             Some(before) => *before = after,

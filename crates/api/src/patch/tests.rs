@@ -151,21 +151,118 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A field's name that is a directive's, at any depth.
+fn directive_in(value: &Value) -> Option<&str> {
+    match value {
+        Value::Object(map) => {
+            let own = map.keys().find(|name| name.starts_with('$')).map(String::as_str);
+            own.or_else(|| map.values().find_map(directive_in))
+        }
+        Value::Array(items) => items.iter().find_map(directive_in),
+        _ => None,
+    }
+}
+
+/// Values with directives of right and wrong types anywhere in them.
+fn any_directives() -> impl Strategy<Value = Value> {
+    let text = prop::sample::select(vec!["a", "b", "replace", "delete", "merge", ""]).prop_map(Value::from);
+    let leaf = prop_oneof![1 => Just(Value::Null), 1 => Just(json!(80)), 4 => text];
+    let fields = prop::sample::select(vec![
+        "name",
+        "containers",
+        "tolerations",
+        "finalizers",
+        "nodeSelector",
+        "key",
+        "args",
+        "ports",
+        "containerPort",
+    ]);
+    let directives = prop::sample::select(vec![
+        "$patch",
+        "$retainKeys",
+        "$setElementOrder",
+        "$setElementOrder/",
+        "$setElementOrder/containers",
+        "$setElementOrder/tolerations",
+        "$deleteFromPrimitiveList",
+        "$deleteFromPrimitiveList/finalizers",
+        "$deleteFromPrimitiveList/args",
+    ]);
+    let names = prop_oneof![5 => fields, 2 => directives];
+    leaf.prop_recursive(5, 32, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map(names.clone(), inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
-    fn x4_no_patch_panics_and_no_directive_is_stored(mut current in any_json(), patch in any_json()) {
-        // What is stored has been decoded, so it has no directives.
-        if decode(&kinds::POD, &mut current, FieldValidation::Ignore).is_ok() {
+    fn x4_no_patch_panics_and_no_directive_is_stored(
+        current in any_json(),
+        patch in any_json(),
+        [metadata, spec] in prop::array::uniform2(any_directives()),
+    ) {
+        // What is stored has no directives.
+        let mut current = if directive_in(&current).is_some() { json!({}) } else { current };
+        if decode(&kinds::POD, &mut current, FieldValidation::Ignore).is_err() {
+            current = json!({ "metadata": { "finalizers": ["a", "b"] }, "spec": { "tolerations": [{ "key": "a" }] } });
+        }
+        for patch in [patch, json!({ "metadata": metadata, "spec": spec })] {
             for kind in [PatchType::Json, PatchType::Merge, PatchType::Strategic] {
                 let patched = apply_patch(&kinds::POD, kind, &current, patch.to_string().as_bytes());
                 if let (PatchType::Strategic, Ok(patched)) = (kind, patched) {
-                    let merged = ["metadata", "spec"].map(|field| patched[field].to_string()).concat();
-                    prop_assert!(!merged.contains("\"$patch\":") && !merged.contains("\"$retainKeys\":"), "{}", merged);
+                    prop_assert_eq!(directive_in(&patched), None, "{} makes {} of {}", patch, patched, current);
                 }
             }
         }
     }
+}
 
+/// Directives where there is nothing to direct: refused, or left out with what carries them.
+#[test]
+fn directives_in_odd_positions_are_refused_or_left_out() {
+    let apply = |current: &Value, patch: &Value| {
+        apply_patch(&kinds::POD, PatchType::Strategic, current, patch.to_string().as_bytes())
+    };
+    let stored = json!({ "spec": { "tolerations": [{ "key": "a" }] }, "metadata": { "finalizers": ["a"] } });
+    let table = [
+        (json!({ "metadata": [{ "$patch": null }] }), json!({ "metadata": [] })),
+        (json!({ "metadata": [[{ "$patch": "x" }], "a"] }), json!({ "metadata": [[], "a"] })),
+        (
+            json!({ "spec": { "tolerations": [{ "key": "b", "$retainKeys": ["key"] }, { "key": "c", "$patch": "delete" }] } }),
+            json!({ "spec": { "tolerations": [{ "key": "b" }] } }),
+        ),
+        (
+            json!({ "spec": { "x": [{ "y": { "$setElementOrder/z": [], "$deleteFromPrimitiveList/z": [], "k": 1 } }] } }),
+            json!({ "spec": { "x": [{ "y": { "k": 1 } }] } }),
+        ),
+        (json!({ "metadata": { "finalizers": [[{ "$patch": 1 }]] } }), json!({ "metadata": { "finalizers": [[]] } })),
+    ];
+    for (patch, expected) in table {
+        assert_eq!(apply(&json!({}), &patch), Ok(expected), "{patch}");
+        let patched = apply(&stored, &patch).expect("merges");
+        assert_eq!(directive_in(&patched), None, "{patch}");
+    }
+    for (patch, why) in [
+        (json!({ "$setElementOrder": ["a"] }), "invalid patch format of setElementOrder list"),
+        (json!({ "$deleteFromPrimitiveList": ["a"] }), "invalid patch format of primitive list"),
+        (json!({ "$setElementOrders": 1 }), "invalid patch format of setElementOrder list"),
+        (json!({ "$patch": null }), "unknown patch type"),
+        (json!({ "$retainKeys": null }), "invalid patch format of retainKeys"),
+    ] {
+        for patch in [patch.clone(), json!({ "metadata": patch })] {
+            let refused = apply(&stored, &patch).expect_err("refused");
+            assert!(refused.code == 400 && refused.message.contains(why), "{patch}: {}", refused.message);
+        }
+    }
+}
+
+proptest! {
     #[test]
     fn decoding_twice_is_decoding_once(mut object in any_json()) {
         if decode(&kinds::POD, &mut object, FieldValidation::Ignore).is_ok() {
