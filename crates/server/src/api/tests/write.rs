@@ -45,7 +45,7 @@ fn a8_every_subresource_honours_uid_and_resource_version() {
         let mut body = stale.clone();
         body["status"]["phase"] = "Running".into();
         let conflict = put(&kinds::POD, part, &body).expect_err("stale");
-        assert_eq!((conflict.code, conflict.reason), (409, "Conflict"), "{part:?}");
+        assert_eq!((conflict.code, &*conflict.reason), (409, "Conflict"), "{part:?}");
         body["metadata"]["resourceVersion"] = newest["metadata"]["resourceVersion"].clone();
         body["metadata"]["uid"] = "another".into();
         assert_eq!(put(&kinds::POD, part, &body).expect_err("another pod").code, 409, "{part:?}");
