@@ -64,6 +64,12 @@ pub struct Writer<'a> {
     pub now: Timestamp,
 }
 
+/// An object with what a configuration says, without regard to who owns what.
+pub fn overlay(kind: &Kind, live: &Value, config: &Value) -> Value {
+    let shape = shape_of_kind(kind);
+    merge(Typed::object(shape, live), Typed::object(shape, config))
+}
+
 /// The object that applying a configuration gives, with its new `managedFields`.
 ///
 /// `live` is none where the object does not exist yet. `config` has passed [`crate::schema::decode`];

@@ -219,6 +219,8 @@ impl Parser {
                 let index = self.expression()?;
                 self.expect("]")?;
                 node = Node::call(at, function, vec![node, index]);
+            } else if is_message(&node) && self.accept("{") {
+                node = self.message(at)?;
             } else {
                 return Ok(node);
             }
@@ -293,6 +295,29 @@ impl Parser {
         Ok(Node::new(at, Expr::List(all)))
     }
 
+    /// The fields of a message, whose type a mutating policy names: it is the map of them.
+    fn message(&mut self, at: usize) -> Parsed {
+        let mut all = Vec::new();
+        while !self.accept("}") {
+            if !all.is_empty() {
+                self.expect(",")?;
+                if self.accept("}") {
+                    break;
+                }
+            }
+            let optional = self.accept("?");
+            let at = self.position();
+            let (Token::Name(field) | Token::Quoted(field)) = self.next() else {
+                self.at -= 1;
+                return Err(self.unexpected("IDENTIFIER"));
+            };
+            let key = Node::new(at, Expr::Literal(Value::text(unescaped(&field))));
+            self.expect(":")?;
+            all.push((key, self.expression()?, optional));
+        }
+        Ok(Node::new(at, Expr::Map(all)))
+    }
+
     fn map(&mut self, at: usize) -> Parsed {
         let mut all = Vec::new();
         while !self.accept("}") {
@@ -309,6 +334,31 @@ impl Parser {
         }
         Ok(Node::new(at, Expr::Map(all)))
     }
+}
+
+/// Whether a name is that of a message that mutating policies make: `Object`, `Object.spec.template`, `JSONPatch`.
+fn is_message(node: &Node) -> bool {
+    match &node.expr {
+        Expr::Name(name) => matches!(&**name, "Object" | "JSONPatch"),
+        Expr::Select { of, optional: false, .. } => {
+            let mut of = of;
+            while let Expr::Select { of: inner, optional: false, .. } = &of.expr {
+                of = inner;
+            }
+            matches!(&of.expr, Expr::Name(name) if &**name == "Object")
+        }
+        _ => false,
+    }
+}
+
+/// A field's name in JSON, of the name that an expression gives it.
+fn unescaped(name: &str) -> String {
+    let word = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"));
+    if let Some(word) = word.filter(|word| RESERVED.contains(word) || *word == "in") {
+        return word.to_owned();
+    }
+    let plain = name.replace("__dot__", ".").replace("__dash__", "-").replace("__slash__", "/");
+    plain.replace("__underscores__", "__")
 }
 
 /// An operator and its sides. Sides of `&&` and `||` are parts of one, however many they are.

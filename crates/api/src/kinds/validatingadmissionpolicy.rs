@@ -63,7 +63,6 @@ pub(super) const POLICY: Row = Row {
             admission_rules::default_match(constraints);
         }
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 };
 

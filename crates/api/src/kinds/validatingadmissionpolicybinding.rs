@@ -57,7 +57,6 @@ pub(super) const BINDING: Row = Row {
     },
     prepare_create: |_, binding| lifecycle::begin_generation(binding),
     prepare_update: |_, new, old| lifecycle::count_generation(new, old, &["spec"]),
-    warnings: lifecycle::nothing_acts,
     ..BASE
 };
 

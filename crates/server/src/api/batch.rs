@@ -165,6 +165,13 @@ impl<'a> Batch<'a> {
         self.stored(kind, Some(namespace))
     }
 
+    /// All objects of a kind, in a namespace where it has one, in the kind's own form.
+    pub(crate) fn every(&self, kind: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
+        let mut all = self.stored(kind, kind.namespaced.then_some(namespace))?;
+        all.iter_mut().for_each(|object| kind.from_stored(object));
+        Ok(all)
+    }
+
     fn stored(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Value>, Status> {
         let page = self
             .store

@@ -62,7 +62,12 @@ impl User {
             "serviceaccount-controller" => "service-account-controller",
             name => name,
         };
-        let account = ServiceAccountName { namespace: "kube-system", name: account };
+        Self::service_account("kube-system", account)
+    }
+
+    /// A service account, by its name alone.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        let account = ServiceAccountName { namespace, name };
         let name = format!("system:serviceaccount:{}:{}", account.namespace, account.name);
         Self::authenticated(name, account.groups(), String::new())
     }

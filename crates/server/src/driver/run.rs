@@ -130,8 +130,8 @@ impl Drop for Waits<'_> {
 
 /// Prepares one decision, with whatever webhooks make of it. `None` where that failed.
 async fn prepare(api: &Api, work: &Work, asking: &Asking) -> Option<Compiled> {
-    let user = || crate::auth::User::controller(work.controller).info();
-    let session = api.hooks.now().map(|set| Arc::new(Session::new(set, user(), None)));
+    let user = || crate::auth::User::controller(work.controller);
+    let session = api.hooks.now().map(|set| Arc::new(Session::of_controller(set, &user())));
     loop {
         let compiled = catch_unwind(AssertUnwindSafe(|| compile_asking(api, work, session.as_ref())));
         let Ok(compiled) = compiled else {

@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mainstay_api::cel::{Budget, RUNTIME_BUDGET};
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::{Kind, Status};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::Hook;
+use super::expression::{Authority, Inputs};
 use super::matching::converted;
+use super::policy::Case;
 use super::review::{Question, Response};
 use super::session::{Admitted, Ask, Phase, Session, checked, options};
+use super::{Hook, policy};
 use crate::api::{Api, Batch};
 
 /// Answers above this are worked on apart from the threads that all connections share (bytes).
@@ -41,6 +44,7 @@ pub(super) fn hooks<'a>(session: &'a Session, phase: &Phase) -> impl Iterator<It
 /// As which kind a webhook is shown the object; `None` where it is not asked.
 pub(super) fn invocation(
     batch: &mut Batch<'_>,
+    session: &Session,
     hook: &Hook,
     ask: &Ask,
     object: Option<&Value>,
@@ -51,7 +55,34 @@ pub(super) fn invocation(
     let registry = batch.registry.clone();
     let Some(resource) = hook.constraints.resource(&registry, &ask.attributes) else { return Ok(None) };
     let selected = hook.constraints.selects(batch, &ask.attributes, object, ask.old.as_ref())?;
-    Ok(selected.then_some(resource))
+    if !selected {
+        return Ok(None);
+    }
+    if hook.conditions.is_empty() || conditions_hold(session, hook, ask, &resource, object)? {
+        return Ok(Some(resource));
+    }
+    Ok(None)
+}
+
+/// Whether a webhook's match conditions hold; 403 for one that fails, unless failures are ignored.
+fn conditions_hold(
+    session: &Session,
+    hook: &Hook,
+    ask: &Ask,
+    resource: &Kind,
+    object: Option<&Value>,
+) -> Result<bool, Status> {
+    let case = Case { session, attributes: &ask.attributes, object, old: ask.old.as_ref() };
+    let (new, old) = (policy::shown(&case, object, resource), policy::shown(&case, case.old, resource));
+    let request = policy::request_of(&case, resource);
+    let authority = Arc::new(Authority::new(session.requester.clone(), &ask.attributes));
+    let inputs = Inputs::new(&new, &old, &request, authority);
+    let mut budget = Budget::of(RUNTIME_BUDGET);
+    let held = hook.conditions.hold(&inputs, &mut budget, hook.fails_open);
+    held.map_err(|why| {
+        let name = super::matching::name_of(&ask.attributes, object.or(case.old));
+        Status::forbidden(&ask.attributes.kind, &name, &why)
+    })
 }
 
 /// Answers a question: by webhooks one after the other where they may change the object, else by all at once.
@@ -71,7 +102,7 @@ async fn mutate(api: &Api, session: &Arc<Session>, ask: &Arc<Ask>) -> Result<Adm
             continue;
         }
         let object = admitted.changed.as_ref().or(ask.object.as_ref());
-        let Some(resource) = invocation(&mut api.batch(), hook, ask, object)? else { continue };
+        let Some(resource) = invocation(&mut api.batch(), session, hook, ask, object)? else { continue };
         let answer = call(api, session, hook, ask, &resource, object, true).await;
         let patched = match answer {
             Ok(response) => {
@@ -110,7 +141,7 @@ async fn validate(api: &Api, session: &Arc<Session>, ask: &Arc<Ask>) -> Result<A
     let mut admitted = Admitted::default();
     let mut asked = JoinSet::new();
     for (index, hook) in hooks(session, &ask.phase) {
-        let Some(resource) = invocation(&mut api.batch(), hook, ask, ask.object.as_ref())? else { continue };
+        let Some(resource) = invocation(&mut api.batch(), session, hook, ask, ask.object.as_ref())? else { continue };
         let (api, session, hook, ask) = (api.clone(), session.clone(), hook.clone(), ask.clone());
         asked.spawn(async move {
             let answer = call(&api, &session, &hook, &ask, &resource, ask.object.as_ref(), false).await;

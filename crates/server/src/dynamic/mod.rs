@@ -11,7 +11,9 @@
 
 mod asking;
 mod client;
+mod expression;
 pub mod matching;
+mod policy;
 mod review;
 mod session;
 pub mod trust;
@@ -26,7 +28,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use client::Endpoint;
+use expression::{Conditions, environment};
+use mainstay_api::object;
 use matching::Constraints;
+use policy::{Binding, Bound, Policy};
 use review::Version;
 pub use session::{Session, Terms, connect, mutate, mutate_deletion, posted, validate};
 
@@ -47,6 +52,8 @@ pub struct Hook {
     /// Whether a dry run has no side effects.
     takes_dry_runs: bool,
     version: Option<Version>,
+    /// `matchConditions`.
+    conditions: Conditions,
     endpoint: Result<Endpoint, String>,
 }
 
@@ -78,6 +85,7 @@ impl Hook {
             is_reinvoked: written.reinvocation_policy.as_deref() == Some("IfNeeded"),
             takes_dry_runs: matches!(written.side_effects.as_deref(), Some("None" | "NoneOnDryRun")),
             version: Version::of(&written.admission_review_versions),
+            conditions: Conditions::read(webhook.get("matchConditions"), &environment(false))?,
             endpoint: Endpoint::new(webhook.get("clientConfig").unwrap_or(&Value::Null)),
             name: written.name,
         })
@@ -89,6 +97,15 @@ impl Hook {
 pub struct Set {
     mutating: Vec<Arc<Hook>>,
     validating: Vec<Arc<Hook>>,
+    mutating_policies: Vec<Bound>,
+    validating_policies: Vec<Bound>,
+}
+
+/// One stored object of the group, compiled.
+enum Configuration {
+    Hooks(Vec<Arc<Hook>>),
+    Policy(Arc<Policy>),
+    Binding(Arc<Binding>),
 }
 
 /// What is configured, as new as the store. No task keeps it so; whoever asks takes in what has changed since.
@@ -99,8 +116,8 @@ struct Inner {
     store: Store,
     /// None before the first look.
     watcher: Option<Watcher>,
-    /// The webhooks of each configuration, by its key.
-    configurations: BTreeMap<Bytes, Vec<Arc<Hook>>>,
+    /// By their keys.
+    configurations: BTreeMap<Bytes, Configuration>,
     /// `None` where nothing is configured.
     set: Option<Arc<Set>>,
 }
@@ -120,10 +137,14 @@ impl Hooks {
     }
 }
 
-/// What stands before the name in the keys of the two kinds of configurations.
-const MUTATING: &str = "/admissionregistration.k8s.io/mutatingwebhookconfigurations/";
-const VALIDATING: &str = "/admissionregistration.k8s.io/validatingwebhookconfigurations/";
+/// What all keys of the group begin with; the plural follows.
 const ALL: &str = "/admissionregistration.k8s.io/";
+
+/// The plural in a key.
+fn plural(key: &Bytes) -> &str {
+    let text = std::str::from_utf8(key).unwrap_or("");
+    text.strip_prefix(ALL).and_then(|rest| rest.split('/').next()).unwrap_or("")
+}
 
 impl Inner {
     fn catch_up(&mut self) {
@@ -163,33 +184,73 @@ impl Inner {
 
     /// Takes in one configuration. What does not decode is as it was last known (A10).
     fn take(&mut self, key: Bytes, value: Option<&Bytes>) {
-        if !key.starts_with(MUTATING.as_bytes()) && !key.starts_with(VALIDATING.as_bytes()) {
-            return;
-        }
         let Some(value) = value else {
             self.configurations.remove(&key);
             return;
         };
-        match serde_json::from_slice::<Value>(value).map_err(|error| error.to_string()).and_then(|it| read(&it)) {
-            Ok(hooks) => drop(self.configurations.insert(key, hooks)),
-            Err(error) => tracing::error!(?key, error, "a stored webhook configuration does not decode"),
+        let decoded = serde_json::from_slice::<Value>(value).map_err(|error| error.to_string());
+        match decoded.and_then(|written| read(plural(&key), &written)) {
+            Ok(Some(configuration)) => drop(self.configurations.insert(key, configuration)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(?key, error, "a stored configuration of admission does not decode"),
         }
     }
 
-    /// In the order of their configurations' names, as upstream.
+    /// In the order of the configurations' names, as upstream.
     fn arrange(&mut self) {
-        let of = |prefix: &str| {
-            let all = self.configurations.iter().filter(|(key, _)| key.starts_with(prefix.as_bytes()));
-            all.flat_map(|(_, hooks)| hooks.iter().cloned()).collect::<Vec<_>>()
+        let of = |wanted: &str| {
+            let all = self.configurations.iter().filter(|(key, _)| plural(key) == wanted);
+            all.map(|(_, configuration)| configuration).collect::<Vec<_>>()
         };
-        let set = Set { mutating: of(MUTATING), validating: of(VALIDATING) };
-        let is_empty = set.mutating.is_empty() && set.validating.is_empty();
+        let hooks = |wanted: &str| -> Vec<Arc<Hook>> {
+            let of_one = |configuration: &&Configuration| match configuration {
+                Configuration::Hooks(hooks) => hooks.clone(),
+                _ => Vec::new(),
+            };
+            of(wanted).iter().flat_map(of_one).collect()
+        };
+        let policies = |policies: &str, bindings: &str| -> Vec<Bound> {
+            let mut by_policy: BTreeMap<&str, Vec<Arc<Binding>>> = BTreeMap::new();
+            for configuration in of(bindings) {
+                if let Configuration::Binding(binding) = configuration {
+                    by_policy.entry(&binding.policy).or_default().push(binding.clone());
+                }
+            }
+            let bound = |configuration: &Configuration| match configuration {
+                Configuration::Policy(policy) => Some((policy.clone(), by_policy.get(&*policy.name)?.clone())),
+                _ => None,
+            };
+            of(policies).into_iter().filter_map(bound).collect()
+        };
+        let set = Set {
+            mutating: hooks("mutatingwebhookconfigurations"),
+            validating: hooks("validatingwebhookconfigurations"),
+            mutating_policies: policies("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"),
+            validating_policies: policies("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
+        };
+        let is_empty = set.mutating.is_empty()
+            && set.validating.is_empty()
+            && set.mutating_policies.is_empty()
+            && set.validating_policies.is_empty();
         self.set = (!is_empty).then(|| Arc::new(set));
     }
 }
 
-fn read(configuration: &Value) -> Result<Vec<Arc<Hook>>, String> {
-    let name = mainstay_api::object::name(configuration);
-    let all = configuration.get("webhooks").and_then(Value::as_array).into_iter().flatten();
-    all.map(|webhook| Hook::read(name, webhook).map(Arc::new)).collect()
+/// Compiles an object of the group; `None` for one of a kind that nobody knows here.
+fn read(plural: &str, written: &Value) -> Result<Option<Configuration>, String> {
+    Ok(Some(match plural {
+        "mutatingwebhookconfigurations" | "validatingwebhookconfigurations" => {
+            let name = object::name(written);
+            let all = written.get("webhooks").and_then(Value::as_array).into_iter().flatten();
+            let hooks = all.map(|webhook| Hook::read(name, webhook).map(Arc::new));
+            Configuration::Hooks(hooks.collect::<Result<_, String>>()?)
+        }
+        "validatingadmissionpolicies" | "mutatingadmissionpolicies" => {
+            Configuration::Policy(Arc::new(Policy::read(written)?))
+        }
+        "validatingadmissionpolicybindings" | "mutatingadmissionpolicybindings" => {
+            Configuration::Binding(Arc::new(Binding::read(written)?))
+        }
+        _ => return Ok(None),
+    }))
 }

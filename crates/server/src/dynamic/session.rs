@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::matching::{Attributes, Operation, is_exempt};
-use super::{Set, asking};
+use super::policy::Case;
+use super::{Set, asking, policy};
 use crate::api::{Api, Batch, Env};
 use crate::audit::Record;
+use crate::auth::User;
+use crate::authorize::escalation::Requester;
 
 /// How often a verb comes back with new questions, before its client is told that others change the object too often.
 const MAX_ROUNDS: usize = 32;
@@ -62,6 +65,8 @@ pub struct Session {
     pub(super) set: Arc<Set>,
     /// `authentication.k8s.io/v1` UserInfo.
     pub(super) user: Value,
+    /// `None` for our own controllers.
+    pub(super) requester: Option<Requester>,
     pub(super) record: Option<Arc<Record>>,
     pub(super) terms: OnceLock<Terms>,
     started: Instant,
@@ -86,10 +91,16 @@ fn suspended() -> Status {
 }
 
 impl Session {
-    /// For who asks, with what is configured.
-    pub fn new(set: Arc<Set>, user: Value, record: Option<Arc<Record>>) -> Self {
+    /// For who makes a request, with what is configured.
+    pub fn new(set: Arc<Set>, requester: &Requester) -> Self {
+        let record = requester.record.clone();
+        Self { requester: Some(requester.clone()), record, ..Self::of_controller(set, &requester.user) }
+    }
+
+    /// For one of our own controllers.
+    pub fn of_controller(set: Arc<Set>, user: &User) -> Self {
         let (terms, started) = (OnceLock::new(), Instant::now());
-        Self { set, user, record, terms, started, state: Mutex::default() }
+        Self { set, user: user.info(), requester: None, record: None, terms, started, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -208,7 +219,7 @@ fn concerns(batch: &mut Batch<'_>, session: &Session, ask: &Ask) -> Result<bool,
         if matches!(&ask.phase, Phase::Again(these) if !these.contains(&index)) {
             continue;
         }
-        if asking::invocation(batch, hook, ask, ask.object.as_ref())?.is_some() {
+        if asking::invocation(batch, session, hook, ask, ask.object.as_ref())?.is_some() {
             return Ok(true);
         }
     }
@@ -244,13 +255,28 @@ pub fn mutate(
         object: Some(object.clone()),
         old: old.cloned(),
     };
-    let first = ask(Phase::Mutating, object);
-    let Some(admitted) = find(batch, &session, first)? else { return Ok(false) };
-    let Some(changed) = admitted.changed else { return Ok(false) };
+    if is_exempt(&attributes.kind) {
+        return Ok(false);
+    }
     let before = object.clone();
-    *object = settled(attributes, &before, changed)?;
+    let policies = &session.set.mutating_policies;
+    let mut is_changed = policy::mutate(batch, policies, &session, attributes, object, old, false)?;
+    if is_changed {
+        *object = settled(attributes, &before, object.take())?;
+    }
+    let admitted = find(batch, &session, ask(Phase::Mutating, object))?.unwrap_or_default();
+    if let Some(changed) = admitted.changed {
+        *object = settled(attributes, &before, changed)?;
+        is_changed = true;
+    }
+    if !is_changed {
+        return Ok(false);
+    }
     let output = object.clone();
     again(batch, object)?;
+    if policy::mutate(batch, policies, &session, attributes, object, old, true)? {
+        *object = settled(attributes, &before, object.take())?;
+    }
     let mut these = admitted.again;
     if *object != output {
         these.extend(admitted.again_if_changed);
@@ -258,8 +284,9 @@ pub fn mutate(
     if these.is_empty() {
         return Ok(true);
     }
-    let second = ask(Phase::Again(these), object);
-    if let Some(changed) = find(batch, &session, second)?.and_then(|admitted| admitted.changed) {
+    if let Some(changed) =
+        find(batch, &session, ask(Phase::Again(these), object))?.and_then(|admitted| admitted.changed)
+    {
         *object = settled(attributes, &before, changed)?;
         again(batch, object)?;
     }
@@ -305,6 +332,10 @@ pub fn validate(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let Some(session) = batch.session.clone() else { return Ok(()) };
+    if !is_exempt(&attributes.kind) {
+        let case = Case { session: &session, attributes, object, old };
+        policy::validate(batch, &session.set.validating_policies, &case)?;
+    }
     let (object, old) = (object.cloned(), old.cloned());
     find(batch, &session, Ask { phase: Phase::Validating, attributes: attributes.clone(), object, old }).map(|_| ())
 }
@@ -322,7 +353,14 @@ pub async fn connect(
 ) -> Result<Vec<String>, Status> {
     let mut warnings = Vec::new();
     for phase in [Phase::Mutating, Phase::Validating] {
+        let phase_is_last = phase == Phase::Validating;
         let ask = Ask { phase, attributes: attributes.clone(), object: Some(options.clone()), old: None };
+        if phase_is_last && !is_exempt(&attributes.kind) {
+            let mut batch = api.batch();
+            let case = Case { session, attributes, object: ask.object.as_ref(), old: None };
+            policy::validate(&mut batch, &session.set.validating_policies, &case)?;
+            warnings.append(&mut batch.warnings);
+        }
         if concerns(&mut api.batch(), session, &ask)? {
             warnings.extend(session.find_now(api, ask).await?.warnings);
         }

@@ -193,7 +193,7 @@ pub async fn serve(
 /// What webhooks are asked of a request in its sender's name; `None` where there is nobody to ask.
 fn session(server: &Server, requester: &Requester) -> Option<Arc<Session>> {
     let set = server.api.hooks.now()?;
-    Some(Arc::new(Session::new(set, requester.user.info(), requester.record.clone())))
+    Some(Arc::new(Session::new(set, requester)))
 }
 
 /// Asks webhooks about a connection to a pod, service or node.
