@@ -66,8 +66,8 @@ pub struct Writer<'a> {
 
 /// An object with what a configuration says, without regard to who owns what.
 pub fn overlay(kind: &Kind, live: &Value, config: &Value) -> Value {
-    let shape = shape_of_kind(kind);
-    merge(Typed::object(shape, live), Typed::object(shape, config))
+    let nature = Nature::of_kind(kind);
+    merge(Typed::object(nature, live), Typed::object(nature, config))
 }
 
 /// The object that applying a configuration gives, with its new `managedFields`.
