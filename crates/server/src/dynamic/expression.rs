@@ -245,7 +245,7 @@ impl Authority {
             subresource: attributes.subresource.clone(),
             namespace: attributes.namespace.clone(),
             name: attributes.name.clone(),
-            path: String::new(),
+            ..Asked::default()
         };
         Self { requester, other: None, request, stage: Stage::Start }
     }
