@@ -65,6 +65,7 @@ pub async fn start(
     let files = mainstay_server::Files {
         authentication: args.authentication_config.clone(),
         tokens: args.token_auth_file.clone(),
+        encryption: args.encryption_provider_config.clone(),
         audit_policy: args.audit_policy_file.clone(),
         audit_log: args.audit_log_path.clone(),
     };

@@ -47,7 +47,14 @@ fn export(data_dir: &Path, file: &Path) -> Result<()> {
 
 fn summary(report: &Report) -> String {
     let cluster = report.cluster.as_deref().unwrap_or("without a name");
-    format!("{}: cluster {cluster}, revision {}, {} sound rows", report.file, report.revision, report.rows)
+    let encrypted = match report.encrypted {
+        0 => String::new(),
+        some => format!(
+            " ({some} of them encrypted: an export has them as they are stored, and what is restored from it is opened \
+             with the same --encryption-provider-config only)"
+        ),
+    };
+    format!("{}: cluster {cluster}, revision {}, {} sound rows{encrypted}", report.file, report.revision, report.rows)
 }
 
 fn verdict(report: &Report, then: &str) -> Result<()> {

@@ -128,6 +128,9 @@ pub struct ServerArgs {
     /// Users by fixed tokens: lines of `token,user,uid,"group1,group2"`.
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    /// Which resources are encrypted on the disk, and by which keys: an EncryptionConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
     /// What of requests is recorded: an audit.k8s.io/v1 Policy.
     #[arg(long, value_name = "FILE", requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,
@@ -297,7 +300,8 @@ pub enum StoreCommand {
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
     },
-    /// Save every row that is sound, a line of JSON each; name what is damaged. Secrets are in it.
+    /// Save every row that is sound, a line of JSON each; name what is damaged. Secrets are in it, encrypted where the
+    /// store has them so.
     Export {
         /// The folder that `up` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]

@@ -9,8 +9,9 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use mainstay_store::{ClusterId, OpenError, Options, Owner, Revision, Store};
+use mainstay_store::{ClusterId, OpenError, Options, Owner, Revision, Seal, Store};
 
 use crate::pki::{PkiError, write_private};
 use crate::start::StartError;
@@ -62,12 +63,17 @@ impl Noted {
 
 /// Opens the store of a data folder, or makes it where nothing speaks for one that was there before.
 ///
-/// `id` is for a new cluster: random bits.
+/// `id` is for a new cluster: random bits. `seal` is for rows that are encrypted on the disk.
 ///
 /// # Errors
 /// When there is no store and the folder holds a cluster's keys, note or volumes; when the store is damaged, another
 /// cluster's, or an older copy; when somebody else has it.
-pub fn open_store(data_dir: &Path, expected: &Expected, id: u128) -> Result<Store, StartError> {
+pub fn open_store(
+    data_dir: &Path,
+    expected: &Expected,
+    id: u128,
+    seal: Option<Arc<dyn Seal>>,
+) -> Result<Store, StartError> {
     let path = data_dir.join(STORE);
     let fresh = ClusterId::new(id.max(1)).unwrap_or_else(|| unreachable!("one is not zero"));
     let (mut noted, mut held) = (None, false);
@@ -83,7 +89,7 @@ pub fn open_store(data_dir: &Path, expected: &Expected, id: u128) -> Result<Stor
         None => Owner::Claim { cluster: fresh, existing: held },
     };
     let options = Options { owner, ..Options::default() };
-    let store = Store::open(path.as_path(), options).map_err(|error| match error {
+    let store = Store::open_sealed(path.as_path(), options, seal).map_err(|error| match error {
         OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
         source => StartError::Store { path, source },
     })?;
@@ -137,6 +143,9 @@ pub(crate) fn hint(error: &OpenError) -> &'static str {
         OpenError::Missing { .. } | OpenError::Foreign { .. } | OpenError::Older { .. } => {
             "; bring its store back, by `mainstay store restore` from an export for example; or start with \
              --new-cluster if a new cluster is meant"
+        }
+        OpenError::Sealed { .. } => {
+            "; nothing was changed: start with the --encryption-provider-config that it was written with"
         }
         _ => "",
     }

@@ -8,7 +8,8 @@
 //! {"rows":1,"damaged":[],"problems":[]}
 //! ```
 //!
-//! Where a key or a value is not UTF-8, it is `keyBase64` or `valueBase64`.
+//! Where a key or a value is not UTF-8, it is `keyBase64` or `valueBase64`. Rows that are encrypted are exported as they
+//! are: who restores them needs the same keys.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use mainstay_store::{ClusterId, Entry, Examination, OpenError, RestoreError, Revision, row_checksum};
+use mainstay_store::{ClusterId, Entry, Examination, OpenError, RestoreError, Revision, SEALED_PREFIX, row_checksum};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Noted, STORE, set_aside};
@@ -68,6 +69,8 @@ pub struct Report {
     pub revision: u64,
     /// How many rows are sound.
     pub rows: usize,
+    /// How many of those are encrypted: they are exported as they are stored.
+    pub encrypted: usize,
     /// How many rows are damaged.
     pub damaged_rows: usize,
     /// Their keys, the first thousand.
@@ -88,6 +91,7 @@ impl Report {
             cluster: found.cluster.map(|cluster| cluster.to_string()),
             revision: found.revision.0,
             rows: found.entries.len(),
+            encrypted: found.entries.iter().filter(|entry| entry.value.starts_with(SEALED_PREFIX)).count(),
             damaged_rows: found.damage.keys,
             damaged: found.damage.named.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect(),
             problems: found.damage.whole.clone(),

@@ -23,8 +23,10 @@ use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
 use crate::credentials::Issuer;
 use crate::dynamic::Hooks;
+use crate::encryption::Encryption;
 use crate::fairness::Fairness;
 use crate::http::{Authenticators, Bounds, Counters, Server, accept};
+use crate::instruments::Instruments;
 use crate::metrics::Collector;
 use crate::pki::{self, Identity, Pki, PkiError};
 use crate::{bootstrap, driver, identity};
@@ -75,6 +77,8 @@ pub struct Files {
     pub authentication: Option<PathBuf>,
     /// `--token-auth-file`: lines of `token,user,uid[,"group1,group2"]`.
     pub tokens: Option<PathBuf>,
+    /// `--encryption-provider-config`: an `EncryptionConfiguration`.
+    pub encryption: Option<PathBuf>,
     /// `--audit-policy-file`: an `audit.k8s.io/v1` Policy.
     pub audit_policy: Option<PathBuf>,
     /// `--audit-log-path`: where to; `-` is standard output.
@@ -82,6 +86,15 @@ pub struct Files {
 }
 
 impl Files {
+    /// How Secrets and others are encrypted on the disk.
+    fn seal(&self) -> Result<Option<Arc<dyn mainstay_store::Seal>>, StartError> {
+        let Some(path) = &self.encryption else { return Ok(None) };
+        let wrong = |why: String| StartError::File { path: path.clone(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let parsed = Encryption::parse(&path.display().to_string(), &text).map_err(wrong)?;
+        Ok(Some(Arc::new(parsed)))
+    }
+
     fn read(&self) -> Result<(Authenticators, Option<Arc<audit::Log>>), StartError> {
         let text = |path: &Path| {
             std::fs::read_to_string(path)
@@ -227,6 +240,7 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
 /// As [`start`], with what files say.
 pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
     let (authenticators, audit) = files.read()?;
+    let seal = files.seal()?;
     let (service_cidr, cluster_cidr, dns_address) = ranges(&config)?;
     let env = system_env();
     let now = (env.now)();
@@ -237,7 +251,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     // The store comes first: whoever has its lock owns the folder.
     let mut id = [0; 16];
     (env.random)(&mut id);
-    let open = async || identity::open_store(&config.data_dir, &config.cluster, u128::from_be_bytes(id));
+    let open = async || identity::open_store(&config.data_dir, &config.cluster, u128::from_be_bytes(id), seal.clone());
     let store = handed_over(open).await?;
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let listener = handed_over(async || listen(config.listen).await).await?;
@@ -291,6 +305,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let (_, ready) = watch::channel(true);
     let (noted, undecodable) = watch::channel(Vec::new());
     let health = Health::default();
+    let instruments = Arc::new(Instruments::default());
+    let counts = instruments.controllers.clone();
     let server = Arc::new(Server {
         api: api.clone(),
         advertise,
@@ -307,6 +323,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         health: health.clone(),
         bounds: Bounds::new(),
         counters: Counters::default(),
+        instruments,
+        store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
     });
     let ca_pem = pki.ca_pem().to_owned();
     let issuer = Arc::new(Issuer { api: api.clone(), authorizer, pki, advertise: advertise.ip() });
@@ -323,7 +341,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             let api = api.clone();
             move || {
                 let controllers = mainstay_logic::controllers::CONTROLLERS;
-                driver::run(api.clone(), controllers, noted.clone(), is_closing.clone())
+                driver::run(api.clone(), controllers, noted.clone(), counts.clone(), is_closing.clone())
             }
         })),
     ];

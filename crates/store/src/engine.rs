@@ -6,11 +6,14 @@
 //! An I/O error poisons the engine, and a group that failed may or may not be on disk. It is then opened again (at
 //! once, else before the next group), and if it holds the failed group, the group's keys are put back to what memory
 //! holds: memory is the truth, for nobody ever saw anything else.
+//!
+//! Values may be sealed on the disk ([`crate::sealing`]); memory has them plain.
 
-use crate::checksum::{Sum, Summary, of_row};
+use crate::checksum::{Sum, Summary};
 use crate::disk::Disk;
 use crate::format::{self, Content, FORMAT};
 use crate::limits::ENGINE_CACHE;
+use crate::sealing::{Seal, Sealing};
 use crate::state::{Change, Keys};
 use crate::store::Owner;
 use crate::{ClusterId, CommitError, Damage, Entry, OpenError, Revision};
@@ -32,22 +35,33 @@ pub(crate) struct Engine {
     /// The keys of groups that failed: where the disk may differ from memory.
     in_doubt: BTreeSet<Bytes>,
     quick_repair: bool,
+    sealing: Sealing,
 }
 
 impl Engine {
     /// Opens (or makes) the file, repairs it after a crash, and reads all of it.
-    pub fn open(disk: Disk, quick_repair: bool, owner: Owner) -> Result<(Self, Keys), OpenError> {
+    pub fn open(
+        disk: Disk,
+        quick_repair: bool,
+        owner: Owner,
+        seal: Option<Arc<dyn Seal>>,
+    ) -> Result<(Self, Keys), OpenError> {
         let mut content = Content::default();
         let db = read_verified(&disk, &mut content)?;
         let fresh = content.format.is_none();
-        let summary = Summary { cluster: owner.admit(&content, disk.name())?, ..content.summary };
-        let current = content.format == Some(FORMAT) && summary == content.summary;
+        let mut summary = Summary { cluster: owner.admit(&content, disk.name())?, ..content.summary };
+        let mut sealing = Sealing::new(seal);
+        let stale = sealing.open(&mut content.keys, disk.name())?;
+        let current = content.format == Some(FORMAT) && summary == content.summary && stale.is_empty();
         disk.release().map_err(|error| OpenError::Engine(error.to_string()))?;
-        let mut engine = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair };
+        // Older rows have no checksums yet; others are to be sealed by another key, or not any more.
+        let all: Vec<Bytes> = match content.format {
+            Some(FORMAT) => stale,
+            _ => content.keys.keys().cloned().collect(),
+        };
+        let rows = sealing.again(&content.keys, all.iter(), &mut summary.sum);
+        let mut engine = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair, sealing };
         if !current {
-            // Older rows have no checksums yet.
-            let rows = content.rows().filter(|_| content.format != Some(FORMAT));
-            let rows = rows.map(|(key, revision, value)| (key, Some((revision, value))));
             engine.put(&db, rows, &summary, true).map_err(|error| OpenError::Engine(error.to_string()))?;
         }
         if fresh {
@@ -69,8 +83,9 @@ impl Engine {
         disk.release().map_err(|error| OpenError::Engine(error.to_string()))?;
         let sum = Sum::of(entries.iter().map(|entry| (&entry.key, entry.revision, &entry.value)));
         let summary = Summary { revision, sum, cluster };
-        let made = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair: false };
-        let rows = entries.iter().map(|entry| (&entry.key, Some((entry.revision, &entry.value))));
+        let sealing = Sealing::default();
+        let made = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair: false, sealing };
+        let rows = entries.iter().map(|entry| (&entry.key, Some((entry.revision, entry.value.clone()))));
         made.put(&db, rows, &summary, true).map_err(engine)?;
         made.disk.mark(revision);
         Ok(())
@@ -89,15 +104,17 @@ impl Engine {
     /// Makes a group durable. When this fails, memory (`keys`) stays as it is.
     pub fn write(&mut self, keys: &Keys, changes: &[Change], last: Revision) -> Result<(), CommitError> {
         let db = self.usable(keys).map_err(|error| self.explain(&error))?;
-        let summary = self.after(changes, last);
-        let rows = changes.iter().map(|Change { event, .. }| {
-            let put = (event.revision, &event.value);
-            (&event.key, (!event.deleted).then_some(put))
+        let sealed = self.sealing.seal(changes, self.summary.sum);
+        let summary = Summary { revision: last, sum: sealed.sum, ..self.summary };
+        let rows = changes.iter().zip(&sealed.rows).map(|(Change { event, .. }, raw)| {
+            let put = raw.as_ref().map(|raw| (event.revision, raw.clone()));
+            (&event.key, put)
         });
         match self.put(&db, rows, &summary, false) {
             Ok(()) => {
                 self.db = Some(db);
                 self.summary = summary;
+                self.sealing.done(sealed);
                 self.disk.mark(last);
                 Ok(())
             }
@@ -115,20 +132,6 @@ impl Engine {
         }
     }
 
-    /// What the file says of itself after these changes.
-    fn after(&self, changes: &[Change], last: Revision) -> Summary {
-        let mut summary = Summary { revision: last, ..self.summary };
-        for Change { event, previous } in changes {
-            if let (Some(value), Some(revision)) = (&event.previous, previous) {
-                summary.sum.remove(of_row(&event.key, *revision, value));
-            }
-            if !event.deleted {
-                summary.sum.add(of_row(&event.key, event.revision, &event.value));
-            }
-        }
-        summary
-    }
-
     /// The open database, holding what memory holds.
     fn usable(&mut self, keys: &Keys) -> Result<Database, redb::Error> {
         if let Some(db) = self.db.take() {
@@ -143,9 +146,10 @@ impl Engine {
         }
         if on_disk != revision {
             tracing::warn!(%on_disk, %revision, "a failed commit had reached the disk; it is undone");
-            let rows =
-                self.in_doubt.iter().map(|key| (key, keys.get(key).map(|stored| (stored.revision, &stored.value))));
-            self.put(&db, rows, &self.summary, false)?;
+            let mut summary = self.summary;
+            let rows = self.sealing.again(keys, self.in_doubt.iter(), &mut summary.sum);
+            self.put(&db, rows, &summary, false)?;
+            self.summary = summary;
         }
         self.in_doubt.clear();
         Ok(db)
@@ -154,13 +158,13 @@ impl Engine {
     fn put<'a>(
         &self,
         db: &Database,
-        rows: impl Iterator<Item = (&'a Bytes, Option<(Revision, &'a Bytes)>)>,
+        rows: impl IntoIterator<Item = (&'a Bytes, Option<(Revision, Bytes)>)>,
         summary: &Summary,
         all: bool,
     ) -> Result<(), redb::Error> {
         let mut write = db.begin_write()?;
         write.set_quick_repair(self.quick_repair);
-        format::write(&write, rows, summary)?;
+        format::write(&write, rows.into_iter(), summary)?;
         if all {
             format::write_once(&write, summary)?;
         }

@@ -56,6 +56,16 @@ pub enum OpenError {
         /// A revision that it had before.
         expected: Revision,
     },
+    /// A row is encrypted, and cannot be opened with the keys that were given. Nothing was changed.
+    #[error("{file}: the row of key {key}: {why}")]
+    Sealed {
+        /// Which file.
+        file: String,
+        /// Which row.
+        key: String,
+        /// Which key of whom is wrong or missing, in words.
+        why: String,
+    },
     /// The file was written by a newer version.
     #[error("the store's file has format {found}, newer than this version's {known}")]
     Newer {

@@ -123,14 +123,14 @@ impl Content {
 /// Writes rows (a removal where there is none) and what the file then says of itself.
 pub(crate) fn write<'a>(
     write: &WriteTransaction,
-    rows: impl Iterator<Item = (&'a Bytes, Option<(Revision, &'a Bytes)>)>,
+    rows: impl Iterator<Item = (&'a Bytes, Option<(Revision, Bytes)>)>,
     summary: &Summary,
 ) -> Result<(), redb::Error> {
     let mut table = write.open_table(ROWS)?;
     for (key, row) in rows {
         match row {
             Some((revision, value)) => {
-                table.insert(&key[..], (revision.0, of_row(key, revision, value), &value[..]))?
+                table.insert(&key[..], (revision.0, of_row(key, revision, &value), &value[..]))?
             }
             None => table.remove(&key[..])?,
         };

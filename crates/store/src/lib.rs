@@ -27,6 +27,7 @@ mod format;
 pub mod limits;
 mod restore;
 mod salvage;
+mod sealing;
 mod state;
 mod store;
 pub mod testing;
@@ -41,6 +42,7 @@ pub use examine::{Examination, examine};
 /// What a disk has to do; the simulator and the tests implement it.
 pub use redb::StorageBackend;
 pub use restore::{RestoreError, restore, row_checksum};
+pub use sealing::{Opened, PREFIX as SEALED_PREFIX, Seal};
 pub use store::{Mode, Options, Owner, Store};
 pub use types::{ClusterId, Committed, Damage, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
 pub use watch::Watcher;

@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::etcd::{Etcd, Feed, Work};
 use crate::format::Content;
 use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
+use crate::sealing::Seal;
 use crate::state::{Change, Keys, State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
@@ -226,6 +227,19 @@ impl Store {
     /// [`OpenError::Older`] when it is not the one that `options.owner` expects (A11); else what is wrong with the
     /// folder or the file.
     pub fn open(source: impl Into<Source>, options: Options) -> Result<Self, OpenError> {
+        Self::open_sealed(source, options, None)
+    }
+
+    /// As [`Store::open`], of a store whose rows are sealed on the disk. Rows that would be sealed differently now are
+    /// stored anew before it returns.
+    ///
+    /// # Errors
+    /// Also [`OpenError::Sealed`], of a row that cannot be opened.
+    pub fn open_sealed(
+        source: impl Into<Source>,
+        options: Options,
+        seal: Option<Arc<dyn Seal>>,
+    ) -> Result<Self, OpenError> {
         let (source, owner) = (source.into(), options.owner);
         let file = if let Source::Folder(folder) = &source { folder.join(FILE) } else { FILE.into() };
         let disk = Disk::open(source, owner.access()).map_err(|error| match error {
@@ -234,7 +248,7 @@ impl Store {
             }
             other => other,
         })?;
-        let (engine, keys) = Engine::open(disk, options.quick_repair, owner)?;
+        let (engine, keys) = Engine::open(disk, options.quick_repair, owner, seal)?;
         let (revision, cluster) = (engine.revision(), engine.cluster());
         let is_timed = options.mode == Mode::Threaded;
         let shared = Arc::new(Shared::new(State::new(keys, revision, options.window())));

@@ -32,6 +32,7 @@ use queue::{Item, Queue};
 pub use run::{run, step};
 
 use crate::api::key;
+use crate::instruments::Controllers;
 
 /// Keys whose decisions are under way at a time; more are decided when some of those are seen.
 const MAX_FLIGHTS: usize = 512;
@@ -95,6 +96,8 @@ pub struct Driver {
     unread: Vec<Kind>,
     /// Of keys whose last decision was too large for one transaction: how many of its writes the next may have.
     most_writes: BTreeMap<Item, usize>,
+    /// For `/metrics`.
+    counts: Arc<Controllers>,
     /// How many keys wait for webhooks.
     asking: Arc<Asking>,
 }
@@ -125,12 +128,24 @@ impl Driver {
             unread: Vec::new(),
             most_writes: BTreeMap::new(),
             asking: Arc::default(),
+            counts: Arc::default(),
         }
     }
 
     /// Where whoever commits counts the keys that wait for webhooks.
     pub fn asking(&self) -> Arc<Asking> {
         self.asking.clone()
+    }
+
+    /// The same, counted there.
+    #[must_use]
+    pub fn counted(mut self, counts: Arc<Controllers>) -> Self {
+        self.counts = counts;
+        self
+    }
+
+    fn name(&self, lane: usize) -> Option<&'static str> {
+        self.controllers.get(lane).map(|controller| controller.name)
     }
 
     /// Takes in the store's whole state, at the start and when the watch has fallen behind. Returns the watch to go
@@ -204,13 +219,20 @@ impl Driver {
             return;
         }
         let many = self.controllers.get(item.0).and_then(|controller| controller.many.as_ref());
-        match many {
-            Some(_) if item.1.name.is_empty() => drop(self.wake_all.insert(item.0)),
+        let name = self.name(item.0);
+        let is_new = match many {
+            Some(_) if item.1.name.is_empty() => {
+                self.wake_all.insert(item.0);
+                false
+            }
             Some(many) => {
                 let rank = (many.rank)(&self.snapshot, &item.1);
-                self.queue.wake_ranked(item, rank);
+                self.queue.wake_ranked(item, rank)
             }
             None => self.queue.wake(item),
+        };
+        if let Some(name) = name.filter(|_| is_new) {
+            self.counts.added(name);
         }
     }
 
@@ -325,10 +347,11 @@ impl Driver {
     fn decide(&mut self, lane: usize, now: Timestamp) -> Option<Work> {
         let controller = self.controllers.get(lane)?;
         let keys = self.queue.pop(lane, controller.many.as_ref().map_or(1, |many| many.most));
+        self.counts.taken(controller.name, keys.len());
         if let Some((kind, key)) = self.snapshot.unreadable_of(controller.reads) {
             let why = mainstay_logic::Waiting::Undecodable { kind: kind.clone(), key: key.clone() };
             for key in keys {
-                self.waiting.insert((lane, key.clone()), vec![why.clone()]);
+                self.note_waiting(controller.name, (lane, key.clone()), vec![why.clone()]);
                 self.held.insert((lane, key));
             }
             return None;
@@ -389,12 +412,10 @@ impl Driver {
                 return None;
             }
         };
-        if decision.waiting.is_empty() {
-            self.waiting.remove(item);
-        } else {
+        if !decision.waiting.is_empty() {
             tracing::debug!(controller = controller.name, key = %item.1, waiting = ?decision.waiting);
-            self.waiting.insert(item.clone(), decision.waiting.clone());
         }
+        self.note_waiting(controller.name, item.clone(), decision.waiting.clone());
         if let Some(at) = decision.wake_at {
             self.queue.wake_at(item.clone(), at);
         }
@@ -403,6 +424,25 @@ impl Driver {
             return None;
         }
         Some(decision)
+    }
+
+    /// Counts what was decided.
+    pub fn decided(&self, work: &Work, took: std::time::Duration) {
+        self.counts.decided(work.controller, work.parts.len(), took);
+    }
+
+    /// Why a key waits from now on, where it does.
+    fn note_waiting(&mut self, controller: &'static str, item: Item, now: Vec<mainstay_logic::Waiting>) {
+        if now.is_empty() {
+            let before = self.waiting.remove(&item).unwrap_or_default();
+            self.counts.waits(controller, &before, &[]);
+            return;
+        }
+        let before = self.waiting.get(&item).map_or(&[][..], Vec::as_slice);
+        if before != now {
+            self.counts.waits(controller, before, &now);
+            self.waiting.insert(item, now);
+        }
     }
 
     /// How the work went that [`Driver::poll`] gave.
@@ -429,6 +469,9 @@ impl Driver {
             } else if item.0 == EXPIRY || index == 0 && matches!(finish, Finish::TooLarge(1)) {
                 // The timer is set.
             } else if index == done && matches!(finish, Finish::Failed(..)) {
+                if let Some(name) = self.name(item.0) {
+                    self.counts.retried(name);
+                }
                 self.queue.failed(item.clone(), now);
             } else {
                 self.flights.wake(&item);

@@ -39,21 +39,23 @@ struct Lane {
 }
 
 impl Queue {
-    /// Something that the key looks at has changed.
-    pub fn wake(&mut self, item: Item) {
-        self.wake_ranked(item, 0);
+    /// Something that the key looks at has changed. Whether it was not waiting before.
+    pub fn wake(&mut self, item: Item) -> bool {
+        self.wake_ranked(item, 0)
     }
 
     /// As [`Queue::wake`]; lower ranks of a controller go first.
-    pub fn wake_ranked(&mut self, item: Item, rank: i64) {
+    pub fn wake_ranked(&mut self, item: Item, rank: i64) -> bool {
         if self.parked.contains_key(&item) {
-            return;
+            return false;
         }
         let lane = self.lanes.entry(item.0).or_default();
-        if lane.known.insert(item.1.clone()) {
+        let is_new = lane.known.insert(item.1.clone());
+        if is_new {
             lane.ready.insert((rank, self.woken, item.1));
             self.woken += 1;
         }
+        is_new
     }
 
     /// The key is to be looked at again at this time even if nothing changes; the earliest such time counts.
@@ -149,7 +151,9 @@ mod tests {
     }
 
     fn pop(queue: &mut Queue, now: Timestamp) -> Option<Item> {
-        queue.take_due(now).into_iter().for_each(|item| queue.wake(item));
+        queue.take_due(now).into_iter().for_each(|item| {
+            queue.wake(item);
+        });
         let lane = queue.next_lane(|_| true)?;
         queue.pop(lane, 1).pop().map(|key| (lane, key))
     }

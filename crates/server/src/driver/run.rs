@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::{Asking, Compiled, Driver, Finish, Work, compile, compile_asking};
 use crate::api::Api;
 use crate::dynamic::Session;
+use crate::instruments::Controllers;
 
 /// Decisions in a row before what happens meanwhile is looked at.
 const BURST: usize = 256;
@@ -101,9 +102,10 @@ impl Seat {
             }
         }
         let mut works = Vec::new();
-        while works.len() < BURST
-            && let Some(work) = self.driver.poll(now)
-        {
+        while works.len() < BURST {
+            let begun = std::time::Instant::now();
+            let Some(work) = self.driver.poll(now) else { break };
+            self.driver.decided(&work, begun.elapsed());
             works.push(work);
         }
         Some((self, works))
@@ -160,17 +162,18 @@ async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
 /// polling. Decisions are made on a blocking thread and committed by tasks, many side by side. `undecodable` is kept
-/// at [`Driver::undecodable`], for `/readyz`.
+/// at [`Driver::undecodable`], for `/readyz`; what is done is counted in `counts`.
 pub async fn run(
     api: Api,
     controllers: &'static [Controller],
     undecodable: watch::Sender<Vec<String>>,
+    counts: Arc<Controllers>,
     mut closing: watch::Receiver<bool>,
 ) {
     let loaded = tokio::task::spawn_blocking({
         let api = api.clone();
         move || {
-            let mut driver = Driver::new(controllers);
+            let mut driver = Driver::new(controllers).counted(counts);
             let watcher = driver.load(&api.store, api.now()).ok()?;
             Some(Seat { api, driver, watcher })
         }

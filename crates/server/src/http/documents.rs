@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::respond::{self, Body};
 use super::{Server, health};
-use crate::api::ISSUER;
+use crate::api::{ISSUER, key};
+use crate::instruments::{self, Text};
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
@@ -32,7 +33,10 @@ pub fn get(
             let keys = respond::json(200, server.tokens.key_set().to_string());
             return Ok(cached(respond::of_type(keys, "application/jwk-set+json")));
         }
-        "/metrics" => return Ok(respond::text(200, metrics(server))),
+        "/metrics" => {
+            let text = respond::text(200, metrics(server));
+            return Ok(respond::of_type(text, "text/plain; version=0.0.4; charset=utf-8"));
+        }
         _ => {}
     }
     document(&server.api.served.now(), path, host, accept).ok_or_else(Status::no_such_resource)
@@ -66,28 +70,46 @@ fn version() -> Value {
 }
 
 fn metrics(server: &Server) -> String {
+    let mut out = Text(server.instruments.text());
+    let store = &server.api.store;
+    out.family(
+        "apiserver_storage_objects",
+        "gauge",
+        "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+    );
+    for kind in server.api.served.now().all_stored() {
+        let count = store.range(&key::prefix(kind, None), None, 1, None);
+        let count =
+            count.map_or(-1, |page| i64::try_from(page.entries.len() + page.remaining_count).unwrap_or(i64::MAX));
+        out.line("apiserver_storage_objects", &format!("{{resource={:?}}}", kind.resource()), count);
+    }
+    let size = std::fs::metadata(&server.store_file).map_or(0, |file| file.len());
+    out.family(
+        "apiserver_storage_size_bytes",
+        "gauge",
+        "Size of the storage database file physically allocated in bytes.",
+    );
+    out.line("apiserver_storage_size_bytes", "{storage_cluster_id=\"etcd-0\"}", size);
+    let (major, minor) = VERSION;
+    out.family(
+        "kubernetes_build_info",
+        "gauge",
+        "A metric with a constant '1' value labeled by the version that is spoken.",
+    );
+    let labels =
+        format!("{{git_version=\"v{major}.{minor}.0\",major=\"{major}\",minor=\"{minor}\",platform=\"linux/amd64\"}}");
+    out.line("kubernetes_build_info", &labels, 1);
+    instruments::process(&mut out);
     let counters = &server.counters;
-    let all = [
-        ("mainstay_requests_total", "counter", "Requests answered.", counters.requests.load(Ordering::Relaxed)),
-        (
-            "mainstay_request_failures_total",
-            "counter",
-            "Requests answered with 5xx.",
-            counters.failures.load(Ordering::Relaxed),
-        ),
-        ("mainstay_connections", "gauge", "Connections that are open.", counters.connections.load(Ordering::Relaxed)),
-        ("mainstay_watches_total", "counter", "Watches that were opened.", counters.watches.load(Ordering::Relaxed)),
-        ("mainstay_store_revision", "gauge", "The store's newest revision.", server.api.store.revision().0),
-        (
-            "mainstay_store_compacted_revision",
-            "gauge",
-            "The oldest revision that can be watched from.",
-            server.api.store.compacted().0,
-        ),
-    ];
-    all.iter()
-        .map(|(name, type_, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {type_}\n{name} {value}\n"))
-        .collect()
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    out.one("mainstay_requests_total", "counter", "Requests answered.", count(&counters.requests));
+    out.one("mainstay_request_failures_total", "counter", "Requests answered with 5xx.", count(&counters.failures));
+    out.one("mainstay_connections", "gauge", "Connections that are open.", count(&counters.connections));
+    out.one("mainstay_watches_total", "counter", "Watches that were opened.", count(&counters.watches));
+    out.one("mainstay_store_revision", "gauge", "The store's newest revision.", store.revision().0);
+    let oldest = "The oldest revision that can be watched from.";
+    out.one("mainstay_store_compacted_revision", "gauge", oldest, store.compacted().0);
+    out.0
 }
 
 /// Discovery and OpenAPI; `None` for any other path.

@@ -41,6 +41,7 @@ use crate::api::{Api, Tokens};
 use crate::auth::User;
 use crate::authorize::Authorizer;
 use crate::fairness::Fairness;
+use crate::instruments::Instruments;
 use crate::metrics::Collector;
 use crate::{audit, auth};
 
@@ -119,6 +120,10 @@ pub struct Server {
     pub bounds: Bounds,
     /// For `/metrics`.
     pub counters: Counters,
+    /// What is counted under upstream's names.
+    pub instruments: Arc<Instruments>,
+    /// The store's file, for its size.
+    pub store_file: std::path::PathBuf,
 }
 
 impl Server {

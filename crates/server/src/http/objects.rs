@@ -402,7 +402,8 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         }
     };
     call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
-    Ok(respond::watch(WatchBody::new(watch, shape(call), timeout, call.server.closing())))
+    let sent = call.server.instruments.watch_events(&kind.group, &kind.version, &kind.plural);
+    Ok(respond::watch(WatchBody::new(watch, shape(call), timeout, sent, call.server.closing())))
 }
 
 /// Carries out a verb in the name of the request's field manager.

@@ -17,6 +17,7 @@ use mainstay_tasks::listen::{Active, Connection};
 use mainstay_tasks::{Share, Shares};
 
 use super::respond::{Body, BodyError};
+use crate::instruments::Counted;
 
 /// Smaller answers are not compressed (bytes; upstream's).
 const MIN_COMPRESSED: u64 = 128 << 10;
@@ -35,6 +36,8 @@ pub struct Sending {
     watchdog: Option<tokio::task::AbortHandle>,
     _share: Option<Share>,
     _active: Active,
+    /// Counts it while it goes on, where it does so for as long as the client likes.
+    _long: Option<Counted>,
 }
 
 enum Coding {
@@ -85,6 +88,7 @@ pub async fn send(
     user: &str,
     connection: &Connection,
     active: Active,
+    long: Option<Counted>,
 ) -> Response<Sending> {
     let (mut head, body) = response.into_parts();
     let weight = body.weight();
@@ -108,7 +112,7 @@ pub async fn send(
     };
     let taken = Arc::new(AtomicU64::new(0));
     let watchdog = share.is_some().then(|| tokio::spawn(watch(taken.clone(), connection.clone())).abort_handle());
-    Response::from_parts(head, Sending { coding, taken, watchdog, _share: share, _active: active })
+    Response::from_parts(head, Sending { coding, taken, watchdog, _share: share, _active: active, _long: long })
 }
 
 /// Cuts the connection when nothing more is taken.

@@ -20,6 +20,7 @@ use crate::auth::{Impersonation, User};
 use crate::authorize::escalation::Requester;
 use crate::authorize::{Attributes, forbidden};
 use crate::credentials;
+use crate::instruments::Labels;
 
 /// Answers a request. Every failure is a `metav1.Status`.
 pub async fn serve(
@@ -38,7 +39,9 @@ pub async fn serve(
     // What the request holds, and in whose name.
     let mut bill = Bill { shares: server.bounds.bodies.clone(), user: String::new(), paid: Arc::default() };
     let mut record = None;
-    let asking = Asking { connection: &connection, peer, audit: audit.as_ref() };
+    let begun = std::time::Instant::now();
+    let mut labels = Labels::default();
+    let asking = Asking { connection: &connection, peer, audit: audit.as_ref(), labels: &mut labels };
     // What has no message of its own (failures, reviews) is written as the client likes best.
     let media = negotiate(accept(&request), true).map_or(Media::Json, |(_, media)| media);
     let mut response = match answer(&server, asking, &mut record, request, &mut bill).await {
@@ -50,19 +53,22 @@ pub async fn serve(
     if response.status().is_server_error() {
         server.counters.failures.fetch_add(1, Ordering::Relaxed);
     }
+    let is_long = !matches!(response.body(), Body::Full(_) | Body::List(_));
+    let code = response.status().as_u16();
+    server.instruments.answered(&labels, code, (!is_long).then(|| begun.elapsed()));
+    let long = is_long.then(|| server.instruments.long(&labels));
     if let Some(record) = record {
         let body = match response.body() {
             Body::Full(bytes) => bytes.as_ref(),
             _ => None,
         };
-        let is_long = !matches!(response.body(), Body::Full(_) | Body::List(_));
-        record.end(&Answer { code: response.status().as_u16(), body, is_long }, server.api.now());
+        record.end(&Answer { code, body, is_long }, server.api.now());
     }
     response = respond::in_media(response, media);
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
     }
-    sending::send(response, wanted, &server.bounds.answers, &user, &connection, active).await
+    sending::send(response, wanted, &server.bounds.answers, &user, &connection, active, long).await
 }
 
 /// Whether somebody is a part of the cluster itself (a node, a controller) or may do everything: their connections have
@@ -103,6 +109,8 @@ struct Asking<'a> {
     connection: &'a Connection,
     peer: Peer,
     audit: Option<&'a HeaderValue>,
+    /// What the request is about, for `/metrics`.
+    labels: &'a mut Labels,
 }
 
 async fn answer(
@@ -112,7 +120,8 @@ async fn answer(
     mut request: Request<Received>,
     bill: &mut Bill,
 ) -> Result<Response<Body>, Status> {
-    let Asking { connection, peer, audit } = asking;
+    let Asking { connection, peer, audit, labels } = asking;
+    labels.verb = method_of(request.method());
     check_head(&request)?;
     let sender = authenticate(server, peer.certified, &request).await?;
     if !sender.is_in("system:unauthenticated") && !connection.authenticate(&sender.name, is_system(&sender)) {
@@ -140,10 +149,12 @@ async fn answer(
     };
     let route = route(&server.api.served.now(), &path)?;
     let what = asked(&route, request.method(), &query)?;
+    *labels = labels_of(&route, &what, &query, &request);
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());
         *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
     }
+    let _working = server.instruments.working(!request.method().is_safe());
     let _seat = server.fairness.seat(&user, &what).await?;
     match record {
         None => server.authorizer.check(&user, &what)?,
@@ -163,7 +174,7 @@ async fn answer(
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
             let (host, accept) = (host.to_owned(), accept(&request).to_owned());
             let parameters = parameters(request.uri().query().unwrap_or(""));
-            let (is_large, asked) = (path.starts_with("/openapi"), server.clone());
+            let (is_large, asked) = (path.starts_with("/openapi") || path == "/metrics", server.clone());
             let document = move || documents::get(&asked, &path, &parameters, &host, &accept);
             if !is_large {
                 return document();
@@ -183,6 +194,55 @@ async fn answer(
             objects::serve(server, &bill.user, requester, target, verb, query, request).await
         }
     }
+}
+
+/// Paths that are no objects and that metrics tell apart.
+const PATHS: [&str; 9] =
+    ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+
+/// Upstream's verb for a request of which no more is known.
+fn method_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+/// What a request is about, for `/metrics`.
+fn labels_of(route: &Route, what: &Attributes, query: &Query, request: &Request<Received>) -> Labels {
+    let method = method_of(request.method());
+    let dry_run = if query.get("dryRun").is_some_and(|text| text == "All") { "All" } else { "" };
+    let version = match route {
+        Route::Objects(target) => target.kind.version.to_string(),
+        Route::Review { .. } => "v1".to_owned(),
+        Route::Path(path) => {
+            let known = PATHS.iter().find(|known| *known == path).copied().unwrap_or("");
+            return Labels { verb: method, subresource: known.to_owned(), dry_run, ..Labels::default() };
+        }
+    };
+    let is_apply = || {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        content_type.is_some_and(|media| media.starts_with("application/apply-patch"))
+    };
+    let verb = match (what.verb.as_str(), what.subresource.as_str()) {
+        (_, "proxy" | "exec" | "attach" | "portforward") => "CONNECT",
+        ("list", _) => "LIST",
+        ("watch", _) => "WATCH",
+        ("patch", _) if is_apply() => "APPLY",
+        ("deletecollection", _) => "DELETECOLLECTION",
+        _ => method,
+    };
+    let scope = match () {
+        () if !what.name.is_empty() || what.verb == "create" => "resource",
+        () if !what.namespace.is_empty() => "namespace",
+        () => "cluster",
+    };
+    let Attributes { group, resource, subresource, .. } = what.clone();
+    Labels { verb, group, version, resource, subresource, scope, dry_run }
 }
 
 /// What the audit log notes of a request's head.

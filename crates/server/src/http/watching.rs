@@ -3,6 +3,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ pub struct WatchBody {
     /// Chunks since the thread was last given back.
     in_a_row: usize,
     ended: bool,
+    /// Counts the events that are sent.
+    sent: Arc<AtomicU64>,
 }
 
 impl WatchBody {
@@ -39,6 +43,7 @@ impl WatchBody {
         watch: Watch,
         shape: Shape,
         timeout: Duration,
+        sent: Arc<AtomicU64>,
         closing: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         Self {
@@ -49,6 +54,7 @@ impl WatchBody {
             closing: Box::pin(closing),
             in_a_row: 0,
             ended: false,
+            sent,
         }
     }
 
@@ -130,6 +136,7 @@ impl WatchBody {
 
     /// `{"type":"ADDED","object":{…}}` and a line's end.
     fn write(&mut self, chunk: &mut BytesMut, frame: &Frame) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         if self.shape.media == Media::Protobuf {
             return self.write_message(chunk, frame);
         }
