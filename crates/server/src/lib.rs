@@ -13,6 +13,7 @@ mod audit;
 mod auth;
 mod authorize;
 pub mod bootstrap;
+pub mod convert;
 mod credentials;
 pub mod driver;
 pub mod dynamic;

@@ -285,6 +285,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
         hooks: Hooks::of(&store),
+        converters: Default::default(),
         served: Served::of(&store),
         store,
         env: Arc::new(env),

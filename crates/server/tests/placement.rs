@@ -30,6 +30,7 @@ impl Cluster {
         Self {
             api: Api {
                 hooks: Hooks::of(&store),
+                converters: Default::default(),
                 served: Served::of(&store),
                 store,
                 env: Arc::new(env),

@@ -74,6 +74,7 @@ fn cluster(folder: &std::path::Path) -> Api {
     let cluster_cidr = Cidr::parse("10.0.0.0/11").expect("a range");
     let api = Api {
         hooks: Hooks::of(&store),
+        converters: Default::default(),
         served: Served::of(&store),
         store,
         env: Arc::new(env),

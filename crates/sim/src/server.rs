@@ -94,6 +94,7 @@ impl Server {
         let settings = Settings { service_cidr, cluster_cidr, ca_pem: "CA".to_owned() };
         let api = Api {
             hooks: Hooks::of(&store),
+            converters: Default::default(),
             served: Served::of(&store),
             store,
             env: self.env.clone(),

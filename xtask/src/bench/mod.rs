@@ -6,6 +6,7 @@
 
 mod clone;
 pub mod cluster;
+mod crds;
 mod idle;
 mod nfs;
 mod pod;
@@ -28,7 +29,7 @@ use table::Table;
 
 /// What can be measured, in the order in which it is.
 const NAMES: &[&str] =
-    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
+    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -123,6 +124,10 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     if wanted("idle") {
         let cluster = Cluster::new(binary).await?;
         idle::measure(&cluster, table).await?;
+    }
+    if wanted("crds") {
+        let (mut cluster, _) = Cluster::start(binary).await?;
+        crds::measure(&mut cluster, table).await?;
     }
     let rest = ["pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
     if !rest.into_iter().any(wanted) {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{Env, Settings, codec, key};
 use crate::authorize::escalation::Requester;
+use crate::convert::{self, Conversions};
 use crate::dynamic::Session;
 
 /// The work of one request or one decision, over a store that it reads and does not change.
@@ -38,6 +39,8 @@ pub struct Batch<'a> {
     pub requester: Option<Requester>,
     /// What webhooks have said of it; without one they are not asked.
     pub session: Option<Arc<Session>>,
+    /// What webhooks have converted for it; without it custom resources are taken in the version that they are stored in.
+    pub conversions: Option<Arc<Conversions>>,
 }
 
 /// A client as `managedFields` names it.
@@ -102,6 +105,7 @@ impl<'a> Batch<'a> {
             manager: None,
             requester: None,
             session: None,
+            conversions: None,
         }
     }
 
@@ -131,7 +135,11 @@ impl<'a> Batch<'a> {
             (None, None) => None,
         };
         if let Some(object) = &mut object {
-            kind.from_stored(object);
+            match self.converts(kind) {
+                Some(conversions) => conversions.convert(kind, &kind.version, object)?,
+                None if convert::webhook(kind).is_some() => {}
+                None => kind.from_stored(object),
+            }
         }
         Ok(object)
     }
@@ -209,9 +217,24 @@ impl<'a> Batch<'a> {
         self.expect(key::object(kind, namespace, name));
     }
 
+    /// Where objects of a kind are converted by a webhook, and may be.
+    fn converts(&self, kind: &Kind) -> Option<Arc<Conversions>> {
+        self.conversions.clone().filter(|_| convert::webhook(kind).is_some())
+    }
+
+    /// Makes an object one of the stored version.
+    fn settle(&self, kind: &Kind, object: &mut Value) -> Result<(), Status> {
+        match (self.converts(kind), &kind.custom) {
+            (Some(conversions), Some(custom)) => conversions.convert(kind, &custom.stored_version, object)?,
+            _ if convert::webhook(kind).is_some() => {}
+            _ => kind.to_stored(object),
+        }
+        Ok(())
+    }
+
     /// Writes an object, in the kind's stored form; gives the op's number.
     pub fn put(&mut self, kind: &Kind, mut object: Value) -> Result<usize, Status> {
-        kind.to_stored(&mut object);
+        self.settle(kind, &mut object)?;
         let ObjectKey { namespace, name } = ObjectKey::of(&object);
         let encoded = codec::encode(&object)?;
         Ok(self.put_raw(key::object(kind, &namespace, &name), encoded, object))
@@ -234,7 +257,7 @@ impl<'a> Batch<'a> {
     pub fn remove(&mut self, kind: &Kind, last: &Value) -> Result<usize, Status> {
         let ObjectKey { namespace, name } = ObjectKey::of(last);
         let mut last = last.clone();
-        kind.to_stored(&mut last);
+        self.settle(kind, &mut last)?;
         let encoded = codec::encode(&last)?;
         Ok(self.remove_raw(key::object(kind, &namespace, &name), encoded))
     }

@@ -29,6 +29,7 @@ use mainstay_api::Status;
 use mainstay_api::object;
 use mainstay_store::{CommitError, Revision, Store};
 
+use crate::convert::Webhooks;
 use crate::dynamic::{Hooks, Session};
 
 pub use batch::{Batch, Body, FieldManager, Outcome};
@@ -136,6 +137,8 @@ pub struct Api {
     pub served: Served,
     /// Who is asked before something is written.
     pub hooks: Hooks,
+    /// Who converts custom resources between versions.
+    pub converters: Webhooks,
 }
 
 /// The answer to a request, ready to be sent.

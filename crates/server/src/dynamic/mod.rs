@@ -10,7 +10,7 @@
 //! What is configured is compiled when it changes ([`Hooks`]); where nothing is, nothing of this happens.
 
 mod asking;
-mod client;
+pub(crate) mod client;
 mod expression;
 pub mod matching;
 mod policy;

@@ -26,6 +26,7 @@ use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
 use crate::authorize::escalation::Requester;
+use crate::convert::{self, Conversions};
 use crate::dynamic::matching::{Attributes, Operation};
 use crate::dynamic::{self, Session, Terms};
 
@@ -54,6 +55,8 @@ struct Call<'a> {
     requester: Requester,
     /// Who else is asked, where anybody is.
     session: Option<Arc<Session>>,
+    /// What a webhook converts, where one does.
+    conversions: Option<Arc<Conversions>>,
 }
 
 /// A request whose body is there: what is needed to make it again when webhooks were asked.
@@ -66,6 +69,7 @@ struct Job {
     manager: FieldManager,
     requester: Requester,
     session: Option<Arc<Session>>,
+    conversions: Option<Arc<Conversions>>,
     verb: &'static str,
     body: Bytes,
 }
@@ -81,6 +85,7 @@ impl Job {
             manager: self.manager.clone(),
             requester: self.requester.clone(),
             session: self.session.clone(),
+            conversions: self.conversions.clone(),
         };
         dispatch(&call, self.verb, self.body.clone()).await
     }
@@ -165,10 +170,11 @@ pub async fn serve(
     let is_heavy = is_heavy(verb, &query, body.len()) || verb == "list" && media == Media::Protobuf;
     let is_write = !matches!(verb, "get" | "list" | "watch");
     let session = if is_write { session(server, &requester) } else { None };
+    let conversions = (is_write && convert::webhook(&target.kind).is_some()).then(Arc::<Conversions>::default);
     let (pool, api) = (server.bounds.heavy.clone(), server.api.clone());
     let server = server.clone();
-    let job = Job { server, target, query, form, content_type, manager, requester, session, verb, body };
-    let (session, job) = (job.session.clone(), Arc::new(job));
+    let job = Job { server, target, query, form, content_type, manager, requester, session, conversions, verb, body };
+    let (session, conversions, job) = (job.session.clone(), job.conversions.clone(), Arc::new(job));
     loop {
         let answered = if is_heavy {
             let (runtime, job) = (tokio::runtime::Handle::current(), job.clone());
@@ -177,6 +183,10 @@ pub async fn serve(
             job.run().await
         };
         // No thread of the pool waits for a webhook.
+        if let Some(conversions) = conversions.as_ref().filter(|conversions| conversions.is_pending()) {
+            conversions.settle(&api).await?;
+            continue;
+        }
         match session.as_ref().filter(|session| session.is_suspended()) {
             Some(session) => session.settle(&api).await?,
             None => {
@@ -226,8 +236,8 @@ async fn dispatch(call: &Call<'_>, verb: &'static str, body: Bytes) -> Result<Re
         return subresource(call, verb, body).await;
     }
     match verb {
-        "get" => get(call),
-        "list" => list(call),
+        "get" => get(call).await,
+        "list" => list(call).await,
         "watch" => watch(call),
         "create" => create(call, body).await,
         "update" => update(call, Part::Main, body).await,
@@ -275,7 +285,7 @@ async fn subresource(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Respons
         _ => return Err(Status::no_such_resource()),
     };
     match verb {
-        "get" => get(call),
+        "get" => get(call).await,
         "update" => update(call, part, body).await,
         "patch" => patch(call, part, body).await,
         _ => Err(Status::method_not_allowed()),
@@ -325,7 +335,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
 async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     match verb {
-        "get" => get(call),
+        "get" => get(call).await,
         "update" => {
             let new = parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null)?;
@@ -358,7 +368,7 @@ fn shape(call: &Call<'_>) -> Shape {
     Shape::new(&call.target.kind, call.form, include, call.server.api.now())
 }
 
-fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
+async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, subresource } = call.target;
     if let Some(version) = call.query.get("resourceVersion").filter(|version| !matches!(version.as_str(), "" | "0")) {
         let (wanted, newest) = (api::resource_version(version)?, call.server.api.store.revision());
@@ -372,16 +382,18 @@ fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         .store
         .get(&api::key::object(kind, namespace, name))
         .ok_or_else(|| Status::not_found(kind, name))?;
+    let value = convert::shown(&call.server.api, kind, entry.value).await?;
     if subresource == "scale" {
-        return Ok(respond::json(200, object::print(&api::scale_of(kind, &api::codec::decode(&entry.value)?))));
+        return Ok(respond::json(200, object::print(&api::scale_of(kind, &api::codec::decode(&value)?))));
     }
-    Ok(respond::json(200, shape(call).one(&entry.value)))
+    Ok(respond::json(200, shape(call).one(&value)))
 }
 
-fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
+async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
     let options = ListOptions::new(call.query, &selection.prefix())?;
-    let list = api::list(&call.server.api.store, &selection, &options)?;
+    let mut list = api::list(&call.server.api.store, &selection, &options)?;
+    convert::all(&call.server.api, &call.target.kind, &mut list.items).await?;
     shape(call).list(list).map(respond::list)
 }
 
@@ -403,7 +415,11 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     };
     call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
     let sent = call.server.instruments.watch_events(&kind.group, &kind.version, &kind.plural);
-    Ok(respond::watch(WatchBody::new(watch, shape(call), timeout, sent, call.server.closing())))
+    let body = WatchBody::new(watch, shape(call), timeout, sent, call.server.closing());
+    Ok(respond::watch(match convert::webhook(kind) {
+        Some(_) => body.converting(call.server.api.clone()),
+        None => body,
+    }))
 }
 
 /// Carries out a verb in the name of the request's field manager.
@@ -416,10 +432,13 @@ async fn write(
         batch.manager = Some(call.manager.clone());
         batch.requester = Some(call.requester.clone());
         batch.join(call.session.as_ref());
+        batch.conversions = call.conversions.clone();
         verb(batch)
     };
     describe(call, dry_run);
-    call.server.api.write(dry_run, managed).await
+    let mut written = call.server.api.write(dry_run, managed).await?;
+    written.body = convert::shown(&call.server.api, &call.target.kind, written.body).await?;
+    Ok(written)
 }
 
 /// Tells those who are asked what the parameters say.
@@ -503,7 +522,7 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     }
     let (options, dry_run) = delete_options(call, &body)?;
     let selection = Selection::new(kind, namespace, call.query)?;
-    let found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
+    let mut found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
     let registry = call.server.api.served.now();
     for entry in &found.items {
         let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };
@@ -521,6 +540,7 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
             return Err(status);
         }
     }
+    convert::all(&call.server.api, kind, &mut found.items).await?;
     shape(call).list(found).map(respond::list)
 }
 

@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mainstay_api::protobuf;
 use mainstay_api::table::Media;
+use mainstay_api::{Status, protobuf};
 use tokio::time::Sleep;
 
 use super::shape::Shape;
-use crate::api::{Frame, Watch};
+use crate::api::{Api, Frame, Watch};
+use crate::convert;
 
 /// Frames are gathered into one chunk up to this size, in bytes; a single larger object still goes as one.
 const CHUNK: usize = 64 << 10;
@@ -35,7 +36,13 @@ pub struct WatchBody {
     ended: bool,
     /// Counts the events that are sent.
     sent: Arc<AtomicU64>,
+    /// Where objects have to be converted by a webhook.
+    api: Option<Api>,
+    /// The frame whose object is being converted.
+    converting: Option<(&'static str, Converting)>,
 }
+
+type Converting = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
 
 impl WatchBody {
     /// A body that ends after `timeout`, or when the server is closing.
@@ -55,6 +62,42 @@ impl WatchBody {
             in_a_row: 0,
             ended: false,
             sent,
+            api: None,
+            converting: None,
+        }
+    }
+
+    /// The same, with objects of other versions converted by the kind's webhook.
+    pub fn converting(mut self, api: Api) -> Self {
+        self.api = Some(api);
+        self
+    }
+
+    /// The next frame, in the version that is watched. What cannot be converted ends the watch.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        loop {
+            if let Some((type_, work)) = &mut self.converting {
+                let converted = std::task::ready!(work.as_mut().poll(cx));
+                let type_ = *type_;
+                self.converting = None;
+                return Poll::Ready(Some(match converted {
+                    Ok(object) => Frame { type_, object },
+                    Err(status) => {
+                        self.ended = true;
+                        Frame { type_: "ERROR", object: Bytes::from(status.to_json().to_string()) }
+                    }
+                }));
+            }
+            let Some(frame) = std::task::ready!(self.watch.poll_next(cx)) else { return Poll::Ready(None) };
+            let kind = self.watch.kind();
+            match &self.api {
+                Some(api) if frame.type_ != "ERROR" && convert::is_other(kind, &frame.object) => {
+                    let (api, kind, object) = (api.clone(), kind.clone(), frame.object);
+                    let work = async move { convert::shown(&api, &kind, object).await };
+                    self.converting = Some((frame.type_, Box::pin(work)));
+                }
+                _ => return Poll::Ready(Some(frame)),
+            }
         }
     }
 
@@ -79,7 +122,7 @@ impl WatchBody {
         }
         let mut chunk = BytesMut::new();
         while !self.ended && chunk.len() < CHUNK {
-            match self.watch.poll_next(cx) {
+            match self.poll_frame(cx) {
                 Poll::Ready(Some(frame)) => self.write(&mut chunk, &frame),
                 Poll::Ready(None) => {
                     self.ended = true;
@@ -95,7 +138,9 @@ impl WatchBody {
                 // Polled once more so that the timer knows whom to wake.
                 let _ = self.bookmark.as_mut().poll(cx);
             }
+            // What is being converted has not been sent.
             if (is_due || self.ended)
+                && self.converting.is_none()
                 && let Some(frame) = self.watch.bookmark()
             {
                 self.write(&mut chunk, &frame);

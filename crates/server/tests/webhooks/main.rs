@@ -1,6 +1,7 @@
 //! Webhooks through the real server: who is asked what, what their answers do, and what it costs when there are none,
 //! or only wrong or late ones. On loopback.
 
+mod conversion;
 mod hook;
 mod policies;
 

@@ -49,6 +49,7 @@ impl Cluster {
         let cluster = Self {
             api: Api {
                 hooks: Hooks::of(&store),
+                converters: Default::default(),
                 served: Served::of(&store),
                 store,
                 env: Arc::new(env),
