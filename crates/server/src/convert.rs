@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use mainstay_api::custom::rows::Webhook;
 use mainstay_api::{Kind, Status, object};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
 
-use crate::api::{Api, codec, new_uid};
+use crate::api::{Api, Env, codec, new_uid};
 use crate::dynamic::client::Endpoint;
 
 /// How long a webhook may take (upstream's).
@@ -62,11 +63,39 @@ struct State {
     known: BTreeMap<(String, String), Result<Value, Status>>,
     pending: Vec<(Kind, String, Value)>,
     rounds: usize,
+    now: Option<Timestamp>,
+    /// What was drawn, so that it is the same in the next run; and how much of it this run has drawn.
+    tape: Vec<u8>,
+    drawn: usize,
 }
 
 impl Conversions {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run of the verb begins: its time is that of the first, so that it comes to the same object.
+    pub fn begin(&self, now: Timestamp) -> Timestamp {
+        let mut state = self.state();
+        state.drawn = 0;
+        *state.now.get_or_insert(now)
+    }
+
+    /// Fills a buffer as the runs before did, else with what nobody can guess.
+    pub fn random(&self, env: &Env, bytes: &mut [u8]) {
+        let mut state = self.state();
+        let (from, to) = (state.drawn, state.drawn + bytes.len());
+        let known = state.tape.len();
+        if known < to {
+            state.tape.resize(to, 0);
+            if let Some(fresh) = state.tape.get_mut(known..) {
+                (env.random)(fresh);
+            }
+        }
+        if let Some(drawn) = state.tape.get(from..to) {
+            bytes.copy_from_slice(drawn);
+        }
+        state.drawn = to;
     }
 
     /// Whether the last run has left something to be converted.

@@ -45,9 +45,9 @@ impl<'a> Extent<'a> {
         schema.map_or(Self::unknown(), Self::Schema)
     }
 
-    fn key(self) -> Self {
-        let is_map = matches!(self, Self::Schema(schema) if schema.get("additionalProperties").is_some());
-        if is_map { Self::Size(MAX_REQUEST - 2, None) } else { Self::unknown() }
+    /// A key of a map, whose length upstream takes to be nothing.
+    fn key() -> Self {
+        Self::Size(0, None)
     }
 
     fn field(self, name: &str) -> Self {
@@ -216,9 +216,9 @@ impl<'a, 'n> Estimator<'a, 'n> {
         let is_once = matches!(fold.kind, FoldKind::Bind | FoldKind::OptMap | FoldKind::OptFlatMap);
         let is_map = matches!(over, Extent::Schema(schema) if schema.get("additionalProperties").is_some());
         match &fold.second {
-            Some(second) => self.locals.extend([(&*fold.first, over.key()), (&**second, over.item())]),
+            Some(second) => self.locals.extend([(&*fold.first, Extent::key()), (&**second, over.item())]),
             None if is_once => self.locals.push((&fold.first, over)),
-            None if is_map => self.locals.push((&fold.first, over.key())),
+            None if is_map => self.locals.push((&fold.first, Extent::key())),
             None => self.locals.push((&fold.first, over.item())),
         }
         let filter = fold.filter.as_ref().map_or(0, |filter| self.visit(filter).0);

@@ -117,6 +117,17 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Makes this a run of a verb whose objects are converted.
+    pub fn convert_with(&mut self, conversions: Option<&Arc<Conversions>>) {
+        if let Some(conversions) = conversions {
+            // A session keeps time and randomness already.
+            if self.session.is_none() {
+                self.now = conversions.begin(self.now);
+            }
+            self.conversions = Some(conversions.clone());
+        }
+    }
+
     /// Does something that webhooks are not asked about: part of what they were asked about already.
     pub fn unasked<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let session = self.session.take();
@@ -280,9 +291,10 @@ impl<'a> Batch<'a> {
     /// Bytes that nobody can guess.
     pub(super) fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        match &self.session {
-            Some(session) => session.random(self.env, &mut bytes),
-            None => (self.env.random)(&mut bytes),
+        match (&self.session, &self.conversions) {
+            (Some(session), _) => session.random(self.env, &mut bytes),
+            (None, Some(conversions)) => conversions.random(self.env, &mut bytes),
+            (None, None) => (self.env.random)(&mut bytes),
         }
         bytes
     }

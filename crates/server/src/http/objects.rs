@@ -432,7 +432,7 @@ async fn write(
         batch.manager = Some(call.manager.clone());
         batch.requester = Some(call.requester.clone());
         batch.join(call.session.as_ref());
-        batch.conversions = call.conversions.clone();
+        batch.convert_with(call.conversions.as_ref());
         verb(batch)
     };
     describe(call, dry_run);
