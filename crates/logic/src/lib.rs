@@ -13,6 +13,7 @@ pub mod dns;
 pub mod history;
 pub mod kubelet;
 pub mod matching;
+pub mod measured;
 pub mod nodes;
 pub mod ownership;
 pub mod peers;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -24,6 +25,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::Deserialize;
 
 use crate::definitions::Definition;
+use crate::measured::Measured;
 
 mod facets;
 mod index;
@@ -87,6 +89,8 @@ pub struct Snapshot {
     pub unreadable: RedBlackTreeMapSync<(Kind, ObjectKey), Arc<str>>,
     /// Where a node has it: the node whose pods it has, and no others.
     pub pods_of: Option<Arc<str>>,
+    /// What was measured lately, where somebody measures.
+    pub measured: Arc<Measured>,
     /// What is found by what.
     pub indexes: Indexes,
     /// What adds up.
@@ -101,6 +105,7 @@ pub struct Snapshot {
     pub deployments: Objects<Deployment>,
     pub endpoint_slices: Objects<EndpointSlice>,
     pub endpoints: Objects<Endpoints>,
+    pub horizontal_pod_autoscalers: Objects<HorizontalPodAutoscaler>,
     pub jobs: Objects<Job>,
     pub leases: Objects<Lease>,
     pub namespaces: Objects<Namespace>,
@@ -353,6 +358,7 @@ typed! {
     ("apps", "deployments") => deployments: Deployment,
     ("apps", "replicasets") => replica_sets: ReplicaSet,
     ("apps", "statefulsets") => stateful_sets: StatefulSet,
+    ("autoscaling", "horizontalpodautoscalers") => horizontal_pod_autoscalers: HorizontalPodAutoscaler,
     ("batch", "cronjobs") => cron_jobs: CronJob,
     ("batch", "jobs") => jobs: Job,
     ("coordination.k8s.io", "leases") => leases: Lease,

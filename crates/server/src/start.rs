@@ -29,7 +29,7 @@ use crate::http::{Authenticators, Bounds, Counters, Server, accept};
 use crate::instruments::Instruments;
 use crate::metrics::Collector;
 use crate::pki::{self, Identity, Pki, PkiError};
-use crate::{bootstrap, driver, identity};
+use crate::{bootstrap, driver, identity, metrics};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -308,6 +308,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let health = Health::default();
     let instruments = Arc::new(Instruments::default());
     let counts = instruments.controllers.clone();
+    let (shown, seen) = watch::channel(Arc::default());
     let server = Arc::new(Server {
         api: api.clone(),
         advertise,
@@ -335,6 +336,10 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             let is_closing = is_closing.clone();
             move || issuer.clone().run(is_closing.clone())
         })),
+        tokio::spawn(keep_until(health.clone(), "autoscaling-metrics", is_closing.clone(), {
+            let (api, is_closing) = (api.clone(), is_closing.clone());
+            move || metrics::feed::run(api.clone(), metrics.clone(), shown.clone(), is_closing.clone())
+        })),
         tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
             accept(server.clone(), listener.clone(), tls.clone())
         })),
@@ -342,7 +347,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             let api = api.clone();
             move || {
                 let controllers = mainstay_logic::controllers::CONTROLLERS;
-                driver::run(api.clone(), controllers, noted.clone(), counts.clone(), is_closing.clone())
+                driver::run(api.clone(), controllers, noted.clone(), counts.clone(), seen.clone(), is_closing.clone())
             }
         })),
     ];

@@ -17,6 +17,7 @@ pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod garbagecollector;
+pub mod horizontalpodautoscaler;
 pub mod job;
 pub mod jobtracking;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub const CONTROLLERS: &[Controller] = &[
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
     garbagecollector::CONTROLLER,
+    horizontalpodautoscaler::CONTROLLER,
     job::CONTROLLER,
     jobtracking::CONTROLLER,
     namespace::CONTROLLER,

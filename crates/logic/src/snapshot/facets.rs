@@ -1,6 +1,7 @@
 //! What each kind is found by.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -54,6 +55,7 @@ impl Indexed for ReplicaSet {
 }
 
 impl Indexed for CronJob {}
+impl Indexed for HorizontalPodAutoscaler {}
 impl Indexed for Definition {}
 impl Indexed for ResourceQuota {}
 

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::decision::Verb;
+use mainstay_logic::measured::Measured;
 use mainstay_logic::{Controller, Decision, Snapshot, Write};
 use mainstay_store::{Event, Revision, Store, Watcher};
 use tokio::sync::Notify;
@@ -234,6 +235,15 @@ impl Driver {
         if let Some(name) = name.filter(|_| is_new) {
             self.counts.added(name);
         }
+    }
+
+    /// Shows the controllers what was measured; every autoscaler is decided anew.
+    pub fn measured(&mut self, measured: Arc<Measured>) {
+        self.snapshot.measured = measured;
+        let name = mainstay_logic::controllers::horizontalpodautoscaler::CONTROLLER.name;
+        let Some(lane) = self.controllers.iter().position(|controller| controller.name == name) else { return };
+        let keys: Vec<ObjectKey> = self.snapshot.horizontal_pod_autoscalers.keys().cloned().collect();
+        keys.into_iter().for_each(|key| self.wake((lane, key)));
     }
 
     /// Takes in one event of the store.

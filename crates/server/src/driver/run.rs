@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_logic::Controller;
+use mainstay_logic::measured::Measured;
 use mainstay_store::{CommitError, Committed, WatchError, Watcher};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -162,12 +163,13 @@ async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
 /// polling. Decisions are made on a blocking thread and committed by tasks, many side by side. `undecodable` is kept
-/// at [`Driver::undecodable`], for `/readyz`; what is done is counted in `counts`.
+/// at [`Driver::undecodable`], for `/readyz`; what is done is counted in `counts`; what is `measured` is shown to the controllers.
 pub async fn run(
     api: Api,
     controllers: &'static [Controller],
     undecodable: watch::Sender<Vec<String>>,
     counts: Arc<Controllers>,
+    mut measured: watch::Receiver<Arc<Measured>>,
     mut closing: watch::Receiver<bool>,
 ) {
     let loaded = tokio::task::spawn_blocking({
@@ -203,6 +205,10 @@ pub async fn run(
                     Err(WatchError::Lagged { .. }) => {}
                     Err(WatchError::Closed) => return,
                 },
+                Ok(()) = measured.changed() => {
+                    let newest = measured.borrow_and_update().clone();
+                    seat.driver.measured(newest);
+                }
                 Some(done) = commits.join_next() => is_broken |= finish(&mut seat.driver, done, api.now()),
                 () = asking.more.notified() => {}
                 () = tokio::time::sleep(sleep) => {}

@@ -81,7 +81,6 @@ const ROW: Row = Row {
             Field::root(new).dig(&["status", field]).not_negative(causes);
         }
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 };
 
