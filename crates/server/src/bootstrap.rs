@@ -33,6 +33,38 @@ pub struct About {
     pub pod_network: String,
 }
 
+/// The name by which extension servers know this server's requests.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
+/// Publishes who extension servers are to believe: clients of this CA, and the front proxy's word for others.
+///
+/// # Errors
+/// The ConfigMap cannot be written.
+pub fn publish_authorities(batch: &mut Batch<'_>, client_ca: &str, proxy_ca: &str) -> Result<Outcome, Status> {
+    let list = |text: &str| json!([text]).to_string();
+    let published = json!({ "metadata": { "name": "extension-apiserver-authentication" }, "data": {
+        "client-ca-file": client_ca, "requestheader-client-ca-file": proxy_ca,
+        "requestheader-allowed-names": list(FRONT_PROXY),
+        "requestheader-username-headers": list("X-Remote-User"), "requestheader-uid-headers": list("X-Remote-Uid"),
+        "requestheader-group-headers": list("X-Remote-Group"),
+        "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
+    } });
+    replace(batch, &kinds::CONFIG_MAP, "kube-system", published, &["data"])?;
+    for (group, version) in mainstay_api::discovery::served_versions(&batch.registry.clone()) {
+        ensure(batch, &kinds::API_SERVICE, "", local(group, version))?;
+    }
+    Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
+}
+
+/// The APIService of a group and version that is served here, as upstream registers its own.
+fn local(group: &str, version: &str) -> Value {
+    let (group_priority, version_priority) = if group.is_empty() { (18_000, 1) } else { (17_000, 15) };
+    json!({
+        "metadata": { "name": format!("{version}.{group}"), "labels": { "kube-aggregator.kubernetes.io/automanaged": "onstart" } },
+        "spec": { "group": group, "version": version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority },
+    })
+}
+
 /// Adds what is missing.
 pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) -> Result<Outcome, Status> {
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {

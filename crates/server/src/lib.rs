@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aggregation;
 pub mod api;
 mod audit;
 mod auth;

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::aggregation::{Services, availability};
 use crate::api::{Api, Cidr, Env, Served, Settings, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
@@ -299,6 +300,12 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about))
         .await
         .map_err(|status| StartError::Bootstrap(status.message))?;
+    let proxy_ca = Pki::open(&config.data_dir.join("pki/front-proxy"), now)?;
+    let front_proxy = proxy_ca.client(bootstrap::FRONT_PROXY, bootstrap::FRONT_PROXY, &[], now)?;
+    let extensions = Services::new(&api.store, front_proxy);
+    api.write(false, |batch| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca.ca_pem()))
+        .await
+        .map_err(|status| StartError::Bootstrap(status.message))?;
     let fairness = Fairness::new(&api.store);
     let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
     let authorizer = Arc::new(authorizer);
@@ -318,6 +325,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         authorizer: authorizer.clone(),
         tokens,
         kubelet_tls,
+        extensions: extensions.clone(),
         metrics: metrics.clone(),
         ready,
         undecodable,
@@ -342,6 +350,10 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         })),
         tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
             accept(server.clone(), listener.clone(), tls.clone())
+        })),
+        tokio::spawn(keep_until(health.clone(), "aggregation", is_closing.clone(), {
+            let (api, is_closing) = (api.clone(), is_closing.clone());
+            move || availability::run(api.clone(), extensions.clone(), is_closing.clone())
         })),
         tokio::spawn(keep_until(health.clone(), "controllers", is_closing.clone(), {
             let api = api.clone();

@@ -60,10 +60,6 @@ pub static API_SERVICE: Kind = Kind::BuiltIn(&Row {
     },
     prepare_update: |_, new, old| lifecycle::keep_status(new, old),
     validate: |_, service, causes| validate(service, causes),
-    warnings: |row, service| {
-        let is_local = !Field::root(service).dig(&["spec", "service"]).is_set();
-        if is_local { Vec::new() } else { lifecycle::nothing_acts(row, service) }
-    },
     ..BASE
 });
 

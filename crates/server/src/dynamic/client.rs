@@ -180,7 +180,7 @@ impl Endpoint {
             Place::Address { host, port } => format!("{host}:{port}"),
             Place::Service { namespace, name, port } => service_address(api, namespace, name, *port)?,
         };
-        let stream = TcpStream::connect(&address).await.map_err(|error| format!("dial tcp {address}: {error}"))?;
+        let stream = TcpStream::connect(&address).await.map_err(|error| dial_error(&address, &error))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), stream).await;
         let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
@@ -192,6 +192,16 @@ impl Endpoint {
             }
         });
         Ok(sender)
+    }
+}
+
+/// Why nobody took a connection, in upstream's words.
+pub fn dial_error(address: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
+        std::io::ErrorKind::HostUnreachable => format!("dial tcp {address}: connect: no route to host"),
+        std::io::ErrorKind::NetworkUnreachable => format!("dial tcp {address}: connect: network is unreachable"),
+        _ => format!("dial tcp {address}: {error}"),
     }
 }
 

@@ -28,6 +28,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use client::Endpoint;
+pub use client::dial_error;
 use expression::{Conditions, environment};
 use mainstay_api::object;
 use matching::Constraints;

@@ -24,12 +24,15 @@ const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// # Errors
 /// What is wrong with the bundle, in words.
 pub fn client(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
-    Ok(Arc::new(builder(bundle)?.with_no_client_auth()))
+    Ok(Arc::new(builder(Some(bundle))?.with_no_client_auth()))
 }
 
-/// As [`client`], and whoever is asked is shown this certificate.
+/// As [`client`], and whoever is asked is shown this certificate. Without a bundle anybody is believed.
+///
+/// # Errors
+/// As [`client`].
 pub fn client_with(
-    bundle: &str,
+    bundle: Option<&str>,
     chain: Vec<CertificateDer<'static>>,
     key: rustls::pki_types::PrivateKeyDer<'static>,
 ) -> Result<Arc<rustls::ClientConfig>, String> {
@@ -39,9 +42,12 @@ pub fn client_with(
 }
 
 fn builder(
-    bundle: &str,
+    bundle: Option<&str>,
 ) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, String> {
-    let pem = match bundle {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let is_anyone = bundle.is_none();
+    let pem = match bundle.unwrap_or("") {
+        _ if is_anyone => Vec::new(),
         "" => std::fs::read(ROOTS).map_err(|error| format!("{ROOTS}: {error}"))?,
         bundle => STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?,
     };
@@ -50,17 +56,16 @@ fn builder(
         .map_err(|error| format!("unable to load root certificates: {error}"))?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trusted.iter().cloned());
-    if trusted.is_empty() {
+    if trusted.is_empty() && !is_anyone {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = (!roots.is_empty()).then(|| {
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .map_err(|error| error.to_string())
     });
-    let own = if bundle.is_empty() { Vec::new() } else { trusted };
-    let verifier = Verifier { roots: roots.transpose()?, own, provider: provider.clone() };
+    let own = if bundle.is_none_or(str::is_empty) { Vec::new() } else { trusted };
+    let verifier = Verifier { roots: roots.transpose()?, own, is_anyone, provider: provider.clone() };
     Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
@@ -73,6 +78,8 @@ fn builder(
 struct Verifier {
     roots: Option<Arc<WebPkiServerVerifier>>,
     own: Vec<CertificateDer<'static>>,
+    /// `insecureSkipTLSVerify`: nothing is checked.
+    is_anyone: bool,
     provider: Arc<CryptoProvider>,
 }
 
@@ -101,6 +108,9 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.is_anyone {
+            return Ok(ServerCertVerified::assertion());
+        }
         if self.own.iter().any(|own| own == end_entity) {
             return Self::verify_own(end_entity, server_name, now).map(|()| ServerCertVerified::assertion());
         }
@@ -158,7 +168,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(trusted.iter().cloned());
         let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        let verifier = Verifier { roots: built.ok(), own: trusted, provider };
+        let verifier = Verifier { roots: built.ok(), own: trusted, is_anyone: false, provider };
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         verifier.verify_server_cert(end, &[], &name, &[], UnixTime::now()).is_ok()
     }

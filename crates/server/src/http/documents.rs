@@ -1,5 +1,6 @@
 //! What is not an object: discovery, OpenAPI, health, version, metrics.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::Response;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::respond::{self, Body};
 use super::{Server, health};
+use crate::aggregation::{Extension, discovery as merged};
 use crate::api::{ISSUER, key};
 use crate::instruments::{self, Text};
 
@@ -39,7 +41,9 @@ pub fn get(
         }
         _ => {}
     }
-    document(&server.api.served.now(), path, host, accept).ok_or_else(Status::no_such_resource)
+    let registry = server.api.served.now();
+    let extensions = server.extensions.now(&registry);
+    document(&registry, &extensions, path, host, accept).ok_or_else(Status::no_such_resource)
 }
 
 /// What whoever checks service accounts' tokens by themselves needs to know (OpenID Connect Discovery).
@@ -113,26 +117,43 @@ fn metrics(server: &Server) -> String {
 }
 
 /// Discovery and OpenAPI; `None` for any other path.
-fn document(registry: &Registry, path: &str, host: &str, accept: &str) -> Option<Response<Body>> {
+fn document(
+    registry: &Registry,
+    extensions: &[Arc<Extension>],
+    path: &str,
+    host: &str,
+    accept: &str,
+) -> Option<Response<Body>> {
     let json = |document: Value| respond::json(200, object::print(&document));
     if matches!(path, "/api" | "/apis")
         && let Some(version) = discovery::wants_aggregated(accept)
     {
-        let all = json(discovery::aggregated(registry, path == "/api", version));
-        return Some(respond::of_type(all, &discovery::aggregated_content_type(version)));
+        let mut all = discovery::aggregated(registry, path == "/api", version);
+        if path == "/apis" {
+            merged::add_aggregated(&mut all, extensions);
+        }
+        return Some(respond::of_type(json(all), &discovery::aggregated_content_type(version)));
     }
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     Some(match segments.as_slice() {
         ["api"] => json(discovery::api_versions(host)),
-        ["apis"] => json(discovery::api_group_list(registry)),
-        ["apis", group] => json(discovery::api_group(registry, group)?),
+        ["apis"] => {
+            let mut list = discovery::api_group_list(registry);
+            merged::add_groups(&mut list, extensions);
+            json(list)
+        }
+        ["apis", group] => json(discovery::api_group(registry, group).or_else(|| merged::group(extensions, group))?),
         ["api", version] => json(discovery::api_resource_list(registry, "", version)?),
         ["apis", group, version] => json(discovery::api_resource_list(registry, group, version)?),
         ["openapi", "v2"] if openapi::wants_protobuf(accept) => {
             respond::of_type(respond::json(200, openapi::v2_protobuf(registry)), openapi::V2_PROTOBUF_CONTENT_TYPE)
         }
         ["openapi", "v2"] => json(openapi::v2_json(registry)),
-        ["openapi", "v3"] => json(openapi::v3_index(registry)),
+        ["openapi", "v3"] => {
+            let mut index = openapi::v3_index(registry);
+            merged::add_documents(&mut index, extensions);
+            json(index)
+        }
         ["openapi", "v3", "api", version] => json(openapi::v3_document(registry, "", version)?),
         ["openapi", "v3", "apis", group, version] => json(openapi::v3_document(registry, group, version)?),
         _ => return None,

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod documents;
+mod extension;
 mod forward;
 mod health;
 mod listing;
@@ -37,6 +38,7 @@ pub use self::proxy::{connect as connect_kubelet, kubelet_address_of};
 pub use self::respond::{Body, printed};
 pub use self::route::Target;
 
+use crate::aggregation::Services;
 use crate::api::{Api, Tokens};
 use crate::auth::User;
 use crate::authorize::Authorizer;
@@ -114,6 +116,8 @@ pub struct Server {
     pub closing: watch::Receiver<bool>,
     /// How the long-lived tasks are.
     pub health: Health,
+    /// Groups that other servers answer.
+    pub extensions: Services,
     /// What nodes and pods use.
     pub metrics: Arc<Collector>,
     /// What clients share.

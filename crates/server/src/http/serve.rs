@@ -13,7 +13,7 @@ use super::received::{Bill, Received};
 use super::respond::{self, Body};
 use super::route::{Route, Target, parameters, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
-use super::{MAX_HEAD, Peer, Server, bounds, documents, objects, reviews};
+use super::{MAX_HEAD, Peer, Server, bounds, documents, extension, objects, reviews};
 use crate::api::Query;
 use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
@@ -147,8 +147,16 @@ async fn answer(
         Some(_) => return Err(Status::method_not_allowed()),
         None => request.uri().path().to_owned(),
     };
-    let route = route(&server.api.served.now(), &path)?;
-    let what = asked(&route, request.method(), &query)?;
+    let registry = server.api.served.now();
+    let extension = server.extensions.find(&registry, &path);
+    let route = match &extension {
+        Some(_) => Route::Path(path.clone()),
+        None => route(&registry, &path)?,
+    };
+    let what = match &extension {
+        Some(extension) => extension.asked(&path, request.method(), &query),
+        None => asked(&route, request.method(), &query)?,
+    };
     *labels = labels_of(&route, &what, &query, &request);
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());
@@ -164,6 +172,9 @@ async fn answer(
             record.decision(decided.is_ok(), reason);
             decided.map_err(|reason| forbidden(&user, &what, &reason))?;
         }
+    }
+    if let Some(extension) = extension {
+        return extension::serve(server, &user, &extension, request).await;
     }
     match route {
         Route::Path(path) => {

@@ -1,0 +1,304 @@
+//! Aggregation: groups and versions that another server answers, behind a Service that an APIService names.
+//!
+//! What is registered follows the store's watch whenever it is asked for ([`Services`]). A built-in or custom kind is
+//! never another server's. One task ([`availability::run`]) asks each server from time to time whether it answers, says
+//! so in the APIService's status, and keeps what it offers, for discovery. Requests are passed on by `http::extension`
+//! with the name of whoever asks, proved by the front proxy's certificate.
+
+pub mod availability;
+pub mod discovery;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use mainstay_api::{Registry, kinds, object};
+use mainstay_store::{ReadError, Store, Watcher};
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+
+use crate::api::{Query, key};
+use crate::authorize::Attributes;
+use crate::dynamic::trust;
+use crate::pki::Identity;
+
+/// A server that answers for a group and version.
+pub struct Extension {
+    /// The APIService's name: `v1beta1.metrics.example.com`.
+    pub name: String,
+    pub group: String,
+    pub version: String,
+    /// The Service's.
+    pub namespace: String,
+    pub service: String,
+    pub port: u16,
+    /// Higher ones come first in discovery.
+    group_priority: i64,
+    version_priority: i64,
+    /// How it is believed to be itself, and shown that this is the front proxy.
+    pub tls: Result<Arc<rustls::ClientConfig>, String>,
+    spec: Value,
+    is_available: AtomicBool,
+    /// Its `APIResourceList`, as it last answered.
+    resources: Mutex<Option<Value>>,
+}
+
+impl Extension {
+    fn read(service: &Value, front_proxy: &Identity) -> Option<Self> {
+        let spec = service.get("spec")?;
+        let behind = spec.get("service").filter(|behind| behind.is_object())?;
+        let text = |value: &Value, field: &str| object::text(value, &[field]).to_owned();
+        let number = |field: &str| spec.get(field).and_then(Value::as_i64).unwrap_or(0);
+        let is_insecure = spec.get("insecureSkipTLSVerify").and_then(Value::as_bool).unwrap_or(false);
+        let tls = front_proxy.der().map_err(|error| error.to_string()).and_then(|(chain, key)| {
+            let bundle = object::text(spec, &["caBundle"]);
+            trust::client_with((!is_insecure).then_some(bundle), chain, key)
+        });
+        let port = behind.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+        let conditions = object::at(service, &["status", "conditions"]).and_then(Value::as_array);
+        let is_available = conditions.into_iter().flatten().any(|condition| {
+            object::text(condition, &["type"]) == "Available" && object::text(condition, &["status"]) == "True"
+        });
+        Some(Self {
+            name: object::name(service).to_owned(),
+            group: text(spec, "group"),
+            version: text(spec, "version"),
+            namespace: text(behind, "namespace"),
+            service: text(behind, "name"),
+            port: port.unwrap_or(443),
+            group_priority: number("groupPriorityMinimum"),
+            version_priority: number("versionPriority"),
+            tls,
+            spec: spec.clone(),
+            is_available: AtomicBool::new(is_available),
+            resources: Mutex::default(),
+        })
+    }
+
+    /// Whether it answered when it was last asked.
+    pub fn is_available(&self) -> bool {
+        self.is_available.load(Ordering::Relaxed)
+    }
+
+    /// The name that its certificate must be for.
+    ///
+    /// # Errors
+    /// A Service whose name makes none.
+    pub fn server_name(&self) -> Result<ServerName<'static>, String> {
+        ServerName::try_from(self.host()).map_err(|error| error.to_string())
+    }
+
+    /// `metrics.kube-system.svc`.
+    pub fn host(&self) -> String {
+        format!("{}.{}.svc", self.service, self.namespace)
+    }
+
+    /// Where its discovery document is.
+    fn path(&self) -> String {
+        format!("/apis/{}/{}", self.group, self.version)
+    }
+
+    fn resources(&self) -> Option<Value> {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, resources: Option<Value>) {
+        self.is_available.store(resources.is_some(), Ordering::Relaxed);
+        if resources.is_some() {
+            *self.resources.lock().unwrap_or_else(PoisonError::into_inner) = resources;
+        }
+    }
+
+    /// What a request for one of its paths asks for, as upstream takes paths apart.
+    pub fn asked(&self, path: &str, method: &http::Method, query: &Query) -> Attributes {
+        let rest = path.strip_prefix(&self.path()).unwrap_or("").trim_matches('/');
+        let segments: Vec<&str> = rest.split('/').filter(|segment| !segment.is_empty()).collect();
+        let (namespace, segments) = match segments.as_slice() {
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
+            all => ("", all),
+        };
+        let [resource, rest @ ..] = segments else {
+            let verb = method.as_str().to_lowercase();
+            return Attributes { verb, path: path.to_owned(), ..Attributes::default() };
+        };
+        let is_watch = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
+        let verb = match *method {
+            http::Method::GET | http::Method::HEAD if is_watch => "watch",
+            http::Method::GET | http::Method::HEAD if rest.is_empty() => "list",
+            http::Method::GET | http::Method::HEAD => "get",
+            http::Method::POST => "create",
+            http::Method::PUT => "update",
+            http::Method::PATCH => "patch",
+            http::Method::DELETE if rest.is_empty() => "deletecollection",
+            http::Method::DELETE => "delete",
+            _ => "",
+        };
+        let at = |index: usize| rest.get(index).map(|text| (*text).to_owned()).unwrap_or_default();
+        Attributes {
+            verb: verb.to_owned(),
+            group: self.group.clone(),
+            resource: (*resource).to_owned(),
+            subresource: at(1),
+            namespace: namespace.to_owned(),
+            name: at(0),
+            ..Attributes::default()
+        }
+    }
+}
+
+/// What is registered, as new as the store.
+#[derive(Clone)]
+pub struct Services(Arc<Mutex<Inner>>);
+
+struct Inner {
+    store: Store,
+    front_proxy: Identity,
+    /// None before the first look.
+    watcher: Option<Watcher>,
+    by_key: BTreeMap<Bytes, Arc<Extension>>,
+    /// In the order of discovery.
+    all: Arc<[Arc<Extension>]>,
+}
+
+impl Services {
+    /// Those of a store; `front_proxy` is what extension servers know this one by.
+    pub fn new(store: &Store, front_proxy: Identity) -> Self {
+        let (store, by_key) = (store.clone(), BTreeMap::new());
+        Self(Arc::new(Mutex::new(Inner { store, front_proxy, watcher: None, by_key, all: Arc::default() })))
+    }
+
+    /// Those that are registered now, in the order of discovery, without those whose group and version is served here.
+    pub fn now(&self, registry: &Registry) -> Vec<Arc<Extension>> {
+        let all = {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.catch_up();
+            inner.all.clone()
+        };
+        let is_own = |extension: &Extension| {
+            registry.all().iter().any(|kind| kind.group == extension.group && kind.version == extension.version)
+                || mainstay_api::discovery::REVIEWS.iter().any(|review| review.group == extension.group)
+        };
+        all.iter().filter(|extension| !is_own(extension)).cloned().collect()
+    }
+
+    /// Whose a path is: below a group's version, or the OpenAPI document of one.
+    pub fn find(&self, registry: &Registry, path: &str) -> Option<Arc<Extension>> {
+        let rest = path.strip_prefix("/openapi/v3/apis/").or_else(|| path.strip_prefix("/apis/"))?;
+        let mut segments = rest.split('/');
+        let (group, version) = (segments.next()?, segments.next()?);
+        if version.is_empty() {
+            return None;
+        }
+        let all = self.now(registry);
+        all.into_iter().find(|extension| extension.group == group && extension.version == version)
+    }
+}
+
+impl Inner {
+    fn catch_up(&mut self) {
+        let mut is_changed = false;
+        while let Some(watcher) = &mut self.watcher {
+            match watcher.try_next() {
+                Ok(Some(event)) => {
+                    is_changed = true;
+                    self.take(event.key.clone(), (!event.deleted).then_some(&event.value));
+                }
+                Ok(None) => {
+                    if is_changed {
+                        self.arrange();
+                    }
+                    return;
+                }
+                // Fallen behind the window (or closed): everything anew.
+                Err(_) => self.watcher = None,
+            }
+        }
+        if let Err(error) = self.load() {
+            tracing::error!(%error, "the APIServices could not be read");
+        }
+    }
+
+    fn load(&mut self) -> Result<(), ReadError> {
+        let prefix = key::prefix(&kinds::API_SERVICE, None);
+        let page = self.store.range(&prefix, None, usize::MAX, None)?;
+        let watcher = self.store.watch(prefix, page.revision)?;
+        self.by_key.retain(|key, _| page.entries.iter().any(|entry| entry.key == *key));
+        for entry in &page.entries {
+            self.take(entry.key.clone(), Some(&entry.value));
+        }
+        self.arrange();
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    fn take(&mut self, key: Bytes, value: Option<&Bytes>) {
+        let Some(value) = value else {
+            self.by_key.remove(&key);
+            return;
+        };
+        let Ok(service) = serde_json::from_slice::<Value>(value) else {
+            tracing::error!(?key, "a stored APIService does not decode; it is as it was last known");
+            return;
+        };
+        let known = self.by_key.get(&key);
+        if known.is_some_and(|known| service.get("spec") == Some(&known.spec)) {
+            // Its status is what the task has said itself.
+            return;
+        }
+        match Extension::read(&service, &self.front_proxy) {
+            Some(extension) => drop(self.by_key.insert(key, Arc::new(extension))),
+            None => drop(self.by_key.remove(&key)),
+        }
+    }
+
+    fn arrange(&mut self) {
+        let mut all: Vec<Arc<Extension>> = self.by_key.values().cloned().collect();
+        // A group is as important as the most important of its versions.
+        let mut groups: BTreeMap<&str, i64> = BTreeMap::new();
+        for extension in self.by_key.values() {
+            let priority = groups.entry(&extension.group).or_insert(extension.group_priority);
+            *priority = (*priority).max(extension.group_priority);
+        }
+        let order = |extension: &Extension| {
+            let group = groups.get(&*extension.group).copied().unwrap_or(0);
+            (std::cmp::Reverse(group), extension.group.clone(), std::cmp::Reverse(extension.version_priority))
+        };
+        all.sort_by_key(|extension| order(extension));
+        self.all = all.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn extension() -> Extension {
+        let service = json!({ "metadata": { "name": "v1.x.io" }, "spec": { "group": "x.io", "version": "v1",
+            "service": { "namespace": "ns", "name": "api" }, "groupPriorityMinimum": 100, "versionPriority": 10 } });
+        let nobody = Identity { certificate: String::new(), key: String::new() };
+        Extension::read(&service, &nobody).expect("a remote one")
+    }
+
+    #[test]
+    fn x1_requests_are_taken_apart_as_upstream_does() {
+        let asked = |path: &str, method: http::Method, watch: &str| {
+            let query = Query::from([("watch".to_owned(), watch.to_owned())]);
+            let asked = extension().asked(path, &method, &query);
+            [asked.verb, asked.namespace, asked.resource, asked.name, asked.subresource, asked.path].join("|")
+        };
+        let table = [
+            ("/apis/x.io/v1", http::Method::GET, "", "get|||||/apis/x.io/v1"),
+            ("/apis/x.io/v1/foos", http::Method::GET, "", "list||foos|||"),
+            ("/apis/x.io/v1/foos", http::Method::GET, "true", "watch||foos|||"),
+            ("/apis/x.io/v1/namespaces/a/foos", http::Method::POST, "", "create|a|foos|||"),
+            ("/apis/x.io/v1/namespaces/a/foos/b/status", http::Method::PUT, "", "update|a|foos|b|status|"),
+            ("/apis/x.io/v1/namespaces/a/foos", http::Method::DELETE, "", "deletecollection|a|foos|||"),
+            ("/apis/x.io/v1/namespaces/a", http::Method::GET, "", "get||namespaces|a||"),
+        ];
+        for (path, method, watch, wanted) in table {
+            assert_eq!(asked(path, method, watch), wanted, "{path}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Aggregation through the real server: another server answers for a group, behind a Service, and is told who asks by
+//! the front proxy. On loopback.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mainstay_api::kinds::{API_SERVICE, CONFIG_MAP, SERVICE, SERVICE_ACCOUNT};
+use mainstay_client::{Client, Config};
+use mainstay_server::{Running, ServerConfig, start};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+fn config(data_dir: &Path) -> ServerConfig {
+    ServerConfig {
+        data_dir: data_dir.to_owned(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        advertise: None,
+        service_cidr: "10.96.0.0/16".into(),
+        cluster_cidr: "10.244.0.0/16".into(),
+        cluster_domain: "cluster.local".into(),
+        pod_network: "routes".into(),
+        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
+        cluster: mainstay_server::identity::Expected::default(),
+    }
+}
+
+fn client(server: &Running, token: Option<&str>) -> Client {
+    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
+    if token.is_some() {
+        config.identity = None;
+        config.token = token.map(str::to_owned);
+    }
+    Client::new(config).expect("a client")
+}
+
+/// An extension server that lets in whom this CA has signed, and answers what it was asked: its port, its `caBundle`,
+/// and its task.
+async fn extension(front_proxy_ca: &str) -> (u16, String, tokio::task::JoinHandle<()>) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let own =
+        CertificateParams::new(vec!["api.default.svc".to_owned()]).expect("a name").self_signed(&key).expect("own");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(front_proxy_ca.as_bytes()).expect("PEM")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.build().expect("a verifier"))
+        .with_single_cert(vec![own.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).expect("a key"))
+        .expect("a certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            connections.spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request)) });
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (port, STANDARD.encode(own.pem()), task)
+}
+
+fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let all = |name: &str| -> Vec<&str> {
+        request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
+    };
+    let body = match request.uri().path() {
+        "/apis/ext.example.com/v1" => {
+            json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "ext.example.com/v1",
+            "resources": [
+                { "name": "widgets", "singularName": "widget", "namespaced": true, "kind": "Widget", "verbs": ["get", "list"], "shortNames": ["wd"] },
+                { "name": "widgets/status", "singularName": "", "namespaced": true, "kind": "Widget", "verbs": ["get"] },
+            ] })
+        }
+        "/openapi/v3/apis/ext.example.com/v1" => json!({ "openapi": "3.0.0", "paths": {} }),
+        path => json!({ "kind": "Widget", "apiVersion": "ext.example.com/v1", "path": path,
+            "query": request.uri().query(), "method": request.method().as_str(),
+            "user": all("x-remote-user"), "groups": all("x-remote-group"), "authorization": all("authorization") }),
+    };
+    Response::new(Full::new(Bytes::from(body.to_string())))
+}
+
+/// Waits for the Available condition to be as wanted.
+async fn available(client: &Client, wanted: &str) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let service = client.get(&API_SERVICE, "", "v1.ext.example.com").await.expect("there");
+        let conditions = service["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        if let Some(found) = conditions.into_iter().find(|c| c["type"] == "Available" && c["status"] == wanted) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not {wanted}: {service}");
+        tokio::task::yield_now().await;
+    }
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[tokio::test]
+async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = client(&server, None);
+    let published =
+        admin.get(&CONFIG_MAP, "kube-system", "extension-apiserver-authentication").await.expect("published");
+    let data = &published["data"];
+    assert_eq!(data["requestheader-allowed-names"], r#"["front-proxy-client"]"#);
+    assert!(data["client-ca-file"].as_str().is_some_and(|pem| pem == server.ca_pem));
+    let proxy_ca = data["requestheader-client-ca-file"].as_str().expect("a CA");
+    assert!(proxy_ca != server.ca_pem, "the front proxy's word is not every client's");
+    assert_eq!(
+        admin.get(&API_SERVICE, "", "v1.apps").await.expect("local")["status"]["conditions"][0]["reason"],
+        "Local"
+    );
+
+    let (port, bundle, task) = extension(proxy_ca).await;
+    let registered = json!({ "metadata": { "name": "v1.ext.example.com" }, "spec": { "group": "ext.example.com", "version": "v1",
+        "service": { "namespace": "default", "name": "api", "port": port }, "caBundle": bundle,
+        "groupPriorityMinimum": 1000, "versionPriority": 10 } });
+    admin.create(&API_SERVICE, "", &registered).await.expect("registered");
+    assert_eq!(available(&admin, "False").await["reason"], "ServiceNotFound");
+    let path = "/apis/ext.example.com/v1/namespaces/default/widgets/w";
+    assert_eq!(admin.get_text(path).await.expect_err("not there yet").code(), Some(503));
+
+    let behind =
+        json!({ "metadata": { "name": "api" }, "spec": { "type": "ExternalName", "externalName": "localhost" } });
+    admin.create(&SERVICE, "default", &behind).await.expect("made");
+    assert_eq!(available(&admin, "True").await["reason"], "Passed");
+
+    let seen = parsed(&admin.get_text(&format!("{path}?a=b")).await.expect("answered"));
+    assert_eq!((&seen["path"], &seen["query"], &seen["method"]), (&json!(path), &json!("a=b"), &json!("GET")));
+    assert_eq!(seen["user"], json!(["kubernetes-admin"]));
+    assert_eq!(seen["groups"], json!(["system:masters", "system:authenticated"]));
+    let posted = admin.post("/apis/ext.example.com/v1/namespaces/default/widgets", &json!({ "kind": "Widget" })).await;
+    assert_eq!(posted.expect("answered")["method"], "POST");
+
+    let request = json!({ "spec": { "expirationSeconds": 3600 } });
+    let issued = admin.create_sub(&SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
+    let account = client(&server, issued["status"]["token"].as_str());
+    let refused = account.get_text(path).await.expect_err("nobody said that it may");
+    assert!(
+        refused.code() == Some(403) && refused.to_string().contains("cannot get resource \"widgets\""),
+        "{refused}"
+    );
+    let document = account.get_text("/apis/ext.example.com/v1").await.expect("discovery is everybody's");
+    assert_eq!(parsed(&document)["kind"], "APIResourceList");
+
+    let groups = parsed(&admin.get_text("/apis").await.expect("discovery"));
+    let found = groups["groups"].as_array().expect("groups").iter().find(|group| group["name"] == "ext.example.com");
+    assert_eq!(found.map(|group| group["preferredVersion"]["groupVersion"].clone()), Some(json!("ext.example.com/v1")));
+    let index = parsed(&admin.get_text("/openapi/v3").await.expect("an index"));
+    assert_eq!(index["paths"]["apis/ext.example.com/v1"]["serverRelativeURL"], "/openapi/v3/apis/ext.example.com/v1");
+    assert_eq!(
+        parsed(&admin.get_text("/openapi/v3/apis/ext.example.com/v1").await.expect("passed on"))["openapi"],
+        "3.0.0"
+    );
+
+    // It goes away: that is said, and nobody else is touched.
+    task.abort();
+    let _ = task.await;
+    let again = json!({ "metadata": { "annotations": { "look": "again" } } });
+    let patch = mainstay_client::PatchType::Merge;
+    admin.patch(&API_SERVICE, "", "v1.ext.example.com", "", patch, &again).await.expect("patched");
+    assert_eq!(available(&admin, "False").await["reason"], "FailedDiscoveryCheck");
+    assert_eq!(admin.get_text(path).await.expect_err("gone").code(), Some(503));
+    admin.get_text("/apis/apps/v1").await.expect("its own groups");
+    server.shutdown().await;
+}
