@@ -41,7 +41,10 @@ impl Indexed for PersistentVolume {
         if let Some(folder) = source::copy_of(self).filter(|folder| source::is_copying(self, folder)) {
             facets.add(Index::VolumesCopying, folder, "");
         }
-        let recycled = !super::annotation(&self.metadata, RECYCLE).is_empty();
+        // Asked for, or not yet: no node was ready that could be asked.
+        let policy = self.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+        let unasked = policy == Some("Recycle") && super::phase(self) == "Released";
+        let recycled = unasked || !super::annotation(&self.metadata, RECYCLE).is_empty();
         if recycled || nfs::is_waiting(self) {
             facets.add(Index::VolumesWaiting, "", "");
         }

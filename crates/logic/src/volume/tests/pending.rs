@@ -288,3 +288,20 @@ fn v9_a_claim_that_any_node_reaches_is_marked_anew_with_each_placement() {
         assert_eq!((node_of("a"), node_of("b")), (json!("n1"), Value::Null), "V9: {mode}");
     }
 }
+
+#[test]
+fn v3_s12_a_volume_that_finds_no_node_to_empty_it_is_emptied_when_one_comes() {
+    let mut world = World::default();
+    world.put(static_volume("v", "1Gi", "Recycle"));
+    world.put(claim("data", Some(""), "ReadWriteOnce"));
+    settle(&mut world);
+    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+    settle(&mut world);
+    let asked = |world: &World| {
+        world.get(&kinds::PERSISTENT_VOLUME, "", "v")["metadata"]["annotations"]["mainstay.io/recycle-on"].clone()
+    };
+    assert_eq!((phase_of(&world, "v").as_str(), asked(&world)), ("Released", Value::Null));
+    world.put(node("n1", json!({})));
+    settle(&mut world);
+    assert_eq!(asked(&world), "n1");
+}
