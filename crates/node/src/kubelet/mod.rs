@@ -7,11 +7,13 @@
 //! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
 //! - [`probe`], [`grpc`]: HTTP, TCP, gRPC and exec probes, and lifecycle hooks
 //! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
+//! - [`dependencies`]: what of those a pod has read, and whether it has changed since
 //! - [`disk`]: what survives a restart of the agent
 //! - [`node_status`]: this node's Node and Lease
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
 
+mod dependencies;
 pub mod disk;
 pub mod environment;
 pub mod events;

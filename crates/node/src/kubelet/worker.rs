@@ -13,10 +13,11 @@ use mainstay_logic::kubelet::{
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use super::dependencies::Read;
 use super::events::Regarding;
 use super::execute::{self, Outcome};
 use super::node_status;
-use super::objects::{Reference, Watched};
+use super::objects::Watched;
 use super::pods::PodHandle;
 use super::{Kubelet, PodContext};
 use mainstay_runtime::{ContainerState, ContainerStatus};
@@ -39,6 +40,8 @@ pub(super) enum Message {
 struct Running {
     id: Id,
     handle: AbortHandle,
+    /// See [`Read::begin`].
+    begun: u64,
 }
 
 pub(super) struct Worker {
@@ -51,7 +54,7 @@ pub(super) struct Worker {
     early_sender: mpsc::Sender<Fact>,
     running: BTreeMap<Key, Running>,
     results: JoinSet<(Key, Outcome)>,
-    dependencies: BTreeMap<Reference, Arc<Watched>>,
+    dependencies: Read<Arc<Watched>>,
     /// Taken in here: by what runs already, or by a look at what is free.
     admitted: bool,
     ended: bool,
@@ -82,7 +85,7 @@ impl Worker {
             early_sender,
             running: BTreeMap::new(),
             results: JoinSet::new(),
-            dependencies: BTreeMap::new(),
+            dependencies: Read::new(),
             admitted: false,
             ended: false,
         }
@@ -108,7 +111,7 @@ impl Worker {
                 Some(fact) = self.early.recv() => self.apply(fact),
                 Some(result) = self.results.join_next_with_id() => self.finish(result),
                 change = changes.recv() => match change {
-                    Ok(reference) if !self.dependencies.contains_key(&reference) => continue,
+                    Ok(reference) if !self.dependencies.changed(reference.clone(), !self.running.is_empty()) => continue,
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.apply(Fact::DependencyChanged),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
@@ -243,16 +246,23 @@ impl Worker {
         for status in &outcome.containers {
             self.observe(status);
         }
-        self.dependencies.extend(outcome.dependencies);
+        let begun = self.running.values().find(|running| running.id == id).map_or(0, |running| running.begun);
+        let is_old = self.dependencies.extend(outcome.dependencies, begun);
         for fact in outcome.facts {
             match fact {
                 Fact::Pod(pod) => self.take_pod(*pod),
                 fact => self.apply(fact),
             }
         }
+        if is_old {
+            self.apply(Fact::DependencyChanged);
+        }
         if self.running.get(&key).is_some_and(|running| running.id == id) {
             self.running.remove(&key);
             self.agenda.finish(&key, outcome.end, Timestamp::now());
+        }
+        if self.running.is_empty() {
+            self.dependencies.settle();
         }
         self.ended |= outcome.ended;
     }
@@ -272,7 +282,7 @@ impl Worker {
     /// Begins a task, in the place of one that is under way.
     fn spawn(&mut self, key: Key, task: Task) {
         let (kubelet, context, early) = (self.kubelet.clone(), self.context.clone(), self.early_sender.clone());
-        let of = key.clone();
+        let (of, begun) = (key.clone(), self.dependencies.begin());
         let handle = self.results.spawn(async move {
             let outcome = match task {
                 Task::Act(action) => execute::execute(kubelet, context, action, early).await,
@@ -281,7 +291,7 @@ impl Worker {
             };
             (of, outcome)
         });
-        if let Some(replaced) = self.running.insert(key, Running { id: handle.id(), handle }) {
+        if let Some(replaced) = self.running.insert(key, Running { id: handle.id(), handle, begun }) {
             replaced.handle.abort();
         }
     }

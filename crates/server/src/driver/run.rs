@@ -187,7 +187,8 @@ pub async fn run(
         let mut is_broken = false;
         // Before the turn: what a commit's end wakes is decided in it, not slept upon.
         while let Some(done) = commits.try_join_next() {
-            is_broken |= finish(&mut seat.driver, done, api.now());
+            let Some(failed) = finish(&mut seat.driver, done, api.now()) else { return };
+            is_broken |= failed;
         }
         let Ok(Some((back, works))) = tokio::task::spawn_blocking(move || seat.turn()).await else { return };
         seat = back;
@@ -209,7 +210,10 @@ pub async fn run(
                     let newest = measured.borrow_and_update().clone();
                     seat.driver.measured(newest);
                 }
-                Some(done) = commits.join_next() => is_broken |= finish(&mut seat.driver, done, api.now()),
+                Some(done) = commits.join_next() => match finish(&mut seat.driver, done, api.now()) {
+                    Some(failed) => is_broken |= failed,
+                    None => return,
+                },
                 () = asking.more.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
                 _ = closing.wait_for(|closing| *closing) => return,
@@ -221,16 +225,17 @@ pub async fn run(
     }
 }
 
-/// Takes in how a commit went; whether the disk failed.
-fn finish(driver: &mut Driver, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> bool {
+/// Takes in how a commit went; whether the disk failed. `None` where its task broke: its keys would be under way for
+/// ever, so that the driver has to begin anew.
+fn finish(driver: &mut Driver, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
     match done {
         Ok((work, finish, is_broken)) => {
             driver.finished(work, &finish, now);
-            is_broken
+            Some(is_broken)
         }
         Err(error) => {
-            tracing::error!(%error, "committing a decision broke");
-            false
+            tracing::error!(%error, "committing a decision broke; the controllers begin anew");
+            None
         }
     }
 }
