@@ -1,8 +1,10 @@
 //! Deliberate bugs. Each must be caught by the checker that is named for it, or that checker proves nothing.
 
-use mainstay_api::kinds;
-use mainstay_logic::{Decision, Propagation, Snapshot, Write};
-use serde_json::json;
+use jiff::Timestamp;
+use mainstay_api::{ObjectKey, kinds};
+use mainstay_logic::controllers::statefulset;
+use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods};
+use serde_json::{Value, json};
 
 /// One thing that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +26,23 @@ pub enum Bug {
     RecyclesInUse,
     /// The server comes back with an old copy of its disk: A3.
     RestoresOldDisk,
+    /// A pod gets another hostname than its own: S3.
+    RenamesHosts,
+    /// A set does not look at minReadySeconds: S4.
+    IgnoresMinReady,
+    /// More pods than maxUnavailable are replaced at once: S6.
+    IgnoresMaxUnavailable,
+    /// The partition is passed over: S6.
+    IgnoresPartition,
+    /// A set deletes a pod whose labels match and that is nobody's: S10.
+    DeletesStrangers,
+    /// A node's DNS does not follow pods: N2.
+    DnsIgnoresPods,
 }
 
 impl Bug {
     /// All, with the invariant whose checker must catch it.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::TrustsStaleList, "S1"),
         (Self::ConfirmsTooEarly, "S2"),
         (Self::SkipsOrder, "S4"),
@@ -37,20 +51,67 @@ impl Bug {
         (Self::KeepsDirectories, "V6"),
         (Self::RestoresOldDisk, "A3"),
         (Self::RecyclesInUse, "V3"),
+        (Self::RenamesHosts, "S3"),
+        (Self::IgnoresMinReady, "S4"),
+        (Self::IgnoresMaxUnavailable, "S6"),
+        (Self::IgnoresPartition, "S6"),
+        (Self::DeletesStrangers, "S10"),
+        (Self::DnsIgnoresPods, "N2"),
     ];
 
-    /// Spoils a decision of the StatefulSet controller.
-    pub fn spoil(self, snapshot: &Snapshot, decision: &mut Decision) {
+    /// Spoils the decision of a controller about a key.
+    pub fn spoil(
+        self,
+        controller: &str,
+        snapshot: &Snapshot,
+        key: &ObjectKey,
+        decision: &mut Decision,
+        now: Timestamp,
+    ) {
+        let of_set = controller == "statefulset-controller";
+        let blind = |spec: Value| (statefulset::CONTROLLER.reconcile)(&believing(snapshot, key, &spec), key, now);
         match self {
-            Self::SkipsOrder => skip_order(decision),
-            Self::ScalesInFromBelow => scale_in_from_below(snapshot, decision),
-            Self::DeletesClaims => delete_claims(snapshot, decision),
-            Self::TrustsStaleList
-            | Self::ConfirmsTooEarly
-            | Self::KeepsDirectories
-            | Self::RestoresOldDisk
-            | Self::RecyclesInUse => {}
+            Self::SkipsOrder if of_set => skip_order(decision),
+            Self::ScalesInFromBelow if of_set => scale_in_from_below(snapshot, decision),
+            Self::DeletesClaims if of_set => delete_claims(snapshot, decision),
+            Self::RenamesHosts if of_set => rename_hosts(decision),
+            Self::IgnoresMinReady if of_set => *decision = blind(json!({ "minReadySeconds": null })),
+            Self::IgnoresMaxUnavailable if of_set => {
+                *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "maxUnavailable": 9 } } }));
+            }
+            Self::IgnoresPartition if of_set => {
+                *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "partition": null } } }));
+            }
+            Self::DeletesStrangers if of_set => delete_stranger(snapshot, key, decision),
+            _ => {}
         }
+    }
+}
+
+/// The snapshot with another spec of one set: what a controller acts on that does not look at a field.
+fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
+    let mut believed = snapshot.clone();
+    let Some(set) = snapshot.stateful_sets.get(key) else { return believed };
+    let mut object = json!(&**set);
+    mainstay_api::object::merge(&mut object, &json!({ "spec": spec }));
+    believed.apply(&kinds::STATEFUL_SET, key.clone(), Some(object.to_string().as_bytes()), snapshot.revision);
+    believed
+}
+
+fn rename_hosts(decision: &mut Decision) {
+    for write in &mut decision.writes {
+        if let Write::Create { kind, object } = write
+            && *kind == kinds::POD
+        {
+            object["spec"]["hostname"] = json!("another");
+        }
+    }
+}
+
+fn delete_stranger(snapshot: &Snapshot, key: &ObjectKey, decision: &mut Decision) {
+    let stranger = ObjectKey::new(key.namespace.clone(), format!("{}-stranger", key.name));
+    if let Some(pod) = snapshot.pods.get(&stranger).filter(|pod| !pods::is_terminating(&pod.metadata)) {
+        decision.writes.push(Write::delete(&kinds::POD, &pod.metadata));
     }
 }
 
@@ -71,9 +132,9 @@ fn scale_in_from_below(snapshot: &Snapshot, decision: &mut Decision) {
     for write in &mut decision.writes {
         let Write::Delete { kind, key, uid, resource_version, .. } = write else { continue };
         let Some((set, _)) = key.name.rsplit_once('-').filter(|_| *kind == kinds::POD) else { continue };
-        let set_key = mainstay_api::ObjectKey::new(key.namespace.clone(), set);
+        let set_key = ObjectKey::new(key.namespace.clone(), set);
         let replicas = snapshot.stateful_sets.get(&set_key).and_then(|set| set.spec.replicas).unwrap_or(0);
-        let lowest = mainstay_api::ObjectKey::new(key.namespace.clone(), format!("{set}-{replicas}"));
+        let lowest = ObjectKey::new(key.namespace.clone(), format!("{set}-{replicas}"));
         if let Some(pod) = snapshot.pods.get(&lowest) {
             *uid = pod.metadata.uid.clone().unwrap_or_default();
             *resource_version = None;
@@ -89,7 +150,7 @@ fn delete_claims(snapshot: &Snapshot, decision: &mut Decision) {
         if *kind != kinds::POD {
             continue;
         }
-        let claim = mainstay_api::ObjectKey::new(key.namespace.clone(), format!("data-{}", key.name));
+        let claim = ObjectKey::new(key.namespace.clone(), format!("data-{}", key.name));
         if let Some(found) = snapshot.persistent_volume_claims.get(&claim) {
             deletes.push(Write::Delete {
                 kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(),

@@ -34,6 +34,8 @@ pub enum Deed {
     Scale(String, i64),
     Image(String, String),
     Partition(String, i64),
+    /// Sets fields of the set's spec.
+    Change(String, Value),
     Delete(Kind, String, Option<&'static str>),
     /// A pod that looks like one of the set's and is nobody's (S10).
     Stranger(String),
@@ -126,7 +128,16 @@ impl Script {
                 SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
             let at = start.saturating_add(offset).unwrap_or(start);
             let ordinal = seed.between(0, 4);
-            let deed = match seed.below(13) {
+            let deed = match seed.below(17) {
+                13..=16 => {
+                    let fields = fields(seed);
+                    if fields["updateStrategy"]["type"] == "OnDelete" {
+                        // Which shows only when there is something to update to.
+                        let later = at.saturating_add(SignedDuration::from_secs(10)).unwrap_or(at);
+                        self.deeds.push((later, Deed::Image(name.clone(), format!("app:{number}"))));
+                    }
+                    Deed::Change(name.clone(), fields)
+                }
                 0..=2 => Deed::Delete(kinds::POD.clone(), format!("{name}-{ordinal}"), None),
                 3 => Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
                 4 | 5 => Deed::Scale(name.clone(), seed.between(0, 5)),
@@ -164,6 +175,24 @@ impl Script {
     }
 }
 
+/// What a user may set of a StatefulSet at any time.
+fn fields(seed: &mut Seed) -> Value {
+    let word = |seed: &mut Seed| if seed.one_in(2) { "Delete" } else { "Retain" };
+    match seed.below(7) {
+        0 | 1 => json!({ "minReadySeconds": seed.between(0, 6) }),
+        2 => json!({ "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } }),
+        3 => {
+            let rolling = json!({ "maxUnavailable": seed.between(1, 4), "partition": seed.between(0, 3) });
+            json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": rolling } })
+        }
+        4 => {
+            json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": seed.between(0, 3) } } })
+        }
+        5 => json!({ "ordinals": { "start": seed.between(0, 3) } }),
+        _ => json!({ "persistentVolumeClaimRetentionPolicy": { "whenDeleted": word(seed), "whenScaled": word(seed) } }),
+    }
+}
+
 impl Deed {
     /// Does it. An error of the server's own (5xx) means: again later. That the thing is not there is no error.
     pub fn perform(&self, server: &mut Server) -> Result<(), Status> {
@@ -175,6 +204,7 @@ impl Deed {
                 let strategy = json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": partition } });
                 change(server, name, &json!({ "spec": { "updateStrategy": strategy } }))
             }
+            Self::Change(name, spec) => change(server, name, &json!({ "spec": spec })),
             Self::Delete(kind, name, policy) => {
                 let options = DeleteOptions { propagation: policy.map(str::to_owned), ..DeleteOptions::default() };
                 let namespace = if kind.namespaced { NAMESPACE } else { "" };

@@ -10,6 +10,8 @@ use mainstay_logic::kubelet::{ContainerFact, Life};
 /// A container that is, or was.
 #[derive(Clone, Debug)]
 pub struct Container {
+    /// Its pod's name.
+    pub key: ObjectKey,
     /// As the kubelet sees it.
     pub fact: ContainerFact,
     /// When it ends, and with which exit code: it was told to stop, or its image is one that crashes.
@@ -82,9 +84,24 @@ impl Machine {
         self.is_on && self.containers.get(uid).into_iter().flatten().any(|container| container.fact.is_alive())
     }
 
-    /// The uids of pods of which something runs, with their names.
+    /// The uids of pods of which a container runs, with their names; whether they still have a sandbox says nothing.
     pub fn running(&self) -> impl Iterator<Item = (&ObjectKey, &str)> {
-        self.sandboxes.iter().filter(|(uid, _)| self.runs(uid)).map(|(uid, sandbox)| (&sandbox.key, uid.as_str()))
+        let containers = self.containers.iter().filter(|_| self.is_on);
+        containers.filter_map(|(uid, all)| {
+            let alive = all.iter().find(|container| container.fact.is_alive())?;
+            Some((&alive.key, uid.as_str()))
+        })
+    }
+
+    /// A container of which two attempts run at once: its pod's name and its own.
+    pub fn running_twice(&self) -> Option<(&ObjectKey, &str)> {
+        let alive = |container: &&Container| container.fact.is_alive();
+        self.containers.values().filter(|_| self.is_on).find_map(|all| {
+            let twice = |one: &&Container| {
+                all.iter().filter(alive).filter(|other| other.fact.name == one.fact.name).count() > 1
+            };
+            all.iter().filter(alive).find(twice).map(|container| (&container.key, container.fact.name.as_str()))
+        })
     }
 
     /// An address that no pod here had before.

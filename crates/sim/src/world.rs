@@ -121,7 +121,7 @@ impl World {
             lost: VecDeque::new(),
             disk_free_at: None,
             observer: Observer::default(),
-            checkers: Checkers::default(),
+            checkers: Checkers::new(options.bug),
             past: Vec::new(),
             counts: Counts::new(),
             trace: Trace::default(),
@@ -225,7 +225,7 @@ impl World {
             let quiet_since = plus(self.last_change, REST * 1000);
             let done =
                 self.next_deed >= self.script.deeds.len() && quiet_since <= self.now() && self.server.up.is_some();
-            let converged = if done { rest::converged(self.snapshot()) } else { Ok(()) };
+            let converged = if done { self.checkers.at_rest(&self.nodes, self.snapshot()) } else { Ok(()) };
             if done && converged.is_ok() {
                 return Ok(());
             }
@@ -338,10 +338,10 @@ impl World {
         }
         let Some(mut work) = up.driver.poll(now) else { return Ok(busy) };
         let decided_on = up.driver.snapshot().clone();
-        if work.controller == "statefulset-controller"
-            && let Some(bug) = self.options.bug
-        {
-            work.parts.iter_mut().for_each(|part| bug.spoil(&decided_on, &mut part.decision));
+        if let Some(bug) = self.options.bug {
+            for part in &mut work.parts {
+                bug.spoil(work.controller, &decided_on, &part.key, &mut part.decision, now);
+            }
         }
         self.last_actor = (Actor::Controller(work.controller), Some(decided_on));
         self.server.commit(work, self.options.mode);

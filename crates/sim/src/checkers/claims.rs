@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use mainstay_api::{ObjectKey, kinds};
 
@@ -12,6 +13,18 @@ use super::{Actor, Seen, Violation, ordinals, parse_ordinal};
 pub struct Claims {
     /// By the set's uid: its last state, and whether it was deleted with its dependents orphaned.
     sets: BTreeMap<String, (StatefulSet, bool)>,
+    /// By the set's uid, and whether it is `whenScaled`: when the policy was Delete last.
+    asked: BTreeMap<(String, bool), Timestamp>,
+}
+
+/// How long what a policy asked for may still happen when it was taken back: somebody was about to.
+const ABOUT_TO: SignedDuration = SignedDuration::from_secs(60);
+
+fn policy(set: &StatefulSet, scaled: bool) -> bool {
+    let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
+    let word =
+        policy.and_then(|policy| if scaled { policy.when_scaled.as_ref() } else { policy.when_deleted.as_ref() });
+    word.is_some_and(|word| word == "Delete")
 }
 
 impl Claims {
@@ -22,6 +35,14 @@ impl Claims {
         {
             let orphans = set.metadata.finalizers.iter().flatten().any(|held| held == "orphan");
             self.sets.insert(set.metadata.uid.clone().unwrap_or_default(), ((**set).clone(), orphans));
+        }
+        if seen.is(&kinds::STATEFUL_SET) {
+            for set in [seen.before, seen.after].iter().filter_map(|world| world.stateful_sets.get(&seen.change.key)) {
+                for scaled in [false, true].into_iter().filter(|scaled| policy(set, *scaled)) {
+                    let uid = set.metadata.uid.clone().unwrap_or_default();
+                    self.asked.insert((uid, scaled), seen.now);
+                }
+            }
         }
         if !seen.is(&kinds::PERSISTENT_VOLUME_CLAIM) || !seen.is_condemned() || *seen.actor == Actor::User {
             return Ok(());
@@ -37,10 +58,9 @@ impl Claims {
         let Some((set_name, ordinal)) = parse_ordinal(pod_name) else { return told("it is no set's") };
         let living = seen.before.stateful_sets.get(&ObjectKey::new(seen.change.key.namespace.clone(), set_name));
         let policy = |set: &StatefulSet, scaled: bool| {
-            let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
-            let word = policy
-                .and_then(|policy| if scaled { policy.when_scaled.as_ref() } else { policy.when_deleted.as_ref() });
-            word.is_some_and(|word| word == "Delete")
+            let slot = (set.metadata.uid.clone().unwrap_or_default(), scaled);
+            let lately = self.asked.get(&slot).is_some_and(|at| seen.now.duration_since(*at) < ABOUT_TO);
+            policy(set, scaled) || lately
         };
         let by_deletion = found.is_some_and(|(set, orphans)| {
             let is_going = living.is_none_or(|living| {

@@ -28,6 +28,9 @@ impl Forced {
 pub fn s1_one_set_of_containers(nodes: &[Node], forced: &Forced) -> Result<(), Violation> {
     let mut running = BTreeMap::new();
     for node in nodes {
+        if let Some((key, container)) = node.machine.running_twice() {
+            return Err(Violation::new("S1", format!("container {container} of {key} runs twice on {}", node.name)));
+        }
         for (key, uid) in node.machine.running() {
             // Its node still sees to it that its successor waits.
             if let Some((other, on)) = running.insert(key, (uid, &node.name))

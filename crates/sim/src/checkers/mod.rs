@@ -2,6 +2,7 @@
 
 mod claims;
 mod identity;
+mod names;
 mod order;
 mod ownership;
 pub mod rest;
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::{Change, Snapshot};
 
+use crate::bugs::Bug;
 use crate::node::Node;
 
 /// A promise that was broken.
@@ -97,28 +99,46 @@ impl Seen<'_> {
 }
 
 /// Everything that checkers remember.
-#[derive(Default)]
 pub struct Checkers {
     claims: claims::Claims,
     volumes: volumes::Volumes,
     forced: identity::Forced,
+    order: order::Order,
+    names: names::Names,
 }
 
 impl Checkers {
+    /// Those of a world that begins, with what is broken on purpose.
+    pub fn new(bug: Option<Bug>) -> Self {
+        Self {
+            claims: claims::Claims::default(),
+            volumes: volumes::Volumes::default(),
+            forced: identity::Forced::default(),
+            order: order::Order::default(),
+            names: names::Names::new(bug),
+        }
+    }
+
     /// One change of the store.
     pub fn on_change(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
         if seen.is(&kinds::POD) {
             self.forced.note(seen);
             identity::s2_no_containers_of_a_predecessor(seen, &self.forced)?;
-            order::s4_predecessors_ready(seen)?;
             identity::s3_identity_from_set_and_ordinal(seen)?;
-            order::s5_highest_first(seen)?;
-            order::s6_rolling_update(seen)?;
+            self.order.check(seen)?;
             ownership::s10_only_its_own(seen)?;
         }
         self.claims.s8_claims_stay(seen)?;
         volumes::v1_one_to_one(seen)?;
-        volumes::v2_in_use_is_never_removed(seen, &self.forced)
+        volumes::v2_in_use_is_never_removed(seen, &self.forced)?;
+        self.names.n2_n3_no_name_of_what_is_gone(seen)
+    }
+
+    /// The healed world at rest.
+    pub fn at_rest(&self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
+        rest::converged(snapshot)?;
+        rest::nothing_leaks(snapshot, nodes)?;
+        self.names.n1_ready_pods_resolve(snapshot)
     }
 
     /// The state between two steps.
@@ -129,6 +149,9 @@ impl Checkers {
         self.volumes.v3_removed_only_when_deleted(nodes, snapshot)
     }
 }
+
+/// No pod of a set here has an ordinal as high as this.
+pub const MAX_ORDINAL: i64 = 10;
 
 /// `web-3` is ordinal 3 of `web`.
 pub fn parse_ordinal(pod: &str) -> Option<(&str, i64)> {

@@ -1,9 +1,11 @@
 //! The healed world at rest: S7, S9, S12.
 
-use mainstay_api::ObjectKey;
-use mainstay_logic::{Snapshot, pods};
+use mainstay_api::{ObjectKey, kinds};
+use mainstay_logic::{Snapshot, pods, volume};
 
 use super::{Violation, ordinals, revision, set_of};
+use crate::monkeys::STATIC;
+use crate::node::Node;
 
 /// Every set has exactly its pods, all ready and of its newest revision (S7, S12), each with its claims bound (S9).
 pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
@@ -33,7 +35,7 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
             if set_of(snapshot, &at, pod).is_none() {
                 return Err(Violation::new("S12", format!("{at} is not its set's")));
             }
-            if ordinal >= i64::from(partition.unwrap_or(0)) && revision(pod) != update {
+            if ordinal >= wanted.start + i64::from(partition.unwrap_or(0)) && revision(pod) != update {
                 return Err(Violation::new("S7", format!("{at} has revision {:?} and not {update:?}", revision(pod))));
             }
             if !pods::is_running_and_ready(pod) {
@@ -46,6 +48,51 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
         });
         if let Some((at, _)) = extra {
             return Err(Violation::new("S12", format!("{at} is beyond the replicas of its set")));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left of what is gone: claims whose owners are, volumes that nobody asked to keep, what is on the machines.
+pub fn nothing_leaks(snapshot: &Snapshot, nodes: &[Node]) -> Result<(), Violation> {
+    let uid_of = |kind: &str, key: ObjectKey| {
+        let kind = if kind == "Pod" { &kinds::POD } else { &kinds::STATEFUL_SET };
+        snapshot.metas.get(&(kind.clone(), key)).map(|meta| meta.uid().to_owned())
+    };
+    for (key, claim) in snapshot.persistent_volume_claims.iter() {
+        let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
+        let is_there = |owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
+            uid_of(&owner.kind, ObjectKey::new(key.namespace.clone(), owner.name.as_str())).as_ref() == Some(&owner.uid)
+        };
+        if !owners.is_empty() && !owners.iter().any(is_there) {
+            return Err(Violation::new("S8", format!("{key} is left, and its owners are gone: {owners:?}")));
+        }
+        if pods::is_terminating(&claim.metadata) {
+            return Err(Violation::new("S12", format!("{key} does not go")));
+        }
+    }
+    for (key, left) in snapshot.persistent_volumes.iter() {
+        let Some(reference) = volume::claim_ref(left) else { continue };
+        let claim = snapshot.persistent_volume_claims.get(&volume::claim_key(reference));
+        let is_held = claim.is_some_and(|claim| volume::is_held_by(left, claim));
+        let policy = left.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+        if !is_held && reference.uid.is_some() && (policy == Some("Delete") || policy == Some("Recycle")) {
+            return Err(Violation::new("V3", format!("{key} is left, and its claim is gone")));
+        }
+    }
+    for node in nodes {
+        let is_wanted = |name: &str| snapshot.persistent_volumes.contains_key(&ObjectKey::new("", name));
+        let folders = node.machine.directories.keys();
+        if let Some(left) = folders.into_iter().find(|name| !name.starts_with(STATIC) && !is_wanted(name)) {
+            return Err(Violation::new("V3", format!("{left} is left on {}, and its volume is gone", node.name)));
+        }
+        let uids: Vec<&str> = snapshot.pods.iter().filter_map(|(_, pod)| pod.metadata.uid.as_deref()).collect();
+        let mut kept = node.machine.mounts.keys().map(|(uid, _)| uid).chain(node.machine.sandboxes.keys());
+        if let Some(left) = kept.find(|uid| !uids.contains(&uid.as_str())) {
+            return Err(Violation::new("S12", format!("something of {left} is left on {}", node.name)));
+        }
+        if let Some((key, uid)) = node.machine.running().find(|(_, uid)| !uids.contains(uid)) {
+            return Err(Violation::new("S1", format!("{key} runs on as {uid} on {}", node.name)));
         }
     }
     Ok(())

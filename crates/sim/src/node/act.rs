@@ -1,7 +1,7 @@
 //! One action, done: what the runtime, the disk and the volumes make of it, as facts.
 
 use jiff::Timestamp;
-use mainstay_api::{kinds, object};
+use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_logic::kubelet::{Action, ContainerFact, End, Fact, Key, Life, ProbeOutcome, Sandbox, Task};
 use mainstay_logic::volume;
 use mainstay_server::api::{self, DeleteOptions, Part};
@@ -51,7 +51,8 @@ impl Node {
                 Some(Fact::StartFailed { container, reason: "RunContainerError", message: "injected".to_owned() })
             }
             Action::StartContainer { container, attempt, image_id } => {
-                self.start(&uid, &container, attempt, image_id, around);
+                let key = entry.key.clone();
+                self.start(key, &uid, &container, attempt, image_id, around);
                 self.learn_containers(&uid, now);
                 Some(Fact::Started { container, attempt })
             }
@@ -129,7 +130,15 @@ impl Node {
         Sandbox::Ready { ip: Some(made.ip.clone()), made_at: Some(made.made_at) }
     }
 
-    fn start(&mut self, uid: &str, container: &str, attempt: u32, image: String, around: &mut Around<'_>) {
+    fn start(
+        &mut self,
+        key: ObjectKey,
+        uid: &str,
+        container: &str,
+        attempt: u32,
+        image: String,
+        around: &mut Around<'_>,
+    ) {
         let now = around.now;
         let all = self.machine.containers.entry(uid.to_owned()).or_default();
         if all.iter().any(|made| made.fact.name == container && made.fact.attempt == attempt) {
@@ -138,7 +147,7 @@ impl Node {
         let crashes = image.starts_with("crash").then(|| (plus(now, around.seed.between(200, 2000)), 1));
         let fact =
             ContainerFact { name: container.to_owned(), attempt, image_id: image, life: Life::Running { since: now } };
-        all.push(Container { fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)) });
+        all.push(Container { key, fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)) });
         self.machine.starts += 1;
         let volumes: Vec<String> = self
             .machine
@@ -236,7 +245,7 @@ impl Node {
                 .directories
                 .entry(path.to_owned())
                 .or_insert(Directory { claim_uid: claim_uid.to_owned(), starts: 0 });
-            let at = mainstay_api::ObjectKey::new("", volume_name);
+            let at = ObjectKey::new("", volume_name);
             let noted = json!({ "metadata": { "annotations": { volume::MADE_ON: self.name } } });
             let preconditions = (object::uid(bound), object::resource_version(bound));
             patch(around.server, &kinds::PERSISTENT_VOLUME, &at, Part::Main, preconditions, &noted)
