@@ -35,6 +35,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         println!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());
         let fresh = join::keep_fresh(client.clone(), args.data_dir.clone(), member.clone(), certificates, now.clone());
+        let servers = join::follow_servers(client.clone(), args.data_dir.clone(), member.clone());
         let work = async {
             let ready = crate::up::node_ready(&client, &member.node, begun).await;
             println!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
@@ -49,6 +50,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         tokio::select! {
             () = work => {}
             () = fresh => {}
+            () = servers => {}
             () = renew => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -1,13 +1,14 @@
 //! `mainstay server`: a server without a node; and the server's part of `mainstay up`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use mainstay_cli::args::{ServeArgs, ServerArgs};
+use anyhow::{Context as _, Result, bail};
+use mainstay_cli::args::{ServeArgs, ServerArgs, StoreArgs};
 use mainstay_client::Config;
-use mainstay_server::LocalNode;
+use mainstay_server::{Endpoint, Etcd, LocalNode};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// `mainstay server`. Needs no root: it makes no namespaces, mounts or rules.
@@ -46,6 +47,32 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     })
 }
 
+/// The etcd cluster that `--store` names, if it does.
+pub fn etcd(args: &StoreArgs) -> Result<Option<Etcd>> {
+    let Some(list) = args.store.strip_prefix("etcd=") else {
+        if args.store != "embedded" {
+            bail!("--store {:?} is neither `embedded` nor `etcd=URL,URL…`", args.store);
+        }
+        return Ok(None);
+    };
+    let endpoint =
+        |url: &str| Endpoint::parse(url).with_context(|| format!("--store: {url:?} is not http(s)://HOST:PORT"));
+    let endpoints = list.split(',').map(endpoint).collect::<Result<Vec<_>>>()?;
+    let read = |path: &Option<PathBuf>| {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        path.as_ref().map(read).transpose()
+    };
+    let tls = match read(&args.etcd_cafile)? {
+        None => None,
+        Some(ca_pem) => {
+            let identity = read(&args.etcd_certfile)?.zip(read(&args.etcd_keyfile)?);
+            let config = Config { ca_pem, identity, ..Config::default() };
+            Some(Arc::new(config.tls(&[b"h2"]).context("etcd's certificates")?))
+        }
+    };
+    Ok(Some(Etcd { endpoints, tls, prefix: args.etcd_prefix.clone().into() }))
+}
+
 /// Starts the server on a machine of this address; returns when the API answers.
 pub async fn start(
     data_dir: &Path,
@@ -77,6 +104,8 @@ pub async fn start(
         cluster_cidr: args.cluster_cidr.clone(),
         cluster_domain: args.cluster_domain.clone(),
         pod_network: args.pod_network.clone(),
+        etcd: etcd(&args.store)?,
+        seal: args.seal_key_file.clone(),
         node,
         cluster,
     };

@@ -6,18 +6,29 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use mainstay_cli::args::StoreCommand;
+use mainstay_cli::args::{StoreArgs, StoreCommand};
 use mainstay_server::offline::{self, Report};
 
 /// `mainstay store …`.
 pub fn run(command: &StoreCommand) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match command {
         StoreCommand::Check { data_dir } => {
             let report = offline::check(data_dir)?;
             println!("{}", summary(&report));
             verdict(&report, "it is not opened until it is restored")
         }
-        StoreCommand::Export { data_dir, file } => export(data_dir, file),
+        StoreCommand::Export { data_dir, store, file } => export(data_dir, store, file),
+        StoreCommand::Import { data_dir, store, file } => {
+            let etcd = crate::server::etcd(store)?.context("where to? name etcd with --store etcd=URL,URL…")?;
+            let export = File::open(file).with_context(|| file.display().to_string())?;
+            let imported = offline::import(data_dir, etcd, BufReader::new(export))?;
+            println!("imported {} rows at revision {}", imported.rows, imported.revision);
+            if let Some(aside) = imported.aside {
+                println!("the store that was in {} is in {}", data_dir.display(), aside.display());
+            }
+            Ok(())
+        }
         StoreCommand::Restore { data_dir, file, replace } => {
             let export = File::open(file).with_context(|| file.display().to_string())?;
             let mut id = [0; 16];
@@ -32,11 +43,15 @@ pub fn run(command: &StoreCommand) -> Result<()> {
     }
 }
 
-fn export(data_dir: &Path, file: &Path) -> Result<()> {
+fn export(data_dir: &Path, store: &StoreArgs, file: &Path) -> Result<()> {
     // Secrets are in it.
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     let out = out.with_context(|| format!("making {}", file.display()))?;
-    let saved = offline::export(data_dir, &mut BufWriter::new(&out)).inspect_err(|_| {
+    let saved = match crate::server::etcd(store)? {
+        Some(etcd) => offline::export_etcd(etcd, &mut BufWriter::new(&out)),
+        None => offline::export(data_dir, &mut BufWriter::new(&out)),
+    };
+    let saved = saved.inspect_err(|_| {
         let _ = std::fs::remove_file(file);
     });
     let report = saved?;

@@ -149,6 +149,7 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
             cluster_dns,
             cluster_domain: args.server.cluster_domain.clone(),
             pod_network: args.server.pod_network.clone(),
+            servers: String::new(),
         },
     };
     let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;

@@ -16,6 +16,7 @@ mod pod_environment;
 mod pod_lifecycle;
 mod pressure;
 mod registry;
+mod several_servers;
 mod snapshots;
 mod store;
 mod up_and_down;

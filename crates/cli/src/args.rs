@@ -122,6 +122,11 @@ pub struct ServerArgs {
     /// How packets get from one machine's pods to another's.
     #[arg(long, value_name = "KIND", default_value = "vxlan", value_parser = ["vxlan", "routes"])]
     pub pod_network: String,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The key that seals the cluster's keys in etcd, the same on every server [default: DIR/seal.key].
+    #[arg(long, value_name = "FILE")]
+    pub seal_key_file: Option<PathBuf>,
     /// Further issuers of tokens, and where nobody in particular may look: an AuthenticationConfiguration.
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
@@ -141,6 +146,26 @@ pub struct ServerArgs {
     /// stopped, its volumes stay where they are and are used by nobody.
     #[arg(long)]
     pub new_cluster: bool,
+}
+
+/// Where the cluster's state is.
+#[derive(Clone, Debug, Args)]
+pub struct StoreArgs {
+    /// Where the cluster's state is kept: `embedded` (in DIR), or `etcd=https://A:2379,https://B:2379` for several servers.
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    pub store: String,
+    /// The CA of etcd's members.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// This server's certificate for etcd.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "/mainstay")]
+    pub etcd_prefix: String,
 }
 
 /// What a node is told.
@@ -306,7 +331,21 @@ pub enum StoreCommand {
         /// The folder that `up` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
+        #[command(flatten)]
+        store: Box<StoreArgs>,
         /// The file to make; one that is there is not written over.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Put an export into etcd, where nothing of a cluster is yet. Its revision goes forward, beyond the export's. The store
+    /// in DIR is set aside: the servers are started with the same --store from then on.
+    Import {
+        /// The folder that `up` was given: that of the cluster's keys.
+        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        #[command(flatten)]
+        store: Box<StoreArgs>,
+        /// An export.
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },

@@ -1,6 +1,6 @@
 //! Requests: one JSON answer each, or a stream of watch events.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,11 @@ const MAX_EVENT: usize = 8 << 20;
 const MAX_CALLS: usize = 128;
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one of several servers may take for it.
+const CONNECT_ONE: Duration = Duration::from_secs(3);
+/// How often a silent connection is asked whether it lives, and how long it may take to answer: together far less than
+/// the time after which a silent node is given up.
+const ALIVE: Duration = Duration::from_secs(8);
 /// How long a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -198,11 +203,25 @@ pub struct Client {
 
 struct Shared {
     config: Config,
+    /// `host:port` of every server, and which answered last.
+    servers: Arc<Mutex<Servers>>,
     connector: tokio_rustls::TlsConnector,
     calls: Connections,
     watches: Connections,
     /// Requests that are not watches, at a time.
     room: Semaphore,
+}
+
+/// Servers of one cluster; any of them does.
+struct Servers {
+    all: Vec<String>,
+    last: usize,
+}
+
+impl Servers {
+    fn parse(list: &str) -> Self {
+        Self { all: list.split(',').filter(|server| !server.is_empty()).map(str::to_owned).collect(), last: 0 }
+    }
 }
 
 /// What kind of connection a request goes over.
@@ -216,17 +235,28 @@ impl Client {
     /// A client; connects when first used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config.tls(&[b"h2"])?));
-        Ok(Self::with(config, connector))
+        let servers = Arc::new(Mutex::new(Servers::parse(&config.server)));
+        Ok(Self::with(config, servers, connector))
     }
 
-    fn with(config: Config, connector: tokio_rustls::TlsConnector) -> Self {
+    fn with(config: Config, servers: Arc<Mutex<Servers>>, connector: tokio_rustls::TlsConnector) -> Self {
         let (calls, watches, room) = (Connections::default(), Connections::default(), Semaphore::new(MAX_CALLS));
-        Self { shared: Arc::new(Shared { config, connector, calls, watches, room }) }
+        Self { shared: Arc::new(Shared { config, servers, connector, calls, watches, room }) }
     }
 
     /// The same client over connections of its own: for what must get through however much the others do.
     pub fn apart(&self) -> Self {
-        Self::with(self.shared.config.clone(), self.shared.connector.clone())
+        Self::with(self.shared.config.clone(), self.shared.servers.clone(), self.shared.connector.clone())
+    }
+
+    /// Goes to these servers (`host:port,host:port`) from the next connection on; also those that were made
+    /// [apart](Self::apart).
+    pub fn set_servers(&self, list: &str) {
+        let mut servers = self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Servers::parse(list);
+        if !next.all.is_empty() && next.all != servers.all {
+            *servers = next;
+        }
     }
 
     /// What it was made from.
@@ -349,7 +379,7 @@ impl Client {
         let config = &self.shared.config;
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("https://{}{path}", config.server))
+            .uri(format!("https://{}{path}", config.server.split(',').next().unwrap_or_default()))
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &config.token {
@@ -373,28 +403,47 @@ impl Client {
         Ok((result.map_err(|error| Error::Transport(error.to_string()))?, stream))
     }
 
+    /// A connection to the server that answered last, or to the first of the others that does.
     async fn open(&self) -> Result<Sender, Error> {
-        let server = &self.shared.config.server;
-        let failed = |reason: String| Error::Connect { server: server.clone(), reason };
-        let work = async {
-            let tcp = TcpStream::connect(server.as_str()).await.map_err(|error| failed(error.to_string()))?;
-            tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-            let host =
-                server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_owned();
-            let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
-            let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(error.to_string()))?;
-            let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .keep_alive_interval(Duration::from_secs(30))
-                .keep_alive_timeout(Duration::from_secs(15))
-                .keep_alive_while_idle(true)
-                .handshake(TokioIo::new(tls))
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-            tokio::spawn(connection);
-            Ok(sender)
+        let lock = || self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, first) = {
+            let servers = lock();
+            (servers.all.clone(), servers.last)
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(|_| failed("timed out".into()))?
+        let patience = if all.len() > 1 { CONNECT_ONE } else { CONNECT_TIMEOUT };
+        let mut failed = Error::Connect { server: String::new(), reason: "no server is known".to_owned() };
+        for step in 0..all.len() {
+            let index = (first + step) % all.len();
+            let reason = match tokio::time::timeout(patience, self.connect(&all[index])).await {
+                Ok(Ok(sender)) => {
+                    lock().last = index;
+                    return Ok(sender);
+                }
+                Ok(Err(reason)) => reason,
+                Err(_) => "timed out".to_owned(),
+            };
+            failed = Error::Connect { server: all[index].clone(), reason };
+        }
+        Err(failed)
+    }
+
+    async fn connect(&self, server: &str) -> Result<Sender, String> {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let tcp = TcpStream::connect(server).await.map_err(|error| failed(&error))?;
+        tcp.set_nodelay(true).map_err(|error| failed(&error))?;
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+        let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(&error))?;
+        let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(&error))?;
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(ALIVE)
+            .keep_alive_timeout(ALIVE)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| failed(&error))?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 

@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
         pod_network: "routes".into(),
+        etcd: None,
+        seal: None,
         node: Some(mainstay_server::LocalNode { name: "node".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
     };

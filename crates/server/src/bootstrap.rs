@@ -31,6 +31,23 @@ pub struct About {
     pub domain: String,
     /// How packets get from one machine's pods to another's: `vxlan` or `routes`.
     pub pod_network: String,
+    /// Whether other servers may share the store.
+    pub is_shared: bool,
+}
+
+/// Where the API is reached, for pods and for nodes. All are on the port of the first.
+pub fn publish_servers(batch: &mut Batch<'_>, servers: &[SocketAddr]) -> Result<(), Status> {
+    let port = servers.first().map(SocketAddr::port);
+    let servers: Vec<SocketAddr> =
+        servers.iter().filter(|at| !at.ip().is_loopback() && Some(at.port()) == port).copied().collect();
+    let list: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+    let data = json!({ "metadata": { "name": SETTINGS }, "data": { "servers": list.join(",") } });
+    replace_data(batch, "kube-system", data)?;
+    if servers.is_empty() {
+        return Ok(());
+    }
+    replace(batch, &kinds::ENDPOINTS, "default", endpoints(&servers), &["subsets"])?;
+    replace(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(&servers), &["endpoints", "ports"])
 }
 
 /// The name by which extension servers know this server's requests.
@@ -111,9 +128,12 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;
     replace(batch, &kinds::ENDPOINTS, "kube-system", dns_endpoints(&dns_ip), &["subsets"])?;
     // Endpoints may not be in the loopback range: a server that listens only there is reached by no pod.
-    if !advertise.ip().is_loopback() {
-        replace(batch, &kinds::ENDPOINTS, "default", endpoints(advertise), &["subsets"])?;
-        replace(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(advertise), &["endpoints", "ports"])?;
+    if about.is_shared && !advertise.ip().is_loopback() {
+        // Others may be there: the leader knows.
+        ensure(batch, &kinds::ENDPOINTS, "default", endpoints(&[advertise]))?;
+        ensure(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(&[advertise]))?;
+    } else {
+        publish_servers(batch, &[advertise])?;
     }
     authorize::policy::reconcile(batch)?;
     Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
@@ -251,21 +271,23 @@ fn dns_endpoints(address: &str) -> Value {
     })
 }
 
-fn endpoints(advertise: SocketAddr) -> Value {
+fn endpoints(servers: &[SocketAddr]) -> Value {
+    let addresses: Vec<Value> = servers.iter().map(|at| json!({ "ip": at.ip().to_string() })).collect();
+    let port = servers.first().map(SocketAddr::port);
     json!({
         "metadata": { "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
-        "subsets": [{
-            "addresses": [{ "ip": advertise.ip().to_string() }],
-            "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
-        }],
+        "subsets": [{ "addresses": addresses, "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }],
     })
 }
 
-fn endpoint_slice(advertise: SocketAddr) -> Value {
+fn endpoint_slice(servers: &[SocketAddr]) -> Value {
+    let ready = |at: &SocketAddr| json!({ "addresses": [at.ip().to_string()], "conditions": { "ready": true } });
+    let endpoints: Vec<Value> = servers.iter().map(ready).collect();
+    let is_ipv4 = servers.first().is_none_or(SocketAddr::is_ipv4);
     json!({
         "metadata": { "name": "kubernetes", "labels": { "kubernetes.io/service-name": "kubernetes" } },
-        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{ "addresses": [advertise.ip().to_string()], "conditions": { "ready": true } }],
-        "ports": [{ "name": "https", "port": advertise.port(), "protocol": "TCP" }],
+        "addressType": if is_ipv4 { "IPv4" } else { "IPv6" },
+        "endpoints": endpoints,
+        "ports": [{ "name": "https", "port": servers.first().map(SocketAddr::port), "protocol": "TCP" }],
     })
 }

@@ -11,7 +11,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mainstay_store::{ClusterId, OpenError, Options, Owner, Revision, Seal, Store};
+use mainstay_store::{ClusterId, Etcd, OpenError, Options, Owner, Revision, Seal, Store};
 
 use crate::pki::{PkiError, write_private};
 use crate::start::StartError;
@@ -73,23 +73,31 @@ pub fn open_store(
     expected: &Expected,
     id: u128,
     seal: Option<Arc<dyn Seal>>,
+    etcd: Option<&Etcd>,
 ) -> Result<Store, StartError> {
     let path = data_dir.join(STORE);
     let fresh = ClusterId::new(id.max(1)).unwrap_or_else(|| unreachable!("one is not zero"));
     let (mut noted, mut held) = (None, false);
+    if etcd.is_some() && data_dir.join(STORE).exists() {
+        return Err(StartError::TwoStores(data_dir.to_owned()));
+    }
     if expected.new {
         set_aside(data_dir)?;
     } else {
         noted = Noted::read(data_dir)?;
         // Keys are made after the first store; volumes are made for claims, which are in one.
-        held = expected.volumes_of.is_some() || data_dir.join("pki").exists();
+        held = etcd.is_none() && (expected.volumes_of.is_some() || data_dir.join("pki").exists());
     }
     let owner = match noted {
         Some(Noted { cluster, revision }) => Owner::Known { cluster, revision },
         None => Owner::Claim { cluster: fresh, existing: held },
     };
     let options = Options { owner, ..Options::default() };
-    let store = Store::open_sealed(path.as_path(), options, seal).map_err(|error| match error {
+    let opened = match etcd {
+        Some(etcd) => Store::open_etcd(etcd.clone(), options),
+        None => Store::open_sealed(path.as_path(), options, seal),
+    };
+    let store = opened.map_err(|error| match error {
         OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
         source => StartError::Store { path, source },
     })?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 const ID: u128 = 0xa11;
 
 fn open(data_dir: &Path, expected: &Expected) -> Result<Store, StartError> {
-    open_store(data_dir, expected, ID, None)
+    open_store(data_dir, expected, ID, None, None)
 }
 
 fn put(store: &Store, key: &'static str, value: &'static str) {
@@ -46,7 +46,7 @@ fn a_folder_that_held_a_cluster_is_never_taken_for_an_empty_one_a11() {
 
     // A person says so.
     let meant = Expected { new: true, ..volumes.clone() };
-    let store = open_store(data, &meant, 0xb22, None).unwrap();
+    let store = open_store(data, &meant, 0xb22, None, None).unwrap();
     assert_ne!(store.cluster().unwrap().to_string(), cluster);
     drop(store);
     // The volumes are still the old one's until the node takes the folder over.
@@ -125,7 +125,7 @@ fn an_export_is_restored_forward_only_and_never_over_a_store_unasked_a3_a10() {
     offline::restore(&elsewhere.path().join("new"), &export[..], false, ID).unwrap();
     assert_eq!(open(&elsewhere.path().join("new"), &nothing).unwrap().cluster(), cluster);
     let other = tempfile::tempdir().unwrap();
-    drop(open_store(other.path(), &nothing, 0xc33, None).unwrap());
+    drop(open_store(other.path(), &nothing, 0xc33, None, None).unwrap());
     let refused = offline::restore(other.path(), &export[..], true, ID).unwrap_err().to_string();
     assert!(refused.contains("is of cluster"), "{refused}");
     let mode = fs::metadata(data.join(FILE)).unwrap().permissions().mode() & 0o777;

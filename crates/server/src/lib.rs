@@ -23,9 +23,13 @@ mod fairness;
 mod http;
 pub mod identity;
 mod instruments;
+mod leadership;
 mod metrics;
 pub mod offline;
 pub mod pki;
+mod presence;
+mod sealed;
 mod start;
 
+pub use mainstay_store::{Endpoint, Etcd};
 pub use start::{Credentials, Files, LocalNode, Running, ServerConfig, StartError, start, start_with, system_env};

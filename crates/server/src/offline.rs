@@ -18,9 +18,13 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use mainstay_store::{ClusterId, Entry, Examination, OpenError, RestoreError, Revision, SEALED_PREFIX, row_checksum};
+use mainstay_store::{
+    ClusterId, CommitError, Encoded, Entry, Etcd, Examination, Expect, Op, OpenError, Options, RestoreError, Revision,
+    SEALED_PREFIX, Store, Txn, row_checksum,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::api::codec;
 use crate::identity::{Noted, STORE, set_aside};
 use crate::start::StartError;
 
@@ -53,6 +57,12 @@ pub enum OfflineError {
     /// There is a store already.
     #[error("{0} has a store already; --replace sets that one aside")]
     Exists(PathBuf),
+    /// There is something in etcd already.
+    #[error("etcd holds a cluster already; choose another --etcd-prefix, or remove what is there")]
+    NotEmpty,
+    /// etcd did not take it.
+    #[error("etcd: {0}")]
+    Commit(#[from] CommitError),
     /// The new store could not be made.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -200,6 +210,117 @@ pub fn export(data_dir: &Path, out: &mut impl Write) -> Result<Report, OfflineEr
     line(out, &Tail { rows: report.rows, damaged: report.damaged.clone(), problems: report.problems.clone() })?;
     out.flush()?;
     Ok(report)
+}
+
+/// As [`export`], of a store in etcd: what servers keep there for themselves stays there.
+///
+/// # Errors
+/// When etcd does not answer, holds no store or a damaged one; when the export cannot be written.
+pub fn export_etcd(etcd: Etcd, out: &mut impl Write) -> Result<Report, OfflineError> {
+    let store = Store::open_etcd(etcd, Options::default())?;
+    let page = store.range(b"", None, usize::MAX, None).map_err(|error| OpenError::Engine(error.to_string()))?;
+    let entries: Vec<&Entry> = page.entries.iter().filter(|entry| !is_servers_own(&entry.key)).collect();
+    let report = Report {
+        file: "etcd".to_owned(),
+        cluster: store.cluster().map(|cluster| cluster.to_string()),
+        revision: page.revision.0,
+        rows: entries.len(),
+        encrypted: 0,
+        damaged_rows: 0,
+        damaged: Vec::new(),
+        problems: Vec::new(),
+    };
+    let (cluster, revision) = (report.cluster.clone(), report.revision);
+    line(out, &Head { mainstay: TITLE.to_owned(), version: VERSION, cluster, revision })?;
+    for entry in entries {
+        line(out, &Row::of(entry))?;
+    }
+    line(out, &Tail { rows: report.rows, damaged: Vec::new(), problems: Vec::new() })?;
+    out.flush()?;
+    Ok(report)
+}
+
+/// Keys that are about the servers of a store in etcd, and about no object.
+fn is_servers_own(key: &[u8]) -> bool {
+    [&b"/!cluster"[..], b"/!sealed/", b"/!leader", FORWARD].iter().any(|own| key.starts_with(own))
+}
+
+/// The key that is written to have the revision go forward.
+const FORWARD: &[u8] = b"/!forward";
+/// Writes of that on their way at once.
+const AT_ONCE: usize = 32;
+/// Rows, and bytes, of one transaction of an import.
+const ROWS: usize = 64;
+const ROW_BYTES: usize = 512 << 10;
+
+/// Puts an export into etcd, below a prefix where nothing is. Every row gets a new revision there, beyond all that the
+/// export and the folder know (A3); an object says so in its resourceVersion. The folder's own store is set aside.
+///
+/// # Errors
+/// When the export is not whole, when something is there, when etcd does not take it. What was written until then names no
+/// cluster, and no server starts on it.
+pub fn import(data_dir: &Path, etcd: Etcd, input: impl BufRead) -> Result<Restored, OfflineError> {
+    let Export { head, entries } = read_export(input)?;
+    let exported = head.cluster.as_deref().and_then(ClusterId::parse);
+    let noted = Noted::read(data_dir)?;
+    if let (Some(found), Some(Noted { cluster: expected, .. })) = (exported, noted)
+        && found != expected
+    {
+        return Err(OfflineError::OtherCluster { path: data_dir.to_owned(), found, expected });
+    }
+    let cluster = exported
+        .or(noted.map(|noted| noted.cluster))
+        .ok_or_else(|| OfflineError::Line { line: 1, why: "it names no cluster".to_owned() })?;
+    if let Some(sealed) = entries.iter().position(|entry| entry.value.starts_with(SEALED_PREFIX)) {
+        let why =
+            "it is encrypted; write it unencrypted first (the provider `identity`), etcd's rows are not".to_owned();
+        return Err(OfflineError::Line { line: sealed + 2, why });
+    }
+    let store = Store::open_etcd(etcd, Options::default())?;
+    let there = store.range(b"", None, 1, None).map_err(|error| OpenError::Engine(error.to_string()))?;
+    if !there.entries.is_empty() {
+        return Err(OfflineError::NotEmpty);
+    }
+    go_beyond(&store, Revision(head.revision.max(noted.map_or(0, |noted| noted.revision.0))))?;
+    let (mut txn, mut bytes, rows) = (Txn::default(), 0, entries.len());
+    for entry in entries {
+        let value = encoded(&entry.value);
+        bytes += entry.key.len() + value.bytes.len();
+        txn.expect.push((entry.key.clone(), Expect::Absent));
+        txn.ops.push(Op::Put { key: entry.key, value });
+        if txn.ops.len() >= ROWS || bytes >= ROW_BYTES {
+            store.commit_blocking(std::mem::take(&mut txn))?;
+            bytes = 0;
+        }
+    }
+    // Whose it is comes last: only now it is a store.
+    let owner = Bytes::from_static(b"/!cluster");
+    txn.ops.push(Op::Put { key: owner, value: Encoded::plain(cluster.to_string()) });
+    let revision = store.commit_blocking(txn)?.last;
+    let aside = set_aside(data_dir)?;
+    Noted { cluster, revision }.write(data_dir).map_err(StartError::Pki)?;
+    Ok(Restored { rows, revision: revision.0, aside })
+}
+
+/// Writes until the revision is beyond this one.
+fn go_beyond(store: &Store, least: Revision) -> Result<(), CommitError> {
+    while store.revision() <= least {
+        let write = || {
+            let op = Op::Put { key: Bytes::from_static(FORWARD), value: Encoded::plain("") };
+            store.commit_blocking(Txn { ops: vec![op], ..Txn::default() }).map(|_| ())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(write)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(CommitError::Closed)))
+        })?;
+    }
+    Ok(())
+}
+
+/// A row's bytes as they are stored anew: an object's version is its new revision.
+fn encoded(value: &Bytes) -> Encoded {
+    let object = codec::decode(value).ok().filter(|object| object.get("metadata").is_some());
+    object.and_then(|object| codec::encode(&object).ok()).unwrap_or_else(|| Encoded::plain(value.clone()))
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_store::OpenError;
+use mainstay_store::{OpenError, Store};
 use mainstay_tasks::Health;
 use mainstay_tasks::keep::keep_until;
 use rustls::RootCertStore;
@@ -28,9 +28,10 @@ use crate::encryption::Encryption;
 use crate::fairness::Fairness;
 use crate::http::{Authenticators, Bounds, Counters, Server, accept};
 use crate::instruments::Instruments;
+use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Identity, Pki, PkiError};
-use crate::{bootstrap, driver, identity, metrics};
+use crate::{bootstrap, driver, identity, metrics, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -58,6 +59,10 @@ pub struct ServerConfig {
     pub pod_network: String,
     /// The node that runs in this process, if one does.
     pub node: Option<LocalNode>,
+    /// The etcd cluster that the store is in; `None`: it is in the folder.
+    pub etcd: Option<mainstay_store::Etcd>,
+    /// The file of the seal, where the store is in etcd; `<data>/seal.key` unless told.
+    pub seal: Option<PathBuf>,
     /// What is known of the cluster that the folder holds.
     pub cluster: identity::Expected,
 }
@@ -154,6 +159,21 @@ pub enum StartError {
          volumes back, or start with --new-cluster if they are to be left unused"
     )]
     OtherVolumes { path: PathBuf, found: String, cluster: String },
+    /// The folder has a store, and another is named.
+    #[error(
+        "{0} holds a store of its own, and --store names another; move the cluster with `mainstay store export` and \
+         `import`, or choose another --data-dir"
+    )]
+    TwoStores(PathBuf),
+    /// The cluster's keys are sealed.
+    #[error(
+        "the cluster's keys are sealed, and {0} is not there: bring it from a server that has it, or name it with \
+         --seal-key-file"
+    )]
+    NoSeal(PathBuf),
+    /// The seal is another cluster's, or damaged.
+    #[error("{0} does not open the cluster's keys: it is another cluster's, or damaged")]
+    OtherSeal(PathBuf),
     /// A file that was named cannot be used.
     #[error("{path}: {why}")]
     File { path: PathBuf, why: String },
@@ -242,6 +262,10 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
 pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
     let (authenticators, audit) = files.read()?;
     let seal = files.seal()?;
+    if let (Some(path), true) = (&files.encryption, config.etcd.is_some()) {
+        let why = "only the embedded store encrypts; with --store etcd=… nothing would be encrypted".to_owned();
+        return Err(StartError::File { path: path.clone(), why });
+    }
     let (service_cidr, cluster_cidr, dns_address) = ranges(&config)?;
     let env = system_env();
     let now = (env.now)();
@@ -252,13 +276,16 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     // The store comes first: whoever has its lock owns the folder.
     let mut id = [0; 16];
     (env.random)(&mut id);
-    let open = async || identity::open_store(&config.data_dir, &config.cluster, u128::from_be_bytes(id), seal.clone());
+    let open = async || {
+        let id = u128::from_be_bytes(id);
+        identity::open_store(&config.data_dir, &config.cluster, id, seal.clone(), config.etcd.as_ref())
+    };
     let store = handed_over(open).await?;
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let listener = handed_over(async || listen(config.listen).await).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
-    let pki = Pki::open(&config.data_dir.join("pki"), now)?;
+    let pki = open_pki(&config, &store, &env, now).await?;
     let serving = pki.serving(&serving_names(&config, &service_cidr, advertise.ip(), addr.ip()), now)?;
     let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now)?;
     let node = config.node.as_ref().map(|node| {
@@ -291,11 +318,13 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         store,
         env: Arc::new(env),
         settings: Arc::new(settings),
+        term: None,
     };
     let about = bootstrap::About {
         cluster: cluster.clone(),
         domain: config.cluster_domain.clone(),
         pod_network: config.pod_network.clone(),
+        is_shared: api.store.is_shared(),
     };
     api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about))
         .await
@@ -337,17 +366,26 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
     });
     let ca_pem = pki.ca_pem().to_owned();
-    let issuer = Arc::new(Issuer { api: api.clone(), authorizer, pki, advertise: advertise.ip() });
+    let pki = Arc::new(pki);
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
+    let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
+    let work = move |api: Api, stop: watch::Receiver<bool>| {
+        let issuer =
+            Issuer { api: api.clone(), authorizer: authorizer.clone(), pki: pki.clone(), advertise: advertise.ip() };
+        let controllers = mainstay_logic::controllers::CONTROLLERS;
+        let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
+        let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());
+        async move {
+            // They end together, and whoever owns them begins them anew.
+            tokio::select! {
+                () = issuer.run(stop.clone()) => {}
+                () = presence::publish(api.clone(), advertise, stop.clone()) => {}
+                () = metrics::feed::run(api.clone(), metrics, shown, stop.clone()) => {}
+                () = driver::run(api, controllers, noted, counts, seen, stop) => {}
+            }
+        }
+    };
     let tasks = vec![
-        tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
-            let is_closing = is_closing.clone();
-            move || issuer.clone().run(is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "autoscaling-metrics", is_closing.clone(), {
-            let (api, is_closing) = (api.clone(), is_closing.clone());
-            move || metrics::feed::run(api.clone(), metrics.clone(), shown.clone(), is_closing.clone())
-        })),
         tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
             accept(server.clone(), listener.clone(), tls.clone())
         })),
@@ -355,15 +393,36 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             let (api, is_closing) = (api.clone(), is_closing.clone());
             move || availability::run(api.clone(), extensions.clone(), is_closing.clone())
         })),
+        tokio::spawn(keep_until(health.clone(), "presence", is_closing.clone(), {
+            let (api, is_closing) = (api.clone(), is_closing.clone());
+            move || presence::keep(api.clone(), advertise, is_closing.clone())
+        })),
         tokio::spawn(keep_until(health.clone(), "controllers", is_closing.clone(), {
-            let api = api.clone();
-            move || {
-                let controllers = mainstay_logic::controllers::CONTROLLERS;
-                driver::run(api.clone(), controllers, noted.clone(), counts.clone(), seen.clone(), is_closing.clone())
-            }
+            move || candidate.clone().run(is_closing.clone(), work.clone())
         })),
     ];
     Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, closing, tasks })
+}
+
+/// The keys: the folder's, or those that the servers of a store in etcd share.
+async fn open_pki(config: &ServerConfig, store: &Store, env: &Env, now: jiff::Timestamp) -> Result<Pki, StartError> {
+    let folder = config.data_dir.join("pki");
+    if !store.is_shared() {
+        return Ok(Pki::open(&folder, now)?);
+    }
+    let seal = config.seal.clone().unwrap_or_else(|| config.data_dir.join(sealed::SEAL));
+    pki::make_private_folder(&folder)?;
+    loop {
+        if sealed::unseal(store, &seal, &folder)? {
+            return Ok(Pki::open(&folder, now)?);
+        }
+        let made = Pki::open(&folder, now)?;
+        made.token_key()?;
+        if sealed::seal(store, env, &seal, &folder).await? {
+            return Ok(made);
+        }
+        // Another server was quicker: theirs are the cluster's.
+    }
 }
 
 /// The Services' range, the pods', and the DNS server's address.

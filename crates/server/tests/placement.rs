@@ -35,6 +35,7 @@ impl Cluster {
                 store,
                 env: Arc::new(env),
                 settings: Arc::new(settings),
+                term: None,
             },
             _folder: folder,
         }

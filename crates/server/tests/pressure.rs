@@ -30,6 +30,8 @@ async fn server(data_dir: &std::path::Path) -> Running {
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_domain: "cluster.local".into(),
         pod_network: "routes".into(),
+        etcd: None,
+        seal: None,
         node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
     };
     start(config).await.expect("started")

@@ -79,6 +79,7 @@ fn cluster(folder: &std::path::Path) -> Api {
         store,
         env: Arc::new(env),
         settings: Arc::new(Settings { service_cidr, cluster_cidr, ca_pem: "CA".into() }),
+        term: None,
     };
     make(&api, &kinds::NAMESPACE, "", json!({ "metadata": { "name": "default" } }));
     let class = json!({ "metadata": { "name": "local" }, "provisioner": "mainstay.io/local-path",

@@ -99,6 +99,7 @@ impl Server {
             store,
             env: self.env.clone(),
             settings: Arc::new(settings),
+            term: None,
         };
         let advertise = std::net::SocketAddr::from(([192, 0, 2, 1], 6443));
         if api.write_now(false, |batch| bootstrap(batch, advertise, &About::default())).is_err() {

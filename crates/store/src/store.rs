@@ -9,7 +9,9 @@ use crate::sealing::Seal;
 use crate::state::{Change, Keys, State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
-use crate::{ClusterId, CommitError, Committed, Entry, OpenError, Page, ReadError, Revision, Txn, lock};
+use crate::{
+    ClusterId, CommitError, Committed, Encoded, Entry, Expect, Op, OpenError, Page, ReadError, Revision, Txn, lock,
+};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,6 +19,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
+
+/// The key in etcd that names the cluster.
+const OWNER: &[u8] = b"/!cluster";
+
+fn noted(keys: &Keys) -> Option<ClusterId> {
+    ClusterId::parse(std::str::from_utf8(&keys.get(OWNER)?.value).ok()?)
+}
 
 /// Who commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -270,11 +279,60 @@ impl Store {
     /// only the window's limits count.
     ///
     /// # Errors
-    /// When no member answers; when a row is not what was written (A10).
+    /// When no member answers; when a row is not what was written (A10); when it is not the one that `options.owner`
+    /// expects (A11), which is noted in a key of its own.
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
         let Feed { shared, queue, thread } = crate::etcd::open(etcd, options.window())?;
         let committer = Committer::Etcd { queue: Some(queue), thread: Some(thread) };
-        Ok(Self(Arc::new(Handle { cluster: None, shared, committer })))
+        let mut handle = Handle { cluster: None, shared, committer };
+        if options.owner == Owner::Anyone {
+            handle.cluster = noted(&handle.shared.read().keys);
+            return Ok(Self(Arc::new(handle)));
+        }
+        let store = Self(Arc::new(handle));
+        let cluster = store.claim(options.owner)?;
+        // Nobody else has a handle yet.
+        let mut handle = Arc::try_unwrap(store.0).map_err(|_| OpenError::Engine("the store is shared".to_owned()))?;
+        handle.cluster = Some(cluster);
+        Ok(Self(Arc::new(handle)))
+    }
+
+    /// Whose the store in etcd is, as `owner` expects it; noted there where nobody was.
+    fn claim(&self, owner: Owner) -> Result<ClusterId, OpenError> {
+        const FILE: &str = "etcd";
+        loop {
+            let (found, is_empty, revision) = {
+                let state = self.0.shared.read();
+                (noted(&state.keys), state.keys.is_empty(), state.revision)
+            };
+            match (found, owner) {
+                (Some(found), Owner::Known { cluster, .. }) if found != cluster => {
+                    let found = format!("cluster {found}");
+                    return Err(OpenError::Foreign { file: FILE.to_owned(), found, expected: cluster });
+                }
+                (Some(_), Owner::Known { revision: expected, .. }) if revision < expected => {
+                    return Err(OpenError::Older { file: FILE.to_owned(), found: revision, expected });
+                }
+                (Some(found), _) => return Ok(found),
+                (None, Owner::Claim { cluster, existing: false }) if is_empty => {
+                    let value = Encoded::plain(cluster.to_string());
+                    let ops = vec![Op::Put { key: Bytes::from_static(OWNER), value }];
+                    let txn = Txn { expect: vec![(Bytes::from_static(OWNER), Expect::Absent)], ops };
+                    match self.commit_blocking(txn) {
+                        // Another server was quicker.
+                        Ok(_) | Err(CommitError::Expectation { .. }) => {}
+                        Err(error) => return Err(OpenError::Engine(error.to_string())),
+                    }
+                }
+                (None, _) if is_empty => return Err(owner.missing(FILE, "is empty")),
+                (None, _) => return Err(owner.missing(FILE, "names no cluster")),
+            }
+        }
+    }
+
+    /// Whether other servers write to it as well.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0.committer, Committer::Etcd { .. })
     }
 
     /// Waits until what is read from here on is at least as new as all that was committed anywhere before the call, and

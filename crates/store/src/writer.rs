@@ -88,7 +88,9 @@ impl Staged {
             let actual = self.keys.get(key);
             let holds = match expect {
                 Expect::Absent => actual.is_none(),
-                Expect::Unchanged(revision) => actual.is_some_and(|stored| stored.revision == *revision),
+                Expect::Unchanged(revision) | Expect::Guard(revision) => {
+                    actual.is_some_and(|stored| stored.revision == *revision)
+                }
             };
             if !holds {
                 return Err(CommitError::Expectation {

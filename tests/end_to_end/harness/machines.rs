@@ -87,6 +87,22 @@ impl Cluster {
         words.split(' ').map(str::to_owned).collect()
     }
 
+    /// `mainstay server` with these words; waits until the API is ready.
+    pub fn serve(&mut self, words: &[&str]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
+        let mut command = self.mainstay(&["server", "--kubeconfig"]);
+        command.arg(self.folder().join("kubeconfig")).args(words);
+        self.run(command, log, "API ready");
+    }
+
+    /// `mainstay server` that must fail; what it says.
+    pub fn refused_to_serve(&self, words: &[&str]) -> String {
+        let mut command = self.mainstay(&["server"]);
+        let output = command.args(words).arg("--data-dir").arg(self.data_dir()).output().expect("run");
+        assert!(!output.status.success(), "it runs:\n{}", text(&output));
+        text(&output)
+    }
+
     /// `mainstay join` with these words; waits until the node is ready.
     pub fn join<S: AsRef<str>>(&mut self, words: &[S]) {
         self.join_until(words, "node ready");

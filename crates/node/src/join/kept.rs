@@ -37,6 +37,9 @@ pub struct Settings {
     pub cluster_domain: String,
     /// `vxlan` or `routes`.
     pub pod_network: String,
+    /// `host:port,host:port` of every server.
+    #[serde(default)]
+    pub servers: String,
 }
 
 impl Default for Settings {
@@ -49,6 +52,7 @@ impl Default for Settings {
             cluster_dns: Ipv4Addr::UNSPECIFIED,
             cluster_domain: none(),
             pod_network: none(),
+            servers: none(),
         }
     }
 }

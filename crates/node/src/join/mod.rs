@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_api::kinds;
-use mainstay_client::{Client, Config, ConfigError, Error, Rotating};
+use mainstay_client::{Client, Config, ConfigError, Error, Informer, ListOptions, Notice, Rotating};
 use serde_json::Value;
 
 pub use claim::{MACHINE, claim};
@@ -26,6 +26,8 @@ pub use discovery::{hash_of, parse_hash};
 pub use kept::{Kept, Member, Settings, lock, machine};
 pub use rotation::{Certificates, keep_fresh};
 
+/// The ConfigMap in `kube-system` of what all nodes have in common.
+const SETTINGS: &str = "mainstay-cluster";
 /// How long a node that is known to the cluster waits for a server before it starts with what it has kept.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -250,17 +252,39 @@ impl JoinError {
 
 /// What all nodes of the cluster have in common.
 async fn settings(client: &Client) -> Result<Settings, JoinError> {
-    let map = client.get(&kinds::CONFIG_MAP, "kube-system", "mainstay-cluster").await;
-    let map = map.map_err(asking("reading the cluster's settings"))?;
+    let map = client.get(&kinds::CONFIG_MAP, "kube-system", SETTINGS).await;
+    Ok(settings_of(&map.map_err(asking("reading the cluster's settings"))?))
+}
+
+fn settings_of(map: &Value) -> Settings {
     let text = |key: &str| map["data"][key].as_str().unwrap_or_default().to_owned();
-    Ok(Settings {
+    Settings {
         cluster: text("cluster"),
         cluster_cidr: text("clusterCIDR"),
         service_cidr: text("serviceCIDR"),
         cluster_dns: text("clusterDNS").parse().unwrap_or(Ipv4Addr::UNSPECIFIED),
         cluster_domain: text("clusterDomain"),
         pod_network: text("podNetwork"),
-    })
+        servers: text("servers"),
+    }
+}
+
+/// Follows which servers there are, until dropped; kept for the next start.
+pub async fn follow_servers(client: Client, data_dir: PathBuf, mut member: Member) {
+    let options = ListOptions { field_selector: format!("metadata.name={SETTINGS}"), ..ListOptions::default() };
+    let mut settings = Informer::new(client.clone(), &kinds::CONFIG_MAP, "kube-system", options);
+    loop {
+        let Notice::Put(_, map) = settings.next().await else { continue };
+        let servers = settings_of(&map).servers;
+        if servers.is_empty() || servers == member.server {
+            continue;
+        }
+        client.set_servers(&servers);
+        member.server = servers;
+        if let Err(error) = Kept::open(&data_dir).and_then(|kept| kept.write(&member)) {
+            tracing::warn!(%error, "the list of servers could not be kept");
+        }
+    }
 }
 
 /// The address from which this machine reaches a server. A UDP socket is connected for it, which sends nothing.

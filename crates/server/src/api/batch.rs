@@ -256,6 +256,11 @@ impl<'a> Batch<'a> {
         self.put_raw(key, Encoded { bytes: Bytes::from(value.to_owned()), revision_at: None }, Value::Null);
     }
 
+    /// As [`Batch::reserve`], for marks that are no admission's.
+    pub(crate) fn mark(&mut self, key: Bytes, value: &str) {
+        self.reserve(key, value);
+    }
+
     fn put_raw(&mut self, key: Bytes, value: Encoded, object: Value) -> usize {
         self.expect(key.clone());
         self.know(key.clone()).written = Some(Some(object));

@@ -27,10 +27,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::Status;
 use mainstay_api::object;
-use mainstay_store::{CommitError, Revision, Store};
+use mainstay_store::{CommitError, Committed, Revision, Store, Txn};
 
 use crate::convert::Webhooks;
 use crate::dynamic::{Hooks, Session};
+use crate::leadership::Term;
 
 pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
@@ -139,6 +140,8 @@ pub struct Api {
     pub hooks: Hooks,
     /// Who converts custom resources between versions.
     pub converters: Webhooks,
+    /// The leadership that its commits are part of, where they are (M1).
+    pub term: Option<Term>,
 }
 
 /// The answer to a request, ready to be sent.
@@ -163,6 +166,17 @@ impl Api {
         (self.env.now)()
     }
 
+    /// Commits, as part of the leadership where there is one.
+    pub async fn commit(&self, mut txn: Txn) -> Result<Committed, CommitError> {
+        txn.expect.extend(self.term.as_ref().map(Term::guard));
+        self.store.commit(txn).await
+    }
+
+    /// Whether a commit was refused because another server leads.
+    pub fn is_deposed(&self, refused: &[u8]) -> bool {
+        self.term.as_ref().is_some_and(|term| term.is_about(refused))
+    }
+
     /// Prepares with `verb`, commits, and prepares anew as long as another write came in between. With `dry_run`
     /// nothing is committed and the answer is what would have been.
     pub async fn write(
@@ -175,8 +189,11 @@ impl Api {
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }
-            match self.store.commit(prepared.txn.clone()).await {
+            match self.commit(prepared.txn.clone()).await {
                 Ok(committed) => return Ok(prepared.reply(Some(committed.first))),
+                Err(CommitError::Expectation { key, .. }) if self.is_deposed(&key) => {
+                    return Err(Status::new(409, "Conflict", "another server leads"));
+                }
                 Err(CommitError::Expectation { .. }) => {}
                 Err(error) => return Err(commit_error(&error)),
             }

@@ -171,7 +171,7 @@ pub struct Issuer {
     /// Who may have what.
     pub authorizer: Arc<Authorizer>,
     /// What signs.
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
     /// The server's own address, which no node's certificate may have.
     pub advertise: IpAddr,
 }

@@ -155,7 +155,7 @@ async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
     let Some(compiled) = prepare(&api, &work, &asking).await else {
         return (work, Finish::Failed(None, 0), false);
     };
-    let committed = api.store.commit(compiled.txn.clone()).await;
+    let committed = api.commit(compiled.txn.clone()).await;
     let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full));
     let finish = outcome(&compiled, committed, &work);
     (work, finish, is_broken)

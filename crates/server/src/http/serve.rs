@@ -158,6 +158,11 @@ async fn answer(
         None => asked(&route, request.method(), &query)?,
     };
     *labels = labels_of(&route, &what, &query, &request);
+    if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
+        // M2: what any server has acknowledged is seen from here on, also by the authorizer.
+        let seen = server.api.store.catch_up().await;
+        seen.map_err(|_| Status::unavailable("the store does not answer"))?;
+    }
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());
         *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
@@ -277,6 +282,15 @@ fn head(
             Route::Path(_) => String::new(),
         },
         received,
+    }
+}
+
+/// Whether any state that the server had is as good as the newest: a list from its memory, a watch from a revision.
+fn is_content_with_less(query: &Query) -> bool {
+    match query.get("resourceVersion").map(String::as_str) {
+        None | Some("") => false,
+        Some("0") => true,
+        Some(_) => is_watch(query),
     }
 }
 

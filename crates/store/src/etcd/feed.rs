@@ -335,7 +335,7 @@ impl Follower {
     fn same_ops(&self, expect: &[(Bytes, Expect)]) -> Result<(), CommitError> {
         let state = self.shared.read();
         for (key, expect) in expect {
-            let Expect::Unchanged(revision) = expect else { continue };
+            let (Expect::Unchanged(revision) | Expect::Guard(revision)) = expect else { continue };
             let Some(stored) = state.keys.get(key) else { continue };
             let same = row::etcd_revision(stored.revision) == row::etcd_revision(*revision);
             if same && stored.revision != *revision {
@@ -386,38 +386,63 @@ struct Part {
     ops: u16,
 }
 
+fn compare(prefix: &[u8], key: &Bytes, expect: &Expect) -> Compare {
+    let key = joined(prefix, key);
+    match expect {
+        Expect::Absent => Compare::Absent(key),
+        Expect::Unchanged(revision) | Expect::Guard(revision) => {
+            Compare::ModRevision(key, row::etcd_revision(*revision))
+        }
+    }
+}
+
 /// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB. One key is changed once
-/// in each.
+/// in each. Where there are more expectations than etcd compares at once, those about keys that are changed are compared
+/// with the part that changes them.
 fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
     const MOST: usize = 128;
     const BYTES: usize = 1 << 20;
     let mut parts: Vec<Part> = Vec::new();
     let mut current = Part { etcd: wire::Txn::default(), ops: 0 };
     let mut size = 0;
-    for (key, expect) in &txn.expect {
-        let key = joined(prefix, key);
-        current.etcd.compare.push(match expect {
-            Expect::Absent => Compare::Absent(key),
-            Expect::Unchanged(revision) => Compare::ModRevision(key, row::etcd_revision(*revision)),
-        });
+    let is_guard = |expect: &Expect| matches!(expect, Expect::Guard(_));
+    let guards: Vec<Compare> = txn
+        .expect
+        .iter()
+        .filter(|(_, expect)| is_guard(expect))
+        .map(|(key, expect)| compare(prefix, key, expect))
+        .collect();
+    let mut later: std::collections::BTreeMap<&Bytes, &Expect> = std::collections::BTreeMap::new();
+    if txn.expect.len() + 1 >= MOST {
+        let written: std::collections::BTreeSet<&Bytes> = txn.ops.iter().map(Op::key).collect();
+        let own = txn.expect.iter().filter(|(key, expect)| !is_guard(expect) && written.contains(key));
+        later.extend(own.map(|(key, expect)| (key, expect)));
     }
+    let first = txn.expect.iter().filter(|(key, expect)| is_guard(expect) || !later.contains_key(key));
+    current.etcd.compare.extend(first.map(|(key, expect)| compare(prefix, key, expect)));
     if current.etcd.compare.len() > MOST {
         return Err(CommitError::Invalid(Invalid::Expect(txn.expect.len())));
     }
     let mut changed: std::collections::BTreeSet<&Bytes> = std::collections::BTreeSet::new();
     for op in &txn.ops {
         let bytes = op.key().len() + op.value().bytes.len();
+        // A deletion is compared with its key being there.
+        let compared = usize::from(later.contains_key(op.key())) + usize::from(matches!(op, Op::Delete { .. }));
         let full = usize::from(current.ops) == MOST
-            || current.etcd.compare.len() == MOST && matches!(op, Op::Delete { .. })
+            || current.etcd.compare.len() + compared > MOST
             || current.ops > 0 && size + bytes > BYTES
             || changed.contains(op.key());
         if full && current.ops > 0 {
-            parts.push(std::mem::replace(&mut current, Part { etcd: wire::Txn::default(), ops: 0 }));
+            let next = Part { etcd: wire::Txn { compare: guards.clone(), ..wire::Txn::default() }, ops: 0 };
+            parts.push(std::mem::replace(&mut current, next));
             changed.clear();
             size = 0;
         }
         changed.insert(op.key());
         size += bytes;
+        if let Some(expect) = later.remove(op.key()) {
+            current.etcd.compare.push(compare(prefix, op.key(), expect));
+        }
         let key = joined(prefix, op.key());
         match op {
             Op::Put { key: plain, value } => {
@@ -430,7 +455,7 @@ fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
         }
         current.ops += 1;
     }
-    if current.ops > 0 || !current.etcd.compare.is_empty() {
+    if current.ops > 0 || parts.is_empty() && !current.etcd.compare.is_empty() {
         parts.push(current);
     }
     for part in &mut parts {

@@ -2,7 +2,8 @@
 //! program again in a network namespace of its own, where loopback is all there is.
 
 use super::{put, put_op, shared};
-use crate::{Endpoint, Etcd, OpenError, Options, ReadError, Revision, Store, Txn, WatchError};
+use crate::{CommitError, Endpoint, Etcd, Expect, OpenError, Options, ReadError, Revision, Store, Txn, WatchError};
+use bytes::Bytes;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -145,6 +146,31 @@ fn several_servers_read_what_any_of_them_has_acknowledged_m2() {
     assert_eq!(crate::store::block_on(after.next()).unwrap().key, "after");
     caught_up(&two);
     assert_eq!((two.get(b"n").unwrap().value, two.get(b"k").unwrap().value), ("50".into(), "49".into()), "A2");
+}
+
+/// A guard holds for every part of a transaction that is cut, and refuses all of it.
+#[test]
+fn a_guard_is_compared_with_every_part_m1() {
+    if !inside("a_guard_is_compared_with_every_part_m1") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _member = Member::start(folder.path());
+    let store = open("/mainstay/");
+    store.commit_blocking(put("leader", "a")).unwrap();
+    let guard = |store: &Store| {
+        let revision = store.get(b"leader").unwrap().revision;
+        vec![(Bytes::from_static(b"leader"), Expect::Guard(revision))]
+    };
+    let many = |of: &str| (0..300).map(|index| put_op(&format!("{of}-{index}"), "x")).collect::<Vec<_>>();
+    let old = guard(&store);
+    let done = store.commit_blocking(Txn { expect: old.clone(), ops: many("first") }).unwrap();
+    assert!(done.last > done.first && store.get(b"first-299").is_some());
+    store.commit_blocking(put("leader", "b")).unwrap();
+    let refused = store.commit_blocking(Txn { expect: old, ops: many("second") });
+    assert!(matches!(refused, Err(CommitError::Expectation { key, .. }) if key == "leader"));
+    assert!((0..300).all(|index| store.get(format!("second-{index}").as_bytes()).is_none()));
+    store.commit_blocking(Txn { expect: guard(&store), ops: many("second") }).unwrap();
 }
 
 /// A server that was away while etcd forgot: its watchers are told, and none is shown a gap.

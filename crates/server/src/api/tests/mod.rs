@@ -54,6 +54,7 @@ impl Cluster {
                 store,
                 env: Arc::new(env),
                 settings: Arc::new(settings),
+                term: None,
             },
             seconds,
         };
