@@ -250,10 +250,16 @@ fn a_local_volume_keeps_its_pods_on_its_machine_v5_v9() {
     // Another machine has no such volume: a pod that must run there waits, and finds no empty folder.
     first.apply(&user("elsewhere", &on("node-1")));
     let message = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
-    first.eventually("the pod waits for its volume's node", || {
-        first.field("pod/elsewhere", message).contains("1 node(s) had volume node affinity conflict")
+    first.eventually("V9: the pod waits while another node has the volume", || {
+        first.field("pod/elsewhere", message).contains("a ReadWriteOnce volume that is in use on another node")
     });
-    first.kubectl(&["delete", "pod", "elsewhere", "writer"]);
+    first.kubectl(&["delete", "pod", "writer"]);
+    first.eventually("V5: the pod waits for its volume's node", || {
+        let message = first.field("pod/elsewhere", message);
+        !message.is_empty() && !message.contains("ReadWriteOnce volume that is in use")
+    });
+    assert_eq!(first.field("pod/elsewhere", "{.spec.nodeName}"), "", "V5");
+    first.kubectl(&["delete", "pod", "elsewhere"]);
     first.kubectl(&["cordon", "node-2"]);
     first.apply(&user("again", ""));
     first.eventually("the pod waits for its volume's node", || !first.field("pod/again", message).is_empty());
