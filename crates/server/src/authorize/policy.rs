@@ -128,7 +128,38 @@ fn defaults() -> Vec<Default> {
             _ => {}
         }
     }
+    sum_up(&mut all);
     all
+}
+
+/// What the aggregated roles hold from the first moment on, as their controller would write it: one that is empty for a
+/// while could be given away by somebody who has nothing of what it will hold.
+fn sum_up(all: &mut [Default]) {
+    // Each round reaches one role further: admin is the sum of others and of edit, which is the sum of others and of view.
+    for _ in 0..3 {
+        for index in 0..all.len() {
+            let Some(wanted) = all.get(index).and_then(|made| {
+                let labels = object::at(&made.object, &["aggregationRule", "clusterRoleSelectors"])?.get(0)?;
+                labels.get("matchLabels")?.as_object()?.keys().next().cloned()
+            }) else {
+                continue;
+            };
+            let chosen = all.iter().enumerate().filter(|(other, made)| {
+                *other != index && object::text(&made.object, &["metadata", "labels", &wanted]) == "true"
+            });
+            let mut chosen: Vec<&Value> = chosen.map(|(_, made)| &made.object).collect();
+            chosen.sort_by_key(|role| object::name(role));
+            let mut rules: Vec<Value> = Vec::new();
+            for rule in chosen.into_iter().flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
+            if let Some(made) = all.get_mut(index) {
+                made.object["rules"] = rules.into();
+            }
+        }
+    }
 }
 
 fn metadata(name: &str, labels: &[&str]) -> Value {
@@ -207,7 +238,8 @@ mod tests {
         let controllers = heads.iter().filter(|line| line.starts_with("controller ")).count();
         assert_eq!(all.len(), heads.len() + controllers);
         let count = |made: &Default| made.object.get("rules").and_then(Value::as_array).map_or(0, Vec::len);
-        assert_eq!(all.iter().map(count).sum::<usize>(), rules.len());
+        let own = all.iter().filter(|made| made.object.get("aggregationRule").is_none());
+        assert_eq!(own.map(count).sum::<usize>(), rules.len());
         for made in &all {
             let mut causes = Vec::new();
             let mut object = made.object.clone();
@@ -217,6 +249,11 @@ mod tests {
         }
         let of =
             |name: &str| all.iter().find(|made| object::name(&made.object) == name).map(|made| made.object.clone());
+        let held = |name: &str| of(name).expect("there")["rules"].as_array().map_or(0, Vec::len);
+        assert!(
+            held("view") > 0 && held("edit") > held("view") && held("admin") > held("edit"),
+            "from the first moment on"
+        );
         let view = of("system:aggregate-to-view").expect("there");
         assert_eq!(view["rules"][0]["verbs"], json!(["get", "list", "watch"]));
         assert_eq!(view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"], "true");
