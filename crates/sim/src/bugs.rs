@@ -120,11 +120,14 @@ fn skip_order(decision: &mut Decision) {
         Write::Create { kind, object } if *kind == kinds::POD => Some(object.clone()),
         _ => None,
     });
-    let Some(mut next) = made else { return };
-    let name = next["metadata"]["name"].as_str().unwrap_or("").to_owned();
+    let Some(made) = made else { return };
+    let name = made["metadata"]["name"].as_str().unwrap_or("").to_owned();
     let Some((set, ordinal)) = name.rsplit_once('-') else { return };
     let ordinal = ordinal.parse::<u32>().unwrap_or(0) + 1;
-    next["metadata"]["name"] = json!(format!("{set}-{ordinal}"));
+    // Its name wherever it stands (hostname, label, claim): all that is wrong with it is when it comes.
+    let renamed = made.to_string().replace(&name, &format!("{set}-{ordinal}"));
+    let Ok(mut next) = serde_json::from_str::<Value>(&renamed) else { return };
+    next["metadata"]["labels"]["apps.kubernetes.io/pod-index"] = json!(ordinal.to_string());
     decision.writes.push(Write::Create { kind: kinds::POD.clone(), object: next });
 }
 
