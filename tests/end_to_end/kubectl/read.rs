@@ -186,7 +186,7 @@ fn discovery_documents_and_reviews() {
         user.says("kubectl get --raw /healthz", &["ok"]);
         user.says("kubectl get --raw '/readyz?verbose'", &["[+]ping ok", "readyz check passed"]);
         user.is_refused("kubectl get --raw /nothing", &["NotFound"]);
-        user.is_refused("kubectl top node", &["etrics"]);
+        user.says("kubectl top node", &["CPU(cores)", "node-1"]);
         user.says("kubectl auth can-i create pods", &["yes"]);
         user.says("kubectl auth can-i --list", &["*.*"]);
         user.is_refused("kubectl auth can-i list secrets --as=bob", &["no"]);
