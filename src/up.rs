@@ -127,6 +127,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     };
     let node_name = node_name(&args.node)?;
     let local = mainstay_server::LocalNode { name: node_name.clone(), addresses: vec![IpAddr::V4(node_ip)] };
+    // The node speaks to its own server before it has a pod network.
+    mainstay_node::network::raise_loopback()?;
     let server = crate::server::start(&args.data_dir, &args.server, Some(local), node_ip).await?;
     let api_ready = begun.elapsed();
     mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.server.new_cluster)?;

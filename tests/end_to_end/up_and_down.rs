@@ -143,3 +143,13 @@ fn what_cannot_work_is_said_in_one_sentence() {
     fails(&["up", "--data-dir", "/proc/nope"], "/proc/nope");
     fails(&["image", "load", "--data-dir", &other, "/no/such/file.tar"], "/no/such/file.tar");
 }
+
+/// The README's first command: it makes a network of its own, where not even the loopback link is up.
+#[test]
+fn the_demonstration_holds_every_promise() {
+    let demo = std::process::Command::new(env!("CARGO_BIN_EXE_mainstay")).args(["demo", "--plain"]).output();
+    let demo = demo.expect("mainstay demo");
+    let said = String::from_utf8_lossy(&demo.stdout);
+    let why = String::from_utf8_lossy(&demo.stderr);
+    assert!(demo.status.success() && said.contains("every promise held"), "{said}{why}");
+}

@@ -141,16 +141,26 @@ fn pair_name(pod_uid: &str) -> String {
     format!("{PAIR_PREFIX}{hash:016x}").chars().take(link::MAX_NAME).collect()
 }
 
+/// Brings the loopback link up: in a network namespace that was just made it is down, and nobody reaches a server there.
+///
+/// # Errors
+/// The step that failed and the kernel's reason.
+pub fn raise_loopback() -> Result<(), NetworkError> {
+    let mut links = step("opening netlink", Links::open())?;
+    if let Some(loopback) = step("looking for lo", links.index("lo"))? {
+        step("bringing lo up", links.up(loopback))?;
+    }
+    Ok(())
+}
+
 impl Network {
     /// Sets up the bridge, the service link, forwarding. Idempotent: what an earlier process made is kept (V7).
     ///
     /// # Errors
     /// The step that failed and the kernel's reason (not root, a missing kernel feature).
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        raise_loopback()?;
         let mut links = step("opening netlink", Links::open())?;
-        if let Some(loopback) = step("looking for lo", links.index("lo"))? {
-            step("bringing lo up", links.up(loopback))?;
-        }
         let gateway = config.gateway();
         let bridge =
             step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
