@@ -19,7 +19,7 @@ use mainstay_api::{Kind, Status, object};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
 
-use crate::api::{Api, Env, codec, new_uid};
+use crate::api::{Api, Env, Tape, codec, new_uid};
 use crate::dynamic::client::Endpoint;
 
 /// How long a webhook may take (upstream's).
@@ -64,9 +64,7 @@ struct State {
     pending: Vec<(Kind, String, Value)>,
     rounds: usize,
     now: Option<Timestamp>,
-    /// What was drawn, so that it is the same in the next run; and how much of it this run has drawn.
-    tape: Vec<u8>,
-    drawn: usize,
+    tape: Tape,
 }
 
 impl Conversions {
@@ -77,25 +75,13 @@ impl Conversions {
     /// A run of the verb begins: its time is that of the first, so that it comes to the same object.
     pub fn begin(&self, now: Timestamp) -> Timestamp {
         let mut state = self.state();
-        state.drawn = 0;
+        state.tape.rewind();
         *state.now.get_or_insert(now)
     }
 
     /// Fills a buffer as the runs before did, else with what nobody can guess.
     pub fn random(&self, env: &Env, bytes: &mut [u8]) {
-        let mut state = self.state();
-        let (from, to) = (state.drawn, state.drawn + bytes.len());
-        let known = state.tape.len();
-        if known < to {
-            state.tape.resize(to, 0);
-            if let Some(fresh) = state.tape.get_mut(known..) {
-                (env.random)(fresh);
-            }
-        }
-        if let Some(drawn) = state.tape.get(from..to) {
-            bytes.copy_from_slice(drawn);
-        }
-        state.drawn = to;
+        self.state().tape.fill(env, bytes);
     }
 
     /// Whether the last run has left something to be converted.

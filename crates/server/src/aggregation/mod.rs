@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use mainstay_api::{Registry, kinds, object};
-use mainstay_store::{ReadError, Store, Watcher};
+use mainstay_store::Store;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 
-use crate::api::{Query, key};
+use crate::api::{Follower, News, Query, key};
 use crate::authorize::Attributes;
 use crate::dynamic::trust;
 use crate::pki::Identity;
@@ -152,10 +152,8 @@ impl Extension {
 pub struct Services(Arc<Mutex<Inner>>);
 
 struct Inner {
-    store: Store,
+    stored: Follower,
     front_proxy: Identity,
-    /// None before the first look.
-    watcher: Option<Watcher>,
     by_key: BTreeMap<Bytes, Arc<Extension>>,
     /// In the order of discovery.
     all: Arc<[Arc<Extension>]>,
@@ -164,8 +162,8 @@ struct Inner {
 impl Services {
     /// Those of a store; `front_proxy` is what extension servers know this one by.
     pub fn new(store: &Store, front_proxy: Identity) -> Self {
-        let (store, by_key) = (store.clone(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(Inner { store, front_proxy, watcher: None, by_key, all: Arc::default() })))
+        let stored = Follower::new(store, key::prefix(&kinds::API_SERVICE, None));
+        Self(Arc::new(Mutex::new(Inner { stored, front_proxy, by_key: BTreeMap::new(), all: Arc::default() })))
     }
 
     /// Those that are registered now, in the order of discovery, without those whose group and version is served here.
@@ -197,39 +195,22 @@ impl Services {
 
 impl Inner {
     fn catch_up(&mut self) {
-        let mut is_changed = false;
-        while let Some(watcher) = &mut self.watcher {
-            match watcher.try_next() {
-                Ok(Some(event)) => {
-                    is_changed = true;
-                    self.take(event.key.clone(), (!event.deleted).then_some(&event.value));
-                }
-                Ok(None) => {
-                    if is_changed {
-                        self.arrange();
-                    }
-                    return;
-                }
-                // Fallen behind the window (or closed): everything anew.
-                Err(_) => self.watcher = None,
+        let changed = match self.stored.news() {
+            Ok(News::Changes(changes)) => {
+                let is_changed = !changes.is_empty();
+                changes.into_iter().for_each(|event| self.take(event.key, (!event.deleted).then_some(&event.value)));
+                is_changed
             }
+            Ok(News::All(entries)) => {
+                self.by_key.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
+                entries.into_iter().for_each(|entry| self.take(entry.key, Some(&entry.value)));
+                true
+            }
+            Err(error) => return tracing::error!(%error, "the APIServices could not be read"),
+        };
+        if changed {
+            self.arrange();
         }
-        if let Err(error) = self.load() {
-            tracing::error!(%error, "the APIServices could not be read");
-        }
-    }
-
-    fn load(&mut self) -> Result<(), ReadError> {
-        let prefix = key::prefix(&kinds::API_SERVICE, None);
-        let page = self.store.range(&prefix, None, usize::MAX, None)?;
-        let watcher = self.store.watch(prefix, page.revision)?;
-        self.by_key.retain(|key, _| page.entries.iter().any(|entry| entry.key == *key));
-        for entry in &page.entries {
-            self.take(entry.key.clone(), Some(&entry.value));
-        }
-        self.arrange();
-        self.watcher = Some(watcher);
-        Ok(())
     }
 
     fn take(&mut self, key: Bytes, value: Option<&Bytes>) {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mainstay_api::custom::rows::{Detail, rows, serve};
 use mainstay_api::kinds::CUSTOM_RESOURCE_DEFINITION;
 use mainstay_api::{Kind, Registry};
-use mainstay_store::{ReadError, Store, Watcher};
+use mainstay_store::Store;
 use serde_json::Value;
 
-use super::key;
+use super::{Follower, News, key};
 
 /// The newest [`Registry`]. A request takes it once, and so sees one set of kinds.
 ///
@@ -18,16 +18,15 @@ use super::key;
 pub struct Served(Arc<Mutex<Inner>>);
 
 struct Inner {
-    store: Store,
+    definitions: Follower,
     registry: Registry,
-    /// Definitions that change; none before the first look.
-    watcher: Option<Watcher>,
 }
 
 impl Served {
     /// The kinds of a store. Its definitions are read when they are first asked for.
     pub fn of(store: &Store) -> Self {
-        Self(Arc::new(Mutex::new(Inner { store: store.clone(), registry: Registry::built_in(), watcher: None })))
+        let definitions = Follower::new(store, key::prefix(&CUSTOM_RESOURCE_DEFINITION, None));
+        Self(Arc::new(Mutex::new(Inner { definitions, registry: Registry::built_in() })))
     }
 
     /// The kinds that are served now.
@@ -40,37 +39,26 @@ impl Served {
 
 impl Inner {
     fn catch_up(&mut self) {
-        while let Some(watcher) = &mut self.watcher {
-            match watcher.try_next() {
-                Ok(Some(event)) => {
+        match self.definitions.news() {
+            Ok(News::Changes(changes)) => {
+                for event in changes {
                     let Ok(definition) = serde_json::from_slice::<Value>(&event.value) else { continue };
                     self.registry = serve(&self.registry, &definition, event.deleted, Detail::Full);
                 }
-                Ok(None) => return,
-                // Fallen behind the window (or closed): everything anew.
-                Err(_) => self.watcher = None,
             }
-        }
-        if let Err(error) = self.load() {
-            tracing::error!(%error, "the definitions of kinds could not be read");
-        }
-    }
-
-    fn load(&mut self) -> Result<(), ReadError> {
-        let prefix = key::prefix(&CUSTOM_RESOURCE_DEFINITION, None);
-        let page = self.store.range(&prefix, None, usize::MAX, None)?;
-        let watcher = self.store.watch(prefix, page.revision)?;
-        let mut all: Vec<Kind> = Vec::new();
-        for entry in &page.entries {
-            match serde_json::from_slice::<Value>(&entry.value) {
-                Ok(definition) => all.extend(rows(&definition, Detail::Full)),
-                Err(error) => {
-                    tracing::error!(key = ?entry.key, %error, "a stored definition does not decode; its kind is not served")
+            Ok(News::All(entries)) => {
+                let mut all: Vec<Kind> = Vec::new();
+                for entry in &entries {
+                    match serde_json::from_slice::<Value>(&entry.value) {
+                        Ok(definition) => all.extend(rows(&definition, Detail::Full)),
+                        Err(error) => {
+                            tracing::error!(key = ?entry.key, %error, "a stored definition does not decode; its kind is not served")
+                        }
+                    }
                 }
+                self.registry = self.registry.with_custom(all);
             }
+            Err(error) => tracing::error!(%error, "the definitions of kinds could not be read"),
         }
-        self.registry = self.registry.with_custom(all);
-        self.watcher = Some(watcher);
-        Ok(())
     }
 }

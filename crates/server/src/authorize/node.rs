@@ -11,11 +11,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mainstay_api::{ObjectKey, object};
-use mainstay_store::{Event, ReadError, Store, WatchError, Watcher};
+use mainstay_store::{ReadError, Store};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Attributes;
+use crate::api::{Follower, News};
 
 /// What all pods' keys begin with.
 const PODS: &str = "/core/pods/";
@@ -52,8 +53,7 @@ struct Placed {
 /// What each node's pods need.
 #[derive(Debug)]
 pub struct Graph {
-    store: Store,
-    watcher: Watcher,
+    stored: Follower,
     pods: HashMap<ObjectKey, Placed>,
     /// How many pods of the node need it.
     needed: HashMap<Arc<str>, HashMap<Need, usize>>,
@@ -62,35 +62,32 @@ pub struct Graph {
 impl Graph {
     /// The graph of what the store holds.
     pub fn new(store: &Store) -> Result<Self, ReadError> {
-        let page = store.range(PODS.as_bytes(), None, usize::MAX, None)?;
-        let watcher = store.watch(PODS, page.revision)?;
-        let mut graph = Self { store: store.clone(), watcher, pods: HashMap::new(), needed: HashMap::new() };
-        for entry in page.entries {
-            graph.change(&entry.key, Some(&entry.value));
-        }
+        let mut graph = Self { stored: Follower::new(store, PODS), pods: HashMap::new(), needed: HashMap::new() };
+        graph.take_in()?;
         Ok(graph)
     }
 
     /// Takes in what has happened since it was asked last.
     pub fn catch_up(&mut self) {
-        loop {
-            match self.watcher.try_next() {
-                Ok(Some(Event { key, value, deleted, .. })) => self.change(&key, (!deleted).then_some(&value[..])),
-                Ok(None) | Err(WatchError::Closed) => return,
-                Err(WatchError::Lagged { .. }) => match Self::new(&self.store) {
-                    Ok(fresh) => {
-                        *self = fresh;
-                        return;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "pods could not be read again; no node may read for any until they can");
-                        self.pods.clear();
-                        self.needed.clear();
-                        return;
-                    }
-                },
+        if let Err(error) = self.take_in() {
+            tracing::error!(%error, "pods could not be read again; no node may read for any until they can");
+            self.pods.clear();
+            self.needed.clear();
+        }
+    }
+
+    fn take_in(&mut self) -> Result<(), ReadError> {
+        match self.stored.news()? {
+            News::Changes(changes) => {
+                changes.iter().for_each(|event| self.change(&event.key, (!event.deleted).then_some(&event.value[..])));
+            }
+            News::All(entries) => {
+                self.pods.clear();
+                self.needed.clear();
+                entries.iter().for_each(|entry| self.change(&entry.key, Some(&entry.value)));
             }
         }
+        Ok(())
     }
 
     fn change(&mut self, key: &[u8], value: Option<&[u8]>) {
@@ -201,7 +198,7 @@ impl Graph {
         let key = ObjectKey::new(what.namespace.as_str(), what.name.as_str());
         let is_own = match self.pods.get(&key) {
             Some(placed) => &*placed.node == node,
-            None => self.store.get(format!("{PODS}{}/{}", what.namespace, what.name).as_bytes()).is_none(),
+            None => self.stored.store().get(format!("{PODS}{}/{}", what.namespace, what.name).as_bytes()).is_none(),
         };
         if is_own { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
     }

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mainstay_api::{ObjectKey, object};
-use mainstay_store::{Event, ReadError, Store, WatchError, Watcher};
+use mainstay_store::{ReadError, Store};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::rule::Rule;
 use super::{Attributes, User};
-use crate::api::codec;
+use crate::api::{Follower, News, codec};
 
 /// The group of all four kinds.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
@@ -49,8 +49,7 @@ enum Subject {
 /// Roles by name, grants by subject.
 #[derive(Debug)]
 pub struct Index {
-    store: Store,
-    watcher: Watcher,
+    stored: Follower,
     roles: HashMap<ObjectKey, Arc<[Rule]>>,
     users: HashMap<String, Grants>,
     groups: HashMap<String, Grants>,
@@ -67,41 +66,35 @@ struct OnlyRules {
 impl Index {
     /// The index of what the store holds.
     pub fn new(store: &Store) -> Result<Self, ReadError> {
-        let page = store.range(PREFIX.as_bytes(), None, usize::MAX, None)?;
-        let watcher = store.watch(PREFIX, page.revision)?;
-        let mut index = Self {
-            store: store.clone(),
-            watcher,
-            roles: HashMap::new(),
-            users: HashMap::new(),
-            groups: HashMap::new(),
-            given: HashMap::new(),
-        };
-        for entry in page.entries {
-            index.change(&entry.key, Some(&entry.value));
-        }
+        let stored = Follower::new(store, PREFIX);
+        let (roles, users, groups, given) = Default::default();
+        let mut index = Self { stored, roles, users, groups, given };
+        index.take_in()?;
         Ok(index)
     }
 
     /// Takes in what has happened since it was asked last.
     pub fn catch_up(&mut self) {
-        loop {
-            match self.watcher.try_next() {
-                Ok(Some(Event { key, value, deleted, .. })) => self.change(&key, (!deleted).then_some(&value[..])),
-                Ok(None) | Err(WatchError::Closed) => return,
-                Err(WatchError::Lagged { .. }) => match Self::new(&self.store) {
-                    Ok(fresh) => {
-                        *self = fresh;
-                        return;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "roles and bindings could not be read again; nobody has any until they can");
-                        self.roles.clear();
-                        return;
-                    }
-                },
+        if let Err(error) = self.take_in() {
+            tracing::error!(%error, "roles and bindings could not be read again; nobody has any until they can");
+            self.roles.clear();
+        }
+    }
+
+    fn take_in(&mut self) -> Result<(), ReadError> {
+        match self.stored.news()? {
+            News::Changes(changes) => {
+                changes.iter().for_each(|event| self.change(&event.key, (!event.deleted).then_some(&event.value[..])));
+            }
+            News::All(entries) => {
+                self.roles.clear();
+                self.users.clear();
+                self.groups.clear();
+                self.given.clear();
+                entries.iter().for_each(|entry| self.change(&entry.key, Some(&entry.value)));
             }
         }
+        Ok(())
     }
 
     fn change(&mut self, key: &[u8], value: Option<&[u8]>) {

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_store::{ReadError, Store, Watcher};
+use mainstay_store::Store;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ use mainstay_api::object;
 use matching::Constraints;
 use policy::{Binding, Bound, Policy};
 use review::Version;
+
+use crate::api::{Follower, News};
 pub use session::{Session, Terms, connect, mutate, mutate_deletion, posted, validate};
 
 /// The group of the kinds that say what admission does.
@@ -114,9 +116,7 @@ enum Configuration {
 pub struct Hooks(Arc<Mutex<Inner>>);
 
 struct Inner {
-    store: Store,
-    /// None before the first look.
-    watcher: Option<Watcher>,
+    stored: Follower,
     /// By their keys.
     configurations: BTreeMap<Bytes, Configuration>,
     /// `None` where nothing is configured.
@@ -126,7 +126,7 @@ struct Inner {
 impl Hooks {
     /// Those of a store. They are read when they are first asked for.
     pub fn of(store: &Store) -> Self {
-        let inner = Inner { store: store.clone(), watcher: None, configurations: BTreeMap::new(), set: None };
+        let inner = Inner { stored: Follower::new(store, ALL), configurations: BTreeMap::new(), set: None };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -149,38 +149,22 @@ fn plural(key: &Bytes) -> &str {
 
 impl Inner {
     fn catch_up(&mut self) {
-        let mut is_changed = false;
-        while let Some(watcher) = &mut self.watcher {
-            match watcher.try_next() {
-                Ok(Some(event)) => {
-                    is_changed = true;
-                    self.take(event.key.clone(), (!event.deleted).then_some(&event.value));
-                }
-                Ok(None) => {
-                    if is_changed {
-                        self.arrange();
-                    }
-                    return;
-                }
-                // Fallen behind the window (or closed): everything anew.
-                Err(_) => self.watcher = None,
+        let changed = match self.stored.news() {
+            Ok(News::Changes(changes)) => {
+                let is_changed = !changes.is_empty();
+                changes.into_iter().for_each(|event| self.take(event.key, (!event.deleted).then_some(&event.value)));
+                is_changed
             }
+            Ok(News::All(entries)) => {
+                self.configurations.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
+                entries.into_iter().for_each(|entry| self.take(entry.key, Some(&entry.value)));
+                true
+            }
+            Err(error) => return tracing::error!(%error, "the configurations of admission could not be read"),
+        };
+        if changed {
+            self.arrange();
         }
-        if let Err(error) = self.load() {
-            tracing::error!(%error, "the configurations of admission could not be read");
-        }
-    }
-
-    fn load(&mut self) -> Result<(), ReadError> {
-        let page = self.store.range(ALL.as_bytes(), None, usize::MAX, None)?;
-        let watcher = self.store.watch(ALL, page.revision)?;
-        self.configurations.retain(|key, _| page.entries.iter().any(|entry| entry.key == *key));
-        for entry in &page.entries {
-            self.take(entry.key.clone(), Some(&entry.value));
-        }
-        self.arrange();
-        self.watcher = Some(watcher);
-        Ok(())
     }
 
     /// Takes in one configuration. What does not decode is as it was last known (A10).

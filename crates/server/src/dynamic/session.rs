@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::matching::{Attributes, Operation, is_exempt};
 use super::policy::Case;
 use super::{Set, asking, policy};
-use crate::api::{Api, Batch, Env};
+use crate::api::{Api, Batch, Env, Tape};
 use crate::audit::Record;
 use crate::auth::User;
 use crate::authorize::escalation::Requester;
@@ -76,10 +76,9 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     now: Option<Timestamp>,
-    /// What was drawn for each write, so that it is the same in the next run.
-    tapes: BTreeMap<usize, Vec<u8>>,
+    /// What was drawn for each write.
+    tapes: BTreeMap<usize, Tape>,
     slot: usize,
-    at: usize,
     answers: Vec<(Arc<Ask>, Result<Admitted, Status>)>,
     pending: Vec<Arc<Ask>>,
     rounds: usize,
@@ -121,26 +120,15 @@ impl Session {
     /// What is drawn from now on belongs to the write of this number.
     pub fn enter(&self, write: usize) {
         let mut state = self.state();
-        (state.slot, state.at) = (write, 0);
+        state.slot = write;
+        state.tapes.entry(write).or_default().rewind();
     }
 
     /// Fills a buffer as the runs before did at this place, else with what nobody can guess.
     pub fn random(&self, env: &Env, bytes: &mut [u8]) {
         let mut state = self.state();
-        let (slot, at) = (state.slot, state.at);
-        let tape = state.tapes.entry(slot).or_default();
-        let end = at + bytes.len();
-        if tape.len() < end {
-            let known = tape.len();
-            tape.resize(end, 0);
-            if let Some(fresh) = tape.get_mut(known..) {
-                (env.random)(fresh);
-            }
-        }
-        if let Some(drawn) = tape.get(at..end) {
-            bytes.copy_from_slice(drawn);
-        }
-        state.at = end;
+        let slot = state.slot;
+        state.tapes.entry(slot).or_default().fill(env, bytes);
     }
 
     /// Whether the last run has left questions.

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mainstay_api::Status;
-use mainstay_store::{Store, Watcher};
+use mainstay_store::{Entry, Store};
 use tokio::sync::oneshot;
 
-use crate::api::codec;
+use crate::api::{Follower, News, codec};
 use crate::auth::User;
 use crate::authorize::Attributes;
 use schema::{GROUP, LEVELS, Level, Limited, SCHEMAS, Schema};
@@ -33,8 +33,7 @@ pub struct Fairness {
 }
 
 struct State {
-    store: Store,
-    watcher: Option<Watcher>,
+    stored: Follower,
     schemas: Vec<Schema>,
     rooms: HashMap<String, Room>,
 }
@@ -111,7 +110,7 @@ impl Room {
 impl Fairness {
     /// By the schemas and levels that the store has, or the defaults where it has none.
     pub fn new(store: &Store) -> Self {
-        let state = State { store: store.clone(), watcher: None, schemas: Vec::new(), rooms: HashMap::new() };
+        let state = State { stored: Follower::new(store, prefix()), schemas: Vec::new(), rooms: HashMap::new() };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -149,37 +148,34 @@ impl Fairness {
     }
 }
 
+/// What the keys of schemas and levels begin with.
+fn prefix() -> String {
+    format!("/{GROUP}/")
+}
+
 fn busy() -> Status {
     Status::too_many_requests("too many requests, please try again later", 1)
 }
 
 impl State {
     fn catch_up(&mut self) {
-        let fresh = match &mut self.watcher {
-            None => true,
-            Some(watcher) => {
-                let mut changed = false;
-                loop {
-                    match watcher.try_next() {
-                        Ok(Some(_)) => changed = true,
-                        Ok(None) => break changed,
-                        Err(_) => break true,
-                    }
-                }
-            }
+        let all = match self.stored.news() {
+            Ok(News::Changes(none)) if none.is_empty() => return,
+            Ok(News::Changes(_)) => self.stored.all(),
+            Ok(News::All(all)) => Ok(all),
+            Err(error) => Err(error),
         };
-        if fresh {
-            self.load();
+        match all {
+            Ok(all) => self.arrange(&all),
+            Err(error) => tracing::error!(%error, "flow schemas and priority levels could not be read"),
         }
     }
 
-    /// Reads the configuration anew; who is at work stays so.
-    fn load(&mut self) {
-        let prefix = format!("/{GROUP}/");
-        let Ok(page) = self.store.range(prefix.as_bytes(), None, usize::MAX, None) else { return };
-        self.watcher = self.store.watch(prefix.clone(), page.revision).ok();
+    /// Takes in the configuration anew; who is at work stays so.
+    fn arrange(&mut self, entries: &[Entry]) {
+        let prefix = prefix();
         let mut objects: Vec<(String, serde_json::Value)> = Vec::new();
-        for entry in &page.entries {
+        for entry in entries {
             let plural =
                 std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&prefix)?.split('/').next());
             if let (Some(plural), Ok(object)) = (plural, codec::decode(&entry.value)) {
@@ -192,7 +188,7 @@ impl State {
                 of == plural && mainstay_api::object::name(found) == mainstay_api::object::name(&object)
             });
             let is_mandatory = matches!(mainstay_api::object::name(&object), "exempt" | "catch-all");
-            if page.entries.is_empty() || (is_mandatory && !is_there) {
+            if entries.is_empty() || (is_mandatory && !is_there) {
                 objects.push((plural.to_owned(), object));
             }
         }
