@@ -69,7 +69,8 @@ where
     keep_until(health, name, closing, make).await;
 }
 
-/// As [`keep`], until `closing` is true: then the task ends when it wants to, and this with it.
+/// As [`keep`], until `closing` is true, or nobody is there any more who could say so: then the task ends when it wants
+/// to, and this with it.
 pub async fn keep_until<F>(
     health: Health,
     name: &'static str,
@@ -78,11 +79,12 @@ pub async fn keep_until<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    while !*closing.borrow() {
+    let is_over = |closing: &watch::Receiver<bool>| *closing.borrow() || closing.has_changed().is_err();
+    while !is_over(&closing) {
         health.begins(name);
         let mut task = Aborting(tokio::spawn(make()));
         match (&mut task.0).await {
-            Ok(()) if *closing.borrow() => return,
+            Ok(()) if is_over(&closing) => return,
             Ok(()) => tracing::warn!(task = name, "ended; begun anew"),
             Err(error) => tracing::error!(task = name, %error, "broke; begun anew"),
         }
@@ -90,7 +92,7 @@ pub async fn keep_until<F>(
         let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(MAX_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            Ok(_) = closing.wait_for(|closing| *closing) => return,
+            _ = closing.wait_for(|closing| *closing) => return,
         }
     }
 }
@@ -129,6 +131,24 @@ mod tests {
         }
         assert_eq!(health.tasks(), [("t", false)], "it has failed a moment ago");
         keeper.abort();
+    }
+
+    #[tokio::test]
+    async fn s9_nothing_is_begun_anew_for_an_owner_that_has_gone() {
+        let (open, closing) = watch::channel(false);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (count, ends) = (begun.clone(), closing.clone());
+        let keeper = tokio::spawn(keep_until(Health::default(), "t", closing, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut ends = ends.clone();
+            async move { drop(ends.wait_for(|closing| *closing).await) }
+        }));
+        while begun.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(open);
+        keeper.await.expect("it ends");
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_api::kinds;
+use mainstay_api::object::text;
 use mainstay_client::{Client, Config, ConfigError, Error, Informer, ListOptions, Notice, Rotating};
 use serde_json::Value;
 
@@ -307,9 +308,4 @@ pub fn member(data_dir: &Path) -> Result<(Client, Member), JoinError> {
     let pair = kept.client()?.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
     let client = client_of(&member, Rotating::new(&pair.certificate, &pair.key)?)?;
     Ok((client, member))
-}
-
-/// The name by which the API server knows a kind of value in a Node: see [`claim`].
-fn text<'a>(object: &'a Value, path: &[&str]) -> &'a str {
-    mainstay_api::object::text(object, path)
 }

@@ -82,8 +82,10 @@ async fn pass(
     for name in [header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::PROXY_AUTHORIZATION] {
         head.headers.remove(name);
     }
-    if !is_upgrade {
-        head.headers.remove(header::CONNECTION);
+    // Whatever else a client lists there, the next hop would take out: also what says who asks.
+    head.headers.remove(header::CONNECTION);
+    if is_upgrade {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     }
     head.headers.insert(header::HOST, HeaderValue::try_from(format!("{}:{}", extension.host(), extension.port))?);
     let mut answer = tokio::time::timeout(ANSWER, sender.send_request(Request::from_parts(head, body))).await??;

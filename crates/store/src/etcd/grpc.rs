@@ -30,6 +30,10 @@ const ALIVE: Duration = Duration::from_secs(3);
 /// Longest message that is read.
 const MAX_MESSAGE: usize = 64 << 20;
 
+/// Asks for a member that has a leader. One that is cut off from the others refuses then, and ends its watches, which
+/// would stand still for ever otherwise while calls are answered by other members.
+const HAS_LEADER: &str = "hasleader";
+
 /// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum GrpcError {
@@ -113,7 +117,8 @@ struct Inner {
 #[derive(Clone)]
 struct Connection {
     send: http2::SendRequest<Outgoing>,
-    authority: String,
+    /// `https://host:port`
+    origin: String,
 }
 
 impl Client {
@@ -155,9 +160,10 @@ impl Client {
 
     async fn send(&self, path: &str, body: Outgoing) -> Result<http::Response<Incoming>, GrpcError> {
         let mut connection = self.connection().await?;
-        let request = http::Request::post(format!("http://{}{path}", connection.authority))
+        let request = http::Request::post(format!("{}{path}", connection.origin))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
+            .header(HAS_LEADER, "true")
             .body(body)
             .map_err(unreachable)?;
         connection.send.ready().await.map_err(unreachable)?;
@@ -209,7 +215,8 @@ impl Client {
             send
         };
         let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
-        Ok(Connection { send, authority: format!("{host}:{}", endpoint.port) })
+        let scheme = if endpoint.tls { "https" } else { "http" };
+        Ok(Connection { send, origin: format!("{scheme}://{host}:{}", endpoint.port) })
     }
 }
 
