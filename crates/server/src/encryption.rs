@@ -13,6 +13,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use mainstay_api::schema::yaml;
 use mainstay_store::{Opened, SEALED_PREFIX, Seal};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -111,7 +112,7 @@ impl Encryption {
     /// # Errors
     /// What is wrong, in words. Secrets are not in them.
     pub fn parse(file: &str, text: &str) -> Result<Self, String> {
-        let parsed: File = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+        let parsed: File = yaml::read(text)?;
         if parsed.kind != "EncryptionConfiguration" || parsed.api_version != "apiserver.config.k8s.io/v1" {
             return Err("not an EncryptionConfiguration of apiserver.config.k8s.io/v1".to_owned());
         }

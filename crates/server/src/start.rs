@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_api::schema::yaml;
 use mainstay_store::{OpenError, Store};
 use mainstay_tasks::Health;
 use mainstay_tasks::keep::keep_until;
@@ -119,8 +120,7 @@ impl Files {
         let audit = match (&self.audit_policy, &self.audit_log) {
             (Some(policy), Some(log)) => {
                 let wrong = |why: String| StartError::File { path: policy.clone(), why };
-                let parsed: audit::policy::Policy =
-                    serde_yaml_ng::from_str(&text(policy)?).map_err(|error| wrong(error.to_string()))?;
+                let parsed: audit::policy::Policy = yaml::read(&text(policy)?).map_err(wrong)?;
                 if !parsed.is_known() {
                     return Err(wrong("not a Policy of audit.k8s.io/v1".to_owned()));
                 }

@@ -10,8 +10,8 @@ pub const MAX_DEPTH: usize = 100;
 /// Characters of an expression.
 pub const MAX_LENGTH: usize = 100_000;
 
-/// Names that are no identifiers.
-const RESERVED: [&str; 17] = [
+/// Words that mean something else than a value of that name, or are kept for it.
+const RESERVED: [&str; 18] = [
     "as",
     "break",
     "const",
@@ -21,6 +21,7 @@ const RESERVED: [&str; 17] = [
     "function",
     "if",
     "import",
+    "in",
     "let",
     "loop",
     "package",
@@ -30,6 +31,11 @@ const RESERVED: [&str; 17] = [
     "void",
     "while",
 ];
+
+/// Whether a name is a word of the language, and so no identifier.
+pub fn is_keyword(name: &str) -> bool {
+    matches!(name, "true" | "false" | "null") || RESERVED.contains(&name)
+}
 
 /// Reads an expression.
 ///
@@ -263,7 +269,7 @@ impl Parser {
                 "true" => literal(Value::Bool(true)),
                 "false" => literal(Value::Bool(false)),
                 "null" => literal(Value::Null),
-                reserved if RESERVED.contains(&reserved) || reserved == "in" => {
+                reserved if RESERVED.contains(&reserved) => {
                     Err(CompileError::new(at, format!("reserved identifier: {reserved}")))
                 }
                 _ if self.accept("(") => {
@@ -280,58 +286,56 @@ impl Parser {
         }
     }
 
-    fn list(&mut self, at: usize) -> Parsed {
+    /// Items up to the closing bracket, with commas between them; one may follow the last.
+    fn items<T>(
+        &mut self,
+        close: &str,
+        mut item: impl FnMut(&mut Self) -> Result<T, CompileError>,
+    ) -> Result<Vec<T>, CompileError> {
         let mut all = Vec::new();
-        while !self.accept("]") {
+        while !self.accept(close) {
             if !all.is_empty() {
                 self.expect(",")?;
-                if self.accept("]") {
+                if self.accept(close) {
                     break;
                 }
             }
-            let optional = self.accept("?");
-            all.push((self.expression()?, optional));
+            all.push(item(self)?);
         }
+        Ok(all)
+    }
+
+    fn list(&mut self, at: usize) -> Parsed {
+        let all = self.items("]", |parser| {
+            let optional = parser.accept("?");
+            Ok((parser.expression()?, optional))
+        })?;
         Ok(Node::new(at, Expr::List(all)))
+    }
+
+    fn map(&mut self, at: usize) -> Parsed {
+        self.entries(at, Self::expression)
     }
 
     /// The fields of a message, whose type a mutating policy names: it is the map of them.
     fn message(&mut self, at: usize) -> Parsed {
-        let mut all = Vec::new();
-        while !self.accept("}") {
-            if !all.is_empty() {
-                self.expect(",")?;
-                if self.accept("}") {
-                    break;
-                }
-            }
-            let optional = self.accept("?");
-            let at = self.position();
-            let (Token::Name(field) | Token::Quoted(field)) = self.next() else {
-                self.at -= 1;
-                return Err(self.unexpected("IDENTIFIER"));
+        self.entries(at, |parser| {
+            let at = parser.position();
+            let (Token::Name(field) | Token::Quoted(field)) = parser.next() else {
+                parser.at -= 1;
+                return Err(parser.unexpected("IDENTIFIER"));
             };
-            let key = Node::new(at, Expr::Literal(Value::text(unescaped(&field))));
-            self.expect(":")?;
-            all.push((key, self.expression()?, optional));
-        }
-        Ok(Node::new(at, Expr::Map(all)))
+            Ok(Node::new(at, Expr::Literal(Value::text(unescaped(&field)))))
+        })
     }
 
-    fn map(&mut self, at: usize) -> Parsed {
-        let mut all = Vec::new();
-        while !self.accept("}") {
-            if !all.is_empty() {
-                self.expect(",")?;
-                if self.accept("}") {
-                    break;
-                }
-            }
-            let optional = self.accept("?");
-            let key = self.expression()?;
-            self.expect(":")?;
-            all.push((key, self.expression()?, optional));
-        }
+    fn entries(&mut self, at: usize, key: fn(&mut Self) -> Parsed) -> Parsed {
+        let all = self.items("}", |parser| {
+            let optional = parser.accept("?");
+            let key = key(parser)?;
+            parser.expect(":")?;
+            Ok((key, parser.expression()?, optional))
+        })?;
         Ok(Node::new(at, Expr::Map(all)))
     }
 }
@@ -354,7 +358,7 @@ fn is_message(node: &Node) -> bool {
 /// A field's name in JSON, of the name that an expression gives it.
 fn unescaped(name: &str) -> String {
     let word = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"));
-    if let Some(word) = word.filter(|word| RESERVED.contains(word) || *word == "in") {
+    if let Some(word) = word.filter(|word| RESERVED.contains(word)) {
         return word.to_owned();
     }
     let plain = name.replace("__dot__", ".").replace("__dash__", "-").replace("__slash__", "/");

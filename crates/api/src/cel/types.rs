@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::parse::is_keyword;
+
 /// The type of a variable or of a part of an expression. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Type {
@@ -79,34 +81,9 @@ impl Object {
     }
 }
 
-/// CEL's words that are no field names.
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// A field's name as an expression writes it: `a.b-c` is `a__dot__b__dash__c`.
 fn escape(name: &str) -> Box<str> {
-    if KEYWORDS.contains(&name) {
+    if is_keyword(name) {
         return format!("__{name}__").into();
     }
     let escaped = name.replace("__", "__underscores__");

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::field::{Field, default, each, inner};
+use crate::cel::parse::is_keyword;
 use crate::metadata::validate_label_selector;
 use crate::names;
 use crate::status::Cause;
@@ -23,29 +24,6 @@ pub(super) const REINVOCATION_POLICIES: &[&str] = &["IfNeeded", "Never"];
 const MAX_CONDITIONS: usize = 64;
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const SCOPES: &[&str] = &["*", "Cluster", "Namespaced"];
-const WORDS_OF_CEL: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// The scope of every rule in `field`.
 pub(super) fn default_rules(object: &mut Value, field: &str) {
@@ -189,7 +167,7 @@ pub(super) fn validate_variables(variables: &Field, causes: &mut Vec<Cause>) {
             .all(|(index, b)| b == b'_' || b.is_ascii_alphabetic() || (index > 0 && b.is_ascii_digit()));
         if text.trim().is_empty() {
             causes.push(Cause::required(&title.path, "name is not specified"));
-        } else if !is_word || WORDS_OF_CEL.contains(&text) {
+        } else if !is_word || is_keyword(text) {
             causes.push(title.invalid("name is not a valid CEL identifier"));
         }
         if expression.text().trim().is_empty() {

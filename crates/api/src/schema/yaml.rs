@@ -4,6 +4,7 @@
 //! The text is a stranger's: depth, aliases and what they come to are bounded.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use super::parse::{MAX_DEPTH, MAX_DUPLICATES, Parsed};
@@ -58,6 +59,18 @@ pub fn parse(text: &str) -> Result<Parsed, YamlError> {
         }
     };
     Ok(Parsed { value, duplicates: reader.duplicates })
+}
+
+/// A configuration file, which is one of ours or upstream's forms, not an object: every key stands once.
+///
+/// # Errors
+/// What is wrong with the text, or with its form, in words.
+pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let Parsed { value, duplicates } = parse(text).map_err(|error| error.to_string())?;
+    match duplicates.into_iter().next() {
+        Some(duplicate) => Err(duplicate),
+        None => serde_json::from_value(value).map_err(|error| error.to_string()),
+    }
 }
 
 struct Reader<'a> {

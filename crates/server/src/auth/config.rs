@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use mainstay_api::schema::yaml;
 use serde::Deserialize;
 
 use super::User;
@@ -99,7 +100,7 @@ pub enum ConfigError {
 impl Authentication {
     /// Reads YAML.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Form(error.to_string()))?;
+        let config: Self = yaml::read(text).map_err(ConfigError::Form)?;
         let form = |why: &str| Err(ConfigError::Form(why.to_owned()));
         let versions = ["v1", "v1beta1", "v1alpha1"].map(|version| format!("apiserver.config.k8s.io/{version}"));
         if config.kind != "AuthenticationConfiguration" || !versions.contains(&config.api_version) {

@@ -1,45 +1,19 @@
 //! X1 through the real server: who is believed to be whom. Tokens of other issuers, fixed tokens, bootstrap tokens,
 //! and what the audit log says of it. On loopback.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use mainstay_api::kinds;
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, PatchType};
-use mainstay_server::{Files, Running, ServerConfig, start_with};
+use mainstay_server::{Files, start_with};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-fn config(data_dir: &Path) -> ServerConfig {
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-        cluster: mainstay_server::identity::Expected::default(),
-    }
-}
-
-fn admin(server: &Running) -> Client {
-    Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
-}
-
-fn bearer(server: &Running, token: &str) -> Client {
-    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
-    config.identity = None;
-    config.token = Some(token.to_owned());
-    Client::new(config).expect("a client")
-}
+use super::{admin, bearer, config};
 
 async fn who(client: &Client) -> Result<Value, Option<u16>> {
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });

@@ -1,44 +1,18 @@
 //! X1 through the real server: who gets in, and what they may do there. On loopback.
 
 use mainstay_api::kinds;
-use mainstay_client::{Client, Config, ListOptions};
-use mainstay_server::{Running, ServerConfig, StartError, start};
+use mainstay_client::{Client, ListOptions};
+use mainstay_server::{StartError, start};
 use serde_json::json;
 
-fn config(data_dir: &std::path::Path) -> ServerConfig {
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-        cluster: mainstay_server::identity::Expected::default(),
-    }
-}
-
-fn client(kubeconfig: &str) -> Client {
-    Client::new(Config::parse(kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
-}
-
-/// The same server, another identity (or none).
-fn as_somebody(server: &Running, token: Option<&str>) -> Client {
-    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
-    config.identity = None;
-    config.token = token.map(str::to_owned);
-    Client::new(config).expect("a client")
-}
+use super::{admin, anonymous, bearer, client, config};
 
 #[tokio::test]
 async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = start(config(folder.path())).await.expect("started");
-    let admin = client(&server.admin.kubeconfig);
-    let anyone = as_somebody(&server, None);
+    let admin = admin(&server);
+    let anyone = anonymous(&server);
     assert_eq!(anyone.get_text("/healthz").await.expect("public"), "ok");
     // As upstream: nobody is somebody too, who may look at what `system:public-info-viewer` shows, and no more.
     let refused = anyone.list(&kinds::NAMESPACE, "", &ListOptions::default()).await.expect_err("anonymous");
@@ -48,14 +22,14 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     for hidden in ["/api", "/apis", "/openapi/v2", "/metrics", "/livez/ping"] {
         assert_eq!(anyone.get_text(hidden).await.expect_err(hidden).code(), Some(403), "{hidden}");
     }
-    let forged = as_somebody(&server, Some("eyJhbGciOiJub25lIn0.e30."));
+    let forged = bearer(&server, "eyJhbGciOiJub25lIn0.e30.");
     assert_eq!(forged.get_text("/api").await.expect_err("forged").code(), Some(401));
 
     let request = json!({ "spec": { "expirationSeconds": 3600 } });
     let issued =
         admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
     let token = issued["status"]["token"].as_str().expect("a token").to_owned();
-    let account = as_somebody(&server, Some(&token));
+    let account = bearer(&server, &token);
     account.get_text("/apis").await.expect("discovery");
     let refused = account.list(&kinds::SECRET, "default", &ListOptions::default()).await.expect_err("not yet");
     assert_eq!(refused.code(), Some(403));
@@ -94,7 +68,7 @@ async fn review(admin: &Client, token: &str, audiences: &[&str]) -> serde_json::
 async fn x1_a_token_ends_with_what_it_is_bound_to() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = start(config(folder.path())).await.expect("started");
-    let admin = client(&server.admin.kubeconfig);
+    let admin = admin(&server);
     let secret = json!({ "metadata": { "name": "s" } });
     let node = json!({ "metadata": { "name": "n9" } });
     let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
@@ -107,7 +81,7 @@ async fn x1_a_token_ends_with_what_it_is_bound_to() {
         let issued =
             admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
         let token = issued["status"]["token"].as_str().expect("a token").to_owned();
-        let account = as_somebody(&server, Some(&token));
+        let account = bearer(&server, &token);
         account.get_text("/apis").await.expect("believed");
         admin.delete(kind, namespace, &name, &json!({ "gracePeriodSeconds": 0 })).await.expect("deleted");
         assert_eq!(account.get_text("/apis").await.expect_err(&kind.kind).code(), Some(401), "{}", kind.kind);
@@ -120,14 +94,14 @@ async fn x1_a_token_ends_with_what_it_is_bound_to() {
 async fn x1_a_token_is_for_its_audiences_and_a_review_for_those_asked() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = start(config(folder.path())).await.expect("started");
-    let admin = client(&server.admin.kubeconfig);
+    let admin = admin(&server);
     let issued = async |audiences: &[&str]| {
         let request = json!({ "spec": { "audiences": audiences } });
         let answer = admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await;
         answer.expect("issued")["status"]["token"].as_str().expect("a token").to_owned()
     };
     let (vault, own) = (issued(&["vault", "other"]).await, issued(&[]).await);
-    assert_eq!(as_somebody(&server, Some(&vault)).get_text("/apis").await.expect_err("not ours").code(), Some(401));
+    assert_eq!(bearer(&server, &vault).get_text("/apis").await.expect_err("not ours").code(), Some(401));
     assert_eq!(review(&admin, &vault, &["vault", "x"]).await["audiences"], json!(["vault"]));
     for (token, audiences) in [(&vault, &[][..]), (&vault, &["x"]), (&own, &["vault"])] {
         let status = review(&admin, token, audiences).await;

@@ -1,7 +1,6 @@
 //! A webhook on loopback, over TLS, that answers as a test says and remembers what it was asked.
 
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -12,30 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mainstay_client::{Client, Config};
-use mainstay_server::{Running, ServerConfig};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
-
-pub fn config(data_dir: &Path) -> ServerConfig {
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-        cluster: mainstay_server::identity::Expected::default(),
-    }
-}
-
-pub fn admin(server: &Running) -> Client {
-    Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
-}
 
 /// What a webhook does with a request.
 pub enum Says {

@@ -2,7 +2,6 @@
 //! the front proxy. On loopback.
 
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,37 +14,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::{API_SERVICE, CONFIG_MAP, SERVICE, SERVICE_ACCOUNT};
-use mainstay_client::{Client, Config};
-use mainstay_server::{Running, ServerConfig, start};
+use mainstay_client::Client;
+use mainstay_server::start;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
-fn config(data_dir: &Path) -> ServerConfig {
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-        cluster: mainstay_server::identity::Expected::default(),
-    }
-}
-
-fn client(server: &Running, token: Option<&str>) -> Client {
-    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
-    if token.is_some() {
-        config.identity = None;
-        config.token = token.map(str::to_owned);
-    }
-    Client::new(config).expect("a client")
-}
+use super::{admin, bearer, config};
 
 /// An extension server that lets in whom this CA has signed, and answers what it was asked: its port, its `caBundle`,
 /// and its task.
@@ -123,7 +99,7 @@ fn parsed(text: &str) -> Value {
 async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = start(config(folder.path())).await.expect("started");
-    let admin = client(&server, None);
+    let admin = admin(&server);
     let published =
         admin.get(&CONFIG_MAP, "kube-system", "extension-apiserver-authentication").await.expect("published");
     let data = &published["data"];
@@ -159,7 +135,7 @@ async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
 
     let request = json!({ "spec": { "expirationSeconds": 3600 } });
     let issued = admin.create_sub(&SERVICE_ACCOUNT, "default", "default", "token", &request).await.expect("issued");
-    let account = client(&server, issued["status"]["token"].as_str());
+    let account = bearer(&server, issued["status"]["token"].as_str().expect("a token"));
     let refused = account.get_text(path).await.expect_err("nobody said that it may");
     assert!(
         refused.code() == Some(403) && refused.to_string().contains("cannot get resource \"widgets\""),

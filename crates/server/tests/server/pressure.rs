@@ -9,36 +9,21 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mainstay_api::kinds;
-use mainstay_client::{Client, Config, ListOptions};
-use mainstay_server::{Running, ServerConfig, start};
+use mainstay_client::{Config, ListOptions};
+use mainstay_server::{Running, start};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::{admin, config};
+
 /// How long an answer may take that nobody must be able to keep back.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn server(data_dir: &std::path::Path) -> Running {
-    let config = ServerConfig {
-        data_dir: data_dir.to_owned(),
-        cluster: mainstay_server::identity::Expected::default(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-    };
-    start(config).await.expect("started")
-}
-
-fn admin(server: &Running) -> Client {
-    Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
+    start(config(data_dir)).await.expect("started")
 }
 
 /// A TLS connection; with the administrator's certificate or without one.

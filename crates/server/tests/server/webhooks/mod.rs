@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hook::{Hook, Says, admin, config, configuration};
+use hook::{Hook, Says, configuration};
 use mainstay_api::kinds::{
     CONFIG_MAP, EVENT, HORIZONTAL_POD_AUTOSCALER_V1, MUTATING_WEBHOOK_CONFIGURATION, NAMESPACE, POD, SECRET, SERVICE,
     STATEFUL_SET, VALIDATING_WEBHOOK_CONFIGURATION,
@@ -17,6 +17,8 @@ use mainstay_api::kinds::{
 use mainstay_client::{Client, Error, ListOptions, PatchType};
 use mainstay_server::{Running, start};
 use serde_json::{Value, json};
+
+use crate::{admin, config};
 
 /// A server in a folder of its own, and its administrator.
 async fn server() -> (tempfile::TempDir, Running, Client) {

@@ -1,29 +1,11 @@
 //! X1 through the real server: roles and bindings give what they say, at once, and nobody gives what they do not have.
 
 use mainstay_api::kinds;
-use mainstay_client::{Client, Config, Error, ListOptions};
-use mainstay_server::{Running, ServerConfig, start};
+use mainstay_client::{Client, Error, ListOptions};
+use mainstay_server::{Running, start};
 use serde_json::{Value, json};
 
-fn config(data_dir: &std::path::Path) -> ServerConfig {
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertise: None,
-        service_cidr: "10.96.0.0/16".into(),
-        cluster_cidr: "10.244.0.0/16".into(),
-        cluster_domain: "cluster.local".into(),
-        pod_network: "routes".into(),
-        etcd: None,
-        seal: None,
-        node: Some(mainstay_server::LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
-        cluster: mainstay_server::identity::Expected::default(),
-    }
-}
-
-fn admin(server: &Running) -> Client {
-    Client::new(Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig")).expect("a client")
-}
+use super::{admin, bearer, config};
 
 /// A service account of the namespace `default`, and a client that is it.
 async fn account(server: &Running, name: &str) -> Client {
@@ -32,10 +14,7 @@ async fn account(server: &Running, name: &str) -> Client {
     admin.create(&kinds::SERVICE_ACCOUNT, "default", &object).await.expect("an account");
     let request = json!({ "spec": { "expirationSeconds": 3600 } });
     let issued = admin.create_sub(&kinds::SERVICE_ACCOUNT, "default", name, "token", &request).await.expect("issued");
-    let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
-    config.identity = None;
-    config.token = issued["status"]["token"].as_str().map(str::to_owned);
-    Client::new(config).expect("a client")
+    bearer(server, issued["status"]["token"].as_str().expect("a token"))
 }
 
 fn role(name: &str, verbs: &[&str], resources: &[&str]) -> Value {
