@@ -5,6 +5,7 @@ mod claims;
 mod crash;
 mod dns;
 mod harness;
+mod helm;
 mod kill_postgres;
 mod kubectl;
 mod machines;

@@ -11,6 +11,7 @@ pub fn run() -> Result<()> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     crate::images::run(&[])?;
     crate::kubectl::run()?;
+    crate::helm::run()?;
     cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
 }
 

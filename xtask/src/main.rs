@@ -4,6 +4,7 @@ mod attack;
 mod bench;
 mod ci;
 mod fuzz;
+mod helm;
 mod images;
 mod kubectl;
 mod list_keys;
@@ -18,10 +19,13 @@ fn main() -> anyhow::Result<()> {
         "bench" => bench::run(&rest),
         "ci" => ci::run(),
         "fuzz" => fuzz::run(&rest),
+        "helm" => helm::run(),
         "images" => images::run(&rest),
         "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
         "tidy" => tidy::run(),
-        other => anyhow::bail!("no such task: {other:?} (attack, bench, ci, fuzz, images, kubectl, list-keys, tidy)"),
+        other => {
+            anyhow::bail!("no such task: {other:?} (attack, bench, ci, fuzz, helm, images, kubectl, list-keys, tidy)")
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod openapi;
+pub mod parameters;
 pub mod patch;
 pub mod pod_resources;
 pub mod podsecurity;

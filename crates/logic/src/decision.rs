@@ -78,6 +78,18 @@ impl Write {
         }
     }
 
+    /// Annotations (a JSON object) by way of the status subresource, which counts no generation; guarded by uid.
+    pub fn annotate_with_status(kind: &Kind, meta: &ObjectMeta, annotations: Value) -> Self {
+        Self::Patch {
+            kind: kind.clone(),
+            key: key_of(meta),
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: None,
+            status: true,
+            patch: serde_json::json!({ "metadata": { "annotations": annotations } }),
+        }
+    }
+
     /// As [`Write::patch_status`], with what differs between two statuses only: a field that is no more is taken away,
     /// and nothing is written where nothing differs.
     pub fn change_status(kind: &Kind, meta: &ObjectMeta, old: &Value, new: &Value) -> Option<Self> {

@@ -13,6 +13,8 @@ enum Step {
     /// Counted from the end where it is negative.
     Index(i64),
     Every,
+    /// From, to (the end, where it is not said), and every how manieth; the first two counted as in an index.
+    Slice(i64, Option<i64>, usize),
     /// What of the items is compared, how (empty: it must be there), and with what.
     Filter(Path, String, Value),
 }
@@ -89,6 +91,13 @@ fn first<'a>(steps: &[Step], value: &'a Value) -> Option<&'a Value> {
             let mut items = value.as_array()?.iter().filter(|item| holds(path.first(item), operator, wanted));
             items.find_map(|item| first(rest, item))
         }
+        Step::Slice(from, to, step) => {
+            let items = value.as_array()?;
+            let length = i64::try_from(items.len()).ok()?;
+            let index = |at: i64| usize::try_from(if at < 0 { at.saturating_add(length) } else { at }).ok();
+            let to = index(to.unwrap_or(length))?.min(items.len());
+            items.get(index(*from)?..to)?.iter().step_by(*step).find_map(|item| first(rest, item))
+        }
     }
 }
 
@@ -146,9 +155,28 @@ fn bracket(text: &str) -> Result<(Step, &str), String> {
         }
     }
     let (inside, rest) = text.split_once(']').ok_or("a bracket is not closed")?;
-    match inside.trim() {
-        "*" => Ok((Step::Every, rest)),
-        index => index.parse().map(|index| (Step::Index(index), rest)).map_err(|_| format!("{index:?} is no index")),
+    // Of several, the first has what is shown.
+    let mut steps = inside.split(',').map(|part| index(part.trim())).collect::<Result<Vec<_>, _>>()?;
+    Ok((steps.swap_remove(0), rest))
+}
+
+/// `*`, an index, or a slice `from:to:step` of which any part may be left out. Upstream takes an empty one for `0:1`.
+fn index(text: &str) -> Result<Step, String> {
+    let wrong = || format!("invalid array index {text}");
+    let number = |part: &str| if part.is_empty() { Ok(None) } else { part.parse().map(Some).map_err(|_| wrong()) };
+    if text == "*" {
+        return Ok(Step::Every);
+    }
+    let parts = text.split(':').map(number).collect::<Result<Vec<Option<i64>>, _>>()?;
+    match (text, &parts[..]) {
+        ("", _) => Ok(Step::Index(0)),
+        (_, [Some(index)]) => Ok(Step::Index(*index)),
+        (_, [from, to]) => Ok(Step::Slice(from.unwrap_or(0), *to, 1)),
+        (_, [from, to, step]) => {
+            let step = usize::try_from(step.unwrap_or(1)).ok().filter(|step| *step > 0).ok_or_else(wrong)?;
+            Ok(Step::Slice(from.unwrap_or(0), *to, step))
+        }
+        _ => Err(wrong()),
     }
 }
 
@@ -190,11 +218,19 @@ mod tests {
             (".metadata.labels['app.kubernetes.io/name']", Some(json!("web"))),
             (".metadata.labels.app\\.kubernetes\\.io/name", Some(json!("web"))),
             (".spec.list[9]", None),
+            (".spec.list[].a", Some(json!(1))),
+            (".spec.list[1:].a", Some(json!(2))),
+            (".spec.list[-1:].a", Some(json!(2))),
+            (".spec.list[:1].a", Some(json!(1))),
+            (".spec.list[0:9:2].a", Some(json!(1))),
+            (".spec.list[1,0].a", Some(json!(2))),
+            (".spec.list[2:1].a", None),
+            (".spec.list[9:].a", None),
         ];
         for (path, wanted) in table {
             assert_eq!(Path::parse(path).expect(path).first(&object).cloned(), wanted, "{path}");
         }
-        for bad in [".a[", ".a[x]", "..a", ".a[?(b)]", ".a[?(@.b==)]", ".a]["] {
+        for bad in [".a[", ".a[x]", ".a[0:1:0]", ".a[1:2:3:4]", ".a[0,x]", "..a", ".a[?(b)]", ".a[?(@.b==)]", ".a]["] {
             let parsed = Path::parse(bad);
             assert!(parsed.is_err() || bad == ".a][", "{bad}: {parsed:?}");
         }

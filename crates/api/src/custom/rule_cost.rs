@@ -199,9 +199,8 @@ impl<'a, 'n> Estimator<'a, 'n> {
             "sets.contains" | "sets.intersects" => (size(0).saturating_mul(size(1)), Extent::unknown()),
             "sets.equivalent" => (size(0).saturating_mul(size(1)).saturating_mul(2), Extent::unknown()),
             "replace" | "split" | "join" | "substring" | "trim" | "lowerAscii" | "upperAscii" | "format" | "url"
-            | "isURL" | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" | "containsIP"
-            | "containsCIDR" | "validate" | "semver" | "isSemver" | "charAt" | "reverse" | "sort" | "distinct"
-            | "string" | "bytes" => {
+            | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" | "containsIP" | "containsCIDR"
+            | "validate" | "semver" | "isSemver" | "reverse" | "sort" | "distinct" | "string" | "bytes" => {
                 let largest = given.iter().map(|(_, extent)| extent.size()).max().unwrap_or(1);
                 (tenth(largest), Extent::Size(size(0).max(1), None))
             }

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::pattern;
 use super::rules::{self, Validations};
 
 /// A schema nested deeper than this is cut off: what is below is taken as it comes.
@@ -276,7 +277,7 @@ fn rules(json: &Value, depth: usize) -> Option<Box<Rules>> {
         length: (count("minLength"), count("maxLength")),
         items: (count("minItems"), count("maxItems")),
         properties: (count("minProperties"), count("maxProperties")),
-        pattern: text("pattern").and_then(|text| Some((text.into(), pattern(text).ok()?))),
+        pattern: text("pattern").and_then(|text| Some((text.into(), pattern::compile(text).ok()?))),
         format: text("format").map(Into::into),
         values: json.get("enum").and_then(Value::as_array).map(|values| values.clone().into()),
         all_of: several("allOf"),
@@ -284,12 +285,4 @@ fn rules(json: &Value, depth: usize) -> Option<Box<Rules>> {
         one_of: several("oneOf"),
         not: json.get("not").filter(|_| depth < MAX_DEPTH).map(|schema| Box::new(compile(schema, depth + 1))),
     }))
-}
-
-/// Bytes that one compiled pattern may take.
-const MAX_PATTERN: usize = 1 << 20;
-
-/// Compiles a `pattern`. The syntax is Go's RE2, which this one is modelled on.
-pub fn pattern(text: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(text).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::schema;
+use super::pattern;
 use crate::status::Cause;
 
 /// A schema nested deeper than this is refused.
@@ -43,7 +43,7 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
     check_forbidden(schema, path, slot, causes);
     check_lists(schema, path, causes);
     if let Some(text) = schema.get("pattern").and_then(Value::as_str)
-        && let Err(error) = schema::pattern(text)
+        && let Err(error) = pattern::compile(text)
     {
         let why = format!("must be a valid regular expression, but isn't: {error}");
         causes.push(Cause::invalid(format!("{path}.pattern"), text, &why));

@@ -115,9 +115,21 @@ fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {
                 return Err(does_not_fit());
             }
         }
+        if is_absent_as_expected(&patched, operation) {
+            continue;
+        }
         json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)).map_err(|_| does_not_fit())?;
     }
     Ok(patched)
+}
+
+/// A `test` for null of a field that an object does not have: it holds in upstream's implementation, other than in
+/// RFC 6902, and operators ask so for the absence of finalizers.
+fn is_absent_as_expected(value: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let inside = path.rsplit_once('/').and_then(|(inside, _)| value.pointer(inside));
+    test.value.is_null() && inside.is_some_and(Value::is_object) && value.pointer(path).is_none()
 }
 
 /// The paths at which an operation puts something in or takes something out.

@@ -294,6 +294,25 @@ fn x4_a_patch_that_names_one_item_again_and_again_is_merged_in_linear_time() {
 }
 
 #[test]
+fn a_json_patch_may_test_that_a_field_is_not_there() {
+    let patch = |object: &Value, path: &str| {
+        let operations = json!([
+            { "op": "test", "path": path, "value": null },
+            { "op": "add", "path": path, "value": ["example.com/end"] },
+        ]);
+        apply_patch(&kinds::POD, PatchType::Json, object, operations.to_string().as_bytes())
+    };
+    let bare = json!({ "metadata": { "name": "a" } });
+    let patched = patch(&bare, "/metadata/finalizers").expect("what kube-rs's finalizer sends");
+    assert_eq!(patched, json!({ "metadata": { "name": "a", "finalizers": ["example.com/end"] } }));
+    for (object, path) in
+        [(&patched, "/metadata/finalizers"), (&patched, "/metadata/finalizers/1"), (&bare, "/no/where")]
+    {
+        assert_eq!(patch(object, path).map_err(|status| status.code), Err(422), "{path}");
+    }
+}
+
+#[test]
 fn x4_a_json_patch_moves_a_bounded_number_of_items() {
     let pod = json!({ "list": vec![0; 500_000] });
     let patch = |count: usize| {

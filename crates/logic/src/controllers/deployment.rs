@@ -48,7 +48,6 @@ pub const CONTROLLER: Controller = Controller {
         (Verb::Create, "replicasets"),
         (Verb::Patch, "replicasets"),
         (Verb::Delete, "replicasets"),
-        (Verb::Patch, "deployments"),
         (Verb::PatchStatus, "deployments"),
     ],
     reads: &["deployments", "replicasets", "pods", "namespaces"],
@@ -388,7 +387,8 @@ fn forget_old(o: &Observed, d: &mut Decision) {
     }
 }
 
-/// The Deployment carries the revision of its new ReplicaSet, for `kubectl rollout`.
+/// The Deployment carries the revision of its new ReplicaSet, for `kubectl rollout`. It is written with the status, as
+/// upstream does: an annotation that is written otherwise makes a new generation.
 fn note_revision(o: &Observed, made: bool, d: &mut Decision) {
     if o.new.is_none() && !made || o.paused() && o.new.is_none() {
         return;
@@ -396,8 +396,8 @@ fn note_revision(o: &Observed, made: bool, d: &mut Decision) {
     let revision = o.revision().to_string();
     let present = o.deployment.metadata.annotations.as_ref().and_then(|all| all.get(REVISION));
     if present != Some(&revision) {
-        let patch = json!({ "metadata": { "annotations": { REVISION: revision } } });
-        d.writes.push(Write::patch(&DEPLOYMENT, &o.deployment.metadata, patch));
+        let annotations = json!({ REVISION: revision });
+        d.writes.push(Write::annotate_with_status(&DEPLOYMENT, &o.deployment.metadata, annotations));
     }
 }
 

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::Status;
+use mainstay_api::parameters::is_true;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -550,7 +551,7 @@ impl Query {
     }
 
     fn truth(&self, name: &str) -> bool {
-        matches!(self.first(name), Some("1" | "t" | "T" | "true" | "True" | "TRUE"))
+        self.first(name).is_some_and(is_true)
     }
 }
 
@@ -584,7 +585,7 @@ mod tests {
     fn queries_are_read_as_clients_write_them() {
         let query = Query::parse("command=sh&command=-c&command=echo+%26%20a%2Bb&tty=1&x&%zz=%");
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "echo & a+b"]);
-        assert!(query.truth("tty") && !query.truth("x"));
+        assert!(query.truth("tty") && query.truth("x") && !query.truth("stdin"));
         assert_eq!(query.first("%zz"), Some("%"));
     }
 

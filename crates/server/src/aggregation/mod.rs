@@ -122,7 +122,7 @@ impl Extension {
             let verb = method.as_str().to_lowercase();
             return Attributes { verb, path: path.to_owned(), ..Attributes::default() };
         };
-        let is_watch = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
+        let is_watch = crate::api::flag(query, "watch");
         let verb = match *method {
             http::Method::GET | http::Method::HEAD if is_watch => "watch",
             http::Method::GET | http::Method::HEAD if rest.is_empty() => "list",

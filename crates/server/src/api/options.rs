@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use mainstay_api::parameters::is_true;
 use mainstay_api::selector::{Fields, Labels};
 use mainstay_api::{Kind, Status};
 use mainstay_store::Revision;
@@ -12,6 +13,11 @@ use super::{codec, key};
 
 /// Query parameters, decoded; of a repeated one the first.
 pub type Query = BTreeMap<String, String>;
+
+/// Whether a boolean parameter is given and true.
+pub fn flag(query: &Query, name: &str) -> bool {
+    query.get(name).is_some_and(|value| is_true(value))
+}
 
 /// Which objects of a kind are meant.
 #[derive(Debug)]

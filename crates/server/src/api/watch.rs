@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use mainstay_api::parameters::is_true;
 use mainstay_api::{Kind, Status, object};
 use mainstay_store::{Event, Revision, Store, WatchError, Watcher};
 use serde_json::json;
 
 use super::list::{list, read_error};
-use super::options::{ListOptions, Match, Query, Selection, resource_version};
+use super::options::{ListOptions, Match, Query, Selection, flag, resource_version};
 
 /// How many events in a row a watch looks at that it does not send.
 const EXAMINED: usize = 128;
@@ -40,10 +41,9 @@ impl Watch {
     /// Opens a watch. Without a resourceVersion (or with 0) the current objects come first, as `ADDED`; with
     /// `sendInitialEvents` they are followed by a bookmark that says so.
     pub fn open(store: &Store, selection: Selection, query: &Query) -> Result<Self, Status> {
-        let flag = |name: &str| query.get(name).is_some_and(|value| value == "true" || value == "1");
         let version = query.get("resourceVersion").map_or("", String::as_str);
-        let bookmarks = flag("allowWatchBookmarks");
-        let is_streaming_list = flag("sendInitialEvents");
+        let bookmarks = flag(query, "allowWatchBookmarks");
+        let is_streaming_list = flag(query, "sendInitialEvents");
         check(query, is_streaming_list, bookmarks)?;
         let asked = match version {
             "" | "0" => None,
@@ -56,7 +56,7 @@ impl Watch {
                 let version = asked.map_or(Match::Newest, Match::NotOlderThan);
                 let now = list(store, &selection, &ListOptions { limit: 0, from: None, version })?;
                 // `sendInitialEvents=false` asks for nothing but what comes.
-                if query.get("sendInitialEvents").is_none_or(|value| value != "false") {
+                if query.get("sendInitialEvents").is_none_or(|value| is_true(value)) {
                     first.extend(now.items.into_iter().map(|entry| Frame { type_: "ADDED", object: entry.value }));
                 }
                 now.revision

@@ -66,6 +66,21 @@ fn a_controller_sees_its_own_writes_and_comes_to_rest() {
 }
 
 #[test]
+fn a_rollout_that_begins_is_no_new_generation_of_its_deployment() {
+    static ROLLOUT: &[Controller] = &[mainstay_logic::controllers::deployment::CONTROLLER];
+    let cluster = Cluster::new();
+    let template = json!({
+        "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "busybox" }] },
+    });
+    let spec = json!({ "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    cluster.create(&kinds::DEPLOYMENT, json!({ "metadata": { "name": "web" }, "spec": spec })).expect("created");
+    run(&cluster, ROLLOUT);
+    let stored = cluster.get(&kinds::DEPLOYMENT, "web").expect("there");
+    assert_eq!(stored["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+    assert_eq!((&stored["metadata"]["generation"], &stored["status"]["observedGeneration"]), (&json!(1), &json!(1)));
+}
+
+#[test]
 fn a_panic_or_a_forbidden_write_parks_its_key_and_no_other() {
     fn unruly(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {
         match &*key.name {

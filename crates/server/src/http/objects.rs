@@ -9,6 +9,7 @@ use http::{Method, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use mainstay_api::kinds::Subresource;
+use mainstay_api::parameters::is_true;
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
 use mainstay_api::table::{IncludeObject, Media, Representation, negotiate};
@@ -485,7 +486,7 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         let read = if is_json { schema::decode_bytes } else { schema::decode_yaml };
         let (config, warnings) = read(kind, &body, validation)?;
-        let force = call.query.get("force").is_some_and(|force| force == "true");
+        let force = api::flag(call.query, "force");
         let written =
             write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
         return Ok(answer(call, written, warnings));
@@ -682,7 +683,7 @@ fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool),
             None => None,
         };
         options.propagation = text("propagationPolicy").cloned();
-        options.orphan_dependents = text("orphanDependents").map(|text| text == "true");
+        options.orphan_dependents = text("orphanDependents").map(|text| is_true(text));
     }
     let dry_run = is_dry_run(call.query, &posted)?;
     Ok((options, dry_run))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::Subresource;
+use mainstay_api::parameters::is_true;
 use mainstay_api::{Kind, Status, kinds, object};
 use mainstay_tasks::listen::Connection;
 use serde_json::{Value, json};
@@ -169,7 +170,7 @@ pub fn options(kind: &Kind, subresource: &str, uri: &http::Uri) -> (&'static str
     };
     if matches!(subresource, "exec" | "attach") {
         for flag in ["stdin", "stdout", "stderr", "tty"] {
-            if all(flag).iter().any(|value| matches!(*value, "true" | "1")) {
+            if all(flag).iter().any(|value| is_true(value)) {
                 options[flag] = true.into();
             }
         }
@@ -293,7 +294,7 @@ fn kubelet_path(pod: &Value, what: Streaming, query: &[(String, String)]) -> Res
         Streaming::Exec | Streaming::Attach => {
             // The kubelet's names for the streams differ from the API's.
             for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
-                if matches!(value(ours), "true" | "1") {
+                if query.iter().any(|(name, value)| name == ours && is_true(value)) {
                     passed.push((theirs, "1".to_owned()));
                 }
             }

@@ -14,7 +14,7 @@ use super::respond::{self, Body};
 use super::route::{Route, Target, parameters, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
 use super::{MAX_HEAD, Peer, Server, bounds, documents, extension, objects, reviews};
-use crate::api::Query;
+use crate::api::{self, Query};
 use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
 use crate::authorize::escalation::Requester;
@@ -295,7 +295,7 @@ fn is_content_with_less(query: &Query) -> bool {
 }
 
 fn is_watch(query: &Query) -> bool {
-    query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
+    api::flag(query, "watch")
 }
 
 /// What a request asks for.

@@ -179,8 +179,9 @@ async fn x7_a_watch_that_always_has_events_ends_in_time() {
         }
     });
     let mut sender = http2(&server).await;
+    // `True` is what Python's clients write: Patroni's watches are lists without it.
     let watching =
-        send(&mut sender, &server, Method::GET, "/api/v1/namespaces?watch=1&timeoutSeconds=1", &[], "").await;
+        send(&mut sender, &server, Method::GET, "/api/v1/namespaces?watch=True&timeoutSeconds=1", &[], "").await;
     let all = tokio::time::timeout(Duration::from_secs(5), text(watching)).await.expect("timeoutSeconds is honoured");
     assert!(all.lines().count() > 1, "{all}");
     let watching = send(&mut sender, &server, Method::GET, "/api/v1/namespaces?watch=1", &[], "").await;

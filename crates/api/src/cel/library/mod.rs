@@ -51,7 +51,7 @@ impl Context<'_> {
 
 /// Compiles a pattern.
 pub fn regex_of(text: &str) -> Result<regex::Regex, Error> {
-    let compiled = crate::custom::schema::pattern(text);
+    let compiled = crate::custom::pattern::compile(text);
     compiled.map_err(|error| Error::failed(format!("error parsing regexp: {error}")))
 }
 

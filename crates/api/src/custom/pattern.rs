@@ -1,0 +1,197 @@
+//! Regular expressions of schemas and rules. They are written in Go's syntax (RE2); the `regex` crate's differs in what
+//! is listed at [`translated`].
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+/// Bytes that one compiled pattern may take.
+const MAX_PATTERN: usize = 1 << 20;
+/// How often Go lets something be repeated by a count.
+const MAX_REPEAT: u32 = 1000;
+
+/// Compiles a pattern of Go's syntax. What it can't be, and what takes more than a megabyte, is an error.
+pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(&translated(text)?).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build()
+}
+
+/// The same pattern in the syntax of `regex`. In Go, `[` and set operators are plain characters inside of a class; `{`
+/// is one where no count follows; `\d`, `\s`, `\w` and `\b` are about ASCII; `\Q…\E`, octal escapes and `\p{^…}` exist; a
+/// backslash makes any punctuation plain, also `<` and `>`.
+fn translated(text: &str) -> Result<String, regex::Error> {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' if rest.next_if_eq(&'Q').is_some() => quoted(&mut rest, &mut out),
+            '\\' => escape(&mut rest, &mut out, false),
+            '[' => class(&mut rest, &mut out),
+            '{' => count(&mut rest, &mut out)?,
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+/// What is plain up to `\E`.
+fn quoted(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
+    while let Some(c) = rest.next() {
+        if c == '\\' && rest.next_if_eq(&'E').is_some() {
+            return;
+        }
+        plain(c, out);
+    }
+}
+
+/// What a backslash begins.
+fn escape(rest: &mut Peekable<Chars<'_>>, out: &mut String, in_class: bool) {
+    let Some(c) = rest.next() else { return out.push('\\') };
+    match c {
+        'd' => out.push_str("[0-9]"),
+        'D' => out.push_str("[^0-9]"),
+        's' => out.push_str(r"[\t\n\f\r ]"),
+        'S' => out.push_str(r"[^\t\n\f\r ]"),
+        'w' => out.push_str("[0-9A-Za-z_]"),
+        'W' => out.push_str("[^0-9A-Za-z_]"),
+        'b' if !in_class => out.push_str(r"(?-u:\b)"),
+        'p' | 'P' => {
+            let inverted = rest.clone().nth(1) == Some('^') && rest.next_if_eq(&'{').is_some();
+            if inverted {
+                rest.next();
+            }
+            let is_without = (c == 'P') != inverted;
+            out.push_str(if is_without { r"\P" } else { r"\p" });
+            out.push_str(if inverted { "{" } else { "" });
+        }
+        // A single digit but 0 would refer back, which neither can.
+        '0'..='7' if c == '0' || rest.peek().is_some_and(|next| ('0'..='7').contains(next)) => {
+            let mut code = c.to_digit(8).unwrap_or(0);
+            for _ in 0..2 {
+                let Some(digit) = rest.peek().and_then(|next| next.to_digit(8)) else { break };
+                code = code * 8 + digit;
+                rest.next();
+            }
+            out.push_str(&format!(r"\x{{{code:x}}}"));
+        }
+        c if c.is_ascii_punctuation() => plain(c, out),
+        c => {
+            out.push('\\');
+            out.push(c);
+        }
+    }
+}
+
+/// A class, up to its `]`.
+fn class(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
+    out.push('[');
+    if rest.next_if_eq(&'^').is_some() {
+        out.push('^');
+    }
+    if rest.next_if_eq(&']').is_some() {
+        out.push_str(r"\]");
+    }
+    let mut is_range = false;
+    while let Some(c) = rest.next() {
+        let was_range = std::mem::replace(&mut is_range, false);
+        match c {
+            ']' => return out.push(']'),
+            '\\' => escape(rest, out, true),
+            '[' if rest.peek() == Some(&':') => named_class(rest, out),
+            '-' if !was_range => {
+                is_range = true;
+                out.push('-');
+            }
+            c => plain(c, out),
+        }
+    }
+}
+
+/// `[:name:]`, whose `[` has been read, or the characters themselves where it is none.
+fn named_class(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
+    let ahead: String = rest.clone().take_while(|c| *c != ']').collect();
+    let is_named = ahead.len() > 2 && ahead.ends_with(':') && rest.clone().nth(ahead.chars().count()) == Some(']');
+    if !is_named {
+        return out.push_str(r"\[");
+    }
+    out.push('[');
+    out.extend(rest.by_ref().take(ahead.chars().count() + 1));
+}
+
+/// `{n}`, `{n,}` and `{n,m}`, whose `{` has been read; anything else is a plain brace.
+fn count(rest: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), regex::Error> {
+    let ahead: String = rest.clone().take_while(|c| *c != '}').collect();
+    let is_closed = rest.clone().nth(ahead.chars().count()) == Some('}');
+    let (least, most) = ahead.split_once(',').unwrap_or((&ahead, ""));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_closed || !is_number(least) || !(most.is_empty() || is_number(most)) {
+        out.push_str(r"\{");
+        return Ok(());
+    }
+    let is_too_often = |text: &str| is_number(text) && text.parse().unwrap_or(u32::MAX) > MAX_REPEAT;
+    if is_too_often(least) || is_too_often(most) {
+        return Err(regex::Error::Syntax(format!("invalid repeat count: `{{{ahead}}}`")));
+    }
+    out.push('{');
+    out.extend(rest.by_ref().take(ahead.len() + 1));
+    Ok(())
+}
+
+/// A character that stands for itself.
+fn plain(c: char, out: &mut String) {
+    if matches!(
+        c,
+        '\\' | '.' | '+' | '*' | '?' | '(' | ')' | '|' | '[' | ']' | '{' | '}' | '^' | '$' | '#' | '&' | '-' | '~'
+    ) {
+        out.push('\\');
+    }
+    out.push(c);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pattern, what it matches and what not, as Go has it.
+    const TABLE: &[(&str, &[&str], &[&str])] = &[
+        // A class of an ingress controller's definition.
+        (r#"^[^()<>@,;:\\"\/[\]?={} \t\x7f]+$"#, &["name"], &["a[b", "a]b", "a/b", "a b", ""]),
+        (r"^[a&&b]$", &["a", "&", "b"], &["c"]),
+        (r"^[a~~b]$", &["~"], &["c"]),
+        (r"^[+--]$", &["+", ",", "-"], &["."]),
+        (r"^[a-]$", &["a", "-"], &["b"]),
+        (r"^[]a]$", &["]", "a"], &["b"]),
+        (r"^[[:alpha:][]+$", &["a[b"], &["1"]),
+        (r"^[[:x]$", &["[", ":", "x"], &["a"]),
+        (r"^{{.*}}$", &["{{ a }}"], &["a"]),
+        (r"^a{,2}$", &["a{,2}"], &["aa"]),
+        (r"^a{2}b{1,}c{0,1}$", &["aab", "aabbc"], &["ab"]),
+        (r"^\d\w\s$", &["1_ "], &["١_ ", "1é "]),
+        (r"^[\d\-.]+$", &["1-2.3"], &["a"]),
+        (r"^[^\W\d]$", &["a"], &["1", "-"]),
+        (r"^\Qa.b[\E.$", &["a.b[c"], &["axb[c"]),
+        (r"^\<a\>$", &["<a>"], &["a"]),
+        (r"^\101\0$", &["A\0"], &["1010"]),
+        (r"^\p{^Greek}\P{^Greek}\pL$", &["aαb"], &["ααb"]),
+        (r"^(?P<year>\d{4})\/(?:a|b)\z", &["2026/b"], &["2026/c"]),
+        (r"\bcat\b", &["a cat"], &["cats"]),
+    ];
+
+    #[test]
+    fn patterns_mean_what_they_mean_in_go() {
+        for (pattern, matching, others) in TABLE {
+            let compiled = compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+            for text in *matching {
+                assert!(compiled.is_match(text), "{pattern} and {text:?}");
+            }
+            for text in *others {
+                assert!(!compiled.is_match(text), "{pattern} and {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_go_refuses_is_refused() {
+        for pattern in ["(", "[", "[a", "a{1001}", "a{2,1001}", r"\1", "*", r"\8", "(?<!a)b", "a\\"] {
+            assert!(compile(pattern).is_err(), "{pattern}");
+        }
+    }
+}

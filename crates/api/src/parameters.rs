@@ -1,0 +1,21 @@
+//! Values of query parameters, as Kubernetes reads them.
+
+/// A boolean parameter: anything is true but `false` (in whatever letters) and `0`. A parameter without a value is true,
+/// too; one that is not there is the caller's to tell. Python's clients send `True`.
+pub fn is_true(value: &str) -> bool {
+    value != "0" && !value.eq_ignore_ascii_case("false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_true;
+
+    #[test]
+    fn only_false_and_zero_are_false() {
+        for (value, expected) in
+            [("true", true), ("True", true), ("1", true), ("t", true), ("", true), ("0", false), ("False", false)]
+        {
+            assert_eq!(is_true(value), expected, "{value:?}");
+        }
+    }
+}
