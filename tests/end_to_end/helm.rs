@@ -107,7 +107,7 @@ fn helm_3_and_4_install_upgrade_roll_back_and_uninstall_stateful_software() {
     life_of_a_release(&cluster, "by-three", "helm3");
     life_of_a_release(&cluster, "by-four", "helm4");
     // Helm 4 goes on with a release of Helm 3.
-    let release = installed(&cluster, "on", "helm3");
+    let release = installed(&cluster, "taken-over", "helm3");
     release.helm("helm4", "upgrade", &[SECOND, WAIT].concat());
     release.holds("3", "second");
     uninstall(&release, "helm4");
