@@ -110,8 +110,21 @@ pub async fn start(
         cluster,
     };
     let server = mainstay_server::start_with(config, &files).await?;
+    tokio::spawn(give_back(server.freed.clone()));
     if let Some(path) = &args.kubeconfig {
         mainstay_server::pki::write_private(path, server.admin.kubeconfig.as_bytes()).context("the kubeconfig")?;
     }
     Ok(server)
+}
+
+/// How long large requests may follow each other before memory is looked through.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Gives the kernel back what large requests have taken, after each flood of them: the allocator keeps it otherwise.
+async fn give_back(freed: std::sync::Arc<tokio::sync::Notify>) {
+    loop {
+        freed.notified().await;
+        tokio::time::sleep(SETTLE).await;
+        let _ = tokio::task::spawn_blocking(mainstay_runtime::kernel::release_memory).await;
+    }
 }

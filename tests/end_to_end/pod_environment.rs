@@ -128,6 +128,12 @@ fn volumes(cluster: &Cluster, checks: &Checks) {
     sh("echo kept > /part/file");
     checks.equal("subPathExpr", &sh("cat /claim/parts/me/file"), "kept");
     checks.equal("the claim is bound", &cluster.field("pvc/claim", "{.status.phase}"), "Bound");
+    checks.equal(
+        "an image volume, and a part of it",
+        &sh("/image/usr/bin/busybox echo image; /programs/echo part"),
+        "image\npart",
+    );
+    checks.contains("is read-only", &sh("touch /image/x 2>&1; touch /programs/x 2>&1; true"), "Read-only");
     cluster.eventually("a missing hostPath is told", || {
         let events = cluster.kubectl(&["get", "events", "--field-selector", "involvedObject.name=bad-host-path"]);
         events.contains("FailedMount") && events.contains("hostPath type check failed")
@@ -146,6 +152,11 @@ fn rights(cluster: &Cluster, checks: &Checks) {
         "fsGroup",
         &sh("main", "touch /scratch/file && stat -c %g /scratch/file && stat -c %a /scratch"),
         "3456\n2777",
+    );
+    checks.equal(
+        "fsGroup in a subPath that was made for it",
+        &sh("main", "touch /part/file && stat -c %g:%a /part /scratch/of && stat -c %g /part/file"),
+        "3456:2777\n3456:2777\n3456",
     );
     let status =
         |container: &str, field: &str| sh(container, &format!("awk '/^{field}:/ {{print $2}}' /proc/self/status"));

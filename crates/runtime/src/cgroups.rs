@@ -247,6 +247,34 @@ impl Cgroups {
         }
     }
 
+    /// Keeps containers, all together, from taking every process number of the machine (X6): an eighth is left to
+    /// others, so that a fork bomb does not stop the host. Best effort: without the controller there is no such limit.
+    pub fn leave_processes_to_others(&self) {
+        let Some(most) = most_processes() else { return };
+        let Some(folder) = self.folder("pids", "") else { return };
+        if fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("pids.max"), most.to_string())).is_err()
+            && self.has("pids")
+        {
+            tracing::warn!(most, "the number of the containers' processes could not be limited");
+        }
+    }
+
+    /// Takes from a container what the container library allows to all: the way to make network interfaces, and the
+    /// machine's console. On v2 devices are not guarded by groups.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn deny_devices(&self, relative: &str) -> io::Result<()> {
+        /// `/dev/net/tun` and `/dev/console`.
+        const DENIED: [&str; 2] = ["c 10:200 rw", "c 5:1 rw"];
+        let Trees::V1(mounts) = &self.trees else { return Ok(()) };
+        if !mounts.contains_key("devices") {
+            return Ok(());
+        }
+        let Some(folder) = self.folder("devices", relative) else { return Ok(()) };
+        DENIED.iter().try_for_each(|device| fs::write(folder.join("devices.deny"), device))
+    }
+
     /// How many processes of the group the kernel killed for want of memory.
     pub fn oom_kills(&self, relative: &str) -> u64 {
         let Some(folder) = self.folder("memory", relative) else { return 0 };
@@ -340,6 +368,19 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// How many processes (threads too) all containers together may have; `None` where /proc does not say what there is.
+fn most_processes() -> Option<u64> {
+    let read =
+        |name: &str| fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).ok()?.trim().parse::<u64>().ok();
+    let all = read("pid_max")?.min(read("threads-max")?);
+    Some(all - all / 8)
+}
+
+/// How many of them one container may have where nothing else is said: half, so that it does not stop the others.
+pub fn most_processes_of_one() -> Option<u64> {
+    most_processes().map(|most| most / 2)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +197,7 @@ impl Inner {
             stdin_once: spec.stdin_once,
             log_path: spec.log_path.clone(),
             capabilities: Some(oci::capability_mask(&capabilities)),
+            is_privileged: spec.privileged,
         };
         layout::write_record(dir, layout::SHIM, &shim).map_err(io_error("cannot write shim.json"))?;
         let (ours, theirs) = wire::pair().map_err(io_error("cannot make a socket"))?;
@@ -209,7 +209,9 @@ impl Inner {
             .open(dir.join(layout::SHIM_LOG))
             .map_err(io_error("cannot make shim.log"))?;
         // The lock's open file goes along: it is held until the supervisor too is gone.
-        let child = Command::new(&self.config.shim_exe)
+        let child = self
+            .program
+            .command()
             .arg("__shim")
             .arg(dir)
             .env_clear()

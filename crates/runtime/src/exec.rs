@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -79,7 +79,9 @@ impl Inner {
         process::set_nonblocking(ours.as_raw_fd())?;
         let errors = std::fs::File::options().read(true).append(true).create(true).open(entry.dir.join("exec.log"))?;
         errors.set_len(0)?;
-        let child = Command::new(&self.config.shim_exe)
+        let child = self
+            .program
+            .command()
             .arg("__exec")
             .env_clear()
             .current_dir("/")

@@ -59,6 +59,9 @@ pub struct ShimConfig {
     /// no_new_privs a filter can be installed only before that.
     #[serde(default)]
     pub capabilities: Option<u64>,
+    /// Whether it may use the node's devices.
+    #[serde(default)]
+    pub is_privileged: bool,
 }
 
 /// Who runs, so that a later main process finds it again and mistakes nobody else for it.

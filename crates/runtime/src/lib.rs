@@ -14,6 +14,7 @@ mod attach;
 pub mod cgroups;
 mod container;
 mod exec;
+mod executable;
 #[cfg(any(test, fuzzing, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod images;
@@ -35,6 +36,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use self::cgroups::Cgroups;
 use self::container::Entry;
+use self::executable::Executable;
 use self::images::ImageStore;
 use self::sandbox::Sandbox;
 pub(crate) use self::sandbox::unmount;
@@ -92,6 +94,8 @@ pub struct Runtime {
 
 struct Inner {
     config: RuntimeConfig,
+    /// What supervisors are.
+    program: Executable,
     cgroups: Cgroups,
     sandboxes: Mutex<BTreeMap<String, Sandbox>>,
     containers: Mutex<BTreeMap<String, Arc<Entry>>>,
@@ -122,8 +126,9 @@ impl Runtime {
             }
         }
         let (changes, _) = broadcast::channel(CHANGES_QUEUED);
-        let inner =
-            Arc::new(Inner { config, cgroups, sandboxes: Mutex::default(), containers: Mutex::default(), changes });
+        cgroups.leave_processes_to_others();
+        let (program, sandboxes, containers) = (Executable::open(&config.shim_exe), Mutex::default(), Mutex::default());
+        let inner = Arc::new(Inner { config, program, cgroups, sandboxes, containers, changes });
         inner.adopt_sandboxes();
         inner.adopt_containers();
         Ok(Runtime { inner })
@@ -318,7 +323,7 @@ impl Inner {
         }
         sandbox::remove(&dir)
             .map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
-        let sandbox = Sandbox::create(&dir, spec, &self.config.shim_exe)?;
+        let sandbox = Sandbox::create(&dir, spec, &self.program)?;
         let status = sandbox.status();
         sandboxes.insert(spec.pod_uid.clone(), sandbox);
         Ok(status)

@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
+use super::executable::Executable;
 use super::layout;
 use super::oci::Namespaces;
 use super::{RuntimeError, SandboxSpec, SandboxStatus};
@@ -102,11 +103,11 @@ impl Sandbox {
     }
 
     /// Makes the namespaces. Blocking. On an error nothing is left.
-    pub fn create(dir: &Path, spec: &SandboxSpec, shim_exe: &Path) -> Result<Sandbox, RuntimeError> {
+    pub fn create(dir: &Path, spec: &SandboxSpec, program: &Executable) -> Result<Sandbox, RuntimeError> {
         let record =
             Record { spec: spec.clone(), created_at_ms: layout::now_ms(), annotations: BTreeMap::new(), pause: None };
         let mut sandbox = Sandbox { dir: dir.to_owned(), record };
-        let made = sandbox.make(shim_exe).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
+        let made = sandbox.make(program).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
         match made {
             Ok(()) => Ok(sandbox),
             Err(why) => {
@@ -116,7 +117,7 @@ impl Sandbox {
         }
     }
 
-    fn make(&mut self, shim_exe: &Path) -> Result<(), String> {
+    fn make(&mut self, program: &Executable) -> Result<(), String> {
         let text = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         fs::create_dir_all(self.dir.join("ns")).map_err(text("cannot make the sandbox's folder"))?;
         if !self.record.spec.host_ipc {
@@ -135,7 +136,7 @@ impl Sandbox {
             .join()
             .map_err(|_| "the thread that makes namespaces died".to_owned())??;
         if self.record.spec.share_process_namespace && !self.record.spec.host_pid {
-            self.record.pause = Some(start_pause(shim_exe).map_err(text("cannot start the pause process"))?);
+            self.record.pause = Some(start_pause(program).map_err(text("cannot start the pause process"))?);
         }
         Ok(())
     }
@@ -214,12 +215,11 @@ fn set_sysctl(spec: &SandboxSpec, name: &str, value: &str) -> Result<(), String>
 
 /// Starts `__pause` as the first process of a PID namespace. A thread of ours asks for the namespace: it then holds for
 /// its next children only.
-fn start_pause(shim_exe: &Path) -> io::Result<Pause> {
-    let exe = shim_exe.to_owned();
+fn start_pause(program: &Executable) -> io::Result<Pause> {
+    let mut command = program.command();
     let child = std::thread::spawn(move || -> io::Result<u32> {
         unshare(CloneFlags::CLONE_NEWPID)?;
         let null = || File::options().read(true).write(true).open("/dev/null");
-        let mut command = std::process::Command::new(exe);
         command.arg("__pause").env_clear().stdin(null()?).stdout(null()?).stderr(null()?);
         Ok(command.spawn()?.id())
     })

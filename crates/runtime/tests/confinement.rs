@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Runtime, SeccompProfile};
+use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Mount, Runtime, SeccompProfile};
 use support::World;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -340,4 +340,52 @@ fn a_cleanup_goes_on_past_what_it_cannot_remove() {
         assert_eq!(runtime.sandboxes().len(), 1);
         assert_eq!(runtime.cleanup_all().await, Vec::<String>::new());
     });
+}
+
+/// With a loader of its own, an image makes the host's program run as its process: then it has the host's file.
+#[test]
+fn x6_a_container_cannot_change_the_program_that_entered_it() {
+    let world = World::new("program");
+    let runtime = world.open();
+    let libraries = ["/lib", "/lib64"].into_iter().filter_map(|target| {
+        let source = std::fs::canonicalize(target).ok()?;
+        Some(Mount { source, target: target.to_owned(), read_only: true, ..Mount::default() })
+    });
+    let spec = waiting(&world, "main", |spec| {
+        spec.args = ["/proc/self/exe", "__pause"].map(str::to_owned).to_vec();
+        spec.mounts = libraries.collect();
+        spec.no_new_privileges = false;
+    });
+    let before = std::fs::metadata(support::supervisor()).unwrap().permissions().mode();
+    let said = world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let id = runtime.start_container(&spec).await.unwrap().id;
+        shell(&runtime, &id, "cat /proc/1/cmdline; busybox chmod 777 /proc/1/exe 2>&1; : 2>&1 >> /proc/1/exe").await
+    });
+    assert!(said.contains("__pause") && said.contains("Read-only file system"), "{said}");
+    assert_eq!(std::fs::metadata(support::supervisor()).unwrap().permissions().mode(), before);
+}
+
+#[test]
+fn x6_a_container_opens_no_device_of_the_host_and_leaves_processes_to_others() {
+    let world = World::new("devices");
+    let runtime = world.open();
+    let spec = waiting(&world, "main", |spec| spec.no_new_privileges = false);
+    let script = "cd /tmp; open() { busybox mknod $1 $2 $3 $4 && (: < $1) && echo \"opened $1\"; }; exec 2>&1
+        open tun c 10 200; open console c 5 1; open mem c 1 1; open kmsg c 1 11; open fuse c 10 229; open loop c 10 237
+        while read -r major minor rest; do case $major in [0-9]*) open disk$minor b $major $minor;; esac; done < /proc/partitions; open null c 1 3";
+    let said = world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let id = runtime.start_container(&spec).await.unwrap().id;
+        shell(&runtime, &id, script).await
+    });
+    assert_eq!(said.matches("opened").count(), 1, "{said}");
+    assert!(said.contains("opened null"), "{said}");
+    let limit = Path::new("/sys/fs/cgroup/pids").join(&world.cgroup_root).join("pids.max");
+    let all: u64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+    match std::fs::read_to_string(limit) {
+        Ok(limit) => assert!(limit.trim().parse::<u64>().unwrap() < all, "{limit}"),
+        // A machine with the unified tree.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    }
 }

@@ -320,7 +320,7 @@ fn go_beyond(store: &Store, least: Revision) -> Result<(), CommitError> {
 /// A row's bytes as they are stored anew: an object's version is its new revision.
 fn encoded(value: &Bytes) -> Encoded {
     let object = codec::decode(value).ok().filter(|object| object.get("metadata").is_some());
-    object.and_then(|object| codec::encode(&object).ok()).unwrap_or_else(|| Encoded::plain(value.clone()))
+    object.and_then(|mut object| codec::encode(&mut object).ok()).unwrap_or_else(|| Encoded::plain(value.clone()))
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {

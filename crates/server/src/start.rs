@@ -221,6 +221,8 @@ pub struct Running {
     pub dns_address: IpAddr,
     /// The pipeline, for those in the same process.
     pub api: Api,
+    /// Notified when a request that took much memory is over: time to give the kernel back what is free.
+    pub freed: Arc<tokio::sync::Notify>,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -345,6 +347,8 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let instruments = Arc::new(Instruments::default());
     let counts = instruments.controllers.clone();
     let (shown, seen) = watch::channel(Arc::default());
+    let bounds = Bounds::new();
+    let freed = bounds.freed.clone();
     let server = Arc::new(Server {
         api: api.clone(),
         advertise,
@@ -360,7 +364,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         undecodable,
         closing: is_closing.clone(),
         health: health.clone(),
-        bounds: Bounds::new(),
+        bounds,
         counters: Counters::default(),
         instruments,
         store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
@@ -401,7 +405,7 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             move || candidate.clone().run(is_closing.clone(), work.clone())
         })),
     ];
-    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, closing, tasks })
+    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, freed, closing, tasks })
 }
 
 /// The keys: the folder's, or those that the servers of a store in etcd share.

@@ -81,9 +81,12 @@ fn exec(user: &User<'_>) {
     user.is_refused("kubectl exec nothere -- true", &["pods \"nothere\" not found"]);
     user.is_refused("kubectl exec box -c nope -- true", &["container nope is not valid for pod box"]);
     user.says("kubectl exec box -- sh -c 'echo page > /index.html'", &[]);
-    let fetch = "\"$K\" --namespace $N port-forward pod/box :8080 > $HOME/forward & child=$!
-        until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\).*/\\1/p' $HOME/forward) && [ -n \"$port\" ]; do sleep 0.05; done
-        curl -s --noproxy '*' --max-time 20 http://127.0.0.1:$port/index.html; kill $child";
-    user.says(fetch, &["page\n"]);
+    // A file of this user's own: in one that another left, the old port would be read before the new kubectl empties it.
+    let fetch = "said=$HOME/forward-$N; \"$K\" --namespace $N port-forward pod/box :8080 > $said & child=$!
+        until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\).*/\\1/p' $said) && [ -n \"$port\" ]; do sleep 0.05; done
+        curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:$port/index.html &&
+            curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:$port/nothere; fetched=$?; kill $child; exit $fetched";
+    // The second answer has no length: it ends with the pod's end of the connection.
+    user.says(fetch, &["page\n", "404 Not Found"]);
     user.says("kubectl delete pod box", &["deleted"]);
 }

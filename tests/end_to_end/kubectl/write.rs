@@ -96,7 +96,12 @@ fn apply_on_the_server(user: &User<'_>) {
 fn patch(user: &User<'_>) {
     let replicas = || user.says("kubectl get deployment ap -o jsonpath='{.spec.replicas}'", &[]);
     user.says("kubectl patch deployment ap -p '{\"spec\":{\"replicas\":3}}'", &["deployment.apps/ap patched"]);
+    // kubectl compares the whole object, its status too: it must be at rest.
+    user.says("kubectl rollout status deployment/ap --timeout=60s", &["successfully rolled out"]);
+    let version = || user.says("kubectl get deployment ap -o jsonpath='{.metadata.resourceVersion}'", &[]);
+    let before = version();
     user.says("kubectl patch deployment ap -p '{\"spec\":{\"replicas\":3}}'", &["patched (no change)"]);
+    assert_eq!(version(), before, "what changes nothing writes nothing");
     user.says("kubectl patch deployment ap --type=merge -p '{\"spec\":{\"replicas\":2}}'", &["patched"]);
     user.says(
         "kubectl patch deployment ap --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":1}]'",

@@ -2,13 +2,17 @@
 //! own, and says for each attack what was tried, whether it was held, and what it cost: the answers' latency for
 //! somebody else meanwhile, and the server's memory.
 //!
-//! Every attack is bounded in count and time, and goes to this machine's loopback only. A new one is a function in a file
-//! of its own and a row in [`ATTACKS`]; damaged stores, crafted images and escapes from containers belong here too.
+//! Every attack is bounded in count and time, and goes to this machine's loopback and to pods only. A new one is a function
+//! in a file of its own and a row in [`ATTACKS`].
 
 mod connections;
+mod crafted;
+mod escapes;
 mod lists;
 mod patches;
+mod pods;
 mod probe;
+mod stores;
 mod watches;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +43,9 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "patch-bombs", promise: "X4", run: |cluster| Box::pin(patches::bombs(cluster)) },
     Attack { name: "unread-lists", promise: "X7", run: |cluster| Box::pin(lists::unread(cluster)) },
     Attack { name: "many-watches", promise: "X7", run: |cluster| Box::pin(watches::many(cluster)) },
+    Attack { name: "damaged-stores", promise: "A10", run: |cluster| Box::pin(stores::damaged(cluster)) },
+    Attack { name: "crafted-images", promise: "X3", run: |cluster| Box::pin(crafted::images(cluster)) },
+    Attack { name: "escapes", promise: "X6", run: |cluster| Box::pin(escapes::pods(cluster)) },
 ];
 
 /// Tries what is named, or everything.

@@ -115,8 +115,8 @@ pub fn apply(
         owned.extend(set.clone());
         prune(nature, &mut merged, &last.set, Some(&owned));
     }
-    let difference = compare(Typed::object(nature, &before), Typed::object(nature, &merged));
-    let changed = owned_part(kind, writer.subresource, difference.changed());
+    let mut difference = compare(Typed::object(nature, &before), Typed::object(nature, &merged));
+    let changed = owned_part(kind, writer.subresource, difference.take_changed());
     let conflicts: Vec<(&Manager, Vec<String>)> = managers
         .0
         .iter()
@@ -193,9 +193,12 @@ pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: 
         Some(sent) if sent.is_empty() => live(),
         Some(_) => Managers::of(new).unwrap_or_else(live),
     };
-    let after = unmanaged(new);
-    let difference = compare(Typed::object(nature, &before), Typed::object(nature, &after));
-    let changed = owned_part(kind, writer.subresource, difference.changed());
+    // Taken out, not left out of a copy: `write` puts the entries back.
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    let mut difference = compare(Typed::object(nature, &before), Typed::object(nature, new));
+    let changed = owned_part(kind, writer.subresource, difference.take_changed());
     let me = Manager {
         operation: UPDATE,
         name: writer.manager.to_owned(),
@@ -211,6 +214,12 @@ pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: 
         mine.time = rfc3339(writer.now);
     }
     managers.write(new, writer.now);
+}
+
+/// At least how many bytes the entries take that say who owns an object's fields, all managers' together: every item of
+/// a keyed list and every field has an owner, once somebody has written it.
+pub fn length_of_entries(kind: &Kind, object: &Value) -> usize {
+    Typed::object(Nature::of_kind(kind), object).length_of_entries()
 }
 
 /// The object without its managed fields.

@@ -242,8 +242,8 @@ fn typed(value: &Value) -> Typed<'_> {
 }
 
 fn same(a: &Value, b: &Value) -> bool {
-    let difference = compare(typed(a), typed(b));
-    difference.changed().is_empty() && difference.removed.is_empty()
+    let mut difference = compare(typed(a), typed(b));
+    difference.take_changed().is_empty() && difference.removed.is_empty()
 }
 
 proptest! {
@@ -281,8 +281,8 @@ proptest! {
         let before = Managers::of(&live).expect("managers").union();
         match apply_pod(Some(&live), &second, "two", false) {
             Ok(after) => {
-                let difference = compare(typed(&live), typed(&after));
-                prop_assert!(difference.changed().intersection(&before).is_empty());
+                let mut difference = compare(typed(&live), typed(&after));
+                prop_assert!(difference.take_changed().intersection(&before).is_empty());
                 prop_assert!(difference.removed.is_empty(), "the first apply of a manager removes nothing");
             }
             Err(status) => prop_assert_eq!(status.code, 409),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::set::{Set, shown};
 use crate::custom::schema::{Additional, ListType as CustomList, Schema};
 use crate::kinds::Kind;
-use crate::patch::arrange;
+use crate::patch::{arrange, positions};
 use crate::schema::list_keys::{DEFAULT, FieldKeys, ListType};
 use crate::schema::types::{DEDUCED, Shape, resource, shape_of_kind};
 
@@ -185,6 +185,25 @@ impl<'a> Typed<'a> {
         })
     }
 
+    /// How long `fieldsV1` is for what the value holds, about.
+    pub fn length_of_entries(&self) -> usize {
+        /// `"":{},` around an element.
+        const AROUND: usize = 6;
+        let below = |nature, value| Typed { nature, value }.length_of_entries();
+        match (self.form(), self.value) {
+            (Form::Fields, Value::Object(map)) => map
+                .iter()
+                .filter(|(name, _)| *name != "managedFields")
+                .map(|(name, value)| AROUND + "f:".len() + name.len() + below(self.field(name).0, value))
+                .sum(),
+            (Form::Set | Form::Items, Value::Array(items)) => items
+                .iter()
+                .map(|item| AROUND + self.element(item).map_or(0, |element| element.len()) + below(self.item(), item))
+                .sum(),
+            _ => 0,
+        }
+    }
+
     /// All fields that the value holds.
     pub fn fields(&self) -> Set {
         let mut set = Set::default();
@@ -220,10 +239,10 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// What is different or new.
-    pub fn changed(&self) -> Set {
-        let mut changed = self.modified.clone();
-        changed.extend(self.added.clone());
+    /// Takes out what is different or new.
+    pub fn take_changed(&mut self) -> Set {
+        let mut changed = std::mem::take(&mut self.modified);
+        changed.extend(std::mem::take(&mut self.added));
         changed
     }
 }
@@ -261,7 +280,9 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
     }
     match (live.value, config.value) {
         (Value::Object(live_map), Value::Object(config_map)) => {
-            let mut merged = live_map.clone();
+            // No copy of what is merged further down: at each level it would be made again (X4).
+            let kept = live_map.iter().filter(|(name, _)| !config_map.contains_key(*name));
+            let mut merged: Map<String, Value> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
             for (name, value) in config_map {
                 let (nature, _) = config.field(name);
                 let after = Typed { nature, value };
@@ -273,16 +294,21 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
             Value::Object(merged)
         }
         (Value::Array(live_items), Value::Array(config_items)) => {
-            let mut merged: BTreeMap<String, Value> =
-                live_items.iter().filter_map(|item| Some((live.element(item)?, item.clone()))).collect();
+            let mut kept: BTreeMap<String, &Value> =
+                live_items.iter().filter_map(|item| Some((live.element(item)?, item))).collect();
+            let mut merged: BTreeMap<String, Value> = BTreeMap::new();
             for item in config_items {
                 let Some(element) = config.element(item) else { continue };
                 let after = Typed { nature: config.item(), value: item };
-                let value =
-                    merged.get(&element).map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
+                let before = kept.remove(&element);
+                let before = before.or_else(|| merged.get(&element));
+                let value = before.map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
                 merged.insert(element, value);
             }
-            Value::Array(arrange(merged.into_values().collect(), config_items, live_items, |item| config.element(item)))
+            merged.extend(kept.into_iter().map(|(element, item)| (element, item.clone())));
+            let element = |item: &Value| config.element(item);
+            let (wanted, now) = (positions(config_items, element), positions(live_items, element));
+            Value::Array(arrange(merged.into_values().collect(), &wanted, &now, element))
         }
         _ => config.value.clone(),
     }

@@ -8,7 +8,7 @@ mod strategic;
 
 use serde_json::Value;
 
-pub(crate) use self::order::arrange;
+pub(crate) use self::order::{arrange, positions};
 use crate::kinds::Kind;
 use crate::schema::decode::fits_depth;
 use crate::schema::parse::{self, MAX_DEPTH};
@@ -71,7 +71,7 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         PatchType::Json => json_patch(current, patch)?,
         PatchType::Merge if patch.is_object() => {
             let mut patched = current.clone();
-            json_patch::merge(&mut patched, &patch);
+            merge(&mut patched, patch);
             patched
         }
         PatchType::Merge => {
@@ -89,6 +89,22 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         return Err(Status::bad_request(format!("exceeded max depth of {MAX_DEPTH}")));
     }
     Ok(patched)
+}
+
+/// RFC 7396, without a copy of the patch.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch;
+        return;
+    };
+    let target = crate::object::ensure(target, &[]);
+    for (field, value) in fields {
+        if value.is_null() {
+            target.remove(&field);
+        } else {
+            merge(target.entry(field).or_insert(Value::Null), value);
+        }
+    }
 }
 
 fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {

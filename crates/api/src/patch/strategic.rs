@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::order::arrange;
+use super::order::{arrange, positions};
 use crate::schema::list_keys::{self, FieldKeys};
 use crate::schema::types::Shape;
 use crate::status::Status;
@@ -132,9 +132,9 @@ fn merge_map(
     for (name, order) in orders {
         let (_, keys) = child(shape, &name);
         if let Some(Value::Array(stored)) = current.remove(&name) {
-            let positions = stored.clone();
-            current
-                .insert(name, Value::Array(arrange(stored, &order, &positions, |item| identity(item, keys.patch_key))));
+            let by_key = |item: &Value| identity(item, keys.patch_key);
+            let (wanted, now) = (positions(&order, by_key), positions(&stored, by_key));
+            current.insert(name, Value::Array(arrange(stored, &wanted, &now, by_key)));
         }
     }
     Ok(current)
@@ -218,32 +218,28 @@ fn merge_list(
     if let Some(order) = &order {
         check_order(key, &patch, order)?;
     }
-    let positions = stored.clone();
+    let by_key = |item: &Value| identity(item, key);
+    let before = positions(&stored, by_key);
+    let wanted = positions(order.as_deref().unwrap_or(&patch), by_key);
     let mut merged = stored;
-    let mut index: HashMap<String, usize> = HashMap::new();
-    for (at, item) in merged.iter().enumerate() {
-        if let Some(identity) = identity(item, key) {
-            index.entry(identity).or_insert(at);
-        }
-    }
-    for item in &patch {
-        let identity = identity(item, key).ok_or_else(|| no_merge_key(item, key))?;
-        let known = index.get(&identity).copied();
-        let mut before = known.and_then(|at| merged.get_mut(at));
+    let mut index = before.clone();
+    for item in patch {
+        let identity = identity(&item, key).ok_or_else(|| no_merge_key(&item, key))?;
+        let mut known = index.get(&identity).copied().and_then(|at| merged.get_mut(at));
         // Taken, not cloned: a patch may name one item a hundred thousand times (X4).
-        let taken = match before.as_deref_mut() {
+        let taken = match known.as_deref_mut() {
             Some(Value::Object(before)) => std::mem::take(before),
             _ => Map::new(),
         };
         let after = match item {
-            Value::Object(item) => Value::Object(merge_map(shape, taken, item.clone())?),
-            other => match without_directives(other.clone()) {
+            Value::Object(item) => Value::Object(merge_map(shape, taken, item)?),
+            other => match without_directives(other) {
                 Some(other) => other,
                 None => continue,
             },
         };
-        match before {
-            Some(before) => *before = after,
+        match known {
+            Some(known) => *known = after,
             None => {
                 index.insert(identity, merged.len());
                 merged.push(after);
@@ -253,7 +249,7 @@ fn merge_list(
     if replaces && order.is_none() {
         return Ok(merged);
     }
-    Ok(arrange(merged, order.as_deref().unwrap_or(&patch), &positions, |item| identity(item, key)))
+    Ok(arrange(merged, &wanted, &before, by_key))
 }
 
 /// Takes out the items that are directives: `$patch: delete` drops the stored items with that key,

@@ -23,6 +23,8 @@ pub use self::write::{field, has_message, item, list_head, list_tail, message, w
 use crate::jiff;
 use crate::kinds::Kind;
 use crate::schema::Shape;
+use crate::schema::budget::Budget;
+use crate::schema::parse;
 use crate::schema::types::Struct;
 use crate::status::Status;
 
@@ -61,9 +63,10 @@ fn read_as(type_name: &str, api_version: &str, kind: &str, raw: &[u8]) -> Result
         )));
     }
     let mut object = Map::new();
-    fields(&message, structure_of(type_name), raw, &mut object, 0).ok_or_else(|| {
+    let at = At { depth: 0, budget: &Budget::default() };
+    fields(&message, structure_of(type_name), raw, &mut object, at).ok_or_else(|| {
         Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged"
+            "the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged, or it has too many parts"
         ))
     })?;
     object.insert("apiVersion".to_owned(), api_version.into());
@@ -102,6 +105,19 @@ fn inner(shape: Shape) -> Shape {
     }
 }
 
+/// How far inside a body a reader is, and what the body may still come to.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    depth: usize,
+    budget: &'a Budget,
+}
+
+impl At<'_> {
+    fn deeper(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+}
+
 /// Reads a message's fields into a JSON object. `None` for bytes that are no such message. Fields that are not known
 /// are left out, as upstream does.
 fn fields(
@@ -109,9 +125,9 @@ fn fields(
     this: Option<&'static Struct>,
     bytes: &[u8],
     into: &mut Map<String, Value>,
-    depth: usize,
+    at: At<'_>,
 ) -> Option<()> {
-    if depth > MAX_DEPTH {
+    if at.depth > MAX_DEPTH {
         return None;
     }
     let table = MESSAGES.get(message)?;
@@ -122,25 +138,29 @@ fn fields(
         let Some((name, shape)) = json_name(this, field.name) else {
             // Embedded in Go, so its fields are this object's own.
             if let (Type::Message(inner), Repeat::Once, Wire::Bytes(bytes)) = (field.type_, field.repeat, wire) {
-                fields(inner, this, bytes, into, depth + 1)?;
+                fields(inner, this, bytes, into, at.deeper())?;
             }
             continue;
         };
         match field.repeat {
             Repeat::Once => {
-                let value = value(field.type_, shape, wire, depth)?;
+                let value = value(field.type_, shape, wire, at)?;
                 if is_set(message, name, field.type_, &value) {
+                    at.budget.field(into.len(), name).ok()?;
                     into.insert(name.to_owned(), value);
                 }
             }
             Repeat::List => {
-                let value = value(field.type_, inner(shape), wire, depth)?;
+                let value = value(field.type_, inner(shape), wire, at)?;
+                at.budget.item().ok()?;
                 into.entry(name).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?.push(value);
             }
             Repeat::Map => {
                 let Wire::Bytes(bytes) = wire else { return None };
-                let (key, value) = entry(field.type_, inner(shape), bytes, depth)?;
-                into.entry(name).or_insert_with(|| Value::Object(Map::new())).as_object_mut()?.insert(key, value);
+                let (key, value) = entry(field.type_, inner(shape), bytes, at)?;
+                let map = into.entry(name).or_insert_with(|| Value::Object(Map::new())).as_object_mut()?;
+                at.budget.field(map.len(), &key).ok()?;
+                map.insert(key, value);
             }
         }
     }
@@ -160,7 +180,7 @@ fn is_set(message: &str, name: &str, type_: Type, value: &Value) -> bool {
 }
 
 /// A map's entry: key (1), value (2).
-fn entry(type_: Type, shape: Shape, bytes: &[u8], depth: usize) -> Option<(String, Value)> {
+fn entry(type_: Type, shape: Shape, bytes: &[u8], at: At<'_>) -> Option<(String, Value)> {
     let mut rest = Reader(bytes);
     let (mut key, mut found) = (String::new(), Value::Null);
     if matches!(type_, Type::Text | Type::Bytes) {
@@ -169,14 +189,19 @@ fn entry(type_: Type, shape: Shape, bytes: &[u8], depth: usize) -> Option<(Strin
     while !rest.0.is_empty() {
         match rest.field()? {
             (1, Wire::Bytes(text)) => key = std::str::from_utf8(text).ok()?.to_owned(),
-            (2, wire) => found = value(type_, shape, wire, depth)?,
+            (2, wire) => found = value(type_, shape, wire, at)?,
             _ => {}
         }
     }
     Some((key, found))
 }
 
-fn value(type_: Type, shape: Shape, wire: Wire<'_>, depth: usize) -> Option<Value> {
+fn value(type_: Type, shape: Shape, wire: Wire<'_>, at: At<'_>) -> Option<Value> {
+    if let Wire::Bytes(bytes) = wire
+        && !matches!(type_, Type::Message(_))
+    {
+        at.budget.bytes(bytes.len()).ok()?;
+    }
     Some(match (type_, wire) {
         (Type::Text, Wire::Bytes(bytes)) => Value::String(std::str::from_utf8(bytes).ok()?.to_owned()),
         (Type::Bytes, Wire::Bytes(bytes)) => Value::String(STANDARD.encode(bytes)),
@@ -188,7 +213,7 @@ fn value(type_: Type, shape: Shape, wire: Wire<'_>, depth: usize) -> Option<Valu
             _ => duration(0),
         },
         (Type::SchemaOrBool | Type::SchemaOrArray | Type::SchemaOrTexts, Wire::Bytes(bytes)) => {
-            schema_or(type_, bytes, depth + 1)?
+            schema_or(type_, bytes, at.deeper())?
         }
         (Type::Time, Wire::Bytes(bytes)) => time(bytes)?,
         (Type::Quantity, Wire::Bytes(bytes)) => match Reader(bytes).find(1)? {
@@ -197,7 +222,7 @@ fn value(type_: Type, shape: Shape, wire: Wire<'_>, depth: usize) -> Option<Valu
         },
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
         (Type::Raw, Wire::Bytes(bytes)) => match Reader(bytes).find(1)? {
-            Some(Wire::Bytes(raw)) => serde_json::from_slice(raw).ok()?,
+            Some(Wire::Bytes(raw)) => parse::parse_within(raw, at.budget).ok()?,
             _ => Value::Null,
         },
         (Type::Message(message), Wire::Bytes(bytes)) => match is_list_of_text(message) {
@@ -208,6 +233,8 @@ fn value(type_: Type, shape: Shape, wire: Wire<'_>, depth: usize) -> Option<Valu
                 let items = wrapped.entry("items").or_insert_with(|| Value::Array(Vec::new()));
                 while !rest.0.is_empty() {
                     if let (1, Wire::Bytes(text)) = rest.field()? {
+                        at.budget.item().ok()?;
+                        at.budget.bytes(text.len()).ok()?;
                         items.as_array_mut()?.push(std::str::from_utf8(text).ok()?.into());
                     }
                 }
@@ -215,7 +242,7 @@ fn value(type_: Type, shape: Shape, wire: Wire<'_>, depth: usize) -> Option<Valu
             }
             false => {
                 let mut object = Map::new();
-                fields(message, structure(shape, message), bytes, &mut object, depth + 1)?;
+                fields(message, structure(shape, message), bytes, &mut object, at.deeper())?;
                 Value::Object(object)
             }
         },
@@ -236,18 +263,24 @@ fn duration(nanos: i64) -> Value {
 }
 
 /// What may be a schema or something simpler: each has the schema in one field and the other in another.
-fn schema_or(type_: Type, bytes: &[u8], depth: usize) -> Option<Value> {
+fn schema_or(type_: Type, bytes: &[u8], at: At<'_>) -> Option<Value> {
     let mut rest = Reader(bytes);
     let (mut found, mut list) = (None, Vec::new());
-    let schema = |bytes| value(Type::Message(JSON_SCHEMA), Shape::Any, Wire::Bytes(bytes), depth);
+    let schema = |bytes| value(Type::Message(JSON_SCHEMA), Shape::Any, Wire::Bytes(bytes), at);
     while !rest.0.is_empty() {
         match (type_, rest.field()?) {
             (Type::SchemaOrBool, (1, Wire::Varint(allows))) => {
                 found.get_or_insert(Value::Bool(allows != 0));
             }
             (Type::SchemaOrBool, (2, Wire::Bytes(bytes))) => found = Some(schema(bytes)?),
-            (Type::SchemaOrTexts, (2, Wire::Bytes(text))) => list.push(std::str::from_utf8(text).ok()?.into()),
-            (Type::SchemaOrArray, (2, Wire::Bytes(bytes))) => list.push(schema(bytes)?),
+            (Type::SchemaOrTexts, (2, Wire::Bytes(text))) => {
+                at.budget.item().ok()?;
+                list.push(std::str::from_utf8(text).ok()?.into());
+            }
+            (Type::SchemaOrArray, (2, Wire::Bytes(bytes))) => {
+                at.budget.item().ok()?;
+                list.push(schema(bytes)?);
+            }
             (Type::SchemaOrArray | Type::SchemaOrTexts, (1, Wire::Bytes(bytes))) => found = Some(schema(bytes)?),
             _ => {}
         }

@@ -2,8 +2,9 @@
 //!
 //! [`raw`] has the JSON schemas with their prose (for OpenAPI), [`types`] the compact form that the
 //! request path uses, [`list_keys`] the facts about lists that schemas do not state, [`parse`] reads
-//! JSON text within limits ([`yaml`]: YAML), and [`decode`] checks an object against its type.
+//! JSON text within limits ([`yaml`]: YAML; [`budget`]: what it may come to), and [`decode`] checks an object against its type.
 
+pub mod budget;
 pub mod decode;
 pub mod list_keys;
 pub mod parse;

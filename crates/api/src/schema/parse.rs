@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+use super::budget::Budget;
 
 /// The deepest nesting of arrays and objects that is read. serde_json stops at 128, this before it,
 /// so that what was read can also be printed and walked.
@@ -27,22 +29,27 @@ pub struct Parsed {
 
 /// Reads one JSON value. The error is serde_json's, with line and column.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
-    let mut found = Found::default();
-    let value = read(bytes, &mut found)?;
+    let (mut found, budget) = (Found::default(), Budget::default());
+    let value = read(bytes, &mut found, &budget)?;
     Ok(Parsed { value, duplicates: found.duplicates })
+}
+
+/// Reads one JSON value that is part of something larger.
+pub(crate) fn parse_within(bytes: &[u8], budget: &Budget) -> Result<Value, serde_json::Error> {
+    read(bytes, &mut Found::default(), budget)
 }
 
 /// Those of `paths` that occur in a JSON text that [`parse`] has read, each as often as it occurs, in the text's order.
 pub fn occurrences(bytes: &[u8], paths: BTreeSet<String>) -> Vec<String> {
     let mut found = Found { wanted: paths, ..Found::default() };
-    let _ = read(bytes, &mut found);
+    let _ = read(bytes, &mut found, &Budget::default());
     found.met
 }
 
-fn read(bytes: &[u8], found: &mut Found) -> Result<Value, serde_json::Error> {
+fn read(bytes: &[u8], found: &mut Found, budget: &Budget) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let mut path = Vec::new();
-    let value = Seed { path: &mut path, found }.deserialize(&mut deserializer)?;
+    let value = Seed { path: &mut path, found, budget }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -66,11 +73,12 @@ enum Step {
 struct Seed<'a> {
     path: &'a mut Vec<Step>,
     found: &'a mut Found,
+    budget: &'a Budget,
 }
 
 impl Seed<'_> {
     fn inner(&mut self) -> Seed<'_> {
-        Seed { path: self.path, found: self.found }
+        Seed { path: self.path, found: self.found, budget: self.budget }
     }
 
     /// The current path in upstream's notation.
@@ -125,11 +133,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        self.budget.text(value).map_err(E::custom)?;
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        self.budget.text(&value).map_err(E::custom)?;
         Ok(Value::String(value))
     }
 
@@ -140,7 +150,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let item = items.next_element_seed(self.inner())?;
             self.path.pop();
             match item {
-                Some(item) => list.push(item),
+                Some(item) => {
+                    self.budget.item().map_err(A::Error::custom)?;
+                    list.push(item);
+                }
                 None => return Ok(Value::Array(list)),
             }
         }
@@ -162,6 +175,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             let value = fields.next_value_seed(self.inner())?;
             self.path.pop();
+            self.budget.field(map.len(), &name).map_err(A::Error::custom)?;
             map.insert(name, value);
         }
         Ok(Value::Object(map))

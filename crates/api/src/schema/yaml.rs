@@ -7,6 +7,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
+use super::budget::{Budget, Exceeded};
 use super::parse::{MAX_DEPTH, MAX_DUPLICATES, Parsed};
 
 /// How many values a document may hold, those that aliases repeat counted each time.
@@ -38,6 +39,15 @@ pub enum YamlError {
     },
 }
 
+/// Upstream's words.
+const ALIASING: YamlError = YamlError::Limit("document contains excessive aliasing");
+
+impl From<Exceeded> for YamlError {
+    fn from(Exceeded: Exceeded) -> Self {
+        Self::Limit("document has too many parts")
+    }
+}
+
 impl From<ScanError> for YamlError {
     fn from(error: ScanError) -> Self {
         Self::Syntax { line: error.marker().line(), message: error.info().to_owned() }
@@ -50,7 +60,14 @@ impl From<ScanError> for YamlError {
 /// See [`YamlError`].
 pub fn parse(text: &str) -> Result<Parsed, YamlError> {
     let parser = Parser::new_from_str(text);
-    let mut reader = Reader { parser, anchors: Vec::new(), duplicates: Vec::new(), values: 0, aliases: 0 };
+    let mut reader = Reader {
+        parser,
+        anchors: Vec::new(),
+        duplicates: Vec::new(),
+        values: 0,
+        aliases: 0,
+        budget: Budget::default(),
+    };
     let value = loop {
         match reader.next()? {
             (Event::StreamEnd | Event::DocumentEnd, _) => break Value::Null,
@@ -81,6 +98,8 @@ struct Reader<'a> {
     duplicates: Vec<String>,
     values: usize,
     aliases: usize,
+    /// What all values may still take, those that anchors keep among them.
+    budget: Budget,
 }
 
 impl<'a> Reader<'a> {
@@ -94,7 +113,7 @@ impl<'a> Reader<'a> {
 
     fn count(&mut self, values: usize) -> Result<(), YamlError> {
         self.values = self.values.saturating_add(values);
-        if self.values > MAX_VALUES { Err(YamlError::Limit("document contains excessive aliasing")) } else { Ok(()) }
+        if self.values > MAX_VALUES { Err(ALIASING) } else { Ok(()) }
     }
 
     fn value(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<Value, YamlError> {
@@ -110,6 +129,7 @@ impl<'a> Reader<'a> {
                     ScalarStyle::Plain if !is_text => plain(&text),
                     _ => Value::String(text.into_owned()),
                 };
+                self.budget.copy(&value)?;
                 (value, anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(depth)?, anchor),
@@ -121,6 +141,7 @@ impl<'a> Reader<'a> {
             if self.anchors.len() <= anchor {
                 self.anchors.resize(anchor + 1, None);
             }
+            self.budget.copy(&value).map_err(|_| ALIASING)?;
             if let Some(slot) = self.anchors.get_mut(anchor) {
                 *slot = Some((value.clone(), 1 + self.values - before));
             }
@@ -131,11 +152,13 @@ impl<'a> Reader<'a> {
     fn alias(&mut self, anchor: usize, line: usize) -> Result<Value, YamlError> {
         self.aliases += 1;
         if self.aliases > MAX_ALIASES {
-            return Err(YamlError::Limit("document contains excessive aliasing"));
+            return Err(ALIASING);
         }
-        let Some((value, values)) = self.anchors.get(anchor).cloned().flatten() else {
+        let Some((value, values)) = self.anchors.get(anchor).and_then(Option::as_ref) else {
             return Err(YamlError::Syntax { line, message: "anchor value contains itself".to_owned() });
         };
+        self.budget.copy(value).map_err(|_| ALIASING)?;
+        let (value, values) = (value.clone(), *values);
         self.count(values)?;
         Ok(value)
     }
@@ -145,7 +168,10 @@ impl<'a> Reader<'a> {
         loop {
             match self.next()? {
                 (Event::SequenceEnd, _) => return Ok(items.into()),
-                (event, line) => items.push(self.value(event, line, depth + 1)?),
+                (event, line) => {
+                    self.budget.item()?;
+                    items.push(self.value(event, line, depth + 1)?);
+                }
             }
         }
     }
@@ -174,6 +200,7 @@ impl<'a> Reader<'a> {
             if map.contains_key(&key) && self.duplicates.len() < MAX_DUPLICATES {
                 self.duplicates.push(format!("line {line}: key {key:?} already set in map"));
             }
+            self.budget.field(map.len(), &key)?;
             map.insert(key, value);
         }
         for (line, value) in merged {
@@ -190,6 +217,7 @@ impl<'a> Reader<'a> {
                 }
             };
             for (key, value) in sources.into_iter().flatten() {
+                self.budget.field(map.len(), &key)?;
                 map.entry(key).or_insert(value);
             }
         }

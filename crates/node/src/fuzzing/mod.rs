@@ -4,6 +4,9 @@
 //! A target is a function from any bytes to nothing. It panics where a promise is broken; memory and time are watched
 //! by whoever calls it. Its seeds are whole inputs, made by code.
 
+mod definitions;
+mod expressions;
+mod messages;
 mod objects;
 #[cfg(test)]
 mod tests;
@@ -40,6 +43,9 @@ pub const TARGETS: &[Target] = &[
         memory: 12 << 20,
     },
     Target { name: "objects", seeds: objects::seeds, run: objects::run, memory: 4 << 20 },
+    Target { name: "expressions", seeds: expressions::seeds, run: expressions::run, memory: 32 << 20 },
+    Target { name: "definitions", seeds: definitions::seeds, run: definitions::run, memory: 16 << 20 },
+    Target { name: "messages", seeds: messages::seeds, run: messages::run, memory: 4 << 20 },
 ];
 
 /// A target by its name.

@@ -124,6 +124,21 @@ fn damaged_objects_patches_and_selectors_x4() {
 }
 
 #[test]
+fn damaged_expressions_x4() {
+    try_damaged("expressions", 5000);
+}
+
+#[test]
+fn damaged_definitions_and_their_objects_x4() {
+    try_damaged("definitions", 2000);
+}
+
+#[test]
+fn damaged_messages_and_what_is_written_as_one_x4() {
+    try_damaged("messages", 4000);
+}
+
+#[test]
 fn every_target_has_a_program_in_fuzz() {
     let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/Cargo.toml")).unwrap();
     for target in TARGETS {

@@ -121,7 +121,7 @@ pub async fn container(
         cpu_request_milli: wanted.cpu_request_milli,
         cpu_limit_milli: wanted.cpu_limit_milli,
         memory_limit: wanted.memory_limit,
-        pids_limit: None,
+        pids_limit: mainstay_runtime::cgroups::most_processes_of_one(),
         oom_score_adj: resources::oom_score_adj(&context.pod, &wanted, node_status::memory_bytes()),
         log_path,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),

@@ -27,6 +27,9 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -46,6 +49,7 @@ const NDA_LLADDR: u16 = 2;
 const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 0x02;
+const NTF_MASTER: u8 = 0x04;
 const MAIN_TABLE: u8 = 254;
 const UNICAST: u8 = 1;
 /// Who made a route: the kernel keeps that, so that those to other machines are found again and no others are touched.
@@ -156,16 +160,41 @@ impl Links {
         self.socket.request(message).map(drop)
     }
 
-    /// Lets a bridge's port send back what came in by it. Needed where the kernel shows bridged packets to the IP
-    /// packet filter (br_netfilter): a pod that reaches itself by its Service is then never routed.
-    pub fn hairpin(&mut self, index: u32) -> io::Result<()> {
+    /// Ties a bridge's port to one hardware address: what comes in by it under another is dropped (Linux 5.18), and
+    /// nothing that is not for that address goes out by it. The bridge learns nothing from it, so nobody draws another's
+    /// packets to their own port (X6).
+    ///
+    /// The port also sends back what came in by it. Needed where the kernel shows bridged packets to the IP packet
+    /// filter (br_netfilter): a pod that reaches itself by its Service is then never routed.
+    pub fn tie_port(&mut self, index: u32, hardware: [u8; 6]) -> io::Result<()> {
+        // Static; a permanent one would be the bridge's own address.
+        let header = neighbour_header(AF_BRIDGE, index, NUD_NOARP, NTF_MASTER);
+        let mut message = Message::new(NEWNEIGH, CREATE | REPLACE, &header);
+        message.attribute(NDA_LLADDR, &hardware);
+        self.socket.request(message)?;
         let mut header = link_header(index, false);
         header[0] = AF_BRIDGE;
         let mut message = Message::new(SETLINK, 0, &header);
         message.nest(IFLA_PROTINFO, |port| {
-            port.attribute(IFLA_BRPORT_MODE, &[1]);
+            port.attribute(IFLA_BRPORT_MODE, &[1]).attribute(IFLA_BRPORT_LEARNING, &[0]);
+            port.attribute(IFLA_BRPORT_UNICAST_FLOOD, &[0]).attribute(IFLA_BRPORT_LOCKED, &[1]);
         });
         self.socket.request(message).map(drop)
+    }
+
+    /// Says for good which hardware address an IP address of a link has: nobody is asked, and nobody is believed.
+    pub fn ensure_neighbour(&mut self, link: u32, address: Ipv4Addr, hardware: [u8; 6]) -> io::Result<()> {
+        let header = neighbour_header(AF_INET, link, NUD_PERMANENT, 0);
+        let mut message = Message::new(NEWNEIGH, CREATE | REPLACE, &header);
+        message.attribute(NDA_DST, &address.octets()).attribute(NDA_LLADDR, &hardware);
+        self.socket.request(message).map(drop)
+    }
+
+    /// Forgets that.
+    pub fn remove_neighbour(&mut self, link: u32, address: Ipv4Addr) -> io::Result<()> {
+        let mut message = Message::new(DELNEIGH, 0, &neighbour_header(AF_INET, link, 0, 0));
+        message.attribute(NDA_DST, &address.octets());
+        missing_is_fine(self.socket.request(message))
     }
 
     /// Brings an interface up.
@@ -366,17 +395,12 @@ impl Links {
         let mut message = Message::new(NEWNEIGH, CREATE | REPLACE, &header);
         message.attribute(NDA_DST, &machine.octets()).attribute(NDA_LLADDR, &hardware);
         self.socket.request(message)?;
-        let mut message =
-            Message::new(NEWNEIGH, CREATE | REPLACE, &neighbour_header(AF_INET, overlay, NUD_PERMANENT, 0));
-        message.attribute(NDA_DST, &end.octets()).attribute(NDA_LLADDR, &hardware);
-        self.socket.request(message).map(drop)
+        self.ensure_neighbour(overlay, end, hardware)
     }
 
     /// Forgets that.
     pub fn remove_overlay_peer(&mut self, overlay: u32, end: Ipv4Addr, hardware: [u8; 6]) -> io::Result<()> {
-        let mut message = Message::new(DELNEIGH, 0, &neighbour_header(AF_INET, overlay, 0, 0));
-        message.attribute(NDA_DST, &end.octets());
-        missing_is_fine(self.socket.request(message))?;
+        self.remove_neighbour(overlay, end)?;
         let mut message = Message::new(DELNEIGH, 0, &neighbour_header(AF_BRIDGE, overlay, 0, NTF_SELF));
         message.attribute(NDA_LLADDR, &hardware);
         missing_is_fine(self.socket.request(message))

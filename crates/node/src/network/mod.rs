@@ -216,9 +216,12 @@ impl Network {
             step("removing an old interface", state.links.remove(&name))?;
             let made = state.links.add_pair(&name, bridge, netns, "eth0", hardware_address(address), mtu);
             step("making the pod's interface", made)?;
-            let port = step("looking for the pod's interface", state.links.need(&name))?;
-            step("setting hairpin mode", state.links.hairpin(port))?;
         }
+        let hardware = hardware_address(address);
+        let (port, bridge) =
+            (step("looking for the pod's interface", state.links.need(&pair_name(pod_uid)))?, state.bridge);
+        step("tying the pod's port to its address", state.links.tie_port(port, hardware))?;
+        step("noting the pod's address", state.links.ensure_neighbour(bridge, address, hardware))?;
         let link = step("looking for eth0", inside.need("eth0"))?;
         step("giving eth0 its address", inside.ensure_address(link, address, 32))?;
         step("bringing eth0 up", inside.up(link))?;
@@ -227,6 +230,8 @@ impl Network {
             "routing to the gateway",
             inside.ensure_route(Route { to: (gateway, 32), gateway: None, link, source: None }),
         )?;
+        // Whoever else answers for it on the bridge is not believed.
+        step("noting the gateway's address", inside.ensure_neighbour(link, gateway, hardware_address(gateway)))?;
         let default = Route { to: (Ipv4Addr::UNSPECIFIED, 0), gateway: Some(gateway), link, source: None };
         step("setting the default route", inside.ensure_route(default))?;
         Ok(address)
@@ -242,6 +247,10 @@ impl Network {
     pub fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         step("removing the pod's interface", state.links.remove(&pair_name(pod_uid)))?;
+        if let Some(address) = step("reading the address leases", state.leases.held_by(pod_uid))? {
+            let bridge = state.bridge;
+            step("forgetting the pod's address", state.links.remove_neighbour(bridge, address))?;
+        }
         step("giving the address back", state.leases.give_back(pod_uid)).map(drop)
     }
 

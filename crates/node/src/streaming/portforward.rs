@@ -107,7 +107,7 @@ pub async fn run_ports(ports: Ports, target: ForwardTarget) {
         forwards.spawn(async move {
             let first = Bytes::copy_from_slice(&port.to_le_bytes());
             if output.write(first.clone()).await.is_ok() && errors.write(first).await.is_ok() {
-                forward(target, port.to_string(), input, output, errors, Ends::WithPod).await;
+                forward(target, port.to_string(), input, output, errors).await;
             }
         });
     }
@@ -120,19 +120,10 @@ pub async fn run_ports(ports: Ports, target: ForwardTarget) {
 
 async fn forward_pair(target: ForwardTarget, error: Stream, data: Stream) {
     let asked = data.headers.get("port").or_else(|| error.headers.get("port")).unwrap_or_default().to_owned();
-    forward(target, asked, data.input, data.output, error.output, Ends::WithBoth).await;
+    forward(target, asked, data.input, data.output, error.output).await;
 }
 
-/// When a connection to a pod is over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    /// When both sides have said all: a client says so by ending its stream.
-    WithBoth,
-    /// When the pod has: a WebSocket's channel cannot be ended by itself.
-    WithPod,
-}
-
-async fn forward(target: ForwardTarget, asked: String, input: Input, output: Output, mut failures: Output, ends: Ends) {
+async fn forward(target: ForwardTarget, asked: String, input: Input, output: Output, mut failures: Output) {
     let connected = match asked.parse::<u16>() {
         Ok(port @ 1..) => connect(&target, port).await.map_err(|error| error.to_string()),
         _ => Err("the port is not a number from 1 to 65535".to_owned()),
@@ -142,7 +133,7 @@ async fn forward(target: ForwardTarget, asked: String, input: Input, output: Out
             let gone = output.gone();
             tokio::select! {
                 () = gone => (),
-                () = copy(tcp, input, output, ends) => (),
+                () = copy(tcp, input, output) => (),
             }
         }
         Err(why) => {
@@ -155,7 +146,9 @@ async fn forward(target: ForwardTarget, asked: String, input: Input, output: Out
     failures.end().await;
 }
 
-async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output, ends: Ends) {
+/// Until the pod has said all. A client that has said all may still listen, but not the other way round: kubectl closes
+/// its own connection only when both of a pair's streams have ended, and its stream only with that connection.
+async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output) {
     let (mut read, mut write) = tcp.split();
     let up = async {
         while let Some(bytes) = from_client.read().await {
@@ -174,10 +167,6 @@ async fn copy(mut tcp: TcpStream, mut from_client: Input, mut to_client: Output,
         }
         to_client.end().await;
     };
-    if ends == Ends::WithBoth {
-        tokio::join!(up, down);
-        return;
-    }
     tokio::select! {
         () = down => {}
         () = async { up.await; std::future::pending().await } => {}

@@ -443,6 +443,28 @@ async fn port_forward_reaches_a_port_and_tells_of_a_closed_one() {
     .await;
 }
 
+/// kubectl ends its stream when the connection to it is closed, and closes that when both streams have ended.
+#[tokio::test]
+async fn port_forward_ends_with_the_pods_end_of_the_connection() {
+    let fixture = fixture().await;
+    within(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 4]).await.unwrap();
+            stream.write_all(b"pong").await.unwrap();
+        });
+        let mut client = fixture.spdy("/portForward/ns/p", "portforward.k8s.io").await;
+        for (stream, kind) in [(1, "error"), (3, "data")] {
+            client.open(stream, &[("streamtype", kind), ("port", &port), ("requestid", "0")]).await;
+        }
+        client.data(3, b"ping", false).await;
+        assert_eq!(client.read(&[1, 3]).await, [b"".to_vec(), b"pong".to_vec()]);
+    })
+    .await;
+}
+
 /// As the official Python client does it.
 #[tokio::test]
 async fn port_forward_over_a_websockets_own_channels() {

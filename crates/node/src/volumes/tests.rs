@@ -139,6 +139,22 @@ fn x3_a_sub_path_cannot_leave_its_volume() {
 }
 
 #[test]
+fn folders_made_for_a_sub_path_are_as_the_volume_is_for_its_group() {
+    alone(|base| {
+        let volume = base.join("volume");
+        fs::create_dir_all(&volume).unwrap();
+        ownership::give_to_group(&volume, 3456, false).unwrap();
+        let of_volume = fs::metadata(&volume).unwrap();
+        let bound = subpath::bind(&volume, "new/sub", &base.join("pods/u/subpaths/c/0")).unwrap();
+        for made in [volume.join("new"), volume.join("new/sub"), bound] {
+            let found = fs::metadata(&made).unwrap();
+            assert_eq!((found.mode(), found.gid()), (of_volume.mode(), 3456), "{}", made.display());
+        }
+        mounts::unmount_below(&base.join("pods")).unwrap();
+    });
+}
+
+#[test]
 fn v5_a_provisioned_directory_is_made_once_and_never_replaced() {
     alone(|base| {
         let root = base.join("data/volumes");

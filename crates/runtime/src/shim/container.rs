@@ -45,7 +45,7 @@ pub fn supervise(dir: &Path) -> i32 {
     };
     let cgroups = Cgroups::detect(&config.cgroup_root);
     cgroups.adopt_supervisor(std::process::id());
-    match start(dir, &config, &control) {
+    match start(dir, &config, &cgroups, &control) {
         Ok(Some(running)) => {
             drop(control);
             finish(dir, &config, &cgroups, running)
@@ -77,7 +77,7 @@ struct Pipes {
 }
 
 /// None where the main process went away before it said `Go`.
-fn start(dir: &Path, config: &ShimConfig, control: &OwnedFd) -> Result<Option<Running>, String> {
+fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) -> Result<Option<Running>, String> {
     let log = ContainerLog::open(&config.log_path)
         .map_err(|error| format!("cannot open log {}: {error}", config.log_path.display()))?;
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
@@ -93,6 +93,11 @@ fn start(dir: &Path, config: &ShimConfig, control: &OwnedFd) -> Result<Option<Ru
         Ok(container) => container,
         Err(error) => return Err(explain(&error, report_read)),
     };
+    if !config.is_privileged {
+        cgroups
+            .deny_devices(&config.cgroup)
+            .map_err(|error| format!("cannot take devices from the container: {error}"))?;
+    }
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or("the container has no process")?;
     let pidfd = process::pidfd_open(pid)
         .and_then(process::private)

@@ -247,7 +247,7 @@ impl<'a> Batch<'a> {
     pub fn put(&mut self, kind: &Kind, mut object: Value) -> Result<usize, Status> {
         self.settle(kind, &mut object)?;
         let ObjectKey { namespace, name } = ObjectKey::of(&object);
-        let encoded = codec::encode(&object)?;
+        let encoded = codec::encode(&mut object)?;
         Ok(self.put_raw(key::object(kind, &namespace, &name), encoded, object))
     }
 
@@ -274,7 +274,7 @@ impl<'a> Batch<'a> {
         let ObjectKey { namespace, name } = ObjectKey::of(last);
         let mut last = last.clone();
         self.settle(kind, &mut last)?;
-        let encoded = codec::encode(&last)?;
+        let encoded = codec::encode(&mut last)?;
         Ok(self.remove_raw(key::object(kind, &namespace, &name), encoded))
     }
 

@@ -11,12 +11,32 @@ pub const MAX_OBJECT: usize = 1_572_864;
 /// A placeholder that cannot occur in JSON text that serde writes: the quotes are not escaped inside it.
 const EMPTY_VERSION: &str = "\"resourceVersion\":\"\"";
 
-/// Encodes an object with a hole where the store writes its revision.
-pub fn encode(object: &Value) -> Result<Encoded, Status> {
-    let mut object = object.clone();
-    let metadata = object::ensure(&mut object, &["metadata"]);
-    metadata.insert("resourceVersion".to_owned(), Value::String(String::new()));
-    let text = object::print(&object);
+/// Refuses an object that is too large to be stored, before anything is made of it (X4).
+pub fn fits(object: &Value) -> Result<(), Status> {
+    /// Counts, and stops when it is too much.
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::FileTooLarge)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    serde_json::to_writer(Counter(MAX_OBJECT), object).map_err(|_| Status::too_large(MAX_OBJECT))
+}
+
+/// Encodes an object with a hole where the store writes its revision. The object is the same afterwards.
+pub fn encode(object: &mut Value) -> Result<Encoded, Status> {
+    let had = object::ensure(object, &["metadata"]).insert("resourceVersion".to_owned(), Value::String(String::new()));
+    let text = object::print(object);
+    let metadata = object::ensure(object, &["metadata"]);
+    match had {
+        Some(version) => metadata.insert("resourceVersion".to_owned(), version),
+        None => metadata.remove("resourceVersion"),
+    };
     if text.len() > MAX_OBJECT {
         return Err(Status::too_large(MAX_OBJECT));
     }
@@ -131,13 +151,15 @@ mod tests {
 
     #[test]
     fn the_revision_goes_into_metadata_and_nowhere_else() {
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "Event",
             "aRef": { "resourceVersion": "" },
             "data": { "x": "{\"metadata\":{\"resourceVersion\":\"\"}}", "metadata": "\\\"" },
             "metadata": { "annotations": { "resourceVersion": "" }, "name": "a", "resourceVersion": "7" },
         });
-        let encoded = encode(&object).expect("small");
+        let before = object.clone();
+        let encoded = encode(&mut object).expect("small");
+        assert_eq!(object, before);
         let back = decode(&encoded.at(Revision(42))).expect("json");
         let mut wanted = object;
         wanted["metadata"]["resourceVersion"] = json!("42");
@@ -146,7 +168,9 @@ mod tests {
 
     #[test]
     fn an_object_above_the_limit_is_refused() {
-        let object = json!({ "metadata": {}, "data": "x".repeat(MAX_OBJECT) });
-        assert_eq!(encode(&object).expect_err("too large").code, 413);
+        let mut object = json!({ "metadata": {}, "data": "x".repeat(MAX_OBJECT) });
+        assert_eq!(encode(&mut object).expect_err("too large").code, 413);
+        assert_eq!(fits(&object).expect_err("too large").code, 413);
+        assert!(fits(&json!({ "data": "x".repeat(MAX_OBJECT / 2) })).is_ok());
     }
 }

@@ -9,7 +9,7 @@ use crate::credentials;
 use crate::dynamic;
 use crate::dynamic::matching::{Attributes, Operation};
 
-use super::{Batch, Body, Outcome, Part, admission, key, metadata, update};
+use super::{Batch, Body, Outcome, Part, admission, codec, key, metadata, update};
 
 /// How many random names are tried before the client is told.
 const MAX_GENERATED_NAMES: usize = 8;
@@ -20,6 +20,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::new(405, "MethodNotAllowed", why));
     }
+    codec::fits(&object)?;
     metadata::settle(kind, namespace, None, &mut object)?;
     if !object::resource_version(&object).is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -35,7 +36,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         return Err(Status::already_exists(kind, &name));
     }
     admission::on_create(batch, kind, &mut object)?;
-    manage(batch, kind, &mut object);
+    manage(batch, kind, &mut object)?;
     let attributes = Attributes::new(kind, "", Operation::Create, namespace, &name);
     dynamic::mutate(batch, &attributes, &mut object, None, &|batch, object| {
         (kind.defaults)(kind, object);
@@ -67,12 +68,14 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
 }
 
 /// The first manager of all fields is whoever makes the object; one that is made by an apply has its entry already.
-fn manage(batch: &Batch<'_>, kind: &Kind, object: &mut Value) {
+fn manage(batch: &Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let is_applied = object::at(object, &["metadata", "managedFields"]).is_some();
     if let Some(manager) = batch.manager.as_ref().filter(|_| !is_applied && update::is_managed(kind)) {
+        update::entries_fit(kind, object)?;
         let writer = Writer { manager: &manager.name, subresource: "", now: batch.now };
         mainstay_api::apply::manage_update(kind, None, object, writer);
     }
+    Ok(())
 }
 
 fn choose_name(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
@@ -81,12 +84,11 @@ fn choose_name(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: &mut
         return Err(Status::invalid(kind, "", &[cause]));
     }
     for _ in 0..MAX_GENERATED_NAMES {
-        let mut named = object.clone();
-        let is_generated = metadata::generate_name(batch, &mut named);
-        if !is_generated || !batch.has(key::object(kind, namespace, object::name(&named))) {
-            *object = named;
+        let is_generated = metadata::generate_name(batch, object);
+        if !is_generated || !batch.has(key::object(kind, namespace, object::name(object))) {
             return Ok(());
         }
+        object::ensure(object, &["metadata"]).remove("name");
     }
     Err(Status::generate_name_conflict(kind, object::text(object, &["metadata", "generateName"])))
 }

@@ -4,7 +4,7 @@ use mainstay_api::apply::Writer;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::Value;
 
-use super::{Batch, Body, Outcome, admission, create, delete, key, metadata, pod};
+use super::{Batch, Body, Outcome, admission, codec, create, delete, key, metadata, pod};
 use crate::authorize::{escalation, restriction};
 use crate::credentials;
 use crate::dynamic;
@@ -62,9 +62,10 @@ pub fn update(
     part: Part,
     mut new: Value,
 ) -> Result<Outcome, Status> {
+    codec::fits(&new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
     let old = batch.must_get(kind, namespace, name)?;
-    manage(batch, kind, &old, &mut new);
+    manage(batch, kind, &old, &mut new)?;
     replace(batch, kind, &old, new, part)
 }
 
@@ -79,6 +80,8 @@ pub fn apply(
     config: &Value,
     force: bool,
 ) -> Result<Outcome, Status> {
+    codec::fits(config)?;
+    entries_fit(kind, config)?;
     let mut config = config.clone();
     metadata::settle(kind, namespace, Some(name), &mut config)?;
     let live = batch.get(kind, namespace, name)?;
@@ -116,11 +119,12 @@ pub fn no_field_manager() -> Status {
 /// Notes in `metadata.managedFields` what this write changes, from the first write on: as upstream, so that applying on
 /// the server later conflicts with others, not with oneself. What our own controllers write has no manager and leaves
 /// the entries as they are.
-fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) {
+fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) -> Result<(), Status> {
     match &batch.manager {
         Some(manager) if is_managed(kind) => {
             // What is left out gets its default again, and is no change.
             (kind.defaults)(kind, new);
+            entries_fit(kind, new)?;
             let writer = Writer { manager: &manager.name, subresource: &manager.subresource, now: batch.now };
             mainstay_api::apply::manage_update(kind, Some(old), new, writer);
         }
@@ -129,6 +133,14 @@ fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) {
             None => drop(object::ensure(new, &["metadata"]).remove("managedFields")),
         },
     }
+    Ok(())
+}
+
+/// Refuses what could not be stored for the mere length of its managers' entries, before they are made (X4): a field of
+/// a few bytes has an entry of thirty.
+pub(super) fn entries_fit(kind: &Kind, object: &Value) -> Result<(), Status> {
+    let entries = mainstay_api::apply::length_of_entries(kind, object);
+    if entries > codec::MAX_OBJECT { Err(Status::too_large(codec::MAX_OBJECT)) } else { Ok(()) }
 }
 
 /// Differs: Events have no managers. There are many, each is written once or counted up by the one who made it, and
@@ -149,8 +161,9 @@ pub fn patch(
 ) -> Result<Outcome, Status> {
     let old = batch.must_get(kind, namespace, name)?;
     let mut new = change(&old)?;
+    codec::fits(&new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
-    manage(batch, kind, &old, &mut new);
+    manage(batch, kind, &old, &mut new)?;
     replace(batch, kind, &old, new, part)
 }
 

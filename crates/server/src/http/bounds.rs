@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mainstay_api::Status;
 use mainstay_tasks::{Limits, Pool, PoolError, Shares, Slots};
+use tokio::sync::Notify;
 
 /// Connections. A node's agent takes a few dozen: one for its leases, more for its watches.
 const CONNECTIONS: Limits = Limits {
@@ -19,12 +20,20 @@ const ANSWERS: (u32, u32) = (256 << 10, 64 << 10);
 /// Large request bodies in memory: KiB in all, and of one user.
 const BODIES: (u32, u32) = (256 << 10, 64 << 10);
 
+/// A request with a larger body (bytes) is worked on while no other one is: what is made of it takes many times its
+/// size.
+pub const HUGE_BODY: usize = 256 << 10;
+
 /// What every request shares with the others.
 pub struct Bounds {
     /// Connections.
     pub slots: Arc<Slots>,
     /// Threads for requests whose work takes long.
     pub heavy: Pool,
+    /// The thread for requests whose work takes much memory. Its users have it in turn.
+    pub huge: Pool,
+    /// Notified when such a request has given its memory back to the allocator.
+    pub freed: Arc<Notify>,
     /// KiB of large answers in flight.
     pub answers: Shares,
     /// KiB of large request bodies in memory.
@@ -39,6 +48,8 @@ impl Bounds {
         Self {
             slots: Slots::new(CONNECTIONS),
             heavy: Pool::new("large requests", cores, cores / 2),
+            huge: Pool::new("very large requests", 1, 1),
+            freed: Arc::default(),
             answers: Shares::new(ANSWERS.0, ANSWERS.1),
             bodies: Shares::new(BODIES.0, BODIES.1),
         }

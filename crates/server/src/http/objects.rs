@@ -1,7 +1,7 @@
 //! Requests about objects: out of HTTP, through the pipeline, back.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -172,14 +172,23 @@ pub async fn serve(
     let is_write = !matches!(verb, "get" | "list" | "watch");
     let session = if is_write { session(server, &requester) } else { None };
     let conversions = (is_write && convert::webhook(&target.kind).is_some()).then(Arc::<Conversions>::default);
-    let (pool, api) = (server.bounds.heavy.clone(), server.api.clone());
+    let (is_large, is_huge) = (body.len() > LIGHT_BODY, body.len() > bounds::HUGE_BODY);
+    let pool = if is_huge { server.bounds.huge.clone() } else { server.bounds.heavy.clone() };
+    let (api, freed) = (server.api.clone(), server.bounds.freed.clone());
     let server = server.clone();
     let job = Job { server, target, query, form, content_type, manager, requester, session, conversions, verb, body };
     let (session, conversions, job) = (job.session.clone(), job.conversions.clone(), Arc::new(job));
     loop {
         let answered = if is_heavy {
-            let (runtime, job) = (tokio::runtime::Handle::current(), job.clone());
-            pool.run(user, move || runtime.block_on(job.run())).await.map_err(bounds::refused)?
+            let (runtime, job, freed) = (tokio::runtime::Handle::current(), job.clone(), freed.clone());
+            let work = move || {
+                let answered = runtime.block_on(job.run());
+                if is_large {
+                    freed.notify_one();
+                }
+                answered
+            };
+            pool.run(user, work).await.map_err(bounds::refused)?
         } else {
             job.run().await
         };
@@ -450,6 +459,25 @@ fn describe(call: &Call<'_>, dry_run: bool) {
     session.describe(Terms { dry_run, fields: fields.collect() });
 }
 
+/// The object of a body: read once for what is seen of it before the write, and only read again where the write is
+/// prepared anew. A copy would cost as much, every time.
+struct Read<'a> {
+    call: &'a Call<'a>,
+    body: &'a [u8],
+    first: Mutex<Option<Value>>,
+}
+
+impl<'a> Read<'a> {
+    fn new(call: &'a Call<'a>, body: &'a [u8], first: Value) -> Self {
+        Self { call, body, first: Mutex::new(Some(first)) }
+    }
+
+    fn take(&self) -> Result<Value, Status> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.map_or_else(|| Ok(decode(self.call, self.body)?.0), Ok)
+    }
+}
+
 async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     if !name.is_empty() {
@@ -458,10 +486,15 @@ async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if kind.namespaced && namespace.is_empty() {
         return Err(Status::bad_request("an empty namespace may not be set during creation"));
     }
-    let (mut object, warnings) = decode(call, &body)?;
-    object::ensure(&mut object, &["metadata"]).remove("managedFields");
+    let (object, warnings) = decode(call, &body)?;
     let dry_run = is_dry_run(call.query, &Value::Null)?;
-    let written = write(call, dry_run, |batch| api::create(batch, kind, namespace, object.clone())).await?;
+    let read = Read::new(call, &body, object);
+    let written = write(call, dry_run, |batch| {
+        let mut object = read.take()?;
+        object::ensure(&mut object, &["metadata"]).remove("managedFields");
+        api::create(batch, kind, namespace, object)
+    });
+    let written = written.await?;
     Ok(answer(call, written, warnings))
 }
 
@@ -469,7 +502,8 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
     let Target { kind, namespace, name, .. } = call.target;
     let (object, warnings) = decode(call, &body)?;
     let dry_run = is_dry_run(call.query, &Value::Null)?;
-    let written = write(call, dry_run, |batch| api::update(batch, kind, namespace, name, part, object.clone())).await?;
+    let read = Read::new(call, &body, object);
+    let written = write(call, dry_run, |batch| api::update(batch, kind, namespace, name, part, read.take()?)).await?;
     Ok(answer(call, written, warnings))
 }
 

@@ -1,7 +1,7 @@
 //! X1 through the real server: who gets in, and what they may do there. On loopback.
 
 use mainstay_api::kinds;
-use mainstay_client::{Client, ListOptions};
+use mainstay_client::{Client, ListOptions, WatchEvent};
 use mainstay_server::{StartError, start};
 use serde_json::json;
 
@@ -144,4 +144,77 @@ async fn whoever_follows_a_killed_instance_waits_until_the_kernel_has_let_go() {
     };
     let (started, ()) = tokio::join!(start(config(folder.path())), ends);
     started.expect("started").shutdown().await;
+}
+
+/// How many clients write and read at the same time, and how often each.
+const CLIENTS: usize = 6;
+const ROUNDS: usize = 25;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_who_has_seen_a_write_reads_nothing_older_and_a6_a_watch_goes_on_where_a_list_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let version = |text: &str| text.parse::<u64>().expect("a number");
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..CLIENTS {
+        // Each writes over one connection and reads over another.
+        let (writes, reads) = (admin(&server), admin(&server));
+        writers.spawn(async move {
+            for round in 0..ROUNDS {
+                let name = format!("w{writer}-{round}");
+                let made = json!({ "metadata": { "name": name }, "data": { "round": round.to_string() } });
+                let made = writes.create(&kinds::CONFIG_MAP, "default", &made).await.expect("made");
+                let seen = version(mainstay_api::object::resource_version(&made));
+                let list = reads.list(&kinds::CONFIG_MAP, "default", &ListOptions::default()).await.expect("listed");
+                let listed = version(mainstay_api::object::resource_version(&list));
+                let names =
+                    list["items"].as_array().expect("items").iter().map(|item| item["metadata"]["name"].clone());
+                assert!(listed >= seen && names.into_iter().any(|item| item == name), "A5: {name} at {listed}");
+                if round % 3 == 0 {
+                    let gone = writes.delete(&kinds::CONFIG_MAP, "default", &name, &json!({})).await;
+                    gone.expect("deleted");
+                    let missing = reads.get(&kinds::CONFIG_MAP, "default", &name).await.expect_err("A5: it is gone");
+                    assert_eq!(missing.code(), Some(404));
+                }
+            }
+        });
+    }
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let reads = admin(&server);
+        readers.spawn(async move {
+            let mut options = ListOptions::default();
+            let list = reads.list(&kinds::CONFIG_MAP, "default", &options).await.expect("listed");
+            let name = |object: &serde_json::Value| object["metadata"]["name"].as_str().expect("a name").to_owned();
+            let mut known: std::collections::BTreeSet<String> =
+                list["items"].as_array().expect("items").iter().map(name).collect();
+            options.resource_version = mainstay_api::object::resource_version(&list).to_owned();
+            let mut watch = reads.watch(&kinds::CONFIG_MAP, "default", &options).await.expect("watching");
+            while !known.contains("the-last") {
+                match watch.next().await.expect("an event").expect("more") {
+                    WatchEvent::Put(object) => assert!(known.insert(name(&object)), "A6: {} twice", name(&object)),
+                    WatchEvent::Gone(object) => assert!(known.remove(&name(&object)), "A6: {} unseen", name(&object)),
+                    WatchEvent::Bookmark(_) => {}
+                }
+            }
+            known
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a writer");
+    }
+    let last = admin(&server);
+    let made = json!({ "metadata": { "name": "the-last" } });
+    last.create(&kinds::CONFIG_MAP, "default", &made).await.expect("made");
+    let list = last.list(&kinds::CONFIG_MAP, "default", &ListOptions::default()).await.expect("listed");
+    let wanted: std::collections::BTreeSet<String> = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().expect("a name").to_owned())
+        .collect();
+    while let Some(known) = readers.join_next().await {
+        assert_eq!(known.expect("a reader"), wanted, "A6: list and watch together are what is there");
+    }
+    server.shutdown().await;
 }

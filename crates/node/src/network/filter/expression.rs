@@ -16,10 +16,12 @@ const DATA_VERDICT: u16 = 2;
 /// Register 1 as four words: concatenated keys take one word each.
 pub const FIRST: u32 = 8;
 const VERDICT: u32 = 0;
+const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const META_MARK: u32 = 3;
 const META_INPUT_INDEX: u32 = 4;
+const META_INPUT_NAME: u32 = 6;
 /// The loopback device's index, in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 const META_L4PROTO: u32 = 16;
@@ -134,6 +136,23 @@ impl<'a> Rule<'a> {
     /// Goes on only if the packet came by another device than the loopback one.
     pub fn came_from_outside(&mut self) -> &mut Self {
         self.meta(META_INPUT_INDEX, FIRST).compare(NOT_EQUAL, &LOOPBACK_INDEX.to_ne_bytes())
+    }
+
+    /// Goes on only if the packet came by the link of this name.
+    pub fn came_by(&mut self, link: &str) -> &mut Self {
+        let mut name = [0; 16];
+        name.iter_mut().zip(link.bytes()).for_each(|(slot, byte)| *slot = byte);
+        self.meta(META_INPUT_NAME, FIRST).compare(EQUAL, &name)
+    }
+
+    /// Goes on only if the source address is not the one that the sender's hardware address ends with.
+    pub fn source_is_not_the_hardware_address(&mut self) -> &mut Self {
+        const XOR: u32 = 5;
+        self.payload(LINK, 8, 4, FIRST).source(FIRST + 1);
+        self.expression("bitwise", |data| {
+            data.be32(1, FIRST).be32(2, FIRST).be32(3, 4).be32(6, XOR).be32(8, FIRST + 1);
+        });
+        self.compare(NOT_EQUAL, &[0; 4])
     }
 
     /// Goes on only if the destination is an address of this host.

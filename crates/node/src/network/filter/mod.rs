@@ -16,6 +16,7 @@
 //!                      ip daddr . l4proto . dport @refused  reject  (no endpoint, or not from an allowed source)
 //! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
 //! prerouting, raw:     iif not lo, daddr in 127.0.0.0/8  drop
+//!                      iif mst-pods, saddr is not that of the hardware address  drop   (X6)
 //! ```
 //!
 //! The whole table, with all Services, is put in place of an earlier process's in one transaction ([`Filter::fill`]);
@@ -129,6 +130,8 @@ pub struct Filter {
     /// How many Services want each of these refused.
     refusals: BTreeMap<Front, usize>,
     next_chain: u64,
+    /// Whether the kernel compares two parts of a packet (Linux 6.13).
+    checks_senders: bool,
 }
 
 fn table(message: &mut Message) -> &mut Message {
@@ -239,7 +242,7 @@ fn endpoint_rules(name: &str, backends: &Backends, from: Option<Cidr>) -> Vec<Me
 }
 
 /// The table with its maps, hooks and guards, and without Services.
-fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
+fn empty_table(pods: Cidr, services: Cidr, checks_senders: bool) -> Vec<Message> {
     let new_table = || {
         let mut message = Message::new(NEW_TABLE, CREATE, &IPV4);
         table(&mut message);
@@ -255,7 +258,7 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
         set(NODE_PORTS, 8, true, 2),
         set(HAIRPINS, 8, false, 3),
         set(REFUSED, 12, false, 4),
-        base_chain("loopback-guard", "filter", PREROUTING, -300),
+        base_chain("raw-guard", "filter", PREROUTING, -300),
         base_chain("prerouting", "nat", PREROUTING, -100),
         base_chain("output", "nat", OUTPUT, -100),
         base_chain("postrouting", "nat", POSTROUTING, 100),
@@ -275,9 +278,15 @@ fn empty_table(pods: Cidr, services: Cidr) -> Vec<Message> {
         }));
     }
     // The bridge lets answers to this host's loopback addresses in (a host port there); nobody else gets to them.
-    messages.push(rule("loopback-guard", |rule| {
+    messages.push(rule("raw-guard", |rule| {
         rule.came_from_outside().destination(FIRST).in_range(LOOPBACK, true).verdict(&Verdict::Drop);
     }));
+    // A pod's port takes packets of its own hardware address only (`Links::tie_port`), and that names its address.
+    if checks_senders {
+        messages.push(rule("raw-guard", |rule| {
+            rule.came_by(super::POD_BRIDGE).source_is_not_the_hardware_address().verdict(&Verdict::Drop);
+        }));
+    }
     messages.push(rule("postrouting", |rule| {
         rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
     }));
@@ -330,6 +339,7 @@ impl Filter {
             hairpins: BTreeMap::new(),
             refusals: BTreeMap::new(),
             next_chain: 0,
+            checks_senders: true,
         })
     }
 
@@ -340,15 +350,19 @@ impl Filter {
     pub fn fill(&mut self, services: &BTreeMap<String, Fronts>) -> io::Result<()> {
         self.clear();
         let (pods, range) = self.ranges;
-        let mut messages = empty_table(pods, range);
+        let mut messages = empty_table(pods, range, self.checks_senders);
         for (service, fronts) in services {
             let change = self.change(service, fronts);
             messages.extend(change.messages.iter().cloned());
             self.take(service, change);
         }
         let done = self.transact(messages);
-        if done.is_err() {
+        if let Err(error) = &done {
             self.clear();
+            if std::mem::take(&mut self.checks_senders) {
+                tracing::warn!(%error, "the kernel does not compare addresses: pods may send in each other's names");
+                return self.fill(services);
+            }
         }
         done
     }
