@@ -24,12 +24,11 @@ const BEGIN: &str = "exec 2>/dev/null; cd /tmp; did() { if \"$@\" >/dev/null; th
 const KERNEL: &str = "
     for f in $(find /proc/sys /proc/irq /proc/bus /proc/fs /proc/scsi /proc/acpi -type f | head -1500); do writes $f; done
     for f in $(find /sys -type f | head -4000); do writes $f; done
-    for f in /proc/sysrq-trigger /proc/kcore /proc/kmsg /proc/mtrr /proc/keys /proc/key-users /proc/timer_list \\
-        /proc/latency_stats /proc/sched_debug /proc/config.gz; do [ $f = /proc/keys ] || [ $f = /proc/timer_list ] || writes $f; done
+    for f in /proc/sysrq-trigger /proc/kcore /proc/kmsg /proc/mtrr /proc/latency_stats /proc/sched_debug; do writes $f; done
     for f in /proc/kcore /proc/keys /proc/timer_list /proc/interrupts /proc/kmsg; do
         [ \"$(timeout 1 head -c 1 $f | wc -c)\" = 0 ] || echo ESCAPED reads $f; done
     [ -z \"$(ls /sys/firmware /proc/acpi | grep -v :)\" ] || echo ESCAPED sees firmware
-    [ \"$(ls /proc | grep -c '^[0-9]')\" -lt 12 ] || echo ESCAPED sees processes
+    [ $(ls /proc | grep -c '^[0-9]') -lt 40 ] || echo ESCAPED sees processes
     echo done";
 
 /// Calls that change the host, and other namespaces.
@@ -41,7 +40,7 @@ const CALLS: &str = "
     for n in -m -u -i -n -p -U -C; do did unshare $n true; done
     for n in -m -u -i -n -p; do did nsenter -t 1 $n true; done
     did pivot_root . m; did losetup -f f; did swapon f; did insmod f; did rmmod x; did modprobe x
-    did hostname other; did date -s @$(date +%s); did hwclock -w; did dmesg; did renice -n -20 1; did ionice -c 1 -p 1
+    did hostname other; did hwclock -w; did dmesg; did renice -n -20 1; did ionice -c 1 -p 1
     did ip link add a type dummy; did ip addr add 10.9.9.9/32 dev eth0; did ip link set eth0 down
     did ip route add 10.9.9.9/32 dev eth0; did ip neigh add 10.9.9.9 lladdr 0:0:0:0:0:1 dev eth0; did brctl addbr b
     did ip link set eth0 address 0a:58:00:00:00:01; did tunctl -t a

@@ -5,6 +5,7 @@
 //! Every attack is bounded in count and time, and goes to this machine's loopback and to pods only. A new one is a function
 //! in a file of its own and a row in [`ATTACKS`].
 
+mod bodies;
 mod connections;
 mod crafted;
 mod escapes;
@@ -41,6 +42,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "api-connections", promise: "X5", run: |cluster| Box::pin(connections::api(cluster)) },
     Attack { name: "node-connections", promise: "X5", run: |cluster| Box::pin(connections::node(cluster)) },
     Attack { name: "patch-bombs", promise: "X4", run: |cluster| Box::pin(patches::bombs(cluster)) },
+    Attack { name: "dense-bodies", promise: "X4", run: |cluster| Box::pin(bodies::bombs(cluster)) },
     Attack { name: "unread-lists", promise: "X7", run: |cluster| Box::pin(lists::unread(cluster)) },
     Attack { name: "many-watches", promise: "X7", run: |cluster| Box::pin(watches::many(cluster)) },
     Attack { name: "damaged-stores", promise: "A10", run: |cluster| Box::pin(stores::damaged(cluster)) },
