@@ -2,6 +2,7 @@
 
 mod authorization;
 mod claims;
+mod conformance;
 mod crash;
 mod dns;
 mod harness;

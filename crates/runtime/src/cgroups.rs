@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::ContainerStats;
+use crate::oci::{CPU_PERIOD, cpu_quota, cpu_shares};
 use crate::shim::process;
+use crate::{ContainerStats, Limits};
 
 /// Where the kernel's control groups are mounted, by convention of every distribution and of the container library.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -280,6 +281,37 @@ impl Cgroups {
         let Some(folder) = self.folder("memory", relative) else { return 0 };
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
         fs::read_to_string(folder.join(file)).ok().and_then(|text| flat_value(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// Sets other limits. What the machine has no controller for is not limited, as at the start.
+    pub fn resize(&self, relative: &str, limits: Limits) -> io::Result<()> {
+        let (shares, quota) = (cpu_shares(limits.cpu_request_milli), cpu_quota(limits.cpu_limit_milli));
+        let memory = limits.memory_limit.filter(|limit| *limit > 0);
+        let none = |value: Option<u64>, none: &str| value.map_or_else(|| none.to_owned(), |value| value.to_string());
+        let writes = match (&self.trees, self.is_v2()) {
+            (Trees::None, _) => return Ok(()),
+            // As the container library converts shares into a weight.
+            (_, true) => vec![
+                ("cpu", "cpu.weight", (1 + ((shares - 2) * 9999) / 262_142).to_string()),
+                ("cpu", "cpu.max", format!("{} {CPU_PERIOD}", none(quota, "max"))),
+                ("memory", "memory.max", none(memory, "max")),
+            ],
+            (_, false) => vec![
+                ("cpu", "cpu.shares", shares.to_string()),
+                ("cpu", "cpu.cfs_period_us", CPU_PERIOD.to_string()),
+                ("cpu", "cpu.cfs_quota_us", none(quota, "-1")),
+                ("memory", "memory.limit_in_bytes", none(memory, "-1")),
+            ],
+        };
+        for (controller, file, value) in writes {
+            if self.has(controller)
+                && let Some(folder) = self.folder(controller, relative)
+            {
+                fs::write(folder.join(file), &value)
+                    .map_err(|error| io::Error::new(error.kind(), format!("{file}: {value}: {error}")))?;
+            }
+        }
+        Ok(())
     }
 
     /// What the group uses. Zeros where a controller is missing.

@@ -258,6 +258,21 @@ impl Runtime {
         }
     }
 
+    /// Gives a running container other limits. Idempotent.
+    ///
+    /// # Errors
+    /// The kernel refuses them: a memory limit below what is in use, which it cannot free.
+    pub async fn resize(&self, id: &str, limits: Limits) -> Result<(), RuntimeError> {
+        let entry = self.inner.entry(id)?;
+        if !entry.is_running() {
+            return Err(RuntimeError::NotRunning(id.to_owned()));
+        }
+        let (inner, group) = (self.inner.clone(), entry.cgroup.clone());
+        let work = tokio::task::spawn_blocking(move || inner.cgroups.resize(&group, limits));
+        let resized = work.await.map_err(std::io::Error::other).flatten();
+        resized.map_err(|source| RuntimeError::Io { what: format!("resizing {id}"), source })
+    }
+
     /// Takes away everything this instance made: containers, sandboxes, mounts, cgroups (`mainstay down`). What does
     /// not go (a process in an unfinished disk request) keeps nothing else: a sentence for each such thing comes back.
     pub async fn cleanup_all(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::{ContainerSpec, Mount, MountPropagation};
 use crate::cgroups::Cgroups;
 
 /// The period over which a CPU limit is counted, microseconds (the kubelet's cpuCFSQuotaPeriod).
-const CPU_PERIOD: u64 = 100_000;
+pub(crate) const CPU_PERIOD: u64 = 100_000;
 /// The kernel's smallest quota, microseconds.
 const MIN_CPU_QUOTA: u64 = 1000;
 
@@ -317,6 +317,16 @@ fn root_propagation(spec: &ContainerSpec) -> &'static str {
     }
 }
 
+/// A CPU request as the kernel's shares.
+pub(crate) fn cpu_shares(milli: Option<u64>) -> u64 {
+    milli.map_or(2, |milli| (milli.saturating_mul(1024) / 1000).clamp(2, 262_144))
+}
+
+/// A CPU limit as microseconds in each [`CPU_PERIOD`].
+pub(crate) fn cpu_quota(milli: Option<u64>) -> Option<u64> {
+    milli.filter(|limit| *limit > 0).map(|limit| (limit.saturating_mul(CPU_PERIOD) / 1000).max(MIN_CPU_QUOTA))
+}
+
 /// Limits, as far as the machine has the controllers: the container library takes a missing one for an error.
 fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
     let mut resources = serde_json::Map::new();
@@ -329,10 +339,8 @@ fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
         resources.insert("devices".to_owned(), rules);
     }
     if cgroups.has("cpu") {
-        let shares = spec.cpu_request_milli.map_or(2, |milli| (milli.saturating_mul(1024) / 1000).clamp(2, 262_144));
-        let mut cpu = json!({ "shares": shares });
-        if let (Some(limit), Some(cpu)) = (spec.cpu_limit_milli.filter(|limit| *limit > 0), cpu.as_object_mut()) {
-            let quota = (limit.saturating_mul(CPU_PERIOD) / 1000).max(MIN_CPU_QUOTA);
+        let mut cpu = json!({ "shares": cpu_shares(spec.cpu_request_milli) });
+        if let (Some(quota), Some(cpu)) = (cpu_quota(spec.cpu_limit_milli), cpu.as_object_mut()) {
             cpu.insert("quota".to_owned(), json!(quota));
             cpu.insert("period".to_owned(), json!(CPU_PERIOD));
         }

@@ -108,6 +108,16 @@ pub struct ContainerSpec {
     pub processes_of: Option<String>,
 }
 
+/// The limits that can be changed while a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Thousandths of a CPU.
+    pub cpu_request_milli: Option<u64>,
+    pub cpu_limit_milli: Option<u64>,
+    /// Bytes.
+    pub memory_limit: Option<u64>,
+}
+
 impl ContainerSpec {
     /// `<pod uid>/<name>/<attempt>`.
     pub fn id(&self) -> String {

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::containers::{Init, init_standing};
+use super::resize;
 use super::view::{PodView, Sandbox};
 
 /// The conditions that the kubelet writes.
@@ -44,8 +45,24 @@ pub(super) fn conditions(
         let completed = *type_ == "Initialized" && terminal == Some("PodCompleted");
         condition(type_, verdict, completed, before, view.pod.metadata.generation, now)
     });
-    let foreign = before.iter().filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned();
-    ours.chain(foreign).collect()
+    let resizing = resizing(view, before, now);
+    let is_ours = |type_: &str| OURS.contains(&type_) || RESIZE.contains(&type_);
+    let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
+    ours.chain(resizing).chain(foreign).collect()
+}
+
+/// What says that resources are being changed, or cannot be; there is neither where all are as wanted.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resizing(view: &PodView, before: &[PodCondition], now: Timestamp) -> Option<PodCondition> {
+    resize::open(view).next()?;
+    let [pending, in_progress] = RESIZE;
+    let why = resize::infeasible(view);
+    let (type_, verdict) = match why {
+        Some(message) => (pending, Err(("Infeasible", message))),
+        None => (in_progress, Ok(())),
+    };
+    Some(condition(type_, verdict, true, before, view.pod.metadata.generation, now))
 }
 
 /// One condition; its transition time moves only with its status.

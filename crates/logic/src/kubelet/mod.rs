@@ -22,6 +22,7 @@ mod containers;
 pub mod ephemeral;
 mod probes;
 pub mod qos;
+mod resize;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -71,6 +72,11 @@ pub enum Action {
         container: String,
         attempt: u32,
         image_id: String,
+    },
+    /// Give a running container the resources that the pod's spec says now.
+    ResizeContainer {
+        container: String,
+        attempt: u32,
     },
     /// Run the postStart hook of a started container.
     PostStart {
@@ -203,6 +209,7 @@ fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
     }
     probes::run(view, now, decision);
     termination::stop_condemned(view, decision);
+    resize::run(view, decision);
     containers::drop_old_attempts(view, decision);
     let volumes_ready = ensure_volumes(view, now, decision);
     if view.sandbox == Sandbox::Absent {

@@ -306,6 +306,7 @@ impl World {
                 let outcome = if fails { ProbeOutcome::Failure("no".into()) } else { ProbeOutcome::Success };
                 Fact::Probe { container, attempt, kind, began: now, outcome }
             }
+            Action::ResizeContainer { .. } => return,
             Action::PostStart { container, attempt } => Fact::PostStart { container, attempt, result: Ok(()) },
             Action::RemoveSandbox => {
                 assert!(!self.alive(uid), "a sandbox is removed under running containers");

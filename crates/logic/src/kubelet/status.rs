@@ -14,7 +14,7 @@ use super::containers::{
     Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts,
 };
 use super::view::{ContainerFact, ImageFact, Life, PodView, Sandbox};
-use super::{Stage, conditions, probes, qos};
+use super::{Stage, conditions, probes, qos, resize};
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SECONDS: i64 = 2;
@@ -257,9 +257,13 @@ fn container_status(
         return unseen(view, status, stage, blocked(view, container, now).unwrap_or_else(default));
     };
     status.image_id = fact.image_id.clone();
-    let resources = container.resources.clone().unwrap_or_default();
-    status.allocated_resources = resources.requests.clone().filter(|requests| !requests.is_empty());
-    status.resources = Some(ResourceRequirements { claims: None, ..resources });
+    let wanted = container.resources.clone().unwrap_or_default();
+    let applied = Some(fact).filter(|fact| fact.is_alive()).and_then(|fact| resize::applied(view, fact)).cloned();
+    let is_held = applied.is_some() && resize::infeasible(view).is_some();
+    let applied = applied.unwrap_or_else(|| wanted.clone());
+    let allocated = if is_held { &applied } else { &wanted };
+    status.allocated_resources = allocated.requests.clone().filter(|requests| !requests.is_empty());
+    status.resources = Some(ResourceRequirements { claims: None, ..applied });
     status.restart_count = i32::try_from(fact.attempt).unwrap_or(i32::MAX);
     status.container_id = Some(container_id(view.uid(), name, fact.attempt));
     let previous = fact

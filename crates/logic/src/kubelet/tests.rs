@@ -124,6 +124,7 @@ fn show_action(action: &Action) -> String {
         Action::EnsureSandbox => "Sandbox".to_owned(),
         Action::EnsureImage { container, policy, .. } => format!("Image {container} {policy:?}"),
         Action::StartContainer { container, attempt, .. } => format!("Start {container}/{attempt}"),
+        Action::ResizeContainer { container, attempt } => format!("Resize {container}/{attempt}"),
         Action::PostStart { container, attempt } => format!("PostStart {container}/{attempt}"),
         Action::RunProbe { container, attempt, kind } => format!("{kind:?} {container}/{attempt}"),
         Action::StopContainer { container, attempt, deadline, pre_stop, .. } => {
@@ -618,4 +619,82 @@ fn a_containers_status_says_what_it_was_given() {
     let status = serde_json::to_value(bench.view.pod.status.unwrap().container_statuses.unwrap()).unwrap();
     assert_eq!(status[0]["resources"], json!({ "requests": { "cpu": "1" }, "limits": { "cpu": "2" } }));
     assert_eq!(status[0]["allocatedResources"], json!({ "cpu": "1" }));
+}
+
+/// A running container with these resources, after its pod was given others.
+fn resized(policy: Value, from: Value, to: Value) -> Bench {
+    let mut spec = one_container();
+    spec["containers"][0]["resources"] = from.clone();
+    spec["containers"][0]["resizePolicy"] = policy;
+    let mut bench = Bench::new(spec);
+    bench.view.capacity = [("cpu".to_owned(), 2000), ("memory".to_owned(), 1 << 30)].into();
+    bench.network().image("c").started("c", 0).given(0, from).step();
+    let mut pod = bench.view.pod.clone();
+    pod.spec.as_mut().unwrap().containers[0].resources = Some(serde_json::from_value(to).unwrap());
+    bench.fact(Fact::Pod(Box::new(pod)));
+    bench
+}
+
+impl Bench {
+    /// The container runs with these resources.
+    fn given(&mut self, attempt: u32, resources: Value) -> &mut Self {
+        let resources = serde_json::from_value(resources).unwrap();
+        self.fact(Fact::Resources { container: "c".to_owned(), attempt, resources })
+    }
+
+    fn shown(&self) -> Value {
+        let status = self.view.pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap();
+        let status = serde_json::to_value(&status[0]).unwrap();
+        json!([status["resources"]["requests"]["cpu"], status["allocatedResources"]["cpu"]])
+    }
+
+    fn resizing(&self) -> Vec<String> {
+        let all = self.view.pod.status.as_ref().unwrap().conditions.iter().flatten();
+        let all = all.filter(|condition| condition.type_.starts_with("PodResize"));
+        all.map(|one| format!("{} {} {}", one.type_, one.status, one.reason.clone().unwrap_or_default())).collect()
+    }
+}
+
+#[test]
+fn conformance_pods_are_resized_in_place() {
+    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "1500m" } }));
+    let mut bench =
+        resized(json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]), one, two.clone());
+    assert_eq!(bench.step(), "Resize c/0 | Running c=running+");
+    assert_eq!(
+        (bench.shown(), bench.resizing()),
+        (json!(["1", "1500m"]), vec!["PodResizeInProgress True ".to_owned()])
+    );
+    bench.given(0, two);
+    assert_eq!(bench.step(), " | Running c=running+");
+    assert_eq!((bench.shown(), bench.resizing()), (json!(["1500m", "1500m"]), Vec::new()));
+    // A restarted agent finds in the API what was done.
+    let mut again = Bench::new(json!({}));
+    again.view.pod = bench.view.pod.clone();
+    again.network().life("c", 0, Life::Running { since: bench.now });
+    assert!(!again.step().contains("Resize"), "done before");
+}
+
+#[test]
+fn conformance_a_resize_that_needs_a_restart_restarts_its_container_alone() {
+    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "1500m" } }));
+    let mut bench = resized(json!([{ "resourceName": "cpu", "restartPolicy": "RestartContainer" }]), one, two.clone());
+    assert_eq!(bench.step(), "Stop c/0 by 00:30 preStop | Running c=running+");
+    bench.exited("c", 0, 143);
+    assert!(bench.step().starts_with("Image c") || bench.step().starts_with("Start c/1"), "it starts again");
+    bench.image("c").started("c", 1).given(1, two).step();
+    assert_eq!((bench.shown(), bench.resizing()), (json!(["1500m", "1500m"]), Vec::new()));
+}
+
+#[test]
+fn conformance_a_resize_that_no_node_holds_is_infeasible() {
+    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "5" } }));
+    let mut bench = resized(json!([]), one, two);
+    assert_eq!(bench.step(), " | Running c=running+");
+    assert_eq!(
+        (bench.shown(), bench.resizing()),
+        (json!(["1", "1"]), vec!["PodResizePending True Infeasible".to_owned()])
+    );
+    let wanted = "True Infeasible Node didn't have enough capacity: cpu, requested: 5000, capacity: 2000";
+    assert_eq!(bench.condition("PodResizePending"), wanted);
 }

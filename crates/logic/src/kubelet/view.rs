@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe, ResourceRequirements};
 
 use super::admission::Refusal;
 use super::backoff::{Backoff, RESTART};
@@ -182,7 +182,9 @@ pub struct Memory {
     pub attempt: Option<u32>,
     pub post_start: Hook,
     pub probes: BTreeMap<ProbeKind, ProbeFact>,
-    /// A liveness or startup probe, or a postStart hook, condemned this attempt: why, since when, how long it has.
+    /// What the container runs with, since its start or its last resize.
+    pub resources: Option<ResourceRequirements>,
+    /// A liveness or startup probe, a postStart hook or a resize condemned this attempt: why, since when, how long it has.
     pub condemned: Option<Condemned>,
 }
 
@@ -228,6 +230,12 @@ pub enum Fact {
     Started {
         container: String,
         attempt: u32,
+    },
+    /// A running container has these resources now.
+    Resources {
+        container: String,
+        attempt: u32,
+        resources: Box<ResourceRequirements>,
     },
     StartFailed {
         container: String,
@@ -288,6 +296,9 @@ pub struct PodView {
     pub refused: Option<Refusal>,
     /// Another uid with this pod's namespace and name that still has containers here (S1).
     pub predecessor: Option<String>,
+    /// What the node has for pods, by resource and in the units of [`crate::resources::Amounts`]; what is not named has
+    /// no bound.
+    pub capacity: BTreeMap<String, i64>,
     /// Addresses of this node, the primary one first.
     pub host_ips: Vec<String>,
     /// When this node first knew that the pod is to go.
@@ -375,6 +386,7 @@ impl PodView {
         let mut tell = |warning, reason, message: String, container: Option<&str>| {
             events.push(PodEvent { warning, reason, message, container: container.map(str::to_owned) });
         };
+        let may_resize = matches!(fact, Fact::Pod(_) | Fact::Containers(_));
         match fact {
             Fact::Pod(pod) => self.pod = *pod,
             Fact::Gone => self.gone = true,
@@ -443,6 +455,11 @@ impl PodView {
                 tell(false, "Created", format!("Created container: {container}"), Some(&container));
                 tell(false, "Started", format!("Started container {container}"), Some(&container));
             }
+            Fact::Resources { container, attempt, resources } => {
+                if let Some(memory) = self.attempt_memory(&container, attempt) {
+                    memory.resources = Some(*resources);
+                }
+            }
             Fact::StartFailed { container, reason, message } => {
                 tell(true, "Failed", format!("Error: {message}"), Some(&container));
                 let memory = self.memory.entry(container).or_default();
@@ -477,10 +494,30 @@ impl PodView {
             }
             Fact::Notice { warning, reason, message } => tell(warning, reason, message, None),
         }
+        if may_resize {
+            self.condemn_resized(now);
+        }
         if self.is_tombstoned() {
             self.tombstoned_since.get_or_insert(now);
         }
         events
+    }
+
+    /// Containers whose new resources need a restart are stopped; what starts then has them.
+    fn condemn_resized(&mut self, now: Timestamp) {
+        if super::resize::open(self).next().is_none() || super::resize::infeasible(self).is_some() {
+            return;
+        }
+        let restarted =
+            super::resize::open(self).filter(|(container, _, changed)| super::resize::restarts(container, changed));
+        let restarted: Vec<(String, u32)> = restarted.map(|(_, fact, _)| (fact.name.clone(), fact.attempt)).collect();
+        let grace_seconds = self.grace_seconds();
+        for (name, attempt) in restarted {
+            let why = format!("Container {name} resize requires restart");
+            if let Some(memory) = self.attempt_memory(&name, attempt) {
+                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+            }
+        }
     }
 
     fn apply_started(&mut self, container: &str, attempt: u32, now: Timestamp) {

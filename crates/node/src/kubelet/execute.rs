@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 
 use super::objects::{Reference, Watched};
 use super::worker::IP_ANNOTATION;
-use super::{Kubelet, PodContext, probe, spec};
+use super::{Kubelet, PodContext, probe, resources, spec};
 use mainstay_runtime::images::ImageError;
-use mainstay_runtime::{ContainerState, ContainerStatus, RuntimeError, SandboxStatus, container_id};
+use mainstay_runtime::{ContainerState, ContainerStatus, Limits, RuntimeError, SandboxStatus, container_id};
 
 /// The pause between questions to an API that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -83,6 +83,7 @@ pub(super) async fn execute(
         Action::StartContainer { container, attempt, image_id } => {
             start(&kubelet, &context, container, attempt, &image_id).await
         }
+        Action::ResizeContainer { container, attempt } => resize(&kubelet, &context, container, attempt).await,
         Action::PostStart { container, attempt } => {
             let handler = context.container(&container).and_then(|spec| spec.lifecycle.as_ref()?.post_start.clone());
             let result = match handler {
@@ -248,7 +249,8 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
     match kubelet.runtime.start_container(&spec).await {
         Ok(status) => {
             containers.push(status);
-            facts.push(Fact::Started { container, attempt });
+            facts.push(Fact::Started { container: container.clone(), attempt });
+            facts.extend(resources_of(context, container, attempt));
         }
         // Begun before a crash of the agent: it is there.
         Err(RuntimeError::Exists(id)) if kubelet.runtime.status(&id).is_some() => {
@@ -265,6 +267,30 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         }
     }
     Outcome { containers, facts, dependencies, ..Outcome::default() }
+}
+
+/// What a container of the pod is given, by its spec.
+fn resources_of(context: &PodContext, container: String, attempt: u32) -> Option<Fact> {
+    let resources = Box::new(context.container(&container)?.resources.clone().unwrap_or_default());
+    Some(Fact::Resources { container, attempt, resources })
+}
+
+async fn resize(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32) -> Outcome {
+    let Some(spec) = context.container(&container) else { return Outcome::default() };
+    let wanted = resources::of(spec);
+    let limits = Limits {
+        cpu_request_milli: wanted.cpu_request_milli,
+        cpu_limit_milli: wanted.cpu_limit_milli,
+        memory_limit: wanted.memory_limit,
+    };
+    match kubelet.runtime.resize(&container_id(&context.uid, &container, attempt), limits).await {
+        Ok(()) => {
+            Outcome { facts: resources_of(context, container, attempt).into_iter().collect(), ..Outcome::default() }
+        }
+        // It has ended meanwhile: the next one starts with them.
+        Err(RuntimeError::NotRunning(_) | RuntimeError::ContainerNotFound(_)) => Outcome::default(),
+        Err(error) => failed(context, "a container could not be resized", &error),
+    }
 }
 
 /// A container that could not be started and is not tried again: ended before it began, as upstream tells it.

@@ -160,6 +160,13 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// What pods may ask for together, in the units in which decisions count: CPUs in thousandths, memory in bytes.
+pub fn capacity() -> std::collections::BTreeMap<String, i64> {
+    let cpu = i64::try_from(cpus()).unwrap_or(i64::MAX / 1000) * 1000;
+    let memory = i64::try_from(memory_bytes()).unwrap_or(i64::MAX);
+    [("cpu".to_owned(), cpu), ("memory".to_owned(), memory)].into()
+}
+
 /// The machine's memory, bytes.
 pub fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -71,6 +71,7 @@ impl Worker {
         let (early_sender, early) = mpsc::channel(super::pods::INBOX);
         let context = PodContext::new(&pod);
         let mut view = PodView::new(pod, kubelet.host_ips());
+        view.capacity = super::node_status::capacity();
         view.predecessor = predecessor;
         if kubelet.disk.is_tombstoned(&context.uid) {
             view.remembered = Remembered::Yes;

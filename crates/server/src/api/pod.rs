@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_api::object;
 use mainstay_api::status::Cause;
+use mainstay_api::{kinds, object};
 use serde_json::Value;
 
 /// The stored pod with the ephemeral containers of the one that was sent.
@@ -80,6 +80,42 @@ pub(super) fn validate_ephemeral_containers(new: &Value, old: &Value, causes: &m
         }
     }
 }
+
+/// A resize changes amounts of cpu and memory; it takes none away, and the pod's class of service stays.
+pub(super) fn validate_resize(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let class = kinds::pod::qos_class(new);
+    if class != kinds::pod::qos_class(old) {
+        causes.push(Cause::invalid("metadata", class, "Pod QOS Class may not change as a result of resizing"));
+    }
+    for list in ["containers", "initContainers"] {
+        for (index, (now, before)) in items(new, list).zip(items(old, list)).enumerate() {
+            if now.get("resizePolicy") != before.get("resizePolicy") {
+                causes.push(Cause::forbidden("spec", "only cpu and memory resources are mutable"));
+            }
+            for part in ["requests", "limits"] {
+                let path = format!("spec.{list}[{index}].resources.{part}");
+                let of = |container: &Value| {
+                    object::at(container, &["resources", part]).and_then(Value::as_object).cloned().unwrap_or_default()
+                };
+                let (now, before) = (of(now), of(before));
+                let is_removed = |name: &&str| before.contains_key(*name) && !now.contains_key(*name);
+                if RESIZABLE.iter().any(is_removed) {
+                    causes.push(Cause::forbidden(&path, &format!("resource {part} cannot be removed")));
+                }
+                let others = |all: &serde_json::Map<String, Value>| {
+                    let other = |(name, _): &(&String, &Value)| !RESIZABLE.contains(&name.as_str());
+                    all.iter().filter(other).map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()
+                };
+                if others(&now) != others(&before) {
+                    causes.push(Cause::forbidden("spec", "only cpu and memory resources are mutable"));
+                }
+            }
+        }
+    }
+}
+
+/// What a resize is about.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 fn items<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     object::at(pod, &["spec", list]).and_then(Value::as_array).into_iter().flatten()

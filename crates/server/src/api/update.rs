@@ -203,6 +203,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
             match part {
                 Part::Main => (kind.validate_update)(kind, &new, old, &mut causes),
                 Part::EphemeralContainers => pod::validate_ephemeral_containers(&new, old, &mut causes),
+                Part::Resize => pod::validate_resize(&new, old, &mut causes),
                 _ => {}
             }
         }
@@ -276,10 +277,11 @@ fn only_conditions(new: &Value, old: &Value) -> Value {
         Some(conditions) => status.insert("conditions".to_owned(), conditions.clone()),
         None => status.remove("conditions"),
     };
-    kept
+    annotated(kept, new)
 }
 
-/// The old object with the new one's status, labels and annotations; a Deployment keeps its labels, as upstream.
+/// The old object with the new one's status, labels and annotations. As upstream, a Deployment keeps its labels, and the
+/// kinds of [`METADATA_STAYS`] keep both.
 fn only_status(kind: &Kind, new: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
     let fields = object::ensure(&mut kept, &[]);
@@ -287,15 +289,34 @@ fn only_status(kind: &Kind, new: &Value, old: &Value) -> Value {
         Some(status) => fields.insert("status".to_owned(), status.clone()),
         None => fields.remove("status"),
     };
-    for field in ["labels", "annotations", "managedFields"] {
-        if field == "labels" && *kind == kinds::DEPLOYMENT {
-            continue;
-        }
+    if kind.custom.is_some() || METADATA_STAYS.iter().any(|of| **of == *kind) {
+        return with_metadata(kept, new, &["managedFields"]);
+    }
+    if *kind == kinds::DEPLOYMENT {
+        return with_metadata(kept, new, &["annotations", "managedFields"]);
+    }
+    annotated(kept, new)
+}
+
+/// Kinds whose `/status` writes nothing of the metadata; so it is with custom resources.
+static METADATA_STAYS: [&Kind; 4] = [
+    &kinds::CUSTOM_RESOURCE_DEFINITION,
+    &kinds::API_SERVICE,
+    &kinds::FLOW_SCHEMA,
+    &kinds::PRIORITY_LEVEL_CONFIGURATION,
+];
+
+fn annotated(kept: Value, new: &Value) -> Value {
+    with_metadata(kept, new, &["labels", "annotations", "managedFields"])
+}
+
+fn with_metadata(mut kept: Value, new: &Value, fields: &[&str]) -> Value {
+    for field in fields {
         let value = object::at(new, &["metadata", field]).cloned();
         let metadata = object::ensure(&mut kept, &["metadata"]);
         match value {
-            Some(value) => metadata.insert(field.to_owned(), value),
-            None => metadata.remove(field),
+            Some(value) => metadata.insert((*field).to_owned(), value),
+            None => metadata.remove(*field),
         };
     }
     kept

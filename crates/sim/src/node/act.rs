@@ -56,6 +56,7 @@ impl Node {
                 self.learn_containers(&uid, now);
                 Some(Fact::Started { container, attempt })
             }
+            Action::ResizeContainer { .. } => None,
             Action::PostStart { container, attempt } => Some(Fact::PostStart { container, attempt, result: Ok(()) }),
             Action::RunProbe { container, attempt, kind } => {
                 let ready = self.machine.containers.get(&uid).into_iter().flatten().any(|running| {

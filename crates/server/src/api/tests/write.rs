@@ -200,3 +200,56 @@ fn the_first_write_has_a_manager() {
     let anonymous = cluster.write(|batch| apply(batch, &kinds::CONFIG_MAP, "default", "a", Part::Main, &config, false));
     assert_eq!(anonymous.expect_err("nobody").code, 422);
 }
+
+/// Conformance, CSR API operations and CRD status: `/approval` and `/status` write labels and annotations too, but for
+/// the kinds that upstream excepts.
+#[test]
+fn conformance_what_subresources_write_of_the_metadata() {
+    let cluster = Cluster::new();
+    let budget = json!({ "metadata": { "name": "b" }, "spec": { "minAvailable": 1, "selector": {} } });
+    cluster.create(&kinds::POD_DISRUPTION_BUDGET, budget).expect("created");
+    let level = json!({ "metadata": { "name": "l" }, "spec": { "type": "Limited", "limited": {
+        "nominalConcurrencyShares": 1, "limitResponse": { "type": "Reject" } } } });
+    cluster.create(&kinds::PRIORITY_LEVEL_CONFIGURATION, level).expect("created");
+    let noted = |kind: &Kind, name: &str| {
+        let change = json!({ "metadata": { "annotations": { "a": "b" } } });
+        cluster.merge(kind, name, Part::Status, change).expect("written")["metadata"]["annotations"]
+            == json!({ "a": "b" })
+    };
+    assert!(noted(&kinds::POD_DISRUPTION_BUDGET, "b"));
+    assert!(!noted(&kinds::PRIORITY_LEVEL_CONFIGURATION, "l"));
+}
+
+#[test]
+fn conformance_a_resize_changes_amounts_and_nothing_else() {
+    let cluster = Cluster::new();
+    cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
+    let mut made = pod("a");
+    made["spec"]["containers"][0]["resources"] =
+        json!({ "requests": { "cpu": "1", "memory": "1Mi" }, "limits": { "cpu": "2" } });
+    cluster.create(&kinds::POD, made).expect("created");
+    let resize = |resources: Value| {
+        let stored = cluster.get(&kinds::POD, "a").expect("there");
+        let mut containers = stored["spec"]["containers"].clone();
+        containers[0]["resources"] = resources;
+        cluster.merge(&kinds::POD, "a", Part::Resize, json!({ "spec": { "containers": containers } }))
+    };
+    let table = [
+        (json!({ "requests": { "cpu": "1" }, "limits": { "cpu": "2" } }), "resource requests cannot be removed"),
+        (
+            json!({ "requests": { "cpu": "2", "memory": "1Mi" }, "limits": { "cpu": "2", "memory": "1Mi" } }),
+            "Pod QOS Class may not change",
+        ),
+        (
+            json!({ "requests": { "cpu": "1", "memory": "1Mi", "ephemeral-storage": "1Mi" }, "limits": { "cpu": "2" } }),
+            "only cpu and memory resources are mutable",
+        ),
+    ];
+    for (resources, why) in table {
+        let refused = resize(resources).expect_err(why);
+        assert!(refused.code == 422 && refused.message.contains(why), "{}", refused.message);
+    }
+    let fits = json!({ "requests": { "cpu": "1500m", "memory": "2Mi" }, "limits": { "cpu": "2", "memory": "4Mi" } });
+    let done = resize(fits.clone()).expect("resized");
+    assert_eq!((&done["spec"]["containers"][0]["resources"], &done["metadata"]["generation"]), (&fits, &json!(2)));
+}
