@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, PodCondition, TopologySpreadConstraint, Volume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// Whether `metadata.deletionTimestamp` is set.
@@ -25,6 +25,28 @@ pub fn is_finished(pod: &Pod) -> bool {
 /// Neither finished nor on its way out.
 pub fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !is_terminating(&pod.metadata)
+}
+
+/// The condition that says why a pod is taken away before its time; a Job's failure policy reads it.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
+/// The pod's conditions with that one.
+pub fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Vec<PodCondition> {
+    let target = PodCondition {
+        type_: DISRUPTION_TARGET.to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    undisrupted(pod).chain([target]).collect()
+}
+
+/// The pod's conditions without that one.
+pub fn undisrupted(pod: &Pod) -> impl Iterator<Item = PodCondition> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| condition.type_ != DISRUPTION_TARGET).cloned()
 }
 
 /// The condition of a type.

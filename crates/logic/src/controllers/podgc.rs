@@ -10,13 +10,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, guarded_status, key_of};
 use crate::nodes::is_ready;
-use crate::pods::{condition, is_finished, is_terminating};
+use crate::pods::{DISRUPTION_TARGET, condition, disrupted, is_finished, is_terminating, undisrupted};
 use crate::snapshot::{Change, Snapshot};
 
 /// Its line in the list.
@@ -80,7 +79,7 @@ fn is_out_of_service(node: &Node) -> bool {
 }
 
 fn mark(pod: &Pod) -> Option<&PodCondition> {
-    condition(pod, "DisruptionTarget").filter(|condition| condition.reason.as_deref() == Some(REASON))
+    condition(pod, DISRUPTION_TARGET).filter(|condition| condition.reason.as_deref() == Some(REASON))
 }
 
 fn orphan(pod: &Pod, now: Timestamp) -> Decision {
@@ -89,7 +88,7 @@ fn orphan(pod: &Pod, now: Timestamp) -> Decision {
         decision.writes.push(guarded_status(
             &kinds::POD,
             &pod.metadata,
-            json!({"conditions": marked(pod, "PodGC: node no longer exists", now)}),
+            json!({"conditions": disrupted(pod, REASON, "PodGC: node no longer exists", now)}),
         ));
         decision.waiting.push(Waiting::Backoff);
         return decision;
@@ -104,28 +103,11 @@ fn orphan(pod: &Pod, now: Timestamp) -> Decision {
     remove(pod, "PodGC: node no longer exists", now)
 }
 
-fn marked(pod: &Pod, message: &str, now: Timestamp) -> Vec<PodCondition> {
-    let target = PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
-        reason: Some(REASON.to_owned()),
-        message: Some(message.to_owned()),
-        last_transition_time: Some(Time(now)),
-        ..PodCondition::default()
-    };
-    others(pod).chain([target]).collect()
-}
-
-fn others(pod: &Pod) -> impl Iterator<Item = PodCondition> {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ != "DisruptionTarget").cloned()
-}
-
 /// The node is there (again): nothing is held against its pods.
 fn forgive(pod: &Pod) -> Decision {
     let mut decision = Decision::default();
     if mark(pod).is_some() && !is_finished(pod) && !is_terminating(&pod.metadata) {
-        let conditions: Vec<PodCondition> = others(pod).collect();
+        let conditions: Vec<PodCondition> = undisrupted(pod).collect();
         decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
     }
     decision
@@ -135,9 +117,9 @@ fn remove(pod: &Pod, message: &str, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     if !is_finished(pod) {
         let conditions = if mark(pod).is_some() {
-            others(pod).chain(mark(pod).cloned()).collect()
+            undisrupted(pod).chain(mark(pod).cloned()).collect()
         } else {
-            marked(pod, message, now)
+            disrupted(pod, REASON, message, now)
         };
         decision.writes.push(guarded_status(
             &kinds::POD,

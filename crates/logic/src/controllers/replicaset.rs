@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::kinds::{POD, REPLICA_SET};
 use mainstay_api::{Kind, ObjectKey};
@@ -144,6 +144,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     let active: Vec<&Pod> = o.pods.iter().copied().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(o.set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    // Before the pods, so that it is told also where one of them is refused.
+    status(o, &active, wanted, now, &mut d);
     if is_terminating(&o.set.metadata) {
         // The garbage collector decides about the pods.
     } else if wanted > active.len() && o.namespace_terminating {
@@ -153,7 +155,6 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     } else {
         delete(o, active.clone(), active.len() - wanted, &mut d);
     }
-    status(o, &active, now, &mut d);
     d
 }
 
@@ -207,7 +208,16 @@ fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
     ((!node(pod).is_empty(), phase, pods::is_ready(pod), cost, std::cmp::Reverse(doubled)), pod_template::age_rank(pod))
 }
 
-fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
+/// The conditions, without that of a failure that is over: nothing has to be made any more.
+fn conditions(old: Option<&[ReplicaSetCondition]>, lacks: bool) -> Option<Vec<ReplicaSetCondition>> {
+    let kept = old?.iter().filter(|condition| lacks || condition.type_.as_deref() != Some(REPLICA_FAILURE)).cloned();
+    Some(kept.collect::<Vec<_>>()).filter(|kept| !kept.is_empty())
+}
+
+/// Upstream's condition of a set whose pods are refused; the driver sets it when it meets a refusal.
+pub const REPLICA_FAILURE: &str = "ReplicaFailure";
+
+fn status(o: &Observed, active: &[&Pod], wanted: usize, now: Timestamp, d: &mut Decision) {
     let min_ready = o.set.spec.min_ready_seconds.unwrap_or(0);
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let template = o.set.spec.template.as_ref().and_then(|template| template.metadata.as_ref()?.labels.as_ref());
@@ -231,9 +241,13 @@ fn status(o: &Observed, active: &[&Pod], now: Timestamp, d: &mut Decision) {
         // A ReplicationController has no such field.
         terminating_replicas: Some(number(terminating)).filter(|_| *o.kind == REPLICA_SET),
         observed_generation: o.set.metadata.generation,
-        conditions: old.conditions.clone(),
+        conditions: conditions(old.conditions.as_deref(), active.len() < wanted),
     };
     if new != old {
-        d.writes.push(Write::patch_status(o.kind, &o.set.metadata, json!(new)));
+        let mut status = json!(new);
+        if new.conditions.is_none() && old.conditions.is_some() {
+            status["conditions"] = serde_json::Value::Null;
+        }
+        d.writes.push(Write::patch_status(o.kind, &o.set.metadata, status));
     }
 }

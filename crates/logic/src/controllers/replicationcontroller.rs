@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::ReplicationController;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{POD, REPLICATION_CONTROLLER};
@@ -74,7 +74,7 @@ fn as_set(set: &ReplicationController) -> ReplicaSet {
         available_replicas: status.available_replicas,
         observed_generation: status.observed_generation,
         terminating_replicas: None,
-        conditions: None,
+        conditions: status.conditions.map(|all| all.into_iter().map(as_condition).collect()),
     });
     ReplicaSet {
         metadata: set.metadata.clone(),
@@ -86,6 +86,11 @@ fn as_set(set: &ReplicationController) -> ReplicaSet {
         },
         status,
     }
+}
+
+fn as_condition(condition: ReplicationControllerCondition) -> ReplicaSetCondition {
+    let ReplicationControllerCondition { last_transition_time, message, reason, status, type_ } = condition;
+    ReplicaSetCondition { last_transition_time, message, reason, status: Some(status), type_: Some(type_) }
 }
 
 #[cfg(test)]

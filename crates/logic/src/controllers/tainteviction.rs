@@ -12,16 +12,17 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 use mainstay_api::{ObjectKey, kinds};
+use serde_json::json;
 
-use crate::decision::{Controller, Decision, Event, Verb, Write, key_of};
+use crate::decision::{Controller, Decision, Event, Verb, Write, guarded_status, key_of};
 use crate::matching::tolerates;
-use crate::pods::is_active;
+use crate::pods::{self, is_active};
 use crate::snapshot::{Change, Snapshot};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
     name: "taint-eviction-controller",
-    permits: &[(Verb::Delete, "pods")],
+    permits: &[(Verb::Delete, "pods"), (Verb::PatchStatus, "pods")],
     reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
@@ -66,7 +67,14 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
         return decision;
     }
     let message = format!("Marking for deletion Pod {}", key_of(&pod.metadata));
-    decision.writes.push(Write::delete(&kinds::POD, &pod.metadata));
+    let why = "Taint manager: deleting due to NoExecute taint";
+    let conditions = pods::disrupted(pod, "DeletionByTaintManager", why, now);
+    decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({ "conditions": conditions })));
+    let mut deletion = Write::delete(&kinds::POD, &pod.metadata);
+    if let Write::Delete { resource_version, .. } = &mut deletion {
+        *resource_version = None;
+    }
+    decision.writes.push(deletion);
     decision.events.push(Event::normal(&kinds::POD, &pod.metadata, "TaintManagerEviction", message));
     decision
 }
@@ -90,7 +98,6 @@ mod tests {
     use super::*;
     use crate::scheduler::tests::{node, pod};
     use crate::world::World;
-    use serde_json::json;
 
     #[test]
     fn s2_pods_leave_gracefully_when_their_toleration_ends() {
@@ -114,7 +121,11 @@ mod tests {
             let shown = match (decision.writes.as_slice(), decision.wake_at) {
                 ([], None) => "stays".to_owned(),
                 ([], Some(at)) => format!("until {at}"),
-                ([Write::Delete { grace_period: None, .. }], _) => "leaves".to_owned(),
+                ([Write::Patch { status: true, patch, .. }, Write::Delete { grace_period: None, .. }], _)
+                    if patch["status"]["conditions"][0]["reason"] == "DeletionByTaintManager" =>
+                {
+                    "leaves".to_owned()
+                }
                 (other, _) => format!("{other:?}"),
             };
             assert_eq!(shown, expected, "{taints} {tolerations}");

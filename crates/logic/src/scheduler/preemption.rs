@@ -7,8 +7,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::kinds;
 use serde_json::json;
 
@@ -16,7 +15,7 @@ use super::fit::{Wants, consider, priority, usage_for};
 use super::not_scheduled;
 use super::round::Round;
 use crate::decision::{Decision, Event, Propagation, Waiting, Write, key_of};
-use crate::pods::{is_finished, is_terminating};
+use crate::pods::{self, is_finished, is_terminating};
 use crate::snapshot::Index;
 
 /// Nodes on which victims are looked for: the first so many that have some.
@@ -130,17 +129,8 @@ fn cost(candidate: &Candidate) -> (i32, i64, usize, Reverse<Option<Timestamp>>, 
 fn evict(pod: &Pod, candidate: &Candidate, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     for victim in candidate.victims.iter().filter(|victim| !is_terminating(&victim.metadata)) {
-        let target = PodCondition {
-            type_: "DisruptionTarget".to_owned(),
-            status: "True".to_owned(),
-            reason: Some("PreemptionByScheduler".to_owned()),
-            message: Some("default-scheduler: preempting to accommodate a higher priority pod".to_owned()),
-            last_transition_time: Some(Time(now)),
-            ..PodCondition::default()
-        };
-        let others = victim.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let conditions: Vec<PodCondition> =
-            others.filter(|condition| condition.type_ != "DisruptionTarget").cloned().chain([target]).collect();
+        let why = "default-scheduler: preempting to accommodate a higher priority pod";
+        let conditions = pods::disrupted(victim, "PreemptionByScheduler", why, now);
         let status = json!({"conditions": conditions});
         decision.writes.push(crate::decision::guarded_status(&kinds::POD, &victim.metadata, status));
         decision.writes.push(Write::Delete {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mainstay_api::{Status, kinds, object};
+use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
+use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
 use mainstay_store::limits::{MAX_EXPECT, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
@@ -216,7 +217,7 @@ fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write
         let name = object::text(owner, &["name"]);
         let event = mainstay_logic::Event {
             kind: owner_kind.clone(),
-            key: mainstay_api::ObjectKey::new(object::namespace(object), name),
+            key: ObjectKey::new(object::namespace(object), name),
             uid: object::text(owner, &["uid"]).to_owned(),
             warning: true,
             reason: "FailedCreate",
@@ -229,5 +230,30 @@ fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write
             ),
         };
         events::record(batch, controller, &event);
+        note_failure(batch, &owner_kind, &event.key, &event.uid, &status.message);
+    }
+}
+
+/// Sets the condition by which ReplicaSets and ReplicationControllers show that their pods are refused. The controller
+/// takes it away when nothing is missing any more.
+fn note_failure(batch: &mut Batch<'_>, kind: &Kind, key: &ObjectKey, uid: &str, why: &str) {
+    if !matches!(&*kind.kind, "ReplicaSet" | "ReplicationController") {
+        return;
+    }
+    let Ok(Some(owner)) = batch.get(kind, &key.namespace, &key.name) else { return };
+    let mut conditions: Vec<Value> =
+        object::at(&owner, &["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    if object::uid(&owner) != uid || conditions.iter().any(|one| object::text(one, &["type"]) == REPLICA_FAILURE) {
+        return;
+    }
+    conditions.push(json!({ "type": REPLICA_FAILURE, "status": "True", "reason": "FailedCreate", "message": why,
+        "lastTransitionTime": mainstay_api::time::rfc3339(batch.now) }));
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        object::ensure(&mut new, &["status"]).insert("conditions".to_owned(), conditions.clone().into());
+        Ok(new)
+    };
+    if let Err(status) = api::patch(batch, kind, &key.namespace, &key.name, api::Part::Status, &change) {
+        tracing::debug!(%key, message = %status.message, "a set's failure could not be noted");
     }
 }

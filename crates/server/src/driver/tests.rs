@@ -459,3 +459,31 @@ fn many_keys_are_decided_together_by_rank_and_a_refusal_ends_only_what_follows()
     let made: Vec<bool> = ["z-s", "a-s", "bad-s"].map(|name| cluster.get(&kinds::SECRET, name).is_some()).into();
     assert_eq!(made, [true, true, false]);
 }
+
+/// Conformance, ReplicationController and ReplicaSet: a failure such as an exceeded quota is a condition while it lasts.
+#[test]
+fn conformance_an_exceeded_quota_is_a_condition_of_the_set() {
+    static SETS: &[Controller] = &[mainstay_logic::controllers::replicationcontroller::CONTROLLER];
+    let cluster = Cluster::new();
+    cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
+    let hard = json!({ "pods": "2" });
+    cluster
+        .create(&kinds::RESOURCE_QUOTA, json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } }))
+        .expect("created");
+    let counted = json!({ "status": { "hard": hard, "used": { "pods": "0" } } });
+    cluster.merge(&kinds::RESOURCE_QUOTA, "q", crate::api::Part::Status, counted).expect("counted");
+    let template =
+        json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = json!({ "replicas": 3, "selector": { "a": "b" }, "template": template });
+    let kind = &kinds::REPLICATION_CONTROLLER;
+    cluster.create(kind, json!({ "metadata": { "name": "rc" }, "spec": spec })).expect("created");
+    run(&cluster, SETS);
+    let status = || cluster.get(kind, "rc").expect("there")["status"].clone();
+    assert_eq!(status()["replicas"], 2, "what could be made is counted");
+    let condition = status()["conditions"][0].clone();
+    assert_eq!((&condition["type"], &condition["reason"]), (&json!("ReplicaFailure"), &json!("FailedCreate")));
+    assert!(condition["message"].as_str().is_some_and(|why| why.contains("exceeded quota: q")), "{condition}");
+    cluster.merge(kind, "rc", crate::api::Part::Main, json!({ "spec": { "replicas": 2 } })).expect("scaled");
+    run(&cluster, SETS);
+    assert_eq!((status().get("conditions"), status()["replicas"].clone()), (None, json!(2)));
+}

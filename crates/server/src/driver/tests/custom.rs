@@ -213,3 +213,27 @@ fn s10_owners_that_were_not_served_for_a_while_are_there_again() {
     let child = cluster.get(&kinds::CONFIG_MAP, "child").expect("its owner is there");
     assert!(!object::is_terminating(&child), "{child}");
 }
+
+/// Conformance, custom resource defaulting for requests and from storage.
+#[test]
+fn conformance_defaults_that_come_later_are_in_what_was_stored_before() {
+    let (cluster, kind) = served();
+    cluster.create(&kind, foo("old", json!({ "size": 3 }))).expect("created");
+    let mut definition = cluster.get(CRD, "foos.x.io").expect("there");
+    for version in definition["spec"]["versions"].as_array_mut().expect("two") {
+        let spec = &mut version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        spec["color"] = json!({ "type": "string", "default": "red" });
+    }
+    cluster.update(CRD, "foos.x.io", definition).expect("changed");
+    run(&cluster, CONTROLLERS);
+    let kind = cluster.api.served.now().find("x.io", "v1", "foos").expect("served").clone();
+    let read = |name: &str| cluster.api.batch().get(&kind, "default", name).expect("readable").expect("there");
+    assert_eq!(read("old")["spec"], json!({ "size": 3, "mode": "fast", "color": "red" }));
+    let stored = cluster.api.store.get(&api::key::object(&kind, "default", "old")).expect("stored").value;
+    assert!(!String::from_utf8_lossy(&stored).contains("red"), "nothing was written");
+    let form = (mainstay_api::table::Representation::Object, mainstay_api::table::Media::Json);
+    let include = mainstay_api::table::IncludeObject::Metadata;
+    let shown = crate::http::shape::Shape::new(&kind, form, include, cluster.api.now()).one(&stored);
+    let shown: Value = serde_json::from_slice(&shown).expect("JSON");
+    assert_eq!(shown["spec"]["color"], "red");
+}
