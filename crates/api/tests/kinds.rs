@@ -727,3 +727,15 @@ fn x4_a_pod_with_very_many_wrong_containers_is_refused_at_once() {
     (kinds::POD.validate)(&kinds::POD, &json!({ "metadata": {}, "spec": { "containers": containers } }), &mut causes);
     assert!((1..1000).contains(&causes.len()), "{}", causes.len());
 }
+
+/// Conformance, Services: session affinity can be switched off by its field alone.
+#[test]
+fn conformance_no_affinity_has_no_configuration() {
+    let mut service = service();
+    service["spec"]["sessionAffinity"] = json!("ClientIP");
+    (kinds::SERVICE.defaults)(&kinds::SERVICE, &mut service);
+    assert_eq!(service["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
+    service["spec"]["sessionAffinity"] = json!("None");
+    (kinds::SERVICE.defaults)(&kinds::SERVICE, &mut service);
+    assert!(service["spec"].get("sessionAffinityConfig").is_none());
+}

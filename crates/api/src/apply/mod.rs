@@ -255,13 +255,24 @@ fn owned_part(kind: &Kind, subresource: &str, mut set: Set) -> Set {
     set
 }
 
-/// Upstream's 400 for a configuration whose lists cannot be merged.
+/// Upstream's refusal of a configuration that has fields which the kind does not have, whatever `fieldValidation` says.
+/// `config` is without them; `unknown` are their paths, as `spec.containers[0].foo`.
+pub fn undeclared(kind: &Kind, config: &Value, unknown: &[&str]) -> Status {
+    let whole = Typed::object(Nature::of_kind(kind), config);
+    let line = |path: &&str| format!("{}: field not declared in schema", whole.shown_path(path));
+    let why = match unknown {
+        [one] => line(one),
+        several => format!("errors:\n  {}", several.iter().map(line).collect::<Vec<_>>().join("\n  ")),
+    };
+    not_typed(kind, config, &why)
+}
+
+/// Upstream's 500 for a configuration that is not of its type or whose lists cannot be merged.
 fn not_typed(kind: &Kind, config: &Value, why: &str) -> Status {
     let (namespace, name) = (crate::object::namespace(config), crate::object::name(config));
     let (version, kind) = (kind.api_version(), kind.kind.clone());
-    Status::bad_request(format!(
-        "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}"
-    ))
+    let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}");
+    Status::new(500, "", message)
 }
 
 /// Upstream's 409: one cause per field and manager.

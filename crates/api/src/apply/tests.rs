@@ -366,3 +366,18 @@ fn lists_of_custom_resources_are_merged_as_their_schema_says() {
     let less = apply(&kind, Some(&live), &foo(json!({ "set": ["y"] })), false, writer("two", 4)).expect("its own");
     assert_eq!(less["spec"]["keyed"], json!([{ "k": "a", "v": 1 }]));
 }
+
+/// Conformance, FieldValidation: what is applied and unknown is told by its path among owned fields.
+#[test]
+fn conformance_unknown_fields_of_a_configuration_are_not_declared() {
+    let config = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a", "namespace": "n" },
+        "spec": { "template": { "spec": { "containers": [{ "name": "c", "image": "i" }] } } } });
+    let refused = |unknown: &[&str]| undeclared(&crate::kinds::DEPLOYMENT, &config, unknown);
+    let one = refused(&["metadata.unknownMeta"]);
+    let begins = "failed to create typed patch object (n/a; apps/v1, Kind=Deployment): ";
+    assert_eq!((one.code, one.reason.as_ref()), (500, ""));
+    assert_eq!(one.message, format!("{begins}.metadata.unknownMeta: field not declared in schema"));
+    let two = refused(&["spec.x", "spec.template.spec.containers[0].y"]);
+    let lines = ".spec.x: field not declared in schema\n  .spec.template.spec.containers[name=\"c\"].y: field not declared in schema";
+    assert_eq!(two.message, format!("{begins}errors:\n  {lines}"));
+}

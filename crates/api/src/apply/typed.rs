@@ -204,6 +204,24 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// A path like `spec.containers[0].foo` as a path of owned fields: `.spec.containers[name=\"a\"].foo`.
+    pub fn shown_path(&self, path: &str) -> String {
+        let mut out = String::new();
+        let mut here = Some(*self);
+        for step in path.split('.') {
+            let (name, indices) = step.split_once('[').unwrap_or((step, ""));
+            out.push_str(&format!(".{name}"));
+            here = here.and_then(|at| Some(Typed { nature: at.field(name).0, value: at.value.get(name)? }));
+            for index in indices.split('[').filter_map(|index| index.trim_end_matches(']').parse::<usize>().ok()) {
+                let item = here.and_then(|at| Some((at, at.value.get(index)?)));
+                let key = item.filter(|(at, _)| at.form() == Form::Items).and_then(|(at, item)| at.element(item));
+                out.push_str(&key.map_or_else(|| format!("[{index}]"), |key| shown(&key)));
+                here = item.map(|(at, value)| Typed { nature: at.item(), value });
+            }
+        }
+        out
+    }
+
     /// All fields that the value holds.
     pub fn fields(&self) -> Set {
         let mut set = Set::default();

@@ -32,6 +32,9 @@ pub struct Custom {
     pub webhook: Option<Webhook>,
     /// The definition is on its way out: nothing new is made.
     pub is_terminating: bool,
+    /// The definition's own `resourceVersion`, where its schema has defaults at all: what was written before it may
+    /// lack some of them. 0 where nothing can.
+    defaults_since: u64,
 }
 
 /// `spec.conversion.webhook`.
@@ -77,6 +80,19 @@ impl Custom {
     /// Without a conversion of their own the versions of a kind differ in `apiVersion` alone.
     pub fn set_version(&self, group: &str, version: &str, object: &mut Value) {
         ensure(object, &[]).insert("apiVersion".to_owned(), format!("{group}/{version}").into());
+    }
+
+    /// Fills in what a stored object lacks since the schema got defaults after it was written, as upstream does for
+    /// everything that it reads.
+    pub fn complete(&self, object: &mut Value) {
+        if self.may_lack_defaults(crate::object::resource_version(object)) {
+            values::fill_in(self.schema(), object);
+        }
+    }
+
+    /// Whether an object with this `metadata.resourceVersion` may have been written before the schema was as it is.
+    pub fn may_lack_defaults(&self, version: &str) -> bool {
+        self.defaults_since > 0 && version.parse().is_ok_and(|version: u64| version < self.defaults_since)
     }
 
     /// The schema as it was written.
@@ -172,6 +188,10 @@ fn row(definition: &Value, version: &Value) -> Row {
         Some((path.trim_start_matches('.').to_owned(), Path::parse(path).ok()?))
     });
     let schema = at(version, &["schema", "openAPIV3Schema"]).cloned().unwrap_or_else(|| json!({}));
+    let source = schema.to_string();
+    // The word may also be a field's name, which costs no more than looking at old objects for nothing.
+    let since = text(definition, &["metadata", "resourceVersion"]).parse().unwrap_or(0);
+    let defaults_since = if source.contains("\"default\":") { since } else { 0 };
     Row {
         group: owned(&["spec", "group"]),
         version: Cow::Owned(text(version, &["name"]).to_owned()),
@@ -185,7 +205,7 @@ fn row(definition: &Value, version: &Value) -> Row {
         type_name: type_name(definition, version).into(),
         columns: columns.into(),
         custom: Some(Box::new(Custom {
-            source: schema.to_string().into(),
+            source: source.into(),
             schema: OnceLock::new(),
             columns: paths,
             selectable: selectable.collect(),
@@ -193,6 +213,7 @@ fn row(definition: &Value, version: &Value) -> Row {
             stored_version: stored_version(definition).into(),
             webhook: webhook(definition),
             is_terminating: crate::object::is_terminating(definition),
+            defaults_since,
         })),
         fields: |row, object| {
             let all = row.custom.iter().flat_map(|custom| &custom.selectable);

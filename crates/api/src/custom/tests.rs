@@ -29,18 +29,26 @@ fn unknown_fields_are_pruned_and_named() {
         "spec": {
             "known": "k", "unknown": 1, "free": { "x": { "y": 1 }, "strict": { "a": "b", "c": "d" } },
             "list": [{ "a": 1, "b": 2 }], "map": { "k": { "v": 1 } },
-            "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {} },
+            "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "n", "unknownSub": 1 }, "spec": {} },
         },
     });
     let dropped = prune(&schema, &mut object, true);
     assert_eq!(
         dropped,
-        ["extra", "spec.unknown", "spec.free.strict.c", "spec.list[0].b", "spec.map.k.v", "spec.pod.spec"]
+        [
+            "extra",
+            "spec.unknown",
+            "spec.free.strict.c",
+            "spec.list[0].b",
+            "spec.map.k.v",
+            "spec.pod.spec",
+            "spec.pod.metadata.unknownSub"
+        ]
     );
     assert_eq!(
         object["spec"],
         json!({ "known": "k", "free": { "x": { "y": 1 }, "strict": { "a": "b" } }, "list": [{ "a": 1 }],
-            "map": { "k": {} }, "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": {} } })
+            "map": { "k": {} }, "pod": { "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "n" } } })
     );
     assert_eq!(object["metadata"]["name"], "a");
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::schema::{Additional, ListType, Rules, Schema, Type};
+use crate::schema::types::{self, Shape};
 use crate::status::Cause;
 
 /// The fields that every resource has, beside those of its schema.
@@ -32,6 +33,9 @@ fn prune_at(schema: &Schema, value: &mut Value, is_resource: bool, path: &mut St
                 }
                 known
             });
+            if schema.is_embedded && !is_resource {
+                prune_metadata(fields, path, dropped);
+            }
             for (name, value) in fields.iter_mut().filter(|(name, _)| !is_own(name)) {
                 if let Some(below) = schema.field(name) {
                     if !path.is_empty() {
@@ -53,6 +57,20 @@ fn prune_at(schema: &Schema, value: &mut Value, is_resource: bool, path: &mut St
         }
         _ => {}
     }
+}
+
+/// Drops what no metadata has from that of an embedded resource.
+fn prune_metadata(fields: &mut Map<String, Value>, path: &str, dropped: &mut Vec<String>) {
+    let Shape::Struct(resource) = types::resource() else { return };
+    let Some(Shape::Struct(known)) = resource.field("metadata").map(|field| field.shape) else { return };
+    let Some(Value::Object(metadata)) = fields.get_mut("metadata") else { return };
+    metadata.retain(|name, _| {
+        let is_known = known.field(name).is_some();
+        if !is_known {
+            dropped.push(below(path, &format!("metadata.{name}")));
+        }
+        is_known
+    });
 }
 
 /// Fills in `default`s. A null that may not be one is taken for a field that is not set.

@@ -375,7 +375,10 @@ impl Kind {
     /// Makes an object of the stored version one of this version.
     pub fn from_stored(&self, object: &mut Value) {
         match (&self.custom, self.stored_as) {
-            (Some(custom), _) => custom.set_version(&self.group, &self.version, object),
+            (Some(custom), _) => {
+                custom.complete(object);
+                custom.set_version(&self.group, &self.version, object);
+            }
             (None, Some(conversion)) => (conversion.from)(object),
             (None, None) => {}
         }

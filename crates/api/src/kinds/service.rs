@@ -80,6 +80,9 @@ fn defaults(service: &mut Value) {
     {
         default(client, "timeoutSeconds", AFFINITY_SECONDS);
     }
+    if text(spec, &["sessionAffinity"]) == "None" {
+        super::field::remove(spec, "sessionAffinityConfig");
+    }
     for port in each(spec, "ports") {
         default(port, "protocol", "TCP");
         if matches!(port.get("targetPort"), Some(target) if *target == 0 || *target == "") {

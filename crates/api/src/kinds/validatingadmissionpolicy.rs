@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::{Field, default, inner, made};
 use super::{BASE, Kind, Row, Subresource, admission_rules, lifecycle};
+use crate::cel::{Environment, Type, faults_shown};
 use crate::names;
 use crate::object::name;
 use crate::status::Cause;
@@ -47,6 +48,7 @@ pub static VALIDATING_ADMISSION_POLICY: Kind = Kind::BuiltIn(&Row {
         let spec = root.get("spec");
         validate_policy(&spec, causes);
         validate_rules(&spec, root.dig(&["metadata", "name"]).text(), causes);
+        validate_expressions(&spec, causes);
     },
     ..POLICY
 });
@@ -132,6 +134,77 @@ fn validate_rules(spec: &Field, policy: &str, causes: &mut Vec<Cause>) {
         }
         if !seen.insert(key.text()) {
             causes.push(Cause::duplicate(&key.path, key.text()));
+        }
+    }
+}
+
+/// What expressions of a policy may name, beside its variables.
+const NAMES: [&str; 7] =
+    ["object", "oldObject", "request", "authorizer", "authorizer.requestResource", "params", "namespaceObject"];
+
+/// Expressions that can never be evaluated are refused; what depends on the objects' types is left to the evaluation.
+fn validate_expressions(spec: &Field, causes: &mut Vec<Cause>) {
+    let mut environment = Environment::new(NAMES.map(|name| (name, Type::Dyn)));
+    for variable in spec.get("variables").items() {
+        let type_ = compile(&environment, &variable.get("expression"), None, causes);
+        environment = environment.with(&format!("variables.{}", variable.get("name").text()), type_);
+    }
+    for rule in spec.get("validations").items() {
+        compile(&environment, &rule.get("expression"), Some((&Type::Bool, "bool")), causes);
+        compile(&environment, &rule.get("messageExpression"), Some((&Type::String, "string")), causes);
+    }
+    for annotation in spec.get("auditAnnotations").items() {
+        compile(&environment, &annotation.get("valueExpression"), None, causes);
+    }
+}
+
+/// The type of an expression; `dyn` where there is none.
+fn compile(environment: &Environment, field: &Field, wanted: Option<(&Type, &str)>, causes: &mut Vec<Cause>) -> Type {
+    let text = field.text();
+    if text.trim().is_empty() {
+        return Type::Dyn;
+    }
+    match environment.compile(text) {
+        Err(faults) => {
+            causes.push(field.invalid(&format!("compilation failed: {}", faults_shown(&faults, text))));
+            Type::Dyn
+        }
+        Ok(program) => {
+            let type_ = program.result().clone();
+            if let Some((_, name)) = wanted.filter(|(wanted, _)| type_ != **wanted && type_ != Type::Dyn) {
+                causes.push(field.invalid(&format!("must evaluate to {name}")));
+            }
+            type_
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conformance, ValidatingAdmissionPolicy: an expression that does not compile is refused when it is made.
+    #[test]
+    fn conformance_expressions_that_do_not_compile_are_refused() {
+        let faults = |expression: &str| {
+            let spec = json!({ "variables": [{ "name": "v", "expression": "object.spec.replicas" }],
+                "validations": [{ "expression": expression }] });
+            let mut causes = Vec::new();
+            validate_expressions(&Field::root(&spec), &mut causes);
+            causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(faults("variables.v > 1 && object.metadata.name.startsWith('a')"), "");
+        assert_eq!(
+            faults("params.x == oldObject.y && authorizer.group('').resource('pods').check('get').allowed()"),
+            ""
+        );
+        for (expression, why) in [
+            ("variables.v >", "compilation failed: ERROR"),
+            ("nothing == 1", "undeclared reference"),
+            ("'text'", "must evaluate to bool"),
+        ] {
+            let found = faults(expression);
+            assert!(found.starts_with("validations[0].expression: ") && found.contains(why), "{expression}: {found}");
         }
     }
 }

@@ -71,6 +71,14 @@ fn revision_offset(text: &str) -> Option<usize> {
     Some(metadata + version + 1)
 }
 
+/// The `metadata.resourceVersion` of an object as it is stored.
+pub fn version(bytes: &Bytes) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let metadata = text.get(top_level_field(text, "metadata")?..)?;
+    let version = metadata.get(top_level_field(metadata, "resourceVersion")?..)?;
+    version.strip_prefix('"')?.split('"').next()
+}
+
 /// Where the value of a field of the object at the start of `text` begins. `text` is compact JSON.
 fn top_level_field(text: &str, field: &str) -> Option<usize> {
     let bytes = text.as_bytes();

@@ -14,7 +14,7 @@ mod reviews;
 mod route;
 mod sending;
 mod serve;
-mod shape;
+pub(crate) mod shape;
 mod socket;
 mod watching;
 

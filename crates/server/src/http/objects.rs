@@ -519,7 +519,8 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         // Most clients send JSON, which is YAML too and is read faster as what it is.
         let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         let read = if is_json { schema::decode_bytes } else { schema::decode_yaml };
-        let (config, warnings) = read(kind, &body, validation)?;
+        let (config, found) = read(kind, &body, FieldValidation::Warn)?;
+        let warnings = judge_config(kind, &config, found, validation)?;
         let force = api::flag(call.query, "force");
         let written =
             write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
@@ -537,6 +538,29 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
     };
     let written = write(call, dry_run, verb).await?;
     Ok(answer(call, written, Vec::new()))
+}
+
+/// What a configuration to be applied has that it should not: unknown fields are refused however it is validated, what
+/// stands twice is (as upstream) a matter of `fieldValidation`. Returns the warnings.
+fn judge_config(
+    kind: &Kind,
+    config: &Value,
+    found: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    let unknown = |message: &String| message.strip_prefix("unknown field \"")?.strip_suffix('"').map(str::to_owned);
+    let paths: Vec<String> = found.iter().filter_map(unknown).collect();
+    if !paths.is_empty() {
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        return Err(mainstay_api::apply::undeclared(kind, config, &paths));
+    }
+    match validation {
+        FieldValidation::Strict if !found.is_empty() => {
+            Err(Status::bad_request(format!("error strict decoding patch: {}", found.join(", "))))
+        }
+        FieldValidation::Warn => Ok(found),
+        _ => Ok(Vec::new()),
+    }
 }
 
 async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {

@@ -1,6 +1,7 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are posted and answered at once.
 
 use http::{Request, Response, header};
+use mainstay_api::table::{Representation, negotiate};
 use mainstay_api::{Status, object};
 use serde_json::{Value, json};
 
@@ -32,6 +33,11 @@ pub async fn create(
     let (_, _, kind) = known.ok_or_else(Status::no_such_resource)?;
     if (*kind == "LocalSubjectAccessReview") == namespace.is_empty() {
         return Err(Status::no_such_resource());
+    }
+    // What is never stored has no rows and no metadata to show.
+    let agreed = negotiate(super::serve::accept(&request), true);
+    if agreed.is_none_or(|(form, _)| form != Representation::Object) {
+        return Err(Status::not_acceptable(respond::ACCEPTED));
     }
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();

@@ -397,6 +397,8 @@ fn verb_of(method: &Method, target: &Target, is_watch: bool) -> Option<&'static 
         Method::PATCH if !is_collection => "patch",
         Method::DELETE if is_collection => "deletecollection",
         Method::DELETE => "delete",
+        // What is passed on may be asked for anything; as upstream, rules name no verb for it but `*`.
+        Method::OPTIONS if target.subresource == "proxy" => "",
         _ => return None,
     })
 }

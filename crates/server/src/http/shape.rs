@@ -41,10 +41,11 @@ impl Shape {
 
     /// An object of the stored version as one of this version; `None` where there is nothing to convert.
     pub fn converted(&self, bytes: &Bytes) -> Option<Bytes> {
-        if self.kind.custom.is_some() {
-            return codec::in_version(&self.kind, bytes);
+        match &self.kind.custom {
+            Some(custom) if codec::version(bytes).is_some_and(|version| custom.may_lack_defaults(version)) => {}
+            Some(_) => return codec::in_version(&self.kind, bytes),
+            None => drop(self.kind.stored_as?),
         }
-        self.kind.stored_as?;
         let mut object = codec::decode(bytes).ok()?;
         // A deletion may be answered by a Status.
         if object::text(&object, &["kind"]) != self.kind.kind {
