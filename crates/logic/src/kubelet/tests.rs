@@ -679,7 +679,7 @@ fn conformance_pods_are_resized_in_place() {
 fn conformance_a_resize_that_needs_a_restart_restarts_its_container_alone() {
     let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "1500m" } }));
     let mut bench = resized(json!([{ "resourceName": "cpu", "restartPolicy": "RestartContainer" }]), one, two.clone());
-    assert_eq!(bench.step(), "Stop c/0 by 00:30 preStop | Running c=running+");
+    assert_eq!(bench.step(), "Stop c/0 by 00:30 | Running c=running+");
     bench.exited("c", 0, 143);
     assert!(bench.step().starts_with("Image c") || bench.step().starts_with("Start c/1"), "it starts again");
     bench.image("c").started("c", 1).given(1, two).step();

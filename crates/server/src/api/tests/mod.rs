@@ -78,7 +78,8 @@ impl Cluster {
     }
 
     pub fn update(&self, kind: &Kind, name: &str, object: Value) -> Result<Value, Status> {
-        self.write(|batch| update(batch, kind, "default", name, Part::Main, object.clone()))
+        let namespace = if kind.namespaced { "default" } else { "" };
+        self.write(|batch| update(batch, kind, namespace, name, Part::Main, object.clone()))
     }
 
     pub fn merge(&self, kind: &Kind, name: &str, part: Part, change: Value) -> Result<Value, Status> {
