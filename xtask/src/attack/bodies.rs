@@ -31,7 +31,7 @@ fn all() -> Vec<(&'static str, Vec<u8>)> {
         (yaml, format!("{head}  a: &a {}\n{aliases}", "x".repeat(TEXT)).into_bytes()),
         (yaml, format!("{head}  a: {anchors}{items}{}\n", "]".repeat(ANCHORS)).into_bytes()),
         (yaml, format!("{head}  a: &a {{{fields}}}\n  b: {{{merges}}}\n").into_bytes()),
-        ("application/merge-patch+json", format!("{{\"data\":[{}1]}}", "{\"a\":[1]},".repeat(280_000)).into_bytes()),
+        ("application/apply-patch+yaml", format!("{{\"data\":[{}1]}}", "{\"a\":[1]},".repeat(280_000)).into_bytes()),
         ("application/apply-patch+yaml", format!("{{\"data\":[{}1]}}", "[[1]],".repeat(450_000)).into_bytes()),
     ]
 }
