@@ -30,6 +30,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// A server without a node, on a folder.
 struct Served {
     child: tokio::process::Child,
+    /// Kept to the end of the process's life: it must not meet a closed pipe.
+    _output: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
     client: Client,
 }
 
@@ -51,7 +53,7 @@ impl Served {
         };
         if tokio::time::timeout(PATIENCE, started).await?? {
             let client = Client::new(Config::read(&data.join("kubeconfig"))?)?;
-            return Ok(Ok(Self { child, client }));
+            return Ok(Ok(Self { child, _output: lines, client }));
         }
         let mut said = String::new();
         child.stderr.take().context("piped")?.read_to_string(&mut said).await?;
