@@ -174,10 +174,11 @@ impl Snapshot {
             }
             Some(bytes) => {
                 let metadata = serde_json::from_slice::<OnlyMetadata>(bytes).map(|only| only.metadata);
-                let metadata = metadata.unwrap_or_else(|error| {
+                let mut metadata = metadata.unwrap_or_else(|error| {
                     unreadable = Some(error);
                     old.as_ref().map_or_else(|| bare_metadata(bytes), |old| old.metadata.clone())
                 });
+                metadata.managed_fields = None;
                 for owner in metadata.owner_references.iter().flatten() {
                     self.owned.insert_mut((owner.uid.as_str().into(), kind.clone(), key.clone()), ());
                 }
@@ -276,7 +277,11 @@ impl Snapshot {
         key: &ObjectKey,
         value: Option<&[u8]>,
     ) -> Result<(), serde_json::Error> {
-        let new = value.map(serde_json::from_slice::<T>).transpose()?;
+        let mut new = value.map(serde_json::from_slice::<T>).transpose()?;
+        // Who owns which field is no decision's business, and as long as all the rest.
+        if let Some(new) = &mut new {
+            new.object_meta_mut().managed_fields = None;
+        }
         self.set(key, new.map(Arc::new));
         Ok(())
     }
@@ -335,6 +340,10 @@ macro_rules! typed {
 
             fn of_mut(snapshot: &mut Snapshot) -> &mut Objects<Self> {
                 &mut snapshot.$field
+            }
+
+            fn object_meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
             }
         })*
     };

@@ -63,9 +63,9 @@ pub(super) struct Owned {
 pub(super) struct Managers(pub BTreeMap<Manager, Owned>);
 
 impl Managers {
-    /// Those of an object; `None` where `managedFields` is not what upstream would have written.
-    pub fn of(object: &Value) -> Option<Self> {
-        let entries = match object.get("metadata").and_then(|metadata| metadata.get("managedFields")) {
+    /// Those that `managedFields` says; `None` where it is not what upstream would have written.
+    pub fn of(managed: Option<&Value>) -> Option<Self> {
+        let entries = match managed {
             None | Some(Value::Null) => return Some(Self::default()),
             Some(entries) => entries.as_array()?,
         };

@@ -36,9 +36,11 @@ const UNOWNED_METADATA: &[&str] = &[
     "uid",
     "clusterName",
     "generation",
-    "managedFields",
+    MANAGED_FIELDS,
     "resourceVersion",
 ];
+
+const MANAGED_FIELDS: &str = "managedFields";
 
 /// The manager of fields that were there before the first apply and have no owner.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -85,7 +87,7 @@ pub fn apply(
     force: bool,
     writer: Writer<'_>,
 ) -> Result<Value, Status> {
-    if config.get("metadata").and_then(|metadata| metadata.get("managedFields")).is_some() {
+    if managed(config).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let nature = Nature::of_kind(kind);
@@ -93,7 +95,7 @@ pub fn apply(
         return Err(not_typed(kind, config, &repeated));
     }
     let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
-    let mut managers = live.and_then(Managers::of).unwrap_or_default();
+    let mut managers = Managers::of(live.and_then(managed)).unwrap_or_default();
     if managers.0.is_empty() && live.is_some() {
         let set = owned_part(kind, writer.subresource, Typed::object(nature, &before).fields());
         let name = BEFORE_FIRST_APPLY.to_owned();
@@ -161,8 +163,8 @@ fn keep_last_applied(merged: &mut Value, config: &Value) {
         return;
     }
     let mut config = config.clone();
+    take_managed(&mut config);
     if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(LAST_APPLIED);
         }
@@ -180,24 +182,24 @@ fn last_applied(object: &Value) -> &str {
 /// what it changed, others lose it, and what is gone nobody owns. `old` is none on create.
 ///
 /// As upstream, managed fields that the client sends back are the ones to start from; `[{}]` drops
-/// all, and what cannot be read is replaced by the live object's.
-pub fn manage_update(kind: &Kind, old: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
+/// all, and what cannot be read is replaced by the live object's. `old` is as it was afterwards.
+pub fn manage_update(kind: &Kind, old: Option<&mut Value>, new: &mut Value, writer: Writer<'_>) {
     let nature = Nature::of_kind(kind);
-    let before = old.map_or_else(|| Value::Object(Map::new()), unmanaged);
-    let live = || old.and_then(Managers::of).unwrap_or_default();
-    let sent = new.get("metadata").and_then(|metadata| metadata.get("managedFields"));
-    let reset = sent.is_some_and(|sent| *sent == json!([{}]));
-    let mut managers = match sent.and_then(Value::as_array) {
+    let mut none = Value::Object(Map::new());
+    let old = old.unwrap_or(&mut none);
+    let (kept, sent) = (take_managed(old), take_managed(new));
+    let live = || Managers::of(kept.as_ref()).unwrap_or_default();
+    let reset = sent.as_ref().is_some_and(|sent| *sent == json!([{}]));
+    let mut managers = match sent.as_ref().and_then(Value::as_array) {
         _ if reset => Managers::default(),
         None => live(),
-        Some(sent) if sent.is_empty() => live(),
-        Some(_) => Managers::of(new).unwrap_or_else(live),
+        Some(all) if all.is_empty() => live(),
+        Some(_) => Managers::of(sent.as_ref()).unwrap_or_else(live),
     };
-    // Taken out, not left out of a copy: `write` puts the entries back.
-    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
+    let mut difference = compare(Typed::object(nature, old), Typed::object(nature, new));
+    if let Some(kept) = kept {
+        crate::object::ensure(old, &["metadata"]).insert(MANAGED_FIELDS.to_owned(), kept);
     }
-    let mut difference = compare(Typed::object(nature, &before), Typed::object(nature, new));
     let changed = owned_part(kind, writer.subresource, difference.take_changed());
     let me = Manager {
         operation: UPDATE,
@@ -225,10 +227,16 @@ pub fn length_of_entries(kind: &Kind, object: &Value) -> usize {
 /// The object without its managed fields.
 fn unmanaged(object: &Value) -> Value {
     let mut object = object.clone();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
+    take_managed(&mut object);
     object
+}
+
+fn managed(object: &Value) -> Option<&Value> {
+    object.get("metadata")?.get(MANAGED_FIELDS)
+}
+
+fn take_managed(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove(MANAGED_FIELDS)
 }
 
 /// Drops what nobody owns, and what a write to this (sub)resource does not reach: the status through

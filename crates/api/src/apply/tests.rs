@@ -113,12 +113,17 @@ fn updates_take_fields_over_and_status_has_its_own_owners() {
     let live = apply(kind, None, &config, false, writer("gitops", 0)).expect("applies");
     let mut scaled = live.clone();
     scaled["spec"]["replicas"] = 5.into();
-    manage_update(kind, Some(&live), &mut scaled, writer("kubectl-edit", 1));
+    manage_update(kind, Some(&mut live.clone()), &mut scaled, writer("kubectl-edit", 1));
     assert_eq!(fields_of(&scaled, "gitops"), json!({ "f:spec": { "f:serviceName": {} } }));
     assert_eq!(fields_of(&scaled, "kubectl-edit"), json!({ "f:spec": { "f:replicas": {} } }));
     let mut reported = scaled.clone();
     reported["status"] = json!({ "replicas": 5 });
-    manage_update(kind, Some(&scaled), &mut reported, Writer { subresource: "status", ..writer("controller", 2) });
+    manage_update(
+        kind,
+        Some(&mut scaled.clone()),
+        &mut reported,
+        Writer { subresource: "status", ..writer("controller", 2) },
+    );
     let entry = reported["metadata"]["managedFields"]
         .as_array()
         .and_then(|all| all.iter().find(|e| e["manager"] == "controller"))
@@ -129,12 +134,12 @@ fn updates_take_fields_over_and_status_has_its_own_owners() {
     );
     // An update that changes nothing leaves every byte as it was, also when the client did not send the managers back.
     let mut same = unmanaged(&reported);
-    manage_update(kind, Some(&reported), &mut same, writer("someone", 9));
+    manage_update(kind, Some(&mut reported.clone()), &mut same, writer("someone", 9));
     assert_eq!(same, reported);
     // `[{}]` is how a client drops all managers.
     let mut reset = reported.clone();
     reset["metadata"]["managedFields"] = json!([{}]);
-    manage_update(kind, Some(&reported), &mut reset, writer("someone", 9));
+    manage_update(kind, Some(&mut reported.clone()), &mut reset, writer("someone", 9));
     assert!(reset["metadata"].get("managedFields").is_none());
 }
 
@@ -159,15 +164,15 @@ fn x4_the_number_of_managers_is_bounded() {
     for number in 0..40 {
         let mut next = live.clone();
         next["metadata"]["labels"][format!("l{number}")] = "1".into();
-        manage_update(&kinds::POD, Some(&live), &mut next, writer(&format!("m{number}"), number));
+        manage_update(&kinds::POD, Some(&mut live.clone()), &mut next, writer(&format!("m{number}"), number));
         live = next;
     }
-    let managers = Managers::of(&live).expect("managers");
+    let managers = Managers::of(managed(&live)).expect("managers");
     assert_eq!(managers.0.len(), MAX_UPDATE_MANAGERS);
     let labels = managers.union().paths().iter().filter(|path| path.starts_with(".metadata.labels.")).count();
     assert_eq!(labels, 40, "the oldest are put together, not forgotten");
     let made_up = json!({ "metadata": { "managedFields": vec![json!({ "operation": "Update" }); MAX_ENTRIES + 1] } });
-    assert_eq!(Managers::of(&made_up), None);
+    assert_eq!(Managers::of(managed(&made_up)), None);
 }
 
 type Container = (&'static str, (Option<&'static str>, Option<std::collections::BTreeMap<&'static str, &'static str>>));
@@ -278,7 +283,7 @@ proptest! {
     #[test]
     fn what_others_own_changes_only_by_force(first in any_config(), second in any_config(), third in any_config()) {
         let live = apply_pod(None, &first, "one", false).expect("applies");
-        let before = Managers::of(&live).expect("managers").union();
+        let before = Managers::of(managed(&live)).expect("managers").union();
         match apply_pod(Some(&live), &second, "two", false) {
             Ok(after) => {
                 let mut difference = compare(typed(&live), typed(&after));
@@ -291,7 +296,7 @@ proptest! {
         let live = apply_pod(Some(&live), &second, "two", true).expect("forced");
         let live = apply_pod(Some(&live), &third, "two", true).expect("forced");
         prop_assert!(same(&merge(typed(&live), typed(&third)), &live));
-        let owned = Managers::of(&live).expect("managers").union();
+        let owned = Managers::of(managed(&live)).expect("managers").union();
         prop_assert!(owned.difference(&typed(&live).fields()).is_empty(), "{:?}", owned.paths());
     }
 }
@@ -311,7 +316,7 @@ fn kubectl_goes_on_on_the_server_after_a_client_side_apply() {
     // What somebody else has changed since is a conflict all the same.
     let mut edited = live.clone();
     edited["spec"]["hostname"] = "b".into();
-    manage_update(&kinds::POD, Some(&live), &mut edited, writer("kubectl-edit", 2));
+    manage_update(&kinds::POD, Some(&mut live.clone()), &mut edited, writer("kubectl-edit", 2));
     let mut both = said("2");
     both["spec"]["hostname"] = "c".into();
     assert_eq!(apply_pod(Some(&edited), &both, "kubectl", false).expect_err("a conflict").code, 409);
@@ -324,7 +329,7 @@ fn a_write_of_the_object_leaves_the_owners_of_its_status() {
     let status = Writer { subresource: "status", ..writer("kubelet", 1) };
     manage_update(&kinds::POD, None, &mut live, status);
     let mut new = pod(json!({}), json!({ "containers": [{ "name": "a", "image": "2" }] }));
-    manage_update(&kinds::POD, Some(&live), &mut new, writer("me", 2));
+    manage_update(&kinds::POD, Some(&mut live.clone()), &mut new, writer("me", 2));
     assert_eq!(fields_of(&new, "kubelet"), json!({ "f:status": { "f:phase": {} } }));
 }
 

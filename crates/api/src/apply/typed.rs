@@ -274,13 +274,16 @@ pub(super) fn compare(old: Typed<'_>, new: Typed<'_>) -> Comparison {
             before.add_to(&mut result.removed, element);
             continue;
         };
+        if before.typed.value == after.typed.value {
+            continue;
+        }
         let form = before.typed.form();
         if form != Form::Leaf && form == after.typed.form() {
             let below = compare(before.typed, after.typed);
             result.removed.insert_children(&element, below.removed);
             result.modified.insert_children(&element, below.modified);
             result.added.insert_children(&element, below.added);
-        } else if before.typed.value != after.typed.value {
+        } else {
             result.modified.members.insert(element);
         }
     }

@@ -127,6 +127,9 @@ pub trait Typed: Indexed + Sized {
     fn of(snapshot: &Snapshot) -> &Objects<Self>;
     /// All of them.
     fn of_mut(snapshot: &mut Snapshot) -> &mut Objects<Self>;
+
+    /// Its metadata.
+    fn object_meta_mut(&mut self) -> &mut ObjectMeta;
 }
 
 /// All facets of all objects.

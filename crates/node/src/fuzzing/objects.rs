@@ -101,7 +101,7 @@ fn patch(patch_type: PatchType, patch: &[u8]) {
         && decode::decode(&kinds::POD, &mut patched, FieldValidation::Strict).is_ok()
     {
         let writer = Writer { manager: "fuzz", subresource: "", now: now() };
-        apply::manage_update(&kinds::POD, Some(&pod()), &mut patched, writer);
+        apply::manage_update(&kinds::POD, Some(&mut pod()), &mut patched, writer);
     }
 }
 

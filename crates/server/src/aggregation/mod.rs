@@ -270,13 +270,13 @@ mod tests {
             [asked.verb, asked.namespace, asked.resource, asked.name, asked.subresource, asked.path].join("|")
         };
         let table = [
-            ("/apis/x.io/v1", http::Method::GET, "", "get|||||/apis/x.io/v1"),
-            ("/apis/x.io/v1/foos", http::Method::GET, "", "list||foos|||"),
+            ("/apis/x.io/v1", http::Method::GET, "false", "get|||||/apis/x.io/v1"),
+            ("/apis/x.io/v1/foos", http::Method::GET, "false", "list||foos|||"),
             ("/apis/x.io/v1/foos", http::Method::GET, "true", "watch||foos|||"),
-            ("/apis/x.io/v1/namespaces/a/foos", http::Method::POST, "", "create|a|foos|||"),
-            ("/apis/x.io/v1/namespaces/a/foos/b/status", http::Method::PUT, "", "update|a|foos|b|status|"),
-            ("/apis/x.io/v1/namespaces/a/foos", http::Method::DELETE, "", "deletecollection|a|foos|||"),
-            ("/apis/x.io/v1/namespaces/a", http::Method::GET, "", "get||namespaces|a||"),
+            ("/apis/x.io/v1/namespaces/a/foos", http::Method::POST, "false", "create|a|foos|||"),
+            ("/apis/x.io/v1/namespaces/a/foos/b/status", http::Method::PUT, "false", "update|a|foos|b|status|"),
+            ("/apis/x.io/v1/namespaces/a/foos", http::Method::DELETE, "false", "deletecollection|a|foos|||"),
+            ("/apis/x.io/v1/namespaces/a", http::Method::GET, "false", "get||namespaces|a||"),
         ];
         for (path, method, watch, wanted) in table {
             assert_eq!(asked(path, method, watch), wanted, "{path}");

@@ -64,8 +64,8 @@ pub fn update(
 ) -> Result<Outcome, Status> {
     codec::fits(&new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
-    let old = batch.must_get(kind, namespace, name)?;
-    manage(batch, kind, &old, &mut new)?;
+    let mut old = batch.must_get(kind, namespace, name)?;
+    manage(batch, kind, &mut old, &mut new)?;
     replace(batch, kind, &old, new, part)
 }
 
@@ -119,7 +119,7 @@ pub fn no_field_manager() -> Status {
 /// Notes in `metadata.managedFields` what this write changes, from the first write on: as upstream, so that applying on
 /// the server later conflicts with others, not with oneself. What our own controllers write has no manager and leaves
 /// the entries as they are.
-fn manage(batch: &Batch<'_>, kind: &Kind, old: &Value, new: &mut Value) -> Result<(), Status> {
+fn manage(batch: &Batch<'_>, kind: &Kind, old: &mut Value, new: &mut Value) -> Result<(), Status> {
     match &batch.manager {
         Some(manager) if is_managed(kind) => {
             // What is left out gets its default again, and is no change.
@@ -159,11 +159,11 @@ pub fn patch(
     part: Part,
     change: &dyn Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Outcome, Status> {
-    let old = batch.must_get(kind, namespace, name)?;
+    let mut old = batch.must_get(kind, namespace, name)?;
     let mut new = change(&old)?;
     codec::fits(&new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
-    manage(batch, kind, &old, &mut new)?;
+    manage(batch, kind, &mut old, &mut new)?;
     replace(batch, kind, &old, new, part)
 }
 
