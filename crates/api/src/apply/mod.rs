@@ -164,10 +164,9 @@ fn keep_last_applied(merged: &mut Value, config: &Value) {
     }
     let mut config = config.clone();
     take_managed(&mut config);
-    if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove(LAST_APPLIED);
-        }
+    let annotations = config.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"));
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
     }
     let text = format!("{config}\n");
     let text = if text.len() > MAX_LAST_APPLIED { String::new() } else { text };
