@@ -29,7 +29,12 @@ pub fn run(args: &ServeArgs) -> Result<()> {
                 crate::up::default_address().context("no address for this server; give one with --advertise-address")?
             }
         };
-        let server = start(&args.data_dir, &args.server, None, address).await?;
+        let server = tokio::select! {
+            started = start(&args.data_dir, &args.server, None, address) => started?,
+            // It may wait for etcd.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         crate::up::note_instance(&args.data_dir);
         let url = Config::parse(server.admin.kubeconfig.as_bytes())?.server;
         println!("mainstay: API ready    https://{url}   {} ms", begun.elapsed().as_millis());
@@ -55,6 +60,9 @@ pub fn etcd(args: &StoreArgs) -> Result<Option<Etcd>> {
         }
         return Ok(None);
     };
+    if list.contains("https://") && args.etcd_cafile.is_none() {
+        bail!("--store names https://…: name the CA of etcd's members with --etcd-cafile");
+    }
     let endpoint =
         |url: &str| Endpoint::parse(url).with_context(|| format!("--store: {url:?} is not http(s)://HOST:PORT"));
     let endpoints = list.split(',').map(endpoint).collect::<Result<Vec<_>>>()?;
@@ -93,6 +101,7 @@ pub async fn start(
         authentication: args.authentication_config.clone(),
         tokens: args.token_auth_file.clone(),
         encryption: args.encryption_provider_config.clone(),
+        kubeconfig: args.kubeconfig.clone(),
         audit_policy: args.audit_policy_file.clone(),
         audit_log: args.audit_log_path.clone(),
     };

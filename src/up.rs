@@ -41,11 +41,23 @@ pub fn run(args: &UpArgs) -> Result<()> {
     runtime()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let cluster = start(args, begun).await?;
+        let cluster = tokio::select! {
+            started = start(args, begun) => started?,
+            // It may wait for etcd.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         let server = Config::parse(cluster.server.admin.kubeconfig.as_bytes())?.server;
         println!("mainstay: API ready    https://{server}   {} ms", cluster.api_ready.as_millis());
         let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&cluster.server.admin.path);
         println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
+        let is_shared = cluster.server.api.store.is_shared();
+        let servers = async {
+            match is_shared {
+                true => join::follow_other_servers(cluster.client.clone()).await,
+                false => std::future::pending().await,
+            }
+        };
         let work = async {
             let ready = node_ready(&cluster.client, &cluster.node_name, begun).await;
             println!("mainstay: node ready   {}   {} ms", cluster.node_name, ready.as_millis());
@@ -54,6 +66,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
         };
         tokio::select! {
             () = work => {}
+            () = servers => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
@@ -137,7 +150,9 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     let identity = server.node.as_ref().context("the server has no certificate for its node")?;
     let client = Client::new(Config::parse(identity.kubeconfig.as_bytes())?)?;
     let machine = join::machine(&args.data_dir)?;
-    let pod_cidr = join::claim(&client, &node_name, &machine, node_ip, Some(&pod_cidr.to_string())).await?;
+    // Where there are others, the server gives each machine a range that is free.
+    let wanted = server.api.store.is_shared().then(String::new).unwrap_or_else(|| pod_cidr.to_string());
+    let pod_cidr = join::claim(&client, &node_name, &machine, node_ip, Some(&wanted)).await?;
     let member = Member {
         server: server.addr.to_string(),
         ca_pem: server.ca_pem.clone(),

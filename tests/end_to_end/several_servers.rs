@@ -3,60 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::harness::etcd::{Etcd, Member};
 use crate::harness::machines::{Lan, address};
-use crate::harness::{Cluster, PATIENCE, text};
-
-/// A member of etcd on a machine; killed with this.
-struct Member(Child);
-
-impl Member {
-    fn start(machine: &Cluster, number: u8, of: u8) -> Self {
-        let url = |number: u8, port: u16| format!("http://{}:{port}", address(number));
-        let all: Vec<String> = (1..=of).map(|number| format!("m{number}={}", url(number, 2380))).collect();
-        let log = fs::OpenOptions::new().create(true).append(true).open(machine.folder().join("etcd.log"));
-        let child = machine
-            .inside("etcd")
-            .arg("--data-dir")
-            .arg(machine.folder().join("etcd"))
-            .args(["--name", &format!("m{number}"), "--initial-cluster", &all.join(","), "--log-level", "error"])
-            .args(["--listen-client-urls", &url(number, 2379), "--advertise-client-urls", &url(number, 2379)])
-            .args(["--listen-peer-urls", &url(number, 2380), "--initial-advertise-peer-urls", &url(number, 2380)])
-            .stdout(Stdio::null())
-            .stderr(log.expect("a log"))
-            .spawn()
-            .expect("etcd (Debian's package etcd-server)");
-        Self(child)
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits until the member of a machine answers.
-fn answers(machine: &Cluster, number: u8) {
-    let url = format!("http://{}:2379/health", address(number));
-    let begun = Instant::now();
-    loop {
-        let output = machine.inside("curl").args(["-s", "-m", "5", "--noproxy", "*", &url]).output().expect("curl");
-        if text(&output).contains("\"health\":\"true\"") {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "etcd does not answer: {}", text(&output));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn store(of: u8) -> String {
-    let urls: Vec<String> = (1..=of).map(|number| format!("http://{}:2379", address(number))).collect();
-    format!("etcd={}", urls.join(","))
-}
+use crate::harness::{Cluster, text};
 
 fn serve(machine: &mut Cluster, number: u8, store: &str) {
     machine.serve(&["--advertise-address", &address(number), "--store", store, "--pod-network", "routes"]);
@@ -89,10 +40,11 @@ fn servers_share_a_store_and_one_of_them_runs_the_controllers_m1_m2_m3() {
     for (number, machine) in (1..).zip(&servers) {
         lan.plug(machine, number);
     }
+    let etcd = Etcd::on(&[1, 2, 3]);
     let mut members: Vec<Option<Member>> =
-        (1..).zip(&servers).map(|(number, machine)| Some(Member::start(machine, number, 3))).collect();
-    (1..).zip(&servers).for_each(|(number, machine)| answers(machine, number));
-    let store = store(3);
+        (1..).zip(&servers).map(|(number, machine)| Some(etcd.start(machine, number))).collect();
+    (1..).zip(&servers).for_each(|(number, machine)| etcd.answers(machine, number));
+    let store = etcd.store();
     serve(&mut servers[0], 1, &store);
     let seal = servers[0].data_dir().join("seal.key");
     // Without the seal a server has no keys.
@@ -123,6 +75,14 @@ fn servers_share_a_store_and_one_of_them_runs_the_controllers_m1_m2_m3() {
         let found = servers[1].field("endpoints/kubernetes", "{.subsets[0].addresses[*].ip}");
         found.split(' ').map(str::to_owned).collect::<BTreeSet<_>>() == (1..4).map(address).collect()
     });
+    // Whoever administrates has them all in the file, too.
+    servers[1].eventually("the kubeconfig names all servers", || {
+        let contexts = servers[1].kubectl(&["config", "get-contexts", "-o", "name"]);
+        let named = |number: u8| contexts.contains(&format!("mainstay@{}:6443", address(number)));
+        contexts.lines().any(|name| name == "mainstay") && named(1) && named(3)
+    });
+    let other = format!("mainstay@{}:6443", address(3));
+    assert_eq!(servers[1].kubectl(&["--context", &other, "get", "configmap", "map-0", "-o", "name"]), "configmap/map-0\n");
     servers[1].eventually("the node knows all servers", || {
         let member = fs::read_to_string(node.data_dir().join("node/member.json")).expect("kept");
         (1..4).all(|number| member.contains(&format!("{}:6443", address(number))))
@@ -162,7 +122,7 @@ fn servers_share_a_store_and_one_of_them_runs_the_controllers_m1_m2_m3() {
 
     // It comes back as it was.
     let number = u8::try_from(leader).expect("few") + 1;
-    members[leader] = Some(Member::start(&servers[leader], number, 3));
+    members[leader] = Some(etcd.start(&servers[leader], number));
     serve(&mut servers[leader], number, &store);
     assert_eq!(servers[leader].field("deployment/web", "{.spec.replicas}"), "3");
     assert_eq!(
@@ -198,9 +158,10 @@ fn a_cluster_moves_to_etcd_and_back_with_its_revision_going_forward_a3() {
     let file = machine.folder().join("export").display().to_string();
     mainstay(&machine, &["store", "export", "--data-dir", &data, &file]);
 
-    let _member = Member::start(&machine, 1, 1);
-    answers(&machine, 1);
-    let etcd = store(1);
+    let members = Etcd::on(&[1]);
+    let _member = members.start(&machine, 1);
+    members.answers(&machine, 1);
+    let etcd = members.store();
     let said = mainstay(&machine, &["store", "import", "--data-dir", &data, "--store", &etcd, &file]);
     assert!(said.contains("imported"), "{said}");
     serve(&mut machine, 1, &etcd);

@@ -35,6 +35,9 @@ pub struct Status {
     pub details: Value,
 }
 
+/// The words by which clients know that etcd does not answer in time.
+pub const STORE_IS_SILENT: &str = "etcdserver: request timed out";
+
 impl Status {
     /// A status without details.
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
@@ -231,6 +234,12 @@ impl Status {
     /// 429; the client waits `retry_after` seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
         Self::new(429, "TooManyRequests", message).with_details(json!({ "retryAfterSeconds": retry_after }))
+    }
+
+    /// 503 while the cluster that holds the store does not answer: nothing was done, and another server may. Differs: upstream
+    /// answers 500 in the same words.
+    pub fn store_is_silent(why: &str) -> Self {
+        Self::unavailable(format!("{STORE_IS_SILENT}: {why}"))
     }
 
     /// 503; the client may try again.

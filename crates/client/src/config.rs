@@ -32,7 +32,7 @@ pub enum ConfigError {
 /// A cluster and an identity.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// `host:port`.
+    /// `host:port`, or several of one cluster: `host:port,host:port`.
     pub server: String,
     /// The cluster's CA, PEM.
     pub ca_pem: String,
@@ -47,7 +47,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user.
+    /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user. Further
+    /// clusters of the same CA are other servers of the first.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes =
             std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
@@ -64,15 +65,21 @@ impl Config {
                 .map_err(|error| ConfigError::Malformed(format!("{pointer}: {error}")))?;
             String::from_utf8(decoded).map(Some).map_err(|error| ConfigError::Malformed(format!("{pointer}: {error}")))
         };
-        let server = file
-            .pointer("/clusters/0/cluster/server")
-            .and_then(Value::as_str)
-            .and_then(|server| server.strip_prefix("https://"))
+        let server = |cluster: &Value| {
+            let server = cluster.pointer("/cluster/server")?.as_str()?.strip_prefix("https://")?;
+            Some(server.trim_end_matches('/').to_owned())
+        };
+        let ca = |cluster: &Value| cluster.pointer("/cluster/certificate-authority-data").cloned();
+        let clusters = file.get("clusters").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let first = clusters.first().and_then(server);
+        let first = first
             .ok_or_else(|| ConfigError::Malformed("clusters[0].cluster.server is not an https address".into()))?;
+        let others = clusters.iter().skip(1).filter(|other| clusters.first().is_some_and(|one| ca(one) == ca(other)));
+        let servers: Vec<String> = std::iter::once(first).chain(others.filter_map(server)).collect();
         let certificate = inline("/users/0/user/client-certificate-data")?;
         let key = inline("/users/0/user/client-key-data")?;
         Ok(Self {
-            server: server.trim_end_matches('/').to_owned(),
+            server: servers.join(","),
             ca_pem: inline("/clusters/0/cluster/certificate-authority-data")?.ok_or_else(|| {
                 ConfigError::Malformed("clusters[0].cluster.certificate-authority-data is missing".into())
             })?,
@@ -110,5 +117,21 @@ impl Config {
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_names_all_servers_of_its_cluster() {
+        let cluster = |server: &str, ca: &str| {
+            serde_json::json!({ "cluster": { "server": server, "certificate-authority-data": ca } })
+        };
+        let parse = |clusters: &[Value]| Config::parse(serde_json::json!({ "clusters": clusters }).to_string().as_bytes());
+        let several = [cluster("https://a:1/", "Y2E="), cluster("https://b:1", "Y2E="), cluster("https://c:1", "b3RoZXI=")];
+        assert_eq!(parse(&several).unwrap().server, "a:1,b:1");
+        assert!(parse(&[]).is_err() && parse(&[cluster("http://a:1", "Y2E=")]).is_err());
     }
 }

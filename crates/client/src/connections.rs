@@ -17,6 +17,12 @@ const STREAMS: usize = 200;
 /// How a request uses its connection.
 pub(crate) type Sender = SendRequest<Full<Bytes>>;
 
+/// A new connection, and to which server (`host:port`).
+pub(crate) struct Opened {
+    pub sender: Sender,
+    pub server: Arc<str>,
+}
+
 /// Connections of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
@@ -27,6 +33,7 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 struct Connection {
     sender: Sender,
+    server: Arc<str>,
     room: Arc<Semaphore>,
 }
 
@@ -34,31 +41,41 @@ struct Connection {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub sender: Sender,
+    /// `host:port`
+    pub server: Arc<str>,
     room: OwnedSemaphorePermit,
 }
 
 impl Connections {
     /// A connection with room for one more request; `connect` opens one where there is none.
-    pub async fn stream<E>(&self, connect: impl Future<Output = Result<Sender, E>>) -> Result<Stream, E> {
+    pub async fn stream<E>(&self, connect: impl Future<Output = Result<Opened, E>>) -> Result<Stream, E> {
         let mut open = self.open.lock().await;
         open.retain(|connection| !connection.sender.is_closed());
         let roomy = open.iter().find_map(|connection| {
             let room = connection.room.clone().try_acquire_owned().ok()?;
-            Some(Stream { sender: connection.sender.clone(), room })
+            Some(Stream { sender: connection.sender.clone(), server: connection.server.clone(), room })
         });
         if let Some(stream) = roomy {
             return Ok(stream);
         }
-        let connection = Connection { sender: connect.await?, room: Arc::new(Semaphore::new(STREAMS)) };
-        let sender = connection.sender.clone();
+        let Opened { sender, server } = connect.await?;
+        let (room, made) = (Arc::new(Semaphore::new(STREAMS)), sender.clone());
+        let connection = Connection { sender: made, server: server.clone(), room };
         let room = connection.room.clone();
         open.push(connection);
         drop(open);
         // A new one has room, and nobody closes the semaphore.
         loop {
             if let Ok(room) = room.clone().acquire_owned().await {
-                return Ok(Stream { sender, room });
+                return Ok(Stream { sender, server, room });
             }
+        }
+    }
+
+    /// No further request goes over the connections to this server, unless one is opened at this moment.
+    pub fn forget_all(&self, server: &str) {
+        if let Ok(mut open) = self.open.try_lock() {
+            open.retain(|connection| *connection.server != *server);
         }
     }
 

@@ -69,7 +69,8 @@ impl Client {
 
     async fn websocket(&self, path: &str) -> Result<WebSocketStream<TlsStream<TcpStream>>, Error> {
         let config = self.config();
-        let server = config.server.as_str();
+        let server = self.present_server();
+        let server = server.as_str();
         let failed = |reason: String| Error::Connect { server: server.to_owned(), reason };
         let malformed = |error: &dyn std::fmt::Display| Error::Malformed(error.to_string());
         let mut request: Request<()> =

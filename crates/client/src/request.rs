@@ -9,12 +9,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mainstay_api::Kind;
+use mainstay_api::status::STORE_IS_SILENT;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, ConfigError};
-use crate::connections::{Connections, Sender, Stream};
+use crate::connections::{Connections, Opened, Sender, Stream};
 
 /// The largest answer that is read whole.
 const MAX_ANSWER: usize = 256 << 20;
@@ -84,6 +85,11 @@ impl Error {
     /// A uid or resourceVersion was not the stored one, or the name is taken.
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(409)
+    }
+
+    /// The server's store is silent: it has done nothing, and another server may.
+    pub fn is_of_silent_store(&self) -> bool {
+        matches!(self, Self::Status { code: 503, message, .. } if message.starts_with(STORE_IS_SILENT))
     }
 
     /// The resourceVersion is too old (410).
@@ -219,6 +225,13 @@ struct Servers {
 }
 
 impl Servers {
+    /// Another one is tried next, if the last that answered is this one.
+    fn leave(&mut self, server: &str) {
+        if self.all.get(self.last).is_some_and(|last| last == server) {
+            self.last = (self.last + 1) % self.all.len();
+        }
+    }
+
     fn parse(list: &str) -> Self {
         Self { all: list.split(',').filter(|server| !server.is_empty()).map(str::to_owned).collect(), last: 0 }
     }
@@ -252,11 +265,30 @@ impl Client {
     /// Goes to these servers (`host:port,host:port`) from the next connection on; also those that were made
     /// [apart](Self::apart).
     pub fn set_servers(&self, list: &str) {
-        let mut servers = self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Servers::parse(list);
+        let mut servers = self.servers();
+        let mut next = Servers::parse(list);
         if !next.all.is_empty() && next.all != servers.all {
+            // Whoever answers goes on doing so.
+            let last = servers.all.get(servers.last);
+            next.last = next.all.iter().position(|server| Some(server) == last).unwrap_or(0);
             *servers = next;
         }
+    }
+
+    /// Goes to another server from the next request on: for those whose patience with the present one is at its end.
+    pub fn leave_present_server(&self) {
+        let server = self.present_server();
+        self.servers().leave(&server);
+        // The connections to it end when the last request on them does.
+        for connections in [&self.shared.calls, &self.shared.watches] {
+            connections.forget_all(&server);
+        }
+    }
+
+    /// The server that answered last: `host:port`.
+    pub fn present_server(&self) -> String {
+        let servers = self.servers();
+        servers.all.get(servers.last).cloned().unwrap_or_default()
     }
 
     /// What it was made from.
@@ -339,7 +371,9 @@ impl Client {
             .map_err(|_| Error::Timeout)??;
         let (response, stream) = response;
         if response.status() != StatusCode::OK {
-            return Err(failure(response).await);
+            let error = failure(response).await;
+            self.leave_if_silent(&error, Over::Watches, &stream).await;
+            return Err(error);
         }
         Ok(Watching { body: response.into_body(), _stream: stream, buffer: BytesMut::new(), scanned: 0 })
     }
@@ -358,12 +392,22 @@ impl Client {
     async fn json(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Value, Error> {
         let work = async {
             let _room = self.shared.room.acquire().await;
-            let (response, _stream) = self.send(Over::Calls, method, path, body, content_type).await?;
-            if !response.status().is_success() {
-                return Err(failure(response).await);
+            let mut others = self.servers().all.len().saturating_sub(1);
+            loop {
+                let (response, stream) = self.send(Over::Calls, method.clone(), path, body, content_type).await?;
+                if !response.status().is_success() {
+                    let error = failure(response).await;
+                    self.leave_if_silent(&error, Over::Calls, &stream).await;
+                    if !error.is_of_silent_store() || others == 0 {
+                        return Err(error);
+                    }
+                    // It has done nothing, and says so: another server may.
+                    others -= 1;
+                    continue;
+                }
+                let bytes = whole(response).await?;
+                return serde_json::from_slice(&bytes).map_err(|error| Error::Malformed(error.to_string()));
             }
-            let bytes = whole(response).await?;
-            serde_json::from_slice(&bytes).map_err(|error| Error::Malformed(error.to_string()))
         };
         tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(|_| Error::Timeout)?
     }
@@ -390,10 +434,7 @@ impl Client {
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).map_err(|error| Error::Malformed(error.to_string()))?;
-        let connections = match over {
-            Over::Calls => &self.shared.calls,
-            Over::Watches => &self.shared.watches,
-        };
+        let connections = self.connections(over);
         let mut stream = connections.stream(self.open()).await?;
         let result = stream.sender.send_request(request).await;
         if result.is_err() {
@@ -403,11 +444,29 @@ impl Client {
         Ok((result.map_err(|error| Error::Transport(error.to_string()))?, stream))
     }
 
+    fn connections(&self, over: Over) -> &Connections {
+        match over {
+            Over::Calls => &self.shared.calls,
+            Over::Watches => &self.shared.watches,
+        }
+    }
+
+    /// Where a server's store is silent, another one is gone to from now on.
+    async fn leave_if_silent(&self, error: &Error, over: Over, stream: &Stream) {
+        if error.is_of_silent_store() {
+            self.servers().leave(&stream.server);
+            self.connections(over).forget(stream).await;
+        }
+    }
+
+    fn servers(&self) -> std::sync::MutexGuard<'_, Servers> {
+        self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A connection to the server that answered last, or to the first of the others that does.
-    async fn open(&self) -> Result<Sender, Error> {
-        let lock = || self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn open(&self) -> Result<Opened, Error> {
         let (all, first) = {
-            let servers = lock();
+            let servers = self.servers();
             (servers.all.clone(), servers.last)
         };
         let patience = if all.len() > 1 { CONNECT_ONE } else { CONNECT_TIMEOUT };
@@ -416,8 +475,8 @@ impl Client {
             let index = (first + step) % all.len();
             let reason = match tokio::time::timeout(patience, self.connect(&all[index])).await {
                 Ok(Ok(sender)) => {
-                    lock().last = index;
-                    return Ok(sender);
+                    self.servers().last = index;
+                    return Ok(Opened { sender, server: all[index].as_str().into() });
                 }
                 Ok(Err(reason)) => reason,
                 Err(_) => "timed out".to_owned(),
@@ -531,6 +590,22 @@ mod tests {
             query(&options, true),
             "labelSelector=a%3Db%2Cc%20in%20%28d%29&resourceVersion=7&watch=true&allowWatchBookmarks=true"
         );
+    }
+
+    #[test]
+    fn whoever_answers_is_gone_to_until_it_does_not_m3() {
+        let mut servers = Servers::parse("a:1,b:1,c:1");
+        servers.leave("b:1");
+        assert_eq!(servers.last, 0, "nobody goes to it");
+        servers.leave("a:1");
+        assert_eq!(servers.last, 1);
+        let client = Client::new(Config { server: "a:1,b:1".into(), ..Config::default() });
+        let client = client.expect("a client");
+        client.servers().last = 1;
+        client.set_servers("c:1,d:1,b:1");
+        assert_eq!(client.servers().last, 2, "b answers");
+        client.set_servers("c:1,d:1");
+        assert_eq!(client.servers().last, 0);
     }
 
     #[test]

@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainstay_store::{ClusterId, Etcd, OpenError, Options, Owner, Revision, Seal, Store};
+use tokio::sync::watch;
 
 use crate::pki::{PkiError, write_private};
 use crate::start::StartError;
 
+/// How often the note follows a store in etcd.
+const NOTE: std::time::Duration = std::time::Duration::from_secs(10);
 /// The note beside the store.
 pub const FILE: &str = "cluster";
 /// The store's folder.
@@ -99,6 +102,8 @@ pub fn open_store(
     };
     let store = opened.map_err(|error| match error {
         OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
+        OpenError::Unreached(why) => StartError::Silent(why),
+        source if etcd.is_some() => StartError::Etcd { hint: etcd_hint(&source), source },
         source => StartError::Store { path, source },
     })?;
     let cluster = store.cluster().unwrap_or(fresh);
@@ -139,6 +144,45 @@ pub fn set_aside(data_dir: &Path) -> Result<Option<PathBuf>, StartError> {
     }
     File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
     Ok(Some(aside))
+}
+
+/// Keeps the note beside a store in etcd near its revision, until the server stops: an older copy that is put in etcd's
+/// place while no server runs is known by it (A3). The embedded store's own file says so itself.
+pub async fn keep_noted(store: Store, data_dir: PathBuf, mut closing: watch::Receiver<bool>) {
+    let Some(cluster) = store.cluster().filter(|_| store.is_shared()) else {
+        return drop(closing.wait_for(|closing| *closing).await);
+    };
+    loop {
+        let is_closing = tokio::select! {
+            () = tokio::time::sleep(NOTE) => false,
+            _ = closing.wait_for(|closing| *closing) => true,
+        };
+        let (noted, data_dir) = (Noted { cluster, revision: store.revision() }, data_dir.clone());
+        // On a thread that may wait for the disk.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || noted.write(&data_dir)).await {
+            tracing::warn!(%error, "the store's revision could not be noted");
+        }
+        if is_closing {
+            return;
+        }
+    }
+}
+
+/// What a person can do about a store in etcd that is not opened.
+fn etcd_hint(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Missing { .. } | OpenError::Foreign { .. } => {
+            "; name the etcd of this cluster with --store, bring it back from an export by `mainstay store import`, or \
+             start with --new-cluster if a new cluster is meant"
+        }
+        OpenError::Older { .. } => {
+            "; save it with `mainstay store export --store etcd=…` and bring it into an empty etcd with `mainstay store \
+             import`, which lets the revision go forward"
+        }
+        OpenError::Untrusted(_) => "; see --etcd-cafile, --etcd-certfile and --etcd-keyfile",
+        OpenError::Damaged { .. } => "; nothing was changed",
+        _ => "",
+    }
 }
 
 /// What a person can do about a store that is not opened.

@@ -307,17 +307,28 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     std::fs::rename(&temporary, path).map_err(fails)
 }
 
-/// A kubeconfig with everything inside it: server address, CA, client certificate and key. It is JSON, which is
+/// A kubeconfig with everything inside it: the servers (`host:port`; the first is in the present context, `mainstay`, each
+/// other in `mainstay@host:port`), CA, client certificate and key. It is JSON, which is
 /// YAML too.
-pub fn kubeconfig(server: &str, ca_pem: &str, user: &str, identity: &Identity) -> String {
+pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Identity) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
+    // The first is the present context.
+    let name = |index: usize, server: &str| if index == 0 { "mainstay".to_owned() } else { format!("mainstay@{server}") };
+    let ca = STANDARD.encode(ca_pem);
+    let clusters: Vec<_> = servers.iter().enumerate().map(|(index, server)| serde_json::json!({
+        "name": name(index, server),
+        "cluster": { "server": format!("https://{server}"), "certificate-authority-data": ca },
+    })).collect();
+    let contexts: Vec<_> = servers.iter().enumerate().map(|(index, server)| serde_json::json!({
+        "name": name(index, server), "context": { "cluster": name(index, server), "user": user },
+    })).collect();
     let config = serde_json::json!({
         "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "mainstay",
-        "clusters": [{ "name": "mainstay", "cluster": { "server": server, "certificate-authority-data": STANDARD.encode(ca_pem) } }],
+        "clusters": clusters,
         "users": [{ "name": user, "user": {
             "client-certificate-data": STANDARD.encode(&identity.certificate), "client-key-data": STANDARD.encode(&identity.key),
         } }],
-        "contexts": [{ "name": "mainstay", "context": { "cluster": "mainstay", "user": user } }],
+        "contexts": contexts,
     });
     format!("{config:#}\n")
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mainstay_api::{kinds, object};
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::api::{self, Api, Body, Outcome, Part, codec, key};
-use crate::{bootstrap, leadership};
+use crate::pki::Identity;
+use crate::{bootstrap, leadership, pki};
 
 const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "mainstay-server-";
@@ -68,6 +70,62 @@ async fn renew(api: &Api, name: &str, advertise: SocketAddr) -> Result<(), mains
         api::patch(batch, &kinds::LEASE, NAMESPACE, name, Part::Main, &change)
     };
     api.write(false, write).await.map(|_| ())
+}
+
+/// Kubeconfigs that name all servers: each its file, its user and who that is.
+#[derive(Clone)]
+pub struct Kubeconfigs {
+    /// The cluster's CA.
+    pub ca_pem: String,
+    /// Where, the user's name, and its certificate.
+    pub files: Vec<(PathBuf, String, Identity)>,
+}
+
+impl Kubeconfigs {
+    fn write(&self, servers: &[String]) {
+        for (path, user, identity) in &self.files {
+            let text = pki::kubeconfig(servers, &self.ca_pem, user, identity);
+            if let Err(error) = pki::write_private(path, text.as_bytes()) {
+                tracing::warn!(%error, "the kubeconfig does not name all servers");
+            }
+        }
+    }
+}
+
+/// Keeps the kubeconfigs at the list of servers, this one (as it is reached on this machine) first, until the server stops.
+pub async fn follow(
+    api: Api,
+    reached: SocketAddr,
+    advertise: SocketAddr,
+    kubeconfigs: Kubeconfigs,
+    mut closing: watch::Receiver<bool>,
+) {
+    if !api.store.is_shared() {
+        return drop(closing.wait_for(|closing| *closing).await);
+    }
+    let key = key::object(&kinds::CONFIG_MAP, NAMESPACE, bootstrap::SETTINGS);
+    let mut written = vec![reached.to_string()];
+    while !*closing.borrow() {
+        let Ok(mut changes) = api.store.watch(key.clone(), api.store.revision()) else { continue };
+        let map = api.store.get(&key).and_then(|entry| codec::decode(&entry.value).ok()).unwrap_or_default();
+        let listed = object::text(&map, &["data", "servers"]).split(',').filter(|server| !server.is_empty());
+        let own = [reached.to_string(), advertise.to_string()];
+        let others = listed.filter(|server| !own.iter().any(|own| own == server)).map(str::to_owned);
+        let servers: Vec<String> = std::iter::once(own[0].clone()).chain(others).collect();
+        if servers != written {
+            let (kubeconfigs, list) = (kubeconfigs.clone(), servers.clone());
+            // On a thread that may wait for the disk.
+            drop(tokio::task::spawn_blocking(move || kubeconfigs.write(&list)).await);
+            written = servers;
+        }
+        let is_lagging = tokio::select! {
+            changed = changes.next() => changed.is_err(),
+            closed = closing.wait_for(|closing| *closing) => { drop(closed); false }
+        };
+        if is_lagging {
+            tokio::time::sleep(RENEW).await;
+        }
+    }
 }
 
 /// Publishes which servers live, until told to stop. For the leader, with its guarded pipeline.

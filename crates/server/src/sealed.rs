@@ -1,11 +1,12 @@
-//! Keys that all servers of a cluster share, in the store and sealed: the CA's and that of service account tokens.
+//! Keys that all servers of a cluster share, in the store and sealed: the CA's, that of service account tokens, and the
+//! front proxy's CA's.
 //!
 //! ```text
 //! /!sealed/<file>      nonce (12 bytes) | AES-256-GCM of the file, with the key's name and the cluster's as context
 //! <data>/seal.key      32 bytes in hexadecimal digits, 0600: the same on every server, brought there by a person
 //! ```
 //!
-//! The first server makes the seal and the keys; the others are given the seal. Whoever has the store alone (a member of
+//! The first server makes the seal (`seal.key.first` until its keys are the store's) and the keys; the others are given the seal. Whoever has the store alone (a member of
 //! etcd, a backup of it) has none of these keys. A server's files in `<data>/pki` are what was unsealed.
 
 use std::path::{Path, PathBuf};
@@ -20,8 +21,18 @@ use crate::start::StartError;
 
 /// The seal's file in the data folder.
 pub const SEAL: &str = "seal.key";
-/// What is shared, by file name; the CA's certificate goes with its key.
-const SHARED: [&str; 3] = ["ca.key", "ca.crt", "sa.key"];
+/// What begins a seal that is not yet the cluster's.
+const NEW: &str = "first";
+/// What is shared: where in the store, and the files; the CA's certificate goes with its key.
+pub struct Shared {
+    prefix: &'static str,
+    files: &'static [&'static str],
+}
+
+/// The cluster's CA, and the key of service account tokens.
+pub const KEYS: Shared = Shared { prefix: "", files: &["ca.key", "ca.crt", "sa.key"] };
+/// The CA by which extension servers know the cluster's servers: every one of them is believed.
+pub const FRONT_PROXY: Shared = Shared { prefix: "front-proxy-", files: &["ca.key", "ca.crt"] };
 const SEAL_BYTES: usize = 32;
 
 fn row(file: &str) -> Bytes {
@@ -34,49 +45,105 @@ fn context(cluster: &str, file: &str) -> String {
 
 /// Brings the shared keys of the store into the folder of keys; whether there were any. Those of the folder that differ
 /// are replaced: the cluster's are the store's.
-pub fn unseal(store: &Store, seal: &Path, pki: &Path) -> Result<bool, StartError> {
+///
+/// # Errors
+/// [`StartError::NoSeal`] where they are sealed and the seal is not there, [`StartError::OtherSeal`] where another one is.
+pub fn unseal(store: &Store, seal: &Path, pki: &Path, shared: &Shared) -> Result<bool, StartError> {
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
-    if store.get(&row(SHARED[0])).is_none() {
-        return Ok(false);
+    let mut plain = Vec::new();
+    let Some(first) = shared.files.first().and_then(|file| store.get(&row(&shared.name(file)))) else { return Ok(false) };
+    let key = match read_seal(seal)? {
+        Some(key) => key,
+        // Made by a server that ended before it could say so, or whose seal came second.
+        None => {
+            let name = shared.name(shared.files.first().copied().unwrap_or_default());
+            let own = read_seal(&new(seal))?.filter(|key| open(key, &context(&cluster, &name), &first.value).is_some());
+            let Some(key) = own else {
+                remove(&new(seal))?;
+                return Err(StartError::NoSeal(seal.to_owned()));
+            };
+            take_up(seal)?;
+            key
+        }
+    };
+    for file in shared.files {
+        let name = shared.name(file);
+        let sealed = store.get(&row(&name)).ok_or(PkiError::Pem)?;
+        let opened = open(&key, &context(&cluster, &name), &sealed.value);
+        plain.push(opened.ok_or_else(|| StartError::OtherSeal(seal.to_owned()))?);
     }
-    let key = read_seal(seal)?.ok_or_else(|| StartError::NoSeal(seal.to_owned()))?;
-    for file in SHARED {
-        let sealed = store.get(&row(file)).ok_or(PkiError::Pem)?;
-        let plain = open(&key, &context(&cluster, file), &sealed.value);
-        let plain = plain.ok_or_else(|| StartError::OtherSeal(seal.to_owned()))?;
+    for (file, plain) in shared.files.iter().zip(plain) {
         write_private(&pki.join(file), &plain)?;
     }
     Ok(true)
 }
 
-/// Puts this server's keys into the store, where there are none; whether it did. When another server was quicker, theirs
-/// are to be unsealed.
-pub async fn seal(store: &Store, env: &Env, seal: &Path, pki: &Path) -> Result<bool, StartError> {
+/// Puts this server's keys into the store, where there are none: of several servers that begin at once the first one's
+/// count, and only its seal becomes one. The others are to unseal what is there.
+///
+/// # Errors
+/// [`StartError::Silent`] when etcd does not answer.
+pub async fn seal(store: &Store, env: &Env, seal: &Path, pki: &Path, shared: &Shared) -> Result<(), StartError> {
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
-    let key = match read_seal(seal)? {
-        Some(key) => key,
-        None => {
-            let mut bytes = [0; SEAL_BYTES];
-            (env.random)(&mut bytes);
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(seal, format!("{hex}\n").as_bytes())?;
-            bytes
-        }
+    let (key, is_new) = match read_seal(seal)? {
+        Some(key) => (key, false),
+        None => (read_seal(&new(seal))?.map_or_else(|| make_seal(env, &new(seal)), Ok)?, true),
     };
     let mut txn = Txn::default();
-    for file in SHARED {
-        let path = pki.join(file);
+    for file in shared.files {
+        let (path, name) = (pki.join(file), shared.name(file));
         let plain = std::fs::read(&path).map_err(|source| PkiError::File { path, source })?;
         let mut nonce = [0; NONCE_LEN];
         (env.random)(&mut nonce);
-        let sealed = close(&key, nonce, &context(&cluster, file), plain).ok_or(PkiError::Pem)?;
-        txn.expect.push((row(file), Expect::Absent));
-        txn.ops.push(Op::Put { key: row(file), value: Encoded::plain(sealed) });
+        let sealed = close(&key, nonce, &context(&cluster, &name), plain).ok_or(PkiError::Pem)?;
+        txn.expect.push((row(&name), Expect::Absent));
+        txn.ops.push(Op::Put { key: row(&name), value: Encoded::plain(sealed) });
     }
     match store.commit(txn).await {
-        Ok(_) => Ok(true),
-        Err(CommitError::Expectation { .. }) => Ok(false),
+        Ok(_) if is_new => take_up(seal),
+        Ok(_) | Err(CommitError::Expectation { .. }) => Ok(()),
+        Err(CommitError::Unreached(why)) => Err(StartError::Silent(why)),
         Err(error) => Err(StartError::Bootstrap(error.to_string())),
+    }
+}
+
+impl Shared {
+    fn name(&self, file: &str) -> String {
+        format!("{}{file}", self.prefix)
+    }
+}
+
+/// A seal that nothing is sealed with yet.
+fn new(seal: &Path) -> PathBuf {
+    let mut name = seal.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(NEW);
+    seal.with_file_name(name)
+}
+
+fn make_seal(env: &Env, path: &Path) -> Result<[u8; SEAL_BYTES], StartError> {
+    let mut bytes = [0; SEAL_BYTES];
+    (env.random)(&mut bytes);
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_private(path, format!("{hex}\n").as_bytes())?;
+    Ok(bytes)
+}
+
+/// The new seal is the cluster's.
+fn take_up(seal: &Path) -> Result<(), StartError> {
+    let failed = |source| PkiError::File { path: seal.to_owned(), source };
+    std::fs::rename(new(seal), seal).map_err(failed)?;
+    let folder = seal.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), StartError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(PkiError::File { path: path.to_owned(), source }.into())
+        }
+        _ => Ok(()),
     }
 }
 

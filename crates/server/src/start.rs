@@ -32,13 +32,23 @@ use crate::instruments::Instruments;
 use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Identity, Pki, PkiError};
+use crate::presence::Kubeconfigs;
 use crate::{bootstrap, driver, identity, metrics, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
 const HANDOVER: Duration = Duration::from_secs(2);
+/// Between two attempts to open a store in an etcd that does not answer.
+const ETCD_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is said that a server waits for etcd.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to have them.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// The user of the administrator's kubeconfig.
+const ADMIN: &str = "kubernetes-admin";
+/// The folder, in that of keys, of the CA by which extension servers know us.
+const FRONT_PROXY: &str = "front-proxy";
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -77,7 +87,7 @@ pub struct LocalNode {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Files by which a server is told who may come in and what is recorded; all may be absent.
+/// Files by which a server is told who may come in and what is recorded, and one that it writes; all may be absent.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// `--authentication-config`: an `AuthenticationConfiguration`.
@@ -86,6 +96,8 @@ pub struct Files {
     pub tokens: Option<PathBuf>,
     /// `--encryption-provider-config`: an `EncryptionConfiguration`.
     pub encryption: Option<PathBuf>,
+    /// `--kubeconfig`: where the administrator's kubeconfig is to be as well.
+    pub kubeconfig: Option<PathBuf>,
     /// `--audit-policy-file`: an `audit.k8s.io/v1` Policy.
     pub audit_policy: Option<PathBuf>,
     /// `--audit-log-path`: where to; `-` is standard output.
@@ -148,6 +160,12 @@ pub enum StartError {
     /// The store's file cannot be used.
     #[error("the store in {path} cannot be opened: {source}{hint}", hint = identity::hint(source))]
     Store { path: PathBuf, source: OpenError },
+    /// etcd's store cannot be used.
+    #[error("the store in etcd cannot be used: {source}{hint}")]
+    Etcd { source: OpenError, hint: &'static str },
+    /// etcd does not answer; a server that starts waits.
+    #[error("etcd does not answer: {0}")]
+    Silent(String),
     /// The note beside the store makes no sense.
     #[error(
         "{0}, which names the cluster of this folder, is damaged; if the store beside it is the right one, remove it"
@@ -260,15 +278,33 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
     start_with(config, &Files::default()).await
 }
 
-/// As [`start`], with what files say.
+/// As [`start`], with what files say. Where the store is in etcd and etcd does not answer, it is waited for.
 pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
+    let mut said: Option<tokio::time::Instant> = None;
+    loop {
+        match begin(&config, files).await {
+            Err(StartError::Silent(why)) => {
+                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                    let members = config.etcd.as_ref().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(members, why, "waiting for etcd to answer");
+                    said = Some(tokio::time::Instant::now());
+                }
+                tokio::time::sleep(ETCD_AGAIN).await;
+            }
+            begun => return begun,
+        }
+    }
+}
+
+/// A start that etcd's silence ends.
+async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartError> {
     let (authenticators, audit) = files.read()?;
     let seal = files.seal()?;
     if let (Some(path), true) = (&files.encryption, config.etcd.is_some()) {
         let why = "only the embedded store encrypts; with --store etcd=… nothing would be encrypted".to_owned();
         return Err(StartError::File { path: path.clone(), why });
     }
-    let (service_cidr, cluster_cidr, dns_address) = ranges(&config)?;
+    let (service_cidr, cluster_cidr, dns_address) = ranges(config)?;
     let env = system_env();
     let now = (env.now)();
     pki::make_private_folder(&config.data_dir).map_err(|error| match error {
@@ -279,16 +315,21 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
     let mut id = [0; 16];
     (env.random)(&mut id);
     let open = async || {
-        let id = u128::from_be_bytes(id);
-        identity::open_store(&config.data_dir, &config.cluster, id, seal.clone(), config.etcd.as_ref())
+        let (id, config, seal) = (u128::from_be_bytes(id), config.clone(), seal.clone());
+        let open = move || {
+            identity::open_store(&config.data_dir, &config.cluster, id, seal, config.etcd.as_ref())
+        };
+        // It blocks, for seconds where etcd does not answer.
+        let opened = tokio::task::spawn_blocking(open).await;
+        opened.unwrap_or_else(|error| Err(StartError::Bootstrap(error.to_string())))
     };
     let store = handed_over(open).await?;
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let listener = handed_over(async || listen(config.listen).await).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
-    let pki = open_pki(&config, &store, &env, now).await?;
-    let serving = pki.serving(&serving_names(&config, &service_cidr, advertise.ip(), addr.ip()), now)?;
+    let pki = open_pki(config, &store, &env, now).await?;
+    let serving = pki.serving(&serving_names(config, &service_cidr, advertise.ip(), addr.ip()), now)?;
     let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now)?;
     let node = config.node.as_ref().map(|node| {
         let addresses = node.addresses.iter().map(IpAddr::to_string);
@@ -297,20 +338,19 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         pki.node(&node.name, &names, now).map(|identity| (format!("system:node:{}", node.name), identity))
     });
     let node = node.transpose()?;
-    let admin = pki.client("admin", "kubernetes-admin", &["system:masters"], now)?;
+    let admin = pki.client("admin", ADMIN, &["system:masters"], now)?;
     let tls = server_tls(&pki, &serving)?;
     let kubelet_tls = client_tls(&pki, &kubelet_client)?;
     let kubelet_tls = Arc::new(kubelet_tls);
     let metrics = Arc::new(Collector::new(kubelet_tls.clone()));
     let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
-    let server_url = format!("https://{}", reachable(addr));
     let credentials = |identity: Identity, user: &str, file: &str| -> Result<Credentials, StartError> {
-        let kubeconfig = pki::kubeconfig(&server_url, pki.ca_pem(), user, &identity);
+        let kubeconfig = pki::kubeconfig(&[reachable(addr).to_string()], pki.ca_pem(), user, &identity);
         let path = config.data_dir.join(file);
         pki::write_private(&path, kubeconfig.as_bytes())?;
         Ok(Credentials { identity, kubeconfig, path })
     };
-    let admin = credentials(admin, "kubernetes-admin", "kubeconfig")?;
+    let admin = credentials(admin, ADMIN, "kubeconfig")?;
     let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
@@ -328,15 +368,13 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
         pod_network: config.pod_network.clone(),
         is_shared: api.store.is_shared(),
     };
-    api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about))
-        .await
-        .map_err(|status| StartError::Bootstrap(status.message))?;
-    let proxy_ca = Pki::open(&config.data_dir.join("pki/front-proxy"), now)?;
+    api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about)).await.map_err(not_begun)?;
+    let proxy_ca = Pki::open(&config.data_dir.join("pki").join(FRONT_PROXY), now)?;
     let front_proxy = proxy_ca.client(bootstrap::FRONT_PROXY, bootstrap::FRONT_PROXY, &[], now)?;
     let extensions = Services::new(&api.store, front_proxy);
     api.write(false, |batch| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca.ca_pem()))
         .await
-        .map_err(|status| StartError::Bootstrap(status.message))?;
+        .map_err(not_begun)?;
     let fairness = Fairness::new(&api.store);
     let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
     let authorizer = Arc::new(authorizer);
@@ -389,7 +427,16 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             }
         }
     };
+    let kubeconfigs = Kubeconfigs { ca_pem: ca_pem.clone(), files: kubeconfigs(config, files, &admin, node.as_ref()) };
     let tasks = vec![
+        tokio::spawn(keep_until(health.clone(), "note", is_closing.clone(), {
+            let (store, data_dir, is_closing) = (api.store.clone(), config.data_dir.clone(), is_closing.clone());
+            move || identity::keep_noted(store.clone(), data_dir.clone(), is_closing.clone())
+        })),
+        tokio::spawn(keep_until(health.clone(), "servers", is_closing.clone(), {
+            let (api, is_closing) = (api.clone(), is_closing.clone());
+            move || presence::follow(api.clone(), reachable(addr), advertise, kubeconfigs.clone(), is_closing.clone())
+        })),
         tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
             accept(server.clone(), listener.clone(), tls.clone())
         })),
@@ -416,17 +463,41 @@ async fn open_pki(config: &ServerConfig, store: &Store, env: &Env, now: jiff::Ti
     }
     let seal = config.seal.clone().unwrap_or_else(|| config.data_dir.join(sealed::SEAL));
     pki::make_private_folder(&folder)?;
-    loop {
-        if sealed::unseal(store, &seal, &folder)? {
-            return Ok(Pki::open(&folder, now)?);
-        }
-        let made = Pki::open(&folder, now)?;
-        made.token_key()?;
-        if sealed::seal(store, env, &seal, &folder).await? {
-            return Ok(made);
-        }
-        // Another server was quicker: theirs are the cluster's.
+    // Where another server is quicker, theirs are the cluster's.
+    while !sealed::unseal(store, &seal, &folder, &sealed::KEYS)? {
+        Pki::open(&folder, now)?.token_key()?;
+        sealed::seal(store, env, &seal, &folder, &sealed::KEYS).await?;
     }
+    let proxy = folder.join(FRONT_PROXY);
+    pki::make_private_folder(&proxy)?;
+    while !sealed::unseal(store, &seal, &proxy, &sealed::FRONT_PROXY)? {
+        Pki::open(&proxy, now)?;
+        sealed::seal(store, env, &seal, &proxy, &sealed::FRONT_PROXY).await?;
+    }
+    Ok(Pki::open(&folder, now)?)
+}
+
+/// Why the first objects were not made.
+fn not_begun(status: mainstay_api::Status) -> StartError {
+    // Nobody is served yet, so nothing else is answered like that.
+    if matches!(status.code, 503 | 504) { StartError::Silent(status.message) } else { StartError::Bootstrap(status.message) }
+}
+
+/// Which kubeconfigs are to name all servers, and whose they are.
+fn kubeconfigs(
+    config: &ServerConfig,
+    files: &Files,
+    admin: &Credentials,
+    node: Option<&Credentials>,
+) -> Vec<(PathBuf, String, Identity)> {
+    let of = |credentials: &Credentials, user: &str, path: &Path| {
+        (path.to_owned(), user.to_owned(), credentials.identity.clone())
+    };
+    let mut all = vec![of(admin, ADMIN, &admin.path)];
+    all.extend(files.kubeconfig.as_deref().map(|path| of(admin, ADMIN, path)));
+    let user = config.node.as_ref().map(|node| format!("system:node:{}", node.name)).unwrap_or_default();
+    all.extend(node.map(|node| of(node, &user, &node.path)));
+    all
 }
 
 /// The Services' range, the pods', and the DNS server's address.

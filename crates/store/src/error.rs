@@ -74,6 +74,12 @@ pub enum OpenError {
         /// The newest that this version reads.
         known: u64,
     },
+    /// No member of the etcd cluster answers, or it has no leader: it may heal by itself.
+    #[error("{0}")]
+    Unreached(String),
+    /// A member of the etcd cluster and we do not trust each other: a person has to see to it.
+    #[error("{0}")]
+    Untrusted(String),
     /// The engine could not open the file.
     #[error("cannot open the store's file: {0}")]
     Engine(String),
@@ -103,7 +109,10 @@ pub enum CommitError {
     /// The disk failed. The store goes on serving reads, and tries to recover at each further commit.
     #[error("the store's disk failed: {0}")]
     Io(String),
-    /// The writer has ended.
+    /// The etcd cluster has not answered: nothing was changed, nor will be.
+    #[error("etcd does not answer: {0}")]
+    Unreached(String),
+    /// The writer has ended. What was on its way to etcd then may be carried out.
     #[error("the store is closed")]
     Closed,
 }

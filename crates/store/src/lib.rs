@@ -28,6 +28,7 @@ pub mod limits;
 mod restore;
 mod salvage;
 mod sealing;
+mod silence;
 mod state;
 mod store;
 pub mod testing;

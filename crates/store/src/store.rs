@@ -2,10 +2,11 @@
 
 use crate::disk::{Access, Disk, FILE, Source};
 use crate::engine::Engine;
-use crate::etcd::{Etcd, Feed, Work};
+use crate::etcd::{Asked, Etcd, Feed};
 use crate::format::Content;
 use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::sealing::Seal;
+use crate::silence::Silence;
 use crate::state::{Change, Keys, State, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
@@ -153,6 +154,8 @@ impl Options {
 pub(crate) struct Shared {
     state: RwLock<State>,
     pub watchers: Mutex<Watchers>,
+    /// Of what it is fed from.
+    pub silence: Silence,
     closed: AtomicBool,
 }
 
@@ -166,7 +169,7 @@ impl Shared {
     }
 
     pub fn new(state: State) -> Self {
-        Self { state: RwLock::new(state), watchers: Mutex::default(), closed: AtomicBool::new(false) }
+        Self { state: RwLock::new(state), watchers: Mutex::default(), silence: Silence::default(), closed: AtomicBool::new(false) }
     }
 
     /// Shows changes to readers, and wakes watchers.
@@ -223,7 +226,7 @@ struct Handle {
 #[derive(Debug)]
 enum Committer {
     Thread { queue: Option<mpsc::Sender<Request>>, thread: Option<JoinHandle<()>> },
-    Etcd { queue: Option<mpsc::Sender<Work>>, thread: Option<JoinHandle<()>> },
+    Etcd { queue: Option<mpsc::Sender<Request>>, reads: Option<mpsc::Sender<Asked>>, thread: Option<JoinHandle<()>> },
     Inline(Mutex<Writer>),
 }
 
@@ -279,11 +282,12 @@ impl Store {
     /// only the window's limits count.
     ///
     /// # Errors
-    /// When no member answers; when a row is not what was written (A10); when it is not the one that `options.owner`
+    /// [`OpenError::Unreached`] when no member answers, [`OpenError::Untrusted`] when one side does not trust the other's
+    /// certificate; when a row is not what was written (A10); when it is not the one that `options.owner`
     /// expects (A11), which is noted in a key of its own.
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
-        let Feed { shared, queue, thread } = crate::etcd::open(etcd, options.window())?;
-        let committer = Committer::Etcd { queue: Some(queue), thread: Some(thread) };
+        let Feed { shared, commits, reads, thread } = crate::etcd::open(etcd, options.window())?;
+        let committer = Committer::Etcd { queue: Some(commits), reads: Some(reads), thread: Some(thread) };
         let mut handle = Handle { cluster: None, shared, committer };
         if options.owner == Owner::Anyone {
             handle.cluster = noted(&handle.shared.read().keys);
@@ -321,6 +325,7 @@ impl Store {
                     match self.commit_blocking(txn) {
                         // Another server was quicker.
                         Ok(_) | Err(CommitError::Expectation { .. }) => {}
+                        Err(CommitError::Unreached(why)) => return Err(OpenError::Unreached(why)),
                         Err(error) => return Err(OpenError::Engine(error.to_string())),
                     }
                 }
@@ -341,10 +346,27 @@ impl Store {
     /// # Errors
     /// [`ReadError::Behind`] when the cluster that holds the store does not answer.
     pub async fn catch_up(&self) -> Result<Revision, ReadError> {
-        let Committer::Etcd { queue: Some(queue), .. } = &self.0.committer else { return Ok(self.revision()) };
+        let Committer::Etcd { reads: Some(reads), .. } = &self.0.committer else { return Ok(self.revision()) };
         let (answer, result) = oneshot::channel();
-        queue.send(Work::CatchUp(answer)).await.map_err(|_| ReadError::Behind)?;
+        reads.send(answer).await.map_err(|_| ReadError::Behind)?;
         result.await.unwrap_or(Err(ReadError::Behind))
+    }
+
+    /// Why the newest state is not known and nothing can be written just now, in words; `None` where all is well.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.shared.silence.words().or_else(|| self.is_closed().then(|| "the store does not take writes".to_owned()))
+    }
+
+    /// Waits until what the store is fed from has been silent for so long that another server is better asked: a few
+    /// seconds. With an embedded store that does not happen.
+    pub fn silent(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut long = self.0.shared.silence.long();
+        // The sender lives as long as whoever watches; without it nothing is said any more.
+        let _shared = self.0.shared.clone();
+        async move {
+            let _shared = _shared;
+            drop(long.wait_for(|long| *long).await);
+        }
     }
 
     /// Whose store this is; `None` where nobody was noted.
@@ -366,17 +388,10 @@ impl Store {
         validate(&txn).map_err(CommitError::Invalid)?;
         match &self.0.committer {
             Committer::Inline(writer) => lock(writer).commit(&[txn]).pop().unwrap_or(Err(CommitError::Closed)),
-            Committer::Thread { queue, .. } => {
+            Committer::Thread { queue, .. } | Committer::Etcd { queue, .. } => {
                 let queue = queue.as_ref().ok_or(CommitError::Closed)?;
                 let (answer, result) = oneshot::channel();
                 queue.send(Request { txn, answer }).await.map_err(|_| CommitError::Closed)?;
-                result.await.unwrap_or(Err(CommitError::Closed))
-            }
-            Committer::Etcd { queue, .. } => {
-                let queue = queue.as_ref().ok_or(CommitError::Closed)?;
-                let (answer, result) = oneshot::channel();
-                let work = Work::Commit(Request { txn, answer });
-                queue.send(work).await.map_err(|_| CommitError::Closed)?;
                 result.await.unwrap_or(Err(CommitError::Closed))
             }
         }
@@ -471,8 +486,8 @@ impl Drop for Handle {
                 drop(queue.take());
                 thread.take()
             }
-            Committer::Etcd { queue, thread } => {
-                drop(queue.take());
+            Committer::Etcd { queue, reads, thread } => {
+                drop((queue.take(), reads.take()));
                 thread.take()
             }
             Committer::Inline(_) => None,

@@ -95,6 +95,14 @@ impl Cluster {
         self.run(command, log, "API ready");
     }
 
+    /// As [`Cluster::serve`], and is not waited for.
+    pub fn serve_unready(&mut self, words: &[&str]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
+        let mut command = self.mainstay(&["server", "--kubeconfig"]);
+        command.arg(self.folder().join("kubeconfig")).args(words);
+        self.run(command, log, "");
+    }
+
     /// `mainstay server` that must fail; what it says.
     pub fn refused_to_serve(&self, words: &[&str]) -> String {
         let mut command = self.mainstay(&["server"]);

@@ -1,6 +1,7 @@
 //! A real cluster for a test: the real binary in a network and mount namespace of its own, driven by the real kubectl.
 //! When it is dropped, everything is gone: pods, mounts, interfaces, cgroups, processes.
 
+pub mod etcd;
 pub mod machines;
 pub mod nfs_server;
 pub mod processes;
@@ -138,12 +139,22 @@ impl Cluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
         let mut command = self.inside("env");
         command.args(self.path.map(|path| format!("PATH={path}"))).arg(env!("CARGO_BIN_EXE_mainstay"));
-        command.args(["up", "--listen", self.listen, "--node-name", "node-1", "--kubeconfig"]).arg(self.kubeconfig());
+        command.args(["up", "--listen", self.listen, "--kubeconfig"]).arg(self.kubeconfig());
+        if !more.contains(&"--node-name") {
+            command.args(["--node-name", "node-1"]);
+        }
         command.args(more);
         self.run(command, log, "node ready");
     }
 
-    /// Runs a command on the data folder until it says that it is ready.
+    /// The server or node stands still, or goes on.
+    pub fn pause(&self, is_paused: bool) {
+        let signal = if is_paused { "-STOP" } else { "-CONT" };
+        let server = self.server.as_ref().expect("running").id().to_string();
+        assert!(Command::new("kill").args([signal, &server]).status().expect("kill").success());
+    }
+
+    /// Runs a command on the data folder until it says that it is ready; where that is empty it is not waited for.
     fn run(&mut self, mut command: Command, log: fs::File, ready: &'static str) {
         let mut server = command
             .arg("--data-dir")
@@ -164,6 +175,9 @@ impl Cluster {
             }
         });
         self.server = Some(server);
+        if ready.is_empty() {
+            return;
+        }
         if told.recv_timeout(PATIENCE).is_err() {
             panic!("it did not get ready:\n{}", self.log());
         }
@@ -203,6 +217,12 @@ impl Cluster {
     pub fn gone(&mut self) {
         let mut server = self.server.take().expect("running");
         server.wait().expect("reaped");
+    }
+
+    /// What was started last has ended by itself, and not well.
+    pub fn gone_badly(&mut self) {
+        let mut server = self.server.take().expect("running");
+        assert!(!server.wait().expect("reaped").success());
     }
 
     /// The process that holds the cluster's namespaces.

@@ -7,11 +7,13 @@
 mod clone;
 pub mod cluster;
 mod crds;
+mod hollow;
 mod idle;
 mod nfs;
 mod pod;
 mod pressure;
 pub mod processes;
+mod scale;
 mod set;
 mod start;
 pub mod table;
@@ -29,7 +31,7 @@ use table::Table;
 
 /// What can be measured, in the order in which it is.
 const NAMES: &[&str] =
-    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds"];
+    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds", "scale"];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.
@@ -128,6 +130,10 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     if wanted("crds") {
         let (mut cluster, _) = Cluster::start(binary).await?;
         crds::measure(&mut cluster, table).await?;
+    }
+    if wanted("scale") {
+        let cluster = Cluster::new(binary).await?;
+        scale::measure(&cluster, table).await?;
     }
     let rest = ["pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
     if !rest.into_iter().any(wanted) {

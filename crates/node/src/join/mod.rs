@@ -276,7 +276,7 @@ pub async fn follow_servers(client: Client, data_dir: PathBuf, mut member: Membe
     let mut settings = Informer::new(client.clone(), &kinds::CONFIG_MAP, "kube-system", options);
     loop {
         let Notice::Put(_, map) = settings.next().await else { continue };
-        let servers = settings_of(&map).servers;
+        let servers = from(&settings_of(&map).servers, &member.node);
         if servers.is_empty() || servers == member.server {
             continue;
         }
@@ -285,6 +285,28 @@ pub async fn follow_servers(client: Client, data_dir: PathBuf, mut member: Membe
         if let Err(error) = Kept::open(&data_dir).and_then(|kept| kept.write(&member)) {
             tracing::warn!(%error, "the list of servers could not be kept");
         }
+    }
+}
+
+/// The same list, from another server on for each node, so that they are spread over all.
+fn from(servers: &str, node: &str) -> String {
+    let mut all: Vec<&str> = servers.split(',').filter(|server| !server.is_empty()).collect();
+    let sum = node.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    let first = sum % all.len().max(1);
+    all.rotate_left(first);
+    all.join(",")
+}
+
+/// For the node of a server's own machine: follows which servers there are besides, until dropped. Its own stays the first.
+pub async fn follow_other_servers(client: Client) {
+    let own = client.config().server.clone();
+    let options = ListOptions { field_selector: format!("metadata.name={SETTINGS}"), ..ListOptions::default() };
+    let mut settings = Informer::new(client.clone(), &kinds::CONFIG_MAP, "kube-system", options);
+    loop {
+        let Notice::Put(_, map) = settings.next().await else { continue };
+        let servers = settings_of(&map).servers;
+        let others = servers.split(',').filter(|server| !server.is_empty() && *server != own);
+        client.set_servers(&std::iter::once(own.as_str()).chain(others).collect::<Vec<_>>().join(","));
     }
 }
 
@@ -308,4 +330,17 @@ pub fn member(data_dir: &Path) -> Result<(Client, Member), JoinError> {
     let pair = kept.client()?.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
     let client = client_of(&member, Rotating::new(&pair.certificate, &pair.key)?)?;
     Ok((client, member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_spread_over_the_servers() {
+        let firsts: std::collections::BTreeSet<String> =
+            (0..20).map(|node| from("a:1,b:1,c:1", &format!("node-{node}"))).collect();
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), ["a:1,b:1,c:1", "b:1,c:1,a:1", "c:1,a:1,b:1"]);
+        assert_eq!((from("a:1", "n"), from("", "n")), ("a:1".to_owned(), String::new()));
+    }
 }

@@ -101,7 +101,7 @@ pub fn read_error(error: ReadError, is_continued: bool) -> Status {
             "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
         ),
         ReadError::Compacted { asked, compacted } => Status::too_old(asked.0, compacted.0),
-        ReadError::Behind => Status::unavailable("the store's cluster does not answer"),
+        ReadError::Behind => Status::store_is_silent("the newest state is not known"),
         ReadError::Future { asked, newest } => Status::too_large_resource_version(asked.0, newest.0),
     }
 }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::Status;
+use mainstay_api::status::STORE_IS_SILENT;
 use mainstay_api::object;
 use mainstay_store::{CommitError, Committed, Revision, Store, Txn};
 
@@ -53,6 +54,9 @@ pub use watch::{Frame, Watch};
 
 /// How often a write is prepared anew when others changed what it had read, before its client is told (A9).
 const MAX_ATTEMPTS: usize = 64;
+/// How long a request waits for a commit whose outcome is not known: longer than the store takes to know that nothing was
+/// done.
+const IN_DOUBT: std::time::Duration = std::time::Duration::from_secs(12);
 
 /// Where time and randomness come from: the clock and the system, or a seed.
 pub struct Env {
@@ -170,6 +174,15 @@ impl Api {
         (self.env.now)()
     }
 
+    /// As [`Api::commit`], for those who cannot wait until a commit in doubt is settled: only then it takes that long.
+    async fn commit_soon(&self, txn: Txn) -> Result<Result<Committed, CommitError>, Status> {
+        if !self.store.is_shared() {
+            return Ok(self.commit(txn).await);
+        }
+        let in_doubt = |_| Status::timeout(format!("{STORE_IS_SILENT}; whether it was carried out is not known"));
+        tokio::time::timeout(IN_DOUBT, self.commit(txn)).await.map_err(in_doubt)
+    }
+
     /// Commits, as part of the leadership where there is one.
     pub async fn commit(&self, mut txn: Txn) -> Result<Committed, CommitError> {
         txn.expect.extend(self.term.as_ref().map(Term::guard));
@@ -193,7 +206,7 @@ impl Api {
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }
-            match self.commit(prepared.txn.clone()).await {
+            match self.commit_soon(prepared.txn.clone()).await? {
                 Ok(committed) => return Ok(prepared.reply(Some(committed.first))),
                 Err(CommitError::Expectation { key, .. }) if self.is_deposed(&key) => {
                     return Err(Status::new(409, "Conflict", "another server leads"));
@@ -253,6 +266,7 @@ pub fn commit_error(error: &CommitError) -> Status {
         CommitError::Invalid(invalid) => Status::new(413, "RequestEntityTooLarge", invalid.to_string()),
         CommitError::Full => Status::new(507, "InsufficientStorage", "the server's disk is full; nothing was changed"),
         CommitError::Io(why) => Status::internal(format!("the server's disk failed: {why}")),
+        CommitError::Unreached(why) => Status::store_is_silent(why),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
     }
 }

@@ -156,7 +156,7 @@ async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
         return (work, Finish::Failed(None, 0), false);
     };
     let committed = api.commit(compiled.txn.clone()).await;
-    let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full));
+    let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full | CommitError::Unreached(_)));
     let finish = outcome(&compiled, committed, &work);
     (work, finish, is_broken)
 }

@@ -71,7 +71,7 @@ fn checks(server: &Server, is_readyz: bool) -> Vec<Check> {
     let store = server.api.store.is_closed().then(|| "the store does not take writes".to_owned());
     checks.push(check("etcd", store.clone()));
     if is_readyz {
-        checks.push(check("etcd-readiness", store));
+        checks.push(check("etcd-readiness", server.api.store.trouble()));
         checks.push(check("informer-sync", undecodable(&server.undecodable.borrow())));
     }
     let begun = *server.ready.borrow();

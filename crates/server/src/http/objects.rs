@@ -425,7 +425,9 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     };
     call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
     let sent = call.server.instruments.watch_events(&kind.group, &kind.version, &kind.plural);
-    let body = WatchBody::new(watch, shape(call), timeout, sent, call.server.closing());
+    // Where etcd is silent a watch brings nothing: its client may ask another server (M2).
+    let ends = super::either(call.server.closing(), call.server.api.store.silent());
+    let body = WatchBody::new(watch, shape(call), timeout, sent, ends);
     Ok(respond::watch(match convert::webhook(kind) {
         Some(_) => body.converting(call.server.api.clone()),
         None => body,

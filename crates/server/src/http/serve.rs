@@ -161,7 +161,8 @@ async fn answer(
     if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
         // M2: what any server has acknowledged is seen from here on, also by the authorizer.
         let seen = server.api.store.catch_up().await;
-        seen.map_err(|_| Status::unavailable("the store does not answer"))?;
+        let why = || server.api.store.trouble().unwrap_or_else(|| "the newest state is not known".to_owned());
+        seen.map_err(|_| Status::store_is_silent(&why()))?;
     }
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());

@@ -2,36 +2,35 @@
 //! need none.
 
 use super::Etcd;
-use super::grpc::{Client, GrpcError};
+use super::grpc::{Client, GrpcError, Stream};
+use super::reads::{self, Asked};
+use super::receipt::{self, Receipts};
 use super::row::{self, stored};
-use super::wire::{self, Compare, KeyValue, Range, RangeAnswer, TxnAnswer, WatchAnswer, Write};
+use super::wire::{self, KeyValue, Range, RangeAnswer, WatchAnswer};
 use crate::state::{Change, Keys, State, WindowLimits};
 use crate::store::Shared;
-use crate::writer::{Answer, Request};
-use crate::{
-    CommitError, Committed, Damage, Entry, Event, Expect, Invalid, Op, OpenError, ReadError, Revision, Txn, limits,
-};
+use crate::writer::Request;
+use crate::{CommitError, Damage, Event, OpenError, limits, silence};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
-const TXN: &str = "/etcdserverpb.KV/Txn";
+pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 const COMPACT: &str = "/etcdserverpb.KV/Compact";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
-/// gRPC's numbers for what etcd says: a request is too large, the database is full, a revision is compacted.
-const INVALID_ARGUMENT: u32 = 3;
-const RESOURCE_EXHAUSTED: u32 = 8;
+/// gRPC's number for what etcd says: a revision is compacted.
 const OUT_OF_RANGE: u32 = 11;
+/// How long a call may take that reads a page, or that nobody waits for.
+const CALL: Duration = Duration::from_secs(10);
 /// Before a watch that broke is begun again.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long our watch may take to bring what etcd has acknowledged.
-const CATCH_UP: Duration = Duration::from_secs(10);
 /// Transactions that are on their way at once.
 const IN_FLIGHT: usize = 64;
+/// How long those that are on their way may take when the store is closed; then their outcome shows at the next open.
+const LAST: Duration = Duration::from_secs(3);
 /// History is forgotten this long after it was made, as Kubernetes' API servers do.
 const HISTORY: Duration = Duration::from_secs(300);
 /// Keys of the first page that is read; pages of small rows grow from there.
@@ -40,52 +39,56 @@ const MAX_PAGE: i64 = 8192;
 /// A page of fewer bytes is followed by a larger one.
 const SMALL_PAGE: usize = 2 << 20;
 
-/// What the thread is asked for.
-pub(crate) enum Work {
-    Commit(Request),
-    /// Answered when memory shows all that was committed anywhere before this was asked.
-    CatchUp(oneshot::Sender<Result<Revision, ReadError>>),
-}
-
 /// A running backend.
 #[derive(Debug)]
 pub(crate) struct Feed {
     pub shared: Arc<Shared>,
-    pub queue: mpsc::Sender<Work>,
+    pub commits: mpsc::Sender<Request>,
+    pub reads: mpsc::Sender<Asked>,
     pub thread: JoinHandle<()>,
 }
 
 /// Reads everything, and begins to follow. Blocks.
 pub(crate) fn open(etcd: Etcd, limits: WindowLimits) -> Result<Feed, OpenError> {
-    let (queue, work) = mpsc::channel(limits::QUEUE);
+    let (commits, requests) = mpsc::channel(limits::QUEUE);
+    let (reads, asked) = mpsc::channel(limits::QUEUE);
     let (ready, opened) = std::sync::mpsc::channel();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(run(etcd, limits, work, ready)),
+            Ok(runtime) => runtime.block_on(run(etcd, limits, requests, asked, ready)),
             Err(error) => drop(ready.send(Err(OpenError::Thread(error)))),
         }
     };
     let thread = thread::Builder::new().name("store-etcd".into()).spawn(run).map_err(OpenError::Thread)?;
     match opened.recv() {
-        Ok(shared) => Ok(Feed { shared: shared?, queue, thread }),
+        Ok(shared) => Ok(Feed { shared: shared?, commits, reads, thread }),
         Err(_) => Err(OpenError::Engine("the thread that follows etcd ended".to_owned())),
     }
 }
 
 #[derive(Clone)]
-struct Follower {
-    client: Client,
-    prefix: Bytes,
-    shared: Arc<Shared>,
+pub(super) struct Follower {
+    pub client: Client,
+    pub prefix: Bytes,
+    pub shared: Arc<Shared>,
+    pub receipts: Arc<Receipts>,
     limits: WindowLimits,
+    /// The store is to be closed.
+    end: Arc<Notify>,
 }
 
 type Ready = std::sync::mpsc::Sender<Result<Arc<Shared>, OpenError>>;
 
-async fn run(etcd: Etcd, limits: WindowLimits, mut work: mpsc::Receiver<Work>, ready: Ready) {
+async fn run(
+    etcd: Etcd,
+    limits: WindowLimits,
+    mut requests: mpsc::Receiver<Request>,
+    asked: mpsc::Receiver<Asked>,
+    ready: Ready,
+) {
     let client = Client::new(etcd.endpoints, etcd.tls);
-    let (keys, revision) = match load(&client, &etcd.prefix).await {
+    let Loaded { keys, revision, receipts } = match load(&client, &etcd.prefix).await {
         Ok(loaded) => loaded,
         Err(error) => return drop(ready.send(Err(error))),
     };
@@ -93,39 +96,53 @@ async fn run(etcd: Etcd, limits: WindowLimits, mut work: mpsc::Receiver<Work>, r
     if ready.send(Ok(shared.clone())).is_err() {
         return;
     }
-    let follower = Follower { client, prefix: etcd.prefix, shared: shared.clone(), limits };
+    let follower = Follower {
+        client,
+        receipts: Receipts::new(&etcd.prefix, number(), IN_FLIGHT),
+        prefix: etcd.prefix,
+        shared: shared.clone(),
+        limits,
+        end: Arc::default(),
+    };
     let (applied, seen) = watch::channel(revision);
-    let mut following = tokio::spawn(follow(follower.clone(), applied));
-    let compacting = tokio::spawn(forget_history(follower.clone(), seen.clone()));
-    let mut tasks = JoinSet::new();
+    let mut others = JoinSet::new();
+    others.spawn(follow(follower.clone(), applied));
+    others.spawn(forget_history(follower.clone(), seen.clone()));
+    others.spawn(reads::serve(follower.clone(), seen.clone(), asked));
+    others.spawn(forget_receipts(follower.clone(), receipts));
+    let mut commits = JoinSet::new();
     loop {
         tokio::select! {
-            next = work.recv(), if tasks.len() < IN_FLIGHT => {
-                let Some(next) = next else { break };
-                tasks.spawn(serve(follower.clone(), seen.clone(), next));
+            next = requests.recv(), if commits.len() < limits::QUEUE => {
+                let Some(Request { txn, answer }) = next else { break };
+                let (follower, seen, now) = (follower.clone(), seen.clone(), tokio::time::Instant::now());
+                commits.spawn(async move {
+                    let result = follower.commit(&txn, seen, now).await;
+                    // Whoever asked may have gone; what was done stands.
+                    let _ = answer.send(result);
+                });
             }
-            _ = tasks.join_next(), if !tasks.is_empty() => {}
-            // It ends only when what etcd holds is not what was written.
-            _ = &mut following => break,
+            _ = commits.join_next(), if !commits.is_empty() => {}
+            () = follower.end.notified() => break,
         }
     }
-    work.close();
-    while tasks.join_next().await.is_some() {}
-    compacting.abort();
-    following.abort();
+    requests.close();
+    let last = async { while commits.join_next().await.is_some() {} };
+    drop(tokio::time::timeout(LAST, last).await);
+    others.abort_all();
     shared.close();
+    while let Some(Request { answer, .. }) = requests.recv().await {
+        let _ = answer.send(Err(CommitError::Closed));
+    }
 }
 
-async fn serve(follower: Follower, seen: watch::Receiver<i64>, work: Work) {
-    match work {
-        Work::Commit(Request { txn, answer }) => {
-            let result = follower.commit(&txn, seen).await;
-            let _ = answer.send(result);
-        }
-        Work::CatchUp(answer) => {
-            let _ = answer.send(follower.catch_up(seen).await);
-        }
+/// A number that no other handle of the same cluster has.
+fn number() -> u64 {
+    let mut bytes = [0; 8];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
+        crate::must(false, "the system has randomness");
     }
+    u64::from_le_bytes(bytes)
 }
 
 /// The end of the range of all keys that begin with `prefix`.
@@ -142,7 +159,7 @@ fn end_of(prefix: &[u8]) -> Bytes {
     Bytes::from_static(&[0])
 }
 
-fn joined(prefix: &[u8], key: &[u8]) -> Bytes {
+pub(super) fn joined(prefix: &[u8], key: &[u8]) -> Bytes {
     let mut whole = BytesMut::with_capacity(prefix.len() + key.len());
     whole.put_slice(prefix);
     whole.put_slice(key);
@@ -150,11 +167,22 @@ fn joined(prefix: &[u8], key: &[u8]) -> Bytes {
 }
 
 /// All keys, as of one revision of etcd's.
-async fn load(client: &Client, prefix: &Bytes) -> Result<(Keys, i64), OpenError> {
+struct Loaded {
+    keys: Keys,
+    revision: i64,
+    /// Receipts that nobody needs any more.
+    receipts: Vec<KeyValue>,
+}
+
+async fn load(client: &Client, prefix: &Bytes) -> Result<Loaded, OpenError> {
     loop {
         match load_once(client, prefix).await {
             // Compacted while it was read: again.
             Err(Load::Grpc(GrpcError::Status { code: OUT_OF_RANGE, .. })) => {}
+            Err(Load::Grpc(GrpcError::Refused(why))) => return Err(OpenError::Untrusted(why)),
+            Err(Load::Grpc(GrpcError::Unsent(why) | GrpcError::Unreachable(why))) => {
+                return Err(OpenError::Unreached(why));
+            }
             Err(Load::Grpc(error)) => return Err(OpenError::Engine(error.to_string())),
             Err(Load::Damaged(key)) => {
                 let damage = Damage { keys: 1, named: vec![key], whole: Vec::new() };
@@ -170,11 +198,11 @@ enum Load {
     Damaged(Bytes),
 }
 
-async fn load_once(client: &Client, prefix: &Bytes) -> Result<(Keys, i64), Load> {
-    let mut keys = Keys::new_sync();
+async fn load_once(client: &Client, prefix: &Bytes) -> Result<Loaded, Load> {
+    let (mut keys, mut receipts) = (Keys::new_sync(), Vec::new());
     let mut range = Range { key: prefix.clone(), end: end_of(prefix), limit: FIRST_PAGE, revision: 0 };
     loop {
-        let bytes = client.call(RANGE, range.encode()).await.map_err(Load::Grpc)?;
+        let bytes = client.call(RANGE, range.encode(), CALL).await.map_err(Load::Grpc)?;
         let size = bytes.len();
         let page = RangeAnswer::decode(bytes).map_err(|error| Load::Grpc(error.into()))?;
         if range.revision == 0 {
@@ -182,10 +210,16 @@ async fn load_once(client: &Client, prefix: &Bytes) -> Result<(Keys, i64), Load>
         }
         for kv in &page.kvs {
             let key = kv.key.slice(prefix.len().min(kv.key.len())..);
+            if receipt::is_receipt(&key) {
+                receipts.extend(receipt::is_old(kv).then(|| kv.clone()));
+                continue;
+            }
             let stored = stored(&key, kv).ok_or_else(|| Load::Damaged(key.clone()))?;
             keys.insert_mut(key, stored);
         }
-        let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok((keys, range.revision)) };
+        let Some(last) = page.kvs.last().filter(|_| page.more) else {
+            return Ok(Loaded { keys, revision: range.revision, receipts });
+        };
         range.key = joined(&last.key, &[0]);
         if size < SMALL_PAGE {
             range.limit = (range.limit * 2).min(MAX_PAGE);
@@ -199,22 +233,34 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
         let error = match follower.watch(&applied).await {
             Followed::Broken(error) => error,
             Followed::Compacted => match load(&follower.client, &follower.prefix).await {
-                Ok((keys, revision)) => {
+                // What went back is found by the next read.
+                Ok(Loaded { revision, .. }) if revision < *applied.borrow() => "its revision is lower".to_owned(),
+                Ok(Loaded { keys, revision, .. }) => {
                     tracing::warn!("etcd has forgotten what this server had yet to see; its watches begin anew");
                     follower.shared.reset(State::new(keys, row::whole(revision), follower.limits));
                     applied.send_replace(revision);
                     continue;
                 }
-                Err(error @ OpenError::Damaged { .. }) => return tracing::error!(%error, "the store is closed"),
+                Err(error @ OpenError::Damaged { .. }) => return follower.close(&error.to_string()),
                 Err(error) => error.to_string(),
             },
             Followed::Damaged(key) => {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                return tracing::error!(key, "what etcd holds is not what was written; the store is closed");
+                return follower.close(&format!("what etcd holds for {key} is not what was written"));
             }
         };
-        tracing::warn!(error, "the watch on etcd is begun again");
+        if follower.shared.silence.begin(&error) {
+            tracing::warn!(error, "etcd is not followed; it is tried again and again");
+            let shared = follower.shared.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(silence::LONG).await;
+                shared.silence.look();
+            });
+        }
         tokio::time::sleep(RETRY).await;
+        // Whether it is still the cluster that was followed; else the watch would wait for ever for what is to come.
+        let least = *applied.borrow();
+        let _ = follower.newest(least, tokio::time::Instant::now()).await;
     }
 }
 
@@ -225,6 +271,19 @@ enum Followed {
 }
 
 impl Follower {
+    /// Whether etcd has been silent for long.
+    pub fn is_silent(&self) -> bool {
+        *self.shared.silence.long().borrow()
+    }
+
+    /// The store takes part in nothing any more: going on would be wrong.
+    pub fn close(&self, why: &str) {
+        tracing::error!(why, "the store is closed");
+        self.shared.silence.end(why);
+        self.shared.close();
+        self.end.notify_one();
+    }
+
     async fn watch(&self, applied: &watch::Sender<i64>) -> Followed {
         let from = *applied.borrow() + 1;
         let first = wire::watch(&self.prefix, &end_of(&self.prefix), from);
@@ -232,6 +291,13 @@ impl Follower {
             Ok(stream) => stream,
             Err(error) => return Followed::Broken(error.to_string()),
         };
+        let ended = self.read(&mut stream, applied).await;
+        // This member may have lost the others.
+        self.client.leave(&stream);
+        ended
+    }
+
+    async fn read(&self, stream: &mut Stream, applied: &watch::Sender<i64>) -> Followed {
         loop {
             let answer = match stream.next().await {
                 Ok(bytes) => WatchAnswer::decode(bytes),
@@ -242,6 +308,9 @@ impl Follower {
                 Ok(answer) if answer.compact_revision > 0 => return Followed::Compacted,
                 Ok(answer) if answer.canceled => return Followed::Broken(answer.reason),
                 Ok(answer) => {
+                    if self.shared.silence.over() {
+                        tracing::warn!("etcd is followed again");
+                    }
                     if let Err(key) = self.apply(answer.events, applied) {
                         return Followed::Damaged(key);
                     }
@@ -272,6 +341,9 @@ impl Follower {
 
     fn change(&self, keys: &mut Keys, event: &wire::Event, index: u16) -> Result<Option<Change>, Bytes> {
         let key = event.kv.key.slice(self.prefix.len().min(event.kv.key.len())..);
+        if receipt::is_receipt(&key) {
+            return Ok(None);
+        }
         let before = keys.get(&key).cloned();
         let (revision, value) = if event.deleted {
             let Some(before) = &before else { return Ok(None) };
@@ -288,180 +360,15 @@ impl Follower {
         let event = Event { revision, key, value, previous, deleted: event.deleted };
         Ok(Some(Change { event, previous: previous_revision }))
     }
-
-    /// Waits until memory shows what was committed anywhere before the call: the revision of an empty read, which etcd
-    /// answers only from the newest state.
-    async fn catch_up(&self, seen: watch::Receiver<i64>) -> Result<Revision, ReadError> {
-        let nothing = Range { key: joined(&self.prefix, b"\0"), limit: 1, ..Range::default() };
-        let answer = self.client.call(RANGE, nothing.encode()).await.ok();
-        let revision = answer.and_then(|bytes| RangeAnswer::decode(bytes).ok()).ok_or(ReadError::Behind)?.revision;
-        if reached(seen, revision).await { Ok(row::whole(revision)) } else { Err(ReadError::Behind) }
-    }
-
-    async fn commit(&self, txn: &Txn, seen: watch::Receiver<i64>) -> Answer {
-        self.same_ops(&txn.expect)?;
-        let (mut first, mut last) = (None, None);
-        for part in parts(&self.prefix, txn)? {
-            let answer = match self.client.call(TXN, part.etcd.encode()).await {
-                Ok(bytes) => {
-                    TxnAnswer::decode(bytes).map_err(|error| CommitError::Io(GrpcError::from(error).to_string()))?
-                }
-                Err(error) => return Err(explain(error, txn)),
-            };
-            if !answer.succeeded {
-                let newest = answer.found.iter().flatten().map(|kv| kv.mod_revision).max().unwrap_or(0);
-                // Whoever is refused can see why.
-                reached(seen.clone(), newest).await;
-                return Err(self.refusal(&part.etcd.compare, &answer.found));
-            }
-            if !reached(seen.clone(), answer.revision).await {
-                return Err(CommitError::Io(
-                    "it is committed, and our watch of etcd has not brought it yet".to_owned(),
-                ));
-            }
-            if part.ops == 0 {
-                last = Some(row::whole(answer.revision));
-                first = first.or(last);
-            } else {
-                first = first.or(Some(row::revision(answer.revision, 0)));
-                last = Some(row::revision(answer.revision, part.ops - 1));
-            }
-        }
-        let now = || self.shared.read().revision;
-        Ok(Committed { first: first.unwrap_or_else(now), last: last.unwrap_or_else(now) })
-    }
-
-    /// etcd compares its own revisions; which op it was is compared here: memory is never ahead of etcd.
-    fn same_ops(&self, expect: &[(Bytes, Expect)]) -> Result<(), CommitError> {
-        let state = self.shared.read();
-        for (key, expect) in expect {
-            let (Expect::Unchanged(revision) | Expect::Guard(revision)) = expect else { continue };
-            let Some(stored) = state.keys.get(key) else { continue };
-            let same = row::etcd_revision(stored.revision) == row::etcd_revision(*revision);
-            if same && stored.revision != *revision {
-                return Err(CommitError::Expectation { key: key.clone(), actual: Some(stored.entry(key)) });
-            }
-        }
-        Ok(())
-    }
-
-    /// The first comparison that does not hold, and what is there.
-    fn refusal(&self, compare: &[Compare], found: &[Option<KeyValue>]) -> CommitError {
-        let failed = compare.iter().zip(found).find(|(compare, found)| match compare {
-            Compare::Absent(_) => found.is_some(),
-            Compare::Present(_) => found.is_none(),
-            Compare::ModRevision(_, revision) => found.as_ref().is_none_or(|kv| kv.mod_revision != *revision),
-        });
-        let Some((compare, found)) = failed else {
-            return CommitError::Io("etcd refused a transaction whose comparisons hold".to_owned());
-        };
-        let key = compare.key().slice(self.prefix.len()..);
-        let actual = found.as_ref().and_then(|kv| stored(&key, kv)).map(|stored| Entry {
-            key: key.clone(),
-            value: stored.value,
-            revision: stored.revision,
-        });
-        CommitError::Expectation { key, actual }
-    }
 }
 
-async fn reached(mut seen: watch::Receiver<i64>, revision: i64) -> bool {
-    let wait = seen.wait_for(|seen| *seen >= revision);
-    matches!(tokio::time::timeout(CATCH_UP, wait).await, Ok(Ok(_)))
-}
-
-fn explain(error: GrpcError, txn: &Txn) -> CommitError {
-    match error {
-        GrpcError::Status { code: RESOURCE_EXHAUSTED, .. } => CommitError::Full,
-        GrpcError::Status { code: INVALID_ARGUMENT, message } if message.contains("too large") => {
-            CommitError::Invalid(Invalid::Bytes(txn.ops.iter().map(|op| op.value().bytes.len()).sum()))
-        }
-        other => CommitError::Io(other.to_string()),
-    }
-}
-
-/// What etcd takes at once.
-struct Part {
-    etcd: wire::Txn,
-    ops: u16,
-}
-
-fn compare(prefix: &[u8], key: &Bytes, expect: &Expect) -> Compare {
-    let key = joined(prefix, key);
-    match expect {
-        Expect::Absent => Compare::Absent(key),
-        Expect::Unchanged(revision) | Expect::Guard(revision) => {
-            Compare::ModRevision(key, row::etcd_revision(*revision))
+/// Takes receipts away that nobody needs any more.
+async fn forget_receipts(follower: Follower, old: Vec<KeyValue>) {
+    for kv in &old {
+        if let Err(error) = follower.client.call(super::TXN, receipt::removal(kv).encode(), CALL).await {
+            tracing::debug!(%error, "an old receipt stays until the next start");
         }
     }
-}
-
-/// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB. One key is changed once
-/// in each. Where there are more expectations than etcd compares at once, those about keys that are changed are compared
-/// with the part that changes them.
-fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
-    const MOST: usize = 128;
-    const BYTES: usize = 1 << 20;
-    let mut parts: Vec<Part> = Vec::new();
-    let mut current = Part { etcd: wire::Txn::default(), ops: 0 };
-    let mut size = 0;
-    let is_guard = |expect: &Expect| matches!(expect, Expect::Guard(_));
-    let guards: Vec<Compare> = txn
-        .expect
-        .iter()
-        .filter(|(_, expect)| is_guard(expect))
-        .map(|(key, expect)| compare(prefix, key, expect))
-        .collect();
-    let mut later: std::collections::BTreeMap<&Bytes, &Expect> = std::collections::BTreeMap::new();
-    if txn.expect.len() + 1 >= MOST {
-        let written: std::collections::BTreeSet<&Bytes> = txn.ops.iter().map(Op::key).collect();
-        let own = txn.expect.iter().filter(|(key, expect)| !is_guard(expect) && written.contains(key));
-        later.extend(own.map(|(key, expect)| (key, expect)));
-    }
-    let first = txn.expect.iter().filter(|(key, expect)| is_guard(expect) || !later.contains_key(key));
-    current.etcd.compare.extend(first.map(|(key, expect)| compare(prefix, key, expect)));
-    if current.etcd.compare.len() > MOST {
-        return Err(CommitError::Invalid(Invalid::Expect(txn.expect.len())));
-    }
-    let mut changed: std::collections::BTreeSet<&Bytes> = std::collections::BTreeSet::new();
-    for op in &txn.ops {
-        let bytes = op.key().len() + op.value().bytes.len();
-        // A deletion is compared with its key being there.
-        let compared = usize::from(later.contains_key(op.key())) + usize::from(matches!(op, Op::Delete { .. }));
-        let full = usize::from(current.ops) == MOST
-            || current.etcd.compare.len() + compared > MOST
-            || current.ops > 0 && size + bytes > BYTES
-            || changed.contains(op.key());
-        if full && current.ops > 0 {
-            let next = Part { etcd: wire::Txn { compare: guards.clone(), ..wire::Txn::default() }, ops: 0 };
-            parts.push(std::mem::replace(&mut current, next));
-            changed.clear();
-            size = 0;
-        }
-        changed.insert(op.key());
-        size += bytes;
-        if let Some(expect) = later.remove(op.key()) {
-            current.etcd.compare.push(compare(prefix, op.key(), expect));
-        }
-        let key = joined(prefix, op.key());
-        match op {
-            Op::Put { key: plain, value } => {
-                current.etcd.writes.push(Write::Put(key, row::encode(plain, value, current.ops)));
-            }
-            Op::Delete { .. } => {
-                current.etcd.compare.push(Compare::Present(key.clone()));
-                current.etcd.writes.push(Write::Delete(key));
-            }
-        }
-        current.ops += 1;
-    }
-    if current.ops > 0 || parts.is_empty() && !current.etcd.compare.is_empty() {
-        parts.push(current);
-    }
-    for part in &mut parts {
-        part.etcd.else_get = part.etcd.compare.iter().map(|compare| compare.key().clone()).collect();
-    }
-    Ok(parts)
 }
 
 /// Lets etcd forget what is older than [`HISTORY`], so that its database does not grow for ever. Every server does; who
@@ -470,7 +377,7 @@ async fn forget_history(follower: Follower, seen: watch::Receiver<i64>) {
     let mut before = *seen.borrow();
     loop {
         tokio::time::sleep(HISTORY).await;
-        if let Err(error) = follower.client.call(COMPACT, wire::compaction(before)).await {
+        if let Err(error) = follower.client.call(COMPACT, wire::compaction(before), CALL).await {
             tracing::debug!(%error, "etcd did not forget its history");
         }
         before = *seen.borrow();

@@ -19,16 +19,23 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// How long connecting may take, with TLS.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How long a call may take.
-const CALL: Duration = Duration::from_secs(10);
-/// How often a silent connection is asked whether it lives, and how long it may take to answer.
-const ALIVE: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long a watch may take to begin.
+const BEGIN: Duration = Duration::from_secs(5);
+/// How often a silent connection is asked whether it lives.
+const ALIVE: Duration = Duration::from_secs(1);
+/// How long it may take to answer that; then another member is gone to.
+const ALIVE_ANSWER: Duration = Duration::from_secs(2);
+/// How long is waited for why a connection broke.
+const WHY: Duration = Duration::from_millis(100);
 /// Longest message that is read.
 const MAX_MESSAGE: usize = 64 << 20;
+/// gRPC's numbers for answers by which nothing was done: the request is wrong, or was not begun. All others leave that
+/// open, among them 14 (unavailable: no leader, or the answer to a proposal has not come).
+const NOT_DONE: [u32; 8] = [3, 5, 6, 7, 8, 9, 11, 16];
 
 /// Asks for a member that has a leader. One that is cut off from the others refuses then, and ends its watches, which
 /// would stand still for ever otherwise while calls are answered by other members.
@@ -37,8 +44,14 @@ const HAS_LEADER: &str = "hasleader";
 /// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum GrpcError {
-    /// No member answers, or the connection broke: the call may have been done or not.
-    #[error("etcd is not reached: {0}")]
+    /// No member is reached: nothing was asked.
+    #[error("{0}")]
+    Unsent(String),
+    /// One side does not trust the other: nothing was asked, and asking again changes nothing.
+    #[error("{0}")]
+    Refused(String),
+    /// It was asked, and no answer came: the call may have been done or not, or be done later.
+    #[error("{0}")]
     Unreachable(String),
     /// etcd's answer.
     #[error("{message} (gRPC status {code})")]
@@ -46,6 +59,17 @@ pub(super) enum GrpcError {
     /// What came is no gRPC.
     #[error("etcd's answer makes no sense")]
     Malformed,
+}
+
+impl GrpcError {
+    /// Whether nothing was done, now or later.
+    pub fn is_not_done(&self) -> bool {
+        match self {
+            Self::Unsent(_) | Self::Refused(_) => true,
+            Self::Status { code, .. } => NOT_DONE.contains(code),
+            Self::Unreachable(_) | Self::Malformed => false,
+        }
+    }
 }
 
 impl From<Malformed> for GrpcError {
@@ -56,6 +80,21 @@ impl From<Malformed> for GrpcError {
 
 fn unreachable(error: impl std::fmt::Display) -> GrpcError {
     GrpcError::Unreachable(error.to_string())
+}
+
+fn unsent(error: impl std::fmt::Display) -> GrpcError {
+    GrpcError::Unsent(error.to_string())
+}
+
+/// An error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 /// Where etcd is: `https://10.0.0.1:2379`.
@@ -102,6 +141,14 @@ impl Body for Outgoing {
     }
 }
 
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{scheme}://{host}:{}", self.port)
+    }
+}
+
 /// A client of one etcd cluster. It holds one connection, to whichever member answers.
 #[derive(Clone)]
 pub(super) struct Client(Arc<Inner>);
@@ -109,115 +156,223 @@ pub(super) struct Client(Arc<Inner>);
 struct Inner {
     endpoints: Vec<Endpoint>,
     tls: Option<Arc<rustls::ClientConfig>>,
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    held: Mutex<Held>,
+    /// Held by whoever connects.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    connection: Option<Connection>,
     /// Which endpoint is tried next.
-    next: Mutex<usize>,
+    next: usize,
+    /// How many connections were made.
+    made: u64,
 }
 
 #[derive(Clone)]
 struct Connection {
+    /// No other has it.
+    number: u64,
     send: http2::SendRequest<Outgoing>,
-    /// `https://host:port`
-    origin: String,
+    endpoint: Endpoint,
+    /// Why it ended, when it has.
+    ended: watch::Receiver<Option<String>>,
 }
 
 impl Client {
     pub fn new(endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
-        Self(Arc::new(Inner { endpoints, tls, connection: tokio::sync::Mutex::default(), next: Mutex::default() }))
+        Self(Arc::new(Inner { endpoints, tls, held: Mutex::default(), connecting: tokio::sync::Mutex::default() }))
     }
 
-    /// One message there, one back.
-    pub async fn call(&self, path: &str, message: Bytes) -> Result<Bytes, GrpcError> {
-        let work = async {
-            let answer = self.send(path, Outgoing::One(Some(frame(&message)))).await?;
-            let (head, body) = answer.into_parts();
-            status(&head.headers)?;
-            let collected = http_body_util::Limited::new(body, MAX_MESSAGE).collect().await.map_err(unreachable)?;
-            if let Some(trailers) = collected.trailers() {
-                status(trailers)?;
-            }
-            let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
-            unframe(&mut bytes)?.ok_or_else(|| unreachable("the answer ended early"))
+    /// One message there, one back, within a time.
+    pub async fn call(&self, path: &str, message: Bytes, within: Duration) -> Result<Bytes, GrpcError> {
+        let mut used = None;
+        let done = tokio::time::timeout(within, self.exchange(path, message, &mut used)).await;
+        let error = match done {
+            Ok(Ok(bytes)) => return Ok(bytes),
+            Ok(Err(error)) => error,
+            Err(_) if used.is_none() => unsent("no member answers in time"),
+            Err(_) => unreachable("no answer in time"),
         };
-        let done = tokio::time::timeout(CALL, work).await.unwrap_or_else(|_| Err(unreachable("no answer in time")));
-        if matches!(done, Err(GrpcError::Unreachable(_))) {
-            // The next call tries another member.
-            *self.0.connection.lock().await = None;
+        Err(self.judge(error, used).await)
+    }
+
+    async fn exchange(&self, path: &str, message: Bytes, used: &mut Option<Connection>) -> Result<Bytes, GrpcError> {
+        let connection = self.connection().await?;
+        *used = Some(connection.clone());
+        let answer = send(connection, path, Outgoing::One(Some(frame(&message)))).await?;
+        let (head, body) = answer.into_parts();
+        status(&head.headers)?;
+        let collected = http_body_util::Limited::new(body, MAX_MESSAGE).collect().await.map_err(unreachable)?;
+        if let Some(trailers) = collected.trailers() {
+            status(trailers)?;
         }
-        done
+        let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
+        unframe(&mut bytes)?.ok_or_else(|| unreachable("the answer ended early"))
     }
 
     /// A call whose answers go on until it is dropped.
     pub async fn stream(&self, path: &str, first: Bytes) -> Result<Stream, GrpcError> {
         let (sender, messages) = mpsc::channel(1);
-        sender.send(frame(&first)).await.map_err(unreachable)?;
-        let sent = self.send(path, Outgoing::Open(messages));
-        let answer = tokio::time::timeout(CALL, sent).await.map_err(unreachable)??;
-        let (head, body) = answer.into_parts();
-        status(&head.headers)?;
-        Ok(Stream { _open: sender, body, read: BytesMut::new() })
+        sender.send(frame(&first)).await.map_err(unsent)?;
+        let mut used = None;
+        let begin = async {
+            let connection = self.connection().await?;
+            used = Some(connection.clone());
+            let answer = send(connection.clone(), path, Outgoing::Open(messages)).await?;
+            let (head, body) = answer.into_parts();
+            status(&head.headers)?;
+            Ok(Stream { _open: sender, body, read: BytesMut::new(), connection })
+        };
+        let error = match tokio::time::timeout(BEGIN, begin).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(late) => unreachable(late),
+        };
+        Err(self.judge(error, used).await)
     }
 
-    async fn send(&self, path: &str, body: Outgoing) -> Result<http::Response<Incoming>, GrpcError> {
-        let mut connection = self.connection().await?;
-        let request = http::Request::post(format!("{}{path}", connection.origin))
-            .header(CONTENT_TYPE, "application/grpc")
-            .header(TE, "trailers")
-            .header(HAS_LEADER, "true")
-            .body(body)
-            .map_err(unreachable)?;
-        connection.send.ready().await.map_err(unreachable)?;
-        connection.send.send_request(request).await.map_err(unreachable)
+    /// What a failure on a connection means. The next call goes to another member.
+    async fn judge(&self, error: GrpcError, used: Option<Connection>) -> GrpcError {
+        let Some(mut used) = used.filter(|_| matches!(error, GrpcError::Unreachable(_))) else { return error };
+        self.forget(used.number);
+        // A member that does not like our certificate says so when we think that the handshake is over.
+        let why = tokio::time::timeout(WHY, used.ended.wait_for(Option::is_some)).await;
+        let why = why.ok().and_then(Result::ok).and_then(|why| why.clone()).unwrap_or_default();
+        match refused_by_peer(&used.endpoint, &why, self.has_certificate()) {
+            Some(refused) => GrpcError::Refused(refused),
+            None => error,
+        }
+    }
+
+    fn has_certificate(&self) -> bool {
+        self.0.tls.as_ref().is_some_and(|tls| tls.client_auth_cert_resolver.has_certs())
+    }
+
+    /// The next call goes to another member.
+    pub fn leave(&self, stream: &Stream) {
+        self.forget(stream.connection.number);
+    }
+
+    fn forget(&self, number: u64) {
+        let mut held = crate::lock(&self.0.held);
+        held.connection.take_if(|connection| connection.number == number);
+    }
+
+    fn held(&self) -> Option<Connection> {
+        let held = crate::lock(&self.0.held);
+        held.connection.clone().filter(|connection| !connection.send.is_closed())
     }
 
     /// The connection that there is, or a new one to the first member that answers.
     async fn connection(&self) -> Result<Connection, GrpcError> {
-        let mut held = self.0.connection.lock().await;
-        if let Some(connection) = held.as_ref().filter(|connection| !connection.send.is_closed()) {
-            return Ok(connection.clone());
+        if let Some(connection) = self.held() {
+            return Ok(connection);
         }
-        let mut last = unreachable("no endpoint is given");
+        let _connecting = self.0.connecting.lock().await;
+        if let Some(connection) = self.held() {
+            return Ok(connection);
+        }
+        let mut last = unsent("no endpoint is given");
         for _ in 0..self.0.endpoints.len() {
-            let index = {
-                let mut next = crate::lock(&self.0.next);
-                *next += 1;
-                *next - 1
+            let (index, number) = {
+                let mut held = crate::lock(&self.0.held);
+                (held.next, held.made) = (held.next.wrapping_add(1), held.made + 1);
+                (held.next.wrapping_sub(1), held.made)
             };
             let endpoint = &self.0.endpoints[index % self.0.endpoints.len()];
-            match tokio::time::timeout(CONNECT, self.connect(endpoint)).await {
+            let error = match tokio::time::timeout(CONNECT, self.connect(endpoint, number)).await {
                 Ok(Ok(connection)) => {
-                    *held = Some(connection.clone());
+                    crate::lock(&self.0.held).connection = Some(connection.clone());
                     return Ok(connection);
                 }
-                Ok(Err(error)) => last = error,
-                Err(late) => last = unreachable(late),
+                Ok(Err(error)) => error,
+                Err(_) => unsent(format!("{endpoint} does not answer")),
+            };
+            // One that refuses says more than one that is not there.
+            if !matches!(last, GrpcError::Refused(_)) {
+                last = error;
             }
         }
         Err(last)
     }
 
-    async fn connect(&self, endpoint: &Endpoint) -> Result<Connection, GrpcError> {
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
+    async fn connect(&self, endpoint: &Endpoint, number: u64) -> Result<Connection, GrpcError> {
+        let silent = |error: &dyn std::error::Error| unsent(format!("{endpoint}: {}", chain(error)));
+        let at = (endpoint.host.as_str(), endpoint.port);
+        let stream = TcpStream::connect(at).await.map_err(|error| silent(&error))?;
+        stream.set_nodelay(true).map_err(|error| silent(&error))?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE);
+        builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE_ANSWER);
         builder.keep_alive_while_idle(true).adaptive_window(true);
+        let (end, ended) = watch::channel(None);
+        let note = move |done: Result<(), hyper::Error>| {
+            let why = done.err().map_or_else(|| "the member has closed the connection".to_owned(), |error| chain(&error));
+            drop(end.send(Some(why)));
+        };
         let send = if endpoint.tls {
-            let tls = self.0.tls.clone().ok_or_else(|| unreachable("no CA is given for https"))?;
-            let name = ServerName::try_from(endpoint.host.clone()).map_err(unreachable)?;
-            let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(unreachable)?;
-            let (send, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-            tokio::spawn(driver);
+            let Some(tls) = self.0.tls.clone() else {
+                return Err(GrpcError::Refused(format!("no CA is given for {endpoint}")));
+            };
+            let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| silent(&error))?;
+            let connecting = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await;
+            let stream = connecting.map_err(|error| refused_by_us(endpoint, &error, self.has_certificate()))?;
+            let shaken = builder.handshake(TokioIo::new(stream)).await;
+            let (send, driver) = shaken.map_err(|error| silent(&error))?;
+            tokio::spawn(async move { note(driver.await) });
             send
         } else {
-            let (send, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-            tokio::spawn(driver);
+            let shaken = builder.handshake(TokioIo::new(stream)).await;
+            let (send, driver) = shaken.map_err(|error| silent(&error))?;
+            tokio::spawn(async move { note(driver.await) });
             send
         };
-        let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
-        let scheme = if endpoint.tls { "https" } else { "http" };
-        Ok(Connection { send, origin: format!("{scheme}://{host}:{}", endpoint.port) })
+        Ok(Connection { number, send, endpoint: endpoint.clone(), ended })
     }
+}
+
+async fn send(mut connection: Connection, path: &str, body: Outgoing) -> Result<http::Response<Incoming>, GrpcError> {
+    let request = http::Request::post(format!("{}{path}", connection.endpoint))
+        .header(CONTENT_TYPE, "application/grpc")
+        .header(TE, "trailers")
+        .header(HAS_LEADER, "true")
+        .body(body)
+        .map_err(unsent)?;
+    connection.send.ready().await.map_err(|error| unreachable(chain(&error)))?;
+    connection.send.send_request(request).await.map_err(|error| unreachable(chain(&error)))
+}
+
+/// A handshake that failed: in words what a person can mend; else the member is not there.
+fn refused_by_us(endpoint: &Endpoint, error: &std::io::Error, has_certificate: bool) -> GrpcError {
+    use rustls::{CertificateError, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    GrpcError::Refused(match inner {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            format!("the certificate of {endpoint} is not signed by the CA that was given for etcd")
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => format!("the certificate of {endpoint} is not for {}", endpoint.host),
+        Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+            format!("the certificate of {endpoint} has expired")
+        }
+        Some(Error::InvalidCertificate(other)) => format!("the certificate of {endpoint} is not accepted: {other}"),
+        Some(Error::InvalidMessage(_)) => format!("{endpoint} does not speak TLS; is it http://?"),
+        _ => match refused_by_peer(endpoint, &chain(error), has_certificate) {
+            Some(refused) => refused,
+            None => return unsent(format!("{endpoint}: {}", chain(error))),
+        },
+    })
+}
+
+/// What a member's TLS says when it does not like our certificate, in words.
+fn refused_by_peer(endpoint: &Endpoint, why: &str, has_certificate: bool) -> Option<String> {
+    let (_, alert) = why.split_once("fatal alert: ")?;
+    Some(match has_certificate {
+        false => format!("{endpoint} asks for a client certificate, and none is given"),
+        true => format!("{endpoint} does not accept this server's client certificate ({alert})"),
+    })
 }
 
 /// The answers of a watch.
@@ -226,6 +381,7 @@ pub(super) struct Stream {
     _open: mpsc::Sender<Bytes>,
     body: Incoming,
     read: BytesMut,
+    connection: Connection,
 }
 
 impl Stream {
@@ -237,7 +393,7 @@ impl Stream {
             }
             match self.body.frame().await {
                 None => return Err(unreachable("the stream ended")),
-                Some(Err(error)) => return Err(unreachable(error)),
+                Some(Err(error)) => return Err(unreachable(chain(&error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => self.read.extend_from_slice(&bytes),
                     Err(frame) => {
@@ -277,8 +433,32 @@ fn status(headers: &HeaderMap) -> Result<(), GrpcError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("grpc-status").map(|code| code.parse::<u32>().unwrap_or(2)) {
         None | Some(0) => Ok(()),
-        // Unavailable: no leader, or the member stops.
+        // Unavailable: no leader, or the member stops, or it does not know what became of a proposal.
         Some(14) => Err(unreachable(text("grpc-message").unwrap_or("unavailable"))),
         Some(code) => Err(GrpcError::Status { code, message: text("grpc-message").unwrap_or("").to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_told_from_what_was_not_a9() {
+        let status = |code| GrpcError::Status { code, message: String::new() };
+        assert!(unsent("").is_not_done() && GrpcError::Refused(String::new()).is_not_done());
+        assert!(status(8).is_not_done(), "no space");
+        // Unknown, deadline exceeded, internal; and whatever breaks after it was sent.
+        assert!([2, 4, 13, 14].into_iter().all(|code| !status(code).is_not_done()));
+        assert!(!unreachable("").is_not_done() && !GrpcError::Malformed.is_not_done());
+    }
+
+    #[test]
+    fn an_endpoint_is_written_as_it_is_read() {
+        for text in ["https://a:2379", "http://10.0.0.1:1", "https://[fd00::1]:2379"] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Endpoint::parse("https://a").unwrap().to_string(), "https://a:2379");
+        assert_eq!(Endpoint::parse("a:2379"), None);
     }
 }

@@ -10,7 +10,10 @@
 //! ```
 //!
 //! Memory (keys and window, as with the embedded engine) is fed by one watch; a commit is answered when that watch has
-//! brought it, so whoever writes reads it back. [`Feed::catch_up`] waits for what others have committed.
+//! brought it, so whoever writes reads it back. [`crate::Store::catch_up`] waits for what others have committed.
+//!
+//! A transaction whose answer is lost is settled before anybody is told (`receipt`). Where etcd does not answer, reads and
+//! writes wait a while for another member, then they fail; all goes on by itself when it answers again.
 //!
 //! What etcd does not do: more than 128 ops at once. A longer transaction is cut, in order; each part is whole, and the
 //! expectations of all are checked with the first. What a decision writes may be cut anywhere by design.
@@ -18,14 +21,20 @@
 //!
 //! The etcd cluster is to be Mainstay's alone: a revision that somebody else makes is waited for in vain.
 
+mod commit;
 mod feed;
 mod grpc;
+mod reads;
+mod receipt;
 mod row;
 mod wire;
 
 pub use grpc::Endpoint;
 
-pub(crate) use feed::{Feed, Work, open};
+pub(crate) use feed::{Feed, open};
+pub(crate) use reads::Asked;
+
+const TXN: &str = "/etcdserverpb.KV/Txn";
 
 /// Where the cluster is, and who we are to it.
 #[derive(Clone, Debug)]
@@ -36,6 +45,13 @@ pub struct Etcd {
     pub tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     /// What all our keys begin with.
     pub prefix: bytes::Bytes,
+}
+
+impl std::fmt::Display for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let members: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+        f.write_str(&members.join(", "))
+    }
 }
 
 /// Ops of one transaction of ours share etcd's revision; this many bits of a revision say which op it was.

@@ -4,8 +4,12 @@
 use super::{put, put_op, shared};
 use crate::{CommitError, Endpoint, Etcd, Expect, OpenError, Options, ReadError, Revision, Store, Txn, WatchError};
 use bytes::Bytes;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 const INSIDE: &str = "MAINSTAY_TEST_ETCD_INSIDE";
@@ -34,9 +38,13 @@ struct Member(Child);
 
 impl Member {
     fn start(folder: &Path) -> Self {
+        Self::start_in(&folder.join("etcd"))
+    }
+
+    fn start_in(folder: &Path) -> Self {
         let child = Command::new("etcd")
             .arg("--data-dir")
-            .arg(folder.join("etcd"))
+            .arg(folder)
             .args(["--listen-client-urls", CLIENT, "--advertise-client-urls", CLIENT])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error"])
             .stdout(Stdio::null())
@@ -44,6 +52,13 @@ impl Member {
             .spawn()
             .expect("etcd (Debian's package etcd-server)");
         Self(child)
+    }
+}
+
+impl Member {
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([name, &self.0.id().to_string()]).status().expect("kill");
+        assert!(done.success());
     }
 }
 
@@ -222,4 +237,199 @@ fn a_server_that_missed_what_etcd_forgot_says_so_a4_a7() {
     caught_up(&store);
     assert_eq!(store.get(b"k").unwrap().value, "19");
     assert!(matches!(watch.try_next(), Err(WatchError::Lagged { .. })));
+}
+
+/// A way to etcd on which answers can be lost.
+struct Proxy {
+    swallows: Arc<AtomicBool>,
+    swallowed: mpsc::Receiver<()>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    const AT: &str = "http://127.0.0.1:4379";
+
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:4379").unwrap();
+        let (swallows, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (tell, swallowed) = mpsc::channel();
+        let proxy = Self { swallows: swallows.clone(), swallowed, open: open.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(member) = TcpStream::connect("127.0.0.1:2379") else { continue };
+                let ends = [&client, &client, &member, &member].map(|end| end.try_clone().unwrap());
+                let [read_client, write_client, read_member, write_member] = ends;
+                crate::lock(&open).extend([client, member]);
+                std::thread::spawn(move || Self::pass(read_client, write_member, |_| false));
+                let (swallows, tell) = (swallows.clone(), tell.clone());
+                std::thread::spawn(move || {
+                    Self::pass(read_member, write_client, |_| {
+                        let is_lost = swallows.load(Ordering::Acquire);
+                        is_lost && tell.send(()).is_ok()
+                    });
+                });
+            }
+        });
+        proxy
+    }
+
+    fn pass(mut from: TcpStream, mut to: TcpStream, lose: impl Fn(&[u8]) -> bool) {
+        let mut bytes = [0; 16 << 10];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if !lose(&bytes[..count]) && to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+
+    /// Loses whatever etcd answers next, and then the connection.
+    fn lose_answers(&self) {
+        while self.swallowed.try_recv().is_ok() {}
+        self.swallows.store(true, Ordering::Release);
+        let _ = self.swallowed.recv_timeout(Duration::from_millis(500));
+        for end in crate::lock(&self.open).drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        self.swallows.store(false, Ordering::Release);
+    }
+}
+
+/// Adds one to a number, unless somebody else was quicker; whether it did.
+fn add_one(store: &Store) -> Result<bool, CommitError> {
+    let n = store.get(b"n").unwrap();
+    let next = std::str::from_utf8(&n.value).unwrap().parse::<u64>().unwrap() + 1;
+    let expect = vec![(n.key.clone(), Expect::Unchanged(n.revision))];
+    match store.commit_blocking(Txn { expect, ops: vec![put_op("n", &next.to_string())] }) {
+        Ok(_) => Ok(true),
+        Err(CommitError::Expectation { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What two servers write is the same bytes, on the same expectation: only the receipt tells whose it was.
+#[test]
+fn a_transaction_whose_answer_is_lost_is_told_apart_from_another_servers_a1_a9() {
+    const EACH: usize = 60;
+    if !inside("a_transaction_whose_answer_is_lost_is_told_apart_from_another_servers_a1_a9") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _member = Member::start(folder.path());
+    let direct = open("/mainstay/");
+    let proxy = Proxy::start();
+    let through = Etcd { endpoints: vec![Endpoint::parse(Proxy::AT).unwrap()], ..etcd("/mainstay/") };
+    let broken = Store::open_etcd(through, Options::default()).unwrap();
+    direct.commit_blocking(put("n", "0")).unwrap();
+    let mut watch = direct.watch("n", direct.revision()).unwrap();
+    caught_up(&broken);
+    let left = AtomicBool::new(true);
+    let lost = std::thread::scope(|scope| {
+        let work = |store: &Store| {
+            let begun = Instant::now();
+            let (mut done, mut refused) = (0, 0);
+            while done < EACH {
+                match add_one(store) {
+                    Ok(is_done) => done += usize::from(is_done),
+                    // For certain: nothing was done.
+                    Err(CommitError::Unreached(_)) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+                assert!(begun.elapsed() < PATIENCE, "{done} done");
+            }
+            refused
+        };
+        let workers = [scope.spawn(|| work(&direct)), scope.spawn(|| work(&broken))];
+        let breaker = scope.spawn(|| {
+            let mut times = 0;
+            while left.load(Ordering::Acquire) {
+                proxy.lose_answers();
+                times += 1;
+            }
+            times
+        });
+        workers.into_iter().for_each(|worker| drop(worker.join().unwrap()));
+        left.store(false, Ordering::Release);
+        breaker.join().unwrap()
+    });
+    assert!(lost > 3, "answers were lost {lost} times only");
+    caught_up(&direct);
+    assert_eq!(direct.get(b"n").unwrap().value, (2 * EACH).to_string(), "A9: each of them once");
+    // A4: every one of them is seen, in order.
+    for n in 1..=2 * EACH {
+        assert_eq!(crate::store::block_on(watch.next()).unwrap().value, n.to_string());
+    }
+    // Receipts are no rows.
+    assert_eq!(direct.range(b"", None, 10, None).unwrap().entries.len(), 1);
+    assert_eq!(Store::open_etcd(etcd("/mainstay/"), Options::default()).unwrap().count(b""), 1);
+}
+
+#[test]
+fn a_silent_etcd_is_waited_for_and_all_goes_on_a1_a2() {
+    if !inside("a_silent_etcd_is_waited_for_and_all_goes_on_a1_a2") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let closed = Store::open_etcd(etcd("/mainstay/"), Options::default());
+    assert!(matches!(closed, Err(OpenError::Unreached(_))), "nobody is there");
+    let member = Member::start(folder.path());
+    let store = open("/mainstay/");
+    store.commit_blocking(put("k", "0")).unwrap();
+    assert_eq!(store.trouble(), None);
+    member.signal("-STOP");
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| store.commit_blocking(put("k", "1")));
+        while store.trouble().is_none() {
+            assert!(begun.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        let words = store.trouble().unwrap();
+        assert!(words.starts_with("etcd is silent for "), "{words}");
+        crate::store::block_on(store.silent());
+        member.signal("-CONT");
+        // In doubt until now.
+        commit.join().unwrap().unwrap();
+    });
+    assert_eq!(store.get(b"k").unwrap().value, "1");
+    while store.trouble().is_some() {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    caught_up(&store);
+}
+
+/// A server that runs, and one that starts, on an etcd that was brought back from a snapshot.
+#[test]
+fn an_older_copy_of_etcd_is_refused_a3() {
+    if !inside("an_older_copy_of_etcd_is_refused_a3") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let member = Member::start(folder.path());
+    let store = open("/mainstay/");
+    store.commit_blocking(put("k", "0")).unwrap();
+    let snapshot = folder.path().join("snapshot");
+    let etcdctl = |args: &[&str]| {
+        let mut command = Command::new("etcdctl");
+        let done = command.args(args).env("ETCDCTL_API", "3").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(done.expect("etcdctl (Debian's package etcd-client)").success(), "{args:?}");
+    };
+    etcdctl(&["--endpoints", CLIENT, "snapshot", "save", snapshot.to_str().unwrap()]);
+    store.commit_blocking(put("k", "1")).unwrap();
+    let seen = store.revision();
+    drop(member);
+    let again = folder.path().join("restored");
+    etcdctl(&["snapshot", "restore", snapshot.to_str().unwrap(), "--data-dir", again.to_str().unwrap()]);
+    let _member = Member::start_in(&again);
+    let begun = Instant::now();
+    while !store.is_closed() {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", store.trouble());
+        std::thread::yield_now();
+    }
+    let words = store.trouble().unwrap();
+    assert!(words.contains("an older copy was restored there"), "{words}");
+    assert!(store.commit_blocking(put("k", "2")).is_err());
+    assert!(matches!(crate::store::block_on(store.catch_up()), Err(ReadError::Behind)));
+    assert!(open("/mainstay/").revision() < seen, "it is an older copy");
 }
