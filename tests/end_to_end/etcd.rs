@@ -100,7 +100,8 @@ fn etcd_and_server_trust_each_other_by_certificates_only_x1() {
     etcd.answers(&server, 1);
     let (store, at) = (etcd.store(), |name: &str| folder.path().join(name).display().to_string());
     let (ca, other_ca) = (at("ca.pem"), at("other-ca.pem"));
-    let (client, key, stranger, stranger_key) = (at("client.pem"), at("client.key"), at("stranger.pem"), at("stranger.key"));
+    let (client, key, stranger, stranger_key) =
+        (at("client.pem"), at("client.key"), at("stranger.pem"), at("stranger.key"));
 
     let refused = |more: &[&str], wanted: &str| {
         let begun = Instant::now();
@@ -121,7 +122,10 @@ fn etcd_and_server_trust_each_other_by_certificates_only_x1() {
 
     server.serve(&words(&own, &store, &[&["--etcd-cafile", &ca], &identity[..]].concat()));
     server.kubectl(&["create", "configmap", "map"]);
-    assert!(etcd.etcdctl(&server, 1, &["get", "--prefix", "--keys-only", "/mainstay/core/configmaps/default/"]).contains("map"));
+    assert!(
+        etcd.etcdctl(&server, 1, &["get", "--prefix", "--keys-only", "/mainstay/core/configmaps/default/"])
+            .contains("map")
+    );
     // An export goes the same way.
     let (data, file) = (server.data_dir().display().to_string(), server.folder().join("export").display().to_string());
     let words = ["store", "export", "--data-dir", &data, "--store", &store, "--etcd-cafile", &ca];

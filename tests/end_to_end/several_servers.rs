@@ -82,7 +82,10 @@ fn servers_share_a_store_and_one_of_them_runs_the_controllers_m1_m2_m3() {
         contexts.lines().any(|name| name == "mainstay") && named(1) && named(3)
     });
     let other = format!("mainstay@{}:6443", address(3));
-    assert_eq!(servers[1].kubectl(&["--context", &other, "get", "configmap", "map-0", "-o", "name"]), "configmap/map-0\n");
+    assert_eq!(
+        servers[1].kubectl(&["--context", &other, "get", "configmap", "map-0", "-o", "name"]),
+        "configmap/map-0\n"
+    );
     servers[1].eventually("the node knows all servers", || {
         let member = fs::read_to_string(node.data_dir().join("node/member.json")).expect("kept");
         (1..4).all(|number| member.contains(&format!("{}:6443", address(number))))

@@ -72,8 +72,8 @@ impl Config {
         let ca = |cluster: &Value| cluster.pointer("/cluster/certificate-authority-data").cloned();
         let clusters = file.get("clusters").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let first = clusters.first().and_then(server);
-        let first = first
-            .ok_or_else(|| ConfigError::Malformed("clusters[0].cluster.server is not an https address".into()))?;
+        let first =
+            first.ok_or_else(|| ConfigError::Malformed("clusters[0].cluster.server is not an https address".into()))?;
         let others = clusters.iter().skip(1).filter(|other| clusters.first().is_some_and(|one| ca(one) == ca(other)));
         let servers: Vec<String> = std::iter::once(first).chain(others.filter_map(server)).collect();
         let certificate = inline("/users/0/user/client-certificate-data")?;
@@ -126,11 +126,11 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_names_all_servers_of_its_cluster() {
-        let cluster = |server: &str, ca: &str| {
-            serde_json::json!({ "cluster": { "server": server, "certificate-authority-data": ca } })
-        };
-        let parse = |clusters: &[Value]| Config::parse(serde_json::json!({ "clusters": clusters }).to_string().as_bytes());
-        let several = [cluster("https://a:1/", "Y2E="), cluster("https://b:1", "Y2E="), cluster("https://c:1", "b3RoZXI=")];
+        let cluster = |server: &str, ca: &str| serde_json::json!({ "cluster": { "server": server, "certificate-authority-data": ca } });
+        let parse =
+            |clusters: &[Value]| Config::parse(serde_json::json!({ "clusters": clusters }).to_string().as_bytes());
+        let several =
+            [cluster("https://a:1/", "Y2E="), cluster("https://b:1", "Y2E="), cluster("https://c:1", "b3RoZXI=")];
         assert_eq!(parse(&several).unwrap().server, "a:1,b:1");
         assert!(parse(&[]).is_err() && parse(&[cluster("http://a:1", "Y2E=")]).is_err());
     }

@@ -313,15 +313,28 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
 pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Identity) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     // The first is the present context.
-    let name = |index: usize, server: &str| if index == 0 { "mainstay".to_owned() } else { format!("mainstay@{server}") };
+    let name =
+        |index: usize, server: &str| if index == 0 { "mainstay".to_owned() } else { format!("mainstay@{server}") };
     let ca = STANDARD.encode(ca_pem);
-    let clusters: Vec<_> = servers.iter().enumerate().map(|(index, server)| serde_json::json!({
-        "name": name(index, server),
-        "cluster": { "server": format!("https://{server}"), "certificate-authority-data": ca },
-    })).collect();
-    let contexts: Vec<_> = servers.iter().enumerate().map(|(index, server)| serde_json::json!({
-        "name": name(index, server), "context": { "cluster": name(index, server), "user": user },
-    })).collect();
+    let clusters: Vec<_> = servers
+        .iter()
+        .enumerate()
+        .map(|(index, server)| {
+            serde_json::json!({
+                "name": name(index, server),
+                "cluster": { "server": format!("https://{server}"), "certificate-authority-data": ca },
+            })
+        })
+        .collect();
+    let contexts: Vec<_> = servers
+        .iter()
+        .enumerate()
+        .map(|(index, server)| {
+            serde_json::json!({
+                "name": name(index, server), "context": { "cluster": name(index, server), "user": user },
+            })
+        })
+        .collect();
     let config = serde_json::json!({
         "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "mainstay",
         "clusters": clusters,

@@ -51,7 +51,9 @@ fn context(cluster: &str, file: &str) -> String {
 pub fn unseal(store: &Store, seal: &Path, pki: &Path, shared: &Shared) -> Result<bool, StartError> {
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let mut plain = Vec::new();
-    let Some(first) = shared.files.first().and_then(|file| store.get(&row(&shared.name(file)))) else { return Ok(false) };
+    let Some(first) = shared.files.first().and_then(|file| store.get(&row(&shared.name(file)))) else {
+        return Ok(false);
+    };
     let key = match read_seal(seal)? {
         Some(key) => key,
         // Made by a server that ended before it could say so, or whose seal came second.

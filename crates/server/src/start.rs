@@ -316,9 +316,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     (env.random)(&mut id);
     let open = async || {
         let (id, config, seal) = (u128::from_be_bytes(id), config.clone(), seal.clone());
-        let open = move || {
-            identity::open_store(&config.data_dir, &config.cluster, id, seal, config.etcd.as_ref())
-        };
+        let open = move || identity::open_store(&config.data_dir, &config.cluster, id, seal, config.etcd.as_ref());
         // It blocks, for seconds where etcd does not answer.
         let opened = tokio::task::spawn_blocking(open).await;
         opened.unwrap_or_else(|error| Err(StartError::Bootstrap(error.to_string())))
@@ -480,7 +478,11 @@ async fn open_pki(config: &ServerConfig, store: &Store, env: &Env, now: jiff::Ti
 /// Why the first objects were not made.
 fn not_begun(status: mainstay_api::Status) -> StartError {
     // Nobody is served yet, so nothing else is answered like that.
-    if matches!(status.code, 503 | 504) { StartError::Silent(status.message) } else { StartError::Bootstrap(status.message) }
+    if matches!(status.code, 503 | 504) {
+        StartError::Silent(status.message)
+    } else {
+        StartError::Bootstrap(status.message)
+    }
 }
 
 /// Which kubeconfigs are to name all servers, and whose they are.

@@ -232,7 +232,10 @@ mod tests {
     #[test]
     fn what_some_order_explains_is_taken() {
         assert_eq!(judge(None, &[]), Ok(()));
-        assert_eq!(judge(None, &[create(0, 1, 1, true), read(2, 3, 1), swap(4, 5, (1, 2), true), read(6, 7, 2)]), Ok(()));
+        assert_eq!(
+            judge(None, &[create(0, 1, 1, true), read(2, 3, 1), swap(4, 5, (1, 2), true), read(6, 7, 2)]),
+            Ok(())
+        );
         // Reads that overlap the write see it or not, one after the other in any one order.
         assert_eq!(judge(Some(1), &[swap(0, 9, (1, 2), true), read(1, 4, 1), read(2, 8, 2)]), Ok(()));
         // Two at once: one of them comes first, and which one is only known later.

@@ -169,7 +169,12 @@ impl Shared {
     }
 
     pub fn new(state: State) -> Self {
-        Self { state: RwLock::new(state), watchers: Mutex::default(), silence: Silence::default(), closed: AtomicBool::new(false) }
+        Self {
+            state: RwLock::new(state),
+            watchers: Mutex::default(),
+            silence: Silence::default(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Shows changes to readers, and wakes watchers.

@@ -133,7 +133,8 @@ async fn work(config: &Config, servers: &[String], stop: &Arc<AtomicBool>) -> Re
 async fn probe(client: Client, stop: Arc<AtomicBool>) -> (Duration, u64) {
     let (mut last, mut longest, mut answers) = (Instant::now(), Duration::ZERO, 0);
     while !stop.load(Ordering::Acquire) {
-        let list = client.list(&kinds::NAMESPACE, "", &ListOptions::default());
+        let options = ListOptions::default();
+        let list = client.list(&kinds::NAMESPACE, "", &options);
         match tokio::time::timeout(ANSWER, list).await {
             Ok(Ok(_)) => {
                 longest = longest.max(last.elapsed());
@@ -328,7 +329,8 @@ async fn watch(config: Config, servers: Vec<String>, from: u64) -> Watched {
         match ended {
             Ok(true) => return watched,
             Err(error) if error.is_expired() => {
-                if let End::Done(list) = end(client.list(&kinds::CONFIG_MAP, NAMESPACE, &ListOptions::default())).await {
+                if let End::Done(list) = end(client.list(&kinds::CONFIG_MAP, NAMESPACE, &ListOptions::default())).await
+                {
                     watched.gaps.push((at, version(&list)));
                     at = version(&list);
                     let items = list["items"].as_array().cloned().unwrap_or_default();

@@ -78,7 +78,8 @@ fn watcher(number: usize, watched: &Watched, all: &BTreeSet<&(String, u64, Optio
         panic!("A4, M2: watcher {number} did not see {event:?}; {:?}", watched.gaps);
     }
     let versions: BTreeSet<u64> = versions.into_iter().collect();
-    for (call, key, version) in records.versions.iter().filter(|(call, ..)| !matches!(call.action, Action::Read { .. })) {
+    for (call, key, version) in records.versions.iter().filter(|(call, ..)| !matches!(call.action, Action::Read { .. }))
+    {
         let is_seen = versions.contains(version) || is_excused(*version);
         assert!(is_seen, "A4: watcher {number} did not see the write of {key} at {version}: {call:?}");
     }

@@ -74,7 +74,8 @@ impl World {
         let words = ["--advertise-address", &own, "--store", &store, "--pod-network", "routes"];
         self.servers[index].serve_unready(&words);
         let server = &self.servers[index];
-        let ready = || server.inside("curl").args(["-skf", "--noproxy", "*", &format!("https://{own}:6443/readyz")]).output();
+        let ready =
+            || server.inside("curl").args(["-skf", "--noproxy", "*", &format!("https://{own}:6443/readyz")]).output();
         server.eventually("it serves", || ready().expect("curl").status.success());
     }
 
@@ -154,7 +155,8 @@ impl World {
                 "two members are cut off: nobody has a majority"
             }
             _ => {
-                let status = self.etcd.etcdctl(&self.member_machines[index], number(index) + 1, &["get", "x", "-w", "json"]);
+                let status =
+                    self.etcd.etcdctl(&self.member_machines[index], number(index) + 1, &["get", "x", "-w", "json"]);
                 let revision = status.split_once("\"revision\":").expect("a header").1;
                 let revision = revision.split(|digit: char| !digit.is_ascii_digit()).next().expect("digits");
                 self.etcd.etcdctl(&self.member_machines[index], number(index) + 1, &["compact", revision]);
@@ -171,8 +173,7 @@ fn servers_and_members_die_and_are_cut_off_and_nobody_sees_it_a1_a3_a4_a5_a9_m1_
     let mut world = World::new();
     let mut random = Random::new();
     let config = Config::read(&world.servers[0].data_dir().join("kubeconfig")).expect("a kubeconfig");
-    let addresses: Vec<String> =
-        (0..3).map(|index| format!("{}:6443", address(World::server_number(index)))).collect();
+    let addresses: Vec<String> = (0..3).map(|index| format!("{}:6443", address(World::server_number(index)))).collect();
     let clients = Clients::start(world.home.holder_pid(), &config, &addresses);
     let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     for round in 0..rounds {

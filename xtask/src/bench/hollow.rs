@@ -82,8 +82,7 @@ fn running(pod: &Value, node: usize, index: usize) -> Value {
         json!({ "name": container["name"], "image": container["image"], "imageID": "", "ready": true, "started": true,
             "restartCount": 0, "state": { "running": { "startedAt": now } } })
     };
-    let containers: Vec<Value> =
-        pod["spec"]["containers"].as_array().into_iter().flatten().map(container).collect();
+    let containers: Vec<Value> = pod["spec"]["containers"].as_array().into_iter().flatten().map(container).collect();
     let address = format!("10.{}.{}.{}", 128 + node / 256, node % 256, index % 254 + 1);
     json!({ "status": { "phase": "Running", "startTime": now, "podIP": address, "podIPs": [{ "ip": address }],
         "conditions": conditions, "containerStatuses": containers } })

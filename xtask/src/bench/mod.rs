@@ -30,8 +30,9 @@ use cluster::Cluster;
 use table::Table;
 
 /// What can be measured, in the order in which it is.
-const NAMES: &[&str] =
-    &["binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds", "scale"];
+const NAMES: &[&str] = &[
+    "binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds", "scale",
+];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
 /// The image of every pod here.

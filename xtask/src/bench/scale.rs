@@ -50,7 +50,13 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
     table.row(&name, format!("{:.0} pods/s", rate(0, PODS)), &ends, "", ">= 1000/s");
     let grown = after.rss.saturating_sub(before.rss);
     let each = format!("{:.1} KiB per pod", grown as f64 / PODS as f64);
-    table.row("the server's RSS before, after", format!("{} / {} MiB", before.rss / 1024, after.rss / 1024), &each, "", "");
+    table.row(
+        "the server's RSS before, after",
+        format!("{} / {} MiB", before.rss / 1024, after.rss / 1024),
+        &each,
+        "",
+        "",
+    );
     Ok(())
 }
 

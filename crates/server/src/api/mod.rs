@@ -28,8 +28,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::Status;
-use mainstay_api::status::STORE_IS_SILENT;
 use mainstay_api::object;
+use mainstay_api::status::STORE_IS_SILENT;
 use mainstay_store::{CommitError, Committed, Revision, Store, Txn};
 
 use crate::convert::Webhooks;

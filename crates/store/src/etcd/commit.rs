@@ -1,10 +1,10 @@
 //! A transaction's way into etcd: cut to what etcd takes, sent with a receipt, settled where its answer is lost.
 
+use super::TXN;
 use super::feed::{Follower, joined};
 use super::grpc::GrpcError;
 use super::receipt::{Outcome, Slot};
 use super::row::{self, stored};
-use super::TXN;
 use super::wire::{self, Compare, KeyValue, TxnAnswer, Write};
 use crate::writer::Answer;
 use crate::{CommitError, Committed, Entry, Expect, Invalid, Op, Txn};

@@ -308,7 +308,8 @@ impl Client {
         builder.keep_alive_while_idle(true).adaptive_window(true);
         let (end, ended) = watch::channel(None);
         let note = move |done: Result<(), hyper::Error>| {
-            let why = done.err().map_or_else(|| "the member has closed the connection".to_owned(), |error| chain(&error));
+            let why =
+                done.err().map_or_else(|| "the member has closed the connection".to_owned(), |error| chain(&error));
             drop(end.send(Some(why)));
         };
         let send = if endpoint.tls {

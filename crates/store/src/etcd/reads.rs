@@ -61,7 +61,9 @@ impl Follower {
             if let Ok(answer) = answer.map_err(drop).and_then(|bytes| RangeAnswer::decode(bytes).map_err(drop)) {
                 if answer.revision < least {
                     let now = answer.revision;
-                    self.close(&format!("etcd is at revision {now} and was at {least}: an older copy was restored there"));
+                    self.close(&format!(
+                        "etcd is at revision {now} and was at {least}: an older copy was restored there"
+                    ));
                     return None;
                 }
                 return Some(answer.revision);
