@@ -103,7 +103,7 @@ pub fn open_store(
     let store = opened.map_err(|error| match error {
         OpenError::InUse(_) => StartError::InUse(data_dir.to_owned()),
         OpenError::Unreached(why) => StartError::Silent(why),
-        source if etcd.is_some() => StartError::Etcd { hint: etcd_hint(&source), source },
+        why if etcd.is_some() => StartError::Etcd { hint: etcd_hint(&why), why },
         source => StartError::Store { path, source },
     })?;
     let cluster = store.cluster().unwrap_or(fresh);

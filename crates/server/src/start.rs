@@ -161,8 +161,8 @@ pub enum StartError {
     #[error("the store in {path} cannot be opened: {source}{hint}", hint = identity::hint(source))]
     Store { path: PathBuf, source: OpenError },
     /// etcd's store cannot be used.
-    #[error("the store in etcd cannot be used: {source}{hint}")]
-    Etcd { source: OpenError, hint: &'static str },
+    #[error("the store in etcd cannot be used: {why}{hint}")]
+    Etcd { why: OpenError, hint: &'static str },
     /// etcd does not answer; a server that starts waits.
     #[error("etcd does not answer: {0}")]
     Silent(String),
