@@ -21,7 +21,7 @@ const WRITERS: usize = 6;
 /// How long a client waits for an answer; then it does not know.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Between two calls of a client.
-const PACE: Duration = Duration::from_millis(15);
+const PACE: Duration = Duration::from_millis(30);
 /// The last thing that is written.
 const LAST: &str = "last";
 
