@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -323,14 +323,17 @@ fn a_transaction_whose_answer_is_lost_is_told_apart_from_another_servers_a1_a9()
     direct.commit_blocking(put("n", "0")).unwrap();
     let mut watch = direct.watch("n", direct.revision()).unwrap();
     caught_up(&broken);
-    let left = AtomicBool::new(true);
+    let (left, through, aside) = (AtomicBool::new(true), AtomicUsize::new(0), AtomicUsize::new(0));
     let lost = std::thread::scope(|scope| {
-        let work = |store: &Store| {
+        let work = |store: &Store, progress: &AtomicUsize| {
             let begun = Instant::now();
             let (mut done, mut refused) = (0, 0);
             while done < EACH {
                 match add_one(store) {
-                    Ok(is_done) => done += usize::from(is_done),
+                    Ok(is_done) => {
+                        done += usize::from(is_done);
+                        progress.fetch_add(1, Ordering::AcqRel);
+                    }
                     // For certain: nothing was done.
                     Err(CommitError::Unreached(_)) => refused += 1,
                     Err(error) => panic!("{error}"),
@@ -339,10 +342,17 @@ fn a_transaction_whose_answer_is_lost_is_told_apart_from_another_servers_a1_a9()
             }
             refused
         };
-        let workers = [scope.spawn(|| work(&direct)), scope.spawn(|| work(&broken))];
+        let workers = [scope.spawn(|| work(&direct, &aside)), scope.spawn(|| work(&broken, &through))];
         let breaker = scope.spawn(|| {
-            let mut times = 0;
+            let (mut times, mut before) = (0, 0);
             while left.load(Ordering::Acquire) {
+                // Only when an answer has come again: else none ever would.
+                let now = through.load(Ordering::Acquire);
+                if now == before {
+                    std::thread::yield_now();
+                    continue;
+                }
+                before = now;
                 proxy.lose_answers();
                 times += 1;
             }
