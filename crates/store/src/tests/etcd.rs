@@ -242,7 +242,7 @@ fn a_server_that_missed_what_etcd_forgot_says_so_a4_a7() {
 /// A way to etcd on which answers can be lost.
 struct Proxy {
     swallows: Arc<AtomicBool>,
-    swallowed: mpsc::Receiver<()>,
+    swallowed: Mutex<mpsc::Receiver<()>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -253,7 +253,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:4379").unwrap();
         let (swallows, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (tell, swallowed) = mpsc::channel();
-        let proxy = Self { swallows: swallows.clone(), swallowed, open: open.clone() };
+        let proxy = Self { swallows: swallows.clone(), swallowed: Mutex::new(swallowed), open: open.clone() };
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(member) = TcpStream::connect("127.0.0.1:2379") else { continue };
@@ -285,9 +285,10 @@ impl Proxy {
 
     /// Loses whatever etcd answers next, and then the connection.
     fn lose_answers(&self) {
-        while self.swallowed.try_recv().is_ok() {}
+        let swallowed = crate::lock(&self.swallowed);
+        while swallowed.try_recv().is_ok() {}
         self.swallows.store(true, Ordering::Release);
-        let _ = self.swallowed.recv_timeout(Duration::from_millis(500));
+        let _ = swallowed.recv_timeout(Duration::from_millis(500));
         for end in crate::lock(&self.open).drain(..) {
             let _ = end.shutdown(Shutdown::Both);
         }
