@@ -325,24 +325,24 @@ fn a_transaction_whose_answer_is_lost_is_told_apart_from_another_servers_a1_a9()
     let mut watch = direct.watch("n", direct.revision()).unwrap();
     caught_up(&broken);
     let (left, through, aside) = (AtomicBool::new(true), AtomicUsize::new(0), AtomicUsize::new(0));
-    let lost = std::thread::scope(|scope| {
-        let work = |store: &Store, progress: &AtomicUsize| {
-            let begun = Instant::now();
-            let (mut done, mut refused) = (0, 0);
-            while done < EACH {
-                match add_one(store) {
-                    Ok(is_done) => {
-                        done += usize::from(is_done);
-                        progress.fetch_add(1, Ordering::AcqRel);
-                    }
-                    // For certain: nothing was done.
-                    Err(CommitError::Unreached(_)) => refused += 1,
-                    Err(error) => panic!("{error}"),
+    let work = |store: &Store, progress: &AtomicUsize| {
+        let begun = Instant::now();
+        let (mut done, mut refused) = (0, 0);
+        while done < EACH {
+            match add_one(store) {
+                Ok(is_done) => {
+                    done += usize::from(is_done);
+                    progress.fetch_add(1, Ordering::AcqRel);
                 }
-                assert!(begun.elapsed() < PATIENCE, "{done} done");
+                // For certain: nothing was done.
+                Err(CommitError::Unreached(_)) => refused += 1,
+                Err(error) => panic!("{error}"),
             }
-            refused
-        };
+            assert!(begun.elapsed() < PATIENCE, "{done} done");
+        }
+        refused
+    };
+    let lost = std::thread::scope(|scope| {
         let workers = [scope.spawn(|| work(&direct, &aside)), scope.spawn(|| work(&broken, &through))];
         let breaker = scope.spawn(|| {
             let (mut times, mut before) = (0, 0);
