@@ -106,6 +106,10 @@ impl Candidate {
         // How long the Lease stands still is measured here: no clock of another machine is believed.
         let mut seen: Option<(String, Instant)> = None;
         loop {
+            if self.api.store.is_closed() {
+                closed(closing).await;
+                return None;
+            }
             let revision = self.api.store.revision();
             let mut changes = self.api.store.watch(key::object(&kinds::LEASE, NAMESPACE, NAME), revision).ok()?;
             let lease = self.lease();

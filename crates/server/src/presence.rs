@@ -37,6 +37,9 @@ pub async fn keep(api: Api, advertise: SocketAddr, mut closing: watch::Receiver<
     }
     let name = format!("{PREFIX}{}", id(advertise));
     while !*closing.borrow() {
+        if api.store.is_closed() {
+            return drop(closing.wait_for(|closing| *closing).await);
+        }
         if let Err(status) = renew(&api, &name, advertise).await {
             tracing::warn!(error = status.message, "this server's Lease was not renewed");
         }
@@ -106,6 +109,9 @@ pub async fn follow(
     let key = key::object(&kinds::CONFIG_MAP, NAMESPACE, bootstrap::SETTINGS);
     let mut written = vec![reached.to_string()];
     while !*closing.borrow() {
+        if api.store.is_closed() {
+            return drop(closing.wait_for(|closing| *closing).await);
+        }
         let Ok(mut changes) = api.store.watch(key.clone(), api.store.revision()) else { continue };
         let map = api.store.get(&key).and_then(|entry| codec::decode(&entry.value).ok()).unwrap_or_default();
         let listed = object::text(&map, &["data", "servers"]).split(',').filter(|server| !server.is_empty());

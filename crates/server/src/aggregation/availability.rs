@@ -33,6 +33,10 @@ struct Missing(&'static str, String);
 pub async fn run(api: Api, services: Services, mut closing: watch::Receiver<bool>) {
     let prefix = key::prefix(&kinds::API_SERVICE, None);
     while !*closing.borrow() {
+        if api.store.is_closed() {
+            // There is nothing to be seen any more.
+            return drop(closing.wait_for(|closing| *closing).await);
+        }
         let Ok(mut watcher) = api.store.watch(prefix.clone(), api.store.revision()) else { return };
         loop {
             let all = services.now(&api.served.now());
