@@ -120,9 +120,6 @@ pub async fn start(
     };
     let server = mainstay_server::start_with(config, &files).await?;
     tokio::spawn(give_back(server.freed.clone()));
-    if let Some(path) = &args.kubeconfig {
-        mainstay_server::pki::write_private(path, server.admin.kubeconfig.as_bytes()).context("the kubeconfig")?;
-    }
     Ok(server)
 }
 

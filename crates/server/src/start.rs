@@ -349,6 +349,9 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         Ok(Credentials { identity, kubeconfig, path })
     };
     let admin = credentials(admin, ADMIN, "kubeconfig")?;
+    if let Some(path) = &files.kubeconfig {
+        pki::write_private(path, admin.kubeconfig.as_bytes())?;
+    }
     let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
