@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use mainstay_cli::args::JoinArgs;
+use mainstay_node::Fencing;
 use mainstay_node::join::{self, Invitation, JoinConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -30,7 +31,9 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         crate::up::note_instance(&args.data_dir);
         let serving = certificates.serving.clone();
         let client = joined.client;
-        let node = crate::up::node_config(&args.data_dir, &args.node, &member, client.clone(), serving, joined.machine);
+        let fencing = if member.settings.fencing == "by-default" { Fencing::ByDefault } else { Fencing::OnRequest };
+        let (at, machine) = (&args.data_dir, joined.machine);
+        let node = crate::up::node_config(at, &args.node, &member, client.clone(), serving, machine, fencing);
         let node = mainstay_node::start(node).await?;
         println!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use mainstay_api::kinds;
 use mainstay_cli::args::{NodeArgs, UpArgs};
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, Rotating};
+use mainstay_node::Fencing;
 use mainstay_node::join::{self, Member, Settings};
 use mainstay_node::network::{Between, Cidr};
 
@@ -167,10 +168,13 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
             cluster_domain: args.server.cluster_domain.clone(),
             pod_network: args.server.pod_network.clone(),
             servers: String::new(),
+            fencing: String::new(),
         },
     };
     let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;
-    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine);
+    // The only server's own node: when it is silent, so is the server, and nobody takes a pod's place.
+    let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
+    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing);
     let node = mainstay_node::start(config).await?;
     Ok(Cluster { server, node, client, api_ready, node_name })
 }
@@ -193,6 +197,7 @@ pub fn node_config(
     client: Client,
     serving: Arc<Rotating>,
     machine: String,
+    fencing: Fencing,
 ) -> mainstay_node::NodeConfig {
     mainstay_node::NodeConfig {
         client,
@@ -214,6 +219,8 @@ pub fn node_config(
         serving,
         client_ca_pem: member.ca_pem.clone(),
         machine,
+        fencing,
+        lease_seconds: args.node_lease_duration,
     }
 }
 

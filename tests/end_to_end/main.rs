@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod dns;
 mod etcd;
+mod fencing;
 mod harness;
 mod helm;
 mod kill_postgres;

@@ -168,6 +168,13 @@ pub struct StoreArgs {
     pub etcd_prefix: String,
 }
 
+impl StoreArgs {
+    /// Whether other servers may share it.
+    pub fn is_shared(&self) -> bool {
+        self.store != "embedded"
+    }
+}
+
 /// What a node is told.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
@@ -181,6 +188,9 @@ pub struct NodeArgs {
     /// The port of the node's own API (logs, exec, port-forward).
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub node_port: u16,
+    /// How long this node may be silent, in seconds, before it counts as lost; it renews its lease four times in that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(4..=300))]
+    pub node_lease_duration: u32,
     /// Whether containers that ask for no seccomp profile get RuntimeDefault.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true)]

@@ -41,6 +41,9 @@ pub enum Write {
     },
     /// Binds a pod to a node, as `POST pods/binding` does.
     Bind { key: ObjectKey, uid: String, node: String },
+    /// Takes a pod away whose containers are known to be stopped, as a delete without grace does; fails where its node's
+    /// Lease has changed since it was seen (S13).
+    Release { key: ObjectKey, uid: String, lease: ObjectKey, lease_version: String },
 }
 
 impl Write {
@@ -50,7 +53,7 @@ impl Write {
             Self::Patch { kind: of, key, .. } | Self::Delete { kind: of, key, .. } => {
                 of == kind && *key == key_of(meta)
             }
-            Self::Create { .. } | Self::Bind { .. } => false,
+            Self::Create { .. } | Self::Bind { .. } | Self::Release { .. } => false,
         }
     }
 
@@ -174,6 +177,8 @@ pub enum Waiting {
     PartitionHeld { ordinal: i64 },
     /// A rolling update waits for a pod of the new revision.
     UpdatedPodNotReady { ordinal: i64 },
+    /// The node is silent; its supervisors stop the pod by themselves (S13).
+    FencingDeadline { node: String },
     /// `minReadySeconds` has not passed.
     NotYetAvailable,
     /// Nobody has asked for the volume yet: WaitForFirstConsumer.
@@ -242,7 +247,7 @@ pub enum Verb {
     Patch,
     /// [`Write::Patch`] of the status.
     PatchStatus,
-    /// [`Write::Delete`].
+    /// [`Write::Delete`] and [`Write::Release`].
     Delete,
     /// [`Write::Bind`].
     Bind,

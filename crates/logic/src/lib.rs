@@ -10,6 +10,7 @@ pub mod controllers;
 pub mod decision;
 pub mod definitions;
 pub mod dns;
+pub mod fencing;
 pub mod history;
 pub mod kubelet;
 pub mod matching;

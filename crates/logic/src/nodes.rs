@@ -2,6 +2,9 @@
 
 use k8s_openapi::api::core::v1::Node;
 
+/// The namespace of node leases.
+pub const LEASES: &str = "kube-node-lease";
+
 /// Condition Ready is True.
 pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());

@@ -26,13 +26,16 @@ use serde::Deserialize;
 
 use crate::definitions::Definition;
 use crate::measured::Measured;
+use crate::nodes::LEASES;
 
 mod facets;
 mod index;
+mod silences;
 mod terms;
 mod usage;
 
 pub use index::{Facets, Index, Indexed, Indexes, Typed};
+pub use silences::Silences;
 pub use usage::{Usage, VolumeShare};
 
 /// The ConfigMap with the cluster's CA: published by the server in `kube-system`, copied to every namespace.
@@ -91,6 +94,8 @@ pub struct Snapshot {
     pub pods_of: Option<Arc<str>>,
     /// What was measured lately, where somebody measures.
     pub measured: Arc<Measured>,
+    /// Since when the nodes' Leases stand still.
+    pub silences: Silences,
     /// What is found by what.
     pub indexes: Indexes,
     /// What adds up.
@@ -187,6 +192,10 @@ impl Snapshot {
                 Some(meta)
             }
         };
+        if *kind == kinds::LEASE && &*key.namespace == LEASES {
+            let version = new.as_ref().map(|new| new.metadata.resource_version.as_deref().unwrap_or(""));
+            self.silences.note(&key.name, version);
+        }
         match self.apply_typed(kind, &key, value).err().or(unreadable) {
             Some(error) => self.unreadable.insert_mut(slot, error.to_string().into()),
             None if self.unreadable.is_empty() => {}

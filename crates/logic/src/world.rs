@@ -226,6 +226,15 @@ impl World {
                 self.delete_with(kind, key, *grace_period, *propagation);
                 true
             }
+            Write::Release { key, uid, lease, lease_version } => {
+                let held = self.get(&kinds::LEASE, &lease.namespace, &lease.name);
+                let pod = self.get(&kinds::POD, &key.namespace, &key.name);
+                if held["metadata"]["resourceVersion"] != **lease_version || !same(&pod, uid, None) {
+                    return false;
+                }
+                self.delete(&kinds::POD, &key.namespace, &key.name, Some(0));
+                true
+            }
             Write::Bind { key, uid, node } => {
                 let pod = self.get(&kinds::POD, &key.namespace, &key.name);
                 if !same(&pod, uid, None)
@@ -249,6 +258,7 @@ fn permitted(controller: &Controller, write: &Write) -> bool {
         Write::Patch { kind, .. } => (Verb::Patch, &*kind.plural),
         Write::Delete { kind, .. } => (Verb::Delete, &*kind.plural),
         Write::Bind { .. } => (Verb::Bind, "pods"),
+        Write::Release { .. } => (Verb::Delete, "pods"),
     };
     controller.permits.iter().any(|(may, what)| *may == verb && (*what == plural || *what == "*"))
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainstay_client::{Client, Rotating};
+pub use mainstay_logic::fencing::Policy as Fencing;
 use mainstay_tasks::{Health, keep};
 use tokio::task::JoinSet;
 
@@ -85,6 +86,10 @@ pub struct NodeConfig {
     pub client_ca_pem: String,
     /// Which machine this is, on its Node: see [`join::machine`].
     pub machine: String,
+    /// Which pods get a deadline (S13).
+    pub fencing: Fencing,
+    /// How long the node's Lease is, in seconds; it is renewed four times in that.
+    pub lease_seconds: u32,
 }
 
 /// Why a node does not start. Each says in one sentence what is missing.
@@ -197,6 +202,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
         node: std::sync::Mutex::default(),
         heartbeat: config.client.apart(),
+        deadlines: kubelet::deadline::Deadlines::default(),
         health: health.clone(),
         config,
     });

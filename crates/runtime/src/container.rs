@@ -198,6 +198,11 @@ impl Inner {
             log_path: spec.log_path.clone(),
             capabilities: Some(oci::capability_mask(&capabilities)),
             is_privileged: spec.privileged,
+            deadline: spec.deadline.map(|of| layout::DeadlineConfig {
+                renewals: self.config.root.join(layout::RENEWALS),
+                of,
+                mounts: spec.mounts.iter().map(|mount| mount.source.clone()).collect(),
+            }),
         };
         layout::write_record(dir, layout::SHIM, &shim).map_err(io_error("cannot write shim.json"))?;
         let (ours, theirs) = wire::pair().map_err(io_error("cannot make a socket"))?;
@@ -427,6 +432,7 @@ fn exited(dir: &Path) -> ContainerState {
             code: exit.code,
             signal: exit.signal,
             oom: exit.oom,
+            fenced: exit.fenced,
             started_at_ms: exit.started_at_ms,
             finished_at_ms: exit.finished_at_ms,
         },

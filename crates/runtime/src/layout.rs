@@ -12,6 +12,7 @@
 //!               lost         it ended without one, and that was said
 //!               attach.sock  where the supervisor listens
 //!               rootfs upper work lib shim.log
+//! <root>/renewals            when the node's lease was renewed
 //! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts} (bind mounts of the namespaces), shm (tmpfs)
 //! ```
 
@@ -26,6 +27,8 @@ use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::spec::Deadline;
+
 pub const SPEC: &str = "spec.json";
 pub const SHIM: &str = "shim.json";
 pub const CONFIG: &str = "config.json";
@@ -38,6 +41,8 @@ pub const ATTACH: &str = "attach.sock";
 pub const ROOTFS: &str = "rootfs";
 pub const LIBRARY: &str = "lib";
 pub const SHIM_LOG: &str = "shim.log";
+/// In the runtime's own folder: when the node's lease was renewed (see [`crate::fence`]).
+pub const RENEWALS: &str = "renewals";
 pub const SANDBOX: &str = "sandbox.json";
 
 /// Largest record that is read back.
@@ -62,6 +67,20 @@ pub struct ShimConfig {
     /// Whether it may use the node's devices.
     #[serde(default)]
     pub is_privileged: bool,
+    /// When the supervisor ends it by itself.
+    #[serde(default)]
+    pub deadline: Option<DeadlineConfig>,
+}
+
+/// A container's deadline (see [`crate::fence`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadlineConfig {
+    /// The page of renewals.
+    pub renewals: PathBuf,
+    /// After how many seconds without one; and the row of them to which it belongs when it starts.
+    pub of: Deadline,
+    /// What is mounted into the container; where that is another machine's, it is cut off.
+    pub mounts: Vec<PathBuf>,
 }
 
 /// Who runs, so that a later main process finds it again and mistakes nobody else for it.
@@ -80,6 +99,9 @@ pub struct ExitRecord {
     pub code: i32,
     pub signal: Option<i32>,
     pub oom: bool,
+    /// The supervisor ended it at its deadline.
+    #[serde(default)]
+    pub fenced: bool,
     pub started_at_ms: i64,
     pub finished_at_ms: i64,
 }

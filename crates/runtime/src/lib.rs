@@ -15,6 +15,7 @@ pub mod cgroups;
 mod container;
 mod exec;
 mod executable;
+pub mod fence;
 #[cfg(any(test, fuzzing, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod images;
@@ -97,6 +98,8 @@ struct Inner {
     /// What supervisors are.
     program: Executable,
     cgroups: Cgroups,
+    /// What supervisors with a deadline look at.
+    renewals: fence::Page,
     sandboxes: Mutex<BTreeMap<String, Sandbox>>,
     containers: Mutex<BTreeMap<String, Arc<Entry>>>,
     changes: broadcast::Sender<ContainerStatus>,
@@ -125,10 +128,12 @@ impl Runtime {
                 tracing::warn!(controller, "cgroup controller is missing: containers run without this limit");
             }
         }
+        let renewals = fence::Page::open(&config.root.join(layout::RENEWALS))
+            .map_err(|source| RuntimeError::Io { what: "cannot open the page of renewals".to_owned(), source })?;
         let (changes, _) = broadcast::channel(CHANGES_QUEUED);
         cgroups.leave_processes_to_others();
         let (program, sandboxes, containers) = (Executable::open(&config.shim_exe), Mutex::default(), Mutex::default());
-        let inner = Arc::new(Inner { config, program, cgroups, sandboxes, containers, changes });
+        let inner = Arc::new(Inner { config, program, cgroups, renewals, sandboxes, containers, changes });
         inner.adopt_sandboxes();
         inner.adopt_containers();
         Ok(Runtime { inner })
@@ -161,6 +166,11 @@ impl Runtime {
         let sandbox = sandboxes.get_mut(pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(pod_uid.to_owned()))?;
         sandbox.record.annotations.insert(key.to_owned(), value.to_owned());
         sandbox.save().map_err(|source| RuntimeError::Io { what: "cannot write sandbox.json".to_owned(), source })
+    }
+
+    /// What was kept with a pod's sandbox under a key.
+    pub fn sandbox_annotation(&self, pod_uid: &str, key: &str) -> Option<String> {
+        locked(&self.inner.sandboxes).get(pod_uid)?.record.annotations.get(key).cloned()
     }
 
     /// Kills what still runs in the pod, removes its containers, namespaces, mounts and cgroup. Idempotent.
@@ -246,6 +256,21 @@ impl Runtime {
     /// Joins a running container's output from now on, and its stdin and terminal where it has them.
     pub async fn attach(&self, id: &str) -> Result<AttachHandle, RuntimeError> {
         self.inner.attach(id)
+    }
+
+    /// Moves the deadlines of all containers that have one: the node's lease was renewed by a request that was sent at
+    /// `sent` and whose answer was here at `acknowledged`, both of [`fence::boottime`]. `lease` is the shortest deadline
+    /// that there is. Blocking, for a moment.
+    ///
+    /// # Errors
+    /// The disk is full or broken: nothing is moved.
+    pub fn renewed(&self, sent: Duration, acknowledged: Duration, lease: Duration) -> std::io::Result<()> {
+        self.inner.renewals.write(|known| known.renewed(sent, acknowledged, lease))
+    }
+
+    /// What supervisors with a deadline know of the renewals.
+    pub fn renewals(&self) -> fence::Renewals {
+        self.inner.renewals.read()
     }
 
     /// What the container uses now.

@@ -106,6 +106,18 @@ pub struct ContainerSpec {
     /// The id of a running container whose PID namespace this one joins.
     #[serde(default)]
     pub processes_of: Option<String>,
+    /// When its supervisor ends it by itself, if ever.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
+}
+
+/// A container ends when the node's lease was not renewed for so long (S13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    pub seconds: u32,
+    /// Since when the lease was renewed without a gap, as it was when the API said that the pod is there: the container does
+    /// not start when that has changed.
+    pub since: std::time::Duration,
 }
 
 /// The limits that can be changed while a container runs.
@@ -139,11 +151,13 @@ pub enum ContainerState {
         pid: u32,
         started_at_ms: i64,
     },
-    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did.
+    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did, `fenced` where its supervisor did
+    /// at its deadline.
     Exited {
         code: i32,
         signal: Option<i32>,
         oom: bool,
+        fenced: bool,
         started_at_ms: i64,
         finished_at_ms: i64,
     },

@@ -199,6 +199,7 @@ fn settings(batch: &Batch<'_>, about: &About) -> Value {
         "clusterDNS": dns,
         "clusterDomain": about.domain,
         "podNetwork": about.pod_network,
+        "fencing": if about.is_shared { "by-default" } else { "on-request" },
     } })
 }
 

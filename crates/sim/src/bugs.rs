@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use mainstay_api::{ObjectKey, kinds};
-use mainstay_logic::controllers::statefulset;
+use mainstay_logic::controllers::{fencing, statefulset};
 use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods};
 use serde_json::{Value, json};
 
@@ -38,11 +38,17 @@ pub enum Bug {
     DeletesStrangers,
     /// A node's DNS does not follow pods: N2.
     DnsIgnoresPods,
+    /// The server counts no margin, and believes that it has seen every renewal when it was sent: S13.
+    ForgetsMargin,
+    /// An agent moves the deadlines whether or not its lease was renewed: S13.
+    PushesWithoutRenewal,
+    /// An agent starts a container again that was ended at its deadline, without asking for the pod: S13.
+    StartsWithoutAsking,
 }
 
 impl Bug {
     /// All, with the invariant whose checker must catch it.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::TrustsStaleList, "S1"),
         (Self::ConfirmsTooEarly, "S2"),
         (Self::SkipsOrder, "S4"),
@@ -57,6 +63,9 @@ impl Bug {
         (Self::IgnoresPartition, "S6"),
         (Self::DeletesStrangers, "S10"),
         (Self::DnsIgnoresPods, "N2"),
+        (Self::ForgetsMargin, "S13"),
+        (Self::PushesWithoutRenewal, "S13"),
+        (Self::StartsWithoutAsking, "S13"),
     ];
 
     /// Spoils the decision of a controller about a key.
@@ -83,6 +92,9 @@ impl Bug {
                 *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "partition": null } } }));
             }
             Self::DeletesStrangers if of_set => delete_stranger(snapshot, key, decision),
+            Self::ForgetsMargin if controller == "fencing-controller" => {
+                *decision = (fencing::CONTROLLER.reconcile)(&hasty(snapshot, key), key, now);
+            }
             _ => {}
         }
     }
@@ -95,6 +107,23 @@ fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
     let mut object = json!(&**set);
     mainstay_api::object::merge(&mut object, &json!({ "spec": spec }));
     believed.apply(&kinds::STATEFUL_SET, key.clone(), Some(object.to_string().as_bytes()), snapshot.revision);
+    believed
+}
+
+/// The snapshot with a deadline on a pod that is as much shorter as the margin is long, and a little more: what was sent a
+/// moment ago is taken for seen then.
+fn hasty(snapshot: &Snapshot, key: &ObjectKey) -> Snapshot {
+    let mut believed = snapshot.clone();
+    let Some(pod) = snapshot.pods.get(key) else { return believed };
+    let Some(seconds) = mainstay_logic::fencing::noted(pod) else { return believed };
+    let mut pod = (**pod).clone();
+    for condition in pod.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten()) {
+        if condition.type_ == mainstay_logic::fencing::CONDITION {
+            condition.reason = Some(format!("After{}Seconds", seconds.saturating_sub(8)));
+        }
+    }
+    let bytes = json!(pod).to_string();
+    believed.apply(&kinds::POD, key.clone(), Some(bytes.as_bytes()), snapshot.revision);
     believed
 }
 

@@ -24,6 +24,8 @@ pub struct Wanted {
     pub is_static: bool,
     /// `whenDeleted` and `whenScaled` are Delete.
     pub deletes: (bool, bool),
+    /// How long its pods tolerate a silent node, in seconds; the default without.
+    pub tolerates: Option<i64>,
 }
 
 /// One thing that a user does.
@@ -84,6 +86,7 @@ impl Script {
                     .map(|mode| if is_static { "ReadWriteOnce" } else { mode }),
                 is_static,
                 deletes: (seed.one_in(3), seed.one_in(3)),
+                tolerates: None,
             };
             script.one_set(wanted, seed, start, length);
         }
@@ -96,6 +99,29 @@ impl Script {
             script.last.push(Deed::Volumes(100, 24, policy, 3));
         }
         script
+    }
+
+    /// A set whose pods could live anywhere and tolerate a silent node for seconds, and a user who deletes one of them now and
+    /// then, wherever it is.
+    pub fn of_movers(start: Timestamp, seconds: i64) -> Self {
+        let web = Wanted {
+            name: "web".to_owned(),
+            replicas: 3,
+            image: "app:1".to_owned(),
+            is_parallel: true,
+            claims: None,
+            is_static: false,
+            deletes: (false, false),
+            tolerates: Some(5),
+        };
+        let at = |seconds| start.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(start);
+        let deletions = (20..seconds)
+            .step_by(15)
+            .map(|second| (at(second), Deed::Delete(kinds::POD.clone(), format!("web-{}", second / 15 % 3), None)));
+        Self {
+            deeds: [(at(0), Deed::Apply(web.clone()))].into_iter().chain(deletions).collect(),
+            last: vec![Deed::Apply(web)],
+        }
     }
 
     /// A Deployment, and another one in a namespace that goes with all that is in it.
@@ -339,6 +365,13 @@ fn set(wanted: &Wanted) -> Value {
             "template": template(&wanted.name, &wanted.image),
         },
     });
+    if let Some(seconds) = wanted.tolerates {
+        let toleration = |key: &str| {
+            json!({ "key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": seconds })
+        };
+        set["spec"]["template"]["spec"]["tolerations"] = json!([toleration("unreachable"), toleration("not-ready")]);
+    }
     if let Some(mode) = wanted.claims {
         set["spec"]["volumeClaimTemplates"] = json!([{
             "metadata": { "name": "data" },
@@ -372,6 +405,8 @@ pub enum Fault {
     AgentRestarts(usize),
     /// A node does not reach the server for a while.
     NodeCutOff(usize, i64),
+    /// What a node sends arrives for a while, and no answer does.
+    NodeDeaf(usize, i64),
     /// An agent does nothing for a while.
     NodeStalls(usize, i64),
     /// A container ends by itself.
@@ -406,6 +441,22 @@ impl Fault {
             21 => Self::NodeReboots(node),
             22 => Self::NodeLosesPower(node, seed.between(1000, 120_000)),
             _ => Self::NodeIsLost(node, seed.between(60_000, 200_000)),
+        }
+    }
+}
+
+impl Fault {
+    /// What breaks next where nodes fall silent, one after the other, for longer than their pods tolerate it.
+    pub fn silence(seed: &mut Seed, nodes: usize) -> Self {
+        let (node, long) = (seed.index(nodes), seed.between(20_000, 150_000));
+        match seed.below(12) {
+            0..=2 => Self::NodeCutOff(node, long),
+            3 | 4 => Self::NodeDeaf(node, long),
+            5 | 6 => Self::NodeStalls(node, long),
+            7 => Self::AgentRestarts(node),
+            8 | 9 => Self::ContainerCrashes(node),
+            10 => Self::NodeLosesPower(node, long),
+            _ => Self::ServerDies { power: seed.one_in(2) },
         }
     }
 }

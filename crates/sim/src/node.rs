@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -44,6 +45,8 @@ pub struct Node {
     pub machine: Machine,
     /// It cannot reach the server before this time.
     pub cut_off_until: Timestamp,
+    /// Nothing that is sent to it arrives before this time.
+    pub deaf_until: Timestamp,
     /// The agent does nothing before this time.
     pub stalled_until: Timestamp,
     /// How many agents there have been.
@@ -67,6 +70,10 @@ struct Agent {
     lease_at: Option<Timestamp>,
     is_registered: bool,
     round: u32,
+    /// A renewal whose answer is on its way: when it is here, and when it was sent by the machine's clock.
+    answer: Option<(Timestamp, Duration)>,
+    /// By uid: since when the lease was renewed without a gap when the server last said that the pod is there.
+    asked: BTreeMap<String, Duration>,
     volumes_at: Option<Timestamp>,
 }
 
@@ -85,6 +92,8 @@ pub struct Around<'a> {
     pub faults: bool,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
+    /// Whether requests and answers take their time.
+    pub delays: bool,
     /// The pods' past states and their revisions, for a list from a stale server.
     pub past: &'a [(Revision, PodList)],
 }
@@ -101,6 +110,7 @@ impl Node {
             index,
             machine: Machine::new(),
             cut_off_until: now,
+            deaf_until: now,
             stalled_until: now,
             restarts: 0,
             agent: Agent::default(),
@@ -128,7 +138,7 @@ impl Node {
     }
 
     fn can_talk(&self, around: &Around<'_>) -> bool {
-        self.cut_off_until <= around.now && around.server.up.is_some()
+        self.cut_off_until.max(self.deaf_until) <= around.now && around.server.up.is_some()
     }
 
     /// When it has something to do even if nothing happens.
@@ -141,8 +151,11 @@ impl Node {
             let running = entry.running.values().map(|(due, _)| *due);
             running.chain(entry.wake_at)
         });
-        let own = [self.machine.next_end(), agent.retry_at, agent.lease_at, agent.volumes_at].into_iter().flatten();
-        entries.chain(own).min().map(|at| at.max(self.stalled_until))
+        let answer = agent.answer.map(|(at, _)| at);
+        let own = [agent.retry_at, agent.lease_at, agent.volumes_at, answer].into_iter().flatten();
+        let agent = entries.chain(own).min().map(|at| at.max(self.stalled_until));
+        // Supervisors and containers do not wait for an agent.
+        agent.into_iter().chain(self.machine.next_end()).min()
     }
 
     /// Does what can be done now, one small thing of each sort; whether there was anything.
@@ -160,12 +173,16 @@ impl Node {
             self.learn_containers(&uid, around.now);
             busy = true;
         }
+        busy |= self.take_answer(around);
         if self.can_talk(around) {
             busy |= self.heartbeat(around);
             busy |= self.read_watch(around);
             busy |= self.reclaim(around);
-        } else if self.agent.watcher.take().is_some() {
-            self.agent.retry_at = Some(plus(around.now, 200));
+        } else {
+            busy |= self.unheard(around);
+            if self.agent.watcher.take().is_some() {
+                self.agent.retry_at = Some(plus(around.now, 200));
+            }
         }
         for index in 0..self.agent.entries.len() {
             busy |= self.step_pod(index, around);
@@ -329,6 +346,9 @@ impl Node {
         if let Some(sandbox) = self.machine.sandboxes.get(&uid) {
             let fact = Sandbox::Ready { ip: Some(sandbox.ip.clone()), made_at: Some(sandbox.made_at) };
             view.apply(Fact::Sandbox(fact), around.now);
+            if let Some(seconds) = sandbox.deadline {
+                view.apply(Fact::Deadline(seconds), around.now);
+            }
         }
         let agenda = Agenda::new(view, held);
         let mut entry = Entry { key, agenda, running: BTreeMap::new(), wake_at: None, dirty: true, ended: false };

@@ -1,11 +1,13 @@
 //! A machine: its containers, its mounts, its directories and what its agent's disk remembers. Agents come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::ObjectKey;
 use mainstay_logic::kubelet::{ContainerFact, Life};
+use mainstay_runtime::fence::Renewals;
 
 /// A container that is, or was.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Container {
     pub ends: Option<(Timestamp, i32)>,
     /// When its readiness probe starts to succeed.
     pub ready_at: Timestamp,
+    /// After how many seconds without a renewal its supervisor ends it, and when that is by the machine's clock.
+    pub deadline: Option<(u32, Duration)>,
 }
 
 /// A sandbox.
@@ -29,6 +33,8 @@ pub struct Sandbox {
     pub made_at: Timestamp,
     /// Its address.
     pub ip: String,
+    /// After how many seconds without a renewal its containers end, where they do.
+    pub deadline: Option<u32>,
 }
 
 /// A directory of a provisioned volume.
@@ -70,6 +76,10 @@ pub struct Machine {
     pub tombstoned: BTreeSet<String>,
     /// How many containers were started.
     pub starts: u64,
+    /// So many millionths its clock is too fast.
+    pub drift: i64,
+    /// In memory: what supervisors know of the renewals of the node's lease.
+    pub renewals: Renewals,
     addresses: u32,
 }
 
@@ -110,15 +120,49 @@ impl Machine {
         format!("10.244.{node}.{}", self.addresses)
     }
 
+    /// The machine's own clock, that nobody sets.
+    pub fn boottime(&self, now: Timestamp) -> Duration {
+        let passed = now.duration_since(crate::world::start()).as_nanos();
+        let shown = passed + passed * i128::from(self.drift) / 1_000_000;
+        Duration::from_nanos(u64::try_from(shown).unwrap_or(0))
+    }
+
+    /// When that clock shows it, or a moment later.
+    fn when(&self, shown: Duration) -> Timestamp {
+        let shown = i128::try_from(shown.as_nanos()).unwrap_or(i128::MAX / 1_000_000);
+        let passed = shown * 1_000_000 / i128::from(1_000_000 + self.drift);
+        let micros = i64::try_from(passed / 1000).unwrap_or(i64::MAX).saturating_add(2);
+        crate::world::start().saturating_add(SignedDuration::from_micros(micros)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The supervisors whose deadlines have come look at the renewals, and end their containers where it was not moved.
+    fn fence(&mut self, now: Timestamp) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        let (shown, renewals) = (self.boottime(now), self.renewals);
+        for (uid, containers) in &mut self.containers {
+            for container in containers.iter_mut().filter(|container| container.fact.is_alive()) {
+                let Some((seconds, at)) = container.deadline.filter(|(_, at)| *at <= shown) else { continue };
+                match renewals.moved(at, seconds, shown) {
+                    Some(later) => container.deadline = Some((seconds, later)),
+                    None => {
+                        end(container, 137, true, now);
+                        changed.insert(uid.clone());
+                    }
+                }
+            }
+        }
+        changed
+    }
+
     /// Ends what is due. Gives the uids of pods of which something ended.
     pub fn tick(&mut self, now: Timestamp) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
+        let mut changed = if self.is_on { self.fence(now) } else { BTreeSet::new() };
         for (uid, containers) in &mut self.containers {
             for container in containers {
                 if let (Life::Running { .. }, Some((at, code))) = (&container.fact.life, container.ends)
                     && at <= now
                 {
-                    end(container, code, at);
+                    end(container, code, false, at);
                     changed.insert(uid.clone());
                 }
             }
@@ -129,16 +173,18 @@ impl Machine {
     /// When the next container ends.
     pub fn next_end(&self) -> Option<Timestamp> {
         let alive = self.containers.values().flatten().filter(|container| container.fact.is_alive());
-        alive.filter_map(|container| Some(container.ends?.0)).min()
+        let deadline = |container: &Container| container.deadline.map(|(_, at)| self.when(at));
+        alive.flat_map(|container| [container.ends.map(|(at, _)| at), deadline(container)]).flatten().min()
     }
 
     /// The power goes, or comes back: nothing runs, nothing is mounted.
     pub fn lose_power(&mut self, now: Timestamp) {
         for container in self.containers.values_mut().flatten() {
             if container.fact.is_alive() {
-                end(container, 137, now);
+                end(container, 137, false, now);
             }
         }
+        self.renewals = Renewals::default();
         self.sandboxes.clear();
         self.mounts.clear();
     }
@@ -158,9 +204,16 @@ impl Machine {
     }
 }
 
-fn end(container: &mut Container, code: i32, at: Timestamp) {
+fn end(container: &mut Container, code: i32, fenced: bool, at: Timestamp) {
     if let Life::Running { since } = container.fact.life {
-        container.fact.life =
-            Life::Exited { code, signal: None, oom: false, started: since, finished: at.max(since), message: None };
+        container.fact.life = Life::Exited {
+            code,
+            signal: None,
+            oom: false,
+            fenced,
+            started: since,
+            finished: at.max(since),
+            message: None,
+        };
     }
 }

@@ -41,13 +41,31 @@ pub struct Options {
     pub storm: i64,
     /// How decisions are committed.
     pub mode: Mode,
+    /// Nodes fall silent, one after the other and for long, their clocks run apart, and requests take their time (S13).
+    pub is_silent: bool,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, one_fault_in: Some(60), favourite: None, storm: 120, mode: Mode::Whole, bug: None }
+        Self {
+            nodes: 3,
+            one_fault_in: Some(60),
+            favourite: None,
+            storm: 120,
+            mode: Mode::Whole,
+            is_silent: false,
+            bug: None,
+        }
+    }
+}
+
+impl Options {
+    /// A world whose nodes fall silent, for longer than their pods tolerate it.
+    pub fn silent(seed: u64, bug: Option<Bug>) -> Self {
+        let mode = if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne };
+        Self { nodes: 3, one_fault_in: Some(120), storm: 600, mode, is_silent: true, bug, ..Self::default() }
     }
 }
 
@@ -69,6 +87,8 @@ pub struct Report {
     pub commits: u64,
     /// How many containers were started.
     pub starts: u64,
+    /// How many names were given free because their nodes were silent.
+    pub released: usize,
 }
 
 /// The world.
@@ -116,7 +136,7 @@ impl World {
             script,
             next_deed: 0,
             server,
-            nodes: (0..options.nodes).map(|index| Node::new(index, start())).collect(),
+            nodes: nodes(&options),
             power_back: BTreeMap::new(),
             lost: VecDeque::new(),
             disk_free_at: None,
@@ -167,6 +187,7 @@ impl World {
             counts: self.counts,
             commits: self.server.commits,
             starts: self.nodes.iter().map(|node| node.machine.starts).sum(),
+            released: self.checkers.released(),
         }
     }
 
@@ -211,6 +232,7 @@ impl World {
         self.lost.clear();
         for node in &mut self.nodes {
             node.cut_off_until = now;
+            node.deaf_until = now;
             node.stalled_until = now;
         }
         let last = std::mem::take(&mut self.script.last);
@@ -278,7 +300,7 @@ impl World {
     fn pass_time(&mut self) {
         let now = self.now();
         let mut wakes: Vec<Timestamp> = self.nodes.iter().filter_map(Node::next_wake).collect();
-        let cut = self.nodes.iter().flat_map(|node| [node.cut_off_until, node.stalled_until]);
+        let cut = self.nodes.iter().flat_map(|node| [node.cut_off_until, node.deaf_until, node.stalled_until]);
         wakes.extend(cut.chain([self.server.stalled_until, self.server.up_at]).filter(|at| *at > now));
         wakes.extend(self.server.up.as_ref().and_then(|up| up.driver.next_wake()));
         wakes.extend(self.script.deeds.get(self.next_deed).map(|(at, _)| *at));
@@ -383,6 +405,7 @@ impl World {
             seed: &mut self.seed,
             faults: self.is_stormy,
             bug: self.options.bug,
+            delays: self.options.is_silent && self.is_stormy,
             past: &self.past,
         };
         let busy = node.step(&mut around);
@@ -452,7 +475,8 @@ impl World {
         if !self.seed.one_in(rate) {
             return Ok(());
         }
-        let random = Fault::random(&mut self.seed, self.nodes.len());
+        let draw = if self.options.is_silent { Fault::silence } else { Fault::random };
+        let random = draw(&mut self.seed, self.nodes.len());
         let fault = self.options.favourite.filter(|_| self.seed.one_in(2)).unwrap_or(random);
         self.note("fault", &format!("{fault:?}"));
         let now = self.now();
@@ -484,6 +508,7 @@ impl World {
         let now = self.now();
         let (Fault::AgentRestarts(index)
         | Fault::NodeCutOff(index, _)
+        | Fault::NodeDeaf(index, _)
         | Fault::NodeStalls(index, _)
         | Fault::ContainerCrashes(index)
         | Fault::NodeReboots(index)
@@ -497,6 +522,7 @@ impl World {
         match fault {
             Fault::AgentRestarts(_) => node.restart_agent(),
             Fault::NodeCutOff(_, milliseconds) => node.cut_off_until = plus(now, milliseconds),
+            Fault::NodeDeaf(_, milliseconds) => node.deaf_until = plus(now, milliseconds),
             Fault::NodeStalls(_, milliseconds) => node.stalled_until = plus(now, milliseconds),
             Fault::ContainerCrashes(_) => drop(node.machine.crash_one(pick, now)),
             Fault::NodeReboots(_) => node.set_power(true, now),
@@ -560,6 +586,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The machines. Clocks that run apart do so by as much as the margin allows for, nearly.
+fn nodes(options: &Options) -> Vec<Node> {
+    let drift = |index: usize| [-9000, 9000, 0].get(index % 3).copied().filter(|_| options.is_silent).unwrap_or(0);
+    let mut nodes: Vec<Node> = (0..options.nodes).map(|index| Node::new(index, start())).collect();
+    nodes.iter_mut().for_each(|node| node.machine.drift = drift(node.index));
+    nodes
 }
 
 /// When every world begins.

@@ -14,6 +14,8 @@ const PATIENCE: u64 = 40;
 const STORMS: u64 = 60;
 /// How many bugs, the first ones, have a script that provokes them.
 const SCRIPTED: usize = 8;
+/// How many, the last ones, need nodes that fall silent.
+const SILENT: usize = 3;
 
 /// Users who delete, scale and take claims away, again and again.
 fn restless(claims: Option<&'static str>, is_static: bool) -> Script {
@@ -25,6 +27,7 @@ fn restless(claims: Option<&'static str>, is_static: bool) -> Script {
         claims,
         is_static,
         deletes: (false, false),
+        tolerates: None,
     };
     let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
     let mut deeds = vec![(at(0), Deed::Apply(web(3)))];
@@ -92,7 +95,7 @@ macro_rules! storms_catch {
             println!("{by} {bug:?}: {worlds} worlds, {:.1} s", begun.elapsed().as_secs_f64());
         })*
         #[test]
-        fn there_is_a_storm_for_each_of_the_others() { assert_eq!([$($index),*].len() + SCRIPTED, Bug::ALL.len()); }
+        fn there_is_a_storm_for_each_of_the_others() { assert_eq!([$($index),*].len() + SCRIPTED + SILENT, Bug::ALL.len()); }
     };
 }
 
@@ -103,6 +106,38 @@ storms_catch! {
     s6_a_partition_passed_over: 11;
     s10_a_stranger_that_is_deleted: 12;
     n2_dns_that_does_not_follow_pods: 13;
+}
+
+macro_rules! silence_catches {
+    ($($name:ident: $index:expr;)*) => {
+        $(#[test] fn $name() {
+            let (bug, by) = Bug::ALL[$index];
+            println!("{by} {bug:?}: {} worlds", caught_in_silence(bug, by));
+        })*
+        #[test]
+        fn there_is_a_silence_for_each() { assert_eq!([$($index),*].len(), SILENT); }
+    };
+}
+
+/// Worlds whose nodes fall silent: how many it took.
+fn caught_in_silence(bug: Bug, by: &str) -> u64 {
+    let mut others = Vec::new();
+    for seed in 0..STORMS {
+        let options = Options::silent(seed, Some(bug));
+        let script = Script::of_movers(start(), options.storm);
+        match World::with_script(seed, options, script).run().violation {
+            Some(violation) if violation.invariant == by => return seed + 1,
+            Some(violation) => others.push((seed, violation)),
+            None => {}
+        }
+    }
+    panic!("{bug:?} is not caught by {by} in {STORMS} worlds; instead: {others:#?}");
+}
+
+silence_catches! {
+    s13_a_server_that_forgets_the_margin: 14;
+    s13_an_agent_that_pushes_without_a_renewal: 15;
+    s13_an_agent_that_starts_again_without_asking: 16;
 }
 
 macro_rules! each_is_caught {

@@ -20,6 +20,7 @@ fn scenario() -> Script {
         claims: Some("ReadWriteOnce"),
         is_static: false,
         deletes: (false, true),
+        tolerates: None,
     };
     let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
     let deeds = vec![

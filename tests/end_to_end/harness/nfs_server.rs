@@ -48,9 +48,11 @@ echo ready
 exec sleep infinity
 "#;
 
-/// A running server on 127.0.0.1, port 2049, with a port mapper on port 111; gone when it is dropped.
+/// A running server, usually on 127.0.0.1, port 2049, with a port mapper on port 111; gone when it is dropped.
 pub struct NfsServer {
     software: Software,
+    /// Mainstay's: its address, and whom it serves.
+    at: (String, String),
     exports: Vec<String>,
     /// Holds the mount namespace, and with it what is in the exports, while the server is down.
     holder: Child,
@@ -79,9 +81,19 @@ impl NfsServer {
         BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line).expect("the holder's word");
         assert_eq!(line, "ready\n", "root is needed");
         let exports = exports.iter().map(|name| format!("/exports/{name}")).collect();
-        let mut server = Self { software, exports, holder, port_mapper: None, server: None };
+        let here = "127.0.0.1".to_owned();
+        let at = (here.clone(), here);
+        let mut server = Self { software, at, exports, holder, port_mapper: None, server: None };
         server.go_on();
         server
+    }
+
+    /// Mainstay's comes again at another address, for these clients.
+    pub fn moved(mut self, address: &str, clients: &str) -> Self {
+        self.kill9();
+        self.at = (address.to_owned(), clients.to_owned());
+        self.go_on();
+        self
     }
 
     /// A file of the server's, by its name there (`/exports/…`), for this process.
@@ -114,9 +126,10 @@ impl NfsServer {
 
     fn start_mainstay(&mut self) {
         let mut command = self.inside(env!("CARGO_BIN_EXE_mainstay"));
-        command.args(["nfs-server", "--listen", "127.0.0.1:2049", "--state-dir", "/run/mainstay-nfs"]);
+        let (address, clients) = &self.at;
+        command.args(["nfs-server", "--listen", &format!("{address}:2049"), "--state-dir", "/run/mainstay-nfs"]);
         for export in &self.exports {
-            command.arg("--export").arg(format!("{export}:no_root_squash,clients=127.0.0.1"));
+            command.arg("--export").arg(format!("{export}:no_root_squash,clients={clients}"));
         }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("mainstay nfs-server");
         let mut line = String::new();

@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
+pub mod fencing;
 pub mod garbagecollector;
 pub mod horizontalpodautoscaler;
 pub mod job;
@@ -54,6 +55,7 @@ pub const CONTROLLERS: &[Controller] = &[
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
+    fencing::CONTROLLER,
     garbagecollector::CONTROLLER,
     horizontalpodautoscaler::CONTROLLER,
     job::CONTROLLER,

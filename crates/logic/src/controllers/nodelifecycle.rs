@@ -8,9 +8,9 @@
 //! long does not blame the nodes for it, since a node is lost only when its lease stands still while somebody looks.
 //! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot;
 //! here
-//! a lease that is [`SUSPECT`] old is noted on the Node with the time it was noted, and the node is lost when the same
-//! lease is still there [`GRACE`] − [`SUSPECT`] later. That is as quick (40 s) and as indifferent to the node's
-//! clock. When no
+//! a lease that is half its duration old is noted on the Node with the time it was noted, and the node is lost when the
+//! same lease is still there as long again. That is as quick (40 s) and as indifferent to the node's clock. How long a
+//! lease is, the lease says (upstream's controller has a flag of its own for it). When no
 //! node at all is ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have
 //! no
 //! rate limit.
@@ -23,7 +23,8 @@ use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, guarded_status, key_of};
-use crate::nodes::is_ready;
+use crate::fencing::{LEASE_SECONDS, UNREACHABLE};
+use crate::nodes::{LEASES, is_ready};
 use crate::pods;
 use crate::snapshot::{Change, Index, Snapshot};
 use crate::volume::annotation;
@@ -38,17 +39,12 @@ pub const CONTROLLER: Controller = Controller {
     many: None,
 };
 
-/// The namespace of node leases.
-pub const LEASES: &str = "kube-node-lease";
-/// How long a node may be silent before it is Unknown.
-const GRACE: SignedDuration = SignedDuration::from_secs(40);
-/// After how long a silence is noted.
-const SUSPECT: SignedDuration = SignedDuration::from_secs(20);
+/// A node's own word for how long its Lease is, in seconds, is taken up to this.
+const MAX_LEASE: i32 = 300;
 /// On a Node: `<renewTime of a lease that stands still> <when that was noted>`.
 const SILENT: &str = "mainstay.io/silent-since";
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Conditions that a lost node's kubelet would have posted.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 /// (condition, taint) for conditions that keep new pods away while True.
@@ -141,17 +137,25 @@ fn life(observed: &Observed, now: Timestamp) -> Life {
     let made = observed.node.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let last = renewed.or(made).unwrap_or(Timestamp::UNIX_EPOCH);
     let age = now.duration_since(last);
+    let suspect = grace(observed.lease) / 2;
     // A lease far in the future tells of a clock, not of life.
-    if age < SUSPECT && age > -SUSPECT {
-        return Life::Alive { look_again: later(last, SUSPECT) };
+    if age < suspect && age > -suspect {
+        return Life::Alive { look_again: later(last, suspect) };
     }
     let noted = annotation(&observed.node.metadata, SILENT).split_once(' ');
     let since = noted.filter(|(lease, _)| *lease == last.to_string()).and_then(|(_, at)| at.parse::<Timestamp>().ok());
-    match since.map(|since| later(since, GRACE - SUSPECT)) {
+    match since.map(|since| later(since, suspect)) {
         Some(end) if end <= now => Life::Lost,
         Some(end) => Life::Silent { note: None, look_again: end },
-        None => Life::Silent { note: Some(format!("{last} {now}")), look_again: later(now, GRACE - SUSPECT) },
+        None => Life::Silent { note: Some(format!("{last} {now}")), look_again: later(now, suspect) },
     }
+}
+
+/// How long a node may be silent before it is Unknown.
+fn grace(lease: Option<&Lease>) -> SignedDuration {
+    let seconds = lease.and_then(|lease| lease.spec.as_ref()?.lease_duration_seconds).filter(|seconds| *seconds > 0);
+    let default = i32::try_from(LEASE_SECONDS).unwrap_or(MAX_LEASE);
+    SignedDuration::from_secs(i64::from(seconds.unwrap_or(default).min(MAX_LEASE)))
 }
 
 fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
@@ -341,6 +345,23 @@ mod tests {
         run(&mut world, 50);
         assert_eq!(shown(&world), "True");
         assert!(world.get(&kinds::NODE, "", "n1")["metadata"]["annotations"][SILENT].is_null());
+    }
+
+    #[test]
+    fn a_lease_says_how_long_it_is() {
+        let mut world = world();
+        let lease = |seconds: i64, duration: i64| {
+            json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"},
+                "spec": {"renewTime": at(seconds).to_string(), "leaseDurationSeconds": duration}})
+        };
+        world.put(lease(0, 4));
+        assert_eq!(run(&mut world, 0), Some(at(2)));
+        run(&mut world, 2);
+        assert_eq!((run(&mut world, 3), shown(&world).as_str()), (Some(at(4)), "True"));
+        run(&mut world, 4);
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute");
+        world.put(lease(10, 100_000));
+        assert_eq!(run(&mut world, 10), Some(at(160)), "nobody's word is taken for ever");
     }
 
     #[test]

@@ -4,18 +4,19 @@
 //! upstream's
 //! default tolerations (not-ready and unreachable for 300 s).
 //! Guarantees S1 and S2: an eviction is a graceful delete, never a forced one. The pod of a silent node stays
-//! Terminating until its node confirms, is removed, or is declared out of service.
+//! Terminating until its node confirms, is removed, or is declared out of service, or the pod's deadline has passed
+//! ([`super::fencing`]).
 //! Differs: the time of a toleration counts from when the taint was added, not from when this controller first saw
 //! it, so
 //! a restart of the server does not prolong it.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Taint};
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Write, guarded_status, key_of};
-use crate::matching::tolerates;
+use crate::fencing::tolerated;
 use crate::pods::{self, is_active};
 use crate::snapshot::{Change, Snapshot};
 
@@ -79,18 +80,14 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     decision
 }
 
-/// When a pod has to leave because of a taint; `None` when it may stay. The shortest of several matching tolerations
-/// counts,
-/// and one without a time is for ever, as upstream.
+/// When a pod has to leave because of a taint; `None` when it may stay.
 fn end(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Timestamp> {
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-    if matching.peek().is_none() {
+    let tolerated = tolerated(pod, taint)?;
+    if tolerated.is_zero() {
         return Some(now);
     }
-    let seconds = matching.filter_map(|toleration| toleration.toleration_seconds).min()?;
     let added = taint.time_added.as_ref().map_or(now, |time| time.0);
-    Some(added.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX))
+    Some(added.checked_add(tolerated).unwrap_or(Timestamp::MAX))
 }
 
 #[cfg(test)]

@@ -191,10 +191,12 @@ impl Agenda {
         let mut all = self.view.containers.clone();
         match all.iter_mut().find(|fact| fact.name == container.name && fact.attempt == container.attempt) {
             Some(known) if known.exit().is_some() => return Vec::new(),
-            Some(known) => *known = container,
-            None => all.push(container),
+            Some(known) => *known = container.clone(),
+            None => all.push(container.clone()),
         }
-        self.view.apply(Fact::Containers(all), now)
+        let mut events = self.view.apply(Fact::Containers(all), now);
+        events.extend(status::fenced(&self.view, &container));
+        events
     }
 
     /// What to do now.
@@ -340,7 +342,15 @@ mod tests {
         let mut agenda = agenda();
         agenda.take_pod(deleted("2", 30), NOW);
         agenda.view.apply(Fact::Remembered(true), NOW);
-        let life = Life::Exited { code: 0, signal: None, oom: false, started: NOW, finished: NOW, message: None };
+        let life = Life::Exited {
+            code: 0,
+            signal: None,
+            oom: false,
+            fenced: false,
+            started: NOW,
+            finished: NOW,
+            message: None,
+        };
         agenda.observe(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
         agenda
     }

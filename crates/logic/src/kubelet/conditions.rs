@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::containers::{Init, init_standing};
 use super::resize;
 use super::view::{PodView, Sandbox};
+use crate::fencing;
 
 /// The conditions that the kubelet writes.
 const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -46,9 +47,15 @@ pub(super) fn conditions(
         condition(type_, verdict, completed, before, view.pod.metadata.generation, now)
     });
     let resizing = resizing(view, before, now);
-    let is_ours = |type_: &str| OURS.contains(&type_) || RESIZE.contains(&type_);
+    // Once noted it stays, whatever this agent knows of it: the server may rely on it (S13).
+    let deadline = view.deadline.filter(|seconds| fencing::noted(&view.pod) != Some(*seconds));
+    let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
+    let is_new = deadline.is_some();
+    let is_ours = |type_: &str| {
+        OURS.contains(&type_) || RESIZE.contains(&type_) || (is_new && type_ == fencing::CONDITION)
+    };
     let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
-    ours.chain(resizing).chain(foreign).collect()
+    ours.chain(resizing).chain(deadline).chain(foreign).collect()
 }
 
 /// What says that resources are being changed, or cannot be; there is neither where all are as wanted.

@@ -163,8 +163,15 @@ impl World {
         let code = i32::from(!self.seed.one_in(3));
         for (index, fact) in alive.into_iter().enumerate() {
             if let (true, Life::Running { since }) = (index == victim, fact.life.clone()) {
-                fact.life =
-                    Life::Exited { code, signal: None, oom: false, started: since, finished: now, message: None };
+                fact.life = Life::Exited {
+                    code,
+                    signal: None,
+                    oom: false,
+                    fenced: false,
+                    started: since,
+                    finished: now,
+                    message: None,
+                };
             }
         }
         self.tell_containers();
@@ -175,8 +182,15 @@ impl World {
         let now = self.now;
         for fact in self.machine.containers.values_mut().flatten().filter(|fact| fact.name == "init") {
             if let Life::Running { since } = fact.life {
-                fact.life =
-                    Life::Exited { code: 0, signal: None, oom: false, started: since, finished: now, message: None };
+                fact.life = Life::Exited {
+                    code: 0,
+                    signal: None,
+                    oom: false,
+                    fenced: false,
+                    started: since,
+                    finished: now,
+                    message: None,
+                };
             }
         }
         self.tell_containers();
@@ -283,6 +297,7 @@ impl World {
                             code: 143,
                             signal: None,
                             oom: false,
+                            fenced: false,
                             started: since,
                             finished: now,
                             message: None,

@@ -13,7 +13,7 @@ use super::backoff::plus_seconds;
 use super::containers::{
     Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts,
 };
-use super::view::{ContainerFact, ImageFact, Life, PodView, Sandbox};
+use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos, resize};
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
@@ -22,6 +22,9 @@ const PULL_ERROR_SECONDS: i64 = 2;
 /// Exit code and reason of a container that nobody saw ending.
 const LOST_CODE: i32 = 137;
 const LOST_REASON: &str = "ContainerStatusUnknown";
+
+/// The reason of a container that its supervisor ended at its deadline.
+const FENCED: &str = "Fenced";
 
 /// The fields that the kubelet writes.
 const FIELDS: [&str; 14] = [
@@ -147,6 +150,22 @@ pub(super) fn recorded_status<'a>(view: &'a PodView, name: &str) -> Option<&'a C
         .find(|status| status.name == name)
 }
 
+/// What is told of a container that was ended at its deadline, unless the API knows of it.
+pub(super) fn fenced(view: &PodView, fact: &ContainerFact) -> Option<PodEvent> {
+    let Life::Exited { fenced: true, .. } = fact.life else { return None };
+    let id = container_id(view.uid(), &fact.name, fact.attempt);
+    let recorded = recorded_status(view, &fact.name)
+        .into_iter()
+        .flat_map(|status| [&status.state, &status.last_state])
+        .filter_map(|state| state.as_ref()?.terminated.as_ref());
+    if recorded.into_iter().any(|ended| ended.container_id.as_ref() == Some(&id)) {
+        return None;
+    }
+    let seconds = view.deadline.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
+    let message = format!("Stopped by its supervisor: this node could not renew its lease{seconds}");
+    Some(PodEvent { warning: true, reason: FENCED, message, container: Some(fact.name.clone()) })
+}
+
 fn waiting(reason: &str, message: Option<String>) -> ContainerState {
     ContainerState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
@@ -158,14 +177,16 @@ fn waiting(reason: &str, message: Option<String>) -> ContainerState {
 fn terminated(view: &PodView, fact: &ContainerFact) -> Option<ContainerState> {
     let id = Some(container_id(view.uid(), &fact.name, fact.attempt));
     let state = match &fact.life {
-        Life::Exited { code, oom, started, finished, message, .. } => ContainerStateTerminated {
+        Life::Exited { code, oom, fenced, started, finished, message, .. } => ContainerStateTerminated {
             container_id: id,
             exit_code: *code,
             finished_at: Some(Time(*finished)),
             started_at: Some(Time(*started)),
             message: message.clone(),
             reason: Some(
-                if *oom {
+                if *fenced {
+                    FENCED
+                } else if *oom {
                     "OOMKilled"
                 } else if *started == Timestamp::UNIX_EPOCH {
                     "StartError"

@@ -93,7 +93,11 @@ impl Bench {
             _ => self.now,
         });
         let finished = self.now;
-        self.life(name, attempt, Life::Exited { code, signal: None, oom: false, started, finished, message: None })
+        self.life(
+            name,
+            attempt,
+            Life::Exited { code, signal: None, oom: false, fenced: false, started, finished, message: None },
+        )
     }
 
     fn life(&mut self, name: &str, attempt: u32, life: Life) -> &mut Self {

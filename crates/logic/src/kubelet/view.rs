@@ -58,6 +58,8 @@ pub enum Life {
         code: i32,
         signal: Option<i32>,
         oom: bool,
+        /// Its supervisor ended it at its deadline (S13).
+        fenced: bool,
         started: Timestamp,
         finished: Timestamp,
         message: Option<String>,
@@ -209,6 +211,8 @@ pub enum Fact {
     Containers(Vec<ContainerFact>),
     Sandbox(Sandbox),
     SandboxFailed(String),
+    /// All containers of the pod stop by themselves so many seconds after the node's last renewal.
+    Deadline(u32),
     Volume {
         name: String,
         /// When its content is to be looked at again (tokens expire).
@@ -304,6 +308,8 @@ pub struct PodView {
     /// When this node first knew that the pod is to go.
     pub tombstoned_since: Option<Timestamp>,
     pub sandbox: Sandbox,
+    /// After how many seconds without a renewal its containers stop by themselves, where they do (S13).
+    pub deadline: Option<u32>,
     pub sandbox_error: Option<Backoff>,
     pub volumes: BTreeMap<String, VolumeFact>,
     /// Nothing of the pod is mounted any more.
@@ -411,6 +417,7 @@ impl PodView {
                 self.sandbox_error = Some(Backoff::next(self.sandbox_error, now, now, super::backoff::RETRY));
                 tell(true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"), None);
             }
+            Fact::Deadline(seconds) => self.deadline = Some(seconds),
             Fact::Volume { name, result: Ok(refresh_at) } => {
                 self.unmounted = false;
                 self.volumes.insert(name, VolumeFact::Ready { refresh_at });

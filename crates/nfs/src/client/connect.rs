@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// The ports that kernels use for this.
 const FIRST: u16 = 665;
@@ -13,7 +13,8 @@ const LAST: u16 = 1023;
 /// Ports that are tried.
 const TRIES: u16 = 32;
 
-/// Connects within `limit`.
+/// Connects within `limit`. What was not yet sent when the connection is closed is never sent: whoever closes it has given
+/// up on it (a call is over its time, or the mount was cut off), or nothing is left (S13).
 pub fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = std::process::id() as u16;
@@ -26,7 +27,9 @@ pub fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
             done => return done,
         }
     }
-    TcpStream::connect_timeout(&address, limit)
+    let stream = TcpStream::connect_timeout(&address, limit)?;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    Ok(stream)
 }
 
 fn from_port(address: SocketAddr, port: u16, limit: Duration) -> io::Result<TcpStream> {
@@ -36,6 +39,7 @@ fn from_port(address: SocketAddr, port: u16, limit: Duration) -> io::Result<TcpS
     let any =
         if address.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], port)) } else { SocketAddr::from(([0u16; 8], port)) };
     socket.bind(&any.into())?;
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.connect_timeout(&address.into(), limit)?;
     Ok(socket.into())
 }

@@ -40,6 +40,9 @@ pub struct Settings {
     /// `host:port,host:port` of every server.
     #[serde(default)]
     pub servers: String,
+    /// `by-default` where there may be several servers, else `on-request`: which pods get a deadline (S13).
+    #[serde(default)]
+    pub fencing: String,
 }
 
 impl Default for Settings {
@@ -53,6 +56,7 @@ impl Default for Settings {
             cluster_domain: none(),
             pod_network: none(),
             servers: none(),
+            fencing: none(),
         }
     }
 }

@@ -267,6 +267,7 @@ fn settings_of(map: &Value) -> Settings {
         cluster_domain: text("clusterDomain"),
         pod_network: text("podNetwork"),
         servers: text("servers"),
+        fencing: text("fencing"),
     }
 }
 

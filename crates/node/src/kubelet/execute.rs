@@ -11,11 +11,14 @@ use mainstay_logic::kubelet::{Action, End, Fact, ProbeKind, ProbeOutcome, PullPo
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::deadline::MayStart;
 use super::objects::{Reference, Watched};
 use super::worker::IP_ANNOTATION;
-use super::{Kubelet, PodContext, probe, resources, spec};
+use super::{Kubelet, PodContext, deadline, probe, resources, spec};
 use mainstay_runtime::images::ImageError;
-use mainstay_runtime::{ContainerState, ContainerStatus, Limits, RuntimeError, SandboxStatus, container_id};
+use mainstay_runtime::{
+    ContainerSpec, ContainerState, ContainerStatus, Limits, RuntimeError, SandboxStatus, container_id,
+};
 
 /// The pause between questions to an API that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -74,7 +77,10 @@ pub(super) async fn execute(
         }
         Action::EnsureVolume { name } => ensure_volume(&kubelet, &context, name).await,
         Action::EnsureSandbox => match ensure_sandbox(&kubelet, &context).await {
-            Ok(sandbox) => Fact::Sandbox(sandbox).into(),
+            Ok(sandbox) => {
+                let deadline = deadline::of(&kubelet, &context.uid).map(Fact::Deadline);
+                Outcome { facts: deadline.into_iter().chain([Fact::Sandbox(sandbox)]).collect(), ..Outcome::default() }
+            }
             Err(message) => Fact::SandboxFailed(message).into(),
         },
         Action::EnsureImage { container, image, policy } => {
@@ -122,7 +128,10 @@ pub(super) async fn execute(
             let disk = kubelet.disk.clone();
             let of = context.clone();
             match tokio::task::spawn_blocking(move || disk.forget(&of.namespace, &of.name, &of.uid)).await {
-                Ok(Ok(())) => Outcome { ended: true, ..Outcome::default() },
+                Ok(Ok(())) => {
+                    kubelet.deadlines.forget(&context.uid);
+                    Outcome { ended: true, ..Outcome::default() }
+                }
                 Ok(Err(error)) => failed(&context, "a pod's folder could not be removed", &error),
                 Err(error) => failed(&context, "a pod's folder could not be removed", &error),
             }
@@ -171,6 +180,7 @@ pub(super) async fn complete_sandbox(
         Some(netns) => kubelet.attach(&context.uid, netns).await?,
     };
     super::files::write(kubelet, context, Some(&ip)).map_err(|error| format!("writing /etc/hosts: {error}"))?;
+    deadline::decide(kubelet, context, sandbox).await?;
     kubelet
         .runtime
         .set_sandbox_annotation(&context.uid, IP_ANNOTATION, &ip)
@@ -232,14 +242,17 @@ async fn ensure_image(
 
 async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, image_id: &str) -> Outcome {
     let mut dependencies = BTreeMap::new();
-    let mut facts = Vec::new();
+    let (mut facts, deadline) = match deadline::may_start(kubelet, context).await {
+        MayStart::Yes(facts, deadline) => (facts, deadline),
+        MayStart::No(facts) => return Outcome { facts, ..Outcome::default() },
+    };
     if let Err(error) = kubelet.volumes.recover(kubelet, context).await {
         let (reason, message) = ("CreateContainerConfigError", error.to_string());
         return Fact::StartFailed { container, reason, message }.into();
     }
     let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies).await;
     let spec = match built {
-        Ok(spec) => spec,
+        Ok(spec) => ContainerSpec { deadline, ..spec },
         Err(message) => {
             facts.push(Fact::StartFailed { container, reason: "CreateContainerConfigError", message });
             return Outcome { facts, dependencies, ..Outcome::default() };
@@ -317,6 +330,7 @@ fn start_error(
             code: START_ERROR_CODE,
             signal: None,
             oom: false,
+            fenced: false,
             started_at_ms: 0,
             finished_at_ms: Timestamp::now().as_millisecond(),
         },

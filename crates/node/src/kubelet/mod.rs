@@ -7,12 +7,14 @@
 //! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
 //! - [`probe`], [`grpc`]: HTTP, TCP, gRPC and exec probes, and lifecycle hooks
 //! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
+//! - [`deadline`]: which pods' containers end by themselves when the lease is not renewed
 //! - [`dependencies`]: what of those a pod has read, and whether it has changed since
 //! - [`disk`]: what survives a restart of the agent
 //! - [`node_status`]: this node's Node and Lease
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
 
+pub mod deadline;
 mod dependencies;
 pub mod disk;
 pub mod environment;
@@ -61,6 +63,8 @@ pub struct Kubelet {
     pub node: std::sync::Mutex<Option<Arc<Node>>>,
     /// For what says that the node lives: over connections that nothing else can fill.
     pub heartbeat: Client,
+    /// Which pods with a deadline were asked for since the lease was renewed again.
+    pub deadlines: deadline::Deadlines,
     /// How the node's loops are.
     pub health: Health,
 }

@@ -10,15 +10,15 @@ use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::volume;
+use mainstay_runtime::fence;
 use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
 use super::Kubelet;
 use super::events::seconds;
 
-/// Upstream's lease: 40 s, renewed every 10 s.
-const LEASE_SECONDS: i64 = 40;
-const LEASE_EVERY: Duration = Duration::from_secs(10);
+/// A lease is renewed so often in its duration, as upstream.
+const RENEWALS: u32 = 4;
 /// The node's status is written again this often even where nothing changed, in units of lease renewals (5 min).
 const STATUS_EVERY: u32 = 30;
 /// The pause between attempts to register.
@@ -28,20 +28,29 @@ pub const MAX_PODS: u32 = 110;
 
 /// Registers the node, then keeps its lease and its conditions fresh until dropped.
 pub(super) async fn run(kubelet: Arc<Kubelet>) {
+    let lease = Duration::from_secs(kubelet.config.lease_seconds.into());
+    let every = lease / RENEWALS;
     let mut pause = REGISTER_AGAIN;
     while let Err(error) = register(&kubelet).await {
         tracing::debug!(%error, "the node could not be registered yet");
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LEASE_EVERY);
+        pause = (pause * 2).min(every);
     }
     tracing::info!(node = %kubelet.config.node_name, "node registered");
-    let mut ticks = tokio::time::interval(LEASE_EVERY);
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = 0;
-    let (mut was_silent, mut was_well) = (false, true);
+    let (mut was_silent, mut was_well, mut is_due) = (false, true, false);
     loop {
         ticks.tick().await;
-        let renewed = renew_lease(&kubelet).await;
+        let sent = fence::boottime();
+        let renewed = match tokio::time::timeout(lease / 2, renew_lease(&kubelet)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout),
+        };
+        if renewed.is_ok() {
+            move_deadlines(&kubelet, sent, fence::boottime(), lease).await;
+        }
         if let Err(error) = &renewed {
             tracing::warn!(%error, "the node's lease could not be renewed");
         }
@@ -51,12 +60,25 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         let is_well = kubelet.health.is_well();
         let is_news = std::mem::replace(&mut was_well, is_well) != is_well;
         was_silent = renewed.is_err();
-        if (is_back || is_news || round % STATUS_EVERY == 0)
-            && let Err(error) = register(&kubelet).await
-        {
-            tracing::warn!(%error, "the node's status could not be written");
+        is_due |= is_back || is_news || round % STATUS_EVERY == 0;
+        if is_due {
+            // Renewals do not wait for it: what fails is tried again after the next one.
+            match tokio::time::timeout(lease / 2, register(&kubelet)).await.unwrap_or(Err(Error::Timeout)) {
+                Ok(()) => is_due = false,
+                Err(error) => tracing::warn!(%error, "the node's status could not be written"),
+            }
         }
     }
+}
+
+/// The lease was renewed by what was sent then. What is not written here moves nothing, which is safe.
+async fn move_deadlines(kubelet: &Kubelet, sent: Duration, acknowledged: Duration, lease: Duration) {
+    let runtime = kubelet.runtime.clone();
+    let written = tokio::task::spawn_blocking(move || runtime.renewed(sent, acknowledged, lease)).await;
+    if let Ok(Err(error)) = written {
+        tracing::error!(%error, "that the lease was renewed could not be noted: containers with a deadline may end");
+    }
+    kubelet.deadlines.note_renewal();
 }
 
 /// Makes the Node, or brings it up to date. A Node that somebody labelled or cordoned keeps that.
@@ -264,7 +286,8 @@ async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
     let client = &kubelet.heartbeat;
     let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-    let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+    let seconds = kubelet.config.lease_seconds;
+    let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": seconds, "renewTime": now });
     match client.patch(&kind, namespace, name, "", PatchType::Merge, &json!({ "spec": spec })).await {
         Err(error) if error.is_not_found() => {}
         result => return result.map(|_| ()),

@@ -125,6 +125,7 @@ pub async fn container(
         oom_score_adj: resources::oom_score_adj(&context.pod, &wanted, node_status::memory_bytes()),
         log_path,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
+        deadline: None,
         seccomp: seccomp(kubelet, pod_security, security)?,
         processes_of: target(kubelet, context, name)?,
     })

@@ -13,6 +13,7 @@ use mainstay_logic::kubelet::{
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use super::deadline;
 use super::dependencies::Read;
 use super::events::Regarding;
 use super::execute::{self, Outcome};
@@ -161,6 +162,9 @@ impl Worker {
                 },
             };
             self.apply(Fact::Sandbox(fact));
+            if let Some(seconds) = deadline::of(&self.kubelet, &self.context.uid) {
+                self.apply(Fact::Deadline(seconds));
+            }
         }
         let uid = self.context.uid.clone();
         for status in runtime.list().into_iter().filter(|status| status.pod_uid == uid) {
@@ -212,10 +216,11 @@ impl Worker {
         match &status.state {
             ContainerState::Created => Life::Created,
             ContainerState::Running { started_at_ms, .. } => Life::Running { since: time(*started_at_ms) },
-            ContainerState::Exited { code, signal, oom, started_at_ms, finished_at_ms } => Life::Exited {
+            ContainerState::Exited { code, signal, oom, fenced, started_at_ms, finished_at_ms } => Life::Exited {
                 code: *code,
                 signal: *signal,
                 oom: *oom,
+                fenced: *fenced,
                 started: time(*started_at_ms),
                 finished: time(*finished_at_ms),
                 message: super::files::termination_message(

@@ -82,6 +82,8 @@ impl Agent {
             serving,
             client_ca_pem: String::new(),
             machine: String::new(),
+            fencing: Default::default(),
+            lease_seconds: 40,
         };
         Arc::new(Kubelet {
             runtime: runtime.unwrap(),
@@ -92,6 +94,7 @@ impl Agent {
             disk: Disk::new(&self.dir),
             events: Events::start(client.clone(), NODE.into(), Health::default()),
             pods: Default::default(),
+            deadlines: Default::default(),
             abilities: Default::default(),
             node: Default::default(),
             heartbeat: client,

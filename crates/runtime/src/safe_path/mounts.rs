@@ -60,6 +60,28 @@ fn file_system_in(text: &[u8], path: &Path) -> Option<FileSystem> {
     Some(FileSystem { points, options: String::from_utf8_lossy(options).into_owned() })
 }
 
+/// File systems whose bytes are on another machine, by the kernel's names.
+const REMOTE: [&[u8]; 3] = [b"nfs", b"nfs4", b"fuse.mainstay-nfs"];
+
+/// Gives up what is still on its way to another machine for one of these paths, and all that would follow: the file system
+/// fails from now on, in every mount namespace. Nothing is asked of the other machine.
+pub fn cut_off(paths: &[PathBuf]) {
+    let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+    for point in remote_in(&text).into_iter().filter(|point| paths.iter().any(|path| path.starts_with(point))) {
+        // That it is still in use is what is expected; the force is what matters.
+        let _ = nix::mount::umount2(&point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
+    }
+}
+
+fn remote_in(text: &[u8]) -> Vec<PathBuf> {
+    let remote = text.split(|byte| *byte == b'\n').filter_map(|line| {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let kind = words.iter().position(|word| *word == b"-").and_then(|dash| words.get(dash + 1))?;
+        words.get(4).filter(|_| REMOTE.contains(kind)).copied().map(unescape)
+    });
+    remote.collect()
+}
+
 /// The kernel writes blanks, line ends and backslashes as three octal digits: `/a\040b`.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
@@ -117,6 +139,14 @@ pub fn bind(source: &str, target: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s13_remote_file_systems_are_known_by_the_kernels_names() {
+        let text = b"70 25 0:50 / /data/pods/u1/a\\040b rw shared:1 - fuse.mainstay-nfs 10.0.0.1:/e rw\n\
+            71 25 0:51 / /data/pods/u1/local rw - ext4 /dev/loop0 rw\n\
+            72 25 0:52 / /data/pods/u1/kernel rw - nfs 10.0.0.1:/e rw\n";
+        assert_eq!(remote_in(text), [PathBuf::from("/data/pods/u1/a b"), PathBuf::from("/data/pods/u1/kernel")]);
+    }
 
     #[test]
     fn a_file_system_is_found_by_its_device() {

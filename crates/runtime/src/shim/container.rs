@@ -17,6 +17,7 @@ use super::relay::{Relay, Stdio};
 use super::wire::{self, FromShim, ToShim};
 use super::{log_lines, process};
 use crate::cgroups::Cgroups;
+use crate::fence::Guard;
 use crate::layout::{self, ExitRecord, ShimConfig, StateRecord};
 
 /// How much of a failed start's explanation is passed on.
@@ -67,6 +68,7 @@ struct Running {
     pidfd: OwnedFd,
     started_at_ms: i64,
     relay: Relay,
+    guard: Option<Guard>,
 }
 
 /// The supervisor's ends and the container's.
@@ -83,7 +85,11 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let mut pipes = make_pipes(dir, config).map_err(|error| format!("cannot make the container's pipes: {error}"))?;
-    let executor = ReportingExecutor { report: report_write.as_raw_fd(), confinement: Confinement::load(dir, config)? };
+    let executor = ReportingExecutor {
+        report: report_write.as_raw_fd(),
+        confinement: Confinement::load(dir, config)?,
+        ends_with_parent: config.deadline.is_some(),
+    };
     let built = build(dir, config, &mut pipes, executor);
     // What is inherited by the container's process is closed here, so that ends of file come when it ends.
     drop(report_write);
@@ -128,6 +134,10 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         started_at_ms,
     };
     layout::write_record(dir, layout::STATE, &state).map_err(|error| format!("cannot write state.json: {error}"))?;
+    let guard = match &config.deadline {
+        Some(deadline) => Some(Guard::begin(deadline, cgroups, &config.cgroup)?),
+        None => None,
+    };
     container.start().map_err(|error| log_lines::chain(&error))?;
     let mut report = String::new();
     let _ = File::from(report_read).take(MAX_REPORT).read_to_string(&mut report);
@@ -136,7 +146,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         return Err(report);
     }
     let _ = wire::send(control.as_fd(), &FromShim::Started { started_at_ms }, &[]);
-    Ok(Some(Running { pid, pidfd, started_at_ms, relay }))
+    Ok(Some(Running { pid, pidfd, started_at_ms, relay, guard }))
 }
 
 fn build(
@@ -246,9 +256,16 @@ fn finish(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, mut running: Runni
     reap_orphans();
     let _ = cgroups.remove(&config.cgroup);
     let (code, signal) = outcome;
-    let oom = oom && code == 137;
-    let record =
-        ExitRecord { code, signal, oom, started_at_ms: running.started_at_ms, finished_at_ms: layout::now_ms() };
+    let fenced = code == 137 && running.guard.is_some_and(|guard| guard.has_fenced());
+    let oom = oom && code == 137 && !fenced;
+    let record = ExitRecord {
+        code,
+        signal,
+        oom,
+        fenced,
+        started_at_ms: running.started_at_ms,
+        finished_at_ms: layout::now_ms(),
+    };
     let _ = fs::remove_file(dir.join(layout::ATTACH));
     if layout::write_record(dir, layout::EXIT, &record).is_err() || relayed.is_err() { 1 } else { 0 }
 }

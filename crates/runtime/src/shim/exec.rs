@@ -64,8 +64,11 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
         fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let config = layout::read_record::<ShimConfig>(&request.dir, layout::SHIM).ok_or("shim.json is not readable")?;
-    let executor =
-        ReportingExecutor { report: report_write.as_raw_fd(), confinement: Confinement::load(&request.dir, &config)? };
+    let executor = ReportingExecutor {
+        report: report_write.as_raw_fd(),
+        confinement: Confinement::load(&request.dir, &config)?,
+        ends_with_parent: false,
+    };
     let (process_file, score) = process_file(request)?;
     let console_path = console_path(request);
     let console = if request.tty {

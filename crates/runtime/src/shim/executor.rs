@@ -18,6 +18,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct ReportingExecutor {
     pub report: RawFd,
     pub confinement: Confinement,
+    /// Nobody but its supervisor would end it at its deadline (S13): it ends with it.
+    pub ends_with_parent: bool,
 }
 
 impl ReportingExecutor {
@@ -61,6 +63,10 @@ impl Executor for ReportingExecutor {
         own_stdio(process.map_or(0, |process| process.user().uid()));
         let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
         self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
+        if self.ends_with_parent {
+            // SAFETY: a prctl without pointers. Last of all: a change of credentials takes it back.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        }
         let Err(error) = nix::unistd::execv(&program, &arguments);
         let why = match error {
             nix::errno::Errno::ENOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),

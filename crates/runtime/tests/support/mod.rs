@@ -48,7 +48,12 @@ impl World {
     }
 
     pub fn open(&self) -> Runtime {
-        self.block_on(async {
+        self.open_in(&self.tokio)
+    }
+
+    /// As a main process that dies with its tasks, when they are dropped.
+    pub fn open_in(&self, tokio: &tokio::runtime::Runtime) -> Runtime {
+        tokio.block_on(async {
             Runtime::open(RuntimeConfig {
                 root: self.dir.join("containers"),
                 cgroup_root: self.cgroup_root.clone(),

@@ -185,6 +185,15 @@ fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {
             };
             api::delete(batch, kind, &key.namespace, &key.name, &options).map(|_| ())
         }
+        Write::Release { key, uid, lease, lease_version } => {
+            let held = batch.must_get(&kinds::LEASE, &lease.namespace, &lease.name)?;
+            if object::resource_version(&held) != lease_version {
+                return Err(Status::conflict(&kinds::LEASE, &lease.name));
+            }
+            batch.hold(&kinds::LEASE, &lease.namespace, &lease.name);
+            let options = DeleteOptions { grace: Some(0), uid: Some(uid.clone()), ..DeleteOptions::default() };
+            api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options).map(|_| ())
+        }
         Write::Bind { key, uid, node } => {
             let binding = json!({ "metadata": { "uid": uid }, "target": { "kind": "Node", "name": node } });
             api::bind(batch, &key.namespace, &key.name, &binding).map(|_| ())

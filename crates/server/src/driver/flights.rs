@@ -38,7 +38,7 @@ fn objects(decision: &Decision) -> impl Iterator<Item = Object> + '_ {
         let (kind, key) = match write {
             Write::Create { kind, object } => (kind, ObjectKey::of(object)),
             Write::Patch { kind, key, .. } | Write::Delete { kind, key, .. } => (kind, key.clone()),
-            Write::Bind { key, .. } => (&kinds::POD, key.clone()),
+            Write::Bind { key, .. } | Write::Release { key, .. } => (&kinds::POD, key.clone()),
         };
         (kind.clone(), key)
     });

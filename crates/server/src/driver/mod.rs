@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, kinds};
@@ -101,6 +102,8 @@ pub struct Driver {
     counts: Arc<Controllers>,
     /// How many keys wait for webhooks.
     asking: Arc<Asking>,
+    /// A clock that nobody sets; the time that is given to each call where there is none.
+    steady: Option<Instant>,
 }
 
 /// The keys whose decisions wait for webhooks.
@@ -130,7 +133,22 @@ impl Driver {
             most_writes: BTreeMap::new(),
             asking: Arc::default(),
             counts: Arc::default(),
+            steady: None,
         }
+    }
+
+    /// The same, with a clock of its own for how long nodes are silent: that of the calls may be set.
+    #[must_use]
+    pub fn steady(mut self) -> Self {
+        self.steady = Some(Instant::now());
+        self
+    }
+
+    /// Time passes (S13).
+    fn advance(&mut self, now: Timestamp) {
+        let since_epoch = || Duration::try_from(now.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default();
+        let passed = self.steady.map_or_else(since_epoch, |begun| begun.elapsed());
+        self.snapshot.silences.advance(passed);
     }
 
     /// Where whoever commits counts the keys that wait for webhooks.
@@ -259,6 +277,7 @@ impl Driver {
         if *kind == kinds::EVENT {
             self.expiry.note(&object, value.is_some(), now);
         }
+        self.advance(now);
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, object.clone(), value, revision.0);
         if *kind == kinds::CUSTOM_RESOURCE_DEFINITION {
@@ -305,6 +324,7 @@ impl Driver {
 
     /// The next decisions that have something to commit; `None` when there are none now.
     pub fn poll(&mut self, now: Timestamp) -> Option<Work> {
+        self.advance(now);
         for item in self.queue.take_due(now) {
             self.wake(item);
         }
@@ -437,7 +457,7 @@ impl Driver {
     }
 
     /// Counts what was decided.
-    pub fn decided(&self, work: &Work, took: std::time::Duration) {
+    pub fn decided(&self, work: &Work, took: Duration) {
         self.counts.decided(work.controller, work.parts.len(), took);
     }
 
@@ -540,6 +560,7 @@ fn permits(controller: &Controller, decision: &Decision) -> bool {
             Write::Patch { kind, .. } => (Verb::Patch, kind),
             Write::Delete { kind, .. } => (Verb::Delete, kind),
             Write::Bind { .. } => (Verb::Bind, &kinds::POD),
+            Write::Release { .. } => (Verb::Delete, &kinds::POD),
         };
         controller.permits.iter().any(|(may, plural)| *may == verb && (*plural == "*" || *plural == kind.plural))
     })

@@ -175,7 +175,7 @@ pub async fn run(
     let loaded = tokio::task::spawn_blocking({
         let api = api.clone();
         move || {
-            let mut driver = Driver::new(controllers).counted(counts);
+            let mut driver = Driver::new(controllers).counted(counts).steady();
             let watcher = driver.load(&api.store, api.now()).ok()?;
             Some(Seat { api, driver, watcher })
         }

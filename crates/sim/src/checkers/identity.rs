@@ -24,6 +24,37 @@ impl Forced {
     }
 }
 
+/// Pods that a controller took out of the API because their node was silent.
+#[derive(Default)]
+pub struct Released(BTreeSet<String>);
+
+impl Released {
+    /// Notes one, and looks whether anything of it runs anywhere.
+    pub fn note(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
+        let by_deadline = *seen.actor == Actor::Controller("fencing-controller");
+        if let (true, None, Some(old)) = (by_deadline, &seen.change.new, &seen.change.old) {
+            self.0.insert(old.uid().to_owned());
+        }
+        self.s13_what_was_released_never_runs(seen.nodes)
+    }
+
+    /// S13: an identity leaves a silent node only when its containers are known to be stopped, and they never run again.
+    pub fn s13_what_was_released_never_runs(&self, nodes: &[Node]) -> Result<(), Violation> {
+        let running = nodes.iter().flat_map(|node| node.machine.running().map(move |(key, uid)| (node, key, uid)));
+        match running.into_iter().find(|(_, _, uid)| self.0.contains(*uid)) {
+            None => Ok(()),
+            Some((node, key, uid)) => {
+                Err(Violation::new("S13", format!("the name of {key} was given free, and {uid} runs on {}", node.name)))
+            }
+        }
+    }
+
+    /// How many there were.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// S1: at every instant at most one set of running containers per pod name, over all machines.
 pub fn s1_one_set_of_containers(nodes: &[Node], forced: &Forced) -> Result<(), Violation> {
     let mut running = BTreeMap::new();

@@ -103,6 +103,7 @@ pub struct Checkers {
     claims: claims::Claims,
     volumes: volumes::Volumes,
     forced: identity::Forced,
+    released: identity::Released,
     order: order::Order,
     names: names::Names,
 }
@@ -114,15 +115,22 @@ impl Checkers {
             claims: claims::Claims::default(),
             volumes: volumes::Volumes::default(),
             forced: identity::Forced::default(),
+            released: identity::Released::default(),
             order: order::Order::default(),
             names: names::Names::new(bug),
         }
+    }
+
+    /// How many names were given free by deadline so far.
+    pub fn released(&self) -> usize {
+        self.released.len()
     }
 
     /// One change of the store.
     pub fn on_change(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
         if seen.is(&kinds::POD) {
             self.forced.note(seen);
+            self.released.note(seen)?;
             identity::s2_no_containers_of_a_predecessor(seen, &self.forced)?;
             identity::s3_identity_from_set_and_ordinal(seen)?;
             self.order.check(seen)?;
@@ -143,6 +151,7 @@ impl Checkers {
 
     /// The state between two steps.
     pub fn on_state(&mut self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
+        self.released.s13_what_was_released_never_runs(nodes)?;
         identity::s1_one_set_of_containers(nodes, &self.forced)?;
         volumes::v9_access_modes(nodes)?;
         self.volumes.v6_fresh_for_each_claim(nodes)?;

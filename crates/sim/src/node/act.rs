@@ -1,9 +1,11 @@
 //! One action, done: what the runtime, the disk and the volumes make of it, as facts.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{ObjectKey, kinds, object};
+use mainstay_logic::fencing::Policy;
 use mainstay_logic::kubelet::{Action, ContainerFact, End, Fact, Key, Life, ProbeOutcome, Sandbox, Task};
-use mainstay_logic::volume;
+use mainstay_logic::{fencing, pods, volume};
 use mainstay_server::api::{self, DeleteOptions, Part};
 use serde_json::{Value, json};
 
@@ -24,6 +26,10 @@ impl Node {
         let Some(entry) = self.agent.entries.get(index) else { return };
         let uid = entry.agenda.view.uid().to_owned();
         let fails = around.faults && around.seed.one_in(40);
+        if matches!(action, Action::StartContainer { .. }) && !self.may_start(index, &uid, around) {
+            return self.end(index, &key, End::Done, now);
+        }
+        let Some(entry) = self.agent.entries.get(index) else { return };
         let fact = match action {
             Action::Remember => {
                 let pod = entry.agenda.view.pod.clone();
@@ -38,7 +44,14 @@ impl Node {
                 Some(Fact::Volume { name, result: result.map(|()| None) })
             }
             Action::EnsureSandbox if fails => Some(Fact::SandboxFailed("injected".to_owned())),
-            Action::EnsureSandbox => Some(Fact::Sandbox(self.make_sandbox(index, &uid, now))),
+            Action::EnsureSandbox => {
+                let made = self.make_sandbox(index, &uid, now);
+                let seconds = self.machine.sandboxes.get(&uid).and_then(|sandbox| sandbox.deadline);
+                if let (Some(seconds), Some(entry)) = (seconds, self.agent.entries.get_mut(index)) {
+                    entry.apply(Fact::Deadline(seconds), now);
+                }
+                Some(Fact::Sandbox(made))
+            }
             Action::EnsureImage { container, image, .. } => {
                 let result = if image.starts_with("bad") || fails {
                     Err(("ErrImagePull", "no such image".to_owned()))
@@ -127,7 +140,12 @@ impl Node {
         let ip = self.machine.next_ip(self.index);
         let Some(entry) = self.agent.entries.get(index) else { return Sandbox::Absent };
         let key = entry.key.clone();
-        let made = self.machine.sandboxes.entry(uid.to_owned()).or_insert(Made { key, made_at: now, ip });
+        let pod = &entry.agenda.view.pod;
+        // As the real node: what was noted stays. Volumes of claims here live on their nodes.
+        let is_pinned = !pods::claim_names(pod).is_empty();
+        let wanted = || fencing::wanted(pod, Policy::ByDefault, is_pinned, fencing::LEASE_SECONDS);
+        let deadline = fencing::noted(pod).or_else(wanted);
+        let made = self.machine.sandboxes.entry(uid.to_owned()).or_insert(Made { key, made_at: now, ip, deadline });
         Sandbox::Ready { ip: Some(made.ip.clone()), made_at: Some(made.made_at) }
     }
 
@@ -148,7 +166,9 @@ impl Node {
         let crashes = image.starts_with("crash").then(|| (plus(now, around.seed.between(200, 2000)), 1));
         let fact =
             ContainerFact { name: container.to_owned(), attempt, image_id: image, life: Life::Running { since: now } };
-        all.push(Container { key, fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)) });
+        let seconds = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline);
+        let deadline = seconds.map(|seconds| (seconds, self.machine.renewals.deadline(seconds)));
+        all.push(Container { key, fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)), deadline });
         self.machine.starts += 1;
         let volumes: Vec<String> = self
             .machine
@@ -160,6 +180,42 @@ impl Node {
         for name in volumes {
             if let Some(directory) = self.machine.directories.get_mut(&name) {
                 directory.starts += 1;
+            }
+        }
+    }
+
+    /// Whether a container of the pod may start: its deadline is ahead, and since the lease was renewed again the server
+    /// has said that the pod is still there. As the real node's `deadline::may_start`.
+    fn may_start(&mut self, index: usize, uid: &str, around: &mut Around<'_>) -> bool {
+        let Some(seconds) = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline) else { return true };
+        let renewals = self.machine.renewals;
+        if renewals.since.is_zero() || renewals.deadline(seconds) <= self.machine.boottime(around.now) {
+            return false;
+        }
+        if self.agent.asked.get(uid) == Some(&renewals.since) || around.bug == Some(Bug::StartsWithoutAsking) {
+            return true;
+        }
+        if !self.can_talk(around) {
+            return false;
+        }
+        let Some(entry) = self.agent.entries.get_mut(index) else { return false };
+        let found = get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name);
+        let Ok(found) = found else { return false };
+        let found = found.filter(|pod| object::uid(pod) == uid);
+        match found.map(serde_json::from_value::<Pod>) {
+            Some(Ok(pod)) => {
+                let is_to_go = pod.metadata.deletion_timestamp.is_some();
+                entry.take_pod(pod, around.now);
+                if is_to_go {
+                    return false;
+                }
+                self.agent.asked.insert(uid.to_owned(), renewals.since);
+                true
+            }
+            Some(Err(_)) => false,
+            None => {
+                entry.apply(Fact::Gone, around.now);
+                false
             }
         }
     }

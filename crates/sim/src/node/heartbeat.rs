@@ -1,9 +1,12 @@
 //! The Node object and its Lease, and the directories of deleted volumes.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::{ObjectKey, kinds, object, time};
 use mainstay_logic::controllers::persistentvolume::asked;
+use mainstay_logic::fencing::LEASE_SECONDS;
 use mainstay_logic::volume;
 use mainstay_logic::volume::RECYCLED;
 use mainstay_server::api::{Part, key};
@@ -15,6 +18,8 @@ use crate::runtime::Directory;
 
 /// How often the lease is renewed, milliseconds.
 const LEASE_EVERY: i64 = 10_000;
+/// How long it is.
+const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 /// After so many renewals the status is written again.
 const STATUS_EVERY: u32 = 30;
 /// How soon a volume that could not be removed is looked at again, milliseconds.
@@ -33,9 +38,50 @@ impl Node {
         }
         if self.agent.is_registered {
             // The next renewal makes up for one that fails.
-            let _ = self.renew(around);
+            if self.renew(around).is_ok() {
+                self.expect_answer(around);
+            }
         } else {
             self.agent.lease_at = Some(plus(now, 200));
+        }
+        true
+    }
+
+    /// The lease was renewed by a request that was on its way for a while, as its answer is now.
+    fn expect_answer(&mut self, around: &mut Around<'_>) {
+        let mut delay = || if around.delays { around.seed.between(0, 6000) } else { 0 };
+        let (before, after) = (delay(), delay());
+        let sent = self.machine.boottime(plus(around.now, -before));
+        self.agent.answer = Some((plus(around.now, after), sent));
+    }
+
+    /// The answer to a renewal moves the deadlines, unless it is lost.
+    pub(super) fn take_answer(&mut self, around: &Around<'_>) -> bool {
+        let Some((_, sent)) = self.agent.answer.filter(|(at, _)| *at <= around.now) else { return false };
+        self.agent.answer = None;
+        if self.cut_off_until.max(self.deaf_until) <= around.now {
+            self.push(sent, around.now);
+        }
+        true
+    }
+
+    fn push(&mut self, sent: Duration, now: Timestamp) {
+        let acknowledged = self.machine.boottime(now);
+        self.machine.renewals = self.machine.renewals.renewed(sent, acknowledged, LEASE);
+    }
+
+    /// What a node does that is cut off: where only answers are lost, it goes on renewing its lease.
+    pub(super) fn unheard(&mut self, around: &mut Around<'_>) -> bool {
+        let now = around.now;
+        if !self.agent.is_registered || self.agent.lease_at.is_some_and(|at| at > now) {
+            return false;
+        }
+        self.agent.lease_at = Some(plus(now, LEASE_EVERY));
+        if self.cut_off_until <= now && around.server.up.is_some() {
+            let _ = self.renew(around);
+        }
+        if around.bug == Some(Bug::PushesWithoutRenewal) {
+            self.push(self.machine.boottime(now), now);
         }
         true
     }
@@ -59,8 +105,7 @@ impl Node {
 
     fn renew(&self, around: &mut Around<'_>) -> Result<(), mainstay_api::Status> {
         let at = ObjectKey::new("kube-node-lease", self.name.as_str());
-        let spec =
-            json!({ "holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": time::micro(around.now) });
+        let spec = json!({ "holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": time::micro(around.now) });
         match patch(around.server, &kinds::LEASE, &at, Part::Main, ("", ""), &json!({ "spec": spec })) {
             Err(status) if status.code == 404 => {}
             result => return result.map(|_| ()),

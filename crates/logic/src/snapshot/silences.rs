@@ -1,0 +1,65 @@
+//! Since when the nodes' Leases stand still.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpds::RedBlackTreeMapSync;
+
+/// Since when the Leases of nodes stand still, by a clock that nobody sets and that whoever feeds the snapshot reads.
+/// What was not seen was not silent: a server that begins to look begins to count.
+#[derive(Clone, Debug, Default)]
+pub struct Silences {
+    now: Duration,
+    seen: RedBlackTreeMapSync<Arc<str>, Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    version: Arc<str>,
+    at: Duration,
+}
+
+impl Silences {
+    /// It is now so late. To be called before what happened by now is applied, or a renewal counts as seen too early.
+    pub fn advance(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+    }
+
+    /// A node's Lease has this resourceVersion (`None`: it is gone).
+    pub(super) fn note(&mut self, node: &str, version: Option<&str>) {
+        match version {
+            None => drop(self.seen.remove_mut(node)),
+            Some(version) if self.seen.get(node).is_some_and(|seen| &*seen.version == version) => {}
+            Some(version) => self.seen.insert_mut(node.into(), Seen { version: version.into(), at: self.now }),
+        }
+    }
+
+    /// The Lease's resourceVersion, and for how long it has been that.
+    pub fn of(&self, node: &str) -> Option<(&str, Duration)> {
+        let seen = self.seen.get(node)?;
+        Some((&seen.version, self.now.saturating_sub(seen.at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s13_a_silence_begins_when_it_is_first_seen_and_ends_with_each_renewal() {
+        let seconds = Duration::from_secs;
+        let mut silences = Silences::default();
+        silences.advance(seconds(100));
+        silences.note("n1", Some("7"));
+        assert_eq!(silences.of("n1"), Some(("7", seconds(0))), "what was before was not looked at");
+        silences.advance(seconds(130));
+        silences.note("n1", Some("7"));
+        assert_eq!(silences.of("n1"), Some(("7", seconds(30))));
+        silences.advance(seconds(90));
+        assert_eq!(silences.of("n1"), Some(("7", seconds(30))), "time does not go back");
+        silences.note("n1", Some("8"));
+        assert_eq!(silences.of("n1"), Some(("8", seconds(0))));
+        silences.note("n1", None);
+        assert_eq!(silences.of("n1"), None);
+    }
+}

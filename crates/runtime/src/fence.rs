@@ -1,0 +1,348 @@
+//! The deadline at which supervisors end their containers by themselves (S13).
+//!
+//! One page, `<root>/renewals`: the agent writes when its node's lease was renewed, every supervisor with a deadline has
+//! the page mapped and locked in memory, and looks at it when its deadline has come. So a renewal is one small write,
+//! whatever the number of containers, and a supervisor sleeps until it may have to act. A guard has a thread of its own,
+//! that waits for no disk: the one that relays output may be stuck in a log.
+//!
+//! All times are of CLOCK_BOOTTIME, which goes on in suspend and is set by nobody. An agent that is frozen, hung or dead
+//! moves nothing; one that was killed and began anew goes on writing.
+//!
+//! ```text
+//! sent          last        of the newest renewal that was acknowledged: the deadline is so many seconds later
+//! acknowledged  since       of the first one of the row of renewals without a gap: a row that began after a deadline says
+//!                           nothing about it, however late the supervisor comes to look (the machine stood still)
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cgroups::Cgroups;
+use crate::layout::DeadlineConfig;
+use crate::safe_path::mounts;
+use crate::spec::Deadline;
+
+/// The page's length. The four words, then the boot that they are of.
+const PAGE: usize = 4096;
+const WORDS: usize = 4;
+const BOOT_AT: u64 = 8 * WORDS as u64;
+/// Mixed into the check word, so that a page of zeros is not taken for one that was written.
+const MARK: u64 = 0x6d61_696e_7374_6179;
+/// How often a page that is being written is read again.
+const READS: usize = 1000;
+/// After a container was killed at its deadline, it is killed again so often until it is gone.
+const AGAIN: Duration = Duration::from_millis(100);
+/// A guard needs little.
+const STACK: usize = 128 << 10;
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+pub fn boottime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// What is known of the renewals of the node's lease. Zero: there was none since the machine was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Renewals {
+    /// When the newest one was sent.
+    pub last: Duration,
+    /// When the first one of the row without a gap was acknowledged.
+    pub since: Duration,
+}
+
+impl Renewals {
+    /// One more was sent and acknowledged. A row goes on while each is acknowledged before any deadline that counts from
+    /// the one before may have passed: none is shorter than `lease`.
+    #[must_use]
+    pub fn renewed(self, sent: Duration, acknowledged: Duration, lease: Duration) -> Self {
+        if sent < self.last {
+            return self;
+        }
+        let goes_on = !self.since.is_zero() && acknowledged <= self.last.saturating_add(lease);
+        Self { last: sent, since: if goes_on { self.since } else { acknowledged } }
+    }
+
+    /// When a container with a deadline of so many seconds is to end.
+    pub fn deadline(self, seconds: u32) -> Duration {
+        self.last.saturating_add(Duration::from_secs(seconds.into()))
+    }
+
+    /// The new deadline in the place of one that has passed, if it was moved before that. `None`: it is over.
+    pub fn moved(self, passed: Duration, seconds: u32, now: Duration) -> Option<Duration> {
+        let was_moved = !self.since.is_zero() && self.since <= passed;
+        Some(self.deadline(seconds)).filter(|deadline| was_moved && *deadline > now)
+    }
+
+    fn words(self) -> [u64; WORDS] {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (last, since) = (nanos(self.last), nanos(self.since));
+        [last, since, last ^ since.rotate_left(32) ^ MARK, 0]
+    }
+
+    fn of_words([last, since, check, _]: [u64; WORDS]) -> Option<Self> {
+        let known = Self { last: Duration::from_nanos(last), since: Duration::from_nanos(since) };
+        (last ^ since.rotate_left(32) ^ MARK == check).then_some(known)
+    }
+}
+
+/// The agent's end of the page.
+pub struct Page {
+    file: File,
+    known: Mutex<Renewals>,
+}
+
+impl Page {
+    /// Opens the page, or makes it. What an earlier boot left is forgotten: nothing of then runs.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id")?;
+        let mut page = vec![0; PAGE];
+        let length = file.read_at(&mut page, 0)?;
+        let known = page.get(BOOT_AT as usize..).filter(|rest| length == PAGE && rest.starts_with(&boot));
+        let known = known.and_then(|_| Renewals::of_words(words_of(&page)));
+        let page = Self { file, known: Mutex::new(known.unwrap_or_default()) };
+        if known.is_none() {
+            let mut fresh = vec![0; PAGE];
+            let words = Renewals::default().words().into_iter().flat_map(u64::to_ne_bytes);
+            let bytes = words.chain(boot).take(PAGE);
+            fresh.iter_mut().zip(bytes).for_each(|(at, byte)| *at = byte);
+            page.file.write_all_at(&fresh, 0)?;
+        }
+        Ok(page)
+    }
+
+    /// What was written last.
+    pub fn read(&self) -> Renewals {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what becomes of it. By a system call: a full disk is an error, not a signal.
+    pub fn write(&self, change: impl FnOnce(Renewals) -> Renewals) -> io::Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = change(*known);
+        let bytes: Vec<u8> = new.words().into_iter().flat_map(u64::to_ne_bytes).collect();
+        self.file.write_all_at(&bytes, 0)?;
+        *known = new;
+        Ok(())
+    }
+}
+
+fn words_of(page: &[u8]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(page.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+/// A supervisor's end of the page, in memory.
+struct View(NonNull<AtomicU64>);
+
+// SAFETY: the page is only read, by atomic loads, and stays mapped until the view is dropped.
+unsafe impl Send for View {}
+
+impl View {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() < PAGE as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: a new mapping of a file that has a page; nobody shortens it.
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping of above. Where it cannot be locked it is read all the same, from a disk that works.
+        unsafe { libc::mlock(address, PAGE) };
+        NonNull::new(address.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// `None` where the page is not readable as one.
+    fn read(&self) -> Option<Renewals> {
+        (0..READS).find_map(|_| {
+            let mut words = [0; WORDS];
+            for (index, word) in words.iter_mut().enumerate() {
+                // SAFETY: within the page; the words are aligned, since it is.
+                *word = unsafe { self.0.add(index).as_ref() }.load(Ordering::Acquire);
+            }
+            Renewals::of_words(words)
+        })
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `open` and is used by nobody else.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE) };
+    }
+}
+
+/// A deadline in memory.
+struct Watched {
+    view: View,
+    seconds: u32,
+    at: Duration,
+}
+
+impl Watched {
+    /// # Errors
+    /// In words: it has passed already, or renewals began anew since the pod was asked for, or the page cannot be read.
+    fn begin(path: &Path, Deadline { seconds, since }: Deadline) -> Result<Self, String> {
+        let view = View::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+        let known = view.read().ok_or_else(|| format!("{} is not readable", path.display()))?;
+        let at = known.deadline(seconds);
+        if known.since.is_zero() || at <= boottime() {
+            return Err(format!("the node has not renewed its lease for {seconds} s"));
+        }
+        if known.since != since {
+            return Err("the node's lease was renewed anew meanwhile".to_owned());
+        }
+        Ok(Self { view, seconds, at })
+    }
+
+    /// Returns when it has passed.
+    fn wait(&mut self) {
+        loop {
+            sleep_until(self.at);
+            let now = boottime();
+            if now < self.at {
+                continue;
+            }
+            match self.view.read().and_then(|known| known.moved(self.at, self.seconds, now)) {
+                Some(later) => self.at = later,
+                None => return,
+            }
+        }
+    }
+}
+
+/// Sleeps until a time of [`boottime`]; may wake early. A machine that was suspended meanwhile wakes it at once.
+fn sleep_until(at: Duration) {
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(at.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: at.subsec_nanos().into(),
+    };
+    // SAFETY: one valid timespec; the rest that is left is not asked for.
+    unsafe { libc::clock_nanosleep(libc::CLOCK_BOOTTIME, libc::TIMER_ABSTIME, &raw const time, std::ptr::null_mut()) };
+}
+
+/// Sees to it that a container ends at its deadline.
+pub struct Guard(Arc<AtomicBool>);
+
+impl Guard {
+    /// Begins, before the container's program runs.
+    ///
+    /// # Errors
+    /// In words: the deadline has passed already, or there is no way to watch it.
+    pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> Result<Self, String> {
+        let mut deadline = Watched::begin(&config.renewals, config.of)?;
+        let mounts = config.mounts.clone();
+        let fenced = Arc::new(AtomicBool::new(false));
+        let (said, cgroups, cgroup) = (fenced.clone(), cgroups.clone(), cgroup.to_owned());
+        let guard = std::thread::Builder::new().name("deadline".to_owned()).stack_size(STACK).spawn(move || {
+            deadline.wait();
+            said.store(true, Ordering::SeqCst);
+            cgroups.kill(&cgroup);
+            // What was written and has not arrived must not arrive when another machine has the volume.
+            mounts::cut_off(&mounts);
+            loop {
+                cgroups.kill(&cgroup);
+                std::thread::sleep(AGAIN);
+            }
+        });
+        guard.map(|_| Self(fenced)).map_err(|error| format!("cannot watch the deadline: {error}"))
+    }
+
+    /// Whether the deadline has passed, and the container was ended by it.
+    pub fn has_fenced(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = at(40);
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn s13_a_deadline_moves_with_each_renewal_that_was_acknowledged_before_it() {
+        let mut known = Renewals::default();
+        assert_eq!(known.moved(at(40), 40, at(0)), None, "never renewed");
+        for second in (1000..1400).step_by(10) {
+            known = known.renewed(at(second), at(second + 1), LEASE);
+        }
+        assert_eq!(known, Renewals { last: at(1390), since: at(1001) });
+        assert_eq!(known.moved(at(1300), 300, at(1300)), Some(at(1690)));
+        assert_eq!(known.moved(at(1690), 300, at(1690)), None, "nothing was renewed since");
+        // The answer to an older request comes late.
+        assert_eq!(known.renewed(at(1380), at(1395), LEASE), known);
+    }
+
+    #[test]
+    fn s13_a_renewal_after_a_deadline_says_nothing_about_it() {
+        let known = Renewals::default().renewed(at(1000), at(1000), LEASE);
+        // The machine stood still, and its agent is quicker than the supervisor: the identity may be elsewhere.
+        let back = known.renewed(at(1500), at(1501), LEASE).renewed(at(1510), at(1511), LEASE);
+        assert_eq!(back.since, at(1501));
+        assert_eq!(back.moved(at(1300), 300, at(1512)), None);
+        // Sent before the deadline, acknowledged after it.
+        let late = known.renewed(at(1299), at(1350), LEASE);
+        assert_eq!(late.moved(at(1300), 300, at(1351)), None);
+        // A gap that is shorter than this deadline is none for it.
+        let gap = known.renewed(at(1200), at(1201), LEASE);
+        assert_eq!(gap.moved(at(1300), 300, at(1301)), Some(at(1500)));
+        assert_eq!(gap.moved(at(1040), 40, at(1202)), None);
+    }
+
+    #[test]
+    fn s13_what_an_agent_wrote_is_read_by_supervisors_and_by_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("renewals");
+        let page = Page::open(&path).unwrap();
+        let view = View::open(&path).unwrap();
+        assert_eq!((page.read(), view.read()), (Renewals::default(), Some(Renewals::default())));
+        let begin = |since| Watched::begin(&path, Deadline { seconds: 40, since });
+        assert!(begin(at(0)).is_err_and(|why| why.contains("has not renewed")));
+        let now = boottime();
+        page.write(|known| known.renewed(now, now, LEASE)).unwrap();
+        let known = Renewals { last: now, since: now };
+        assert_eq!((page.read(), view.read()), (known, Some(known)));
+        assert!(begin(now).is_ok_and(|deadline| deadline.at == now + LEASE));
+        assert!(begin(at(1)).is_err_and(|why| why.contains("renewed anew")), "the pod was asked for before a gap");
+        drop(page);
+        assert_eq!(Page::open(&path).unwrap().read(), known);
+
+        // Of another boot, or damaged: nothing is known, and what is mapped is the same page.
+        for (offset, byte) in [(BOOT_AT, b'x'), (3, 0xff)] {
+            OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[byte], offset).unwrap();
+            assert_eq!(Page::open(&path).unwrap().read(), Renewals::default());
+            assert_eq!(view.read(), Some(Renewals::default()));
+        }
+    }
+
+    #[test]
+    fn s13_a_page_that_is_half_written_is_not_believed() {
+        let words = Renewals { last: at(5), since: at(3) }.words();
+        assert_eq!(Renewals::of_words(words), Some(Renewals { last: at(5), since: at(3) }));
+        assert_eq!(Renewals::of_words([words[0] + 1, words[1], words[2], 0]), None);
+        assert_eq!(Renewals::of_words([0; WORDS]), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! Fencing by deadline (S13): a machine dies or is cut off, nobody comes, and its pods run elsewhere, never twice.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::harness::Cluster;
+use crate::harness::machines::{Lan, machines};
+use crate::harness::nfs_server::{NfsServer, Software};
+
+/// Seconds: the nodes' lease, and how long the pods tolerate a silent node.
+const LEASE: &str = "5";
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A set whose pod writes down where it runs, on a volume that any node reaches. It does not go when it is asked to.
+const SET: &str = "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: nfs}
+provisioner: mainstay.io/nfs
+parameters: {server: 172.30.0.1, share: /exports/data}
+mountOptions: ['timeo=20']
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: None, selector: {app: web}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web}
+spec:
+  serviceName: web
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}, annotations: {mainstay.io/fence: deadline}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      tolerations:
+        - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: LEASE}
+        - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: LEASE}
+      containers:
+        - name: main
+          image: test.local/busybox:1
+          imagePullPolicy: Never
+          command: [sh, -c, 'trap \"\" TERM HUP; while :; do echo $NODE >> /data/written; sleep 0.05; done']
+          env: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {storageClassName: nfs, accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}
+";
+
+/// Whether any process of a pod is there, whose the machine may be.
+fn runs(uid: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).any(|pid| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        // One that has ended is in its group until somebody reaps it.
+        read("cgroup").contains(uid) && !read("stat").rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    })
+}
+
+/// The pod's machine is disturbed, and the pod is looked after until it is Ready elsewhere.
+fn moves(first: &Cluster, what: &str, to: &str, disturb: impl FnOnce()) -> String {
+    let old = first.uid("pod/web-0");
+    assert!(runs(&old), "{what}: it runs");
+    let begun = Instant::now();
+    disturb();
+    let mut ended = None;
+    let mut waited = String::new();
+    let new = loop {
+        assert!(begun.elapsed() < PATIENCE, "{what}: it does not move\n{}", first.kubectl(&["get", "pod,event"]));
+        if ended.is_none() && !runs(&old) {
+            ended = Some(begun.elapsed());
+        }
+        let pod = first.kubectl(&["get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status.conditions[?(@.type==\"mainstay.io/NameFree\")].message}{end}"]);
+        match pod.split_once(' ') {
+            Some((uid, _)) if uid != old => break uid.to_owned(),
+            Some((_, why)) if !why.is_empty() => waited = why.to_owned(),
+            _ => {}
+        }
+    };
+    let freed = begun.elapsed();
+    assert!(ended.is_some(), "S13: {what}: the name is free while {old} runs");
+    assert!(!runs(&old), "S13: {what}: it runs again");
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/web-0", "--timeout=60s"]);
+    let ready = begun.elapsed();
+    assert!(!runs(&old), "S13: {what}: two writers");
+    assert_eq!(first.field("pod/web-0", "{.spec.nodeName}"), to, "{what}");
+    assert!(waited.contains("the containers stop by themselves, and the name is free at"), "{what}: {waited:?}");
+    let events = first.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]);
+    assert!(events.split(' ').any(|reason| reason == "Fenced"), "{what}: {events}");
+    eprintln!(
+        "{what}: nothing of it runs after {} ms, its name is free after {} ms, Ready again after {} ms",
+        ended.unwrap_or_default().as_millis(),
+        freed.as_millis(),
+        ready.as_millis()
+    );
+    new
+}
+
+/// Where the pod has written, in order, once for each stay.
+fn written(server: &NfsServer) -> Vec<String> {
+    let folder = fs::read_dir(server.file("/exports/data")).expect("an export").flatten().next().expect("a volume");
+    let text = fs::read_to_string(folder.path().join("written")).expect("written");
+    let mut stays: Vec<String> = text.lines().map(str::to_owned).collect();
+    stays.dedup();
+    stays
+}
+
+fn rejoined(first: &Cluster, name: &str, node: &Cluster) {
+    first.eventually(&format!("{name} is back"), || {
+        first.field(&format!("node/{name}"), "{.status.conditions[?(@.type==\"Ready\")].status}") == "True"
+            && first.field(&format!("node/{name}"), "{.spec.taints}").is_empty()
+    });
+    first.eventually(&format!("{name} has nothing of the pod"), || {
+        fs::read_dir(node.data_dir().join("containers/s")).is_ok_and(|mut left| left.next().is_none())
+            && fs::read_dir(node.data_dir().join("containers/c")).is_ok_and(|mut left| left.next().is_none())
+    });
+}
+
+#[test]
+fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
+    let lan = Lan::new();
+    let (first, [mut second, mut third]) = machines(&lan, &["--pod-network", "routes"]);
+    for (machine, name) in [(&mut second, "node-2"), (&mut third, "node-3")] {
+        let mut words = first.invitation();
+        words.extend(["--node-name", name, "--node-lease-duration", LEASE].map(str::to_owned));
+        machine.join(&words);
+        machine.load(&["busybox"]);
+    }
+    let server = NfsServer::start(&first, Software::Mainstay, &["data"]).moved("172.30.0.1", "172.30.0.0/24");
+    first.kubectl(&["cordon", "node-1", "node-3"]);
+    first.apply(&SET.replace("LEASE", LEASE));
+    first.eventually("there is a pod", || !first.uid("pod/web-0").is_empty());
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/web-0", "--timeout=60s"]);
+    let noted = "{.status.conditions[?(@.type==\"mainstay.io/FencingDeadline\")].reason}";
+    assert_eq!(first.field("pod/web-0", noted), "After5Seconds");
+    first.kubectl(&["uncordon", "node-3"]);
+
+    // An agent that is killed and comes again goes on pushing the deadline (V7).
+    let container = first.field("pod/web-0", "{.status.containerStatuses[0].containerID}");
+    second.kill9();
+    second.join(&["--node-lease-duration", LEASE]);
+    let renewed = || -> f64 {
+        let text = fs::read(second.data_dir().join("containers/renewals")).expect("the page of renewals");
+        u64::from_ne_bytes(text[..8].try_into().expect("a word")) as f64 / 1e9
+    };
+    let before = renewed();
+    first.eventually("the lease was renewed for longer than the deadline", || renewed() > before + 6.0);
+    assert_eq!(first.field("pod/web-0", "{.status.containerStatuses[0].containerID}"), container, "V7");
+
+    // Cut off, both ways: agent and containers run, and nobody can tell them anything.
+    moves(&first, "a cut link", "node-3", || lan.cut(2, true));
+    lan.cut(2, false);
+    rejoined(&first, "node-2", &second);
+
+    // Its agent is killed: supervisors are alone.
+    moves(&first, "a killed agent", "node-2", || third.kill9());
+    third.join(&["--node-lease-duration", LEASE]);
+    rejoined(&first, "node-3", &third);
+
+    // The server's answers are lost: the node's requests still arrive.
+    moves(&first, "a link cut one way", "node-3", || lan.cut_one_way(&first, 2, true));
+    lan.cut_one_way(&first, 2, false);
+    rejoined(&first, "node-2", &second);
+
+    // The power goes: nothing is left to confirm anything.
+    moves(&first, "a power cut", "node-2", || third.kill9_everything());
+    third.join(&["--node-lease-duration", LEASE]);
+    rejoined(&first, "node-3", &third);
+
+    assert_eq!(written(&server), ["node-2", "node-3", "node-2", "node-3", "node-2"], "S13: never two writers");
+}
