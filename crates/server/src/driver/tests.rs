@@ -7,6 +7,7 @@ use mainstay_logic::{Change, Controller, Decision, Snapshot, Write};
 use serde_json::{Value, json};
 
 mod custom;
+mod release;
 
 use super::*;
 use crate::api::tests::{Cluster, config_map};
