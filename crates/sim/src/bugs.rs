@@ -1,10 +1,16 @@
 //! Deliberate bugs. Each must be caught by the checker that is named for it, or that checker proves nothing.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use mainstay_api::{ObjectKey, kinds};
-use mainstay_logic::controllers::{fencing, statefulset};
+use mainstay_logic::controllers::statefulset;
+use mainstay_logic::fencing::noted;
 use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods};
 use serde_json::{Value, json};
+
+/// How long a renewal is believed to have been on its way.
+const SENT_BEFORE: Duration = Duration::from_secs(2);
 
 /// One thing that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,9 +98,6 @@ impl Bug {
                 *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "partition": null } } }));
             }
             Self::DeletesStrangers if of_set => delete_stranger(snapshot, key, decision),
-            Self::ForgetsMargin if controller == "fencing-controller" => {
-                *decision = (fencing::CONTROLLER.reconcile)(&hasty(snapshot, key), key, now);
-            }
             _ => {}
         }
     }
@@ -110,21 +113,15 @@ fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
     believed
 }
 
-/// The snapshot with a deadline on a pod that is as much shorter as the margin is long, and a little more: what was sent a
-/// moment ago is taken for seen then.
-fn hasty(snapshot: &Snapshot, key: &ObjectKey) -> Snapshot {
-    let mut believed = snapshot.clone();
-    let Some(pod) = snapshot.pods.get(key) else { return believed };
-    let Some(seconds) = mainstay_logic::fencing::noted(pod) else { return believed };
-    let mut pod = (**pod).clone();
-    for condition in pod.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten()) {
-        if condition.type_ == mainstay_logic::fencing::CONDITION {
-            condition.reason = Some(format!("After{}Seconds", seconds.saturating_sub(8)));
-        }
-    }
-    let bytes = json!(pod).to_string();
-    believed.apply(&kinds::POD, key.clone(), Some(bytes.as_bytes()), snapshot.revision);
-    believed
+/// A pod that is to go, and whose deadline has passed if no margin is counted, and each renewal from when it may have been
+/// sent. Its name and uid.
+pub fn released_hastily(snapshot: &Snapshot) -> Option<(ObjectKey, String)> {
+    snapshot.pods.iter().find_map(|(key, pod)| {
+        let deadline = noted(pod).filter(|_| pods::is_terminating(&pod.metadata))?;
+        let (_, silent) = snapshot.silences.of(pod.spec.as_ref()?.node_name.as_deref()?)?;
+        let is_over = silent + SENT_BEFORE >= Duration::from_secs(deadline.into());
+        is_over.then(|| (key.clone(), pod.metadata.uid.clone().unwrap_or_default()))
+    })
 }
 
 fn rename_hosts(decision: &mut Decision) {

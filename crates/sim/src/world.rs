@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::Snapshot;
+use mainstay_server::api::{self, DeleteOptions};
 use mainstay_store::Revision;
 
-use crate::bugs::Bug;
+use crate::bugs::{self, Bug};
 use crate::checkers::{Actor, Checkers, Seen, Violation, rest};
 use crate::monkeys::{Deed, Fault, Script, forget_node};
 use crate::node::{Around, Node, PodList, plus};
@@ -358,7 +359,12 @@ impl World {
         if up.driver.read_new_kinds(&up.api.store, now).is_err() {
             return Ok(busy);
         }
-        let Some(mut work) = up.driver.poll(now) else { return Ok(busy) };
+        let Some(mut work) = up.driver.poll(now) else {
+            return match self.options.bug {
+                Some(Bug::ForgetsMargin) => Ok(self.release_hastily()? || busy),
+                _ => Ok(busy),
+            };
+        };
         let decided_on = up.driver.snapshot().clone();
         if let Some(bug) = self.options.bug {
             for part in &mut work.parts {
@@ -369,6 +375,17 @@ impl World {
         self.server.commit(work, self.options.mode);
         self.look()?;
         Ok(true)
+    }
+
+    /// The bug of a server that counts no margin, and from when a renewal was sent.
+    fn release_hastily(&mut self) -> Result<bool, Violation> {
+        let Some(up) = &self.server.up else { return Ok(false) };
+        let Some((key, uid)) = bugs::released_hastily(up.driver.snapshot()) else { return Ok(false) };
+        self.last_actor = (Actor::Controller("fencing-controller"), None);
+        let options = DeleteOptions { grace: Some(0), uid: Some(uid), ..DeleteOptions::default() };
+        let done = self.server.write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options));
+        self.look()?;
+        Ok(done.is_ok())
     }
 
     fn user_turn(&mut self) -> Result<bool, Violation> {
