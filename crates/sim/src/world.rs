@@ -66,7 +66,7 @@ impl Options {
     /// A world whose nodes fall silent, for longer than their pods tolerate it.
     pub fn silent(seed: u64, bug: Option<Bug>) -> Self {
         let mode = if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne };
-        Self { nodes: 3, one_fault_in: Some(120), storm: 600, mode, is_silent: true, bug, ..Self::default() }
+        Self { nodes: 3, one_fault_in: Some(80), storm: 400, mode, is_silent: true, bug, ..Self::default() }
     }
 }
 
