@@ -10,7 +10,7 @@
 //! the server's from when it saw that renewal; the server believes only what the node has noted, and adds a margin. A
 //! Lease that changes while the server decides makes its write fail.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, PodCondition, Taint};

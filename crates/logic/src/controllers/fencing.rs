@@ -10,7 +10,7 @@
 //! Differs: upstream never does this; such a pod stays Terminating until its node is back, is deleted, or is declared out
 //! of service by a person. Pods without a deadline do so here, too.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};

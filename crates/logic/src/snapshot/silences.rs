@@ -1,7 +1,7 @@
 //! Since when the nodes' Leases stand still.
 
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rpds::RedBlackTreeMapSync;
 

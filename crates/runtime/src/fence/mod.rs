@@ -24,6 +24,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+mod renewals;
+
+pub use renewals::Renewals;
+
 use crate::cgroups::Cgroups;
 use crate::layout::DeadlineConfig;
 use crate::safe_path::mounts;
@@ -50,48 +54,15 @@ pub fn boottime() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// What is known of the renewals of the node's lease. Zero: there was none since the machine was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Renewals {
-    /// When the newest one was sent.
-    pub last: Duration,
-    /// When the first one of the row without a gap was acknowledged.
-    pub since: Duration,
+fn words(known: Renewals) -> [u64; WORDS] {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let (last, since) = (nanos(known.last), nanos(known.since));
+    [last, since, last ^ since.rotate_left(32) ^ MARK, 0]
 }
 
-impl Renewals {
-    /// One more was sent and acknowledged. A row goes on while each is acknowledged before any deadline that counts from
-    /// the one before may have passed: none is shorter than `lease`.
-    #[must_use]
-    pub fn renewed(self, sent: Duration, acknowledged: Duration, lease: Duration) -> Self {
-        if sent < self.last {
-            return self;
-        }
-        let goes_on = !self.since.is_zero() && acknowledged <= self.last.saturating_add(lease);
-        Self { last: sent, since: if goes_on { self.since } else { acknowledged } }
-    }
-
-    /// When a container with a deadline of so many seconds is to end.
-    pub fn deadline(self, seconds: u32) -> Duration {
-        self.last.saturating_add(Duration::from_secs(seconds.into()))
-    }
-
-    /// The new deadline in the place of one that has passed, if it was moved before that. `None`: it is over.
-    pub fn moved(self, passed: Duration, seconds: u32, now: Duration) -> Option<Duration> {
-        let was_moved = !self.since.is_zero() && self.since <= passed;
-        Some(self.deadline(seconds)).filter(|deadline| was_moved && *deadline > now)
-    }
-
-    fn words(self) -> [u64; WORDS] {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let (last, since) = (nanos(self.last), nanos(self.since));
-        [last, since, last ^ since.rotate_left(32) ^ MARK, 0]
-    }
-
-    fn of_words([last, since, check, _]: [u64; WORDS]) -> Option<Self> {
-        let known = Self { last: Duration::from_nanos(last), since: Duration::from_nanos(since) };
-        (last ^ since.rotate_left(32) ^ MARK == check).then_some(known)
-    }
+fn of_words([last, since, check, _]: [u64; WORDS]) -> Option<Renewals> {
+    let known = Renewals { last: Duration::from_nanos(last), since: Duration::from_nanos(since) };
+    (last ^ since.rotate_left(32) ^ MARK == check).then_some(known)
 }
 
 /// The agent's end of the page.
@@ -111,11 +82,11 @@ impl Page {
         let mut page = vec![0; PAGE];
         let length = file.read_at(&mut page, 0)?;
         let known = page.get(BOOT_AT as usize..).filter(|rest| length == PAGE && rest.starts_with(&boot));
-        let known = known.and_then(|_| Renewals::of_words(words_of(&page)));
+        let known = known.and_then(|_| of_words(words_of(&page)));
         let page = Self { file, known: Mutex::new(known.unwrap_or_default()) };
         if known.is_none() {
             let mut fresh = vec![0; PAGE];
-            let words = Renewals::default().words().into_iter().flat_map(u64::to_ne_bytes);
+            let words = words(Renewals::default()).into_iter().flat_map(u64::to_ne_bytes);
             let bytes = words.chain(boot).take(PAGE);
             fresh.iter_mut().zip(bytes).for_each(|(at, byte)| *at = byte);
             page.file.write_all_at(&fresh, 0)?;
@@ -132,7 +103,7 @@ impl Page {
     pub fn write(&self, change: impl FnOnce(Renewals) -> Renewals) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let new = change(*known);
-        let bytes: Vec<u8> = new.words().into_iter().flat_map(u64::to_ne_bytes).collect();
+        let bytes: Vec<u8> = words(new).into_iter().flat_map(u64::to_ne_bytes).collect();
         self.file.write_all_at(&bytes, 0)?;
         *known = new;
         Ok(())
@@ -178,7 +149,7 @@ impl View {
                 // SAFETY: within the page; the words are aligned, since it is.
                 *word = unsafe { self.0.add(index).as_ref() }.load(Ordering::Acquire);
             }
-            Renewals::of_words(words)
+            of_words(words)
         })
     }
 }
@@ -283,36 +254,6 @@ mod tests {
     }
 
     #[test]
-    fn s13_a_deadline_moves_with_each_renewal_that_was_acknowledged_before_it() {
-        let mut known = Renewals::default();
-        assert_eq!(known.moved(at(40), 40, at(0)), None, "never renewed");
-        for second in (1000..1400).step_by(10) {
-            known = known.renewed(at(second), at(second + 1), LEASE);
-        }
-        assert_eq!(known, Renewals { last: at(1390), since: at(1001) });
-        assert_eq!(known.moved(at(1300), 300, at(1300)), Some(at(1690)));
-        assert_eq!(known.moved(at(1690), 300, at(1690)), None, "nothing was renewed since");
-        // The answer to an older request comes late.
-        assert_eq!(known.renewed(at(1380), at(1395), LEASE), known);
-    }
-
-    #[test]
-    fn s13_a_renewal_after_a_deadline_says_nothing_about_it() {
-        let known = Renewals::default().renewed(at(1000), at(1000), LEASE);
-        // The machine stood still, and its agent is quicker than the supervisor: the identity may be elsewhere.
-        let back = known.renewed(at(1500), at(1501), LEASE).renewed(at(1510), at(1511), LEASE);
-        assert_eq!(back.since, at(1501));
-        assert_eq!(back.moved(at(1300), 300, at(1512)), None);
-        // Sent before the deadline, acknowledged after it.
-        let late = known.renewed(at(1299), at(1350), LEASE);
-        assert_eq!(late.moved(at(1300), 300, at(1351)), None);
-        // A gap that is shorter than this deadline is none for it.
-        let gap = known.renewed(at(1200), at(1201), LEASE);
-        assert_eq!(gap.moved(at(1300), 300, at(1301)), Some(at(1500)));
-        assert_eq!(gap.moved(at(1040), 40, at(1202)), None);
-    }
-
-    #[test]
     fn s13_what_an_agent_wrote_is_read_by_supervisors_and_by_its_successor() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("renewals");
@@ -340,9 +281,9 @@ mod tests {
 
     #[test]
     fn s13_a_page_that_is_half_written_is_not_believed() {
-        let words = Renewals { last: at(5), since: at(3) }.words();
-        assert_eq!(Renewals::of_words(words), Some(Renewals { last: at(5), since: at(3) }));
-        assert_eq!(Renewals::of_words([words[0] + 1, words[1], words[2], 0]), None);
-        assert_eq!(Renewals::of_words([0; WORDS]), None);
+        let words = words(Renewals { last: at(5), since: at(3) });
+        assert_eq!(of_words(words), Some(Renewals { last: at(5), since: at(3) }));
+        assert_eq!(of_words([words[0] + 1, words[1], words[2], 0]), None);
+        assert_eq!(of_words([0; WORDS]), None);
     }
 }
