@@ -54,10 +54,8 @@ pub struct Observed<'a> {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
-        ("", "pods") => {
-            if after.pods.get(&change.key).is_some_and(|pod| is_terminating(&pod.metadata)) {
-                wake(change.key.clone());
-            }
+        ("", "pods") if after.pods.get(&change.key).is_some_and(|pod| is_terminating(&pod.metadata)) => {
+            wake(change.key.clone());
         }
         ("", "nodes") => {
             let ready = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).is_some_and(|node| is_ready(node));
