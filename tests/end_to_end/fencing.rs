@@ -113,7 +113,7 @@ fn written(server: &NfsServer) -> Vec<String> {
 fn rejoined(first: &Cluster, name: &str, node: &Cluster) {
     first.eventually(&format!("{name} is back"), || {
         first.field(&format!("node/{name}"), "{.status.conditions[?(@.type==\"Ready\")].status}") == "True"
-            && first.field(&format!("node/{name}"), "{.spec.taints}").is_empty()
+            && !first.field(&format!("node/{name}"), "{.spec.taints[*].key}").contains("unreachable")
     });
     first.eventually(&format!("{name} has nothing of the pod"), || {
         fs::read_dir(node.data_dir().join("containers/s")).is_ok_and(|mut left| left.next().is_none())
