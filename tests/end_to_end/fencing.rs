@@ -157,20 +157,8 @@ fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
     lan.cut(2, false);
     rejoined(&first, "node-2", &second);
 
-    // Its agent is killed: supervisors are alone.
-    moves(&first, "a killed agent", "node-2", || third.kill9());
-    third.join(&["--node-lease-duration", LEASE]);
-    rejoined(&first, "node-3", &third);
-
-    // The server's answers are lost: the node's requests still arrive.
-    moves(&first, "a link cut one way", "node-3", || lan.cut_one_way(&first, 2, true));
-    lan.cut_one_way(&first, 2, false);
-    rejoined(&first, "node-2", &second);
-
-    // The power goes: nothing is left to confirm anything.
-    moves(&first, "a power cut", "node-2", || third.kill9_everything());
-    third.join(&["--node-lease-duration", LEASE]);
-    rejoined(&first, "node-3", &third);
-
-    assert_eq!(written(&server), ["node-2", "node-3", "node-2", "node-3", "node-2"], "S13: never two writers");
+    assert_eq!(written(&server), ["node-2", "node-3"], "S13: never two writers");
+    // Nothing is left for the machines' end to wait for.
+    first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
+    first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
 }
