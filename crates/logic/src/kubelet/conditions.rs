@@ -51,9 +51,8 @@ pub(super) fn conditions(
     let deadline = view.deadline.filter(|seconds| fencing::noted(&view.pod) != Some(*seconds));
     let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
     let is_new = deadline.is_some();
-    let is_ours = |type_: &str| {
-        OURS.contains(&type_) || RESIZE.contains(&type_) || (is_new && type_ == fencing::CONDITION)
-    };
+    let is_ours =
+        |type_: &str| OURS.contains(&type_) || RESIZE.contains(&type_) || (is_new && type_ == fencing::CONDITION);
     let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
     ours.chain(resizing).chain(deadline).chain(foreign).collect()
 }
