@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mainstay_api::{kinds, object};
-use mainstay_client::PatchType;
+use mainstay_api::{Kind, kinds, object};
+use mainstay_client::{ListOptions, PatchType};
 use mainstay_logic::kubelet::{Action, End, Fact, ProbeKind, ProbeOutcome, PullPolicy, Sandbox};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -430,9 +430,24 @@ pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
             Ok(_) => return Fact::Gone.into(),
             Err(error) if error.is_not_found() => return Fact::Gone.into(),
             Err(error) => {
+                if error.code() == Some(403)
+                    && let Some(answer) = find_among_own(kubelet, context, &kind).await
+                {
+                    return answer;
+                }
                 tracing::debug!(pod = %context.name, %error, "asking whether a pod is still there");
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }
     }
+}
+
+/// A node may read its own pods only (M4): a name that is another node's pod's by now is refused to it. Its own pods it may
+/// list, and one that is not among them is not here any more. `None` where the API does not say.
+async fn find_among_own(kubelet: &Kubelet, context: &PodContext, kind: &Kind) -> Option<Outcome> {
+    let field_selector = format!("metadata.name={},spec.nodeName={}", context.name, kubelet.config.node_name);
+    let options = ListOptions { field_selector, ..ListOptions::default() };
+    let list = kubelet.config.client.list(kind, &context.namespace, &options).await.ok()?;
+    let own = list.get("items")?.as_array()?.iter().find(|pod| object::uid(pod) == context.uid);
+    Some(own.map_or_else(|| Fact::Gone.into(), |pod| pod_fact(pod.clone())))
 }
