@@ -144,8 +144,12 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     let active: Vec<&Pod> = o.pods.iter().copied().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(o.set.spec.replicas.unwrap_or(1)).unwrap_or(0);
-    // Before the pods, so that it is told also where one of them is refused.
-    status(o, &active, wanted, now, &mut d);
+    // Before the pods that are made, so that it is written also where one of them is refused; after those that are
+    // deleted, since whoever reads that this generation was seen may count on it (a decision may be cut anywhere).
+    let deletes = active.len() > wanted && !is_terminating(&o.set.metadata);
+    if !deletes {
+        status(o, &active, wanted, now, &mut d);
+    }
     if is_terminating(&o.set.metadata) {
         // The garbage collector decides about the pods.
     } else if wanted > active.len() && o.namespace_terminating {
@@ -154,6 +158,9 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         create(o, (wanted - active.len()).min(MAX_WRITES), &mut d);
     } else {
         delete(o, active.clone(), active.len() - wanted, &mut d);
+    }
+    if deletes {
+        status(o, &active, wanted, now, &mut d);
     }
     d
 }
