@@ -41,6 +41,8 @@ pub struct Informer {
     known: BTreeSet<ObjectKey>,
     phase: Phase,
     pause: Duration,
+    /// Whether the present watch has shown an object.
+    has_shown: bool,
 }
 
 impl Informer {
@@ -55,6 +57,7 @@ impl Informer {
             known: BTreeSet::new(),
             phase: Phase::List,
             pause: FIRST_PAUSE,
+            has_shown: false,
         }
     }
 
@@ -98,10 +101,16 @@ impl Informer {
             Phase::Watch => {
                 let watching = self.client.watch(&self.kind, &self.namespace, &self.options).await?;
                 self.phase = Phase::Watching(watching);
+                self.has_shown = false;
                 Ok(None)
             }
             Phase::Watching(watching) => {
                 let event = watching.next().await?;
+                if event.is_none() && !self.has_shown {
+                    // A server that ends its watches at once is not asked without end.
+                    tokio::time::sleep(self.pause).await;
+                    self.pause = (self.pause * 2).min(MAX_PAUSE);
+                }
                 Ok(self.take(event))
             }
         }
@@ -112,7 +121,9 @@ impl Informer {
             self.phase = Phase::Watch;
             return None;
         };
-        self.pause = FIRST_PAUSE;
+        if !matches!(event, WatchEvent::Bookmark(_)) {
+            (self.pause, self.has_shown) = (FIRST_PAUSE, true);
+        }
         match event {
             WatchEvent::Put(value) => {
                 self.options.resource_version = object::resource_version(&value).to_owned();

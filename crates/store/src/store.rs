@@ -362,6 +362,11 @@ impl Store {
         self.0.shared.silence.words().or_else(|| self.is_closed().then(|| "the store does not take writes".to_owned()))
     }
 
+    /// Whether what the store is fed from has been silent for so long that another server is better asked.
+    pub fn is_silent(&self) -> bool {
+        *self.0.shared.silence.long().borrow()
+    }
+
     /// Waits until what the store is fed from has been silent for so long that another server is better asked: a few
     /// seconds. With an embedded store that does not happen.
     pub fn silent(&self) -> impl Future<Output = ()> + Send + 'static {

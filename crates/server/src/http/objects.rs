@@ -426,6 +426,9 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     call.server.counters.watches.fetch_add(1, Ordering::Relaxed);
     let sent = call.server.instruments.watch_events(&kind.group, &kind.version, &kind.plural);
     // Where etcd is silent a watch brings nothing: its client may ask another server (M2).
+    if call.server.api.store.is_silent() {
+        return Err(Status::store_is_silent(&call.server.api.store.trouble().unwrap_or_default()));
+    }
     let ends = super::either(call.server.closing(), call.server.api.store.silent());
     let body = WatchBody::new(watch, shape(call), timeout, sent, ends);
     Ok(respond::watch(match convert::webhook(kind) {

@@ -1,12 +1,12 @@
 //! What keeps memory as etcd is, and takes transactions there. One thread with a runtime of its own, so that callers
 //! need none.
 
-use super::Etcd;
-use super::grpc::{Client, GrpcError, Stream};
+use super::grpc::{Anchor, Client, GrpcError, Stream};
 use super::reads::{self, Asked};
 use super::receipt::{self, Receipts};
 use super::row::{self, stored};
 use super::wire::{self, KeyValue, Range, RangeAnswer, WatchAnswer};
+use super::{Etcd, OUT_OF_RANGE, RANGE};
 use crate::state::{Change, Keys, State, WindowLimits};
 use crate::store::Shared;
 use crate::writer::Request;
@@ -18,11 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 const COMPACT: &str = "/etcdserverpb.KV/Compact";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
-/// gRPC's number for what etcd says: a revision is compacted.
-const OUT_OF_RANGE: u32 = 11;
 /// How long a call may take that reads a page, or that nobody waits for.
 const CALL: Duration = Duration::from_secs(10);
 /// Before a watch that broke is begun again.
@@ -244,6 +241,7 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
                 Err(error @ OpenError::Damaged { .. }) => return follower.close(&error.to_string()),
                 Err(error) => error.to_string(),
             },
+            Followed::Older(why) => return follower.close(&why),
             Followed::Damaged(key) => {
                 let key = String::from_utf8_lossy(&key).into_owned();
                 return follower.close(&format!("what etcd holds for {key} is not what was written"));
@@ -265,6 +263,7 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
 }
 
 enum Followed {
+    Older(String),
     Broken(String),
     Compacted,
     Damaged(Bytes),
@@ -289,6 +288,7 @@ impl Follower {
         let first = wire::watch(&self.prefix, &end_of(&self.prefix), from);
         let mut stream = match self.client.stream(WATCH, first).await {
             Ok(stream) => stream,
+            Err(GrpcError::Older(why)) => return Followed::Older(why),
             Err(error) => return Followed::Broken(error.to_string()),
         };
         let ended = self.read(&mut stream, applied).await;
@@ -334,6 +334,9 @@ impl Follower {
                 changes.extend(self.change(&mut keys, event, index)?);
             }
             self.shared.publish(keys, row::whole(revision), changes, Some(Instant::now()));
+            if let Some(put) = txn.iter().rfind(|event| !event.deleted) {
+                self.client.anchor(Anchor::of(&put.kv));
+            }
             applied.send_replace(revision);
         }
         Ok(())

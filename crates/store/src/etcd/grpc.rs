@@ -4,7 +4,9 @@
 //! A message on the wire is one byte (compressed: never), its length in four, and itself; how a call ended is in the
 //! trailers, or in the headers of an answer without a body.
 
-use super::wire::Malformed;
+use super::OUT_OF_RANGE;
+use super::wire::{KeyValue, Malformed, Range, RangeAnswer};
+use crate::checksum::of_row;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, TE};
 use http_body::{Body, Frame};
@@ -50,6 +52,9 @@ pub(super) enum GrpcError {
     /// One side does not trust the other: nothing was asked, and asking again changes nothing.
     #[error("{0}")]
     Refused(String),
+    /// The cluster is not the one that was followed: nothing was asked.
+    #[error("{0}")]
+    Older(String),
     /// It was asked, and no answer came: the call may have been done or not, or be done later.
     #[error("{0}")]
     Unreachable(String),
@@ -65,7 +70,7 @@ impl GrpcError {
     /// Whether nothing was done, now or later.
     pub fn is_not_done(&self) -> bool {
         match self {
-            Self::Unsent(_) | Self::Refused(_) => true,
+            Self::Unsent(_) | Self::Refused(_) | Self::Older(_) => true,
             Self::Status { code, .. } => NOT_DONE.contains(code),
             Self::Unreachable(_) | Self::Malformed => false,
         }
@@ -159,6 +164,29 @@ struct Inner {
     held: Mutex<Held>,
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<()>,
+    /// What every member has to know.
+    anchor: Mutex<Option<Anchor>>,
+}
+
+/// A row of the past: what a key held at a revision. A cluster that was brought back from an older copy does not have it.
+#[derive(Clone)]
+pub(super) struct Anchor {
+    key: Bytes,
+    revision: i64,
+    sum: u64,
+}
+
+impl Anchor {
+    pub fn of(kv: &KeyValue) -> Self {
+        let sum = of_row(&kv.key, crate::Revision(kv.mod_revision.cast_unsigned()), &kv.value);
+        // Not a part of the message that brought it.
+        Self { key: Bytes::copy_from_slice(&kv.key), revision: kv.mod_revision, sum }
+    }
+
+    fn is(&self, kv: &KeyValue) -> bool {
+        let other = Self::of(kv);
+        (self.revision, self.sum) == (other.revision, other.sum)
+    }
 }
 
 #[derive(Default)]
@@ -182,7 +210,34 @@ struct Connection {
 
 impl Client {
     pub fn new(endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
-        Self(Arc::new(Inner { endpoints, tls, held: Mutex::default(), connecting: tokio::sync::Mutex::default() }))
+        let (held, connecting, anchor) = Default::default();
+        Self(Arc::new(Inner { endpoints, tls, held, connecting, anchor }))
+    }
+
+    /// No member is asked for anything from now on that does not know this.
+    pub fn anchor(&self, anchor: Anchor) {
+        *crate::lock(&self.0.anchor) = Some(anchor);
+    }
+
+    /// Whether the cluster behind a new connection is the one that was followed (A3): asked before anything else, since a
+    /// write to another one would hide that it is one.
+    async fn verify(&self, connection: &Connection) -> Result<(), GrpcError> {
+        let Some(anchor) = crate::lock(&self.0.anchor).clone() else { return Ok(()) };
+        let range = Range { key: anchor.key.clone(), limit: 1, revision: anchor.revision, ..Range::default() };
+        let older = || {
+            let revision = anchor.revision;
+            GrpcError::Older(format!(
+                "etcd does not know what it held at revision {revision}: an older copy was restored there"
+            ))
+        };
+        match exchange(connection.clone(), super::RANGE, range.encode()).await {
+            Ok(bytes) if RangeAnswer::decode(bytes.clone())?.kvs.first().is_some_and(|kv| anchor.is(kv)) => Ok(()),
+            Ok(_) => Err(older()),
+            Err(GrpcError::Status { code: OUT_OF_RANGE, message }) if message.contains("future") => Err(older()),
+            // It is forgotten, which says nothing.
+            Err(GrpcError::Status { code: OUT_OF_RANGE, .. }) => Ok(()),
+            Err(error) => Err(unsent(error)),
+        }
     }
 
     /// One message there, one back, within a time.
@@ -201,15 +256,7 @@ impl Client {
     async fn exchange(&self, path: &str, message: Bytes, used: &mut Option<Connection>) -> Result<Bytes, GrpcError> {
         let connection = self.connection().await?;
         *used = Some(connection.clone());
-        let answer = send(connection, path, Outgoing::One(Some(frame(&message)))).await?;
-        let (head, body) = answer.into_parts();
-        status(&head.headers)?;
-        let collected = http_body_util::Limited::new(body, MAX_MESSAGE).collect().await.map_err(unreachable)?;
-        if let Some(trailers) = collected.trailers() {
-            status(trailers)?;
-        }
-        let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
-        unframe(&mut bytes)?.ok_or_else(|| unreachable("the answer ended early"))
+        exchange(connection, path, message).await
     }
 
     /// A call whose answers go on until it is dropped.
@@ -282,7 +329,12 @@ impl Client {
                 (held.next.wrapping_sub(1), held.made)
             };
             let endpoint = &self.0.endpoints[index % self.0.endpoints.len()];
-            let error = match tokio::time::timeout(CONNECT, self.connect(endpoint, number)).await {
+            let connect = async {
+                let connection = tokio::time::timeout(CONNECT, self.connect(endpoint, number)).await;
+                let connection = connection.unwrap_or_else(|_| Err(unsent(format!("{endpoint} does not answer"))))?;
+                self.verify(&connection).await.map(|()| connection)
+            };
+            let error = match tokio::time::timeout(2 * CONNECT, connect).await {
                 Ok(Ok(connection)) => {
                     crate::lock(&self.0.held).connection = Some(connection.clone());
                     return Ok(connection);
@@ -291,7 +343,7 @@ impl Client {
                 Err(_) => unsent(format!("{endpoint} does not answer")),
             };
             // One that refuses says more than one that is not there.
-            if !matches!(last, GrpcError::Refused(_)) {
+            if !matches!(last, GrpcError::Refused(_) | GrpcError::Older(_)) {
                 last = error;
             }
         }
@@ -331,6 +383,18 @@ impl Client {
         };
         Ok(Connection { number, send, endpoint: endpoint.clone(), ended })
     }
+}
+
+async fn exchange(connection: Connection, path: &str, message: Bytes) -> Result<Bytes, GrpcError> {
+    let answer = send(connection, path, Outgoing::One(Some(frame(&message)))).await?;
+    let (head, body) = answer.into_parts();
+    status(&head.headers)?;
+    let collected = http_body_util::Limited::new(body, MAX_MESSAGE).collect().await.map_err(unreachable)?;
+    if let Some(trailers) = collected.trailers() {
+        status(trailers)?;
+    }
+    let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
+    unframe(&mut bytes)?.ok_or_else(|| unreachable("the answer ended early"))
 }
 
 async fn send(mut connection: Connection, path: &str, body: Outgoing) -> Result<http::Response<Incoming>, GrpcError> {

@@ -34,6 +34,9 @@ pub use grpc::Endpoint;
 pub(crate) use feed::{Feed, open};
 pub(crate) use reads::Asked;
 
+const RANGE: &str = "/etcdserverpb.KV/Range";
+/// gRPC's number for what etcd says of a revision that is compacted, or has not been.
+const OUT_OF_RANGE: u32 = 11;
 const TXN: &str = "/etcdserverpb.KV/Txn";
 
 /// Where the cluster is, and who we are to it.

@@ -1,9 +1,9 @@
 //! What a linearizable read waits for: that memory shows all that was committed anywhere before. etcd is asked once for
 //! all who wait.
 
-use super::feed::{Follower, RANGE, joined};
-use super::row;
+use super::feed::{Follower, joined};
 use super::wire::{Range, RangeAnswer};
+use super::{RANGE, row};
 use crate::{ReadError, Revision};
 use std::sync::Arc;
 use std::time::Duration;
