@@ -1,7 +1,7 @@
 //! Objects as stored bytes and back.
 
 use bytes::Bytes;
-use mainstay_api::{Kind, Status, object};
+use mainstay_api::{Kind, Status, kinds, object};
 use mainstay_store::Encoded;
 use serde_json::Value;
 
@@ -11,8 +11,9 @@ pub const MAX_OBJECT: usize = 1_572_864;
 /// A placeholder that cannot occur in JSON text that serde writes: the quotes are not escaped inside it.
 const EMPTY_VERSION: &str = "\"resourceVersion\":\"\"";
 
-/// Refuses an object that is too large to be stored, before anything is made of it (X4).
-pub fn fits(object: &Value) -> Result<(), Status> {
+/// Refuses an object that is too large to be stored, before anything is made of it (X4). Of a kind with a limit of its own
+/// for what it holds, that limit is named, as upstream does.
+pub fn fits(kind: &Kind, object: &Value) -> Result<(), Status> {
     /// Counts, and stops when it is too much.
     struct Counter(usize);
     impl std::io::Write for Counter {
@@ -25,7 +26,17 @@ pub fn fits(object: &Value) -> Result<(), Status> {
             Ok(())
         }
     }
-    serde_json::to_writer(Counter(MAX_OBJECT), object).map_err(|_| Status::too_large(MAX_OBJECT))
+    if serde_json::to_writer(Counter(MAX_OBJECT), object).is_ok() {
+        return Ok(());
+    }
+    let mut causes = Vec::new();
+    if [&kinds::CONFIG_MAP, &kinds::SECRET].contains(&kind) {
+        (kind.validate)(kind, object, &mut causes);
+    }
+    Err(match causes.is_empty() {
+        true => Status::too_large(MAX_OBJECT),
+        false => Status::invalid(kind, object::name(object), &causes),
+    })
 }
 
 /// Encodes an object with a hole where the store writes its revision. The object is the same afterwards.
@@ -178,7 +189,10 @@ mod tests {
     fn an_object_above_the_limit_is_refused() {
         let mut object = json!({ "metadata": {}, "data": "x".repeat(MAX_OBJECT) });
         assert_eq!(encode(&mut object).expect_err("too large").code, 413);
-        assert_eq!(fits(&object).expect_err("too large").code, 413);
-        assert!(fits(&json!({ "data": "x".repeat(MAX_OBJECT / 2) })).is_ok());
+        assert_eq!(fits(&kinds::POD, &object).expect_err("too large").code, 413);
+        assert!(fits(&kinds::POD, &json!({ "data": "x".repeat(MAX_OBJECT / 2) })).is_ok());
+        let map = json!({ "metadata": { "name": "big" }, "data": { "a": "x".repeat(MAX_OBJECT) } });
+        let refused = fits(&kinds::CONFIG_MAP, &map).expect_err("too large");
+        assert_eq!((refused.code, refused.message.contains("Too long")), (422, true), "{}", refused.message);
     }
 }

@@ -20,7 +20,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::new(405, "MethodNotAllowed", why));
     }
-    codec::fits(&object)?;
+    codec::fits(kind, &object)?;
     metadata::settle(kind, namespace, None, &mut object)?;
     if !object::resource_version(&object).is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));

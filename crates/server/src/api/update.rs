@@ -62,7 +62,7 @@ pub fn update(
     part: Part,
     mut new: Value,
 ) -> Result<Outcome, Status> {
-    codec::fits(&new)?;
+    codec::fits(kind, &new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
     let mut old = batch.must_get(kind, namespace, name)?;
     manage(batch, kind, &mut old, &mut new)?;
@@ -80,7 +80,7 @@ pub fn apply(
     config: &Value,
     force: bool,
 ) -> Result<Outcome, Status> {
-    codec::fits(config)?;
+    codec::fits(kind, config)?;
     entries_fit(kind, config)?;
     let mut config = config.clone();
     metadata::settle(kind, namespace, Some(name), &mut config)?;
@@ -161,7 +161,7 @@ pub fn patch(
 ) -> Result<Outcome, Status> {
     let mut old = batch.must_get(kind, namespace, name)?;
     let mut new = change(&old)?;
-    codec::fits(&new)?;
+    codec::fits(kind, &new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
     manage(batch, kind, &mut old, &mut new)?;
     replace(batch, kind, &old, new, part)
