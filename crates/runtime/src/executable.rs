@@ -48,9 +48,20 @@ impl Executable {
 }
 
 fn sealed(path: &Path) -> io::Result<OwnedFd> {
-    let mount = kernel::clone_mount(path)?;
+    // A process that has made itself a mount namespace was executed from a mount of the former one, which cannot be copied:
+    // then the same file is found by its name.
+    let mount = kernel::clone_mount(path).or_else(|error| match path.canonicalize() {
+        Ok(named) if is_same_file(path, &named) => kernel::clone_mount(&named),
+        _ => Err(error),
+    })?;
     kernel::set_mount_read_only(mount.as_fd())?;
     Ok(mount)
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 #[cfg(test)]
