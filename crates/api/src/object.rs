@@ -80,17 +80,17 @@ pub fn at<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
 }
 
 /// RFC 7396: objects are merged field by field, null takes away, everything else replaces.
-pub fn merge(target: &mut Value, patch: &Value) {
+pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(fields) = patch else {
-        *target = patch.clone();
+        *target = patch;
         return;
     };
     let target = ensure(target, &[]);
     for (field, value) in fields {
         if value.is_null() {
-            target.remove(field);
+            target.remove(&field);
         } else {
-            merge(target.entry(field.clone()).or_insert(Value::Null), value);
+            merge(target.entry(field).or_insert(Value::Null), value);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! List, then watch, then again for ever: a kind's objects as a stream of changes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mainstay_api::{Kind, ObjectKey, object};
 use serde_json::Value;
@@ -41,8 +41,8 @@ pub struct Informer {
     known: BTreeSet<ObjectKey>,
     phase: Phase,
     pause: Duration,
-    /// Whether the present watch has shown an object.
-    has_shown: bool,
+    /// When the present list or watch was asked for.
+    begun: Instant,
 }
 
 impl Informer {
@@ -57,7 +57,7 @@ impl Informer {
             known: BTreeSet::new(),
             phase: Phase::List,
             pause: FIRST_PAUSE,
-            has_shown: false,
+            begun: Instant::now(),
         }
     }
 
@@ -71,16 +71,29 @@ impl Informer {
                 Err(error) => {
                     if error.is_expired() {
                         self.phase = Phase::List;
+                        self.rest_if_hasty().await;
                         continue;
                     }
                     tracing::debug!(kind = &*self.kind.kind, %error, "watch interrupted");
-                    tokio::time::sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(MAX_PAUSE);
+                    self.rest().await;
                     if !matches!(self.phase, Phase::List) {
                         self.phase = Phase::Watch;
                     }
                 }
             }
+        }
+    }
+
+    async fn rest(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+    }
+
+    /// A server that ends its watches at once is not asked without end; one that ends a quiet watch after its time is
+    /// asked again at once.
+    async fn rest_if_hasty(&mut self) {
+        if self.begun.elapsed() < self.pause {
+            self.rest().await;
         }
     }
 
@@ -99,17 +112,15 @@ impl Informer {
                 }
             },
             Phase::Watch => {
+                self.begun = Instant::now();
                 let watching = self.client.watch(&self.kind, &self.namespace, &self.options).await?;
                 self.phase = Phase::Watching(watching);
-                self.has_shown = false;
                 Ok(None)
             }
             Phase::Watching(watching) => {
                 let event = watching.next().await?;
-                if event.is_none() && !self.has_shown {
-                    // A server that ends its watches at once is not asked without end.
-                    tokio::time::sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(MAX_PAUSE);
+                if event.is_none() {
+                    self.rest_if_hasty().await;
                 }
                 Ok(self.take(event))
             }
@@ -122,7 +133,7 @@ impl Informer {
             return None;
         };
         if !matches!(event, WatchEvent::Bookmark(_)) {
-            (self.pause, self.has_shown) = (FIRST_PAUSE, true);
+            self.pause = FIRST_PAUSE;
         }
         match event {
             WatchEvent::Put(value) => {

@@ -41,7 +41,8 @@ pub enum Write {
     },
     /// Binds a pod to a node, as `POST pods/binding` does.
     Bind { key: ObjectKey, uid: String, node: String },
-    /// Takes a pod away whose containers are known to be stopped, as a delete without grace does; fails where its node's
+    /// Takes a pod away whose containers are known to be stopped, as a delete without grace does; fails where its
+    /// node's
     /// Lease has changed since it was seen (S13).
     Release { key: ObjectKey, uid: String, lease: ObjectKey, lease_version: String },
 }
@@ -111,6 +112,15 @@ impl Write {
             grace_period: None,
             propagation: Propagation::Background,
         }
+    }
+
+    /// The same, guarded by uid alone: a write before it in the same decision moves the resourceVersion on.
+    #[must_use]
+    pub fn whatever_version(mut self) -> Self {
+        if let Self::Patch { resource_version, .. } | Self::Delete { resource_version, .. } = &mut self {
+            *resource_version = None;
+        }
+        self
     }
 }
 

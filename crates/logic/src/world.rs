@@ -63,7 +63,7 @@ impl World {
     pub fn patch(&mut self, kind: &Kind, namespace: &str, name: &str, patch: Value) {
         let mut object = self.get(kind, namespace, name);
         assert!(!object.is_null(), "no {} {namespace}/{name}", kind.kind);
-        merge(&mut object, &patch);
+        merge(&mut object, patch);
         self.store(kind, object);
     }
 

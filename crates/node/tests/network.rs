@@ -82,18 +82,23 @@ fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, by_client: boo
     BTreeMap::from([(front, Backends { endpoints, by_client, masquerade, from: None })])
 }
 
-#[test]
-fn pods_reach_services_and_nothing_leaves() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = NetworkConfig {
-        folder: folder.path().join("leases"),
+/// What the tests' networks have.
+fn config(folder: &std::path::Path) -> NetworkConfig {
+    NetworkConfig {
+        folder: folder.join("leases"),
         pod_cidr: cidr("10.244.0.0/24"),
         cluster_cidr: cidr("10.244.0.0/16"),
         service_cidr: cidr("10.96.0.0/16"),
         dns_address: Ipv4Addr::new(10, 96, 0, 10),
         node_address: Ipv4Addr::LOCALHOST,
         between: Between::Routes,
-    };
+    }
+}
+
+#[test]
+fn pods_reach_services_and_nothing_leaves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
     let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
     let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
     let opened = config.clone();
@@ -160,15 +165,7 @@ fn pods_reach_services_and_nothing_leaves() {
 #[test]
 fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_has() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = NetworkConfig {
-        folder: folder.path().join("leases"),
-        pod_cidr: cidr("10.244.0.0/24"),
-        cluster_cidr: cidr("10.244.0.0/16"),
-        service_cidr: cidr("10.96.0.0/16"),
-        dns_address: Ipv4Addr::new(10, 96, 0, 10),
-        node_address: Ipv4Addr::LOCALHOST,
-        between: Between::Routes,
-    };
+    let config = config(folder.path());
     let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
     let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
     let opened = config.clone();
@@ -280,15 +277,7 @@ fn udp(from: [u8; 6], to: [u8; 6], source: SocketAddrV4, target: SocketAddrV4) -
 #[test]
 fn x6_a_pod_takes_neither_anothers_packets_nor_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = NetworkConfig {
-        folder: folder.path().join("leases"),
-        pod_cidr: cidr("10.244.0.0/24"),
-        cluster_cidr: cidr("10.244.0.0/16"),
-        service_cidr: cidr("10.96.0.0/16"),
-        dns_address: Ipv4Addr::new(10, 96, 0, 10),
-        node_address: Ipv4Addr::LOCALHOST,
-        between: Between::Routes,
-    };
+    let config = config(folder.path());
     let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
     let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
     let opened = config.clone();

@@ -1,7 +1,8 @@
 //! Which servers there are, where several share a store: so that agents and pods know all of them.
 //!
 //! Every server renews a Lease of its own, `kube-system/mainstay-server-<address>`. The leader sees which of them stand
-//! still, by its own clock only, and keeps the `kubernetes` Service's endpoints and the list in the ConfigMap of settings.
+//! still, by its own clock only, and keeps the `kubernetes` Service's endpoints and the list in the ConfigMap of
+//! settings.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -95,7 +96,8 @@ impl Kubeconfigs {
     }
 }
 
-/// Keeps the kubeconfigs at the list of servers, this one (as it is reached on this machine) first, until the server stops.
+/// Keeps the kubeconfigs at the list of servers, this one (as it is reached on this machine) first, until the server
+/// stops.
 pub async fn follow(
     api: Api,
     reached: SocketAddr,
@@ -112,7 +114,10 @@ pub async fn follow(
         if api.store.is_closed() {
             return drop(closing.wait_for(|closing| *closing).await);
         }
-        let Ok(mut changes) = api.store.watch(key.clone(), api.store.revision()) else { continue };
+        let Ok(mut changes) = api.store.watch(key.clone(), api.store.revision()) else {
+            tokio::time::sleep(RENEW).await;
+            continue;
+        };
         let map = api.store.get(&key).and_then(|entry| codec::decode(&entry.value).ok()).unwrap_or_default();
         let listed = object::text(&map, &["data", "servers"]).split(',').filter(|server| !server.is_empty());
         let own = [reached.to_string(), advertise.to_string()];

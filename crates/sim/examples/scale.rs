@@ -102,7 +102,7 @@ fn make_node(api: &Api, index: usize, room: usize) {
         "conditions": [{ "type": "Ready", "status": "True" }] } });
     let change = |old: &Value| {
         let mut new = old.clone();
-        api::merge_patch(&mut new, &status);
+        api::merge_patch(&mut new, status.clone());
         Ok(new)
     };
     api.write_now(false, |batch| api::patch(batch, &kinds::NODE, "", &name, Part::Status, &change)).expect("patched");

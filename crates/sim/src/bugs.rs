@@ -108,12 +108,13 @@ fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
     let mut believed = snapshot.clone();
     let Some(set) = snapshot.stateful_sets.get(key) else { return believed };
     let mut object = json!(&**set);
-    mainstay_api::object::merge(&mut object, &json!({ "spec": spec }));
+    mainstay_api::object::merge(&mut object, json!({ "spec": spec }));
     believed.apply(&kinds::STATEFUL_SET, key.clone(), Some(object.to_string().as_bytes()), snapshot.revision);
     believed
 }
 
-/// A pod that is to go, and whose deadline has passed if no margin is counted, and each renewal from when it may have been
+/// A pod that is to go, and whose deadline has passed if no margin is counted, and each renewal from when it may have
+/// been
 /// sent. Its name and uid.
 pub fn released_hastily(snapshot: &Snapshot) -> Option<(ObjectKey, String)> {
     snapshot.pods.iter().find_map(|(key, pod)| {

@@ -270,7 +270,7 @@ fn change(server: &mut Server, name: &str, patch: &Value) -> Result<(), Status> 
         .write(|batch| {
             let change = |old: &Value| {
                 let mut new = old.clone();
-                api::merge_patch(&mut new, patch);
+                api::merge_patch(&mut new, patch.clone());
                 Ok(new)
             };
             api::patch(batch, &kinds::STATEFUL_SET, NAMESPACE, name, Part::Main, &change)
@@ -311,7 +311,7 @@ fn deploy(server: &mut Server, namespace: &str, replicas: i64, image: &str) -> R
     }
     let change = |old: &Value| {
         let mut new = old.clone();
-        api::merge_patch(&mut new, &json!({ "spec": spec }));
+        api::merge_patch(&mut new, json!({ "spec": spec }));
         Ok(new)
     };
     server.write(|batch| api::patch(batch, &kinds::DEPLOYMENT, namespace, "shop", Part::Main, &change)).map(|_| ())

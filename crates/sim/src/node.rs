@@ -493,7 +493,7 @@ fn patch(
                 return Err(Status::conflict(kind, object::name(old)));
             }
             let mut new = old.clone();
-            api::merge_patch(&mut new, patch);
+            api::merge_patch(&mut new, patch.clone());
             Ok(new)
         };
         api::patch(batch, kind, &at.namespace, &at.name, part, &change)

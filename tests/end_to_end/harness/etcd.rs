@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::machines::address;
@@ -65,6 +65,12 @@ impl Etcd {
 
     /// `etcdctl` on a machine; its standard output.
     pub fn etcdctl(&self, machine: &Cluster, number: u8, args: &[&str]) -> String {
+        let output = self.asked(machine, number, args);
+        assert!(output.status.success(), "etcdctl {args:?}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn asked(&self, machine: &Cluster, number: u8, args: &[&str]) -> Output {
         let mut command = machine.inside("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.client_url(number)]).args(args);
         if let Some(folder) = &self.tls {
@@ -72,23 +78,14 @@ impl Etcd {
                 command.arg(flag).arg(folder.join(file));
             }
         }
-        let output = command.output().expect("etcdctl (Debian's package etcd-client)");
-        assert!(output.status.success(), "etcdctl {args:?}: {}", text(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        command.output().expect("etcdctl (Debian's package etcd-client)")
     }
 
     /// Waits until the member of a machine answers, as part of a cluster that has a leader.
     pub fn answers(&self, machine: &Cluster, number: u8) {
         let begun = Instant::now();
         loop {
-            let mut command = machine.inside("etcdctl");
-            command.env("ETCDCTL_API", "3").args(["--endpoints", &self.client_url(number), "endpoint", "health"]);
-            if let Some(folder) = &self.tls {
-                for (flag, file) in [("--cacert", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key")] {
-                    command.arg(flag).arg(folder.join(file));
-                }
-            }
-            let output = command.output().expect("etcdctl (Debian's package etcd-client)");
+            let output = self.asked(machine, number, &["endpoint", "health"]);
             if output.status.success() {
                 return;
             }

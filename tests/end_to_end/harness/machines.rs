@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{Cluster, text};
+use super::{Cluster, PATIENCE, text};
 
 /// A switch that machines are plugged into; gone when it is dropped.
 pub struct Lan {
@@ -106,9 +107,8 @@ impl Cluster {
     /// `mainstay server` that must fail; what it says.
     pub fn refused_to_serve(&self, words: &[&str]) -> String {
         let mut command = self.mainstay(&["server"]);
-        let output = command.args(words).arg("--data-dir").arg(self.data_dir()).output().expect("run");
-        assert!(!output.status.success(), "it runs:\n{}", text(&output));
-        text(&output)
+        command.args(words).arg("--data-dir").arg(self.data_dir());
+        refused(command)
     }
 
     /// `mainstay join` with these words; waits until the node is ready.
@@ -128,13 +128,26 @@ impl Cluster {
     pub fn refused_to_join<S: AsRef<str>>(&self, words: &[S]) -> String {
         let mut command = self.mainstay(&["join"]);
         command.args(words.iter().map(AsRef::as_ref)).arg("--data-dir").arg(self.data_dir());
-        let output = command.output().expect("run");
-        assert!(!output.status.success(), "it joined:\n{}", text(&output));
-        text(&output)
+        refused(command)
     }
 
     /// The process that was started last.
     pub fn pid(&self) -> String {
         fs::read_to_string(self.data_dir().join("pid")).expect("a process id").trim().to_owned()
     }
+}
+
+/// Runs what must fail, and within [`PATIENCE`]; what it says.
+fn refused(mut command: Command) -> String {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+    let begun = Instant::now();
+    while child.try_wait().expect("wait").is_none() {
+        if begun.elapsed() > PATIENCE {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().expect("wait");
+    assert!(!output.status.success() && begun.elapsed() < PATIENCE, "it runs:\n{}", text(&output));
+    text(&output)
 }

@@ -22,9 +22,11 @@ const BEGIN: &str = "exec 2>/dev/null; cd /tmp; did() { if \"$@\" >/dev/null; th
 
 /// Files of the kernel that are not this container's own.
 const KERNEL: &str = "
-    for f in $(find /proc/sys /proc/irq /proc/bus /proc/fs /proc/scsi /proc/acpi -type f | head -1500); do writes $f; done
+    for f in $(find /proc/sys /proc/irq /proc/bus /proc/fs /proc/scsi /proc/acpi -type f | head -1500); do writes $f; \
+        done
     for f in $(find /sys -type f | head -4000); do writes $f; done
-    for f in /proc/sysrq-trigger /proc/kcore /proc/kmsg /proc/mtrr /proc/latency_stats /proc/sched_debug; do writes $f; done
+    for f in /proc/sysrq-trigger /proc/kcore /proc/kmsg /proc/mtrr /proc/latency_stats /proc/sched_debug; do writes \
+        $f; done
     for f in /proc/kcore /proc/keys /proc/timer_list /proc/interrupts /proc/kmsg; do
         [ \"$(timeout 1 head -c 1 $f | wc -c)\" = 0 ] || echo ESCAPED reads $f; done
     [ -z \"$(ls /sys/firmware /proc/acpi | grep -v :)\" ] || echo ESCAPED sees firmware
@@ -47,25 +49,31 @@ const CALLS: &str = "
     did sh -c 'ulimit -n 100000000'; did sh -c 'echo -1000 > /proc/self/oom_score_adj'
     did sh -c 'echo 0 > /proc/1/oom_score_adj; [ $(cat /proc/1/oom_score_adj) -lt -1 ]'
     for g in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do did mkdir ${g}own; writes ${g}cgroup.procs; writes ${g}release_agent
-        writes ${g}notify_on_release; writes ${g}devices.allow; writes ${g}memory.limit_in_bytes; writes ${g}pids.max; done
+        writes ${g}notify_on_release; writes ${g}devices.allow; writes ${g}memory.limit_in_bytes; writes \
+            ${g}pids.max; done
     most=$(cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max | head -1)
     [ \"$most\" != max ] || echo ESCAPED may have every process number
     opens() { mknod $1 $2 $3 $4 && (: < $1) && echo ESCAPED opens $1; }
     opens mem c 1 1; opens port c 1 4; opens kmsg c 1 11; opens fuse c 10 229; opens tun c 10 200; opens loop c 10 237
-    opens console c 5 1; opens tty0 c 4 0; opens cpu c 10 184; opens vfio c 10 196; opens rtc c 10 135; opens nvram c 10 144
-    while read -r major minor rest; do case $major in [0-9]*) opens disk$minor b $major $minor;; esac; done < /proc/partitions
-    ls /dev | while read -r d; do case $d in fd|full|mqueue|null|ptmx|pts|random|shm|std*|termination-log|tty|urandom|zero|core|console) ;;
+    opens console c 5 1; opens tty0 c 4 0; opens cpu c 10 184; opens vfio c 10 196; opens rtc c 10 135; opens nvram c \
+        10 144
+    while read -r major minor rest; do case $major in [0-9]*) opens disk$minor b $major $minor;; esac; done < \
+        /proc/partitions
+    ls /dev | while read -r d; do case $d in \
+        fd|full|mqueue|null|ptmx|pts|random|shm|std*|termination-log|tty|urandom|zero|core|console) ;;
         *) echo ESCAPED has /dev/$d;; esac; done
     echo done";
 
 /// Files of others: of the host, of the pod's neighbour, of other service accounts.
 const FILES: &str = "
     for p in /proc/[0-9]*; do for w in root cwd; do [ -e $p/$w/HOST/secret ] && echo ESCAPED sees HOST by $p/$w; done
-        for fd in $p/fd/*; do [ -e $fd/../../../../../../../../HOST/secret ] && echo ESCAPED sees HOST by $fd; done; done
+        for fd in $p/fd/*; do [ -e $fd/../../../../../../../../HOST/secret ] && echo ESCAPED sees HOST by $fd; done; \
+            done
     find / -xdev -name secret -type f | grep -q . && echo ESCAPED finds a secret
     grep -q SECRET -r /e /etc /run /var /tmp /dev/shm && echo ESCAPED reads a secret
     [ $(find / -name token -type l | grep -v /proc/ | wc -l) -le 2 ] || echo ESCAPED has several tokens
-    did rm -rf /etc/hosts; did rm -rf /dev/termination-log; did mv /etc/resolv.conf /tmp/; did ln -sf /HOST/secret /etc/hosts
+    did rm -rf /etc/hosts; did rm -rf /dev/termination-log; did mv /etc/resolv.conf /tmp/; did ln -sf /HOST/secret \
+        /etc/hosts
     writes /run/secrets/kubernetes.io/serviceaccount/token; did touch /run/secrets/kubernetes.io/serviceaccount/x
     yes '0123456789' | head -c 3000000 > /dev/termination-log; yes 'a line of the log' | head -c 3000000
     echo done";
@@ -76,10 +84,11 @@ const PORTS: &str = "
     for p in 22 111 2049 2379 2380 6443 8080 9090 10248 10255 10256 10257 10259 17443; do
         did nc -w 1 $gateway $p; did nc -w 1 127.0.0.1 $p; done
     for path in pods stats/summary metrics run/default/a/b exec/default/a/b containerLogs/default/a/b logs/ configz; do
-        wget -q -T 3 -O- --no-check-certificate https://$gateway:10250/$path | grep -q . && echo ESCAPED reads :10250/$path; done
+        wget -q -T 3 -O- --no-check-certificate https://$gateway:10250/$path | grep -q . && echo ESCAPED reads \
+            :10250/$path; done
     for path in api/v1/secrets api/v1/namespaces/default/pods apis/rbac.authorization.k8s.io/v1/clusterroles; do
-        wget -q -T 3 -O- --no-check-certificate https://10.96.0.1/$path | grep -q items && echo ESCAPED lists $path; done
-    did ping -c 1 -W 1 169.254.169.254
+        wget -q -T 3 -O- --no-check-certificate https://10.96.0.1/$path | grep -q items && echo ESCAPED lists $path; \
+            done
     echo done";
 
 fn pod(script: &str, host: &Path) -> Value {
@@ -94,18 +103,21 @@ fn pod(script: &str, host: &Path) -> Value {
 fn led_astray(host: &Path) -> Vec<(&'static str, Value)> {
     let host = host.display();
     let prepare = format!(
-        "cd /e; ln -s {host} out; ln -s ../../../../../../../../../../..{host} up; ln -s {host}/secret file; ln -s / root; \
+        "cd /e; ln -s {host} out; ln -s ../../../../../../../../../../..{host} up; ln -s {host}/secret file; ln -s / \
+            root; \
          mkfifo pipe; ln -s /proc/self/fd/0 fd; ln -s loop loop"
     );
     let base = |mounts: Value, more: Value| {
         let mut container = json!({ "name": "c", "image": IMAGE, "volumeMounts": mounts,
-            "command": ["sh", "-c", "timeout 2 cat /s /s/* /e/out/* 2>/dev/null; touch /s/made /e/out/made /e/up/made; echo done"] });
+            "command": ["sh", "-c", "timeout 2 cat /s /s/* /e/out/* 2>/dev/null; touch /s/made /e/out/made \
+                /e/up/made; echo done"] });
         for (field, value) in more.as_object().into_iter().flatten() {
             container[field] = value.clone();
         }
         json!({ "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
             "volumes": [{ "name": "e", "emptyDir": {} }, { "name": "other", "emptyDir": {} },
-                { "name": "map", "downwardAPI": { "items": [{ "path": "a", "fieldRef": { "fieldPath": "metadata.name" } }] } }],
+                { "name": "map", "downwardAPI": { "items": [{ "path": "a", "fieldRef": {
+                    "fieldPath": "metadata.name" } }] } }],
             "initContainers": [{ "name": "i", "image": IMAGE, "command": ["sh", "-c", prepare],
                 "volumeMounts": [{ "name": "e", "mountPath": "/e" }] }],
             "containers": [container] })

@@ -8,6 +8,9 @@ use std::str::Chars;
 const MAX_PATTERN: usize = 1 << 20;
 /// How often Go lets something be repeated by a count.
 const MAX_REPEAT: u32 = 1000;
+/// How many characters are looked ahead for the end of a count or of a class' name: the longest that mean something,
+/// `[:^xdigit:]` and `{1000,1000}`, have fewer. Without a bound, a pattern of braces would cost its square.
+const MAX_AHEAD: usize = 32;
 
 /// Compiles a pattern of Go's syntax. What it can't be, and what takes more than a megabyte, is an error.
 pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
@@ -15,7 +18,8 @@ pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
 }
 
 /// The same pattern in the syntax of `regex`. In Go, `[` and set operators are plain characters inside of a class; `{`
-/// is one where no count follows; `\d`, `\s`, `\w` and `\b` are about ASCII; `\Q…\E`, octal escapes and `\p{^…}` exist; a
+/// is one where no count follows; `\d`, `\s`, `\w` and `\b` are about ASCII; `\Q…\E`, octal escapes and `\p{^…}`
+/// exist; a
 /// backslash makes any punctuation plain, also `<` and `>`.
 fn translated(text: &str) -> Result<String, regex::Error> {
     let mut out = String::with_capacity(text.len() + 16);
@@ -107,32 +111,43 @@ fn class(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
 
 /// `[:name:]`, whose `[` has been read, or the characters themselves where it is none.
 fn named_class(rest: &mut Peekable<Chars<'_>>, out: &mut String) {
-    let ahead: String = rest.clone().take_while(|c| *c != ']').collect();
-    let is_named = ahead.len() > 2 && ahead.ends_with(':') && rest.clone().nth(ahead.chars().count()) == Some(']');
-    if !is_named {
-        return out.push_str(r"\[");
+    match ahead(rest, ']').filter(|name| name.len() > 2 && name.ends_with(':')) {
+        Some(name) => {
+            out.push('[');
+            out.extend(rest.by_ref().take(name.chars().count() + 1));
+        }
+        None => out.push_str(r"\["),
     }
-    out.push('[');
-    out.extend(rest.by_ref().take(ahead.chars().count() + 1));
 }
 
 /// `{n}`, `{n,}` and `{n,m}`, whose `{` has been read; anything else is a plain brace.
 fn count(rest: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), regex::Error> {
-    let ahead: String = rest.clone().take_while(|c| *c != '}').collect();
-    let is_closed = rest.clone().nth(ahead.chars().count()) == Some('}');
-    let (least, most) = ahead.split_once(',').unwrap_or((&ahead, ""));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_closed || !is_number(least) || !(most.is_empty() || is_number(most)) {
+    let written = ahead(rest, '}').unwrap_or_default();
+    let (least, most) = written.split_once(',').unwrap_or((&written, ""));
+    if !is_number(least) || !(most.is_empty() || is_number(most)) {
         out.push_str(r"\{");
         return Ok(());
     }
     let is_too_often = |text: &str| is_number(text) && text.parse().unwrap_or(u32::MAX) > MAX_REPEAT;
     if is_too_often(least) || is_too_often(most) {
-        return Err(regex::Error::Syntax(format!("invalid repeat count: `{{{ahead}}}`")));
+        return Err(regex::Error::Syntax(format!("invalid repeat count: `{{{written}}}`")));
     }
     out.push('{');
-    out.extend(rest.by_ref().take(ahead.len() + 1));
+    out.extend(rest.by_ref().take(written.len() + 1));
     Ok(())
+}
+
+/// What stands before `end`, if `end` comes within [`MAX_AHEAD`] characters.
+fn ahead(rest: &Peekable<Chars<'_>>, end: char) -> Option<String> {
+    let mut text = String::new();
+    for c in rest.clone().take(MAX_AHEAD) {
+        if c == end {
+            return Some(text);
+        }
+        text.push(c);
+    }
+    None
 }
 
 /// A character that stands for itself.
@@ -189,8 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn x4_braces_that_never_close_cost_what_they_are_long() {
+        for (hostile, written) in [("{", r"\{"), ("[[:", r"[\[:")] {
+            let times = 300_000;
+            let pattern = hostile.repeat(times);
+            assert_eq!(ahead(&pattern.chars().peekable(), '}'), None);
+            let translated = translated(&pattern).unwrap();
+            assert!(translated.starts_with(written), "{}", &translated[..8]);
+        }
+    }
+
+    #[test]
     fn what_go_refuses_is_refused() {
-        for pattern in ["(", "[", "[a", "a{1001}", "a{2,1001}", r"\1", "*", r"\8", "(?<!a)b", "a\\"] {
+        for pattern in
+            ["(", "[", "[a", "a{1001}", "a{2,1001}", "a{00000000001001}", r"\1", "*", r"\8", "(?<!a)b", "a\\"]
+        {
             assert!(compile(pattern).is_err(), "{pattern}");
         }
     }

@@ -71,7 +71,7 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         PatchType::Json => json_patch(current, patch)?,
         PatchType::Merge if patch.is_object() => {
             let mut patched = current.clone();
-            merge(&mut patched, patch);
+            crate::object::merge(&mut patched, patch);
             patched
         }
         PatchType::Merge => {
@@ -89,22 +89,6 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         return Err(Status::bad_request(format!("exceeded max depth of {MAX_DEPTH}")));
     }
     Ok(patched)
-}
-
-/// RFC 7396, without a copy of the patch.
-fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch;
-        return;
-    };
-    let target = crate::object::ensure(target, &[]);
-    for (field, value) in fields {
-        if value.is_null() {
-            target.remove(&field);
-        } else {
-            merge(target.entry(field).or_insert(Value::Null), value);
-        }
-    }
 }
 
 fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {

@@ -1,13 +1,16 @@
 //! Gives the names of pods free whose node is silent, when their own supervisors have stopped them. Key: the pod.
 //!
-//! Relies on: the node noting a deadline on a pod (`mainstay.io/FencingDeadline`) only if every container of it has one,
+//! Relies on: the node noting a deadline on a pod (`mainstay.io/FencingDeadline`) only if every container of it has
+//! one,
 //! which counts from a renewal of the node's Lease that the server has acknowledged; whoever feeds the snapshot calling
 //! `Silences::advance` before each change.
 //! Guarantees S13, and S1 and S2 with it: a pod is removed only when its Lease was seen to stand still for the deadline
-//! and a margin, by this server's own clock, and only if the Lease still stands still when that is committed. Nothing is
+//! and a margin, by this server's own clock, and only if the Lease still stands still when that is committed. Nothing
+//! is
 //! removed that was not told to go: what is evicted, and when, is the taint eviction's.
 //! V9: until then the pod holds its claims; ReadWriteOnce is free for another node with it.
-//! Differs: upstream never does this; such a pod stays Terminating until its node is back, is deleted, or is declared out
+//! Differs: upstream never does this; such a pod stays Terminating until its node is back, is deleted, or is declared
+//! out
 //! of service by a person. Pods without a deadline do so here, too.
 
 use core::time::Duration;
@@ -105,13 +108,13 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     decision.wake(until);
     if !observed.is_node_ready {
         decision.waiting.push(Waiting::FencingDeadline { node: (*node).to_owned() });
-        tell(&mut decision, pod, node, until, now);
+        say_until(&mut decision, pod, node, until, now);
     }
     decision
 }
 
-/// Notes on the pod what it waits for, unless that is there.
-fn tell(decision: &mut Decision, pod: &Pod, node: &str, until: Timestamp, now: Timestamp) {
+/// Writes the condition that says when the pod's name is free, unless it says so already.
+fn say_until(decision: &mut Decision, pod: &Pod, node: &str, until: Timestamp, now: Timestamp) {
     let before = condition(pod, FREE).and_then(|known| known.message.as_deref()?.rsplit(' ').next()?.parse().ok());
     if before.is_some_and(|before: Timestamp| before.duration_since(until).abs() <= NEWS) {
         return;
@@ -119,7 +122,7 @@ fn tell(decision: &mut Decision, pod: &Pod, node: &str, until: Timestamp, now: T
     let at = mainstay_api::time::rfc3339(until);
     let message = format!("node {node} is silent; the containers stop by themselves, and the name is free at {at}");
     let others = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let told = PodCondition {
+    let condition = PodCondition {
         type_: FREE.to_owned(),
         status: "False".to_owned(),
         reason: Some(WAITING.to_owned()),
@@ -128,7 +131,7 @@ fn tell(decision: &mut Decision, pod: &Pod, node: &str, until: Timestamp, now: T
         ..PodCondition::default()
     };
     let conditions: Vec<PodCondition> =
-        others.filter(|condition| condition.type_ != FREE).cloned().chain([told]).collect();
+        others.filter(|other| other.type_ != FREE).cloned().chain([condition]).collect();
     decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
     decision.events.push(Event::normal(&kinds::POD, &pod.metadata, WAITING, message));
 }
@@ -146,7 +149,8 @@ mod tests {
     fn renew(world: &mut World, seconds: u64) {
         world.snapshot.silences.advance(Duration::from_secs(seconds));
         // What the node's clock says is of no consequence.
-        world.put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"}, "spec": {"renewTime": at(7).to_string()}}));
+        world.put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"},
+            "spec": {"renewTime": at(7).to_string()}}));
     }
 
     /// Decides at this time; whether the pod is still there.
@@ -176,9 +180,9 @@ mod tests {
         renew(&mut world, 9000);
         world.delete(&kinds::POD, "default", "a", None);
         assert!(run(&mut world, 9100));
-        let told = world.get(&kinds::POD, "default", "a")["status"]["conditions"][1].clone();
+        let condition = world.get(&kinds::POD, "default", "a")["status"]["conditions"][1].clone();
         assert_eq!(
-            (told["type"].as_str(), told["message"].as_str()),
+            (condition["type"].as_str(), condition["message"].as_str()),
             (
                 Some(FREE),
                 Some(
@@ -186,9 +190,9 @@ mod tests {
                 )
             )
         );
-        let told = world.events.len();
+        let events = world.events.len();
         assert!(run(&mut world, 9307));
-        assert_eq!(world.events.len(), told, "it is told once");
+        assert_eq!(world.events.len(), events, "one event");
         renew(&mut world, 9307);
         assert!(run(&mut world, 9308), "it was renewed meanwhile");
         assert!(run(&mut world, 9307 + 307));

@@ -7,7 +7,8 @@
 //! finished Job is left alone. Complete and Failed are said when no pod is left that runs or is to be counted. S10.
 //!
 //! Differs: a Job that goes on after it was suspended counts its deadline anew from the first decision on (upstream
-//! looks at the old start once more). Failures for the back-off are counted among the pods that are still there, not remembered. A suspended or
+//! looks at the old start once more). Failures for the back-off are counted among the pods that are still there, not
+//! remembered. A suspended or
 //! shrunk Job's pods lose their finalizer and are deleted in one decision, by uid. Pods are named here, as a
 //! ReplicaSet's are.
 
@@ -298,13 +299,8 @@ fn manage(o: &Observed, counts: &Counts, now: Timestamp, removed: &mut BTreeSet<
 
 /// Deletes a pod; `unchanged` is whether this decision has not written it before.
 fn delete(o: &Observed, pod: &Pod, unchanged: bool, removed: &mut BTreeSet<String>, d: &mut Decision) {
-    let mut write = Write::delete(&POD, &pod.metadata);
-    if let Write::Delete { resource_version, .. } = &mut write
-        && !unchanged
-    {
-        *resource_version = None;
-    }
-    d.writes.push(write);
+    let write = Write::delete(&POD, &pod.metadata);
+    d.writes.push(if unchanged { write } else { write.whatever_version() });
     removed.insert(pod.metadata.uid.clone().unwrap_or_default());
     let name = pod.metadata.name.as_deref().unwrap_or("");
     d.events.push(Event::normal(&JOB, &o.job.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));

@@ -70,11 +70,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         let rest: Vec<&String> = finalizers.into_iter().flatten().filter(|name| *name != "kubernetes").collect();
         if finalizers.is_some_and(|all| all.len() != rest.len()) {
             // The status may be written before it in the same decision: uid alone guards this one.
-            let mut write = Write::patch(&NAMESPACE, &o.namespace.metadata, json!({ "spec": { "finalizers": rest } }));
-            if let Write::Patch { resource_version, .. } = &mut write {
-                *resource_version = None;
-            }
-            d.writes.push(write);
+            let write = Write::patch(&NAMESPACE, &o.namespace.metadata, json!({ "spec": { "finalizers": rest } }));
+            d.writes.push(write.whatever_version());
         }
     } else {
         d.waiting.push(Waiting::DependentsRemain { count: o.content.len() });

@@ -141,7 +141,8 @@ fn mismatched(volume: &PersistentVolume, claim: &PersistentVolumeClaim, now: Tim
     let writes = phase(volume, "Available", now);
     let name = claim.metadata.name.as_deref().unwrap_or("");
     let message = format!(
-        "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{name}\": it asks for more or for something else."
+        "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{name}\": it asks for more or for \
+            something else."
     );
     let event = Event::warning(&kinds::PERSISTENT_VOLUME, &volume.metadata, "VolumeMismatch", message);
     let events = if writes.is_empty() { Vec::new() } else { vec![event] };
@@ -190,13 +191,8 @@ fn delete(decision: &mut Decision, volume: &PersistentVolume, now: Timestamp) {
     let provisioner = volume::annotation(&volume.metadata, volume::PROVISIONED_BY);
     if volume::BUILT_IN.contains(&provisioner) || volume::nfs::is_ours(volume) {
         // The status patch before it, where there is one, has moved the resourceVersion on.
-        let mut write = Write::delete(&kinds::PERSISTENT_VOLUME, &volume.metadata);
-        if let Write::Delete { resource_version, .. } = &mut write
-            && !decision.writes.is_empty()
-        {
-            *resource_version = None;
-        }
-        decision.writes.push(write);
+        let write = Write::delete(&kinds::PERSISTENT_VOLUME, &volume.metadata);
+        decision.writes.push(if decision.writes.is_empty() { write } else { write.whatever_version() });
     } else if provisioner.is_empty() && volume::phase(volume) != "Failed" {
         let name = volume.metadata.name.as_deref().unwrap_or("");
         let message =

@@ -319,13 +319,16 @@ fn folder(observed: &Observed, class: &StorageClass) -> Decision {
 /// Asks an external provisioner, as upstream does: by annotation.
 fn external(claim: &PersistentVolumeClaim, class: &StorageClass) -> Decision {
     let message = format!(
-        "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.",
+        "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system \
+            administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
+            registered.",
         class.provisioner
     );
     let event = Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, "ExternalProvisioning", message);
     let mut decision = pending(claim, Waiting::NoVolume, event);
     if volume::annotation(&claim.metadata, PROVISIONER[0]) != class.provisioner {
-        let patch = json!({"metadata": {"annotations": {(PROVISIONER[0]): class.provisioner, (PROVISIONER[1]): class.provisioner}}});
+        let patch = json!({"metadata": {"annotations": {(PROVISIONER[0]): class.provisioner,
+            (PROVISIONER[1]): class.provisioner}}});
         decision.writes.insert(0, Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, patch));
     }
     decision
@@ -341,8 +344,8 @@ fn held(snapshot: &Snapshot, claim: &PersistentVolumeClaim, volume: &PersistentV
     // Whatever is refused is told when it is first said in the status, once.
     if !decision.writes.is_empty() {
         let asked = volume::attributes::asked(snapshot, claim, volume);
-        decision.events.extend(volume::growth::told(claim, volume, &step));
-        decision.events.extend(asked.and_then(|asked| asked.told(claim)));
+        decision.events.extend(volume::growth::event(claim, volume, &step));
+        decision.events.extend(asked.and_then(|asked| asked.event(claim)));
     }
     if volume::growth::is_external(claim, volume) {
         let message = "waiting for an external controller to expand this PVC".to_owned();

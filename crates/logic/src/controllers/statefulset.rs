@@ -19,8 +19,10 @@
 //! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
 //! calls
 //! a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
-//! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is not
-//! Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A claim
+//! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is
+//! not
+//! Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A
+//! claim
 //! is made with its owner (S8).
 
 use std::collections::BTreeMap;
@@ -327,7 +329,7 @@ fn repair_identity(o: &Observed, d: &mut Decision) {
         let right = wanted.iter().all(|(label, value)| labels.and_then(|labels| labels.get(label)) == Some(value));
         if !right && pods::is_active(pod) {
             d.writes.push(Write::patch(&POD, &pod.metadata, json!({ "metadata": { "labels": wanted } })));
-            d.events.push(told(
+            d.events.push(event(
                 o,
                 "SuccessfulUpdate",
                 format!("update Pod {name} in StatefulSet {} successful", o.name()),
@@ -360,7 +362,7 @@ fn make_claims(o: &Observed, ordinal: i64, d: &mut Decision) -> bool {
                 let object = identity::claim(o.set, &key, template, &retention::owners_of_new(o));
                 d.writes.push(Write::Create { kind: PERSISTENT_VOLUME_CLAIM.clone(), object });
                 let (pod, set) = (identity::pod_key(o.set, ordinal).name, o.name());
-                d.events.push(told(
+                d.events.push(event(
                     o,
                     "SuccessfulCreate",
                     format!("create Claim {} Pod {pod} in StatefulSet {set} success", key.name),
@@ -380,7 +382,7 @@ fn replace_finished(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
             let message = format!("StatefulSet {namespace}/{set} is recreating failed Pod {name}");
             Event::warning(&STATEFUL_SET, &o.set.metadata, "RecreatingFailedPod", message)
         } else {
-            told(
+            event(
                 o,
                 "RecreatingTerminatedPod",
                 format!("StatefulSet {namespace}/{set} is recreating terminated Pod {name}"),
@@ -445,7 +447,7 @@ fn create_pod(o: &Observed, revision: &Revision, ordinal: i64, d: &mut Decision)
         kind: POD.clone(),
         object: identity::pod(o.set, ordinal, &revision.template, &revision.name),
     });
-    d.events.push(told(
+    d.events.push(event(
         o,
         "SuccessfulCreate",
         format!("create Pod {} in StatefulSet {} successful", key.name, o.name()),
@@ -531,10 +533,10 @@ fn delete_pod(o: &Observed, pod: Option<&Pod>, d: &mut Decision) {
     let Some(pod) = pod else { return };
     d.writes.push(Write::delete(&POD, &pod.metadata));
     let name = pod.metadata.name.as_deref().unwrap_or("");
-    d.events.push(told(o, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", o.name())));
+    d.events.push(event(o, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", o.name())));
 }
 
-fn told(o: &Observed, reason: &'static str, message: String) -> Event {
+fn event(o: &Observed, reason: &'static str, message: String) -> Event {
     Event::normal(&STATEFUL_SET, &o.set.metadata, reason, message)
 }
 

@@ -71,11 +71,7 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let why = "Taint manager: deleting due to NoExecute taint";
     let conditions = pods::disrupted(pod, "DeletionByTaintManager", why, now);
     decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({ "conditions": conditions })));
-    let mut deletion = Write::delete(&kinds::POD, &pod.metadata);
-    if let Write::Delete { resource_version, .. } = &mut deletion {
-        *resource_version = None;
-    }
-    decision.writes.push(deletion);
+    decision.writes.push(Write::delete(&kinds::POD, &pod.metadata).whatever_version());
     decision.events.push(Event::normal(&kinds::POD, &pod.metadata, "TaintManagerEviction", message));
     decision
 }
@@ -99,7 +95,10 @@ mod tests {
     #[test]
     fn s2_pods_leave_gracefully_when_their_toleration_ends() {
         let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:00Z"});
-        let for_seconds = |seconds: i64| json!({"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let for_seconds = |seconds: i64| {
+            json!({"key": "k", "operator": "Exists", "effect": "NoExecute",
+            "tolerationSeconds": seconds})
+        };
         let table = [
             (json!([]), json!([]), "stays"),
             (json!([taint("k")]), json!([]), "leaves"),

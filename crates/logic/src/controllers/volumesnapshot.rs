@@ -225,7 +225,8 @@ fn content_for(observed: &Observed) -> Result<Value, String> {
     let class_name = snapshot.spec.volume_snapshot_class_name.as_deref().unwrap_or("");
     let Some(class) = world.volume_snapshot_classes.get(&ObjectKey::new("", class_name)) else {
         return Err(format!(
-            "failed to retrieve snapshot class {class_name} from the informer: volumesnapshotclass.snapshot.storage.k8s.io \"{class_name}\" \
+            "failed to retrieve snapshot class {class_name} from the informer: \
+                volumesnapshotclass.snapshot.storage.k8s.io \"{class_name}\" \
              not found"
         ));
     };
@@ -246,7 +247,8 @@ fn content_for(observed: &Observed) -> Result<Value, String> {
         metadata["annotations"] = json!({(SNAPSHOT_ON): annotation(&volume.metadata, volume::MADE_ON)});
         handle = volume.metadata.name.as_deref();
     }
-    let reference = json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "namespace": snapshot.metadata.namespace,
+    let reference = json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
+        "namespace": snapshot.metadata.namespace,
         "name": snapshot.metadata.name, "uid": snapshot.metadata.uid});
     Ok(json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent", "metadata": metadata,
@@ -303,11 +305,11 @@ fn follow(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent, now: Times
     let ready = said.ready_to_use == Some(true);
     let error = said.error.as_ref().filter(|_| !ready).and_then(|error| error.message.as_deref());
     let was = snapshot.status.clone().unwrap_or_default();
-    let told = was.error.as_ref().and_then(|error| error.message.as_deref());
+    let last_error = was.error.as_ref().and_then(|error| error.message.as_deref());
     let bound = was.bound_volume_snapshot_content_name == content.metadata.name;
     let times = (was.creation_time.as_ref().map(|time| time.0.as_second()), made.map(Timestamp::as_second));
     let sizes = (was.restore_size.as_ref().map(|size| size.0.as_str()), size.as_deref());
-    if !bound || was.ready_to_use != Some(ready) || times.0 != times.1 || sizes.0 != sizes.1 || told != error {
+    if !bound || was.ready_to_use != Some(ready) || times.0 != times.1 || sizes.0 != sizes.1 || last_error != error {
         let mut status = json!({"boundVolumeSnapshotContentName": content.metadata.name, "readyToUse": ready,
             "creationTime": made.map(time::rfc3339), "restoreSize": size, "error": null});
         if let Some(group) = controller_of(&snapshot.metadata).filter(|owner| owner.kind == "VolumeGroupSnapshot") {
@@ -318,14 +320,14 @@ fn follow(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent, now: Times
         }
         decision.writes.push(Write::patch_status(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, status));
         let key = key_of(&snapshot.metadata);
-        let mut tell = |reason, message| {
+        let mut record = |reason, message| {
             decision.events.push(Event::normal(&kinds::VOLUME_SNAPSHOT, &snapshot.metadata, reason, message))
         };
         if times.0.is_none() && made.is_some() {
-            tell("SnapshotCreated", format!("Snapshot {key} was successfully created by the CSI driver."));
+            record("SnapshotCreated", format!("Snapshot {key} was successfully created by the CSI driver."));
         }
         if ready && was.ready_to_use != Some(true) {
-            tell("SnapshotReady", format!("Snapshot {key} is ready to use."));
+            record("SnapshotReady", format!("Snapshot {key} is ready to use."));
         }
     }
     if !ready {

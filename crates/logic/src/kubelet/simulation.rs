@@ -27,6 +27,10 @@ impl Seed {
     }
 }
 
+fn exited(code: i32, started: Timestamp, finished: Timestamp) -> Life {
+    Life::Exited { code, signal: None, oom: false, fenced: false, started, finished, message: None }
+}
+
 #[derive(Default)]
 struct Machine {
     /// By uid: the sandbox's start, the containers.
@@ -85,8 +89,10 @@ impl World {
                     "spec": {
                         "terminationGracePeriodSeconds": 5,
                         "initContainers": [{ "name": "init", "image": "i:1" }],
-                        "containers": [{ "name": "a", "image": "i:1", "readinessProbe": { "exec": {}, "periodSeconds": 1 } },
-                            { "name": "b", "image": "i:1", "livenessProbe": { "exec": {}, "periodSeconds": 1, "failureThreshold": 1 } }],
+                        "containers": [{ "name": "a", "image": "i:1", "readinessProbe": { "exec": {},
+                            "periodSeconds": 1 } },
+                            { "name": "b", "image": "i:1", "livenessProbe": { "exec": {}, "periodSeconds": 1,
+                                "failureThreshold": 1 } }],
                         "volumes": [{ "name": "v", "emptyDir": {} }],
                     },
                 });
@@ -163,15 +169,7 @@ impl World {
         let code = i32::from(!self.seed.one_in(3));
         for (index, fact) in alive.into_iter().enumerate() {
             if let (true, Life::Running { since }) = (index == victim, fact.life.clone()) {
-                fact.life = Life::Exited {
-                    code,
-                    signal: None,
-                    oom: false,
-                    fenced: false,
-                    started: since,
-                    finished: now,
-                    message: None,
-                };
+                fact.life = exited(code, since, now);
             }
         }
         self.tell_containers();
@@ -182,15 +180,7 @@ impl World {
         let now = self.now;
         for fact in self.machine.containers.values_mut().flatten().filter(|fact| fact.name == "init") {
             if let Life::Running { since } = fact.life {
-                fact.life = Life::Exited {
-                    code: 0,
-                    signal: None,
-                    oom: false,
-                    fenced: false,
-                    started: since,
-                    finished: now,
-                    message: None,
-                };
+                fact.life = exited(0, since, now);
             }
         }
         self.tell_containers();
@@ -293,15 +283,7 @@ impl World {
                     if let (true, Life::Running { since }) =
                         (fact.name == container && fact.attempt == attempt, fact.life.clone())
                     {
-                        fact.life = Life::Exited {
-                            code: 143,
-                            signal: None,
-                            oom: false,
-                            fenced: false,
-                            started: since,
-                            finished: now,
-                            message: None,
-                        };
+                        fact.life = exited(143, since, now);
                     }
                 }
                 self.tell_containers();

@@ -186,7 +186,8 @@ pub struct Memory {
     pub probes: BTreeMap<ProbeKind, ProbeFact>,
     /// What the container runs with, since its start or its last resize.
     pub resources: Option<ResourceRequirements>,
-    /// A liveness or startup probe, a postStart hook or a resize condemned this attempt: why, since when, how long it has.
+    /// A liveness or startup probe, a postStart hook or a resize condemned this attempt: why, since when, how long it
+    /// has.
     pub condemned: Option<Condemned>,
 }
 
@@ -389,7 +390,7 @@ impl PodView {
     /// Takes in one fact. Gives back the events that it is worth.
     pub fn apply(&mut self, fact: Fact, now: Timestamp) -> Vec<PodEvent> {
         let mut events = Vec::new();
-        let mut tell = |warning, reason, message: String, container: Option<&str>| {
+        let mut record = |warning, reason, message: String, container: Option<&str>| {
             events.push(PodEvent { warning, reason, message, container: container.map(str::to_owned) });
         };
         let may_resize = matches!(fact, Fact::Pod(_) | Fact::Containers(_));
@@ -404,7 +405,7 @@ impl PodView {
                     self.unmounted = false;
                 }
                 if matches!((&self.sandbox, &sandbox), (Sandbox::Ready { .. }, Sandbox::Dead { .. })) {
-                    tell(
+                    record(
                         false,
                         "SandboxChanged",
                         "Pod sandbox changed, it will be killed and re-created.".into(),
@@ -415,7 +416,7 @@ impl PodView {
             }
             Fact::SandboxFailed(message) => {
                 self.sandbox_error = Some(Backoff::next(self.sandbox_error, now, now, super::backoff::RETRY));
-                tell(true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"), None);
+                record(true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"), None);
             }
             Fact::Deadline(seconds) => self.deadline = Some(seconds),
             Fact::Volume { name, result: Ok(refresh_at) } => {
@@ -424,7 +425,12 @@ impl PodView {
             }
             Fact::Volume { name, result: Err(message) } => {
                 self.unmounted = false;
-                tell(true, "FailedMount", format!("MountVolume.SetUp failed for volume \"{name}\" : {message}"), None);
+                record(
+                    true,
+                    "FailedMount",
+                    format!("MountVolume.SetUp failed for volume \"{name}\" : {message}"),
+                    None,
+                );
                 let fact = match self.volumes.get(&name) {
                     // It is mounted and in use: what it holds stays, only the refresh is late.
                     Some(VolumeFact::Ready { .. }) => {
@@ -454,13 +460,13 @@ impl PodView {
                 self.volumes.clear();
             }
             Fact::PullBegan { container, image } => {
-                tell(false, "Pulling", format!("Pulling image \"{image}\""), Some(&container))
+                record(false, "Pulling", format!("Pulling image \"{image}\""), Some(&container))
             }
-            Fact::Image { container, image, result } => self.apply_image(&container, &image, result, now, &mut tell),
+            Fact::Image { container, image, result } => self.apply_image(&container, &image, result, now, &mut record),
             Fact::Started { container, attempt } => {
                 self.apply_started(&container, attempt, now);
-                tell(false, "Created", format!("Created container: {container}"), Some(&container));
-                tell(false, "Started", format!("Started container {container}"), Some(&container));
+                record(false, "Created", format!("Created container: {container}"), Some(&container));
+                record(false, "Started", format!("Started container {container}"), Some(&container));
             }
             Fact::Resources { container, attempt, resources } => {
                 if let Some(memory) = self.attempt_memory(&container, attempt) {
@@ -468,7 +474,7 @@ impl PodView {
                 }
             }
             Fact::StartFailed { container, reason, message } => {
-                tell(true, "Failed", format!("Error: {message}"), Some(&container));
+                record(true, "Failed", format!("Error: {message}"), Some(&container));
                 let memory = self.memory.entry(container).or_default();
                 memory.start_error = Some((reason, message));
                 memory.start_retry = Some(Backoff::next(memory.start_retry, now, now, RESTART));
@@ -476,7 +482,7 @@ impl PodView {
             Fact::PostStart { container, attempt, result } => {
                 let grace_seconds = self.grace_seconds();
                 if let Err(message) = &result {
-                    tell(true, "FailedPostStartHook", format!("PostStartHook failed: {message}"), Some(&container));
+                    record(true, "FailedPostStartHook", format!("PostStartHook failed: {message}"), Some(&container));
                 }
                 if let Some(memory) = self.attempt_memory(&container, attempt) {
                     match result {
@@ -489,17 +495,17 @@ impl PodView {
                 }
             }
             Fact::Probe { container, attempt, kind, began, outcome } => {
-                self.apply_probe(&container, attempt, kind, began, outcome, now, &mut tell);
+                self.apply_probe(&container, attempt, kind, began, outcome, now, &mut record);
             }
-            Fact::Stopping { container, why } => tell(false, "Killing", why, Some(&container)),
+            Fact::Stopping { container, why } => record(false, "Killing", why, Some(&container)),
             Fact::PreStopFailed { container, message } => {
-                tell(true, "FailedPreStopHook", format!("PreStopHook failed: {message}"), Some(&container));
+                record(true, "FailedPreStopHook", format!("PreStopHook failed: {message}"), Some(&container));
             }
             Fact::Refused(refusal) => {
-                tell(true, refusal.reason, refusal.message.clone(), None);
+                record(true, refusal.reason, refusal.message.clone(), None);
                 self.refused = Some(refusal);
             }
-            Fact::Notice { warning, reason, message } => tell(warning, reason, message, None),
+            Fact::Notice { warning, reason, message } => record(warning, reason, message, None),
         }
         if may_resize {
             self.condemn_resized(now);
@@ -546,7 +552,7 @@ impl PodView {
         image: &str,
         result: Result<(String, String), (&'static str, String)>,
         now: Timestamp,
-        tell: &mut impl FnMut(bool, &'static str, String, Option<&str>),
+        record: &mut impl FnMut(bool, &'static str, String, Option<&str>),
     ) {
         let memory = self.memory.entry(container.to_owned()).or_default();
         match result {
@@ -556,19 +562,19 @@ impl PodView {
                 } else {
                     pulled
                 };
-                tell(false, "Pulled", message, Some(container));
+                record(false, "Pulled", message, Some(container));
                 memory.image = Some(ImageFact::Present { id });
                 memory.pull = None;
             }
             Err((reason, message)) => {
                 match reason {
                     "ErrImagePull" => {
-                        tell(true, "Failed", format!("Failed to pull image \"{image}\": {message}"), Some(container))
+                        record(true, "Failed", format!("Failed to pull image \"{image}\": {message}"), Some(container))
                     }
-                    "InvalidImageName" => tell(true, "InspectFailed", message.clone(), Some(container)),
-                    _ => tell(true, reason, message.clone(), Some(container)),
+                    "InvalidImageName" => record(true, "InspectFailed", message.clone(), Some(container)),
+                    _ => record(true, reason, message.clone(), Some(container)),
                 }
-                tell(true, "Failed", format!("Error: {reason}"), Some(container));
+                record(true, "Failed", format!("Error: {reason}"), Some(container));
                 memory.image = Some(ImageFact::Failed { reason, message, at: now });
                 memory.pull = Some(Backoff::next(memory.pull, now, now, RESTART));
             }
@@ -584,7 +590,7 @@ impl PodView {
         began: Timestamp,
         outcome: ProbeOutcome,
         now: Timestamp,
-        tell: &mut impl FnMut(bool, &'static str, String, Option<&str>),
+        record: &mut impl FnMut(bool, &'static str, String, Option<&str>),
     ) {
         let Some(probe) = self.specs().find(|spec| spec.name == container).and_then(|spec| kind.of(spec)) else {
             return;
@@ -606,13 +612,13 @@ impl PodView {
             ProbeOutcome::Success => true,
             ProbeOutcome::Failure(output) => {
                 if alive {
-                    tell(true, "Unhealthy", format!("{} probe failed: {output}", kind.title()), Some(container));
+                    record(true, "Unhealthy", format!("{} probe failed: {output}", kind.title()), Some(container));
                 }
                 false
             }
             ProbeOutcome::Error(message) => {
                 let message = format!("{} probe errored and resulted in unknown state: {message}", kind.title());
-                return tell(true, "Unhealthy", message, Some(container));
+                return record(true, "Unhealthy", message, Some(container));
             }
         };
         fact.run_length = if fact.last_ok == ok { fact.run_length.saturating_add(1) } else { 1 };

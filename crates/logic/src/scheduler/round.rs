@@ -286,7 +286,7 @@ impl Round {
         let Some(mut object) = T::of(&self.snapshot).get(key).and_then(|old| serde_json::to_value(&**old).ok()) else {
             return;
         };
-        mainstay_api::object::merge(&mut object, patch);
+        mainstay_api::object::merge(&mut object, patch.clone());
         if let Ok(new) = serde_json::from_value::<T>(object) {
             self.snapshot.set(key, Some(Arc::new(new)));
         }

@@ -8,16 +8,18 @@ use serde_json::Value;
 pub(crate) fn node(name: &str, over: Value) -> Value {
     let mut node = json!({"kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name},
         "annotations": {crate::volume::VOLUME_ROOT: "/var/lib/mainstay/volumes"}}, "spec": {},
-        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "conditions": [{"type": "Ready", "status": "True"}]}});
-    merge(&mut node, &over);
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}, "conditions": [{"type": "Ready",
+            "status": "True"}]}});
+    merge(&mut node, over);
     node
 }
 
 /// A pod that wants a core and a gibibyte.
 pub(crate) fn pod(name: &str, over: Value) -> Value {
     let mut pod = json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},
-        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]}, "status": {"phase": "Pending"}});
-    merge(&mut pod, &over);
+        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]},
+            "status": {"phase": "Pending"}});
+    merge(&mut pod, over);
     pod
 }
 
@@ -106,7 +108,8 @@ fn pods_of_one_controller_spread_and_constraints_hold() {
     for name in ["n1", "n2"] {
         world.put(node(name, json!({"metadata": {"labels": {"zone": name}}})));
     }
-    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s", "controller": true}]}});
+    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web",
+        "uid": "s", "controller": true}]}});
     for name in ["a", "b"] {
         world.put(pod(name, owner.clone()));
     }
@@ -117,7 +120,8 @@ fn pods_of_one_controller_spread_and_constraints_hold() {
         json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}}),
     ));
     assert_eq!(placed(&mut world, "anti"), "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.");
-    let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}}]);
     for name in ["c", "d"] {
         world.put(pod(name, json!({"spec": {"topologySpreadConstraints": spread, "nodeSelector": {"zone": "n1"}}})));
     }
@@ -177,7 +181,7 @@ fn many_pods_are_placed_on_what_those_before_them_leave() {
 
 fn ranked(name: &str, priority: i32, over: Value) -> Value {
     let mut pod = pod(name, json!({"spec": {"priority": priority}, "metadata": {"uid": format!("uid-{name}")}}));
-    merge(&mut pod, &over);
+    merge(&mut pod, over);
     pod
 }
 

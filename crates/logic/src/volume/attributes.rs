@@ -26,7 +26,7 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     /// What people are told once: beside the write that says it in the status.
-    pub fn told(&self, claim: &PersistentVolumeClaim) -> Option<Event> {
+    pub fn event(&self, claim: &PersistentVolumeClaim) -> Option<Event> {
         let before = claim.status.as_ref().and_then(|status| status.modify_volume_status.as_ref());
         let same = before.is_some_and(|before| {
             before.status == self.status && before.target_volume_attributes_class_name.as_deref() == Some(self.target)

@@ -77,7 +77,8 @@ pub fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &S
     if !is_ours(volume) || !is_bound(volume, claim) || !(grows || lowered) {
         return None;
     }
-    let patch = json!({"spec": {"capacity": {"storage": asked_size(claim)?}}, "metadata": {"annotations": {(RESIZE_ERROR): null}}});
+    let patch = json!({"spec": {"capacity": {"storage": asked_size(claim)?}},
+        "metadata": {"annotations": {(RESIZE_ERROR): null}}});
     let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let mut decision = Decision {
@@ -95,7 +96,7 @@ pub fn expand(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &S
 }
 
 /// What people are told once about a growth that does not go on: beside the write that says it in the status.
-pub fn told(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &Step) -> Option<Event> {
+pub fn event(claim: &PersistentVolumeClaim, volume: &PersistentVolume, step: &Step) -> Option<Event> {
     if let Step::NoRoom(why) = step
         && !super::status::says(claim, "ControllerResizeError", why)
     {

@@ -88,7 +88,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
         confinement: Confinement::load(dir, config)?,
-        ends_with_parent: config.deadline.is_some(),
+        ends_with_reader: config.deadline.is_some().then(|| report_read.as_raw_fd()),
     };
     let built = build(dir, config, &mut pipes, executor);
     // What is inherited by the container's process is closed here, so that ends of file come when it ends.

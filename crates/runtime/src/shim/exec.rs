@@ -67,7 +67,7 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
     let executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
         confinement: Confinement::load(&request.dir, &config)?,
-        ends_with_parent: false,
+        ends_with_reader: None,
     };
     let (process_file, score) = process_file(request)?;
     let console_path = console_path(request);

@@ -18,14 +18,34 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct ReportingExecutor {
     pub report: RawFd,
     pub confinement: Confinement,
-    /// Nobody but its supervisor would end it at its deadline (S13): it ends with it.
-    pub ends_with_parent: bool,
+    /// Nobody but its supervisor would end it at its deadline (S13): it ends with it. The other end of `report`, which
+    /// the supervisor alone holds when this process has closed its own.
+    pub ends_with_reader: Option<RawFd>,
 }
 
 impl ReportingExecutor {
     fn tell(&self, why: &str) {
         // SAFETY: `report` is open in this process until it executes the program; the buffer outlives the call.
         unsafe { libc::write(self.report, why.as_ptr().cast(), why.len()) };
+    }
+}
+
+impl ReportingExecutor {
+    /// Ends this process when its supervisor does. Last of all: a change of credentials would take it back.
+    fn end_with(&self, reader: RawFd) {
+        let mut report = libc::pollfd { fd: self.report, events: 0, revents: 0 };
+        // SAFETY: a prctl and a close without pointers, of a descriptor that nothing uses in this process, which has
+        // one
+        // thread; the poll is given one descriptor, which outlives it.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            libc::close(reader);
+            libc::poll(&raw mut report, 1, 0);
+        }
+        // It may have ended before it was said.
+        if report.revents & libc::POLLERR != 0 {
+            std::process::exit(128 + libc::SIGKILL);
+        }
     }
 }
 
@@ -63,9 +83,8 @@ impl Executor for ReportingExecutor {
         own_stdio(process.map_or(0, |process| process.user().uid()));
         let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
         self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
-        if self.ends_with_parent {
-            // SAFETY: a prctl without pointers. Last of all: a change of credentials takes it back.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        if let Some(reader) = self.ends_with_reader {
+            self.end_with(reader);
         }
         let Err(error) = nix::unistd::execv(&program, &arguments);
         let why = match error {

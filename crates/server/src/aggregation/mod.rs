@@ -18,7 +18,7 @@ use mainstay_store::Store;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 
-use crate::api::{Follower, News, Query, key};
+use crate::api::{Follower, Query, key};
 use crate::authorize::Attributes;
 use crate::dynamic::trust;
 use crate::pki::Identity;
@@ -195,20 +195,12 @@ impl Services {
 
 impl Inner {
     fn catch_up(&mut self) {
-        let changed = match self.stored.news() {
-            Ok(News::Changes(changes)) => {
-                let is_changed = !changes.is_empty();
-                changes.into_iter().for_each(|event| self.take(event.key, (!event.deleted).then_some(&event.value)));
-                is_changed
-            }
-            Ok(News::All(entries)) => {
-                self.by_key.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
-                entries.into_iter().for_each(|entry| self.take(entry.key, Some(&entry.value)));
-                true
-            }
+        let rows = match self.stored.rows(&self.by_key) {
+            Ok(rows) => rows,
             Err(error) => return tracing::error!(%error, "the APIServices could not be read"),
         };
-        if changed {
+        if !rows.is_empty() {
+            rows.into_iter().for_each(|(key, value)| self.take(key, value.as_ref()));
             self.arrange();
         }
     }

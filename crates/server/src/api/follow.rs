@@ -1,6 +1,8 @@
 //! A part of the store, followed by those who ask: no task keeps what is made of it fresh. Whoever is about to use that
 //! takes in what has changed first, and so answers by the store's newest state (A5).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use mainstay_store::{Entry, Event, ReadError, Store, WatchError, Watcher};
 
@@ -49,6 +51,25 @@ impl Follower {
         }
     }
 
+    /// What is new since the last call, row by row: as it is now, or `None` where it is gone. After a new reading of
+    /// everything, what is `known` and is not there any more is gone.
+    ///
+    /// # Errors
+    /// As [`Follower::news`].
+    pub fn rows<T>(&mut self, known: &BTreeMap<Bytes, T>) -> Result<Vec<(Bytes, Option<Bytes>)>, ReadError> {
+        Ok(match self.news()? {
+            News::Changes(changes) => {
+                changes.into_iter().map(|event| (event.key, (!event.deleted).then_some(event.value))).collect()
+            }
+            News::All(entries) => {
+                let there: BTreeSet<&Bytes> = entries.iter().map(|entry| &entry.key).collect();
+                let gone: Vec<Bytes> = known.keys().filter(|key| !there.contains(key)).cloned().collect();
+                let gone = gone.into_iter().map(|key| (key, None));
+                gone.chain(entries.into_iter().map(|entry| (entry.key, Some(entry.value)))).collect()
+            }
+        })
+    }
+
     /// Everything there is; the next news are of what comes after it.
     ///
     /// # Errors
@@ -83,5 +104,15 @@ mod tests {
         cluster.api.store.compact(cluster.api.store.revision());
         assert!(matches!(follower.news(), Ok(News::All(all)) if all.len() == before + 4));
         assert!(matches!(follower.news(), Ok(News::Changes(none)) if none.is_empty()));
+    }
+
+    #[test]
+    fn rows_that_went_while_nothing_was_seen_are_gone() {
+        let cluster = Cluster::new();
+        let mut follower = Follower::new(&cluster.api.store, crate::api::key::prefix(&kinds::CONFIG_MAP, Some("x")));
+        let gone = Bytes::from_static(b"/configmaps/x/gone");
+        let known = BTreeMap::from([(gone.clone(), ())]);
+        assert_eq!(follower.rows(&known).expect("read"), [(gone, None)]);
+        assert_eq!(follower.rows(&known).expect("read"), []);
     }
 }

@@ -54,7 +54,8 @@ pub use watch::{Frame, Watch};
 
 /// How often a write is prepared anew when others changed what it had read, before its client is told (A9).
 const MAX_ATTEMPTS: usize = 64;
-/// How long a request waits for a commit whose outcome is not known: longer than the store takes to know that nothing was
+/// How long a request waits for a commit whose outcome is not known: longer than the store takes to know that nothing
+/// was
 /// done.
 const IN_DOUBT: std::time::Duration = std::time::Duration::from_secs(12);
 
@@ -265,7 +266,7 @@ pub fn commit_error(error: &CommitError) -> Status {
         CommitError::Expectation { .. } => Status::new(409, "Conflict", "the object was changed by others"),
         CommitError::Invalid(invalid) => Status::new(413, "RequestEntityTooLarge", invalid.to_string()),
         CommitError::Full => Status::new(507, "InsufficientStorage", "the server's disk is full; nothing was changed"),
-        CommitError::Io(why) => Status::internal(format!("the server's disk failed: {why}")),
+        CommitError::Io(why) => Status::internal(format!("the server's store failed: {why}")),
         CommitError::Unreached(why) => Status::store_is_silent(why),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
     }

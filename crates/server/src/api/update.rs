@@ -280,7 +280,8 @@ fn only_conditions(new: &Value, old: &Value) -> Value {
     annotated(kept, new)
 }
 
-/// The old object with the new one's status, labels and annotations. As upstream, a Deployment keeps its labels, and the
+/// The old object with the new one's status, labels and annotations. As upstream, a Deployment keeps its labels, and
+/// the
 /// kinds of [`METADATA_STAYS`] keep both.
 fn only_status(kind: &Kind, new: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
@@ -347,7 +348,7 @@ mod tests {
             (json!([1, 2]), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
         ];
         for (mut target, patch, wanted) in table {
-            mainstay_api::object::merge(&mut target, &patch);
+            mainstay_api::object::merge(&mut target, patch);
             assert_eq!(target, wanted);
         }
     }

@@ -163,7 +163,7 @@ fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {
             let change = |old: &Value| {
                 check(kind, old, uid, resource_version.as_deref())?;
                 let mut new = old.clone();
-                api::merge_patch(&mut new, patch);
+                api::merge_patch(&mut new, patch.clone());
                 Ok(new)
             };
             api::patch(batch, kind, &key.namespace, &key.name, part, &change).map(|_| ())

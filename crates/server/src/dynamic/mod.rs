@@ -23,19 +23,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainstay_api::object;
 use mainstay_store::Store;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::Follower;
 use client::Endpoint;
-pub use client::dial_error;
 use expression::{Conditions, environment};
-use mainstay_api::object;
 use matching::Constraints;
 use policy::{Binding, Bound, Policy};
 use review::Version;
 
-use crate::api::{Follower, News};
+pub use client::dial_error;
 pub use session::{Session, Terms, connect, mutate, mutate_deletion, posted, validate};
 
 /// The group of the kinds that say what admission does.
@@ -149,20 +149,12 @@ fn plural(key: &Bytes) -> &str {
 
 impl Inner {
     fn catch_up(&mut self) {
-        let changed = match self.stored.news() {
-            Ok(News::Changes(changes)) => {
-                let is_changed = !changes.is_empty();
-                changes.into_iter().for_each(|event| self.take(event.key, (!event.deleted).then_some(&event.value)));
-                is_changed
-            }
-            Ok(News::All(entries)) => {
-                self.configurations.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
-                entries.into_iter().for_each(|entry| self.take(entry.key, Some(&entry.value)));
-                true
-            }
+        let rows = match self.stored.rows(&self.configurations) {
+            Ok(rows) => rows,
             Err(error) => return tracing::error!(%error, "the configurations of admission could not be read"),
         };
-        if changed {
+        if !rows.is_empty() {
+            rows.into_iter().for_each(|(key, value)| self.take(key, value.as_ref()));
             self.arrange();
         }
     }

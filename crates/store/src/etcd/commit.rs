@@ -36,11 +36,12 @@ impl Follower {
         };
         self.same_ops(&txn.expect)?;
         let (mut first, mut last) = (None, None);
-        for part in parts(&self.prefix, txn)? {
+        for (index, part) in parts(&self.prefix, txn)?.into_iter().enumerate() {
             let answer = match part.ops {
-                0 => self.compare(&part.etcd, txn, deadline).await?,
-                _ => self.write(&part.etcd, txn, &mut slot, deadline).await?,
+                0 => self.compare(&part.etcd, txn, deadline).await,
+                _ => self.write(&part.etcd, txn, &mut slot, deadline).await,
             };
+            let answer = answer.map_err(|error| if index == 0 { error } else { half_done(index, &error) })?;
             if !answer.succeeded {
                 let newest = answer.found.iter().flatten().map(|kv| kv.mod_revision).max().unwrap_or(0);
                 // Whoever is refused can see why.
@@ -102,6 +103,7 @@ impl Follower {
                         return Ok(answer);
                     }
                     // Nothing was done: its receipt was not as it is now.
+                    wait(&mut pause).await;
                     continue;
                 }
                 Err(error) => error,
@@ -181,6 +183,11 @@ async fn wait(pause: &mut Duration) {
     *pause = (*pause * 2).min(AGAIN_MOST);
 }
 
+/// Parts of a transaction stand, and the next failed: whoever asked is not told that nothing was changed.
+fn half_done(parts: usize, error: &CommitError) -> CommitError {
+    CommitError::Io(format!("etcd took the first {parts} parts of what it does not take at once, and then: {error}"))
+}
+
 fn explain(error: GrpcError, txn: &Txn) -> CommitError {
     match error {
         GrpcError::Status { code: RESOURCE_EXHAUSTED, message } if message.contains("too many requests") => {
@@ -210,9 +217,10 @@ fn compare(prefix: &[u8], key: &Bytes, expect: &Expect) -> Compare {
     }
 }
 
-/// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB, of which the receipt has one each. One key is changed once
-/// in each. Where there are more expectations than etcd compares at once, those about keys that are changed are compared
-/// with the part that changes them.
+/// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB, of which the receipt
+/// has
+/// one each. One key is changed once in each. Where there are more expectations than etcd compares at once, those about
+/// keys that are changed are compared with the part that changes them.
 fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
     const MOST: usize = 127;
     const BYTES: usize = 1 << 20;

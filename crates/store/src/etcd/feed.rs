@@ -120,6 +120,10 @@ async fn run(
                 });
             }
             _ = commits.join_next(), if !commits.is_empty() => {}
+            // Memory that nothing keeps as etcd is would answer as if it were.
+            ended = others.join_next(), if !others.is_empty() => if let Some(Err(error)) = ended {
+                follower.close(&format!("what follows etcd has ended: {error}"));
+            },
             () = follower.end.notified() => break,
         }
     }

@@ -26,13 +26,14 @@ fn minutes(number: i64) -> Timestamp {
 fn world(spec: Value) -> World {
     let mut object = json!({
         "apiVersion": "batch/v1", "kind": "CronJob",
-        "metadata": {"namespace": "default", "name": "tick", "uid": "uid-tick", "creationTimestamp": "2026-11-21T10:00:30Z"},
+        "metadata": {"namespace": "default", "name": "tick", "uid": "uid-tick",
+            "creationTimestamp": "2026-11-21T10:00:30Z"},
         "spec": {"schedule": "* * * * *", "jobTemplate": {
             "metadata": {"labels": {"a": "b"}},
             "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}},
         }},
     });
-    merge(&mut object["spec"], &spec);
+    merge(&mut object["spec"], spec);
     (CRON_JOB.defaults)(&CRON_JOB, &mut object);
     (CRON_JOB.prepare_create)(&CRON_JOB, &mut object);
     let mut world = World::default();
@@ -177,8 +178,10 @@ fn a_job_made_by_hand_is_not_counted_among_its_own() {
     let mut world = world(json!({"concurrencyPolicy": "Forbid"}));
     world.put(json!({
         "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"namespace": "default", "name": "by-hand", "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
-            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick", "uid": "uid-tick", "controller": true}]},
+        "metadata": {"namespace": "default", "name": "by-hand",
+            "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick", "uid": "uid-tick",
+                "controller": true}]},
         "spec": {"template": {"spec": {"containers": []}}},
     }));
     tick(&mut world, minutes(1));

@@ -34,10 +34,11 @@ fn world(nodes: usize, spec: Value) -> World {
         "metadata": {"namespace": "default", "name": "agent", "uid": "uid-agent"},
         "spec": {
             "selector": {"matchLabels": {"app": "agent"}},
-            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c", "image": "good:1"}]}},
+            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c",
+                "image": "good:1"}]}},
         },
     });
-    merge(&mut object["spec"], &spec);
+    merge(&mut object["spec"], spec);
     (DAEMON_SET.defaults)(&DAEMON_SET, &mut object);
     (DAEMON_SET.prepare_create)(&DAEMON_SET, &mut object);
     let mut world = World::default();
@@ -223,9 +224,11 @@ proptest! {
     /// Wherever decisions are cut: never fewer available pods than the bounds allow, never more pods than the surge
     /// allows, and the end is the same (S12).
     #[test]
-    fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4), 1..60), surges: bool) {
+    fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4),
+        1..60), surges: bool) {
         let (surge, unavailable) = if surges { (2, 0) } else { (0, 2) };
-        let mut world = world(4, json!({"updateStrategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}));
+        let mut world = world(4, json!({"updateStrategy": {"rollingUpdate": {"maxSurge": surge,
+            "maxUnavailable": unavailable}}}));
         rest(&mut world);
         world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
         for (who, which, cut) in steps {

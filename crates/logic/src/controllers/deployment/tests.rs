@@ -23,12 +23,14 @@ fn world(spec: Value) -> World {
     let mut object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": "default", "name": "web"},
         "spec": {
-            "replicas": 4, "selector": {"matchLabels": {"app": "web"}}, "progressDeadlineSeconds": 600, "revisionHistoryLimit": 2,
+            "replicas": 4, "selector": {"matchLabels": {"app": "web"}}, "progressDeadlineSeconds": 600,
+                "revisionHistoryLimit": 2,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
-            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "good:1"}]}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c",
+                "image": "good:1"}]}},
         },
     });
-    merge(&mut object["spec"], &spec);
+    merge(&mut object["spec"], spec);
     let mut world = World::default();
     world.put(object);
     world
@@ -209,7 +211,8 @@ proptest! {
     /// pods than
     /// surge allows, and the end is the same (S12).
     #[test]
-    fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4), 1..60)) {
+    fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4),
+        1..60)) {
         let mut world = world(json!({}));
         rest(&mut world);
         change(&mut world, image("good:2"));

@@ -30,7 +30,7 @@ fn world(pods: i32, spec: &Value) -> World {
         "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web" }, "minReplicas": 1, "maxReplicas": 10,
         "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } }],
     });
-    crate::world::merge(&mut whole, spec);
+    crate::world::merge(&mut whole, spec.clone());
     world.put(json!({
         "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
         "metadata": { "namespace": "default", "name": "web", "generation": 1 }, "spec": whole,

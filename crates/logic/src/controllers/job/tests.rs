@@ -33,7 +33,7 @@ fn world(spec: Value) -> World {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"namespace": "default", "name": "work", "uid": "uid-job"},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}},
     });
-    merge(&mut object["spec"], &spec);
+    merge(&mut object["spec"], spec);
     (JOB.defaults)(&JOB, &mut object);
     (JOB.prepare_create)(&JOB, &mut object);
     let mut world = World::default();
@@ -244,7 +244,8 @@ fn the_success_policy_ends_the_job_early_and_counts_nothing_as_failed() {
 #[test]
 fn each_index_has_its_own_limit_and_its_failures_are_carried_on() {
     let mut world = world(json!({
-        "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1, "maxFailedIndexes": 1,
+        "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
+            "maxFailedIndexes": 1,
     }));
     let all = names(&world);
     end(&mut world, &all[0], 1);
@@ -341,9 +342,11 @@ proptest! {
     /// Wherever decisions are cut and whatever becomes of pods: each success is counted once, no more pods run than
     /// asked for, nothing is held when the Job has ended (S12).
     #[test]
-    fn every_success_is_counted_once_s12(steps in prop::collection::vec((0_usize..6, 0_usize..8, 0_usize..4), 1..60), indexed: bool) {
+    fn every_success_is_counted_once_s12(steps in prop::collection::vec((0_usize..6, 0_usize..8, 0_usize..4), 1..60),
+        indexed: bool) {
         let mode = if indexed { "Indexed" } else { "NonIndexed" };
-        let mut world = world(json!({"completions": 4, "parallelism": 2, "completionMode": mode, "backoffLimit": 1000}));
+        let mut world = world(json!({"completions": 4, "parallelism": 2, "completionMode": mode,
+            "backoffLimit": 1000}));
         let mut succeeded = BTreeSet::new();
         for (act, which, cut) in steps {
             let all = names(&world);
@@ -357,7 +360,8 @@ proptest! {
                 }
                 3 if !running.is_empty() => end_at(&mut world, &running[which % running.len()], 1, now()),
                 4 if !all.is_empty() => world.delete(&POD, "default", &all[which % all.len()], None),
-                _ => for name in all.iter().filter(|name| !world.get(&POD, "default", name)["metadata"]["deletionTimestamp"].is_null()).cloned().collect::<Vec<_>>() {
+                _ => for name in all.iter().filter(|name| !world.get(&POD, "default",
+                    name)["metadata"]["deletionTimestamp"].is_null()).cloned().collect::<Vec<_>>() {
                     // A kubelet is done with it: what was not counted stays until it is.
                     if !is_held(&world.get(&POD, "default", &name)) {
                         world.remove(&POD, &ObjectKey::new("default", name.as_str()));

@@ -32,14 +32,17 @@ fn key() -> ObjectKey {
 /// The set `web`, changed by a patch of its spec.
 fn set(spec: Value) -> Value {
     let mut object = json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "default", "name": "web", "generation": 1},
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "default", "name": "web",
+            "generation": 1},
         "spec": {
             "replicas": 3, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
-            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "good:1"}]}},
-            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}}],
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c",
+                "image": "good:1"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"},
+                "spec": {"resources": {"requests": {"storage": "1Gi"}}}}],
         },
     });
-    merge(&mut object["spec"], &spec);
+    merge(&mut object["spec"], spec);
     object
 }
 
@@ -225,7 +228,10 @@ fn a_partition_keeps_and_regains_the_old_revision_s6() {
 
 #[test]
 fn claims_follow_the_retention_policy_and_nothing_else_s8() {
-    let policy = |deleted: &str, scaled: &str| json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}});
+    let policy = |deleted: &str, scaled: &str| {
+        json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted,
+        "whenScaled": scaled}})
+    };
     let run = |deleted: &str, scaled: &str, end: &dyn Fn(&mut World)| {
         let mut world = world(policy(deleted, scaled));
         rest(&mut world);
@@ -286,8 +292,10 @@ fn orphans_are_adopted_without_a_restart_and_strangers_left_alone_s10_s11() {
     revision["data"]["spec"]["template"]["metadata"]["creationTimestamp"] = json!(null);
     (STATEFUL_SET.defaults)(&STATEFUL_SET, &mut revision["data"]);
     world.put(revision);
-    let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web-3", "labels": {"app": "web"},
-        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "x", "controller": true}]}, "spec": {"containers": []}});
+    let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web-3",
+        "labels": {"app": "web"},
+        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "x",
+            "controller": true}]}, "spec": {"containers": []}});
     world.put(stranger);
     world.put(set(json!({"replicas": 4})));
     world.settle(&[statefulset::CONTROLLER], now());
@@ -457,7 +465,8 @@ proptest! {
     #[test]
     fn whatever_happens_the_promises_hold_and_it_heals_s12(acts in prop::collection::vec(act(), 1..80), ordered: bool) {
         let policy = if ordered { "OrderedReady" } else { "Parallel" };
-        let mut world = world(json!({"podManagementPolicy": policy, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}}));
+        let mut world = world(json!({"podManagementPolicy": policy, "updateStrategy": {"type": "RollingUpdate",
+            "rollingUpdate": {"partition": 0}}}));
         for act in &acts {
             happen(&mut world, act);
         }
@@ -471,7 +480,8 @@ proptest! {
         prop_assert_eq!(shape(&world), "web-0=good:9 web-1=good:9 web-2=good:9");
         let status = world.get(&STATEFUL_SET, "default", "web")["status"].clone();
         prop_assert_eq!(&status["currentRevision"], &status["updateRevision"]);
-        prop_assert_eq!((&status["replicas"], &status["readyReplicas"], &status["availableReplicas"]), (&json!(3), &json!(3), &json!(3)));
+        prop_assert_eq!((&status["replicas"], &status["readyReplicas"], &status["availableReplicas"]), (&json!(3),
+            &json!(3), &json!(3)));
         let writes = (statefulset::CONTROLLER.reconcile)(&world.snapshot, &key(), now()).writes;
         prop_assert!(writes.is_empty(), "S11: at rest, and yet {:?}", writes);
     }

@@ -23,8 +23,10 @@ fn settle(world: &mut World) {
 }
 
 fn claim(name: &str, size: &str, source: Value) -> Value {
-    json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "finalizers": [PVC_PROTECTION]},
-        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast", "resources": {"requests": {"storage": size}}, "dataSource": source},
+    json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name,
+        "finalizers": [PVC_PROTECTION]},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast",
+            "resources": {"requests": {"storage": size}}, "dataSource": source},
         "status": {"phase": "Pending"}})
 }
 
@@ -35,7 +37,8 @@ fn snapshot(name: &str, source: Value) -> Value {
 fn class(name: &str, driver: &str, default: bool) -> Value {
     let annotations =
         if default { json!({(kinds::volumesnapshotclass::DEFAULT_ANNOTATION): "true"}) } else { json!({}) };
-    json!({"kind": "VolumeSnapshotClass", "metadata": {"name": name, "annotations": annotations}, "driver": driver, "deletionPolicy": "Delete"})
+    json!({"kind": "VolumeSnapshotClass", "metadata": {"name": name, "annotations": annotations}, "driver": driver,
+        "deletionPolicy": "Delete"})
 }
 
 fn from_snapshot(name: &str) -> Value {
@@ -81,7 +84,8 @@ fn node_works(world: &mut World) {
         |content: &VolumeSnapshotContent| content.spec.source.snapshot_handle.clone().unwrap_or_else(|| own(content));
     let contents = world.snapshot.volume_snapshot_contents.clone();
     for (key, content) in contents.iter().filter(|(_, content)| asked(content)) {
-        let status = json!({"snapshotHandle": handle(content), "readyToUse": true, "restoreSize": 1 << 30, "creationTime": 1_000_000_000_000_i64});
+        let status = json!({"snapshotHandle": handle(content), "readyToUse": true, "restoreSize": 1 << 30,
+            "creationTime": 1_000_000_000_000_i64});
         world.patch(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &key.name, json!({"status": status}));
     }
     settle(world);
@@ -202,7 +206,7 @@ fn plain_directories_and_strange_volumes_are_refused_in_words() {
     ] {
         world.patch(&kinds::PERSISTENT_VOLUME, "", &name, json!({"metadata": {"annotations": patch}}));
         let mut object = snapshot("s", json!({"persistentVolumeClaimName": "data"}));
-        crate::world::merge(&mut object["spec"], &spec);
+        crate::world::merge(&mut object["spec"], spec);
         world.put(object);
         settle(&mut world);
         assert!(error(&world, "s").contains(why), "{why}: {}", error(&world, "s"));
@@ -329,7 +333,8 @@ fn v3_a_snapshot_goes_after_its_last_restore_and_takes_its_copy_along_where_the_
 fn a_content_that_was_there_before_is_bound_once_by_uid_and_only_its_own_folder_is_meant() {
     let mut world = with_data();
     let content = |name: &str, handle: &str| {
-        json!({"kind": "VolumeSnapshotContent", "metadata": {"name": name}, "spec": {"deletionPolicy": "Delete", "driver": BUILT_IN[0],
+        json!({"kind": "VolumeSnapshotContent", "metadata": {"name": name}, "spec": {"deletionPolicy": "Delete",
+            "driver": BUILT_IN[0],
             "source": {"snapshotHandle": handle}, "volumeSnapshotRef": {"namespace": "default", "name": "mine"}}})
     };
     world.put(snapshot("mine", json!({"volumeSnapshotContentName": "old"})));

@@ -23,7 +23,7 @@ fn the_default_class_is_given_late_and_the_newest_wins() {
 
 /// Lays `patch` over an object.
 fn with(mut object: Value, patch: Value) -> Value {
-    crate::world::merge(&mut object, &patch);
+    crate::world::merge(&mut object, patch);
     object
 }
 
@@ -52,23 +52,28 @@ fn a_claim_is_told_once_why_it_is_pending() {
         (
             of_class("ebs.csi.aws.com", "Immediate"),
             claim_of(json!({})),
-            "ExternalProvisioning: Waiting for a volume to be created either by the external provisioner 'ebs.csi.aws.com' or manually by the \
-             system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.",
+            "ExternalProvisioning: Waiting for a volume to be created either by the external provisioner \
+                'ebs.csi.aws.com' or manually by the \
+             system administrator. If volume creation is delayed, please verify that the provisioner is running and \
+                 correctly registered.",
         ),
         (
             of_class(BUILT_IN[1], "Immediate"),
             claim_of(json!({})),
-            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": no node makes volumes of this class",
+            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": no node makes volumes of this \
+                class",
         ),
         (
             of_class(BUILT_IN[2], "WaitForFirstConsumer"),
             claim_of(json!({"volumeMode": "Block"})),
-            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": the provisioner does not support volume mode Block",
+            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": the provisioner does not support \
+                volume mode Block",
         ),
         (
             of_class(BUILT_IN[3], "Immediate"),
             claim_of(json!({"volumeAttributesClassName": "gold"})),
-            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": VAC gold cannot be applied: the provisioner has no \
+            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": VAC gold cannot be applied: the \
+                provisioner has no \
              attributes that can be set",
         ),
         (json!(null), claim_of(json!({"volumeName": "gone"})), "FailedBinding: persistentvolume \"gone\" not found"),

@@ -87,7 +87,7 @@ impl Cluster {
         self.write(|batch| {
             patch(batch, kind, namespace, name, part, &|old| {
                 let mut new = old.clone();
-                merge_patch(&mut new, &change);
+                merge_patch(&mut new, change.clone());
                 Ok(new)
             })
         })

@@ -9,7 +9,7 @@ fn label(cluster: &Cluster, labels: Value) -> Result<Vec<String>, Status> {
     let reply = cluster.api.write_now(false, |batch| {
         patch(batch, &kinds::NAMESPACE, "", "default", Part::Main, &|old| {
             let mut new = old.clone();
-            merge_patch(&mut new, &json!({ "metadata": { "labels": labels } }));
+            merge_patch(&mut new, json!({ "metadata": { "labels": labels } }));
             Ok(new)
         })
     })?;

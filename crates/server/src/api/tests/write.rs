@@ -102,7 +102,7 @@ fn a9_a_patch_that_raced_is_made_anew_on_what_the_other_wrote() {
                     .expect("written");
             }
             let mut new = old.clone();
-            merge_patch(&mut new, &json!({ "data": { "mine": "2" } }));
+            merge_patch(&mut new, json!({ "data": { "mine": "2" } }));
             Ok(new)
         })
     });

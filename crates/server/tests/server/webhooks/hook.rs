@@ -105,9 +105,10 @@ impl Hook {
         let mut hook = json!({
             "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 10,
             "clientConfig": { "url": self.url, "caBundle": self.bundle },
-            "rules": [{ "operations": ["CREATE", "UPDATE"], "apiGroups": [group], "apiVersions": ["*"], "resources": [plural] }],
+            "rules": [{ "operations": ["CREATE", "UPDATE"], "apiGroups": [group], "apiVersions": ["*"],
+                "resources": [plural] }],
         });
-        mainstay_api::object::merge(&mut hook, &more);
+        mainstay_api::object::merge(&mut hook, more);
         hook
     }
 

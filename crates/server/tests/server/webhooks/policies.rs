@@ -12,7 +12,8 @@ use super::hook::{Hook, Says};
 use super::{map, mutating, pod, refused, server, validating};
 
 fn rules(operations: &[&str], group: &str, plural: &str) -> Value {
-    json!({ "resourceRules": [{ "operations": operations, "apiGroups": [group], "apiVersions": ["*"], "resources": [plural] }] })
+    json!({ "resourceRules": [{ "operations": operations, "apiGroups": [group], "apiVersions": ["*"],
+        "resources": [plural] }] })
 }
 
 /// A policy with a binding of the same name.
@@ -24,7 +25,7 @@ async fn policy(client: &Client, mutates: bool, name: &str, spec: Value, binding
     let object = json!({ "metadata": { "name": name }, "spec": spec });
     client.create(kind, "", &object).await.expect("a policy");
     let mut spec = json!({ "policyName": name });
-    mainstay_api::object::merge(&mut spec, &binding);
+    mainstay_api::object::merge(&mut spec, binding);
     let object = json!({ "metadata": { "name": name }, "spec": spec });
     client.create(bound, "", &object).await.expect("a binding");
 }
@@ -35,10 +36,13 @@ async fn x1_a_policy_refuses_in_upstreams_words_where_it_is_bound() {
     let spec = json!({
         "matchConstraints": rules(&["CREATE", "UPDATE"], "apps", "statefulsets"),
         "variables": [{ "name": "replicas", "expression": "object.spec.replicas" }],
-        "matchConditions": [{ "name": "not-exempt", "expression": "!has(object.metadata.labels) || !('exempt' in object.metadata.labels)" }],
+        "matchConditions": [{ "name": "not-exempt", "expression": "!has(object.metadata.labels) || !('exempt' in \
+            object.metadata.labels)" }],
         "validations": [
-            { "expression": "variables.replicas <= 3", "messageExpression": "'at most 3, not ' + string(variables.replicas)" },
-            { "expression": "namespaceObject.metadata.name != 'kube-public'", "reason": "Forbidden", "message": "not there" },
+            { "expression": "variables.replicas <= 3", "messageExpression": "'at most 3, not ' + \
+                string(variables.replicas)" },
+            { "expression": "namespaceObject.metadata.name != 'kube-public'", "reason": "Forbidden",
+                "message": "not there" },
             { "expression": "request.userInfo.username != 'mallory' && request.operation in ['CREATE', 'UPDATE']" },
         ],
     });
@@ -49,7 +53,8 @@ async fn x1_a_policy_refuses_in_upstreams_words_where_it_is_bound() {
     let set = |name: &str, replicas: i64| {
         json!({ "metadata": { "name": name }, "spec": { "serviceName": "w", "replicas": replicas,
             "selector": { "matchLabels": { "a": "b" } },
-            "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } } })
+            "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c",
+                "image": "i" }] } } } })
     };
     client.create(&STATEFUL_SET, "default", &set("fine", 3)).await.expect("allowed");
     let (code, message) = refused(client.create(&STATEFUL_SET, "default", &set("many", 4)).await);
@@ -72,9 +77,11 @@ async fn a_policy_takes_parameters_and_says_what_to_do_without_them() {
     let spec = json!({
         "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" },
         "matchConstraints": rules(&["CREATE"], "", "secrets"),
-        "validations": [{ "expression": "object.metadata.name.startsWith(params.data.prefix)", "message": "a wrong name" }],
+        "validations": [{ "expression": "object.metadata.name.startsWith(params.data.prefix)",
+            "message": "a wrong name" }],
     });
-    let by_name = json!({ "validationActions": ["Deny"], "paramRef": { "name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny" } });
+    let by_name = json!({ "validationActions": ["Deny"], "paramRef": { "name": "limits", "namespace": "default",
+        "parameterNotFoundAction": "Deny" } });
     policy(&client, false, "names", spec, by_name).await;
     let secret = |name: &str| json!({ "metadata": { "name": name } });
     let create = async |name: &str| client.create(&mainstay_api::kinds::SECRET, "default", &secret(name)).await;
@@ -92,7 +99,8 @@ async fn a_policy_takes_parameters_and_says_what_to_do_without_them() {
     client.patch(&CONFIG_MAP, "default", "limits", "", PatchType::Merge, &change).await.expect("changed");
     create("b-1").await.expect("fits now");
     // By selector, all that are selected must hold.
-    let binding = json!({ "spec": { "paramRef": { "name": null, "namespace": null, "selector": { "matchLabels": { "use": "yes" } } } } });
+    let binding = json!({ "spec": { "paramRef": { "name": null, "namespace": null, "selector": { "matchLabels": {
+        "use": "yes" } } } } });
     client
         .patch(&VALIDATING_ADMISSION_POLICY_BINDING, "", "names", "", PatchType::Merge, &binding)
         .await
@@ -107,7 +115,10 @@ async fn a_policy_takes_parameters_and_says_what_to_do_without_them() {
 #[tokio::test]
 async fn failures_and_warnings_of_policies_are_as_their_binding_says() {
     let (_folder, server, client) = server().await;
-    let of = |policy: &str, expression: &str| json!({ "failurePolicy": policy, "matchConstraints": rules(&["*"], "", "configmaps"), "validations": [{ "expression": expression }] });
+    let of = |policy: &str, expression: &str| {
+        json!({ "failurePolicy": policy, "matchConstraints": rules(&["*"], "",
+        "configmaps"), "validations": [{ "expression": expression }] })
+    };
     policy(
         &client,
         false,
@@ -133,7 +144,8 @@ async fn failures_and_warnings_of_policies_are_as_their_binding_says() {
     client.delete(&VALIDATING_ADMISSION_POLICY_BINDING, "", "broken-closed", &json!({})).await.expect("deleted");
     let keep = json!({ "matchConstraints": rules(&["DELETE"], "", "configmaps"),
         "validations": [{ "expression": "object == null && oldObject.data.a != '1'", "message": "kept" }] });
-    let here = json!({ "validationActions": ["Deny"], "matchResources": { "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "default" } } } });
+    let here = json!({ "validationActions": ["Deny"], "matchResources": { "namespaceSelector": { "matchLabels": {
+        "kubernetes.io/metadata.name": "default" } } } });
     policy(&client, false, "keep", keep, here).await;
     assert!(refused(client.delete(&CONFIG_MAP, "default", "a", &json!({})).await).1.contains("denied request: kept"));
     client.create(&NAMESPACE, "", &json!({ "metadata": { "name": "other" } })).await.expect("made");
@@ -146,7 +158,8 @@ async fn failures_and_warnings_of_policies_are_as_their_binding_says() {
 async fn mutating_policies_change_what_is_written() {
     let (_folder, server, client) = server().await;
     let spec = |name: &str, mutation: Value| {
-        json!({ "matchConstraints": rules(&["CREATE"], "", name), "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
+        json!({ "matchConstraints": rules(&["CREATE"], "", name), "failurePolicy": "Fail",
+            "reinvocationPolicy": "IfNeeded",
             "mutations": [mutation] })
     };
     let sidecar = r#"Object{
@@ -191,7 +204,8 @@ async fn a_webhook_is_asked_only_where_its_conditions_hold() {
     let hook = Hook::start(|_| Says::yes()).await;
     let conditions = json!({ "matchConditions": [
         { "name": "mine", "expression": "object.data.a == '1'" },
-        { "name": "not-kubelet", "expression": "request.userInfo.username == 'kubernetes-admin' && authorizer.group('').resource('pods').check('delete').allowed()" },
+        { "name": "not-kubelet", "expression": "request.userInfo.username == 'kubernetes-admin' && \
+            authorizer.group('').resource('pods').check('delete').allowed()" },
     ] });
     validating(&client, "conditions", vec![hook.webhook("conditions.x.io", "/configmaps", conditions)]).await;
     client.create(&CONFIG_MAP, "default", &map("a")).await.expect("asked");
