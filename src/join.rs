@@ -43,6 +43,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
             let ready = crate::up::node_ready(&client, &member.node, begun).await;
             println!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
             crate::up::make_demo_image(&node).await;
+            crate::server::release_start().await;
             std::future::pending::<()>().await;
         };
         let renew = async {

@@ -40,6 +40,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         println!("mainstay: API ready    https://{url}   {} ms", begun.elapsed().as_millis());
         let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&server.admin.path);
         println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
+        tokio::spawn(release_start());
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -123,8 +124,14 @@ pub async fn start(
     Ok(server)
 }
 
-/// How long large requests may follow each other before memory is looked through.
+/// How long nothing happens before memory is looked through: after a start, and after large requests.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Gives the kernel back what the start took, when it is well over: also the program's own pages.
+pub async fn release_start() {
+    tokio::time::sleep(SETTLE).await;
+    let _ = tokio::task::spawn_blocking(mainstay_runtime::kernel::release_start).await;
+}
 
 /// Gives the kernel back what large requests have taken, after each flood of them: the allocator keeps it otherwise.
 async fn give_back(freed: std::sync::Arc<tokio::sync::Notify>) {

@@ -63,6 +63,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
             let ready = node_ready(&cluster.client, &cluster.node_name, begun).await;
             println!("mainstay: node ready   {}   {} ms", cluster.node_name, ready.as_millis());
             make_demo_image(&cluster.node).await;
+            crate::server::release_start().await;
             std::future::pending::<()>().await;
         };
         tokio::select! {

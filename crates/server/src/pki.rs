@@ -197,12 +197,14 @@ impl Pki {
         valid_for(&mut params, now, LEAF_DAYS);
         let signed = params.signed_by(&pair, &self.issuer)?;
         let made = Identity { certificate: signed.pem(), key: pair.serialize_pem() };
-        write_private(&key, made.key.as_bytes())?;
-        write_private(&certificate, made.certificate.as_bytes())?;
+        // Not waited for: what is lost or torn with the machine is made again.
+        replace_private(&key, made.key.as_bytes(), Durable::No)?;
+        replace_private(&certificate, made.certificate.as_bytes(), Durable::No)?;
         Ok(made)
     }
 
-    /// Signed by this CA for this user, far from its end, and carrying every name that is asked for now.
+    /// Signed by this CA for this user, of the key beside it, far from its end, and carrying every name that is asked
+    /// for now.
     fn is_still_good(&self, kept: &Identity, user: &str, purpose: &Purpose<'_>, now: Timestamp) -> bool {
         if days_left(&kept.certificate, now).is_none_or(|days| days < RENEW_DAYS) {
             return false;
@@ -222,7 +224,9 @@ impl Pki {
             Purpose::Client => &[],
         };
         let carried = carried_names(&leaf);
+        let public = KeyPair::from_pem(&kept.key).map(|pair| pair.public_key_raw().to_vec());
         is_of_user
+            && public.is_ok_and(|public| public == *leaf.public_key().subject_public_key.data)
             && leaf.issuer() == ca.subject()
             && authority_matches(&leaf, &ca)
             && names.iter().all(|name| carried.contains(name))
@@ -287,9 +291,23 @@ pub fn make_private_folder(path: &Path) -> Result<(), PkiError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fails)
 }
 
-/// Replaces a file in one step: written beside it with mode 0600, synced, renamed. One that is so already is left as it
-/// is: that needs no room on the disk.
+/// Whether a file has to be on the disk before anybody goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durable {
+    /// What cannot be made again.
+    Yes,
+    /// What is looked at, and made again, at every start.
+    No,
+}
+
+/// As [`replace_private`], durably.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    replace_private(path, content, Durable::Yes)
+}
+
+/// Replaces a file in one step: written beside it with mode 0600, synced if it is to be durable, renamed. One that is so
+/// already is left as it is: that needs no room on the disk.
+pub fn replace_private(path: &Path, content: &[u8], durable: Durable) -> Result<(), PkiError> {
     let fails = |source| PkiError::File { path: path.to_owned(), source };
     let private = std::fs::symlink_metadata(path)
         .is_ok_and(|there| there.is_file() && there.permissions().mode() & 0o7777 == 0o600);
@@ -303,7 +321,10 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let _ = std::fs::remove_file(&temporary);
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fails)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(fails)?;
+    file.write_all(content).map_err(fails)?;
+    if durable == Durable::Yes {
+        file.sync_all().map_err(fails)?;
+    }
     std::fs::rename(&temporary, path).map_err(fails)
 }
 
@@ -344,4 +365,30 @@ pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Ident
         "contexts": contexts,
     });
     format!("{config:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_kept_while_it_is_whole_and_made_again_when_the_machine_has_torn_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let pki = Pki::open(folder.path(), now).expect("opened");
+        let first = pki.client("a", "a", &[], now).expect("made");
+        let again = pki.client("a", "a", &[], now).expect("kept");
+        assert_eq!((&first.certificate, &first.key), (&again.certificate, &again.key));
+        let other = pki.client("b", "b", &[], now).expect("made");
+        // A power failure may leave either file empty, or as it was before the other.
+        for (file, content) in [("a.key", ""), ("a.crt", ""), ("a.key", other.key.as_str())] {
+            std::fs::write(folder.path().join(file), content).expect("written");
+            let healed = pki.client("a", "a", &[], now).expect("made again");
+            assert_ne!(healed.certificate, first.certificate, "{file}");
+            let pair = KeyPair::from_pem(&healed.key).expect("a key");
+            let der = CertificateDer::from_pem_slice(healed.certificate.as_bytes()).expect("PEM");
+            let (_, leaf) = X509Certificate::from_der(&der).expect("a certificate");
+            assert_eq!(pair.public_key_raw(), &*leaf.public_key().subject_public_key.data, "{file}");
+        }
+    }
 }

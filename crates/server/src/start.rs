@@ -31,7 +31,7 @@ use crate::http::{Authenticators, Bounds, Counters, Server, accept};
 use crate::instruments::Instruments;
 use crate::leadership::Candidate;
 use crate::metrics::Collector;
-use crate::pki::{self, Identity, Pki, PkiError};
+use crate::pki::{self, Durable, Identity, Pki, PkiError};
 use crate::presence::Kubeconfigs;
 use crate::{bootstrap, driver, identity, metrics, presence, sealed};
 
@@ -345,12 +345,12 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let credentials = |identity: Identity, user: &str, file: &str| -> Result<Credentials, StartError> {
         let kubeconfig = pki::kubeconfig(&[reachable(addr).to_string()], pki.ca_pem(), user, &identity);
         let path = config.data_dir.join(file);
-        pki::write_private(&path, kubeconfig.as_bytes())?;
+        pki::replace_private(&path, kubeconfig.as_bytes(), Durable::No)?;
         Ok(Credentials { identity, kubeconfig, path })
     };
     let admin = credentials(admin, ADMIN, "kubeconfig")?;
     if let Some(path) = &files.kubeconfig {
-        pki::write_private(path, admin.kubeconfig.as_bytes())?;
+        pki::replace_private(path, admin.kubeconfig.as_bytes(), Durable::No)?;
     }
     let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };

@@ -177,15 +177,18 @@ impl Shared {
         }
     }
 
-    /// Shows changes to readers, and wakes watchers.
-    pub fn publish(&self, keys: Keys, revision: Revision, changes: Vec<Change>, now: Option<Instant>) {
-        let wake = {
-            let mut state = self.write();
-            let wake = lock(&self.watchers).note(&changes);
-            state.publish(keys, revision, changes, now);
-            wake
-        };
-        wake.into_iter().for_each(Waker::wake);
+    /// Shows changes to readers; whom to wake that watches them.
+    pub fn publish(
+        &self,
+        keys: Keys,
+        revision: Revision,
+        changes: Vec<Change>,
+        now: Option<Instant>,
+    ) -> impl Iterator<Item = Waker> + use<> {
+        let mut state = self.write();
+        let wake = lock(&self.watchers).note(&changes);
+        state.publish(keys, revision, changes, now);
+        wake.into_iter()
     }
 
     /// Begins anew with a state that is later by changes that nobody knows: all watches are told so.
@@ -397,7 +400,11 @@ impl Store {
     pub async fn commit(&self, txn: Txn) -> Result<Committed, CommitError> {
         validate(&txn).map_err(CommitError::Invalid)?;
         match &self.0.committer {
-            Committer::Inline(writer) => lock(writer).commit(&[txn]).pop().unwrap_or(Err(CommitError::Closed)),
+            Committer::Inline(writer) => {
+                let (mut answers, wake) = lock(writer).commit(&[txn]);
+                wake.into_iter().for_each(Waker::wake);
+                answers.pop().unwrap_or(Err(CommitError::Closed))
+            }
             Committer::Thread { queue, .. } | Committer::Etcd { queue, .. } => {
                 let queue = queue.as_ref().ok_or(CommitError::Closed)?;
                 let (answer, result) = oneshot::channel();

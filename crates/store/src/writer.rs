@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! group -> stage each on a copy of the keys (what holds for a transaction includes those before it in the group)
-//!       -> one durable commit -> publish to readers -> wake watchers -> answer all
+//!       -> one durable commit -> publish to readers -> answer all -> wake watchers
 //! ```
 
 use crate::engine::Engine;
@@ -12,6 +12,7 @@ use crate::store::Shared;
 use crate::{CommitError, Committed, Event, Expect, Invalid, Op, Revision, Txn};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::task::Waker;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) type Answer = Result<Committed, CommitError>;
@@ -52,15 +53,18 @@ impl Writer {
             }
             let (txns, answers): (Vec<_>, Vec<_>) =
                 group.into_iter().map(|request| (request.txn, request.answer)).unzip();
-            for (answer, result) in answers.into_iter().zip(self.commit(&txns)) {
+            let (results, wake) = self.commit(&txns);
+            for (answer, result) in answers.into_iter().zip(results) {
                 // Whoever asked may have gone; the transaction stands.
                 let _ = answer.send(result);
             }
+            // After the answers: whoever waits for one is not kept waiting by those who look on.
+            wake.into_iter().for_each(Waker::wake);
         }
     }
 
-    /// Commits a group; an answer for each transaction, in order.
-    pub fn commit(&mut self, group: &[Txn]) -> Vec<Answer> {
+    /// Commits a group; an answer for each transaction, in order, and whom to wake that watches.
+    pub fn commit(&mut self, group: &[Txn]) -> (Vec<Answer>, Vec<Waker>) {
         let (keys, revision) = {
             let state = self.shared.read();
             (state.keys.clone(), state.revision)
@@ -68,16 +72,16 @@ impl Writer {
         let mut staged = Staged { keys: keys.clone(), revision, changes: Vec::new() };
         let answers: Vec<Answer> = group.iter().map(|txn| staged.add(txn)).collect();
         if staged.changes.is_empty() {
-            return answers;
+            return (answers, Vec::new());
         }
         match self.engine.write(&keys, &staged.changes, staged.revision) {
             Ok(()) => {
                 let now = self.is_timed.then(std::time::Instant::now);
-                self.shared.publish(staged.keys, staged.revision, staged.changes, now);
-                answers
+                let wake = self.shared.publish(staged.keys, staged.revision, staged.changes, now).collect();
+                (answers, wake)
             }
             // Also a refusal may be due to a transaction before it in the group, which did not happen.
-            Err(error) => vec![Err(error); answers.len()],
+            Err(error) => (vec![Err(error); answers.len()], Vec::new()),
         }
     }
 }

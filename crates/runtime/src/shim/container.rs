@@ -244,7 +244,7 @@ pub fn receive_terminal(console: &OwnedFd) -> io::Result<OwnedFd> {
 /// Runs to the container's end and records it.
 fn finish(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, mut running: Running) -> i32 {
     log_lines::quiet();
-    process::drop_memory();
+    crate::kernel::release_start();
     let mut outcome = (137, Some(libc::SIGKILL));
     let mut oom = false;
     let relayed = running.relay.run(running.pidfd.as_fd(), || {

@@ -45,7 +45,7 @@ pub fn execute() -> i32 {
                 kill(pid);
             }
             drop(terminal);
-            process::drop_memory();
+            crate::kernel::release_start();
             let code = follow(pid, &pidfd, &control);
             let _ = wire::send(control.as_fd(), &FromExec::Exited { code }, &[]);
             0

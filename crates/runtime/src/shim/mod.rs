@@ -52,7 +52,7 @@ pub fn pause_main() -> ! {
     // children by itself where SIGCHLD is ignored.
     // SAFETY: setting a disposition to SIG_IGN runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    process::drop_memory();
+    crate::kernel::release_start();
     loop {
         nix::unistd::pause();
     }

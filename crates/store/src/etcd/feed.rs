@@ -13,6 +13,7 @@ use crate::writer::Request;
 use crate::{CommitError, Damage, Event, OpenError, limits, silence};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use std::sync::Arc;
+use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
@@ -337,7 +338,7 @@ impl Follower {
                 let index = u16::try_from(index).unwrap_or(u16::MAX);
                 changes.extend(self.change(&mut keys, event, index)?);
             }
-            self.shared.publish(keys, row::whole(revision), changes, Some(Instant::now()));
+            self.shared.publish(keys, row::whole(revision), changes, Some(Instant::now())).for_each(Waker::wake);
             if let Some(put) = txn.iter().rfind(|event| !event.deleted) {
                 self.client.anchor(Anchor::of(&put.kv));
             }
