@@ -95,7 +95,7 @@ pub fn open_store(
         Some(Noted { cluster, revision }) => Owner::Known { cluster, revision },
         None => Owner::Claim { cluster: fresh, existing: held },
     };
-    let options = Options { owner, ..Options::default() };
+    let options = Options { owner, index: Some(crate::api::key::PODS_BY_NODE), ..Options::default() };
     let opened = match etcd {
         Some(etcd) => Store::open_etcd(etcd.clone(), options),
         None => Store::open_sealed(path.as_path(), options, seal),

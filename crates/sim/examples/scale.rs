@@ -1,42 +1,88 @@
 //! How fast pods are placed, without sockets: the real pipeline, store, driver and decisions, in one process.
 //!
-//! `cargo run --release -p mainstay-sim --example scale [NODES [PODS [plain|apart|claims]]]` prints what the first and
-//! the last thousand pods cost, from being stored to being bound.
+//! `cargo run --release -p mainstay-sim --example scale [NODES [PODS [plain|apart|claims|sets|ordered]]]` prints, as JSON,
+//! how many pods a second were placed of the first and of the last thousand, from being stored to being bound (sets: from
+//! the set to a thousand pods bound, or, one after the other, ready); what memory each took; what it takes to load it
+//! all anew; and how long an event takes to one node's watch, with few of them and with one of each node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use mainstay_api::kinds;
-use mainstay_server::api::{self, Api, Cidr, Env, Part, Served, Settings};
+use mainstay_api::{kinds, object};
+use mainstay_server::api::{self, Api, Cidr, Env, Part, Query, Selection, Served, Settings, Watch, key};
 use mainstay_server::driver::{Driver, step};
 use mainstay_server::dynamic::Hooks;
-use mainstay_store::{Options, Source, Store};
+use mainstay_store::{Options, Source, Store, Watcher};
 use serde_json::{Value, json};
 
 /// Pods that are made and placed before the clock is looked at.
 const ROUND: usize = 1000;
+/// Pods that are made in one transaction.
+const TOGETHER: usize = 100;
+/// What is to be tried again is waited for at most so long.
+const SOON: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// Events whose way to a watch is measured.
+const EVENTS: usize = 500;
+
+/// What the pods are like.
+#[derive(Clone, Copy, PartialEq)]
+enum Sort {
+    Plain,
+    Apart,
+    Claims,
+    Sets,
+    Ordered,
+}
+
+impl Sort {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "plain" => Self::Plain,
+            "apart" => Self::Apart,
+            "claims" => Self::Claims,
+            "sets" => Self::Sets,
+            "ordered" => Self::Ordered,
+            _ => return None,
+        })
+    }
+
+    fn is_set(self) -> bool {
+        matches!(self, Self::Sets | Self::Ordered)
+    }
+}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |index: usize, or: usize| args.get(index).and_then(|text| text.parse().ok()).unwrap_or(or);
     let (nodes, pods) = (number(0, 100), number(1, 10_000));
-    let sort = args.get(2).map_or("plain", String::as_str);
+    let sort =
+        args.get(2).map_or(Some(Sort::Plain), |text| Sort::parse(text)).expect("plain, apart, claims, sets or ordered");
     let folder = std::env::temp_dir().join(format!("mainstay-scale-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let api = cluster(&folder);
     (0..nodes).for_each(|index| make_node(&api, index, pods / nodes.max(1) * 2 + 10));
     let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
     let mut watcher = driver.load(&api.store, api.now()).expect("loaded");
-    while step(&api, &mut driver, &mut watcher, api.now()).expect("in step") {}
+    let mut hollow = sort.is_set().then(|| Hollow::new(&api));
+    settle(&api, &mut driver, &mut watcher, None);
+    let before = memory();
     let mut rounds = Vec::new();
     for round in 0..pods.div_ceil(ROUND) {
-        let names: Vec<String> =
-            (0..ROUND.min(pods - round * ROUND)).map(|index| format!("p{round}-{index}")).collect();
-        names.iter().for_each(|name| make_pod(&api, name, sort, round));
-        let begun = Instant::now();
-        while step(&api, &mut driver, &mut watcher, api.now()).expect("in step") {}
+        let many = ROUND.min(pods - round * ROUND);
+        let mut begun = Instant::now();
+        let names: Vec<String> = if sort.is_set() {
+            make_set(&api, round, many, sort);
+            (0..many).map(|index| format!("s{round}-{index}")).collect()
+        } else {
+            let names: Vec<String> = (0..many).map(|index| format!("p{round}-{index}")).collect();
+            names.chunks(TOGETHER).for_each(|names| make_pods(&api, names, sort, round));
+            begun = Instant::now();
+            names
+        };
+        settle(&api, &mut driver, &mut watcher, hollow.as_mut());
         rounds.push(begun.elapsed());
         let placed = |name: &String| {
             let pod = api.batch().get(&kinds::POD, "default", name).expect("readable").unwrap_or_default();
@@ -45,23 +91,150 @@ fn main() {
         let missing = names.iter().filter(|name| !placed(name)).count();
         assert_eq!(missing, 0, "pods are not placed");
     }
-    let per_second = |time: &Duration| ROUND as f64 / time.as_secs_f64();
+    let grown = memory().saturating_sub(before);
+    let per_second = |time: &Duration| (ROUND as f64 / time.as_secs_f64()).round();
     let all: Duration = rounds.iter().sum();
-    println!(
-        "{sort}: {nodes} nodes, {pods} pods: first thousand {:.0} pods/s, last thousand {:.0} pods/s, all {:.0} pods/s",
-        rounds.first().map_or(0.0, per_second),
-        rounds.last().map_or(0.0, per_second),
-        pods as f64 / all.as_secs_f64(),
-    );
-    drop((driver, watcher, api));
+    let few = latency(&api, 1, nodes);
+    let every = latency(&api, nodes, nodes);
+    drop((driver, watcher, hollow));
+    let begun = Instant::now();
+    let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
+    drop(driver.load(&api.store, api.now()).expect("loaded"));
+    let load = begun.elapsed();
+    let micros = |time: Duration| time.as_micros();
+    let report = json!({
+        "first": rounds.first().map_or(0.0, per_second), "last": rounds.last().map_or(0.0, per_second),
+        "all": (pods as f64 / all.as_secs_f64()).round(), "bytes_per_pod": grown / pods.max(1) as u64,
+        "load_ms": load.as_millis(), "event_us_one_watch": few.map(micros), "event_us_all_nodes": every.map(micros),
+    });
+    println!("{report}");
+    drop((driver, api));
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+/// Steps until there is nothing left to do, also a moment later: what was refused is tried again.
+fn settle(api: &Api, driver: &mut Driver, watcher: &mut Watcher, mut hollow: Option<&mut Hollow>) {
+    loop {
+        let stepped = step(api, driver, watcher, api.now()).expect("in step");
+        let ran = hollow.as_mut().is_some_and(|hollow| hollow.run(api));
+        if stepped || ran {
+            continue;
+        }
+        let soon = api.now() + SOON;
+        match driver.next_wake().filter(|at| *at < soon) {
+            Some(at) => std::thread::sleep(Duration::try_from(at.duration_since(api.now())).unwrap_or_default()),
+            None => return,
+        }
+    }
+}
+
+/// All nodes: what is bound runs at once.
+struct Hollow(Watcher);
+
+impl Hollow {
+    fn new(api: &Api) -> Self {
+        Self(api.store.watch(key::prefix(&kinds::POD, None), api.store.revision()).expect("a watch"))
+    }
+
+    /// Whether there was anything to run.
+    fn run(&mut self, api: &Api) -> bool {
+        let mut bound = Vec::new();
+        while let Some(event) = self.0.try_next().expect("in time") {
+            let pod: Value = serde_json::from_slice(&event.value).expect("JSON");
+            let is_bound = !object::text(&pod, &["spec", "nodeName"]).is_empty();
+            if !event.deleted && is_bound && object::text(&pod, &["status", "phase"]) != "Running" {
+                bound.push(object::name(&pod).to_owned());
+            }
+        }
+        let ready = json!([{ "type": "Ready", "status": "True" }]);
+        let status = json!({ "status": { "phase": "Running", "conditions": ready } });
+        for names in bound.chunks(TOGETHER) {
+            let run = |batch: &mut api::Batch<'_>| {
+                let all = names.iter().map(|name| patch(batch, &kinds::POD, "default", name, &status));
+                all.last().unwrap_or_else(|| Err(mainstay_api::Status::internal("nothing to run")))
+            };
+            api.write_now(false, run).expect("patched");
+        }
+        !bound.is_empty()
+    }
+}
+
+fn patch_status(api: &Api, kind: &mainstay_api::Kind, namespace: &str, name: &str, status: &Value) {
+    api.write_now(false, |batch| patch(batch, kind, namespace, name, status)).expect("patched");
+}
+
+fn patch(
+    batch: &mut api::Batch<'_>,
+    kind: &mainstay_api::Kind,
+    namespace: &str,
+    name: &str,
+    status: &Value,
+) -> Result<api::Outcome, mainstay_api::Status> {
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        api::merge_patch(&mut new, status.clone());
+        Ok(new)
+    };
+    api::patch(batch, kind, namespace, name, Part::Status, &change)
+}
+
+/// How long an event takes from the begin of its commit until the one node's watch has it, with so many nodes' watches
+/// open: the median and the 99th of a hundred.
+fn latency(api: &Api, watches: usize, nodes: usize) -> [Duration; 2] {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let revision = api.store.revision().to_string();
+    let open = |index: usize| {
+        let fields = [("fieldSelector", format!("spec.nodeName=n{index:05}")), ("resourceVersion", revision.clone())];
+        let query: Query = fields.map(|(name, value)| (name.to_owned(), value)).into();
+        let watch = Watch::open(&api.store, Selection::new(&kinds::POD, "", &query).expect("valid"), &query);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        (watch.expect("a watch"), Waker::from(woken.clone()), woken)
+    };
+    let mut all: Vec<_> = (0..watches.min(nodes)).map(open).collect();
+    for (watch, waker, _) in &mut all {
+        assert!(watch.poll_next(&mut Context::from_waker(waker)).is_pending());
+    }
+    let bound = api.store.found(b"/core/pods/", &"n00000".into(), usize::MAX).expect("an index");
+    let pod: Value =
+        serde_json::from_slice(&bound.entries.first().expect("a pod on the first node").value).expect("JSON");
+    let mut times: Vec<Duration> = (0..EVENTS)
+        .map(|round| {
+            let begun = Instant::now();
+            let patch = json!({ "status": { "message": round.to_string() } });
+            patch_status(api, &kinds::POD, "default", object::name(&pod), &patch);
+            // Everybody who was woken looks, in a runtime too.
+            let mut seen = false;
+            for (watch, waker, _) in all.iter_mut().filter(|(_, _, woken)| woken.0.swap(false, Ordering::AcqRel)) {
+                seen |= matches!(watch.poll_next(&mut Context::from_waker(waker)), Poll::Ready(Some(_)));
+                assert!(watch.poll_next(&mut Context::from_waker(waker)).is_pending());
+            }
+            assert!(seen, "the node's watch has it");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    [times[EVENTS / 2], times[EVENTS * 99 / 100]]
+}
+
+/// This process's resident memory, in bytes.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 fn cluster(folder: &std::path::Path) -> Api {
-    let store = Store::open(Source::from(folder), Options::default()).expect("a store");
-    let state = AtomicU64::new(1);
+    let options = Options { index: Some(key::PODS_BY_NODE), ..Options::default() };
+    let store = Store::open(Source::from(folder), options).expect("a store");
+    let (state, begun) = (AtomicU64::new(1), Timestamp::now());
     let env = Env {
-        now: Box::new(Timestamp::now),
+        // Slower than the wall's: nobody renews the nodes' Leases, and none is to be taken for silent.
+        now: Box::new(move || begun + (Timestamp::now().duration_since(begun) / 100)),
         random: Box::new(move |bytes| {
             for byte in bytes {
                 let next = state.load(Ordering::Relaxed).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -100,29 +273,50 @@ fn make_node(api: &Api, index: usize, room: usize) {
     let amounts = json!({ "cpu": "10000", "memory": "100Ti", "pods": room.to_string() });
     let status = json!({ "status": { "capacity": amounts, "allocatable": amounts,
         "conditions": [{ "type": "Ready", "status": "True" }] } });
-    let change = |old: &Value| {
-        let mut new = old.clone();
-        api::merge_patch(&mut new, status.clone());
-        Ok(new)
-    };
-    api.write_now(false, |batch| api::patch(batch, &kinds::NODE, "", &name, Part::Status, &change)).expect("patched");
+    patch_status(api, &kinds::NODE, "", &name, &status);
 }
 
-fn make_pod(api: &Api, name: &str, sort: &str, round: usize) {
+fn make_set(api: &Api, round: usize, replicas: usize, sort: Sort) {
+    let (name, app) = (format!("s{round}"), json!({ "app": format!("s{round}") }));
+    let policy = if sort == Sort::Ordered { "OrderedReady" } else { "Parallel" };
+    let container = json!({ "name": "c", "image": "i",
+        "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } } });
+    let spec = json!({ "replicas": replicas, "serviceName": name, "podManagementPolicy": policy,
+        "selector": { "matchLabels": app },
+        "template": { "metadata": { "labels": app }, "spec": { "containers": [container] } } });
+    make(api, &kinds::STATEFUL_SET, "default", json!({ "metadata": { "name": name }, "spec": spec }));
+}
+
+fn make_pods(api: &Api, names: &[String], sort: Sort, round: usize) {
+    let create = |batch: &mut api::Batch<'_>| {
+        let mut last = None;
+        for object in names.iter().flat_map(|name| pod(name, sort, round)) {
+            let kind = if object["kind"] == "Pod" { &kinds::POD } else { &kinds::PERSISTENT_VOLUME_CLAIM };
+            last = Some(api::create(batch, kind, "default", object)?);
+        }
+        last.ok_or_else(|| mainstay_api::Status::internal("nothing to make"))
+    };
+    api.write_now(false, create).expect("created");
+}
+
+/// A pod, and what has to be there before it.
+fn pod(name: &str, sort: Sort, round: usize) -> Vec<Value> {
+    let mut made = Vec::new();
     let mut spec = json!({ "containers": [{ "name": "c", "image": "i",
         "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } } }] });
     let group = format!("g{round}-{}", name.len());
-    if sort == "apart" {
+    if sort == Sort::Apart {
         let term = json!([{ "topologyKey": "kubernetes.io/hostname",
             "labelSelector": { "matchLabels": { "app": format!("{group}-{}", name.get(name.len() - 1..).unwrap_or("")) } } }]);
         spec["affinity"] = json!({ "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": term } });
     }
-    if sort == "claims" {
-        let claim = json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "local", "resources": { "requests": { "storage": "1Gi" } } } });
-        make(api, &kinds::PERSISTENT_VOLUME_CLAIM, "default", claim);
+    if sort == Sort::Claims {
+        made.push(json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local", "resources": { "requests": { "storage": "1Gi" } } } }));
         spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": name } }]);
     }
     let app = format!("{group}-{}", name.get(name.len() - 1..).unwrap_or(""));
-    make(api, &kinds::POD, "default", json!({ "metadata": { "name": name, "labels": { "app": app } }, "spec": spec }));
+    made.push(json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": name, "labels": { "app": app } },
+        "spec": spec }));
+    made
 }

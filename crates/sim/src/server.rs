@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use mainstay_api::Status;
-use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings};
+use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings, key};
 use mainstay_server::bootstrap::{About, bootstrap};
 use mainstay_server::driver::{Driver, Finish, Work, compile};
 use mainstay_server::dynamic::Hooks;
@@ -88,7 +88,8 @@ impl Server {
 
     /// Starts it; whether it came up.
     pub fn start(&mut self) -> bool {
-        let Ok(store) = Store::open(Source::backend(self.disk.clone()), Options::inline()) else { return false };
+        let options = Options { index: Some(key::PODS_BY_NODE), ..Options::inline() };
+        let Ok(store) = Store::open(Source::backend(self.disk.clone()), options) else { return false };
         let cidr = |text| Cidr::parse(text).unwrap_or_else(|| unreachable!("a constant"));
         let (service_cidr, cluster_cidr) = (cidr("10.96.0.0/16"), cidr("10.244.0.0/16"));
         let settings = Settings { service_cidr, cluster_cidr, ca_pem: "CA".to_owned() };

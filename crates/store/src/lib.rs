@@ -24,6 +24,7 @@ mod error;
 mod etcd;
 mod examine;
 mod format;
+mod index;
 pub mod limits;
 mod restore;
 mod salvage;
@@ -40,6 +41,7 @@ pub use disk::{FILE, Source};
 pub use error::{CommitError, Invalid, OpenError, ReadError, WatchError};
 pub use etcd::{Endpoint, Etcd};
 pub use examine::{Examination, examine};
+pub use index::Index;
 /// What a disk has to do; the simulator and the tests implement it.
 pub use redb::StorageBackend;
 pub use restore::{RestoreError, restore, row_checksum};

@@ -97,7 +97,7 @@ impl Sealing {
     pub fn seal(&self, changes: &[Change], mut sum: Sum) -> Sealed {
         let mut checksums: BTreeMap<Bytes, Option<u64>> = BTreeMap::new();
         let mut rows = Vec::with_capacity(changes.len());
-        for Change { event, previous } in changes {
+        for Change { event, previous, .. } in changes {
             if let (Some(value), Some(revision)) = (&event.previous, previous) {
                 // The row may have been sealed in this same group.
                 let sealed =

@@ -9,6 +9,7 @@
 //! at 3:  compacted
 //! ```
 
+use crate::index::{Concern, Found, Index};
 use crate::{Entry, Event, Page, ReadError, Revision};
 use bytes::Bytes;
 use rpds::RedBlackTreeMapSync;
@@ -32,14 +33,20 @@ impl Stored {
     }
 }
 
-/// An event, and what it takes to undo it.
+/// An event, what it takes to undo it, and who asks for such.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub event: Event,
     pub previous: Option<Revision>,
+    pub concern: Concern,
 }
 
 impl Change {
+    /// Of nobody's concern yet.
+    pub fn new(event: Event, previous: Option<Revision>) -> Self {
+        Self { event, previous, concern: Concern::Nobody }
+    }
+
     fn bytes(&self) -> usize {
         self.event.key.len() + self.event.value.len()
     }
@@ -81,6 +88,9 @@ pub(crate) struct State {
     /// The states of lists that are being read in parts.
     pins: BTreeMap<Revision, Keys>,
     limits: WindowLimits,
+    index: Option<Index>,
+    /// By the index.
+    found: Found,
 }
 
 /// How often it is noted which revision the store had.
@@ -89,7 +99,13 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 impl State {
     /// The state just read from disk. The window is in memory only, so what happened before is compacted:
     /// a watch from before the start is told so (A7), and never shown a gap.
-    pub fn new(keys: Keys, revision: Revision, limits: WindowLimits) -> Self {
+    pub fn new(keys: Keys, revision: Revision, limits: WindowLimits, index: Option<Index>) -> Self {
+        let mut found = Found::default();
+        if let Some(index) = &index {
+            for (key, stored) in under(&keys, index.prefix, None) {
+                found.insert((index.text_of)(&stored.value), key.clone());
+            }
+        }
         Self {
             keys,
             revision,
@@ -99,6 +115,8 @@ impl State {
             marks: VecDeque::new(),
             pins: BTreeMap::new(),
             limits,
+            index,
+            found,
         }
     }
 
@@ -115,6 +133,9 @@ impl State {
         self.keys = keys;
         self.revision = revision;
         self.window_bytes += changes.iter().map(Change::bytes).sum::<usize>();
+        if let Some(index) = &self.index {
+            changes.iter().for_each(|change| self.found.apply(&change.concern, index, &change.event));
+        }
         self.window.extend(changes);
         if let Some(now) = now
             && self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= MARK_EVERY)
@@ -180,6 +201,22 @@ impl State {
         }
     }
 
+    /// The index, whatever its rows.
+    pub fn index_of_all(&self) -> Option<Index> {
+        self.index
+    }
+
+    /// The index, where there is one for all rows below a prefix.
+    pub fn index_of(&self, prefix: &[u8]) -> Option<&Index> {
+        self.index.as_ref().filter(|index| prefix.starts_with(index.prefix))
+    }
+
+    /// The rows below a prefix that are found by a text of the index, and those of which that is not known.
+    pub fn found(&self, prefix: &[u8], text: &Bytes) -> Vec<Entry> {
+        let keys = self.found.keys(text).into_iter().filter(|key| key.starts_with(prefix));
+        keys.filter_map(|key| Some(self.keys.get(key)?.entry(key))).collect()
+    }
+
     /// The changes after a revision that is not compacted.
     pub fn changes_after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Change> {
         // Not by counting: where others write too, there are revisions that are nobody's.
@@ -217,6 +254,5 @@ pub(crate) fn under<'a>(
 pub(crate) fn page(keys: &Keys, prefix: &[u8], after: Option<&[u8]>, limit: usize, revision: Revision) -> Page {
     let mut rest = under(keys, prefix, after);
     let entries: Vec<Entry> = rest.by_ref().take(limit).map(|(key, stored)| stored.entry(key)).collect();
-    let remaining_count = rest.count();
-    Page { entries, more: remaining_count > 0, revision, remaining_count }
+    Page { entries, more: rest.next().is_some(), revision }
 }

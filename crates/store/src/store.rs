@@ -4,6 +4,7 @@ use crate::disk::{Access, Disk, FILE, Source};
 use crate::engine::Engine;
 use crate::etcd::{Asked, Etcd, Feed};
 use crate::format::Content;
+use crate::index::Index;
 use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::sealing::Seal;
 use crate::silence::Silence;
@@ -117,6 +118,8 @@ pub struct Options {
     pub quick_repair: bool,
     /// Whose store is expected; anybody's unless told.
     pub owner: Owner,
+    /// By what rows are found beside their keys; nothing unless told.
+    pub index: Option<Index>,
 }
 
 impl Default for Options {
@@ -129,6 +132,7 @@ impl Default for Options {
             window_most_bytes: WINDOW_MOST_BYTES,
             quick_repair: false,
             owner: Owner::Anyone,
+            index: None,
         }
     }
 }
@@ -153,6 +157,7 @@ impl Options {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: RwLock<State>,
+    index: Option<Index>,
     pub watchers: Mutex<Watchers>,
     /// Of what it is fed from.
     pub silence: Silence,
@@ -170,6 +175,7 @@ impl Shared {
 
     pub fn new(state: State) -> Self {
         Self {
+            index: state.index_of_all(),
             state: RwLock::new(state),
             watchers: Mutex::default(),
             silence: Silence::default(),
@@ -182,9 +188,13 @@ impl Shared {
         &self,
         keys: Keys,
         revision: Revision,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
         now: Option<Instant>,
     ) -> impl Iterator<Item = Waker> + use<> {
+        // Rows are looked into once, and before anybody has to wait for it.
+        if let Some(index) = &self.index {
+            changes.iter_mut().for_each(|change| change.concern = index.concern(&change.event));
+        }
         let mut state = self.write();
         let wake = lock(&self.watchers).note(&changes);
         state.publish(keys, revision, changes, now);
@@ -271,7 +281,7 @@ impl Store {
         let (engine, keys) = Engine::open(disk, options.quick_repair, owner, seal)?;
         let (revision, cluster) = (engine.revision(), engine.cluster());
         let is_timed = options.mode == Mode::Threaded;
-        let shared = Arc::new(Shared::new(State::new(keys, revision, options.window())));
+        let shared = Arc::new(Shared::new(State::new(keys, revision, options.window(), options.index)));
         let writer = Writer { shared: shared.clone(), engine, is_timed };
         let committer = match options.mode {
             Mode::Inline => Committer::Inline(Mutex::new(writer)),
@@ -294,7 +304,7 @@ impl Store {
     /// certificate; when a row is not what was written (A10); when it is not the one that `options.owner`
     /// expects (A11), which is noted in a key of its own.
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
-        let Feed { shared, commits, reads, thread } = crate::etcd::open(etcd, options.window())?;
+        let Feed { shared, commits, reads, thread } = crate::etcd::open(etcd, options.window(), options.index)?;
         let committer = Committer::Etcd { queue: Some(commits), reads: Some(reads), thread: Some(thread) };
         let mut handle = Handle { cluster: None, shared, committer };
         if options.owner == Owner::Anyone {
@@ -462,6 +472,24 @@ impl Store {
         Ok(page)
     }
 
+    /// How many of the keys that begin with `prefix` come after `after`, as of the revision `at`.
+    ///
+    /// # Errors
+    /// As [`Store::range`].
+    pub fn count_after(&self, prefix: &[u8], after: &[u8], at: Revision) -> Result<usize, ReadError> {
+        let keys = self.0.shared.read().keys_at(prefix, at)?;
+        Ok(under(&keys, prefix, Some(after)).count())
+    }
+
+    /// The newest state of the rows below a prefix that the index finds by a text, in order of key; and those of which the
+    /// text cannot be read. `None` where there is no index of them, or they are more than `limit`.
+    pub fn found(&self, prefix: &[u8], text: &Bytes, limit: usize) -> Option<Page> {
+        let state = self.0.shared.read();
+        state.index_of(prefix)?;
+        let entries = state.found(prefix, text);
+        (entries.len() <= limit).then_some(Page { entries, more: false, revision: state.revision })
+    }
+
     /// How many keys begin with `prefix`.
     pub fn count(&self, prefix: &[u8]) -> usize {
         let keys = self.0.shared.read().keys.clone();
@@ -492,7 +520,19 @@ impl Store {
     pub fn watch(&self, prefix: impl Into<Bytes>, after: Revision) -> Result<Watcher, ReadError> {
         let state = self.0.shared.read();
         state.check(after)?;
-        Ok(Watcher::new(self.0.shared.clone(), &state, prefix.into(), after))
+        Ok(Watcher::new(self.0.shared.clone(), &state, prefix.into(), None, after))
+    }
+
+    /// As [`Store::watch`], of those changes only that concern what the index finds by a text: it was found by it, or is
+    /// from now on, or what it is found by cannot be read. Without an index of these rows, of all changes.
+    ///
+    /// # Errors
+    /// As [`Store::watch`].
+    pub fn watch_found(&self, prefix: impl Into<Bytes>, text: Bytes, after: Revision) -> Result<Watcher, ReadError> {
+        let (state, prefix) = (self.0.shared.read(), prefix.into());
+        state.check(after)?;
+        let text = state.index_of(&prefix).map(|_| text);
+        Ok(Watcher::new(self.0.shared.clone(), &state, prefix, text, after))
     }
 }
 

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod etcd;
 mod group;
+mod index;
 mod kill;
 mod model;
 mod shared;

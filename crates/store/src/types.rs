@@ -211,6 +211,4 @@ pub struct Page {
     pub more: bool,
     /// The revision that the page shows.
     pub revision: Revision,
-    /// How many keys of the range come after the last entry.
-    pub remaining_count: usize,
 }

@@ -2,8 +2,10 @@
 //!
 //! A watcher owns no queue. It knows the first event that it has yet to see (`pending`), and reads the window from
 //! there; so a slow watcher costs no memory, and one that is slower than the window is told so. Publishing an event
-//! looks up the watchers of each prefix of its key, so thousands of watchers of other keys cost nothing.
+//! looks up the watchers of each prefix of its key, so thousands of watchers of other keys cost nothing; and of those who
+//! ask for a text of the index only those whose text it is, so neither do thousands of watchers of other rows.
 
+use crate::index::Concern;
 use crate::state::{Change, State};
 use crate::store::Shared;
 use crate::{Event, Revision, WatchError, lock};
@@ -13,12 +15,28 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// All watchers, by prefix; and how many prefixes there are of each length, so that only these are looked up.
+/// All watchers, by prefix; and how many prefixes there are of each length, so that only these are looked up. Those who
+/// ask for a text of the index are by that, each with its prefix.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
     by_prefix: BTreeMap<Bytes, BTreeMap<u64, Arc<Slot>>>,
     lengths: BTreeMap<usize, usize>,
+    by_text: BTreeMap<Bytes, BTreeMap<u64, (Bytes, Arc<Slot>)>>,
     next_id: u64,
+}
+
+/// What a watcher is to see.
+#[derive(Clone, Debug)]
+struct Wanted {
+    prefix: Bytes,
+    /// Only what is found by this.
+    text: Option<Bytes>,
+}
+
+impl Wanted {
+    fn has(&self, change: &Change) -> bool {
+        change.event.key.starts_with(&self.prefix) && self.text.as_ref().is_none_or(|text| change.concern.is_of(text))
+    }
 }
 
 /// Where a watcher is. Changed by publishing only under the state's write lock, by its watcher only under its read
@@ -34,10 +52,14 @@ struct Waiting {
 }
 
 impl Watchers {
-    fn add(&mut self, prefix: &Bytes, pending: Option<Revision>) -> (u64, Arc<Slot>) {
+    fn add(&mut self, Wanted { prefix, text }: &Wanted, pending: Option<Revision>) -> (u64, Arc<Slot>) {
         let id = self.next_id;
         self.next_id += 1;
         let slot = Arc::new(Slot(Mutex::new(Waiting { pending, waker: None })));
+        if let Some(text) = text {
+            self.by_text.entry(text.clone()).or_default().insert(id, (prefix.clone(), slot.clone()));
+            return (id, slot);
+        }
         if !self.by_prefix.contains_key(prefix) {
             *self.lengths.entry(prefix.len()).or_default() += 1;
         }
@@ -45,7 +67,15 @@ impl Watchers {
         (id, slot)
     }
 
-    fn remove(&mut self, prefix: &Bytes, id: u64) {
+    fn remove(&mut self, Wanted { prefix, text }: &Wanted, id: u64) {
+        if let Some(text) = text {
+            let Some(same) = self.by_text.get_mut(text) else { return };
+            same.remove(&id);
+            if same.is_empty() {
+                self.by_text.remove(text);
+            }
+            return;
+        }
         let Some(same) = self.by_prefix.get_mut(prefix) else { return };
         same.remove(&id);
         if same.is_empty() {
@@ -62,29 +92,47 @@ impl Watchers {
     /// Notes the changes with the watchers that they concern. Returns who is to be woken, in order.
     pub fn note(&self, changes: &[Change]) -> Vec<Waker> {
         let mut wake = Vec::new();
+        let mut note = |slot: &Slot, change: &Change| {
+            let mut waiting = lock(&slot.0);
+            waiting.pending.get_or_insert(change.event.revision);
+            wake.extend(waiting.waker.take());
+        };
         for change in changes {
             let key = &change.event.key;
             for prefix in self.lengths.keys().map_while(|length| key.get(..*length)) {
-                for slot in self.by_prefix.get(prefix).into_iter().flat_map(BTreeMap::values) {
-                    let mut waiting = lock(&slot.0);
-                    waiting.pending.get_or_insert(change.event.revision);
-                    wake.extend(waiting.waker.take());
+                let slots = self.by_prefix.get(prefix).into_iter().flat_map(BTreeMap::values);
+                slots.for_each(|slot| note(slot, change));
+            }
+            let mut note_those = |those: &BTreeMap<u64, (Bytes, Arc<Slot>)>| {
+                let those = those.values().filter(|(prefix, _)| key.starts_with(prefix));
+                those.for_each(|(_, slot)| note(slot, change));
+            };
+            match &change.concern {
+                Concern::Nobody => {}
+                Concern::Of(texts) => {
+                    texts.iter().flatten().filter_map(|text| self.by_text.get(text)).for_each(note_those);
                 }
+                Concern::Everybody => self.by_text.values().for_each(&mut note_those),
             }
         }
         wake
     }
 
+    fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        let by_text = self.by_text.values().flat_map(BTreeMap::values).map(|(_, slot)| slot);
+        self.by_prefix.values().flat_map(BTreeMap::values).chain(by_text)
+    }
+
     /// Lets everyone who has seen all so far find, at the next look, that what came after is not kept.
     pub fn lag(&self, next: Revision) {
-        for slot in self.by_prefix.values().flat_map(BTreeMap::values) {
+        for slot in self.slots() {
             lock(&slot.0).pending.get_or_insert(next);
         }
     }
 
     /// Everyone who waits.
     pub fn all(&self) -> Vec<Waker> {
-        self.by_prefix.values().flat_map(BTreeMap::values).filter_map(|slot| lock(&slot.0).waker.take()).collect()
+        self.slots().filter_map(|slot| lock(&slot.0).waker.take()).collect()
     }
 }
 
@@ -92,16 +140,17 @@ impl Watchers {
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
-    prefix: Bytes,
+    wanted: Wanted,
     id: u64,
     slot: Arc<Slot>,
 }
 
 impl Watcher {
-    pub(crate) fn new(shared: Arc<Shared>, state: &State, prefix: Bytes, after: Revision) -> Self {
-        let pending = first_under(state, &prefix, after).map(|change| change.event.revision);
-        let (id, slot) = lock(&shared.watchers).add(&prefix, pending);
-        Self { shared, prefix, id, slot }
+    pub(crate) fn new(shared: Arc<Shared>, state: &State, prefix: Bytes, text: Option<Bytes>, after: Revision) -> Self {
+        let wanted = Wanted { prefix, text };
+        let first = state.changes_after(after).find(|change| wanted.has(change));
+        let (id, slot) = lock(&shared.watchers).add(&wanted, first.map(|change| change.event.revision));
+        Self { shared, wanted, id, slot }
     }
 
     /// The next event, waiting for it. Cancel-safe: an event is taken only when it is returned.
@@ -145,11 +194,10 @@ impl Watcher {
         }
         let mut changes = state.changes_after(Revision(next.0 - 1));
         let event = changes.next().map(|change| change.event.clone());
-        waiting.pending =
-            changes.find(|change| change.event.key.starts_with(&self.prefix)).map(|change| change.event.revision);
+        waiting.pending = changes.find(|change| self.wanted.has(change)).map(|change| change.event.revision);
         let event = crate::known(event, "a pending event is in the window");
         crate::must(
-            event.revision == next && event.key.starts_with(&self.prefix),
+            event.revision == next && event.key.starts_with(&self.wanted.prefix),
             "a pending event is under the prefix",
         );
         Poll::Ready(Ok(event))
@@ -167,10 +215,6 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        lock(&self.shared.watchers).remove(&self.prefix, self.id);
+        lock(&self.shared.watchers).remove(&self.wanted, self.id);
     }
-}
-
-fn first_under<'a>(state: &'a State, prefix: &[u8], after: Revision) -> Option<&'a Change> {
-    state.changes_after(after).find(|change| change.event.key.starts_with(prefix))
 }

@@ -129,7 +129,7 @@ fn apply(keys: &mut Keys, op: &Op, revision: Revision) -> Result<Change, CommitE
     }
     let (previous, previous_revision) = before.map(|stored| (stored.value, stored.revision)).unzip();
     let event = Event { revision, key: key.clone(), value, previous, deleted };
-    Ok(Change { event, previous: previous_revision })
+    Ok(Change::new(event, previous_revision))
 }
 
 fn size(txn: &Txn) -> usize {

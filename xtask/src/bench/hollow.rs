@@ -34,7 +34,8 @@ pub async fn live(client: Client, name: String, number: usize) -> Result<()> {
     tokio::try_join!(renew(&client, &name), serve(&client, &name, number)).map(|_| ())
 }
 
-async fn renew(client: &Client, name: &str) -> Result<()> {
+/// Renews its Lease until it is dropped.
+pub async fn renew(client: &Client, name: &str) -> Result<()> {
     let lease = |now: jiff::Timestamp| {
         let now = now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         json!({ "metadata": { "name": name },
@@ -73,7 +74,7 @@ async fn serve(client: &Client, name: &str, number: usize) -> Result<()> {
 }
 
 /// What the kubelet says of a pod that runs.
-fn running(pod: &Value, node: usize, index: usize) -> Value {
+pub fn running(pod: &Value, node: usize, index: usize) -> Value {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = |of: &str| json!({ "type": of, "status": "True", "lastTransitionTime": now });
     let conditions: Vec<Value> =

@@ -7,6 +7,7 @@
 mod clone;
 pub mod cluster;
 mod crds;
+mod full;
 mod hollow;
 mod idle;
 mod nfs;
@@ -31,7 +32,21 @@ use table::Table;
 
 /// What can be measured, in the order in which it is.
 const NAMES: &[&str] = &[
-    "binary", "nfs", "start", "idle", "pod", "volume", "clone", "set", "set-100", "writes", "pressure", "crds", "scale",
+    "binary",
+    "nfs",
+    "start",
+    "idle",
+    "pod",
+    "volume",
+    "clone",
+    "set",
+    "set-100",
+    "writes",
+    "pressure",
+    "crds",
+    "scale",
+    "scale-full",
+    "scale-inside",
 ];
 /// Set in the process that is inside the namespaces.
 const INSIDE: &str = "MAINSTAY_BENCH_INSIDE";
@@ -96,6 +111,10 @@ pub fn enter(task: &str, binary: Option<PathBuf>, names: &[String]) -> Result<()
             // This task too: a slow client would be measured along with the server.
             let build = ["build", "--quiet", "--release", "--package", "mainstay", "--package", "xtask"];
             ensure!(Command::new("cargo").args(build).status()?.success(), "cargo build --release");
+            if names.iter().any(|name| name == "scale-inside") {
+                let build = ["build", "--quiet", "--release", "--package", "mainstay-sim", "--example", "scale"];
+                ensure!(Command::new("cargo").args(build).status()?.success(), "cargo build --release --example scale");
+            }
             let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
             let release = target.join("release").canonicalize()?;
             (release.join("mainstay"), release.join("xtask"))
@@ -135,6 +154,13 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     if wanted("scale") {
         let cluster = Cluster::new(binary).await?;
         scale::measure(&cluster, table).await?;
+    }
+    if wanted("scale-full") {
+        let mut cluster = Cluster::new(binary).await?;
+        full::measure(&mut cluster, table).await?;
+    }
+    if wanted("scale-inside") {
+        scale::inside(table)?;
     }
     let rest = ["pod", "volume", "clone", "set", "set-100", "writes", "pressure"];
     if !rest.into_iter().any(wanted) {

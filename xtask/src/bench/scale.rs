@@ -1,11 +1,11 @@
-//! Many pods on many nodes, over HTTP: 10,000 pods on 100 hollow nodes, from their creation to Ready. The clients, the
-//! nodes and the server share this machine's processors.
+//! Many pods on many nodes. Over HTTP: 10,000 pods on 100 hollow nodes, from their creation to Ready; the clients, the
+//! nodes and the server share this machine's processors. Without sockets: the `scale` example of the simulator's crate.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use mainstay_api::{kinds, object};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, NAMESPACE, put};
@@ -93,4 +93,38 @@ async fn run(cluster: &Cluster) -> Result<Vec<Instant>> {
         }
     }
     Ok(ready)
+}
+
+/// What is placed without sockets: what kind of pods, on how many nodes, how many, and what is aimed at.
+const INSIDE: [(&str, usize, usize, &str); 7] = [
+    ("plain", 1_000, 30_000, ">= 5000/s"),
+    ("plain", 5_000, 150_000, ">= 5000/s"),
+    ("apart", 1_000, 30_000, ""),
+    ("apart", 5_000, 30_000, ""),
+    ("claims", 1_000, 30_000, ""),
+    ("sets", 1_000, 20_000, ""),
+    ("ordered", 1_000, 3_000, ""),
+];
+
+/// Runs the simulator's example, which is the pipeline, the store and the controllers in one process.
+pub fn inside(table: &mut Table) -> Result<()> {
+    let own = std::env::current_exe()?;
+    let example = own.parent().context("a folder")?.join("examples/scale");
+    for (sort, nodes, pods, target) in INSIDE {
+        let words = [nodes.to_string(), pods.to_string(), sort.to_owned()];
+        let output = std::process::Command::new(&example).args(words).output();
+        let output = output.with_context(|| format!("{} (cargo build --example scale)", example.display()))?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        let number = |name: &str| report[name].as_f64().unwrap_or(f64::NAN);
+        let ends = format!("first {PART}: {:.0}/s, last: {:.0}/s", number("first"), number("last"));
+        let name = format!("{sort}: {pods} pods placed on {nodes} nodes, no sockets");
+        table.row(&name, format!("{:.0} pods/s", number("all")), ends, "", target);
+        let times = |name: &str| format!("{} / {} us", report[name][0], report[name][1]);
+        let beside = format!("with one node's watch: {}", times("event_us_one_watch"));
+        table.row("  commit to event, all nodes watching: p50 / p99", times("event_us_all_nodes"), beside, "", "");
+        let memory = format!("{:.1} KiB", number("bytes_per_pod") / 1024.0);
+        table.row("  memory per pod; loading all of it", memory, format!("{} ms", report["load_ms"]), "", "");
+    }
+    Ok(())
 }

@@ -174,6 +174,11 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// How many keys of the store begin like this.
+    pub(super) fn taken_below(&self, prefix: &Bytes) -> u64 {
+        self.store.count(prefix) as u64
+    }
+
     /// All objects of a cluster-scoped kind, as stored.
     pub(super) fn all(&self, kind: &Kind) -> Result<Vec<Value>, Status> {
         self.stored(kind, None)

@@ -1,8 +1,34 @@
 //! Where an object is in the store: `/<group or "core">/<plural>/<namespace or "">/<name>`, of the kind whose form is
 //! stored: all versions of a kind are at one key.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use mainstay_api::{Kind, ObjectKey, Registry};
+use mainstay_store::Index;
+use serde::Deserialize;
+
+/// Pods by the node that they are bound to; `""` are those that have none.
+pub const PODS_BY_NODE: Index = Index { prefix: b"/core/pods/", text_of: node_of };
+
+/// The field by which clients ask for [`PODS_BY_NODE`].
+pub const NODE_OF_POD: &str = "spec.nodeName";
+
+fn node_of(pod: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Pod<'a> {
+        #[serde(borrow, default)]
+        spec: Option<Spec<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Spec<'a> {
+        #[serde(borrow, default, rename = "nodeName")]
+        node_name: Option<Cow<'a, str>>,
+    }
+    let pod: Pod<'_> = serde_json::from_slice(pod).ok()?;
+    let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
+    Some(Bytes::copy_from_slice(node.as_bytes()))
+}
 
 fn group_segment(kind: &Kind) -> &str {
     if kind.group.is_empty() { "core" } else { &kind.group }
@@ -68,6 +94,7 @@ mod tests {
                 Some((kind.clone(), ObjectKey::new(namespace, "a.b")))
             );
         }
+        assert_eq!(prefix(&mainstay_api::kinds::POD, None), PODS_BY_NODE.prefix);
         assert_eq!(parse(&registry, &cluster_ip("10.96.0.1")), None);
         assert_eq!(parse(&registry, b"/core/pods"), None);
         assert_eq!(parse(&registry, b"\xff"), None);

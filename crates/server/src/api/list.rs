@@ -42,12 +42,28 @@ pub fn list(store: &Store, selection: &Selection, options: &ListOptions) -> Resu
     if selection.is_everything() {
         let after = options.from.as_ref().map(|from| &from.after[..]);
         let page = store.range(&prefix, after, limit, at).map_err(fails)?;
-        let next = match page.entries.last().filter(|_| page.more) {
-            Some(last) => Continue { revision: page.revision, after: last.key.clone() }.token(&prefix),
-            None => String::new(),
-        };
-        let remaining = (page.more).then_some(page.remaining_count);
+        let (mut next, mut remaining) = (String::new(), None);
+        if let Some(last) = page.entries.last().filter(|_| page.more) {
+            // Counted once, for all parts show one state.
+            let left = options.from.as_ref().and_then(|from| from.left?.checked_sub(page.entries.len()));
+            let left = match left {
+                Some(left) => left,
+                None => store.count_after(&prefix, &last.key, page.revision).map_err(fails)?,
+            };
+            remaining = Some(left);
+            next = Continue { revision: page.revision, after: last.key.clone(), left: remaining }.token(&prefix);
+        }
         return Ok(List { revision: page.revision, next, remaining, items: page.entries });
+    }
+    let found = selection.index_text().filter(|_| at.is_none());
+    if let Some(page) = found.and_then(|text| store.found(&prefix, &text, limit)) {
+        let (revision, mut items) = (page.revision, Vec::with_capacity(page.entries.len()));
+        for entry in page.entries {
+            if selection.matches(&entry.value)? {
+                items.push(entry);
+            }
+        }
+        return Ok(List { revision, next: String::new(), remaining: None, items });
     }
     select(store, selection, &prefix, options, limit, at).map_err(|error| match error {
         Failed::Read(error) => fails(error),
@@ -82,7 +98,7 @@ fn select(
             items.push(entry.clone());
             if items.len() == limit {
                 let is_last = !page.more && index + 1 == page.entries.len();
-                let next = Continue { revision: page.revision, after: entry.key.clone() }.token(prefix);
+                let next = Continue { revision: page.revision, after: entry.key.clone(), left: None }.token(prefix);
                 let next = if is_last { String::new() } else { next };
                 return Ok(List { revision: page.revision, next, remaining: None, items });
             }

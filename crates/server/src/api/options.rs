@@ -48,6 +48,12 @@ impl Selection {
         Self::new(kind, namespace, &query)
     }
 
+    /// What the store's index finds these objects by, where they are all found by one text.
+    pub fn index_text(&self) -> Option<Bytes> {
+        let node = (self.kind.stored() == &mainstay_api::kinds::POD).then(|| self.fields.required(key::NODE_OF_POD));
+        node.flatten().map(|node| Bytes::copy_from_slice(node.as_bytes()))
+    }
+
     /// Whether every object of the kind (in the namespace) is meant, so that nothing needs to be looked into.
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
@@ -110,6 +116,8 @@ pub struct Continue {
     pub revision: Revision,
     /// The last key that was sent.
     pub after: Bytes,
+    /// How many come after it, where that is known.
+    pub left: Option<usize>,
 }
 
 /// Reads a resourceVersion; anything but a decimal number is a client's mistake.
@@ -180,8 +188,10 @@ impl Continue {
     pub fn token(&self, prefix: &[u8]) -> String {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         let after = String::from_utf8_lossy(self.after.strip_prefix(prefix).unwrap_or(&self.after)).into_owned();
-        URL_SAFE_NO_PAD
-            .encode(serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after }).to_string())
+        URL_SAFE_NO_PAD.encode(
+            serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after, "left": self.left })
+                .to_string(),
+        )
     }
 
     /// A token that came back. It only ever reaches below `prefix`, whatever it says.
@@ -192,7 +202,8 @@ impl Continue {
         let token: Value = serde_json::from_slice(&bytes).map_err(|_| fails())?;
         let revision = token.get("rv").and_then(Value::as_u64).ok_or_else(fails)?;
         let start = token.get("start").and_then(Value::as_str).ok_or_else(fails)?;
-        Ok(Self { revision: Revision(revision), after: [prefix, start.as_bytes()].concat().into() })
+        let left = token.get("left").and_then(Value::as_u64).and_then(|left| usize::try_from(left).ok());
+        Ok(Self { revision: Revision(revision), after: [prefix, start.as_bytes()].concat().into(), left })
     }
 }
 
@@ -231,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_continue_token_comes_back_as_it_went() {
-        let from = Continue { revision: Revision(7), after: Bytes::from_static(b"/core/pods/a/b") };
+        let from = Continue { revision: Revision(7), after: Bytes::from_static(b"/core/pods/a/b"), left: Some(3) };
         let token = from.token(b"/core/pods/");
         let options = ListOptions::new(&query(&[("continue", &token), ("limit", "2")]), b"/core/pods/").expect("valid");
         assert_eq!((options.from, options.version), (Some(from), Match::Exact(Revision(7))));

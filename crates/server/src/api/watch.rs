@@ -62,7 +62,11 @@ impl Watch {
                 now.revision
             }
         };
-        let watcher = store.watch(selection.prefix(), after).map_err(|error| read_error(error, false))?;
+        let watcher = match selection.index_text() {
+            Some(text) => store.watch_found(selection.prefix(), text, after),
+            None => store.watch(selection.prefix(), after),
+        };
+        let watcher = watcher.map_err(|error| read_error(error, false))?;
         if is_streaming_list {
             first.push_back(bookmark(&selection.kind, after, true));
         }

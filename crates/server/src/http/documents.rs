@@ -82,9 +82,7 @@ fn metrics(server: &Server) -> String {
         "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
     );
     for kind in server.api.served.now().all_stored() {
-        let count = store.range(&key::prefix(kind, None), None, 1, None);
-        let count =
-            count.map_or(-1, |page| i64::try_from(page.entries.len() + page.remaining_count).unwrap_or(i64::MAX));
+        let count = i64::try_from(store.count(&key::prefix(kind, None))).unwrap_or(i64::MAX);
         out.line("apiserver_storage_objects", &format!("{{resource={:?}}}", kind.resource()), count);
     }
     let size = std::fs::metadata(&server.store_file).map_or(0, |file| file.len());

@@ -7,6 +7,7 @@ use super::receipt::{self, Receipts};
 use super::row::{self, stored};
 use super::wire::{self, KeyValue, Range, RangeAnswer, WatchAnswer};
 use super::{Etcd, OUT_OF_RANGE, RANGE};
+use crate::index::Index;
 use crate::state::{Change, Keys, State, WindowLimits};
 use crate::store::Shared;
 use crate::writer::Request;
@@ -47,14 +48,14 @@ pub(crate) struct Feed {
 }
 
 /// Reads everything, and begins to follow. Blocks.
-pub(crate) fn open(etcd: Etcd, limits: WindowLimits) -> Result<Feed, OpenError> {
+pub(crate) fn open(etcd: Etcd, limits: WindowLimits, index: Option<Index>) -> Result<Feed, OpenError> {
     let (commits, requests) = mpsc::channel(limits::QUEUE);
     let (reads, asked) = mpsc::channel(limits::QUEUE);
     let (ready, opened) = std::sync::mpsc::channel();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(run(etcd, limits, requests, asked, ready)),
+            Ok(runtime) => runtime.block_on(run(etcd, (limits, index), requests, asked, ready)),
             Err(error) => drop(ready.send(Err(OpenError::Thread(error)))),
         }
     };
@@ -72,6 +73,7 @@ pub(super) struct Follower {
     pub shared: Arc<Shared>,
     pub receipts: Arc<Receipts>,
     limits: WindowLimits,
+    index: Option<Index>,
     /// The store is to be closed.
     end: Arc<Notify>,
 }
@@ -80,7 +82,7 @@ type Ready = std::sync::mpsc::Sender<Result<Arc<Shared>, OpenError>>;
 
 async fn run(
     etcd: Etcd,
-    limits: WindowLimits,
+    (limits, index): (WindowLimits, Option<Index>),
     mut requests: mpsc::Receiver<Request>,
     asked: mpsc::Receiver<Asked>,
     ready: Ready,
@@ -90,7 +92,7 @@ async fn run(
         Ok(loaded) => loaded,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let shared = Arc::new(Shared::new(State::new(keys, row::whole(revision), limits)));
+    let shared = Arc::new(Shared::new(State::new(keys, row::whole(revision), limits, index)));
     if ready.send(Ok(shared.clone())).is_err() {
         return;
     }
@@ -100,6 +102,7 @@ async fn run(
         prefix: etcd.prefix,
         shared: shared.clone(),
         limits,
+        index,
         end: Arc::default(),
     };
     let (applied, seen) = watch::channel(revision);
@@ -239,7 +242,7 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
                 Ok(Loaded { revision, .. }) if revision < *applied.borrow() => "its revision is lower".to_owned(),
                 Ok(Loaded { keys, revision, .. }) => {
                     tracing::warn!("etcd has forgotten what this server had yet to see; its watches begin anew");
-                    follower.shared.reset(State::new(keys, row::whole(revision), follower.limits));
+                    follower.shared.reset(State::new(keys, row::whole(revision), follower.limits, follower.index));
                     applied.send_replace(revision);
                     continue;
                 }
@@ -366,7 +369,7 @@ impl Follower {
         };
         let (previous, previous_revision) = before.map(|before| (before.value, before.revision)).unzip();
         let event = Event { revision, key, value, previous, deleted: event.deleted };
-        Ok(Some(Change { event, previous: previous_revision }))
+        Ok(Some(Change::new(event, previous_revision)))
     }
 }
 

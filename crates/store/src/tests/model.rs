@@ -210,7 +210,7 @@ impl World {
                 let expected: Vec<_> =
                     all.iter().take(limit).map(|(key, state)| ((*key).clone(), (*state).clone())).collect();
                 assert_eq!(found, expected);
-                assert_eq!((page.remaining_count, page.revision), (all.len() - found.len(), Revision(at)));
+                assert_eq!((page.more, page.revision), (all.len() > found.len(), Revision(at)));
             }
         }
     }

@@ -17,7 +17,7 @@ fn range_of(node: &Value) -> &str {
     object::text(node, &["spec", "podCIDR"])
 }
 
-/// Gives the Node the first range that nobody has; one that it asks for (a machine whose Node was deleted while its pods
+/// Gives the Node a range that nobody has; one that it asks for (a machine whose Node was deleted while its pods
 /// run) it gets if nobody else has it.
 pub fn allocate(batch: &mut Batch<'_>, node: &mut Value) -> Result<(), Status> {
     let asked = range_of(node).to_owned();
@@ -35,7 +35,9 @@ pub fn allocate(batch: &mut Batch<'_>, node: &mut Value) -> Result<(), Status> {
         }
         return Ok(());
     }
-    let mut ranges = (0..all.ranges(NODE_BITS)).filter_map(|index| all.range(NODE_BITS, index));
+    // As many as are taken are tried last: the one after them is mostly free, however many there are.
+    let (begin, end) = (batch.taken_below(&key::pod_range("")), all.ranges(NODE_BITS));
+    let mut ranges = (begin..end).chain(0..begin.min(end)).filter_map(|index| all.range(NODE_BITS, index));
     let Some(free) = ranges.find(|range: &Cidr| !batch.is_taken(&key::pod_range(&range.to_string()))) else {
         batch.warnings.push(format!("all ranges of {all} are in use: this Node has no addresses for pods"));
         return Ok(());

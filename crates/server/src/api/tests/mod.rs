@@ -27,8 +27,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
-        let store = Store::open(Source::backend(redb::backends::InMemoryBackend::new()), Options::inline())
-            .expect("an empty store");
+        let store = Store::open(
+            Source::backend(redb::backends::InMemoryBackend::new()),
+            Options { index: Some(crate::api::key::PODS_BY_NODE), ..Options::inline() },
+        )
+        .expect("an empty store");
         let seconds = Arc::new(AtomicI64::new(1_800_000_000));
         let (clock, state) = (seconds.clone(), AtomicU64::new(1));
         let env = Env {
