@@ -6,6 +6,7 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use mainstay_api::Kind;
+use mainstay_api::schema;
 use serde_json::{Value, json};
 
 /// The label of a ControllerRevision with its hash.
@@ -26,32 +27,17 @@ pub fn template(data: &Value) -> PodTemplateSpec {
     serde_json::from_value(template).unwrap_or_default()
 }
 
-/// A template as it compares: with `kind`'s defaults, without nulls and without what revisions add to it.
+/// A template as it compares: with `kind`'s defaults, without what means "not set" and without what revisions add to it.
 pub fn normal(kind: &Kind, template: &PodTemplateSpec) -> Value {
     let mut template = json!(template);
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove("pod-template-hash");
     }
     let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "spec": { "template": template } });
+    // As every write is read: what was stored before a server did so (`annotations: {}`) is no other template.
+    schema::drop_empty(kind, &mut object);
     (kind.defaults)(kind, &mut object);
-    let mut template = object.pointer_mut("/spec/template").map(Value::take).unwrap_or_default();
-    drop_nulls(&mut template);
-    template
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            let nulls: Vec<String> =
-                fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect();
-            for name in nulls {
-                fields.remove(&name);
-            }
-            fields.iter_mut().for_each(|(_, value)| drop_nulls(value));
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
+    object.pointer_mut("/spec/template").map(Value::take).unwrap_or_default()
 }
 
 /// The hash of a template that names its revision; `collisions` tells apart different templates of one hash.
@@ -118,6 +104,10 @@ mod tests {
             json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}),
         );
         assert_ne!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &other));
+        let emptied = template_of(json!({"metadata": {"labels": {"a": "b"}, "annotations": {}}, "spec": {
+            "hostNetwork": false, "volumes": [], "nodeSelector": {}, "containers": [{"name": "c", "image": "i",
+                "resources": {"limits": {}}, "tty": false, "env": []}]}}));
+        assert_eq!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &emptied), "upstream leaves out what is empty");
         assert_ne!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &plain), 1));
     }
 }

@@ -6,6 +6,7 @@ use base64::Engine;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::omitted;
 use super::parse::{self, MAX_DEPTH};
 use super::types::{Shape, Struct, shape_of};
 use super::yaml;
@@ -45,43 +46,70 @@ impl FieldValidation {
 /// Errors are upstream's 400s: text that is not JSON or nested too deep, another kind or version, a
 /// value of the wrong type, and with `Strict` unknown and duplicate fields.
 pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let (mut object, duplicates) = parse_json(kind, body)?;
+    let found = clean(kind, &mut object, duplicates, Empty::Dropped)?;
+    Ok((object, judge(kind, in_body_order(body, found), validation)?))
+}
+
+/// As [`decode_bytes`], for a YAML body.
+pub fn decode_yaml(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let (mut object, duplicates) = parse_yaml(body)?;
+    let found = clean(kind, &mut object, duplicates, Empty::Dropped)?;
+    Ok((object, judge(kind, found, validation)?))
+}
+
+/// Reads the configuration of a server-side apply, YAML or JSON. What is empty in it stays: its manager says that it is to
+/// be empty, and owns that. Returns what is unknown or stands twice, too.
+pub fn decode_config(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    // Most clients send JSON, which is YAML too and is read faster as what it is.
+    let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let (mut object, found) = if is_json { parse_json(kind, body)? } else { parse_yaml(body)? };
+    let found = clean(kind, &mut object, found, Empty::Kept)?;
+    Ok((object, if is_json { in_body_order(body, found) } else { found }))
+}
+
+/// Checks and cleans an object that is already JSON, as the result of a patch. Returns the warnings.
+///
+/// `apiVersion` and `kind` are filled in where they are missing; nulls, which mean "not set", are
+/// dropped, and so is what is empty where that means the same; quantities are written in their canonical form; unknown
+/// fields are dropped.
+pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    let found = clean(kind, object, Vec::new(), Empty::Dropped)?;
+    judge(kind, found, validation)
+}
+
+/// A body as JSON, and what stands twice in it.
+fn parse_json(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let parsed = parse::parse(body).map_err(|error| {
         let what = if kind.kind.is_empty() { "an object" } else { &kind.kind };
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {what}): couldn't get version/kind; json parse error: {error}"
         ))
     })?;
-    let mut object = parsed.value;
-    let duplicates = parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    let found = clean(kind, &mut object, duplicates)?;
-    Ok((object, judge(kind, in_body_order(body, found), validation)?))
+    Ok((parsed.value, parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect()))
 }
 
-/// As [`decode_bytes`], for a YAML body.
-pub fn decode_yaml(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+/// As [`parse_json`], for YAML.
+fn parse_yaml(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let text =
         std::str::from_utf8(body).map_err(|_| Status::bad_request("yaml: control characters are not allowed"))?;
     let parsed =
         yaml::parse(text).map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
-    let mut object = parsed.value;
     let duplicates = parsed.duplicates.into_iter().map(|line| format!("yaml: unmarshal errors:\n  {line}")).collect();
-    let found = clean(kind, &mut object, duplicates)?;
-    Ok((object, judge(kind, found, validation)?))
+    Ok((parsed.value, duplicates))
 }
 
-/// Checks and cleans an object that is already JSON, as the result of a patch. Returns the warnings.
-///
-/// `apiVersion` and `kind` are filled in where they are missing; nulls, which mean "not set", are
-/// dropped; quantities are written in their canonical form; unknown fields are dropped.
-pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
-    let found = clean(kind, object, Vec::new())?;
-    judge(kind, found, validation)
+/// What is done with fields that are empty and could as well not be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    Kept,
+    Dropped,
 }
 
 /// Checks and cleans; adds the unknown fields to what the parser has found.
-fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>) -> Result<Vec<String>, Status> {
+fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>, empty: Empty) -> Result<Vec<String>, Status> {
     type_meta(kind, object)?;
-    let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind };
+    let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind, empty };
     match &kind.custom {
         None => walk.value(shape_of(&kind.type_name), object),
         Some(custom) => {
@@ -184,6 +212,7 @@ struct Walk<'a> {
     strict: Vec<String>,
     /// The innermost Go struct, for error messages.
     owner: &'a str,
+    empty: Empty,
 }
 
 impl Walk<'_> {
@@ -268,6 +297,9 @@ impl Walk<'_> {
             self.path.push(Step::Field(name.clone()));
             self.value(field.shape, value)?;
             self.path.pop();
+            if field.is_omitted && self.empty == Empty::Dropped && omitted::is_empty(value) {
+                unset.push(name.clone());
+            }
         }
         for name in unset {
             map.remove(&name);
@@ -474,6 +506,37 @@ mod tests {
                 fields.join(", ")
             )
         );
+    }
+
+    /// S11: what upstream's structs leave out is not kept, whoever writes it; what is a pointer there is.
+    #[test]
+    fn s11_what_is_empty_is_dropped_where_upstream_drops_it() {
+        let body = json!({ "metadata": { "name": "web", "labels": {} }, "spec": { "replicas": 0, "minReadySeconds": 0,
+            "template": { "metadata": { "annotations": {}, "labels": { "a": "" } }, "spec": { "hostNetwork": false,
+                "nodeSelector": {}, "tolerations": [], "terminationGracePeriodSeconds": 0, "securityContext": {},
+                "affinity": { "podAffinity": {} }, "initContainers": [], "volumes": [{ "name": "v", "emptyDir": {} }],
+                "containers": [{ "name": "a", "tty": false, "args": [], "env": [{ "name": "A", "value": "" }],
+                    "securityContext": { "privileged": false, "capabilities": { "drop": [] } },
+                    "resources": { "limits": {} }, "startupProbe": { "initialDelaySeconds": 0 } }] } } } });
+        let kept = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" },
+            "spec": { "replicas": 0, "template": { "metadata": { "labels": { "a": "" } }, "spec": {
+                "terminationGracePeriodSeconds": 0, "securityContext": {}, "affinity": { "podAffinity": {} },
+                "volumes": [{ "name": "v", "emptyDir": {} }], "containers": [{ "name": "a", "env": [{ "name": "A" }],
+                    "securityContext": { "privileged": false, "capabilities": {} },
+                    "resources": {}, "startupProbe": {} }] } } } });
+        let kind = &kinds::STATEFUL_SET;
+        let text = body.to_string();
+        let json = decode_bytes(kind, text.as_bytes(), FieldValidation::Strict).expect("JSON");
+        let yaml = decode_yaml(kind, text.as_bytes(), FieldValidation::Strict).expect("YAML");
+        let mut patched = body.clone();
+        decode(kind, &mut patched, FieldValidation::Strict).expect("a patch's result");
+        assert_eq!((&json.0, &yaml.0, &patched), (&kept, &kept, &kept));
+        // Who applies says what is to be empty.
+        let (config, _) = decode_config(kind, text.as_bytes()).expect("a configuration");
+        assert_eq!(config["spec"], body["spec"]);
+        let mut secret = json!({ "data": {}, "stringData": { "a": "" }, "type": "" });
+        decode(&kinds::SECRET, &mut secret, FieldValidation::Strict).expect("a Secret");
+        assert_eq!(secret, json!({ "apiVersion": "v1", "kind": "Secret", "stringData": { "a": "" } }));
     }
 
     #[test]

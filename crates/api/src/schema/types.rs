@@ -9,6 +9,7 @@ use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use serde_json::{Map, Value};
 
 use super::list_keys::{self, FieldKeys};
+use super::omitted;
 use super::raw;
 use crate::kinds::{self, Row};
 
@@ -55,6 +56,7 @@ pub struct Struct {
 }
 
 /// A field of a [`Struct`].
+#[derive(Clone, Copy)]
 pub struct Field {
     /// As in JSON.
     pub name: &'static str,
@@ -62,6 +64,8 @@ pub struct Field {
     pub shape: Shape,
     /// How its value is merged.
     pub keys: &'static FieldKeys,
+    /// Upstream's JSON leaves it out where it is empty: `false`, `0`, `""`, `[]` or `{}` is the same as not set.
+    pub is_omitted: bool,
 }
 
 impl Struct {
@@ -130,7 +134,7 @@ static RESOURCE: LazyLock<Struct> = LazyLock::new(|| {
     let mut fields = vec![];
     if let Shape::Struct(any) = shape_of(&kinds::CONFIG_MAP.type_name) {
         let own = any.fields().iter().filter(|field| ["apiVersion", "kind", "metadata"].contains(&field.name));
-        fields.extend(own.map(|field| Field { name: field.name, shape: field.shape, keys: field.keys }));
+        fields.extend(own.map(|field| Field { ..*field }));
     }
     Struct { name: "CustomResource", atomic: false, others: DEDUCED, fields: OnceLock::from(Box::from(fields)) }
 });
@@ -154,6 +158,7 @@ fn fill(
             name: Box::leak(field.clone().into_boxed_str()),
             shape: shape(schema, definitions, types),
             keys: list_keys::of_field(name, field),
+            is_omitted: omitted::is_omitted(name, field),
         })
         .collect();
     fields.sort_by_key(|field| field.name);

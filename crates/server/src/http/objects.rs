@@ -521,10 +521,7 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         if call.query.get("fieldManager").is_none_or(String::is_empty) {
             return Err(api::no_field_manager());
         }
-        // Most clients send JSON, which is YAML too and is read faster as what it is.
-        let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-        let read = if is_json { schema::decode_bytes } else { schema::decode_yaml };
-        let (config, found) = read(kind, &body, FieldValidation::Warn)?;
+        let (config, found) = schema::decode_config(kind, &body)?;
         let warnings = judge_config(kind, &config, found, validation)?;
         let force = api::flag(call.query, "force");
         let written =
