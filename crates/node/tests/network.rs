@@ -77,11 +77,6 @@ fn cidr(text: &str) -> Cidr {
     Cidr::parse(text).expect("a range")
 }
 
-fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, by_client: bool) -> Fronts {
-    let endpoints = endpoints.iter().map(|address| SocketAddrV4::new(*address, 80)).collect();
-    BTreeMap::from([(front, Backends { endpoints, by_client, masquerade, from: None })])
-}
-
 /// What the tests' networks have.
 fn config(folder: &std::path::Path) -> NetworkConfig {
     NetworkConfig {
@@ -93,6 +88,11 @@ fn config(folder: &std::path::Path) -> NetworkConfig {
         node_address: Ipv4Addr::LOCALHOST,
         between: Between::Routes,
     }
+}
+
+fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, affinity: Option<u32>) -> Fronts {
+    let endpoints = endpoints.iter().map(|address| SocketAddrV4::new(*address, 80)).collect();
+    BTreeMap::from([(front, Backends { endpoints, affinity, masquerade, from: None })])
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn pods_reach_services_and_nothing_leaves() {
     assert_eq!(node.ask(service), Err(ErrorKind::ConnectionRefused), "N4: from the host too");
 
     let mut filter = node.run(move || {
-        filter.set_service("default/web", &fronts(front, &[b], false, false)).expect("set");
+        filter.set_service("default/web", &fronts(front, &[b], false, None)).expect("set");
         filter
     });
     assert_eq!(pod_a.ask(service), Ok(format!("b {a}")), "pod to Service on the same bridge");
@@ -134,7 +134,7 @@ fn pods_reach_services_and_nothing_leaves() {
     assert_eq!(pod_b.ask(service), Ok("b 10.244.0.1".to_owned()), "a pod reaches itself by its Service");
 
     let mut filter = node.run(move || {
-        filter.set_service("default/web", &fronts(front, &[a, b], false, false)).expect("set");
+        filter.set_service("default/web", &fronts(front, &[a, b], false, None)).expect("set");
         filter
     });
     let answers: std::collections::BTreeSet<_> = (0..64).filter_map(|_| node.ask(service).ok()).collect();
@@ -142,8 +142,8 @@ fn pods_reach_services_and_nothing_leaves() {
 
     let node_port = Front { address: None, protocol: Protocol::Tcp, port: 30080 };
     let mut filter = node.run(move || {
-        filter.set_service("default/web", &fronts(front, &[a, b], false, true)).expect("set");
-        filter.set_service("default/port", &fronts(node_port, &[b], true, false)).expect("set");
+        filter.set_service("default/web", &fronts(front, &[a, b], false, Some(60))).expect("set");
+        filter.set_service("default/port", &fronts(node_port, &[b], true, None)).expect("set");
         filter
     });
     let answers: std::collections::BTreeSet<_> = (0..16).filter_map(|_| pod_a.ask(service).ok()).collect();
@@ -160,6 +160,89 @@ fn pods_reach_services_and_nothing_leaves() {
     let leases = config.folder.clone();
     node.run(move || Network::cleanup(&leases).expect("cleaned up"));
     assert!(!config.folder.exists());
+}
+
+/// Services, session affinity timeout and switching it on and off: for a cluster address and for a node port.
+#[test]
+fn conformance_session_affinity_lasts_until_its_timeout() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
+    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
+    let opened = config.clone();
+    let (a, b, filter) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        let (a, b) = (network.attach("uid-a", &netns_a), network.attach("uid-b", &netns_b));
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&BTreeMap::new()).expect("an empty table");
+        (a.expect("attached"), b.expect("attached"), filter)
+    });
+    pod_a.serve("a");
+    pod_b.serve("b");
+    let mut filter = Some(filter);
+    let address = Ipv4Addr::new(10, 96, 0, 20);
+    let fronts_of = [
+        (
+            Front { address: Some(address), protocol: Protocol::Tcp, port: 8080 },
+            SocketAddrV4::new(address, 8080),
+            false,
+        ),
+        (
+            Front { address: None, protocol: Protocol::Tcp, port: 30080 },
+            SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 1), 30080),
+            true,
+        ),
+    ];
+    let who = |from: &Host, service| from.ask(service).expect("an answer").split(' ').next().map(str::to_owned);
+    let times = |from: &Host, service, count: usize| -> std::collections::BTreeSet<_> {
+        (0..count).map(|_| who(from, service)).collect()
+    };
+    for (front, service, masquerade) in fronts_of {
+        let mut set = |endpoints: &'static str, affinity| {
+            let endpoints: Vec<Ipv4Addr> = endpoints.chars().map(|name| if name == 'a' { a } else { b }).collect();
+            let mut moved = filter.take().expect("the filter");
+            filter = Some(node.run(move || {
+                moved.set_service("default/web", &fronts(front, &endpoints, masquerade, affinity)).expect("set");
+                moved
+            }));
+        };
+        set("ab", None);
+        assert_eq!(times(&pod_a, service, 64).len(), 2, "without affinity both are used");
+        set("ab", Some(600));
+        assert_eq!(times(&pod_a, service, 16).len(), 1, "switched on");
+        // The other one goes and comes again: who had this one keeps it.
+        let kept = who(&pod_a, service);
+        set(if kept.as_deref() == Some("a") { "a" } else { "b" }, Some(600));
+        set("ab", Some(600));
+        assert_eq!(times(&pod_a, service, 16), [kept].into(), "kept while the other one came and went");
+        // A client that is heard of keeps its endpoint for longer than the timeout.
+        set("ab", None);
+        set("ab", Some(1));
+        let first = who(&pod_a, service);
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(2500) {
+            assert_eq!(who(&pod_a, service), first, "each connection begins its time anew");
+        }
+        // One that is not is sent anywhere: after twenty such times, both were met.
+        let mut met = std::collections::BTreeSet::from([first]);
+        for _ in 0..20 {
+            let silent = std::time::Instant::now();
+            while silent.elapsed() < Duration::from_millis(1300) {
+                who(&pod_b, service);
+            }
+            met.insert(who(&pod_a, service));
+            if met.len() == 2 {
+                break;
+            }
+        }
+        assert_eq!(met.len(), 2, "the affinity ends");
+        set("ab", None);
+        assert_eq!(times(&pod_a, service, 64).len(), 2, "switched off");
+        set("", None);
+        assert!(pod_a.ask(service).is_err(), "gone");
+    }
+    let leases = config.folder.clone();
+    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
 }
 
 #[test]
@@ -186,7 +269,7 @@ fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_
     let service = SocketAddrV4::new(address, 80);
     assert_ne!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "without a Service it leaves");
     let with = |endpoints: &[Ipv4Addr], from: Option<Vec<Cidr>>| {
-        let mut fronts = fronts(front, endpoints, true, false);
+        let mut fronts = fronts(front, endpoints, true, None);
         fronts.values_mut().for_each(|backends| backends.from = from.clone());
         fronts
     };

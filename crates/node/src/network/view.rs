@@ -250,7 +250,7 @@ fn fronts(rules: &[Rule]) -> Fronts {
         let masquerade = rule.masquerade == Masquerade::Always;
         fronts.insert(
             Front { address, protocol, port },
-            Backends { endpoints, by_client: rule.affinity_seconds.is_some(), masquerade, from: sources(rule) },
+            Backends { endpoints, affinity: rule.affinity_seconds, masquerade, from: sources(rule) },
         );
     }
     fronts

@@ -52,6 +52,10 @@ impl Verdict {
     }
 }
 
+fn milliseconds(seconds: u32) -> u64 {
+    u64::from(seconds) * 1000
+}
+
 /// A row of expressions being written into a rule.
 pub struct Rule<'a> {
     message: &'a mut Message,
@@ -188,13 +192,13 @@ impl<'a> Rule<'a> {
         self.equals(&[0; 4])
     }
 
-    /// The packets whose source address hashes to `index` of `of`.
-    pub fn hashed_to(&mut self, index: u32, of: u32) -> &mut Self {
-        self.source(FIRST + 1);
-        self.expression("hash", |data| {
-            data.be32(1, FIRST + 1).be32(2, FIRST).be32(3, 4).be32(4, of).be32(5, 0).be32(7, 0);
-        });
-        self.equals(&index.to_ne_bytes())
+    /// Keeps the source address in a set for so many seconds from now on. The rule ends here where the set is full.
+    pub fn remember_source(&mut self, set: &str, seconds: u32) -> &mut Self {
+        const UPDATE: u32 = 1;
+        self.source(FIRST);
+        self.expression("dynset", |data| {
+            data.string(1, set).be32(3, UPDATE).be32(4, FIRST).attribute(6, &milliseconds(seconds).to_be_bytes());
+        })
     }
 
     fn immediate(&mut self, register: u32, value: &[u8]) -> &mut Self {

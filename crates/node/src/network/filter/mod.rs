@@ -9,6 +9,10 @@
 //!                      fib daddr type local, not 127.0.0.0/8, l4proto . dport  vmap @node-ports
 //! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
 //!                      dnat to 10.244.0.6:80
+//! front-8, by client:  ip saddr @clients-3  jump keep-3               (`affinity`)
+//!                      numgen random mod 2 == 0   jump keep-3 …
+//! keep-3:              update @clients-3 { ip saddr timeout 10s }
+//!                      dnat to 10.244.0.5:80
 //! postrouting:         ip saddr . ip daddr @hairpins  masquerade     (a pod that reaches itself by its Service)
 //!                      mark 0x4000  masquerade                      (came by a node port)
 //!                      saddr in pods, daddr not in pods, masquerade (a pod to the outside)
@@ -23,6 +27,7 @@
 //! after that only what differs is sent, one transaction a Service, so that a change never costs more than what it
 //! changes and connections never see a half-made table.
 
+mod affinity;
 mod expression;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +36,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Cidr;
 use super::netlink::{APPEND, CREATE, Family, Message, Socket};
+use affinity::Kept;
 use expression::{FIRST, Rule, Verdict};
 
 const TABLE: &str = "mainstay";
@@ -49,6 +55,7 @@ const DEL_CHAIN: u16 = NFTABLES | 5;
 const NEW_RULE: u16 = NFTABLES | 6;
 const DEL_RULE: u16 = NFTABLES | 8;
 const NEW_SET: u16 = NFTABLES | 9;
+const DEL_SET: u16 = NFTABLES | 11;
 const NEW_ELEMENT: u16 = NFTABLES | 12;
 const DEL_ELEMENT: u16 = NFTABLES | 14;
 const BATCH_BEGIN: u16 = 0x10;
@@ -92,8 +99,8 @@ pub struct Front {
 pub struct Backends {
     /// The ready endpoints; with none the front is refused.
     pub endpoints: Vec<SocketAddrV4>,
-    /// `sessionAffinity: ClientIP`: a client's address always gives the same endpoint.
-    pub by_client: bool,
+    /// `sessionAffinity: ClientIP`: a client keeps its endpoint until it has made no connection for so many seconds.
+    pub affinity: Option<u32>,
     /// Who may come: everybody, or only these ranges; others are refused.
     pub from: Option<Vec<Cidr>>,
     /// Whether the endpoint sees the node's address instead of the client's (node ports with policy Cluster).
@@ -103,8 +110,17 @@ pub struct Backends {
 /// The fronts of one Service.
 pub type Fronts = BTreeMap<Front, Backends>;
 
-/// The fronts of one Service that are in the kernel, each with the name of its chain.
-type Chains = BTreeMap<Front, (String, Backends)>;
+/// A front's chain that is in the kernel.
+#[derive(Clone, Debug)]
+struct Chain {
+    name: String,
+    backends: Backends,
+    /// Where clients are remembered.
+    kept: Kept,
+}
+
+/// The fronts of one Service that are in the kernel.
+type Chains = BTreeMap<Front, Chain>;
 
 /// What it takes to make one Service's rules what they should be.
 struct ServiceChange {
@@ -150,6 +166,13 @@ fn base_chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
 fn chain(kind: u16, flags: u16, name: &str) -> Message {
     let mut message = Message::new(kind, flags, &IPV4);
     table(&mut message).string(3, name);
+    message
+}
+
+/// Takes all rules out of a chain.
+fn emptied(chain: &str) -> Message {
+    let mut message = Message::new(DEL_RULE, 0, &IPV4);
+    table(&mut message).string(2, chain);
     message
 }
 
@@ -203,7 +226,7 @@ impl Front {
 }
 
 /// The rules of a front's chain.
-fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
+fn chain_rules(name: &str, backends: &Backends, kept: &Kept) -> Vec<Message> {
     let mut messages = Vec::new();
     if backends.masquerade {
         messages.push(rule(name, |rule| {
@@ -211,31 +234,35 @@ fn chain_rules(name: &str, backends: &Backends) -> Vec<Message> {
         }));
     }
     match &backends.from {
-        None => messages.extend(endpoint_rules(name, backends, None)),
-        Some(ranges) => messages.extend(ranges.iter().flat_map(|range| endpoint_rules(name, backends, Some(*range)))),
+        None => messages.extend(endpoint_rules(name, backends, kept, None)),
+        Some(ranges) => {
+            messages.extend(ranges.iter().flat_map(|range| endpoint_rules(name, backends, kept, Some(*range))));
+        }
     }
     messages
 }
 
-/// The rules that pick an endpoint, for everybody or for one range of sources.
-fn endpoint_rules(name: &str, backends: &Backends, from: Option<Cidr>) -> Vec<Message> {
-    let mut messages = Vec::new();
+/// The rules that pick an endpoint, for everybody or for one range of sources: that of a client that is remembered, else
+/// one by chance.
+fn endpoint_rules(name: &str, backends: &Backends, kept: &Kept, from: Option<Cidr>) -> Vec<Message> {
+    let within = |rule: &mut Rule<'_>| {
+        if let Some(from) = from {
+            rule.source(FIRST).in_range(from, true);
+        }
+    };
+    let mut messages = kept.known_clients(name, within);
     let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
     for (index, endpoint) in (0..count).zip(&backends.endpoints) {
         messages.push(rule(name, |rule| {
-            if let Some(from) = from {
-                rule.source(FIRST).in_range(from, true);
-            }
+            within(rule);
             let left = count - index;
             if left > 1 {
-                // One of those that are left, or by the client's address always the same.
-                if backends.by_client {
-                    rule.hashed_to(index, count)
-                } else {
-                    rule.one_in(left)
-                };
+                rule.one_in(left);
             }
-            rule.destination_nat(*endpoint.ip(), endpoint.port());
+            match kept.chain_of(endpoint) {
+                Some(chain) => rule.verdict(&Verdict::Jump(chain)),
+                None => rule.destination_nat(*endpoint.ip(), endpoint.port()),
+            };
         }));
     }
     messages
@@ -411,38 +438,42 @@ impl Filter {
         let mut removed = Vec::new();
         let mut next_chain = self.next_chain;
         for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.endpoints.is_empty()) {
-            match current.get(front) {
-                Some((name, before)) if before == backends => {
-                    wanted.insert(*front, (name.clone(), backends.clone()));
-                }
-                Some((name, _)) => {
-                    let mut flush = Message::new(DEL_RULE, 0, &IPV4);
-                    table(&mut flush).string(2, name);
-                    messages.push(flush);
-                    messages.extend(chain_rules(name, backends));
-                    wanted.insert(*front, (name.clone(), backends.clone()));
+            let known = current.get(front);
+            if let Some(unchanged) = known.filter(|known| known.backends == *backends) {
+                wanted.insert(*front, unchanged.clone());
+                continue;
+            }
+            let before = known.map(|known| known.kept.clone()).unwrap_or_default();
+            let kept = before.for_backends(backends, &mut next_chain);
+            messages.extend(kept.made(&before, backends));
+            let name = match known {
+                Some(Chain { name, .. }) => {
+                    messages.push(emptied(name));
+                    name.clone()
                 }
                 None => {
                     let name = format!("front-{next_chain}");
                     next_chain += 1;
                     messages.push(chain(NEW_CHAIN, CREATE, &name));
-                    messages.extend(chain_rules(&name, backends));
-                    messages.push(element(
-                        NEW_ELEMENT,
-                        CREATE,
-                        front.map(),
-                        &front.key(),
-                        Some(&Verdict::Jump(name.clone())),
-                    ));
-                    wanted.insert(*front, (name, backends.clone()));
+                    name
                 }
+            };
+            messages.extend(chain_rules(&name, backends, &kept));
+            if known.is_none() {
+                let verdict = Verdict::Jump(name.clone());
+                messages.push(element(NEW_ELEMENT, CREATE, front.map(), &front.key(), Some(&verdict)));
             }
+            messages.extend(before.gone(&kept));
+            wanted.insert(*front, Chain { name, backends: backends.clone(), kept });
         }
-        for (front, (name, _)) in current.iter().filter(|(front, _)| !wanted.contains_key(front)) {
+        for (front, chain) in current.iter().filter(|(front, _)| !wanted.contains_key(front)) {
             messages.push(element(DEL_ELEMENT, 0, front.map(), &front.key(), None));
-            removed.push(name.clone());
+            removed.push(chain);
         }
-        messages.extend(removed.iter().map(|name| chain(DEL_CHAIN, 0, name)));
+        for Chain { name, kept, .. } in removed {
+            messages.push(chain(DEL_CHAIN, 0, name));
+            messages.extend(kept.gone(&Kept::default()));
+        }
         let hairpins = self.hairpins_with(service, &wanted);
         messages.extend(self.hairpin_changes(&hairpins));
         let refused: BTreeSet<Front> =
@@ -494,7 +525,7 @@ impl Filter {
     /// How many Services each endpoint's address serves, once `service` is as `wanted` says.
     fn hairpins_with(&self, service: &str, wanted: &Chains) -> BTreeMap<Ipv4Addr, usize> {
         let addresses = |fronts: &Chains| -> BTreeSet<Ipv4Addr> {
-            fronts.values().flat_map(|(_, backends)| backends.endpoints.iter().map(|endpoint| *endpoint.ip())).collect()
+            fronts.values().flat_map(|chain| chain.backends.endpoints.iter().map(|endpoint| *endpoint.ip())).collect()
         };
         let mut hairpins = self.hairpins.clone();
         for address in self.services.get(service).map(addresses).unwrap_or_default() {
