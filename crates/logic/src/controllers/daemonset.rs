@@ -211,6 +211,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     execute(o, &plan, &revisions, &mut d);
     status(o, &revisions, now, &mut d);
     revisions::truncate(o, &revisions, &mut d);
+    d.create_last(&[&POD]);
     d
 }
 

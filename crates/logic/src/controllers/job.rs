@@ -224,6 +224,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     write_status(o, &status, &mut d);
     d.writes.extend(finalizers);
     d.events.extend(event);
+    d.create_last(&[&POD]);
     d
 }
 

@@ -238,6 +238,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     status(o, &revisions, &replicas, now, &mut d);
     revisions::truncate(o, &revisions, &mut d);
+    d.create_last(&[&PERSISTENT_VOLUME_CLAIM, &POD]);
     d
 }
 

@@ -230,16 +230,19 @@ fn record_refusal(batch: &mut Batch<'_>, controller: &'static str, write: &Write
             uid: object::text(owner, &["uid"]).to_owned(),
             warning: true,
             reason: "FailedCreate",
-            message: format!(
-                "create {} {} in {} {name} failed error: {}",
-                kind.kind,
-                object::name(object),
-                owner_kind.kind,
-                status.message
-            ),
+            message: refusal(kind, object::name(object), &owner_kind, name, &status.message),
         };
         events::record(batch, controller, &event);
         note_failure(batch, &owner_kind, &event.key, &event.uid, &status.message);
+    }
+}
+
+/// Upstream's words, which differ by who makes what.
+fn refusal(kind: &Kind, name: &str, owner_kind: &Kind, owner: &str, why: &str) -> String {
+    match (&*owner_kind.kind, &*kind.kind) {
+        ("ReplicaSet" | "ReplicationController" | "DaemonSet" | "Job", "Pod") => format!("Error creating: {why}"),
+        ("CronJob", "Job") => format!("Error creating job: {why}"),
+        (owner_kind, made) => format!("create {made} {name} in {owner_kind} {owner} failed error: {why}"),
     }
 }
 

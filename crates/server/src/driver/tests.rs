@@ -488,3 +488,55 @@ fn conformance_an_exceeded_quota_is_a_condition_of_the_set() {
     run(&cluster, SETS);
     assert_eq!((status().get("conditions"), status()["replicas"].clone()), (None, json!(2)));
 }
+
+/// As upstream: whose pods are refused says so, and its status is written all the same.
+#[test]
+fn the_status_of_an_owner_whose_pods_are_refused_is_written() {
+    use mainstay_logic::controllers::{daemonset, job, statefulset};
+    static OWNERS: &[Controller] = &[daemonset::CONTROLLER, job::CONTROLLER, statefulset::CONTROLLER];
+    let cluster = Cluster::new();
+    cluster.create(&kinds::NODE, json!({ "metadata": { "name": "n" } })).expect("created");
+    let hard = json!({ "pods": "0" });
+    cluster
+        .create(&kinds::RESOURCE_QUOTA, json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } }))
+        .expect("created");
+    let counted = json!({ "status": { "hard": hard, "used": { "pods": "0" } } });
+    cluster.merge(&kinds::RESOURCE_QUOTA, "q", crate::api::Part::Status, counted).expect("counted");
+    let containers = json!([{ "name": "c", "image": "i" }]);
+    let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": containers } });
+    let of_job = json!({ "spec": { "containers": containers, "restartPolicy": "Never" } });
+    let selector = json!({ "matchLabels": { "a": "b" } });
+    for (kind, spec, field, wanted) in [
+        (&kinds::DAEMON_SET, json!({ "selector": selector, "template": template }), "desiredNumberScheduled", json!(1)),
+        (
+            &kinds::JOB,
+            json!({ "template": of_job }),
+            "startTime",
+            json!(mainstay_api::time::rfc3339(cluster.api.now())),
+        ),
+        (
+            &kinds::STATEFUL_SET,
+            json!({ "selector": selector, "serviceName": "s", "template": template }),
+            "observedGeneration",
+            json!(1),
+        ),
+    ] {
+        cluster.create(kind, json!({ "metadata": { "name": "owner" }, "spec": spec })).expect("created");
+        run(&cluster, OWNERS);
+        assert_eq!(cluster.get(kind, "owner").expect("there")["status"][field], wanted, "{}", kind.kind);
+    }
+    let events = cluster.api.store.range(b"/core/events/default/", None, 100, None).expect("listed").entries;
+    let mut told: Vec<(String, bool)> = events
+        .iter()
+        .map(|event| serde_json::from_slice::<Value>(&event.value).expect("JSON"))
+        .filter(|event| event["reason"] == "FailedCreate")
+        .map(|event| {
+            let message = object::text(&event, &["message"]);
+            (object::text(&event, &["involvedObject", "kind"]).to_owned(), message.starts_with("Error creating: pods "))
+        })
+        .collect();
+    told.sort();
+    told.dedup();
+    let wanted = [("DaemonSet", true), ("Job", true), ("StatefulSet", false)];
+    assert_eq!(told, wanted.map(|(kind, is)| (kind.to_owned(), is)));
+}
