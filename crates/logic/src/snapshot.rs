@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -128,6 +129,7 @@ pub struct Snapshot {
     pub services: Objects<Service>,
     pub stateful_sets: Objects<StatefulSet>,
     pub storage_classes: Objects<StorageClass>,
+    pub validating_admission_policies: Objects<ValidatingAdmissionPolicy>,
     pub volume_attributes_classes: Objects<VolumeAttributesClass>,
     pub volume_group_snapshot_classes: Objects<VolumeGroupSnapshotClass>,
     pub volume_group_snapshot_contents: Objects<VolumeGroupSnapshotContent>,
@@ -359,6 +361,7 @@ macro_rules! typed {
 }
 
 typed! {
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies") => validating_admission_policies: ValidatingAdmissionPolicy,
     ("apiextensions.k8s.io", "customresourcedefinitions") => definitions: Definition,
     ("", "configmaps") => root_cas: ConfigMap,
     ("", "endpoints") => endpoints: Endpoints,

@@ -27,6 +27,7 @@
 
 pub(crate) mod ast;
 mod check;
+pub mod declared;
 mod eval;
 mod lex;
 mod library;

@@ -81,6 +81,7 @@ pub mod podcertificaterequest;
 pub mod poddisruptionbudget;
 pub mod podmetrics;
 pub mod podtemplate;
+pub mod policy_types;
 pub mod priorityclass;
 pub mod prioritylevelconfiguration;
 pub mod replicaset;

@@ -38,6 +38,7 @@ pub mod statefulset;
 pub mod tainteviction;
 pub mod ttlafterfinished;
 pub mod vacprotection;
+pub mod validatingadmissionpolicy;
 pub mod volumegroupsnapshot;
 pub mod volumesnapshot;
 pub mod volumesnapshotcontent;
@@ -75,6 +76,7 @@ pub const CONTROLLERS: &[Controller] = &[
     tainteviction::CONTROLLER,
     ttlafterfinished::CONTROLLER,
     vacprotection::CONTROLLER,
+    validatingadmissionpolicy::CONTROLLER,
     volumegroupsnapshot::CONTROLLER,
     volumesnapshot::CONTROLLER,
     volumesnapshotcontent::CONTROLLER,

@@ -1,5 +1,6 @@
 //! What each kind is found by.
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -29,6 +30,7 @@ impl Indexed for ClusterRole {}
 impl Indexed for ConfigMap {}
 impl Indexed for Endpoints {}
 impl Indexed for Lease {}
+impl Indexed for ValidatingAdmissionPolicy {}
 impl Indexed for Namespace {}
 impl Indexed for ServiceAccount {}
 
