@@ -215,13 +215,19 @@ fn conformance_session_affinity_lasts_until_its_timeout() {
         set(if kept.as_deref() == Some("a") { "a" } else { "b" }, Some(600));
         set("ab", Some(600));
         assert_eq!(times(&pod_a, service, 16), [kept].into(), "kept while the other one came and went");
-        // A client that is heard of keeps its endpoint for longer than the timeout.
+        // A client that is heard of keeps its endpoint for longer than the timeout. Where the machine has no time for this
+        // test, nothing is said about it.
         set("ab", None);
         set("ab", Some(1));
-        let first = who(&pod_a, service);
-        let began = std::time::Instant::now();
-        while began.elapsed() < Duration::from_millis(2500) {
-            assert_eq!(who(&pod_a, service), first, "each connection begins its time anew");
+        let (began, mut last, mut kept) = (std::time::Instant::now(), std::time::Instant::now(), 0);
+        let mut first = who(&pod_a, service);
+        while kept < 20 || began.elapsed() < Duration::from_millis(2500) {
+            let asked = who(&pod_a, service);
+            if last.elapsed() < Duration::from_millis(900) {
+                assert_eq!(asked, first, "each connection begins its time anew");
+                kept += 1;
+            }
+            (first, last) = (asked, std::time::Instant::now());
         }
         // One that is not is sent anywhere: after twenty such times, both were met.
         let mut met = std::collections::BTreeSet::from([first]);

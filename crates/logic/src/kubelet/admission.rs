@@ -91,10 +91,6 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
     if spec.resources.as_ref().is_some_and(|resources| has_any(&resources.limits)) {
         return Some("spec.resources.limits: this node limits containers, not pods".to_owned());
     }
-    let restarts = spec.containers.iter().find(|container| container.restart_policy.is_some());
-    if let Some(container) = restarts {
-        return Some(format!("container {}: restartPolicy: only init containers have their own here", container.name));
-    }
     containers(spec).find_map(|container| unsupported_in(container, abilities))
 }
 
@@ -102,8 +98,9 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
 /// and are looked at when they start.
 pub fn unsupported_in(container: &Container, abilities: &Abilities) -> Option<String> {
     let name = &container.name;
-    if has_any(&container.restart_policy_rules) {
-        return Some(format!("container {name}: restartPolicyRules: this node restarts by restartPolicy only"));
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    if let Some(rule) = rules.find(|rule| rule.action != "Restart") {
+        return Some(format!("container {name}: restartPolicyRules: this node has no action {}", rule.action));
     }
     if has_any(&container.volume_devices) {
         return Some(format!("container {name}: volumeDevices: this node gives containers no block devices"));
@@ -258,6 +255,8 @@ mod tests {
     /// X8: a security field is honoured or refused in words.
     #[test]
     fn x8_what_the_node_cannot_do_is_refused_in_words() {
+        let rules =
+            |action: &str| json!({ "containers": [{ "name": "c", "restartPolicyRules": [{ "action": action }] }] });
         let one = |security: Value| json!({ "containers": [{ "name": "c", "securityContext": security }] });
         for (spec, expected) in [
             (json!({ "containers": [], "hostUsers": false }), Some("PodFeatureUnsupported")),
@@ -277,7 +276,9 @@ mod tests {
             (json!({ "containers": [], "resourceClaims": [{ "name": "gpu" }] }), Some("PodFeatureUnsupported")),
             (json!({ "containers": [], "resources": { "limits": { "cpu": "1" } } }), Some("PodFeatureUnsupported")),
             (json!({ "containers": [], "resources": { "requests": { "cpu": "1" } } }), None),
-            (json!({ "containers": [{ "name": "c", "restartPolicy": "Never" }] }), Some("PodFeatureUnsupported")),
+            (json!({ "containers": [{ "name": "c", "restartPolicy": "Never" }] }), None),
+            (rules("Restart"), None),
+            (rules("RestartAllContainers"), Some("PodFeatureUnsupported")),
             (json!({ "containers": [], "initContainers": [{ "name": "c", "restartPolicy": "Always" }] }), None),
             (
                 json!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/dev/x" }] }] }),

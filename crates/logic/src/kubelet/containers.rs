@@ -2,7 +2,7 @@
 //! and back-off.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule};
 
 use super::backoff::RESTART;
 use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
@@ -24,13 +24,25 @@ pub(super) fn restart_policy(view: &PodView) -> &str {
     view.spec().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
-/// Whether a regular container that ended with `code` runs again.
-pub(super) fn restarts(view: &PodView, code: i32) -> bool {
-    match restart_policy(view) {
+/// Whether a container that ended with `code` runs again: the first of its rules that is about this code says so, else its
+/// own policy, else the pod's.
+pub(super) fn restarts(view: &PodView, container: &Container, code: i32) -> bool {
+    if container.restart_policy_rules.iter().flatten().any(|rule| is_about(rule, code)) {
+        return true;
+    }
+    match container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(view)) {
         "Never" => false,
         "OnFailure" => code != 0,
         _ => true,
     }
+}
+
+/// Whether a rule, whose action is `Restart`, is about this exit code.
+fn is_about(rule: &ContainerRestartRule, code: i32) -> bool {
+    rule.exit_codes.as_ref().is_some_and(|codes| {
+        let is_listed = codes.values.iter().flatten().any(|value| *value == code);
+        is_listed == (codes.operator == "In")
+    })
 }
 
 /// Whether a container belongs to the sandbox of now (an older one's died with it).
@@ -76,7 +88,7 @@ pub(super) fn init_standing(view: &PodView, container: &Container) -> Init {
     match latest.exit() {
         Some((0, _)) => Init::Done,
         Some(_) if begun => Init::Done,
-        Some(_) if restart_policy(view) == "Never" => Init::Failed,
+        Some((code, _)) if !restarts(view, container, code) => Init::Failed,
         _ => Init::Pending,
     }
 }
@@ -106,7 +118,7 @@ pub(super) fn run(view: &PodView, now: Timestamp, volumes_ready: bool, decision:
         let latest = view.latest(&container.name);
         match latest {
             Some(ContainerFact { life: Life::Running { .. }, .. }) => {}
-            Some(fact) if fact.exit().is_some_and(|(code, _)| !restarts(view, code)) => {}
+            Some(fact) if fact.exit().is_some_and(|(code, _)| !restarts(view, container, code)) => {}
             _ => start(view, container, latest, now, decision),
         }
     }

@@ -10,9 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::admission::Refusal;
 use super::backoff::plus_seconds;
-use super::containers::{
-    Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restart_policy, restarts,
-};
+use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restarts};
 use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos, resize};
 
@@ -67,7 +65,8 @@ pub(super) fn is_complete(view: &PodView) -> bool {
         return true;
     }
     let ended = |container: &Container| {
-        view.latest(&container.name).and_then(ContainerFact::exit).is_some_and(|(code, _)| !restarts(view, code))
+        let exit = view.latest(&container.name).and_then(ContainerFact::exit);
+        exit.is_some_and(|(code, _)| !restarts(view, container, code))
     };
     !spec.containers.is_empty() && spec.containers.iter().all(ended)
 }
@@ -248,13 +247,7 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
 }
 
 fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> bool {
-    if init && is_sidecar(container) {
-        true
-    } else if init {
-        code != 0 && restart_policy(view) != "Never"
-    } else {
-        restarts(view, code)
-    }
+    if init && is_sidecar(container) { true } else { (code != 0 || !init) && restarts(view, container, code) }
 }
 
 fn container_status(

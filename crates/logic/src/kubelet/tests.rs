@@ -241,6 +241,45 @@ fn restart_policies() {
     }
 }
 
+/// Conformance, container restart rules: the first rule about the exit code, then the container's policy, then the pod's.
+#[test]
+fn conformance_a_container_restarts_by_its_own_rules() {
+    let rule =
+        |operator: &str| json!([{ "action": "Restart", "exitCodes": { "operator": operator, "values": [42, 43] } }]);
+    for (pod, own, rules, code, runs_again) in [
+        ("Never", Some("Always"), json!([]), 0, true),
+        ("Never", Some("OnFailure"), json!([]), 3, true),
+        ("Always", Some("Never"), json!([]), 3, false),
+        ("Always", Some("OnFailure"), json!([]), 0, false),
+        ("Never", Some("Never"), rule("In"), 42, true),
+        ("Never", Some("Never"), rule("In"), 41, false),
+        ("Never", Some("Never"), rule("NotIn"), 41, true),
+        ("Never", Some("Never"), rule("NotIn"), 43, false),
+        ("Always", Some("OnFailure"), rule("In"), 3, true),
+    ] {
+        let mut spec = one_container();
+        spec["restartPolicy"] = json!(pod);
+        spec["containers"][0]["restartPolicy"] = json!(own);
+        spec["containers"][0]["restartPolicyRules"] = rules.clone();
+        let mut bench = Bench::new(spec.clone());
+        bench.network().image("c").started("c", 0).pass(1).exited("c", 0, code);
+        let step = bench.step();
+        assert_eq!(step.starts_with("Image c"), runs_again, "{pod} {own:?} {rules} {code}: {step}");
+        // The same of an init container, but that one that ends well is done.
+        let mut init = spec["containers"][0].clone();
+        init["name"] = json!("i");
+        if own == Some("Always") {
+            continue;
+        }
+        spec["containers"][0] = json!({ "name": "c", "image": "img:1" });
+        spec["initContainers"] = json!([init]);
+        let mut bench = Bench::new(spec);
+        bench.network().image("i").started("i", 0).pass(1).exited("i", 0, code);
+        let step = bench.step();
+        assert_eq!(step.starts_with("Image i"), code != 0 && runs_again, "init: {pod} {own:?} {rules} {code}: {step}");
+    }
+}
+
 #[test]
 fn a_finished_pod_is_never_started_again_even_without_its_containers() {
     let mut spec = one_container();

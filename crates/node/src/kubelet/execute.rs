@@ -272,7 +272,9 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         Err(error) => {
             let reason =
                 if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
-            let never_again = context.spec().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+            let own = context.container(&container).and_then(|spec| spec.restart_policy.as_deref());
+            let of_pod = context.spec().and_then(|spec| spec.restart_policy.as_deref());
+            let never_again = own.or(of_pod) == Some("Never");
             if never_again && reason == "RunContainerError" {
                 containers.push(start_error(kubelet, context, &container, attempt, image_id, &error.to_string()));
             }
