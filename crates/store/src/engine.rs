@@ -12,6 +12,7 @@
 use crate::checksum::{Sum, Summary};
 use crate::disk::Disk;
 use crate::format::{self, Content, FORMAT};
+use crate::guarded::guarded;
 use crate::limits::ENGINE_CACHE;
 use crate::sealing::{Seal, Sealing};
 use crate::state::{Change, Keys};
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use redb::{Builder, Database};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -121,7 +121,7 @@ impl Engine {
             Err(error) => {
                 let explained = self.explain(&error);
                 tracing::warn!(%error, "a commit failed; the store's file is opened again");
-                drop(db);
+                close(db);
                 self.in_doubt.extend(changes.iter().map(|change| change.event.key.clone()));
                 match self.usable(keys) {
                     Ok(db) => self.db = Some(db),
@@ -139,7 +139,7 @@ impl Engine {
         }
         self.disk.settle()?;
         let (db, _) = open_database(&self.disk)?;
-        let (on_disk, revision) = (format::revision(&db)?, self.summary.revision);
+        let (on_disk, revision) = (guarded(|| format::revision(&db))?, self.summary.revision);
         if on_disk < revision {
             // Nothing of ours does that; the file must not be written over what it has lost.
             return Err(redb::Error::Corrupted(format!("it fell back from revision {revision} to {on_disk}")));
@@ -162,13 +162,16 @@ impl Engine {
         summary: &Summary,
         all: bool,
     ) -> Result<(), redb::Error> {
-        let mut write = db.begin_write()?;
-        write.set_quick_repair(self.quick_repair);
-        format::write(&write, rows.into_iter(), summary)?;
-        if all {
-            format::write_once(&write, summary)?;
-        }
-        Ok(write.commit()?)
+        // A page may have gone bad since all of them were read.
+        guarded(|| {
+            let mut write = db.begin_write()?;
+            write.set_quick_repair(self.quick_repair);
+            format::write(&write, rows.into_iter(), summary)?;
+            if all {
+                format::write_once(&write, summary)?;
+            }
+            Ok(write.commit()?)
+        })
     }
 
     fn explain(&self, error: &redb::Error) -> CommitError {
@@ -188,31 +191,43 @@ impl Engine {
 fn open_database(disk: &Disk) -> Result<(Database, bool), redb::Error> {
     let repaired = Arc::new(AtomicBool::new(false));
     let seen = repaired.clone();
-    let db = Builder::new()
-        .set_cache_size(ENGINE_CACHE)
-        .set_repair_callback(move |_| seen.store(true, Ordering::Relaxed))
-        .create_with_backend(disk.clone())?;
+    let mut builder = Builder::new();
+    builder.set_cache_size(ENGINE_CACHE).set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
+    let db = guarded(|| Ok(builder.create_with_backend(disk.clone())?))?;
     Ok((db, repaired.load(Ordering::Relaxed)))
+}
+
+/// Lets go of a database that failed: it may also fail in that.
+pub(crate) fn close(db: Database) {
+    // What it would have written is of no use to anybody.
+    let _ = guarded(|| {
+        drop(db);
+        Ok(())
+    });
 }
 
 /// Opens a file that is held, and reads all of it: every page's checksum, every row's, and their sum.
 pub(crate) fn read_verified(disk: &Disk, content: &mut Content) -> Result<Database, OpenError> {
-    let read = || -> Result<Database, redb::Error> {
-        let (mut db, repaired) = open_database(disk)?;
+    let (mut db, repaired) = open_database(disk).map_err(|error| failed(disk, &error))?;
+    let read = guarded(|| {
         if !repaired {
             // After a clean end the engine believes what it reads, also about which pages are free.
             db.check_integrity()?;
         }
-        format::read(&db, content)?;
-        Ok(db)
-    };
-    // The engine is made for files that it wrote itself: a wrong byte may also meet an assertion of its.
-    let result = catch_unwind(AssertUnwindSafe(read));
-    let db = match result {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(error)) => Err(failed(disk, &error)),
-        Err(_) => Err(damaged(disk, "the engine gave up on it".to_owned())),
-    }?;
+        format::read(&db, content)
+    });
+    let sound = read.map_err(|error| failed(disk, &error)).and_then(|()| judge(disk, content));
+    match sound {
+        Ok(()) => Ok(db),
+        Err(refused) => {
+            close(db);
+            Err(refused)
+        }
+    }
+}
+
+/// Whether what was read is what was written, all of it.
+fn judge(disk: &Disk, content: &mut Content) -> Result<(), OpenError> {
     if let Some(found) = content.format.filter(|format| *format > FORMAT) {
         return Err(OpenError::Newer { found, known: FORMAT });
     }
@@ -227,7 +242,7 @@ pub(crate) fn read_verified(disk: &Disk, content: &mut Content) -> Result<Databa
     if !content.damage.is_none() {
         return Err(OpenError::Damaged { file: disk.name().to_owned(), damage: content.damage.clone() });
     }
-    Ok(db)
+    Ok(())
 }
 
 fn damaged(disk: &Disk, why: String) -> OpenError {

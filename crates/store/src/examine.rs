@@ -1,7 +1,7 @@
 //! Looking at a store's file without changing it, also at one that is not opened because it is damaged.
 
 use crate::disk::{Access, Disk, FILE};
-use crate::engine::read_verified;
+use crate::engine::{close, read_verified};
 use crate::format::Content;
 use crate::salvage::salvage;
 use crate::{ClusterId, Damage, Entry, OpenError, Revision};
@@ -31,7 +31,7 @@ pub fn examine(folder: &Path) -> Result<Examination, OpenError> {
     let disk = Disk::open(folder.into(), Access::ReadOnly)?;
     let mut content = Content::default();
     match read_verified(&disk, &mut content) {
-        Ok(_) => {}
+        Ok(db) => close(db),
         // The engine read it all, and rows are not what was written.
         Err(OpenError::Damaged { .. }) if !content.damage.is_none() => {}
         Err(OpenError::Damaged { damage, .. }) => {

@@ -24,6 +24,7 @@ mod error;
 mod etcd;
 mod examine;
 mod format;
+mod guarded;
 mod index;
 pub mod limits;
 mod restore;

@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// The trees are never deeper; what is deeper goes in a circle.
 const MAX_DEPTH: usize = 24;
+/// Bytes; the engine's own are larger.
+const MIN_PAGE: u64 = 512;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
 /// Where the two commit slots are in the engine's header.
@@ -51,6 +53,9 @@ impl<'a> Pages<'a> {
         let number = |at: usize| Some(u64::from(u32::from_le_bytes(file.get(at..at + 4)?.try_into().ok()?)));
         let (page, header_pages, pages) = (number(12)?, number(16)?, number(20)?);
         let region = header_pages.checked_add(pages)?.checked_mul(page)?;
+        if page < MIN_PAGE {
+            return None;
+        }
         Some(Self { file, page, region, region_header: header_pages.checked_mul(page)? })
     }
 
@@ -107,7 +112,9 @@ impl<'a> Pages<'a> {
         let doubled = u32::try_from(number >> 59).ok()?;
         let length = self.page.checked_shl(doubled)?;
         let index = number & (0xf_ffff >> doubled);
-        let start = self.page + (number >> 20 & 0xf_ffff) * self.region + self.region_header + index * length;
+        let region = (number >> 20 & 0xf_ffff).checked_mul(self.region)?;
+        let inside = self.region_header.checked_add(index.checked_mul(length)?)?;
+        let start = self.page.checked_add(region)?.checked_add(inside)?;
         let range = usize::try_from(start).ok()?..usize::try_from(start.checked_add(length)?).ok()?;
         self.file.get(range)
     }

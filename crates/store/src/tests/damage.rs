@@ -76,6 +76,26 @@ fn a_flipped_byte_at_a_thousand_offsets_is_refused_or_harmless_a10() {
     assert!(refused > 100, "{refused}");
 }
 
+/// What is saved of a damaged file is what was written to it, wherever its header leads.
+#[test]
+fn a_damaged_header_leads_nobody_astray_a10_x4() {
+    let disk = FaultyDisk::new();
+    let store = Store::open(Source::backend(disk.clone()), Options::inline()).unwrap();
+    let written = fill(&store);
+    let (mut bytes, mut saved) = (disk.bytes(), 0);
+    for bit in 0..320 * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let found = crate::salvage::salvage(&bytes, crate::Damage::default());
+        for (key, revision, value) in found.rows() {
+            let index: usize = std::str::from_utf8(&key[key.len() - 3..]).unwrap().parse().unwrap();
+            assert!(revision <= written.0 && value.starts_with(format!("<{index}:").as_bytes()), "bit {bit}: {key:?}");
+            saved += 1;
+        }
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    assert!(saved > 0);
+}
+
 /// The engine takes a newest commit that does not read back whole for one that the power cut short.
 #[test]
 fn an_acknowledged_commit_that_the_engine_drops_is_missed_a2_a10() {
