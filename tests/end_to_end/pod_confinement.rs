@@ -21,6 +21,7 @@ fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
     admission(&cluster, &checks);
     confinement(&cluster, &checks);
     output(&cluster, &checks);
+    own_users(&cluster, &checks);
     host_ports(&cluster, &checks);
     ephemeral_containers(&cluster, &checks);
     image_volumes_and_late_keys(&cluster, &checks);
@@ -35,12 +36,6 @@ fn refusals(cluster: &Cluster, checks: &Checks) {
             "  securityContext: {sysctls: [{name: vm.stat_interval, value: '9'}]}\n",
             "SysctlForbidden",
             "Pod was rejected: forbidden sysctl: \"vm.stat_interval\" not allowlisted",
-        ),
-        (
-            "users",
-            "  hostUsers: false\n",
-            "PodFeatureUnsupported",
-            "Pod was rejected: spec.hostUsers: this node gives pods no user namespaces of their own",
         ),
         (
             "apparmor",
@@ -117,6 +112,53 @@ fn output(cluster: &Cluster, checks: &Checks) {
     checks.equal("its log", &cluster.kubectl(&["logs", "writer"]), "one\ntwo\nthree");
     let message = cluster.field("pod/writer", "{.status.containerStatuses[0].state.terminated.message}");
     checks.equal("its message", &message, "one\ntwo\nthree");
+}
+
+/// A pod with a user namespace has everything that another one has, and is nobody on the host.
+fn own_users(cluster: &Cluster, checks: &Checks) {
+    let volumes = "  securityContext: {fsGroup: 2000}\n  volumes:\n  - {name: claim, persistentVolumeClaim: {claimName: users}}\n  \
+                   - {name: memory, emptyDir: {medium: Memory}}\n  - {name: secret, secret: {secretName: users, defaultMode: 0400}}\n";
+    let own = "    volumeMounts:\n    - {name: claim, mountPath: /claim, subPath: below/it}\n    - {name: memory, mountPath: \
+               /memory}\n    - {name: secret, mountPath: /secret}\n    readinessProbe: {exec: {command: [cat, /claim/file]}, \
+               periodSeconds: 1}\n";
+    let script = "echo of-root > /claim/file; trap 'echo bye > /dev/termination-log; exit 3' TERM; while true; do sleep 0.1; done";
+    let users = format!("  hostUsers: false\n  restartPolicy: Never\n{volumes}");
+    let manifest = pod("users", &users, own).replace("[sleep, '100000']", &format!("[sh, -c, \"{script}\"]"));
+    let others = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: users}\nspec: {accessModes: [ReadWriteOnce], \
+                  resources: {requests: {storage: 32Mi}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: users}\n\
+                  stringData: {word: hidden}\n---\n";
+    cluster.apply(&format!("{others}{manifest}"));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/users", "--timeout=60s"]);
+    let look = "tr -s ' ' < /proc/1/uid_map | cut -d' ' -f2,4; id -u; cat /secret/word; echo; stat -c %u:%a /claim/.. /tmp; \
+                echo x > /memory/x && cat /memory/x; wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token | grep -c .";
+    let seen = cluster.exec("users", &["sh", "-c", look]);
+    let words: Vec<&str> = seen.split_whitespace().collect();
+    checks.holds("its ids and its files", words.get(..5) == Some(&["0", "65536", "0", "hidden", "0:755"]), &seen);
+    checks.holds("memory and token", words.ends_with(&["x", "1"]), &seen);
+    cluster.kubectl(&["delete", "pod", "users", "--grace-period=10", "--wait=false"]);
+    let message = || cluster.field("pod/users", "{.status.containerStatuses[0].state.terminated.message}");
+    cluster.eventually("its termination message is read, or it is gone", || {
+        message() == "bye" || cluster.field("pod/users", "{.metadata.uid}").is_empty()
+    });
+    cluster.kubectl(&["wait", "--for=delete", "pod/users", "--timeout=60s"]);
+    let plain = "    volumeMounts:\n    - {name: claim, mountPath: /claim}\n";
+    cluster.apply(&pod("plain-users", volumes, plain));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/plain-users", "--timeout=60s"]);
+    let owner = cluster.exec("plain-users", &["stat", "-c", "%u:%g", "/claim/below/it/file"]);
+    checks.equal("what its root wrote is root's, and the group's", &owner, "0:2000");
+
+    let path = "  hostUsers: false\n  volumes:\n  - {name: sys, hostPath: {path: /proc/sys}}\n";
+    cluster.apply(&pod("unmappable", path, "    volumeMounts:\n    - {name: sys, mountPath: /host}\n"));
+    let waiting = || cluster.field("pod/unmappable", "{.status.containerStatuses[0].state.waiting.message}");
+    cluster.eventually("a volume that cannot be mapped is refused in words", || {
+        waiting().contains("failed to set MOUNT_ATTR_IDMAP on /proc/sys")
+    });
+    let manifest = pod("shared", "  hostUsers: false\n  hostNetwork: true\n", "");
+    let output = cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let words = "spec.hostNetwork: Forbidden: when `hostUsers` is false";
+    checks.holds("with a namespace of the host it is refused by the API", error.contains(words), &error);
+    cluster.kubectl(&["delete", "pod", "plain-users", "unmappable", "--wait=false"]);
 }
 
 fn host_ports(cluster: &Cluster, checks: &Checks) {

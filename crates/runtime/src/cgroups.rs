@@ -164,6 +164,31 @@ impl Cgroups {
         pids
     }
 
+    /// Makes the group in each tree that the container library uses, as it would, for what is not to be made with the
+    /// library's file system identity.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make(&self, relative: &str) -> io::Result<()> {
+        match &self.trees {
+            Trees::V1(_) => self.v1_views(relative).into_iter().try_for_each(|(_, folder)| fs::create_dir_all(folder)),
+            Trees::V2(mount, controllers) => {
+                let name = self.name(relative);
+                let mut folder = mount.clone();
+                for part in name.split('/').filter(|part| !part.is_empty()) {
+                    // The files of a controller belong to who enables it. Best effort, as the library does it.
+                    for controller in controllers {
+                        let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+                    }
+                    folder.push(part);
+                    fs::create_dir_all(&folder)?;
+                }
+                Ok(())
+            }
+            Trees::None => Ok(()),
+        }
+    }
+
     /// Lets frozen processes go on: whoever froze them (a container of its own, where it may write its groups), a frozen
     /// process does not take a signal.
     fn thaw(&self, relative: &str) {

@@ -12,7 +12,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
-use super::{ContainerSpec, ContainerState, ContainerStatus, Inner, RuntimeError, SeccompProfile, oci, seccomp};
+use super::{
+    ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
+    user_namespace,
+};
 use crate::shim::process;
 use crate::shim::wire::{self, FromShim, ToShim};
 
@@ -174,11 +177,10 @@ impl Inner {
         layout::write_record(dir, layout::SPEC, spec).map_err(io_error("cannot write spec.json"))?;
         let lock =
             lock(dir).map_err(io_error("cannot take the lock"))?.ok_or_else(|| RuntimeError::Exists(spec.id()))?;
-        let rootfs = self
-            .config
-            .images
-            .mount_rootfs(&spec.image_id, dir, !self.cgroups.has("devices"))
-            .map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
+        let (rootfs, user_namespace) = self.rootfs(entry, namespaces)?;
+        // The supervisor binds the volumes with other owners, and the container library finds them there.
+        let mapped = ContainerSpec { mounts: mapped_mounts(spec, dir), ..spec.clone() };
+        let mounted = if user_namespace.is_some() { &mapped } else { spec };
         let own = oci::Own::read();
         let capabilities = oci::capabilities(spec, &self.cgroups, &own);
         let profile = if spec.privileged { &SeccompProfile::Unconfined } else { &spec.seccomp };
@@ -186,7 +188,7 @@ impl Inner {
             layout::write_bytes(dir, layout::SECCOMP, &program.to_bytes())
                 .map_err(io_error("cannot write seccomp.bpf"))?;
         }
-        let config = oci::config(spec, &rootfs, namespaces, &self.cgroups, &entry.cgroup, &own);
+        let config = oci::config(mounted, &rootfs, namespaces, &self.cgroups, &entry.cgroup, &own);
         layout::write_record(dir, layout::CONFIG, &config).map_err(io_error("cannot write config.json"))?;
         let shim = ShimConfig {
             short: layout::short(&spec.id()),
@@ -203,6 +205,7 @@ impl Inner {
                 of,
                 mounts: spec.mounts.iter().map(|mount| mount.source.clone()).collect(),
             }),
+            user_namespace,
         };
         layout::write_record(dir, layout::SHIM, &shim).map_err(io_error("cannot write shim.json"))?;
         let (ours, theirs) = wire::pair().map_err(io_error("cannot make a socket"))?;
@@ -227,6 +230,29 @@ impl Inner {
             .spawn()
             .map_err(io_error("cannot start the supervisor"))?;
         Ok((ours, child.id()))
+    }
+
+    /// The root filesystem: mounted, or ready for the supervisor to mount it where the pod has a user namespace. Blocking.
+    fn rootfs(
+        &self,
+        entry: &Entry,
+        namespaces: &oci::Namespaces,
+    ) -> Result<(PathBuf, Option<layout::UserNamespaceConfig>), RuntimeError> {
+        let (spec, dir, images) = (&entry.spec, &entry.dir, &self.config.images);
+        let no_devices = !self.cgroups.has("devices");
+        let failed = |error: crate::images::ImageError| RuntimeError::Rootfs(error.to_string());
+        let Some((namespace, first)) = namespaces.user.clone() else {
+            return images.mount_rootfs(&spec.image_id, dir, no_devices).map(|rootfs| (rootfs, None)).map_err(failed);
+        };
+        let ids = spec.user.into_iter().chain(spec.group).chain(spec.supplemental_groups.iter().copied());
+        if let Some(id) = ids.into_iter().find(|id| *id >= user_namespace::IDS) {
+            let most = user_namespace::IDS - 1;
+            let why = format!("id {id} is not in the pod's user namespace, which has 0 to {most}");
+            return Err(RuntimeError::Start(why));
+        }
+        let (rootfs, layers) = images.prepare_rootfs(&spec.image_id, dir, first).map_err(failed)?;
+        let mounts = spec.mounts.iter().map(|mount| mount.source.clone()).collect();
+        Ok((rootfs, Some(layout::UserNamespaceConfig { namespace, first, layers, no_devices, mounts })))
     }
 
     /// Follows a supervisor to its end and then reads how the container ended.
@@ -423,6 +449,12 @@ impl Entry {
             };
         }
     }
+}
+
+/// A container's mounts from where its supervisor has them with the pod's owners.
+fn mapped_mounts(spec: &ContainerSpec, dir: &Path) -> Vec<Mount> {
+    let mounts = spec.mounts.iter().enumerate();
+    mounts.map(|(index, mount)| Mount { source: layout::mapped_mount(dir, index), ..mount.clone() }).collect()
 }
 
 /// The end of a container as its record says.

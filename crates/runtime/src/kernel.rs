@@ -165,8 +165,17 @@ pub fn raise_open_files() -> io::Result<u64> {
 /// # Errors
 /// The kernel's: `ENOSYS` before Linux 5.2, `EINVAL` for what is not in this mount namespace.
 pub fn clone_mount(path: &std::path::Path) -> io::Result<OwnedFd> {
+    clone_mounts(path, false)
+}
+
+/// Like [`clone_mount`]; with `recursive`, with what is mounted below.
+///
+/// # Errors
+/// As [`clone_mount`].
+pub fn clone_mounts(path: &std::path::Path, recursive: bool) -> io::Result<OwnedFd> {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    let below = if recursive { libc::AT_RECURSIVE as libc::c_uint } else { 0 };
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | below;
     // SAFETY: the path ends with a zero byte and outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
@@ -182,12 +191,42 @@ pub fn clone_mount(path: &std::path::Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// The kernel's: `ENOSYS` before Linux 5.12.
 pub fn set_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    set_mount_attributes(mount, attributes, 0)
+}
+
+/// Has a mount that is open here, and in no namespace yet, show the owners of its files as a user namespace maps them: what
+/// is 0 on the disk is the namespace's root. What is mounted below stays as it is.
+///
+/// # Errors
+/// The kernel's: `EINVAL` where the file system cannot do that, `ENOSYS` before Linux 5.12.
+pub fn map_mount_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let namespace = u64::try_from(user_namespace.as_raw_fd()).map_err(io::Error::other)?;
+    set_mount_attributes(mount, libc::MOUNT_ATTR_IDMAP, namespace)
+}
+
+/// Attaches a mount that is open here at a path of this thread's mount namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach_mount(mount: BorrowedFd<'_>, target: &std::path::Path) -> io::Result<()> {
+    let target = std::ffi::CString::new(target.as_os_str().as_encoded_bytes())?;
+    // SAFETY: both paths end with a zero byte and outlive the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
     };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_mount_attributes(mount: BorrowedFd<'_>, attr_set: u64, userns_fd: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd };
     // SAFETY: the kernel reads one `mount_attr` of the size that it is told.
     let done = unsafe {
         libc::syscall(

@@ -11,9 +11,9 @@
 //!               exit.json    written once it has ended
 //!               lost         it ended without one, and that was said
 //!               attach.sock  where the supervisor listens
-//!               rootfs upper work lib shim.log
+//!               rootfs upper work lib mapped shim.log
 //! <root>/renewals            when the node's lease was renewed
-//! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts} (bind mounts of the namespaces), shm (tmpfs)
+//! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts,user} (bind mounts of the namespaces), shm (tmpfs)
 //! ```
 
 use std::io::{self, Write};
@@ -40,6 +40,8 @@ pub const LOST: &str = "lost";
 pub const ATTACH: &str = "attach.sock";
 pub const ROOTFS: &str = "rootfs";
 pub const LIBRARY: &str = "lib";
+/// Where a supervisor has what it mounts with other owners; in its own mount namespace only.
+pub const MAPPED: &str = "mapped";
 pub const SHIM_LOG: &str = "shim.log";
 /// In the runtime's own folder: when the node's lease was renewed (see [`crate::fence`]).
 pub const RENEWALS: &str = "renewals";
@@ -70,6 +72,28 @@ pub struct ShimConfig {
     /// When the supervisor ends it by itself.
     #[serde(default)]
     pub deadline: Option<DeadlineConfig>,
+    /// Where its pod has a user namespace.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespaceConfig>,
+}
+
+/// What a container in a user namespace of its pod's is made of (see [`crate::user_namespace`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespaceConfig {
+    /// The file that pins the namespace.
+    pub namespace: PathBuf,
+    /// The host's id for its root.
+    pub first: u32,
+    /// The image's layers, lowest first; device nodes in them do not open with `no_devices`.
+    pub layers: Vec<PathBuf>,
+    pub no_devices: bool,
+    /// What is mounted into the container.
+    pub mounts: Vec<PathBuf>,
+}
+
+/// Where a supervisor binds the mount of this index, for a pod with a user namespace.
+pub fn mapped_mount(dir: &Path, index: usize) -> PathBuf {
+    dir.join(MAPPED).join(format!("m{index}"))
 }
 
 /// A container's deadline (see [`crate::fence`]).

@@ -27,6 +27,7 @@ mod sandbox;
 mod seccomp;
 pub mod shim;
 mod spec;
+pub mod user_namespace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -363,7 +364,14 @@ impl Inner {
         }
         sandbox::remove(&dir)
             .map_err(|error| RuntimeError::Sandbox(format!("cannot clear {}: {error}", dir.display())))?;
-        let sandbox = Sandbox::create(&dir, spec, &self.program)?;
+        let first_id = if spec.user_namespace {
+            let used = sandboxes.values().filter_map(|sandbox| sandbox.record.first_id).collect();
+            let first = user_namespace::allocate(&used, &user_namespace::host_ranges());
+            Some(first.ok_or_else(|| RuntimeError::Sandbox("no range of user ids is left".to_owned()))?)
+        } else {
+            None
+        };
+        let sandbox = Sandbox::create(&dir, spec, first_id, &self.program)?;
         let status = sandbox.status();
         sandboxes.insert(spec.pod_uid.clone(), sandbox);
         Ok(status)

@@ -131,6 +131,9 @@ pub struct Namespaces {
     /// …or, where this is set, the node's.
     pub host_pid: bool,
     pub shm: PathBuf,
+    /// The pod's user namespace, and the host's id for its root. Processes enter it by themselves: the container library
+    /// makes everything as the host's root.
+    pub user: Option<(PathBuf, u32)>,
 }
 
 /// The spec as `config.json` has it.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::executable::Executable;
 use super::layout;
 use super::oci::Namespaces;
+use super::user_namespace::Holder;
 use super::{RuntimeError, SandboxSpec, SandboxStatus};
 
 /// containerd's size of a pod's /dev/shm.
@@ -29,6 +30,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// The process of a shared PID namespace.
     pub pause: Option<Pause>,
+    /// The host's id for its root, where it has a user namespace.
+    #[serde(default)]
+    pub first_id: Option<u32>,
 }
 
 /// A process named for ever: pid and start time.
@@ -64,14 +68,16 @@ impl Sandbox {
             pid: self.record.pause.as_ref().map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
             host_pid: spec.host_pid,
             shm: if spec.host_ipc { PathBuf::from("/dev/shm") } else { self.shm() },
+            user: self.record.first_id.map(|first| (self.pin("user"), first)),
         }
     }
 
     /// True while all its namespaces are pinned: not after a reboot.
     pub fn is_ready(&self) -> bool {
         let namespaces = self.namespaces();
-        let pinned =
-            [&namespaces.net, &namespaces.ipc, &namespaces.uts].into_iter().flatten().all(|path| is_namespace(path));
+        let user = namespaces.user.map(|(path, _)| path);
+        let all = [&namespaces.net, &namespaces.ipc, &namespaces.uts, &user];
+        let pinned = all.into_iter().flatten().all(|path| is_namespace(path));
         pinned
             && self
                 .record
@@ -102,10 +108,16 @@ impl Sandbox {
         Some(Sandbox { dir: dir.to_owned(), record: layout::read_record(dir, layout::SANDBOX)? })
     }
 
-    /// Makes the namespaces. Blocking. On an error nothing is left.
-    pub fn create(dir: &Path, spec: &SandboxSpec, program: &Executable) -> Result<Sandbox, RuntimeError> {
-        let record =
-            Record { spec: spec.clone(), created_at_ms: layout::now_ms(), annotations: BTreeMap::new(), pause: None };
+    /// Makes the namespaces; with `first_id`, in a user namespace whose root has that id on the host. Blocking. On an error
+    /// nothing is left.
+    pub fn create(
+        dir: &Path,
+        spec: &SandboxSpec,
+        first_id: Option<u32>,
+        program: &Executable,
+    ) -> Result<Sandbox, RuntimeError> {
+        let (spec, annotations) = (spec.clone(), BTreeMap::new());
+        let record = Record { spec, created_at_ms: layout::now_ms(), annotations, pause: None, first_id };
         let mut sandbox = Sandbox { dir: dir.to_owned(), record };
         let made = sandbox.make(program).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
         match made {
@@ -124,35 +136,48 @@ impl Sandbox {
             let size = self.record.spec.shm_bytes.unwrap_or(DEFAULT_SHM_BYTES);
             fs::create_dir_all(self.shm()).map_err(text("cannot make /dev/shm"))?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("shm"), &self.shm(), Some("tmpfs"), flags, Some(format!("mode=1777,size={size}").as_str()))
+            let owner = self.record.first_id.unwrap_or(0);
+            let options = format!("mode=1777,size={size},uid={owner},gid={owner}");
+            mount(Some("shm"), &self.shm(), Some("tmpfs"), flags, Some(options.as_str()))
                 .map_err(|error| format!("cannot mount /dev/shm: {error}"))?;
         }
         let (dir, spec) = (self.dir.clone(), self.record.spec.clone());
-        // unshare changes only the calling thread, and a thread can't go back: it ends, the pins stay.
-        std::thread::Builder::new()
-            .name("sandbox".to_owned())
-            .spawn(move || pin_namespaces(&dir, &spec))
-            .map_err(text("cannot start a thread"))?
-            .join()
-            .map_err(|_| "the thread that makes namespaces died".to_owned())??;
+        match self.record.first_id {
+            Some(first) => {
+                let holder = Holder::start(program, &spec, first)?;
+                let kinds = ["user"].into_iter().chain(kinds(&spec));
+                pin(&dir, &format!("/proc/{}/ns", holder.pid()), kinds)?;
+            }
+            // unshare changes only the calling thread, and a thread can't go back: it ends, the pins stay.
+            None => std::thread::Builder::new()
+                .name("sandbox".to_owned())
+                .spawn(move || {
+                    make_namespaces(&spec)?;
+                    pin(&dir, "/proc/thread-self/ns", kinds(&spec))
+                })
+                .map_err(text("cannot start a thread"))?
+                .join()
+                .map_err(|_| "the thread that makes namespaces died".to_owned())??,
+        }
         if self.record.spec.share_process_namespace && !self.record.spec.host_pid {
-            self.record.pause = Some(start_pause(program).map_err(text("cannot start the pause process"))?);
+            let user = self.record.first_id.map(|_| self.pin("user"));
+            self.record.pause = Some(start_pause(program, user).map_err(text("cannot start the pause process"))?);
         }
         Ok(())
     }
 }
 
-fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
+/// The namespaces that a sandbox has of its own, beside the user namespace.
+fn kinds(spec: &SandboxSpec) -> impl Iterator<Item = &'static str> + use<> {
+    let (ipc, net) = ((!spec.host_ipc).then_some("ipc"), (!spec.host_network).then_some("net"));
+    [Some("uts"), ipc, net].into_iter().flatten()
+}
+
+/// Steps into the sandbox's namespaces, made anew, with this thread, and sets what is to be set in them.
+pub fn make_namespaces(spec: &SandboxSpec) -> Result<(), String> {
     let mut flags = CloneFlags::CLONE_NEWUTS;
-    let mut kinds = vec!["uts"];
-    if !spec.host_ipc {
-        flags |= CloneFlags::CLONE_NEWIPC;
-        kinds.push("ipc");
-    }
-    if !spec.host_network {
-        flags |= CloneFlags::CLONE_NEWNET;
-        kinds.push("net");
-    }
+    flags.set(CloneFlags::CLONE_NEWIPC, !spec.host_ipc);
+    flags.set(CloneFlags::CLONE_NEWNET, !spec.host_network);
     unshare(flags).map_err(|error| format!("cannot make namespaces: {error}"))?;
     nix::unistd::sethostname(&spec.hostname)
         .map_err(|error| format!("cannot set hostname {:?}: {error}", spec.hostname))?;
@@ -170,10 +195,15 @@ fn pin_namespaces(dir: &Path, spec: &SandboxSpec) -> Result<(), String> {
             return Err(why);
         }
     }
+    Ok(())
+}
+
+/// Pins a process's namespaces in the sandbox's folder.
+fn pin(dir: &Path, namespaces: &str, kinds: impl Iterator<Item = &'static str>) -> Result<(), String> {
     for kind in kinds {
         let pin = dir.join("ns").join(kind);
         File::create(&pin).map_err(|error| format!("cannot make {}: {error}", pin.display()))?;
-        let own = format!("/proc/thread-self/ns/{kind}");
+        let own = format!("{namespaces}/{kind}");
         mount(Some(own.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|error| format!("cannot pin the {kind} namespace: {error}"))?;
     }
@@ -215,12 +245,12 @@ fn set_sysctl(spec: &SandboxSpec, name: &str, value: &str) -> Result<(), String>
 
 /// Starts `__pause` as the first process of a PID namespace. A thread of ours asks for the namespace: it then holds for
 /// its next children only.
-fn start_pause(program: &Executable) -> io::Result<Pause> {
+fn start_pause(program: &Executable, user: Option<PathBuf>) -> io::Result<Pause> {
     let mut command = program.command();
     let child = std::thread::spawn(move || -> io::Result<u32> {
         unshare(CloneFlags::CLONE_NEWPID)?;
         let null = || File::options().read(true).write(true).open("/dev/null");
-        command.arg("__pause").env_clear().stdin(null()?).stdout(null()?).stderr(null()?);
+        command.arg("__pause").args(user).env_clear().stdin(null()?).stdout(null()?).stderr(null()?);
         Ok(command.spawn()?.id())
     })
     .join()
@@ -244,7 +274,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     {
         kill_and_reap(pause.pid);
     }
-    for kind in ["net", "ipc", "uts"] {
+    for kind in ["net", "ipc", "uts", "user"] {
         let pin = dir.join("ns").join(kind);
         unmount(&pin)?;
         remove_file(&pin)?;

@@ -26,6 +26,9 @@ pub struct SandboxSpec {
     pub share_process_namespace: bool,
     /// Size of the pod's /dev/shm in bytes; 64 MiB where not given.
     pub shm_bytes: Option<u64>,
+    /// A user namespace of the pod's own (hostUsers: false). Not with the node's network, IPC or PID namespace.
+    #[serde(default)]
+    pub user_namespace: bool,
 }
 
 /// A sandbox as it is.

@@ -121,6 +121,27 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
     }
     validate_host_ports(spec, causes);
     validate_sysctls(spec, causes);
+    validate_users(spec, causes);
+}
+
+/// A user namespace of the pod's own goes with no other namespace of the host's, and all of /proc goes with nothing else.
+fn validate_users(spec: &Field, causes: &mut Vec<Cause>) {
+    if spec.get("hostUsers").value == &Value::Bool(false) {
+        for field in ["hostNetwork", "hostPID", "hostIPC"].map(|field| spec.get(field)) {
+            if field.is_true() {
+                causes.push(Cause::forbidden(&field.path, "when `hostUsers` is false"));
+            }
+        }
+        return;
+    }
+    for list in ["containers", "initContainers"] {
+        for container in spec.get(list).items() {
+            let kind = container.dig(&["securityContext", "procMount"]);
+            if kind.text() == "Unmasked" {
+                causes.push(kind.invalid("`hostUsers` must be false to use `Unmasked`"));
+            }
+        }
+    }
 }
 
 /// The names' form, and that none is named twice or is the host's own namespace's.
@@ -215,5 +236,39 @@ pub fn validate_amount(amount: &Field, causes: &mut Vec<Cause>) -> Option<crate:
             causes.push(Cause::invalid(&amount.path, shown, &error.to_string()));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn x8_a_user_namespace_goes_with_no_namespace_of_the_host() {
+        let refused = |spec: Value| {
+            let mut causes = Vec::new();
+            validate_users(&Field::root(&json!({ "spec": spec })).get("spec"), &mut causes);
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>()
+        };
+        let unmasked = json!([{ "name": "c", "securityContext": { "procMount": "Unmasked" } }]);
+        assert_eq!(refused(json!({ "hostUsers": false, "containers": unmasked })), [""; 0]);
+        assert_eq!(refused(json!({ "hostUsers": true, "hostNetwork": true, "hostPID": true })), [""; 0]);
+        assert_eq!(
+            refused(json!({ "hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true })),
+            [
+                "spec.hostNetwork: Forbidden: when `hostUsers` is false",
+                "spec.hostPID: Forbidden: when `hostUsers` is false",
+                "spec.hostIPC: Forbidden: when `hostUsers` is false",
+            ]
+        );
+        assert_eq!(
+            refused(json!({ "containers": unmasked })),
+            [
+                "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to \
+              use `Unmasked`"
+            ]
+        );
     }
 }

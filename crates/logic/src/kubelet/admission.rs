@@ -27,6 +27,8 @@ pub struct Abilities {
     /// The kernel enforces AppArmor or SELinux profiles.
     pub has_apparmor: bool,
     pub has_selinux: bool,
+    /// The kernel makes user namespaces.
+    pub has_user_namespaces: bool,
 }
 
 const UNSUPPORTED: &str = "PodFeatureUnsupported";
@@ -76,8 +78,9 @@ fn wants_apparmor(pod: &Pod, spec: &PodSpec) -> bool {
 /// The first field that this node cannot honour, with why.
 fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
     let security = spec.security_context.as_ref();
-    if spec.host_users == Some(false) {
-        return Some("spec.hostUsers: this node gives pods no user namespaces of their own".to_owned());
+    let has_own_users = spec.host_users == Some(false);
+    if has_own_users && !abilities.has_user_namespaces {
+        return Some("spec.hostUsers: the host's kernel makes no user namespaces".to_owned());
     }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return Some("spec.resourceClaims: this node has no drivers for devices".to_owned());
@@ -91,12 +94,12 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
     if spec.resources.as_ref().is_some_and(|resources| has_any(&resources.limits)) {
         return Some("spec.resources.limits: this node limits containers, not pods".to_owned());
     }
-    containers(spec).find_map(|container| unsupported_in(container, abilities))
+    containers(spec).find_map(|container| unsupported_in(container, has_own_users, abilities))
 }
 
-/// The first field of a container that this node cannot honour, with why. Ephemeral containers come after the admission
-/// and are looked at when they start.
-pub fn unsupported_in(container: &Container, abilities: &Abilities) -> Option<String> {
+/// The first field of a container that this node cannot honour, with why; `has_own_users` where its pod has a user
+/// namespace. Ephemeral containers come after the admission and are looked at when they start.
+pub fn unsupported_in(container: &Container, has_own_users: bool, abilities: &Abilities) -> Option<String> {
     let name = &container.name;
     let mut rules = container.restart_policy_rules.iter().flatten();
     if let Some(rule) = rules.find(|rule| rule.action != "Restart") {
@@ -106,7 +109,7 @@ pub fn unsupported_in(container: &Container, abilities: &Abilities) -> Option<St
         return Some(format!("container {name}: volumeDevices: this node gives containers no block devices"));
     }
     let own = container.security_context.as_ref()?;
-    let why = if own.proc_mount.as_deref() == Some("Unmasked") {
+    let why = if own.proc_mount.as_deref() == Some("Unmasked") && !has_own_users {
         "procMount: without a user namespace of its own a container with all of /proc would have the host's"
     } else if has_any(&own.windows_options) {
         "windowsOptions: this node runs Linux"
@@ -288,6 +291,10 @@ mod tests {
             let refusal = refuses(&pod(spec.clone()), &Abilities::default());
             assert_eq!(refusal.map(|refusal| refusal.reason), expected, "{spec}");
         }
+        let able = Abilities { has_user_namespaces: true, ..Abilities::default() };
+        let unmasked = json!([{ "name": "c", "securityContext": { "procMount": "Unmasked" } }]);
+        assert_eq!(refuses(&pod(json!({ "containers": unmasked, "hostUsers": false })), &able), None);
+        assert!(refuses(&pod(json!({ "containers": unmasked })), &able).is_some());
         let annotated: Pod = serde_json::from_value(json!({ "metadata": { "annotations": {
             "container.apparmor.security.beta.kubernetes.io/c": "localhost/x" } }, "spec": { "containers": [] } }))
         .unwrap();

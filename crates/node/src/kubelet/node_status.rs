@@ -10,7 +10,7 @@ use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::volume;
-use mainstay_runtime::fence;
+use mainstay_runtime::{fence, user_namespace};
 use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
@@ -140,6 +140,7 @@ pub fn abilities(unsafe_sysctls: Vec<String>) -> Abilities {
         unsafe_sysctls,
         has_apparmor: line_of("/sys/module/apparmor/parameters/enabled") == "Y",
         has_selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+        has_user_namespaces: user_namespace::is_supported(),
     }
 }
 

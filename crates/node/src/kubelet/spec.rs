@@ -43,7 +43,13 @@ pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, S
         host_pid: spec.host_pid == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
         shm_bytes: None,
+        user_namespace: has_own_users(context),
     })
+}
+
+/// Whether the pod asks for a user namespace of its own.
+fn has_own_users(context: &PodContext) -> bool {
+    context.spec().is_some_and(|spec| spec.host_users == Some(false))
 }
 
 /// Whether this node has the runtime that the pod's RuntimeClass names: it has one, under its own name.
@@ -74,7 +80,7 @@ pub async fn container(
     dependencies: &mut Dependencies,
 ) -> Result<ContainerSpec, String> {
     let container = context.container(name).ok_or_else(|| format!("the pod has no container {name}"))?;
-    if let Some(why) = admission::unsupported_in(container, &kubelet.abilities) {
+    if let Some(why) = admission::unsupported_in(container, has_own_users(context), &kubelet.abilities) {
         return Err(why);
     }
     let image = kubelet.images.resolve(image_id).ok_or_else(|| format!("image {image_id} is gone"))?;

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::overlay::mount_overlay;
 pub use self::reference::Reference;
 
 /// The image store's handle; cheap to clone, and several processes may use one folder.

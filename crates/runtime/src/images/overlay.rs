@@ -11,34 +11,39 @@ use crate::safe_path::mounts;
 
 /// The kernel takes one page of mount options.
 const MAX_OPTIONS: usize = 4000;
+/// What a container writes, and overlayfs's own folder beside it.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
 
 impl ImageStore {
     /// Mounts a fresh writable root filesystem for the container whose folder is `dir`, at `dir/rootfs`. With
     /// `no_devices`, device nodes in it do not open. Blocking.
     pub fn mount_rootfs(&self, image_id: &str, dir: &Path, no_devices: bool) -> Result<PathBuf, ImageError> {
+        let (rootfs, layers) = self.prepare_rootfs(image_id, dir, 0)?;
+        mount_overlay(&layers, dir, no_devices)?;
+        Ok(rootfs)
+    }
+
+    /// Makes what [`mount_rootfs`](Self::mount_rootfs) mounts on, and says where that is and what the image's layers are,
+    /// lowest first. The owner 0 of the root folder is `first_id` on the host. Blocking.
+    pub fn prepare_rootfs(
+        &self,
+        image_id: &str,
+        dir: &Path,
+        first_id: u32,
+    ) -> Result<(PathBuf, Vec<PathBuf>), ImageError> {
         self.lease(dir, image_id)?;
         let rootfs = dir.join(ROOTFS);
-        let (upper, work) = (dir.join("upper"), dir.join("work"));
-        for folder in [&rootfs, &upper, &work] {
+        let upper = dir.join(UPPER);
+        for folder in [&rootfs, &upper, &dir.join(WORK)] {
             fs::create_dir_all(folder).map_err(ImageError::io(format!("cannot make {}", folder.display())))?;
         }
         // The root folder of the container is the upper one: it gets the image's owner and mode.
         let layers = self.layer_dirs(image_id)?;
         if let Some(top) = layers.last() {
-            copy_mode(top, &upper).map_err(ImageError::io("cannot prepare the root folder"))?;
+            copy_mode(top, &upper, first_id).map_err(ImageError::io("cannot prepare the root folder"))?;
         }
-        let mut options = format!("{},upperdir={},workdir={}", lower(&layers), option(&upper), option(&work));
-        self.check_length(&options, layers.len())?;
-        let flags = if no_devices { MsFlags::MS_NODEV } else { MsFlags::empty() };
-        let plain = options.clone();
-        // What a container writes into its own layer dies with it: the kernel need not wait for the disk for it.
-        options.push_str(",volatile");
-        let try_mount = |options: &str| mount(Some("overlay"), &rootfs, Some("overlay"), flags, Some(options));
-        if try_mount(&options).is_err() {
-            try_mount(&plain)
-                .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
-        }
-        Ok(rootfs)
+        Ok((rootfs, layers))
     }
 
     /// Mounts an image's files at `dir`, which is there and empty, for reading only; nothing in it is executed, and no
@@ -53,20 +58,10 @@ impl ImageStore {
         fs::create_dir_all(&empty).map_err(ImageError::io("cannot make an empty folder"))?;
         let layers: Vec<PathBuf> = std::iter::once(empty).chain(self.layer_dirs(image_id)?).collect();
         let options = lower(&layers);
-        self.check_length(&options, layers.len())?;
+        check_length(&options, &layers)?;
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some("overlay"), dir, Some("overlay"), flags, Some(options.as_str()))
             .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })
-    }
-
-    fn check_length(&self, options: &str, layers: usize) -> Result<(), ImageError> {
-        if options.len() <= MAX_OPTIONS {
-            return Ok(());
-        }
-        Err(ImageError::Io {
-            what: format!("the image has {layers} layers: too many for one mount under {}", self.root().display()),
-            source: std::io::ErrorKind::InvalidInput.into(),
-        })
     }
 
     /// Unmounts it and gives the image free; the written files stay in `dir/upper`. Blocking, idempotent.
@@ -75,6 +70,36 @@ impl ImageStore {
         self.release(dir);
         Ok(())
     }
+}
+
+/// Mounts a container's root filesystem on these layers, lowest first, in its folder as
+/// [`ImageStore::prepare_rootfs`] left it. With `no_devices`, device nodes in it do not open. Blocking.
+pub fn mount_overlay(layers: &[PathBuf], dir: &Path, no_devices: bool) -> Result<(), ImageError> {
+    let (upper, work) = (dir.join(UPPER), dir.join(WORK));
+    let mut options = format!("{},upperdir={},workdir={}", lower(layers), option(&upper), option(&work));
+    check_length(&options, layers)?;
+    let flags = if no_devices { MsFlags::MS_NODEV } else { MsFlags::empty() };
+    let plain = options.clone();
+    // What a container writes into its own layer dies with it: the kernel need not wait for the disk for it.
+    options.push_str(",volatile");
+    let rootfs = dir.join(ROOTFS);
+    let try_mount = |options: &str| mount(Some("overlay"), &rootfs, Some("overlay"), flags, Some(options));
+    if try_mount(&options).is_err() {
+        try_mount(&plain)
+            .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
+    }
+    Ok(())
+}
+
+fn check_length(options: &str, layers: &[PathBuf]) -> Result<(), ImageError> {
+    if options.len() <= MAX_OPTIONS {
+        return Ok(());
+    }
+    let root = layers.first().and_then(|layer| layer.parent()).unwrap_or(Path::new("/"));
+    Err(ImageError::Io {
+        what: format!("the image has {} layers: too many for one mount under {}", layers.len(), root.display()),
+        source: std::io::ErrorKind::InvalidInput.into(),
+    })
 }
 
 /// A path as a mount option.
@@ -88,9 +113,10 @@ fn lower(layers: &[PathBuf]) -> String {
     format!("lowerdir={}", all.join(":"))
 }
 
-fn copy_mode(from: &Path, to: &Path) -> std::io::Result<()> {
+fn copy_mode(from: &Path, to: &Path, first_id: u32) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    let mapped = |id: u32| Some(id.saturating_add(first_id));
+    std::os::unix::fs::chown(to, mapped(metadata.uid()), mapped(metadata.gid()))?;
     fs::set_permissions(to, metadata.permissions())
 }

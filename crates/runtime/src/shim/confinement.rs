@@ -79,6 +79,37 @@ impl Confinement {
     }
 }
 
+/// Becomes a user and group of this thread's user namespace, with all capabilities that there are in it.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    use nix::unistd::{Gid, Uid, setresgid, setresuid};
+    // SAFETY: a prctl without pointers.
+    if unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    raise_capabilities()
+}
+
+/// Makes all permitted capabilities effective again, which a change of users takes back.
+pub fn raise_capabilities() -> io::Result<()> {
+    let header = [CAPABILITY_VERSION, 0];
+    // Effective, permitted, inheritable; lower halves first.
+    let mut sets = [0_u32; 6];
+    // SAFETY: both have the kernel's layout for this version and outlive the calls.
+    let result = unsafe {
+        match libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) {
+            0 => {
+                (sets[0], sets[3]) = (sets[1], sets[4]);
+                libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr())
+            }
+            failed => failed,
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Gives standard input, output and error to the container's user, so that it can open /dev/stdout and
 /// /proc/self/fd/1. /dev/null is everybody's; where it cannot be done (a read-only file system) nothing is lost.
 pub fn own_stdio(user: u32) {

@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use super::confinement::Confinement;
 use super::executor::ReportingExecutor;
 use super::log::ContainerLog;
+use super::mapped::{self, FileIdentity, Opened};
 use super::relay::{Relay, Stdio};
 use super::wire::{self, FromShim, ToShim};
 use super::{log_lines, process};
@@ -85,12 +86,26 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let mut pipes = make_pipes(dir, config).map_err(|error| format!("cannot make the container's pipes: {error}"))?;
+    let opened = config.user_namespace.as_ref().map(|own| Opened::open(own, true)).transpose()?;
     let executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
+        users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(dir, config)?,
         ends_with_reader: config.deadline.is_some().then(|| report_read.as_raw_fd()),
     };
-    let built = build(dir, config, &mut pipes, executor);
+    let built = match config.user_namespace.as_ref().zip(opened.as_ref()) {
+        Some((own, opened)) => {
+            // Its groups stay the host's: who owns them may write their limits.
+            cgroups.make(&config.cgroup).map_err(|error| format!("cannot make the container's cgroup: {error}"))?;
+            let outside = mapped::prepare(dir, own, opened)?;
+            let identity = FileIdentity::assume(own.first)?;
+            let built = build(dir, config, &mut pipes, executor);
+            drop(identity);
+            outside.come_back()?;
+            built
+        }
+        None => build(dir, config, &mut pipes, executor),
+    };
     // What is inherited by the container's process is closed here, so that ends of file come when it ends.
     drop(report_write);
     pipes.child.clear();

@@ -15,6 +15,7 @@ use nix::sys::socket::SockType;
 use super::confinement::Confinement;
 use super::container::{listen_at, receive_terminal, wait_for};
 use super::executor::ReportingExecutor;
+use super::mapped::Opened;
 use super::wire::{self, ExecRequest, FromExec};
 use super::{log_lines, process};
 use crate::layout::{self, ShimConfig};
@@ -64,8 +65,10 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
         fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let config = layout::read_record::<ShimConfig>(&request.dir, layout::SHIM).ok_or("shim.json is not readable")?;
+    let opened = config.user_namespace.as_ref().map(|own| Opened::open(own, false)).transpose()?;
     let executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
+        users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(&request.dir, &config)?,
         ends_with_reader: None,
     };

@@ -8,6 +8,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use super::confinement::{Confinement, own_stdio};
+use super::mapped::Users;
 
 /// What an image's processes search when it does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -18,6 +19,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct ReportingExecutor {
     pub report: RawFd,
     pub confinement: Confinement,
+    /// Where its pod has a user namespace.
+    pub users: Option<Users>,
     /// Nobody but its supervisor would end it at its deadline (S13): it ends with it. The other end of `report`, which
     /// the supervisor alone holds when this process has closed its own.
     pub ends_with_reader: Option<RawFd>,
@@ -80,7 +83,11 @@ impl Executor for ReportingExecutor {
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
         }
         let process = spec.process().as_ref();
-        own_stdio(process.map_or(0, |process| process.user().uid()));
+        let user = process.map(|process| process.user().clone()).unwrap_or_default();
+        own_stdio(self.users.map_or(user.uid(), |users| users.on_host(user.uid())));
+        if let Some(users) = self.users {
+            users.enter(&user).map_err(failed)?;
+        }
         let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
         self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
         if let Some(reader) = self.ends_with_reader {
