@@ -47,11 +47,17 @@ pub(crate) struct Stream {
 }
 
 impl Connections {
-    /// A connection with room for one more request; `connect` opens one where there is none.
-    pub async fn stream<E>(&self, connect: impl Future<Output = Result<Opened, E>>) -> Result<Stream, E> {
+    /// A connection with room for one more request, to this server where one is named; `connect` opens one where there is
+    /// none.
+    pub async fn stream<E>(
+        &self,
+        server: Option<&str>,
+        connect: impl Future<Output = Result<Opened, E>>,
+    ) -> Result<Stream, E> {
         let mut open = self.open.lock().await;
         open.retain(|connection| !connection.sender.is_closed());
-        let roomy = open.iter().find_map(|connection| {
+        let mut those = open.iter().filter(|connection| server.is_none_or(|server| *connection.server == *server));
+        let roomy = those.find_map(|connection| {
             let room = connection.room.clone().try_acquire_owned().ok()?;
             Some(Stream { sender: connection.sender.clone(), server: connection.server.clone(), room })
         });

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -27,9 +29,16 @@ const MAX_CALLS: usize = 128;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one of several servers may take for it.
 const CONNECT_ONE: Duration = Duration::from_secs(3);
+/// After so long without an answer another server is asked as well: for a connection, or, since that changes nothing
+/// however often it is asked, what a read asks for.
+const HEDGE: Duration = Duration::from_millis(250);
+/// After so long without an answer to a write, which nobody may ask for twice, other requests go to another server.
+const SLOW_WRITE: Duration = Duration::from_secs(1);
 /// How often a silent connection is asked whether it lives, and how long it may take to answer: together far less than
 /// the time after which a silent node is given up.
 const ALIVE: Duration = Duration::from_secs(8);
+/// The same where there are other servers to go to: what is under way with one that hangs (writes, watches) ends soon.
+const ALIVE_OF_SEVERAL: Duration = Duration::from_secs(2);
 /// How long a request that is not a watch may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -50,6 +59,9 @@ pub enum Error {
     /// The connection broke in mid-request; whether the server carried it out is not known.
     #[error("request: {0}")]
     Transport(String),
+    /// The connection broke before anything of the request was sent.
+    #[error("request: {0}")]
+    Unsent(String),
     /// It took too long.
     #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
@@ -90,6 +102,11 @@ impl Error {
     /// The server's store is silent: it has done nothing, and another server may.
     pub fn is_of_silent_store(&self) -> bool {
         matches!(self, Self::Status { code: 503, message, .. } if message.starts_with(STORE_IS_SILENT))
+    }
+
+    /// Whether another server may answer: this one is not there, or does not know the newest state.
+    fn is_one_servers(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Transport(_) | Self::Unsent(_)) || self.is_of_silent_store()
     }
 
     /// The resourceVersion is too old (410).
@@ -213,6 +230,8 @@ struct Shared {
     servers: Arc<Mutex<Servers>>,
     connector: tokio_rustls::TlsConnector,
     calls: Connections,
+    /// To servers that are asked as well.
+    hedges: Connections,
     watches: Connections,
     /// Requests that are not watches, at a time.
     room: Semaphore,
@@ -232,6 +251,11 @@ impl Servers {
         }
     }
 
+    /// This one answered.
+    fn choose(&mut self, server: &str) {
+        self.last = self.all.iter().position(|one| one == server).unwrap_or(self.last);
+    }
+
     fn parse(list: &str) -> Self {
         Self { all: list.split(',').filter(|server| !server.is_empty()).map(str::to_owned).collect(), last: 0 }
     }
@@ -241,7 +265,16 @@ impl Servers {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Over {
     Calls,
+    Hedges,
     Watches,
+}
+
+/// A request that may be sent to one server or another.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    body: Option<&'a Value>,
+    content_type: &'static str,
 }
 
 impl Client {
@@ -253,8 +286,9 @@ impl Client {
     }
 
     fn with(config: Config, servers: Arc<Mutex<Servers>>, connector: tokio_rustls::TlsConnector) -> Self {
-        let (calls, watches, room) = (Connections::default(), Connections::default(), Semaphore::new(MAX_CALLS));
-        Self { shared: Arc::new(Shared { config, servers, connector, calls, watches, room }) }
+        let (calls, hedges, watches) = (Connections::default(), Connections::default(), Connections::default());
+        let room = Semaphore::new(MAX_CALLS);
+        Self { shared: Arc::new(Shared { config, servers, connector, calls, hedges, watches, room }) }
     }
 
     /// The same client over connections of its own: for what must get through however much the others do.
@@ -280,7 +314,7 @@ impl Client {
         let server = self.present_server();
         self.servers().leave(&server);
         // The connections to it end when the last request on them does.
-        for connections in [&self.shared.calls, &self.shared.watches] {
+        for connections in [&self.shared.calls, &self.shared.hedges, &self.shared.watches] {
             connections.forget_all(&server);
         }
     }
@@ -366,7 +400,8 @@ impl Client {
     /// Watches a kind from a resourceVersion, with bookmarks.
     pub async fn watch(&self, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Watching, Error> {
         let uri = format!("{}?{}", path(kind, namespace, "", ""), query(options, true));
-        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Watches, Method::GET, &uri, None, ""))
+        let asked = Asked { method: Method::GET, path: &uri, body: None, content_type: "" };
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Watches, None, &asked))
             .await
             .map_err(|_| Error::Timeout)??;
         let (response, stream) = response;
@@ -381,7 +416,8 @@ impl Client {
     /// A plain `GET` of any path, as text (`/readyz`, `/version`, `/metrics`).
     pub async fn get_text(&self, path: &str) -> Result<String, Error> {
         let _room = self.shared.room.acquire().await;
-        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Calls, Method::GET, path, None, ""));
+        let asked = Asked { method: Method::GET, path, body: None, content_type: "" };
+        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.send(Over::Calls, None, &asked));
         let (response, _stream) = sent.await.map_err(|_| Error::Timeout)??;
         if !response.status().is_success() {
             return Err(failure(response).await);
@@ -389,40 +425,119 @@ impl Client {
         Ok(String::from_utf8_lossy(&whole(response).await?).into_owned())
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<&Value>, content_type: &str) -> Result<Value, Error> {
+    async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        content_type: &'static str,
+    ) -> Result<Value, Error> {
+        let asked = Asked { method, path, body, content_type };
         let work = async {
             let _room = self.shared.room.acquire().await;
-            let mut others = self.servers().all.len().saturating_sub(1);
-            loop {
-                let (response, stream) = self.send(Over::Calls, method.clone(), path, body, content_type).await?;
-                if !response.status().is_success() {
-                    let error = failure(response).await;
-                    self.leave_if_silent(&error, Over::Calls, &stream).await;
-                    if !error.is_of_silent_store() || others == 0 {
-                        return Err(error);
-                    }
-                    // It has done nothing, and says so: another server may.
-                    others -= 1;
-                    continue;
-                }
-                let bytes = whole(response).await?;
-                return serde_json::from_slice(&bytes).map_err(|error| Error::Malformed(error.to_string()));
+            let others = self.others();
+            match asked.method == Method::GET && !others.is_empty() {
+                true => self.read(&asked, others).await,
+                false => self.write(&asked, others.len()).await,
             }
         };
         tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(|_| Error::Timeout)?
     }
 
+    /// The servers besides the present one, in the order in which they are tried.
+    fn others(&self) -> Vec<String> {
+        let servers = self.servers();
+        let (after, until) = (servers.all.iter().skip(servers.last + 1), servers.all.iter().take(servers.last));
+        after.chain(until).cloned().collect()
+    }
+
+    /// Asks the present server, and another one each time [`HEDGE`] is over without an answer, or at once where one is
+    /// gone or its store is silent. The first answer counts (M3).
+    async fn read(&self, asked: &Asked<'_>, others: Vec<String>) -> Result<Value, Error> {
+        let present = self.present_server();
+        let mut others = others.into_iter();
+        let mut asking = FuturesUnordered::new();
+        let ask = |server: Option<String>| async move {
+            let over = if server.is_some() { Over::Hedges } else { Over::Calls };
+            (self.send(over, server.as_deref(), asked).await, over, server)
+        };
+        asking.push(ask(None));
+        let mut failed = Error::Timeout;
+        loop {
+            let next = tokio::select! {
+                // A server that has begun to answer is given the time that it takes.
+                Some((sent, over, server)) = asking.next() => match self.answer(over, sent).await {
+                    Err(error) if error.is_one_servers() => {
+                        failed = error;
+                        others.next()
+                    }
+                    answer => {
+                        // From now on this one is asked first.
+                        if let Some(server) = server.filter(|_| self.present_server() == present) {
+                            self.leave_present_server();
+                            self.servers().choose(&server);
+                        }
+                        return answer;
+                    }
+                },
+                () = tokio::time::sleep(HEDGE), if others.len() > 0 => others.next(),
+            };
+            match next {
+                Some(server) => asking.push(ask(Some(server))),
+                None if asking.is_empty() => return Err(failed),
+                None => {}
+            }
+        }
+    }
+
+    /// Asks one server after the other, as long as it is certain that those before have done nothing (A9).
+    async fn write(&self, asked: &Asked<'_>, mut others: usize) -> Result<Value, Error> {
+        loop {
+            let present = self.present_server();
+            let mut answer = std::pin::pin!(self.ask(Over::Calls, None, asked));
+            let answer = match tokio::time::timeout(SLOW_WRITE, answer.as_mut()).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    if others > 0 && self.present_server() == present {
+                        self.leave_present_server();
+                    }
+                    answer.await
+                }
+            };
+            match answer {
+                Err(error) if others > 0 && (error.is_of_silent_store() || matches!(error, Error::Unsent(_))) => {
+                    others -= 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask(&self, over: Over, server: Option<&str>, asked: &Asked<'_>) -> Result<Value, Error> {
+        self.answer(over, self.send(over, server, asked).await).await
+    }
+
+    async fn answer(&self, over: Over, sent: Result<(Response<Incoming>, Stream), Error>) -> Result<Value, Error> {
+        let (response, stream) = sent?;
+        if !response.status().is_success() {
+            let error = failure(response).await;
+            self.leave_if_silent(&error, over, &stream).await;
+            return Err(error);
+        }
+        let bytes = whole(response).await?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::Malformed(error.to_string()))
+    }
+
+    /// Sends a request, to this server where one is named.
     async fn send(
         &self,
         over: Over,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        content_type: &str,
+        server: Option<&str>,
+        Asked { method, path, body, content_type }: &Asked<'_>,
     ) -> Result<(Response<Incoming>, Stream), Error> {
         let config = &self.shared.config;
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(format!("https://{}{path}", config.server.split(',').next().unwrap_or_default()))
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")));
@@ -430,23 +545,36 @@ impl Client {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         if !content_type.is_empty() {
-            request = request.header(header::CONTENT_TYPE, content_type);
+            request = request.header(header::CONTENT_TYPE, *content_type);
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).map_err(|error| Error::Malformed(error.to_string()))?;
         let connections = self.connections(over);
-        let mut stream = connections.stream(self.open()).await?;
-        let result = stream.sender.send_request(request).await;
+        let open = async {
+            match server {
+                Some(server) => self.open_one(server).await,
+                None => self.open().await,
+            }
+        };
+        let mut stream = connections.stream(server, open).await?;
+        let result = stream.sender.try_send_request(request).await;
         if result.is_err() {
             // The next request opens a new connection; whether to repeat this one is the caller's decision (A9).
             connections.forget(&stream).await;
         }
-        Ok((result.map_err(|error| Error::Transport(error.to_string()))?, stream))
+        let result = result.map_err(|mut error| {
+            // What comes back has not been sent.
+            let is_unsent = error.take_message().is_some();
+            let reason = error.into_error().to_string();
+            if is_unsent { Error::Unsent(reason) } else { Error::Transport(reason) }
+        });
+        Ok((result?, stream))
     }
 
     fn connections(&self, over: Over) -> &Connections {
         match over {
             Over::Calls => &self.shared.calls,
+            Over::Hedges => &self.shared.hedges,
             Over::Watches => &self.shared.watches,
         }
     }
@@ -463,30 +591,51 @@ impl Client {
         self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to the server that answered last, or to the first of the others that does.
+    /// A connection to the server that answered last, or to the first of the others that does; these are tried as well
+    /// when it takes more than [`HEDGE`], or fails.
     async fn open(&self) -> Result<Opened, Error> {
-        let (all, first) = {
-            let servers = self.servers();
-            (servers.all.clone(), servers.last)
-        };
-        let patience = if all.len() > 1 { CONNECT_ONE } else { CONNECT_TIMEOUT };
+        let others = self.others();
+        let mut all = std::iter::once(self.present_server()).chain(others).filter(|server| !server.is_empty());
         let mut failed = Error::Connect { server: String::new(), reason: "no server is known".to_owned() };
-        for step in 0..all.len() {
-            let index = (first + step) % all.len();
-            let reason = match tokio::time::timeout(patience, self.connect(&all[index])).await {
-                Ok(Ok(sender)) => {
-                    self.servers().last = index;
-                    return Ok(Opened { sender, server: all[index].as_str().into() });
+        let mut opening = FuturesUnordered::new();
+        let mut next = all.next();
+        loop {
+            if let Some(server) = next.take() {
+                opening.push(async move { self.open_one(&server).await });
+            }
+            let opened = tokio::select! {
+                opened = opening.next() => opened,
+                () = tokio::time::sleep(HEDGE), if !opening.is_empty() => {
+                    next = all.next();
+                    continue;
                 }
-                Ok(Err(reason)) => reason,
-                Err(_) => "timed out".to_owned(),
             };
-            failed = Error::Connect { server: all[index].clone(), reason };
+            match opened {
+                Some(Ok(opened)) => {
+                    self.servers().choose(&opened.server);
+                    return Ok(opened);
+                }
+                Some(Err(error)) => {
+                    failed = error;
+                    next = all.next();
+                }
+                None => return Err(failed),
+            }
         }
-        Err(failed)
     }
 
-    async fn connect(&self, server: &str) -> Result<Sender, String> {
+    async fn open_one(&self, server: &str) -> Result<Opened, Error> {
+        let is_only = self.servers().all.len() < 2;
+        let (patience, alive) = if is_only { (CONNECT_TIMEOUT, ALIVE) } else { (CONNECT_ONE, ALIVE_OF_SEVERAL) };
+        let failed = |reason: String| Error::Connect { server: server.to_owned(), reason };
+        match tokio::time::timeout(patience, self.connect(server, alive)).await {
+            Ok(Ok(sender)) => Ok(Opened { sender, server: server.into() }),
+            Ok(Err(reason)) => Err(failed(reason)),
+            Err(_) => Err(failed("timed out".to_owned())),
+        }
+    }
+
+    async fn connect(&self, server: &str, alive: Duration) -> Result<Sender, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let tcp = TcpStream::connect(server).await.map_err(|error| failed(&error))?;
         tcp.set_nodelay(true).map_err(|error| failed(&error))?;
@@ -495,8 +644,8 @@ impl Client {
         let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(&error))?;
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(ALIVE)
-            .keep_alive_timeout(ALIVE)
+            .keep_alive_interval(alive)
+            .keep_alive_timeout(alive)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(tls))
             .await
