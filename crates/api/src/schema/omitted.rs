@@ -33,10 +33,12 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Takes out of an object what means "not set": nulls, and what is empty where upstream leaves that out. Of a value that is
-/// not of its type everything stays.
+/// Takes out of an object what means "not set": nulls, and what is empty where upstream leaves that out. Of a value that
+/// is not of its type everything stays, and so it does in custom resources, where what is empty says something.
 pub fn drop_empty(kind: &Kind, object: &mut Value) {
-    drop_in(shape_of_kind(kind), object);
+    if kind.custom.is_none() {
+        drop_in(shape_of_kind(kind), object);
+    }
 }
 
 fn drop_in(shape: Shape, value: &mut Value) {

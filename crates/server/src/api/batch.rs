@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use mainstay_api::{Kind, ObjectKey, Registry, Status};
+use mainstay_api::{Kind, ObjectKey, Registry, Status, schema};
 use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
 use serde_json::Value;
 
@@ -151,6 +151,8 @@ impl<'a> Batch<'a> {
                 None if convert::webhook(kind).is_some() => {}
                 None => kind.from_stored(object),
             }
+            // A row of an older version may say what is empty; that is no difference to what is written now (S11).
+            schema::drop_empty(kind, object);
         }
         Ok(object)
     }

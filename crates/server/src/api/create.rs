@@ -1,7 +1,7 @@
 //! `POST` of a new object.
 
 use mainstay_api::apply::Writer;
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, Status, kinds, object, schema};
 use serde_json::Value;
 
 use crate::authorize::{escalation, restriction};
@@ -58,6 +58,8 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     admission::check(batch, kind, &object, None)?;
     dynamic::validate(batch, &attributes, Some(&object), None)?;
     admission::charge(batch, kind, Some(&object), None)?;
+    // Our own controllers, too, write what is empty as clients do: not at all.
+    schema::drop_empty(kind, &mut object);
     // Marks that are taken together with the object (a Service's addresses) come before it.
     admission::take(batch, kind, &object)?;
     let op = batch.put(kind, object)?;

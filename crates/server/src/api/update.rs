@@ -1,7 +1,7 @@
 //! `PUT` and `PATCH`, of the object and of its subresources.
 
 use mainstay_api::apply::Writer;
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, Status, kinds, object, schema};
 use serde_json::Value;
 
 use super::{Batch, Body, Outcome, admission, codec, create, delete, key, metadata, pod};
@@ -179,6 +179,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     }
     new = part.of(kind, new, old);
     metadata::carry(&mut new, old);
+    schema::drop_empty(kind, &mut new);
     let attributes = Attributes::new(kind, part.subresource(), Operation::Update, object::namespace(old), name);
     if batch.session.is_some() {
         (kind.defaults)(kind, &mut new);
@@ -189,6 +190,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
         if dynamic::mutate(batch, &attributes, &mut new, Some(old), &again)? {
             new = part.of(kind, new, old);
             metadata::carry(&mut new, old);
+            schema::drop_empty(kind, &mut new);
         }
     }
     let mut causes = Vec::new();

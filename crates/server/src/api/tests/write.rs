@@ -120,6 +120,41 @@ fn a_write_that_changes_nothing_is_none() {
 }
 
 #[test]
+fn s11_what_is_empty_is_stored_by_nobody_and_is_no_change_in_a_row_that_has_it() {
+    let cluster = Cluster::new();
+    // As our own controllers make a volume.
+    let volume = json!({ "metadata": { "name": "v" }, "spec": { "capacity": { "storage": "1Gi" },
+        "accessModes": ["ReadWriteOnce"], "mountOptions": [], "hostPath": { "path": "/v" } } });
+    cluster.create(&kinds::PERSISTENT_VOLUME, volume).expect("created");
+    let noted = json!({ "spec": { "mountOptions": [] }, "metadata": { "annotations": { "a": "b" } } });
+    for stored in [
+        cluster.get(&kinds::PERSISTENT_VOLUME, "v").expect("there"),
+        cluster.merge(&kinds::PERSISTENT_VOLUME, "v", Part::Main, noted).expect("patched"),
+    ] {
+        assert_eq!(stored["spec"].get("mountOptions"), None, "{stored}");
+    }
+    // As an older version has stored a set.
+    let labels = json!({ "app": "web" });
+    let made = cluster.create(
+        &kinds::STATEFUL_SET,
+        json!({ "metadata": { "name": "web" }, "spec": {
+        "serviceName": "web", "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels },
+            "spec": { "containers": [{ "name": "c", "image": "i" }] } } } }),
+    );
+    let mut old = made.expect("created");
+    old["spec"]["template"]["spec"]["volumes"] = json!([]);
+    let key = key::object(&kinds::STATEFUL_SET, "default", "web");
+    let put = mainstay_store::Op::Put { key, value: codec::encode(&mut old).expect("encoded") };
+    cluster.api.store.commit_blocking(Txn { expect: Vec::new(), ops: vec![put] }).expect("stored");
+    let noted = json!({ "metadata": { "annotations": { "a": "b" } } });
+    let patched = cluster.merge(&kinds::STATEFUL_SET, "web", Part::Main, noted).expect("patched");
+    assert_eq!(
+        (&patched["metadata"]["generation"], patched["metadata"]["annotations"]["a"].as_str()),
+        (&json!(1), Some("b"))
+    );
+}
+
+#[test]
 fn a_dry_run_answers_and_writes_nothing() {
     let cluster = Cluster::new();
     let revision = cluster.api.store.revision();
