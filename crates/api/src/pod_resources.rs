@@ -39,6 +39,13 @@ fn raise(total: &mut Amounts, other: &Amounts) {
 /// the sidecars before it, whichever is more; what the pod says of itself in place of either.
 pub fn of_pod(pod: &Value, list: &str) -> Amounts {
     let spec = Field::root(pod).get("spec");
+    let mut total = of_containers(&spec, list);
+    total.extend(own(&spec, list));
+    total
+}
+
+/// As [`of_pod`], of the containers of a PodSpec alone.
+pub fn of_containers(spec: &Field, list: &str) -> Amounts {
     let mut total = Amounts::new();
     spec.get("containers").items().for_each(|container| add(&mut total, &own(&container, list)));
     let (mut sidecars, mut start) = (Amounts::new(), Amounts::new());
@@ -55,7 +62,6 @@ pub fn of_pod(pod: &Value, list: &str) -> Amounts {
         }
     }
     raise(&mut total, &start);
-    total.extend(own(&spec, list));
     total
 }
 

@@ -308,6 +308,35 @@ impl Cgroups {
         fs::read_to_string(folder.join(file)).ok().and_then(|text| flat_value(&text, "oom_kill")).unwrap_or(0)
     }
 
+    /// Makes a pod's group with limits that its containers share; nothing where it has none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn limit_pod(&self, relative: &str, limits: Limits) -> io::Result<()> {
+        if limits == Limits::default() {
+            return Ok(());
+        }
+        match &self.trees {
+            Trees::None => return Ok(()),
+            Trees::V1(mounts) => {
+                let folders = ["cpu", "memory"].into_iter().filter(|controller| mounts.contains_key(*controller));
+                folders.filter_map(|controller| self.folder(controller, relative)).try_for_each(fs::create_dir_all)?;
+            }
+            Trees::V2(mount, _) => {
+                // A group has the files of the controllers that the one above it hands down.
+                let mut folder = mount.clone();
+                for part in self.name(relative).split('/').filter(|part| !part.is_empty()) {
+                    for controller in ["+cpu", "+memory"] {
+                        let _ = fs::write(folder.join("cgroup.subtree_control"), controller);
+                    }
+                    folder = folder.join(part);
+                    fs::create_dir_all(&folder)?;
+                }
+            }
+        }
+        self.resize(relative, limits)
+    }
+
     /// Sets other limits. What the machine has no controller for is not limited, as at the start.
     pub fn resize(&self, relative: &str, limits: Limits) -> io::Result<()> {
         let (shares, quota) = (cpu_shares(limits.cpu_request_milli), cpu_quota(limits.cpu_limit_milli));

@@ -371,7 +371,12 @@ impl Inner {
         } else {
             None
         };
-        let sandbox = Sandbox::create(&dir, spec, first_id, &self.program)?;
+        self.cgroups
+            .limit_pod(&spec.cgroup, spec.limits)
+            .map_err(|error| RuntimeError::Sandbox(format!("cannot limit the pod: {error}")))?;
+        let sandbox = Sandbox::create(&dir, spec, first_id, &self.program).inspect_err(|_| {
+            let _ = self.cgroups.remove(&spec.cgroup);
+        })?;
         let status = sandbox.status();
         sandboxes.insert(spec.pod_uid.clone(), sandbox);
         Ok(status)

@@ -29,6 +29,9 @@ pub struct SandboxSpec {
     /// A user namespace of the pod's own (hostUsers: false). Not with the node's network, IPC or PID namespace.
     #[serde(default)]
     pub user_namespace: bool,
+    /// What all containers of the pod may use together, beside each one's own limits.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// A sandbox as it is.
@@ -124,7 +127,7 @@ pub struct Deadline {
 }
 
 /// The limits that can be changed while a container runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Thousandths of a CPU.
     pub cpu_request_milli: Option<u64>,

@@ -285,6 +285,30 @@ fn limits_hold_and_the_oom_killer_is_named() {
     });
 }
 
+/// Conformance, pod-level resources: what all containers of a pod may use together.
+#[test]
+fn conformance_a_pods_own_limits_hold_for_its_containers_together() {
+    let world = World::new("pod-limits");
+    let runtime = world.open();
+    world.block_on(async {
+        let mut sandbox = world.sandbox("p1");
+        sandbox.limits.memory_limit = Some(32 << 20);
+        (sandbox.limits.cpu_limit_milli, sandbox.limits.cpu_request_milli) = (Some(500), Some(250));
+        runtime.ensure_sandbox(&sandbox).await.unwrap();
+        let spec = world.script("p1", "main", "dd if=/dev/zero of=/dev/null bs=200M count=3");
+        runtime.start_container(&spec).await.unwrap();
+        let status = ended(&runtime, &spec.id()).await;
+        assert!(matches!(status.state, ContainerState::Exited { code: 137, .. }), "{status:?}");
+        // Without limits of the pod the same container ends well.
+        runtime.ensure_sandbox(&world.sandbox("p2")).await.unwrap();
+        let spec = world.script("p2", "main", "dd if=/dev/zero of=/dev/null bs=200M count=3");
+        runtime.start_container(&spec).await.unwrap();
+        assert_eq!(code(&ended(&runtime, &spec.id()).await), 0);
+        runtime.remove_sandbox("p1").await.unwrap();
+        runtime.remove_sandbox("p2").await.unwrap();
+    });
+}
+
 #[test]
 fn what_cannot_start_says_why_and_leaves_nothing() {
     let world = World::new("fails");

@@ -11,6 +11,7 @@ mod full;
 mod hollow;
 mod idle;
 mod nfs;
+mod pages;
 mod pod;
 mod pressure;
 pub mod processes;
@@ -44,6 +45,7 @@ const NAMES: &[&str] = &[
     "writes",
     "pressure",
     "crds",
+    "pages",
     "scale",
     "scale-full",
     "scale-inside",
@@ -150,6 +152,10 @@ async fn measure(binary: &Path, names: &[String], table: &mut Table) -> Result<(
     if wanted("crds") {
         let (mut cluster, _) = Cluster::start(binary).await?;
         crds::measure(&mut cluster, table).await?;
+    }
+    if wanted("pages") {
+        let cluster = Cluster::new(binary).await?;
+        pages::measure(&cluster, table).await?;
     }
     if wanted("scale") {
         let cluster = Cluster::new(binary).await?;

@@ -216,7 +216,7 @@ pub fn port_or_name(port: &Field, causes: &mut Vec<Cause>) {
     }
 }
 
-fn resources(resources: &Field, causes: &mut Vec<Cause>) {
+pub(super) fn resources(resources: &Field, causes: &mut Vec<Cause>) {
     let (limits, requests) = (resources.get("limits"), resources.get("requests"));
     for (name, amount) in limits.entries().chain(requests.entries()) {
         resource_name(name, &amount, causes);

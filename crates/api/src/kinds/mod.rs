@@ -74,6 +74,7 @@ pub mod node;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
 pub mod pod;
+pub mod pod_level;
 pub mod pod_row;
 pub(crate) mod pod_spec;
 pub(crate) mod pod_spec_validation;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, text_column, wide};
 use super::field::{Field, default, each, made};
-use super::{BASE, Kind, Row, Subresource, pod_row, pod_spec, pod_spec_validation, workload};
+use super::{BASE, Kind, Row, Subresource, pod_level, pod_row, pod_spec, pod_spec_validation, workload};
 use crate::object::{at, text};
 use crate::quantity::Quantity;
 use crate::status::Cause;
@@ -53,6 +53,7 @@ pub static POD: Kind = Kind::BuiltIn(&Row {
         let Some(spec) = made(pod, "spec") else { return };
         pod_spec::defaults(spec);
         pod_spec::requests_from_limits(spec);
+        pod_level::default_requests(spec);
         pod_spec::host_ports(spec);
         default(spec, "enableServiceLinks", true);
     },
@@ -114,11 +115,14 @@ fn tolerates(toleration: &Value, key: &str) -> bool {
         && matches!(effect, "" | "NoExecute")
 }
 
-/// `Guaranteed` where every container has equal requests and limits of cpu and memory, `BestEffort` where none has any.
+/// `Guaranteed` where every container (or the pod as a whole) has equal requests and limits of cpu and memory,
+/// `BestEffort` where none has any.
 pub fn qos_class(pod: &Value) -> &'static str {
     let spec = Field::root(pod).get("spec");
     let (mut any, mut guaranteed) = (false, true);
-    for container in ["containers", "initContainers"].iter().flat_map(|list| spec.get(list).items()) {
+    let containers = ["containers", "initContainers"].iter().flat_map(|list| spec.get(list).items());
+    let counted: Vec<Field> = if pod_level::counts(&spec) { vec![spec.clone()] } else { containers.collect() };
+    for container in counted {
         for name in ["cpu", "memory"] {
             let amount =
                 |list| Quantity::of(container.dig(&["resources", list, name]).value).ok().filter(|q| !q.is_zero());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::field::Field;
-use super::{container_validation, volume_validation};
+use super::{container_validation, pod_level, volume_validation};
 use crate::names;
 use crate::selector::Labels;
 use crate::status::{Cause, MAX_CAUSES};
@@ -82,6 +82,7 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
             }
         }
     }
+    pod_level::validate(spec, causes);
     spec.get("restartPolicy").need_one_of(causes, &["Always", "OnFailure", "Never"]);
     spec.get("dnsPolicy").need_one_of(causes, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     if spec.get("dnsPolicy").text() == "None" && spec.dig(&["dnsConfig", "nameservers"]).len() == 0 {

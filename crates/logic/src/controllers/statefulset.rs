@@ -15,7 +15,8 @@
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
-//! Differs: upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision
+//! Differs: while a pod is refused (by a quota), upstream writes the status all the same; here it comes after the pods.
+//! Upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision
 //! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
 //! calls
 //! a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
@@ -238,7 +239,6 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     status(o, &revisions, &replicas, now, &mut d);
     revisions::truncate(o, &revisions, &mut d);
-    d.create_last(&[&PERSISTENT_VOLUME_CLAIM, &POD]);
     d
 }
 

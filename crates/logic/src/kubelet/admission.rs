@@ -91,9 +91,6 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
     if !abilities.has_selinux && security.is_some_and(|security| has_any(&security.se_linux_options)) {
         return Some("spec.securityContext.seLinuxOptions: SELinux is not enabled on the host".to_owned());
     }
-    if spec.resources.as_ref().is_some_and(|resources| has_any(&resources.limits)) {
-        return Some("spec.resources.limits: this node limits containers, not pods".to_owned());
-    }
     containers(spec).find_map(|container| unsupported_in(container, has_own_users, abilities))
 }
 
@@ -277,8 +274,7 @@ mod tests {
                 Some("SysctlForbidden"),
             ),
             (json!({ "containers": [], "resourceClaims": [{ "name": "gpu" }] }), Some("PodFeatureUnsupported")),
-            (json!({ "containers": [], "resources": { "limits": { "cpu": "1" } } }), Some("PodFeatureUnsupported")),
-            (json!({ "containers": [], "resources": { "requests": { "cpu": "1" } } }), None),
+            (json!({ "containers": [], "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "1" } } }), None),
             (json!({ "containers": [{ "name": "c", "restartPolicy": "Never" }] }), None),
             (rules("Restart"), None),
             (rules("RestartAllContainers"), Some("PodFeatureUnsupported")),

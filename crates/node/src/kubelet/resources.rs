@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use mainstay_api::quantity::Quantity as Amount;
 use mainstay_logic::kubelet::qos;
+use mainstay_runtime::Limits;
 
 /// A container's share and limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,9 +21,21 @@ fn amount(map: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<Amount
     map?.get(name)?.0.parse().ok().filter(|amount: &Amount| !amount.is_zero() && !amount.is_negative())
 }
 
+/// What the containers of a pod may use together.
+pub fn of_pod(spec: &PodSpec) -> Limits {
+    let Resources { cpu_request_milli, cpu_limit_milli, memory_limit, .. } = read(spec.resources.as_ref());
+    if cpu_limit_milli.is_none() && memory_limit.is_none() {
+        return Limits::default();
+    }
+    Limits { cpu_request_milli, cpu_limit_milli, memory_limit }
+}
+
 /// What a container asks for.
 pub fn of(container: &Container) -> Resources {
-    let resources = container.resources.as_ref();
+    read(container.resources.as_ref())
+}
+
+fn read(resources: Option<&ResourceRequirements>) -> Resources {
     let requests = resources.and_then(|resources| resources.requests.as_ref());
     let limits = resources.and_then(|resources| resources.limits.as_ref());
     let milli = |map| amount(map, "cpu").map(|amount| u64::try_from(amount.milli()).unwrap_or(0));

@@ -44,6 +44,7 @@ pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, S
         share_process_namespace: spec.share_process_namespace == Some(true),
         shm_bytes: None,
         user_namespace: has_own_users(context),
+        limits: resources::of_pod(spec),
     })
 }
 

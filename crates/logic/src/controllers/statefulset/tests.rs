@@ -261,8 +261,7 @@ fn claims_follow_the_retention_policy_and_nothing_else_s8() {
 
     // The set goes right after its first claim was made, before anything else was.
     let mut world = world(policy("Delete", "Retain"));
-    // The revision, the status, the claim.
-    assert_eq!(world.run(&statefulset::CONTROLLER, &key(), now(), 3), 3);
+    assert_eq!(world.run(&statefulset::CONTROLLER, &key(), now(), 2), 2);
     assert_eq!((names(&world, &PERSISTENT_VOLUME_CLAIM).len(), pods(&world).len()), (1, 0));
     world.delete(&STATEFUL_SET, "default", "web", None);
     rest(&mut world);
