@@ -27,6 +27,8 @@ pub struct Batch<'a> {
     pub(crate) registry: Registry,
     /// The same instant for everything that the batch does.
     pub now: Timestamp,
+    /// How often the same was prepared before, and others were quicker.
+    pub attempt: usize,
     txn: Txn,
     /// Keys and values of the ops, as the store counts them.
     bytes: usize,
@@ -98,6 +100,7 @@ impl<'a> Batch<'a> {
             settings,
             registry,
             now,
+            attempt: 0,
             txn: Txn::default(),
             bytes: 0,
             known: BTreeMap::new(),

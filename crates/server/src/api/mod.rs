@@ -202,8 +202,10 @@ impl Api {
         dry_run: bool,
         verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
     ) -> Result<Reply, Status> {
-        for _ in 0..MAX_ATTEMPTS {
-            let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
+        for attempt in 0..MAX_ATTEMPTS {
+            let mut batch = self.batch();
+            batch.attempt = attempt;
+            let prepared = Prepared::make(batch, dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }
@@ -245,8 +247,10 @@ impl Api {
         dry_run: bool,
         verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>,
     ) -> Result<Reply, Status> {
-        for _ in 0..MAX_ATTEMPTS {
-            let prepared = Prepared::make(self.batch(), dry_run, &verb)?;
+        for attempt in 0..MAX_ATTEMPTS {
+            let mut batch = self.batch();
+            batch.attempt = attempt;
+            let prepared = Prepared::make(batch, dry_run, &verb)?;
             if dry_run || prepared.txn.ops.is_empty() {
                 return Ok(prepared.reply(None));
             }

@@ -11,6 +11,30 @@ use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Mode, Options, Store};
 use serde_json::{Value, json};
 
+#[test]
+fn a9_machines_that_join_at_the_same_time_all_get_their_ranges() {
+    const AT_ONCE: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), Options::default()).unwrap();
+    let mut cluster = Cluster::on(store, folder);
+    cluster.api.env = Arc::new(mainstay_server::system_env());
+    let start = std::sync::Barrier::new(AT_ONCE);
+    let make = |index: usize| {
+        let node = json!({ "metadata": { "name": format!("n{index}") } });
+        start.wait();
+        cluster.api.write_now(false, |batch| api::create(batch, &kinds::NODE, "", node.clone())).map(|reply| {
+            let node: Value = serde_json::from_slice(&reply.body).unwrap();
+            node["spec"]["podCIDR"].as_str().unwrap_or_default().to_owned()
+        })
+    };
+    let make = &make;
+    let ranges: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|index| scope.spawn(move || make(index))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap().expect("a node")).collect()
+    });
+    assert_eq!(ranges.len(), AT_ONCE, "each has its own");
+}
+
 struct Cluster {
     api: Api,
     _folder: tempfile::TempDir,
@@ -20,6 +44,10 @@ impl Cluster {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Options { mode: Mode::Inline, ..Options::default() }).unwrap();
+        Self::on(store, folder)
+    }
+
+    fn on(store: Store, folder: tempfile::TempDir) -> Self {
         let env =
             Env { now: Box::new(|| "2026-01-01T00:00:00Z".parse().unwrap()), random: Box::new(|bytes| bytes.fill(7)) };
         let settings = Settings {

@@ -13,6 +13,11 @@ use crate::api::{Batch, Cidr, key};
 /// The bits of a node's own range: upstream's `--node-cidr-mask-size`.
 const NODE_BITS: u32 = 24;
 
+/// Who was too late once looks at most so many ranges further on, and twice as many with each time.
+const MEET: u64 = 8;
+/// That is no more than so often doubled.
+const SPREAD_BITS: usize = 8;
+
 fn range_of(node: &Value) -> &str {
     object::text(node, &["spec", "podCIDR"])
 }
@@ -35,9 +40,15 @@ pub fn allocate(batch: &mut Batch<'_>, node: &mut Value) -> Result<(), Status> {
         }
         return Ok(());
     }
-    // As many as are taken are tried last: the one after them is mostly free, however many there are.
-    let (begin, end) = (batch.taken_below(&key::pod_range("")), all.ranges(NODE_BITS));
-    let mut ranges = (begin..end).chain(0..begin.min(end)).filter_map(|index| all.range(NODE_BITS, index));
+    // As many as are taken are tried last: the one after them is mostly free, however many there are. Machines that join
+    // at the same time all find that one; whoever was too late looks further on, so that they do not meet again.
+    let further = match u32::try_from(batch.attempt.min(SPREAD_BITS)) {
+        Ok(attempt) if attempt > 0 => u64::from_be_bytes(batch.random()) % (MEET << attempt),
+        _ => 0,
+    };
+    let (begin, end) = (batch.taken_below(&key::pod_range("")) + further, all.ranges(NODE_BITS));
+    let begin = begin % end.max(1);
+    let mut ranges = (begin..end).chain(0..begin).filter_map(|index| all.range(NODE_BITS, index));
     let Some(free) = ranges.find(|range: &Cidr| !batch.is_taken(&key::pod_range(&range.to_string()))) else {
         batch.warnings.push(format!("all ranges of {all} are in use: this Node has no addresses for pods"));
         return Ok(());
