@@ -121,10 +121,9 @@ fn rejoined(first: &Cluster, name: &str, node: &Cluster) {
     });
 }
 
-#[test]
-fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
-    let lan = Lan::new();
-    let (first, [mut second, mut third]) = machines(&lan, &["--pod-network", "routes"]);
+/// Three machines, a file server on the first, and the pod on the second; the third is free.
+fn on_node_2(lan: &Lan) -> (Cluster, [Cluster; 2], NfsServer) {
+    let (first, [mut second, mut third]) = machines(lan, &["--pod-network", "routes"]);
     for (machine, name) in [(&mut second, "node-2"), (&mut third, "node-3")] {
         let mut words = first.invitation();
         words.extend(["--node-name", name, "--node-lease-duration", LEASE].map(str::to_owned));
@@ -139,6 +138,33 @@ fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
     let noted = "{.status.conditions[?(@.type==\"mainstay.io/FencingDeadline\")].reason}";
     assert_eq!(first.field("pod/web-0", noted), "After5Seconds");
     first.kubectl(&["uncordon", "node-3"]);
+    (first, [second, third], server)
+}
+
+#[test]
+fn s13_a_node_that_is_not_heard_or_has_no_power_has_no_writer_when_another_begins() {
+    let lan = Lan::new();
+    let (first, [second, mut third], server) = on_node_2(&lan);
+
+    // The server's answers are lost: the node's requests still arrive.
+    moves(&first, "a link cut one way", "node-3", || lan.cut_one_way(&first, 2, true));
+    lan.cut_one_way(&first, 2, false);
+    rejoined(&first, "node-2", &second);
+
+    // The power goes: nothing is left to confirm anything.
+    moves(&first, "a power cut", "node-2", || third.kill9_everything());
+    third.join(&["--node-lease-duration", LEASE]);
+    rejoined(&first, "node-3", &third);
+
+    assert_eq!(written(&server), ["node-2", "node-3", "node-2"], "S13: never two writers");
+    first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
+    first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
+}
+
+#[test]
+fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
+    let lan = Lan::new();
+    let (first, [mut second, _third], server) = on_node_2(&lan);
 
     // An agent that is killed and comes again goes on pushing the deadline (V7).
     let container = first.field("pod/web-0", "{.status.containerStatuses[0].containerID}");

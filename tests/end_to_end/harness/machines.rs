@@ -52,6 +52,13 @@ impl Lan {
         }
     }
 
+    /// What a machine sends to another is lost, while what comes from there arrives; or it is so no more.
+    pub fn cut_one_way(&self, from: &Cluster, to: u8, is_cut: bool) {
+        let verb = if is_cut { "add" } else { "del" };
+        let route = ["route", verb, "blackhole", &format!("{}/32", address(to))];
+        assert!(from.inside("ip").args(route).status().expect("ip").success());
+    }
+
     /// Cuts a machine off, or joins it again.
     pub fn cut(&self, number: u8, is_cut: bool) {
         self.ip(&["link", "set", &format!("port{number}"), if is_cut { "down" } else { "up" }]);

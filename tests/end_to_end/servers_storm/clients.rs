@@ -35,9 +35,10 @@ pub struct Records {
     /// Lists: when each was asked for, and its resourceVersion.
     pub lists: Vec<(u64, u64)>,
     pub watchers: Vec<Watched>,
-    /// How long the client that knows all servers had no answer, at most; and how many answers it had.
-    pub silence: Duration,
+    /// How many answers the client that knows all servers had.
     pub answers: u64,
+    /// From when until when it had none, each time.
+    pub silences: Vec<(Instant, Instant)>,
 }
 
 /// What a watcher saw.
@@ -114,7 +115,7 @@ async fn work(config: &Config, servers: &[String], stop: &Arc<AtomicBool>) -> Re
         records.versions.extend(more.versions);
         records.lists.extend(more.lists);
     }
-    (records.silence, records.answers) = prober.await.expect("the prober");
+    (records.silences, records.answers) = prober.await.expect("the prober");
     // All that was before has been seen by whoever has seen this.
     let begun = Instant::now();
     let last = json!({ "metadata": { "name": LAST } });
@@ -129,25 +130,20 @@ async fn work(config: &Config, servers: &[String], stop: &Arc<AtomicBool>) -> Re
     records
 }
 
-/// Reads without end as one who knows all servers; for how long it had no answer, and how many answers.
-async fn probe(client: Client, stop: Arc<AtomicBool>) -> (Duration, u64) {
-    let (mut last, mut longest, mut answers) = (Instant::now(), Duration::ZERO, 0);
+/// Reads without end as one who knows all servers; when it had no answer, and how many answers.
+async fn probe(client: Client, stop: Arc<AtomicBool>) -> (Vec<(Instant, Instant)>, u64) {
+    let (mut last, mut silences, mut answers) = (Instant::now(), Vec::new(), 0);
     while !stop.load(Ordering::Acquire) {
         let options = ListOptions::default();
         let list = client.list(&kinds::NAMESPACE, "", &options);
-        match tokio::time::timeout(ANSWER, list).await {
-            Ok(Ok(_)) => {
-                longest = longest.max(last.elapsed());
-                last = Instant::now();
-                answers += 1;
-            }
-            // One that does not answer at all is left as one that is gone.
-            Err(_) => client.leave_present_server(),
-            Ok(Err(_)) => {}
+        if let Ok(Ok(_)) = tokio::time::timeout(ANSWER, list).await {
+            silences.push((last, Instant::now()));
+            last = Instant::now();
+            answers += 1;
         }
         tokio::time::sleep(PACE).await;
     }
-    (longest, answers)
+    (silences, answers)
 }
 
 fn version(object: &Value) -> u64 {

@@ -1,10 +1,22 @@
 //! What the clients recorded, judged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use mainstay_sim::linear::{self, Action, Call};
 
 use super::clients::{Records, Watched};
+
+/// How long the client that knows all servers had no answer, at most.
+fn longest(records: &Records) -> Duration {
+    records.silences.iter().map(|(from, until)| *until - *from).max().unwrap_or_default()
+}
+
+/// The same while this went on.
+pub fn silence(records: &Records, (begun, ended): (Instant, Instant)) -> Duration {
+    let meanwhile = records.silences.iter().filter(|(from, until)| *from < ended && *until > begun);
+    meanwhile.map(|(from, until)| *until - *from).max().unwrap_or_default()
+}
 
 /// Fails where a promise was broken; else a line of figures.
 pub fn judge(records: &Records) -> String {
@@ -41,7 +53,7 @@ pub fn judge(records: &Records) -> String {
         all.len(),
         records.watchers.len(),
         records.answers,
-        records.silence.as_millis()
+        longest(records).as_millis()
     )
 }
 

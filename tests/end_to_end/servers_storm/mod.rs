@@ -22,6 +22,11 @@ const ROUNDS: u64 = 8;
 const TROUBLE: Duration = Duration::from_millis(2500);
 /// How long it is calm between two.
 const CALM: Duration = Duration::from_millis(1200);
+/// The troubles of a single server that is gone or silent: killed, standing still.
+const ONE_SERVER: [u64; 2] = [0, 5];
+/// A client that knows all servers has an answer within this while one of them is in trouble: it asks another after 250 ms;
+/// the rest is for a loaded machine.
+const NO_ANSWER: Duration = Duration::from_millis(1500);
 /// A controller's Lease stands still for 3 s before another server takes it.
 const FAILOVER: Duration = Duration::from_secs(5);
 
@@ -176,8 +181,13 @@ fn servers_and_members_die_and_are_cut_off_and_nobody_sees_it_a1_a3_a4_a5_a9_m1_
     let addresses: Vec<String> = (0..3).map(|index| format!("{}:6443", address(World::server_number(index)))).collect();
     let clients = Clients::start(world.home.holder_pid(), &config, &addresses);
     let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let mut of_one_server = Vec::new();
     for round in 0..rounds {
+        let begun = Instant::now();
         world.trouble(round % 8, &mut random);
+        if ONE_SERVER.contains(&(round % 8)) {
+            of_one_server.push((round % 8, (begun, Instant::now())));
+        }
     }
 
     // The leader's death, with a figure.
@@ -194,6 +204,14 @@ fn servers_and_members_die_and_are_cut_off_and_nobody_sees_it_a1_a3_a4_a5_a9_m1_
     world.serve(leader);
     let records = clients.finish();
     let seen = judge::judge(&records);
+    for (which, time) in of_one_server {
+        let silence = judge::silence(&records, time);
+        eprintln!(
+            "trouble {which} of one server: a client of all had no answer for at most {} ms",
+            silence.as_millis()
+        );
+        assert!(silence < NO_ANSWER, "C10: trouble {which}: {silence:?}");
+    }
     eprintln!(
         "controllers: server {} leads {} ms after the death of server {}; {seen}",
         other + 1,
