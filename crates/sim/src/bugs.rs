@@ -44,6 +44,30 @@ pub enum Bug {
     DeletesStrangers,
     /// A node's DNS does not follow pods: N2.
     DnsIgnoresPods,
+    /// A node's DNS does not follow slices: N1.
+    DnsIgnoresSlices,
+    /// A watch passes over some events: A4.
+    WatchLosesEvents,
+    /// A list is of an older state than what was shown before: A5.
+    ListsThePast,
+    /// A watch from a list's revision begins with what comes later: A6.
+    WatchesFromNow,
+    /// The pages of a list are of different moments: A6.
+    PagesOfNow,
+    /// A watch from a revision that is too old begins with the newest: A7.
+    ForgetsCompaction,
+    /// An agent's writes do not say which uid and version they are about: A8.
+    ForgetsUids,
+    /// A request that was refused has been carried out: A9.
+    RefusesWhatItDid,
+    /// An agent that starts ends the containers that it finds: S11.
+    EndsWhatItFinds,
+    /// The controllers are not told of some deletions: S12.
+    MissesDeletions,
+    /// A claim goes although a pod uses it: V2.
+    UnprotectsClaims,
+    /// The scheduler does not ask where a pod's volumes are: V5.
+    PlacesAnywhere,
     /// The server counts no margin, and believes that it has seen every renewal when it was sent: S13.
     ForgetsMargin,
     /// An agent moves the deadlines whether or not its lease was renewed: S13.
@@ -54,7 +78,7 @@ pub enum Bug {
 
 impl Bug {
     /// All, with the invariant whose checker must catch it.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 29] = [
         (Self::TrustsStaleList, "S1"),
         (Self::ConfirmsTooEarly, "S2"),
         (Self::SkipsOrder, "S4"),
@@ -69,6 +93,18 @@ impl Bug {
         (Self::IgnoresPartition, "S6"),
         (Self::DeletesStrangers, "S10"),
         (Self::DnsIgnoresPods, "N2"),
+        (Self::DnsIgnoresSlices, "N1"),
+        (Self::WatchLosesEvents, "A4"),
+        (Self::ListsThePast, "A5"),
+        (Self::WatchesFromNow, "A6"),
+        (Self::PagesOfNow, "A6"),
+        (Self::ForgetsCompaction, "A7"),
+        (Self::ForgetsUids, "A8"),
+        (Self::RefusesWhatItDid, "A9"),
+        (Self::EndsWhatItFinds, "S11"),
+        (Self::MissesDeletions, "S12"),
+        (Self::UnprotectsClaims, "V2"),
+        (Self::PlacesAnywhere, "V5"),
         (Self::ForgetsMargin, "S13"),
         (Self::PushesWithoutRenewal, "S13"),
         (Self::StartsWithoutAsking, "S13"),
@@ -98,6 +134,8 @@ impl Bug {
                 *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "partition": null } } }));
             }
             Self::DeletesStrangers if of_set => delete_stranger(snapshot, key, decision),
+            Self::UnprotectsClaims if of_set => unprotect(snapshot, decision),
+            Self::PlacesAnywhere => place_elsewhere(snapshot, decision),
             _ => {}
         }
     }
@@ -123,6 +161,27 @@ pub fn released_hastily(snapshot: &Snapshot) -> Option<(ObjectKey, String)> {
         let is_over = silent + SENT_BEFORE >= Duration::from_secs(deadline.into());
         is_over.then(|| (key.clone(), pod.metadata.uid.clone().unwrap_or_default()))
     })
+}
+
+fn unprotect(snapshot: &Snapshot, decision: &mut Decision) {
+    let claims = snapshot.persistent_volume_claims.iter().map(|(_, claim)| claim);
+    let leaving = claims.filter(|claim| pods::is_terminating(&claim.metadata) && claim.metadata.finalizers.is_some());
+    let none = json!({ "metadata": { "finalizers": null } });
+    decision.writes.extend(
+        leaving.map(|claim| {
+            Write::patch(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, none.clone()).whatever_version()
+        }),
+    );
+}
+
+fn place_elsewhere(snapshot: &Snapshot, decision: &mut Decision) {
+    for write in &mut decision.writes {
+        if let Write::Bind { node, .. } = write
+            && let Some((other, _)) = snapshot.nodes.iter().find(|(key, _)| *key.name != *node)
+        {
+            *node = other.name.to_string();
+        }
+    }
 }
 
 fn rename_hosts(decision: &mut Decision) {

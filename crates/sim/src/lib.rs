@@ -14,6 +14,7 @@
 
 pub mod bugs;
 pub mod checkers;
+pub mod clients;
 pub mod linear;
 pub mod monkeys;
 pub mod node;

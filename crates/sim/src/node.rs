@@ -306,6 +306,11 @@ impl Node {
     /// on.
     fn adopt(&mut self, list: PodList, around: &mut Around<'_>) {
         self.agent.has_adopted = true;
+        if around.bug == Some(Bug::EndsWhatItFinds) {
+            let alive =
+                self.machine.containers.values().flatten().filter(|container| container.fact.is_alive()).count();
+            (0..alive).for_each(|pick| drop(self.machine.crash_one(pick, around.now)));
+        }
         self.agent.known = list.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
         let listed: Vec<String> = list.values().map(|pod| object::uid(pod).to_owned()).collect();
         for (uid, pod) in self.machine.begun.clone() {

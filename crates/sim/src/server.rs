@@ -44,6 +44,10 @@ pub struct Server {
     pub old_disk: Option<FaultyDisk>,
     /// The controllers do not get their turn before this time.
     pub stalled_until: Timestamp,
+    /// Some requests are answered with a refusal after they were carried out: a deliberate bug.
+    pub refuses_what_it_did: bool,
+    /// A request that was refused and left something: what it was (A9).
+    pub left_behind: Option<String>,
 }
 
 /// How a decision is committed.
@@ -79,6 +83,8 @@ impl Server {
             commits: 0,
             old_disk: None,
             stalled_until: now,
+            refuses_what_it_did: false,
+            left_behind: None,
         }
     }
 
@@ -162,7 +168,16 @@ impl Server {
     pub fn write(&mut self, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<Reply, Status> {
         let Some(up) = &self.up else { return Err(Status::unavailable("the server is down")) };
         let before = up.api.store.revision();
-        let reply = up.api.write_now(false, verb);
+        let mut reply = up.api.write_now(false, verb);
+        if self.refuses_what_it_did && reply.is_ok() && self.commits % 37 == 36 {
+            reply = Err(Status::new(409, "Conflict", "the object has been modified"));
+        }
+        // What a server that failed by itself (5xx) has done is in doubt; what it refused, it has not done.
+        if let Some(refused) = reply.as_ref().err().filter(|status| status.code < 500)
+            && up.api.store.revision() != before
+        {
+            self.left_behind = Some(refused.message.clone());
+        }
         let changed = up.api.store.revision() != before || reply.as_ref().is_err_and(|status| status.code >= 500);
         if changed && self.committed() {
             return Err(Status::unavailable("the server died before it answered"));

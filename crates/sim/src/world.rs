@@ -13,6 +13,7 @@ use mainstay_store::Revision;
 
 use crate::bugs::{self, Bug};
 use crate::checkers::{Actor, Checkers, Seen, Violation, rest};
+use crate::clients::Clients;
 use crate::monkeys::{Deed, Fault, Script, forget_node};
 use crate::node::{Around, Node, PodList, plus};
 use crate::observer::Observer;
@@ -109,6 +110,7 @@ pub struct World {
     disk_free_at: Option<Timestamp>,
     observer: Observer,
     checkers: Checkers,
+    clients: Clients,
     past: Vec<(Revision, PodList)>,
     counts: Counts,
     trace: Trace,
@@ -130,7 +132,8 @@ impl World {
     pub fn with_script(number: u64, options: Options, script: Script) -> Self {
         let mut seed = Seed::new(number);
         let clock = Arc::new(AtomicI64::new(start().as_microsecond()));
-        let server = Server::new(clock.clone(), seed.fork());
+        let mut server = Server::new(clock.clone(), seed.fork());
+        server.refuses_what_it_did = options.bug == Some(Bug::RefusesWhatItDid);
         Self {
             clock,
             seed,
@@ -143,6 +146,7 @@ impl World {
             disk_free_at: None,
             observer: Observer::default(),
             checkers: Checkers::new(options.bug),
+            clients: Clients::new(number, options.bug),
             past: Vec::new(),
             counts: Counts::new(),
             trace: Trace::default(),
@@ -325,6 +329,7 @@ impl World {
                 return Ok(true);
             }
             self.note("server", "is up");
+            self.clients.cut_off();
             if let Some(up) = &self.server.up {
                 let steps = self.observer.attach(&up.api.store)?;
                 self.see(steps)?;
@@ -343,6 +348,10 @@ impl World {
             match up.watcher.try_next() {
                 Ok(None) => break,
                 Ok(Some(event)) => {
+                    let is_missed = event.deleted && event.revision.0.is_multiple_of(5);
+                    if is_missed && self.options.bug == Some(Bug::MissesDeletions) {
+                        continue;
+                    }
                     up.driver.on_event(&event, now);
                     if stormy && self.seed.one_in(30) {
                         up.driver.on_event(&event, now);
@@ -436,7 +445,17 @@ impl World {
         if self.server.up.is_none() {
             self.note("server", "is down");
         }
-        self.see(steps)
+        if let Some(refusal) = self.server.left_behind.take() {
+            return Err(Violation::new("A9", format!("what was refused ({refusal}) is in the store")));
+        }
+        self.see(steps)?;
+        match &self.server.up {
+            Some(up) => self.clients.step(&up.api.store),
+            None => {
+                self.clients.cut_off();
+                Ok(())
+            }
+        }
     }
 
     fn see(&mut self, steps: Vec<crate::observer::Step>) -> Result<(), Violation> {

@@ -106,6 +106,18 @@ storms_catch! {
     s6_a_partition_passed_over: 11;
     s10_a_stranger_that_is_deleted: 12;
     n2_dns_that_does_not_follow_pods: 13;
+    n1_dns_that_does_not_follow_slices: 14;
+    a4_a_watch_that_loses_events: 15;
+    a5_a_list_of_the_past: 16;
+    a6_a_watch_that_begins_later_than_its_list: 17;
+    a6_pages_of_different_moments: 18;
+    a7_a_compaction_that_is_forgotten: 19;
+    a8_writes_that_do_not_say_what_they_are_about: 20;
+    a9_a_refusal_of_what_was_done: 21;
+    s11_an_agent_that_ends_what_it_finds: 22;
+    s12_deletions_that_nobody_hears_of: 23;
+    v2_a_claim_that_goes_in_use: 24;
+    v5_a_pod_that_is_placed_anywhere: 25;
 }
 
 macro_rules! silence_catches {
@@ -135,9 +147,9 @@ fn caught_in_silence(bug: Bug, by: &str) -> u64 {
 }
 
 silence_catches! {
-    s13_a_server_that_forgets_the_margin: 14;
-    s13_an_agent_that_pushes_without_a_renewal: 15;
-    s13_an_agent_that_starts_again_without_asking: 16;
+    s13_a_server_that_forgets_the_margin: 26;
+    s13_an_agent_that_pushes_without_a_renewal: 27;
+    s13_an_agent_that_starts_again_without_asking: 28;
 }
 
 macro_rules! each_is_caught {

@@ -136,6 +136,7 @@ impl Checkers {
             self.order.check(seen)?;
             ownership::s10_only_its_own(seen)?;
         }
+        a8_only_what_was_seen(seen)?;
         self.claims.s8_claims_stay(seen)?;
         volumes::v1_one_to_one(seen)?;
         volumes::v2_in_use_is_never_removed(seen, &self.forced)?;
@@ -154,8 +155,31 @@ impl Checkers {
         self.released.s13_what_was_released_never_runs(nodes)?;
         identity::s1_one_set_of_containers(nodes, &self.forced)?;
         volumes::v9_access_modes(nodes)?;
+        volumes::v5_mounted_where_it_lives(nodes, snapshot)?;
         self.volumes.v6_fresh_for_each_claim(nodes)?;
         self.volumes.v3_removed_only_when_deleted(nodes, snapshot)
+    }
+}
+
+/// A8: what a controller changes or removes is the object that it saw, and what a node does is about pods that are its
+/// own: never about another one that has the name by now.
+fn a8_only_what_was_seen(seen: &Seen<'_>) -> Result<(), Violation> {
+    if let (Actor::Node(name), true) = (seen.actor, seen.is(&kinds::POD))
+        && let Some(pod) = seen.before.pods.get(&seen.change.key)
+        && pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) != Some(name)
+    {
+        return Err(Violation::new("A8", format!("{name} changes {}, which it does not have", seen.change.key)));
+    }
+    let (Some(old), Some(view), Actor::Controller(name)) = (&seen.change.old, seen.decided_on, seen.actor) else {
+        return Ok(());
+    };
+    let known = view.metas.get(&(seen.change.kind.clone(), seen.change.key.clone()));
+    match known.filter(|known| known.uid() != old.uid()) {
+        None => Ok(()),
+        Some(known) => {
+            let message = format!("{name} changes {} {}, and saw {}", seen.change.key, old.uid(), known.uid());
+            Err(Violation::new("A8", message))
+        }
     }
 }
 

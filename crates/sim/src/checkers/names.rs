@@ -15,8 +15,8 @@ const DOMAIN: &str = "cluster.local";
 /// The tables of a DNS server that has seen every change in order.
 pub struct Names {
     zones: Zones,
-    /// It does not look at pods: a deliberate bug.
-    ignores_pods: bool,
+    /// What it does not look at: a deliberate bug.
+    ignores: Option<Bug>,
 }
 
 /// The stable name of a pod of a set that has a Service.
@@ -29,7 +29,7 @@ impl Names {
     /// A server that knows nothing yet.
     pub fn new(bug: Option<Bug>) -> Self {
         let zones = Zones::new(&Snapshot::default(), DOMAIN);
-        Self { zones, ignores_pods: bug == Some(Bug::DnsIgnoresPods) }
+        Self { zones, ignores: bug }
     }
 
     fn addresses(&self, snapshot: &Snapshot, name: &str) -> Vec<String> {
@@ -44,7 +44,12 @@ impl Names {
         if !kinds.into_iter().any(|kind| seen.is(kind)) {
             return Ok(());
         }
-        if !(self.ignores_pods && seen.is(&kinds::POD)) {
+        let is_ignored = match self.ignores {
+            Some(Bug::DnsIgnoresPods) => seen.is(&kinds::POD),
+            Some(Bug::DnsIgnoresSlices) => seen.is(&kinds::ENDPOINT_SLICE),
+            _ => false,
+        };
+        if !is_ignored {
             self.zones.apply(seen.before, seen.after, seen.change);
         }
         for (key, set) in seen.after.stateful_sets.iter() {

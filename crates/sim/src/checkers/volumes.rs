@@ -83,6 +83,35 @@ pub fn v9_access_modes(nodes: &[Node]) -> Result<(), Violation> {
     Ok(())
 }
 
+/// V5: what lives on one node is mounted there only.
+pub fn v5_mounted_where_it_lives(nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
+    for node in nodes.iter().filter(|node| node.machine.is_on) {
+        for mount in node.machine.mounts.values() {
+            let Some(bound) = snapshot.persistent_volumes.get(&ObjectKey::new("", mount.volume.as_str())) else {
+                continue;
+            };
+            if !admits(bound, &node.name) {
+                return Err(Violation::new(
+                    "V5",
+                    format!("{} is mounted on {}, where it does not live", mount.volume, node.name),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a volume's node affinity, by host name as all here, is for this node.
+fn admits(bound: &PersistentVolume, node: &str) -> bool {
+    let affinity = bound.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    affinity.is_none_or(|required| {
+        required.node_selector_terms.iter().any(|term| {
+            let mut rules = term.match_expressions.iter().flatten();
+            rules.all(|rule| rule.values.iter().flatten().any(|value| value == node))
+        })
+    })
+}
+
 fn is_recycled(of: &PersistentVolume, snapshot: &Snapshot) -> bool {
     let Some(reference) = volume::claim_ref(of) else { return true };
     let policy = of.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
@@ -104,7 +133,7 @@ impl Volumes {
             for mount in node.machine.mounts.values().filter(|mount| !mount.claim_uid.is_empty()) {
                 let Some(directory) = node.machine.directories.get(&mount.volume) else {
                     return Err(Violation::new(
-                        "V3",
+                        "V8",
                         format!("the directory of {} is gone under a mount", mount.volume),
                     ));
                 };

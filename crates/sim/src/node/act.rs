@@ -320,7 +320,8 @@ impl Node {
         let now = around.now;
         let reachable = self.can_talk(around);
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
-        let options = DeleteOptions { grace: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+        let uid = (around.bug != Some(Bug::ForgetsUids)).then(|| uid.to_owned());
+        let options = DeleteOptions { grace: Some(0), uid, ..DeleteOptions::default() };
         let key = entry.key.clone();
         let result = match reachable {
             true => around

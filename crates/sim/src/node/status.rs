@@ -15,7 +15,10 @@ impl Node {
         let reachable = self.can_talk(around);
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
-        let preconditions = (object::uid(wanted), object::resource_version(wanted));
+        let preconditions = match around.bug {
+            Some(Bug::ForgetsUids) => ("", ""),
+            _ => (object::uid(wanted), object::resource_version(wanted)),
+        };
         let body = serde_json::json!({ "status": wanted.get("status") });
         let result = match reachable {
             true => patch(around.server, &kinds::POD, &entry.key, Part::Status, preconditions, &body),
