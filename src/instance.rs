@@ -1,5 +1,5 @@
-//! What an instance notes in its data folder, so that `mainstay down` finds it again: however the folder is spelled, and
-//! from whatever network namespace it is run.
+//! What an instance notes in its data folder, so that `mainstay down` finds it again: however the folder is spelled,
+//! and from whatever network namespace it is run.
 
 use std::fs::{self, File};
 use std::io;

@@ -48,7 +48,8 @@ spec:
 fn get(cluster: &Cluster, token: &str, path: &str) -> String {
     let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
     let line = format!(
-        "T=$(cat {token}); cat {folder}/ca.crt | chroot /host curl -s --cacert /dev/stdin -o /dev/null -w '%{{http_code}}' \
+        "T=$(cat {token}); cat {folder}/ca.crt | chroot /host curl -s --cacert /dev/stdin -o /dev/null -w \
+            '%{{http_code}}' \
          -H \"Authorization: Bearer $T\" https://$KUBERNETES_SERVICE_HOST{path}"
     );
     cluster.exec("inside", &["sh", "-c", &line])
@@ -120,7 +121,8 @@ fn x1_kubectl_auth_answers_as_roles_say() {
     checks.contains("--list", &says(&["auth", "can-i", "--list", "-n", "team", "--as=jane"]), "deployments.apps");
     checks.contains("whoami", &says(&["auth", "whoami"]), "X509SHA256=");
     let refused = says(&["get", "pods", "-n", "default", "--as=jane"]);
-    let wanted = "Error from server (Forbidden): pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"";
+    let wanted = "Error from server (Forbidden): pods is forbidden: User \"jane\" cannot list resource \"pods\" in \
+        API group \"\" in the namespace \"default\"";
     checks.equal("403 in upstream's words", &refused, wanted);
     // A role of her own making gives nothing that she does not have.
     cluster.kubectl(&["create", "clusterrole", "roles", "--verb=create,get,update", "--resource=roles,rolebindings"]);

@@ -12,7 +12,8 @@ items:
   - {apiVersion: v1, kind: PersistentVolume, metadata: {name: small},
      spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /tmp}}}
   - {apiVersion: v1, kind: PersistentVolume, metadata: {name: kept},
-     spec: {capacity: {storage: 9Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /tmp}, claimRef: {namespace: default, name: keeper}}}
+     spec: {capacity: {storage: 9Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /tmp}, claimRef: {namespace: \
+         default, name: keeper}}}
 ";
 
 /// A claim; `extra` are more fields of its spec.
@@ -25,14 +26,17 @@ fn claim(name: &str, class: &str, size: &str, extra: &str) -> String {
 
 fn class(name: &str, extra: &str) -> String {
     format!(
-        "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: rancher.io/local-path\n{extra}\n"
+        "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: {name}}}\nprovisioner: \
+            rancher.io/local-path\n{extra}\n"
     )
 }
 
 fn pod(name: &str, claim: &str, extra: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0{extra}, containers: [{{name: main, \
-         image: 'test.local/busybox:1', command: [sleep, '100000'], volumeMounts: [{{name: data, mountPath: /data}}]}}], \
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0{extra}, \
+            containers: [{{name: main, \
+         image: 'test.local/busybox:1', command: [sleep, '100000'], volumeMounts: [{{name: data, mountPath: \
+             /data}}]}}], \
          volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]}}\n"
     )
 }
@@ -151,7 +155,8 @@ fn v9_v10_a_claim_gets_no_more_than_there_is_and_one_pod_where_it_says_so() {
 
     // Attributes that nobody can change, and the class that is kept as long as a claim names it.
     cluster.apply(
-        "apiVersion: storage.k8s.io/v1\nkind: VolumeAttributesClass\nmetadata: {name: gold}\ndriverName: rancher.io/local-path\n\
+        "apiVersion: storage.k8s.io/v1\nkind: VolumeAttributesClass\nmetadata: {name: gold}\ndriverName: \
+            rancher.io/local-path\n\
          parameters: {iops: '9'}\n",
     );
     cluster.kubectl(&["patch", "pvc/grows", "-p", r#"{"spec":{"volumeAttributesClassName":"gold"}}"#]);

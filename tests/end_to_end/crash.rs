@@ -15,7 +15,8 @@ const LATEST_MS: u64 = 900;
 
 /// Container ids and restart counts by pod uid.
 fn containers(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
-    let path = "{range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    let path = "{range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} \
+        {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
     let listed = cluster.kubectl(&["get", "pods", "-l", "app=httpd", "-o", &format!("jsonpath={path}")]);
     let line = |line: &str| -> Option<(String, (String, String))> {
         let mut words = line.split(' ').map(str::to_owned);

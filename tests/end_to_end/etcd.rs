@@ -179,8 +179,8 @@ fn of_servers_that_begin_at_once_one_is_the_first() {
     }
 }
 
-/// A3: what was brought back from a snapshot is refused by a server that runs and by one that starts; an export of it goes
-/// into an empty etcd with its revision beyond all that was.
+/// A3: what was brought back from a snapshot is refused by a server that runs and by one that starts; an export of it
+/// goes into an empty etcd with its revision beyond all that was.
 #[test]
 fn a_restored_snapshot_of_etcd_goes_forward_or_nowhere_a3() {
     let lan = Lan::new();

@@ -75,7 +75,13 @@ fn moves(first: &Cluster, what: &str, to: &str, disturb: impl FnOnce()) -> Strin
         if ended.is_none() && !runs(&old) {
             ended = Some(begun.elapsed());
         }
-        let pod = first.kubectl(&["get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status.conditions[?(@.type==\"mainstay.io/NameFree\")].message}{end}"]);
+        let pod = first.kubectl(&[
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.uid} \
+            {.status.conditions[?(@.type==\"mainstay.io/NameFree\")].message}{end}",
+        ]);
         match pod.split_once(' ') {
             Some((uid, _)) if uid != old => break uid.to_owned(),
             Some((_, why)) if !why.is_empty() => waited = why.to_owned(),

@@ -1,4 +1,5 @@
-//! Several machines: they join, are reached, renew their certificates, come back, and leave; their pods talk to each other.
+//! Several machines: they join, are reached, renew their certificates, come back, and leave; their pods talk to each
+//! other.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};

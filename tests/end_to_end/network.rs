@@ -148,7 +148,8 @@ fn api_from_a_pod(cluster: &Cluster, checks: &Checks) {
 
 /// A pod asks a Service without a pause while the server and node are killed and come back.
 fn no_gap(cluster: &mut Cluster, checks: &Checks) {
-    let asking = "while [ ! -e /tmp/end ]; do timeout 2 wget -q -O /dev/null http://$0/ && echo ok || echo lost; done > /tmp/asked";
+    let asking = "while [ ! -e /tmp/end ]; do timeout 2 wget -q -O /dev/null http://$0/ && echo ok || echo lost; done \
+        > /tmp/asked";
     let web = cluster.field("service/web", "{.spec.clusterIP}");
     cluster.exec("tools", &["sh", "-c", &format!("sh -c '{asking}' {web} < /dev/null > /dev/null 2>&1 &")]);
     let count = |cluster: &Cluster, what: &str| -> usize {

@@ -36,7 +36,8 @@ metadata: {{name: {name}}}
 spec:
   terminationGracePeriodSeconds: 0
   containers:
-    - {{name: main, image: 'test.local/busybox:1', command: [sleep, '100000'], volumeMounts: [{{name: data, mountPath: /data}}]}}
+    - {{name: main, image: 'test.local/busybox:1', command: [sleep, '100000'], volumeMounts: [{{name: data, \
+        mountPath: /data}}]}}
   volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]
 "
     )

@@ -93,7 +93,8 @@ fn confinement(cluster: &Cluster, checks: &Checks) {
     let seccomp = "grep -h '^Seccomp:' /proc/1/status /proc/self/status | tr -s '\\t\\n' '  '";
     checks.equal("the default profile", &cluster.exec("plain", &["sh", "-c", seccomp]), "Seccomp: 2 Seccomp: 2");
     checks.equal("none where asked for", &cluster.exec("open", &["sh", "-c", seccomp]), "Seccomp: 0 Seccomp: 0");
-    let raise = "cd /sys/fs/cgroup && for f in */memory.limit_in_bytes */freezer.state */pids.max memory.max cgroup.freeze; \
+    let raise = "cd /sys/fs/cgroup && for f in */memory.limit_in_bytes */freezer.state */pids.max memory.max \
+        cgroup.freeze; \
                  do [ -e $f ] && (echo 1 > $f) 2>/dev/null && echo wrote $f; done; true";
     checks.equal("no limit of its own is changed", &cluster.exec("plain", &["sh", "-c", raise]), "");
 }
@@ -116,21 +117,29 @@ fn output(cluster: &Cluster, checks: &Checks) {
 
 /// A pod with a user namespace has everything that another one has, and is nobody on the host.
 fn own_users(cluster: &Cluster, checks: &Checks) {
-    let volumes = "  securityContext: {fsGroup: 2000}\n  volumes:\n  - {name: claim, persistentVolumeClaim: {claimName: users}}\n  \
-                   - {name: memory, emptyDir: {medium: Memory}}\n  - {name: secret, secret: {secretName: users, defaultMode: 0400}}\n";
-    let own = "    volumeMounts:\n    - {name: claim, mountPath: /claim, subPath: below/it}\n    - {name: memory, mountPath: \
-               /memory}\n    - {name: secret, mountPath: /secret}\n    readinessProbe: {exec: {command: [cat, /claim/file]}, \
+    let volumes = "  securityContext: {fsGroup: 2000}\n  volumes:\n  - {name: claim, persistentVolumeClaim: \
+        {claimName: users}}\n  \
+                   - {name: memory, emptyDir: {medium: Memory}}\n  - {name: secret, secret: {secretName: users, \
+                       defaultMode: 0400}}\n";
+    let own = "    volumeMounts:\n    - {name: claim, mountPath: /claim, subPath: below/it}\n    - {name: memory, \
+        mountPath: \
+               /memory}\n    - {name: secret, mountPath: /secret}\n    readinessProbe: {exec: {command: [cat, \
+                   /claim/file]}, \
                periodSeconds: 1}\n";
-    let script = "echo of-root > /claim/file; trap 'echo bye > /dev/termination-log; exit 3' TERM; while true; do sleep 0.1; done";
+    let script = "echo of-root > /claim/file; trap 'echo bye > /dev/termination-log; exit 3' TERM; while true; do \
+        sleep 0.1; done";
     let users = format!("  hostUsers: false\n  restartPolicy: Never\n{volumes}");
     let manifest = pod("users", &users, own).replace("[sleep, '100000']", &format!("[sh, -c, \"{script}\"]"));
-    let others = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: users}\nspec: {accessModes: [ReadWriteOnce], \
+    let others = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: users}\nspec: {accessModes: \
+        [ReadWriteOnce], \
                   resources: {requests: {storage: 32Mi}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: users}\n\
                   stringData: {word: hidden}\n---\n";
     cluster.apply(&format!("{others}{manifest}"));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/users", "--timeout=60s"]);
-    let look = "tr -s ' ' < /proc/1/uid_map | cut -d' ' -f2,4; id -u; cat /secret/word; echo; stat -c %u:%a /claim/.. /tmp; \
-                echo x > /memory/x && cat /memory/x; wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token | grep -c .";
+    let look = "tr -s ' ' < /proc/1/uid_map | cut -d' ' -f2,4; id -u; cat /secret/word; echo; stat -c %u:%a /claim/.. \
+        /tmp; \
+                echo x > /memory/x && cat /memory/x; wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token | \
+                    grep -c .";
     let seen = cluster.exec("users", &["sh", "-c", look]);
     let words: Vec<&str> = seen.split_whitespace().collect();
     checks.holds("its ids and its files", words.get(..5) == Some(&["0", "65536", "0", "hidden", "0:755"]), &seen);
@@ -202,8 +211,10 @@ fn ephemeral_containers(cluster: &Cluster, checks: &Checks) {
 }
 
 fn image_volumes_and_late_keys(cluster: &Cluster, checks: &Checks) {
-    let volumes = "  volumes:\n  - {name: img, image: {reference: 'test.local/busybox:1', pullPolicy: IfNotPresent}}\n  \
-         - {name: later, projected: {sources: [{configMap: {name: later, optional: true, items: [{key: k, path: a/k}]}}]}}\n";
+    let volumes = "  volumes:\n  - {name: img, image: {reference: 'test.local/busybox:1', pullPolicy: \
+        IfNotPresent}}\n  \
+         - {name: later, projected: {sources: [{configMap: {name: later, optional: true, items: [{key: k, path: \
+             a/k}]}}]}}\n";
     let mounts = "    volumeMounts: [{name: img, mountPath: /img}, {name: later, mountPath: /later}]\n";
     cluster.apply(&pod("volumes", volumes, mounts));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/volumes", "--timeout=60s"]);

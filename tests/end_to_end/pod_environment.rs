@@ -197,7 +197,8 @@ fn names(cluster: &Cluster, checks: &Checks) {
     checks.equal(
         "resolv.conf, ClusterFirst with dnsConfig",
         &read("names", "/etc/resolv.conf"),
-        "nameserver 10.96.0.10\nnameserver 192.0.2.1\nsearch default.svc.cluster.local svc.cluster.local cluster.local outside.example more.example\noptions ndots:2",
+        "nameserver 10.96.0.10\nnameserver 192.0.2.1\nsearch default.svc.cluster.local svc.cluster.local \
+            cluster.local outside.example more.example\noptions ndots:2",
     );
     checks.equal(
         "resolv.conf, None",

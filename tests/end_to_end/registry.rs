@@ -24,7 +24,8 @@ fn registry(cluster: &Cluster, port: u16, password: bool) -> Registry {
     let folder = cluster.folder().join(format!("registry-{port}"));
     fs::create_dir_all(&folder).expect("a folder");
     let mut config = format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n",
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: \
+            {{level: error}}\n",
         folder = folder.display()
     );
     if password {
@@ -61,7 +62,8 @@ fn registry(cluster: &Cluster, port: u16, password: bool) -> Registry {
 
 fn pod(name: &str, image: &str, more: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{more}  containers:\n    \
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{more}  \
+            containers:\n    \
          - {{name: main, image: '{image}', imagePullPolicy: Always, command: [sleep, '100000']}}\n"
     )
 }

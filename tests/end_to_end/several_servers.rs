@@ -1,5 +1,5 @@
-//! Several servers on one etcd cluster of three members: reads see what any of them wrote, controllers run in one of them,
-//! and the death of a server or a member is no one else's.
+//! Several servers on one etcd cluster of three members: reads see what any of them wrote, controllers run in one of
+//! them, and the death of a server or a member is no one else's.
 
 use std::collections::BTreeSet;
 use std::fs;

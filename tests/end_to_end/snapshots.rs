@@ -179,9 +179,12 @@ fn deletion(cluster: &Cluster) {
     cluster.kubectl(&["delete", "pvc", "data", "restored"]);
     // Its copy is found again by its handle.
     let again = format!(
-        "apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshotContent\nmetadata: {{name: kept}}\nspec:\n  deletionPolicy: Delete\n  \
-         driver: mainstay.io/local-path\n  source: {{snapshotHandle: {handle}}}\n  volumeSnapshotRef: {{name: again, namespace: default}}\n---\n\
-         apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {{name: again}}\nspec: {{source: {{volumeSnapshotContentName: kept}}}}\n"
+        "apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshotContent\nmetadata: {{name: kept}}\nspec:\n  \
+            deletionPolicy: Delete\n  \
+         driver: mainstay.io/local-path\n  source: {{snapshotHandle: {handle}}}\n  volumeSnapshotRef: {{name: again, \
+             namespace: default}}\n---\n\
+         apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshot\nmetadata: {{name: again}}\nspec: {{source: \
+             {{volumeSnapshotContentName: kept}}}}\n"
     );
     cluster.apply(&again);
     is_ready_to_use(cluster, "again");
@@ -218,7 +221,8 @@ spec:
     - name: main
       image: test.local/busybox:1
       # The second never gets ahead of the first.
-      command: [sh, -c, 'n=0; while true; do n=$((n+1)); echo $n > /one/n.new; sync; mv /one/n.new /one/n; sync; echo $n > /two/n.new; sync; mv /two/n.new /two/n; sync; done']
+      command: [sh, -c, 'n=0; while true; do n=$((n+1)); echo $n > /one/n.new; sync; mv /one/n.new /one/n; sync; echo \
+          $n > /two/n.new; sync; mv /two/n.new /two/n; sync; done']
       volumeMounts: [{name: one, mountPath: /one}, {name: two, mountPath: /two}]
   volumes:
     - {name: one, persistentVolumeClaim: {claimName: one}}

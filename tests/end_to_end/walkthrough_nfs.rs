@@ -99,7 +99,8 @@ fn database_answers(cluster: &Cluster) {
 
 /// Pods with their containers and restarts.
 fn containers(cluster: &Cluster) -> String {
-    let each = "{range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    let each = "{range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} \
+        {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
     cluster.kubectl(&["get", "pods", "-o", &format!("jsonpath={each}")])
 }
 

@@ -1,6 +1,6 @@
 //! The five fields of a CronJob's schedule, and when they say next. Follows robfig/cron's standard parser, which
-//! upstream reads schedules with: its fields, descriptors, messages, and what it does when clocks change (a time that is
-//! skipped is not made up for, one that comes twice counts twice).
+//! upstream reads schedules with: its fields, descriptors, messages, and what it does when clocks change (a time that
+//! is skipped is not made up for, one that comes twice counts twice).
 
 use jiff::civil::{Date, Time};
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};

@@ -1,7 +1,7 @@
 //! Values of query parameters, as Kubernetes reads them.
 
-/// A boolean parameter: anything is true but `false` (in whatever letters) and `0`. A parameter without a value is true,
-/// too; one that is not there is the caller's to tell. Python's clients send `True`.
+/// A boolean parameter: anything is true but `false` (in whatever letters) and `0`. A parameter without a value is
+/// true, too; one that is not there is the caller's to tell. Python's clients send `True`.
 pub fn is_true(value: &str) -> bool {
     value != "0" && !value.eq_ignore_ascii_case("false")
 }

@@ -252,7 +252,8 @@ mod tests {
             matches(&kinds::POD, &best, &quota("NotTerminating"))
                 && !matches(&kinds::SERVICE, &best, &quota("NotTerminating"))
         );
-        let high = json!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": "In", "values": ["high"] }] } } });
+        let high = json!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass",
+            "operator": "In", "values": ["high"] }] } } });
         let mut important = best.clone();
         important["spec"]["priorityClassName"] = json!("high");
         assert!(matches(&kinds::POD, &important, &high) && !matches(&kinds::POD, &best, &high));

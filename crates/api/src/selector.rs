@@ -270,7 +270,8 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
         if values.iter().any(|v| v.parse::<i64>().is_err()) {
             let value = values.join("");
             return Err(format!(
-                "unable to parse requirement: values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+                "unable to parse requirement: values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, \
+                    the value must be an integer"
             ));
         }
     } else {

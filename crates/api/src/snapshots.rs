@@ -31,7 +31,8 @@ pub(crate) const PREFIX: &str = "io.k8s.storage.";
 pub(crate) static ROOTS: &[(&str, fn(&mut SchemaGenerator) -> Schema)] = &[
     ("io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshot", <VolumeGroupSnapshot as JsonSchema>::json_schema),
     ("io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshotClass", <VolumeGroupSnapshotClass as JsonSchema>::json_schema),
-    ("io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshotContent", <VolumeGroupSnapshotContent as JsonSchema>::json_schema),
+    ("io.k8s.storage.groupsnapshot.v1.VolumeGroupSnapshotContent",
+        <VolumeGroupSnapshotContent as JsonSchema>::json_schema),
     ("io.k8s.storage.snapshot.v1.VolumeSnapshot", <VolumeSnapshot as JsonSchema>::json_schema),
     ("io.k8s.storage.snapshot.v1.VolumeSnapshotClass", <VolumeSnapshotClass as JsonSchema>::json_schema),
     ("io.k8s.storage.snapshot.v1.VolumeSnapshotContent", <VolumeSnapshotContent as JsonSchema>::json_schema),

@@ -236,8 +236,8 @@ impl Status {
         Self::new(429, "TooManyRequests", message).with_details(json!({ "retryAfterSeconds": retry_after }))
     }
 
-    /// 503 while the cluster that holds the store does not answer: nothing was done, and another server may. Differs: upstream
-    /// answers 500 in the same words.
+    /// 503 while the cluster that holds the store does not answer: nothing was done, and another server may. Differs:
+    /// upstream answers 500 in the same words.
     pub fn store_is_silent(why: &str) -> Self {
         Self::unavailable(format!("{STORE_IS_SILENT}: {why}"))
     }

@@ -59,25 +59,30 @@ fn name(object: &Value) -> &str {
 }
 
 fn pod() -> Value {
-    json!({ "metadata": { "name": "p", "namespace": "default" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } })
+    json!({ "metadata": { "name": "p", "namespace": "default" }, "spec": {
+        "containers": [{ "name": "c", "image": "i" }] } })
 }
 
 fn set() -> Value {
     json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": {
         "serviceName": "web", "selector": { "matchLabels": { "app": "web" } },
-        "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "containers": [{ "name": "c", "image": "i:1" }] } },
+        "template": { "metadata": { "labels": { "app": "web" } }, "spec": {
+            "containers": [{ "name": "c", "image": "i:1" }] } },
         "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": {
             "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1024Mi" } } } }],
     } })
 }
 
 fn claim() -> Value {
-    json!({ "metadata": { "name": "c", "namespace": "default" }, "status": { "phase": "Bound", "capacity": { "storage": "1Gi" } }, "spec": {
-        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } }, "volumeName": "v", "storageClassName": "s" } })
+    json!({ "metadata": { "name": "c", "namespace": "default" }, "status": { "phase": "Bound",
+        "capacity": { "storage": "1Gi" } }, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } }, "volumeName": "v",
+            "storageClassName": "s" } })
 }
 
 fn service() -> Value {
-    json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "ports": [{ "port": 80 }], "selector": { "a": "b" } } })
+    json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "ports": [{ "port": 80 }],
+        "selector": { "a": "b" } } })
 }
 
 fn attributes(class: Value) -> Value {
@@ -89,7 +94,8 @@ fn attributes_class() -> Value {
 }
 
 fn attachment() -> Value {
-    json!({ "metadata": { "name": "x" }, "spec": { "attacher": "p", "nodeName": "n", "source": { "persistentVolumeName": "v" } } })
+    json!({ "metadata": { "name": "x" }, "spec": { "attacher": "p", "nodeName": "n",
+        "source": { "persistentVolumeName": "v" } } })
 }
 
 fn volume() -> Value {
@@ -190,8 +196,10 @@ fn a_running_pod_changes_only_where_it_may() {
     assert_eq!(update(&kinds::POD, &old, &with(&old, json!({ "spec": { "tolerations": toleration } }))), "ok");
     let answer = update(&kinds::POD, &old, &with(&old, json!({ "spec": { "nodeName": "n" } })));
     assert!(
-        answer
-            .starts_with("Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"),
+        answer.starts_with(
+            "Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than \
+                `spec.containers[*].image`"
+        ),
         "{answer}"
     );
 }
@@ -214,15 +222,19 @@ fn stateful_sets_are_stored_and_held_as_upstream_does() {
         (&spec["podManagementPolicy"], &spec["replicas"], &spec["revisionHistoryLimit"]),
         (&json!("OrderedReady"), &json!(1), &json!(10))
     );
-    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" }, "status": { "phase": "Pending" },
-        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } }, "volumeMode": "Filesystem" } });
+    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+        "status": { "phase": "Pending" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } },
+            "volumeMode": "Filesystem" } });
     assert_eq!(spec["volumeClaimTemplates"][0], claim);
 
     assert_eq!(update(kind, &stored, &with(&stored, json!({ "spec": { "replicas": 5 } }))), "ok");
     let table = [
         (
             json!({ "spec": { "serviceName": "other" } }),
-            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                'minReadySeconds' are forbidden",
         ),
         (
             json!({ "spec": { "template": { "metadata": { "labels": { "app": "x" } } } } }),
@@ -255,7 +267,8 @@ fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_statu
 #[test]
 fn claims_and_volumes_keep_what_holds_data() {
     let storage = |size: &str| json!({ "spec": { "resources": { "requests": { "storage": size } } } });
-    let fixed = "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    let fixed = "spec: Forbidden: spec is immutable after creation except resources.requests and \
+        volumeAttributesClassName for bound claims";
     let table = [
         (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), storage("2Gi"), "ok"),
         (&kinds::PERSISTENT_VOLUME_CLAIM, claim(), json!({ "spec": { "volumeName": "w" } }), fixed),
@@ -295,7 +308,8 @@ fn claims_and_volumes_keep_what_holds_data() {
                 json!({ "status": { "currentVolumeAttributesClassName": "gold" } }),
             ),
             attributes(json!(null)),
-            "spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when status.currentVolumeAttributesClassName is not nil",
+            "spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when \
+                status.currentVolumeAttributesClassName is not nil",
         ),
         (
             &kinds::PERSISTENT_VOLUME,
@@ -307,7 +321,8 @@ fn claims_and_volumes_keep_what_holds_data() {
             &kinds::VOLUME_ATTRIBUTES_CLASS,
             attributes_class(),
             json!({ "parameters": { "iops": "9" }, "driverName": "d" }),
-            "[driverName: Forbidden: updates to driverName are forbidden., parameters: Forbidden: updates to parameters are forbidden.]",
+            "[driverName: Forbidden: updates to driverName are forbidden., parameters: Forbidden: updates to \
+                parameters are forbidden.]",
         ),
         (
             &kinds::VOLUME_ATTACHMENT,
@@ -342,7 +357,8 @@ fn claims_and_volumes_keep_what_holds_data() {
 
 #[test]
 fn services_keep_their_address() {
-    let given = json!({ "spec": { "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "type": "NodePort", "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] } });
+    let given = json!({ "spec": { "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "type": "NodePort",
+        "ports": [{ "port": 80, "protocol": "TCP", "nodePort": 30080 }] } });
     let old = with(&service(), given);
     let mut again = with(&service(), json!({ "spec": { "type": "NodePort" } }));
     (kinds::SERVICE.defaults)(&kinds::SERVICE, &mut again);
@@ -367,7 +383,8 @@ fn a_service_gives_back_what_its_new_type_has_no_use_for() {
     let ports = json!([{ "port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": 30080 }]);
     let old = with(
         &service(),
-        json!({ "spec": { "clusterIP": "10.96.0.9", "type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports } }),
+        json!({ "spec": { "clusterIP": "10.96.0.9", "type": "NodePort", "externalTrafficPolicy": "Cluster",
+            "ports": ports } }),
     );
     let mut new = with(&old, json!({ "spec": { "type": "ClusterIP" } }));
     assert_eq!(update(&kinds::SERVICE, &old, &new), "ok");
@@ -400,7 +417,8 @@ fn admission_gives_a_pod_its_account_and_tolerations_once() {
     assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
     assert_eq!(
         spec["tolerations"][0],
-        json!({ "effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 })
+        json!({ "effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists",
+            "tolerationSeconds": 300 })
     );
     assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(2));
     let once = new.clone();
@@ -418,10 +436,18 @@ fn row(kind: &Kind, object: &Value) -> String {
 #[test]
 fn the_status_of_a_pod_is_kubectls() {
     let base = json!({ "metadata": { "name": "p", "creationTimestamp": "2026-11-21T09:54:28Z" },
-        "spec": { "containers": [{ "name": "c" }], "nodeName": "n", "initContainers": [{ "name": "i" }] }, "status": { "phase": "Running", "podIP": "10.0.0.2" } });
-    let state = |state: Value| json!({ "status": { "containerStatuses": [{ "name": "c", "ready": state.get("running").is_some(), "restartCount": 0, "state": state }] } });
-    let init = |state: Value| json!({ "status": { "phase": "Pending", "initContainerStatuses": [{ "name": "i", "restartCount": 0, "state": state }] } });
-    let restarted = json!({ "status": { "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 3, "state": { "running": {} },
+        "spec": { "containers": [{ "name": "c" }], "nodeName": "n", "initContainers": [{ "name": "i" }] },
+            "status": { "phase": "Running", "podIP": "10.0.0.2" } });
+    let state = |state: Value| {
+        json!({ "status": { "containerStatuses": [{ "name": "c",
+        "ready": state.get("running").is_some(), "restartCount": 0, "state": state }] } })
+    };
+    let init = |state: Value| {
+        json!({ "status": { "phase": "Pending", "initContainerStatuses": [{ "name": "i",
+        "restartCount": 0, "state": state }] } })
+    };
+    let restarted = json!({ "status": { "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 3,
+        "state": { "running": {} },
         "lastState": { "terminated": { "finishedAt": "2026-11-21T09:55:00Z" } } }] } });
     let table = [
         (json!({ "status": { "phase": "Pending" } }), "0/1|Pending|0"),
@@ -459,7 +485,8 @@ fn rows_are_upstreams() {
         ),
         (
             &kinds::SERVICE,
-            json!({ "metadata": meta, "spec": { "type": "NodePort", "clusterIP": "1.2.3.4", "ports": [{ "port": 80, "nodePort": 30000, "protocol": "TCP" }] } }),
+            json!({ "metadata": meta, "spec": { "type": "NodePort", "clusterIP": "1.2.3.4",
+                "ports": [{ "port": 80, "nodePort": 30000, "protocol": "TCP" }] } }),
             "x|NodePort|1.2.3.4|<none>|80:30000/TCP|60m|<none>",
         ),
         (
@@ -471,35 +498,43 @@ fn rows_are_upstreams() {
             &kinds::PERSISTENT_VOLUME,
             with(
                 &volume(),
-                json!({ "metadata": meta, "spec": { "claimRef": { "namespace": "d", "name": "c" }, "persistentVolumeReclaimPolicy": "Retain" }, "status": { "phase": "Bound" } }),
+                json!({ "metadata": meta, "spec": { "claimRef": { "namespace": "d", "name": "c" },
+                    "persistentVolumeReclaimPolicy": "Retain" }, "status": { "phase": "Bound" } }),
             ),
             "x|1Gi|RWO|Retain|Bound|d/c||<unset>||60m|<unset>",
         ),
         (
             &kinds::STORAGE_CLASS,
-            json!({ "metadata": with(&meta, json!({ "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } })), "provisioner": "p" }),
+            json!({ "metadata": with(&meta, json!({
+                "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } })), "provisioner": "p" }),
             "x (default)|p|Delete|Immediate|false|60m",
         ),
         (
             &kinds::NODE,
-            json!({ "metadata": with(&meta, json!({ "labels": { "node-role.kubernetes.io/control-plane": "" } })), "spec": { "unschedulable": true },
-                "status": { "conditions": [{ "type": "Ready", "status": "True" }], "nodeInfo": { "kubeletVersion": "v1.37.0" } } }),
+            json!({ "metadata": with(&meta, json!({ "labels": { "node-role.kubernetes.io/control-plane": "" } })),
+                "spec": { "unschedulable": true },
+                "status": { "conditions": [{ "type": "Ready", "status": "True" }],
+                    "nodeInfo": { "kubeletVersion": "v1.37.0" } } }),
             "x|Ready,SchedulingDisabled|control-plane|60m|v1.37.0|<none>|<none>|<unknown>|<unknown>|<unknown>",
         ),
         (
             &kinds::ENDPOINTS,
-            json!({ "metadata": meta, "subsets": [{ "addresses": [{ "ip": "1.1.1.1" }, { "ip": "1.1.1.2" }], "ports": [{ "port": 1 }, { "port": 2 }] }] }),
+            json!({ "metadata": meta, "subsets": [{ "addresses": [{ "ip": "1.1.1.1" }, { "ip": "1.1.1.2" }],
+                "ports": [{ "port": 1 }, { "port": 2 }] }] }),
             "x|1.1.1.1:1,1.1.1.2:1,1.1.1.1:2 + 1 more...|60m",
         ),
         (
             &kinds::EVENT,
-            json!({ "metadata": meta, "type": "Normal", "reason": "R", "message": "m\n", "involvedObject": { "kind": "Pod", "name": "p" },
-                "source": { "component": "k", "host": "h" }, "firstTimestamp": "2026-11-21T09:00:00Z", "lastTimestamp": "2026-11-21T09:59:00Z", "count": 2 }),
+            json!({ "metadata": meta, "type": "Normal", "reason": "R", "message": "m\n",
+                "involvedObject": { "kind": "Pod", "name": "p" },
+                "source": { "component": "k", "host": "h" }, "firstTimestamp": "2026-11-21T09:00:00Z",
+                    "lastTimestamp": "2026-11-21T09:59:00Z", "count": 2 }),
             "60s|Normal|R|pod/p||k, h|m|60m|2|x",
         ),
         (
             &kinds::CONTROLLER_REVISION,
-            json!({ "metadata": with(&meta, json!({ "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "controller": true }] })), "revision": 2 }),
+            json!({ "metadata": with(&meta, json!({ "ownerReferences": [{ "apiVersion": "apps/v1",
+                "kind": "StatefulSet", "name": "web", "controller": true }] })), "revision": 2 }),
             "x|statefulset.apps/web|2|60m",
         ),
         (&kinds::VOLUME_ATTRIBUTES_CLASS, with(&attributes_class(), json!({ "metadata": meta })), "x|p|60m"),
@@ -587,9 +622,12 @@ fn every_function_of_every_kind_takes_any_json() {
             "series",
         ] {
             objects.push(json!({ field: inside }));
-            objects.push(json!({ field: { "template": inside, "containers": [inside], "ports": [inside], "volumes": [inside, { "name": inside }],
-                "selector": inside, "resources": inside, "labels": inside, "annotations": inside, "ownerReferences": [inside], "tolerations": [inside],
-                "strategy": inside, "updateStrategy": inside, "volumeClaimTemplates": [inside], "finalizers": inside, "capacity": inside } }));
+            objects.push(json!({ field: { "template": inside, "containers": [inside], "ports": [inside],
+                "volumes": [inside, { "name": inside }],
+                "selector": inside, "resources": inside, "labels": inside, "annotations": inside,
+                    "ownerReferences": [inside], "tolerations": [inside],
+                "strategy": inside, "updateStrategy": inside, "volumeClaimTemplates": [inside], "finalizers": inside,
+                    "capacity": inside } }));
         }
     }
     for kind in ALL {
@@ -611,11 +649,13 @@ fn every_function_of_every_kind_takes_any_json() {
 
 #[test]
 fn snapshots_are_checked_and_shown_as_upstreams_custom_resources() {
-    let snapshot = json!({ "metadata": { "name": "s", "namespace": "default" }, "spec": { "source": { "persistentVolumeClaimName": "c" } } });
+    let snapshot = json!({ "metadata": { "name": "s", "namespace": "default" },
+        "spec": { "source": { "persistentVolumeClaimName": "c" } } });
     let content = json!({ "metadata": { "name": "v" }, "spec": { "deletionPolicy": "Delete", "driver": "d",
         "source": { "volumeHandle": "pv" }, "volumeSnapshotRef": { "name": "s", "namespace": "default" } } });
     let class = json!({ "metadata": { "name": "k" }, "driver": "d", "deletionPolicy": "Keep" });
-    let group = json!({ "metadata": { "name": "g", "namespace": "default" }, "spec": { "source": { "selector": { "matchLabels": { "a": "b" } } } } });
+    let group = json!({ "metadata": { "name": "g", "namespace": "default" },
+        "spec": { "source": { "selector": { "matchLabels": { "a": "b" } } } } });
     let both = json!({ "spec": { "source": { "volumeSnapshotContentName": "v" } } });
     let table = [
         (&kinds::VOLUME_SNAPSHOT, snapshot.clone(), "ok"),

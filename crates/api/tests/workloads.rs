@@ -27,7 +27,8 @@ fn merge(target: &mut Value, patch: &Value) {
 fn stored(kind: &Kind, patch: &Value) -> Value {
     let pod = json!({ "containers": [{ "name": "c", "image": "i:1" }] });
     let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": pod });
-    let job = json!({ "template": { "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "i:1" }] } } });
+    let job = json!({ "template": { "spec": { "restartPolicy": "Never",
+        "containers": [{ "name": "c", "image": "i:1" }] } } });
     let spec = match &*kind.kind {
         "Job" => job,
         "CronJob" => json!({ "schedule": "*/5 * * * *", "jobTemplate": { "spec": job } }),
@@ -118,7 +119,8 @@ fn defaults_are_upstreams() {
     let stored_job = stored(&JOB, &json!({}));
     assert_eq!(stored_job["spec"]["selector"], json!({ "matchLabels": { "batch.kubernetes.io/controller-uid": "u" } }));
     let labels = json!({
-        "batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "x", "controller-uid": "u", "job-name": "x",
+        "batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "x", "controller-uid": "u",
+            "job-name": "x",
     });
     assert_eq!(stored_job["spec"]["template"]["metadata"]["labels"], labels);
     let cron = json!({
@@ -188,22 +190,26 @@ fn bad_ones_are_refused_in_upstreams_words() {
         (
             &JOB,
             job(json!({ "podFailurePolicy": { "rules": [{ "action": "FailJob" }] } })),
-            "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+            "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is \
+                required",
         ),
         (
             &JOB,
             job(json!({ "podFailurePolicy": { "rules": [{ "action": "FailJob", "onExitCodes": codes }] } })),
-            "[spec.podFailurePolicy.rules[0].onExitCodes.values[2]: Invalid value: 0: must not be 0 for the In operator, spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: [2,1,0]: must be ordered]",
+            "[spec.podFailurePolicy.rules[0].onExitCodes.values[2]: Invalid value: 0: must not be 0 for the In \
+                operator, spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: [2,1,0]: must be ordered]",
         ),
         (
             &JOB,
             indexed(json!({ "successPolicy": { "rules": [{ "succeededIndexes": "0-9" }] } })),
-            "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"0-9\": error parsing succeededIndexes: too large index: \"9\"",
+            "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"0-9\": error parsing succeededIndexes: \
+                too large index: \"9\"",
         ),
         (
             &JOB,
             indexed(json!({ "successPolicy": { "rules": [{ "succeededIndexes": "0-1", "succeededCount": 3 }] } })),
-            "spec.successPolicy.rules[0].succeededCount: Invalid value: 3: must be less than or equal to 2 (the number of indexes in the specified succeededIndexes field)",
+            "spec.successPolicy.rules[0].succeededCount: Invalid value: 3: must be less than or equal to 2 (the \
+                number of indexes in the specified succeededIndexes field)",
         ),
         (
             &CRON_JOB,
@@ -233,7 +239,8 @@ fn bad_ones_are_refused_in_upstreams_words() {
         (
             &DAEMON_SET,
             rolling(json!({ "maxSurge": 1 })),
-            "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+            "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is \
+                non-zero",
         ),
         (
             &DAEMON_SET,

@@ -151,7 +151,8 @@ pub struct ServerArgs {
 /// Where the cluster's state is.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
-    /// Where the cluster's state is kept: `embedded` (in DIR), or `etcd=https://A:2379,https://B:2379` for several servers.
+    /// Where the cluster's state is kept: `embedded` (in DIR), or `etcd=https://A:2379,https://B:2379` for several
+    /// servers.
     #[arg(long, value_name = "STORE", default_value = "embedded")]
     pub store: String,
     /// The CA of etcd's members.
@@ -347,8 +348,8 @@ pub enum StoreCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Put an export into etcd, where nothing of a cluster is yet. Its revision goes forward, beyond the export's. The store
-    /// in DIR is set aside: the servers are started with the same --store from then on.
+    /// Put an export into etcd, where nothing of a cluster is yet. Its revision goes forward, beyond the export's. The
+    /// store in DIR is set aside: the servers are started with the same --store from then on.
     Import {
         /// The folder that `up` was given: that of the cluster's keys.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]

@@ -47,8 +47,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user. Further
-    /// clusters of the same CA are other servers of the first.
+    /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user.
+    /// Further clusters of the same CA are other servers of the first.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes =
             std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
@@ -126,7 +126,10 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_names_all_servers_of_its_cluster() {
-        let cluster = |server: &str, ca: &str| serde_json::json!({ "cluster": { "server": server, "certificate-authority-data": ca } });
+        let cluster = |server: &str, ca: &str| {
+            serde_json::json!({ "cluster": { "server": server,
+            "certificate-authority-data": ca } })
+        };
         let parse =
             |clusters: &[Value]| Config::parse(serde_json::json!({ "clusters": clusters }).to_string().as_bytes());
         let several =

@@ -47,8 +47,8 @@ pub(crate) struct Stream {
 }
 
 impl Connections {
-    /// A connection with room for one more request, to this server where one is named; `connect` opens one where there is
-    /// none.
+    /// A connection with room for one more request, to this server where one is named; `connect` opens one where there
+    /// is none.
     pub async fn stream<E>(
         &self,
         server: Option<&str>,

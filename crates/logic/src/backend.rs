@@ -1,10 +1,10 @@
 //! The endpoints of a Service as DNS and the packet filter see them: the EndpointSlices of the snapshot, less those
 //! whose pod is gone.
 //!
-//! The slices are one decision behind the pods. So that no answer and no rule ever names the address of a dead pod
-//! that another pod may have by now (N3), an endpoint that refers to a pod counts only while exactly that pod (by
-//! uid) is there, not finished, and has the address; and it is not ready once the pod is being deleted (N2), unless the
-//! Service publishes not-ready addresses. A node has only its own pods ([`Snapshot::pods_of`]); of others it believes the
+//! The slices are one decision behind the pods. So that no answer and no rule ever names the address of a dead pod that
+//! another pod may have by now (N3), an endpoint that refers to a pod counts only while exactly that pod (by uid) is
+//! there, not finished, and has the address; and it is not ready once the pod is being deleted (N2), unless the Service
+//! publishes not-ready addresses. A node has only its own pods ([`Snapshot::pods_of`]); of others it believes the
 //! slices, as upstream: an address rests before another pod has it, longer than a slice is behind.
 
 use std::collections::BTreeMap;

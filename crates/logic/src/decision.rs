@@ -247,8 +247,8 @@ impl Decision {
         self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
     }
 
-    /// Moves what makes objects of these kinds behind all other writes, which are then committed, the owner's status among
-    /// them, also where such an object is refused (by a quota, by a webhook), as upstream.
+    /// Moves what makes objects of these kinds behind all other writes, which are then committed, the owner's status
+    /// among them, also where such an object is refused (by a quota, by a webhook), as upstream.
     pub fn create_last(&mut self, kinds: &[&Kind]) {
         let is_late = |write: &Write| matches!(write, Write::Create { kind, .. } if kinds.contains(&kind));
         self.writes.sort_by_key(is_late);

@@ -6,9 +6,9 @@
 //! server   the node's Lease stands still for `free_after` that time, as seen here (`snapshot::Silences`): nothing of it runs
 //! ```
 //!
-//! What a supervisor holds is never later than what the server assumes. Its deadline counts from when a renewal was sent,
-//! the server's from when it saw that renewal; the server believes only what the node has noted, and adds a margin. A
-//! Lease that changes while the server decides makes its write fail.
+//! What a supervisor holds is never later than what the server assumes. Its deadline counts from when a renewal was
+//! sent, the server's from when it saw that renewal; the server believes only what the node has noted, and adds a
+//! margin. A Lease that changes while the server decides makes its write fail.
 
 use core::time::Duration;
 
@@ -47,8 +47,8 @@ pub enum Policy {
     ByDefault,
 }
 
-/// How long a pod tolerates a taint: not at all is zero, `None` is for ever. The shortest of several matching tolerations
-/// counts, and one without a time is for ever, as upstream.
+/// How long a pod tolerates a taint: not at all is zero, `None` is for ever. The shortest of several matching
+/// tolerations counts, and one without a time is for ever, as upstream.
 pub fn tolerated(pod: &Pod, taint: &Taint) -> Option<SignedDuration> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
@@ -59,8 +59,8 @@ pub fn tolerated(pod: &Pod, taint: &Taint) -> Option<SignedDuration> {
     Some(SignedDuration::from_secs(seconds.max(0)))
 }
 
-/// After how many seconds without a renewal the containers of a pod stop by themselves; `None` where they never do. Never
-/// less than the lease, since a node renews it several times in that and may fail once.
+/// After how many seconds without a renewal the containers of a pod stop by themselves; `None` where they never do.
+/// Never less than the lease, since a node renews it several times in that and may fail once.
 pub fn wanted(pod: &Pod, policy: Policy, is_pinned: bool, lease_seconds: u32) -> Option<u32> {
     let asked = annotation(&pod.metadata, ANNOTATION);
     let is_of_set = controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "StatefulSet");

@@ -27,7 +27,8 @@ pub fn template(data: &Value) -> PodTemplateSpec {
     serde_json::from_value(template).unwrap_or_default()
 }
 
-/// A template as it compares: with `kind`'s defaults, without what means "not set" and without what revisions add to it.
+/// A template as it compares: with `kind`'s defaults, without what means "not set" and without what revisions add to
+/// it.
 pub fn normal(kind: &Kind, template: &PodTemplateSpec) -> Value {
     let mut template = json!(template);
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {

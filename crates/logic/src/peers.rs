@@ -43,8 +43,8 @@ fn parse(text: &str) -> Option<Range> {
     (bits <= 32 && u32::from(first) & !mask(bits) == 0).then_some((first, bits))
 }
 
-/// The peer that a Node is to the node `own`, in a cluster whose pods have the addresses `all`. `None` for itself, for a
-/// Node without a range or an address, and for one that names what it may not.
+/// The peer that a Node is to the node `own`, in a cluster whose pods have the addresses `all`. `None` for itself, for
+/// a Node without a range or an address, and for one that names what it may not.
 pub fn peer(node: &Node, own: &str, all: Range) -> Option<Peer> {
     if node.metadata.name.as_deref() == Some(own) {
         return None;
@@ -66,7 +66,8 @@ mod tests {
     fn node(name: &str, range: &str, address: &str) -> Node {
         serde_json::from_value(json!({
             "metadata": { "name": name }, "spec": { "podCIDR": range },
-            "status": { "addresses": [{ "type": "Hostname", "address": name }, { "type": "InternalIP", "address": address }] },
+            "status": { "addresses": [{ "type": "Hostname", "address": name },
+                { "type": "InternalIP", "address": address }] },
         }))
         .unwrap()
     }

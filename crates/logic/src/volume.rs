@@ -290,7 +290,8 @@ pub fn matching<'a>(
 
 /// The reference by which a volume belongs to a claim.
 fn reference(claim: &PersistentVolumeClaim) -> Value {
-    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.metadata.namespace, "name": claim.metadata.name, "uid": claim.metadata.uid})
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.metadata.namespace,
+        "name": claim.metadata.name, "uid": claim.metadata.uid})
 }
 
 /// The writes that bind a volume and a claim, as far as they are not written yet.

@@ -215,8 +215,8 @@ fn conformance_session_affinity_lasts_until_its_timeout() {
         set(if kept.as_deref() == Some("a") { "a" } else { "b" }, Some(600));
         set("ab", Some(600));
         assert_eq!(times(&pod_a, service, 16), [kept].into(), "kept while the other one came and went");
-        // A client that is heard of keeps its endpoint for longer than the timeout. Where the machine has no time for this
-        // test, nothing is said about it.
+        // A client that is heard of keeps its endpoint for longer than the timeout. Where the machine has no time for
+        // this test, nothing is said about it.
         set("ab", None);
         set("ab", Some(1));
         let (began, mut last, mut kept) = (std::time::Instant::now(), std::time::Instant::now(), 0);

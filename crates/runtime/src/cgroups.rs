@@ -87,8 +87,8 @@ impl Cgroups {
         }
     }
 
-    /// The group's folder per controller, as the container library makes them: what a container is shown of v1. Empty on
-    /// v2, where a namespace of its own hides all else.
+    /// The group's folder per controller, as the container library makes them: what a container is shown of v1. Empty
+    /// on v2, where a namespace of its own hides all else.
     pub fn v1_views(&self, relative: &str) -> Vec<(String, PathBuf)> {
         let Trees::V1(mounts) = &self.trees else { return Vec::new() };
         let name = self.name(relative);
@@ -189,8 +189,8 @@ impl Cgroups {
         }
     }
 
-    /// Lets frozen processes go on: whoever froze them (a container of its own, where it may write its groups), a frozen
-    /// process does not take a signal.
+    /// Lets frozen processes go on: whoever froze them (a container of its own, where it may write its groups), a
+    /// frozen process does not take a signal.
     fn thaw(&self, relative: &str) {
         let (controller, file, value) =
             if self.is_v2() { ("", "cgroup.freeze", "0") } else { ("freezer", "freezer.state", "THAWED") };
@@ -202,7 +202,8 @@ impl Cgroups {
         }
     }
 
-    /// Sends SIGKILL to every process in the group and below, until none is left that could fork. Frozen ones are thawed.
+    /// Sends SIGKILL to every process in the group and below, until none is left that could fork. Frozen ones are
+    /// thawed.
     pub fn kill(&self, relative: &str) {
         self.thaw(relative);
         if let Trees::V2(mount, _) = &self.trees {

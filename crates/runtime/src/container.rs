@@ -232,7 +232,8 @@ impl Inner {
         Ok((ours, child.id()))
     }
 
-    /// The root filesystem: mounted, or ready for the supervisor to mount it where the pod has a user namespace. Blocking.
+    /// The root filesystem: mounted, or ready for the supervisor to mount it where the pod has a user namespace.
+    /// Blocking.
     fn rootfs(
         &self,
         entry: &Entry,
@@ -391,7 +392,8 @@ impl Inner {
     fn end_unknown(&self, dir: &Path, cgroup: &str) {
         self.cgroups.kill_and_wait(cgroup);
         if !wait_for(dir, || is_free(dir)) {
-            return tracing::error!(folder = %dir.display(), "the supervisor of a container without a record does not end");
+            return tracing::error!(folder = %dir.display(), "the supervisor of a container without a record does not \
+                end");
         }
         self.cgroups.kill_and_wait(cgroup);
         let removed = self.config.images.unmount_rootfs(dir).map_err(|error| error.to_string());

@@ -48,8 +48,8 @@ impl Executable {
 }
 
 fn sealed(path: &Path) -> io::Result<OwnedFd> {
-    // A process that has made itself a mount namespace was executed from a mount of the former one, which cannot be copied:
-    // then the same file is found by its name.
+    // A process that has made itself a mount namespace was executed from a mount of the former one, which cannot be
+    // copied: then the same file is found by its name.
     let mount = kernel::clone_mount(path).or_else(|error| match path.canonicalize() {
         Ok(named) if is_same_file(path, &named) => kernel::clone_mount(&named),
         _ => Err(error),

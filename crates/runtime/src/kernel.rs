@@ -159,8 +159,8 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// A copy of the mount that a file or folder is on, with just that in it. It is in no namespace, and is gone when nobody
-/// has it open any more.
+/// A copy of the mount that a file or folder is on, with just that in it. It is in no namespace, and is gone when
+/// nobody has it open any more.
 ///
 /// # Errors
 /// The kernel's: `ENOSYS` before Linux 5.2, `EINVAL` for what is not in this mount namespace.
@@ -195,8 +195,8 @@ pub fn set_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     set_mount_attributes(mount, attributes, 0)
 }
 
-/// Has a mount that is open here, and in no namespace yet, show the owners of its files as a user namespace maps them: what
-/// is 0 on the disk is the namespace's root. What is mounted below stays as it is.
+/// Has a mount that is open here, and in no namespace yet, show the owners of its files as a user namespace maps them:
+/// what is 0 on the disk is the namespace's root. What is mounted below stays as it is.
 ///
 /// # Errors
 /// The kernel's: `EINVAL` where the file system cannot do that, `ENOSYS` before Linux 5.12.

@@ -260,8 +260,8 @@ impl Runtime {
     }
 
     /// Moves the deadlines of all containers that have one: the node's lease was renewed by a request that was sent at
-    /// `sent` and whose answer was here at `acknowledged`, both of [`fence::boottime`]. `lease` is the shortest deadline
-    /// that there is. Blocking, for a moment.
+    /// `sent` and whose answer was here at `acknowledged`, both of [`fence::boottime`]. `lease` is the shortest
+    /// deadline that there is. Blocking, for a moment.
     ///
     /// # Errors
     /// The disk is full or broken: nothing is moved.
@@ -389,7 +389,8 @@ impl Inner {
                 Some(sandbox) => drop(locked(&self.sandboxes).insert(sandbox.record.spec.pod_uid.clone(), sandbox)),
                 None => {
                     if let Err(error) = sandbox::remove(&folder.path()) {
-                        tracing::warn!(folder = %folder.path().display(), %error, "cannot remove an unfinished sandbox");
+                        tracing::warn!(folder = %folder.path().display(), %error,
+                            "cannot remove an unfinished sandbox");
                     }
                 }
             }

@@ -131,8 +131,8 @@ pub struct Namespaces {
     /// …or, where this is set, the node's.
     pub host_pid: bool,
     pub shm: PathBuf,
-    /// The pod's user namespace, and the host's id for its root. Processes enter it by themselves: the container library
-    /// makes everything as the host's root.
+    /// The pod's user namespace, and the host's id for its root. Processes enter it by themselves: the container
+    /// library makes everything as the host's root.
     pub user: Option<(PathBuf, u32)>,
 }
 
@@ -265,9 +265,12 @@ fn mounts(spec: &ContainerSpec, namespaces: &Namespaces, views: &[(String, PathB
                 "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
         json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
-        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
-        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys_mode] }),
-        json!({ "destination": "/dev/shm", "type": "bind", "source": namespaces.shm, "options": ["rbind", "nosuid", "nodev", "noexec", "rw"] }),
+        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", sys_mode] }),
+        json!({ "destination": "/dev/shm", "type": "bind", "source": namespaces.shm,
+            "options": ["rbind", "nosuid", "nodev", "noexec", "rw"] }),
     ];
     list.extend(cgroup_mounts(views, sys_mode));
     let is_replaced = |default: &Value| {
@@ -309,7 +312,8 @@ fn bind_mount(mount: &Mount) -> Value {
         (true, false) => "ro",
         (false, _) => "rw",
     };
-    json!({ "destination": mount.target, "type": "bind", "source": mount.source, "options": ["rbind", propagation, mode] })
+    json!({ "destination": mount.target, "type": "bind", "source": mount.source,
+        "options": ["rbind", propagation, mode] })
 }
 
 fn root_propagation(spec: &ContainerSpec) -> &'static str {

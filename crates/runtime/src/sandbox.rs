@@ -108,8 +108,8 @@ impl Sandbox {
         Some(Sandbox { dir: dir.to_owned(), record: layout::read_record(dir, layout::SANDBOX)? })
     }
 
-    /// Makes the namespaces; with `first_id`, in a user namespace whose root has that id on the host. Blocking. On an error
-    /// nothing is left.
+    /// Makes the namespaces; with `first_id`, in a user namespace whose root has that id on the host. Blocking. On an
+    /// error nothing is left.
     pub fn create(
         dir: &Path,
         spec: &SandboxSpec,

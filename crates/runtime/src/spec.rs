@@ -121,8 +121,8 @@ pub struct ContainerSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadline {
     pub seconds: u32,
-    /// Since when the lease was renewed without a gap, as it was when the API said that the pod is there: the container does
-    /// not start when that has changed.
+    /// Since when the lease was renewed without a gap, as it was when the API said that the pod is there: the container
+    /// does not start when that has changed.
     pub since: std::time::Duration,
 }
 
@@ -157,8 +157,8 @@ pub enum ContainerState {
         pid: u32,
         started_at_ms: i64,
     },
-    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did, `fenced` where its supervisor did
-    /// at its deadline.
+    /// Ended; `signal` where a signal ended it, `oom` where the kernel's OOM killer did, `fenced` where its supervisor
+    /// did at its deadline.
     Exited {
         code: i32,
         signal: Option<i32>,

@@ -5,8 +5,8 @@
 //! after a restart. Ranges that the host's own users have for theirs (`/etc/subuid`, `/etc/subgid`) are left out.
 //!
 //! The network, IPC and UTS namespaces of such a pod belong to its user namespace; mount and PID namespaces are made by
-//! its supervisors as for every pod. A process enters the user namespace just before it executes the container's program
-//! (`shim::mapped`). A thread cannot make a user namespace in a process with several, so `__namespaces` does.
+//! its supervisors as for every pod. A process enters the user namespace just before it executes the container's
+//! program (`shim::mapped`). A thread cannot make a user namespace in a process with several, so `__namespaces` does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -107,8 +107,8 @@ impl Drop for Holder {
     }
 }
 
-/// `__namespaces`: makes a user namespace, waits for its ids, makes the other namespaces that standard input asks for, and
-/// holds them until that ends. The result is its exit code.
+/// `__namespaces`: makes a user namespace, waits for its ids, makes the other namespaces that standard input asks for,
+/// and holds them until that ends. The result is its exit code.
 pub fn hold() -> i32 {
     let mut input = BufReader::new(io::stdin());
     let made = unshare(CloneFlags::CLONE_NEWUSER).map_err(|error| format!("cannot make a user namespace: {error}"));

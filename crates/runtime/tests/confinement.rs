@@ -373,7 +373,8 @@ fn x6_a_container_opens_no_device_of_the_host_and_leaves_processes_to_others() {
     let spec = waiting(&world, "main", |spec| spec.no_new_privileges = false);
     let script = "cd /tmp; open() { busybox mknod $1 $2 $3 $4 && (: < $1) && echo \"opened $1\"; }; exec 2>&1
         open tun c 10 200; open console c 5 1; open mem c 1 1; open kmsg c 1 11; open fuse c 10 229; open loop c 10 237
-        while read -r major minor rest; do case $major in [0-9]*) open disk$minor b $major $minor;; esac; done < /proc/partitions; open null c 1 3";
+        while read -r major minor rest; do case $major in [0-9]*) open disk$minor b $major $minor;; esac; done < \
+            /proc/partitions; open null c 1 3";
     let said = world.block_on(async {
         runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
         let id = runtime.start_container(&spec).await.unwrap().id;

@@ -201,7 +201,8 @@ fn stopping_is_polite_first_and_certain_in_the_end() {
             let probe = [
                 "/bin/sh",
                 "-c",
-                "while ! grep -q SigCgt /proc/1/status; do :; done; while [ $(ls /proc | grep -c '^[0-9]') -lt 4 ]; do :; done",
+                "while ! grep -q SigCgt /proc/1/status; do :; done; while [ $(ls /proc | grep -c '^[0-9]') -lt 4 ]; \
+                    do :; done",
             ];
             runtime.exec_probe(&id, &probe.map(str::to_owned), PATIENCE).await.unwrap();
         }
@@ -209,8 +210,15 @@ fn stopping_is_polite_first_and_certain_in_the_end() {
         assert_eq!(code(&status), 9);
         assert!(world.log(&polite).contains(&"stdout F bye".to_owned()));
         let status = runtime.stop_container(&stubborn.id(), None, Duration::from_millis(50)).await.unwrap();
-        assert!(matches!(status.state, ContainerState::Exited { code: 137, signal: Some(9), oom: false, .. }), "{status:?}");
-        assert_eq!(runtime.stop_container(&stubborn.id(), None, PATIENCE).await.unwrap(), status, "stopping the stopped is nothing");
+        assert!(
+            matches!(status.state, ContainerState::Exited { code: 137, signal: Some(9), oom: false, .. }),
+            "{status:?}"
+        );
+        assert_eq!(
+            runtime.stop_container(&stubborn.id(), None, PATIENCE).await.unwrap(),
+            status,
+            "stopping the stopped is nothing"
+        );
     });
 }
 

@@ -25,7 +25,8 @@ fn renew(runtime: &Runtime, seconds: u32) -> Option<Deadline> {
     Some(Deadline { seconds, since: runtime.renewals().since })
 }
 
-/// S13: at its deadline a container is ended with all that it has begun, by its own supervisor: no main process is there.
+/// S13: at its deadline a container is ended with all that it has begun, by its own supervisor: no main process is
+/// there.
 #[test]
 fn s13_a_supervisor_ends_its_container_at_the_deadline_without_a_main_process() {
     let world = World::new("deadline");

@@ -41,7 +41,8 @@ fn config(layers: &[&[u8]]) -> Vec<u8> {
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
-        "config": { "Entrypoint": ["/run"], "Cmd": ["a"], "Env": ["A=b=c"], "User": "app", "ExposedPorts": { "80/tcp": {} }, "Volumes": { "/data": {} } },
+        "config": { "Entrypoint": ["/run"], "Cmd": ["a"], "Env": ["A=b=c"], "User": "app",
+            "ExposedPorts": { "80/tcp": {} }, "Volumes": { "/data": {} } },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     config.to_string().into_bytes()
@@ -75,13 +76,16 @@ fn oci_layout(name: &str, blobs: &[(&[u8], &str)], plain: &[&[u8]]) -> BTreeMap<
         .map(|(bytes, kind)| keep(bytes, &format!("application/vnd.oci.image.layer.v1.tar{kind}")))
         .collect();
     let config = keep(&config(plain), "application/vnd.oci.image.config.v1+json");
-    let manifest = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers });
+    let manifest = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": layers });
     let mut ours = keep(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
     let mut theirs = ours.clone();
     theirs["digest"] = format!("sha256:{}", "0".repeat(64)).into();
     theirs["platform"] = serde_json::json!({ "os": "linux", "architecture": "s390x" });
-    ours["platform"] = serde_json::json!({ "os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" } });
-    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [theirs, ours] });
+    ours["platform"] = serde_json::json!({ "os": "linux", "architecture": if cfg!(target_arch = "aarch64") {
+        "arm64" } else { "amd64" } });
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [theirs, ours] });
     let mut top = keep(index.to_string().as_bytes(), "application/vnd.oci.image.index.v1+json");
     top["annotations"] = serde_json::json!({ "io.containerd.image.name": name });
     files.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
@@ -393,7 +397,8 @@ fn registry(files: BTreeMap<String, Vec<u8>>) -> (u16, std::thread::JoinHandle<V
             };
             let kind = kind.unwrap_or_else(|| "application/octet-stream".to_owned());
             let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nDocker-Content-Digest: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nDocker-Content-Digest: {}\r\nContent-Length: \
+                    {}\r\nConnection: close\r\n\r\n",
                 digest(&body),
                 body.len()
             );

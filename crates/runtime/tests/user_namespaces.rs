@@ -91,13 +91,15 @@ fn x6_root_in_a_pod_is_nobody_on_the_host_and_owns_its_volumes() {
         let seen = "for f in / /bin/busybox /srv /srv/deep /srv/deep/volume /srv/deep/volume/below /etc/hosts /dev \
                     /dev/null /dev/shm /srv/deep/volume/secret; do /bin/busybox stat -c '%u:%g' $f; done";
         assert_eq!(shell(&runtime, &id, seen).await, "0:0\n".repeat(11));
-        let works = "cat /srv/deep/volume/secret /etc/hosts; echo x > /dev/null && echo y > /dev/shm/y && cat /dev/shm/y; \
+        let works = "cat /srv/deep/volume/secret /etc/hosts; echo x > /dev/null && echo y > /dev/shm/y && cat \
+            /dev/shm/y; \
                      echo z > /z && cat /z; hostname";
         let said = shell(&runtime, &id, works).await;
         assert_eq!(said, "known only to root\n127.0.0.1 localhost\ny\nz\np1-host\n");
 
         // What it writes on a volume has the pod's ids there, unshifted.
-        let write = "cd /srv/deep/volume && echo 1 > of-root && echo 2 > of-app && /bin/busybox chown 1000:2000 of-app; \
+        let write = "cd /srv/deep/volume && echo 1 > of-root && echo 2 > of-app && /bin/busybox chown 1000:2000 \
+            of-app; \
                      /bin/busybox chown 70000 of-root 2>&1";
         let said = shell(&runtime, &id, write).await;
         assert!(said.contains("Invalid argument"), "ids beyond its own are not there: {said}");
@@ -122,7 +124,12 @@ fn x6_root_in_a_pod_is_nobody_on_the_host_and_owns_its_volumes() {
         let other = runtime.start_container(&spec).await.unwrap().id;
         let said = shell(&runtime, &other, "/bin/busybox stat -c '%u:%g' /data/v/of-root /data/v/of-app").await;
         assert_eq!(said, "0:0\n1000:2000\n");
-        let mut user = world.script("p1", "user", "echo from $(id -u):$(id -g) $(id -G) > /dev/stdout; exec sleep 1000");
+        let mut user = world.script(
+            "p1",
+            "user",
+            "echo from $(id -u):$(id -g) $(id -G) > /dev/stdout; exec sleep \
+            1000",
+        );
         (user.user, user.group, user.supplemental_groups) = (Some(1000), Some(1000), vec![2000]);
         user.mounts = vec![mounted(&volume, "/data/v")];
         let id = runtime.start_container(&user).await.unwrap().id;

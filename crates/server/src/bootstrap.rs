@@ -77,8 +77,10 @@ pub fn publish_authorities(batch: &mut Batch<'_>, client_ca: &str, proxy_ca: &st
 fn local(group: &str, version: &str) -> Value {
     let (group_priority, version_priority) = if group.is_empty() { (18_000, 1) } else { (17_000, 15) };
     json!({
-        "metadata": { "name": format!("{version}.{group}"), "labels": { "kube-aggregator.kubernetes.io/automanaged": "onstart" } },
-        "spec": { "group": group, "version": version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority },
+        "metadata": { "name": format!("{version}.{group}"), "labels": {
+            "kube-aggregator.kubernetes.io/automanaged": "onstart" } },
+        "spec": { "group": group, "version": version, "groupPriorityMinimum": group_priority,
+            "versionPriority": version_priority },
     })
 }
 

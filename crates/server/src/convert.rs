@@ -1,12 +1,13 @@
 //! Conversion of custom resources between versions by webhooks (`spec.conversion.strategy: Webhook`).
 //!
-//! A verb of the pipeline has no IO. Where an object is of another version than it is wanted in, the verb leaves that in
-//! the request's [`Conversions`] and gives up; whoever runs the verb has it converted ([`Conversions::settle`]), outside of
-//! any transaction, and runs it anew. What is only read is converted before it is shown ([`shown`], [`all`]).
+//! A verb of the pipeline has no IO. Where an object is of another version than it is wanted in, the verb leaves that
+//! in the request's [`Conversions`] and gives up; whoever runs the verb has it converted ([`Conversions::settle`]),
+//! outside of any transaction, and runs it anew. What is only read is converted before it is shown ([`shown`],
+//! [`all`]).
 //!
-//! As upstream: a webhook is asked with `apiextensions.k8s.io/v1` ConversionReviews, changes nothing of the metadata but
-//! labels and annotations, and what it fails at fails the request. Our own controllers, which see the metadata of custom
-//! resources alone, take objects in the version in which they are stored.
+//! As upstream: a webhook is asked with `apiextensions.k8s.io/v1` ConversionReviews, changes nothing of the metadata
+//! but labels and annotations, and what it fails at fails the request. Our own controllers, which see the metadata of
+//! custom resources alone, take objects in the version in which they are stored.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -312,7 +313,10 @@ mod tests {
 
     #[test]
     fn x4_answers_that_are_none_are_refused_in_upstreams_words() {
-        let review = |response: Value| json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response });
+        let review = |response: Value| {
+            json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+            "response": response })
+        };
         let table = [
             (json!({}), "expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got , Kind="),
             (review(json!(null)), "no response provided"),

@@ -1,11 +1,12 @@
-//! Secrets and other resources encrypted on the disk: `--encryption-provider-config`, upstream's EncryptionConfiguration.
+//! Secrets and other resources encrypted on the disk: `--encryption-provider-config`, upstream's
+//! EncryptionConfiguration.
 //!
 //! The first entry of `resources` that names a resource says how it is stored: by the first of its providers; each of
 //! them is tried when it is read. A change of the order is taken in at the next start, when every row that another
 //! provider or key has written is written anew; the old key may be taken out then.
 //!
-//! A sealed value is as upstream's: `k8s:enc:aesgcm:v1:<key>:`, a nonce of 12 bytes, then what AES-GCM makes of the value
-//! with the row's key as additional data, so that no row can be put into another's stead.
+//! A sealed value is as upstream's: `k8s:enc:aesgcm:v1:<key>:`, a nonce of 12 bytes, then what AES-GCM makes of the
+//! value with the row's key as additional data, so that no row can be put into another's stead.
 //!
 //! Differs: of upstream's providers `aesgcm` (keys of 16 or 32 bytes) and `identity` are known; others are refused in
 //! words, not ignored. Upstream writes a row anew only when its object is written.

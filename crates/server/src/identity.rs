@@ -176,7 +176,8 @@ fn etcd_hint(error: &OpenError) -> &'static str {
              start with --new-cluster if a new cluster is meant"
         }
         OpenError::Older { .. } => {
-            "; save it with `mainstay store export --store etcd=…` and bring it into an empty etcd with `mainstay store \
+            "; save it with `mainstay store export --store etcd=…` and bring it into an empty etcd with `mainstay \
+                store \
              import`, which lets the revision go forward"
         }
         OpenError::Untrusted(_) => "; see --etcd-cafile, --etcd-certfile and --etcd-keyfile",

@@ -145,7 +145,8 @@ impl Instruments {
         out.family(
             "apiserver_current_inflight_requests",
             "gauge",
-            "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+            "Maximal number of currently used inflight request limit of this apiserver per request kind in last \
+                second.",
         );
         for (kind, gauge) in [("mutating", &self.mutating), ("readOnly", &self.reading)] {
             let labels = format!("{{request_kind=\"{kind}\"}}");
@@ -160,7 +161,8 @@ impl Instruments {
         out.family(
             "apiserver_request_total",
             "counter",
-            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, \
+                component, and HTTP response code.",
         );
         for (labels, series) in all.iter() {
             for (code, count) in &series.codes {
@@ -171,7 +173,8 @@ impl Instruments {
         out.family(
             DURATION,
             "histogram",
-            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, \
+                subresource, scope and component.",
         );
         for (labels, series) in all.iter().filter(|(_, series)| series.timed > 0) {
             for (bound, count) in BOUNDS.iter().zip(&series.buckets) {
@@ -184,7 +187,8 @@ impl Instruments {
         out.family(
             "apiserver_longrunning_requests",
             "gauge",
-            "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+            "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope \
+                and component. Not all requests are tracked this way.",
         );
         for (labels, series) in all.iter().filter(|(_, series)| series.long > 0) {
             out.line("apiserver_longrunning_requests", &labels.text(""), series.long);

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Whoever has seen the Lease stand still for its duration takes both in one transaction. Every commit of the leader's
-//! controllers compares the key's revision in its own transaction, so what a deposed leader still decides is refused by the
-//! store, however late it arrives and whatever its clock says. A server with a store of its own leads without election.
+//! controllers compares the key's revision in its own transaction, so what a deposed leader still decides is refused by
+//! the store, however late it arrives and whatever its clock says. A server with a store of its own leads without
+//! election.
 
 use std::time::{Duration, Instant};
 
@@ -61,8 +62,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Runs `work` while this server leads, with a pipeline whose commits carry the term; until the server stops. `work` is
-    /// told by its second argument when it is to end.
+    /// Runs `work` while this server leads, with a pipeline whose commits carry the term; until the server stops.
+    /// `work` is told by its second argument when it is to end.
     pub async fn run<F: Future<Output = ()>>(
         self,
         mut closing: watch::Receiver<bool>,

@@ -8,8 +8,8 @@
 //! {"rows":1,"damaged":[],"problems":[]}
 //! ```
 //!
-//! Where a key or a value is not UTF-8, it is `keyBase64` or `valueBase64`. Rows that are encrypted are exported as they
-//! are: who restores them needs the same keys.
+//! Where a key or a value is not UTF-8, it is `keyBase64` or `valueBase64`. Rows that are encrypted are exported as
+//! they are: who restores them needs the same keys.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
@@ -257,8 +257,8 @@ const ROW_BYTES: usize = 512 << 10;
 /// export and the folder know (A3); an object says so in its resourceVersion. The folder's own store is set aside.
 ///
 /// # Errors
-/// When the export is not whole, when something is there, when etcd does not take it. What was written until then names no
-/// cluster, and no server starts on it.
+/// When the export is not whole, when something is there, when etcd does not take it. What was written until then names
+/// no cluster, and no server starts on it.
 pub fn import(data_dir: &Path, etcd: Etcd, input: impl BufRead) -> Result<Restored, OfflineError> {
     let Export { head, entries } = read_export(input)?;
     let exported = head.cluster.as_deref().and_then(ClusterId::parse);

@@ -305,8 +305,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     replace_private(path, content, Durable::Yes)
 }
 
-/// Replaces a file in one step: written beside it with mode 0600, synced if it is to be durable, renamed. One that is so
-/// already is left as it is: that needs no room on the disk.
+/// Replaces a file in one step: written beside it with mode 0600, synced if it is to be durable, renamed. One that is
+/// so already is left as it is: that needs no room on the disk.
 pub fn replace_private(path: &Path, content: &[u8], durable: Durable) -> Result<(), PkiError> {
     let fails = |source| PkiError::File { path: path.to_owned(), source };
     let private = std::fs::symlink_metadata(path)
@@ -328,9 +328,8 @@ pub fn replace_private(path: &Path, content: &[u8], durable: Durable) -> Result<
     std::fs::rename(&temporary, path).map_err(fails)
 }
 
-/// A kubeconfig with everything inside it: the servers (`host:port`; the first is in the present context, `mainstay`, each
-/// other in `mainstay@host:port`), CA, client certificate and key. It is JSON, which is
-/// YAML too.
+/// A kubeconfig with everything inside it: the servers (`host:port`; the first is in the present context, `mainstay`,
+/// each other in `mainstay@host:port`), CA, client certificate and key. It is JSON, which is YAML too.
 pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Identity) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     // The first is the present context.
@@ -360,7 +359,8 @@ pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Ident
         "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "mainstay",
         "clusters": clusters,
         "users": [{ "name": user, "user": {
-            "client-certificate-data": STANDARD.encode(&identity.certificate), "client-key-data": STANDARD.encode(&identity.key),
+            "client-certificate-data": STANDARD.encode(&identity.certificate),
+                "client-key-data": STANDARD.encode(&identity.key),
         } }],
         "contexts": contexts,
     });

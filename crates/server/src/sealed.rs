@@ -6,8 +6,9 @@
 //! <data>/seal.key      32 bytes in hexadecimal digits, 0600: the same on every server, brought there by a person
 //! ```
 //!
-//! The first server makes the seal (`seal.key.first` until its keys are the store's) and the keys; the others are given the seal. Whoever has the store alone (a member of
-//! etcd, a backup of it) has none of these keys. A server's files in `<data>/pki` are what was unsealed.
+//! The first server makes the seal (`seal.key.first` until its keys are the store's) and the keys; the others are given
+//! the seal. Whoever has the store alone (a member of etcd, a backup of it) has none of these keys. A server's files in
+//! `<data>/pki` are what was unsealed.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,9 @@
 //! How fast pods are placed, without sockets: the real pipeline, store, driver and decisions, in one process.
 //!
-//! `cargo run --release -p mainstay-sim --example scale [NODES [PODS [plain|apart|claims|sets|ordered]]]` prints, as JSON,
-//! how many pods a second were placed of the first and of the last thousand, from being stored to being bound (sets: from
-//! the set to a thousand pods bound, or, one after the other, ready); what memory each took; what it takes to load it
-//! all anew; and how long an event takes to one node's watch, with few of them and with one of each node.
+//! `cargo run --release -p mainstay-sim --example scale [NODES [PODS [plain|apart|claims|sets|ordered]]]` prints, as
+//! JSON, how many pods a second were placed of the first and of the last thousand, from being stored to being bound
+//! (sets: from the set to a thousand pods bound, or, one after the other, ready); what memory each took; what it takes
+//! to load it all anew; and how long an event takes to one node's watch, with few of them and with one of each node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -313,11 +313,13 @@ fn pod(name: &str, sort: Sort, round: usize) -> Vec<Value> {
     let group = format!("g{round}-{}", name.len());
     if sort == Sort::Apart {
         let term = json!([{ "topologyKey": "kubernetes.io/hostname",
-            "labelSelector": { "matchLabels": { "app": format!("{group}-{}", name.get(name.len() - 1..).unwrap_or("")) } } }]);
+            "labelSelector": { "matchLabels": { "app": format!("{group}-{}",
+                name.get(name.len() - 1..).unwrap_or("")) } } }]);
         spec["affinity"] = json!({ "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": term } });
     }
     if sort == Sort::Claims {
-        made.push(json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"],
+        made.push(json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": { "name": name },
+            "spec": { "accessModes": ["ReadWriteOnce"],
             "storageClassName": "local", "resources": { "requests": { "storage": "1Gi" } } } }));
         spec["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": name } }]);
     }

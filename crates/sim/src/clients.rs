@@ -1,9 +1,9 @@
 //! Clients of the world's server that list and watch, as everybody's informers do: what they see is judged by what the
 //! store holds (A4 to A7).
 //!
-//! Each lists page by page, watches from the list's revision, is cut off, resumes from the last event (or from one that it
-//! has seen long ago), and lists again where the server says that this is too old. They only read: the world beside them is
-//! the same without them.
+//! Each lists page by page, watches from the list's revision, is cut off, resumes from the last event (or from one that
+//! it has seen long ago), and lists again where the server says that this is too old. They only read: the world beside
+//! them is the same without them.
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,12 @@
 //! Whether a recorded history of concurrent clients is linearizable (A1, M2): whether each call can be given one moment
-//! between its begin and its end, so that at these moments, one after the other, an object alone would have answered so.
+//! between its begin and its end, so that at these moments, one after the other, an object alone would have answered
+//! so.
 //!
 //! The object is one key of the API: absent, or holding what one write put there; every write has a number of its own.
-//! The search is Wing and Gong's: try each call that may be next, and come back where that leads nowhere; a set of calls
-//! that was tried with the same state is not tried again (Lowe). Calls that change nothing are taken as soon as they
-//! fit, which never hides a solution. A write of which nobody knows whether it happened may be at any moment after its
-//! begin, or at none.
+//! The search is Wing and Gong's: try each call that may be next, and come back where that leads nowhere; a set of
+//! calls that was tried with the same state is not tried again (Lowe). Calls that change nothing are taken as soon as
+//! they fit, which never hides a solution. A write of which nobody knows whether it happened may be at any moment after
+//! its begin, or at none.
 
 use std::collections::BTreeSet;
 

@@ -101,8 +101,8 @@ impl Script {
         script
     }
 
-    /// A set whose pods could live anywhere and tolerate a silent node for seconds, and a user who deletes one of them now and
-    /// then, wherever it is.
+    /// A set whose pods could live anywhere and tolerate a silent node for seconds, and a user who deletes one of them
+    /// now and then, wherever it is.
     pub fn of_movers(start: Timestamp, seconds: i64) -> Self {
         let web = Wanted {
             name: "web".to_owned(),
@@ -212,7 +212,8 @@ fn fields(seed: &mut Seed) -> Value {
             json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": rolling } })
         }
         4 => {
-            json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": seed.between(0, 3) } } })
+            json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": {
+                "partition": seed.between(0, 3) } } })
         }
         5 => json!({ "ordinals": { "start": seed.between(0, 3) } }),
         _ => json!({ "persistentVolumeClaimRetentionPolicy": { "whenDeleted": word(seed), "whenScaled": word(seed) } }),
@@ -304,7 +305,8 @@ fn deploy(server: &mut Server, namespace: &str, replicas: i64, image: &str) -> R
             server.write(|batch| api::create(batch, &kinds::NAMESPACE, "", made.clone()))?;
         }
     }
-    let spec = json!({ "replicas": replicas, "selector": { "matchLabels": { "app": "shop" } }, "template": template("shop", image) });
+    let spec = json!({ "replicas": replicas, "selector": { "matchLabels": { "app": "shop" } },
+        "template": template("shop", image) });
     if read(server, namespace, &kinds::DEPLOYMENT, "shop").is_none() {
         let made = json!({ "metadata": { "name": "shop" }, "spec": spec });
         return server.write(|batch| api::create(batch, &kinds::DEPLOYMENT, namespace, made.clone())).map(|_| ());
@@ -348,7 +350,8 @@ fn template(name: &str, image: &str) -> Value {
         "metadata": { "labels": { "app": name } },
         "spec": {
             "terminationGracePeriodSeconds": 5,
-            "containers": [{ "name": "app", "image": image, "readinessProbe": { "exec": { "command": ["true"] }, "periodSeconds": 1 } }],
+            "containers": [{ "name": "app", "image": image, "readinessProbe": { "exec": { "command": ["true"] },
+                "periodSeconds": 1 } }],
         },
     })
 }
@@ -361,7 +364,8 @@ fn set(wanted: &Wanted) -> Value {
             "replicas": wanted.replicas, "serviceName": wanted.name,
             "selector": { "matchLabels": { "app": wanted.name } },
             "podManagementPolicy": if wanted.is_parallel { "Parallel" } else { "OrderedReady" },
-            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": word(wanted.deletes.0), "whenScaled": word(wanted.deletes.1) },
+            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": word(wanted.deletes.0),
+                "whenScaled": word(wanted.deletes.1) },
             "template": template(&wanted.name, &wanted.image),
         },
     });

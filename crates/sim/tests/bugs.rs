@@ -95,7 +95,8 @@ macro_rules! storms_catch {
             println!("{by} {bug:?}: {worlds} worlds, {:.1} s", begun.elapsed().as_secs_f64());
         })*
         #[test]
-        fn there_is_a_storm_for_each_of_the_others() { assert_eq!([$($index),*].len() + SCRIPTED + SILENT, Bug::ALL.len()); }
+        fn there_is_a_storm_for_each_of_the_others() { assert_eq!([$($index),*].len() + SCRIPTED + SILENT,
+            Bug::ALL.len()); }
     };
 }
 

@@ -1,5 +1,5 @@
-//! Calls into the engine that a damaged file may break: it is made for files that it wrote itself, and meets others with
-//! assertions.
+//! Calls into the engine that a damaged file may break: it is made for files that it wrote itself, and meets others
+//! with assertions.
 
 use std::any::Any;
 use std::cell::Cell;

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Index {
     /// Which rows.
     pub prefix: &'static [u8],
-    /// By what a row with this value is found; `None` where that cannot be read, so that whoever asks for any text has to
-    /// see the row.
+    /// By what a row with this value is found; `None` where that cannot be read, so that whoever asks for any text has
+    /// to see the row.
     pub text_of: fn(&[u8]) -> Option<Bytes>,
 }
 

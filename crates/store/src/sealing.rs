@@ -1,8 +1,8 @@
 //! Rows whose values are encrypted on the disk, by whoever opens the store: it never knows how, or of what.
 //!
-//! A sealed value begins with [`PREFIX`], which no plain one does. In memory every value is plain; checksums are of what
-//! is on the disk, so that a file can be looked at by who has no keys (`store check`, `store export`), and so that they
-//! say nothing about what is sealed.
+//! A sealed value begins with [`PREFIX`], which no plain one does. In memory every value is plain; checksums are of
+//! what is on the disk, so that a file can be looked at by who has no keys (`store check`, `store export`), and so that
+//! they say nothing about what is sealed.
 
 use crate::checksum::{Sum, of_row};
 use crate::state::{Change, Keys, Stored};

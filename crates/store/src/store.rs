@@ -296,8 +296,8 @@ impl Store {
         Ok(Self(Arc::new(Handle { cluster, shared, committer })))
     }
 
-    /// Opens the store that an etcd cluster holds, or begins one there, and reads it into memory. Blocks. Of the options
-    /// only the window's limits count.
+    /// Opens the store that an etcd cluster holds, or begins one there, and reads it into memory. Blocks. Of the
+    /// options only the window's limits count.
     ///
     /// # Errors
     /// [`OpenError::Unreached`] when no member answers, [`OpenError::Untrusted`] when one side does not trust the other's
@@ -481,8 +481,8 @@ impl Store {
         Ok(under(&keys, prefix, Some(after)).count())
     }
 
-    /// The newest state of the rows below a prefix that the index finds by a text, in order of key; and those of which the
-    /// text cannot be read. `None` where there is no index of them, or they are more than `limit`.
+    /// The newest state of the rows below a prefix that the index finds by a text, in order of key; and those of which
+    /// the text cannot be read. `None` where there is no index of them, or they are more than `limit`.
     pub fn found(&self, prefix: &[u8], text: &Bytes, limit: usize) -> Option<Page> {
         let state = self.0.shared.read();
         state.index_of(prefix)?;
@@ -523,8 +523,8 @@ impl Store {
         Ok(Watcher::new(self.0.shared.clone(), &state, prefix.into(), None, after))
     }
 
-    /// As [`Store::watch`], of those changes only that concern what the index finds by a text: it was found by it, or is
-    /// from now on, or what it is found by cannot be read. Without an index of these rows, of all changes.
+    /// As [`Store::watch`], of those changes only that concern what the index finds by a text: it was found by it, or
+    /// is from now on, or what it is found by cannot be read. Without an index of these rows, of all changes.
     ///
     /// # Errors
     /// As [`Store::watch`].

@@ -2,8 +2,8 @@
 //!
 //! A watcher owns no queue. It knows the first event that it has yet to see (`pending`), and reads the window from
 //! there; so a slow watcher costs no memory, and one that is slower than the window is told so. Publishing an event
-//! looks up the watchers of each prefix of its key, so thousands of watchers of other keys cost nothing; and of those who
-//! ask for a text of the index only those whose text it is, so neither do thousands of watchers of other rows.
+//! looks up the watchers of each prefix of its key, so thousands of watchers of other keys cost nothing; and of those
+//! who ask for a text of the index only those whose text it is, so neither do thousands of watchers of other rows.
 
 use crate::index::Concern;
 use crate::state::{Change, State};

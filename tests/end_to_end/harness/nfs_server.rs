@@ -144,8 +144,10 @@ impl NfsServer {
             self.answers("100000", "4");
         }
         // What is changed on the server itself is told to clients at once, not after a minute.
-        let mut configuration = "NFS_CORE_PARAM { Protocols = 3; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false; }\n\
-             EXPORT_DEFAULTS { Protocols = 3; Access_Type = RW; Squash = no_root_squash; SecType = sys; Attr_Expiration_Time = 0; }\n"
+        let mut configuration = "NFS_CORE_PARAM { Protocols = 3; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA \
+            = false; }\n\
+             EXPORT_DEFAULTS { Protocols = 3; Access_Type = RW; Squash = no_root_squash; SecType = sys; \
+                 Attr_Expiration_Time = 0; }\n"
             .to_owned();
         for (export, id) in self.exports.iter().zip(1..) {
             configuration

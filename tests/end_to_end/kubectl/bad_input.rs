@@ -6,7 +6,8 @@ use crate::harness::{Cluster, text};
 /// A pod; `spec` and `container` go in as they are.
 fn pod(name: &str, spec: &str, container: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0, containers: [{{name: main, image: 'test.local/busybox:1', command: [sleep, '100000']{container}}}]{spec}}}"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0, containers: \
+            [{{name: main, image: 'test.local/busybox:1', command: [sleep, '100000']{container}}}]{spec}}}"
     )
 }
 
@@ -78,7 +79,8 @@ fn values(user: &User<'_>) {
         ),
         (
             pod("bad", ", restartPolicy: Sometimes", ""),
-            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \
+                \"Never\"",
         ),
         (
             pod("bad", "", ", ports: [{containerPort: 99999}]"),
@@ -140,8 +142,10 @@ fn sizes(user: &User<'_>) {
         &["\"big\" is invalid: []: Too long: may not be more than 1048576 bytes"],
     );
     user.is_refused(&(file(4_000_000) + create), &["Request entity too large: limit is 3145728"]);
-    let deep = "printf '{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"deep\"},\"data\":' > $HOME/deep;
-        head -c 100000 /dev/zero | tr '\\0' '[' >> $HOME/deep; kubectl create --raw /api/v1/namespaces/$N/configmaps -f $HOME/deep";
+    let deep = "printf '{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"deep\"},\"data\":' > \
+        $HOME/deep;
+        head -c 100000 /dev/zero | tr '\\0' '[' >> $HOME/deep; kubectl create --raw /api/v1/namespaces/$N/configmaps \
+            -f $HOME/deep";
     user.is_refused(deep, &["(BadRequest)", "exceeded max depth"]);
     user.is_refused("kubectl get --raw '/api/v1/pods?limit=x'", &["(BadRequest)"]);
     user.is_refused("kubectl get --raw '/api/v1/pods?resourceVersion=x'", &["(BadRequest)", "Invalid value: \"x\""]);
@@ -162,7 +166,8 @@ fn changes(user: &User<'_>) {
     user.says("kubectl get pod ok -o yaml > $HOME/stale.yaml && kubectl label pod ok v=1", &["labeled"]);
     user.is_refused("sed 's/^  name: ok/  name: ok\\n  labels: {v: \"2\"}/' $HOME/stale.yaml | kubectl replace -f -", &[
         "(Conflict)",
-        "Operation cannot be fulfilled on pods \"ok\": the object has been modified; please apply your changes to the latest version and try again",
+        "Operation cannot be fulfilled on pods \"ok\": the object has been modified; please apply your changes to the \
+            latest version and try again",
     ]);
     user.is_refused(
         "kubectl patch pod ok -p '{\"metadata\":{\"uid\":\"x\"}}'",
@@ -176,14 +181,17 @@ fn changes(user: &User<'_>) {
         "kubectl patch pod ok --type=json -p '[{\"op\":\"remove\",\"path\":\"/spec/nothing\"}]'",
         &["invalid"],
     );
-    let set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: st}\nspec:\n  serviceName: st\n  replicas: 0\n  selector: {matchLabels: {app: st}}\n  template:\n    metadata: {labels: {app: st}}\n    spec: {containers: [{name: main, image: 'test.local/busybox:1'}]}";
+    let set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: st}\nspec:\n  serviceName: st\n  replicas: \
+        0\n  selector: {matchLabels: {app: st}}\n  template:\n    metadata: {labels: {app: st}}\n    spec: \
+        {containers: [{name: main, image: 'test.local/busybox:1'}]}";
     user.says(&piped(set, "kubectl apply -f -"), &["statefulset.apps/st created"]);
     let renamed = set.replace("serviceName: st", "serviceName: other");
     user.is_refused(
         &piped(&renamed, "kubectl apply -f -"),
         &["spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"],
     );
-    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: c}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 5Mi}}}";
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: c}\nspec: {accessModes: \
+        [ReadWriteOnce], resources: {requests: {storage: 5Mi}}}";
     user.says(&piped(claim, "kubectl apply -f -"), &["persistentvolumeclaim/c created"]);
     user.is_refused(
         &piped(&claim.replace("ReadWriteOnce", "ReadWriteMany"), "kubectl apply -f -"),

@@ -49,15 +49,19 @@ fn runs(user: &User<'_>) {
     user.says("kubectl wait --for=condition=Ready pod/box --timeout=60s", &["condition met"]);
     user.says("kubectl run fails --image=test.local/busybox:1 --restart=Never -- sh -c 'exit 3'", &["created"]);
     user.cluster.eventually("the pod has failed", || {
-        user.says("kubectl get pod fails -o jsonpath='{.status.phase}:{.status.containerStatuses[0].state.terminated.exitCode}'", &[])
-            == "Failed:3"
+        user.says(
+            "kubectl get pod fails -o \
+            jsonpath='{.status.phase}:{.status.containerStatuses[0].state.terminated.exitCode}'",
+            &[],
+        ) == "Failed:3"
     });
     user.says("kubectl get pod fails", &["Error"]);
     user.says("kubectl delete pod fails", &["deleted"]);
 }
 
 fn logs(user: &User<'_>) {
-    let line = "kubectl run talker --image=test.local/busybox:1 --restart=Never -- sh -c 'for i in 1 2 3; do echo line $i; done; echo end >&2'";
+    let line = "kubectl run talker --image=test.local/busybox:1 --restart=Never -- sh -c 'for i in 1 2 3; do echo \
+        line $i; done; echo end >&2'";
     user.says(line, &["created"]);
     user.cluster.eventually("it has spoken", || user.types("kubectl logs talker").stdout.ends_with(b"line 3\nend\n"));
     assert_eq!(user.says("kubectl logs -f talker", &[]), "line 1\nline 2\nline 3\nend\n");
@@ -81,11 +85,14 @@ fn exec(user: &User<'_>) {
     user.is_refused("kubectl exec nothere -- true", &["pods \"nothere\" not found"]);
     user.is_refused("kubectl exec box -c nope -- true", &["container nope is not valid for pod box"]);
     user.says("kubectl exec box -- sh -c 'echo page > /index.html'", &[]);
-    // A file of this user's own: in one that another left, the old port would be read before the new kubectl empties it.
+    // A file of this user's own: in one that another left, the old port would be read before the new kubectl empties
+    // it.
     let fetch = "said=$HOME/forward-$N; \"$K\" --namespace $N port-forward pod/box :8080 > $said & child=$!
-        until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\).*/\\1/p' $said) && [ -n \"$port\" ]; do sleep 0.05; done
+        until port=$(sed -n 's/^Forwarding from 127.0.0.1:\\([0-9]*\\).*/\\1/p' $said) && [ -n \"$port\" ]; do sleep \
+            0.05; done
         curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:$port/index.html &&
-            curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:$port/nothere; fetched=$?; kill $child; exit $fetched";
+            curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:$port/nothere; fetched=$?; kill $child; exit \
+                $fetched";
     // The second answer has no length: it ends with the pod's end of the connection.
     user.says(fetch, &["page\n", "404 Not Found"]);
     user.says("kubectl delete pod box", &["deleted"]);

@@ -113,7 +113,8 @@ fn patch(user: &User<'_>) {
         &["invalid"],
     );
     user.says("kubectl set env deployment/ap A=B", &["deployment.apps/ap env updated"]);
-    let by_key = "kubectl patch deployment ap -p '{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"main\",\"env\":[{\"name\":\"Z\",\"value\":\"9\"}]}]}}}}'";
+    let by_key = "kubectl patch deployment ap -p \
+        '{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"main\",\"env\":[{\"name\":\"Z\",\"value\":\"9\"}]}]}}}}'";
     user.says(by_key, &["patched"]);
     user.says("kubectl set env deployment/ap --list", &["A=B", "Z=9"]);
     user.says("kubectl set resources deployment/ap --limits=memory=64Mi", &["resource requirements updated"]);
@@ -136,7 +137,8 @@ fn delete(user: &User<'_>) {
         "[]",
         "foreground: the pods go first"
     );
-    let waiting = "(sleep 0.3; kubectl delete deployment ss --cascade=background >/dev/null) & kubectl wait --for=delete deployment/ss --timeout=60s; wait";
+    let waiting = "(sleep 0.3; kubectl delete deployment ss --cascade=background >/dev/null) & kubectl wait \
+        --for=delete deployment/ss --timeout=60s; wait";
     user.says(waiting, &[]);
     user.is_refused("kubectl get deployment ss", &["not found"]);
     user.says("kubectl run p --image=test.local/busybox:1 -- sleep 1000", &["pod/p created"]);

@@ -1,7 +1,7 @@
-//! Three members of etcd, three servers, each on a machine of its own, and clients on another one. Servers and members are
-//! killed, paused and cut off while the clients write down what they did and saw; then all of that is judged: each key's
-//! history is linearizable (A1, M2), no revision goes back (A3, A5), no watcher misses or repeats anything (A4, M2),
-//! nothing happens twice (A9). `MAINSTAY_STORM_ROUNDS=200` for a long one.
+//! Three members of etcd, three servers, each on a machine of its own, and clients on another one. Servers and members
+//! are killed, paused and cut off while the clients write down what they did and saw; then all of that is judged: each
+//! key's history is linearizable (A1, M2), no revision goes back (A3, A5), no watcher misses or repeats anything (A4,
+//! M2), nothing happens twice (A9). `MAINSTAY_STORM_ROUNDS=200` for a long one.
 
 mod clients;
 mod judge;
@@ -24,8 +24,8 @@ const TROUBLE: Duration = Duration::from_millis(2500);
 const CALM: Duration = Duration::from_millis(1200);
 /// The troubles of a single server that is gone or silent: killed, standing still.
 const ONE_SERVER: [u64; 2] = [0, 5];
-/// A client that knows all servers has an answer within this while one of them is in trouble: it asks another after 250 ms;
-/// the rest is for a loaded machine.
+/// A client that knows all servers has an answer within this while one of them is in trouble: it asks another after 250
+/// ms; the rest is for a loaded machine.
 const NO_ANSWER: Duration = Duration::from_millis(1500);
 /// A controller's Lease stands still for 3 s before another server takes it.
 const FAILOVER: Duration = Duration::from_secs(5);

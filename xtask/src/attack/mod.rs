@@ -2,8 +2,8 @@
 //! own, and says for each attack what was tried, whether it was held, and what it cost: the answers' latency for
 //! somebody else meanwhile, and the server's memory.
 //!
-//! Every attack is bounded in count and time, and goes to this machine's loopback and to pods only. A new one is a function
-//! in a file of its own and a row in [`ATTACKS`].
+//! Every attack is bounded in count and time, and goes to this machine's loopback and to pods only. A new one is a
+//! function in a file of its own and a row in [`ATTACKS`].
 
 mod bodies;
 mod connections;

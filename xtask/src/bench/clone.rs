@@ -64,7 +64,8 @@ async fn fill(cluster: &Cluster) -> Result<()> {
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "bench-clone" },
         "spec": {
             "restartPolicy": "Never",
-            "containers": [{ "name": "main", "image": format!("test.local/{}:1", super::IMAGE), "command": ["sh", "-c", FILL],
+            "containers": [{ "name": "main", "image": format!("test.local/{}:1", super::IMAGE),
+                "command": ["sh", "-c", FILL],
                 "volumeMounts": [{ "name": "data", "mountPath": "/data" }] }],
             "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "bench-clone" } }],
         },

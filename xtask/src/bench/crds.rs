@@ -1,4 +1,5 @@
-//! 500 CustomResourceDefinitions of real size: what they cost in memory, discovery and start, beside a server without them.
+//! 500 CustomResourceDefinitions of real size: what they cost in memory, discovery and start, beside a server without
+//! them.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Nodes without machines: each registers a Node, renews its Lease, watches its own pods over HTTP and says at once that
-//! they run and are ready.
+//! Nodes without machines: each registers a Node, renews its Lease, watches its own pods over HTTP and says at once
+//! that they run and are ready.
 
 use std::time::Duration;
 

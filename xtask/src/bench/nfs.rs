@@ -198,7 +198,8 @@ struct Mount(PathBuf);
 
 impl Mount {
     fn new(binary: &Path, export: &Path, target: &Path) -> Result<Self> {
-        let source = serde_json::json!({"server": "127.0.0.1", "path": export, "port": null, "mount_port": null, "timeout_ms": 20_000});
+        let source = serde_json::json!({"server": "127.0.0.1", "path": export, "port": null, "mount_port": null,
+            "timeout_ms": 20_000});
         let words = serde_json::json!({"source": source, "target": target, "read_only": false}).to_string();
         let output = Command::new(binary).args(["__nfs-mount", &words]).output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

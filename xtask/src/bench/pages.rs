@@ -61,7 +61,8 @@ async fn fill(cluster: &Cluster) -> Result<()> {
         let client = cluster.another_client()?;
         tasks.spawn(async move {
             for number in (part..OBJECTS).step_by(WRITERS) {
-                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("page-{number:05}") },
+                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+                    "metadata": { "name": format!("page-{number:05}") },
                     "data": { "number": number.to_string() } });
                 client.create(&kinds::CONFIG_MAP, NAMESPACE, &map).await?;
             }

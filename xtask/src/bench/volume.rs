@@ -50,7 +50,8 @@ async fn one(cluster: &Cluster, name: &str) -> Result<Duration> {
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name },
         "spec": {
-            "storageClassName": NAME, "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": SIZE.to_string() } },
+            "storageClassName": NAME, "accessModes": ["ReadWriteOnce"],
+                "resources": { "requests": { "storage": SIZE.to_string() } },
         },
     });
     let mut container = pod::container();

@@ -39,8 +39,10 @@ fn the_first_apply_owns_what_it_says() {
     );
     assert_eq!(
         entry["fieldsV1"],
-        json!({ "f:metadata": { "f:labels": { "f:app": {} } }, "f:spec": { "f:containers": { "k:{\"name\":\"a\"}": { ".": {},
-            "f:name": {}, "f:image": {}, "f:args": {}, "f:ports": { "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": { ".": {}, "f:containerPort": {} } } } } } })
+        json!({ "f:metadata": { "f:labels": { "f:app": {} } }, "f:spec": {
+            "f:containers": { "k:{\"name\":\"a\"}": { ".": {},
+            "f:name": {}, "f:image": {}, "f:args": {}, "f:ports": { "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {
+                ".": {}, "f:containerPort": {} } } } } } })
     );
 }
 
@@ -340,7 +342,8 @@ fn lists_of_custom_resources_are_merged_as_their_schema_says() {
         "spec": { "group": "x.io", "scope": "Namespaced", "names": { "plural": "foos", "kind": "Foo" }, "versions": [{
             "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object",
                 "properties": { "spec": { "type": "object", "properties": {
-                    "keyed": { "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "p"],
+                    "keyed": { "type": "array", "x-kubernetes-list-type": "map",
+                        "x-kubernetes-list-map-keys": ["k", "p"],
                         "items": { "type": "object", "properties": { "k": { "type": "string" },
                             "p": { "type": "string", "default": "TCP" }, "v": { "type": "integer" } } } },
                     "set": { "type": "array", "x-kubernetes-list-type": "set", "items": { "type": "string" } },
@@ -383,6 +386,7 @@ fn conformance_unknown_fields_of_a_configuration_are_not_declared() {
     assert_eq!((one.code, one.reason.as_ref()), (500, ""));
     assert_eq!(one.message, format!("{begins}.metadata.unknownMeta: field not declared in schema"));
     let two = refused(&["spec.x", "spec.template.spec.containers[0].y"]);
-    let lines = ".spec.x: field not declared in schema\n  .spec.template.spec.containers[name=\"c\"].y: field not declared in schema";
+    let lines = ".spec.x: field not declared in schema\n  .spec.template.spec.containers[name=\"c\"].y: field not \
+        declared in schema";
     assert_eq!(two.message, format!("{begins}errors:\n  {lines}"));
 }

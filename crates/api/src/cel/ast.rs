@@ -27,7 +27,8 @@ pub enum Expr {
     Select { of: Box<Node>, field: Box<str>, optional: bool },
     /// `has(of.field)`.
     Has { of: Box<Node>, field: Box<str> },
-    /// A function or operator under cel-go's name (`_+_`, `@in`). The receiver of a member function is the first argument.
+    /// A function or operator under cel-go's name (`_+_`, `@in`). The receiver of a member function is the first
+    /// argument.
     Call { function: Box<str>, member: bool, args: Vec<Node> },
     /// `a && b && …`
     And(Vec<Node>),

@@ -1,7 +1,7 @@
 //! Names and types: what can be known to be wrong before an expression is evaluated.
 //!
-//! Types are followed as far as they are declared; what is `dyn` is left to the evaluation. Dotted names of variables and
-//! functions become one name here.
+//! Types are followed as far as they are declared; what is `dyn` is left to the evaluation. Dotted names of variables
+//! and functions become one name here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};

@@ -1,5 +1,5 @@
-//! The Common Expression Language with Kubernetes' libraries: rules of CustomResourceDefinitions, admission policies and
-//! match conditions.
+//! The Common Expression Language with Kubernetes' libraries: rules of CustomResourceDefinitions, admission policies
+//! and match conditions.
 //!
 //! An [`Environment`] declares variables with their types, [`Environment::compile`] makes a [`Program`] or says in
 //! upstream's words what is wrong, and [`Program::evaluate`] evaluates it for one set of values:
@@ -19,9 +19,10 @@
 //! A variable's name may have dots (`variables.replicas`). Who computes values only when they are asked for implements
 //! [`Bindings`]; who has functions of its own (an authorizer) implements [`Opaque`] and declares the variable as `Dyn`.
 //!
-//! Nothing here panics or takes time without end: texts have [a length](parse::MAX_LENGTH), parts of an expression stand
-//! [only so deep](parse::MAX_DEPTH) within each other, and an evaluation ends when its [`Budget`] is spent. Costs are
-//! counted about as cel-go does: one for each variable, field and call, a tenth for each character or item looked at.
+//! Nothing here panics or takes time without end: texts have [a length](parse::MAX_LENGTH), parts of an expression
+//! stand [only so deep](parse::MAX_DEPTH) within each other, and an evaluation ends when its [`Budget`] is spent. Costs
+//! are counted about as cel-go does: one for each variable, field and call, a tenth for each character or item looked
+//! at.
 //!
 //! Beyond upstream: types are compared loosely where one side is nullable. Not here: protobuf messages, `cel.block`.
 

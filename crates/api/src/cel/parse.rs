@@ -280,7 +280,8 @@ impl Parser {
             },
             _ => {
                 self.at -= 1;
-                let wanted = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+                let wanted = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, \
+                    STRING, BYTES, IDENTIFIER}";
                 Err(self.unexpected(wanted))
             }
         }

@@ -83,7 +83,8 @@ fn expressions_have_cel_gos_values() {
         ("timestamp('2024-02-29T12:30:00Z').getDayOfYear('Europe/Berlin')", json!(59)),
         ("string(timestamp('2024-01-01T00:00:00Z') + duration('24h'))", json!("2024-01-02T00:00:00Z")),
         (
-            "quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('50k').add(20).compareTo(quantity('50020')) == 0",
+            "quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('50k').add(20).compareTo(quantity('50020')) == \
+                0",
             json!(true),
         ),
         ("isQuantity('20Mi') && !isQuantity('x') && quantity('1.5').asApproximateFloat() == 1.5", json!(true)),
@@ -95,7 +96,8 @@ fn expressions_have_cel_gos_values() {
         ("string(cidr('10.1.2.3/8').masked()) + string(cidr('fd00::1/64').ip())", json!("10.0.0.0/8fd00::1")),
         ("semver('1.2.3-rc.1').isLessThan(semver('1.2.3')) && isSemver('v1', true) && !isSemver('v1')", json!(true)),
         (
-            "format.dns1123Label().validate('Bad').hasValue() && !format.named('uuid').value().validate('x').value().isSorted()",
+            "format.dns1123Label().validate('Bad').hasValue() && \
+                !format.named('uuid').value().validate('x').value().isSorted()",
             json!(false),
         ),
         ("!format.dns1123Label().validate('good').hasValue()", json!(true)),
@@ -201,8 +203,10 @@ fn x4_an_evaluation_ends_when_its_budget_is_spent() {
     let hostile = [
         "lists.range(1000).all(a, lists.range(1000).all(b, lists.range(1000).all(c, true)))",
         "lists.range(9223372036854775807).size() > 0",
-        "lists.range(200000).map(x, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'.replace('', 'bbbbbbbbbbbbbbbbbbbb')).size() > 0",
-        "cel.bind(a, 'aaaaaaaaaaaaaaaa', cel.bind(b, a.replace('a', a), cel.bind(c, b.replace('a', b), c.replace('a', c)))) == ''",
+        "lists.range(200000).map(x, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'.replace('', \
+            'bbbbbbbbbbbbbbbbbbbb')).size() > 0",
+        "cel.bind(a, 'aaaaaaaaaaaaaaaa', cel.bind(b, a.replace('a', a), cel.bind(c, b.replace('a', b), c.replace('a', \
+            c)))) == ''",
         "lists.range(100000).distinct().size() == 1",
         "lists.range(3000).exists(x, '%d'.format([x]).matches('^' + string(x) + '(a{1,200}){1,100}$') && false)",
     ];

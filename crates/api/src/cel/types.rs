@@ -59,8 +59,8 @@ impl PartialEq for Object {
 }
 
 impl Object {
-    /// An object with these fields. Names that are no CEL identifiers are escaped as upstream does; those that cannot be
-    /// are found between backticks.
+    /// An object with these fields. Names that are no CEL identifiers are escaped as upstream does; those that cannot
+    /// be are found between backticks.
     pub fn new(name: &str, fields: impl IntoIterator<Item = (Box<str>, Type)>) -> Self {
         let fields = fields.into_iter().map(|(name, type_)| (escape(&name), (name, type_))).collect();
         Self { name: name.into(), fields }

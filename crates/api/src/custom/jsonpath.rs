@@ -203,8 +203,10 @@ mod tests {
     #[test]
     fn paths_lead_where_kubectls_do() {
         let object = json!({
-            "metadata": { "labels": { "app.kubernetes.io/name": "web" } }, "spec": { "n": 3, "list": [{ "a": 1 }, { "a": 2 }] },
-            "status": { "conditions": [{ "type": "Synced", "status": "False" }, { "type": "Ready", "status": "True" }] },
+            "metadata": { "labels": { "app.kubernetes.io/name": "web" } },
+                "spec": { "n": 3, "list": [{ "a": 1 }, { "a": 2 }] },
+            "status": { "conditions": [{ "type": "Synced", "status": "False" },
+                { "type": "Ready", "status": "True" }] },
         });
         let table = [
             (".spec.n", Some(json!(3))),

@@ -1,5 +1,5 @@
-//! `x-kubernetes-validations` of a definition, checked when it is written: whether they compile, give a truth, compare only
-//! what can be compared, and what they cost at most. In upstream's words.
+//! `x-kubernetes-validations` of a definition, checked when it is written: whether they compile, give a truth, compare
+//! only what can be compared, and what they cost at most. In upstream's words.
 
 use serde_json::Value as Json;
 
@@ -48,7 +48,8 @@ fn too_expensive(what: &str, cost: u64, limit: u64) -> String {
         factor => format!("{factor:.1}x"),
     };
     format!(
-        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, \
+            and maxLength where arrays, maps, and strings are declared)"
     )
 }
 

@@ -1,7 +1,8 @@
-//! What a rule may cost at most, estimated when its definition is written: as cel-go and upstream's libraries estimate it,
-//! from the limits that the schema sets (`maxItems`, `maxProperties`, `maxLength`) and the largest request.
+//! What a rule may cost at most, estimated when its definition is written: as cel-go and upstream's libraries estimate
+//! it, from the limits that the schema sets (`maxItems`, `maxProperties`, `maxLength`) and the largest request.
 //!
-//! Where a size is not known, it is taken to be that of what it was made from: this estimate refuses less than upstream's.
+//! Where a size is not known, it is taken to be that of what it was made from: this estimate refuses less than
+//! upstream's.
 
 use serde_json::Value as Json;
 

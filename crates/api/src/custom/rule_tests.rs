@@ -29,7 +29,8 @@ fn faults(schema: &Value, object: Value, old: Option<Value>) -> Vec<String> {
 fn spec() -> Value {
     json!({ "type": "object", "properties": {
         "min": { "type": "integer" }, "max": { "type": "integer" }, "name": { "type": "string", "maxLength": 20 },
-        "items": { "type": "array", "maxItems": 10, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+        "items": { "type": "array", "maxItems": 10, "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["k"],
             "items": { "type": "object", "required": ["k"], "properties": {
                 "k": { "type": "string", "maxLength": 10 }, "v": { "type": "integer" } } } },
     } })
@@ -50,7 +51,8 @@ fn rules_hold_objects_in_upstreams_words() {
             "spec: Invalid value: m",
         ),
         (
-            json!({ "rule": "self.min <= self.max", "fieldPath": ".min", "reason": "FieldValueForbidden", "message": "m" }),
+            json!({ "rule": "self.min <= self.max", "fieldPath": ".min", "reason": "FieldValueForbidden",
+                "message": "m" }),
             "spec.min: Forbidden: m",
         ),
         (
@@ -101,7 +103,8 @@ fn transition_rules_compare_what_belongs_together() {
 fn what_was_wrong_before_and_is_not_touched_is_let_be() {
     let schema = json!({ "type": "object", "properties": {
         "spec": { "type": "object", "properties": {
-            "name": { "type": "string", "maxLength": 9, "x-kubernetes-validations": [{ "rule": "self != 'bad'", "message": "bad" }] },
+            "name": { "type": "string", "maxLength": 9, "x-kubernetes-validations": [{ "rule": "self != 'bad'",
+                "message": "bad" }] },
             "other": { "type": "integer" },
             "list": { "type": "array", "maxItems": 5, "items": { "type": "integer",
                 "x-kubernetes-validations": [{ "rule": "self > 0", "message": "positive" }] } },
@@ -122,13 +125,15 @@ fn x4_rules_that_cost_too_much_end_and_say_so() {
     let list: Vec<u32> = (0..1_000).collect();
     let found = faults(&schema, json!({ "spec": { "list": list } }), None);
     let wanted = format!(
-        "spec: Invalid value: \"object\": 'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {rule}"
+        "spec: Invalid value: \"object\": 'operation cancelled: actual cost limit exceeded': no further validation \
+            rules will be run due to call cost exceeds limit for rule: {rule}"
     );
     assert_eq!(found, [wanted]);
 
     let cheap = json!({ "type": "object", "properties": { "n": { "type": "integer" } } });
     let each = json!({ "type": "object", "properties": { "spec": { "type": "array", "maxItems": 100_000,
-        "items": with_rule(cheap, json!({ "rule": "[1, 2, 3, 4, 5, 6, 7, 8, 9].all(x, self.n + x > 0)" }))["properties"]["spec"] } } });
+        "items": with_rule(cheap, json!({ "rule": "[1, 2, 3, 4, 5, 6, 7, 8, 9].all(x, self.n + x > \
+            0)" }))["properties"]["spec"] } } });
     let items: Vec<Value> = (0..200_000).map(|n| json!({ "n": n })).collect();
     let mut causes = Vec::new();
     rules::check(&Schema::compile(&each), &json!({ "spec": items }), None, &mut causes);
@@ -154,7 +159,8 @@ fn definitions_with_faulty_rules_are_refused_in_upstreams_words() {
         ),
         (
             json!({ "rule": "true", "reason": "X" }),
-            "reason: Unsupported value: \"X\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\"",
+            "reason: Unsupported value: \"X\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \
+                \"FieldValueInvalid\", \"FieldValueRequired\"",
         ),
         (
             json!({ "rule": "true", "optionalOldSelf": true }),
@@ -162,7 +168,8 @@ fn definitions_with_faulty_rules_are_refused_in_upstreams_words() {
         ),
         (
             json!({ "rule": "self.nope > 1" }),
-            "rule: Invalid value: {\"rule\":\"self.nope > 1\"}: compilation failed: ERROR: <input>:1:5: undefined field 'nope'\n | self.nope > 1\n | ....^",
+            "rule: Invalid value: {\"rule\":\"self.nope > 1\"}: compilation failed: ERROR: <input>:1:5: undefined \
+                field 'nope'\n | self.nope > 1\n | ....^",
         ),
         (
             json!({ "rule": "self.min" }),
@@ -170,7 +177,8 @@ fn definitions_with_faulty_rules_are_refused_in_upstreams_words() {
         ),
         (
             json!({ "rule": "true", "messageExpression": "1" }),
-            "messageExpression: Invalid value: {\"messageExpression\":\"1\",\"rule\":\"true\"}: messageExpression must evaluate to a string",
+            "messageExpression: Invalid value: {\"messageExpression\":\"1\",\"rule\":\"true\"}: messageExpression \
+                must evaluate to a string",
         ),
     ];
     for (rule, wanted) in table {
@@ -181,9 +189,8 @@ fn definitions_with_faulty_rules_are_refused_in_upstreams_words() {
         "items": { "type": "integer", "x-kubernetes-validations": [{ "rule": "self == oldSelf" }] } } } });
     assert_eq!(
         refused(&list),
-        [
-            "schema.properties[spec].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within schema.properties[spec]"
-        ]
+        ["schema.properties[spec].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": \
+                oldSelf cannot be used on the uncorrelatable portion of the schema within schema.properties[spec]"]
     );
 }
 
@@ -193,17 +200,20 @@ fn definitions_whose_rules_may_cost_too_much_are_refused() {
         "list": { "type": "array", "items": { "type": "string" } } } });
     let rule = json!({ "rule": "self.list.all(a, self.list.exists(b, a == b))" });
     let found = refused(&with_rule(unbounded, rule.clone()));
-    let limit = "exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    let limit = "exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, \
+        maxProperties, and maxLength where arrays, maps, and strings are declared)";
     let at = "schema.properties[spec].x-kubernetes-validations[0].rule";
     assert_eq!(
         found,
         [
             format!("{at}: Forbidden: estimated rule cost {limit}"),
             format!(
-                "{at}: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
+                "{at}: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 \
+                    schema"
             ),
             format!(
-                "schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema {limit}"
+                "schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema \
+                    {limit}"
             ),
         ]
     );
@@ -212,6 +222,7 @@ fn definitions_whose_rules_may_cost_too_much_are_refused() {
     assert_eq!(refused(&with_rule(bounded, rule)), Vec::<String>::new());
     // Looking whether a string is a URL costs the same for all strings, as far as upstream's estimate goes.
     let urls = json!({ "type": "object", "properties": { "list": { "type": "array", "maxItems": 100, "items": {
-        "type": "string", "x-kubernetes-validations": [{ "rule": "isURL(self) && self.startsWith('https://')" }] } } } });
+        "type": "string", "x-kubernetes-validations": [{
+            "rule": "isURL(self) && self.startsWith('https://')" }] } } } });
     assert_eq!(refused(&with_rule(urls, json!({ "rule": "has(self.list)" }))), Vec::<String>::new());
 }

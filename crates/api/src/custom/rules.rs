@@ -142,7 +142,8 @@ pub fn check(schema: &Schema, object: &Json, old: Option<&Json>, causes: &mut Ve
         return;
     }
     if causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) {
-        let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        let why = "some validation rules were not checked because the object was invalid; correct the existing errors \
+            to complete validation";
         causes.push(Cause::invalid("<nil>", Json::Null, why));
         return;
     }
@@ -252,7 +253,8 @@ impl Walk<'_> {
                 Err(error @ Error::Budget) => {
                     let shown = rule.shown();
                     let why = format!(
-                        "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {shown}"
+                        "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: \
+                            {shown}"
                     );
                     self.refuse(&why, value);
                     return Err(Ended);
@@ -260,7 +262,8 @@ impl Walk<'_> {
                 Err(error @ Error::Overload) => {
                     let shown = rule.shown();
                     let why = format!(
-                        "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {shown}"
+                        "'{error}': call arguments did not match a supported operator, function or macro signature \
+                            for rule: {shown}"
                     );
                     self.refuse(&why, value);
                 }
@@ -321,10 +324,13 @@ impl Walk<'_> {
                 Ok(text) => usable_message(&text),
                 Err(Error::Budget) => {
                     let why = if self.budget.left() == 0 {
-                        "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned()
+                        "messageExpression evaluation failed due to running out of cost budget, no further validation \
+                            rules will be run"
+                            .to_owned()
                     } else {
                         format!(
-                            "no further validation rules will be run due to call cost exceeds limit for messageExpression: {source:?}"
+                            "no further validation rules will be run due to call cost exceeds limit for \
+                                messageExpression: {source:?}"
                         )
                     };
                     self.refuse(&why, value);

@@ -58,7 +58,8 @@ fn defaults_are_filled_in_where_nothing_or_a_forbidden_null_is() {
     let schema = schema(json!({ "type": "object", "default": {}, "properties": {
         "replicas": { "type": "integer", "default": 3 },
         "note": { "type": "string", "nullable": true, "default": "n" },
-        "items": { "type": "array", "items": { "type": "object", "properties": { "port": { "type": "integer", "default": 80 } } } },
+        "items": { "type": "array", "items": { "type": "object", "properties": {
+            "port": { "type": "integer", "default": 80 } } } },
     } }));
     let filled = |mut object: Value| {
         fill_in(&schema, &mut object);

@@ -206,11 +206,13 @@ pub fn api_resource_list(registry: &Registry, group: &str, version: &str) -> Opt
     let mut resources = Vec::new();
     for review in &gv.reviews {
         let singular = review.kind.to_lowercase();
-        resources.push(json!({ "name": review.plural, "singularName": singular, "namespaced": review.namespaced, "kind": review.kind, "verbs": ["create"] }));
+        resources.push(json!({ "name": review.plural, "singularName": singular, "namespaced": review.namespaced,
+            "kind": review.kind, "verbs": ["create"] }));
     }
     for kind in &gv.kinds {
         let mut resource = json!({
-            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind),
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
+                "verbs": verbs(kind),
         });
         if !kind.short_names.is_empty() {
             resource["shortNames"] = json!(kind.short_names);
@@ -222,7 +224,8 @@ pub fn api_resource_list(registry: &Registry, group: &str, version: &str) -> Opt
         for &sub in kind.subresources.iter() {
             let (group, version, name, verbs) = subresource(kind, sub);
             let path = format!("{}/{}", kind.plural, segment(sub));
-            let mut resource = json!({ "name": path, "singularName": "", "namespaced": kind.namespaced, "kind": name, "verbs": verbs });
+            let mut resource = json!({ "name": path, "singularName": "", "namespaced": kind.namespaced, "kind": name,
+                "verbs": verbs });
             if (group, version) != (&*kind.group, &*kind.version) {
                 resource["group"] = group.into();
                 resource["version"] = version.into();
@@ -274,7 +277,8 @@ pub fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
-    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items })
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+        "items": items })
 }
 
 fn aggregated_version(gv: &GroupVersion) -> Value {
@@ -288,13 +292,15 @@ fn aggregated_version(gv: &GroupVersion) -> Value {
         .reviews
         .iter()
         .map(|review| {
-            json!({ "resource": review.plural, "responseKind": response(gv.group, gv.version, review.kind), "scope": scope(review.namespaced),
+            json!({ "resource": review.plural, "responseKind": response(gv.group, gv.version, review.kind),
+                "scope": scope(review.namespaced),
                 "singularResource": review.kind.to_lowercase(), "verbs": ["create"] })
         })
         .collect();
     for kind in &gv.kinds {
         let mut resource = json!({
-            "resource": kind.plural, "responseKind": response(&kind.group, &kind.version, &kind.kind), "scope": scope(kind.namespaced),
+            "resource": kind.plural, "responseKind": response(&kind.group, &kind.version, &kind.kind),
+                "scope": scope(kind.namespaced),
             "singularResource": kind.singular, "verbs": verbs(kind),
         });
         if !kind.short_names.is_empty() {
@@ -374,9 +380,8 @@ mod tests {
         assert_eq!(find("pods").map(|row| row["shortNames"].clone()), Some(json!(["po"])));
         assert_eq!(
             find("pods/eviction"),
-            Some(
-                json!({ "name": "pods/eviction", "singularName": "", "namespaced": true, "group": "policy", "version": "v1", "kind": "Eviction", "verbs": ["create"] })
-            )
+            Some(json!({ "name": "pods/eviction", "singularName": "", "namespaced": true, "group": "policy",
+                    "version": "v1", "kind": "Eviction", "verbs": ["create"] }))
         );
     }
 

@@ -52,7 +52,8 @@ pub static API_SERVICE: Kind = Kind::BuiltIn(&Row {
             lifecycle::begin_status(
                 service,
                 json!({ "conditions": [{
-                "type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available",
+                "type": "Available", "status": "True", "reason": "Local",
+                    "message": "Local APIServices are always available",
                 "lastTransitionTime": since,
             }] }),
             );

@@ -168,7 +168,13 @@ fn validate_constraint(constraint: &Field, known: &Requests, causes: &mut Vec<Ca
         Some((domain, id)) => {
             causes.extend(names::subdomain(domain).iter().map(|why| Cause::invalid(&attribute.path, domain, why)));
             if !is_identifier(id) {
-                causes.push(Cause::invalid(&attribute.path, id, "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')"));
+                causes.push(Cause::invalid(
+                    &attribute.path,
+                    id,
+                    "a valid C identifier must start with alphabetic \
+                    character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or \
+                    'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+                ));
             }
         }
     }

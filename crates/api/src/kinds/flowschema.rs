@@ -67,7 +67,8 @@ pub fn mandatory(name: &str) -> Option<Value> {
     let everything = |subjects: Value| {
         json!([{
             "subjects": subjects,
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"] }],
+            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true,
+                "namespaces": ["*"] }],
             "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
         }])
     };

@@ -175,7 +175,8 @@ fn validate_indexed(spec: &Field, causes: &mut Vec<Cause>) {
             causes.push(Cause::required(&most_failed.path, &detail));
         }
         let detail = format!(
-            "must be less than or equal to {MAX_OF_MANY} when completions are above {MAX_INDEXED} and used with backoff limit per index"
+            "must be less than or equal to {MAX_OF_MANY} when completions are above {MAX_INDEXED} and used with \
+                backoff limit per index"
         );
         for field in [&parallelism, &most_failed].into_iter().filter(|field| above(field, MAX_OF_MANY)) {
             causes.push(field.invalid(&detail));
@@ -322,7 +323,8 @@ fn total_of(text: &str, completions: i64) -> Result<i64, String> {
             [first, end] => (number(first)?, number(end)?),
             _ => {
                 return Err(format!(
-                    "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+                    "the fragment {part:?} violates the requirement that an index interval can have at most two parts \
+                        separated by '-'"
                 ));
             }
         };

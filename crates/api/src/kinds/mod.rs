@@ -2,8 +2,8 @@
 //! the server, the printers, the discovery documents and the controllers read it and hold no list
 //! of kinds of their own. One file per kind, named after it.
 //!
-//! A kind is written down as a handle to its row ([`Kind`], [`Row`]); text is borrowed, functions are given the row, and
-//! what is as with most kinds comes from `BASE`:
+//! A kind is written down as a handle to its row ([`Kind`], [`Row`]); text is borrowed, functions are given the row,
+//! and what is as with most kinds comes from `BASE`:
 //!
 //! ```ignore
 //! use std::borrow::Cow::Borrowed;

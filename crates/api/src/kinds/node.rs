@@ -73,7 +73,11 @@ pub static NODE: Kind = Kind::BuiltIn(&Row {
         let changed =
             |path: &[&str]| at(old, path).is_some_and(|v| v != "" && !v.is_null()) && at(old, path) != at(new, path);
         if changed(&["spec", "podCIDR"]) || changed(&["spec", "providerID"]) {
-            causes.push(Cause::forbidden("spec", "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"));
+            causes.push(Cause::forbidden(
+                "spec",
+                "node updates may only change labels, taints, or capacity (or \
+                configSource, if the DynamicKubeletConfig feature gate is enabled)",
+            ));
         }
     },
     ..BASE

@@ -14,7 +14,10 @@ use crate::status::Cause;
 
 /// How long a pod stays on a node that is not ready or not reachable, seconds; admission writes it into every pod.
 pub const EVICTION_SECONDS: i64 = 300;
-const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than \
+    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
+    additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+    previously negative)";
 
 /// The row of Pod.
 pub static POD: Kind = Kind::BuiltIn(&Row {
@@ -83,8 +86,8 @@ fn fields(pod: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What upstream's admission plugins write into every new pod: the service account, and the tolerations that keep it for
-/// five minutes on a node that is lost. To be called after the defaults, on create only.
+/// What upstream's admission plugins write into every new pod: the service account, and the tolerations that keep it
+/// for five minutes on a node that is lost. To be called after the defaults, on create only.
 pub fn admit(pod: &mut Value) {
     let Some(spec) = made(pod, "spec") else { return };
     if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("").is_empty() {

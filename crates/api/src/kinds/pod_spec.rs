@@ -213,20 +213,26 @@ mod tests {
     fn a_spec_gets_upstreams_defaults_and_keeps_unknown_fields() {
         let mut spec = json!({
             "new": 1, "serviceAccount": "x",
-            "containers": [{ "name": "a", "image": "a:1", "ports": [{ "containerPort": 80 }], "resources": { "limits": { "cpu": 0.5 } },
+            "containers": [{ "name": "a", "image": "a:1", "ports": [{ "containerPort": 80 }],
+                "resources": { "limits": { "cpu": 0.5 } },
                 "livenessProbe": { "httpGet": { "port": 80 }, "periodSeconds": 0 } }],
-            "volumes": [{ "name": "e" }, { "name": "c", "configMap": { "name": "c" } }, { "name": "h", "hostPath": { "path": "/" } }],
+            "volumes": [{ "name": "e" }, { "name": "c", "configMap": { "name": "c" } },
+                { "name": "h", "hostPath": { "path": "/" } }],
         });
         defaults(&mut spec);
         let expected = json!({
-            "new": 1, "serviceAccount": "x", "serviceAccountName": "x", "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+            "new": 1, "serviceAccount": "x", "serviceAccountName": "x", "restartPolicy": "Always",
+                "dnsPolicy": "ClusterFirst",
             "terminationGracePeriodSeconds": 30, "schedulerName": "default-scheduler", "securityContext": {},
             "containers": [{ "name": "a", "image": "a:1", "ports": [{ "containerPort": 80, "protocol": "TCP" }],
-                "imagePullPolicy": "IfNotPresent", "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                "imagePullPolicy": "IfNotPresent", "terminationMessagePath": "/dev/termination-log",
+                    "terminationMessagePolicy": "File",
                 "resources": { "limits": { "cpu": "500m" } },
-                "livenessProbe": { "httpGet": { "port": 80, "path": "/", "scheme": "HTTP" }, "timeoutSeconds": 1, "periodSeconds": 10,
+                "livenessProbe": { "httpGet": { "port": 80, "path": "/", "scheme": "HTTP" }, "timeoutSeconds": 1,
+                    "periodSeconds": 10,
                     "successThreshold": 1, "failureThreshold": 3 } }],
-            "volumes": [{ "name": "e", "emptyDir": {} }, { "name": "c", "configMap": { "name": "c", "defaultMode": 420 } },
+            "volumes": [{ "name": "e", "emptyDir": {} }, { "name": "c",
+                "configMap": { "name": "c", "defaultMode": 420 } },
                 { "name": "h", "hostPath": { "path": "/", "type": "" } }],
         });
         assert_eq!(spec, expected);

@@ -125,7 +125,8 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
     validate_users(spec, causes);
 }
 
-/// A user namespace of the pod's own goes with no other namespace of the host's, and all of /proc goes with nothing else.
+/// A user namespace of the pod's own goes with no other namespace of the host's, and all of /proc goes with nothing
+/// else.
 fn validate_users(spec: &Field, causes: &mut Vec<Cause>) {
     if spec.get("hostUsers").value == &Value::Bool(false) {
         for field in ["hostNetwork", "hostPID", "hostIPC"].map(|field| spec.get(field)) {
@@ -266,10 +267,9 @@ mod tests {
         );
         assert_eq!(
             refused(json!({ "containers": unmasked })),
-            [
-                "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to \
-              use `Unmasked`"
-            ]
+            ["spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false \
+                    to \
+              use `Unmasked`"]
         );
     }
 }

@@ -1,7 +1,8 @@
-//! What of a ValidatingAdmissionPolicy's expressions does not fit the types of the resources that it is about: warnings in
-//! its status, which change nothing of what the policy does.
+//! What of a ValidatingAdmissionPolicy's expressions does not fit the types of the resources that it is about: warnings
+//! in its status, which change nothing of what the policy does.
 //!
-//! Differs: the types of custom resources, of `request` and of `namespaceObject` are not looked at, nor those of parameters.
+//! Differs: the types of custom resources, of `request` and of `namespaceObject` are not looked at, nor those of
+//! parameters.
 
 use std::collections::BTreeMap;
 
@@ -106,7 +107,8 @@ mod tests {
         };
         let rules: Vec<Value> = expressions.iter().map(|expression| json!({ "expression": expression })).collect();
         json!({ "spec": { "matchConstraints": { "resourceRules": [{ "apiGroups": [group], "apiVersions": [version],
-            "operations": ["*"], "resources": [plural] }] }, "variables": [{ "name": "n", "expression": "object.spec.replicas" }],
+            "operations": ["*"], "resources": [plural] }] }, "variables": [{ "name": "n",
+                "expression": "object.spec.replicas" }],
             "validations": rules } })
     }
 
@@ -127,7 +129,8 @@ mod tests {
         );
         assert_eq!(
             shown[0].1,
-            "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'\n | object.spec.replicas > '1'\n | .....................^\n"
+            "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, \
+                string)'\n | object.spec.replicas > '1'\n | .....................^\n"
         );
         assert!(shown[1].1.contains("undefined field 'wrong'"), "{}", shown[1].1);
         let fine = [

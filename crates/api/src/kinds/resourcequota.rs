@@ -30,7 +30,9 @@ const COMPUTE: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", 
 const OTHER: [&str; 4] =
     ["ephemeral-storage", "requests.ephemeral-storage", "limits.ephemeral-storage", "requests.storage"];
 
-const EXISTS_ONLY: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+const EXISTS_ONLY: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+    ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or \
+    ResourceQuotaScopeCrossNamespacePodAffinity";
 
 /// The row of ResourceQuota.
 pub static RESOURCE_QUOTA: Kind = Kind::BuiltIn(&Row {

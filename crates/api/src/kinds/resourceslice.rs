@@ -126,7 +126,13 @@ fn validate_device(device: &Field, causes: &mut Vec<Cause>) {
         let wrong = domain.map(names::subdomain).unwrap_or_default();
         causes.extend(wrong.iter().map(|wrong| Cause::invalid(&value.path, domain.unwrap_or(""), wrong)));
         if !device_rules::is_identifier(id) {
-            causes.push(Cause::invalid(&value.path, id, "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')"));
+            causes.push(Cause::invalid(
+                &value.path,
+                id,
+                "a valid C identifier must start with alphabetic character or \
+                '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
+                'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+            ));
         }
     }
     for (_, attribute) in attributes.entries() {

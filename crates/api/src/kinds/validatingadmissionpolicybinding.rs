@@ -82,7 +82,8 @@ fn validate_actions(actions: &Field, causes: &mut Vec<Cause>) {
         }
     }
     if seen.contains("Deny") && seen.contains("Warn") {
-        let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API \
+            response and headers serves no purpose)";
         causes.push(actions.invalid(why));
     }
     if seen.is_empty() {

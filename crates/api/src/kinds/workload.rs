@@ -73,7 +73,10 @@ pub fn validate_share(share: &Field, causes: &mut Vec<Cause>) {
     match share.value {
         Value::Number(_) => share.not_negative(causes),
         Value::String(text) if int_or_string::percent(text).is_none() => {
-            causes.push(share.invalid("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"));
+            causes.push(share.invalid(
+                "a valid percent string must be a numeric string followed by an ending '%' \
+                (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+            ));
         }
         _ => {}
     }

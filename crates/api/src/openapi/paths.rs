@@ -26,12 +26,14 @@ pub(super) fn paths(kinds: &[&Kind], version: Version) -> Map<String, Value> {
             paths.insert(every, json!({ "get": operation("list", &[]) }));
         }
         let item = json!({
-            "get": operation("get", &[]), "put": operation("put", WRITE_PARAMETERS), "delete": operation("delete", &["dryRun"]),
+            "get": operation("get", &[]), "put": operation("put", WRITE_PARAMETERS),
+                "delete": operation("delete", &["dryRun"]),
             "patch": operation("patch", &["dryRun", "fieldManager", "fieldValidation", "force"]),
         });
         paths.insert(format!("{collection}/{{name}}"), item);
         let list = json!({
-            "get": operation("list", &[]), "post": operation("post", WRITE_PARAMETERS), "delete": operation("deletecollection", &["dryRun"]),
+            "get": operation("list", &[]), "post": operation("post", WRITE_PARAMETERS),
+                "delete": operation("deletecollection", &["dryRun"]),
         });
         paths.insert(collection, list);
     }

@@ -14,23 +14,30 @@ fn smp(spec: Value, patch: Value) -> Result<Value, Status> {
 #[test]
 fn strategic_merge_by_key() {
     let containers = json!({ "containers": [
-        { "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }, { "name": "b", "image": "b:1" } ] });
+        { "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] },
+            { "name": "b", "image": "b:1" } ] });
     let table = [
         (
             json!({ "containers": [{ "name": "b", "image": "b:2" }] }),
-            json!([{ "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }, { "name": "b", "image": "b:2" }]),
+            json!([{ "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] },
+                { "name": "b", "image": "b:2" }]),
         ),
         (
-            json!({ "containers": [{ "name": "a", "args": ["y"], "image": null, "ports": [{ "containerPort": 80, "name": "http" }, { "containerPort": 81 }] }, { "name": "b", "$patch": "delete" }] }),
-            json!([{ "name": "a", "args": ["y"], "ports": [{ "containerPort": 80, "name": "http" }, { "containerPort": 81 }] }]),
+            json!({ "containers": [{ "name": "a", "args": ["y"], "image": null,
+                "ports": [{ "containerPort": 80, "name": "http" }, { "containerPort": 81 }] },
+                { "name": "b", "$patch": "delete" }] }),
+            json!([{ "name": "a", "args": ["y"], "ports": [{ "containerPort": 80, "name": "http" },
+                { "containerPort": 81 }] }]),
         ),
         (
             json!({ "containers": [{ "$patch": "replace" }, { "name": "c", "image": "c", "tty": null }] }),
             json!([{ "name": "c", "image": "c" }]),
         ),
         (
-            json!({ "$setElementOrder/containers": [{ "name": "b" }, { "name": "c" }, { "name": "a" }], "containers": [{ "name": "c" }] }),
-            json!([{ "name": "b", "image": "b:1" }, { "name": "c" }, { "name": "a", "image": "a:1", "args": ["x"], "ports": [{ "containerPort": 80 }] }]),
+            json!({ "$setElementOrder/containers": [{ "name": "b" }, { "name": "c" }, { "name": "a" }],
+                "containers": [{ "name": "c" }] }),
+            json!([{ "name": "b", "image": "b:1" }, { "name": "c" }, { "name": "a", "image": "a:1", "args": ["x"],
+                "ports": [{ "containerPort": 80 }] }]),
         ),
     ];
     for (patch, expected) in &table {
@@ -47,7 +54,8 @@ fn strategic_retain_keys_and_set_order_and_primitives() {
         { "$retainKeys": ["name", "configMap"], "name": "v", "configMap": { "name": "c" } } ] });
     assert_eq!(
         smp(volumes.clone(), patch).expect("merges"),
-        json!({ "volumes": [{ "name": "v", "configMap": { "name": "c" } }, { "name": "w", "hostPath": { "path": "/x" } }] })
+        json!({ "volumes": [{ "name": "v", "configMap": { "name": "c" } },
+            { "name": "w", "hostPath": { "path": "/x" } }] })
     );
     // A new item carries directives too; none of them may be stored.
     let patch = json!({ "volumes": [{ "$retainKeys": ["name", "emptyDir"], "name": "n", "emptyDir": {} }] });
@@ -234,11 +242,13 @@ fn directives_in_odd_positions_are_refused_or_left_out() {
         (json!({ "metadata": [{ "$patch": null }] }), json!({ "metadata": [] })),
         (json!({ "metadata": [[{ "$patch": "x" }], "a"] }), json!({ "metadata": [[], "a"] })),
         (
-            json!({ "spec": { "tolerations": [{ "key": "b", "$retainKeys": ["key"] }, { "key": "c", "$patch": "delete" }] } }),
+            json!({ "spec": { "tolerations": [{ "key": "b", "$retainKeys": ["key"] },
+                { "key": "c", "$patch": "delete" }] } }),
             json!({ "spec": { "tolerations": [{ "key": "b" }] } }),
         ),
         (
-            json!({ "spec": { "x": [{ "y": { "$setElementOrder/z": [], "$deleteFromPrimitiveList/z": [], "k": 1 } }] } }),
+            json!({ "spec": { "x": [{ "y": { "$setElementOrder/z": [], "$deleteFromPrimitiveList/z": [],
+                "k": 1 } }] } }),
             json!({ "spec": { "x": [{ "y": { "k": 1 } }] } }),
         ),
         (json!({ "metadata": { "finalizers": [[{ "$patch": 1 }]] } }), json!({ "metadata": { "finalizers": [[]] } })),
@@ -275,7 +285,8 @@ proptest! {
     #[test]
     fn a_strategic_patch_of_an_object_onto_nothing_is_the_object(mut object in any_json()) {
         if decode(&kinds::POD, &mut object, FieldValidation::Ignore).is_ok()
-            && let Ok(patched) = apply_patch(&kinds::POD, PatchType::Strategic, &json!({}), object.to_string().as_bytes())
+            && let Ok(patched) = apply_patch(&kinds::POD, PatchType::Strategic, &json!({}),
+                object.to_string().as_bytes())
         {
             let again = apply_patch(&kinds::POD, PatchType::Strategic, &patched, object.to_string().as_bytes());
             prop_assert_eq!(again, Ok(patched));

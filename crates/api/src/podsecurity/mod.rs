@@ -1,7 +1,7 @@
 //! The pod security standards: which pods a namespace takes, by its labels.
 //!
-//! `pod-security.kubernetes.io/{enforce,audit,warn}` name a level, with `-version` the version of its checks. A policy is
-//! judged on plain JSON; names, order and words of the checks are upstream's.
+//! `pod-security.kubernetes.io/{enforce,audit,warn}` name a level, with `-version` the version of its checks. A policy
+//! is judged on plain JSON; names, order and words of the checks are upstream's.
 
 mod baseline;
 mod restricted;
@@ -263,9 +263,8 @@ mod tests {
     #[test]
     fn labels_are_read_as_upstream_reads_them() {
         let of = |labels: Value| Policy::of(&json!({ "metadata": { "labels": labels } }));
-        let (policy, causes) = of(
-            json!({ "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.30" }),
-        );
+        let (policy, causes) = of(json!({ "pod-security.kubernetes.io/enforce": "baseline",
+                "pod-security.kubernetes.io/enforce-version": "v1.30" }));
         assert_eq!(
             (policy.enforce.to_string(), policy.warn.to_string(), causes.len()),
             ("baseline:v1.30".into(), "baseline:v1.30".into(), 0)
@@ -290,7 +289,8 @@ mod tests {
         let table = [
             (json!({ "hostNetwork": true, "hostPID": true }), "host namespaces (hostNetwork=true, hostPID=true)"),
             (
-                json!({ "volumes": [{ "name": "a", "hostPath": { "path": "/" } }, { "name": "b", "hostPath": { "path": "/" } }] }),
+                json!({ "volumes": [{ "name": "a", "hostPath": { "path": "/" } },
+                    { "name": "b", "hostPath": { "path": "/" } }] }),
                 r#"hostPath volumes (volumes "a", "b")"#,
             ),
             (
@@ -330,7 +330,8 @@ mod tests {
                 "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)",
             ),
             (
-                json!({ "securityContext": { "sysctls": [{ "name": "kernel.msgmax" }, { "name": "net.ipv4.tcp_rmem" }] } }),
+                json!({ "securityContext": { "sysctls": [{ "name": "kernel.msgmax" },
+                    { "name": "net.ipv4.tcp_rmem" }] } }),
                 "forbidden sysctls (kernel.msgmax)",
             ),
         ];
@@ -347,8 +348,10 @@ mod tests {
         assert_eq!(said(Level::Restricted, json!({})), wanted);
         let good = json!({
             "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
-            "containers": [{ "name": "c", "image": "i", "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] } } }],
-            "volumes": [{ "name": "a", "emptyDir": {} }, { "name": "b", "persistentVolumeClaim": { "claimName": "x" } }],
+            "containers": [{ "name": "c", "image": "i", "securityContext": { "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] } } }],
+            "volumes": [{ "name": "a", "emptyDir": {} }, { "name": "b",
+                "persistentVolumeClaim": { "claimName": "x" } }],
         });
         assert_eq!(said(Level::Restricted, good.clone()), "");
         let mut root = good.clone();

@@ -66,7 +66,8 @@ fn read_as(type_name: &str, api_version: &str, kind: &str, raw: &[u8]) -> Result
     let at = At { depth: 0, budget: &Budget::default() };
     fields(&message, structure_of(type_name), raw, &mut object, at).ok_or_else(|| {
         Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged, or it has too many parts"
+            "the object provided is unrecognized (must be of type {kind}): the protobuf message is damaged, or it has \
+                too many parts"
         ))
     })?;
     object.insert("apiVersion".to_owned(), api_version.into());

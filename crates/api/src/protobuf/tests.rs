@@ -229,7 +229,8 @@ fn what_json_says_in_two_ways_is_kept() {
         "type": "object", "additionalProperties": false, "minimum": 0, "maximum": 1.5, "default": null,
         "items": { "type": "string" }, "enum": ["a", 1, { "b": [] }],
         "properties": {
-            "a": { "additionalProperties": { "type": "integer", "x-kubernetes-int-or-string": true }, "nullable": true },
+            "a": { "additionalProperties": { "type": "integer", "x-kubernetes-int-or-string": true },
+                "nullable": true },
             "b": { "items": [{ "type": "string" }, { "type": "number" }], "$ref": "#/x", "$schema": "s" },
         },
         "dependencies": { "x": ["a", "b"], "y": { "type": "null" } },

@@ -1,7 +1,7 @@
 //! Objects as protobuf, out of their JSON.
 //!
-//! What JSON leaves out is left out here too, although Go writes the zero of what is no pointer: whoever reads a message
-//! has the zero anyway.
+//! What JSON leaves out is left out here too, although Go writes the zero of what is no pointer: whoever reads a
+//! message has the zero anyway.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -117,8 +117,8 @@ fn envelope(api_version: &str, kind: &str) -> Vec<u8> {
     out
 }
 
-/// A JSON object's fields in the order of their numbers. `None` for a value that its field cannot have; what the message
-/// has no field for is left out.
+/// A JSON object's fields in the order of their numbers. `None` for a value that its field cannot have; what the
+/// message has no field for is left out.
 fn fields(
     message: &str,
     this: Option<&'static Struct>,

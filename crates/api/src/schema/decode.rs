@@ -58,8 +58,8 @@ pub fn decode_yaml(kind: &Kind, body: &[u8], validation: FieldValidation) -> Res
     Ok((object, judge(kind, found, validation)?))
 }
 
-/// Reads the configuration of a server-side apply, YAML or JSON. What is empty in it stays: its manager says that it is to
-/// be empty, and owns that. Returns what is unknown or stands twice, too.
+/// Reads the configuration of a server-side apply, YAML or JSON. What is empty in it stays: its manager says that it is
+/// to be empty, and owns that. Returns what is unknown or stands twice, too.
 pub fn decode_config(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     // Most clients send JSON, which is YAML too and is read faster as what it is.
     let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
@@ -83,7 +83,8 @@ fn parse_json(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
     let parsed = parse::parse(body).map_err(|error| {
         let what = if kind.kind.is_empty() { "an object" } else { &kind.kind };
         Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {what}): couldn't get version/kind; json parse error: {error}"
+            "the object provided is unrecognized (must be of type {what}): couldn't get version/kind; json parse \
+                error: {error}"
         ))
     })?;
     Ok((parsed.value, parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect()))
@@ -189,7 +190,8 @@ fn type_meta(kind: &Kind, object: &mut Value) -> Result<(), Status> {
         given if given == kind.kind => {}
         given => {
             return Err(Status::bad_request(format!(
-                "{given} in version {:?} cannot be handled as a {}: converting ({}.{given}) to ({}.{}): unknown conversion",
+                "{given} in version {:?} cannot be handled as a {}: converting ({}.{given}) to ({}.{}): unknown \
+                    conversion",
                 kind.version, kind.kind, kind.version, kind.version, kind.kind
             )));
         }
@@ -433,7 +435,8 @@ mod tests {
     use crate::kinds;
 
     fn sts(spec: Value) -> Value {
-        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web", "creationTimestamp": null }, "spec": spec })
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web",
+            "creationTimestamp": null }, "spec": spec })
     }
 
     #[test]
@@ -463,11 +466,13 @@ mod tests {
             ),
             (
                 json!({ "template": { "spec": { "containers": [{ "env": [{ "name": "A", "value": 1 }] }] } } }),
-                "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string",
+                "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type \
+                    string",
             ),
             (
                 json!({ "template": { "spec": { "containers": {} } } }),
-                "cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+                "cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type \
+                    []v1.Container",
             ),
         ];
         for (spec, why) in table {
@@ -494,8 +499,10 @@ mod tests {
         assert_eq!(warnings, fields);
         assert_eq!(
             object,
-            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" }, "spec": { "replicas": 3,
-                "template": { "spec": { "containers": [{ "name": "a", "resources": { "limits": { "cpu": "2" } } }] } } } })
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "web" },
+                "spec": { "replicas": 3,
+                "template": { "spec": { "containers": [{ "name": "a", "resources": {
+                    "limits": { "cpu": "2" } } }] } } } })
         );
         assert!(decode_bytes(kind, body, FieldValidation::Ignore).is_ok_and(|(_, warnings)| warnings.is_empty()));
         let refused = decode_bytes(kind, body, FieldValidation::Strict).expect_err("strict");
@@ -542,7 +549,8 @@ mod tests {
     #[test]
     fn nulls_ports_bytes_and_times() {
         let mut service = json!({ "metadata": { "name": "a", "creationTimestamp": null, "labels": { "a": null } },
-            "spec": { "ports": [{ "port": 80, "targetPort": "http" }, { "port": 81, "targetPort": 8081 }] }, "status": null });
+            "spec": { "ports": [{ "port": 80, "targetPort": "http" }, { "port": 81, "targetPort": 8081 }] },
+                "status": null });
         assert_eq!(decode(&kinds::SERVICE, &mut service, FieldValidation::Strict), Ok(Vec::new()));
         assert_eq!(service["metadata"], json!({ "name": "a", "labels": { "a": "" } }));
         assert!(service.get("status").is_none());

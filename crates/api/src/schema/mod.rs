@@ -1,8 +1,9 @@
 //! The schemas of all kinds: which fields exist, of what type, and how each is merged.
 //!
 //! [`raw`] has the JSON schemas with their prose (for OpenAPI), [`types`] the compact form that the
-//! request path uses, [`list_keys`] the facts about lists that schemas do not state, `omitted` what is the same empty and not set, [`parse`] reads
-//! JSON text within limits ([`yaml`]: YAML; [`budget`]: what it may come to), and [`decode`] checks an object against its type.
+//! request path uses, [`list_keys`] the facts about lists that schemas do not state, `omitted` what is the same empty
+//! and not set, [`parse`] reads JSON text within limits ([`yaml`]: YAML; [`budget`]: what it may come to), and
+//! [`decode`] checks an object against its type.
 
 pub mod budget;
 pub mod decode;

@@ -1,8 +1,8 @@
 //! The table of fields that are left out where they are empty: the loader of `omitted.txt`.
 //!
-//! Upstream reads an object into Go's structs and writes those: `hostNetwork: false` in a pod template, or `annotations: {}`,
-//! are gone after that, so that who adds one changes nothing (S11). A field that is a pointer there (`replicas: 0`,
-//! `emptyDir: {}`) says something also where it is empty.
+//! Upstream reads an object into Go's structs and writes those: `hostNetwork: false` in a pod template, or
+//! `annotations: {}`, are gone after that, so that who adds one changes nothing (S11). A field that is a pointer there
+//! (`replicas: 0`, `emptyDir: {}`) says something also where it is empty.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -33,8 +33,8 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Takes out of an object what means "not set": nulls, and what is empty where upstream leaves that out. Of a value that
-/// is not of its type everything stays, and so it does in custom resources, where what is empty says something.
+/// Takes out of an object what means "not set": nulls, and what is empty where upstream leaves that out. Of a value
+/// that is not of its type everything stays, and so it does in custom resources, where what is empty says something.
 pub fn drop_empty(kind: &Kind, object: &mut Value) {
     if kind.custom.is_none() {
         drop_in(shape_of_kind(kind), object);

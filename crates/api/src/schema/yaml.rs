@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn manifests_become_json() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {on: 'yes', \"n\": \"1\"}\nspec:\n  \
-            hostNetwork: no\n  containers:\n  - name: c\n    args: [\"-c\", 0x1f, 0644, 1_000, 1.5, 1e3, -7, ~, 1:30]\n    \
+            hostNetwork: no\n  containers:\n  - name: c\n    args: [\"-c\", 0x1f, 0644, 1_000, 1.5, 1e3, -7, ~, \
+                1:30]\n    \
             command: |\n      a\n      b\n";
         let wanted = json!({
             "apiVersion": "v1", "kind": "Pod",

@@ -51,8 +51,8 @@ pub enum Media {
 
 /// The form and the media type that an `Accept` header wants most of those that are served; `None` where none is (406).
 ///
-/// As upstream: what has the highest weight, of that what names most, then what comes first. Tables are no messages, nor
-/// are custom resources (`has_message`), so whoever wants those in protobuf alone gets none.
+/// As upstream: what has the highest weight, of that what names most, then what comes first. Tables are no messages,
+/// nor are custom resources (`has_message`), so whoever wants those in protobuf alone gets none.
 pub fn negotiate(accept: &str, has_message: bool) -> Option<(Representation, Media)> {
     if accept.trim().is_empty() {
         return Some((Representation::Object, Media::Json));
@@ -130,7 +130,8 @@ pub fn table<'a>(
         })
         .collect();
     let columns: Value = if headers { kind.columns.iter().map(column).collect() } else { Value::Null };
-    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows })
+    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns,
+        "rows": rows })
 }
 
 fn column(column: &crate::kinds::Column) -> Value {

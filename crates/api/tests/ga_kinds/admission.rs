@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::{Case, create};
 
 fn rule() -> Value {
-    json!({ "operations": ["CREATE", "UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "scope": "Namespaced" })
+    json!({ "operations": ["CREATE", "UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"],
+        "resources": ["deployments"], "scope": "Namespaced" })
 }
 
 fn hook(patch: Value) -> Value {
@@ -87,7 +88,8 @@ pub fn cases() -> Vec<Case> {
     let mut mutating = policy_spec();
     mutating["mutations"] = json!([{ "patchType": "JSONPatch", "jsonPatch": { "expression": "[]" } }]);
     mutating["reinvocationPolicy"] = json!("Never");
-    let binding = json!({ "policyName": "p", "paramRef": { "name": "l", "namespace": "default", "parameterNotFoundAction": "Deny" },
+    let binding = json!({ "policyName": "p", "paramRef": { "name": "l", "namespace": "default",
+        "parameterNotFoundAction": "Deny" },
         "matchResources": { "namespaceSelector": { "matchLabels": { "a": "b" } } } });
     let spec = |patch: Value| json!({ "spec": patch });
     vec![
@@ -101,12 +103,14 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::MUTATING_WEBHOOK_CONFIGURATION,
-            full: json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({ "reinvocationPolicy": "IfNeeded" }))] }),
+            full: json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({
+                "reinvocationPolicy": "IfNeeded" }))] }),
             row: "m|1",
             empty: &[],
             invalid: webhook_errors()
                 .into_iter()
-                .chain([(hooks(json!({ "reinvocationPolicy": "Often" })), r#"webhooks[0].reinvocationPolicy: Unsupported value: "Often": supported values: "IfNeeded", "Never""#)])
+                .chain([(hooks(json!({ "reinvocationPolicy": "Often" })),
+                    r#"webhooks[0].reinvocationPolicy: Unsupported value: "Often": supported values: "IfNeeded", "Never""#)])
                 .collect(),
             frozen: vec![],
         },
@@ -114,25 +118,34 @@ pub fn cases() -> Vec<Case> {
             kind: &kinds::VALIDATING_ADMISSION_POLICY,
             full: json!({ "metadata": { "name": "p" }, "spec": validating }),
             row: "p|1|rules.example.com/v1/Limit",
-            empty: &["spec.matchConstraints: Required value", "spec.validations: Required value: validations or auditAnnotations must contain at least one item"],
+            empty: &["spec.matchConstraints: Required value", "spec.validations: Required value: validations or \
+                auditAnnotations must contain at least one item"],
             invalid: vec![
-                (spec(json!({ "validations": [{ "expression": " " }] })), "spec.validations[0].expression: Required value: expression is not specified"),
-                (spec(json!({ "validations": [{ "expression": "true", "message": "a\nb" }] })), "message must not contain line breaks"),
-                (spec(json!({ "variables": [{ "name": "in", "expression": "1" }] })), r#"spec.variables[0].name: Invalid value: "in": name is not a valid CEL identifier"#),
+                (spec(json!({ "validations": [{ "expression": " " }] })),
+                    "spec.validations[0].expression: Required value: expression is not specified"),
+                (spec(json!({ "validations": [{ "expression": "true", "message": "a\nb" }] })),
+                    "message must not contain line breaks"),
+                (spec(json!({ "variables": [{ "name": "in", "expression": "1" }] })),
+                    r#"spec.variables[0].name: Invalid value: "in": name is not a valid CEL identifier"#),
                 (spec(json!({ "paramKind": { "apiVersion": "a/b/c" } })), "unexpected GroupVersion string: a/b/c"),
-                (spec(json!({ "matchConstraints": { "resourceRules": null } })), "spec.matchConstraints.resourceRules: Required value"),
+                (spec(json!({ "matchConstraints": { "resourceRules": null } })),
+                    "spec.matchConstraints.resourceRules: Required value"),
             ],
             frozen: vec![],
         },
         Case {
             kind: &kinds::VALIDATING_ADMISSION_POLICY_BINDING,
-            full: json!({ "metadata": { "name": "b" }, "spec": super::with(&binding, &json!({ "validationActions": ["Deny", "Audit"] })) }),
+            full: json!({ "metadata": { "name": "b" }, "spec": super::with(&binding,
+                &json!({ "validationActions": ["Deny", "Audit"] })) }),
             row: "b|p|default/l",
-            empty: &["spec.policyName: Required value", "spec.validationActions: Required value: at least one validation action is required"],
+            empty: &["spec.policyName: Required value", "spec.validationActions: Required value: at least one \
+                validation action is required"],
             invalid: vec![
                 (spec(json!({ "validationActions": ["Deny", "Warn"] })), "must not contain both Deny and Warn"),
-                (spec(json!({ "paramRef": { "selector": {} } })), "spec.paramRef.name: Forbidden: name and selector are mutually exclusive"),
-                (spec(json!({ "paramRef": { "parameterNotFoundAction": null } })), "spec.paramRef.parameterNotFoundAction: Required value"),
+                (spec(json!({ "paramRef": { "selector": {} } })), "spec.paramRef.name: Forbidden: name and selector \
+                    are mutually exclusive"),
+                (spec(json!({ "paramRef": { "parameterNotFoundAction": null } })),
+                    "spec.paramRef.parameterNotFoundAction: Required value"),
             ],
             frozen: vec![],
         },
@@ -140,8 +153,11 @@ pub fn cases() -> Vec<Case> {
             kind: &kinds::MUTATING_ADMISSION_POLICY,
             full: json!({ "metadata": { "name": "p" }, "spec": mutating }),
             row: "p|1|rules.example.com/v1/Limit",
-            empty: &["spec.mutations: Required value: mutations must contain at least one item", "spec.reinvocationPolicy: Required value"],
-            invalid: vec![(spec(json!({ "mutations": [{ "patchType": "ApplyConfiguration" }] })), "spec.mutations[0].applyConfiguration: Required value: must be specified when patchType is ApplyConfiguration")],
+            empty: &["spec.mutations: Required value: mutations must contain at least one item",
+                "spec.reinvocationPolicy: Required value"],
+            invalid: vec![(spec(json!({ "mutations": [{ "patchType": "ApplyConfiguration" }] })),
+                "spec.mutations[0].applyConfiguration: Required value: must be specified when patchType is \
+                ApplyConfiguration")],
             frozen: vec![],
         },
         Case {
@@ -154,15 +170,22 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::API_SERVICE,
-            full: json!({ "metadata": { "name": "v1beta1.metrics.k8s.io" }, "spec": { "group": "metrics.k8s.io", "version": "v1beta1",
-                "service": { "name": "metrics", "namespace": "kube-system" }, "groupPriorityMinimum": 100, "versionPriority": 100, "insecureSkipTLSVerify": true },
-                "status": { "conditions": [{ "type": "Available", "status": "False", "reason": "MissingEndpoints" }] } }),
+            full: json!({ "metadata": { "name": "v1beta1.metrics.k8s.io" },
+                "spec": { "group": "metrics.k8s.io", "version": "v1beta1",
+                "service": { "name": "metrics", "namespace": "kube-system" }, "groupPriorityMinimum": 100,
+                    "versionPriority": 100, "insecureSkipTLSVerify": true },
+                "status": { "conditions": [{ "type": "Available", "status": "False",
+                    "reason": "MissingEndpoints" }] } }),
             row: "v1beta1.metrics.k8s.io|kube-system/metrics|False (MissingEndpoints)",
-            empty: &[r#"metadata.name: Invalid value: "e": must be `spec.version+".""#, "only v1 may have an empty group and it better be legacy kube"],
+            empty: &[r#"metadata.name: Invalid value: "e": must be `spec.version+".""#,
+                "only v1 may have an empty group and it better be legacy kube"],
             invalid: vec![
-                (spec(json!({ "service": null })), "spec.insecureSkipTLSVerify: Invalid value: true: local APIServices may not have insecureSkipTLSVerify"),
-                (spec(json!({ "caBundle": "eA==" })), "spec.insecureSkipTLSVerify: Invalid value: true: may not be true if caBundle is present"),
-                (spec(json!({ "versionPriority": 0 })), "spec.versionPriority: Invalid value: 0: must be positive and less than 1000"),
+                (spec(json!({ "service": null })), "spec.insecureSkipTLSVerify: Invalid value: true: local \
+                    APIServices may not have insecureSkipTLSVerify"),
+                (spec(json!({ "caBundle": "eA==" })), "spec.insecureSkipTLSVerify: Invalid value: true: may not be \
+                    true if caBundle is present"),
+                (spec(json!({ "versionPriority": 0 })), "spec.versionPriority: Invalid value: 0: must be positive and \
+                    less than 1000"),
             ],
             frozen: vec![],
         },
@@ -173,7 +196,8 @@ pub fn cases() -> Vec<Case> {
 fn a_webhook_is_given_upstreams_defaults() {
     let made = create(
         &kinds::MUTATING_WEBHOOK_CONFIGURATION,
-        &json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({ "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"] }] }))] }),
+        &json!({ "metadata": { "name": "m" }, "webhooks": [hook(json!({
+            "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"] }] }))] }),
     );
     let hook = made.expect("accepted")["webhooks"][0].clone();
     let given =
@@ -185,7 +209,8 @@ fn a_webhook_is_given_upstreams_defaults() {
 
 #[test]
 fn a_local_api_service_is_available_at_once() {
-    let local = json!({ "metadata": { "name": "v1.apps" }, "spec": { "group": "apps", "version": "v1", "groupPriorityMinimum": 17800, "versionPriority": 15 } });
+    let local = json!({ "metadata": { "name": "v1.apps" }, "spec": { "group": "apps", "version": "v1",
+        "groupPriorityMinimum": 17800, "versionPriority": 15 } });
     let made = create(&kinds::API_SERVICE, &local).expect("accepted");
     assert_eq!(super::cells(&kinds::API_SERVICE, &made), "v1.apps|Local|True");
 }

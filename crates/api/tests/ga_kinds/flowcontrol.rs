@@ -7,10 +7,12 @@ use super::Case;
 
 fn schema() -> Value {
     json!({ "metadata": { "name": "s" }, "spec": {
-        "priorityLevelConfiguration": { "name": "high" }, "matchingPrecedence": 500, "distinguisherMethod": { "type": "ByUser" },
+        "priorityLevelConfiguration": { "name": "high" }, "matchingPrecedence": 500,
+            "distinguisherMethod": { "type": "ByUser" },
         "rules": [{
             "subjects": [{ "kind": "ServiceAccount", "serviceAccount": { "name": "*", "namespace": "default" } }],
-            "resourceRules": [{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["default"] }],
+            "resourceRules": [{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"],
+                "namespaces": ["default"] }],
             "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["/healthz", "/livez/*"] }],
         }],
     }, "status": { "conditions": [{ "type": "Dangling", "status": "False" }] } })
@@ -21,7 +23,8 @@ fn rule(patch: Value) -> Value {
 }
 
 fn level() -> Value {
-    json!({ "metadata": { "name": "high" }, "spec": { "type": "Limited", "limited": { "nominalConcurrencyShares": 20, "lendablePercent": 10, "borrowingLimitPercent": 5,
+    json!({ "metadata": { "name": "high" }, "spec": { "type": "Limited",
+        "limited": { "nominalConcurrencyShares": 20, "lendablePercent": 10, "borrowingLimitPercent": 5,
         "limitResponse": { "type": "Queue", "queuing": { "queues": 64, "handSize": 6, "queueLengthLimit": 50 } } } } })
 }
 
@@ -52,9 +55,8 @@ pub fn cases() -> Vec<Case> {
                     "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'",
                 ),
                 (
-                    rule(
-                        json!({ "resourceRules": [{ "verbs": ["dance"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true }] }),
-                    ),
+                    rule(json!({ "resourceRules": [{ "verbs": ["dance"], "apiGroups": ["*"], "resources": ["*"],
+                            "clusterScope": true }] })),
                     "spec.rules[0].resourceRules[0].verbs: Unsupported value: [\"dance\"]",
                 ),
                 (
@@ -72,7 +74,8 @@ pub fn cases() -> Vec<Case> {
             invalid: vec![
                 (
                     queuing(json!({ "handSize": 65 })),
-                    "spec.limited.limitResponse.queuing.handSize: Invalid value: 65: should not be greater than queues (64)",
+                    "spec.limited.limitResponse.queuing.handSize: Invalid value: 65: should not be greater than \
+                        queues (64)",
                 ),
                 (
                     queuing(json!({ "handSize": 20 })),
@@ -80,7 +83,8 @@ pub fn cases() -> Vec<Case> {
                 ),
                 (
                     json!({ "spec": { "limited": { "limitResponse": { "type": "Reject" } } } }),
-                    "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited",
+                    "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not \
+                        Limited",
                 ),
                 (json!({ "spec": { "type": "Exempt" } }), "type must be 'Exempt' if and only if name is 'exempt'"),
                 (json!({ "spec": { "limited": { "lendablePercent": 101 } } }), "must be between 0 and 100, inclusive"),
@@ -89,7 +93,8 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::STORAGE_VERSION_MIGRATION,
-            full: json!({ "metadata": { "name": "m" }, "spec": { "resource": { "group": "apps", "resource": "deployments" } } }),
+            full: json!({ "metadata": { "name": "m" }, "spec": { "resource": { "group": "apps",
+                "resource": "deployments" } } }),
             row: "m|deployments.apps",
             empty: &["spec.resource.resource: Required value"],
             invalid: vec![],

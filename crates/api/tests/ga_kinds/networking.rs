@@ -13,7 +13,8 @@ fn ingress() -> Value {
             "defaultBackend": { "resource": { "apiGroup": "example.com", "kind": "Bucket", "name": "b" } },
             "tls": [{ "hosts": ["a.example.com", "*.example.com"], "secretName": "tls" }],
             "rules": [{ "host": "a.example.com", "http": { "paths": [{
-                "path": "/", "pathType": "Prefix", "backend": { "service": { "name": "web", "port": { "name": "http" } } },
+                "path": "/", "pathType": "Prefix", "backend": { "service": { "name": "web",
+                    "port": { "name": "http" } } },
             }] } }],
         },
         "status": { "loadBalancer": { "ingress": [{ "ip": "10.0.0.2" }, { "hostname": "lb" }] } },
@@ -21,7 +22,8 @@ fn ingress() -> Value {
 }
 
 fn path(patch: Value) -> Value {
-    let mut path = json!({ "path": "/", "pathType": "Prefix", "backend": { "service": { "name": "web", "port": { "number": 80 } } } });
+    let mut path = json!({ "path": "/", "pathType": "Prefix", "backend": {
+        "service": { "name": "web", "port": { "number": 80 } } } });
     path = super::with(&path, &patch);
     json!({ "spec": { "rules": [{ "http": { "paths": [path] } }] } })
 }
@@ -33,10 +35,12 @@ fn policy() -> Value {
             "podSelector": { "matchLabels": { "app": "web" } },
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{
-                "from": [{ "ipBlock": { "cidr": "172.17.0.0/16", "except": ["172.17.1.0/24"] } }, { "podSelector": {} }],
+                "from": [{ "ipBlock": { "cidr": "172.17.0.0/16", "except": ["172.17.1.0/24"] } },
+                    { "podSelector": {} }],
                 "ports": [{ "protocol": "TCP", "port": 6379 }, { "port": 32000, "endPort": 32768, "protocol": "UDP" }],
             }],
-            "egress": [{ "to": [{ "namespaceSelector": {}, "podSelector": {} }], "ports": [{ "port": "dns", "protocol": "UDP" }] }],
+            "egress": [{ "to": [{ "namespaceSelector": {}, "podSelector": {} }],
+                "ports": [{ "port": "dns", "protocol": "UDP" }] }],
         },
     })
 }
@@ -50,7 +54,8 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case {
         kind: &kinds::INGRESS_CLASS,
         full: json!({ "metadata": { "name": "nginx" }, "spec": { "controller": "k8s.io/ingress-nginx",
-            "parameters": { "apiGroup": "k8s.example.net", "kind": "IngressParameters", "name": "external", "scope": "Namespace", "namespace": "x" } } }),
+            "parameters": { "apiGroup": "k8s.example.net", "kind": "IngressParameters", "name": "external",
+                "scope": "Namespace", "namespace": "x" } } }),
         row: "nginx|k8s.io/ingress-nginx|IngressParameters.k8s.example.net/external",
         empty: &["spec.controller: Required value"],
         invalid: vec![
@@ -58,20 +63,33 @@ pub fn cases() -> Vec<Case> {
                 json!({ "spec": { "controller": "nginx" } }),
                 r#"spec.controller: Invalid value: "nginx": must be a domain-prefixed path (such as "acme.io/foo")"#,
             ),
-            (json!({ "spec": { "parameters": { "scope": "Cluster" } } }), "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'"),
-            (json!({ "spec": { "parameters": { "namespace": null } } }), "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"),
+            (
+                json!({ "spec": { "parameters": { "scope": "Cluster" } } }),
+                "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'",
+            ),
+            (
+                json!({ "spec": { "parameters": { "namespace": null } } }),
+                "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'",
+            ),
         ],
-        frozen: vec![(json!({ "spec": { "controller": "example.com/other" } }), r#"spec.controller: Invalid value: "example.com/other": field is immutable"#)],
+        frozen: vec![(
+            json!({ "spec": { "controller": "example.com/other" } }),
+            r#"spec.controller: Invalid value: "example.com/other": field is immutable"#,
+        )],
     });
     cases.push(Case {
         kind: &kinds::IP_ADDRESS,
-        full: json!({ "metadata": { "name": "10.96.0.7" }, "spec": { "parentRef": { "group": "apps", "resource": "things", "namespace": "default", "name": "s" } } }),
+        full: json!({ "metadata": { "name": "10.96.0.7" }, "spec": { "parentRef": { "group": "apps",
+            "resource": "things", "namespace": "default", "name": "s" } } }),
         row: "10.96.0.7|things.apps/default/s",
         empty: &[
             r#"metadata.name: Invalid value: "e": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#,
             "spec.parentRef: Required value",
         ],
-        invalid: vec![(json!({ "metadata": { "name": "::0" } }), r#"metadata.name: Invalid value: "::0": must be in canonical form ("::")"#)],
+        invalid: vec![(
+            json!({ "metadata": { "name": "::0" } }),
+            r#"metadata.name: Invalid value: "::0": must be in canonical form ("::")"#,
+        )],
         frozen: vec![(json!({ "spec": { "parentRef": { "name": "t" } } }), "spec.parentRef: Invalid value")],
     });
     cases.push(Case {
@@ -132,7 +150,8 @@ fn ingress_case() -> Case {
             ),
             (
                 json!({ "metadata": { "annotations": { "kubernetes.io/ingress.class": "traefik" } } }),
-                "annotations.kubernetes.io/ingress.class: Invalid value: \"traefik\": must match `ingressClassName` when both are specified",
+                "annotations.kubernetes.io/ingress.class: Invalid value: \"traefik\": must match `ingressClassName` \
+                    when both are specified",
             ),
         ],
         frozen: vec![],

@@ -8,8 +8,11 @@ use super::{Case, create};
 fn devices() -> Value {
     json!({ "devices": {
         "requests": [
-            { "name": "gpu", "exactly": { "deviceClassName": "gpu.example.com", "selectors": [{ "cel": { "expression": "true" } }], "tolerations": [{ "key": "a", "operator": "Exists" }] } },
-            { "name": "net", "firstAvailable": [{ "name": "fast", "deviceClassName": "net.example.com", "allocationMode": "All" }] },
+            { "name": "gpu", "exactly": { "deviceClassName": "gpu.example.com",
+                "selectors": [{ "cel": { "expression": "true" } }], "tolerations": [{ "key": "a",
+                "operator": "Exists" }] } },
+            { "name": "net", "firstAvailable": [{ "name": "fast", "deviceClassName": "net.example.com",
+                "allocationMode": "All" }] },
         ],
         "constraints": [{ "requests": ["gpu", "net/fast"], "matchAttribute": "example.com/numa" }],
         "config": [{ "requests": ["gpu"], "opaque": { "driver": "gpu.example.com", "parameters": { "a": 1 } } }],
@@ -22,8 +25,10 @@ fn request(request: Value) -> Value {
 
 fn slice() -> Value {
     json!({ "metadata": { "name": "s" }, "spec": {
-        "driver": "gpu.example.com", "nodeName": "n", "pool": { "name": "n/a", "generation": 1, "resourceSliceCount": 1 },
-        "devices": [{ "name": "gpu-0", "attributes": { "model": { "string": "x" } }, "capacity": { "example.com/memory": { "value": "4Gi" } },
+        "driver": "gpu.example.com", "nodeName": "n", "pool": { "name": "n/a", "generation": 1,
+            "resourceSliceCount": 1 },
+        "devices": [{ "name": "gpu-0", "attributes": { "model": { "string": "x" } },
+            "capacity": { "example.com/memory": { "value": "4Gi" } },
             "taints": [{ "key": "broken", "effect": "NoSchedule", "timeAdded": "2026-01-02T03:04:05Z" }] }],
     } })
 }
@@ -39,7 +44,8 @@ pub fn cases() -> Vec<Case> {
             invalid: vec![
                 (
                     request(json!({ "name": "a" })),
-                    "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
+                    "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is \
+                        required",
                 ),
                 (
                     request(json!({ "name": "a", "exactly": {} })),
@@ -54,7 +60,8 @@ pub fn cases() -> Vec<Case> {
                     r#"Unsupported value: "Some": supported values: "All", "ExactCount""#,
                 ),
                 (
-                    json!({ "spec": { "devices": { "constraints": [{ "requests": ["nope"], "matchAttribute": "a/b" }] } } }),
+                    json!({ "spec": { "devices": { "constraints": [{ "requests": ["nope"],
+                        "matchAttribute": "a/b" }] } } }),
                     "must be the name of a request in the claim",
                 ),
             ],
@@ -62,7 +69,8 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::RESOURCE_CLAIM_TEMPLATE,
-            full: json!({ "metadata": { "name": "t", "namespace": "default" }, "spec": { "metadata": { "labels": { "a": "b" } }, "spec": devices() } }),
+            full: json!({ "metadata": { "name": "t", "namespace": "default" },
+                "spec": { "metadata": { "labels": { "a": "b" } }, "spec": devices() } }),
             row: "t",
             empty: &[],
             invalid: vec![(
@@ -73,7 +81,8 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::DEVICE_CLASS,
-            full: json!({ "metadata": { "name": "gpu.example.com" }, "spec": { "selectors": [{ "cel": { "expression": "true" } }], "extendedResourceName": "example.com/gpu" } }),
+            full: json!({ "metadata": { "name": "gpu.example.com" }, "spec": {
+                "selectors": [{ "cel": { "expression": "true" } }], "extendedResourceName": "example.com/gpu" } }),
             row: "gpu.example.com",
             empty: &[],
             invalid: vec![(json!({ "spec": { "selectors": [{}] } }), "spec.selectors[0].cel: Required value")],
@@ -109,7 +118,9 @@ pub fn cases() -> Vec<Case> {
         },
         Case {
             kind: &kinds::DEVICE_TAINT_RULE,
-            full: json!({ "metadata": { "name": "r" }, "spec": { "deviceSelector": { "driver": "gpu.example.com", "pool": "n", "device": "gpu-0" }, "taint": { "key": "broken", "effect": "NoExecute", "timeAdded": "2026-01-02T03:04:05Z" } } }),
+            full: json!({ "metadata": { "name": "r" }, "spec": { "deviceSelector": { "driver": "gpu.example.com",
+                "pool": "n", "device": "gpu-0" }, "taint": { "key": "broken", "effect": "NoExecute",
+                "timeAdded": "2026-01-02T03:04:05Z" } } }),
             row: "r",
             empty: &["spec.taint.effect: Required value"],
             invalid: vec![(

@@ -12,14 +12,19 @@ fn scaler() -> Value {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" },
             "minReplicas": 2, "maxReplicas": 10,
             "metrics": [
-                { "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 60 } } },
-                { "type": "Pods", "pods": { "metric": { "name": "hits" }, "target": { "type": "AverageValue", "averageValue": "1k" } } },
-                { "type": "Object", "object": { "metric": { "name": "rps" }, "describedObject": { "kind": "Ingress", "name": "i" }, "target": { "type": "Value", "value": "2k" } } },
+                { "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization",
+                    "averageUtilization": 60 } } },
+                { "type": "Pods", "pods": { "metric": { "name": "hits" },
+                    "target": { "type": "AverageValue", "averageValue": "1k" } } },
+                { "type": "Object", "object": { "metric": { "name": "rps" },
+                    "describedObject": { "kind": "Ingress", "name": "i" },
+                    "target": { "type": "Value", "value": "2k" } } },
             ],
             "behavior": { "scaleDown": { "stabilizationWindowSeconds": 60 } },
         },
         "status": { "currentReplicas": 3, "desiredReplicas": 3, "currentMetrics": [
-            { "type": "Resource", "resource": { "name": "cpu", "current": { "averageUtilization": 12, "averageValue": "10m" } } } ] },
+            { "type": "Resource", "resource": { "name": "cpu", "current": { "averageUtilization": 12,
+                "averageValue": "10m" } } } ] },
     })
 }
 
@@ -35,8 +40,10 @@ fn quota() -> Value {
     json!({
         "metadata": { "name": "q", "namespace": "default" },
         "spec": { "hard": { "pods": "4", "requests.cpu": "1", "limits.memory": "2Gi" }, "scopes": ["NotTerminating"],
-            "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": "In", "values": ["high"] }] } },
-        "status": { "hard": { "pods": "4", "requests.cpu": "1", "limits.memory": "2Gi" }, "used": { "pods": "1", "requests.cpu": "250m", "limits.memory": "0" } },
+            "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": "In",
+                "values": ["high"] }] } },
+        "status": { "hard": { "pods": "4", "requests.cpu": "1", "limits.memory": "2Gi" },
+            "used": { "pods": "1", "requests.cpu": "250m", "limits.memory": "0" } },
     })
 }
 
@@ -84,12 +91,12 @@ fn autoscaler_case() -> Case {
                 metric(
                     json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization" } } }),
                 ),
-                "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",
+                "spec.metrics[0].resource.target.averageUtilization: Required value: must set either a target raw \
+                    value or a target utilization",
             ),
             (
-                metric(
-                    json!({ "type": "Pods", "pods": { "metric": { "name": "x" }, "target": { "type": "AverageValue", "averageValue": "0" } } }),
-                ),
+                metric(json!({ "type": "Pods", "pods": { "metric": { "name": "x" },
+                        "target": { "type": "AverageValue", "averageValue": "0" } } })),
                 "averageValue: Invalid value: \"0\": must be positive",
             ),
             (
@@ -116,7 +123,10 @@ fn older_autoscaler_case() -> Case {
 }
 
 fn quota_case() -> Case {
-    let selector = |operator: &str| json!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "BestEffort", "operator": operator }] } } });
+    let selector = |operator: &str| {
+        json!({ "spec": { "scopeSelector": {
+        "matchExpressions": [{ "scopeName": "BestEffort", "operator": operator }] } } })
+    };
     Case {
         kind: &kinds::RESOURCE_QUOTA,
         full: quota(),
@@ -139,7 +149,8 @@ fn quota_case() -> Case {
             (json!({ "spec": { "scopes": ["BestEffort"] } }), "unsupported scope applied to resource"),
             (
                 selector("In"),
-                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when \
+                    `operator` is 'In' or 'NotIn' for scope selector",
             ),
         ],
         frozen: vec![(json!({ "spec": { "scopes": [] } }), "spec.scopes: Invalid value: []: field is immutable")],
@@ -148,7 +159,8 @@ fn quota_case() -> Case {
 
 fn limits_case() -> Case {
     let container = json!({ "type": "Container", "min": { "cpu": "100m" }, "max": { "cpu": "2", "memory": "1Gi" },
-        "default": { "cpu": "500m", "memory": "1Gi" }, "defaultRequest": { "cpu": "200m", "memory": "1Gi" }, "maxLimitRequestRatio": { "cpu": "10" } });
+        "default": { "cpu": "500m", "memory": "1Gi" }, "defaultRequest": { "cpu": "200m", "memory": "1Gi" },
+            "maxLimitRequestRatio": { "cpu": "10" } });
     Case {
         kind: &kinds::LIMIT_RANGE,
         full: json!({ "metadata": { "name": "l", "namespace": "default", "creationTimestamp": "2026-01-02T03:04:05Z" },
@@ -166,7 +178,8 @@ fn limits_case() -> Case {
             ),
             (
                 limits(json!({ "type": "PersistentVolumeClaim" })),
-                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided",
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but \
+                    neither was provided",
             ),
             (
                 limits(json!({ "type": "Node" })),
@@ -188,8 +201,10 @@ fn limits_case() -> Case {
 fn runtime_case() -> Case {
     Case {
         kind: &kinds::RUNTIME_CLASS,
-        full: json!({ "metadata": { "name": "sandboxed" }, "handler": "gvisor", "overhead": { "podFixed": { "cpu": "250m", "memory": "120Mi" } },
-            "scheduling": { "nodeSelector": { "runtime": "gvisor" }, "tolerations": [{ "key": "runtime", "operator": "Exists" }] } }),
+        full: json!({ "metadata": { "name": "sandboxed" }, "handler": "gvisor",
+            "overhead": { "podFixed": { "cpu": "250m", "memory": "120Mi" } },
+            "scheduling": { "nodeSelector": { "runtime": "gvisor" }, "tolerations": [{ "key": "runtime",
+                "operator": "Exists" }] } }),
         row: "sandboxed|gvisor",
         empty: &[r#"handler: Invalid value: "": a lowercase RFC 1123 label"#],
         invalid: vec![
@@ -211,7 +226,8 @@ fn event_case() -> Case {
         kind: &kinds::EVENT_REGARDING,
         full: json!({
             "metadata": { "name": "e.1", "namespace": "default" }, "eventTime": "2026-01-02T03:04:05.000000Z",
-            "regarding": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "Started", "action": "Starting",
+            "regarding": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "Started",
+                "action": "Starting",
             "note": "it runs", "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "c-1",
         }),
         row: "<invalid>|Normal|Started|pod/p||example.com/c, c-1|it runs|<invalid>|1|e.1",
@@ -233,7 +249,8 @@ fn event_case() -> Case {
 fn component_case() -> Case {
     Case {
         kind: &kinds::COMPONENT_STATUS,
-        full: json!({ "metadata": { "name": "etcd-0" }, "conditions": [{ "type": "Healthy", "status": "True", "message": "ok" }] }),
+        full: json!({ "metadata": { "name": "etcd-0" }, "conditions": [{ "type": "Healthy", "status": "True",
+            "message": "ok" }] }),
         row: "etcd-0|Healthy|ok|",
         empty: &[],
         invalid: vec![],
@@ -247,7 +264,9 @@ fn certificates() -> Vec<Case> {
     let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     let signing = Case {
         kind: &kinds::CERTIFICATE_SIGNING_REQUEST,
-        full: json!({ "metadata": { "name": "Any:Name" }, "spec": { "request": request, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"], "expirationSeconds": 86400, "username": "u" },
+        full: json!({ "metadata": { "name": "Any:Name" }, "spec": { "request": request,
+            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"], "expirationSeconds": 86400,
+            "username": "u" },
             "status": { "conditions": [{ "type": "Approved", "status": "True" }], "certificate": "eA==" } }),
         row: "Any:Name|kubernetes.io/kube-apiserver-client|u|24h|Approved,Issued",
         empty: &[
@@ -279,7 +298,8 @@ fn certificates() -> Vec<Case> {
     };
     let bundle = Case {
         kind: &kinds::CLUSTER_TRUST_BUNDLE,
-        full: json!({ "metadata": { "name": "example.com:mine:one" }, "spec": { "signerName": "example.com/mine", "trustBundle": pem } }),
+        full: json!({ "metadata": { "name": "example.com:mine:one" }, "spec": { "signerName": "example.com/mine",
+            "trustBundle": pem } }),
         row: "example.com:mine:one|example.com/mine",
         empty: &["spec.trustBundle: Invalid value: \"<value omitted>\": at least one trust anchor must be provided"],
         invalid: vec![(
@@ -293,7 +313,10 @@ fn certificates() -> Vec<Case> {
     };
     let pod = Case {
         kind: &kinds::POD_CERTIFICATE_REQUEST,
-        full: json!({ "metadata": { "name": "r", "namespace": "default" }, "spec": { "signerName": "example.com/s", "podName": "p", "podUID": "1", "serviceAccountName": "a", "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3", "maxExpirationSeconds": 3600, "stubPKCS10Request": "eA==" } }),
+        full: json!({ "metadata": { "name": "r", "namespace": "default" },
+            "spec": { "signerName": "example.com/s", "podName": "p", "podUID": "1", "serviceAccountName": "a",
+            "serviceAccountUID": "2", "nodeName": "n", "nodeUID": "3", "maxExpirationSeconds": 3600,
+            "stubPKCS10Request": "eA==" } }),
         row: "r|p|a|n|example.com/s|Pending",
         empty: &["spec.signerName: Required value", "spec.podUID: Required value"],
         invalid: vec![(
@@ -307,7 +330,8 @@ fn certificates() -> Vec<Case> {
 
 #[test]
 fn limits_without_defaults_are_the_bounds() {
-    let range = json!({ "metadata": { "name": "l", "namespace": "default" }, "spec": { "limits": [{ "type": "Container", "max": { "cpu": "2" }, "min": { "memory": "1Gi" } }] } });
+    let range = json!({ "metadata": { "name": "l", "namespace": "default" },
+        "spec": { "limits": [{ "type": "Container", "max": { "cpu": "2" }, "min": { "memory": "1Gi" } }] } });
     let item = create(&kinds::LIMIT_RANGE, &range).expect("accepted")["spec"]["limits"][0].clone();
     assert_eq!(
         (&item["default"], &item["defaultRequest"]),
@@ -361,7 +385,8 @@ fn a_request_is_approved_once_and_only_where_that_is_done() {
     let full = certificates().remove(0).full;
     let old = with(
         &full,
-        &json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "ok" }], "certificate": null } }),
+        &json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "ok" }],
+            "certificate": null } }),
     );
     let wrong = |conditions: Value| {
         let mut causes = Vec::new();
@@ -376,7 +401,8 @@ fn a_request_is_approved_once_and_only_where_that_is_done() {
     // `/status` neither approves nor takes approval away.
     let mut status = with(
         &old,
-        &json!({ "status": { "conditions": [{ "type": "Denied", "status": "True" }, { "type": "Failed", "status": "True" }] } }),
+        &json!({ "status": { "conditions": [{ "type": "Denied", "status": "True" },
+            { "type": "Failed", "status": "True" }] } }),
     );
     (kind.prepare_status)(kind, &mut status, &old);
     let types: Vec<&Value> =

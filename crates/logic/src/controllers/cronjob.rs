@@ -1,8 +1,7 @@
 //! CronJobs: a Job whenever the clock says so.
 //!
-//! Relies on: the driver's wake-ups; Jobs' own controller.
-//! Guarantees: one Job per scheduled time, since its name is a function of the CronJob and the minute: a decision that is
-//! cut after the Job was made finds it and takes it up. S10.
+//! Relies on: the driver's wake-ups; Jobs' own controller. Guarantees: one Job per scheduled time, since its name is a
+//! function of the CronJob and the minute: a decision that is cut after the Job was made finds it and takes it up. S10.
 //!
 //! Differs: of the times that were missed, the last one is always found, also where the schedule is irregular (upstream
 //! reckons with the distance of the first two). A Job that this controller made and that its status does not name is
@@ -300,7 +299,8 @@ fn create(o: &Observed, name: &str, at: Timestamp, zone: &TimeZone, status: &mut
     let meta = &o.cron.metadata;
     let namespace = meta.namespace.as_deref().unwrap_or("");
     if let Some(other) = o.taken.get(&ObjectKey::new(namespace, name)) {
-        // Somebody else's Job of this name: it is not taken for ours (S10). One of ours is in the list already, or done.
+        // Somebody else's Job of this name: it is not taken for ours (S10). One of ours is in the list already, or
+        // done.
         if controller_of(&other.metadata).is_none_or(|owner| Some(&owner.uid) != meta.uid.as_ref()) {
             d.waiting.push(Waiting::OwnedByAnother { name: name.to_owned() });
         }

@@ -2,11 +2,11 @@
 //!
 //! Relies on: the driver's read-your-writes; the scheduler, which binds each pod to the node that its affinity names.
 //! Guarantees: S10 for pods and revisions; a node whose pod still runs gets no second one, but for a surge; a rolling
-//! update makes no more pods unavailable than `maxUnavailable`, and no more than `maxSurge` pods beside an old one;
-//! S7 (an old pod that is not available is replaced at once); S11 (templates that are equal by content are one revision).
+//! update makes no more pods unavailable than `maxUnavailable`, and no more than `maxSurge` pods beside an old one; S7
+//! (an old pod that is not available is replaced at once); S11 (templates that are equal by content are one revision).
 //!
-//! Differs: pods that failed are made again after the pod-independent wait that the scheduler and the kubelet give them,
-//! one second after the failure at the earliest; upstream keeps a growing back-off per node in memory.
+//! Differs: pods that failed are made again after the pod-independent wait that the scheduler and the kubelet give
+//! them, one second after the failure at the earliest; upstream keeps a growing back-off per node in memory.
 
 use std::collections::BTreeMap;
 

@@ -291,7 +291,8 @@ fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> 
         object: json!({
             "apiVersion": REPLICA_SET.api_version(), "kind": REPLICA_SET.kind,
             "metadata": {
-                "namespace": namespace, "name": name, "annotations": annotations, "labels": template["metadata"]["labels"],
+                "namespace": namespace, "name": name, "annotations": annotations,
+                    "labels": template["metadata"]["labels"],
                 "ownerReferences": [controller_reference(&DEPLOYMENT, &o.deployment.metadata)],
             },
             "spec": {

@@ -33,7 +33,9 @@ const ALLOWED: &str = "DisruptionAllowed";
 mod tests;
 
 /// What upstream says of pods that no workload controls.
-const UNMANAGED: &str = "were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
+const UNMANAGED: &str = "were found to be unmanaged. As a result, the status of the PDB cannot be calculated \
+    correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" \
+    field of the PDB to an integer value.";
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {

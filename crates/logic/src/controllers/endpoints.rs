@@ -192,8 +192,12 @@ mod tests {
     fn ready_and_not_ready_addresses_share_a_subset_and_follow_the_pods() {
         let mut world = World::default();
         world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web"},
-            "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1", "ports": [{"port": 80, "targetPort": 8080}]}}));
-        let status = |ip: &str, ready: &str| json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": ready}]}});
+            "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1",
+                "ports": [{"port": 80, "targetPort": 8080}]}}));
+        let status = |ip: &str, ready: &str| {
+            json!({"spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": ready}]}})
+        };
         world.put(pod("a", status("10.0.0.10", "True")));
         world.put(pod("b", status("10.0.0.9", "False")));
         world.put(pod("c", status("10.0.0.2", "True")));

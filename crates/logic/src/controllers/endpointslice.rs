@@ -266,14 +266,18 @@ mod tests {
 
     fn pod(name: &str, ip: &str, ready: bool) -> Value {
         json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},
-            "spec": {"nodeName": "n1", "hostname": name, "subdomain": "web", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
-            "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}})
+            "spec": {"nodeName": "n1", "hostname": name, "subdomain": "web",
+                "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}})
     }
 
     fn world() -> World {
         let mut world = World::default();
-        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web", "labels": {"team": "a"}}, "spec":
-            {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]}}));
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web",
+            "labels": {"team": "a"}}, "spec":
+            {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80,
+                "targetPort": "http", "protocol": "TCP"}]}}));
         world
     }
 

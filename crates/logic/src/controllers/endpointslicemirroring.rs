@@ -141,9 +141,11 @@ mod tests {
             assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX), 0);
             world.all(&kinds::ENDPOINT_SLICE).cloned().collect::<Vec<_>>()
         };
-        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "db"}, "spec": {"ports": [{"port": 5432}]}}));
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "db"},
+            "spec": {"ports": [{"port": 5432}]}}));
         world.put(json!({"kind": "Endpoints", "metadata": {"namespace": "default", "name": "db"},
-            "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "notReadyAddresses": [{"ip": "192.0.2.8"}], "ports": [{"port": 5432}]}]}));
+            "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "notReadyAddresses": [{"ip": "192.0.2.8"}],
+                "ports": [{"port": 5432}]}]}));
         let slices = run(&mut world);
         assert_eq!(slices.len(), 1);
         assert_eq!(slices[0]["endpoints"][1]["conditions"]["ready"], false);

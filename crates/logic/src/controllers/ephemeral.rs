@@ -94,9 +94,15 @@ mod tests {
     #[test]
     fn s10_a_claim_is_made_for_the_pod_and_a_foreign_one_is_left_alone() {
         let mut world = World::default();
-        let source = json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}});
-        world.put(json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "a-theirs"}, "spec": {}}));
-        world.put(pod("a", json!({"spec": {"volumes": [{"name": "mine", "ephemeral": source}, {"name": "theirs", "ephemeral": source}]}})));
+        let source = json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}});
+        world.put(json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "a-theirs"},
+            "spec": {}}));
+        world.put(pod(
+            "a",
+            json!({"spec": {"volumes": [{"name": "mine", "ephemeral": source},
+            {"name": "theirs", "ephemeral": source}]}}),
+        ));
         let key = ObjectKey::new("default", "a");
         assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 9), 1);
         let claim = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "a-mine");

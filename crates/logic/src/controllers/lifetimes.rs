@@ -13,8 +13,12 @@ const GARBAGE: &[Controller] = &[garbagecollector::CONTROLLER];
 
 /// A ConfigMap with owners (`name`, blocking).
 fn object(name: &str, owners: &[(&str, bool)]) -> Value {
-    let owner = |(name, block): &(&str, bool)| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": format!("uid-{name}"), "blockOwnerDeletion": block});
-    let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": name, "uid": format!("uid-{name}")}});
+    let owner = |(name, block): &(&str, bool)| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name,
+        "uid": format!("uid-{name}"), "blockOwnerDeletion": block})
+    };
+    let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": name,
+        "uid": format!("uid-{name}")}});
     if !owners.is_empty() {
         object["metadata"]["ownerReferences"] = owners.iter().map(owner).collect();
     }
@@ -93,7 +97,8 @@ fn an_owner_that_nobody_can_look_up_counts_as_present() {
     custom["metadata"]["ownerReferences"][0]["apiVersion"] = json!("example.com/v1");
     world.put(custom);
     let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"});
-    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "cluster-wide", "ownerReferences": [owner]}}));
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "cluster-wide",
+        "ownerReferences": [owner]}}));
     assert_eq!(rest(&mut world), ["child"]);
     assert!(!world.get(&NAMESPACE, "", "cluster-wide").is_null());
 }
@@ -123,12 +128,14 @@ fn a_namespace_goes_when_all_in_it_is_gone() {
     world
         .put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}, "spec": finalizers}));
     world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}, "spec": finalizers}));
-    world.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system", "name": "kube-root-ca.crt"}, "data": {"ca.crt": "CA"}}));
+    world.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system",
+        "name": "kube-root-ca.crt"}, "data": {"ca.crt": "CA"}}));
     world.settle(controllers, Timestamp::UNIX_EPOCH);
     assert!(!world.get(&SERVICE_ACCOUNT, "ns", "default").is_null());
     assert_eq!(world.get(&CONFIG_MAP, "ns", "kube-root-ca.crt")["data"]["ca.crt"], "CA");
 
-    world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}, "spec": {"nodeName": "n", "containers": []}}));
+    world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "p"},
+        "spec": {"nodeName": "n", "containers": []}}));
     world.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "other", "name": "s"}}));
     // The finalizer stands in for the server, which holds a namespace while its spec.finalizers is not empty.
     world.patch(
@@ -144,7 +151,8 @@ fn a_namespace_goes_when_all_in_it_is_gone() {
         (&json!("Terminating"), &json!("kubernetes"))
     );
     let remaining = &left["status"]["conditions"][3];
-    let all = "Some resources are remaining: configmaps. has 1 resource instances, pods. has 1 resource instances, serviceaccounts. has 1 resource instances";
+    let all = "Some resources are remaining: configmaps. has 1 resource instances, pods. has 1 resource instances, \
+        serviceaccounts. has 1 resource instances";
     assert_eq!(remaining["message"], all);
     assert!(!world.get(&POD, "ns", "p")["metadata"]["deletionTimestamp"].is_null());
     assert!(!world.get(&CONFIG_MAP, "ns", "kube-root-ca.crt").is_null(), "what a pod uses stays until it is gone");

@@ -282,8 +282,8 @@ mod tests {
     }
 
     fn renew(world: &mut World, seconds: i64) {
-        world
-            .put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"}, "spec": {"renewTime": at(seconds).to_string()}}));
+        world.put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"},
+                "spec": {"renewTime": at(seconds).to_string()}}));
     }
 
     fn run(world: &mut World, seconds: i64) -> Option<Timestamp> {
@@ -320,10 +320,9 @@ mod tests {
         for name in ["n1", "n2"] {
             world.put(node(name, json!({})));
         }
-        world.put(
-            json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "web-0"}, "spec": {"nodeName": "n1", "containers": []},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
-        );
+        world.put(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "web-0"},
+                "spec": {"nodeName": "n1", "containers": []},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}));
         renew(&mut world, 0);
         world
     }
@@ -405,7 +404,8 @@ mod tests {
         run(&mut world, 1);
         assert_eq!(
             shown(&world),
-            "False mine:NoExecute not-ready:NoSchedule not-ready:NoExecute disk-pressure:NoSchedule unschedulable:NoSchedule"
+            "False mine:NoExecute not-ready:NoSchedule not-ready:NoExecute disk-pressure:NoSchedule \
+                unschedulable:NoSchedule"
         );
         assert_eq!(world.get(&kinds::NODE, "", "n1")["spec"]["taints"][0]["timeAdded"], at(1).to_string());
     }

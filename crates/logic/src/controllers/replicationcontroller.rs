@@ -111,12 +111,14 @@ mod tests {
         let template =
             json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         let stranger = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "orphan", "labels": {"app": "a"}},
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "orphan",
+                "labels": {"app": "a"}},
             "spec": {"containers": []},
         });
         world.put(stranger);
         world.put(json!({
-            "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"namespace": "default", "name": "rc", "generation": 1},
+            "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"namespace": "default", "name": "rc",
+                "generation": 1},
             "spec": {"replicas": 3, "selector": {"app": "a"}, "template": template},
         }));
         world.settle(&controllers, now);

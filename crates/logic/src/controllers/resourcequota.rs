@@ -1,11 +1,10 @@
 //! Counts what a namespace's objects use, for a quota that is new or has changed. Key: the quota.
 //!
-//! Relies on: admission charging each write of an object to the quotas in the same transaction, and writing a quota that
-//! has no status yet when an object goes. So once counted a quota is exact without anybody looking at the objects again.
-//! Guarantees: one write, guarded by uid and resourceVersion: a count of objects that changed meanwhile, which has
-//! changed the quota, is not taken.
-//! Differs: upstream counts on each change and every five minutes; here only the latter, against what a store with one
-//! key per transaction may have cut off.
+//! Relies on: admission charging each write of an object to the quotas in the same transaction, and writing a quota
+//! that has no status yet when an object goes. So once counted a quota is exact without anybody looking at the objects
+//! again. Guarantees: one write, guarded by uid and resourceVersion: a count of objects that changed meanwhile, which
+//! has changed the quota, is not taken. Differs: upstream counts on each change and every five minutes; here only the
+//! latter, against what a store with one key per transaction may have cut off.
 
 use std::collections::BTreeMap;
 
@@ -143,11 +142,13 @@ mod tests {
     const CONTROLLERS: &[Controller] = &[CONTROLLER];
 
     fn quota(hard: Value) -> Value {
-        json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "q", "namespace": "a" }, "spec": { "hard": hard } })
+        json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "q", "namespace": "a" },
+            "spec": { "hard": hard } })
     }
 
     fn pod(name: &str, namespace: &str, cpu: &str, phase: &str) -> Value {
-        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace }, "status": { "phase": phase },
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace },
+            "status": { "phase": phase },
             "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] } })
     }
 
@@ -192,9 +193,8 @@ mod tests {
         let decision = (CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
         let version =
             world.get(&kinds::RESOURCE_QUOTA, "a", "q")["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        assert!(
-            matches!(&decision.writes[..], [Write::Patch { resource_version, status: true, .. }] if *resource_version == version)
-        );
+        assert!(matches!(&decision.writes[..], [Write::Patch { resource_version, status: true,
+                .. }] if *resource_version == version));
         assert_eq!(decision.wake_at.map(|at| at.as_second()), Some(300));
     }
 }

@@ -1,5 +1,5 @@
-//! Says in a ValidatingAdmissionPolicy's status what of its expressions does not fit the types that it is about. Key: the
-//! policy.
+//! Says in a ValidatingAdmissionPolicy's status what of its expressions does not fit the types that it is about. Key:
+//! the policy.
 //!
 //! Differs: as `api::kinds::policy_types` says; kinds that come later are looked at when the policy changes again, as
 //! upstream.

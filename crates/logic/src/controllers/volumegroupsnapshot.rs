@@ -141,12 +141,14 @@ fn begin(observed: &Observed, name: &str, now: Timestamp) -> Decision {
     }
     let handles: Vec<Option<&String>> = members.iter().map(|(_, volume)| volume.metadata.name.as_ref()).collect();
     let node = members.first().map_or("", |(_, volume)| annotation(&volume.metadata, volume::MADE_ON));
-    let reference = json!({"apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshot", "namespace": group.metadata.namespace,
+    let reference = json!({"apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshot",
+        "namespace": group.metadata.namespace,
         "name": group.metadata.name, "uid": group.metadata.uid});
     let object = json!({
         "apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshotContent",
         "metadata": {"name": name, "annotations": {(SNAPSHOT_ON): node}, "finalizers": [LOCAL_PATH_FINALIZER]},
-        "spec": {"driver": class.driver, "deletionPolicy": class.deletion_policy, "volumeGroupSnapshotClassName": class.metadata.name,
+        "spec": {"driver": class.driver, "deletionPolicy": class.deletion_policy,
+            "volumeGroupSnapshotClassName": class.metadata.name,
             "source": {"volumeHandles": handles}, "volumeGroupSnapshotRef": reference},
     });
     let message = format!("Waiting for a group snapshot {} to be created by the CSI driver.", key_of(&group.metadata));
@@ -246,7 +248,8 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
     let bound = was.bound_volume_group_snapshot_content_name == content.metadata.name;
     if ready || !bound || was.error.is_some() {
         let made = said.creation_time.map(|made| time::rfc3339(made.0));
-        let status = json!({"boundVolumeGroupSnapshotContentName": content.metadata.name, "readyToUse": ready, "creationTime": made, "error": null});
+        let status = json!({"boundVolumeGroupSnapshotContentName": content.metadata.name, "readyToUse": ready,
+            "creationTime": made, "error": null});
         decision.writes.push(Write::patch_status(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata, status));
     }
     if ready {
@@ -273,7 +276,8 @@ fn member_content(
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent", "metadata": {"name": name},
         "spec": {
-            "driver": content.spec.driver, "deletionPolicy": content.spec.deletion_policy, "sourceVolumeMode": "Filesystem",
+            "driver": content.spec.driver, "deletionPolicy": content.spec.deletion_policy,
+                "sourceVolumeMode": "Filesystem",
             "source": {"snapshotHandle": copy.snapshot_handle},
             "volumeSnapshotRef": {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
                 "namespace": group.metadata.namespace, "name": snapshot},
@@ -290,7 +294,8 @@ fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str
     let annotations = claim.map_or(Value::Null, |claim| json!({(SOURCE_CLAIM): claim}));
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
-        "metadata": {"namespace": group.metadata.namespace, "name": name, "labels": group.metadata.labels, "annotations": annotations,
+        "metadata": {"namespace": group.metadata.namespace, "name": name, "labels": group.metadata.labels,
+            "annotations": annotations,
             "ownerReferences": [controller_reference(&kinds::VOLUME_GROUP_SNAPSHOT, &group.metadata)]},
         "spec": {"source": {"volumeSnapshotContentName": content}},
     });

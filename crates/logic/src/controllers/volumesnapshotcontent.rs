@@ -132,7 +132,8 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
 /// A handle that is no copy of ours: no node is asked.
 fn unknown(content: &VolumeSnapshotContent, handle: &str, now: Timestamp, decision: &mut Decision) {
     let message = format!(
-        "Failed to check and update snapshot content: \"{handle}\" is not the handle of a snapshot (<node>/snapshot-<id>)"
+        "Failed to check and update snapshot content: \"{handle}\" is not the handle of a snapshot \
+            (<node>/snapshot-<id>)"
     );
     let error = content.status.as_ref().and_then(|status| status.error.as_ref()?.message.as_deref());
     if error != Some(message.as_str()) {

@@ -16,10 +16,10 @@ fn world() -> World {
     ] {
         world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec}));
     }
-    world.put(
-        json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "web-a", "labels": {backend::SERVICE_NAME: "web"}},
-        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": [endpoint(0), endpoint(1)]}),
-    );
+    world.put(json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "web-a",
+            "labels": {backend::SERVICE_NAME: "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [endpoint(0), endpoint(1)]}));
     for ordinal in 0..2 {
         world.put(pod(ordinal, "u"));
     }
@@ -27,12 +27,15 @@ fn world() -> World {
 }
 
 fn endpoint(ordinal: u8) -> Value {
-    json!({"addresses": [format!("10.0.0.{ordinal}")], "hostname": format!("web-{ordinal}"), "conditions": {"ready": true, "serving": true},
-        "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("web-{ordinal}"), "uid": format!("u{ordinal}")}})
+    json!({"addresses": [format!("10.0.0.{ordinal}")], "hostname": format!("web-{ordinal}"),
+        "conditions": {"ready": true, "serving": true},
+        "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("web-{ordinal}"),
+            "uid": format!("u{ordinal}")}})
 }
 
 fn pod(ordinal: u8, uid: &str) -> Value {
-    json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("web-{ordinal}"), "uid": format!("{uid}{ordinal}")},
+    json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("web-{ordinal}"),
+        "uid": format!("{uid}{ordinal}")},
         "status": {"podIP": format!("10.0.0.{ordinal}")}})
 }
 

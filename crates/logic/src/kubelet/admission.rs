@@ -1,5 +1,5 @@
-//! Whether this node takes a pod that was bound to it: by the scheduler, which has looked, or by name, where nobody has.
-//! A pod that is refused fails at once, with upstream's reason; its owner makes another one.
+//! Whether this node takes a pod that was bound to it: by the scheduler, which has looked, or by name, where nobody
+//! has. A pod that is refused fails at once, with upstream's reason; its owner makes another one.
 //!
 //! Differs: what this node cannot do and a pod asks for in a field of its security is refused here, with the reason
 //! `PodFeatureUnsupported`; upstream passes some of it over in silence.
@@ -270,7 +270,8 @@ mod tests {
             (json!({ "containers": [], "os": { "name": "windows" } }), Some("PodOSNotSupported")),
             (json!({ "containers": [], "os": { "name": "linux" } }), None),
             (
-                json!({ "containers": [], "securityContext": { "sysctls": [{ "name": "vm.stat_interval", "value": "9" }] } }),
+                json!({ "containers": [], "securityContext": { "sysctls": [{ "name": "vm.stat_interval",
+                    "value": "9" }] } }),
                 Some("SysctlForbidden"),
             ),
             (json!({ "containers": [], "resourceClaims": [{ "name": "gpu" }] }), Some("PodFeatureUnsupported")),

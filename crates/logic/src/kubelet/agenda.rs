@@ -312,7 +312,8 @@ mod tests {
     fn pod(version: &str) -> Pod {
         serde_json::from_value(json!({
             "metadata": { "name": "web-0", "namespace": "default", "uid": "u1", "resourceVersion": version },
-            "spec": { "containers": [{ "name": "c", "image": "i", "lifecycle": { "preStop": { "sleep": { "seconds": 1 } } } }] },
+            "spec": { "containers": [{ "name": "c", "image": "i", "lifecycle": {
+                "preStop": { "sleep": { "seconds": 1 } } } }] },
             "status": { "startTime": "1970-01-01T00:00:00Z" },
         }))
         .unwrap()

@@ -24,8 +24,8 @@ pub(super) fn restart_policy(view: &PodView) -> &str {
     view.spec().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
-/// Whether a container that ended with `code` runs again: the first of its rules that is about this code says so, else its
-/// own policy, else the pod's.
+/// Whether a container that ended with `code` runs again: the first of its rules that is about this code says so, else
+/// its own policy, else the pod's.
 pub(super) fn restarts(view: &PodView, container: &Container, code: i32) -> bool {
     if container.restart_policy_rules.iter().flatten().any(|rule| is_about(rule, code)) {
         return true;

@@ -55,8 +55,8 @@ pub fn namespace(dotted: &str) -> Option<Namespace> {
     dotted.starts_with("net.").then_some(Namespace::Net)
 }
 
-/// What is wrong with what the administrator wants to allow (names, or beginnings that end in `*`), in upstream's words:
-/// one that no namespace has.
+/// What is wrong with what the administrator wants to allow (names, or beginnings that end in `*`), in upstream's
+/// words: one that no namespace has.
 pub fn wrongly_allowed(patterns: &[String]) -> Option<String> {
     let wrong = patterns.iter().find(|pattern| {
         let name = dotted(pattern);

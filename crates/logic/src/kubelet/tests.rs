@@ -173,7 +173,8 @@ fn one_container() -> Value {
 #[test]
 fn a_pod_comes_up_step_by_step() {
     let mut bench = Bench::new(json!({
-        "containers": [{ "name": "c", "image": "img:1", "readinessProbe": { "periodSeconds": 1, "tcpSocket": { "port": 1 } } }],
+        "containers": [{ "name": "c", "image": "img:1", "readinessProbe": { "periodSeconds": 1,
+            "tcpSocket": { "port": 1 } } }],
         "volumes": [{ "name": "data", "emptyDir": {} }],
     }));
     assert_eq!(bench.step(), "Volume data | Pending c=ContainerCreating");
@@ -189,7 +190,8 @@ fn a_pod_comes_up_step_by_step() {
     assert_eq!(bench.view.pod.status.as_ref().unwrap().pod_ip.as_deref(), Some("10.0.0.5"));
     assert_eq!(
         bench.events.join("\n"),
-        "Pulled: Container image \"img:1\" already present on machine\nCreated: Created container: c\nStarted: Started container c"
+        "Pulled: Container image \"img:1\" already present on machine\nCreated: Created container: c\nStarted: \
+            Started container c"
     );
 }
 
@@ -241,7 +243,8 @@ fn restart_policies() {
     }
 }
 
-/// Conformance, container restart rules: the first rule about the exit code, then the container's policy, then the pod's.
+/// Conformance, container restart rules: the first rule about the exit code, then the container's policy, then the
+/// pod's.
 #[test]
 fn conformance_a_container_restarts_by_its_own_rules() {
     let rule =
@@ -337,7 +340,8 @@ fn init_containers_run_in_order_and_sidecars_stay() {
 #[test]
 fn a_failed_init_container_fails_a_pod_that_never_restarts() {
     let mut bench = Bench::new(json!({
-        "restartPolicy": "Never", "initContainers": [{ "name": "a", "image": "img:1" }], "containers": [{ "name": "c", "image": "img:1" }],
+        "restartPolicy": "Never", "initContainers": [{ "name": "a", "image": "img:1" }],
+            "containers": [{ "name": "c", "image": "img:1" }],
     }));
     bench.network().image("a").started("a", 0).exited("a", 0, 2);
     assert_eq!(bench.step(), "RemoveSandbox | Failed a=Error:2 c=PodInitializing");
@@ -385,7 +389,8 @@ fn liveness_restarts_and_a_startup_probe_holds_the_others_back() {
         |period: i64, threshold: i64| json!({ "exec": {}, "periodSeconds": period, "failureThreshold": threshold });
     let mut bench = Bench::new(json!({
         "terminationGracePeriodSeconds": 5,
-        "containers": [{ "name": "c", "image": "img:1", "startupProbe": probe(1, 3), "livenessProbe": probe(10, 2), "readinessProbe": probe(1, 1) }],
+        "containers": [{ "name": "c", "image": "img:1", "startupProbe": probe(1, 3), "livenessProbe": probe(10, 2),
+            "readinessProbe": probe(1, 1) }],
     }));
     bench.network().image("c").started("c", 0);
     assert!(bench.step().starts_with("Startup c/0 | "));
@@ -525,7 +530,8 @@ fn sidecars_stop_last_and_in_reverse() {
     let mut bench = Bench::new(json!({
         "terminationGracePeriodSeconds": 10,
         "initContainers": [
-            { "name": "s1", "image": "img:1", "restartPolicy": "Always" }, { "name": "s2", "image": "img:1", "restartPolicy": "Always" },
+            { "name": "s1", "image": "img:1", "restartPolicy": "Always" },
+                { "name": "s2", "image": "img:1", "restartPolicy": "Always" },
         ],
         "containers": [{ "name": "c", "image": "img:1" }],
     }));

@@ -23,7 +23,8 @@ fn shown(world: &World, node: &str) -> Vec<String> {
 fn world(spec: Value, endpoints: Value) -> World {
     let mut world = World::default();
     world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web"}, "spec": spec}));
-    world.put(json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "web-1", "labels": {SLICE_OF: "web"}},
+    world.put(json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "web-1",
+        "labels": {SLICE_OF: "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}));
     world
 }
@@ -33,7 +34,10 @@ const SLICE_OF: &str = crate::backend::SERVICE_NAME;
 #[test]
 fn n4_ready_endpoints_then_serving_ones_then_refusal() {
     let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
-    let endpoint = |ip: &str, ready: bool, serving: bool, terminating: bool| json!({"addresses": [ip], "conditions": {"ready": ready, "serving": serving, "terminating": terminating}});
+    let endpoint = |ip: &str, ready: bool, serving: bool, terminating: bool| {
+        json!({"addresses": [ip],
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+    };
     let table = [
         (json!([endpoint("10.0.0.1", true, true, false), endpoint("10.0.0.2", false, false, false)]), "10.0.0.1:8080"),
         (json!([endpoint("10.0.0.1", true, true, false), endpoint("10.0.0.2", false, true, true)]), "10.0.0.1:8080"),
@@ -53,7 +57,8 @@ fn n4_ready_endpoints_then_serving_ones_then_refusal() {
 
 #[test]
 fn every_kind_of_frontend_with_its_policy() {
-    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.10", "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local",
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.10", "externalIPs": ["192.0.2.1"],
+        "externalTrafficPolicy": "Local",
         "sessionAffinity": "ClientIP", "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
     let endpoints =
         json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n2"}]);
@@ -73,9 +78,13 @@ fn every_kind_of_frontend_with_its_policy() {
 #[test]
 fn n3_an_endpoint_whose_pod_is_gone_or_replaced_is_not_used() {
     let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
-    let target = json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "namespace": "default", "name": "web-0", "uid": "old"}}]);
+    let target = json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "namespace": "default",
+        "name": "web-0", "uid": "old"}}]);
     let mut world = world(spec, target);
-    let pod = |uid: &str| json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "web-0", "uid": uid}, "status": {"podIP": "10.0.0.1"}});
+    let pod = |uid: &str| {
+        json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "web-0", "uid": uid},
+        "status": {"podIP": "10.0.0.1"}})
+    };
     assert!(shown(&world, "n1")[0].contains("refused"));
     world.put(pod("old"));
     assert!(shown(&world, "n1")[0].contains("10.0.0.1:8080"));

@@ -370,9 +370,8 @@ mod tests {
     #[test]
     fn v3_only_the_volumes_own_folder_is_ever_named() {
         let volume = |path: &str, share: &str| -> PersistentVolume {
-            serde_json::from_value(
-                json!({"metadata": {"name": "pvc-u-1", "annotations": {SHARE: share}}, "spec": {"nfs": {"server": "s", "path": path}}}),
-            )
+            serde_json::from_value(json!({"metadata": {"name": "pvc-u-1", "annotations": {SHARE: share}},
+                    "spec": {"nfs": {"server": "s", "path": path}}}))
             .unwrap()
         };
         assert_eq!(location(&volume("/a/b/pvc-u-1", "/a")), Ok(("s", "/a", vec!["b", "pvc-u-1"])));

@@ -191,7 +191,8 @@ fn of_claim<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVolum
     let volume = source_volume(snapshot, from)?;
     if requested(claim) < capacity(volume) {
         return Err(format!(
-            "new PVC request must be greater than or equal in size to the specified PVC data source, requested {} but source is {}",
+            "new PVC request must be greater than or equal in size to the specified PVC data source, requested {} but \
+                source is {}",
             requested(claim),
             capacity(volume)
         ));
@@ -219,7 +220,8 @@ pub fn source_volume<'a>(
     }
     if !is_image(volume) {
         return Err(format!(
-            "volume \"{volume_name}\" is a plain directory (mainstay.io/size: none), of which no crash-consistent copy can be made while it \
+            "volume \"{volume_name}\" is a plain directory (mainstay.io/size: none), of which no crash-consistent \
+                copy can be made while it \
              is in use; volumes of classes with mainstay.io/size: image can be copied"
         ));
     }

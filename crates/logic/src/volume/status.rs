@@ -73,7 +73,8 @@ pub(super) fn write(
         "allocatedResources": one(allocated.map(|size| json!(size))),
         "allocatedResourceStatuses": one(phase.map(|phase| json!(phase))),
         "currentVolumeAttributesClassName": current,
-        "modifyVolumeStatus": asked.map(|asked| json!({"targetVolumeAttributesClassName": asked.target, "status": asked.status})),
+        "modifyVolumeStatus": asked.map(|asked| json!({"targetVolumeAttributesClassName": asked.target,
+            "status": asked.status})),
         "conditions": conditions(status, step, asked, now),
     });
     let old = json!(status);

@@ -17,17 +17,22 @@ mod pending;
 mod requests;
 
 fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {
-    json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "finalizers": [PVC_PROTECTION]},
-        "spec": {"accessModes": [mode], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Pending"}})
+    json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name,
+        "finalizers": [PVC_PROTECTION]},
+        "spec": {"accessModes": [mode], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"phase": "Pending"}})
 }
 
 fn storage_class(name: &str, mode: &str, policy: &str) -> Value {
-    json!({"kind": "StorageClass", "metadata": {"name": name}, "provisioner": BUILT_IN[0], "volumeBindingMode": mode, "reclaimPolicy": policy})
+    json!({"kind": "StorageClass", "metadata": {"name": name}, "provisioner": BUILT_IN[0], "volumeBindingMode": mode,
+        "reclaimPolicy": policy})
 }
 
 fn static_volume(name: &str, size: &str, policy: &str) -> Value {
-    json!({"kind": "PersistentVolume", "metadata": {"name": name, "finalizers": [PV_PROTECTION]}, "spec": {"capacity": {"storage": size},
-        "accessModes": ["ReadWriteOnce", "ReadWriteMany"], "persistentVolumeReclaimPolicy": policy, "nfs": {"server": "192.0.2.1", "path": format!("/{name}")}}})
+    json!({"kind": "PersistentVolume", "metadata": {"name": name, "finalizers": [PV_PROTECTION]},
+        "spec": {"capacity": {"storage": size},
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"], "persistentVolumeReclaimPolicy": policy,
+            "nfs": {"server": "192.0.2.1", "path": format!("/{name}")}}})
 }
 
 fn user(name: &str, claim: &str) -> Value {
@@ -181,7 +186,8 @@ fn v5_v6_provisioned_volumes_are_of_one_node_and_of_one_claim() {
     let pod = world.get(&kinds::POD, "default", "web-0");
     assert_eq!(
         pod["status"]["conditions"][0]["message"],
-        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. preemption: 0/1 nodes are \
+            available: 1 Preemption is not helpful for scheduling."
     );
 
     // The claim made again: a fresh volume; the old one is Released and keeps its bytes.

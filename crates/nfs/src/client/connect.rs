@@ -13,8 +13,8 @@ const LAST: u16 = 1023;
 /// Ports that are tried.
 const TRIES: u16 = 32;
 
-/// Connects within `limit`. What was not yet sent when the connection is closed is never sent: whoever closes it has given
-/// up on it (a call is over its time, or the mount was cut off), or nothing is left (S13).
+/// Connects within `limit`. What was not yet sent when the connection is closed is never sent: whoever closes it has
+/// given up on it (a call is over its time, or the mount was cut off), or nothing is left (S13).
 pub fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = std::process::id() as u16;

@@ -67,7 +67,8 @@ impl FromStr for ExportOptions {
                 Some(("provisioners", range)) => export.provisioners.push(parse_range(range)?),
                 _ => {
                     return Err(format!(
-                        "unknown option {option:?} of export {path}; there are ro, rw, root_squash, no_root_squash, all_squash, \
+                        "unknown option {option:?} of export {path}; there are ro, rw, root_squash, no_root_squash, \
+                            all_squash, \
                          clients=CIDR and provisioners=CIDR"
                     ));
                 }

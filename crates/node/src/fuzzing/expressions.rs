@@ -1,5 +1,5 @@
-//! Rules and policies: expressions that anybody who may write a CustomResourceDefinition brings along, over objects that
-//! anybody else writes. Parsed, checked and evaluated within a budget; their code is in `api`.
+//! Rules and policies: expressions that anybody who may write a CustomResourceDefinition brings along, over objects
+//! that anybody else writes. Parsed, checked and evaluated within a budget; their code is in `api`.
 
 use mainstay_api::cel::{Budget, Environment, Type, Value};
 use mainstay_runtime::fuzzing::{join, parts};
@@ -17,7 +17,8 @@ const EXPRESSIONS: [&str; 14] = [
     "text.matches('^[a-z]+$') || text.find('[0-9]*') == '' || text.split(',', 3).join('-').replace('a', 'bb') == text",
     "duration('1h30m') > duration('5s') && timestamp('2026-11-21T22:00:00Z').getHours('+01:00') < 24",
     "quantity('1.5Gi').isGreaterThan(quantity('500M')) && quantity('1k').add(2).asInteger() == 1002",
-    "ip('10.0.0.1').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.2.3') && url('https://a:1/b?c=d').getPort() == '1'",
+    "ip('10.0.0.1').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.2.3') && url('https://a:1/b?c=d').getPort() \
+        == '1'",
     "cel.bind(x, list + list, x.sum() + x.max() + x.indexOf(3)) == n",
     "{'a': 1, 'b': {'c': [1]}}['b'].c[0] == int('1') && string(n) + text == 'x' && double(n) / 0.0 > 1.0",
     "list.map(a, list.map(b, list.map(c, a + b + c))).size() > 0",

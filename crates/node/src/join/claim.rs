@@ -11,8 +11,8 @@ use super::{JoinError, asking, text};
 /// On a Node: which machine it is. Two machines of one name would both run the pods of it.
 pub const MACHINE: &str = "mainstay.io/machine";
 
-/// Makes the Node, or takes the one that this machine has already. Gives its range of pod addresses; `wanted` is the one
-/// that its pods have addresses of.
+/// Makes the Node, or takes the one that this machine has already. Gives its range of pod addresses; `wanted` is the
+/// one that its pods have addresses of.
 ///
 /// # Errors
 /// [`JoinError::NameTaken`] when another machine is that node; [`JoinError::NoRange`]; what the server said.

@@ -1,9 +1,10 @@
 //! How a machine becomes a node of a cluster that runs elsewhere, and stays one.
 //!
 //! With a bootstrap token and the hash of the CA it comes to know the cluster ([`discovery`]), asks for a client
-//! certificate ([`request`]), makes its Node and has its range of pod addresses in the answer ([`claim`]), reads what all
-//! nodes have in common (a ConfigMap), and asks for its server's certificate. All of it is kept ([`kept`]): from then on
-//! it starts without a token, and even while no server answers. Both certificates are replaced in time ([`rotation`]).
+//! certificate ([`request`]), makes its Node and has its range of pod addresses in the answer ([`claim`]), reads what
+//! all nodes have in common (a ConfigMap), and asks for its server's certificate. All of it is kept ([`kept`]): from
+//! then on it starts without a token, and even while no server answers. Both certificates are replaced in time
+//! ([`rotation`]).
 
 mod claim;
 mod discovery;
@@ -298,7 +299,8 @@ fn from(servers: &str, node: &str) -> String {
     all.join(",")
 }
 
-/// For the node of a server's own machine: follows which servers there are besides, until dropped. Its own stays the first.
+/// For the node of a server's own machine: follows which servers there are besides, until dropped. Its own stays the
+/// first.
 pub async fn follow_other_servers(client: Client) {
     let own = client.config().server.clone();
     let options = ListOptions { field_selector: format!("metadata.name={SETTINGS}"), ..ListOptions::default() };

@@ -61,8 +61,8 @@ pub fn carries(pair: &Rotating, address: IpAddr) -> bool {
     names.value.general_names.iter().any(|name| matches!(name, GeneralName::IPAddress(own) if *own == bytes))
 }
 
-/// Replaces both certificates in time, until dropped; at once when `now` is notified. The node goes on with those that it
-/// has as long as a new one is not to be had.
+/// Replaces both certificates in time, until dropped; at once when `now` is notified. The node goes on with those that
+/// it has as long as a new one is not to be had.
 pub async fn keep_fresh(
     client: Client,
     data_dir: PathBuf,

@@ -1,13 +1,13 @@
-//! Deadlines (S13): which pods' containers end by themselves when this node's lease is not renewed, and when a container
-//! of such a pod may start.
+//! Deadlines (S13): which pods' containers end by themselves when this node's lease is not renewed, and when a
+//! container of such a pod may start.
 //!
-//! It is decided once, when the pod's sandbox is made, and kept with that; the pod's condition says so to the server, which
-//! may rely on it from then on. A deadline that was noted is never taken back and never made longer.
+//! It is decided once, when the pod's sandbox is made, and kept with that; the pod's condition says so to the server,
+//! which may rely on it from then on. A deadline that was noted is never taken back and never made longer.
 //!
-//! A container that ended at its deadline must not begin again only because the lease is renewed: the pod may be elsewhere
-//! by now. So each time that the renewals begin anew after a gap, the API is asked first whether the pod is still there. A
-//! pod is taken away only if the lease stood still until that is committed, so what is still there after a renewal is not
-//! taken away.
+//! A container that ended at its deadline must not begin again only because the lease is renewed: the pod may be
+//! elsewhere by now. So each time that the renewals begin anew after a gap, the API is asked first whether the pod is
+//! still there. A pod is taken away only if the lease stood still until that is committed, so what is still there after
+//! a renewal is not taken away.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -104,7 +104,8 @@ pub fn seconds(at: Timestamp) -> String {
 fn event_object(regarding: &Regarding, event: &PodEvent, at: Timestamp, node: &str) -> Value {
     let namespace = if regarding.namespace.is_empty() { "default" } else { &regarding.namespace };
     let mut involved = json!({
-        "kind": regarding.kind, "apiVersion": "v1", "namespace": regarding.namespace, "name": regarding.name, "uid": regarding.uid,
+        "kind": regarding.kind, "apiVersion": "v1", "namespace": regarding.namespace, "name": regarding.name,
+            "uid": regarding.uid,
     });
     if let Some(container) = &event.container {
         involved["fieldPath"] = format!("spec.containers{{{container}}}").into();

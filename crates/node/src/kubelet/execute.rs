@@ -228,7 +228,8 @@ async fn ensure_image(
                 Ok(pulled) => {
                     let took = format!("{:.3?}", began.elapsed());
                     let sentence = format!(
-                        "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                        "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} \
+                            bytes.",
                         pulled.size
                     );
                     done(Ok((pulled.id, sentence)))
@@ -444,8 +445,8 @@ pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     }
 }
 
-/// A node may read its own pods only (M4): a name that is another node's pod's by now is refused to it. Its own pods it may
-/// list, and one that is not among them is not here any more. `None` where the API does not say.
+/// A node may read its own pods only (M4): a name that is another node's pod's by now is refused to it. Its own pods it
+/// may list, and one that is not among them is not here any more. `None` where the API does not say.
 async fn find_among_own(kubelet: &Kubelet, context: &PodContext, kind: &Kind) -> Option<Outcome> {
     let field_selector = format!("metadata.name={},spec.nodeName={}", context.name, kubelet.config.node_name);
     let options = ListOptions { field_selector, ..ListOptions::default() };

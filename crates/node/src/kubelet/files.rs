@@ -287,7 +287,8 @@ mod tests {
         let text = |value| resolv_conf(&spec(value), "ns", "10.96.0.10", "cluster.local", own);
         assert_eq!(
             text(serde_json::json!({ "containers": [] })),
-            "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\noptions ndots:5\n"
+            "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\noptions \
+                ndots:5\n"
         );
         assert_eq!(
             text(serde_json::json!({ "containers": [], "dnsPolicy": "Default" })),
@@ -299,14 +300,16 @@ mod tests {
         );
         assert_eq!(
             text(serde_json::json!({ "containers": [], "dnsPolicy": "None", "dnsConfig": {
-                "nameservers": ["192.0.2.7"], "searches": ["a.test"], "options": [{ "name": "ndots", "value": "1" }, { "name": "edns0" }] } })),
+                "nameservers": ["192.0.2.7"], "searches": ["a.test"], "options": [{ "name": "ndots", "value": "1" },
+                    { "name": "edns0" }] } })),
             "nameserver 192.0.2.7\nsearch a.test\noptions ndots:1 edns0\n"
         );
         assert_eq!(
             text(
                 serde_json::json!({ "containers": [], "dnsConfig": { "options": [{ "name": "ndots", "value": "2" }] } })
             ),
-            "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\noptions ndots:2\n"
+            "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local example.org\noptions \
+                ndots:2\n"
         );
     }
 }

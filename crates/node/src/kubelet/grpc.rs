@@ -1,4 +1,5 @@
-//! The health protocol of gRPC, as far as a probe needs it: one call of `grpc.health.v1.Health/Check` over plain HTTP/2.
+//! The health protocol of gRPC, as far as a probe needs it: one call of `grpc.health.v1.Health/Check` over plain
+//! HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -282,7 +283,8 @@ mod tests {
             ("down", "service unhealthy (responded with \"NOT_SERVING\")"),
             (
                 "absent",
-                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service",
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown \
+                    service",
             ),
             ("slow", "timeout: health rpc did not complete within 1s"),
             ("long", "error: health rpc probe failed: an answer of more than 4096 bytes"),

@@ -140,7 +140,8 @@ impl PodContext {
     }
 }
 
-/// Starts the loops, each with an owner that begins it anew when it breaks. They end when the set is dropped; containers go on.
+/// Starts the loops, each with an owner that begins it anew when it breaks. They end when the set is dropped;
+/// containers go on.
 pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     let health = || kubelet.health.clone();
     let again = || kubelet.clone();

@@ -301,7 +301,8 @@ async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name, "uid": mainstay_api::object::uid(&node) }],
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name,
+                "uid": mainstay_api::object::uid(&node) }],
         },
         "spec": spec,
     });

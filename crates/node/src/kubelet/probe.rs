@@ -294,13 +294,15 @@ mod tests {
     fn a_request_cannot_carry_another() {
         let action: HTTPGetAction = serde_json::from_value(serde_json::json!({
             "port": 80,
-            "httpHeaders": [{ "name": "X-A", "value": "1" }, { "name": "X-B", "value": "1\r\n\r\nGET /admin" }, { "name": "host", "value": "h" }]
+            "httpHeaders": [{ "name": "X-A", "value": "1" }, { "name": "X-B", "value": "1\r\n\r\nGET /admin" },
+                { "name": "host", "value": "h" }]
         }))
         .unwrap();
         let text = request("10.0.0.1", 80, "/a b\r\nX: y", &action);
         assert_eq!(
             text,
-            "GET /abX:y HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nX-A: 1\r\nhost: h\r\nConnection: close\r\n\r\n"
+            "GET /abX:y HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nX-A: 1\r\nhost: h\r\nConnection: \
+                close\r\n\r\n"
         );
     }
 }

@@ -113,7 +113,8 @@ impl Worker {
                 Some(fact) = self.early.recv() => self.apply(fact),
                 Some(result) = self.results.join_next_with_id() => self.finish(result),
                 change = changes.recv() => match change {
-                    Ok(reference) if !self.dependencies.changed(reference.clone(), !self.running.is_empty()) => continue,
+                    Ok(reference) if !self.dependencies.changed(reference.clone(),
+                        !self.running.is_empty()) => continue,
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.apply(Fact::DependencyChanged),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },

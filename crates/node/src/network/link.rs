@@ -161,8 +161,8 @@ impl Links {
     }
 
     /// Ties a bridge's port to one hardware address: what comes in by it under another is dropped (Linux 5.18), and
-    /// nothing that is not for that address goes out by it. The bridge learns nothing from it, so nobody draws another's
-    /// packets to their own port (X6).
+    /// nothing that is not for that address goes out by it. The bridge learns nothing from it, so nobody draws
+    /// another's packets to their own port (X6).
     ///
     /// The port also sends back what came in by it. Needed where the kernel shows bridged packets to the IP packet
     /// filter (br_netfilter): a pod that reaches itself by its Service is then never routed.

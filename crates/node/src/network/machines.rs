@@ -7,8 +7,8 @@
 //!          0a:58:0a:f4:01:00 is on 192.0.2.2                        (forwarding entry, permanent)
 //! ```
 //!
-//! What is in the kernel is brought up to date by what differs. Routes that an earlier process left stay until all Nodes
-//! have been listed once: a list that fails takes nothing away.
+//! What is in the kernel is brought up to date by what differs. Routes that an earlier process left stay until all
+//! Nodes have been listed once: a list that fails takes nothing away.
 
 use std::collections::BTreeMap;
 use std::io;

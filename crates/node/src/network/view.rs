@@ -78,7 +78,8 @@ impl View {
         let before = snapshot.clone();
         let change = snapshot.apply(kind, key, value, 0);
         if let Some(error) = snapshot.unreadable_because(kind, &change.key) {
-            tracing::warn!(kind = &*kind.kind, key = %change.key, error, "an object is not of its type; what was known of it before stays in force");
+            tracing::warn!(kind = &*kind.kind, key = %change.key, error,
+                "an object is not of its type; what was known of it before stays in force");
         }
         zones.apply(&before, snapshot, &change);
         backend::concerned(&before, snapshot, &change, &mut |service| {
@@ -159,7 +160,8 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
             match filter.fill(&all_rules(&view, &node)) {
                 Ok(()) => (filled, dirty, dirty_pods) = (true, BTreeSet::new(), BTreeSet::new()),
                 Err(error) => {
-                    tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; trying again")
+                    tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; \
+                        trying again")
                 }
             }
         } else {

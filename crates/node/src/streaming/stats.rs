@@ -1,7 +1,7 @@
 //! What the node and its containers use: `/stats/summary` and `/metrics/resource`, as the kubelet answers them.
 //!
-//! The kernel counts CPU time; a rate needs two looks. Nothing looks when nobody asks: the rate is from the look before,
-//! where there was one that is not too old, and left out else. Whoever wants a rate asks twice.
+//! The kernel counts CPU time; a rate needs two looks. Nothing looks when nobody asks: the rate is from the look
+//! before, where there was one that is not too old, and left out else. Whoever wants a rate asks twice.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -222,7 +222,8 @@ impl Fixture {
 
     async fn spdy(&self, path: &str, protocol: &str) -> Spdy {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}\r\nContent-Length: 0"
+            "POST {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: \
+                {protocol}\r\nContent-Length: 0"
         );
         let (answer, stream) = self.request(Some(("api-server", "x")), &head).await;
         assert!(answer.starts_with("HTTP/1.1 101") && answer.to_ascii_lowercase().contains(protocol), "{answer}");

@@ -274,7 +274,8 @@ pub(super) fn must_exist(root: &Path, path: &Path) -> Result<(), VolumeError> {
     match opened {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VolumeError::Refused(format!(
-            "the volume's directory {} is missing: its data was made on this node and is gone; refusing to start on an empty one",
+            "the volume's directory {} is missing: its data was made on this node and is gone; refusing to start on \
+                an empty one",
             path.display()
         ))),
         Err(error) => Err(VolumeError::Io { what: format!("opening {}", path.display()), source: error }),

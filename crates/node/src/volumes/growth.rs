@@ -145,7 +145,8 @@ pub fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, result: &Resul
         }
         Ok(Growth::NextMount) => {
             let message = format!(
-                "volume \"{name}\" cannot grow on {node} while it is mounted (the kernel asks for CAP_SYS_RESOURCE): it grows when its pod \
+                "volume \"{name}\" cannot grow on {node} while it is mounted (the kernel asks for CAP_SYS_RESOURCE): \
+                    it grows when its pod \
                  starts again"
             );
             PodEvent { warning: true, reason: "FileSystemResizePending", message, container: None }

@@ -152,7 +152,8 @@ pub fn userspace_options(source: &NFSVolumeSource, words: &[&str]) -> Result<Sou
             "retrans" => retrans = number()?,
             "vers" | "nfsvers" if !value.starts_with('3') => {
                 return Err(VolumeError::Refused(format!(
-                    "mount option {word:?}: this machine's kernel has no NFS client, and the userspace client speaks version 3"
+                    "mount option {word:?}: this machine's kernel has no NFS client, and the userspace client speaks \
+                        version 3"
                 )));
             }
             "sec" if value != "sys" => {

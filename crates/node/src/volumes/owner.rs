@@ -47,8 +47,8 @@ pub fn noted(data_dir: &Path) -> Result<Option<String>, OwnerError> {
     }
 }
 
-/// Takes the volumes of a data folder for a cluster: nobody's, or its own; another's only if that is meant (`take_over`),
-/// and then they stay where they are, for nobody in the new cluster knows them.
+/// Takes the volumes of a data folder for a cluster: nobody's, or its own; another's only if that is meant
+/// (`take_over`), and then they stay where they are, for nobody in the new cluster knows them.
 ///
 /// # Errors
 /// [`OwnerError::Other`] when they are another cluster's.

@@ -130,9 +130,9 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
     }
 }
 
-/// Whether the API itself says, now, that exactly this object is being deleted: only then is anything of it removed from
-/// a disk (A10). What the watch said may be old, its name may be another object's by now, and an object that is not there
-/// at all says nothing about the data.
+/// Whether the API itself says, now, that exactly this object is being deleted: only then is anything of it removed
+/// from a disk (A10). What the watch said may be old, its name may be another object's by now, and an object that is
+/// not there at all says nothing about the data.
 pub(super) async fn is_being_deleted(
     kubelet: &Kubelet,
     kind: &Kind,

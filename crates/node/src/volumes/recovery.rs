@@ -1,5 +1,6 @@
-//! A volume that takes no writes any more, for a write below it failed (a full disk): made well again before a container
-//! of its pod is started. While another container has it nothing can be done, and the pod's people are told so.
+//! A volume that takes no writes any more, for a write below it failed (a full disk): made well again before a
+//! container of its pod is started. While another container has it nothing can be done, and the pod's people are told
+//! so.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

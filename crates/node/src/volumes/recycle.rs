@@ -93,7 +93,8 @@ pub(super) fn empty_folder(path: &Path) -> Result<(), VolumeError> {
 
 async fn done(kubelet: &Kubelet, volume: &PersistentVolume, name: &str, claim: &str) -> Result<(), VolumeError> {
     let patch = json!({ "metadata": {
-        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": { (RECYCLED): claim },
+        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version,
+            "annotations": { (RECYCLED): claim },
     } });
     match kubelet.config.client.patch(&kinds::PERSISTENT_VOLUME, "", name, "", PatchType::Merge, &patch).await {
         Ok(_) => Ok(()),

@@ -130,10 +130,9 @@ fn found(kubelet: &Kubelet, image: &Image) -> Result<Option<Value>, VolumeError>
     };
     let nanos = Timestamp::try_from(moment).map_or(0, Timestamp::as_nanosecond);
     let handle = source::handle(&kubelet.config.node_name, &image.name());
-    Ok(Some(
-        json!({ "snapshotHandle": handle, "creationTime": i64::try_from(nanos).unwrap_or(0), "restoreSize": size, "readyToUse": true,
-        "error": null }),
-    ))
+    Ok(Some(json!({ "snapshotHandle": handle, "creationTime": i64::try_from(nanos).unwrap_or(0), "restoreSize": size,
+            "readyToUse": true,
+        "error": null })))
 }
 
 /// The place of a copy.

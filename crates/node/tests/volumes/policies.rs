@@ -69,7 +69,8 @@ pub fn all(name: &str, kind: Kind, policy: Policy) {
     });
 }
 
-/// An object that was deleted, as the agent saw it last, while its name is another's by now, or nobody's: the data stays.
+/// An object that was deleted, as the agent saw it last, while its name is another's by now, or nobody's: the data
+/// stays.
 #[test]
 fn a10_data_goes_only_when_the_api_says_that_this_very_volume_is_being_deleted() {
     let testbed = Testbed::new("reclaim_by_uid");
@@ -88,7 +89,8 @@ fn a10_data_goes_only_when_the_api_says_that_this_very_volume_is_being_deleted()
         reclaim::reclaim(&kubelet, &stale).await.unwrap();
         assert!(image.exists(), "the object is missing");
         // And declares the volume again, to have the data back (V6).
-        let mut again = json!({ "metadata": { "name": name, "annotations": seen["metadata"]["annotations"] }, "spec": seen["spec"] });
+        let mut again = json!({ "metadata": { "name": name, "annotations": seen["metadata"]["annotations"] },
+            "spec": seen["spec"] });
         again["spec"].as_object_mut().unwrap().remove("claimRef");
         testbed.admin.create(kind, "", &again).await.unwrap();
         reclaim::reclaim(&kubelet, &stale).await.unwrap();

@@ -268,14 +268,16 @@ impl Testbed {
 
     async fn class(&self, name: &str, parameters: &str, policy: &str) {
         let parameters: Value = serde_json::from_str(parameters).unwrap();
-        let class = json!({ "metadata": { "name": name }, "provisioner": "mainstay.io/local-path", "volumeBindingMode": "Immediate",
+        let class = json!({ "metadata": { "name": name }, "provisioner": "mainstay.io/local-path",
+            "volumeBindingMode": "Immediate",
             "reclaimPolicy": policy, "parameters": parameters });
         self.admin.create(&kinds::find("storage.k8s.io", "v1", "storageclasses").unwrap(), "", &class).await.unwrap();
     }
 
     /// A claim of a class, bound.
     pub async fn claim(&self, name: &str, class: &str) -> Value {
-        let claim = json!({ "metadata": { "name": name }, "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
+        let claim = json!({ "metadata": { "name": name }, "spec": { "storageClassName": class,
+            "accessModes": ["ReadWriteOnce"],
             "resources": { "requests": { "storage": "16Mi" } } } });
         self.admin.create(&kinds::PERSISTENT_VOLUME_CLAIM, "default", &claim).await.unwrap();
         self.bound(name).await
@@ -295,8 +297,10 @@ impl Testbed {
         let mut pod = json!({
             "metadata": { "name": format!("p{number}"), "namespace": "default", "labels": { "given": "given" } },
             "spec": {
-                "nodeName": NODE, "hostNetwork": true, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
-                "containers": [{ "name": "main", "image": "busybox:test", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }],
+                "nodeName": NODE, "hostNetwork": true, "terminationGracePeriodSeconds": 0,
+                    "automountServiceAccountToken": false,
+                "containers": [{ "name": "main", "image": "busybox:test",
+                    "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }],
                 "volumes": [volume],
             },
         });

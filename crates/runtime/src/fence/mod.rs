@@ -1,12 +1,12 @@
 //! The deadline at which supervisors end their containers by themselves (S13).
 //!
-//! One page, `<root>/renewals`: the agent writes when its node's lease was renewed, every supervisor with a deadline has
-//! the page mapped and locked in memory, and looks at it when its deadline has come. So a renewal is one small write,
-//! whatever the number of containers, and a supervisor sleeps until it may have to act. A guard has a thread of its own,
-//! that waits for no disk: the one that relays output may be stuck in a log.
+//! One page, `<root>/renewals`: the agent writes when its node's lease was renewed, every supervisor with a deadline
+//! has the page mapped and locked in memory, and looks at it when its deadline has come. So a renewal is one small
+//! write, whatever the number of containers, and a supervisor sleeps until it may have to act. A guard has a thread of
+//! its own, that waits for no disk: the one that relays output may be stuck in a log.
 //!
-//! All times are of CLOCK_BOOTTIME, which goes on in suspend and is set by nobody. An agent that is frozen, hung or dead
-//! moves nothing; one that was killed and began anew goes on writing.
+//! All times are of CLOCK_BOOTTIME, which goes on in suspend and is set by nobody. An agent that is frozen, hung or
+//! dead moves nothing; one that was killed and began anew goes on writing.
 //!
 //! ```text
 //! sent          last        of the newest renewal that was acknowledged: the deadline is so many seconds later

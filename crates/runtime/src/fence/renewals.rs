@@ -1,4 +1,5 @@
-//! What supervisors conclude from the renewals of their node's lease. Without IO: the simulator's machines use this file too.
+//! What supervisors conclude from the renewals of their node's lease. Without IO: the simulator's machines use this
+//! file too.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ pub struct Renewals {
 }
 
 impl Renewals {
-    /// One more was sent and acknowledged. A row goes on while each is acknowledged before any deadline that counts from
-    /// the one before may have passed: none is shorter than `lease`.
+    /// One more was sent and acknowledged. A row goes on while each is acknowledged before any deadline that counts
+    /// from the one before may have passed: none is shorter than `lease`.
     #[must_use]
     pub fn renewed(self, sent: Duration, acknowledged: Duration, lease: Duration) -> Self {
         if sent < self.last {

@@ -1,5 +1,6 @@
-//! The kit with which code that reads strangers' bytes is tried: a target, damage to its seeds, a folder beside one that
-//! nothing may touch. Compiled for tests and for the fuzzing engine only (feature `fuzzing`), never into the binary.
+//! The kit with which code that reads strangers' bytes is tried: a target, damage to its seeds, a folder beside one
+//! that nothing may touch. Compiled for tests and for the fuzzing engine only (feature `fuzzing`), never into the
+//! binary.
 
 mod folder;
 mod mutation;

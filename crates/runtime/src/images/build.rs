@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn only_files_with_code_are_taken() {
         let maps = "1-2 r--p 0 fe:00 1 /bin/x\n1-2 r-xp 0 fe:00 1     /bin/x\n3-4 r-xp 0 fe:00 2 /lib/libc.so.6\n\
-                    5-6 r-xp 0 00:00 0 [vdso]\n7-8 r--p 0 fe:00 3 /usr/share/locale\n9-a r-xp 0 fe:00 4 /gone (deleted)\n";
+                    5-6 r-xp 0 00:00 0 [vdso]\n7-8 r--p 0 fe:00 3 /usr/share/locale\n9-a r-xp 0 fe:00 4 /gone \
+                        (deleted)\n";
         assert_eq!(mapped_files(maps), BTreeSet::from([PathBuf::from("/bin/x"), PathBuf::from("/lib/libc.so.6")]));
     }
 }

@@ -212,7 +212,8 @@ pub fn archive_seeds() -> Vec<Vec<u8>> {
     let (os, architecture) = ("linux", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
     let config = json!({
         "architecture": architecture, "os": os, "rootfs": { "type": "layers", "diff_ids": ["@L"] },
-        "config": { "Env": ["A=b", "PATH"], "Cmd": ["sh"], "User": "1:2", "ExposedPorts": { "80/tcp": {} }, "Volumes": { "/data": {} } },
+        "config": { "Env": ["A=b", "PATH"], "Cmd": ["sh"], "User": "1:2", "ExposedPorts": { "80/tcp": {} },
+            "Volumes": { "/data": {} } },
     });
     let config = config.to_string().into_bytes();
     let path = |digest: &str| format!("blobs/sha256/{digest}");
@@ -226,7 +227,8 @@ pub fn archive_seeds() -> Vec<Vec<u8>> {
             "schemaVersion": 2,
             "manifests": [{
                 "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "@M", "size": 1,
-                "platform": { "os": os, "architecture": architecture }, "annotations": { annotation: "example.invalid/a:1" },
+                "platform": { "os": os, "architecture": architecture },
+                    "annotations": { annotation: "example.invalid/a:1" },
             }],
         })
     };

@@ -83,7 +83,8 @@ fn a_sparse_file_is_refused_rather_than_unpacked_as_its_map() {
 /// A thousand images that share one large config are read into memory a thousand times.
 #[test]
 fn manifests_and_configs_have_a_limit_together() {
-    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] }, "comment": "x".repeat(4 << 20) });
+    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] },
+        "comment": "x".repeat(4 << 20) });
     let manifest = json!(vec![json!({ "Config": "config.json", "RepoTags": null, "Layers": [] }); 1000]);
     let archive = tar(&[
         Entry::file(b"config.json", config.to_string().as_bytes()),

@@ -24,8 +24,8 @@ impl ImageStore {
         Ok(rootfs)
     }
 
-    /// Makes what [`mount_rootfs`](Self::mount_rootfs) mounts on, and says where that is and what the image's layers are,
-    /// lowest first. The owner 0 of the root folder is `first_id` on the host. Blocking.
+    /// Makes what [`mount_rootfs`](Self::mount_rootfs) mounts on, and says where that is and what the image's layers
+    /// are, lowest first. The owner 0 of the root folder is `first_id` on the host. Blocking.
     pub fn prepare_rootfs(
         &self,
         image_id: &str,

@@ -111,7 +111,8 @@ fn is_opaque(dir: &OwnedFd) -> bool {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# a comment\npostgres:x:999:998:PostgreSQL:/var/lib/postgresql:/bin/sh\nbroken\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# a \
+        comment\npostgres:x:999:998:PostgreSQL:/var/lib/postgresql:/bin/sh\nbroken\n";
     const GROUP: &str = "root:x:0:\npostgres:x:998:\nssl-cert:x:110:www-data,postgres\nadm:x:4:root\n";
 
     #[test]

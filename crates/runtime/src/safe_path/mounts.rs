@@ -63,8 +63,8 @@ fn file_system_in(text: &[u8], path: &Path) -> Option<FileSystem> {
 /// File systems whose bytes are on another machine, by the kernel's names.
 const REMOTE: [&[u8]; 3] = [b"nfs", b"nfs4", b"fuse.mainstay-nfs"];
 
-/// Gives up what is still on its way to another machine for one of these paths, and all that would follow: the file system
-/// fails from now on, in every mount namespace. Nothing is asked of the other machine.
+/// Gives up what is still on its way to another machine for one of these paths, and all that would follow: the file
+/// system fails from now on, in every mount namespace. Nothing is asked of the other machine.
 pub fn cut_off(paths: &[PathBuf]) {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     for point in remote_in(&text).into_iter().filter(|point| paths.iter().any(|path| path.starts_with(point))) {

@@ -2,8 +2,8 @@
 //! program runs.
 //!
 //! Profiles are those of the OCI runtime specification. A program that makes a system call by the number of another
-//! architecture than those of its profile, or by a number that was not given out when this was written, gets ENOSYS: the
-//! C libraries then fall back to what they know, as with an older kernel.
+//! architecture than those of its profile, or by a number that was not given out when this was written, gets ENOSYS:
+//! the C libraries then fall back to what they know, as with an older kernel.
 
 mod default;
 mod filter;

@@ -1,14 +1,14 @@
 //! A container of a pod with a user namespace: what the supervisor prepares for it, and the way into the namespace.
 //!
 //! Everything is mounted as the host's root, in a mount namespace of the supervisor's own, so that no path of the host
-//! need be open to the pod's ids. Image layers and volumes are bound there with their owners mapped into the pod's range
-//! (`mount_setattr` with MOUNT_ATTR_IDMAP), and overlayfs lies on those layers: nothing is copied or changed on a disk.
-//! Files that the container library makes (mount points, devices) belong to the pod's root, because the supervisor's
-//! file system identity is that until the container is made.
+//! need be open to the pod's ids. Image layers and volumes are bound there with their owners mapped into the pod's
+//! range (`mount_setattr` with MOUNT_ATTR_IDMAP), and overlayfs lies on those layers: nothing is copied or changed on a
+//! disk. Files that the container library makes (mount points, devices) belong to the pod's root, because the
+//! supervisor's file system identity is that until the container is made.
 //!
-//! Just before the program is executed its process enters the user namespace and takes a mount namespace that belongs to
-//! it: what is mounted there is locked, as mounts of a stronger namespace are, so that not even CAP_SYS_ADMIN in the pod
-//! takes away a mask or makes a read-only mount writable.
+//! Just before the program is executed its process enters the user namespace and takes a mount namespace that belongs
+//! to it: what is mounted there is locked, as mounts of a stronger namespace are, so that not even CAP_SYS_ADMIN in the
+//! pod takes away a mask or makes a read-only mount writable.
 
 use std::fs::{self, File};
 use std::io;

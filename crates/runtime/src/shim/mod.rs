@@ -21,8 +21,8 @@ use std::path::Path;
 
 pub use executor::DEFAULT_PATH;
 
-/// If the process was started as a supervisor (`__shim DIR`, `__exec`, `__pause`, `__namespaces`), is one and never returns.
-/// Called first of all, before there are threads and before the command line is read.
+/// If the process was started as a supervisor (`__shim DIR`, `__exec`, `__pause`, `__namespaces`), is one and never
+/// returns. Called first of all, before there are threads and before the command line is read.
 pub fn run_if_supervisor() {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|name| name.to_str()) {

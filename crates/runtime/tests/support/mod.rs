@@ -179,7 +179,8 @@ pub fn write_docker_archive(path: &Path, tag: &str, root: &Path) {
     let layer = layer.into_inner().unwrap();
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "WorkingDir": "/data", "StopSignal": "SIGQUIT" },
+        "config": { "Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=yes"], "WorkingDir": "/data",
+            "StopSignal": "SIGQUIT" },
         "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
     });
     let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"] }]);

@@ -18,9 +18,8 @@ pub fn group(extensions: &[Arc<Extension>], name: &str) -> Option<Value> {
     let versions: Vec<Value> =
         extensions.iter().filter(|extension| extension.group == name).map(|extension| name_of(extension)).collect();
     let first = versions.first()?.clone();
-    Some(
-        json!({ "kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": first }),
-    )
+    Some(json!({ "kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions,
+            "preferredVersion": first }))
 }
 
 /// Adds other servers' groups and versions to an `APIGroupList`.

@@ -41,7 +41,8 @@ pub struct Batch<'a> {
     pub requester: Option<Requester>,
     /// What webhooks have said of it; without one they are not asked.
     pub session: Option<Arc<Session>>,
-    /// What webhooks have converted for it; without it custom resources are taken in the version that they are stored in.
+    /// What webhooks have converted for it; without it custom resources are taken in the version that they are stored
+    /// in.
     pub conversions: Option<Arc<Conversions>>,
 }
 

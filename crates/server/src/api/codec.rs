@@ -11,8 +11,8 @@ pub const MAX_OBJECT: usize = 1_572_864;
 /// A placeholder that cannot occur in JSON text that serde writes: the quotes are not escaped inside it.
 const EMPTY_VERSION: &str = "\"resourceVersion\":\"\"";
 
-/// Refuses an object that is too large to be stored, before anything is made of it (X4). Of a kind with a limit of its own
-/// for what it holds, that limit is named, as upstream does.
+/// Refuses an object that is too large to be stored, before anything is made of it (X4). Of a kind with a limit of its
+/// own for what it holds, that limit is named, as upstream does.
 pub fn fits(kind: &Kind, object: &Value) -> Result<(), Status> {
     /// Counts, and stops when it is too much.
     struct Counter(usize);

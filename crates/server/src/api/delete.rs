@@ -114,7 +114,8 @@ impl DeleteOptions {
             return Err(Status::new(
                 422,
                 "Invalid",
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: orphanDependents and \
+                    deletionPropagation cannot be both set",
             ));
         }
         match self.propagation.as_deref() {
@@ -123,7 +124,8 @@ impl DeleteOptions {
                 422,
                 "Invalid",
                 format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: \
+                        supported values: \"Background\", \"Foreground\", \"Orphan\""
                 ),
             )),
         }

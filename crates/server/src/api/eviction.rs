@@ -1,7 +1,7 @@
 //! `POST pods/<name>/eviction`: a deletion that a disruption budget may refuse.
 //!
-//! What a budget allows is counted down in the transaction that deletes the pod, so that evictions at the same time can't
-//! both take the last one.
+//! What a budget allows is counted down in the transaction that deletes the pod, so that evictions at the same time
+//! can't both take the last one.
 
 use mainstay_api::selector::Labels;
 use mainstay_api::{Status, kinds, object};

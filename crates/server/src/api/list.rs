@@ -114,7 +114,8 @@ fn select(
 pub fn read_error(error: ReadError, is_continued: bool) -> Status {
     match error {
         ReadError::Compacted { .. } if is_continued => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
+            "The provided continue parameter is too old to display a consistent list result. You must start a new \
+                list without the continue parameter.",
         ),
         ReadError::Compacted { asked, compacted } => Status::too_old(asked.0, compacted.0),
         ReadError::Behind => Status::store_is_silent("the newest state is not known"),

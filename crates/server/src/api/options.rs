@@ -146,7 +146,8 @@ impl ListOptions {
         if !how.is_empty() {
             if version.is_empty() {
                 return Err(invalid(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is \
+                        provided",
                 ));
             }
             if !token.is_empty() {
@@ -161,7 +162,8 @@ impl ListOptions {
             }
             if how == "Exact" && version == "0" {
                 return Err(invalid(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \
+                        \"0\"",
                 ));
             }
         }

@@ -52,7 +52,8 @@ impl Inner {
                     match serde_json::from_slice::<Value>(&entry.value) {
                         Ok(definition) => all.extend(rows(&definition, Detail::Full)),
                         Err(error) => {
-                            tracing::error!(key = ?entry.key, %error, "a stored definition does not decode; its kind is not served")
+                            tracing::error!(key = ?entry.key, %error, "a stored definition does not decode; its kind \
+                                is not served")
                         }
                     }
                 }

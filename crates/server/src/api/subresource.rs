@@ -59,7 +59,8 @@ pub fn bind(batch: &mut Batch<'_>, namespace: &str, name: &str, binding: &Value)
 }
 
 fn set_scheduled(pod: &mut Value, batch: &Batch<'_>) {
-    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": metadata::time(batch.now) });
+    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null,
+        "lastTransitionTime": metadata::time(batch.now) });
     let conditions = object::ensure(pod, &["status"]).entry("conditions").or_insert_with(|| json!([]));
     if let Some(conditions) = conditions.as_array_mut() {
         conditions.retain(|old| object::text(old, &["type"]) != "PodScheduled");
@@ -127,7 +128,10 @@ pub fn scaled(
     let replicas = match object::at(&scale, &["spec", "replicas"]) {
         None | Some(Value::Null) => 0,
         Some(replicas) => replicas.as_i64().ok_or_else(|| {
-            Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32")
+            Status::bad_request(
+                "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal into Go \
+                struct field ScaleSpec.spec.replicas of type int32",
+            )
         })?,
     };
     if replicas < 0 {

@@ -291,7 +291,10 @@ mod tests {
             Tokens::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key").serialized_der()).expect("pkcs8")
         };
         let (own, other) = (tokens(), tokens());
-        let claims = |aud: &str, exp: i64| json!({ "iss": ISSUER, "jti": "id", "aud": [aud], "nbf": 100, "exp": exp, "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } });
+        let claims = |aud: &str, exp: i64| {
+            json!({ "iss": ISSUER, "jti": "id", "aud": [aud], "nbf": 100, "exp": exp,
+            "kubernetes.io": { "namespace": "ns", "serviceaccount": { "name": "a", "uid": "u" } } })
+        };
         let now = |second| Timestamp::from_second(second).expect("time");
         let good = own.sign(&claims(ISSUER, 200)).expect("signed");
         let check = |tokens: &Tokens, token: &str, second| tokens.check(token, &[ISSUER], now(second));

@@ -161,7 +161,8 @@ fn check(query: &Query, is_streaming_list: bool, bookmarks: bool) -> Result<(), 
     }
     if !how.is_empty() && !query.contains_key("sendInitialEvents") {
         return refuse(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
+                provided",
         );
     }
     if is_streaming_list && !bookmarks {

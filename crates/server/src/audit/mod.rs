@@ -227,7 +227,8 @@ mod tests {
     fn x2_a_record_holds_what_its_level_says_and_no_more() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.log");
-        let policy = json!({ "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+        let policy = json!({ "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [
             { "level": "Metadata", "resources": [{ "group": "", "resources": ["secrets"] }] },
             { "level": "RequestResponse" },
         ] });

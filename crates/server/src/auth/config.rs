@@ -1,5 +1,5 @@
-//! Further ways to say who one is, from files: an `AuthenticationConfiguration` with JWT issuers and rules for nobody in
-//! particular, and upstream's static token file.
+//! Further ways to say who one is, from files: an `AuthenticationConfiguration` with JWT issuers and rules for nobody
+//! in particular, and upstream's static token file.
 
 use std::collections::HashMap;
 
@@ -297,7 +297,10 @@ anonymous:
         assert!(config.lets_anonymous("/healthz") && !config.lets_anonymous("/version"));
         assert!(Authentication::default().lets_anonymous("/version"));
         let jwt = &config.jwt[0];
-        let claims = |aud: serde_json::Value, hd: &str| json!({ "aud": aud, "hd": hd, "sub": "jane", "roles": ["dev"], "uid": "7", "jti": "x" });
+        let claims = |aud: serde_json::Value, hd: &str| {
+            json!({ "aud": aud, "hd": hd, "sub": "jane", "roles": ["dev"],
+            "uid": "7", "jti": "x" })
+        };
         let user = jwt.user(&claims(json!(["mainstay"]), "example.com")).expect("a user");
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("oidc:jane", "7"));
         assert_eq!(user.groups, ["dev", "system:authenticated"]);

@@ -5,7 +5,8 @@
 //! many pods there are. What the request writes is looked at in `restriction`, when the object is known.
 //!
 //! Differs: our node is also the network, DNS and volumes of its machine, so it reads all nodes, namespaces, Services,
-//! endpoint slices, volumes and snapshot contents; upstream's proxy and drivers have certificates of their own for that.
+//! endpoint slices, volumes and snapshot contents; upstream's proxy and drivers have certificates of their own for
+//! that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -403,7 +404,8 @@ mod tests {
                 "nodeName": node, "serviceAccountName": "sa", "imagePullSecrets": [{ "name": "pull" }],
                 "containers": [{ "env": [{ "valueFrom": { "secretKeyRef": { "name": "env", "key": "k" } } }],
                     "envFrom": [{ "configMapRef": { "name": "from" } }] }],
-                "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "claim" } }, { "name": "e", "ephemeral": {} },
+                "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "claim" } },
+                    { "name": "e", "ephemeral": {} },
                     { "name": "p", "projected": { "sources": [{ "secret": { "name": "projected" } }] } }],
             } })
             .to_string()

@@ -135,7 +135,8 @@ fn defaults() -> Vec<Default> {
 /// What the aggregated roles hold from the first moment on, as their controller would write it: one that is empty for a
 /// while could be given away by somebody who has nothing of what it will hold.
 fn sum_up(all: &mut [Default]) {
-    // Each round reaches one role further: admin is the sum of others and of edit, which is the sum of others and of view.
+    // Each round reaches one role further: admin is the sum of others and of edit, which is the sum of others and of
+    // view.
     for _ in 0..3 {
         for index in 0..all.len() {
             let Some(wanted) = all.get(index).and_then(|made| {
@@ -164,7 +165,8 @@ fn sum_up(all: &mut [Default]) {
 
 fn metadata(name: &str, labels: &[&str]) -> Value {
     let mut metadata = json!({
-        "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" }, "annotations": { AUTO_UPDATE: "true" },
+        "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" },
+            "annotations": { AUTO_UPDATE: "true" },
     });
     for label in labels {
         metadata["labels"][format!("{GROUP}/{label}")] = "true".into();

@@ -125,7 +125,8 @@ impl Index {
                 match value.map(codec::decode) {
                     Some(Ok(binding)) => self.give(key, &binding),
                     Some(Err(status)) => {
-                        tracing::error!(%key, error = %status.message, "a stored binding does not decode; it gives nothing");
+                        tracing::error!(%key, error = %status.message,
+                            "a stored binding does not decode; it gives nothing");
                     }
                     None => {}
                 }

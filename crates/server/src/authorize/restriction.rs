@@ -317,7 +317,10 @@ mod tests {
         assert!(status(&pod("n1", "x"), &pod("n1", "y")).is_err());
         assert!(check_pod("n1", Part::Main, &pod("n1", "x"), Some(&pod("n1", "x"))).is_err());
         assert!(check_pod("n1", Part::Main, &pod("n1", "x"), None).is_err());
-        let claim = |capacity: &str, phase: &str| json!({ "metadata": {}, "status": { "capacity": { "storage": capacity }, "phase": phase } });
+        let claim = |capacity: &str, phase: &str| {
+            json!({ "metadata": {},
+            "status": { "capacity": { "storage": capacity }, "phase": phase } })
+        };
         let told = |old: &Value, new: &Value| check_claim("n1", Part::Status, new, Some(old));
         assert_eq!(told(&claim("1Gi", "Bound"), &claim("2Gi", "Bound")), Ok(()));
         assert!(told(&claim("1Gi", "Bound"), &claim("1Gi", "Lost")).is_err());

@@ -1,8 +1,8 @@
 //! Credentials that are asked for: certificates by CertificateSigningRequest, and bootstrap tokens.
 //!
 //! One task follows both in the store: it approves what kubelets may have, signs what is approved, takes away what is
-//! old, and keeps the signatures of `cluster-info`. What is to be done with one request is decided by [`next`], which is
-//! pure; the key that signs is only here.
+//! old, and keeps the signatures of `cluster-info`. What is to be done with one request is decided by [`next`], which
+//! is pure; the key that signs is only here.
 
 pub mod request;
 pub mod token;
@@ -221,7 +221,8 @@ impl Issuer {
                     Ok(Some(at)) => drop(due.insert((at, object::name(&request).to_owned()), ())),
                     Ok(None) => {}
                     Err(status) => {
-                        tracing::warn!(request = object::name(&request), error = %status.message, "a certificate request could not be tended");
+                        tracing::warn!(request = object::name(&request), error = %status.message,
+                            "a certificate request could not be tended");
                         failed = true;
                     }
                 }
@@ -252,7 +253,8 @@ impl Issuer {
     async fn tend(&self, kind: &Kind, request: &Value, now: Timestamp) -> Result<Option<Timestamp>, Status> {
         let condition = |type_: &str, reason: &str, message: &str| {
             let at = mainstay_api::time::rfc3339(now);
-            json!({ "type": type_, "status": "True", "reason": reason, "message": message, "lastUpdateTime": at, "lastTransitionTime": at })
+            json!({ "type": type_, "status": "True", "reason": reason, "message": message, "lastUpdateTime": at,
+                "lastTransitionTime": at })
         };
         match next(request, now) {
             Next::Keep(end) => Ok(Some(end)),
@@ -320,8 +322,8 @@ impl Issuer {
         may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
     }
 
-    /// Whether every name in a kubelet's serving certificate is its own: the Node's name, and addresses that the Node has
-    /// and that are nobody's else for certain. Then what is noted; others wait for a person's word.
+    /// Whether every name in a kubelet's serving certificate is its own: the Node's name, and addresses that the Node
+    /// has and that are nobody's else for certain. Then what is noted; others wait for a person's word.
     ///
     /// That the certificate is shown by no other node's server is seen by who asks it: the subject is the node.
     /// Differs: upstream leaves all of these to people.
@@ -449,7 +451,8 @@ mod tests {
         let mut request = asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &[], &client);
         assert!(matches!(next(&request, at(0)), Next::Review(asked) if asked.name == "system:node:a"));
         assert_eq!(next(&request, at(24 * 60)), Next::Remove);
-        request["status"] = json!({ "conditions": [{ "type": "Approved", "status": "True", "lastUpdateTime": "2030-01-01T00:10:00Z" }] });
+        request["status"] = json!({ "conditions": [{ "type": "Approved", "status": "True",
+            "lastUpdateTime": "2030-01-01T00:10:00Z" }] });
         assert!(matches!(next(&request, at(11)), Next::Sign(_)));
         request["status"]["certificate"] = json!("abc");
         assert_eq!(next(&request, at(11)), Next::Keep(at(70)));

@@ -34,7 +34,8 @@ pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
         let fresh = json!({
             "metadata": { "name": name },
             "involvedObject": {
-                "apiVersion": event.kind.api_version(), "kind": event.kind.kind, "namespace": event.key.namespace.as_ref(),
+                "apiVersion": event.kind.api_version(), "kind": event.kind.kind,
+                    "namespace": event.key.namespace.as_ref(),
                 "name": event.key.name.as_ref(), "uid": event.uid,
             },
             "reason": event.reason, "message": message, "type": if event.warning { "Warning" } else { "Normal" },

@@ -292,7 +292,8 @@ impl Driver {
                 (controller.keys)(&before, &self.snapshot, &change, &mut |key| woken.push(key));
             }));
             if called.is_err() {
-                tracing::error!(controller = controller.name, kind = &*kind.kind, key = %object, "finding the keys of a change panicked");
+                tracing::error!(controller = controller.name, kind = &*kind.kind, key = %object,
+                    "finding the keys of a change panicked");
             }
             for key in woken {
                 self.wake((index, key));
@@ -309,7 +310,8 @@ impl Driver {
         match (was, is) {
             (None, Some(error)) => tracing::error!(
                 kind = &*change.kind.kind, key = %change.key, error,
-                "a stored object does not decode; no controller that looks at its kind decides anything until a person mends or deletes it"
+                "a stored object does not decode; no controller that looks at its kind decides anything until a \
+                    person mends or deletes it"
             ),
             (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.wake(item)),
             _ => {}
@@ -432,12 +434,14 @@ impl Driver {
         let decision = match decision {
             Some(decision) if permits(controller, &decision) => decision,
             Some(_) => {
-                tracing::error!(controller = controller.name, key = %item.1, "a decision wants what its controller may not; nothing of it is done");
+                tracing::error!(controller = controller.name, key = %item.1,
+                    "a decision wants what its controller may not; nothing of it is done");
                 self.queue.park(item.clone(), now);
                 return None;
             }
             None => {
-                tracing::error!(controller = controller.name, key = %item.1, "a decision panicked; its key is left alone for a while");
+                tracing::error!(controller = controller.name, key = %item.1,
+                    "a decision panicked; its key is left alone for a while");
                 self.queue.park(item.clone(), now);
                 return None;
             }
@@ -523,7 +527,8 @@ impl Driver {
         if writes > 1 {
             self.most_writes.insert(first.item.clone(), writes / 2);
         } else {
-            tracing::error!(controller = work.controller, key = %first.key, "a single write breaks a limit of the store");
+            tracing::error!(controller = work.controller, key = %first.key,
+                "a single write breaks a limit of the store");
             self.queue.failed(first.item.clone(), now);
         }
     }

@@ -162,8 +162,9 @@ async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
 }
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
-/// polling. Decisions are made on a blocking thread and committed by tasks, many side by side. `undecodable` is kept
-/// at [`Driver::undecodable`], for `/readyz`; what is done is counted in `counts`; what is `measured` is shown to the controllers.
+/// polling. Decisions are made on a blocking thread and committed by tasks, many side by side. `undecodable` is kept at
+/// [`Driver::undecodable`], for `/readyz`; what is done is counted in `counts`; what is `measured` is shown to the
+/// controllers.
 pub async fn run(
     api: Api,
     controllers: &'static [Controller],

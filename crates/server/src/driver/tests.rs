@@ -22,7 +22,8 @@ fn made(key: &ObjectKey, suffix: &str, finalizer: &str) -> Write {
     let owner =
         json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "set", "uid": "u", "controller": true });
     let metadata = json!({
-        "namespace": &*key.namespace, "name": format!("{}{suffix}", key.name), "ownerReferences": [owner], "finalizers": [finalizer],
+        "namespace": &*key.namespace, "name": format!("{}{suffix}", key.name), "ownerReferences": [owner],
+            "finalizers": [finalizer],
     });
     Write::Create { kind: kinds::SECRET.clone(), object: json!({ "metadata": metadata }) }
 }
@@ -194,7 +195,8 @@ fn deleted_with<'a>(content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cl
 }
 
 fn filled(name: usize, bytes: usize) -> Value {
-    json!({ "metadata": { "namespace": "full", "name": format!("o{name}") }, "data": { "a": "QUJD".repeat(bytes / 4) } })
+    json!({ "metadata": { "namespace": "full", "name": format!("o{name}") },
+        "data": { "a": "QUJD".repeat(bytes / 4) } })
 }
 
 #[test]
@@ -258,7 +260,10 @@ fn a10_an_undecodable_claim_stops_what_looks_at_claims_and_nothing_is_deleted() 
     assert!(cluster.get(&kinds::PERSISTENT_VOLUME, "v").is_some(), "its claim cannot be read, which is not gone");
     assert_eq!(driver.undecodable().len(), 1);
     let held = |driver: &Driver| {
-        let undecodable = |(_, _, waiting): &(_, &ObjectKey, &[mainstay_logic::Waiting])| matches!(waiting, [mainstay_logic::Waiting::Undecodable { kind, .. }] if *kind == kinds::PERSISTENT_VOLUME_CLAIM);
+        let undecodable = |(_, _, waiting): &(_, &ObjectKey, &[mainstay_logic::Waiting])| {
+            matches!(waiting,
+            [mainstay_logic::Waiting::Undecodable { kind, .. }] if *kind == kinds::PERSISTENT_VOLUME_CLAIM)
+        };
         driver.waiting().filter(undecodable).map(|(name, ..)| name).collect::<BTreeSet<_>>()
     };
     assert!(held(&driver).contains("persistentvolume-binder"));
@@ -461,7 +466,8 @@ fn many_keys_are_decided_together_by_rank_and_a_refusal_ends_only_what_follows()
     assert_eq!(made, [true, true, false]);
 }
 
-/// Conformance, ReplicationController and ReplicaSet: a failure such as an exceeded quota is a condition while it lasts.
+/// Conformance, ReplicationController and ReplicaSet: a failure such as an exceeded quota is a condition while it
+/// lasts.
 #[test]
 fn conformance_an_exceeded_quota_is_a_condition_of_the_set() {
     static SETS: &[Controller] = &[mainstay_logic::controllers::replicationcontroller::CONTROLLER];

@@ -171,7 +171,8 @@ impl Constraints {
         })
     }
 
-    /// As which kind the request is meant, by rules alone: its own, or one that has the same objects in another version.
+    /// As which kind the request is meant, by rules alone: its own, or one that has the same objects in another
+    /// version.
     pub fn resource(&self, registry: &Registry, attributes: &Attributes) -> Option<Kind> {
         let own = &attributes.kind;
         if self.hits(&self.excluded, registry, attributes).is_some() {
@@ -288,7 +289,8 @@ mod tests {
     }
 
     fn rule(operations: &[&str], groups: &[&str], versions: &[&str], resources: &[&str], scope: &str) -> Value {
-        json!({ "operations": operations, "apiGroups": groups, "apiVersions": versions, "resources": resources, "scope": scope })
+        json!({ "operations": operations, "apiGroups": groups, "apiVersions": versions, "resources": resources,
+            "scope": scope })
     }
 
     #[test]
@@ -342,9 +344,9 @@ mod tests {
     #[test]
     fn resource_names_and_exclusions_of_policies() {
         let constraints = |written: Value| Constraints::read(&written).expect("constraints");
-        let named = constraints(
-            json!({ "resourceRules": [{ "operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "resourceNames": ["b"] }] }),
-        );
+        let named =
+            constraints(json!({ "resourceRules": [{ "operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+                "resources": ["pods"], "resourceNames": ["b"] }] }));
         let registry = Registry::built_in();
         let pod = attributes(&kinds::POD, "", Operation::Update);
         assert_eq!(named.resource(&registry, &pod), None);

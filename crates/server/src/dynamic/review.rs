@@ -211,7 +211,8 @@ mod tests {
     #[test]
     fn a_review_names_both_what_was_asked_and_what_is_shown() {
         let attributes = Attributes::new(&kinds::HORIZONTAL_POD_AUTOSCALER_V1, "status", Operation::Update, "ns", "a");
-        let object = json!({ "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": { "name": "a" },
+        let object = json!({ "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+            "metadata": { "name": "a" },
             "spec": { "maxReplicas": 3, "targetCPUUtilizationPercentage": 50 } });
         let question = Question {
             attributes: &attributes,
@@ -255,7 +256,8 @@ mod tests {
                     .to_string()
                     .into(),
                 true,
-                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v2, Kind=AdmissionReview",
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v2, \
+                    Kind=AdmissionReview",
             ),
             (
                 answer(json!({ "uid": "u", "patch": patch })),
@@ -304,9 +306,9 @@ mod tests {
 
     #[test]
     fn x4_any_bytes_are_an_answer() {
-        let seed = answer(
-            json!({ "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": "W10=", "warnings": ["w"], "auditAnnotations": { "a": "b" } }),
-        );
+        let seed =
+            answer(json!({ "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": "W10=", "warnings": ["w"],
+                "auditAnnotations": { "a": "b" } }));
         assert!(Response::read(&seed, Version::V1, "u", true).is_ok());
         let mut state = 7_u64;
         for _ in 0..5000 {

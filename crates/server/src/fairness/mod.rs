@@ -1,8 +1,8 @@
 //! Priority and fairness: how many requests are worked on at a time, and whose turn it is (X7).
 //!
-//! A request belongs to a flow of a priority level, by the FlowSchemas that are stored. Each level has its own seats, so
-//! that workloads never take those of nodes; within a level flows take turns, so that one client's thousand requests wait
-//! for another's one no longer than for one of their own.
+//! A request belongs to a flow of a priority level, by the FlowSchemas that are stored. Each level has its own seats,
+//! so that workloads never take those of nodes; within a level flows take turns, so that one client's thousand requests
+//! wait for another's one no longer than for one of their own.
 //!
 //! Differs: each flow has a queue of its own instead of a hand of shared ones, with a queue's limit; levels lend each
 //! other nothing. A watch holds its seat only until it has begun.

@@ -56,9 +56,13 @@ pub fn defaults() -> Vec<(&'static str, Value)> {
             continue;
         }
         match words.as_slice() {
-            ["level", name, "exempt"] => all.push((LEVELS, json!({
-                "metadata": metadata(name), "spec": { "type": "Exempt", "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } },
-            }))),
+            ["level", name, "exempt"] => all.push((
+                LEVELS,
+                json!({
+                    "metadata": metadata(name), "spec": { "type": "Exempt",
+                        "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } },
+                }),
+            )),
             ["level", name, shares, queues @ ..] => {
                 let number = |text: &&str| text.parse::<i64>().unwrap_or(0);
                 let response = match queues {
@@ -67,9 +71,12 @@ pub fn defaults() -> Vec<(&'static str, Value)> {
                     } }),
                     _ => json!({ "type": "Reject" }),
                 };
-                all.push((LEVELS, json!({ "metadata": metadata(name), "spec": { "type": "Limited", "limited": {
+                all.push((
+                    LEVELS,
+                    json!({ "metadata": metadata(name), "spec": { "type": "Limited", "limited": {
                     "nominalConcurrencyShares": number(shares), "limitResponse": response, "lendablePercent": 0,
-                } } })));
+                } } }),
+                ));
             }
             ["schema", name, level, precedence, distinguisher, subjects @ ..] => {
                 let subjects: Vec<Value> = subjects.iter().filter_map(|text| subject(text)).collect();

@@ -67,7 +67,8 @@ fn cached(mut response: Response<Body>) -> Response<Body> {
 
 fn version() -> Value {
     json!({
-        "major": VERSION.0, "minor": VERSION.1, "gitVersion": format!("v{}.{}.0+mainstay-{}", VERSION.0, VERSION.1, env!("CARGO_PKG_VERSION")),
+        "major": VERSION.0, "minor": VERSION.1, "gitVersion": format!("v{}.{}.0+mainstay-{}", VERSION.0, VERSION.1,
+            env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
     })
@@ -79,7 +80,8 @@ fn metrics(server: &Server) -> String {
     out.family(
         "apiserver_storage_objects",
         "gauge",
-        "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+        "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value \
+            will be -1.",
     );
     for kind in server.api.served.now().all_stored() {
         let count = i64::try_from(store.count(&key::prefix(kind, None))).unwrap_or(i64::MAX);

@@ -63,7 +63,8 @@ fn all(root: &str, checks: &[Check], query: &[(String, String)]) -> Response<Bod
     respond::text(200, "ok")
 }
 
-/// What is looked at. Who is not ready still lives: only `/readyz` looks at what heals by itself or is a person's to mend.
+/// What is looked at. Who is not ready still lives: only `/readyz` looks at what heals by itself or is a person's to
+/// mend.
 fn checks(server: &Server, is_readyz: bool) -> Vec<Check> {
     let check = |name: &str, wrong: Option<String>| Check { name: name.to_owned(), wrong };
     let down = |is_well: bool| (!is_well).then(|| "broke a moment ago; it is begun anew".to_owned());

@@ -154,7 +154,8 @@ impl Iterator for Listing {
                 }
                 Err(error) => {
                     self.ended = true;
-                    tracing::error!(key = %String::from_utf8_lossy(&entry.key), %error, "an item of a list cannot be read");
+                    tracing::error!(key = %String::from_utf8_lossy(&entry.key), %error,
+                        "an item of a list cannot be read");
                     return Some(Err(Box::new(error)));
                 }
             }

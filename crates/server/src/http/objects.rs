@@ -102,7 +102,8 @@ fn manager(query: &Query, subresource: &str, request: &Request<Received>) -> Res
         return Err(Status::new(
             422,
             "Invalid",
-            "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: may not be more than 128 printable characters",
+            "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: may not be more than 128 \
+                printable characters",
         ));
     }
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
@@ -671,7 +672,8 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
     json_only(content_type)?;
     let parsed = schema::parse::parse(body).map_err(|error| {
         Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: {error}"
+            "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse \
+                error: {error}"
         ))
     })?;
     if parsed.value.is_object() {
@@ -684,9 +686,14 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
 fn validation(query: &Query) -> Result<FieldValidation, Status> {
     let text = query.get("fieldValidation").map_or("", String::as_str);
     FieldValidation::from_parameter(text).ok_or_else(|| {
-        Status::new(422, "Invalid", format!(
-            "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-        ))
+        Status::new(
+            422,
+            "Invalid",
+            format!(
+                "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported \
+                values: \"\", \"Ignore\", \"Strict\", \"Warn\""
+            ),
+        )
     })
 }
 
@@ -725,7 +732,8 @@ fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
             422,
             "Invalid",
             format!(
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \"All\""
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \
+                    \"All\""
             ),
         )),
     }

@@ -253,7 +253,8 @@ fn container_of(pod: &Value, asked: &str) -> Result<String, Status> {
             own.join(" ")
         ))),
         _ => Err(Status::bad_request(format!(
-            "a container name must be specified for pod {pod_name}, choose one of: [{}] or one of the init containers: [{}]",
+            "a container name must be specified for pod {pod_name}, choose one of: [{}] or one of the init \
+                containers: [{}]",
             own.join(" "),
             init.join(" ")
         ))),
@@ -328,7 +329,8 @@ mod tests {
     #[test]
     fn requests_become_the_kubelets() {
         let pod = json!({ "metadata": { "namespace": "a", "name": "b" }, "spec": { "containers": [{ "name": "c" }] } });
-        let two = json!({ "metadata": { "namespace": "a", "name": "b" }, "spec": { "containers": [{ "name": "c" }, { "name": "d" }] } });
+        let two = json!({ "metadata": { "namespace": "a", "name": "b" },
+            "spec": { "containers": [{ "name": "c" }, { "name": "d" }] } });
         let path = |pod: &Value, what, query: &str| {
             kubelet_path(pod, what, &parameters(query)).map_err(|status| status.message)
         };

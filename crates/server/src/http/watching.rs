@@ -156,8 +156,8 @@ impl WatchBody {
         }
     }
 
-    /// A frame of a watch in protobuf: its length (four bytes, big-endian), then a `WatchEvent` of the type (1) and of the
-    /// object in its envelope (2), which is raw (1).
+    /// A frame of a watch in protobuf: its length (four bytes, big-endian), then a `WatchEvent` of the type (1) and of
+    /// the object in its envelope (2), which is raw (1).
     fn write_message(&mut self, chunk: &mut BytesMut, frame: &Frame) {
         let object = self.object(frame);
         let Some(object) = super::respond::message(&object) else {

@@ -268,7 +268,10 @@ mod tests {
         let memory = json!({ "workingSetBytes": 4096 });
         let containers: Vec<_> = containers
             .iter()
-            .map(|(name, start, cpu)| json!({ "name": name, "startTime": start, "cpu": measured(*cpu), "memory": memory }))
+            .map(|(name, start, cpu)| {
+                json!({ "name": name, "startTime": start, "cpu": measured(*cpu),
+                "memory": memory })
+            })
             .collect();
         let pod = json!({ "podRef": { "uid": "u" }, "containers": containers });
         let whole = json!({ "node": { "cpu": measured(node), "memory": memory }, "pods": [pod] });

@@ -39,7 +39,8 @@ pub async fn serve(
             Representation::Table => table(kind, &all, json!({}), include, true, now),
             Representation::Partial => partial_list(&all, json!({})),
             Representation::Object => {
-                json!({ "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": {}, "items": all })
+                json!({ "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": {},
+                    "items": all })
             }
         };
         return Ok(printed(200, &list));

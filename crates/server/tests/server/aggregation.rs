@@ -65,8 +65,10 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/apis/ext.example.com/v1" => {
             json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "ext.example.com/v1",
             "resources": [
-                { "name": "widgets", "singularName": "widget", "namespaced": true, "kind": "Widget", "verbs": ["get", "list"], "shortNames": ["wd"] },
-                { "name": "widgets/status", "singularName": "", "namespaced": true, "kind": "Widget", "verbs": ["get"] },
+                { "name": "widgets", "singularName": "widget", "namespaced": true, "kind": "Widget",
+                    "verbs": ["get", "list"], "shortNames": ["wd"] },
+                { "name": "widgets/status", "singularName": "", "namespaced": true, "kind": "Widget",
+                    "verbs": ["get"] },
             ] })
         }
         "/openapi/v3/apis/ext.example.com/v1" => json!({ "openapi": "3.0.0", "paths": {} }),
@@ -113,7 +115,8 @@ async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
     );
 
     let (port, bundle, task) = extension(proxy_ca).await;
-    let registered = json!({ "metadata": { "name": "v1.ext.example.com" }, "spec": { "group": "ext.example.com", "version": "v1",
+    let registered = json!({ "metadata": { "name": "v1.ext.example.com" },
+        "spec": { "group": "ext.example.com", "version": "v1",
         "service": { "namespace": "default", "name": "api", "port": port }, "caBundle": bundle,
         "groupPriorityMinimum": 1000, "versionPriority": 10 } });
     admin.create(&API_SERVICE, "", &registered).await.expect("registered");

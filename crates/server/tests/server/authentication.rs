@@ -80,7 +80,10 @@ async fn x1_a_token_of_a_configured_issuer_is_its_user_and_any_other_is_nobodys(
     let file = folder.path().join("authentication.yaml");
     let ca = ca.lines().map(|line| format!("      {line}\n")).collect::<String>();
     let text = format!(
-        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {url}\n    audiences: [mainstay]\n    certificateAuthority: |\n{ca}  claimMappings:\n    username: {{ claim: sub, prefix: \"oidc:\" }}\n    groups: {{ claim: groups, prefix: \"oidc:\" }}\nanonymous:\n  enabled: true\n  conditions: [{{ path: /healthz }}]\n"
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: \
+            {url}\n    audiences: [mainstay]\n    certificateAuthority: |\n{ca}  claimMappings:\n    username: {{ \
+            claim: sub, prefix: \"oidc:\" }}\n    groups: {{ claim: groups, prefix: \"oidc:\" }}\nanonymous:\n  \
+            enabled: true\n  conditions: [{{ path: /healthz }}]\n"
     );
     std::fs::write(&file, text).expect("written");
     let tokens = folder.path().join("tokens.csv");
@@ -88,7 +91,10 @@ async fn x1_a_token_of_a_configured_issuer_is_its_user_and_any_other_is_nobodys(
     let files = Files { authentication: Some(file), tokens: Some(tokens), ..Files::default() };
     let server = start_with(config(&folder.path().join("data")), &files).await.expect("started");
     let now = jiff::Timestamp::now().as_second();
-    let claims = |aud: &str, exp: i64| json!({ "iss": url, "aud": aud, "sub": "joe", "groups": ["dev"], "exp": exp, "nbf": now - 10 });
+    let claims = |aud: &str, exp: i64| {
+        json!({ "iss": url, "aud": aud, "sub": "joe", "groups": ["dev"], "exp": exp,
+        "nbf": now - 10 })
+    };
     let good = signed(&signer, "k1", &claims("mainstay", now + 600));
     let user = who(&bearer(&server, &good)).await.expect("believed");
     assert_eq!(user["username"], "oidc:joe");
@@ -147,9 +153,11 @@ async fn m4_a_machine_with_a_bootstrap_token_gets_a_nodes_certificate_and_no_mor
         params.distinguished_name.push(DnType::OrganizationName, group);
         let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
         json!({
-            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": { "generateName": "csr-" },
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+                "metadata": { "generateName": "csr-" },
             "spec": { "request": STANDARD.encode(pem), "signerName": signer, "expirationSeconds": 3600,
-                "usages": ["client auth", "digital signature"], "username": "system:admin", "groups": ["system:masters"] },
+                "usages": ["client auth", "digital signature"], "username": "system:admin",
+                    "groups": ["system:masters"] },
         })
     };
     let kubelet = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -179,7 +187,8 @@ async fn m4_a_machine_with_a_bootstrap_token_gets_a_nodes_certificate_and_no_mor
     assert_eq!(masters.code(), Some(403));
     let person = machine.create(kind, "", &request("eve", "dev", client)).await.expect("asked");
     let name = person["metadata"]["name"].as_str().expect("a name");
-    let approval = json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "Test", "message": "" }] } });
+    let approval = json!({ "status": { "conditions": [{ "type": "Approved", "status": "True", "reason": "Test",
+        "message": "" }] } });
     let own = machine.patch(kind, "", name, "approval", PatchType::Merge, &approval).await.expect_err("not its to say");
     assert_eq!(own.code(), Some(403));
     admin.patch(kind, "", name, "approval", PatchType::Merge, &approval).await.expect("approved");
@@ -203,7 +212,9 @@ async fn until_issued(admin: &Client, kind: &mainstay_api::Kind, name: &str) -> 
 async fn x2_the_audit_log_says_who_did_what_and_no_secret() {
     let folder = tempfile::tempdir().expect("a folder");
     let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
-    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n  resources:\n  - group: \"\"\n    resources: [secrets]\n- level: RequestResponse\n  resources:\n  - group: \"\"\n    resources: [configmaps]\n";
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: \
+        Metadata\n  resources:\n  - group: \"\"\n    resources: [secrets]\n- level: RequestResponse\n  resources:\n  \
+        - group: \"\"\n    resources: [configmaps]\n";
     std::fs::write(&policy, rules).expect("written");
     let files = Files { audit_policy: Some(policy), audit_log: Some(log.clone()), ..Files::default() };
     let server = start_with(config(&folder.path().join("data")), &files).await.expect("started");

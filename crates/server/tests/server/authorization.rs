@@ -92,7 +92,8 @@ async fn x1_nobody_gives_what_they_do_not_have() {
     let rules = json!({
         "metadata": { "name": "rbac" },
         "rules": [
-            { "verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles"] },
+            { "verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"],
+                "resources": ["roles", "rolebindings", "clusterroles"] },
             { "verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"] },
         ],
     });
@@ -132,7 +133,8 @@ async fn x1_nobody_gives_what_they_do_not_have() {
     assert!(why.contains("must have cluster-admin privileges to use the aggregationRule"), "{why}");
 
     let bind = json!({ "op": "add", "path": "/rules/-", "value": {
-        "verbs": ["bind"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "resourceNames": ["admin"],
+        "verbs": ["bind"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"],
+            "resourceNames": ["admin"],
     } });
     let more =
         admin.patch(&kinds::CLUSTER_ROLE, "", "rbac", "", mainstay_client::PatchType::Json, &json!([bind])).await;
@@ -157,7 +159,8 @@ async fn x1_default_roles_are_brought_up_to_date_at_a_start() {
         }
     };
     patch("system:discovery", json!({ "rules": [] })).await;
-    let own = json!({ "metadata": { "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "false" } }, "rules": [] });
+    let own = json!({ "metadata": { "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "false" } },
+        "rules": [] });
     patch("system:kube-dns", own).await;
     client.delete(&kinds::CLUSTER_ROLE_BINDING, "", "system:basic-user", &json!({})).await.expect("deleted");
     server.shutdown().await;

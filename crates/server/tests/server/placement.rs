@@ -118,15 +118,18 @@ fn a_claim_is_provisioned_used_and_reclaimed_through_the_real_pipeline() {
     cluster.create(
         &kinds::STORAGE_CLASS,
         "",
-        json!({"metadata": {"name": "fast"}, "provisioner": "mainstay.io/local-path", "volumeBindingMode": "WaitForFirstConsumer",
+        json!({"metadata": {"name": "fast"}, "provisioner": "mainstay.io/local-path",
+            "volumeBindingMode": "WaitForFirstConsumer",
             "reclaimPolicy": "Delete"}),
     );
     cluster.create(
         &kinds::NODE,
         "",
-        json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}, "annotations": {"mainstay.io/volume-root": "/v"}}}),
+        json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"},
+            "annotations": {"mainstay.io/volume-root": "/v"}}}),
     );
-    let ready = json!({"allocatable": {"cpu": "2", "memory": "2Gi", "pods": "10"}, "conditions": [{"type": "Ready", "status": "True"}]});
+    let ready = json!({"allocatable": {"cpu": "2", "memory": "2Gi", "pods": "10"},
+        "conditions": [{"type": "Ready", "status": "True"}]});
     cluster.status(&kinds::NODE, "n1", ready);
     cluster.create(
         &kinds::PERSISTENT_VOLUME_CLAIM,
@@ -137,12 +140,14 @@ fn a_claim_is_provisioned_used_and_reclaimed_through_the_real_pipeline() {
     cluster.create(
         &kinds::SERVICE,
         "default",
-        json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]}}),
+        json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "None", "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80}]}}),
     );
     cluster.create(
         &kinds::POD,
         "default",
-        json!({"metadata": {"name": "web-0", "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "x"}],
+        json!({"metadata": {"name": "web-0", "labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "image": "x"}],
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}}),
     );
     cluster.settle();

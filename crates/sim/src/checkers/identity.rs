@@ -38,7 +38,8 @@ impl Released {
         self.s13_what_was_released_never_runs(seen.nodes)
     }
 
-    /// S13: an identity leaves a silent node only when its containers are known to be stopped, and they never run again.
+    /// S13: an identity leaves a silent node only when its containers are known to be stopped, and they never run
+    /// again.
     pub fn s13_what_was_released_never_runs(&self, nodes: &[Node]) -> Result<(), Violation> {
         let running = nodes.iter().flat_map(|node| node.machine.running().map(move |(key, uid)| (node, key, uid)));
         match running.into_iter().find(|(_, _, uid)| self.0.contains(*uid)) {

@@ -53,7 +53,8 @@ pub fn converged(snapshot: &Snapshot) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Nothing is left of what is gone: claims whose owners are, volumes that nobody asked to keep, what is on the machines.
+/// Nothing is left of what is gone: claims whose owners are, volumes that nobody asked to keep, what is on the
+/// machines.
 pub fn nothing_leaks(snapshot: &Snapshot, nodes: &[Node]) -> Result<(), Violation> {
     let uid_of = |kind: &str, key: ObjectKey| {
         let kind = if kind == "Pod" { &kinds::POD } else { &kinds::STATEFUL_SET };

@@ -184,8 +184,8 @@ impl Node {
         }
     }
 
-    /// Whether a container of the pod may start: its deadline is ahead, and since the lease was renewed again the server
-    /// has said that the pod is still there. As the real node's `deadline::may_start`.
+    /// Whether a container of the pod may start: its deadline is ahead, and since the lease was renewed again the
+    /// server has said that the pod is still there. As the real node's `deadline::may_start`.
     fn may_start(&mut self, index: usize, uid: &str, around: &mut Around<'_>) -> bool {
         let Some(seconds) = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline) else { return true };
         let renewals = self.machine.renewals;

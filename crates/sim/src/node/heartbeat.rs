@@ -105,7 +105,8 @@ impl Node {
 
     fn renew(&self, around: &mut Around<'_>) -> Result<(), mainstay_api::Status> {
         let at = ObjectKey::new("kube-node-lease", self.name.as_str());
-        let spec = json!({ "holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": time::micro(around.now) });
+        let spec = json!({ "holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": time::micro(around.now) });
         match patch(around.server, &kinds::LEASE, &at, Part::Main, ("", ""), &json!({ "spec": spec })) {
             Err(status) if status.code == 404 => {}
             result => return result.map(|_| ()),

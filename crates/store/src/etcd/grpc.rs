@@ -168,7 +168,8 @@ struct Inner {
     anchor: Mutex<Option<Anchor>>,
 }
 
-/// A row of the past: what a key held at a revision. A cluster that was brought back from an older copy does not have it.
+/// A row of the past: what a key held at a revision. A cluster that was brought back from an older copy does not have
+/// it.
 #[derive(Clone)]
 pub(super) struct Anchor {
     key: Bytes,
@@ -219,8 +220,8 @@ impl Client {
         *crate::lock(&self.0.anchor) = Some(anchor);
     }
 
-    /// Whether the cluster behind a new connection is the one that was followed (A3): asked before anything else, since a
-    /// write to another one would hide that it is one.
+    /// Whether the cluster behind a new connection is the one that was followed (A3): asked before anything else, since
+    /// a write to another one would hide that it is one.
     async fn verify(&self, connection: &Connection) -> Result<(), GrpcError> {
         let Some(anchor) = crate::lock(&self.0.anchor).clone() else { return Ok(()) };
         let range = Range { key: anchor.key.clone(), limit: 1, revision: anchor.revision, ..Range::default() };

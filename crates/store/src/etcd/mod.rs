@@ -1,9 +1,9 @@
 //! The second backend: an etcd v3 cluster, for several servers.
 //!
-//! A transaction of ours is one transaction of etcd's: its expectations are compares, its ops become visible and durable
-//! together. etcd gives all of them one revision, so ours are `etcd's revision * 1024 + index of the op`: each op has its
-//! own, they are consecutive, and either is had from the other. A row is stored with its revision's digits left out and
-//! put in by whoever reads it, for nobody knows them before the commit:
+//! A transaction of ours is one transaction of etcd's: its expectations are compares, its ops become visible and
+//! durable together. etcd gives all of them one revision, so ours are `etcd's revision * 1024 + index of the op`: each
+//! op has its own, they are consecutive, and either is had from the other. A row is stored with its revision's digits
+//! left out and put in by whoever reads it, for nobody knows them before the commit:
 //!
 //! ```text
 //! <prefix><key> -> form (1 byte) | where the digits go (4) | index of the op (2) | checksum of key and bytes (8) | bytes
@@ -12,8 +12,8 @@
 //! Memory (keys and window, as with the embedded engine) is fed by one watch; a commit is answered when that watch has
 //! brought it, so whoever writes reads it back. [`crate::Store::catch_up`] waits for what others have committed.
 //!
-//! A transaction whose answer is lost is settled before anybody is told (`receipt`). Where etcd does not answer, reads and
-//! writes wait a while for another member, then they fail; all goes on by itself when it answers again.
+//! A transaction whose answer is lost is settled before anybody is told (`receipt`). Where etcd does not answer, reads
+//! and writes wait a while for another member, then they fail; all goes on by itself when it answers again.
 //!
 //! What etcd does not do: more than 128 ops at once. A longer transaction is cut, in order; each part is whole, and the
 //! expectations of all are checked with the first. What a decision writes may be cut anywhere by design.

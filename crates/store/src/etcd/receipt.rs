@@ -1,16 +1,16 @@
 //! Whether a transaction happened, when nobody says so.
 //!
-//! A connection that breaks, or a member that has lost its leader, leaves a transaction in doubt: it may have been done,
-//! and what was not done yet may still be, for it waits in some member's queue. So each carries a receipt: it compares the
-//! revision of a key that only this handle writes (its slot), and writes that key too.
+//! A connection that breaks, or a member that has lost its leader, leaves a transaction in doubt: it may have been
+//! done, and what was not done yet may still be, for it waits in some member's queue. So each carries a receipt: it
+//! compares the revision of a key that only this handle writes (its slot), and writes that key too.
 //!
 //! ```text
 //! <prefix>/!receipt/<a number of the handle's own>/<slot>  ->  't' (a transaction) or 'f' (a fence), seconds since 1970
 //! ```
 //!
-//! Whoever has to know what became of a transaction writes its slot himself, with the same comparison: the fence. Either
-//! that is done, and the transaction never will be; or it is refused, and the slot tells that the transaction was done, and
-//! at which revision. Nothing is done twice, nothing is called refused that happened (A9).
+//! Whoever has to know what became of a transaction writes its slot himself, with the same comparison: the fence.
+//! Either that is done, and the transaction never will be; or it is refused, and the slot tells that the transaction
+//! was done, and at which revision. Nothing is done twice, nothing is called refused that happened (A9).
 //!
 //! Receipts are in etcd only: memory does not show them. Those that nobody writes any more are taken away after a day.
 
@@ -115,7 +115,8 @@ impl Slot {
         txn.else_get.push(self.key.clone());
     }
 
-    /// The same transaction, with its receipt. The receipt is its last op, and the last of what is read when it is refused.
+    /// The same transaction, with its receipt. The receipt is its last op, and the last of what is read when it is
+    /// refused.
     pub fn signed(&self, txn: &Txn) -> Txn {
         let mut txn = txn.clone();
         self.sign(&mut txn, TRANSACTION);

@@ -44,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
     let ops = prop::collection::vec((key(), prop::bool::weighted(0.3)), 0..4);
     prop_oneof![
         6 => (expects, ops).prop_map(|(expects, ops)| Step::Commit(expects, ops)),
-        3 => (prefix(), prop::option::of(key()), 0..4usize, 0..20u64).prop_map(|(p, k, n, back)| Step::Range(p, k, n, back)),
+        3 => (prefix(), prop::option::of(key()), 0..4usize, 0..20u64).prop_map(|(p, k, n, back)| Step::Range(p, k, n,
+            back)),
         2 => (prefix(), 0..20u64).prop_map(|(prefix, back)| Step::Watch(prefix, back)),
         3 => any::<usize>().prop_map(Step::Drain),
         1 => (0..20u64).prop_map(Step::Compact),

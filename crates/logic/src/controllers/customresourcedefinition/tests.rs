@@ -9,8 +9,10 @@ fn definition(plural: &str, kind: &str, group: &str) -> Value {
     json!({
         "kind": "CustomResourceDefinition", "metadata": { "name": format!("{plural}.{group}") },
         "spec": {
-            "group": group, "scope": "Namespaced", "names": { "plural": plural, "singular": plural.trim_end_matches('s'), "kind": kind, "listKind": format!("{kind}List") },
-            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }],
+            "group": group, "scope": "Namespaced", "names": { "plural": plural,
+                "singular": plural.trim_end_matches('s'), "kind": kind, "listKind": format!("{kind}List") },
+            "versions": [{ "name": "v1", "served": true, "storage": true,
+                "schema": { "openAPIV3Schema": { "type": "object" } } }],
         },
     })
 }
@@ -47,7 +49,8 @@ fn a_definition_goes_when_its_last_object_has_gone() {
     world.put(definition("foos", "Foo", "x.io"));
     world.settle(ALL, Timestamp::UNIX_EPOCH);
     for (name, finalizers) in [("a", json!([])), ("b", json!(["x.io/hold"]))] {
-        world.put(json!({ "apiVersion": "x.io/v1", "kind": "Foo", "metadata": { "name": name, "namespace": "n", "finalizers": finalizers } }));
+        world.put(json!({ "apiVersion": "x.io/v1", "kind": "Foo", "metadata": { "name": name, "namespace": "n",
+            "finalizers": finalizers } }));
     }
     let cleanup = json!({ "metadata": { "finalizers": [CLEANUP], "deletionTimestamp": "2026-01-01T00:00:00Z" } });
     world.patch(&KIND, "", "foos.x.io", cleanup);

@@ -153,16 +153,16 @@ mod tests {
     }
 
     fn set(size: i32, available: i32, max: i32) -> ReplicaSet {
-        let object = json!({"metadata": {"annotations": {MAX: max.to_string()}}, "spec": {"replicas": size, "selector": {}}, "status": {"replicas": size, "availableReplicas": available}});
+        let object = json!({"metadata": {"annotations": {MAX: max.to_string()}},
+            "spec": {"replicas": size, "selector": {}}, "status": {"replicas": size, "availableReplicas": available}});
         serde_json::from_value(object).unwrap_or_default()
     }
 
     #[test]
     fn percentages_round_towards_availability() {
         let rolling = |surge: &str, unavailable: &str, replicas: i32| {
-            let plan = plan(
-                json!({"replicas": replicas, "selector": {}, "template": {}, "strategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}),
-            );
+            let plan = plan(json!({"replicas": replicas, "selector": {}, "template": {},
+                    "strategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}));
             (plan.surge, plan.unavailable)
         };
         assert_eq!(rolling("25%", "25%", 10), (3, 2));

@@ -29,11 +29,13 @@ fn pod(world: &mut World, name: &str, owner: Value, ready: bool) {
 fn world(spec: Value, ready: usize) -> World {
     let mut world = World::default();
     world.put(json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "default", "name": "web", "uid": "uid-web"},
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "default", "name": "web",
+            "uid": "uid-web"},
         "spec": {"replicas": 5, "selector": {}, "template": {}, "serviceName": "web"},
     }));
     for number in 0..5 {
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "uid-web", "controller": true}]);
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "uid-web",
+            "controller": true}]);
         pod(&mut world, &format!("web-{number}"), owner, number < ready);
     }
     let mut spec = spec;

@@ -195,7 +195,8 @@ fn scale_down_limit(spec: &HorizontalPodAutoscalerSpec, current: i32, history: &
     choose(rules, of, current, i32::MIN, false)
 }
 
-/// By `selectPolicy`: the largest change (`Max`), the smallest (`Min`), or none at all. `free` where there is no policy.
+/// By `selectPolicy`: the largest change (`Max`), the smallest (`Min`), or none at all. `free` where there is no
+/// policy.
 fn choose(rules: &HPAScalingRules, of: impl Fn(&HPAScalingPolicy) -> i32, current: i32, free: i32, is_up: bool) -> i32 {
     let all = rules.policies.iter().flatten().map(of);
     let chosen = match rules.select_policy.as_deref() {

@@ -87,7 +87,9 @@ fn answer(o: &Observed, target: &Target, spec: &MetricSpec, now: Timestamp) -> R
     match (spec.type_.as_str(), &spec.resource, &spec.container_resource) {
         ("Resource", Some(resource), _) => {
             let what = What { resource: &resource.name, container: None };
-            let failed = |why| ("FailedGetResourceMetric", format!("failed to get {} resource metric value: {why}", resource.name));
+            let failed = |why| {
+                ("FailedGetResourceMetric", format!("failed to get {} resource metric value: {why}", resource.name))
+            };
             let (replicas, is_share, current) = of_resource(o, target, &what, &resource.target, now).map_err(failed)?;
             let unit = if is_share { "utilization (percentage of request)" } else { "" };
             let metric = format!("{} resource {unit}", resource.name).trim_end().to_owned();
@@ -111,15 +113,21 @@ fn answer(o: &Observed, target: &Target, spec: &MetricSpec, now: Timestamp) -> R
         }
         ("Pods", ..) => Err((
             "FailedGetPodsMetric",
-            "failed to get pods metric value: unable to get metric: unable to fetch metrics from custom metrics API: the server could not find the requested resource".to_owned(),
+            "failed to get pods metric value: unable to get metric: unable to fetch metrics from custom metrics API: \
+                the server could not find the requested resource"
+                .to_owned(),
         )),
         ("Object", ..) => Err((
             "FailedGetObjectMetric",
-            "failed to get object metric value: unable to get metric: unable to fetch metrics from custom metrics API: the server could not find the requested resource".to_owned(),
+            "failed to get object metric value: unable to get metric: unable to fetch metrics from custom metrics \
+                API: the server could not find the requested resource"
+                .to_owned(),
         )),
         ("External", ..) => Err((
             "FailedGetExternalMetric",
-            "failed to get external metric value: unable to get external metric: unable to fetch metrics from external metrics API: the server could not find the requested resource".to_owned(),
+            "failed to get external metric value: unable to get external metric: unable to fetch metrics from \
+                external metrics API: the server could not find the requested resource"
+                .to_owned(),
         )),
         (other, ..) => Err(("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
     }
@@ -156,7 +164,10 @@ fn of_resource(
         let mean = used / i64::try_from(groups.used.len().max(1)).unwrap_or(1);
         return Ok((replicas, false, json!({ "averageValue": written(what, mean) })));
     }
-    let share = wanted.average_utilization.ok_or("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set")?;
+    let share = wanted.average_utilization.ok_or(
+        "invalid resource metric source: neither an average utilization \
+        target nor an average value (usage) target was set",
+    )?;
     let requests = requests(o, what)?;
     let target_share = f64::from(share) / 100.0;
     let (replicas, used) = replicas(&groups, &requests, target_share, target.replicas, share.max(100), tolerance);
@@ -236,7 +247,8 @@ fn used(usage: &PodUsage, what: &What) -> Option<i64> {
 fn grouped<'a>(o: &Observed<'a>, what: &What, now: Timestamp) -> Result<Groups<'a>, String> {
     if !matches!(what.resource, "cpu" | "memory") || o.measured.pods.is_empty() {
         return Err(format!(
-            "failed to get {0} utilization: unable to get metrics for resource {0}: no metrics returned from resource metrics API",
+            "failed to get {0} utilization: unable to get metrics for resource {0}: no metrics returned from resource \
+                metrics API",
             what.resource
         ));
     }

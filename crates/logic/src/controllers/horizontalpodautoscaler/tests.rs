@@ -20,15 +20,18 @@ fn world(pods: i32, spec: &Value) -> World {
     let mut world = World::default();
     world.put(json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "namespace": "default", "name": "web" },
-        "spec": { "replicas": pods, "selector": { "matchLabels": { "app": "web" } }, "template": {}, "serviceName": "web" },
+        "spec": { "replicas": pods, "selector": { "matchLabels": { "app": "web" } }, "template": {},
+            "serviceName": "web" },
         "status": { "replicas": pods },
     }));
     for number in 0..pods {
         put_pod(&mut world, number, "True", -1000);
     }
     let mut whole = json!({
-        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web" }, "minReplicas": 1, "maxReplicas": 10,
-        "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } }],
+        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web" }, "minReplicas": 1,
+            "maxReplicas": 10,
+        "metrics": [{ "type": "Resource", "resource": { "name": "cpu",
+            "target": { "type": "Utilization", "averageUtilization": 50 } } }],
     });
     crate::world::merge(&mut whole, spec.clone());
     world.put(json!({
@@ -42,8 +45,10 @@ fn put_pod(world: &mut World, number: i32, ready: &str, started: i64) {
     let time = at(started).to_string();
     world.put(json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "namespace": "default", "name": format!("web-{number}"), "uid": format!("pod-{number}"), "labels": { "app": "web" } },
-        "spec": { "nodeName": "n", "containers": [{ "name": "c", "resources": { "requests": { "cpu": "100m", "memory": "100" } } }] },
+        "metadata": { "namespace": "default", "name": format!("web-{number}"), "uid": format!("pod-{number}"),
+            "labels": { "app": "web" } },
+        "spec": { "nodeName": "n", "containers": [{ "name": "c", "resources": {
+            "requests": { "cpu": "100m", "memory": "100" } } }] },
         "status": {
             "phase": "Running", "startTime": time,
             "conditions": [{ "type": "Ready", "status": ready, "lastTransitionTime": time }],
@@ -130,7 +135,8 @@ fn growth_is_bounded_by_rate_and_by_the_largest_size() {
     measure(&mut small, 0, &[1000, 1000]);
     assert_eq!((size(&small), condition(&small, "ScalingLimited")), (3, "True TooManyReplicas".to_owned()));
     let rules = json!({ "behavior": { "scaleUp": {
-        "stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [{ "type": "Pods", "value": 1, "periodSeconds": 60 }],
+        "stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [{ "type": "Pods", "value": 1,
+            "periodSeconds": 60 }],
     } } });
     let mut slow = world(2, &rules);
     measure(&mut slow, 0, &[1000, 1000]);
@@ -183,7 +189,8 @@ fn sizes_outside_the_range_are_brought_into_it_whatever_is_used() {
 
 #[test]
 fn average_values_and_other_targets() {
-    let memory = json!([{ "type": "Resource", "resource": { "name": "memory", "target": { "type": "AverageValue", "averageValue": "35" } } }]);
+    let memory = json!([{ "type": "Resource", "resource": { "name": "memory",
+        "target": { "type": "AverageValue", "averageValue": "35" } } }]);
     let mut bytes = world(2, &json!({ "metrics": memory }));
     measure(&mut bytes, 0, &[1, 1]);
     assert_eq!(size(&bytes), 4);
@@ -192,7 +199,8 @@ fn average_values_and_other_targets() {
     assert_eq!(condition(&gone, "AbleToScale"), "False FailedGetScale");
     assert!(world_says(&gone, "deployments.apps \\\"x\\\" not found"));
     assert_eq!(gone.get(&DEPLOYMENT, "default", "x"), Value::Null);
-    let pods = json!([{ "type": "Pods", "pods": { "metric": { "name": "hits" }, "target": { "type": "AverageValue", "averageValue": "1" } } }]);
+    let pods = json!([{ "type": "Pods", "pods": { "metric": { "name": "hits" },
+        "target": { "type": "AverageValue", "averageValue": "1" } } }]);
     let mut custom = world(2, &json!({ "metrics": pods }));
     measure(&mut custom, 0, &[1, 1]);
     assert_eq!(condition(&custom, "ScalingActive"), "False FailedGetPodsMetric");

@@ -80,8 +80,8 @@ pub struct Counts<'a> {
     pub succeeded_indexes: Indexes,
     /// With `backoffLimitPerIndex`.
     pub failed_indexes: Option<Indexes>,
-    /// With `backoffLimitPerIndex`: the last failed pod of an index, which is kept until it has a successor that carries
-    /// the number of failures on.
+    /// With `backoffLimitPerIndex`: the last failed pod of an index, which is kept until it has a successor that
+    /// carries the number of failures on.
     pub last_failed: BTreeMap<i32, &'a Pod>,
     /// Made by this decision.
     pub made: usize,

@@ -90,7 +90,8 @@ fn prefix(job: &str, index: Option<i32>) -> String {
     format!("{}{end}", job.get(..room).unwrap_or(job))
 }
 
-/// The template of one pod: tracked and, of an Indexed Job, with its index in annotation, label, variable and host name.
+/// The template of one pod: tracked and, of an Indexed Job, with its index in annotation, label, variable and host
+/// name.
 fn template(o: &Observed, index: Option<i32>, counts: &Counts) -> PodTemplateSpec {
     let mut template = o.spec.template.clone();
     let meta = template.metadata.get_or_insert_default();
@@ -127,8 +128,8 @@ fn variable() -> Option<k8s_openapi::api::core::v1::EnvVar> {
     serde_json::from_value(value).ok()
 }
 
-/// The active pods that go: those of an index that another has too, or that the Job has not, and of the others as many as
-/// are too many, the least far first.
+/// The active pods that go: those of an index that another has too, or that the Job has not, and of the others as many
+/// as are too many, the least far first.
 pub fn surplus<'a>(o: &Observed, counts: &Counts<'a>, at_least: i32) -> Vec<&'a Pod> {
     let at_least = usize::try_from(at_least).unwrap_or(0);
     let (mut surplus, mut left) = (Vec::new(), Vec::new());

@@ -29,7 +29,8 @@ pub fn is_failed(pod: &Pod, spec: &JobSpec) -> bool {
     }
 }
 
-/// Whether a pod's successor is made only when the pod has ended: `podReplacementPolicy: Failed`, or any failure policy.
+/// Whether a pod's successor is made only when the pod has ended: `podReplacementPolicy: Failed`, or any failure
+/// policy.
 pub fn replaces_only_failed(spec: &JobSpec) -> bool {
     spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some()
 }

@@ -20,11 +20,12 @@ fn settle(world: &mut World) {
 /// A claim with a volume that was made on a node.
 fn claim(world: &mut World, name: &str, app: &str, node: &str) {
     world.put(json!({"kind": "PersistentVolume", "metadata": {"name": format!("pv-{name}"), "annotations":
-        {(PROVISIONED_BY): BUILT_IN[0], (SIZE): "image", (MADE_ON): node}}, "spec": {"claimRef": {"namespace": "default", "name": name, "uid": name}}}));
-    world.put(
-        json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "uid": name, "labels": {"app": app},
-        "finalizers": [PVC_PROTECTION], "annotations": {(BIND_COMPLETED): "yes"}}, "spec": {"volumeName": format!("pv-{name}")}}),
-    );
+        {(PROVISIONED_BY): BUILT_IN[0], (SIZE): "image", (MADE_ON): node}},
+            "spec": {"claimRef": {"namespace": "default", "name": name, "uid": name}}}));
+    world.put(json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "uid": name,
+            "labels": {"app": app},
+        "finalizers": [PVC_PROTECTION], "annotations": {(BIND_COMPLETED): "yes"}},
+            "spec": {"volumeName": format!("pv-{name}")}}));
 }
 
 fn group(name: &str, app: &str) -> Value {
@@ -49,15 +50,20 @@ fn node_works(world: &mut World) {
             .iter()
             .flatten()
             .enumerate()
-            .map(|(number, volume)| json!({"volumeHandle": volume, "snapshotHandle": format!("n1/snapshot-{number}"), "readyToUse": true}))
+            .map(|(number, volume)| {
+                json!({"volumeHandle": volume, "snapshotHandle": format!("n1/snapshot-{number}"),
+                "readyToUse": true})
+            })
             .collect();
-        let status = json!({"volumeGroupSnapshotHandle": "n1/g", "creationTime": "2026-01-01T00:00:00Z", "readyToUse": true, "volumeSnapshotInfoList": copies});
+        let status = json!({"volumeGroupSnapshotHandle": "n1/g", "creationTime": "2026-01-01T00:00:00Z",
+            "readyToUse": true, "volumeSnapshotInfoList": copies});
         world.patch(&kinds::VOLUME_GROUP_SNAPSHOT_CONTENT, "", &key.name, json!({"status": status}));
     }
     settle(world);
     for (key, content) in &world.snapshot.volume_snapshot_contents.clone() {
         let handle = content.spec.source.snapshot_handle.clone();
-        let status = json!({"snapshotHandle": handle, "readyToUse": true, "restoreSize": 1 << 30, "creationTime": 1_000_000_000});
+        let status = json!({"snapshotHandle": handle, "readyToUse": true, "restoreSize": 1 << 30,
+            "creationTime": 1_000_000_000});
         if content.status.is_none() {
             world.patch(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &key.name, json!({"status": status}));
         }
@@ -67,7 +73,8 @@ fn node_works(world: &mut World) {
 
 fn class(world: &mut World) {
     world.put(json!({"kind": "VolumeGroupSnapshotClass", "metadata": {"name": "one", "annotations":
-        {(kinds::volumegroupsnapshotclass::DEFAULT_ANNOTATION): "true"}}, "driver": BUILT_IN[0], "deletionPolicy": "Delete"}));
+        {(kinds::volumegroupsnapshotclass::DEFAULT_ANNOTATION): "true"}}, "driver": BUILT_IN[0],
+            "deletionPolicy": "Delete"}));
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn v10_no_more_is_promised_than_a_node_has_and_a_growth_without_room_can_be_take
     let waits = world.get(&kinds::POD, "default", "b")["status"]["conditions"][0]["message"].clone();
     assert_eq!(
         waits,
-        "0/1 nodes are available: 1 node(s) did not have enough free storage. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+        "0/1 nodes are available: 1 node(s) did not have enough free storage. preemption: 0/1 nodes are available: 1 \
+            Preemption is not helpful for scheduling."
     );
     // A claim that waits for no pod is told the same, and gets its volume when there is room: another is gone.
     world.put(claim("now", Some("fast"), "ReadWriteOnce"));
@@ -139,16 +140,16 @@ fn attributes_that_nobody_can_change_are_infeasible_and_their_class_is_kept() {
         status(&world)["modifyVolumeStatus"],
         json!({"targetVolumeAttributesClassName": "gold", "status": "Pending"})
     );
-    world.put(
-        json!({"kind": "VolumeAttributesClass", "metadata": {"name": "gold"}, "driverName": BUILT_IN[0], "parameters": {"iops": "9"}}),
-    );
+    world.put(json!({"kind": "VolumeAttributesClass", "metadata": {"name": "gold"}, "driverName": BUILT_IN[0],
+            "parameters": {"iops": "9"}}));
     settle(&mut world);
     assert_eq!(
         status(&world)["modifyVolumeStatus"],
         json!({"targetVolumeAttributesClassName": "gold", "status": "Infeasible"})
     );
     assert_eq!(conditions(&world), ["ModifyVolumeError"]);
-    let why = "VolumeModifyFailed: VAC gold: mainstay.io/local-path has no attributes that can be changed; not understood: iops";
+    let why = "VolumeModifyFailed: VAC gold: mainstay.io/local-path has no attributes that can be changed; not \
+        understood: iops";
     assert_eq!((told(&world, why), told(&world, "VAC gold does not exist.")), (1, 1), "{:?}", world.events);
     // V2: it stays while it is asked for.
     world.delete(&kinds::VOLUME_ATTRIBUTES_CLASS, "", "gold", None);

@@ -284,7 +284,8 @@ impl Limits {
                     self.is_busy(limit.id);
                 }
                 Err(error) => {
-                    tracing::error!(folder = folder.id, %error, "what a folder uses could not be counted: it cannot change")
+                    tracing::error!(folder = folder.id, %error, "what a folder uses could not be counted: it cannot \
+                        change")
                 }
             }
             limit.counted.notify_all();

@@ -21,7 +21,8 @@ pub(super) fn server() -> Shared {
     };
     put(&kinds::NAMESPACE, "", "default", json!({}));
     let ports = json!([{ "name": "http", "port": 80, "protocol": "TCP" }]);
-    let spec = json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": ports, "selector": { "a": "b" }, "type": "ClusterIP" });
+    let spec = json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": ports, "selector": { "a": "b" },
+        "type": "ClusterIP" });
     put(&kinds::SERVICE, "default", "web", json!({ "spec": spec }));
     let endpoints = json!([{ "addresses": ["10.244.0.5"], "hostname": "web-0", "conditions": { "ready": true } }]);
     put(

@@ -1,7 +1,7 @@
 //! `sessionAffinity: ClientIP`: who was sent where, and until when.
 //!
-//! Each endpoint of such a front has a set of the clients that it serves, whose elements the kernel takes out when their
-//! time is over, and a chain that notes the client before it sends the connection on. The sets stay when other
+//! Each endpoint of such a front has a set of the clients that it serves, whose elements the kernel takes out when
+//! their time is over, and a chain that notes the client before it sends the connection on. The sets stay when other
 //! endpoints come and go; they go with their endpoint, with the affinity, and when the whole table is made anew.
 //!
 //! Differs: upstream's node port and cluster address of one Service port share their clients, here each has its own.

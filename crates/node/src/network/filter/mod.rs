@@ -242,8 +242,8 @@ fn chain_rules(name: &str, backends: &Backends, kept: &Kept) -> Vec<Message> {
     messages
 }
 
-/// The rules that pick an endpoint, for everybody or for one range of sources: that of a client that is remembered, else
-/// one by chance.
+/// The rules that pick an endpoint, for everybody or for one range of sources: that of a client that is remembered,
+/// else one by chance.
 fn endpoint_rules(name: &str, backends: &Backends, kept: &Kept, from: Option<Cidr>) -> Vec<Message> {
     let within = |rule: &mut Rule<'_>| {
         if let Some(from) = from {

@@ -209,8 +209,10 @@ async fn run_writer<W: AsyncWrite + Unpin>(
             biased;
             Some(frame) = answers.recv() => encoder.encode(&frame, &mut buffer),
             next = outgoing.recv() => match next {
-                Some(Outgoing::Data(stream, bytes)) => encoder.encode(&Frame::Data { stream, bytes, fin: false }, &mut buffer),
-                Some(Outgoing::End(stream)) => encoder.encode(&Frame::Data { stream, bytes: Bytes::new(), fin: true }, &mut buffer),
+                Some(Outgoing::Data(stream, bytes)) => encoder.encode(&Frame::Data { stream, bytes, fin: false },
+                    &mut buffer),
+                Some(Outgoing::End(stream)) => encoder.encode(&Frame::Data { stream, bytes: Bytes::new(), fin: true },
+                    &mut buffer),
                 Some(Outgoing::Flushed(done)) => flushed = Some(done),
                 // The reader has ended and nobody here has anything more to say.
                 None => break,

@@ -95,12 +95,14 @@ fn any_frame() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn any_bytes_in_any_pieces_never_panic_x4(bytes in proptest::collection::vec(any::<u8>(), 0..600), piece in 1usize..64) {
+    fn any_bytes_in_any_pieces_never_panic_x4(bytes in proptest::collection::vec(any::<u8>(), 0..600),
+        piece in 1usize..64) {
         let _ = frames(&bytes, piece);
     }
 
     #[test]
-    fn broken_frames_never_panic_x4(list in proptest::collection::vec(any_frame(), 1..6), cut in any::<proptest::sample::Index>(), flip in any::<(proptest::sample::Index, u8)>()) {
+    fn broken_frames_never_panic_x4(list in proptest::collection::vec(any_frame(), 1..6),
+        cut in any::<proptest::sample::Index>(), flip in any::<(proptest::sample::Index, u8)>()) {
         let (mut encoder, mut bytes) = (Encoder::default(), BytesMut::new());
         list.iter().for_each(|frame| encoder.encode(frame, &mut bytes));
         let mut bytes = bytes.to_vec();

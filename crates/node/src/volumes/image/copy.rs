@@ -154,7 +154,8 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
 
 fn too_long(hold: Hold<'_>) -> VolumeError {
     VolumeError::Refused(format!(
-        "copying takes longer than the {} seconds for which the volume's writes may be held back; it can be copied while no pod uses it",
+        "copying takes longer than the {} seconds for which the volume's writes may be held back; it can be copied \
+            while no pod uses it",
         hold.limit.as_secs()
     ))
 }

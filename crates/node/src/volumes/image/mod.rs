@@ -117,7 +117,8 @@ impl Image {
         if !self.file().exists() {
             if made {
                 return Err(VolumeError::Refused(format!(
-                    "the volume's image {} is missing: its data was made on this node and is gone; refusing to start on an empty one",
+                    "the volume's image {} is missing: its data was made on this node and is gone; refusing to start \
+                        on an empty one",
                     self.file().display()
                 )));
             }
@@ -196,7 +197,8 @@ impl Image {
         };
         work().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => VolumeError::Refused(format!(
-                "{} cannot be mounted: this node has no loop devices ({error}); a StorageClass with the parameter mainstay.io/size: none makes plain directories",
+                "{} cannot be mounted: this node has no loop devices ({error}); a StorageClass with the parameter \
+                    mainstay.io/size: none makes plain directories",
                 self.file().display()
             )),
             _ => VolumeError::Io { what: format!("mounting {}", self.file().display()), source: error },
@@ -352,7 +354,8 @@ fn run(name: &str, arguments: &[&str], file: &Path, fine: i32) -> Result<(), Vol
     let program = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file());
     let Some(program) = program else {
         return Err(VolumeError::Refused(format!(
-            "this node has no {name} (package e2fsprogs), which volumes need to keep their size; install it, or use a StorageClass with the \
+            "this node has no {name} (package e2fsprogs), which volumes need to keep their size; install it, or use a \
+                StorageClass with the \
              parameter mainstay.io/size: none"
         )));
     };

@@ -75,10 +75,9 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
     let moment = Timestamp::from_nanosecond(i128::from(nanos)).map(time::rfc3339).ok();
     let handle =
         format!("{}/group{}", kubelet.config.node_name, source::folder(content.metadata.uid.as_deref().unwrap_or("")));
-    Ok(
-        json!({ "volumeGroupSnapshotHandle": handle, "creationTime": moment, "readyToUse": true, "volumeSnapshotInfoList": members,
-        "error": null }),
-    )
+    Ok(json!({ "volumeGroupSnapshotHandle": handle, "creationTime": moment, "readyToUse": true,
+            "volumeSnapshotInfoList": members,
+        "error": null }))
 }
 
 /// Removes the copies that no content of their own has.

@@ -44,6 +44,7 @@ pub(super) fn may_grow(batch: &mut Batch<'_>, new: &Value, old: &Value) -> Resul
     if allowed && persistentvolumeclaim::class_of(new) == class {
         return Ok(());
     }
-    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must \
+        support resize";
     Err(Status::forbidden(&kinds::PERSISTENT_VOLUME_CLAIM, object::name(old), why))
 }

@@ -33,7 +33,8 @@ pub(super) fn namespace_takes_new(
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         let mut status = Status::forbidden(kind, name, &why);
         status.details["causes"] = json!([{
-            "reason": "NamespaceTerminating", "message": format!("namespace {namespace} is being terminated"), "field": "metadata.namespace",
+            "reason": "NamespaceTerminating", "message": format!("namespace {namespace} is being terminated"),
+                "field": "metadata.namespace",
         }]);
         return Err(status);
     }
@@ -166,7 +167,9 @@ pub(super) fn release(batch: &mut Batch<'_>, kind: &Kind, last: &Value) {
 pub(crate) fn furnish_namespace(batch: &mut Batch<'_>, namespace: &str) -> Result<(), Status> {
     let ca = json!({ "metadata": {
         "name": "kube-root-ca.crt",
-        "annotations": { "kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters." },
+        "annotations": { "kubernetes.io/description": "Contains a CA bundle that can be used to verify the \
+            kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. \
+            No other usage is guaranteed across distributions of Kubernetes clusters." },
     }, "data": { "ca.crt": batch.settings.ca_pem } });
     let account = json!({ "metadata": { "name": "default" } });
     for (kind, object) in [(&kinds::CONFIG_MAP, ca), (&kinds::SERVICE_ACCOUNT, account)] {

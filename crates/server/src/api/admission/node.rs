@@ -1,8 +1,9 @@
 //! Ranges of pod addresses: each belongs to one Node, by a key of its own in the store that is made and taken away
 //! together with the Node.
 //!
-//! Differs: upstream's controller gives a Node its range a moment after it was made; here it comes with the answer to its
-//! creation, so that a machine that joins waits for nothing. When all ranges are in use, Nodes have none, as upstream.
+//! Differs: upstream's controller gives a Node its range a moment after it was made; here it comes with the answer to
+//! its creation, so that a machine that joins waits for nothing. When all ranges are in use, Nodes have none, as
+//! upstream.
 
 use mainstay_api::status::Cause;
 use mainstay_api::{Status, kinds, object};
@@ -40,8 +41,8 @@ pub fn allocate(batch: &mut Batch<'_>, node: &mut Value) -> Result<(), Status> {
         }
         return Ok(());
     }
-    // As many as are taken are tried last: the one after them is mostly free, however many there are. Machines that join
-    // at the same time all find that one; whoever was too late looks further on, so that they do not meet again.
+    // As many as are taken are tried last: the one after them is mostly free, however many there are. Machines that
+    // join at the same time all find that one; whoever was too late looks further on, so that they do not meet again.
     let further = match u32::try_from(batch.attempt.min(SPREAD_BITS)) {
         Ok(attempt) if attempt > 0 => u64::from_be_bytes(batch.random()) % (MEET << attempt),
         _ => 0,

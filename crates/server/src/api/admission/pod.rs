@@ -64,7 +64,8 @@ fn mount_token(batch: &Batch<'_>, pod: &mut Value) {
     let volume = json!({ "name": name, "projected": { "defaultMode": 420, "sources": [
         { "serviceAccountToken": { "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
         { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
-        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } }] } },
+        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1",
+            "fieldPath": "metadata.namespace" } }] } },
     ] } });
     let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
     if let Some(volumes) = volumes.as_array_mut() {

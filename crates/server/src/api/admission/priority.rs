@@ -24,14 +24,16 @@ pub(super) fn complete(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Sta
     let given = object::at(pod, &["spec", "priority"]).and_then(Value::as_i64);
     if let Some(given) = given.filter(|given| *given != value) {
         let why = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
+                computed {value} from the given PriorityClass name"
         );
         return refuse(pod, &why);
     }
     let chosen = object::text(pod, &["spec", "preemptionPolicy"]);
     if !chosen.is_empty() && chosen != policy {
         let why = format!(
-            "the string value of PreemptionPolicy ({chosen}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            "the string value of PreemptionPolicy ({chosen}) must not be provided in pod spec; priority admission \
+                controller computed {policy} from the given PriorityClass name"
         );
         return refuse(pod, &why);
     }

@@ -41,7 +41,8 @@ pub(super) fn complete(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Sta
         if own.is_some_and(|own| own != value) {
             let selector = object::at(pod, &["spec", "nodeSelector"]).cloned().unwrap_or_default();
             let why = format!(
-                "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{label}] = {value}; pod.spec.nodeSelector = {selector}"
+                "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{label}] = {value}; \
+                    pod.spec.nodeSelector = {selector}"
             );
             return refuse(pod, &why);
         }

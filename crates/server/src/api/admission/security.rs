@@ -66,7 +66,8 @@ fn pod(batch: &mut Batch<'_>, new: &Value, old: Option<&Value>) -> Result<(), St
     Ok(())
 }
 
-/// The labels are ones that mean something; and whoever makes a namespace stricter is told which pods would not be let in.
+/// The labels are ones that mean something; and whoever makes a namespace stricter is told which pods would not be let
+/// in.
 fn namespace(batch: &mut Batch<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
     let (policy, causes) = Policy::of(new);
     let (before, earlier) = old.map(Policy::of).unwrap_or_else(|| Policy::of(&json!({})));

@@ -94,11 +94,17 @@ fn a_pod_gets_its_service_accounts_token_unless_it_says_no() {
 #[test]
 fn claims_get_the_newest_default_class_and_v2_protection() {
     let cluster = Cluster::new();
-    let class = |name: &str| json!({ "metadata": { "name": name, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } }, "provisioner": "p" });
+    let class = |name: &str| {
+        json!({ "metadata": { "name": name, "annotations": {
+        "storageclass.kubernetes.io/is-default-class": "true" } }, "provisioner": "p" })
+    };
     cluster.create(&kinds::STORAGE_CLASS, class("old")).expect("created");
     cluster.seconds.fetch_add(10, std::sync::atomic::Ordering::Relaxed);
     cluster.create(&kinds::STORAGE_CLASS, class("new")).expect("created");
-    let claim = |name: &str| json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    let claim = |name: &str| {
+        json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteOnce"],
+        "resources": { "requests": { "storage": "1Gi" } } } })
+    };
     let made = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, claim("a")).expect("created");
     assert_eq!(made["spec"]["storageClassName"], "new");
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
@@ -111,7 +117,8 @@ fn claims_get_the_newest_default_class_and_v2_protection() {
 #[test]
 fn only_claims_of_classes_that_say_so_may_grow() {
     let cluster = Cluster::new();
-    let refused = "persistentvolumeclaims \"NAME\" is forbidden: only dynamically provisioned pvc can be resized and the storageclass \
+    let refused = "persistentvolumeclaims \"NAME\" is forbidden: only dynamically provisioned pvc can be resized and \
+        the storageclass \
                    that provisions the pvc must support resize";
     for (name, allowed, answer) in [("yes", Some(true), "ok"), ("no", None, refused), ("none", None, refused)] {
         if name != "none" {

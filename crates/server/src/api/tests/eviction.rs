@@ -42,7 +42,8 @@ fn try_evict(cluster: &Cluster, name: &str) -> Result<Value, Status> {
 
 fn figures(allowed: i64) -> Value {
     json!({
-        "observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2,
+        "observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 2, "desiredHealthy": 1,
+            "expectedPods": 2,
         "conditions": [{ "type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods" }],
     })
 }

@@ -26,7 +26,8 @@ fn account(cluster: &Cluster) {
 }
 
 fn asking(name: &str, cpu: &str) -> Value {
-    json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu } } }] } })
+    json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": "i",
+        "resources": { "requests": { "cpu": cpu } } }] } })
 }
 
 #[test]
@@ -118,9 +119,11 @@ fn prepare_secret(cluster: &Cluster) -> mainstay_store::Txn {
 fn a_limit_range_gives_and_bounds() {
     let cluster = Cluster::new();
     account(&cluster);
-    let item = json!({ "type": "Container", "default": { "cpu": "500m" }, "defaultRequest": { "cpu": "250m" }, "max": { "cpu": "1" }, "maxLimitRequestRatio": { "cpu": "4" } });
+    let item = json!({ "type": "Container", "default": { "cpu": "500m" }, "defaultRequest": { "cpu": "250m" },
+        "max": { "cpu": "1" }, "maxLimitRequestRatio": { "cpu": "4" } });
     let pods = json!({ "type": "Pod", "max": { "memory": "1Gi" } });
-    let range = json!({ "metadata": { "name": "l" }, "spec": { "limits": [item, { "type": "PersistentVolumeClaim", "min": { "storage": "2Gi" } }] } });
+    let range = json!({ "metadata": { "name": "l" }, "spec": { "limits": [item,
+        { "type": "PersistentVolumeClaim", "min": { "storage": "2Gi" } }] } });
     cluster.create(&kinds::LIMIT_RANGE, range).expect("created");
     let made = cluster.create(&kinds::POD, pod("a")).expect("created");
     assert_eq!(
@@ -139,7 +142,8 @@ fn a_limit_range_gives_and_bounds() {
         refused.message,
         r#"pods "b" is forbidden: [maximum cpu usage per Container is 1, but limit is 2, cpu max limit to request ratio per Container is 4, but provided ratio is 20.000000]"#
     );
-    let claim = json!({ "metadata": { "name": "c" }, "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    let claim = json!({ "metadata": { "name": "c" }, "spec": { "accessModes": ["ReadWriteOnce"],
+        "resources": { "requests": { "storage": "1Gi" } } } });
     let small = cluster.create(&kinds::PERSISTENT_VOLUME_CLAIM, claim).expect_err("too small");
     assert!(
         small.message.ends_with("minimum storage usage per PersistentVolumeClaim is 2Gi, but request is 1Gi"),
@@ -157,8 +161,10 @@ fn a_limit_range_gives_and_bounds() {
 fn a_runtime_class_gives_its_overhead_and_must_be_there() {
     let cluster = Cluster::new();
     account(&cluster);
-    let class = json!({ "metadata": { "name": "slow" }, "handler": "slow", "overhead": { "podFixed": { "cpu": "250m" } },
-        "scheduling": { "nodeSelector": { "slow": "yes" }, "tolerations": [{ "key": "slow", "operator": "Exists" }] } });
+    let class = json!({ "metadata": { "name": "slow" }, "handler": "slow",
+        "overhead": { "podFixed": { "cpu": "250m" } },
+        "scheduling": { "nodeSelector": { "slow": "yes" }, "tolerations": [{ "key": "slow",
+            "operator": "Exists" }] } });
     cluster.create(&kinds::RUNTIME_CLASS, class).expect("created");
     let with = |name: &str, fields: Value| {
         let mut pod = pod(name);
@@ -186,7 +192,10 @@ fn a_runtime_class_gives_its_overhead_and_must_be_there() {
 fn a_pod_is_as_important_as_its_class_says() {
     let cluster = Cluster::new();
     account(&cluster);
-    let class = |name: &str, value: i64, default: bool| json!({ "metadata": { "name": name }, "value": value, "globalDefault": default });
+    let class = |name: &str, value: i64, default: bool| {
+        json!({ "metadata": { "name": name }, "value": value,
+        "globalDefault": default })
+    };
     let with = |name: &str, fields: Value| {
         let mut pod = pod(name);
         let fields = fields.as_object().cloned().unwrap_or_default();

@@ -24,7 +24,10 @@ fn warnings(cluster: &Cluster, kind: &Kind, object: Value) -> Result<Vec<String>
 fn a_namespaces_labels_say_which_pods_it_takes() {
     let cluster = Cluster::new();
     cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
-    let hosted = |name: &str| json!({ "metadata": { "name": name }, "spec": { "hostNetwork": true, "containers": [{ "name": "c", "image": "i" }] } });
+    let hosted = |name: &str| {
+        json!({ "metadata": { "name": name }, "spec": { "hostNetwork": true,
+        "containers": [{ "name": "c", "image": "i" }] } })
+    };
     cluster.create(&kinds::POD, hosted("old")).expect("everything is allowed");
     let told = label(
         &cluster,
@@ -48,7 +51,8 @@ fn a_namespaces_labels_say_which_pods_it_takes() {
         "{warned:?}"
     );
     let deployment = json!({ "metadata": { "name": "d" }, "spec": { "selector": { "matchLabels": { "a": "b" } },
-        "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "hostPID": true, "containers": [{ "name": "c", "image": "i" }] } } } });
+        "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "hostPID": true,
+            "containers": [{ "name": "c", "image": "i" }] } } } });
     let warned = warnings(&cluster, &kinds::DEPLOYMENT, deployment).expect("a template is only warned of");
     assert!(warned[0].contains("host namespaces (hostPID=true)"), "{warned:?}");
     let wrong = label(&cluster, json!({ "pod-security.kubernetes.io/enforce": "tight" })).expect_err("no such level");
@@ -63,7 +67,8 @@ fn a_namespaces_labels_say_which_pods_it_takes() {
 fn versions_of_a_kind_are_one_object() {
     let cluster = Cluster::new();
     let (newer, older) = (&kinds::HORIZONTAL_POD_AUTOSCALER, &kinds::HORIZONTAL_POD_AUTOSCALER_V1);
-    let object = json!({ "metadata": { "name": "h" }, "spec": { "scaleTargetRef": { "kind": "Deployment", "name": "d" }, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50 } });
+    let object = json!({ "metadata": { "name": "h" }, "spec": { "scaleTargetRef": { "kind": "Deployment",
+        "name": "d" }, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50 } });
     cluster.create(older, object).expect("created");
     let seen = cluster.get(newer, "h").expect("the same object");
     assert_eq!(seen["apiVersion"], "autoscaling/v2");
@@ -76,8 +81,10 @@ fn versions_of_a_kind_are_one_object() {
     );
     cluster.delete(older, "h", &DeleteOptions::default()).expect("deleted");
     assert!(cluster.get(newer, "h").is_none());
-    let event = json!({ "metadata": { "name": "e" }, "eventTime": "2026-01-02T03:04:05.000000Z", "regarding": { "kind": "Pod", "name": "p", "namespace": "default" },
-        "reason": "R", "action": "A", "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "i", "note": "n" });
+    let event = json!({ "metadata": { "name": "e" }, "eventTime": "2026-01-02T03:04:05.000000Z",
+        "regarding": { "kind": "Pod", "name": "p", "namespace": "default" },
+        "reason": "R", "action": "A", "type": "Normal", "reportingController": "example.com/c",
+            "reportingInstance": "i", "note": "n" });
     cluster.create(&kinds::EVENT_REGARDING, event).expect("created");
     assert_eq!(cluster.get(&kinds::EVENT, "e").expect("the same object")["message"], "n");
 }

@@ -184,7 +184,8 @@ fn names_are_taken_once_or_generated() {
 fn status_and_spec_are_written_apart() {
     let cluster = Cluster::new();
     cluster.create(&kinds::POD, pod("a")).expect("created");
-    let both = json!({ "metadata": { "labels": { "x": "y" } }, "spec": { "nodeName": "n" }, "status": { "phase": "Running" } });
+    let both = json!({ "metadata": { "labels": { "x": "y" } }, "spec": { "nodeName": "n" },
+        "status": { "phase": "Running" } });
     let written = cluster.merge(&kinds::POD, "a", Part::Status, both.clone()).expect("status");
     assert_eq!(
         (object::text(&written, &["status", "phase"]), object::text(&written, &["spec", "nodeName"])),
@@ -276,7 +277,8 @@ fn conformance_a_resize_changes_amounts_and_nothing_else() {
             "Pod QOS Class may not change",
         ),
         (
-            json!({ "requests": { "cpu": "1", "memory": "1Mi", "ephemeral-storage": "1Mi" }, "limits": { "cpu": "2" } }),
+            json!({ "requests": { "cpu": "1", "memory": "1Mi", "ephemeral-storage": "1Mi" },
+                "limits": { "cpu": "2" } }),
             "only cpu and memory resources are mutable",
         ),
     ];

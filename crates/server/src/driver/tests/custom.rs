@@ -16,14 +16,17 @@ static CONTROLLERS: &[Controller] = &[
 fn definition() -> Value {
     let schema = json!({ "type": "object", "required": ["spec"], "properties": {
         "spec": { "type": "object", "required": ["size"], "properties": {
-            "size": { "type": "integer", "minimum": 1 }, "mode": { "type": "string", "default": "fast", "enum": ["fast", "slow"] },
+            "size": { "type": "integer", "minimum": 1 }, "mode": { "type": "string", "default": "fast",
+                "enum": ["fast", "slow"] },
         } },
-        "status": { "type": "object", "properties": { "ready": { "type": "boolean" }, "replicas": { "type": "integer" } } },
+        "status": { "type": "object", "properties": { "ready": { "type": "boolean" },
+            "replicas": { "type": "integer" } } },
     } });
     let version = |name: &str, storage: bool| {
         json!({
             "name": name, "served": true, "storage": storage, "schema": { "openAPIV3Schema": schema },
-            "subresources": { "status": {}, "scale": { "specReplicasPath": ".spec.size", "statusReplicasPath": ".status.replicas" } },
+            "subresources": { "status": {}, "scale": { "specReplicasPath": ".spec.size",
+                "statusReplicasPath": ".status.replicas" } },
             "additionalPrinterColumns": [{ "name": "Size", "type": "integer", "jsonPath": ".spec.size" }],
             "selectableFields": [{ "jsonPath": ".spec.mode" }],
         })

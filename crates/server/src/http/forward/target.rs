@@ -204,7 +204,10 @@ mod tests {
 
     #[test]
     fn pods_are_asked_at_their_port_and_never_at_the_machines_own_addresses_x1() {
-        let pod = |ip: &str| json!({ "spec": { "containers": [{}, { "ports": [{ "containerPort": 8080 }] }] }, "status": { "podIP": ip } });
+        let pod = |ip: &str| {
+            json!({ "spec": { "containers": [{}, { "ports": [{ "containerPort": 8080 }] }] },
+            "status": { "podIP": ip } })
+        };
         let address = |name: &str, ip: &str| of_pod(&named(name), &pod(ip)).map(|backend| backend.address);
         assert_eq!(address("p", "10.244.0.5"), Ok("10.244.0.5:8080".into()));
         assert_eq!(address("p:81", "10.244.0.5"), Ok("10.244.0.5:81".into()));

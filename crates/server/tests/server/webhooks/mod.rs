@@ -66,7 +66,12 @@ async fn x1_a_webhook_changes_what_is_written_and_another_refuses_it() {
         _ => Says::Response(json!({ "allowed": true, "warnings": ["mind the gap"] })),
     })
     .await;
-    let hook = injector.webhook("inject.x.io", "/pods", json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] }] }));
+    let hook = injector.webhook(
+        "inject.x.io",
+        "/pods",
+        json!({ "rules": [{ "operations": ["CREATE"],
+        "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] }] }),
+    );
     mutating(&client, "inject", vec![hook]).await;
     validating(&client, "judge", vec![judge.webhook("judge.x.io", "/pods", json!({}))]).await;
 
@@ -112,7 +117,8 @@ async fn a_webhook_that_cannot_be_asked_means_what_its_policy_says() {
     let (code, message) = refused(client.create(&CONFIG_MAP, "default", &map("b")).await);
     assert_eq!(code, 500);
     let wanted = format!(
-        "Internal error occurred: failed calling webhook \"closed.x.io\": failed to call webhook: Post \"https://{dead}/review?timeout=10s\": dial tcp {dead}"
+        "Internal error occurred: failed calling webhook \"closed.x.io\": failed to call webhook: Post \
+            \"https://{dead}/review?timeout=10s\": dial tcp {dead}"
     );
     assert!(message.contains(&wanted), "{message}");
     client
@@ -154,7 +160,8 @@ async fn x7_a_webhook_that_never_answers_holds_up_only_what_it_was_asked_about()
     client.create(&SECRET, "default", &secret).await.expect("not asked about");
     let set = json!({ "metadata": { "name": "web" }, "spec": { "serviceName": "w", "replicas": 1,
         "selector": { "matchLabels": { "a": "b" } },
-        "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } } });
+        "template": { "metadata": { "labels": { "a": "b" } }, "spec": {
+            "containers": [{ "name": "c", "image": "i" }] } } } });
     client.create(&STATEFUL_SET, "default", &set).await.expect("not asked about");
     while client.get(&POD, "default", "web-0").await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(2), "controllers go on meanwhile");
@@ -249,12 +256,15 @@ async fn controllers_are_clients_and_what_they_make_is_seen_by_webhooks() {
         _ => Says::patch(json!([{ "op": "add", "path": "/metadata/annotations", "value": { "injected": "yes" } }])),
     })
     .await;
-    let created = json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"] }] });
+    let created = json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods"] }] });
     mutating(&client, "inject", vec![hook.webhook("inject.x.io", "/pods", created)]).await;
     let set = |name: &str| {
-        json!({ "metadata": { "name": name }, "spec": { "serviceName": "w", "replicas": 3, "podManagementPolicy": "Parallel",
+        json!({ "metadata": { "name": name }, "spec": { "serviceName": "w", "replicas": 3,
+            "podManagementPolicy": "Parallel",
             "selector": { "matchLabels": { "a": name } },
-            "template": { "metadata": { "labels": { "a": name } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } } })
+            "template": { "metadata": { "labels": { "a": name } }, "spec": {
+                "containers": [{ "name": "c", "image": "i" }] } } } })
     };
     for name in ["web", "no"] {
         client.create(&STATEFUL_SET, "default", &set(name)).await.expect("made");
@@ -313,13 +323,15 @@ async fn every_verb_and_subresource_is_asked_about_as_upstream_does() {
         _ => Says::yes(),
     })
     .await;
-    let all = json!({ "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"] }],
+    let all = json!({ "rules": [{ "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"],
+        "resources": ["*/*"] }],
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "seen" } } });
     client.create(&NAMESPACE, "", &json!({ "metadata": { "name": "seen" } })).await.expect("made");
     validating(&client, "all", vec![hook.webhook("all.x.io", "/pods", all)]).await;
     let set = json!({ "metadata": { "name": "web" }, "spec": { "serviceName": "w", "replicas": 0,
         "selector": { "matchLabels": { "a": "b" } },
-        "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } } });
+        "template": { "metadata": { "labels": { "a": "b" } }, "spec": {
+            "containers": [{ "name": "c", "image": "i" }] } } } });
     client.create(&STATEFUL_SET, "seen", &set).await.expect("made");
     let scale = json!({ "spec": { "replicas": 0 }, "metadata": { "labels": {} } });
     client.patch(&STATEFUL_SET, "seen", "web", "scale", PatchType::Merge, &scale).await.expect("scaled");
@@ -383,7 +395,8 @@ async fn a_webhook_sees_the_version_that_it_asked_for_and_a_dry_run_as_one() {
         )
     })
     .await;
-    let newer = json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": ["v2"], "resources": ["horizontalpodautoscalers"] }] });
+    let newer = json!({ "rules": [{ "operations": ["CREATE"], "apiGroups": ["autoscaling"], "apiVersions": ["v2"],
+        "resources": ["horizontalpodautoscalers"] }] });
     mutating(&client, "newer", vec![hook.webhook("newer.x.io", "/pods", newer)]).await;
     let scaler = json!({ "metadata": { "name": "s" }, "spec": { "maxReplicas": 3, "targetCPUUtilizationPercentage": 50,
         "scaleTargetRef": { "kind": "Deployment", "name": "d", "apiVersion": "apps/v1" } } });
