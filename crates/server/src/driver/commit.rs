@@ -43,8 +43,8 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
     compile_asking(api, work, None)
 }
 
-/// Prepares the decisions' writes on the store's newest state, as many as one transaction holds. Where one is refused,
-/// those before it still go. Where webhooks are to be asked about any, they are about as many as possible, and nothing
+/// Prepares the decisions' writes on the store's newest state, as many whole decisions as one transaction holds; the
+/// first may be cut. Where one is refused, those before it still go. Where webhooks are to be asked about any, they are about as many as possible, and nothing
 /// is prepared: the session [is suspended](Session::is_suspended).
 pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) -> Compiled {
     let fresh = || {
@@ -60,8 +60,13 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
     loop {
         let mut batch = fresh();
         let (mut count, mut index, mut parts, mut next) = (0, 0, 0, None);
+        let mut begun = 0;
         for part in &work.parts {
-            next = add(&mut batch, work.controller, part, (&mut count, &mut index), most);
+            begun = count;
+            next = match parts > 0 && batch.len() + 2 * part.decision.writes.len() > FULL_OPS {
+                true => Some(Stop::Full),
+                false => add(&mut batch, work.controller, part, (&mut count, &mut index), most),
+            };
             if next.is_some() {
                 break;
             }
@@ -79,6 +84,12 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
                 tell_refused(&mut batch, work, 0, refused.as_ref());
                 return Compiled { txn: batch.into_txn(), refused, is_cut: false, writes: 0, parts: 0 };
             }
+            continue;
+        }
+        if parts > 0 && count > begun && next.is_some() && refused.is_none() {
+            // Half a decision is safe, but a whole one is better: a pod whose volume is bound to a node and that is not
+            // itself may find the node full when it is looked at again.
+            most = begun;
             continue;
         }
         let mut is_cut = next.is_some() && refused.is_none();

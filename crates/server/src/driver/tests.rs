@@ -237,6 +237,34 @@ fn a_decision_refused_for_its_shape_is_halved_until_it_fits() {
 }
 
 #[test]
+fn no_decision_but_the_first_is_cut_where_a_transaction_is_full() {
+    let cluster = Cluster::new();
+    let part = |number: usize, bytes: usize| {
+        let key = ObjectKey::new("default", format!("p{number}"));
+        let object = |index: usize| {
+            let metadata = json!({ "namespace": "default", "name": format!("p{number}-{index}") });
+            json!({ "metadata": metadata, "data": { "a": "a".repeat(bytes) } })
+        };
+        let writes =
+            (0..3).map(|index| Write::Create { kind: kinds::CONFIG_MAP.clone(), object: object(index) }).collect();
+        Part { item: (EXPIRY, key.clone()), key, decision: Decision { writes, ..Decision::default() } }
+    };
+    let compiled = |many: usize, bytes: usize| {
+        let parts = (0..many).map(|number| part(number, bytes)).collect();
+        let work = Work { controller: "test", parts, expired: Vec::new(), most_writes: usize::MAX };
+        let compiled = compile(&cluster.api, &work);
+        assert!(compiled.is_cut && compiled.refused.is_none());
+        (compiled.parts, compiled.writes)
+    };
+    let (parts, writes) = compiled(400, 1);
+    assert!(parts > 100 && writes == 3 * parts, "{parts} {writes}");
+    // By bytes, in the middle of the third.
+    assert_eq!(compiled(4, 330 << 10), (2, 6));
+    // The first alone is nearly too much.
+    assert_eq!(compiled(2, 900 << 10), (1, 3));
+}
+
+#[test]
 fn a10_an_undecodable_claim_stops_what_looks_at_claims_and_nothing_is_deleted() {
     let cluster = Cluster::new();
     let metadata =
