@@ -8,7 +8,7 @@ use mainstay_sim::server::Mode;
 use mainstay_sim::world::{Options, World, start};
 
 /// How many worlds may pass before a bug is caught.
-const PATIENCE: u64 = 40;
+const PATIENCE: u64 = 80;
 
 /// How many storms may pass before a bug is caught.
 const STORMS: u64 = 60;
@@ -58,8 +58,9 @@ fn caught(bug: Bug, by: &str) {
     let mut others = Vec::new();
     for seed in 0..PATIENCE {
         let favourite = (bug == Bug::TrustsStaleList).then_some(Fault::AgentRestarts(0));
-        // Every other world is calm: some bugs need faults to show, and others are hidden by them.
-        let one_fault_in = (seed % 2 == 1).then_some(25);
+        // Every other world is calm: some bugs need faults to show, and others are hidden by them. This one needs agents
+        // that restart.
+        let one_fault_in = (seed % 2 == 1 || bug == Bug::TrustsStaleList).then_some(25);
         let options = Options { bug: Some(bug), one_fault_in, favourite, nodes: 2, ..Options::default() };
         match World::with_script(seed, options, restless(claims, bug == Bug::RecyclesInUse)).run().violation {
             Some(violation) if violation.invariant == by => return,

@@ -267,6 +267,17 @@ impl<'a> Batch<'a> {
         self.put_raw(key, Encoded { bytes: Bytes::from(value.to_owned()), revision_at: None }, Value::Null);
     }
 
+    /// Writes a key that nobody else may have. Where others took it after it was looked for ([`Batch::is_taken`]
+    /// remembers nothing), the transaction is refused and prepared anew.
+    pub(super) fn take_free(&mut self, key: Bytes, value: &str) {
+        let known = self.know(key.clone());
+        if !known.is_expected {
+            known.is_expected = true;
+            self.txn.expect.push((key.clone(), Expect::Absent));
+        }
+        self.reserve(key, value);
+    }
+
     /// As [`Batch::reserve`], for marks that are no admission's.
     pub(crate) fn mark(&mut self, key: Bytes, value: &str) {
         self.reserve(key, value);

@@ -35,6 +35,35 @@ fn a9_machines_that_join_at_the_same_time_all_get_their_ranges() {
     assert_eq!(ranges.len(), AT_ONCE, "each has its own");
 }
 
+#[test]
+fn services_that_are_made_at_the_same_time_have_addresses_and_ports_of_their_own() {
+    const AT_ONCE: usize = 32;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), Options::default()).unwrap();
+    // Their randomness is the same: all find the same address first.
+    let cluster = Cluster::on(store, folder);
+    let namespace = json!({ "metadata": { "name": "default" } });
+    cluster.api.write_now(false, |batch| api::create(batch, &kinds::NAMESPACE, "", namespace.clone())).unwrap();
+    let start = std::sync::Barrier::new(AT_ONCE);
+    let make = |index: usize| {
+        let service = json!({ "metadata": { "name": format!("s{index}") },
+            "spec": { "type": "NodePort", "ports": [{ "port": 80 }] } });
+        start.wait();
+        let made =
+            cluster.api.write_now(false, |batch| api::create(batch, &kinds::SERVICE, "default", service.clone()));
+        let made: Value = serde_json::from_slice(&made.expect("a service").body).unwrap();
+        (made["spec"]["clusterIP"].to_string(), made["spec"]["ports"][0]["nodePort"].to_string())
+    };
+    let make = &make;
+    let made: Vec<(String, String)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|index| scope.spawn(move || make(index))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let addresses: std::collections::BTreeSet<&String> = made.iter().map(|(address, _)| address).collect();
+    let ports: std::collections::BTreeSet<&String> = made.iter().map(|(_, port)| port).collect();
+    assert_eq!((addresses.len(), ports.len()), (AT_ONCE, AT_ONCE));
+}
+
 struct Cluster {
     api: Api,
     _folder: tempfile::TempDir,

@@ -73,7 +73,7 @@ fn is_one_of(all: &Cidr, asked: &str) -> bool {
 pub fn claim(batch: &mut Batch<'_>, node: &Value, old: Option<&Value>) {
     let (had, has) = (old.map(range_of).unwrap_or_default(), range_of(node));
     if has != had && !has.is_empty() {
-        batch.reserve(key::pod_range(has), object::name(node));
+        batch.take_free(key::pod_range(has), object::name(node));
     }
 }
 

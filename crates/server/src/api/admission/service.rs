@@ -212,14 +212,14 @@ pub fn claim(batch: &mut Batch<'_>, service: &Value, old: Option<&Value>) {
     let owner = format!("{}/{}", object::namespace(service), object::name(service));
     let (had, has) = (old.map(addresses).unwrap_or_default(), addresses(service));
     for address in has.difference(&had) {
-        batch.reserve(key::cluster_ip(address), &owner);
+        batch.take_free(key::cluster_ip(address), &owner);
     }
     for address in had.difference(&has) {
         batch.remove_mark(key::cluster_ip(address));
     }
     let (had, has) = (old.map(node_ports).unwrap_or_default(), node_ports(service));
     for port in has.difference(&had) {
-        batch.reserve(key::node_port(*port), &owner);
+        batch.take_free(key::node_port(*port), &owner);
     }
     for port in had.difference(&has) {
         batch.remove_mark(key::node_port(*port));
