@@ -12,10 +12,10 @@ fn longest(records: &Records) -> Duration {
     records.silences.iter().map(|(from, until)| *until - *from).max().unwrap_or_default()
 }
 
-/// The same while this went on.
+/// The same while this went on, and no longer: the next trouble's silence begins with the last answer before it.
 pub fn silence(records: &Records, (begun, ended): (Instant, Instant)) -> Duration {
-    let meanwhile = records.silences.iter().filter(|(from, until)| *from < ended && *until > begun);
-    meanwhile.map(|(from, until)| *until - *from).max().unwrap_or_default()
+    let of_it = |(from, until): &(Instant, Instant)| (*until).min(ended).saturating_duration_since((*from).max(begun));
+    records.silences.iter().map(of_it).max().unwrap_or_default()
 }
 
 /// Fails where a promise was broken; else a line of figures.
