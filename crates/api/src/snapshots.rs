@@ -1,10 +1,8 @@
 //! The types of `snapshot.storage.k8s.io/v1` and `groupsnapshot.storage.k8s.io/v1`.
 //!
 //! k8s-openapi has none for these groups (upstream serves them as custom resources), so they are declared here, once:
-//! the
-//! structs are the typed views, and their derived JSON schemas are what decoding, server-side apply and `kubectl
-//! explain`
-//! read. A type's name in the schemas is what upstream's API server publishes:
+//! the structs are the typed views, and their derived JSON schemas are what decoding, server-side apply and `kubectl
+//! explain` read. A type's name in the schemas is what upstream's API server publishes:
 //! `io.k8s.storage.snapshot.v1.VolumeSnapshot`.
 
 mod group;
@@ -38,9 +36,8 @@ pub(crate) static ROOTS: &[(&str, fn(&mut SchemaGenerator) -> Schema)] = &[
     ("io.k8s.storage.snapshot.v1.VolumeSnapshotContent", <VolumeSnapshotContent as JsonSchema>::json_schema),
 ];
 
-/// Writes a derived schema as Kubernetes writes its own: an optional field is one that may be absent, not one that
-/// may be
-/// null, and defaults of the Rust type are none of the API's.
+/// Writes a derived schema as Kubernetes writes its own: an optional field is one that may be absent, not one that may
+/// be null, and defaults of the Rust type are none of the API's.
 pub(crate) fn in_upstreams_form(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     fields.retain(|name, _| !matches!(name.as_str(), "title" | "default" | "$schema"));

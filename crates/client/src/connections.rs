@@ -4,12 +4,12 @@
 //! would wait for an answer that, after a watch, does not come. So requests that are answered at once and those that
 //! last (watches) never share a connection, and there are as many connections of the second kind as it takes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests at a time on one connection: fewer than the server allows, since it counts those that have just ended.
 const STREAMS: usize = 200;
@@ -26,8 +26,9 @@ pub(crate) struct Opened {
 /// Connections of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    /// Locked while one is opened, so that those who wait for it do not open more.
     open: Mutex<Vec<Connection>>,
+    /// Held while one to any server is opened, so that those who wait for it do not open more.
+    opening: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -48,45 +49,55 @@ pub(crate) struct Stream {
 
 impl Connections {
     /// A connection with room for one more request, to this server where one is named; `connect` opens one where there
-    /// is none.
+    /// is none. Who names a server waits for nobody who names another or none: that one may not answer.
     pub async fn stream<E>(
         &self,
         server: Option<&str>,
         connect: impl Future<Output = Result<Opened, E>>,
     ) -> Result<Stream, E> {
-        let mut open = self.open.lock().await;
-        open.retain(|connection| !connection.sender.is_closed());
-        let mut those = open.iter().filter(|connection| server.is_none_or(|server| *connection.server == *server));
-        let roomy = those.find_map(|connection| {
-            let room = connection.room.clone().try_acquire_owned().ok()?;
-            Some(Stream { sender: connection.sender.clone(), server: connection.server.clone(), room })
-        });
-        if let Some(stream) = roomy {
+        let _opening = match (self.with_room(server), server) {
+            (Some(stream), _) => return Ok(stream),
+            (None, Some(_)) => None,
+            (None, None) => Some(self.opening.lock().await),
+        };
+        // Another one may have been opened meanwhile.
+        if let Some(stream) = self.with_room(server) {
             return Ok(stream);
         }
         let Opened { sender, server } = connect.await?;
-        let (room, made) = (Arc::new(Semaphore::new(STREAMS)), sender.clone());
-        let connection = Connection { sender: made, server: server.clone(), room };
-        let room = connection.room.clone();
-        open.push(connection);
-        drop(open);
-        // A new one has room, and nobody closes the semaphore.
-        loop {
-            if let Ok(room) = room.clone().acquire_owned().await {
-                return Ok(Stream { sender, server, room });
+        let room = Arc::new(Semaphore::new(STREAMS));
+        // Nobody closes it, and it is new: this waits for nobody.
+        let taken = loop {
+            if let Ok(taken) = room.clone().acquire_owned().await {
+                break taken;
             }
-        }
+        };
+        self.connections().push(Connection { sender: sender.clone(), server: server.clone(), room });
+        Ok(Stream { sender, server, room: taken })
     }
 
-    /// No further request goes over the connections to this server, unless one is opened at this moment.
+    /// Part of one that has room.
+    fn with_room(&self, server: Option<&str>) -> Option<Stream> {
+        let mut open = self.connections();
+        open.retain(|connection| !connection.sender.is_closed());
+        let mut those = open.iter().filter(|connection| server.is_none_or(|server| *connection.server == *server));
+        those.find_map(|connection| {
+            let room = connection.room.clone().try_acquire_owned().ok()?;
+            Some(Stream { sender: connection.sender.clone(), server: connection.server.clone(), room })
+        })
+    }
+
+    /// No further request goes over the connections to this server.
     pub fn forget_all(&self, server: &str) {
-        if let Ok(mut open) = self.open.try_lock() {
-            open.retain(|connection| *connection.server != *server);
-        }
+        self.connections().retain(|connection| *connection.server != *server);
     }
 
     /// No further request goes over this one's connection; those that are under way end as they will.
-    pub async fn forget(&self, stream: &Stream) {
-        self.open.lock().await.retain(|connection| !Arc::ptr_eq(&connection.room, stream.room.semaphore()));
+    pub fn forget(&self, stream: &Stream) {
+        self.connections().retain(|connection| !Arc::ptr_eq(&connection.room, stream.room.semaphore()));
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

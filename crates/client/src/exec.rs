@@ -41,9 +41,9 @@ pub struct ExecOutput {
 }
 
 impl Client {
-    /// Runs a command in a container (`""`: the pod's default or only one) without stdin or terminal and waits for
-    /// its end.
-    /// There is no time limit on the command itself: wrap the call where you need one; dropping it kills the command.
+    /// Runs a command in a container (`""`: the pod's default or only one) without stdin or terminal and waits for its
+    /// end. There is no time limit on the command itself: wrap the call where you need one; dropping it kills the
+    /// command.
     ///
     /// # Errors
     /// `Status` where the server refuses (no such pod, container not running, command not found); `Transport` where the

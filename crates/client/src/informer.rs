@@ -41,7 +41,7 @@ pub struct Informer {
     known: BTreeSet<ObjectKey>,
     phase: Phase,
     pause: Duration,
-    /// When the present list or watch was asked for.
+    /// When the present watch was asked for.
     begun: Instant,
 }
 

@@ -407,7 +407,7 @@ impl Client {
         let (response, stream) = response;
         if response.status() != StatusCode::OK {
             let error = failure(response).await;
-            self.leave_if_silent(&error, Over::Watches, &stream).await;
+            self.leave_if_silent(&error, Over::Watches, &stream);
             return Err(error);
         }
         Ok(Watching { body: response.into_body(), _stream: stream, buffer: BytesMut::new(), scanned: 0 })
@@ -521,7 +521,7 @@ impl Client {
         let (response, stream) = sent?;
         if !response.status().is_success() {
             let error = failure(response).await;
-            self.leave_if_silent(&error, over, &stream).await;
+            self.leave_if_silent(&error, over, &stream);
             return Err(error);
         }
         let bytes = whole(response).await?;
@@ -560,7 +560,7 @@ impl Client {
         let result = stream.sender.try_send_request(request).await;
         if result.is_err() {
             // The next request opens a new connection; whether to repeat this one is the caller's decision (A9).
-            connections.forget(&stream).await;
+            connections.forget(&stream);
         }
         let result = result.map_err(|mut error| {
             // What comes back has not been sent.
@@ -580,10 +580,10 @@ impl Client {
     }
 
     /// Where a server's store is silent, another one is gone to from now on.
-    async fn leave_if_silent(&self, error: &Error, over: Over, stream: &Stream) {
+    fn leave_if_silent(&self, error: &Error, over: Over, stream: &Stream) {
         if error.is_of_silent_store() {
             self.servers().leave(&stream.server);
-            self.connections(over).forget(stream).await;
+            self.connections(over).forget(stream);
         }
     }
 

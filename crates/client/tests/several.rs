@@ -140,6 +140,16 @@ async fn m3_a_read_waits_for_no_server_as_long_as_another_one_answers() {
 }
 
 #[tokio::test]
+async fn m3_a_read_passes_by_one_server_that_hangs_and_one_that_takes_no_connection() {
+    use State::{Hangs, Stopped, Well};
+    let servers = Servers::start(&[Hangs, Stopped, Well]).await;
+    let begun = Instant::now();
+    let read = servers.client().get(&kinds::NAMESPACE, "", "any").await.expect("an answer");
+    assert!(begun.elapsed() < MOST, "{:?}", begun.elapsed());
+    assert_eq!(read["metadata"]["name"], "2");
+}
+
+#[tokio::test]
 async fn m3_a9_a_write_goes_where_there_is_a_server_and_is_never_sent_twice() {
     use State::{Breaks, Gone, Stopped, Well};
     let object = json!({ "metadata": { "name": "any" } });

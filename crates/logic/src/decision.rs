@@ -42,8 +42,7 @@ pub enum Write {
     /// Binds a pod to a node, as `POST pods/binding` does.
     Bind { key: ObjectKey, uid: String, node: String },
     /// Takes a pod away whose containers are known to be stopped, as a delete without grace does; fails where its
-    /// node's
-    /// Lease has changed since it was seen (S13).
+    /// node's Lease has changed since it was seen (S13).
     Release { key: ObjectKey, uid: String, lease: ObjectKey, lease_version: String },
 }
 

@@ -64,9 +64,8 @@ pub fn is_running_and_ready(pod: &Pod) -> bool {
     phase(pod) == "Running" && is_ready(pod)
 }
 
-/// When a pod counts as available: Ready for `min_ready_seconds`. `None` while it is not Ready; a moment in the past
-/// or the
-/// future otherwise. Follows `podutil.IsPodAvailable`.
+/// When a pod counts as available: Ready for `min_ready_seconds`. `None` while it is not Ready; a moment in the past or
+/// the future otherwise. Follows `podutil.IsPodAvailable`.
 pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
     let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
     let since = ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0);
@@ -102,8 +101,7 @@ pub fn never_ready(pod: &Pod) -> bool {
 }
 
 /// Whether a container of the pod is held back after it failed (`CrashLoopBackOff`, `ImagePullBackOff`, …): nothing
-/// runs
-/// that a deletion could interrupt.
+/// runs that a deletion could interrupt.
 pub fn in_back_off(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref();
     let all = statuses

@@ -359,8 +359,7 @@ pub fn provisioned_events(claim: &PersistentVolumeClaim) -> [Event; 2] {
 }
 
 /// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is
-/// an
-/// image, which works everywhere.
+/// an image, which works everywhere.
 ///
 /// # Errors
 /// A value that means nothing, or nothing yet: a volume without the limit that was asked for is not made.

@@ -99,8 +99,7 @@ impl World {
     }
 
     /// Lets controllers decide about what changed, as the driver does, until nothing changes any more. Only the keys
-    /// that
-    /// a controller asks for are decided.
+    /// that a controller asks for are decided.
     pub fn settle(&mut self, controllers: &[Controller], now: Timestamp) {
         for _ in 0..10_000 {
             let changes = std::mem::take(&mut self.changes);

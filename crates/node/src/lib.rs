@@ -76,9 +76,8 @@ pub struct NodeConfig {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// The machine's resolver settings: `/etc/resolv.conf`.
     pub host_resolv_conf: PathBuf,
-    /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0
-    /// takes a
-    /// free port.
+    /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0 takes
+    /// a free port.
     pub streaming_port: u16,
     /// The node's serving certificate and key.
     pub serving: Arc<Rotating>,

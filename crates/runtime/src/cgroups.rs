@@ -172,21 +172,29 @@ impl Cgroups {
     pub fn make(&self, relative: &str) -> io::Result<()> {
         match &self.trees {
             Trees::V1(_) => self.v1_views(relative).into_iter().try_for_each(|(_, folder)| fs::create_dir_all(folder)),
-            Trees::V2(mount, controllers) => {
-                let name = self.name(relative);
-                let mut folder = mount.clone();
-                for part in name.split('/').filter(|part| !part.is_empty()) {
-                    // The files of a controller belong to who enables it. Best effort, as the library does it.
-                    for controller in controllers {
-                        let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
-                    }
-                    folder.push(part);
-                    fs::create_dir_all(&folder)?;
-                }
-                Ok(())
-            }
+            // The files of a controller belong to who enables it.
+            Trees::V2(mount, controllers) => self.v2_make(mount, relative, controllers.iter().map(String::as_str)),
             Trees::None => Ok(()),
         }
+    }
+
+    /// Makes the group and those above it. A group has the files of the controllers that the one above it hands down:
+    /// best effort, as the container library does it.
+    fn v2_make<'a>(
+        &self,
+        mount: &Path,
+        relative: &str,
+        controllers: impl Iterator<Item = &'a str> + Clone,
+    ) -> io::Result<()> {
+        let mut folder = mount.to_owned();
+        for part in self.name(relative).split('/').filter(|part| !part.is_empty()) {
+            for controller in controllers.clone() {
+                let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            folder.push(part);
+            fs::create_dir_all(&folder)?;
+        }
+        Ok(())
     }
 
     /// Lets frozen processes go on: whoever froze them (a container of its own, where it may write its groups), a
@@ -323,17 +331,7 @@ impl Cgroups {
                 let folders = ["cpu", "memory"].into_iter().filter(|controller| mounts.contains_key(*controller));
                 folders.filter_map(|controller| self.folder(controller, relative)).try_for_each(fs::create_dir_all)?;
             }
-            Trees::V2(mount, _) => {
-                // A group has the files of the controllers that the one above it hands down.
-                let mut folder = mount.clone();
-                for part in self.name(relative).split('/').filter(|part| !part.is_empty()) {
-                    for controller in ["+cpu", "+memory"] {
-                        let _ = fs::write(folder.join("cgroup.subtree_control"), controller);
-                    }
-                    folder = folder.join(part);
-                    fs::create_dir_all(&folder)?;
-                }
-            }
+            Trees::V2(mount, _) => self.v2_make(mount, relative, ["cpu", "memory"].into_iter())?,
         }
         self.resize(relative, limits)
     }

@@ -152,8 +152,7 @@ fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
 }
 
 /// A pod that is to go, and whose deadline has passed if no margin is counted, and each renewal from when it may have
-/// been
-/// sent. Its name and uid.
+/// been sent. Its name and uid.
 pub fn released_hastily(snapshot: &Snapshot) -> Option<(ObjectKey, String)> {
     snapshot.pods.iter().find_map(|(key, pod)| {
         let deadline = noted(pod).filter(|_| pods::is_terminating(&pod.metadata))?;

@@ -1,6 +1,5 @@
 //! S12: the server dies after each single write of one scenario, and every object is made and taken away exactly as
-//! often
-//! as without. With the decisions' writes as one transaction, and one by one.
+//! often as without. With the decisions' writes as one transaction, and one by one.
 
 use jiff::SignedDuration;
 use mainstay_api::kinds;

@@ -75,7 +75,12 @@ impl Silence {
         }
     }
 
-    /// Whether it is long.
+    /// Whether it is long: another server is better asked.
+    pub fn is_long(&self) -> bool {
+        *self.long.borrow()
+    }
+
+    /// Follows whether it is long.
     pub fn long(&self) -> watch::Receiver<bool> {
         self.long.subscribe()
     }
@@ -92,10 +97,10 @@ mod tests {
         assert!(silence.begin("first") && !silence.begin("then"));
         assert_eq!(silence.words().unwrap(), "etcd is silent for 0 s: then");
         silence.look();
-        assert!(!*silence.long().borrow(), "it has just begun");
+        assert!(!silence.is_long(), "it has just begun");
         assert!(silence.over() && silence.words().is_none());
         silence.end("older");
-        assert!(!silence.over() && !silence.begin("x") && *silence.long().borrow());
+        assert!(!silence.over() && !silence.begin("x") && silence.is_long());
         assert_eq!(silence.words().unwrap(), "older");
     }
 }

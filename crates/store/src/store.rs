@@ -377,7 +377,7 @@ impl Store {
 
     /// Whether what the store is fed from has been silent for so long that another server is better asked.
     pub fn is_silent(&self) -> bool {
-        *self.0.shared.silence.long().borrow()
+        self.0.shared.silence.is_long()
     }
 
     /// Waits until what the store is fed from has been silent for so long that another server is better asked: a few

@@ -1,11 +1,9 @@
 //! An NFS server of a test's own: Mainstay's, or Debian's nfs-ganesha as the foreign one.
 //!
 //! Its exports are folders `/exports/…` on a tmpfs which only its mount namespace has: the machine's own `/exports`,
-//! where
-//! there is one, is never seen, and none is made. That namespace starts from the machine's mounts, not from the
+//! where there is one, is never seen, and none is made. That namespace starts from the machine's mounts, not from the
 //! cluster's: a server that holds copies of pods' mounts would keep their devices busy, and ganesha, which looks at
-//! every
-//! mount when it starts, would wait for a client of itself.
+//! every mount when it starts, would wait for a client of itself.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

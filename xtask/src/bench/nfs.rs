@@ -1,6 +1,5 @@
 //! The NFS server beside nfs-ganesha, each asked by the same clients: libnfs's tools for whole files, our FUSE client
-//! for
-//! 4 KiB at random places. And our FUSE client beside libnfs's tools on our server.
+//! for 4 KiB at random places. And our FUSE client beside libnfs's tools on our server.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,6 +1,5 @@
 //! A pod with a fresh volume of 1 GiB that keeps its size (a file system in an image): from the creation of its claim
-//! to
-//! Running, beside mkfs.ext4 of such an image alone.
+//! to Running, beside mkfs.ext4 of such an image alone.
 
 use std::fs::File;
 use std::path::Path;

@@ -18,9 +18,8 @@ pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
 }
 
 /// The same pattern in the syntax of `regex`. In Go, `[` and set operators are plain characters inside of a class; `{`
-/// is one where no count follows; `\d`, `\s`, `\w` and `\b` are about ASCII; `\Q…\E`, octal escapes and `\p{^…}`
-/// exist; a
-/// backslash makes any punctuation plain, also `<` and `>`.
+/// is one where no count follows; `\d`, `\s`, `\w` and `\b` are about ASCII; `\Q…\E`, octal escapes and `\p{^…}` exist;
+/// a backslash makes any punctuation plain, also `<` and `>`.
 fn translated(text: &str) -> Result<String, regex::Error> {
     let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text.chars().peekable();

@@ -12,7 +12,7 @@ use super::field::Field;
 use super::{ALL, Kind};
 use crate::cel::{Environment, Type, declared, faults_shown};
 
-/// How many types one rule is checked against at most, upstream's number.
+/// How many types a policy's rules are checked against at most, upstream's number.
 const MAX_TYPES: usize = 10;
 /// How long a warning is at most, in bytes: a policy has any number of long expressions.
 const MAX_WARNING: usize = 4 << 10;
@@ -26,6 +26,9 @@ pub fn expression_warnings(policy: &Value) -> Vec<Value> {
         matched(&spec).into_iter().map(|kind| (shown(kind), environment(&spec, declared::of_kind(kind)))).collect();
     let mut warnings = Vec::new();
     for rule in spec.get("validations").items() {
+        if warnings.len() >= MAX_WARNINGS {
+            break;
+        }
         for field in ["expression", "messageExpression"].map(|name| rule.get(name)) {
             let text = field.text();
             let faults: Vec<String> = environments
@@ -36,7 +39,7 @@ pub fn expression_warnings(policy: &Value) -> Vec<Value> {
                     Some(format!("{kind}: {}\n", faults_shown(&faults, text)))
                 })
                 .collect();
-            if !faults.is_empty() && warnings.len() < MAX_WARNINGS {
+            if !faults.is_empty() {
                 warnings.push(json!({ "fieldRef": field.path, "warning": cut(faults.join("\n")) }));
             }
         }
@@ -90,10 +93,12 @@ fn matched(spec: &Field) -> Vec<&'static Kind> {
                 && versions.iter().any(|version| *version == *kind.version)
                 && resources.iter().any(|resource| *resource == *kind.plural)
         };
-        let kinds = ALL.iter().filter(is_named).take(MAX_TYPES);
-        found.extend(kinds.map(|kind| ((&*kind.group, &*kind.version, &*kind.kind), *kind)));
+        found.extend(ALL.iter().filter(is_named).map(|kind| ((&*kind.group, &*kind.version, &*kind.kind), *kind)));
+        if found.len() >= MAX_TYPES {
+            break;
+        }
     }
-    found.into_values().collect()
+    found.into_values().take(MAX_TYPES).collect()
 }
 
 #[cfg(test)]

@@ -320,8 +320,7 @@ fn scaled_event(o: &Observed, name: &str, from: i32, to: i32) -> Event {
 }
 
 /// Writes sizes, and the annotations that tell the next decision what was wanted. A paused Deployment's template
-/// annotations
-/// and revision stay as they are.
+/// annotations and revision stay as they are.
 fn write_sets(o: &Observed, sizes: &BTreeMap<&str, i32>, d: &mut Decision) {
     for set in o.all() {
         let from = size(set);
@@ -456,9 +455,8 @@ fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: 
 }
 
 /// The condition that `kubectl rollout status` reads. Progress is any count that moved the right way since the last
-/// status;
-/// without it for `deadline` seconds the rollout has timed out, and a wake-up is asked for so that this is told in
-/// time.
+/// status; without it for `deadline` seconds the rollout has timed out, and a wake-up is asked for so that this is told
+/// in time.
 fn progress(
     o: &Observed,
     made: Option<&str>,

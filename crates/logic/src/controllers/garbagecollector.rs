@@ -1,12 +1,9 @@
 //! Garbage collection by owner reference: background, foreground, orphan.
 //!
-//! Relies on: a snapshot that holds every object of every kind that is served.
-//! Guarantees: an object is deleted only when each of its owners is known, at this revision, not to exist under that
-//! name
-//! with that uid, or is itself going in the foreground (S10, A8); one that still has an owner only loses the dangling
-//! references. Orphans keep everything but the reference to their owner. Any prefix of the writes leaves the
-//! finalizer, so
-//! that the rest follows.
+//! Relies on: a snapshot that holds every object of every kind that is served. Guarantees: an object is deleted only
+//! when each of its owners is known, at this revision, not to exist under that name with that uid, or is itself going
+//! in the foreground (S10, A8); one that still has an owner only loses the dangling references. Orphans keep everything
+//! but the reference to their owner. Any prefix of the writes leaves the finalizer, so that the rest follows.
 //!
 //! An owner whose kind is not served, and the namespaced owner of a cluster-scoped object, can't be looked up and so
 //! counts as present: nothing is collected because of it. A namespaced owner is looked for in its dependent's own
@@ -53,9 +50,8 @@ fn parse(registry: &Registry, key: &ObjectKey) -> Option<(Kind, ObjectKey)> {
     Some((kind.clone(), ObjectKey::new(key.namespace.clone(), name)))
 }
 
-/// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its
-/// way out
-/// or gone, and the owners that wait for it to go.
+/// A change concerns the object itself where its owners or its deletion changed, its dependents where it is on its way
+/// out or gone, and the owners that wait for it to go.
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let meta = |meta: &std::sync::Arc<Meta>| {
         (

@@ -1,9 +1,8 @@
 //! ReplicaSets: a number of equal pods.
 //!
-//! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made.
-//! Guarantees: S10; what is deleted is upstream's choice (pods that serve least go first); a decision that is cut
-//! makes or
-//! deletes fewer pods, never others.
+//! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made. Guarantees: S10; what is
+//! deleted is upstream's choice (pods that serve least go first); a decision that is cut makes or deletes fewer pods,
+//! never others.
 //!
 //! Differs: names of pods are made here, from the set's uid and the snapshot's revision, and not by the API server: a
 //! decision that is made again on the same snapshot is the same decision.
@@ -144,12 +143,6 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     let active: Vec<&Pod> = o.pods.iter().copied().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(o.set.spec.replicas.unwrap_or(1)).unwrap_or(0);
-    // Before the pods that are made, so that it is written also where one of them is refused; after those that are
-    // deleted, since whoever reads that this generation was seen may count on it (a decision may be cut anywhere).
-    let deletes = active.len() > wanted && !is_terminating(&o.set.metadata);
-    if !deletes {
-        status(o, &active, wanted, now, &mut d);
-    }
     if is_terminating(&o.set.metadata) {
         // The garbage collector decides about the pods.
     } else if wanted > active.len() && o.namespace_terminating {
@@ -159,9 +152,10 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     } else {
         delete(o, active.clone(), active.len() - wanted, &mut d);
     }
-    if deletes {
-        status(o, &active, wanted, now, &mut d);
-    }
+    // After the pods that are deleted, since whoever reads that this generation was seen may count on it (a decision may
+    // be cut anywhere); before those that are made, so that it is written also where one of them is refused.
+    status(o, &active, wanted, now, &mut d);
+    d.create_last(&[&POD]);
     d
 }
 
@@ -198,9 +192,8 @@ fn delete(o: &Observed, mut active: Vec<&Pod>, count: usize, d: &mut Decision) {
     }
 }
 
-/// Which pod goes first, smallest first: not bound, Pending, not Ready, of lower `pod-deletion-cost`, with more
-/// related pods
-/// on its node, Ready for a shorter time, restarted more often, younger. Upstream's order.
+/// Which pod goes first, smallest first: not bound, Pending, not Ready, of lower `pod-deletion-cost`, with more related
+/// pods on its node, Ready for a shorter time, restarted more often, younger. Upstream's order.
 fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
     let phase = match pods::phase(pod) {
         "Running" => 2,

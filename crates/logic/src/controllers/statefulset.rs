@@ -9,22 +9,18 @@
 //! - S4: OrderedReady makes pod *i* only when each lower ordinal is Running, Ready and available.
 //! - S5: scale-in deletes one pod, the highest, and the next only when its object is gone.
 //! - S6: a rolling update deletes from the highest ordinal down within `maxUnavailable`; ordinals below the partition
-//!   are
-//!   made from the current revision.
+//!   are made from the current revision.
 //! - S7: see `replace_broken`.
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
 //! Differs: while a pod is refused (by a quota), upstream writes the status all the same; here it comes after the pods.
-//! Upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision
-//! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
-//! calls
-//! a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
+//! Upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision blocks
+//! its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream calls a
+//! rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
 //! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is
-//! not
-//! Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A
-//! claim
-//! is made with its owner (S8).
+//! not Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A
+//! claim is made with its owner (S8).
 
 use std::collections::BTreeMap;
 
@@ -394,15 +390,13 @@ fn replace_finished(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
 }
 
 /// S7: a pod that is not of the revision that its ordinal shall have is deleted out of order, whatever the others do,
-/// where
-/// it was never Ready since it was made, or where a container of it is held back after failures (`CrashLoopBackOff`).
+/// where it was never Ready since it was made, or where a container of it is held back after failures
+/// (`CrashLoopBackOff`).
 ///
 /// The first never served; of the second nothing runs. So nothing becomes less available, and since what takes its
-/// place is
-/// of the wanted revision, this happens once per pod and change. The second was Ready once, and so is not handed to a
-/// wanted
-/// revision of which a pod is not Ready just now. A pod that runs and merely fails its probe keeps its turn: it may
-/// recover.
+/// place is of the wanted revision, this happens once per pod and change. The second was Ready once, and so is not
+/// handed to a wanted revision of which a pod is not Ready just now. A pod that runs and merely fails its probe keeps
+/// its turn: it may recover.
 fn replace_broken(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     if !o.rolling() {
         return;
@@ -484,8 +478,7 @@ fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
 ///
 /// A pod that is available goes only while fewer than `maxUnavailable` are not. One that is not available itself costs
 /// nothing, but it must not be handed to a revision that has just failed above it: it goes when every pod above it is
-/// new
-/// and available.
+/// new and available.
 fn roll(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
     let held = replicas.slots.iter().find(|slot| slot.ordinal < o.partition() && is_old(o, slot));
     d.waiting.extend(held.filter(|_| o.rolling()).map(|slot| Waiting::PartitionHeld { ordinal: slot.ordinal }));

@@ -1,8 +1,7 @@
 //! Keeps a VolumeAttributesClass while a claim or a volume names it. Key: the class.
 //!
 //! Guarantees V2 for classes: the finalizer goes only from a class that is being deleted and that nobody names. One
-//! write,
-//! guarded by uid and resourceVersion.
+//! write, guarded by uid and resourceVersion.
 
 use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;

@@ -4,7 +4,6 @@
 //! Differs: as `api::kinds::policy_types` says; kinds that come later are looked at when the policy changes again, as
 //! upstream.
 
-use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use mainstay_api::kinds::{VALIDATING_ADMISSION_POLICY, policy_types};
 use mainstay_api::{ObjectKey, kinds};
@@ -19,7 +18,7 @@ pub const CONTROLLER: Controller = Controller {
     permits: &[(Verb::PatchStatus, "validatingadmissionpolicies")],
     reads: &["validatingadmissionpolicies"],
     keys,
-    reconcile: |snapshot, key, now| observe(snapshot, key).map(|policy| decide(policy, now)).unwrap_or_default(),
+    reconcile: |snapshot, key, _| observe(snapshot, key).map(decide).unwrap_or_default(),
     many: None,
 };
 
@@ -35,7 +34,7 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<&'a Validating
     (seen != policy.metadata.generation).then_some(&**policy)
 }
 
-fn decide(policy: &ValidatingAdmissionPolicy, _now: Timestamp) -> Decision {
+fn decide(policy: &ValidatingAdmissionPolicy) -> Decision {
     let warnings = policy_types::expression_warnings(&json!(policy));
     let found = if warnings.is_empty() { json!({}) } else { json!({ "expressionWarnings": warnings }) };
     let old = json!(policy.status.clone().unwrap_or_default());
@@ -59,8 +58,7 @@ mod tests {
                 "validations": [{ "expression": "object.spec.replicas > '1'" }] }
         }))
         .expect("a policy");
-        let now = Timestamp::UNIX_EPOCH;
-        let patch = |policy: &ValidatingAdmissionPolicy| match decide(policy, now).writes.first() {
+        let patch = |policy: &ValidatingAdmissionPolicy| match decide(policy).writes.first() {
             Some(Write::Patch { patch, status: true, .. }) => patch["status"].clone(),
             other => panic!("{other:?}"),
         };

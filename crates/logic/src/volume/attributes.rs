@@ -1,10 +1,9 @@
 //! VolumeAttributesClass: what a bound claim asks to have changed about its volume.
 //!
 //! Volumes of this program have nothing that a class could change, so that every change is `Infeasible`, which the
-//! claim's
-//! status and an event say in words; a user takes it back by naming the old class, or none where none was ever
-//! carried out.
-//! A claim that names a class gets only a volume that has it already. Volumes of external drivers are left to those.
+//! claim's status and an event say in words; a user takes it back by naming the old class, or none where none was ever
+//! carried out. A claim that names a class gets only a volume that has it already. Volumes of external drivers are left
+//! to those.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use mainstay_api::{ObjectKey, kinds};

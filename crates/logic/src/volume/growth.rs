@@ -1,15 +1,11 @@
 //! Claims that ask for more than they have (V10).
 //!
 //! A plain directory grows by saying so. An image grows in this order: the claim's request raises the volume's
-//! capacity,
-//! if the node has the room; the claim says `FileSystemResizePending`; the node makes it real, while pods use it, and
-//! notes
-//! that as [`MADE_SIZE`](super::MADE_SIZE); then the claim has the new capacity. An image that was never mounted is
-//! made in
-//! the new size at once. What cannot be is said on the claim, and tried again when something changes: no room on the
-//! node is
-//! `ControllerResizeInfeasible`, and what the node could not do is `NodeResizeError`. Until the node has noted it, the
-//! request can be lowered again, to more than what the claim has.
+//! capacity, if the node has the room; the claim says `FileSystemResizePending`; the node makes it real, while pods use
+//! it, and notes that as [`MADE_SIZE`](super::MADE_SIZE); then the claim has the new capacity. An image that was never
+//! mounted is made in the new size at once. What cannot be is said on the claim, and tried again when something
+//! changes: no room on the node is `ControllerResizeInfeasible`, and what the node could not do is `NodeResizeError`.
+//! Until the node has noted it, the request can be lowered again, to more than what the claim has.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -6,12 +6,10 @@
 //! given a moment ago.
 //!
 //! Differs: upstream compares each claim with the free room alone, so that thin volumes are promised more than there
-//! is;
-//! one that is then full of holes without bytes behind them fails its writes, which databases take badly. Here the sum
-//! of the promises stays within what is there, for new volumes and for growth; a class can say otherwise
-//! ([`OVERCOMMIT`]), and its volumes still count against those of others. A node that does not say takes anything,
-//! and so
-//! do plain directories, which promise nothing.
+//! is; one that is then full of holes without bytes behind them fails its writes, which databases take badly. Here the
+//! sum of the promises stays within what is there, for new volumes and for growth; a class can say otherwise
+//! ([`OVERCOMMIT`]), and its volumes still count against those of others. A node that does not say takes anything, and
+//! so do plain directories, which promise nothing.
 
 use std::collections::BTreeMap;
 

@@ -2,8 +2,7 @@
 //!
 //! A volume whose claim asks for data is declared with the annotation [`COPY_OF`]: the folder, beside its own, that its
 //! node copies on first use. So it lives where its source lives, and [`MADE_ON`] says that the copy is whole. A claim
-//! that
-//! asked for data never starts empty: as long as its source cannot be had, nothing is declared for it.
+//! that asked for data never starts empty: as long as its source cannot be had, nothing is declared for it.
 //!
 //! A copy's handle (`status.snapshotHandle` of a VolumeSnapshotContent) is `<node>/snapshot-<uid of the content>`. The
 //! folder's name is checked wherever a handle is read: no handle leads to a volume, or out of the volume root.

@@ -1,6 +1,5 @@
-//! The volume controllers and the scheduler together, in a closed loop: whatever the order, wherever a decision is
-//! cut and
-//! however old its view, the promises hold at every step.
+//! The volume controllers and the scheduler together, in a closed loop: whatever the order, wherever a decision is cut
+//! and however old its view, the promises hold at every step.
 
 use std::collections::BTreeMap;
 

@@ -22,8 +22,7 @@ use mainstay_runtime::fuzzing::{Folder, join, parts};
 /// Somebody who may do the most.
 const CLIENT: Peer = Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 700, is_here: true };
 /// Of the export as [`run`] makes it: itself, a file, a folder, a file in it, a link out, a folder with a size of its
-/// own
-/// and a file in it.
+/// own and a file in it.
 const FILES: [&str; 7] = [".", "file", "dir", "dir/inner", "link", "sized", "sized/inner"];
 /// The size of that folder (bytes).
 const SIZE: u64 = 16 << 10;

@@ -1,6 +1,5 @@
 //! What SPDY and WebSockets have in common, so that exec, attach and port-forward are written once: channels to and
-//! from
-//! the client, and the connection that carries them.
+//! from the client, and the connection that carries them.
 //!
 //! Both directions are bounded queues of pieces. A reader that does not read stops the connection's reading, and so in
 //! the end the client: neither Kubernetes' SPDY clients nor its WebSocket channels know flow control of their own.

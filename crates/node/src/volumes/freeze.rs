@@ -1,11 +1,9 @@
 //! Holding back the writes to mounted volumes for a moment, so that their images can be copied as they are.
 //!
 //! A frozen file system stays frozen until somebody thaws it, whatever became of whoever has frozen it, and its writers
-//! hang for as long. So a process of its own does it (this binary, re-executed as `__freeze`): it thaws when its
-//! stdin is
-//! closed, which the kernel does for an agent that is killed, and when its time is up. Where that process is killed,
-//! the
-//! agent thaws; where both are, the next agent does before anything else ([`thaw_all`]).
+//! hang for as long. So a process of its own does it (this binary, re-executed as `__freeze`): it thaws when its stdin
+//! is closed, which the kernel does for an agent that is killed, and when its time is up. Where that process is killed,
+//! the agent thaws; where both are, the next agent does before anything else ([`thaw_all`]).
 //!
 //! A copy counts only if [`Frozen::thaw`] says that the writes were held back all the time.
 
@@ -121,8 +119,7 @@ impl Frozen {
     }
 
     /// Lets the writers go on. True where none had gone on before: what was read meanwhile is of one moment. False
-    /// where
-    /// their time was up before.
+    /// where their time was up before.
     ///
     /// # Errors
     /// The process was killed; when the writers went on is not known.
@@ -154,8 +151,7 @@ fn thaw(point: &File) {
 }
 
 /// Thaws everything that is mounted below a folder: what a crash may have left frozen. For the start of an agent,
-/// before
-/// anybody could freeze anything.
+/// before anybody could freeze anything.
 pub fn thaw_all(root: &Path) -> io::Result<()> {
     for point in mounts::below(root)? {
         File::open(point).iter().for_each(thaw);

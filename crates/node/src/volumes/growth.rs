@@ -1,6 +1,5 @@
 //! Volumes that were asked to be larger (V10): the claim's growth raises the PersistentVolume's capacity, the node
-//! makes
-//! that real and then notes it, and only then does the claim say so.
+//! makes that real and then notes it, and only then does the claim say so.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::kinds;

@@ -1,6 +1,5 @@
 //! Reclaim policy Recycle: a Released volume is emptied when nothing uses it any more (V3). Only its content goes,
-//! never
-//! through a link or across a mount; the controller asks by annotation and is answered by annotation.
+//! never through a link or across a mount; the controller asks by annotation and is answered by annotation.
 
 use std::io;
 use std::path::Path;

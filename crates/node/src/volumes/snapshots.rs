@@ -5,9 +5,8 @@
 //! ```
 //!
 //! A content names this node in an annotation, and gets its answer in the status. A copy is taken once: what has its
-//! name
-//! is of the moment that the snapshot stands for, also where a crash has kept that from being told. A volume that was
-//! removed meanwhile, or never mounted, gives an error and no copy. Removal is a volume's (V3, V8).
+//! name is of the moment that the snapshot stands for, also where a crash has kept that from being told. A volume that
+//! was removed meanwhile, or never mounted, gives an error and no copy. Removal is a volume's (V3, V8).
 
 mod group;
 

@@ -25,8 +25,7 @@ pub fn all(name: &str, kind: Kind) {
 }
 
 /// Mounting is idempotent, also for an agent that was restarted (V7); unmounting leaves nothing, may come twice, and
-/// may
-/// come for what was never mounted.
+/// may come for what was never mounted.
 async fn mounts_once_and_unmounts_twice(testbed: &Testbed, kind: Kind) {
     let instance = testbed.fresh(&kind, "Retain").await;
     let pod = testbed.pod(&instance, json!({})).await;

@@ -23,8 +23,7 @@ const ORDERS: &str = "MAINSTAY_TEST_VICTIM";
 const MOMENTS: u64 = 12;
 
 /// The process that is killed. It mounts a pod's volume, writes into it and unmounts; or it waits on a volume that is
-/// to
-/// be reclaimed.
+/// to be reclaimed.
 #[test]
 fn victim() {
     let Ok(orders) = std::env::var(ORDERS) else { return };

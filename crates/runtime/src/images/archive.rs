@@ -1,6 +1,5 @@
 //! Image archives: what `docker save`, `podman save`, `skopeo` and `buildah` write, as a tar (also compressed) or as
-//! the
-//! unpacked folder.
+//! the unpacked folder.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

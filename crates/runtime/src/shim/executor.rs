@@ -38,8 +38,7 @@ impl ReportingExecutor {
     fn end_with(&self, reader: RawFd) {
         let mut report = libc::pollfd { fd: self.report, events: 0, revents: 0 };
         // SAFETY: a prctl and a close without pointers, of a descriptor that nothing uses in this process, which has
-        // one
-        // thread; the poll is given one descriptor, which outlives it.
+        // one thread; the poll is given one descriptor, which outlives it.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
             libc::close(reader);

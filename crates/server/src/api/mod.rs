@@ -55,8 +55,7 @@ pub use watch::{Frame, Watch};
 /// How often a write is prepared anew when others changed what it had read, before its client is told (A9).
 const MAX_ATTEMPTS: usize = 64;
 /// How long a request waits for a commit whose outcome is not known: longer than the store takes to know that nothing
-/// was
-/// done.
+/// was done.
 const IN_DOUBT: std::time::Duration = std::time::Duration::from_secs(12);
 
 /// Where time and randomness come from: the clock and the system, or a seed.

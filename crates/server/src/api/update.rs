@@ -283,8 +283,7 @@ fn only_conditions(new: &Value, old: &Value) -> Value {
 }
 
 /// The old object with the new one's status, labels and annotations. As upstream, a Deployment keeps its labels, and
-/// the
-/// kinds of [`METADATA_STAYS`] keep both.
+/// the kinds of [`METADATA_STAYS`] keep both.
 fn only_status(kind: &Kind, new: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
     let fields = object::ensure(&mut kept, &[]);

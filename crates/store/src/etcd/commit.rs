@@ -218,9 +218,8 @@ fn compare(prefix: &[u8], key: &Bytes, expect: &Expect) -> Compare {
 }
 
 /// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB, of which the receipt
-/// has
-/// one each. One key is changed once in each. Where there are more expectations than etcd compares at once, those about
-/// keys that are changed are compared with the part that changes them.
+/// has one each. One key is changed once in each. Where there are more expectations than etcd compares at once, those
+/// about keys that are changed are compared with the part that changes them.
 fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
     const MOST: usize = 127;
     const BYTES: usize = 1 << 20;

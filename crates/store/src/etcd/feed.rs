@@ -280,7 +280,7 @@ enum Followed {
 impl Follower {
     /// Whether etcd has been silent for long.
     pub fn is_silent(&self) -> bool {
-        *self.shared.silence.long().borrow()
+        self.shared.silence.is_long()
     }
 
     /// The store takes part in nothing any more: going on would be wrong.

@@ -55,11 +55,9 @@ impl Plan {
         if room <= 0 { has } else { has + room.min(self.replicas.saturating_sub(has)).max(0) }
     }
 
-    /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then
-    /// as many
-    /// available pods as `unavailable` lets go. A ReplicaSet that was just shrunk may still count pods that are about
-    /// to go: no
-    /// more of them are counted on than it shall have.
+    /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then as
+    /// many available pods as `unavailable` lets go. A ReplicaSet that was just shrunk may still count pods that are
+    /// about to go: no more of them are counted on than it shall have.
     pub fn shrink_old(&self, new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> Vec<i32> {
         let available = |set: &ReplicaSet| available(set).min(size(set));
         let mut sizes: Vec<i32> = old.iter().map(|set| size(set)).collect();

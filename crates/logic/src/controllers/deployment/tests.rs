@@ -207,9 +207,8 @@ fn a_replica_set_deletes_what_serves_least() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Wherever decisions are cut and whichever pods move first: never fewer Ready pods than asked for, never more
-    /// pods than
-    /// surge allows, and the end is the same (S12).
+    /// Wherever decisions are cut and whichever pods move first: never fewer Ready pods than asked for, never more pods
+    /// than surge allows, and the end is the same (S12).
     #[test]
     fn a_rollout_stays_within_its_bounds_s12(steps in prop::collection::vec((0_usize..3, 0_usize..8, 0_usize..4),
         1..60)) {

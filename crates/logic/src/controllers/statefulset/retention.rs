@@ -1,10 +1,9 @@
 //! `persistentVolumeClaimRetentionPolicy`, as owner references on claims (S8): the garbage collector does the rest.
 //!
 //! whenDeleted: Delete puts the set on the claims of its pods. A claim is made with it, so that a set that is deleted
-//! right
-//! after leaves nothing behind. whenScaled: Delete puts the pod that is scaled in on its claims, before it is
-//! deleted, so
-//! that they go when, and only when, the pod is gone. Retain takes both off again, also from claims without a pod.
+//! right after leaves nothing behind. whenScaled: Delete puts the pod that is scaled in on its claims, before it is
+//! deleted, so that they go when, and only when, the pod is gone. Retain takes both off again, also from claims without
+//! a pod.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -67,9 +66,8 @@ pub fn claims(o: &Observed, replicas: &Replicas, d: &mut Decision) {
     }
 }
 
-/// One claim: `wanted` is the only owner of this set's making that it shall have. A claim that another controller
-/// owns is
-/// left alone.
+/// One claim: `wanted` is the only owner of this set's making that it shall have. A claim that another controller owns
+/// is left alone.
 fn align(claim: Option<&ObjectMeta>, o: &Observed, wanted: Option<&OwnerReference>, d: &mut Decision) {
     let Some(claim) = claim else { return };
     let ours = |owner: &OwnerReference| {

@@ -60,8 +60,7 @@ pub fn choose(o: &Observed) -> Revisions {
 }
 
 /// What status names. Where that is missing (a new set, one that was made again over its old pods, or a decision that
-/// was
-/// cut before its status) the oldest revision that a pod carries.
+/// was cut before its status) the oldest revision that a pod carries.
 fn current(o: &Observed, update: &Revision) -> Revision {
     let named = o.set.status.as_ref().and_then(|status| status.current_revision.as_deref()).unwrap_or("");
     let carried: BTreeSet<&str> = o.pods.values().map(|pod| revision_of(pod)).collect();

@@ -1,6 +1,5 @@
 //! The promises of StatefulSets in a small world: every write is checked against the snapshot before it, whatever the
-//! pods
-//! do, whatever the user does, and wherever a decision is cut.
+//! pods do, whatever the user does, and wherever a decision is cut.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;

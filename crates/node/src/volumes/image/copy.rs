@@ -3,8 +3,7 @@
 //! A copy shares its blocks with the image where the file system can (btrfs, xfs); elsewhere it is made with its holes.
 //! While the volume is mounted its writes are held back ([`freeze`]), so that a copy is what a disk would hold whose
 //! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the
-//! file's
-//! modification time is the moment.
+//! file's modification time is the moment.
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +23,7 @@ use mainstay_runtime::safe_path::make_private_dir;
 const FICLONE: libc::Ioctl = 0x4004_9409;
 
 /// A file beside a copy that could not be made in the time for which writes may be held back: it is tried again only
-/// when
-/// nobody has to wait for it.
+/// when nobody has to wait for it.
 const TOO_LONG: &str = "image.too-long";
 /// How much is copied between two looks at the time, in bytes.
 const STEP: i64 = 64 << 20;

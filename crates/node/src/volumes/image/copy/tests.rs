@@ -179,8 +179,7 @@ fn writers_are_never_held_back_for_long() {
 }
 
 /// What [`kill_9_at_any_moment_of_a_snapshot`] kills: takes snapshots of a volume, one after the other. Without a
-/// parent
-/// that names a folder there is nothing to do.
+/// parent that names a folder there is nothing to do.
 #[test]
 fn victim() {
     let Some(base) = std::env::var_os(VICTIM).map(PathBuf::from) else { return };
