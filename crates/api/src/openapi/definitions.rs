@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Version, group_version_kind};
+use super::{Version, group_version_kind, paths};
 use crate::custom::published::{OBJECT_META, published};
 use crate::kinds::{self, Kind};
 use crate::schema::list_keys::{self, FieldKeys, ListType};
@@ -39,10 +39,14 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
         }
     }
     for kind in kinds.iter().filter(|kind| kind.custom.is_some()) {
-        if let Some(mut own) = published(kind, &format!("#{path}/"), version == Version::V2) {
-            own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
-            definitions.insert(kind.type_name.to_string(), own);
-        }
+        let own = published(kind, &format!("#{path}/"), version == Version::V2);
+        let mut own = own.unwrap_or_else(|| json!({ "type": "object" }));
+        own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+        definitions.insert(kind.type_name.to_string(), own);
+    }
+    if version == Version::V3 && !kinds.is_empty() {
+        let about = "The body of a patch: what it may hold is said by its content type.";
+        definitions.insert(paths::PATCH.to_owned(), json!({ "description": about, "type": "object" }));
     }
     definitions
 }

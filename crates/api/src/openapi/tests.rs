@@ -118,6 +118,10 @@ fn version_three_for_explain_and_apply() {
     let names: Vec<&str> =
         path["parameters"].as_array().expect("parameters").iter().filter_map(|p| p["name"].as_str()).collect();
     assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+    // By this kubectl knows how to make its patch, without loading all of version 2.
+    let patches = path["requestBody"]["content"].as_object().expect("content types");
+    assert_eq!(patches.len(), 4, "{patches:?}");
+    assert!(patches.contains_key("application/strategic-merge-patch+json"), "{patches:?}");
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     admission::namespace_takes_new(batch, kind, namespace, object::name(&object))?;
     metadata::begin(batch, &mut object);
     (kind.defaults)(kind, &mut object);
+    manage(batch, kind, &mut object)?;
     (kind.prepare_create)(kind, &mut object);
     credentials::identify(batch, kind, &mut object);
     let name = object::name(&object).to_owned();
@@ -36,7 +37,6 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
         return Err(Status::already_exists(kind, &name));
     }
     admission::on_create(batch, kind, &mut object)?;
-    manage(batch, kind, &mut object)?;
     let attributes = Attributes::new(kind, "", Operation::Create, namespace, &name);
     dynamic::mutate(batch, &attributes, &mut object, None, &|batch, object| {
         (kind.defaults)(kind, object);
@@ -70,6 +70,9 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
 }
 
 /// The first manager of all fields is whoever makes the object; one that is made by an apply has its entry already.
+///
+/// It owns what it said and the defaults, not what the cluster gives the object (a Job's selector, a claim's class): who
+/// takes over its fields with a configuration that does not name those must not take them away (S11).
 fn manage(batch: &Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let is_applied = object::at(object, &["metadata", "managedFields"]).is_some();
     if let Some(manager) = batch.manager.as_ref().filter(|_| !is_applied && update::is_managed(kind)) {

@@ -237,6 +237,45 @@ fn the_first_write_has_a_manager() {
     assert_eq!(anonymous.expect_err("nobody").code, 422);
 }
 
+/// What kubectl does when somebody goes over from `apply` to `apply --server-side`: the fields that its updates own become
+/// those of the applying manager, whose configuration does not name what the cluster has given the object.
+#[test]
+fn s11_who_takes_over_fields_takes_nothing_of_the_clusters_away() {
+    let cluster = Cluster::new();
+    let class = json!({ "metadata": { "name": "fast", "annotations": {
+        "storageclass.kubernetes.io/is-default-class": "true" } }, "provisioner": "mainstay.io/local" });
+    cluster.create(&kinds::STORAGE_CLASS, class).expect("created");
+    let containers = json!([{ "name": "c", "image": "i" }]);
+    let job = json!({ "metadata": { "name": "a" }, "spec": { "template": { "spec": {
+        "restartPolicy": "Never", "containers": containers } } } });
+    let claim = json!({ "metadata": { "name": "a" }, "spec": { "accessModes": ["ReadWriteOnce"],
+        "resources": { "requests": { "storage": "1Gi" } } } });
+    let service = json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }], "type": "NodePort" } });
+    let config = [
+        (&kinds::JOB, job),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim),
+        (&kinds::POD, json!({ "metadata": { "name": "a" }, "spec": { "containers": containers } })),
+        (&kinds::SERVICE, service),
+    ];
+    let manager = || Some(FieldManager { name: "kubectl".to_owned(), subresource: String::new() });
+    for (kind, config) in config {
+        let mut made = cluster.write(|batch| {
+            batch.manager = manager();
+            create(batch, kind, "default", config.clone())
+        });
+        let made = made.as_mut().expect("created");
+        made["metadata"]["managedFields"][0]["operation"] = "Apply".into();
+        let moved = cluster.update(kind, "a", made.clone()).expect("moved");
+        let applied = cluster.write(|batch| {
+            batch.manager = manager();
+            apply(batch, kind, "default", "a", Part::Main, &config, false)
+        });
+        let applied = applied.unwrap_or_else(|refused| panic!("{}: {}", kind.kind, refused.message));
+        assert_eq!(applied["spec"], moved["spec"], "{}", kind.kind);
+        assert_eq!(applied["metadata"]["finalizers"], moved["metadata"]["finalizers"], "{}", kind.kind);
+    }
+}
+
 /// Conformance, CSR API operations and CRD status: `/approval` and `/status` write labels and annotations too, but for
 /// the kinds that upstream excepts.
 #[test]
