@@ -217,6 +217,30 @@ pub fn manage_update(kind: &Kind, old: Option<&mut Value>, new: &mut Value, writ
     managers.write(new, writer.now);
 }
 
+/// Gives `new` the managers' entries of `old` where nothing differs but when they were written, so that such a write is
+/// none, as upstream. What is applied may differ from what is stored until it has its defaults (items of an atomic list)
+/// or is stored as something else (a Secret's `stringData`), and is the same afterwards.
+pub fn keep_times(old: &Value, new: &mut Value) {
+    let (Some(old_metadata), Some(new_metadata)) = (old.get("metadata"), new.get("metadata")) else { return };
+    let (was, is) = (old_metadata.get(MANAGED_FIELDS), new_metadata.get(MANAGED_FIELDS));
+    if was == is || !same_but(MANAGED_FIELDS, old_metadata, new_metadata) || !same_but("metadata", old, new) {
+        return;
+    }
+    let (Some(was), Some(is)) = (was.and_then(Value::as_array), is.and_then(Value::as_array)) else { return };
+    let has_same = |entry: &Value| was.iter().any(|kept| same_but("time", kept, entry));
+    if was.len() == is.len() && is.iter().all(has_same) {
+        let kept = was.clone();
+        crate::object::ensure(new, &["metadata"]).insert(MANAGED_FIELDS.to_owned(), kept.into());
+    }
+}
+
+/// Whether two objects are equal but for one field.
+fn same_but(field: &str, a: &Value, b: &Value) -> bool {
+    let others = |object: &Value| object.as_object().map_or(0, |all| all.len() - usize::from(all.contains_key(field)));
+    let mut fields = a.as_object().into_iter().flatten().filter(|(name, _)| *name != field);
+    others(a) == others(b) && fields.all(|(name, value)| b.get(name) == Some(value))
+}
+
 /// At least how many bytes the entries take that say who owns an object's fields, all managers' together: every item of
 /// a keyed list and every field has an owner, once somebody has written it.
 pub fn length_of_entries(kind: &Kind, object: &Value) -> usize {

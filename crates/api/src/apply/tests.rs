@@ -390,3 +390,14 @@ fn conformance_unknown_fields_of_a_configuration_are_not_declared() {
         declared in schema";
     assert_eq!(two.message, format!("{begins}errors:\n  {lines}"));
 }
+
+#[test]
+fn a_configuration_that_says_an_item_twice_is_refused_as_upstream() {
+    let env = json!([{ "name": "A", "value": "1" }, { "name": "B" }, { "name": "A", "value": "1" }]);
+    let config = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" }, "spec": { "containers": [
+        { "name": "c", "image": "i", "env": env }] } });
+    let writer = Writer { manager: "m", subresource: "", now: jiff::Timestamp::UNIX_EPOCH };
+    let refused = apply(&crate::kinds::POD, None, &config, true, writer).expect_err("twice");
+    let why = ".spec.containers[name=\"c\"].env: duplicate entries for key [name=\"A\"]";
+    assert!(refused.message.ends_with(why), "{}", refused.message);
+}

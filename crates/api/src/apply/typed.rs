@@ -98,6 +98,14 @@ impl<'a> Typed<'a> {
         if elements.len() == items.len() { Form::Items } else { Form::Leaf }
     }
 
+    /// Whether the items of this list are told apart by keys or values.
+    fn is_associative(&self) -> bool {
+        match self.nature.custom {
+            Some(schema) => matches!(schema.list, CustomList::Set | CustomList::Map(_)),
+            None => matches!(self.nature.keys.list_type, ListType::Set | ListType::Map(_)),
+        }
+    }
+
     /// The path element of an item of this list.
     fn element(&self, item: &Value) -> Option<String> {
         if let Some(schema) = self.nature.custom {
@@ -171,7 +179,8 @@ impl<'a> Typed<'a> {
 
     /// The first keyed list or set that holds an item twice, in upstream's words.
     pub fn repeated(&self) -> Option<String> {
-        if let (Form::Set | Form::Items, Value::Array(items)) = (self.form(), self.value) {
+        // Not by its form: a keyed list with a repeated item is taken as a whole.
+        if let (true, Value::Array(items)) = (self.is_associative(), self.value) {
             let mut seen = HashSet::new();
             let repeated = items.iter().filter_map(|item| self.element(item)).find(|item| !seen.insert(item.clone()));
             if let Some(repeated) = repeated {

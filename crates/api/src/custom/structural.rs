@@ -9,6 +9,9 @@ use crate::status::Cause;
 const MAX_DEPTH: usize = 100;
 /// Faults beyond this many are not listed.
 const MAX_CAUSES: usize = 100;
+const INT_OR_STRING: &str = "x-kubernetes-int-or-string";
+const PRESERVE_UNKNOWN: &str = "x-kubernetes-preserve-unknown-fields";
+const EMBEDDED: &str = "x-kubernetes-embedded-resource";
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
 /// Where a schema stands in another, which decides what it may say.
@@ -41,7 +44,10 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
     }
     check_type(schema, path, slot, causes);
     check_forbidden(schema, path, slot, causes);
-    check_lists(schema, path, causes);
+    match slot {
+        Slot::Logic => check_logic(schema, path, causes),
+        _ => check_lists(schema, path, causes),
+    }
     if let Some(text) = schema.get("pattern").and_then(Value::as_str)
         && let Err(error) = pattern::compile(text)
     {
@@ -59,15 +65,18 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
     if let Some(items) = schema.get("items").filter(|items| items.is_object()) {
         walk(items, &format!("{path}.items"), inner(Slot::Item), depth + 1, causes);
     }
-    if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
+    if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object() && slot != Slot::Logic)
+    {
         walk(values, &format!("{path}.additionalProperties"), inner(Slot::Value), depth + 1, causes);
     }
-    for name in ["allOf", "anyOf", "oneOf"] {
-        let all = schema.get(name).and_then(Value::as_array).into_iter().flatten().enumerate();
-        all.for_each(|(index, one)| walk(one, &format!("{path}.{name}[{index}]"), Slot::Logic, depth + 1, causes));
+    let is_of_two = is_int_or_string(schema.get("anyOf"));
+    for (name, below) in junctors(schema).filter(|(name, _)| !(is_of_two && name.starts_with("anyOf"))) {
+        walk(below, &format!("{path}.{name}"), Slot::Logic, depth + 1, causes);
     }
-    if let Some(not) = schema.get("not").filter(|not| not.is_object()) {
-        walk(not, &format!("{path}.not"), Slot::Logic, depth + 1, causes);
+    if slot != Slot::Logic {
+        for (name, below) in junctors(schema) {
+            check_known(below, &format!("{path}.{name}"), schema, path, causes);
+        }
     }
 }
 
@@ -81,26 +90,28 @@ fn check_type(schema: &Value, path: &str, slot: Slot, causes: &mut Vec<Cause>) {
     if !type_.is_empty() && !TYPES.contains(&type_) {
         causes.push(Cause::not_supported(&at, type_, &TYPES));
     }
-    let int_or_string = flag(schema, "x-kubernetes-int-or-string");
-    if int_or_string && !type_.is_empty() {
-        causes.push(Cause::invalid(&at, type_, "must be empty if x-kubernetes-int-or-string is true"));
+    if slot == Slot::Logic {
+        return;
     }
-    if flag(schema, "x-kubernetes-embedded-resource") && type_ != "object" && slot != Slot::Logic {
-        causes.push(Cause::invalid(&at, type_, "must be object if x-kubernetes-embedded-resource is true"));
+    // A type beside it is allowed, and says nothing: the value is either of two.
+    let int_or_string = flag(schema, INT_OR_STRING);
+    for name in [PRESERVE_UNKNOWN, EMBEDDED].into_iter().filter(|name| int_or_string && flag(schema, name)) {
+        let why = "must be false if x-kubernetes-int-or-string is true";
+        causes.push(Cause::invalid(format!("{path}.{name}"), true, why));
     }
-    let free = int_or_string || flag(schema, "x-kubernetes-preserve-unknown-fields");
+    if flag(schema, EMBEDDED) && type_ != "object" {
+        let why = "must be object if x-kubernetes-embedded-resource is true";
+        causes.push(if type_.is_empty() { Cause::required(&at, why) } else { Cause::invalid(&at, type_, why) });
+        return;
+    }
+    let free = int_or_string || flag(schema, PRESERVE_UNKNOWN);
     let missing = match slot {
-        _ if !type_.is_empty() => None,
-        Slot::Root => Some("must not be empty at the root"),
-        Slot::Logic => None,
-        _ if free => None,
-        Slot::Property => Some("must not be empty for specified object fields"),
-        Slot::Item => Some("must not be empty for specified array items"),
-        Slot::Value => Some("must not be empty for specified object fields"),
+        _ if !type_.is_empty() || free => return,
+        Slot::Root => "must not be empty at the root",
+        Slot::Property | Slot::Value | Slot::Logic => "must not be empty for specified object fields",
+        Slot::Item => "must not be empty for specified array items",
     };
-    if let Some(why) = missing {
-        causes.push(Cause::required(&at, why));
-    }
+    causes.push(Cause::required(&at, missing));
 }
 
 fn check_forbidden(schema: &Value, path: &str, slot: Slot, causes: &mut Vec<Cause>) {
@@ -147,21 +158,79 @@ fn check_forbidden(schema: &Value, path: &str, slot: Slot, causes: &mut Vec<Caus
     {
         causes.push(Cause::required(format!("{path}.items"), "must be specified"));
     }
-    if slot == Slot::Logic {
-        for name in ["type", "default", "nullable", "additionalProperties"] {
-            if schema.get(name).is_some_and(|value| !value.is_null() && value != false)
-                && !(name == "type" && is_of_two(schema))
-            {
-                causes.push(Cause::forbidden(format!("{path}.{name}"), "must be undefined to be structural"));
-            }
+}
+
+/// What a schema below a junctor may not say: anything of the structure, which is said outside.
+const NOT_IN_LOGIC: [(&str, &str); 13] = [
+    ("type", "must be empty to be structural"),
+    ("additionalProperties", "must be undefined to be structural"),
+    ("default", "must be undefined to be structural"),
+    ("title", "must be empty to be structural"),
+    ("description", "must be empty to be structural"),
+    ("nullable", "must be false to be structural"),
+    (PRESERVE_UNKNOWN, "must be false to be structural"),
+    (EMBEDDED, "must be false to be structural"),
+    (INT_OR_STRING, "must be false to be structural"),
+    ("x-kubernetes-list-map-keys", "must be empty to be structural"),
+    ("x-kubernetes-list-type", "must be undefined to be structural"),
+    ("x-kubernetes-map-type", "must be undefined to be structural"),
+    ("x-kubernetes-validations", "must be empty to be structural"),
+];
+
+/// A schema below a junctor.
+fn check_logic(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let is_said = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(all) => !all.is_empty(),
+        _ => true,
+    };
+    for (name, why) in NOT_IN_LOGIC {
+        if schema.get(name).is_some_and(is_said) {
+            causes.push(Cause::forbidden(format!("{path}.{name}"), why));
         }
+    }
+    if schema.get("properties").is_some_and(|properties| properties.get("metadata").is_some()) {
+        causes.push(Cause::forbidden(
+            format!("{path}.properties[metadata]"),
+            "must not be specified in a nested context",
+        ));
     }
 }
 
-/// The pattern that upstream allows beside `x-kubernetes-int-or-string`.
-fn is_of_two(schema: &Value) -> bool {
-    matches!(schema.get("type").and_then(Value::as_str), Some("integer" | "string"))
-        && schema.as_object().is_some_and(|fields| fields.len() == 1)
+/// Each field and item that a schema below a junctor speaks of must be known outside, at `known_path`.
+fn check_known(schema: &Value, path: &str, known: &Value, known_path: &str, causes: &mut Vec<Cause>) {
+    let mut inner = |name: String, below: &Value, known: Option<&Value>| {
+        let (at, known_at) = (format!("{path}.{name}"), format!("{known_path}.{name}"));
+        match known {
+            Some(known) => check_known(below, &at, known, &known_at, causes),
+            None => causes.push(Cause::required(known_at, &format!("because it is defined in {at}"))),
+        }
+    };
+    for (name, below) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        inner(format!("properties[{name}]"), below, known.get("properties").and_then(|all| all.get(name)));
+    }
+    if let Some(below) = schema.get("items").filter(|items| items.is_object()) {
+        inner("items".to_owned(), below, known.get("items").filter(|items| items.is_object()));
+    }
+    for (name, below) in junctors(schema) {
+        check_known(below, &format!("{path}.{name}"), known, known_path, causes);
+    }
+}
+
+/// The schemas below `allOf`, `anyOf`, `oneOf` and `not`, with where they stand.
+fn junctors(schema: &Value) -> impl Iterator<Item = (String, &Value)> {
+    let of = |name: &'static str| {
+        let all = schema.get(name).and_then(Value::as_array).into_iter().flatten().enumerate();
+        all.map(move |(index, one)| (format!("{name}[{index}]"), one))
+    };
+    let not = schema.get("not").filter(|not| not.is_object()).map(|not| ("not".to_owned(), not));
+    of("allOf").chain(of("anyOf")).chain(of("oneOf")).chain(not)
+}
+
+/// The one way to speak of types below a junctor: an integer or a string, in upstream's order.
+fn is_int_or_string(any_of: Option<&Value>) -> bool {
+    any_of.is_some_and(|any_of| *any_of == json!([{ "type": "integer" }, { "type": "string" }]))
 }
 
 fn check_lists(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -277,5 +346,59 @@ fn check_own_field(name: &str, property: &Value, path: &str, causes: &mut Vec<Ca
     if name == "metadata" && properties.clone().any(|(field, _)| !allowed.contains(&field.as_str())) {
         let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
         causes.push(Cause::forbidden(path, why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(spec: Value) -> Vec<String> {
+        let mut causes = Vec::new();
+        let schema = json!({ "type": "object", "properties": { "spec": spec } });
+        validate(&schema, "s", &mut causes);
+        causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    /// Public definitions (snapshots of a CSI driver) give such a field a type too, which upstream takes.
+    #[test]
+    fn an_int_or_string_may_have_a_type_and_a_choice_beside_it() {
+        let of_two = json!([{ "type": "integer" }, { "type": "string" }]);
+        for field in [
+            json!({ "x-kubernetes-int-or-string": true }),
+            json!({ "x-kubernetes-int-or-string": true, "type": "string", "pattern": "^a$" }),
+            json!({ "x-kubernetes-int-or-string": true, "anyOf": of_two }),
+            json!({ "x-kubernetes-int-or-string": true, "allOf": [{ "anyOf": of_two }, { "minimum": 1 }] }),
+        ] {
+            assert_eq!(faults(field.clone()), Vec::<String>::new(), "{field}");
+        }
+        assert_eq!(
+            faults(json!({ "x-kubernetes-int-or-string": true, "x-kubernetes-preserve-unknown-fields": true })),
+            ["s.properties[spec].x-kubernetes-preserve-unknown-fields: Invalid value: true: must be false if \
+                x-kubernetes-int-or-string is true"]
+        );
+        assert_eq!(
+            faults(json!({ "anyOf": [{ "type": "string" }], "type": "object" })),
+            ["s.properties[spec].anyOf[0].type: Forbidden: must be empty to be structural"]
+        );
+    }
+
+    #[test]
+    fn below_a_junctor_nothing_is_said_of_the_structure() {
+        let known = json!({ "a": { "type": "object", "properties": { "b": { "type": "string" } } } });
+        let with = |one: Value| json!({ "type": "object", "properties": known, "oneOf": [one] });
+        assert_eq!(faults(with(json!({ "properties": { "a": { "required": ["b"] } } }))), Vec::<String>::new());
+        assert_eq!(
+            faults(with(json!({ "not": { "properties": { "a": { "properties": { "c": {} } } } } }))),
+            ["s.properties[spec].properties[a].properties[c]: Required value: because it is defined in \
+                s.properties[spec].oneOf[0].not.properties[a].properties[c]"]
+        );
+        assert_eq!(
+            faults(with(json!({ "properties": { "a": { "description": "d", "nullable": true } } }))),
+            [
+                "s.properties[spec].oneOf[0].properties[a].description: Forbidden: must be empty to be structural",
+                "s.properties[spec].oneOf[0].properties[a].nullable: Forbidden: must be false to be structural",
+            ]
+        );
     }
 }

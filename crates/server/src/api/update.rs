@@ -229,6 +229,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     credentials::check(batch, kind, &new, Some(old))?;
     escalation::check(batch, kind, &new, Some(old))?;
     restriction::check(batch, kind, part, &new, Some(old))?;
+    mainstay_api::apply::keep_times(old, &mut new);
     let (is_released, is_unchanged) = (delete::is_released(kind, &new), new == *old);
     if !is_released && !is_unchanged && matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
         batch.warnings.extend((kind.warnings)(kind, &new));

@@ -237,6 +237,32 @@ fn the_first_write_has_a_manager() {
     assert_eq!(anonymous.expect_err("nobody").code, 422);
 }
 
+#[test]
+fn s11_applying_again_is_no_write_whatever_the_stored_form_is() {
+    let cluster = Cluster::new();
+    let policy = json!({ "metadata": { "name": "a" }, "spec": { "podSelector": {}, "ingress": [
+        { "ports": [{ "port": 3306 }] }] } });
+    let affinity = json!({ "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
+        { "weight": 1, "podAffinityTerm": { "topologyKey": "a", "labelSelector": {}, "namespaces": [] } }] } });
+    let deployment = json!({ "metadata": { "name": "a", "annotations": {} }, "spec": {
+        "selector": { "matchLabels": { "a": "b" } }, "template": { "metadata": { "labels": { "a": "b" } },
+            "spec": { "affinity": affinity, "containers": [{ "name": "c", "image": "i" }] } } } });
+    let secret = json!({ "metadata": { "name": "a" }, "stringData": { "a": "b" } });
+    for (kind, config) in [(&kinds::SECRET, secret), (&kinds::NETWORK_POLICY, policy), (&kinds::DEPLOYMENT, deployment)]
+    {
+        let again = || {
+            cluster.seconds.fetch_add(1, Ordering::Relaxed);
+            let applied = cluster.write(|batch| {
+                batch.manager = Some(FieldManager { name: "one".to_owned(), subresource: String::new() });
+                apply(batch, kind, "default", "a", Part::Main, &config, false)
+            });
+            applied.expect("applied")
+        };
+        let first = again();
+        assert_eq!(again(), first, "{}", kind.kind);
+    }
+}
+
 /// What kubectl does when somebody goes over from `apply` to `apply --server-side`: the fields that its updates own become
 /// those of the applying manager, whose configuration does not name what the cluster has given the object.
 #[test]
