@@ -179,6 +179,79 @@ fn of_servers_that_begin_at_once_one_is_the_first() {
     }
 }
 
+/// A map of so many bytes, of a name.
+fn map_of(server: &Cluster, name: &str, bytes: usize) -> std::process::Output {
+    let file = server.folder().join("bytes");
+    fs::write(&file, "x".repeat(bytes)).expect("written");
+    server.try_kubectl(&["create", "configmap", name, &format!("--from-file={}", file.display())])
+}
+
+#[test]
+fn an_etcd_without_room_refuses_writes_in_words_until_it_has_room_a2() {
+    let lan = Lan::new();
+    let own = address(1);
+    let etcd = Etcd { quota: 8 << 20, ..Etcd::on(&[1]) };
+    let (store, mut server) = (etcd.store(), machine(&lan, 1));
+    let member = etcd.start(&server, 1);
+    server.serve(&words(&own, &store, &[]));
+    let refused = (0..20).find_map(|number| {
+        let output = map_of(&server, &format!("map-{number}"), 900_000);
+        (!output.status.success()).then(|| (number, text(&output)))
+    });
+    let (number, said) = refused.expect("8 MiB are full");
+    assert!(said.contains("no room") && said.contains("nothing was changed"), "{said}");
+    // What is there is read, from a server that begins as well.
+    let all = || server.kubectl(&["get", "configmaps", "-o", "name"]).matches("configmap/map-").count();
+    assert_eq!(all(), number, "A2");
+    assert!(server.try_kubectl(&["get", "--raw", "/readyz"]).status.success(), "reads are served");
+    // With more room it goes on by itself.
+    drop(member);
+    let roomy = Etcd { quota: 64 << 20, ..etcd };
+    let _member = roomy.start(&server, 1);
+    roomy.answers(&server, 1);
+    roomy.etcdctl(&server, 1, &["alarm", "disarm"]);
+    server.eventually("it takes writes", || map_of(&server, "after", 900_000).status.success());
+    assert_eq!(all(), number, "A2");
+}
+
+#[test]
+fn a_member_whose_disk_is_full_stops_nobody_a2_m3() {
+    let lan = Lan::new();
+    let machines: Vec<Cluster> = (1..=3).map(|number| machine(&lan, number)).collect();
+    let mut server = machine(&lan, 4);
+    let etcd = Etcd::on(&[1, 2, 3]);
+    // Its log of 64 MB is made in advance, twice.
+    let small = &machines[2];
+    let folder = small.folder().join(etcd.folder);
+    fs::create_dir(&folder).expect("a folder");
+    let mut mount = small.inside("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=150m,mode=0700", "etcd"]).arg(&folder);
+    assert!(mount.status().expect("mount").success());
+    let mut members: Vec<_> = (1..).zip(&machines).map(|(number, machine)| etcd.start(machine, number)).collect();
+    etcd.answers(&machines[0], 1);
+    server.serve(&words(&address(4), &etcd.store(), &[]));
+    let filler = folder.join("filler");
+    let mut fill = small.inside("dd");
+    fill.args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).stderr(std::process::Stdio::null());
+    assert!(!fill.status().expect("dd").success(), "it is full");
+    let mut written = 0;
+    while !members[2].has_ended() {
+        let output = map_of(&server, &format!("map-{written}"), 300_000);
+        assert!(output.status.success(), "{}", text(&output));
+        written += 1;
+        assert!(written < 400, "a member goes on without room");
+    }
+    assert!(map_of(&server, "without-it", 10).status.success());
+    assert!(small.inside("rm").arg(&filler).status().expect("rm").success());
+    members[2] = etcd.start(small, 3);
+    etcd.answers(small, 3);
+    // It is needed now.
+    members.remove(0);
+    server.eventually("it takes writes", || map_of(&server, "with-it", 10).status.success());
+    let all = server.kubectl(&["get", "configmaps", "-o", "name"]).matches("configmap/map-").count();
+    assert_eq!(all, written, "A2");
+}
+
 /// A3: what was brought back from a snapshot is refused by a server that runs and by one that starts; an export of it
 /// goes into an empty etcd with its revision beyond all that was.
 #[test]

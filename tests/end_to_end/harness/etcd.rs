@@ -17,11 +17,13 @@ pub struct Etcd {
     pub tls: Option<PathBuf>,
     /// The data folder's name on each machine.
     pub folder: &'static str,
+    /// How many bytes a member keeps at most; 0 for etcd's own limit.
+    pub quota: u32,
 }
 
 impl Etcd {
     pub fn on(machines: &[u8]) -> Self {
-        Self { on: machines.to_vec(), tls: None, folder: "etcd" }
+        Self { on: machines.to_vec(), tls: None, folder: "etcd", quota: 0 }
     }
 
     fn scheme(&self) -> &'static str {
@@ -51,6 +53,9 @@ impl Etcd {
         command.args(["--name", &format!("m{number}"), "--initial-cluster", &self.peers(), "--log-level", "error"]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        if self.quota > 0 {
+            command.args(["--quota-backend-bytes", &self.quota.to_string()]);
+        }
         if let Some(folder) = &self.tls {
             command.arg("--client-cert-auth");
             for (flag, file) in
@@ -109,6 +114,11 @@ impl Etcd {
 pub struct Member(Child);
 
 impl Member {
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("a child").is_some()
+    }
+
     /// Its process stands still, or goes on.
     pub fn pause(&self, is_paused: bool) {
         let signal = if is_paused { "-STOP" } else { "-CONT" };

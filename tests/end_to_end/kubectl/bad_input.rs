@@ -270,7 +270,9 @@ fn a1_a2_on_a_full_disk_writes_are_refused_reads_go_on_and_nothing_is_lost() {
         .collect();
     assert!(!refusals.is_empty(), "nothing was refused");
     assert!(
-        refusals.iter().all(|said| said.contains("the server's disk is full; nothing was changed")),
+        refusals
+            .iter()
+            .all(|said| said.contains("no room left (the server's disk, or etcd's quota); nothing was changed")),
         "{refusals:?}"
     );
     let made = cluster.kubectl(&["get", "configmaps", "-o", "name"]);

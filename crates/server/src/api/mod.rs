@@ -268,7 +268,10 @@ pub fn commit_error(error: &CommitError) -> Status {
     match error {
         CommitError::Expectation { .. } => Status::new(409, "Conflict", "the object was changed by others"),
         CommitError::Invalid(invalid) => Status::new(413, "RequestEntityTooLarge", invalid.to_string()),
-        CommitError::Full => Status::new(507, "InsufficientStorage", "the server's disk is full; nothing was changed"),
+        CommitError::Full => {
+            let why = "the store has no room left (the server's disk, or etcd's quota); nothing was changed";
+            Status::new(507, "InsufficientStorage", why)
+        }
         CommitError::Io(why) => Status::internal(format!("the server's store failed: {why}")),
         CommitError::Unreached(why) => Status::store_is_silent(why),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
