@@ -1,32 +1,25 @@
 //! `mainstay image …`: the node's images, straight in its image store; a running node sees them at once.
+//! `load --all-nodes` sends archives to the nodes instead.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use mainstay_cli::args::ImageCommand;
+use anyhow::{Context as _, Result, bail, ensure};
+use mainstay_api::{kinds, object};
+use mainstay_cli::args::{AdminArgs, ImageCommand};
+use mainstay_client::{Client, ListOptions};
+use mainstay_node::streaming::images::PROTOCOL;
 use mainstay_runtime::images::{ImageStore, Progress};
+use tokio::io::AsyncReadExt as _;
 
 /// `mainstay image …`.
 pub fn run(command: &ImageCommand) -> Result<()> {
     match command {
-        ImageCommand::Load { data_dir, files } => {
-            crate::need_root("mainstay image load")?;
+        ImageCommand::Load { admin, all_nodes, files } => {
             for file in files {
                 std::fs::metadata(file).with_context(|| file.display().to_string())?;
             }
-            let store = open(data_dir)?;
-            for file in files {
-                let shown = Shown::new(file.display().to_string());
-                let names = store
-                    .load(file, &mut |progress| shown.show(progress))
-                    .with_context(|| format!("{} was not loaded", file.display()))?;
-                shown.clear();
-                for name in names {
-                    println!("loaded {name}");
-                }
-            }
-            Ok(())
+            if *all_nodes { crate::up::runtime()?.block_on(load_everywhere(admin, files)) } else { load(admin, files) }
         }
         ImageCommand::Ls { data_dir } => {
             let store = open(data_dir)?;
@@ -51,6 +44,63 @@ pub fn run(command: &ImageCommand) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn load(admin: &AdminArgs, files: &[PathBuf]) -> Result<()> {
+    crate::need_root("mainstay image load")?;
+    let store = open(&admin.data_dir)?;
+    for file in files {
+        let shown = Shown::new(file.display().to_string());
+        let names = store
+            .load(file, &mut |progress| shown.show(progress))
+            .with_context(|| format!("{} was not loaded", file.display()))?;
+        shown.clear();
+        for name in names {
+            println!("loaded {name}");
+        }
+    }
+    Ok(())
+}
+
+/// One node after the other; those that cannot be had are named at the end.
+async fn load_everywhere(admin: &AdminArgs, files: &[PathBuf]) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = crate::token::client(admin)?;
+    let nodes = client.list(&kinds::NODE, "", &ListOptions::default()).await.context("listing the nodes")?;
+    let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+    let mut failed = Vec::new();
+    for file in files {
+        for node in nodes.iter().map(object::name) {
+            match load_on(&client, node, file).await {
+                Ok(names) => names.lines().for_each(|name| println!("loaded {name} on {node}")),
+                Err(error) => {
+                    eprintln!("mainstay: {} was not loaded on {node}: {error:#}", file.display());
+                    failed.push(node);
+                }
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    failed.sort_unstable();
+    failed.dedup();
+    bail!("not every node has the images: {}", failed.join(", "))
+}
+
+/// The names that a node has loaded, a line each.
+async fn load_on(client: &Client, node: &str, file: &Path) -> Result<String> {
+    let archive = tokio::fs::File::open(file).await?;
+    let metadata = archive.metadata().await?;
+    ensure!(metadata.is_file(), "only archives are sent to nodes");
+    let bytes = metadata.len();
+    let path = format!("/api/v1/nodes/{node}/proxy/images/load?bytes={bytes}");
+    let shown = Shown::new(format!("{} to {node}", file.display()));
+    let sent = |done_bytes| shown.show(Progress { step: "sending".to_owned(), done_bytes, total_bytes: Some(bytes) });
+    // A file that grows meanwhile is sent as far as was said.
+    let answer = client.upload(&path, PROTOCOL, archive.take(bytes), sent).await;
+    shown.clear();
+    Ok(object::text(&answer?, &["message"]).to_owned())
 }
 
 fn open(data_dir: &Path) -> Result<ImageStore> {

@@ -34,7 +34,8 @@ pub fn run(command: &TokenCommand) -> Result<()> {
     })
 }
 
-fn client(admin: &AdminArgs) -> Result<Client> {
+/// As the administrator.
+pub fn client(admin: &AdminArgs) -> Result<Client> {
     let path = admin.kubeconfig.clone().unwrap_or_else(|| admin.data_dir.join("kubeconfig"));
     Ok(Client::new(Config::read(&path)?)?)
 }

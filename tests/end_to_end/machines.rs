@@ -2,11 +2,12 @@
 //! other.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::machines::{Lan, machines};
-use crate::harness::{Checks, Cluster, text};
+use crate::harness::{Checks, Cluster, text, workspace};
 
 /// A pod on a node of its own, that serves its name.
 fn pod(name: &str, node: &str) -> String {
@@ -26,6 +27,25 @@ fn joined(first: &Cluster, second: &mut Cluster, name: &str) {
 
 fn node_ready(cluster: &Cluster, node: &str) -> String {
     cluster.field(&format!("node/{node}"), "{.status.conditions[?(@.type==\"Ready\")].status}")
+}
+
+/// One command on the first machine, and every node has the image; what is none is refused by each of them.
+fn load_everywhere(first: &Cluster) {
+    let load = |archive: &Path| {
+        let mut command = first.mainstay(&["image", "load", "--all-nodes", "--data-dir"]);
+        command.arg(first.data_dir()).arg(archive).output().expect("mainstay image load")
+    };
+    let broken = first.folder().join("broken.tar");
+    std::fs::write(&broken, "no archive".repeat(100_000)).expect("written");
+    let output = load(&broken);
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("not every node has the images: node-1, node-2"), "{said}");
+    let output = load(&workspace().join(".cache/images/busybox.tar"));
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for node in ["node-1", "node-2"] {
+        assert!(said.contains(&format!("loaded test.local/busybox:1 on {node}\n")), "{said}");
+    }
 }
 
 #[test]
@@ -65,7 +85,7 @@ fn a_machine_joins_is_reached_comes_back_and_leaves_m4() {
     let said = third.refused_to_join(&named(first.invitation(), "node-2"));
     assert!(said.contains("another machine is node node-2 already"), "{said}");
 
-    second.load(&["busybox"]);
+    load_everywhere(&first);
     first.apply(&pod("web-2", "node-2"));
     first.kubectl(&["wait", "--for=condition=Ready", "pod/web-2", "--timeout=60s"]);
     let reached = |first: &Cluster| {

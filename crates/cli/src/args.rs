@@ -302,11 +302,13 @@ pub struct NfsServerArgs {
 /// `mainstay image …`.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Load images from OCI or docker archives.
+    /// Load images from OCI or docker archives: on this machine, or on every node.
     Load {
-        /// The folder that `up` was given.
-        #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-        data_dir: PathBuf,
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Sends the archives to every node of the cluster, through its API server.
+        #[arg(long)]
+        all_nodes: bool,
         /// Archives (tar, also compressed) or unpacked OCI layouts.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,

@@ -7,13 +7,11 @@ use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderValue, Request};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use crate::config::ConfigError;
 use crate::request::{Client, Error, escape, status_error};
 
 /// The subprotocol asked for: each message begins with a byte that names its channel.
@@ -70,8 +68,6 @@ impl Client {
     async fn websocket(&self, path: &str) -> Result<WebSocketStream<TlsStream<TcpStream>>, Error> {
         let config = self.config();
         let server = self.present_server();
-        let server = server.as_str();
-        let failed = |reason: String| Error::Connect { server: server.to_owned(), reason };
         let malformed = |error: &dyn std::fmt::Display| Error::Malformed(error.to_string());
         let mut request: Request<()> =
             tungstenite::client::IntoClientRequest::into_client_request(format!("wss://{server}{path}"))
@@ -81,15 +77,7 @@ impl Client {
             let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| malformed(&error))?;
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let tcp = TcpStream::connect(server).await.map_err(|error| failed(error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']).to_owned();
-        let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
-        let tls = config.tls(&[b"http/1.1"]).map_err(|error: ConfigError| Error::Config(error))?;
-        let stream = TlsConnector::from(std::sync::Arc::new(tls))
-            .connect(name, tcp)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let stream = self.dial(&server).await?;
         let limits = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
         match client_async_with_config(request, stream, Some(limits)).await {
             Ok((socket, _)) => Ok(socket),

@@ -1,7 +1,8 @@
 //! The one door to a cluster from outside: HTTPS to its API server.
 //!
 //! [`Client`] speaks JSON over HTTP/2 connections that it keeps, watches apart from everything else; [`Informer`] lists and watches a kind and keeps
-//! going over disconnects and expired revisions; [`Client::exec`] runs a command in a container.
+//! going over disconnects and expired revisions; [`Client::exec`] runs a command in a container;
+//! [`Client::upload`] sends a file.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod informer;
 mod request;
 mod rotating;
 mod unverified;
+mod upload;
 
 pub use config::{Config, ConfigError};
 pub use exec::ExecOutput;

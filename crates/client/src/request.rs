@@ -15,6 +15,8 @@ use mainstay_api::status::STORE_IS_SILENT;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, Opened, Sender, Stream};
@@ -228,7 +230,7 @@ struct Shared {
     config: Config,
     /// `host:port` of every server, and which answered last.
     servers: Arc<Mutex<Servers>>,
-    connector: tokio_rustls::TlsConnector,
+    connector: TlsConnector,
     calls: Connections,
     /// To servers that are asked as well.
     hedges: Connections,
@@ -280,12 +282,12 @@ struct Asked<'a> {
 impl Client {
     /// A client; connects when first used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.tls(&[b"h2"])?));
+        let connector = TlsConnector::from(Arc::new(config.tls(&[b"h2"])?));
         let servers = Arc::new(Mutex::new(Servers::parse(&config.server)));
         Ok(Self::with(config, servers, connector))
     }
 
-    fn with(config: Config, servers: Arc<Mutex<Servers>>, connector: tokio_rustls::TlsConnector) -> Self {
+    fn with(config: Config, servers: Arc<Mutex<Servers>>, connector: TlsConnector) -> Self {
         let (calls, hedges, watches) = (Connections::default(), Connections::default(), Connections::default());
         let room = Semaphore::new(MAX_CALLS);
         Self { shared: Arc::new(Shared { config, servers, connector, calls, hedges, watches, room }) }
@@ -635,13 +637,16 @@ impl Client {
         }
     }
 
+    /// A connection of HTTP/1.1 for one request, whose stream becomes the request's own.
+    pub(crate) async fn dial(&self, server: &str) -> Result<TlsStream<TcpStream>, Error> {
+        let connector = TlsConnector::from(Arc::new(self.config().tls(&[b"http/1.1"])?));
+        let failed = |reason: String| Error::Connect { server: server.to_owned(), reason };
+        tls(&connector, server).await.map_err(|error| failed(error.to_string()))
+    }
+
     async fn connect(&self, server: &str, alive: Duration) -> Result<Sender, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let tcp = TcpStream::connect(server).await.map_err(|error| failed(&error))?;
-        tcp.set_nodelay(true).map_err(|error| failed(&error))?;
-        let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']).to_owned();
-        let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| failed(&error))?;
-        let tls = self.shared.connector.connect(name, tcp).await.map_err(|error| failed(&error))?;
+        let tls = tls(&self.shared.connector, server).await.map_err(|error| failed(&error))?;
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(alive)
@@ -655,12 +660,20 @@ impl Client {
     }
 }
 
+async fn tls(connector: &TlsConnector, server: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(server).await?;
+    tcp.set_nodelay(true)?;
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let name = rustls::pki_types::ServerName::try_from(host).map_err(std::io::Error::other)?;
+    connector.connect(name, tcp).await
+}
+
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Error> {
     let body = Limited::new(response.into_body(), MAX_ANSWER);
     body.collect().await.map(http_body_util::Collected::to_bytes).map_err(|error| Error::Transport(error.to_string()))
 }
 
-async fn failure(response: Response<Incoming>) -> Error {
+pub(crate) async fn failure(response: Response<Incoming>) -> Error {
     let code = response.status().as_u16();
     match whole(response).await {
         Err(error) => error,

@@ -26,4 +26,8 @@ impl Backend for Kubelet {
         let metadata = &pod.metadata;
         self.disk.log_path(&text(&metadata.namespace), &text(&metadata.name), &text(&metadata.uid), container, attempt)
     }
+
+    fn load_images(&self, archive: &mut dyn std::io::Read) -> Result<Vec<String>, String> {
+        self.images.load_reader(archive, &mut |_| {}).map_err(|error| error.to_string())
+    }
 }

@@ -24,6 +24,11 @@ pub trait Backend: Send + Sync + 'static {
     fn node_name(&self) -> &str;
     /// Where the log of one attempt of a container is (the current file; rotated ones are beside it as `<name>.<n>`).
     fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf;
+    /// Loads the images of an archive; the names that it brought. Blocking.
+    ///
+    /// # Errors
+    /// In words: it cannot be read, is no archive of images, or the disk is full.
+    fn load_images(&self, archive: &mut dyn std::io::Read) -> Result<Vec<String>, String>;
 }
 
 /// The containers themselves.

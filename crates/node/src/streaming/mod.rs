@@ -1,4 +1,4 @@
-//! The node's own HTTPS server (the kubelet's port): logs, exec, attach and port-forward.
+//! The node's own HTTPS server (the kubelet's port): logs, exec, attach and port-forward, and images that are sent to it.
 //!
 //! kubectl's requests reach it through the API server, which passes bytes on in both directions and proves itself with
 //! its client certificate. Paths and answers are the kubelet's.
@@ -9,6 +9,7 @@
 //! - [`logs`]: log files as a stream
 //! - [`stats`]: what the node and its containers use
 //! - [`exec`]: a command's streams joined to a client's [`channels`]
+//! - [`images`]: image archives that are sent here
 //! - [`portforward`]: ports inside a pod's network namespace
 //! - [`spdy`], [`websocket`]: the two protocols that carry channels
 
@@ -17,6 +18,7 @@ pub mod channels;
 pub mod exec;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod images;
 pub mod logs;
 pub mod portforward;
 mod routes;
@@ -37,6 +39,7 @@ use mainstay_client::Rotating;
 use mainstay_tasks::listen::{self, Connection};
 use mainstay_tasks::{Health, Limits, Slots, keep};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 
@@ -122,7 +125,8 @@ impl Listening {
     /// Answers from now on.
     pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>, health: Health) -> Running {
         let looks = stats::Looks::default();
-        let server = Arc::new(Server { config: self.config, backend, containers, looks });
+        let server =
+            Arc::new(Server { config: self.config, backend, containers, looks, loading: Arc::new(Semaphore::new(1)) });
         let (listener, tls, slots) = (Arc::new(self.listener), self.tls, Slots::new(CONNECTIONS));
         let accepting = keep(health, "streaming", move || {
             let (server, listener, tls, slots) = (server.clone(), listener.clone(), tls.clone(), slots.clone());

@@ -17,11 +17,12 @@ use jiff::{SignedDuration, Timestamp};
 use mainstay_api::Status;
 use mainstay_api::parameters::is_true;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::backend::{Backend, Containers, Lookup};
 use super::channels::{Channels, PIECES_QUEUED, Wanted};
 use super::exec;
+use super::images;
 use super::logs::{self, lines::LogOptions};
 use super::portforward::{self, ForwardTarget};
 use super::spdy::{self, connection::Connection};
@@ -48,6 +49,8 @@ pub struct Server {
     pub containers: Arc<dyn Containers>,
     /// When what was last looked at.
     pub looks: stats::Looks,
+    /// Whose turn it is to load images.
+    pub loading: Arc<Semaphore>,
 }
 
 /// What a connection does after its upgrade.
@@ -157,6 +160,10 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
         ["portForward", namespace, pod] => {
             allow(&request, &[Method::GET, Method::POST])?;
             server.port_forward(namespace, pod, &query, request)
+        }
+        ["images", "load"] => {
+            allow(&request, &[Method::POST])?;
+            server.load_images(&query, request)
         }
         _ => Err(Status::no_such_resource()),
     }
@@ -291,6 +298,23 @@ impl Server {
             }
         };
         Ok(Answer::Upgrade(response, Box::pin(session)))
+    }
+
+    /// An archive as [`images`] says.
+    fn load_images(&self, query: &Query, mut request: Request<Incoming>) -> Result<Answer, Status> {
+        let bytes = query.first("bytes").and_then(|bytes| bytes.parse().ok());
+        let bytes = bytes.ok_or_else(|| Status::bad_request("query parameter \"bytes\" is required: a number"))?;
+        if !listed(request.headers(), &UPGRADE).iter().any(|protocol| protocol == images::PROTOCOL) {
+            return Err(Status::bad_request("unable to upgrade: missing upgrade headers in request"));
+        }
+        let upgraded = hyper::upgrade::on(&mut request);
+        let (backend, turn) = (self.backend.clone(), self.loading.clone());
+        let session = async move {
+            if let Ok(upgraded) = upgraded.await {
+                images::load(TokioIo::new(upgraded), bytes, backend, turn).await;
+            }
+        };
+        Ok(Answer::Upgrade(switching(images::PROTOCOL), Box::pin(session)))
     }
 }
 

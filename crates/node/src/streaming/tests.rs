@@ -67,6 +67,13 @@ impl Backend for World {
     fn log_path(&self, _: &Pod, _: &str, attempt: u32) -> PathBuf {
         self.logs.join(format!("{attempt}.log"))
     }
+
+    /// Says how many bytes came.
+    fn load_images(&self, archive: &mut dyn std::io::Read) -> Result<Vec<String>, String> {
+        let mut all = Vec::new();
+        archive.read_to_end(&mut all).map_err(|error| error.to_string())?;
+        if all.starts_with(b"bad") { Err("no archive".to_owned()) } else { Ok(vec![all.len().to_string()]) }
+    }
 }
 
 /// Tells when it is dropped before the command's end.
@@ -343,6 +350,36 @@ async fn a_client_that_goes_away_ends_its_command() {
         fixture.world.dropped.notified().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_archive_is_taken_whole_or_refused_in_words() {
+    let fixture = fixture().await;
+    let user = Some(("api-server", "x"));
+    let (answer, _) = within(fixture.request(user, "POST /images/load?bytes=5 HTTP/1.1\r\nContent-Length: 0")).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let head = "POST /images/load?bytes=1000000 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: \
+                mainstay-image-archive\r\nContent-Length: 0";
+    for (archive, said) in [
+        (vec![b'x'; 1_000_000], "\"message\":\"1000000\""),
+        ([b"bad".as_slice(), &[b'x'; 999_997]].concat(), "no archive"),
+        (vec![b'x'; 999_999], "unexpected end of file"),
+    ] {
+        let answer = within(async {
+            let (answer, mut stream) = fixture.request(user, head).await;
+            assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+            stream.write_all(&archive).await.unwrap();
+            if archive.len() < 1_000_000 {
+                stream.shutdown().await.unwrap();
+            }
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            said
+        });
+        let answer = answer.await;
+        assert!(answer.contains(said), "{answer}");
+        assert_eq!(answer.contains("Success"), said.contains("1000000"), "{answer}");
+    }
 }
 
 fn websocket_request(path: &str, protocol: Option<&str>) -> http::Request<()> {
