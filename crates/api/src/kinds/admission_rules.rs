@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::field::{Field, default, each, inner};
 use crate::cel::parse::is_keyword;
+use crate::cel::{Environment, Type, faults_shown};
 use crate::metadata::validate_label_selector;
 use crate::names;
 use crate::status::Cause;
@@ -138,8 +139,46 @@ fn validate_resources(resources: &Field, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Names and expressions of match conditions. Expressions are only checked for being there.
-pub(super) fn validate_conditions(conditions: &Field, causes: &mut Vec<Cause>) {
+/// What an expression of a webhook configuration may name.
+pub const WEBHOOK_NAMES: &[&str] = &["object", "oldObject", "request", "authorizer", "authorizer.requestResource"];
+/// What an expression of a policy may name, beside its variables.
+pub const POLICY_NAMES: &[&str] =
+    &["object", "oldObject", "request", "authorizer", "authorizer.requestResource", "params", "namespaceObject"];
+
+/// Where expressions know these names, of whatever type.
+pub fn environment(names: &'static [&'static str]) -> Environment {
+    Environment::new(names.iter().map(|name| (*name, Type::Dyn)))
+}
+
+/// Compiles an expression, and says whether its result is what is wanted: one that can never be evaluated is refused
+/// when it is made. What depends on the objects' types is left to the evaluation. Its type; `dyn` where it has none.
+pub(super) fn compile(
+    environment: &Environment,
+    field: &Field,
+    wanted: Option<(&Type, &str)>,
+    causes: &mut Vec<Cause>,
+) -> Type {
+    let text = field.text();
+    if text.trim().is_empty() {
+        return Type::Dyn;
+    }
+    match environment.compile(text) {
+        Err(faults) => {
+            causes.push(field.invalid(&format!("compilation failed: {}", faults_shown(&faults, text))));
+            Type::Dyn
+        }
+        Ok(program) => {
+            let type_ = program.result().clone();
+            if let Some((_, name)) = wanted.filter(|(wanted, _)| type_ != **wanted && type_ != Type::Dyn) {
+                causes.push(field.invalid(&format!("must evaluate to {name}")));
+            }
+            type_
+        }
+    }
+}
+
+/// Names and expressions of match conditions.
+pub(super) fn validate_conditions(conditions: &Field, environment: &Environment, causes: &mut Vec<Cause>) {
     if conditions.len() > MAX_CONDITIONS {
         causes.push(Cause::too_many(&conditions.path, conditions.len(), MAX_CONDITIONS));
     }
@@ -148,6 +187,7 @@ pub(super) fn validate_conditions(conditions: &Field, causes: &mut Vec<Cause>) {
         if condition.get("expression").text().trim().is_empty() {
             causes.push(Cause::required(condition.get("expression").path, ""));
         }
+        compile(environment, &condition.get("expression"), Some((&Type::Bool, "bool")), causes);
         let title = condition.get("name");
         title.need(causes, names::qualified);
         if !title.text().is_empty() && !seen.insert(title.text()) {
@@ -260,7 +300,7 @@ pub(super) fn validate_webhook(hook: &Field, causes: &mut Vec<Cause>) {
         (false, true) => validate_service(&service, causes),
         _ => causes.push(Cause::required(&config.path, "exactly one of url or service is required")),
     }
-    validate_conditions(&hook.get("matchConditions"), causes);
+    validate_conditions(&hook.get("matchConditions"), &environment(WEBHOOK_NAMES), causes);
     validate_reviews(&hook.get("admissionReviewVersions"), causes);
 }
 
@@ -345,5 +385,32 @@ pub(super) fn validate_service(service: &Field, causes: &mut Vec<Cause>) {
             continue;
         }
         causes.extend(names::subdomain(step).iter().map(|wrong| path.invalid(&format!("segment[{index}]: {wrong}"))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conformance, webhooks with match conditions: one whose condition does not compile is refused when it is made.
+    #[test]
+    fn conformance_match_conditions_that_do_not_compile_are_refused() {
+        let faults = |expression: &str| {
+            let hook = json!({ "name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": { "url": "https://a" },
+                "matchConditions": [{ "name": "x", "expression": expression }] });
+            let mut causes = Vec::new();
+            validate_webhook(&Field::root(&hook), &mut causes);
+            causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(faults("object.metadata.name != 'skip-me' && authorizer.requestResource.check('x').allowed()"), "");
+        for (expression, why) in [
+            ("... [] bad expression", "compilation failed: ERROR"),
+            ("params.x", "undeclared reference"),
+            ("'text'", "must evaluate to bool"),
+        ] {
+            let found = faults(expression);
+            assert!(found.starts_with("matchConditions[0].expression: ") && found.contains(why), "{expression}: {found}");
+        }
     }
 }

@@ -28,7 +28,7 @@
 //! `(kind.validate)(kind, &object, &mut causes)`. Who keeps one clones the handle.
 
 pub(crate) mod addresses;
-pub(crate) mod admission_rules;
+pub mod admission_rules;
 pub mod apiservice;
 pub(crate) mod cells;
 pub mod certificatesigningrequest;

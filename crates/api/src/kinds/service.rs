@@ -106,6 +106,12 @@ fn defaults(service: &mut Value) {
     if !address.is_empty() {
         default(spec, "clusterIPs", json!([address]));
     }
+    let balancer = inner(service, "status").and_then(|status| inner(status, "loadBalancer"));
+    if let Some(balancer) = balancer.filter(|_| kind == "LoadBalancer") {
+        each(balancer, "ingress")
+            .filter(|address| !text(address, &["ip"]).is_empty())
+            .for_each(|address| default(address, "ipMode", "VIP"));
+    }
 }
 
 /// What the server gave the service stays its own where an update leaves it out.

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::{Field, default, inner, made};
+use super::admission_rules::{POLICY_NAMES, compile, environment};
 use super::{BASE, Kind, Row, Subresource, admission_rules, lifecycle};
-use crate::cel::{Environment, Type, faults_shown};
+use crate::cel::Type;
 use crate::names;
 use crate::object::name;
 use crate::status::Cause;
@@ -92,7 +93,7 @@ pub(super) fn validate_policy(spec: &Field, causes: &mut Vec<Cause>) {
     } else {
         causes.push(Cause::required(&constraints.path, ""));
     }
-    admission_rules::validate_conditions(&spec.get("matchConditions"), causes);
+    admission_rules::validate_conditions(&spec.get("matchConditions"), &environment(POLICY_NAMES), causes);
     admission_rules::validate_variables(&spec.get("variables"), causes);
 }
 
@@ -138,13 +139,9 @@ fn validate_rules(spec: &Field, policy: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-/// What expressions of a policy may name, beside its variables.
-const NAMES: [&str; 7] =
-    ["object", "oldObject", "request", "authorizer", "authorizer.requestResource", "params", "namespaceObject"];
-
 /// Expressions that can never be evaluated are refused; what depends on the objects' types is left to the evaluation.
 fn validate_expressions(spec: &Field, causes: &mut Vec<Cause>) {
-    let mut environment = Environment::new(NAMES.map(|name| (name, Type::Dyn)));
+    let mut environment = environment(POLICY_NAMES);
     for variable in spec.get("variables").items() {
         let type_ = compile(&environment, &variable.get("expression"), None, causes);
         environment = environment.with(&format!("variables.{}", variable.get("name").text()), type_);
@@ -155,27 +152,6 @@ fn validate_expressions(spec: &Field, causes: &mut Vec<Cause>) {
     }
     for annotation in spec.get("auditAnnotations").items() {
         compile(&environment, &annotation.get("valueExpression"), None, causes);
-    }
-}
-
-/// The type of an expression; `dyn` where there is none.
-fn compile(environment: &Environment, field: &Field, wanted: Option<(&Type, &str)>, causes: &mut Vec<Cause>) -> Type {
-    let text = field.text();
-    if text.trim().is_empty() {
-        return Type::Dyn;
-    }
-    match environment.compile(text) {
-        Err(faults) => {
-            causes.push(field.invalid(&format!("compilation failed: {}", faults_shown(&faults, text))));
-            Type::Dyn
-        }
-        Ok(program) => {
-            let type_ = program.result().clone();
-            if let Some((_, name)) = wanted.filter(|(wanted, _)| type_ != **wanted && type_ != Type::Dyn) {
-                causes.push(field.invalid(&format!("must evaluate to {name}")));
-            }
-            type_
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::csidriver::validate_name;
-use super::field::{Field, keep, remove};
-use super::{BASE, Kind, Row, Subresource};
+use super::field::{Field, default, inner, keep};
+use super::{BASE, Kind, Row, Subresource, lifecycle};
 use crate::object::{name, text};
 use crate::status::Cause;
 
@@ -42,7 +42,13 @@ pub static VOLUME_ATTACHMENT: Kind = Kind::BuiltIn(&Row {
             cells::age(attachment, now),
         ]
     },
-    prepare_create: |_, attachment| remove(attachment, "status"),
+    defaults: |_, attachment| {
+        // Go's JSON always has it.
+        if let Some(status) = inner(attachment, "status") {
+            default(status, "attached", false);
+        }
+    },
+    prepare_create: |_, attachment| lifecycle::begin_status(attachment, json!({ "attached": false })),
     prepare_update: |_, new, old| keep(new, old, "status"),
     validate: |_, attachment, causes| {
         let spec = Field::root(attachment).get("spec");
@@ -69,3 +75,19 @@ pub static VOLUME_ATTACHMENT: Kind = Kind::BuiltIn(&Row {
     },
     ..BASE
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conformance, VolumeAttachment: its status says from the first on that it is not attached.
+    #[test]
+    fn conformance_a_new_attachment_is_not_attached() {
+        let mut attachment = json!({ "status": { "attached": true }, "spec": {} });
+        (VOLUME_ATTACHMENT.prepare_create)(&VOLUME_ATTACHMENT, &mut attachment);
+        assert_eq!(attachment["status"], json!({ "attached": false }));
+        let mut patched = json!({ "status": { "attachmentMetadata": { "a": "b" } } });
+        (VOLUME_ATTACHMENT.defaults)(&VOLUME_ATTACHMENT, &mut patched);
+        assert_eq!(patched["status"]["attached"], false);
+    }
+}

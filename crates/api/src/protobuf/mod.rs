@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use self::table::{
-    EMPTY_TEXT, JSON_SCHEMA, MESSAGES, POINTERS, Repeat, Type, is_list_of_text, json_name, message_of, structure,
-    structure_of, type_of,
+    JSON_SCHEMA, MESSAGES, Named, Repeat, Type, is_list_of_text, json_name, message_of, structure, structure_of,
+    type_of,
 };
 pub use self::write::{field, has_message, item, list_head, list_tail, message, write, write_any};
 use crate::jiff;
@@ -136,7 +136,7 @@ fn fields(
     while !rest.0.is_empty() {
         let (number, wire) = rest.field()?;
         let Some(field) = table.iter().find(|field| field.number == number) else { continue };
-        let Some((name, shape)) = json_name(this, field.name) else {
+        let Some(Named { name, shape, is_omitted }) = json_name(this, field.name) else {
             // Embedded in Go, so its fields are this object's own.
             if let (Type::Message(inner), Repeat::Once, Wire::Bytes(bytes)) = (field.type_, field.repeat, wire) {
                 fields(inner, this, bytes, into, at.deeper())?;
@@ -146,7 +146,7 @@ fn fields(
         match field.repeat {
             Repeat::Once => {
                 let value = value(field.type_, shape, wire, at)?;
-                if is_set(message, name, field.type_, &value) {
+                if is_set(this, is_omitted, field.type_, &value) {
                     at.budget.field(into.len(), name).ok()?;
                     into.insert(name.to_owned(), value);
                 }
@@ -168,15 +168,16 @@ fn fields(
     Some(())
 }
 
-fn is_set(message: &str, name: &str, type_: Type, value: &Value) -> bool {
+/// Whether a value that was sent is one that JSON has: the two forms of one object must not differ, or a later PUT in the
+/// other form is a change (S11).
+fn is_set(this: Option<&'static Struct>, is_omitted: bool, type_: Type, value: &Value) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(true) => true,
-        Value::Number(number) if number.as_f64() != Some(0.0) => true,
-        Value::String(text) if !text.is_empty() => true,
+        Value::Bool(is) => *is || !is_omitted,
+        // Go never leaves out a struct.
+        Value::Number(number) => type_ == Type::IntOrString || !is_omitted || number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty() || !is_omitted && type_ == Type::Text && this.is_some(),
         Value::Object(_) | Value::Array(_) => true,
-        Value::String(_) if type_ == Type::Text => EMPTY_TEXT.contains(&(message, name)),
-        _ => matches!(type_, Type::IntOrString | Type::SchemaOrBool) || POINTERS.contains(&name),
     }
 }
 
@@ -216,7 +217,8 @@ fn value(type_: Type, shape: Shape, wire: Wire<'_>, at: At<'_>) -> Option<Value>
         (Type::SchemaOrBool | Type::SchemaOrArray | Type::SchemaOrTexts, Wire::Bytes(bytes)) => {
             schema_or(type_, bytes, at.deeper())?
         }
-        (Type::Time, Wire::Bytes(bytes)) => time(bytes)?,
+        (Type::Time, Wire::Bytes(bytes)) => time(bytes, crate::time::rfc3339)?,
+        (Type::MicroTime, Wire::Bytes(bytes)) => time(bytes, crate::time::micro)?,
         (Type::Quantity, Wire::Bytes(bytes)) => match Reader(bytes).find(1)? {
             Some(Wire::Bytes(text)) => Value::String(std::str::from_utf8(text).ok()?.to_owned()),
             _ => Value::Null,
@@ -293,7 +295,7 @@ fn schema_or(type_: Type, bytes: &[u8], at: At<'_>) -> Option<Value> {
 }
 
 /// Seconds (1) and nanoseconds (2) since 1970; an empty message is Go's zero time, which JSON has as null.
-fn time(bytes: &[u8]) -> Option<Value> {
+fn time(bytes: &[u8], print: fn(Timestamp) -> String) -> Option<Value> {
     let (mut seconds, mut nanos) = (0_i64, 0_i64);
     let mut rest = Reader(bytes);
     while !rest.0.is_empty() {
@@ -308,7 +310,7 @@ fn time(bytes: &[u8]) -> Option<Value> {
         return Some(Value::Null);
     }
     let time = Timestamp::new(seconds, i32::try_from(nanos).ok()?).ok()?;
-    Some(Value::String(if nanos == 0 { crate::time::rfc3339(time) } else { crate::time::micro(time) }))
+    Some(Value::String(print(time)))
 }
 
 /// Kind (1: 0 is a number), number (2), text (3).

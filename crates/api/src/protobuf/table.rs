@@ -6,85 +6,6 @@ use std::sync::LazyLock;
 use crate::schema::types::{Struct, known};
 use crate::schema::{Shape, shape_of};
 
-/// Go's pointer fields: their zero value is meant. Of all others it stands for "not set", since Go writes it always.
-pub const POINTERS: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "allowVolumeExpansion",
-    "attachRequired",
-    "automountServiceAccountToken",
-    "backoffLimit",
-    "backoffLimitPerIndex",
-    "blockOwnerDeletion",
-    "completions",
-    "controller",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "failedJobsHistoryLimit",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "hostUsers",
-    "immutable",
-    "leaseDurationSeconds",
-    "leaseTransitions",
-    "manualSelector",
-    "maxFailedIndexes",
-    "maxItems",
-    "maxLength",
-    "maxProperties",
-    "maximum",
-    "minItems",
-    "minLength",
-    "minProperties",
-    "minimum",
-    "mode",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "partition",
-    "podInfoOnMount",
-    "privileged",
-    "progressDeadlineSeconds",
-    "readOnlyRootFilesystem",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "startingDeadlineSeconds",
-    "successfulJobsHistoryLimit",
-    "suspend",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-    "value",
-    "x-kubernetes-preserve-unknown-fields",
-];
-
-/// Text that Go's JSON writes also when it is empty, by message and JSON name: pointers, and fields without
-/// `omitempty`. Of all others JSON leaves the empty text out, and so do we, though protobuf always carries it: the two
-/// forms of one object must not differ, or a later PUT in the other form is a change (S11).
-pub const EMPTY_TEXT: &[(&str, &str)] = &[
-    ("api.core.v1.HTTPHeader", "value"),
-    ("api.core.v1.PersistentVolumeClaimSpec", "storageClassName"),
-    ("api.core.v1.PersistentVolumeClaimSpec", "volumeAttributesClassName"),
-    ("api.core.v1.PodDNSConfigOption", "value"),
-    ("api.core.v1.Sysctl", "value"),
-    ("api.core.v1.TypedLocalObjectReference", "apiGroup"),
-    ("api.core.v1.TypedObjectReference", "apiGroup"),
-    ("api.discovery.v1.EndpointPort", "name"),
-    ("api.networking.v1.IngressClassParametersReference", "apiGroup"),
-    ("api.rbac.v1.RoleRef", "apiGroup"),
-];
-
 /// JSON names of messages that are no top-level types, so that there is no schema of them.
 pub const UNSCHEMED: &[&str] = &[
     "deleteOptions",
@@ -108,6 +29,8 @@ pub enum Type {
     Integer,
     Double,
     Time,
+    /// A time that JSON has with six digits of its second, also where they are zero.
+    MicroTime,
     Quantity,
     IntOrString,
     Raw,
@@ -164,7 +87,8 @@ fn parse(text: &'static str) -> BTreeMap<&'static str, Vec<Field>> {
             "b" => Type::Bool,
             "i" => Type::Integer,
             "d" => Type::Double,
-            "@Time" | "@MicroTime" => Type::Time,
+            "@Time" => Type::Time,
+            "@MicroTime" => Type::MicroTime,
             "@Quantity" => Type::Quantity,
             "@IntOrString" => Type::IntOrString,
             "@RawExtension" | "@FieldsV1" | "@JSON" => Type::Raw,
@@ -219,15 +143,29 @@ pub fn structure_of(type_name: &str) -> Option<&'static Struct> {
     structure(shape_of(type_name), &message_of(type_name))
 }
 
+/// How JSON has a field of a message.
+pub struct Named {
+    pub name: &'static str,
+    pub shape: Shape,
+    /// Go's JSON leaves its zero out, because that says nothing there. Protobuf carries the zero of everything that is
+    /// no pointer, and a pointer only where it is set; so a zero of any other field was said, or is in JSON always.
+    pub is_omitted: bool,
+}
+
 /// The JSON name and shape of a field; `None` for one that is inlined in JSON.
-pub fn json_name(this: Option<&'static Struct>, name: &'static str) -> Option<(&'static str, Shape)> {
+pub fn json_name(this: Option<&'static Struct>, name: &'static str) -> Option<Named> {
     match this {
-        Some(this) => this
-            .fields()
-            .iter()
-            .find(|field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| (field.name, field.shape)),
-        None => UNSCHEMED.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|known| (*known, Shape::Any)),
+        Some(this) => this.fields().iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| Named {
+            name: field.name,
+            shape: field.shape,
+            is_omitted: field.is_omitted,
+        }),
+        // Their numbers and truths are pointers; an empty text is none.
+        None => UNSCHEMED.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|known| Named {
+            name: known,
+            shape: Shape::Any,
+            is_omitted: false,
+        }),
     }
 }
 

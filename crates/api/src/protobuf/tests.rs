@@ -121,7 +121,7 @@ fn wrong(message: &str, this: &'static Struct, seen: &mut BTreeSet<String>, out:
                 | (Type::Bool, Shape::Bool)
                 | (Type::Integer, Shape::Int32 | Shape::Int64)
                 | (Type::Double, Shape::Double)
-                | (Type::Time, Shape::Time)
+                | (Type::Time | Type::MicroTime, Shape::Time)
                 | (Type::Quantity, Shape::Quantity)
                 | (Type::IntOrString, Shape::IntOrString)
                 | (Type::Raw | Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrTexts, Shape::Any)
@@ -158,9 +158,13 @@ impl Numbers {
     }
 }
 
+/// Stands for the message of a `MicroTime`, whose shape is that of every time.
+const MICRO: &str = "MicroTime";
+
 /// A value of a shape; of what is self-similar a few layers. Nothing that JSON and protobuf tell apart differently: no
 /// empty lists, no zeros.
 fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numbers) -> Value {
+    let is_micro = message == MICRO;
     let number = numbers.below(i32::MAX as u64 - 1) + 1;
     match shape {
         Shape::Bool => true.into(),
@@ -168,8 +172,8 @@ fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numb
         Shape::Double => json!(f64::from(u32::try_from(number).expect("small")) + 0.5),
         Shape::String => format!("text-{number}-ä").into(),
         Shape::Bytes => STANDARD.encode(number.to_be_bytes()).into(),
-        Shape::Time => match number % 2 {
-            0 => crate::time::rfc3339(Timestamp::new(number.cast_signed(), 0).expect("a time")).into(),
+        Shape::Time => match is_micro {
+            false => crate::time::rfc3339(Timestamp::new(number.cast_signed(), 0).expect("a time")).into(),
             _ => crate::time::micro(Timestamp::new(number.cast_signed(), 123_456_000).expect("a time")).into(),
         },
         Shape::IntOrString if number.is_multiple_of(2) => "50%".into(),
@@ -193,6 +197,7 @@ fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numb
                 if !is_unnumbered && !is_type && !is_deep && (depth < 4 || numbers.below(3) > 0) {
                     let below = match find_in(message, this, field.name).map(|field| field.type_) {
                         Some(Type::Message(below)) => below,
+                        Some(Type::MicroTime) => MICRO,
                         _ => "",
                     };
                     object.insert(field.name.to_owned(), any(field.shape, field.name, below, depth + 1, numbers));
@@ -205,6 +210,84 @@ fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numb
 
 fn find_in(message: &str, this: &'static Struct, name: &str) -> Option<&'static Field> {
     find(LazyLock::force(&MESSAGES).get(message)?, this, name)
+}
+
+/// An object in which everything simple is zero, and what JSON has of it: Go writes the zero of all that is no pointer.
+fn zeros(shape: Shape, message: &str, depth: usize) -> (Value, Value) {
+    let same = |value: Value| (value.clone(), value);
+    match shape {
+        Shape::Bool => same(false.into()),
+        Shape::Int32 | Shape::Int64 | Shape::Double => same(json!(0)),
+        Shape::String => same(json!("")),
+        Shape::Struct(this) => {
+            let (mut sent, mut wanted) = (Map::new(), Map::new());
+            for field in this.fields() {
+                let Some(found) = find_in(message, this, field.name) else { continue };
+                let below = match found.type_ {
+                    Type::Message(below) => below,
+                    _ => "",
+                };
+                if depth > 6 || matches!(field.shape, Shape::Any | Shape::Bytes | Shape::Time) {
+                    continue;
+                }
+                let (value, read) = zeros(field.shape, below, depth + 1);
+                let is_simple = !value.is_object() && !value.is_array() && found.type_ != Type::IntOrString;
+                if !(is_simple && field.is_omitted && read != "0") {
+                    wanted.insert(field.name.to_owned(), read);
+                }
+                sent.insert(field.name.to_owned(), value);
+            }
+            (Value::Object(sent), Value::Object(wanted))
+        }
+        Shape::List(item) => {
+            let (sent, wanted) = zeros(*item, message, depth + 1);
+            (json!([sent]), json!([wanted]))
+        }
+        Shape::Map(item) => {
+            let (sent, wanted) = zeros(*item, message, depth + 1);
+            (json!({ "key": sent }), json!({ "key": wanted }))
+        }
+        Shape::IntOrString => same(json!(0)),
+        Shape::Quantity => same("0".into()),
+        Shape::Bytes | Shape::Time | Shape::Any => same(Value::Null),
+    }
+}
+
+/// A zero that was said is kept (`priority: 0`, `stabilizationWindowSeconds: 0`), one that JSON leaves out is left out.
+#[test]
+fn s11_a_zero_is_read_where_json_has_one() {
+    for (name, _) in ROOTS {
+        let (mut sent, mut wanted) = zeros(shape_of(name), &message_of(name), 0);
+        let (rest, kind) = name.rsplit_once('.').expect("a name");
+        let version = rest.rsplit('.').next().expect("a version");
+        for object in [&mut sent, &mut wanted] {
+            object["apiVersion"] = format!("g.k8s.io/{version}").into();
+            object["kind"] = kind.into();
+        }
+        let written = write(name, &sent).expect(name);
+        let (api_version, kind, raw) = envelope(&written).expect("an envelope");
+        assert_eq!(read_as(name, &api_version, &kind, raw).expect(name), wanted, "{name}");
+    }
+}
+
+/// Conformance, clients that send protobuf: what they read and send again is what it was.
+#[test]
+fn conformance_objects_of_typed_clients_come_back_as_they_were() {
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": {
+        "priority": 0, "enableServiceLinks": false, "terminationGracePeriodSeconds": 0, "containers": [{ "name": "c" }],
+        "volumes": [{ "name": "v", "csi": { "driver": "d", "readOnly": false } }],
+    } });
+    let lease = json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "a" }, "spec": {
+        "leaseTransitions": 0, "renewTime": "2026-01-01T00:00:00.000000Z" } });
+    let scaler = json!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": { "name": "a" },
+        "spec": { "maxReplicas": 3, "scaleTargetRef": { "kind": "Deployment", "name": "a" },
+            "behavior": { "scaleDown": { "stabilizationWindowSeconds": 0 } } } });
+    let slice = json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": { "name": "a" },
+        "spec": { "driver": "d", "pool": { "name": "p", "generation": 0, "resourceSliceCount": 1 } } });
+    for object in [pod, lease, scaler, slice] {
+        let written = write_any(&object).expect("a message");
+        assert_eq!(read_any(&written), Ok(object));
+    }
 }
 
 /// Every kind, full objects with every field: nothing is lost or invented.

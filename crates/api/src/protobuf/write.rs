@@ -202,8 +202,8 @@ fn put(out: &mut Vec<u8>, number: u64, type_: Type, value: &Value, shape: Shape,
             out.extend_from_slice(&value.as_f64()?.to_bits().to_le_bytes());
             return Some(());
         }
-        Type::Time if value.is_null() => {}
-        Type::Time => put_time(&mut part, value.as_str()?)?,
+        Type::Time | Type::MicroTime if value.is_null() => {}
+        Type::Time | Type::MicroTime => put_time(&mut part, value.as_str()?)?,
         Type::Duration => {
             put_tag(&mut part, 1, 0);
             put_varint(&mut part, nanoseconds(value.as_str()?)?.cast_unsigned());

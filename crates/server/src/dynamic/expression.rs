@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use mainstay_api::cel::{self, Bindings, Budget, Environment, Error, Opaque, Program, Type, Value};
+use mainstay_api::kinds::admission_rules;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
@@ -20,11 +21,7 @@ const VARIABLE: &str = "variables.";
 
 /// What every expression of admission may name; policies have parameters and the namespace too.
 pub fn environment(of_policy: bool) -> Environment {
-    let mut names = vec!["object", "oldObject", "request", "authorizer", "authorizer.requestResource"];
-    if of_policy {
-        names.extend(["params", "namespaceObject"]);
-    }
-    Environment::new(names.into_iter().map(|name| (name, Type::Dyn)))
+    admission_rules::environment(if of_policy { admission_rules::POLICY_NAMES } else { admission_rules::WEBHOOK_NAMES })
 }
 
 /// An expression. One that does not compile fails whenever it is evaluated, as upstream.
