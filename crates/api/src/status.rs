@@ -33,6 +33,8 @@ pub struct Status {
     pub message: String,
     /// `details` of the Status object (`name`, `group`, `kind`, `uid`, `causes`, `retryAfterSeconds`), or null.
     pub details: Value,
+    /// `metadata.continue`: where a list goes on all the same; empty where it does not.
+    pub next: String,
 }
 
 /// The words by which clients know that etcd does not answer in time.
@@ -41,7 +43,7 @@ pub const STORE_IS_SILENT: &str = "etcdserver: request timed out";
 impl Status {
     /// A status without details.
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: Value::Null }
+        Self { code, reason: reason.into(), message: message.into(), details: Value::Null, next: String::new() }
     }
 
     /// The `metav1.Status` object that is sent.
@@ -52,6 +54,9 @@ impl Status {
         });
         if !self.details.is_null() {
             status["details"] = self.details.clone();
+        }
+        if !self.next.is_empty() {
+            status["metadata"]["continue"] = json!(self.next);
         }
         status
     }
@@ -197,6 +202,16 @@ impl Status {
     /// 410 for a resourceVersion or continue token that was compacted (A7).
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
+    }
+
+    /// 410 for a continue token that is too old (A7), with one by which the rest of the list can be had as it is now.
+    pub fn expired_continue(next: String) -> Self {
+        let why = "The provided continue parameter is too old to display a consistent list result. You can start a new \
+            list without the continue parameter, or use the continue token in this response to retrieve the remainder \
+            of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+            created, modified, or deleted between the time the first chunk was returned and now may show up in the \
+            list.";
+        Self { next, ..Self::expired(why) }
     }
 
     /// 410 with the words of a watch that starts too far back (A7): `too old resource version: 5 (100)`.

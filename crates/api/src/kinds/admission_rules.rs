@@ -410,7 +410,10 @@ mod tests {
             ("'text'", "must evaluate to bool"),
         ] {
             let found = faults(expression);
-            assert!(found.starts_with("matchConditions[0].expression: ") && found.contains(why), "{expression}: {found}");
+            assert!(
+                found.starts_with("matchConditions[0].expression: ") && found.contains(why),
+                "{expression}: {found}"
+            );
         }
     }
 }

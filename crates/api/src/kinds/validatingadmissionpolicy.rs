@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::admission_rules::{POLICY_NAMES, compile, environment};
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::{Field, default, inner, made};
-use super::admission_rules::{POLICY_NAMES, compile, environment};
 use super::{BASE, Kind, Row, Subresource, admission_rules, lifecycle};
 use crate::cel::Type;
 use crate::names;

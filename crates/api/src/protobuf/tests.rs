@@ -227,7 +227,7 @@ fn zeros(shape: Shape, message: &str, depth: usize) -> (Value, Value) {
                     Type::Message(below) => below,
                     _ => "",
                 };
-                if depth > 6 || matches!(field.shape, Shape::Any | Shape::Bytes | Shape::Time) {
+                if depth > 6 || matches!(inner(field.shape), Shape::Any | Shape::Bytes | Shape::Time) {
                     continue;
                 }
                 let (value, read) = zeros(field.shape, below, depth + 1);

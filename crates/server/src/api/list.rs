@@ -36,8 +36,11 @@ pub fn list(store: &Store, selection: &Selection, options: &ListOptions) -> Resu
         }
         Match::Exact(revision) => Some(revision),
     };
-    let is_continued = options.from.is_some();
-    let fails = |error: ReadError| read_error(error, is_continued);
+    let fails = |error: ReadError| match (&error, &options.from) {
+        (ReadError::Compacted { .. }, Some(from)) => Status::expired_continue(from.of_what_there_is(&prefix)),
+        _ => read_error(error),
+    };
+    let since = options.since;
     let limit = if options.limit == 0 { usize::MAX } else { options.limit };
     if selection.is_everything() {
         let after = options.from.as_ref().map(|from| &from.after[..]);
@@ -51,11 +54,11 @@ pub fn list(store: &Store, selection: &Selection, options: &ListOptions) -> Resu
                 None => store.count_after(&prefix, &last.key, page.revision).map_err(fails)?,
             };
             remaining = Some(left);
-            next = Continue { revision: page.revision, after: last.key.clone(), left: remaining }.token(&prefix);
+            next = Continue { revision: page.revision, after: last.key.clone(), left: remaining, since }.token(&prefix);
         }
         return Ok(List { revision: page.revision, next, remaining, items: page.entries });
     }
-    let found = selection.index_text().filter(|_| at.is_none());
+    let found = selection.index_text().filter(|_| at.is_none() && options.from.is_none());
     if let Some(page) = found.and_then(|text| store.found(&prefix, &text, limit)) {
         let (revision, mut items) = (page.revision, Vec::with_capacity(page.entries.len()));
         for entry in page.entries {
@@ -98,7 +101,9 @@ fn select(
             items.push(entry.clone());
             if items.len() == limit {
                 let is_last = !page.more && index + 1 == page.entries.len();
-                let next = Continue { revision: page.revision, after: entry.key.clone(), left: None }.token(prefix);
+                let after = entry.key.clone();
+                let next = Continue { revision: page.revision, after, left: None, since: options.since };
+                let next = next.token(prefix);
                 let next = if is_last { String::new() } else { next };
                 return Ok(List { revision: page.revision, next, remaining: None, items });
             }
@@ -111,12 +116,8 @@ fn select(
 }
 
 /// What a revision that cannot be shown is for a client (A7).
-pub fn read_error(error: ReadError, is_continued: bool) -> Status {
+pub fn read_error(error: ReadError) -> Status {
     match error {
-        ReadError::Compacted { .. } if is_continued => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new \
-                list without the continue parameter.",
-        ),
         ReadError::Compacted { asked, compacted } => Status::too_old(asked.0, compacted.0),
         ReadError::Behind => Status::store_is_silent("the newest state is not known"),
         ReadError::Future { asked, newest } => Status::too_large_resource_version(asked.0, newest.0),

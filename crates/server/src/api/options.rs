@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use mainstay_api::parameters::is_true;
 use mainstay_api::selector::{Fields, Labels};
 use mainstay_api::{Kind, Status};
@@ -107,18 +108,26 @@ pub struct ListOptions {
     pub from: Option<Continue>,
     /// Which state.
     pub version: Match,
+    /// When the list was begun, in seconds since 1970.
+    pub since: i64,
 }
 
 /// Where a list goes on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continue {
-    /// The list's revision.
+    /// The list's revision; 0 for a list that goes on in whatever state there is, because its own is gone.
     pub revision: Revision,
     /// The last key that was sent.
     pub after: Bytes,
     /// How many come after it, where that is known.
     pub left: Option<usize>,
+    /// When the list was begun, in seconds since 1970.
+    pub since: i64,
 }
+
+/// A list may be read in parts for this long, in seconds: as long as etcd keeps a state for upstream's lists. What
+/// changes little is kept for longer, but nobody's list is to depend on that.
+const LIST_SECONDS: i64 = 300;
 
 /// Reads a resourceVersion; anything but a decimal number is a client's mistake.
 pub fn resource_version(text: &str) -> Result<Revision, Status> {
@@ -132,8 +141,9 @@ fn invalid(message: &str) -> Status {
 }
 
 impl ListOptions {
-    /// Reads the parameters, and refuses combinations that mean nothing, as upstream does.
-    pub fn new(query: &Query, prefix: &[u8]) -> Result<Self, Status> {
+    /// Reads the parameters at a time, and refuses combinations that mean nothing, as upstream does.
+    pub fn new(query: &Query, prefix: &[u8], now: Timestamp) -> Result<Self, Status> {
+        let now = now.as_second();
         let text = |name: &str| query.get(name).map_or("", String::as_str);
         let limit = match text("limit") {
             "" => 0,
@@ -171,8 +181,15 @@ impl ListOptions {
             if !version.is_empty() && version != "0" {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
-            let from = Continue::parse(token, prefix)?;
-            return Ok(Self { limit, version: Match::Exact(from.revision), from: Some(from) });
+            let mut from = Continue::parse(token, prefix)?;
+            if from.revision.0 == 0 {
+                from.since = now;
+                return Ok(Self { limit, version: Match::Newest, since: now, from: Some(from) });
+            }
+            if now - from.since > LIST_SECONDS {
+                return Err(Status::expired_continue(from.of_what_there_is(prefix)));
+            }
+            return Ok(Self { limit, version: Match::Exact(from.revision), since: from.since, from: Some(from) });
         }
         let version = match (version, how) {
             ("", _) => Match::Newest,
@@ -181,7 +198,7 @@ impl ListOptions {
             (version, "") if limit > 0 && version != "0" => Match::Exact(resource_version(version)?),
             (version, _) => Match::NotOlderThan(resource_version(version)?),
         };
-        Ok(Self { limit, from: None, version })
+        Ok(Self { limit, from: None, version, since: now })
     }
 }
 
@@ -191,9 +208,15 @@ impl Continue {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         let after = String::from_utf8_lossy(self.after.strip_prefix(prefix).unwrap_or(&self.after)).into_owned();
         URL_SAFE_NO_PAD.encode(
-            serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after, "left": self.left })
-                .to_string(),
+            serde_json::json!({ "v": "meta.k8s.io/v1", "rv": self.revision.0, "start": after, "left": self.left,
+                "since": self.since })
+            .to_string(),
         )
+    }
+
+    /// A token of the rest of the list in whatever state there is when it comes back.
+    pub fn of_what_there_is(&self, prefix: &[u8]) -> String {
+        Self { revision: Revision(0), left: None, ..self.clone() }.token(prefix)
     }
 
     /// A token that came back. It only ever reaches below `prefix`, whatever it says.
@@ -205,7 +228,8 @@ impl Continue {
         let revision = token.get("rv").and_then(Value::as_u64).ok_or_else(fails)?;
         let start = token.get("start").and_then(Value::as_str).ok_or_else(fails)?;
         let left = token.get("left").and_then(Value::as_u64).and_then(|left| usize::try_from(left).ok());
-        Ok(Self { revision: Revision(revision), after: [prefix, start.as_bytes()].concat().into(), left })
+        let since = token.get("since").and_then(Value::as_i64).unwrap_or(0);
+        Ok(Self { revision: Revision(revision), after: [prefix, start.as_bytes()].concat().into(), left, since })
     }
 }
 
@@ -236,17 +260,31 @@ mod tests {
             (&[("continue", "!"), ("resourceVersion", "")], Err(400)),
         ];
         for (pairs, wanted) in table {
-            let found =
-                ListOptions::new(&query(pairs), b"/").map(|options| options.version).map_err(|status| status.code);
+            let found = ListOptions::new(&query(pairs), b"/", Timestamp::UNIX_EPOCH)
+                .map(|options| options.version)
+                .map_err(|status| status.code);
             assert_eq!(found, wanted, "{pairs:?}");
         }
     }
 
+    /// Conformance, API chunking: after five minutes a token is too old, and the answer has one that goes on.
     #[test]
-    fn a_continue_token_comes_back_as_it_went() {
-        let from = Continue { revision: Revision(7), after: Bytes::from_static(b"/core/pods/a/b"), left: Some(3) };
-        let token = from.token(b"/core/pods/");
-        let options = ListOptions::new(&query(&[("continue", &token), ("limit", "2")]), b"/core/pods/").expect("valid");
-        assert_eq!((options.from, options.version), (Some(from), Match::Exact(Revision(7))));
+    fn conformance_a_continue_token_comes_back_and_is_too_old_in_time() {
+        let prefix = b"/core/pods/";
+        let after = Bytes::from_static(b"/core/pods/a/b");
+        let from = Continue { revision: Revision(7), after: after.clone(), left: Some(3), since: 1000 };
+        let at = |token: &str, second: i64| {
+            let now = Timestamp::from_second(second).expect("a time");
+            ListOptions::new(&query(&[("continue", token), ("limit", "2")]), prefix, now)
+        };
+        let token = from.token(prefix);
+        let options = at(&token, 1000 + LIST_SECONDS).expect("valid");
+        assert_eq!((options.from, options.version, options.since), (Some(from), Match::Exact(Revision(7)), 1000));
+        let refused = at(&token, 1001 + LIST_SECONDS).expect_err("too old");
+        assert_eq!((refused.code, &*refused.reason), (410, "Expired"));
+        assert_eq!(refused.to_json()["metadata"]["continue"], refused.next);
+        let options = at(&refused.next, 5000).expect("goes on");
+        assert_eq!((options.version, options.since), (Match::Newest, 5000));
+        assert_eq!(options.from.map(|from| (from.after, from.left)), Some((after, None)));
     }
 }

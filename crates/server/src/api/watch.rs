@@ -54,7 +54,7 @@ impl Watch {
             Some(revision) if !is_streaming_list => revision,
             asked => {
                 let version = asked.map_or(Match::Newest, Match::NotOlderThan);
-                let now = list(store, &selection, &ListOptions { limit: 0, from: None, version })?;
+                let now = list(store, &selection, &ListOptions { limit: 0, from: None, version, since: 0 })?;
                 // `sendInitialEvents=false` asks for nothing but what comes.
                 if query.get("sendInitialEvents").is_none_or(|value| is_true(value)) {
                     first.extend(now.items.into_iter().map(|entry| Frame { type_: "ADDED", object: entry.value }));
@@ -66,7 +66,7 @@ impl Watch {
             Some(text) => store.watch_found(selection.prefix(), text, after),
             None => store.watch(selection.prefix(), after),
         };
-        let watcher = watcher.map_err(|error| read_error(error, false))?;
+        let watcher = watcher.map_err(read_error)?;
         if is_streaming_list {
             first.push_back(bookmark(&selection.kind, after, true));
         }

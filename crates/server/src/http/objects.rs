@@ -402,7 +402,7 @@ async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
 
 async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
-    let options = ListOptions::new(call.query, &selection.prefix())?;
+    let options = ListOptions::new(call.query, &selection.prefix(), call.server.api.now())?;
     let mut list = api::list(&call.server.api.store, &selection, &options)?;
     convert::all(&call.server.api, &call.target.kind, &mut list.items).await?;
     shape(call).list(list).map(respond::list)
@@ -584,7 +584,11 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     }
     let (options, dry_run) = delete_options(call, &body)?;
     let selection = Selection::new(kind, namespace, call.query)?;
-    let mut found = api::list(&call.server.api.store, &selection, &ListOptions::new(call.query, &selection.prefix())?)?;
+    let mut found = api::list(
+        &call.server.api.store,
+        &selection,
+        &ListOptions::new(call.query, &selection.prefix(), call.server.api.now())?,
+    )?;
     let registry = call.server.api.served.now();
     for entry in &found.items {
         let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };

@@ -75,7 +75,7 @@ fn selected(server: &Server, kind: &mainstay_api::Kind, target: &Target, query: 
     }
     let selection = Selection::new(kind, &target.namespace, query)?;
     let page = store.range(&selection.prefix(), None, usize::MAX, None);
-    let page = page.map_err(|error| crate::api::read_error(error, false))?;
+    let page = page.map_err(crate::api::read_error)?;
     let chosen = page.entries.iter().filter_map(|entry| match selection.matches(&entry.value) {
         Ok(true) => Some(codec::decode(&entry.value)),
         Ok(false) => None,

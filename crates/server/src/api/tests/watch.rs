@@ -31,7 +31,7 @@ fn drain(watch: &mut Watch) -> Vec<(&'static str, String, u64)> {
 fn listed(cluster: &Cluster, pairs: &[(&str, &str)]) -> Result<List, Status> {
     let query = query(pairs);
     let selection = Selection::new(&kinds::CONFIG_MAP, "default", &query)?;
-    list(&cluster.api.store, &selection, &ListOptions::new(&query, &selection.prefix())?)
+    list(&cluster.api.store, &selection, &ListOptions::new(&query, &selection.prefix(), cluster.api.now())?)
 }
 
 #[test]
