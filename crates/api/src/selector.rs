@@ -328,6 +328,14 @@ impl Fields {
         self.terms.is_empty()
     }
 
+    /// What it says of names and namespaces, and what it says of other fields.
+    #[must_use]
+    pub fn split(self) -> (Self, Self) {
+        let is_metadata = |(field, ..): &(String, String, bool)| field.starts_with("metadata.");
+        let (metadata, others) = self.terms.into_iter().partition(is_metadata);
+        (Self { terms: metadata }, Self { terms: others })
+    }
+
     /// The one name that can match, where the selector says `metadata.name=…`.
     pub fn name(&self) -> Option<&str> {
         self.terms

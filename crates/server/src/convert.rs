@@ -20,7 +20,7 @@ use mainstay_api::{Kind, Status, object};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
 
-use crate::api::{Api, Env, Tape, codec, new_uid};
+use crate::api::{Api, Env, Selection, Tape, codec, new_uid};
 use crate::dynamic::client::Endpoint;
 
 /// How long a webhook may take (upstream's).
@@ -179,6 +179,25 @@ pub async fn all(api: &Api, kind: &Kind, entries: &mut [Entry]) -> Result<(), St
             }
         }
         rest = later;
+    }
+    Ok(())
+}
+
+/// Stored objects in the version of a selection's kind, without those that, once converted, are not selected. A part of
+/// a list may so have fewer than its limit.
+///
+/// # Errors
+/// As [`all`].
+pub async fn selected(api: &Api, selection: &Selection, entries: &mut Vec<Entry>) -> Result<(), Status> {
+    all(api, &selection.kind, entries).await?;
+    if selection.needs_conversion() {
+        let mut kept = Vec::with_capacity(entries.len());
+        for entry in entries.drain(..) {
+            if selection.matches_converted(&entry.value)? {
+                kept.push(entry);
+            }
+        }
+        *entries = kept;
     }
     Ok(())
 }

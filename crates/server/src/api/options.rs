@@ -11,6 +11,7 @@ use mainstay_store::Revision;
 use serde_json::Value;
 
 use super::{codec, key};
+use crate::convert;
 
 /// Query parameters, decoded; of a repeated one the first.
 pub type Query = BTreeMap<String, String>;
@@ -29,17 +30,27 @@ pub struct Selection {
     pub namespace: String,
     labels: Labels,
     fields: Fields,
+    /// What is said of fields that an object has only once a webhook has converted it to the kind's version.
+    converted: Option<Fields>,
 }
 
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`.
     pub fn new(kind: &Kind, namespace: &str, query: &Query) -> Result<Self, Status> {
         let text = |name: &str| query.get(name).map_or("", String::as_str);
+        let mut fields = Fields::parse(kind, text("fieldSelector")).map_err(Status::bad_request)?;
+        let mut converted = None;
+        if convert::webhook(kind).is_some() {
+            let (metadata, others) = fields.split();
+            fields = metadata;
+            converted = Some(others).filter(|others| !others.is_everything());
+        }
         Ok(Self {
             kind: kind.clone(),
             namespace: namespace.to_owned(),
             labels: Labels::parse(text("labelSelector")).map_err(Status::bad_request)?,
-            fields: Fields::parse(kind, text("fieldSelector")).map_err(Status::bad_request)?,
+            fields,
+            converted,
         })
     }
 
@@ -57,12 +68,23 @@ impl Selection {
 
     /// Whether every object of the kind (in the namespace) is meant, so that nothing needs to be looked into.
     pub fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_everything()
+        self.labels.is_everything() && self.fields.is_everything() && self.converted.is_none()
     }
 
-    /// Whether an object, as stored, is meant.
+    /// Whether [`Selection::matches_converted`] has a say.
+    pub fn needs_conversion(&self) -> bool {
+        self.converted.is_some()
+    }
+
+    /// Whether an object in the kind's version is meant, of those that [`Selection::matches`].
+    pub fn matches_converted(&self, bytes: &[u8]) -> Result<bool, Status> {
+        let Some(fields) = &self.converted else { return Ok(true) };
+        Ok(fields.matches(&self.kind, &codec::decode(bytes)?))
+    }
+
+    /// Whether an object, as stored, is meant, as far as that can be seen.
     pub fn matches(&self, bytes: &[u8]) -> Result<bool, Status> {
-        if self.is_everything() {
+        if self.labels.is_everything() && self.fields.is_everything() {
             return Ok(true);
         }
         let object: Value = match self.fields.is_everything() {

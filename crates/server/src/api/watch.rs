@@ -1,6 +1,7 @@
 //! `watch`: what a client is sent after a revision, each change exactly once (A4, A6).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,12 +23,35 @@ pub struct Frame {
     pub type_: &'static str,
     /// The object's JSON.
     pub object: Bytes,
+    /// What the object was before, where it was selected and whether it is depends on its conversion.
+    pub previous: Option<Bytes>,
+}
+
+impl Frame {
+    fn new(type_: &'static str, object: Bytes) -> Self {
+        Self { type_, object, previous: None }
+    }
+
+    /// A Status, after which nothing comes.
+    pub fn error(status: &Status) -> Self {
+        Self::new("ERROR", Bytes::from(object::print(&status.to_json())))
+    }
+
+    /// What a change of a selected object is, by whether it was and is selected; `None` for nothing.
+    pub fn of_change(was: bool, is: bool, object: Bytes) -> Option<Self> {
+        match (was, is) {
+            (false, false) => None,
+            (false, true) => Some(Self::new("ADDED", object)),
+            (true, true) => Some(Self::new("MODIFIED", object)),
+            (true, false) => Some(Self::new("DELETED", object)),
+        }
+    }
 }
 
 /// An open watch: what is sent first, then what happens.
 #[derive(Debug)]
 pub struct Watch {
-    selection: Selection,
+    selection: Arc<Selection>,
     first: VecDeque<Frame>,
     watcher: Watcher,
     /// Whether bookmarks are wanted.
@@ -57,7 +81,7 @@ impl Watch {
                 let now = list(store, &selection, &ListOptions { limit: 0, from: None, version, since: 0 })?;
                 // `sendInitialEvents=false` asks for nothing but what comes.
                 if query.get("sendInitialEvents").is_none_or(|value| is_true(value)) {
-                    first.extend(now.items.into_iter().map(|entry| Frame { type_: "ADDED", object: entry.value }));
+                    first.extend(now.items.into_iter().map(|entry| Frame::new("ADDED", entry.value)));
                 }
                 now.revision
             }
@@ -70,12 +94,12 @@ impl Watch {
         if is_streaming_list {
             first.push_back(bookmark(&selection.kind, after, true));
         }
-        Ok(Self { selection, first, watcher, bookmarks, sent: after, ended: false })
+        Ok(Self { selection: Arc::new(selection), first, watcher, bookmarks, sent: after, ended: false })
     }
 
-    /// The kind of its objects.
-    pub fn kind(&self) -> &Kind {
-        &self.selection.kind
+    /// What is watched.
+    pub fn selection(&self) -> &Arc<Selection> {
+        &self.selection
     }
 
     /// The next frame, waiting for it; `None` after the end. Cancel-safe.
@@ -130,7 +154,7 @@ impl Watch {
 
     fn end(&mut self, status: &Status) -> Frame {
         self.ended = true;
-        Frame { type_: "ERROR", object: Bytes::from(object::print(&status.to_json())) }
+        Frame::error(status)
     }
 
     /// What an event is to this watch: an object that comes into the selection is added, one that leaves it deleted.
@@ -141,12 +165,11 @@ impl Watch {
         };
         // A name prefix also finds longer names; those never match.
         let is = !event.deleted && self.selection.matches(&event.value)?;
-        Ok(match (was, is) {
-            (false, false) => None,
-            (false, true) => Some(Frame { type_: "ADDED", object: event.value }),
-            (true, true) => Some(Frame { type_: "MODIFIED", object: event.value }),
-            (true, false) => Some(Frame { type_: "DELETED", object: event.value }),
-        })
+        let mut frame = Frame::of_change(was, is, event.value);
+        if let Some(frame) = frame.as_mut().filter(|_| was && self.selection.needs_conversion()) {
+            frame.previous = event.previous;
+        }
+        Ok(frame)
     }
 }
 
@@ -177,5 +200,5 @@ fn bookmark(kind: &Kind, revision: Revision, ends_initial_events: bool) -> Frame
         metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
     }
     let object = json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
-    Frame { type_: "BOOKMARK", object: Bytes::from(object::print(&object)) }
+    Frame::new("BOOKMARK", Bytes::from(object::print(&object)))
 }

@@ -404,7 +404,7 @@ async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::new(&call.target.kind, &call.target.namespace, call.query)?;
     let options = ListOptions::new(call.query, &selection.prefix(), call.server.api.now())?;
     let mut list = api::list(&call.server.api.store, &selection, &options)?;
-    convert::all(&call.server.api, &call.target.kind, &mut list.items).await?;
+    convert::selected(&call.server.api, &selection, &mut list.items).await?;
     shape(call).list(list).map(respond::list)
 }
 
@@ -589,6 +589,9 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
         &selection,
         &ListOptions::new(call.query, &selection.prefix(), call.server.api.now())?,
     )?;
+    if selection.needs_conversion() {
+        convert::selected(&call.server.api, &selection, &mut found.items).await?;
+    }
     let registry = call.server.api.served.now();
     for entry in &found.items {
         let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };

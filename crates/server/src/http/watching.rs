@@ -14,7 +14,7 @@ use mainstay_api::{Status, protobuf};
 use tokio::time::Sleep;
 
 use super::shape::Shape;
-use crate::api::{Api, Frame, Watch};
+use crate::api::{Api, Frame, Selection, Watch};
 use crate::convert;
 
 /// Frames are gathered into one chunk up to this size, in bytes; a single larger object still goes as one.
@@ -39,10 +39,25 @@ pub struct WatchBody {
     /// Where objects have to be converted by a webhook.
     api: Option<Api>,
     /// The frame whose object is being converted.
-    converting: Option<(&'static str, Converting)>,
+    converting: Option<Converting>,
 }
 
-type Converting = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
+type Converting = Pin<Box<dyn Future<Output = Result<Option<Frame>, Status>> + Send>>;
+
+/// A frame in the version that is watched; `None` where its object, once converted, neither was nor is selected.
+async fn converted(api: Api, selection: Arc<Selection>, frame: Frame) -> Result<Option<Frame>, Status> {
+    let kind = &selection.kind;
+    let object = convert::shown(&api, kind, frame.object).await?;
+    if !selection.needs_conversion() {
+        return Ok(Some(Frame { object, ..frame }));
+    }
+    let was = match frame.previous {
+        Some(previous) => selection.matches_converted(&convert::shown(&api, kind, previous).await?)?,
+        None => false,
+    };
+    let is = frame.type_ != "DELETED" && selection.matches_converted(&object)?;
+    Ok(Frame::of_change(was, is, object))
+}
 
 impl WatchBody {
     /// A body that ends after `timeout`, or when the server is closing.
@@ -76,25 +91,27 @@ impl WatchBody {
     /// The next frame, in the version that is watched. What cannot be converted ends the watch.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         loop {
-            if let Some((type_, work)) = &mut self.converting {
+            if let Some(work) = &mut self.converting {
                 let converted = std::task::ready!(work.as_mut().poll(cx));
-                let type_ = *type_;
                 self.converting = None;
-                return Poll::Ready(Some(match converted {
-                    Ok(object) => Frame { type_, object },
+                match converted {
+                    Ok(None) => continue,
+                    Ok(frame) => return Poll::Ready(frame),
                     Err(status) => {
                         self.ended = true;
-                        Frame { type_: "ERROR", object: Bytes::from(status.to_json().to_string()) }
+                        return Poll::Ready(Some(Frame::error(&status)));
                     }
-                }));
+                }
             }
             let Some(frame) = std::task::ready!(self.watch.poll_next(cx)) else { return Poll::Ready(None) };
-            let kind = self.watch.kind();
+            let selection = self.watch.selection();
+            let is_object = !matches!(frame.type_, "ERROR" | "BOOKMARK");
             match &self.api {
-                Some(api) if frame.type_ != "ERROR" && convert::is_other(kind, &frame.object) => {
-                    let (api, kind, object) = (api.clone(), kind.clone(), frame.object);
-                    let work = async move { convert::shown(&api, &kind, object).await };
-                    self.converting = Some((frame.type_, Box::pin(work)));
+                Some(api)
+                    if is_object
+                        && (selection.needs_conversion() || convert::is_other(&selection.kind, &frame.object)) =>
+                {
+                    self.converting = Some(Box::pin(converted(api.clone(), selection.clone(), frame)));
                 }
                 _ => return Poll::Ready(Some(frame)),
             }

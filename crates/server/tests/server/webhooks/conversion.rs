@@ -14,6 +14,7 @@ fn definition(hook: &Hook, stored: &str) -> Value {
     let version = |name: &str, field: &str| {
         json!({
             "name": name, "served": true, "storage": name == stored, "subresources": { "status": {} },
+            "selectableFields": [{ "jsonPath": format!(".spec.{field}") }],
             "schema": { "openAPIV3Schema": { "type": "object", "properties": {
                 "spec": { "type": "object", "properties": { field: { "type": "integer", "minimum": 0 } } },
                 "status": { "type": "object", "properties": { "ready": { "type": "boolean" } } },
@@ -129,6 +130,52 @@ async fn objects_are_seen_in_every_version_and_stored_in_one() {
     client.patch(&v2, "default", "a", "", PatchType::Merge, &json!({ "spec": { "width": 6 } })).await.expect("patched");
     assert_eq!(client.get(&v1, "default", "a").await.expect("there")["spec"], json!({ "size": 6 }));
     client.delete(&v1, "default", "a", &json!({})).await.expect("deleted");
+    server.shutdown().await;
+}
+
+/// Conformance, CustomResourceFieldSelectors: lists, watches and deletions by a field that an object has only in the
+/// version that is asked for.
+#[tokio::test]
+async fn conformance_fields_of_a_version_select_what_is_stored_in_another() {
+    let (_folder, server, client) = server().await;
+    let hook = converter().await;
+    client.create(&CUSTOM_RESOURCE_DEFINITION, "", &definition(&hook, "v2")).await.expect("defined");
+    let (v1, v2) = established(&client).await;
+    let large = ListOptions { field_selector: "spec.size=7".into(), ..ListOptions::default() };
+    for (name, size) in [("a", 7), ("b", 3), ("c", 7)] {
+        client.create(&v1, "default", &sized(name, size)).await.expect("created");
+    }
+    let names = |list: Value| -> Vec<String> {
+        let items = list["items"].as_array().expect("items").iter();
+        items.map(|item| item["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(client.list(&v1, "default", &large).await.expect("a list")), ["a", "c"]);
+    let mut watch = client.watch(&v1, "default", &large).await.expect("a watch");
+    let resize = |name: &'static str, width: u32| {
+        let (client, v2) = (client.clone(), v2.clone());
+        async move {
+            let patch = json!({ "spec": { "width": width } });
+            client.patch(&v2, "default", name, "", PatchType::Merge, &patch).await.expect("patched");
+        }
+    };
+    let mut next = async || match watch.next().await.expect("an event") {
+        Some(WatchEvent::Put(object)) => {
+            format!("{} is {}", object["metadata"]["name"].as_str().expect("a name"), object["spec"]["size"])
+        }
+        Some(WatchEvent::Gone(object)) => {
+            format!("{} is gone", object["metadata"]["name"].as_str().expect("a name"))
+        }
+        _ => panic!("an object"),
+    };
+    assert_eq!((next().await, next().await), ("a is 7".to_owned(), "c is 7".to_owned()));
+    // One comes into the selection, one leaves it, one was never in it.
+    resize("b", 4).await;
+    resize("b", 7).await;
+    resize("a", 8).await;
+    assert_eq!((next().await, next().await), ("b is 7".to_owned(), "a is gone".to_owned()));
+    client.delete(&v2, "default", "c", &json!({})).await.expect("deleted");
+    assert_eq!(next().await, "c is gone");
+    assert_eq!(names(client.list(&v1, "default", &large).await.expect("a list")), ["b"]);
     server.shutdown().await;
 }
 
