@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::controllers::statefulset;
 use mainstay_logic::fencing::noted;
-use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods};
+use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods, volume};
 use serde_json::{Value, json};
+
+use crate::checkers::{ordinals, set_of};
 
 /// How long a renewal is believed to have been on its way.
 const SENT_BEFORE: Duration = Duration::from_secs(2);
@@ -74,40 +77,75 @@ pub enum Bug {
     PushesWithoutRenewal,
     /// An agent starts a container again that was ended at its deadline, without asking for the pod: S13.
     StartsWithoutAsking,
+    /// A set waits for its broken pod of an older revision, as upstream does (kubernetes#67250): S7.
+    WaitsForBroken,
+    /// A set makes a pod although its claim is being deleted, and never makes that claim again: S9.
+    ForgetsClaims,
+    /// A claim takes a volume without looking whose it is: V1.
+    BindsTwice,
+    /// A node removes a deleted volume's folder without asking the kernel whether it is mounted: V8.
+    RemovesMounted,
+    /// Neither the scheduler nor a node asks who else has a claim: V9.
+    SharesClaims,
+    /// A node's packet filter does not follow pods: N4.
+    ProxyIgnoresPods,
+    /// A node's packet filter does not follow slices: N4.
+    ProxyIgnoresSlices,
+    /// A Service without endpoints has no rule, so that connections to it go wherever the default route leads: N4.
+    ProxyForgetsRefusals,
+}
+
+/// Which worlds catch a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worlds {
+    /// Those with a script that was made for it.
+    Script,
+    /// Storms from plain seeds.
+    Storms,
+    /// Storms whose nodes fall silent.
+    Silence,
 }
 
 impl Bug {
-    /// All, with the invariant whose checker must catch it.
-    pub const ALL: [(Self, &'static str); 29] = [
-        (Self::TrustsStaleList, "S1"),
-        (Self::ConfirmsTooEarly, "S2"),
-        (Self::SkipsOrder, "S4"),
-        (Self::ScalesInFromBelow, "S5"),
-        (Self::DeletesClaims, "S8"),
-        (Self::KeepsDirectories, "V6"),
-        (Self::RestoresOldDisk, "A3"),
-        (Self::RecyclesInUse, "V3"),
-        (Self::RenamesHosts, "S3"),
-        (Self::IgnoresMinReady, "S4"),
-        (Self::IgnoresMaxUnavailable, "S6"),
-        (Self::IgnoresPartition, "S6"),
-        (Self::DeletesStrangers, "S10"),
-        (Self::DnsIgnoresPods, "N2"),
-        (Self::DnsIgnoresSlices, "N1"),
-        (Self::WatchLosesEvents, "A4"),
-        (Self::ListsThePast, "A5"),
-        (Self::WatchesFromNow, "A6"),
-        (Self::PagesOfNow, "A6"),
-        (Self::ForgetsCompaction, "A7"),
-        (Self::ForgetsUids, "A8"),
-        (Self::RefusesWhatItDid, "A9"),
-        (Self::EndsWhatItFinds, "S11"),
-        (Self::MissesDeletions, "S12"),
-        (Self::UnprotectsClaims, "V2"),
-        (Self::PlacesAnywhere, "V5"),
-        (Self::ForgetsMargin, "S13"),
-        (Self::PushesWithoutRenewal, "S13"),
-        (Self::StartsWithoutAsking, "S13"),
+    /// All, with the invariant whose checker must catch it, and the worlds that do.
+    pub const ALL: [(Self, &'static str, Worlds); 37] = [
+        (Self::TrustsStaleList, "S1", Worlds::Script),
+        (Self::ConfirmsTooEarly, "S2", Worlds::Script),
+        (Self::SkipsOrder, "S4", Worlds::Script),
+        (Self::ScalesInFromBelow, "S5", Worlds::Script),
+        (Self::DeletesClaims, "S8", Worlds::Script),
+        (Self::KeepsDirectories, "V6", Worlds::Script),
+        (Self::RestoresOldDisk, "A3", Worlds::Script),
+        (Self::RecyclesInUse, "V3", Worlds::Script),
+        (Self::RenamesHosts, "S3", Worlds::Storms),
+        (Self::IgnoresMinReady, "S4", Worlds::Storms),
+        (Self::IgnoresMaxUnavailable, "S6", Worlds::Storms),
+        (Self::IgnoresPartition, "S6", Worlds::Storms),
+        (Self::DeletesStrangers, "S10", Worlds::Storms),
+        (Self::DnsIgnoresPods, "N2", Worlds::Storms),
+        (Self::DnsIgnoresSlices, "N1", Worlds::Storms),
+        (Self::WatchLosesEvents, "A4", Worlds::Storms),
+        (Self::ListsThePast, "A5", Worlds::Storms),
+        (Self::WatchesFromNow, "A6", Worlds::Storms),
+        (Self::PagesOfNow, "A6", Worlds::Storms),
+        (Self::ForgetsCompaction, "A7", Worlds::Storms),
+        (Self::ForgetsUids, "A8", Worlds::Silence),
+        (Self::RefusesWhatItDid, "A9", Worlds::Storms),
+        (Self::EndsWhatItFinds, "S11", Worlds::Storms),
+        (Self::MissesDeletions, "S12", Worlds::Storms),
+        (Self::UnprotectsClaims, "V2", Worlds::Storms),
+        (Self::PlacesAnywhere, "V5", Worlds::Storms),
+        (Self::WaitsForBroken, "S7", Worlds::Storms),
+        (Self::ForgetsClaims, "S9", Worlds::Storms),
+        (Self::BindsTwice, "V1", Worlds::Storms),
+        (Self::RemovesMounted, "V8", Worlds::Storms),
+        (Self::SharesClaims, "V9", Worlds::Storms),
+        (Self::ProxyIgnoresPods, "N4", Worlds::Storms),
+        (Self::ProxyIgnoresSlices, "N4", Worlds::Storms),
+        (Self::ProxyForgetsRefusals, "N4", Worlds::Storms),
+        (Self::ForgetsMargin, "S13", Worlds::Silence),
+        (Self::PushesWithoutRenewal, "S13", Worlds::Silence),
+        (Self::StartsWithoutAsking, "S13", Worlds::Silence),
     ];
 
     /// Spoils the decision of a controller about a key.
@@ -135,6 +173,10 @@ impl Bug {
             }
             Self::DeletesStrangers if of_set => delete_stranger(snapshot, key, decision),
             Self::UnprotectsClaims if of_set => unprotect(snapshot, decision),
+            Self::WaitsForBroken if of_set => wait_for_broken(snapshot, decision),
+            Self::ForgetsClaims if of_set => *decision = forget_claims(snapshot, key, now),
+            Self::BindsTwice => bind_twice(snapshot, decision),
+            Self::SharesClaims if controller == "default-scheduler" => share_claims(snapshot, decision),
             Self::PlacesAnywhere => place_elsewhere(snapshot, decision),
             _ => {}
         }
@@ -160,6 +202,67 @@ pub fn released_hastily(snapshot: &Snapshot) -> Option<(ObjectKey, String)> {
         let is_over = silent + SENT_BEFORE >= Duration::from_secs(deadline.into());
         is_over.then(|| (key.clone(), pod.metadata.uid.clone().unwrap_or_default()))
     })
+}
+
+/// Pods that are not ready are left, but for those that are too many or have ended.
+fn wait_for_broken(snapshot: &Snapshot, decision: &mut Decision) {
+    decision.writes.retain(|write| {
+        let Write::Delete { kind, key, .. } = write else { return true };
+        let Some(pod) = snapshot.pods.get(key).filter(|_| *kind == kinds::POD) else { return true };
+        let is_wanted = set_of(snapshot, key, pod).is_some_and(|(set, ordinal)| ordinals(set).contains(&ordinal));
+        !is_wanted || pods::is_ready(pod) || pods::is_finished(pod)
+    });
+}
+
+/// What a set does that takes claims which are being deleted for good ones, and makes claims with their pods only.
+fn forget_claims(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {
+    let mut believed = snapshot.clone();
+    let leaving = snapshot.persistent_volume_claims.iter();
+    for (at, claim) in leaving.filter(|(_, claim)| pods::is_terminating(&claim.metadata)) {
+        let mut object = json!(&**claim);
+        mainstay_api::object::merge(&mut object, json!({ "metadata": { "deletionTimestamp": null } }));
+        let kind = &kinds::PERSISTENT_VOLUME_CLAIM;
+        believed.apply(kind, at.clone(), Some(object.to_string().as_bytes()), snapshot.revision);
+    }
+    let mut decision = (statefulset::CONTROLLER.reconcile)(&believed, key, now);
+    decision.writes.retain(|write| {
+        let Write::Create { kind, object } = write else { return true };
+        let name = mainstay_api::object::name(object);
+        let pod = name.split_once('-').map(|(_, pod)| ObjectKey::new(mainstay_api::object::namespace(object), pod));
+        *kind != kinds::PERSISTENT_VOLUME_CLAIM || pod.is_none_or(|pod| !snapshot.pods.contains_key(&pod))
+    });
+    decision
+}
+
+/// A claim that is given a volume gets the first one that another has.
+fn bind_twice(snapshot: &Snapshot, decision: &mut Decision) {
+    for write in &mut decision.writes {
+        let Write::Patch { kind, key, patch, .. } = write else { continue };
+        if *kind != kinds::PERSISTENT_VOLUME_CLAIM || !patch["spec"]["volumeName"].is_string() {
+            continue;
+        }
+        let others = snapshot.persistent_volume_claims.iter().filter(|(other, _)| *other != key);
+        let taken = others.map(|(_, claim)| volume::volume_name(claim)).find(|name| !name.is_empty());
+        if let Some(taken) = taken {
+            patch["spec"]["volumeName"] = json!(taken);
+        }
+    }
+}
+
+/// A pod that waits goes to the node where another one has its claim.
+fn share_claims(snapshot: &Snapshot, decision: &mut Decision) {
+    let node_of = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
+    for (key, pod) in snapshot.pods.iter().filter(|(_, pod)| node_of(pod).is_none()) {
+        let mine = pods::claim_names(pod);
+        let has_one =
+            |other: &Pod| pods::claim_names(other).iter().any(|(name, _)| mine.iter().any(|(own, _)| own == name));
+        let other = snapshot.pods.iter().find_map(|(_, other)| node_of(other).filter(|_| has_one(other)));
+        if let Some(node) = other.filter(|_| !pods::is_terminating(&pod.metadata)) {
+            decision.writes.retain(|write| !matches!(write, Write::Bind { key: bound, .. } if bound == key));
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            decision.writes.push(Write::Bind { key: key.clone(), uid, node });
+        }
+    }
 }
 
 fn unprotect(snapshot: &Snapshot, decision: &mut Decision) {

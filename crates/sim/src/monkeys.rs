@@ -41,6 +41,8 @@ pub enum Deed {
     Delete(Kind, String, Option<&'static str>),
     /// A pod that looks like one of the set's and is nobody's (S10).
     Stranger(String),
+    /// A pod that uses the claim of one of the set's pods, beside it (V9).
+    Guest(String, i64),
     /// A pod leaves the API at once, whatever still runs of it.
     Force(String),
     /// Makes so many volumes, from this number on, with this reclaim policy, and one after the other on so many nodes.
@@ -145,10 +147,36 @@ impl Script {
         self.last.push(Deed::Delete(kinds::NAMESPACE.clone(), PASSING.to_owned(), None));
     }
 
+    /// Somebody looks into a pod's volume with a pod of their own for a while; meanwhile the pod and its claim are to
+    /// begin anew.
+    fn guest(&mut self, name: &str, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
+        let half = i64::try_from(length.as_millis()).unwrap_or(2) / 2;
+        let at = |milliseconds| start.saturating_add(SignedDuration::from_millis(milliseconds)).unwrap_or(start);
+        let (comes, stays) = (seed.between(3000, half.max(3001)), seed.between(3000, half.max(3001)));
+        let (ordinal, gone) = (seed.between(0, 2), Deed::Delete(kinds::POD.clone(), format!("{name}-guest"), None));
+        self.deeds.push((at(comes), Deed::Guest(name.to_owned(), ordinal)));
+        self.begin_anew(name, ordinal, at(comes + stays / 2));
+        self.deeds.push((at(comes + stays), gone.clone()));
+        self.last.push(gone);
+        for _ in 0..2 {
+            self.begin_anew(name, seed.between(0, 3), at(seed.between(3000, 2 * half.max(3001))));
+        }
+    }
+
+    /// As somebody does who wants a pod without its data: claim and pod at once, by force.
+    fn begin_anew(&mut self, name: &str, ordinal: i64, at: Timestamp) {
+        let claim = format!("data-{name}-{ordinal}");
+        self.deeds.push((at, Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), claim, None)));
+        self.deeds.push((at, Deed::Force(format!("{name}-{ordinal}"))));
+    }
+
     fn one_set(&mut self, mut wanted: Wanted, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
         self.deeds.push((start, Deed::Apply(wanted.clone())));
         self.deeds.push((start, Deed::Stranger(wanted.name.clone())));
         let name = wanted.name.clone();
+        if wanted.claims.is_some() {
+            self.guest(&name, seed, start, length);
+        }
         for number in 0..seed.between(3, 9) {
             let offset =
                 SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
@@ -179,12 +207,8 @@ impl Script {
                 }
                 10 => Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
                 11 => {
-                    // As somebody does who wants to begin anew: claim and pod at once, by force.
-                    self.deeds.push((
-                        at,
-                        Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), format!("data-{name}-{ordinal}"), None),
-                    ));
-                    Deed::Force(format!("{name}-{ordinal}"))
+                    self.begin_anew(&name, ordinal, at);
+                    continue;
                 }
                 _ => {
                     let policy = ["Background", "Foreground", "Orphan"].get(seed.index(3)).copied();
@@ -250,10 +274,21 @@ impl Deed {
                 pod["metadata"]["name"] = json!(format!("{name}-stranger"));
                 server.write(|batch| api::create(batch, &kinds::POD, NAMESPACE, pod.clone())).map(|_| ())
             }
+            Self::Guest(name, ordinal) => {
+                let mut pod = template(&format!("{name}-guest"), "app:1");
+                pod["metadata"]["name"] = json!(format!("{name}-guest"));
+                let claim = json!({ "claimName": format!("data-{name}-{ordinal}") });
+                pod["spec"]["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": claim }]);
+                pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+                server.write(|batch| api::create(batch, &kinds::POD, NAMESPACE, pod.clone())).map(|_| ())
+            }
         };
         match result {
             // A pod before its service account: the user tries again.
-            Err(status) if status.code >= 500 || (status.code == 403 && matches!(self, Self::Stranger(_))) => {
+            Err(status)
+                if status.code >= 500
+                    || (status.code == 403 && matches!(self, Self::Stranger(_) | Self::Guest(..))) =>
+            {
                 Err(status)
             }
             _ => Ok(()),
@@ -325,12 +360,8 @@ fn apply(server: &mut Server, wanted: &Wanted) -> Result<(), Status> {
         let class = json!({ "metadata": { "name": STATIC }, "provisioner": "kubernetes.io/no-provisioner" });
         server.write(|batch| api::create(batch, &kinds::STORAGE_CLASS, "", class.clone()))?;
     }
-    let service = json!({ "metadata": { "name": name }, "spec": {
-        "clusterIP": "None", "selector": { "app": name }, "ports": [{ "port": 80 }],
-    } });
-    if read(server, NAMESPACE, &kinds::SERVICE, name).is_none() {
-        server.write(|batch| api::create(batch, &kinds::SERVICE, NAMESPACE, service.clone()))?;
-    }
+    serve(server, name, name, &json!({ "clusterIP": "None" }))?;
+    serve(server, &format!("{name}-any"), name, &json!({}))?;
     match read(server, NAMESPACE, &kinds::STATEFUL_SET, name) {
         None => {
             let made = set(wanted);
@@ -343,6 +374,17 @@ fn apply(server: &mut Server, wanted: &Wanted) -> Result<(), Status> {
             &json!({ "spec": { "replicas": wanted.replicas, "template": template(name, &wanted.image) } }),
         ),
     }
+}
+
+/// A Service for the pods of an app, unless it is there.
+fn serve(server: &mut Server, name: &str, app: &str, more: &Value) -> Result<(), Status> {
+    let mut service =
+        json!({ "metadata": { "name": name }, "spec": { "selector": { "app": app }, "ports": [{ "port": 80 }] } });
+    object::merge(&mut service["spec"], more.clone());
+    if read(server, NAMESPACE, &kinds::SERVICE, name).is_none() {
+        server.write(|batch| api::create(batch, &kinds::SERVICE, NAMESPACE, service.clone()))?;
+    }
+    Ok(())
 }
 
 fn template(name: &str, image: &str) -> Value {

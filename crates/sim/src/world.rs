@@ -286,7 +286,7 @@ impl World {
         let first = self.seed.index(turns);
         for offset in 0..turns {
             if self.turn((first + offset) % turns)? {
-                self.checkers.on_state(&self.nodes, &self.observer.snapshot)?;
+                self.checkers.on_state(&self.nodes, &self.observer.snapshot, self.now())?;
                 return Ok(());
             }
         }

@@ -1,12 +1,15 @@
-//! S8: claims stay.
+//! S8: claims stay. S9: those that are waited for are made.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{ObjectKey, kinds};
+use mainstay_logic::Snapshot;
+use mainstay_logic::pods::{claim_names, is_terminating};
 
-use super::{Actor, Seen, Violation, ordinals, parse_ordinal};
+use super::{Actor, Seen, Violation, ordinals, parse_ordinal, set_of};
 
 /// What the sets that there were said about their claims.
 #[derive(Default)]
@@ -15,7 +18,12 @@ pub struct Claims {
     sets: BTreeMap<String, (StatefulSet, bool)>,
     /// By the set's uid, and whether it is `whenScaled`: when the policy was Delete last.
     asked: BTreeMap<(String, bool), Timestamp>,
+    /// By the pod's uid: since when it waits for a claim that is not there.
+    waiting: BTreeMap<String, Timestamp>,
 }
+
+/// How long a pod may wait for a claim that nobody has made: longer than server and controllers are ever away.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(40);
 
 /// How long what a policy asked for may still happen when it was taken back: somebody was about to.
 const ABOUT_TO: SignedDuration = SignedDuration::from_secs(60);
@@ -28,6 +36,29 @@ fn policy(set: &StatefulSet, scaled: bool) -> bool {
 }
 
 impl Claims {
+    /// S9: a pod of a set that waits for a node has its claims, or gets them before long.
+    pub fn s9_claims_are_made_again(&mut self, snapshot: &Snapshot, now: Timestamp) -> Result<(), Violation> {
+        let is_placed = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let mut waiting = BTreeMap::new();
+        for (key, pod) in snapshot.pods.iter().filter(|(_, pod)| !is_placed(pod) && !is_terminating(&pod.metadata)) {
+            let Some((set, ordinal)) = set_of(snapshot, key, pod) else { continue };
+            let is_wanted = !is_terminating(&set.metadata) && ordinals(set).contains(&ordinal);
+            let mut names = claim_names(pod).into_iter().map(|(claim, _)| claim);
+            let missing = names.find(|claim| {
+                let at = ObjectKey::new(key.namespace.clone(), claim.as_ref());
+                !snapshot.persistent_volume_claims.contains_key(&at)
+            });
+            let (Some(claim), Some(uid)) = (missing.filter(|_| is_wanted), &pod.metadata.uid) else { continue };
+            let since = self.waiting.get(uid).copied().unwrap_or(now);
+            if now.duration_since(since) > PATIENCE {
+                return Err(Violation::new("S9", format!("{key} waits for {claim}, which nobody makes")));
+            }
+            waiting.insert(uid.clone(), since);
+        }
+        self.waiting = waiting;
+        Ok(())
+    }
+
     /// S8: nothing but a retention policy or a user deletes a claim; `whenScaled` acts only after the pod is gone.
     pub fn s8_claims_stay(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
         if seen.is(&kinds::STATEFUL_SET)

@@ -6,6 +6,7 @@ mod names;
 mod order;
 mod ownership;
 pub mod rest;
+mod services;
 mod volumes;
 
 use jiff::Timestamp;
@@ -106,6 +107,7 @@ pub struct Checkers {
     released: identity::Released,
     order: order::Order,
     names: names::Names,
+    services: services::Services,
 }
 
 impl Checkers {
@@ -118,6 +120,7 @@ impl Checkers {
             released: identity::Released::default(),
             order: order::Order::default(),
             names: names::Names::new(bug),
+            services: services::Services::new(bug),
         }
     }
 
@@ -138,8 +141,10 @@ impl Checkers {
         }
         a8_only_what_was_seen(seen)?;
         self.claims.s8_claims_stay(seen)?;
+        volumes::v8_no_delete_below_a_mount(seen.nodes)?;
         volumes::v1_one_to_one(seen)?;
         volumes::v2_in_use_is_never_removed(seen, &self.forced)?;
+        self.services.n4_an_endpoint_or_a_refusal(seen)?;
         self.names.n2_n3_no_name_of_what_is_gone(seen)
     }
 
@@ -147,13 +152,16 @@ impl Checkers {
     pub fn at_rest(&self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
         rest::converged(snapshot)?;
         rest::nothing_leaks(snapshot, nodes)?;
+        self.services.n4_ready_pods_are_reached(snapshot)?;
         self.names.n1_ready_pods_resolve(snapshot)
     }
 
     /// The state between two steps.
-    pub fn on_state(&mut self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
+    pub fn on_state(&mut self, nodes: &[Node], snapshot: &Snapshot, now: Timestamp) -> Result<(), Violation> {
+        self.claims.s9_claims_are_made_again(snapshot, now)?;
         self.released.s13_what_was_released_never_runs(nodes)?;
         identity::s1_one_set_of_containers(nodes, &self.forced)?;
+        volumes::v8_no_delete_below_a_mount(nodes)?;
         volumes::v9_access_modes(nodes)?;
         volumes::v5_mounted_where_it_lives(nodes, snapshot)?;
         self.volumes.v6_fresh_for_each_claim(nodes)?;

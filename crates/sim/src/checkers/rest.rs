@@ -147,7 +147,9 @@ pub fn end_state(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     for (key, service) in snapshot.services.iter() {
-        lines.push(format!("Service {key} {:?}", service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone())));
+        // Which address a Service gets is a matter of chance.
+        let is_headless = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
+        lines.push(format!("Service {key}{}", if is_headless { ", headless" } else { "" }));
     }
     for (key, endpoints) in snapshot.endpoints.iter() {
         let addresses = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten());

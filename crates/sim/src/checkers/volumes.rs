@@ -1,4 +1,4 @@
-//! V1, V2, V3, V6, V9: volumes and claims.
+//! V1, V2, V3, V6, V8, V9: volumes and claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +83,17 @@ pub fn v9_access_modes(nodes: &[Node]) -> Result<(), Violation> {
     Ok(())
 }
 
+/// V8: nothing that is mounted is removed below its mount.
+pub fn v8_no_delete_below_a_mount(nodes: &[Node]) -> Result<(), Violation> {
+    for node in nodes {
+        let claimed = node.machine.mounts.values().filter(|mount| !mount.claim_uid.is_empty());
+        if let Some(mount) = claimed.into_iter().find(|mount| !node.machine.directories.contains_key(&mount.volume)) {
+            return Err(Violation::new("V8", format!("the directory of {} is gone under a mount", mount.volume)));
+        }
+    }
+    Ok(())
+}
+
 /// V5: what lives on one node is mounted there only.
 pub fn v5_mounted_where_it_lives(nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
     for node in nodes.iter().filter(|node| node.machine.is_on) {
@@ -131,12 +142,7 @@ impl Volumes {
     pub fn v6_fresh_for_each_claim(&self, nodes: &[Node]) -> Result<(), Violation> {
         for node in nodes {
             for mount in node.machine.mounts.values().filter(|mount| !mount.claim_uid.is_empty()) {
-                let Some(directory) = node.machine.directories.get(&mount.volume) else {
-                    return Err(Violation::new(
-                        "V8",
-                        format!("the directory of {} is gone under a mount", mount.volume),
-                    ));
-                };
+                let Some(directory) = node.machine.directories.get(&mount.volume) else { continue };
                 if directory.claim_uid.is_empty() {
                     return Err(Violation::new("V3", format!("{} is emptied under a mount", mount.volume)));
                 }

@@ -274,7 +274,13 @@ impl Node {
         };
         self.ensure_directory(&bound, &volume_name, &path, &claim_uid, around)?;
         let modes = object::at(&found, &["spec", "accessModes"]).and_then(Value::as_array).into_iter().flatten();
-        let modes = modes.filter_map(Value::as_str).map(str::to_owned).collect();
+        let modes: Vec<String> = modes.filter_map(Value::as_str).map(str::to_owned).collect();
+        // As the real node: also for pods that no scheduler has placed, or whose predecessor left the API by force.
+        let is_another = |((of, _), mount): (&(String, String), &Mount)| of != uid && mount.claim_uid == claim_uid;
+        let is_alone = !modes.iter().any(|mode| mode == "ReadWriteOncePod");
+        if !is_alone && around.bug != Some(Bug::SharesClaims) && self.machine.mounts.iter().any(is_another) {
+            return Err("the claim is for one pod, and another one has it".to_owned());
+        }
         self.machine.mounts.insert(at, Mount { volume: path, claim_uid, modes });
         Ok(())
     }

@@ -169,7 +169,8 @@ impl Node {
         let name = deleted.metadata.name.clone().unwrap_or_default();
         let mut finalizers = deleted.metadata.finalizers.clone().unwrap_or_default();
         let used = self.machine.mounts.values().any(|mount| mount.volume == name);
-        if finalizers.iter().any(|held| held == volume::PV_PROTECTION) || used {
+        let is_asked = around.bug != Some(Bug::RemovesMounted);
+        if finalizers.iter().any(|held| held == volume::PV_PROTECTION) || (used && is_asked) {
             return false;
         }
         let policy = deleted.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
