@@ -355,7 +355,7 @@ impl Inner {
         super::locked(&self.containers).get(id).cloned().ok_or_else(|| RuntimeError::ContainerNotFound(id.to_owned()))
     }
 
-    fn container_dir(&self, id: &str) -> PathBuf {
+    pub(crate) fn container_dir(&self, id: &str) -> PathBuf {
         self.config.root.join("c").join(layout::short(id))
     }
 

@@ -232,6 +232,11 @@ impl Runtime {
         locked(&self.inner.containers).values().map(|entry| entry.current()).collect()
     }
 
+    /// The folder with what a container has written to its root file system.
+    pub fn written_dir(&self, id: &str) -> PathBuf {
+        self.inner.container_dir(id).join(images::overlay::UPPER)
+    }
+
     /// One container.
     pub fn status(&self, id: &str) -> Option<ContainerStatus> {
         self.inner.entry(id).ok().map(|entry| entry.current())

@@ -50,12 +50,23 @@ pub(super) fn conditions(
     // Once noted it stays, whatever this agent knows of it: the server may rely on it (S13).
     let deadline = view.deadline.filter(|seconds| fencing::noted(&view.pod) != Some(*seconds));
     let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
-    let is_new = deadline.is_some();
-    let is_ours =
-        |type_: &str| OURS.contains(&type_) || RESIZE.contains(&type_) || (is_new && type_ == fencing::CONDITION);
+    let disruption = view.evicted.as_ref().map(|(message, _)| {
+        let why = Err(("TerminationByKubelet", message.clone()));
+        condition(DISRUPTION, why, true, before, view.pod.metadata.generation, now)
+    });
+    let (is_new, is_disrupted) = (deadline.is_some(), disruption.is_some());
+    let is_ours = |type_: &str| {
+        OURS.contains(&type_)
+            || RESIZE.contains(&type_)
+            || (is_new && type_ == fencing::CONDITION)
+            || (is_disrupted && type_ == DISRUPTION)
+    };
     let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
-    ours.chain(resizing).chain(deadline).chain(foreign).collect()
+    ours.chain(resizing).chain(deadline).chain(disruption).chain(foreign).collect()
 }
+
+/// What says that the pod ends although it did not want to.
+const DISRUPTION: &str = "DisruptionTarget";
 
 /// What says that resources are being changed, or cannot be; there is neither where all are as wanted.
 const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];

@@ -20,6 +20,7 @@ mod backoff;
 mod conditions;
 mod containers;
 pub mod ephemeral;
+pub mod eviction;
 mod probes;
 pub mod qos;
 mod resize;
@@ -154,6 +155,8 @@ impl KubeletDecision {
 enum Stage {
     /// To run, or to be brought there.
     Live,
+    /// Beyond a limit on what it may have on the node's disk.
+    Evicted,
     /// Longer active than `activeDeadlineSeconds`.
     Expired,
     /// Ended by itself; kept for its status and its logs.
@@ -168,7 +171,7 @@ pub fn decide(view: &PodView, now: Timestamp) -> KubeletDecision {
     let stage = stage(view, now);
     match stage {
         Stage::Doomed => termination::end(view, &mut decision),
-        Stage::Expired | Stage::Finished => termination::put_away(view, now, &mut decision),
+        Stage::Evicted | Stage::Expired | Stage::Finished => termination::put_away(view, now, &mut decision),
         Stage::Live => run(view, now, &mut decision),
     }
     decision.status = status::status(view, &stage, now);
@@ -184,6 +187,7 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
         return Stage::Finished;
     }
     match expires_at(view) {
+        _ if view.evicted.is_some() => Stage::Evicted,
         Some(at) if at <= now => Stage::Expired,
         _ => Stage::Live,
     }

@@ -24,6 +24,9 @@ const LOST_REASON: &str = "ContainerStatusUnknown";
 /// The reason of a container that its supervisor ended at its deadline.
 const FENCED: &str = "Fenced";
 
+/// The reason of a pod that had more on the node's disk than it may.
+const EVICTED: &str = "Evicted";
+
 /// The fields that the kubelet writes.
 const FIELDS: [&str; 14] = [
     "phase",
@@ -109,6 +112,10 @@ pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus
     if *stage == Stage::Expired {
         status.reason = Some("DeadlineExceeded".to_owned());
         status.message = Some("Pod was active on the node longer than the specified deadline".to_owned());
+    }
+    if let (Stage::Evicted, Some((message, _))) = (stage, &view.evicted) {
+        status.reason = Some(EVICTED.to_owned());
+        status.message = Some(message.clone());
     }
     status.conditions = Some(conditions::conditions(view, &recorded, &status, now));
     status
@@ -376,7 +383,7 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
         .filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code))
         .collect();
     match stage {
-        Stage::Expired if !alive => return "Failed",
+        Stage::Expired | Stage::Evicted if !alive => return "Failed",
         Stage::Doomed | Stage::Finished if !alive => {
             let init_failed =
                 spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed);

@@ -32,8 +32,16 @@ pub(super) fn end(view: &PodView, decision: &mut KubeletDecision) {
     }
 }
 
-/// A pod that ended by itself, or whose deadline passed: its containers' records and logs stay.
+/// How long the containers of a pod have that is evicted, as upstream.
+const EVICTION_SECONDS: i64 = 1;
+
+/// A pod that ended by itself, that is evicted, or whose deadline passed: its containers' records and logs stay.
 pub(super) fn put_away(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
+    if let Some((_, since)) = &view.evicted {
+        stop_all(view, plus_seconds(*since, EVICTION_SECONDS), decision);
+        clear(view, decision);
+        return;
+    }
     // Only sidecars are left, or the deadline passed; both count from a moment that the view fixes.
     let since = super::expires_at(view).filter(|at| *at <= now).or_else(|| last_end(view)).unwrap_or(now);
     stop_all(view, plus_seconds(since, view.grace_seconds()), decision);

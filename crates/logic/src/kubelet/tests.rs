@@ -559,6 +559,29 @@ fn the_active_deadline_fails_a_pod_once_its_containers_are_stopped() {
 }
 
 #[test]
+fn x6_a_pod_that_has_too_much_on_disk_is_evicted_and_stays_so() {
+    let mut spec = one_container();
+    spec["terminationGracePeriodSeconds"] = json!(300);
+    let mut bench = Bench::new(spec);
+    bench.network().image("c").started("c", 0).step();
+    let message = "Usage of EmptyDir volume \"e\" exceeds the limit \"1Mi\". ".to_owned();
+    bench.fact(Fact::Evicted { message: message.clone() }).fact(Fact::Evicted { message: "again".to_owned() });
+    assert_eq!(bench.step(), "Stop c/0 by 00:01 | Running c=running+");
+    assert_eq!(bench.exited("c", 0, 137).step(), "RemoveSandbox | Failed c=Error:137");
+    let status = bench.view.pod.status.clone().unwrap();
+    assert_eq!((status.reason.as_deref(), status.message.as_ref()), (Some("Evicted"), Some(&message)));
+    let why = format!("True TerminationByKubelet {}", message.trim_end());
+    assert_eq!(bench.condition("DisruptionTarget"), why);
+    assert_eq!(bench.events.iter().filter(|event| event.starts_with("Evicted: ")).count(), 1, "{:?}", bench.events);
+    // The agent starts anew and knows it from the API only.
+    let mut again = Bench::new(one_container());
+    again.view.pod = bench.view.pod.clone();
+    again.step();
+    assert_eq!(again.view.pod.status.as_ref().unwrap().reason.as_deref(), Some("Evicted"));
+    assert_eq!(again.condition("DisruptionTarget"), why);
+}
+
+#[test]
 fn readiness_gates_and_foreign_conditions() {
     let mut spec = one_container();
     spec["readinessGates"] = json!([{ "conditionType": "example.com/lb" }]);

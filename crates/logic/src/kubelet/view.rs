@@ -271,6 +271,10 @@ pub enum Fact {
     },
     /// This node does not take the pod: nothing of it was begun, nothing will be.
     Refused(Refusal),
+    /// It has more on this node's disk than it may: it ends.
+    Evicted {
+        message: String,
+    },
     /// Something a person should know about how this pod runs.
     Notice {
         warning: bool,
@@ -299,6 +303,8 @@ pub struct PodView {
     pub remembered: Remembered,
     /// Why this node did not take it.
     pub refused: Option<Refusal>,
+    /// Why it was evicted, and since when.
+    pub evicted: Option<(String, Timestamp)>,
     /// Another uid with this pod's namespace and name that still has containers here (S1).
     pub predecessor: Option<String>,
     /// What the node has for pods, by resource and in the units of [`crate::resources::Amounts`]; what is not named has
@@ -505,6 +511,11 @@ impl PodView {
                 record(true, refusal.reason, refusal.message.clone(), None);
                 self.refused = Some(refusal);
             }
+            Fact::Evicted { message } if self.evicted.is_none() => {
+                record(true, "Evicted", message.clone(), None);
+                self.evicted = Some((message, now));
+            }
+            Fact::Evicted { .. } => {}
             Fact::Notice { warning, reason, message } => record(warning, reason, message, None),
         }
         if may_resize {

@@ -10,6 +10,7 @@
 //! - [`deadline`]: which pods' containers end by themselves when the lease is not renewed
 //! - [`dependencies`]: what of those a pod has read, and whether it has changed since
 //! - [`disk`]: what survives a restart of the agent
+//! - [`eviction`]: pods that have more on this node's disk than they may
 //! - [`node_status`]: this node's Node and Lease
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
@@ -19,6 +20,7 @@ mod dependencies;
 pub mod disk;
 pub mod environment;
 pub mod events;
+mod eviction;
 mod execute;
 pub mod files;
 mod grpc;
@@ -145,9 +147,10 @@ impl PodContext {
 pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     let health = || kubelet.health.clone();
     let again = || kubelet.clone();
-    let (pods, status, volumes, snapshots) = (again(), again(), again(), again());
+    let (pods, status, volumes, snapshots, evictions) = (again(), again(), again(), again(), again());
     tasks.spawn(keep(health(), "pods", move || pods::run(pods.clone())));
     tasks.spawn(keep(health(), "node-status", move || node_status::run(status.clone())));
+    tasks.spawn(keep(health(), "evictions", move || eviction::run(evictions.clone())));
     tasks.spawn(keep(health(), "volumes", move || crate::volumes::reconciler::run(volumes.clone())));
     tasks.spawn(keep(health(), "snapshots", move || crate::volumes::snapshots::run(snapshots.clone())));
 }

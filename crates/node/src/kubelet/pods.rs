@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_client::{Informer, ListOptions, Notice};
+use mainstay_logic::kubelet::Fact;
 use mainstay_logic::kubelet::admission::{self, Refusal};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
@@ -40,6 +41,8 @@ pub struct PodHandle {
     pub attempts: BTreeMap<String, u32>,
     /// It was admitted here, and takes of what the node has.
     pub takes_room: bool,
+    /// Where its worker hears what others found out about it.
+    pub(super) facts: mpsc::Sender<Fact>,
 }
 
 impl Pods {

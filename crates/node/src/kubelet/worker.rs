@@ -333,7 +333,7 @@ impl Worker {
             *newest = fact.attempt.max(*newest);
         }
         let takes_room = self.admitted && view.takes_room();
-        PodHandle { context: self.context.clone(), ip, attempts, takes_room }
+        PodHandle { context: self.context.clone(), ip, attempts, takes_room, facts: self.early_sender.clone() }
     }
 }
 

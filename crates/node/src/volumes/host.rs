@@ -11,8 +11,8 @@ use mainstay_api::quantity::Quantity;
 use super::{Answer, Driver, Ready, Request, VolumeError, blocking, ownership};
 use mainstay_runtime::safe_path::mounts;
 
-/// A folder that lives as long as the pod; in memory with `medium: Memory`. `sizeLimit` is enforced for memory;
-/// on disk it is only noted, as the folder shares its file system.
+/// A folder that lives as long as the pod; in memory with `medium: Memory`. `sizeLimit` is the size of
+/// the file system in memory; beyond one on disk the pod is evicted (`kubelet::eviction`).
 pub struct EmptyDir;
 
 impl Driver for EmptyDir {

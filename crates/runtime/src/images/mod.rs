@@ -7,7 +7,7 @@ mod build;
 pub mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
-mod overlay;
+pub(crate) mod overlay;
 mod pull;
 mod reference;
 mod store;

@@ -12,7 +12,7 @@ use crate::safe_path::mounts;
 /// The kernel takes one page of mount options.
 const MAX_OPTIONS: usize = 4000;
 /// What a container writes, and overlayfs's own folder beside it.
-const UPPER: &str = "upper";
+pub(crate) const UPPER: &str = "upper";
 const WORK: &str = "work";
 
 impl ImageStore {

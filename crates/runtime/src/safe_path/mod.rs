@@ -2,6 +2,7 @@
 
 pub mod mounts;
 pub mod remove;
+pub mod usage;
 
 use std::fs;
 use std::io;
