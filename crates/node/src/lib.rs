@@ -163,14 +163,18 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let view = View::new(&config.cluster_domain, &config.node_name);
     let health = Health::default();
     tasks.spawn(keep(health.clone(), "packet-filter", {
-        let (view, client, node) = (view.clone(), config.client.clone(), config.node_name.clone());
+        let (view, client) = (view.clone(), config.client.clone());
+        let api_port =
+            client.present_server().rsplit(':').next().and_then(|port| port.trim_end_matches('/').parse().ok());
+        let ports = api_port.into_iter().chain([config.streaming_port]).collect();
+        let guard = network::guard::Guard { node: config.node_name.clone(), services, ports };
         let mut opened = Some(filter);
         move || {
             let filter = opened.take().map_or_else(|| Filter::open(pods, services), Ok);
-            let (view, client, node) = (view.clone(), client.clone(), node.clone());
+            let (view, client, guard) = (view.clone(), client.clone(), guard.clone());
             async move {
                 match filter {
-                    Ok(filter) => network::view::keep(view, client, filter, node).await,
+                    Ok(filter) => network::view::keep(view, client, filter, guard).await,
                     Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
                 }
             }

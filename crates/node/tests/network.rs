@@ -110,7 +110,7 @@ fn pods_reach_services_and_nothing_leaves() {
         let b = network.attach("uid-b", &netns_b).expect("attached");
         (a, b, {
             let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
-            filter.fill(&BTreeMap::new()).expect("an empty table");
+            filter.fill(&[]).expect("an empty table");
             filter
         })
     });
@@ -174,7 +174,7 @@ fn conformance_session_affinity_lasts_until_its_timeout() {
         let network = Network::open(opened.clone()).expect("opened");
         let (a, b) = (network.attach("uid-a", &netns_a), network.attach("uid-b", &netns_b));
         let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
-        filter.fill(&BTreeMap::new()).expect("an empty table");
+        filter.fill(&[]).expect("an empty table");
         (a.expect("attached"), b.expect("attached"), filter)
     });
     pod_a.serve("a");
@@ -266,7 +266,7 @@ fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_
         let route = ["route", "add", "203.0.113.0/24", "dev", mainstay_node::network::POD_BRIDGE];
         assert!(std::process::Command::new("ip").args(route).status().expect("ip").success());
         let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
-        filter.fill(&BTreeMap::new()).expect("an empty table");
+        filter.fill(&[]).expect("an empty table");
         (a, b, filter)
     });
     pod_b.serve("b");
@@ -375,7 +375,7 @@ fn x6_a_pod_takes_neither_anothers_packets_nor_its_name() {
         let a = network.attach("uid-a", &netns_a).expect("attached");
         let b = network.attach("uid-b", &netns_b).expect("attached");
         let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
-        filter.fill(&BTreeMap::new()).expect("an empty table");
+        filter.fill(&[]).expect("an empty table");
         (a, b, network, filter)
     });
     pod_b.serve("b");

@@ -80,6 +80,42 @@ pub fn legacy_address(text: &str) -> Vec<String> {
     if text.parse::<IpAddr>().is_ok() { Vec::new() } else { vec![NOT_AN_IP.to_owned()] }
 }
 
+/// What is wrong with an address to which somebody else's connections are to go: it may not be one that means the
+/// machine itself, or whatever is on its link.
+pub fn special(address: IpAddr) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if address.is_unspecified() {
+        wrong.push(format!("may not be unspecified ({address})"));
+    }
+    if address.is_loopback() {
+        wrong.push("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned());
+    }
+    let (is_local, is_multicast) = match address {
+        IpAddr::V4(address) => (address.is_link_local(), address.octets().starts_with(&[224, 0, 0])),
+        IpAddr::V6(address) => (address.is_unicast_link_local(), address.segments()[0] & 0xff0f == 0xff02),
+    };
+    if is_local {
+        wrong.push("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned());
+    }
+    if is_multicast {
+        wrong.push("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned());
+    }
+    // However it is written: the kernel takes `::ffff:127.0.0.1` for `127.0.0.1`.
+    match address {
+        IpAddr::V6(mapped) => wrong.extend(mapped.to_ipv4_mapped().iter().flat_map(|v4| special(IpAddr::V4(*v4)))),
+        IpAddr::V4(_) => {}
+    }
+    wrong
+}
+
+/// What is wrong with an address in an older field to which connections are to go.
+pub fn legacy_target(text: &str) -> Vec<String> {
+    match text.parse() {
+        Ok(address) => special(address),
+        Err(_) => vec![NOT_AN_IP.to_owned()],
+    }
+}
+
 fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
@@ -91,6 +127,31 @@ fn canonical(text: &str, printed: String) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn x6_addresses_of_the_machine_itself_are_no_targets() {
+        for good in ["10.0.0.1", "192.168.0.1", "8.8.8.8", "225.0.0.1", "2001:db8::1"] {
+            assert_eq!(legacy_target(good), Vec::<String>::new(), "{good}");
+        }
+        for bad in [
+            "",
+            "x",
+            "0.0.0.0",
+            "::",
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "169.254.169.254",
+            "fe80::1",
+            "224.0.0.1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+        ] {
+            assert_eq!(legacy_target(bad).len(), 1, "{bad}");
+        }
+        assert_eq!(legacy_target("127.0.0.1"), ["may not be in the loopback range (127.0.0.0/8, ::1/128)"]);
+    }
 
     #[test]
     fn ranges_are_read_and_judged() {

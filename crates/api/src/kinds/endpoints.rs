@@ -4,6 +4,7 @@ use std::borrow::Cow::Borrowed;
 
 use serde_json::{Value, json};
 
+use super::addresses::legacy_target;
 use super::cells::{AGE, NAME, age, or_none, text_column, three_of};
 use super::field::{Field, each};
 use super::{BASE, Kind, Row};
@@ -34,9 +35,7 @@ pub static ENDPOINTS: Kind = Kind::BuiltIn(&Row {
             }
             for address in subset.get("addresses").items().chain(subset.get("notReadyAddresses").items()) {
                 let ip = address.get("ip");
-                if ip.text().parse::<std::net::IpAddr>().is_err() {
-                    causes.push(ip.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
-                }
+                causes.extend(legacy_target(ip.text()).iter().map(|wrong| ip.invalid(wrong)));
             }
             for port in subset.get("ports").items() {
                 let number = port.get("port").int().unwrap_or(0);

@@ -1,15 +1,19 @@
 //! EndpointSlice: some of the addresses behind a Service.
 
 use std::borrow::Cow::Borrowed;
+use std::net::IpAddr;
 
 use serde_json::json;
 
+use super::addresses::special;
 use super::cells::{AGE, NAME, age, text_column, three_of};
 use super::field::{Field, default, each};
 use super::{BASE, Kind, Row};
 use crate::object::{name, text};
 use crate::status::Cause;
 
+/// Most addresses of one endpoint.
+const MAX_ADDRESSES: usize = 100;
 /// Most endpoints in one slice.
 const MAX_ENDPOINTS: usize = 1000;
 
@@ -59,8 +63,8 @@ pub static ENDPOINT_SLICE: Kind = Kind::BuiltIn(&Row {
         if endpoints.len() > MAX_ENDPOINTS {
             causes.push(Cause::too_many(&endpoints.path, endpoints.len(), MAX_ENDPOINTS));
         }
-        for endpoint in endpoints.items().filter(|e| e.get("addresses").len() == 0) {
-            causes.push(Cause::required(endpoint.get("addresses").path, "must contain at least 1 address"));
+        for endpoint in endpoints.items() {
+            validate_addresses(slice.get("addressType").text(), &endpoint.get("addresses"), causes);
         }
         for port in slice.get("ports").items() {
             port.get("port").port(causes);
@@ -72,3 +76,22 @@ pub static ENDPOINT_SLICE: Kind = Kind::BuiltIn(&Row {
     },
     ..BASE
 });
+
+fn validate_addresses(type_: &str, addresses: &Field, causes: &mut Vec<Cause>) {
+    if addresses.len() == 0 {
+        causes.push(Cause::required(&addresses.path, "must contain at least 1 address"));
+    }
+    if addresses.len() > MAX_ADDRESSES {
+        causes.push(Cause::too_many(&addresses.path, addresses.len(), MAX_ADDRESSES));
+    }
+    for address in addresses.items() {
+        let parsed = address.text().parse::<IpAddr>();
+        let wrong = match (type_, parsed) {
+            ("IPv4", Ok(ip @ IpAddr::V4(_))) | ("IPv6", Ok(ip @ IpAddr::V6(_))) => special(ip),
+            ("IPv4", _) => vec!["must be a valid IPv4 address".to_owned()],
+            ("IPv6", _) => vec!["must be a valid IPv6 address".to_owned()],
+            _ => Vec::new(),
+        };
+        causes.extend(wrong.iter().map(|wrong| address.invalid(wrong)));
+    }
+}

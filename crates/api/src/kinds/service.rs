@@ -6,6 +6,7 @@ use std::borrow::Cow::Borrowed;
 
 use serde_json::{Value, json};
 
+use super::addresses::legacy_target;
 use super::cells::{self, AGE, NAME, SELECTOR, text_column};
 use super::container_validation::port_or_name;
 use super::field::{Field, default, each, inner, keep, made};
@@ -211,6 +212,10 @@ fn validate(service: &Value, causes: &mut Vec<Cause>) {
             address.text(),
             "must be empty, 'None', or a valid IP address",
         ));
+    }
+    // Connections of all pods and nodes go where these say.
+    for external in spec.get("externalIPs").items() {
+        causes.extend(legacy_target(external.text()).iter().map(|wrong| external.invalid(wrong)));
     }
     spec.get("sessionAffinity").need_one_of(causes, &["ClientIP", "None"]);
     for (key, value) in spec.get("selector").entries() {

@@ -14,6 +14,7 @@
 mod address;
 pub mod dns;
 pub mod filter;
+pub mod guard;
 mod link;
 pub mod machines;
 mod netlink;

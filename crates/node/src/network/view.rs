@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Cidr;
 use super::filter::{Backends, Filter, Front, Fronts, Protocol};
+use super::guard::Guard;
 
 /// Notices that wait to be taken in; the watches stand still when it is full.
 const QUEUE: usize = 1024;
@@ -91,7 +92,8 @@ impl View {
 
 /// Keeps the view by watching, and the packet filter by the view, until dropped. The rules that an earlier process
 /// left are replaced only when everything has been listed once.
-pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: String) {
+pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Guard) {
+    let node = guard.node.clone();
     let (sender, mut notices) = mpsc::channel(QUEUE);
     let mut watches = tokio::task::JoinSet::new();
     for kind in watched() {
@@ -157,7 +159,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
         }
         view.whole.store(true, Ordering::Release);
         if !filled {
-            match filter.fill(&all_rules(&view, &node)) {
+            match filter.fill(&all_rules(&view, &guard)) {
                 Ok(()) => (filled, dirty, dirty_pods) = (true, BTreeSet::new(), BTreeSet::new()),
                 Err(error) => {
                     tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; \
@@ -165,34 +167,62 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, node: Str
                 }
             }
         } else {
-            dirty.retain(|service| !write(&view, &mut filter, service, &node));
-            dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &node));
+            loop {
+                dirty.retain(|service| !write(&view, &mut filter, service, &guard));
+                dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &guard));
+                let freed = filter.freed();
+                if freed.is_empty() {
+                    break;
+                }
+                for name in freed {
+                    match name.strip_prefix(HOST_PORTS) {
+                        Some(pod) => dirty_pods.insert(key_of(pod)),
+                        None => dirty.insert(key_of(&name)),
+                    };
+                }
+            }
         }
     }
 }
 
-/// The whole table: all Services, and the host ports of this node's pods.
-fn all_rules(view: &View, node: &str) -> BTreeMap<String, Fronts> {
+/// The whole table: all Services, and the host ports of this node's pods, the oldest first, so that nobody takes
+/// another's front by making a Service with it.
+fn all_rules(view: &View, guard: &Guard) -> Vec<(String, Fronts)> {
     view.read(|snapshot, _| {
-        let services =
-            snapshot.services.keys().map(|key| (key.to_string(), fronts(&proxy::rules(snapshot, key, node))));
-        let pods = snapshot.pods.iter().map(|(key, pod)| (host_ports_name(key), host_port_fronts(pod, node)));
-        services.chain(pods.filter(|(_, fronts)| !fronts.is_empty())).collect()
+        let services = snapshot.services.iter().map(|(key, service)| {
+            let made = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (made, key.to_string(), fronts(&proxy::rules(snapshot, key, &guard.node), guard))
+        });
+        let pods = snapshot.pods.iter().map(|(key, pod)| {
+            let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (made, host_ports_name(key), host_port_fronts(pod, guard))
+        });
+        let mut all: Vec<_> = services.chain(pods.filter(|(.., fronts)| !fronts.is_empty())).collect();
+        all.sort_by(|(a, first, _), (b, second, _)| (a, first).cmp(&(b, second)));
+        all.into_iter().map(|(_, name, fronts)| (name, fronts)).collect()
     })
 }
 
-/// What a pod's host ports are called in the packet filter. No Service is called so.
+/// What the names of pods' host ports begin with in the packet filter. No Service is called so.
+const HOST_PORTS: &str = "host ports of ";
+
 fn host_ports_name(pod: &ObjectKey) -> String {
-    format!("host ports of {pod}")
+    format!("{HOST_PORTS}{pod}")
 }
 
-fn host_port_fronts(pod: &Pod, node: &str) -> Fronts {
-    fronts(&proxy::host_ports::rules(pod, node))
+/// The key that a name in the packet filter was made of.
+fn key_of(name: &str) -> ObjectKey {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    ObjectKey::new(namespace, name)
+}
+
+fn host_port_fronts(pod: &Pod, guard: &Guard) -> Fronts {
+    fronts(&proxy::host_ports::rules(pod, &guard.node), guard)
 }
 
 /// Brings the kernel's rules of one pod's host ports up to the view; whether that succeeded. Most pods have none.
-fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, node: &str) -> bool {
-    let fronts = view.read(|snapshot, _| snapshot.pods.get(pod).map(|pod| host_port_fronts(pod, node)));
+fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, guard: &Guard) -> bool {
+    let fronts = view.read(|snapshot, _| snapshot.pods.get(pod).map(|pod| host_port_fronts(pod, guard)));
     let (name, fronts) = (host_ports_name(pod), fronts.unwrap_or_default());
     if fronts.is_empty() && !filter.has(&name) {
         return true;
@@ -207,9 +237,9 @@ fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, node: &st
 }
 
 /// Brings the kernel's rules of one Service up to the view; whether that succeeded.
-fn write(view: &View, filter: &mut Filter, service: &ObjectKey, node: &str) -> bool {
-    let rules = view.read(|snapshot, _| proxy::rules(snapshot, service, node));
-    match filter.set_service(&service.to_string(), &fronts(&rules)) {
+fn write(view: &View, filter: &mut Filter, service: &ObjectKey, guard: &Guard) -> bool {
+    let rules = view.read(|snapshot, _| proxy::rules(snapshot, service, &guard.node));
+    match filter.set_service(&service.to_string(), &fronts(&rules, guard)) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%service, %error, "the kernel refused the rules of a Service; trying again");
@@ -225,9 +255,9 @@ fn sources(rule: &Rule) -> Option<Vec<Cidr>> {
 }
 
 /// The rules in the packet filter's terms. IPv6 is not carried over.
-fn fronts(rules: &[Rule]) -> Fronts {
+fn fronts(rules: &[Rule], guard: &Guard) -> Fronts {
     let mut fronts = BTreeMap::new();
-    for rule in rules {
+    for rule in rules.iter().filter(|rule| guard.admits(rule)) {
         let protocol = match rule.protocol.as_str() {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,

@@ -29,6 +29,7 @@
 
 mod affinity;
 mod expression;
+mod owners;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -38,6 +39,7 @@ use super::Cidr;
 use super::netlink::{APPEND, CREATE, Family, Message, Socket};
 use affinity::Kept;
 use expression::{FIRST, Rule, Verdict};
+use owners::Owners;
 
 const TABLE: &str = "mainstay";
 const FRONTS: &str = "fronts";
@@ -146,6 +148,7 @@ pub struct Filter {
     /// How many Services want each of these refused.
     refusals: BTreeMap<Front, usize>,
     next_chain: u64,
+    owners: Owners,
     /// Whether the kernel compares two parts of a packet (Linux 6.13).
     checks_senders: bool,
 }
@@ -366,20 +369,23 @@ impl Filter {
             hairpins: BTreeMap::new(),
             refusals: BTreeMap::new(),
             next_chain: 0,
+            owners: Owners::default(),
             checks_senders: true,
         })
     }
 
-    /// Puts the table with the rules of all Services in place of whatever table is there, at once.
+    /// Puts the table with the rules of all Services in place of whatever table is there, at once. Of Services that want
+    /// the same front the first one has it.
     ///
     /// # Errors
     /// The kernel's; the table is as before then.
-    pub fn fill(&mut self, services: &BTreeMap<String, Fronts>) -> io::Result<()> {
+    pub fn fill(&mut self, services: &[(String, Fronts)]) -> io::Result<()> {
         self.clear();
         let (pods, range) = self.ranges;
         let mut messages = empty_table(pods, range, self.checks_senders);
         for (service, fronts) in services {
-            let change = self.change(service, fronts);
+            let granted = self.owners.grant(service, fronts);
+            let change = self.change(service, &granted);
             messages.extend(change.messages.iter().cloned());
             self.take(service, change);
         }
@@ -396,17 +402,20 @@ impl Filter {
 
     fn clear(&mut self) {
         self.services.clear();
+        self.owners = Owners::default();
         self.refused.clear();
         self.hairpins.clear();
         self.refusals.clear();
     }
 
-    /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs.
+    /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs. A front that
+    /// another Service has is left to it: once that gives it up, [`Self::freed`] names this one.
     ///
     /// # Errors
     /// The kernel's; nothing has changed then, and the next call tries the same difference again.
     pub fn set_service(&mut self, service: &str, fronts: &Fronts) -> io::Result<()> {
-        let change = self.change(service, fronts);
+        let granted = self.owners.grant(service, fronts);
+        let change = self.change(service, &granted);
         if !change.messages.is_empty() {
             self.transact(change.messages.clone())?;
         }
@@ -510,6 +519,11 @@ impl Filter {
             .map(|front| element(NEW_ELEMENT, CREATE, REFUSED, &front.key(), None))
             .chain(removed.map(|front| element(DEL_ELEMENT, 0, REFUSED, &front.key(), None)))
             .collect()
+    }
+
+    /// The Services that waited for a front which nobody has any more: their rules are to be made anew.
+    pub fn freed(&mut self) -> BTreeSet<String> {
+        self.owners.freed()
     }
 
     /// Whether something of this name has rules.
