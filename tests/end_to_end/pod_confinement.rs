@@ -17,6 +17,7 @@ fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
     let cluster = Cluster::new();
     cluster.load(&["busybox"]);
     let checks = Checks::default();
+    write_too_much(&cluster);
     refusals(&cluster, &checks);
     admission(&cluster, &checks);
     confinement(&cluster, &checks);
@@ -25,6 +26,65 @@ fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
     host_ports(&cluster, &checks);
     ephemeral_containers(&cluster, &checks);
     image_volumes_and_late_keys(&cluster, &checks);
+    nobody_takes_the_apis_port(&cluster, &checks);
+    evictions(&cluster, &checks);
+}
+
+/// Pods that write more to the node's disk than they may, and one that may.
+fn write_too_much(cluster: &Cluster) {
+    let write = |file: &str| format!("[sh, -c, 'dd if=/dev/zero of={file} bs=1M count=8; sleep 100000']");
+    let volume = |limit: &str| format!("  volumes: [{{name: e, emptyDir: {limit}}}]\n");
+    let limited = |limit: &str| format!("    resources: {{limits: {{ephemeral-storage: {limit}}}}}\n");
+    let mount = "    volumeMounts: [{name: e, mountPath: /e}]\n";
+    for (name, more, own, file) in [
+        ("in-volume", volume("{sizeLimit: 2Mi}"), mount.to_owned(), "/e/file"),
+        ("in-root", String::new(), limited("3Mi"), "/file"),
+        ("within", volume("{sizeLimit: 20Mi}"), mount.to_owned() + &limited("30Mi"), "/e/file"),
+    ] {
+        cluster.apply(&pod(name, &more, &own).replace("[sleep, '100000']", &write(file)));
+    }
+}
+
+/// X6: they are evicted, in upstream's words, and the files of the volume go with them.
+fn evictions(cluster: &Cluster, checks: &Checks) {
+    for (name, message) in [
+        ("in-volume", "Usage of EmptyDir volume \"e\" exceeds the limit \"2Mi\". "),
+        ("in-root", "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. "),
+    ] {
+        let of = |path: &str| cluster.field(&format!("pod/{name}"), path);
+        cluster
+            .eventually(&format!("{name} is evicted"), || of("{.status.phase} {.status.reason}") == "Failed Evicted");
+        checks.equal(name, &of("{.status.message}"), message.trim_end());
+        checks.equal(name, &of("{.status.conditions[?(@.type=='DisruptionTarget')].reason}"), "TerminationByKubelet");
+    }
+    let folder = cluster.data_dir().join("pods").join(cluster.uid("pod/in-volume")).join("volumes/e");
+    cluster.eventually("the volume is gone", || !folder.exists());
+    checks.equal("within its limits", &cluster.field("pod/within", "{.status.phase}"), "Running");
+}
+
+/// X5, X7: neither a pod nor a Service gets connections that are meant for the API.
+fn nobody_takes_the_apis_port(cluster: &Cluster, checks: &Checks) {
+    let own = "    ports: [{containerPort: 80, hostPort: 6443}, {containerPort: 81, hostPort: 18081}]\n";
+    let serve =
+        "[sh, -c, 'while true; do echo thief | nc -l -p 80; done & while true; do echo up | nc -l -p 81; done']";
+    cluster.apply(&pod("thief", "", own).replace("[sleep, '100000']", serve));
+    let ask = || {
+        let script = "exec 3<>/dev/tcp/127.0.0.1/18081 && timeout 5 cat <&3";
+        let output = cluster.inside("bash").args(["-c", script]).output().expect("bash");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    cluster.eventually("its other port is its own", || ask() == "up");
+    checks.equal("the API is there", &cluster.kubectl(&["get", "--raw", "/livez"]), "ok");
+    for address in ["127.0.0.1", "0.0.0.0", "169.254.169.254"] {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: thief}}\nspec: {{selector: {{a: b}}, \
+             externalIPs: [{address}], ports: [{{port: 6443}}]}}"
+        );
+        let output = cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        checks.holds(address, error.contains("spec.externalIPs[0]: Invalid value"), &error);
+    }
+    cluster.kubectl(&["delete", "pod", "thief"]);
 }
 
 /// X6, X8: what would change the host, and what the node cannot do, fails the pod with a reason.

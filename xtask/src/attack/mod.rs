@@ -13,6 +13,8 @@ mod lists;
 mod patches;
 mod pods;
 mod probe;
+mod races;
+mod services;
 mod stores;
 mod watches;
 
@@ -48,6 +50,8 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "damaged-stores", promise: "A10", run: |cluster| Box::pin(stores::damaged(cluster)) },
     Attack { name: "crafted-images", promise: "X3", run: |cluster| Box::pin(crafted::images(cluster)) },
     Attack { name: "escapes", promise: "X6", run: |cluster| Box::pin(escapes::pods(cluster)) },
+    Attack { name: "host-path-races", promise: "X6", run: |cluster| Box::pin(races::pods(cluster)) },
+    Attack { name: "stolen-addresses", promise: "X7", run: |cluster| Box::pin(services::stolen(cluster)) },
 ];
 
 /// Tries what is named, or everything.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
+use super::security_validation;
 use crate::names;
 use crate::status::Cause;
 
@@ -51,6 +52,7 @@ pub fn validate(container: &Field, init: bool, volumes: &BTreeSet<&str>, causes:
         }
     }
     resources(&container.get("resources"), causes);
+    security_validation::container(container, causes);
 }
 
 fn ports(ports: &Field, causes: &mut Vec<Cause>) {
@@ -154,6 +156,15 @@ pub fn local_path(path: &Field, causes: &mut Vec<Cause>) {
         causes.push(path.invalid("must be a relative path"));
     }
     no_backsteps(path, causes);
+}
+
+/// A relative path without `..`, whose beginning is not one of the names that a volume keeps for itself.
+pub fn file_path(path: &Field, causes: &mut Vec<Cause>) {
+    let before = causes.len();
+    local_path(path, causes);
+    if path.text().starts_with("..") && causes.len() == before {
+        causes.push(path.invalid("must not start with '..'"));
+    }
 }
 
 /// A path without `..` as one of its parts.

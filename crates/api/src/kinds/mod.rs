@@ -95,6 +95,7 @@ pub mod role;
 pub mod rolebinding;
 pub mod runtimeclass;
 pub mod secret;
+mod security_validation;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;

@@ -5,6 +5,7 @@ use std::borrow::Cow::Borrowed;
 use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, text_column, wide};
+use super::container_validation::no_backsteps;
 use super::field::{Field, default, inner, made};
 use super::persistentvolumeclaim::{class_of, validate_access_modes};
 use super::pod_spec_validation::validate_amount;
@@ -161,7 +162,10 @@ fn validate_source(kind: &str, spec: &Field, causes: &mut Vec<Cause>) {
         }
         "nfs" => volume_validation::nfs(&source, causes),
         "local" => {
-            source.get("path").need_text(causes);
+            let path = source.get("path");
+            if path.need_text(causes) {
+                no_backsteps(&path, causes);
+            }
             // V5: storage that lives on one node says so.
             if !spec.dig(&["nodeAffinity", "required"]).is_set() {
                 causes.push(Cause::required("metadata.annotations", "Local volume requires node affinity"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::container_validation::{local_path, no_backsteps};
+use super::container_validation::{file_path, no_backsteps};
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
 use crate::names;
@@ -55,7 +55,7 @@ fn source(kind: &str, at: &Field, causes: &mut Vec<Cause>) {
             at.get("name").need_text(causes);
             files(at, causes);
         }
-        "downwardAPI" => mode(&at.get("defaultMode"), causes),
+        "downwardAPI" => downward(at, causes),
         "persistentVolumeClaim" => {
             at.get("claimName").need_text(causes);
         }
@@ -89,7 +89,18 @@ fn files(at: &Field, causes: &mut Vec<Cause>) {
         item.get("key").need_text(causes);
         let path = item.get("path");
         if path.need_text(causes) {
-            local_path(&path, causes);
+            file_path(&path, causes);
+        }
+        mode(&item.get("mode"), causes);
+    }
+}
+
+fn downward(at: &Field, causes: &mut Vec<Cause>) {
+    mode(&at.get("defaultMode"), causes);
+    for item in at.get("items").items() {
+        let path = item.get("path");
+        if path.need_text(causes) {
+            file_path(&path, causes);
         }
         mode(&item.get("mode"), causes);
     }
@@ -111,5 +122,9 @@ fn projected(at: &Field, causes: &mut Vec<Cause>) {
                 files(&field, causes);
             }
         }
+        for kind in ["serviceAccountToken", "clusterTrustBundle"] {
+            file_path(&source.dig(&[kind, "path"]), causes);
+        }
+        downward(&source.get("downwardAPI"), causes);
     }
 }

@@ -2,14 +2,21 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Volume;
 use mainstay_api::quantity::Quantity;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
 use super::{Answer, Driver, Ready, Request, VolumeError, blocking, ownership};
-use mainstay_runtime::safe_path::mounts;
+use mainstay_runtime::safe_path::{self, mounts};
+
+/// The mode of folders that `DirectoryOrCreate` makes: rwxr-xr-x.
+const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
 
 /// A folder that lives as long as the pod; in memory with `medium: Memory`. `sizeLimit` is the size of
 /// the file system in memory; beyond one on disk the pod is evicted (`kubelet::eviction`).
@@ -76,6 +83,21 @@ impl Driver for HostPath {
     }
 }
 
+/// Makes a folder with upstream's mode, whatever this process's umask is. A pod may have the folder above as a volume,
+/// and exchange the new one for a link at any moment: no mode of what is elsewhere changes (X6).
+fn make_folder(path: &Path) -> io::Result<()> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    fs::create_dir_all(above)?;
+    let above = OwnedFd::from(fs::File::open(above)?);
+    match nix::sys::stat::mkdirat(Some(above.as_raw_fd()), name, FOLDER_MODE) {
+        Err(nix::errno::Errno::EEXIST) => return Ok(()),
+        made => made?,
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let made = safe_path::open_strict(&above, Path::new(name), flags)?;
+    Ok(nix::sys::stat::fchmod(made.as_raw_fd(), FOLDER_MODE)?)
+}
+
 /// Upstream's hostPath types.
 pub fn check_type(path: &Path, type_: &str) -> Result<(), VolumeError> {
     let shown = path.display();
@@ -91,9 +113,7 @@ pub fn check_type(path: &Path, type_: &str) -> Result<(), VolumeError> {
         "" => fs::create_dir_all(path).map_err(VolumeError::io(format!("making {shown}"))),
         "DirectoryOrCreate" => {
             if !path.exists() {
-                fs::create_dir_all(path).map_err(VolumeError::io(format!("making {shown}")))?;
-                fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-                    .map_err(VolumeError::io(format!("setting the mode of {shown}")))?;
+                make_folder(path).map_err(VolumeError::io(format!("making {shown}")))?;
             }
             if path.is_dir() { Ok(()) } else { failed("a directory") }
         }
@@ -142,5 +162,44 @@ pub fn check_type(path: &Path, type_: &str) -> Result<(), VolumeError> {
             }
         }
         other => Err(VolumeError::Refused(format!("{other} is an invalid volume type"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// How often a folder is made.
+    const ROUNDS: usize = 3000;
+
+    #[test]
+    fn x6_a_folder_that_is_exchanged_for_a_link_changes_nothing_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, made) = (folder.path().join("kept"), folder.path().join("shared/made"));
+        fs::create_dir(&kept).unwrap();
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(folder.path().join("shared")).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    if fs::remove_dir(&made).is_ok() {
+                        let _ = symlink(&kept, &made);
+                    }
+                    let _ = fs::remove_file(&made);
+                }
+            });
+            for _ in 0..ROUNDS {
+                let _ = check_type(&made, "DirectoryOrCreate");
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&kept), 0o700);
+        let _ = (fs::remove_dir(&made), fs::remove_file(&made));
+        check_type(&made, "DirectoryOrCreate").unwrap();
+        assert_eq!(mode(&made), 0o755);
     }
 }

@@ -1,0 +1,227 @@
+//! What security contexts, name resolution settings and mounts of a pod must look like (X3, X8): numbers that are users
+//! and groups, paths that stay below the node's folder, and nothing that contradicts itself.
+
+use super::addresses::legacy_address;
+use super::container_validation::{local_path, no_backsteps};
+use super::field::Field;
+use crate::names;
+use crate::status::Cause;
+
+const MAX_ID: i64 = 2_147_483_647;
+const NOT_AN_ID: &str = "must be between 0 and 2147483647, inclusive";
+const MAX_NAMESERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_LENGTH: usize = 2048;
+
+fn id(at: &Field, causes: &mut Vec<Cause>) {
+    if at.int().is_some_and(|id| !(0..=MAX_ID).contains(&id)) {
+        causes.push(at.invalid(NOT_AN_ID));
+    }
+}
+
+fn seccomp(profile: &Field, causes: &mut Vec<Cause>) {
+    if !profile.is_set() {
+        return;
+    }
+    let (type_, path) = (profile.get("type"), profile.get("localhostProfile"));
+    match type_.text() {
+        "" => causes.push(Cause::required(&type_.path, "type is required when seccompProfile is set")),
+        "Localhost" if path.text().is_empty() => {
+            causes.push(Cause::required(&path.path, "must be set when seccomp type is Localhost"));
+        }
+        "Localhost" => local_path(&path, causes),
+        _ if path.is_set() => causes.push(path.invalid("can only be set when seccomp type is Localhost")),
+        _ => type_.one_of(causes, &["Localhost", "RuntimeDefault", "Unconfined"]),
+    }
+}
+
+/// A pod's own security context.
+pub fn pod(context: &Field, causes: &mut Vec<Cause>) {
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        id(&context.get(field), causes);
+    }
+    for group in context.get("supplementalGroups").items() {
+        id(&group, causes);
+    }
+    seccomp(&context.get("seccompProfile"), causes);
+    context.get("fsGroupChangePolicy").one_of(causes, &["Always", "OnRootMismatch"]);
+}
+
+/// A container's security context, its mounts and its devices.
+pub fn container(container: &Field, causes: &mut Vec<Cause>) {
+    let context = container.get("securityContext");
+    for field in ["runAsUser", "runAsGroup"] {
+        id(&context.get(field), causes);
+    }
+    seccomp(&context.get("seccompProfile"), causes);
+    context.get("procMount").one_of(causes, &["Default", "Unmasked"]);
+    let is_privileged = context.get("privileged").is_true();
+    if context.get("allowPrivilegeEscalation").value == &serde_json::Value::Bool(false) {
+        let mut added = context.dig(&["capabilities", "add"]).items();
+        if is_privileged {
+            causes.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+        }
+        if added.any(|capability| capability.text() == "CAP_SYS_ADMIN") {
+            causes.push(
+                context.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"),
+            );
+        }
+    }
+    for mount in container.get("volumeMounts").items() {
+        let (path, propagation) = (mount.get("mountPath"), mount.get("mountPropagation"));
+        if path.text().contains(':') {
+            causes.push(path.invalid("must not contain ':'"));
+        }
+        if propagation.text() == "Bidirectional" && !is_privileged {
+            let why = "Bidirectional mount propagation is available only to privileged containers";
+            causes.push(Cause::forbidden(&propagation.path, why));
+        }
+    }
+    for device in container.get("volumeDevices").items() {
+        no_backsteps(&device.get("devicePath"), causes);
+    }
+}
+
+/// What goes into a pod's `/etc/hosts` and `/etc/resolv.conf`, where a line end would begin something else.
+pub fn names_and_servers(spec: &Field, causes: &mut Vec<Cause>) {
+    for alias in spec.get("hostAliases").items() {
+        for host in alias.get("hostnames").items() {
+            causes.extend(names::subdomain(host.text()).iter().map(|wrong| host.invalid(wrong)));
+        }
+    }
+    let config = spec.get("dnsConfig");
+    let (servers, searches) = (config.get("nameservers"), config.get("searches"));
+    if servers.len() > MAX_NAMESERVERS {
+        causes.push(servers.invalid(&format!("must not have more than {MAX_NAMESERVERS} nameservers")));
+    }
+    for server in servers.items() {
+        causes.extend(legacy_address(server.text()).iter().map(|wrong| server.invalid(wrong)));
+    }
+    let spaces = searches.len().saturating_sub(1);
+    let length = searches.items().map(|search| search.text().len()).fold(spaces, usize::saturating_add);
+    if searches.len() > MAX_SEARCHES {
+        causes.push(searches.invalid(&format!("must not have more than {MAX_SEARCHES} search paths")));
+    }
+    if length > MAX_SEARCH_LENGTH {
+        let why =
+            format!("must not have more than {MAX_SEARCH_LENGTH} characters (including spaces) in the search list");
+        causes.push(searches.invalid(&why));
+    }
+    for search in searches.items().filter(|search| search.text() != ".") {
+        // Underscores are for names such as `_tcp.example.com`.
+        let plain = search.text().strip_suffix('.').unwrap_or(search.text()).replace('_', "x");
+        causes.extend(names::subdomain(&plain).iter().map(|wrong| search.invalid(wrong)));
+    }
+    for option in config.get("options").items() {
+        let name = option.get("name");
+        let texts = [name.clone(), option.get("value")];
+        if name.text().is_empty() {
+            causes.push(Cause::required(&option.path, "must not be empty"));
+        }
+        // Differs: upstream takes any text.
+        for text in texts.iter().filter(|text| text.text().contains(char::is_control)) {
+            causes.push(text.invalid("must not contain control characters"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pod_spec_validation;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn refused(spec: Value, container: Value) -> Vec<String> {
+        let mut pod = json!({ "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "volumes": [
+            { "name": "v", "emptyDir": {} }], "containers": [{ "name": "c", "image": "x", "imagePullPolicy": "Always" }] });
+        for (at, more) in [("", spec), ("/containers/0", container)] {
+            let into = pod.pointer_mut(at).and_then(Value::as_object_mut).unwrap();
+            into.extend(more.as_object().unwrap().clone());
+        }
+        let mut causes = Vec::new();
+        pod_spec_validation::validate(&Field::root(&json!({ "spec": pod })).get("spec"), &mut causes);
+        causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn x8_a_security_context_is_what_the_node_can_do_or_refused() {
+        let of = |context: Value| refused(json!({}), json!({ "securityContext": context }));
+        for good in [
+            json!({ "runAsUser": 0, "runAsGroup": 2_147_483_647, "procMount": "Default" }),
+            json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "a/b.json" } }),
+            json!({ "privileged": true, "allowPrivilegeEscalation": true, "capabilities": { "add": ["CAP_SYS_ADMIN"] } }),
+        ] {
+            assert_eq!(of(good.clone()), [""; 0], "{good}");
+        }
+        for (bad, why) in [
+            (json!({ "runAsUser": -1 }), NOT_AN_ID),
+            (json!({ "runAsUser": 4_294_967_296_i64 }), NOT_AN_ID),
+            (json!({ "runAsGroup": -1 }), NOT_AN_ID),
+            (json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "../../etc/passwd" } }), "'..'"),
+            (json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "/etc/passwd" } }), "relative"),
+            (json!({ "seccompProfile": { "type": "Localhost" } }), "must be set when"),
+            (json!({ "seccompProfile": { "type": "Unconfined", "localhostProfile": "a" } }), "can only be set"),
+            (json!({ "seccompProfile": { "type": "None" } }), "supported values"),
+            (json!({ "procMount": "Bare" }), "supported values"),
+            (json!({ "privileged": true, "allowPrivilegeEscalation": false }), "`privileged` to true"),
+            (
+                json!({ "allowPrivilegeEscalation": false, "capabilities": { "add": ["CAP_SYS_ADMIN"] } }),
+                "CAP_SYS_ADMIN",
+            ),
+        ] {
+            let seen = of(bad.clone());
+            assert!(matches!(seen.as_slice(), [one] if one.contains(why)), "{bad}: {seen:?}");
+        }
+        let of_pod = |context: Value| refused(json!({ "securityContext": context }), json!({}));
+        for bad in [json!({ "fsGroup": -1 }), json!({ "supplementalGroups": [1, -2] }), json!({ "runAsUser": -3 })] {
+            assert_eq!(of_pod(bad.clone()).len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn x3_paths_of_files_in_volumes_stay_below_them() {
+        let source = |source: Value| refused(json!({ "volumes": [source] }), json!({}));
+        let field = json!({ "fieldPath": "metadata.name" });
+        for path in ["../x", "/x", "..", "a/../x", "..data"] {
+            for volume in [
+                json!({ "name": "v", "configMap": { "name": "a", "items": [{ "key": "k", "path": path }] } }),
+                json!({ "name": "v", "secret": { "secretName": "a", "items": [{ "key": "k", "path": path }] } }),
+                json!({ "name": "v", "downwardAPI": { "items": [{ "path": path, "fieldRef": field }] } }),
+                json!({ "name": "v", "projected": { "sources": [{ "serviceAccountToken": { "path": path } }] } }),
+                json!({ "name": "v", "projected": { "sources": [{ "downwardAPI": { "items": [{ "path": path,
+                    "fieldRef": field }] } }] } }),
+            ] {
+                assert_eq!(source(volume.clone()).len(), 1, "{volume}");
+            }
+        }
+        let good = json!({ "name": "v", "downwardAPI": { "items": [{ "path": "a/b..c", "fieldRef": field }] } });
+        assert_eq!(source(good), [""; 0]);
+        let mount = |mount: Value| refused(json!({}), json!({ "volumeMounts": [mount] }));
+        assert!(mount(json!({ "name": "v", "mountPath": "/a:b" }))[0].contains("must not contain ':'"));
+        let shared = json!({ "name": "v", "mountPath": "/a", "mountPropagation": "Bidirectional" });
+        assert!(mount(shared.clone())[0].contains("only to privileged containers"));
+        let privileged = json!({ "volumeMounts": [shared], "securityContext": { "privileged": true } });
+        assert_eq!(refused(json!({}), privileged), [""; 0]);
+    }
+
+    #[test]
+    fn x3_what_goes_into_files_of_lines_is_of_one_line() {
+        let of = |spec: Value| refused(spec, json!({}));
+        let dns = |config: Value| refused(json!({ "dnsConfig": config }), json!({}));
+        assert_eq!(of(json!({ "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b", "c"] }] })), [""; 0]);
+        assert_eq!(of(json!({ "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a\n6.6.6.6 b"] }] })).len(), 1);
+        let good = json!({ "nameservers": ["1.2.3.4"], "searches": ["a.b.", ".", "_tcp.a"], "options": [{ "name": "ndots",
+            "value": "2" }, { "name": "edns0" }] });
+        assert_eq!(dns(good), [""; 0]);
+        for bad in [
+            json!({ "nameservers": ["x"] }),
+            json!({ "nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"] }),
+            json!({ "searches": ["a b\nnameserver 1.1.1.1"] }),
+            json!({ "searches": vec!["a.b"; 33] }),
+            json!({ "options": [{ "name": "ndots\nnameserver 6.6.6.6" }] }),
+            json!({ "options": [{ "value": "2" }] }),
+        ] {
+            assert_eq!(dns(bad.clone()).len(), 1, "{bad}");
+        }
+    }
+}
