@@ -89,7 +89,7 @@ fn tables(user: &User<'_>) {
     );
     user.says(
         "kubectl get events --field-selector involvedObject.name=web-0,type=Normal",
-        &["Scheduled", "Started container main"],
+        &["Scheduled", "Container started"],
     );
     user.is_refused("kubectl get pods --field-selector foo=bar", &["field label not supported: foo"]);
     user.is_refused(

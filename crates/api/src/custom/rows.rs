@@ -11,7 +11,7 @@ use super::schema::Schema;
 use super::{rules, values};
 use crate::kinds::{Column, Kind, Row, Subresource, cells, workload};
 use crate::object::{at, ensure, name, text};
-use crate::registry::Registry;
+use crate::registry::{Registry, preference};
 use crate::status::Cause;
 use crate::time;
 
@@ -35,6 +35,8 @@ pub struct Custom {
     /// The definition's own `resourceVersion`, where its schema has defaults at all: what was written before it may
     /// lack some of them. 0 where nothing can.
     defaults_since: u64,
+    /// What whoever uses this version is told; `None` where it is not deprecated.
+    deprecation: Option<Box<str>>,
 }
 
 /// `spec.conversion.webhook`.
@@ -93,6 +95,11 @@ impl Custom {
     /// Whether an object with this `metadata.resourceVersion` may have been written before the schema was as it is.
     pub fn may_lack_defaults(&self, version: &str) -> bool {
         self.defaults_since > 0 && version.parse().is_ok_and(|version: u64| version < self.defaults_since)
+    }
+
+    /// What whoever uses a deprecated version is told.
+    pub fn deprecation(&self) -> Option<&str> {
+        self.deprecation.as_deref()
     }
 
     /// The schema as it was written.
@@ -156,6 +163,26 @@ fn stored_version(definition: &Value) -> &str {
     versions.filter(|v| v.get("storage") == Some(&Value::Bool(true))).map(|v| text(v, &["name"])).next().unwrap_or("")
 }
 
+/// The warning of a deprecated version: the definition's own words, or which newer version to use instead.
+fn deprecation(definition: &Value, version: &Value) -> Option<String> {
+    fn is_deprecated(version: &Value) -> bool {
+        version.get("deprecated") == Some(&Value::Bool(true))
+    }
+    if !is_deprecated(version) {
+        return None;
+    }
+    if let Some(own) = version.get("deprecationWarning").and_then(Value::as_str) {
+        return Some(own.to_owned());
+    }
+    let (group, kind) = (text(definition, &["spec", "group"]), text(definition, &["spec", "names", "kind"]));
+    let this = text(version, &["name"]);
+    let versions = at(definition, &["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
+    let sound = versions.filter(|version| version["served"] == true && !is_deprecated(version));
+    let newer = sound.map(|version| text(version, &["name"])).filter(|name| preference(name, this).is_lt());
+    let instead = newer.min_by(|a, b| preference(a, b)).map(|newer| format!("; use {group}/{newer} {kind}"));
+    Some(format!("{group}/{this} {kind} is deprecated{}", instead.unwrap_or_default()))
+}
+
 /// `com.example.v1.Foo`, as upstream names the schemas of custom resources.
 fn type_name(definition: &Value, version: &Value) -> String {
     let mut parts: Vec<&str> = text(definition, &["spec", "group"]).split('.').collect();
@@ -214,6 +241,7 @@ fn row(definition: &Value, version: &Value) -> Row {
             webhook: webhook(definition),
             is_terminating: crate::object::is_terminating(definition),
             defaults_since,
+            deprecation: deprecation(definition, version).map(Into::into),
         })),
         fields: |row, object| {
             let all = row.custom.iter().flat_map(|custom| &custom.selectable);

@@ -140,7 +140,7 @@ impl<'a, 'n> Estimator<'a, 'n> {
                 (cost.saturating_add(1), of.field(field))
             }
             Expr::Has { of, .. } => (self.visit(of).0, Extent::unknown()),
-            Expr::Call { function, args, .. } => self.call(function, args),
+            Expr::Call { function, member, args } => self.call(function, *member, args),
             Expr::And(parts) | Expr::Or(parts) => {
                 let costs = parts.iter().map(|part| self.visit(part).0).fold(0, u64::saturating_add);
                 (costs, Extent::unknown())
@@ -172,7 +172,7 @@ impl<'a, 'n> Estimator<'a, 'n> {
         }
     }
 
-    fn call(&mut self, function: &str, args: &'n [Node]) -> (u64, Extent<'a>) {
+    fn call(&mut self, function: &str, member: bool, args: &'n [Node]) -> (u64, Extent<'a>) {
         let given: Vec<(u64, Extent<'a>)> = args.iter().map(|arg| self.visit(arg)).collect();
         let paid = given.iter().map(|(cost, _)| *cost).fold(0, u64::saturating_add);
         let extent = |index: usize| given.get(index).map_or(Extent::unknown(), |(_, extent)| *extent);
@@ -180,6 +180,8 @@ impl<'a, 'n> Estimator<'a, 'n> {
         let (cost, result) = match function {
             "contains" => (tenth(size(0)).saturating_mul(tenth(size(1))), Extent::unknown()),
             "startsWith" | "endsWith" => (tenth(size(1)), Extent::unknown()),
+            // As a function `matches` costs what any other does: that is how cel-go estimates it.
+            "matches" if !member => (1, Extent::unknown()),
             "matches" | "find" | "findAll" => {
                 (tenth(size(0) + 1).saturating_mul(size(1).div_ceil(4)), Extent::Size(size(0), None))
             }

@@ -220,6 +220,14 @@ fn definitions_whose_rules_may_cost_too_much_are_refused() {
     let bounded = json!({ "type": "object", "properties": {
         "list": { "type": "array", "maxItems": 50, "items": { "type": "string", "maxLength": 50 } } } });
     assert_eq!(refused(&with_rule(bounded, rule)), Vec::<String>::new());
+    // So does a match that is written as a function and not as a member: public definitions rely on it.
+    let matched = |rule: &str| {
+        let text = json!({ "type": "string", "x-kubernetes-validations": [{ "rule": rule }] });
+        let list = json!({ "type": "array", "maxItems": 16, "items": text });
+        refused(&json!({ "type": "object", "properties": { "spec": list } })).len()
+    };
+    assert_eq!(matched("matches(self, '^([0-9]{1,5}(h|m|s|ms)){1,4}$')"), 0);
+    assert_ne!(matched("self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')"), 0);
     // Looking whether a string is a URL costs the same for all strings, as far as upstream's estimate goes.
     let urls = json!({ "type": "object", "properties": { "list": { "type": "array", "maxItems": 100, "items": {
         "type": "string", "x-kubernetes-validations": [{

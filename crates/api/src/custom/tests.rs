@@ -156,3 +156,28 @@ fn a_schema_that_is_nested_without_end_takes_no_more_stack() {
     // Such a value is not dropped by recursion either.
     std::mem::forget(deep);
 }
+
+#[test]
+fn a_deprecated_version_says_what_to_use_instead() {
+    let version = |name: &str, more: Value| {
+        let mut version = json!({ "name": name, "served": true, "storage": name == "v1", "schema": {
+            "openAPIV3Schema": { "type": "object" } } });
+        crate::object::merge(&mut version, more);
+        version
+    };
+    let definition = json!({
+        "spec": { "group": "x.io", "scope": "Namespaced", "names": { "kind": "Foo", "plural": "foos" }, "versions": [
+            version("v1", json!({})),
+            version("v1beta1", json!({ "deprecated": true })),
+            version("v1alpha1", json!({ "deprecated": true, "deprecationWarning": "gone soon" })),
+            version("v2", json!({ "deprecated": true })),
+        ] },
+        "status": { "conditions": [{ "type": "Established", "status": "True" }] },
+    });
+    let rows = super::rows::rows(&definition, super::rows::Detail::Full);
+    let told: Vec<_> = rows.iter().map(|kind| crate::kinds::lifecycle::deprecation(kind)).collect();
+    let instead = "x.io/v1beta1 Foo is deprecated; use x.io/v1 Foo";
+    assert_eq!(told, [None, Some(instead), Some("gone soon"), Some("x.io/v2 Foo is deprecated")]);
+    let endpoints = crate::kinds::lifecycle::deprecation(&crate::kinds::ENDPOINTS);
+    assert_eq!(endpoints, Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"));
+}

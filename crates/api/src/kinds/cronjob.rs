@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, NAME, SELECTOR, number, or_none, text_column, wide};
 use super::field::{Field, default, inner, made};
-use super::{BASE, Column, Kind, Row, Subresource, job_validation, pod_spec, workload};
+use super::{BASE, Column, Kind, Row, Subresource, job_validation, pod_spec, pod_warnings, workload};
 use crate::cron::{Schedule, zone};
 use crate::jiff::Timestamp;
 use crate::object::{at, name, text};
@@ -57,6 +57,12 @@ pub static CRON_JOB: Kind = Kind::BuiltIn(&Row {
     prepare_create: |_, job| workload::prepare_create(job, json!({})),
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, job, causes| validate(job, causes),
+    warnings: |_, job| {
+        let job = Field::root(job);
+        let mut warnings: Vec<String> = pod_warnings::of_name(&job, pod_warnings::POD_NAMES).into_iter().collect();
+        warnings.extend(pod_warnings::of_pods(&job.dig(&["spec", "jobTemplate", "spec", "template"]), true));
+        warnings
+    },
     ..BASE
 });
 

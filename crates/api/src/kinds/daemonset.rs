@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, SELECTOR, count, number, text_column};
 use super::field::{Field, default, inner, made};
-use super::{BASE, Kind, Row, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, pod_warnings, workload};
 use crate::int_or_string;
 use crate::object::{at, ensure, name};
 use crate::status::Cause;
@@ -77,6 +77,7 @@ pub static DAEMON_SET: Kind = Kind::BuiltIn(&Row {
         let selector = ["spec", "selector"];
         Field::root(new).dig(&selector).immutable(&Field::root(old).dig(&selector), causes);
     },
+    warnings: pod_warnings::of_template,
     ..BASE
 });
 

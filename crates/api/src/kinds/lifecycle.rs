@@ -37,3 +37,13 @@ pub fn count_generation(new: &mut Value, old: &Value, fields: &[&str]) {
 pub fn nothing_acts(row: &Row, _: &Value) -> Vec<String> {
     vec![format!("{} {} is stored, but nothing in this cluster acts on it", row.api_version(), row.kind)]
 }
+
+/// What whoever asks for objects of this kind in this version is told, where there is something better.
+pub fn deprecation(row: &Row) -> Option<&str> {
+    match (&row.custom, &*row.group, &*row.plural) {
+        (Some(custom), _, _) => custom.deprecation(),
+        (None, "", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        (None, "", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
+}

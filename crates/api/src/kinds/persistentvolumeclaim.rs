@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::cells::{self, AGE, NAME, text_column, wide};
 use super::field::{Field, IMMUTABLE, default, inner, made};
 use super::pod_spec_validation::validate_amount;
-use super::{BASE, Kind, Row, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, pod_warnings, workload};
 use crate::object::{at, ensure, name, text};
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
@@ -59,6 +59,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, claim, causes| validate_spec(&Field::root(claim).get("spec"), causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    warnings: pod_warnings::of_claim,
     ..BASE
 });
 

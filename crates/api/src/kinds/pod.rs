@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cells::{AGE, NAME, text_column, wide};
 use super::field::{Field, default, each, made};
-use super::{BASE, Kind, Row, Subresource, pod_level, pod_row, pod_spec, pod_spec_validation, workload};
+use super::{BASE, Kind, Row, Subresource, pod_level, pod_row, pod_spec, pod_spec_validation, pod_warnings, workload};
 use crate::object::{at, text};
 use crate::quantity::Quantity;
 use crate::status::Cause;
@@ -67,6 +67,7 @@ pub static POD: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, pod, causes| pod_spec_validation::validate(&Field::root(pod).get("spec"), causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    warnings: pod_warnings::of_pod,
     ..BASE
 });
 

@@ -119,9 +119,6 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
     }
     security_validation::names_and_servers(spec, causes);
     security_validation::pod(&spec.get("securityContext"), causes);
-    for secret in spec.get("imagePullSecrets").items() {
-        secret.get("name").need_text(causes);
-    }
     validate_host_ports(spec, causes);
     validate_sysctls(spec, causes);
     validate_users(spec, causes);

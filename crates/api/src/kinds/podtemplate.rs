@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, NAME, text_column};
 use super::field::{Field, made};
-use super::{BASE, Column, Kind, Row, pod_spec, pod_spec_validation, workload};
+use super::{BASE, Column, Kind, Row, pod_spec, pod_spec_validation, pod_warnings, workload};
 use crate::object::{ensure, name};
 
 /// The row of PodTemplate.
@@ -36,6 +36,7 @@ pub static POD_TEMPLATE: Kind = Kind::BuiltIn(&Row {
     validate: |_, object, causes| {
         pod_spec_validation::validate_pod_template(&Field::root(object).get("template"), &[], causes);
     },
+    warnings: |_, object| pod_warnings::of_pods(&Field::root(object).get("template"), true),
     ..BASE
 });
 

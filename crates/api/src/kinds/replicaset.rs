@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, SELECTOR, count, number};
 use super::field::Field;
-use super::{BASE, Kind, Row, Subresource, workload};
+use super::{BASE, Kind, Row, Subresource, pod_warnings, workload};
 use crate::object::name;
 
 /// The row of ReplicaSet.
@@ -45,5 +45,6 @@ pub static REPLICA_SET: Kind = Kind::BuiltIn(&Row {
         let selector = ["spec", "selector"];
         Field::root(new).dig(&selector).immutable(&Field::root(old).dig(&selector), causes);
     },
+    warnings: pod_warnings::of_named_template,
     ..BASE
 });

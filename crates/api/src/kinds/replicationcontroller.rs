@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, SELECTOR, count, number};
 use super::field::{Field, default, inner};
-use super::{BASE, Kind, Row, Subresource, pod_spec_validation, workload};
+use super::{BASE, Kind, Row, Subresource, pod_spec_validation, pod_warnings, workload};
 use crate::object::name;
 use crate::status::Cause;
 
@@ -53,6 +53,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind::BuiltIn(&Row {
     prepare_create: |_, set| workload::prepare_create(set, json!({ "replicas": 0 })),
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, set, causes| validate(set, causes),
+    warnings: pod_warnings::of_named_template,
     ..BASE
 });
 

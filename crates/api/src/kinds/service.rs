@@ -69,8 +69,37 @@ pub static SERVICE: Kind = Kind::BuiltIn(&Row {
             causes.push(Cause::invalid("spec.clusterIPs[0]", json!([now]), "may not change once set"));
         }
     },
+    warnings: told,
     ..BASE
 });
+
+/// What does nothing, or has a better name.
+fn told(_: &Row, service: &Value) -> Vec<String> {
+    let service = Field::root(service);
+    let (spec, mut warnings) = (service.get("spec"), Vec::new());
+    let hints = "service.kubernetes.io/topology-aware-hints";
+    if service.dig(&["metadata", "annotations"]).value.get(hints).is_some() {
+        let instead = "service.kubernetes.io/topology-mode";
+        warnings.push(format!("annotation {hints} is deprecated, please use {instead} instead"));
+    }
+    let (type_, has_external_ips) = (spec.get("type").text(), spec.get("externalIPs").len() > 0);
+    let (is_headless, is_name) =
+        (type_ == "ClusterIP" && spec.get("clusterIP").text() == "None", type_ == "ExternalName");
+    let mut tell = |told: bool, what: &str| warnings.extend(told.then(|| what.to_owned()));
+    let balancer = !spec.get("loadBalancerIP").text().is_empty();
+    tell(is_headless && balancer, "spec.loadBalancerIP is ignored for headless services");
+    tell(is_headless && has_external_ips, "spec.externalIPs is ignored for headless services");
+    let has_affinity = !matches!(spec.get("sessionAffinity").text(), "" | "None");
+    tell(is_headless && has_affinity, "spec.SessionAffinity is ignored for headless services");
+    let deprecated = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
+    tell(has_external_ips && !is_headless && !is_name, deprecated);
+    tell(is_name && has_external_ips, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    let named = !spec.get("externalName").text().is_empty();
+    tell(!is_name && named, "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    let is_close = spec.get("trafficDistribution").text() == "PreferClose";
+    tell(is_close, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
+    warnings
+}
 
 fn defaults(service: &mut Value) {
     let Some(spec) = made(service, "spec") else { return };

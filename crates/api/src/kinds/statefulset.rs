@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, text_column};
 use super::field::{Field, default, each, inner, made};
-use super::{BASE, Kind, Row, Subresource, persistentvolumeclaim, workload};
+use super::{BASE, Kind, Row, Subresource, persistentvolumeclaim, pod_warnings, workload};
 use crate::object::name;
 use crate::status::Cause;
 
@@ -46,6 +46,16 @@ pub static STATEFUL_SET: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, object, causes| validate(object, causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    warnings: |row, set| {
+        let mut warnings = pod_warnings::of_template(row, set);
+        if Field::root(set).dig(&["spec", "revisionHistoryLimit"]).int().is_some_and(|limit| limit < 0) {
+            warnings.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                    .to_owned(),
+            );
+        }
+        warnings
+    },
     ..BASE
 });
 

@@ -190,8 +190,8 @@ fn a_pod_comes_up_step_by_step() {
     assert_eq!(bench.view.pod.status.as_ref().unwrap().pod_ip.as_deref(), Some("10.0.0.5"));
     assert_eq!(
         bench.events.join("\n"),
-        "Pulled: Container image \"img:1\" already present on machine\nCreated: Created container: c\nStarted: \
-            Started container c"
+        "Pulled: Container image \"img:1\" already present on machine and can be accessed by the pod\n\
+            Created: Container created\nStarted: Container started"
     );
 }
 

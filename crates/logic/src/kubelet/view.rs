@@ -471,8 +471,8 @@ impl PodView {
             Fact::Image { container, image, result } => self.apply_image(&container, &image, result, now, &mut record),
             Fact::Started { container, attempt } => {
                 self.apply_started(&container, attempt, now);
-                record(false, "Created", format!("Created container: {container}"), Some(&container));
-                record(false, "Started", format!("Started container {container}"), Some(&container));
+                record(false, "Created", "Container created".to_owned(), Some(&container));
+                record(false, "Started", "Container started".to_owned(), Some(&container));
             }
             Fact::Resources { container, attempt, resources } => {
                 if let Some(memory) = self.attempt_memory(&container, attempt) {
@@ -569,7 +569,7 @@ impl PodView {
         match result {
             Ok((id, pulled)) => {
                 let message = if pulled.is_empty() {
-                    format!("Container image \"{image}\" already present on machine")
+                    format!("Container image \"{image}\" already present on machine and can be accessed by the pod")
                 } else {
                     pulled
                 };

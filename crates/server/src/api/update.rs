@@ -232,7 +232,11 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     mainstay_api::apply::keep_times(old, &mut new);
     let (is_released, is_unchanged) = (delete::is_released(kind, &new), new == *old);
     if !is_released && !is_unchanged && matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
-        batch.warnings.extend((kind.warnings)(kind, &new));
+        // Of an object whose generation stays nothing has changed that they would be about.
+        let generation = |object: &Value| object::at(object, &["metadata", "generation"]).cloned();
+        if generation(&new) != generation(old) || generation(&new).is_none() {
+            batch.warnings.extend((kind.warnings)(kind, &new));
+        }
         admission::check(batch, kind, &new, Some(old))?;
     }
     dynamic::validate(batch, &attributes, Some(&new), Some(old))?;

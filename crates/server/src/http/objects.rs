@@ -201,7 +201,9 @@ pub async fn serve(
         match session.as_ref().filter(|session| session.is_suspended()) {
             Some(session) => session.settle(&api).await?,
             None => {
-                let response = respond::agreed(answered?, media);
+                let mut response = respond::agreed(answered?, media);
+                let deprecation = kinds::lifecycle::deprecation(&job.target.kind).map(str::to_owned);
+                respond::warnings(&mut response, deprecation.as_slice());
                 return Ok(match socket {
                     Some(socket) => socket.carry(response),
                     None => response,
