@@ -9,6 +9,7 @@
 mod config;
 mod connections;
 mod exec;
+mod hedging;
 mod informer;
 mod request;
 mod rotating;

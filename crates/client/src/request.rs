@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, Opened, Sender, Stream};
+use crate::hedging::Budget;
 
 /// The largest answer that is read whole.
 const MAX_ANSWER: usize = 256 << 20;
@@ -234,6 +235,7 @@ struct Shared {
     calls: Connections,
     /// To servers that are asked as well.
     hedges: Connections,
+    hedging: Budget,
     watches: Connections,
     /// Requests that are not watches, at a time.
     room: Semaphore,
@@ -290,7 +292,18 @@ impl Client {
     fn with(config: Config, servers: Arc<Mutex<Servers>>, connector: TlsConnector) -> Self {
         let (calls, hedges, watches) = (Connections::default(), Connections::default(), Connections::default());
         let room = Semaphore::new(MAX_CALLS);
-        Self { shared: Arc::new(Shared { config, servers, connector, calls, hedges, watches, room }) }
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                servers,
+                connector,
+                calls,
+                hedges,
+                hedging: Budget::default(),
+                watches,
+                room,
+            }),
+        }
     }
 
     /// The same client over connections of its own: for what must get through however much the others do.
@@ -454,9 +467,12 @@ impl Client {
     }
 
     /// Asks the present server, and another one each time [`HEDGE`] is over without an answer, or at once where one is
-    /// gone or its store is silent. The first answer counts (M3).
+    /// gone or its store is silent. The first answer counts (M3). Those that are only slow are not asked for ever more
+    /// ([`Budget`]).
     async fn read(&self, asked: &Asked<'_>, others: Vec<String>) -> Result<Value, Error> {
         let present = self.present_server();
+        let hedging = &self.shared.hedging;
+        hedging.earn();
         let mut others = others.into_iter();
         let mut asking = FuturesUnordered::new();
         let ask = |server: Option<String>| async move {
@@ -482,7 +498,9 @@ impl Client {
                         return answer;
                     }
                 },
-                () = tokio::time::sleep(HEDGE), if others.len() > 0 => others.next(),
+                () = tokio::time::sleep(HEDGE), if others.len() > 0 => {
+                    hedging.spend().then(|| others.next()).flatten()
+                }
             };
             match next {
                 Some(server) => asking.push(ask(Some(server))),
