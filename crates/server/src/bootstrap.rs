@@ -4,8 +4,9 @@
 //! Everything is made in one transaction, and at every start again what is missing; what is there is left alone, but
 //! for the API server's address.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use mainstay_api::kinds::addresses::special;
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
@@ -35,11 +36,16 @@ pub struct About {
     pub is_shared: bool,
 }
 
+/// Whether endpoints may have this address.
+fn is_endpoint(address: IpAddr) -> bool {
+    special(address).is_empty()
+}
+
 /// Where the API is reached, for pods and for nodes. All are on the port of the first.
 pub fn publish_servers(batch: &mut Batch<'_>, servers: &[SocketAddr]) -> Result<(), Status> {
     let port = servers.first().map(SocketAddr::port);
     let servers: Vec<SocketAddr> =
-        servers.iter().filter(|at| !at.ip().is_loopback() && Some(at.port()) == port).copied().collect();
+        servers.iter().filter(|at| is_endpoint(at.ip()) && Some(at.port()) == port).copied().collect();
     let list: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
     let data = json!({ "metadata": { "name": SETTINGS }, "data": { "servers": list.join(",") } });
     replace_data(batch, "kube-system", data)?;
@@ -129,8 +135,8 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     ensure(batch, &kinds::SERVICE, "default", api_service(&api_ip, advertise.port()))?;
     ensure(batch, &kinds::SERVICE, "kube-system", dns_service(&dns_ip))?;
     replace(batch, &kinds::ENDPOINTS, "kube-system", dns_endpoints(&dns_ip), &["subsets"])?;
-    // Endpoints may not be in the loopback range: a server that listens only there is reached by no pod.
-    if about.is_shared && !advertise.ip().is_loopback() {
+    // Endpoints may not be in the loopback or the link-local range: a server that is only there is reached by no pod.
+    if about.is_shared && is_endpoint(advertise.ip()) {
         // Others may be there: the leader knows.
         ensure(batch, &kinds::ENDPOINTS, "default", endpoints(&[advertise]))?;
         ensure(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(&[advertise]))?;
@@ -293,4 +299,26 @@ fn endpoint_slice(servers: &[SocketAddr]) -> Value {
         "endpoints": endpoints,
         "ports": [{ "name": "https", "port": servers.first().map(SocketAddr::port), "protocol": "TCP" }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise the server would refuse its own endpoints, and not start.
+    #[test]
+    fn what_is_no_endpoint_is_not_published_as_one() {
+        for (address, is_one) in [
+            ("192.0.2.1", true),
+            ("2001:db8::1", true),
+            ("127.0.0.1", false),
+            ("169.254.1.1", false),
+            ("fe80::1", false),
+        ] {
+            let object = endpoint_slice(&[SocketAddr::new(address.parse().unwrap(), 6443)]);
+            let mut causes = Vec::new();
+            (kinds::ENDPOINT_SLICE.validate)(&kinds::ENDPOINT_SLICE, &object, &mut causes);
+            assert_eq!((is_endpoint(address.parse().unwrap()), causes.is_empty()), (is_one, is_one), "{address}");
+        }
+    }
 }

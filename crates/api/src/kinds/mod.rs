@@ -27,7 +27,7 @@
 //! Whoever uses one takes `&Kind` (`kinds::LEASE` is given as `&kinds::LEASE`), reads `kind.plural`, and calls
 //! `(kind.validate)(kind, &object, &mut causes)`. Who keeps one clones the handle.
 
-pub(crate) mod addresses;
+pub mod addresses;
 pub mod admission_rules;
 pub mod apiservice;
 pub(crate) mod cells;
