@@ -110,5 +110,12 @@ mod tests {
                 "resources": {"limits": {}}, "tty": false, "env": []}]}}));
         assert_eq!(normal(&STATEFUL_SET, &plain), normal(&STATEFUL_SET, &emptied), "upstream leaves out what is empty");
         assert_ne!(hash(&normal(&STATEFUL_SET, &plain), 0), hash(&normal(&STATEFUL_SET, &plain), 1));
+        let divided = |divisor: Option<&str>| {
+            let reference = json!({"resource": "limits.cpu", "divisor": divisor});
+            template_of(json!({"spec": {"containers": [{"name": "c", "image": "i",
+                "env": [{"name": "C", "valueFrom": {"resourceFieldRef": reference}}]}]}}))
+        };
+        assert_eq!(normal(&STATEFUL_SET, &divided(None)), normal(&STATEFUL_SET, &divided(Some("0"))));
+        assert_ne!(normal(&STATEFUL_SET, &divided(None)), normal(&STATEFUL_SET, &divided(Some("1m"))));
     }
 }

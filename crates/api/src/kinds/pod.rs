@@ -154,6 +154,14 @@ fn fixed(pod: &Value) -> Value {
     spec
 }
 
+/// A stored pod as this server would store it.
+fn as_written_now(pod: &Value) -> Value {
+    let mut pod = pod.clone();
+    crate::schema::drop_empty(&POD, &mut pod);
+    (POD.defaults)(&POD, &mut pod);
+    pod
+}
+
 fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let count = |pod: &Value, list| Field::root(pod).dig(&["spec", list]).len();
     for list in ["containers", "initContainers"] {
@@ -167,7 +175,8 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if grace(&before).is_some_and(|n| n < 0) && grace(&now) == Some(1) {
         super::field::keep(&mut now, &before, "terminationGracePeriodSeconds");
     }
-    if now != before {
+    // What an older server stored without a default, or with something empty, is no change (S11).
+    if now != before && now != fixed(&as_written_now(old)) {
         causes.push(Cause::forbidden("spec", UPDATE_FORBIDDEN));
     }
     let deadline = |pod: &Value| at(pod, &["spec", "activeDeadlineSeconds"]).and_then(Value::as_i64);
@@ -200,5 +209,37 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if gates(new).iter().any(|gate| !before.contains(gate)) {
         causes
             .push(Cause::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gates"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What upstream's JSON always says (`divisor: "0"`) is said here too; a pod that an older server stored without
+    /// it, or with something empty, can still be replaced.
+    #[test]
+    fn s11_a_default_that_came_later_is_no_change_of_a_pod() {
+        let reference = json!([{ "name": "M", "valueFrom": { "resourceFieldRef": { "resource": "limits.memory" } } }]);
+        let container = json!({ "name": "c", "image": "i:1", "env": reference, "tty": false });
+        let item = json!({ "path": "x", "resourceFieldRef": { "resource": "limits.cpu", "containerName": "c" } });
+        let volume = json!({ "name": "v", "downwardAPI": { "items": [item] } });
+        let old = json!({ "metadata": { "name": "p" }, "spec": { "containers": [container], "volumes": [volume] } });
+        let mut new = old.clone();
+        new["spec"]["containers"][0].as_object_mut().expect("a container").remove("tty");
+        (POD.defaults)(&POD, &mut new);
+        let divisors = [
+            "/spec/containers/0/env/0/valueFrom/resourceFieldRef/divisor",
+            "/spec/volumes/0/downwardAPI/items/0/resourceFieldRef/divisor",
+        ];
+        for divisor in divisors {
+            assert_eq!(new.pointer(divisor), Some(&json!("0")), "{divisor}");
+        }
+        let mut causes = Vec::new();
+        (POD.validate_update)(&POD, &new, &old, &mut causes);
+        assert!(causes.is_empty(), "{causes:?}");
+        new["spec"]["containers"][0]["env"][0]["name"] = json!("N");
+        (POD.validate_update)(&POD, &new, &old, &mut causes);
+        assert_eq!(causes.len(), 1, "another name is a change");
     }
 }

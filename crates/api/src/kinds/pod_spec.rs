@@ -59,8 +59,8 @@ fn container_defaults(container: &mut Value) {
         default(port, "protocol", "TCP");
     }
     for variable in each(container, "env") {
-        if let Some(source) = inner(variable, "valueFrom").and_then(|from| inner(from, "fieldRef")) {
-            default(source, "apiVersion", "v1");
+        if let Some(source) = inner(variable, "valueFrom") {
+            reference_defaults(source);
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -144,10 +144,16 @@ fn volume_defaults(volume: &mut Value) {
 }
 
 fn downward_defaults(source: &mut Value) {
-    for item in each(source, "items") {
-        if let Some(field) = inner(item, "fieldRef") {
-            default(field, "apiVersion", "v1");
-        }
+    each(source, "items").for_each(reference_defaults);
+}
+
+/// A reference to a field of the pod. A divisor of 0 stands for none; Go's JSON always has it.
+fn reference_defaults(source: &mut Value) {
+    if let Some(field) = inner(source, "fieldRef") {
+        default(field, "apiVersion", "v1");
+    }
+    if let Some(field) = inner(source, "resourceFieldRef") {
+        default(field, "divisor", "0");
     }
 }
 
