@@ -50,6 +50,12 @@ const VOLUMES: [(&str, &str); 9] = [
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
+/// Ports of one number that others are compared with: what a pod's author is told may not cost the square of what was
+/// sent (X4).
+const MAX_COMPARED: usize = 100;
+/// What is told of ports at most; clients are shown fewer.
+const MAX_TOLD: usize = 1000;
+
 /// The warnings of a Pod.
 pub fn of_pod(_: &Row, pod: &Value) -> Vec<String> {
     let pod = Field::root(pod);
@@ -278,12 +284,15 @@ fn of_environment(env: &Field, warnings: &mut Vec<String>) {
     }
 }
 
-/// Ports of all containers that are one and the same.
+/// Ports of all containers that are one and the same. Each is compared with the first [`MAX_COMPARED`] of its number.
 fn of_ports(spec: &Field, warnings: &mut Vec<String>) {
     let mut known: BTreeMap<(i64, &str), Vec<Field>> = BTreeMap::new();
     let host = |port: &Field<'_>| port.get("hostPort").int().unwrap_or(0);
     for port in containers(spec).flat_map(|container| container.get("ports").items()) {
         let key = (port.get("containerPort").int().unwrap_or(0), port.value["protocol"].as_str().unwrap_or("TCP"));
+        if warnings.len() >= MAX_TOLD {
+            return;
+        }
         let others = known.entry(key).or_default();
         let (ip, number) = (port.value["hostIP"].as_str().unwrap_or(""), host(&port));
         for other in others.iter() {
@@ -296,7 +305,9 @@ fn of_ports(spec: &Field, warnings: &mut Vec<String>) {
             };
             warnings.push(format!("{}: {how} port definition with {}", port.path, other.path));
         }
-        others.push(port);
+        if others.len() < MAX_COMPARED {
+            others.push(port);
+        }
     }
 }
 
@@ -318,6 +329,17 @@ mod tests {
                 "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "$(A)2" }],
                 "resources": { "limits": { "memory": "1Gi", "cpu": "100m" } } }] });
         assert_eq!(of_spec(spec), Vec::<String>::new());
+    }
+
+    #[test]
+    fn x4_what_is_told_grows_with_what_was_sent_and_not_with_its_square() {
+        let ports: Vec<Value> = (0..50_000).map(|_| json!({ "containerPort": 1 })).collect();
+        let told = of_spec(json!({ "containers": [{ "name": "c", "ports": ports }] }));
+        assert!((MAX_TOLD..MAX_TOLD + MAX_COMPARED).contains(&told.len()), "{}", told.len());
+        // Ports that differ are compared as well.
+        let ports: Vec<Value> = (1..50_000).map(|host| json!({ "containerPort": 1, "hostPort": host })).collect();
+        let told = of_spec(json!({ "containers": [{ "name": "c", "ports": ports }] }));
+        assert_eq!(told, Vec::<String>::new());
     }
 
     #[test]
