@@ -208,7 +208,7 @@ impl ListOptions {
                 from.since = now;
                 return Ok(Self { limit, version: Match::Newest, since: now, from: Some(from) });
             }
-            if now - from.since > LIST_SECONDS {
+            if now.saturating_sub(from.since) > LIST_SECONDS {
                 return Err(Status::expired_continue(from.of_what_there_is(prefix)));
             }
             return Ok(Self { limit, version: Match::Exact(from.revision), since: from.since, from: Some(from) });
@@ -302,6 +302,9 @@ mod tests {
         let token = from.token(prefix);
         let options = at(&token, 1000 + LIST_SECONDS).expect("valid");
         assert_eq!((options.from, options.version, options.since), (Some(from), Match::Exact(Revision(7)), 1000));
+        // Whatever a client makes of it.
+        let forged = Continue { revision: Revision(7), after: after.clone(), left: None, since: i64::MIN };
+        assert_eq!(at(&forged.token(prefix), i64::from(u32::MAX)).expect_err("too old").code, 410);
         let refused = at(&token, 1001 + LIST_SECONDS).expect_err("too old");
         assert_eq!((refused.code, &*refused.reason), (410, "Expired"));
         assert_eq!(refused.to_json()["metadata"]["continue"], refused.next);
