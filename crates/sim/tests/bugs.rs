@@ -55,8 +55,8 @@ fn caught(bug: Bug, by: &str) -> u64 {
     let mut others = Vec::new();
     for seed in 0..PATIENCE {
         let favourite = (bug == Bug::TrustsStaleList).then_some(Fault::AgentRestarts(0));
-        // Every other world is calm: some bugs need faults to show, and others are hidden by them. This one needs agents
-        // that restart.
+        // Every other world is calm: some bugs need faults to show, and others are hidden by them. This one needs
+        // agents that restart.
         let one_fault_in = (seed % 2 == 1 || bug == Bug::TrustsStaleList).then_some(25);
         let options = Options { bug: Some(bug), one_fault_in, favourite, nodes: 2, ..Options::default() };
         match World::with_script(seed, options, restless(claims, bug == Bug::RecyclesInUse)).run().violation {

@@ -33,7 +33,8 @@ fn pod(host: &Path, volume: &Value, more: &Value) -> Value {
     }
     json!({ "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
         "volumes": [volume, { "name": "other", "emptyDir": {} },
-            { "name": "map", "downwardAPI": { "items": [{ "path": "a", "fieldRef": { "fieldPath": "metadata.name" } }] } }],
+            { "name": "map", "downwardAPI": { "items": [{ "path": "a",
+                "fieldRef": { "fieldPath": "metadata.name" } }] } }],
         "initContainers": [{ "name": "i", "image": IMAGE, "restartPolicy": "Always",
             "command": ["sh", "-c", exchange(host)], "volumeMounts": [{ "name": "e", "mountPath": "/e" }] }],
         "containers": [container] })

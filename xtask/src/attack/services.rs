@@ -1,5 +1,5 @@
-//! Addresses that are others': whoever may make Services, slices and pods tries to get the connections that are meant for
-//! the API, for other Services, or for what listens on this machine alone (N4, X5, X7).
+//! Addresses that are others': whoever may make Services, slices and pods tries to get the connections that are meant
+//! for the API, for other Services, or for what listens on this machine alone (N4, X5, X7).
 
 use anyhow::{Result, ensure};
 use mainstay_api::kinds;
@@ -24,7 +24,10 @@ async fn is_refused(cluster: &Cluster, kind: &mainstay_api::Kind, object: &Value
 /// All of it. What is made stays until its namespace goes.
 pub async fn stolen(cluster: &Cluster) -> Result<String> {
     let mut tried = 0;
-    let spec = |address: &str, port: u16| json!({ "selector": { "app": "thief" }, "externalIPs": [address], "ports": [{ "port": port, "targetPort": 80 }] });
+    let spec = |address: &str, port: u16| {
+        json!({ "selector": { "app": "thief" }, "externalIPs": [address],
+        "ports": [{ "port": port, "targetPort": 80 }] })
+    };
     for address in SPECIAL {
         let service = json!({ "metadata": { "name": "special" }, "spec": spec(address, 80) });
         ensure!(is_refused(cluster, &kinds::SERVICE, &service).await?, "a Service has {address}");

@@ -218,8 +218,8 @@ pub fn manage_update(kind: &Kind, old: Option<&mut Value>, new: &mut Value, writ
 }
 
 /// Gives `new` the managers' entries of `old` where nothing differs but when they were written, so that such a write is
-/// none, as upstream. What is applied may differ from what is stored until it has its defaults (items of an atomic list)
-/// or is stored as something else (a Secret's `stringData`), and is the same afterwards.
+/// none, as upstream. What is applied may differ from what is stored until it has its defaults (items of an atomic
+/// list) or is stored as something else (a Secret's `stringData`), and is the same afterwards.
 pub fn keep_times(old: &Value, new: &mut Value) {
     let (Some(old_metadata), Some(new_metadata)) = (old.get("metadata"), new.get("metadata")) else { return };
     let (was, is) = (old_metadata.get(MANAGED_FIELDS), new_metadata.get(MANAGED_FIELDS));

@@ -75,7 +75,7 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
     }
     if slot != Slot::Logic {
         for (name, below) in junctors(schema) {
-            check_known(below, &format!("{path}.{name}"), schema, path, causes);
+            check_known(below, &format!("{path}.{name}"), (schema, path), depth + 1, causes);
         }
     }
 }
@@ -198,12 +198,18 @@ fn check_logic(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Each field and item that a schema below a junctor speaks of must be known outside, at `known_path`.
-fn check_known(schema: &Value, path: &str, known: &Value, known_path: &str, causes: &mut Vec<Cause>) {
+/// Each field and item that a schema below a junctor speaks of must be known outside: in `known`, a schema and its
+/// path. What is nested too deep has been refused by [`walk`].
+fn check_known(schema: &Value, path: &str, known: (&Value, &str), depth: usize, causes: &mut Vec<Cause>) {
+    if causes.len() >= MAX_CAUSES || depth > MAX_DEPTH {
+        return;
+    }
+    let (known, known_path) = known;
     let mut inner = |name: String, below: &Value, known: Option<&Value>| {
         let (at, known_at) = (format!("{path}.{name}"), format!("{known_path}.{name}"));
         match known {
-            Some(known) => check_known(below, &at, known, &known_at, causes),
+            Some(known) => check_known(below, &at, (known, &known_at), depth + 1, causes),
+            None if causes.len() >= MAX_CAUSES => {}
             None => causes.push(Cause::required(known_at, &format!("because it is defined in {at}"))),
         }
     };
@@ -214,7 +220,7 @@ fn check_known(schema: &Value, path: &str, known: &Value, known_path: &str, caus
         inner("items".to_owned(), below, known.get("items").filter(|items| items.is_object()));
     }
     for (name, below) in junctors(schema) {
-        check_known(below, &format!("{path}.{name}"), known, known_path, causes);
+        check_known(below, &format!("{path}.{name}"), (known, known_path), depth + 1, causes);
     }
 }
 
@@ -381,6 +387,14 @@ mod tests {
             faults(json!({ "anyOf": [{ "type": "string" }], "type": "object" })),
             ["s.properties[spec].anyOf[0].type: Forbidden: must be empty to be structural"]
         );
+    }
+
+    #[test]
+    fn x4_what_is_unknown_below_a_junctor_is_listed_up_to_a_bound() {
+        let fields: serde_json::Map<String, Value> = (0..50_000).map(|n| (n.to_string(), json!({}))).collect();
+        let nested = (0..10 * MAX_DEPTH).fold(json!({}), |below, _| json!({ "not": below }));
+        let found = faults(json!({ "type": "object", "anyOf": [nested, { "properties": fields }] }));
+        assert!((2..=MAX_CAUSES + 1).contains(&found.len()), "{}", found.len());
     }
 
     #[test]

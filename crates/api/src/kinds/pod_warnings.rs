@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn nothing_is_told_of_what_is_sound() {
         let spec = json!({ "nodeSelector": { "kubernetes.io/os": "linux" }, "imagePullSecrets": [{ "name": "a" }],
-            "containers": [{ "name": "c", "ports": [{ "containerPort": 53, "protocol": "UDP" }, { "containerPort": 53 }],
+            "containers": [{ "name": "c", "ports": [{ "containerPort": 53, "protocol": "UDP" },
+                { "containerPort": 53 }],
                 "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "$(A)2" }],
                 "resources": { "limits": { "memory": "1Gi", "cpu": "100m" } } }] });
         assert_eq!(of_spec(spec), Vec::<String>::new());
@@ -389,9 +390,11 @@ mod tests {
         assert_eq!(
             told[1..],
             [
-                "spec.template.metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]: deprecated since \
+                "spec.template.metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]: deprecated \
+                    since \
                     v1.30; use the \"appArmorProfile\" field instead",
-                "spec.template.spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be \
+                "spec.template.spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will \
+                    be \
                     treated as 1",
             ]
         );

@@ -130,7 +130,8 @@ mod tests {
 
     fn refused(spec: Value, container: Value) -> Vec<String> {
         let mut pod = json!({ "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "volumes": [
-            { "name": "v", "emptyDir": {} }], "containers": [{ "name": "c", "image": "x", "imagePullPolicy": "Always" }] });
+            { "name": "v", "emptyDir": {} }], "containers": [{ "name": "c", "image": "x",
+                "imagePullPolicy": "Always" }] });
         for (at, more) in [("", spec), ("/containers/0", container)] {
             let into = pod.pointer_mut(at).and_then(Value::as_object_mut).unwrap();
             into.extend(more.as_object().unwrap().clone());
@@ -146,7 +147,8 @@ mod tests {
         for good in [
             json!({ "runAsUser": 0, "runAsGroup": 2_147_483_647, "procMount": "Default" }),
             json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "a/b.json" } }),
-            json!({ "privileged": true, "allowPrivilegeEscalation": true, "capabilities": { "add": ["CAP_SYS_ADMIN"] } }),
+            json!({ "privileged": true, "allowPrivilegeEscalation": true,
+                "capabilities": { "add": ["CAP_SYS_ADMIN"] } }),
         ] {
             assert_eq!(of(good.clone()), [""; 0], "{good}");
         }
@@ -207,7 +209,8 @@ mod tests {
         let dns = |config: Value| refused(json!({ "dnsConfig": config }), json!({}));
         assert_eq!(of(json!({ "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a.b", "c"] }] })), [""; 0]);
         assert_eq!(of(json!({ "hostAliases": [{ "ip": "1.2.3.4", "hostnames": ["a\n6.6.6.6 b"] }] })).len(), 1);
-        let good = json!({ "nameservers": ["1.2.3.4"], "searches": ["a.b.", ".", "_tcp.a"], "options": [{ "name": "ndots",
+        let good = json!({ "nameservers": ["1.2.3.4"], "searches": ["a.b.", ".", "_tcp.a"],
+            "options": [{ "name": "ndots",
             "value": "2" }, { "name": "edns0" }] });
         assert_eq!(dns(good), [""; 0]);
         for bad in [

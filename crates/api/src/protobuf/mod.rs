@@ -168,8 +168,8 @@ fn fields(
     Some(())
 }
 
-/// Whether a value that was sent is one that JSON has: the two forms of one object must not differ, or a later PUT in the
-/// other form is a change (S11).
+/// Whether a value that was sent is one that JSON has: the two forms of one object must not differ, or a later PUT in
+/// the other form is a change (S11).
 fn is_set(this: Option<&'static Struct>, is_omitted: bool, type_: Type, value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -2,10 +2,11 @@
 //!
 //! Relies on: the node noting a deadline on a pod (`mainstay.io/FencingDeadline`) only if every container of it has
 //! one, which counts from a renewal of the node's Lease that the server has acknowledged; whoever feeds the snapshot
-//! calling `Silences::advance` before each change. Guarantees S13, and S1 and S2 with it: a pod is removed only when
-//! its Lease was seen to stand still for the deadline and a margin, by this server's own clock, and only if the Lease
-//! still stands still when that is committed. Nothing is removed that was not told to go: what is evicted, and when, is
-//! the taint eviction's. V9: until then the pod holds its claims; ReadWriteOnce is free for another node with it.
+//! calling `Silences::advance` before each change.
+//! Guarantees S13, and S1 and S2 with it: a pod is removed only when its Lease was seen to stand still for the deadline
+//! and a margin, by this server's own clock, and only if the Lease still stands still when that is committed. Nothing
+//! is removed that was not told to go: what is evicted, and when, is the taint eviction's.
+//! V9: until then the pod holds its claims; ReadWriteOnce is free for another node with it.
 //! Differs: upstream never does this; such a pod stays Terminating until its node is back, is deleted, or is declared
 //! out of service by a person. Pods without a deadline do so here, too.
 

@@ -1,9 +1,10 @@
 //! Garbage collection by owner reference: background, foreground, orphan.
 //!
-//! Relies on: a snapshot that holds every object of every kind that is served. Guarantees: an object is deleted only
-//! when each of its owners is known, at this revision, not to exist under that name with that uid, or is itself going
-//! in the foreground (S10, A8); one that still has an owner only loses the dangling references. Orphans keep everything
-//! but the reference to their owner. Any prefix of the writes leaves the finalizer, so that the rest follows.
+//! Relies on: a snapshot that holds every object of every kind that is served.
+//! Guarantees: an object is deleted only when each of its owners is known, at this revision, not to exist under that
+//! name with that uid, or is itself going in the foreground (S10, A8); one that still has an owner only loses the
+//! dangling references. Orphans keep everything but the reference to their owner. Any prefix of the writes leaves the
+//! finalizer, so that the rest follows.
 //!
 //! An owner whose kind is not served, and the namespaced owner of a cluster-scoped object, can't be looked up and so
 //! counts as present: nothing is collected because of it. A namespaced owner is looked for in its dependent's own

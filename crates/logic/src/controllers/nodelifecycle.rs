@@ -1,15 +1,15 @@
 //! Whether nodes are alive, and the taints that say so. Key: the node.
 //!
 //! Relies on: each node renewing its Lease in `kube-node-lease` every ten seconds and posting its own conditions; the
-//! node posting its pods' status again when it comes back. Guarantees S2 by what it does not do: nothing here removes a
-//! pod. A node that is silent becomes Unknown, its pods not ready, and it gets the taints on which the scheduler and
-//! the taint eviction act. S11: a server that was away for long does not blame the nodes for it, since a node is lost
-//! only when its lease stands still while somebody looks. Differs: upstream measures a lease's age by when the
-//! controller last saw it change, which a pure decision cannot; here a lease that is half its duration old is noted on
-//! the Node with the time it was noted, and the node is lost when the same lease is still there as long again. That is
-//! as quick (40 s) and as indifferent to the node's clock. How long a lease is, the lease says (upstream's controller
-//! has a flag of its own for it). When no node at all is ready, no pod is evicted (upstream's full disruption),
-//! whatever the number of zones; evictions have no rate limit.
+//! node posting its pods' status again when it comes back.
+//! Guarantees S2 by what it does not do: nothing here removes a pod. A node that is silent becomes Unknown, its pods
+//! not ready, and it gets the taints on which the scheduler and the taint eviction act. S11: a server that was away for
+//! long does not blame the nodes for it, since a node is lost only when its lease stands still while somebody looks.
+//! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot;
+//! here a lease that is half its duration old is noted on the Node with the time it was noted, and the node is lost
+//! when the same lease is still there as long again. That is as quick (40 s) and as indifferent to the node's clock.
+//! How long a lease is, the lease says (upstream's controller has a flag of its own for it). When no node at all is
+//! ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no rate limit.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;

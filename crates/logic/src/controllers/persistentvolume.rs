@@ -1,9 +1,10 @@
 //! Volumes: their phase, and what becomes of them when their claim is gone. Key: the volume.
 //!
 //! Relies on: a claim staying (`kubernetes.io/pvc-protection`) while a pod on a node uses it, so that a volume whose
-//! claim is gone is in nobody's hands; the node carrying out what is asked of it below. Guarantees V1 (a claimRef is
-//! taken back only from a volume that its claim never used), V3 (Retain touches nothing; Delete and Recycle only after
-//! the claim is gone), V6 (a claim made again does not get its predecessor's volume: another uid is another claim).
+//! claim is gone is in nobody's hands; the node carrying out what is asked of it below.
+//! Guarantees V1 (a claimRef is taken back only from a volume that its claim never used), V3 (Retain touches nothing;
+//! Delete and Recycle only after the claim is gone), V6 (a claim made again does not get its predecessor's volume:
+//! another uid is another claim).
 //!
 //! What the node does, for volumes whose node affinity it satisfies:
 //!

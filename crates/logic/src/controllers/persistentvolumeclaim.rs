@@ -1,12 +1,13 @@
 //! Claims: bound to a volume that fits, provisioned for, or told why not. Key: the claim.
 //!
 //! Relies on: [`crate::volume`]'s order of writes; the persistentvolume controller marking free volumes `Available`;
-//! the scheduler binding claims of WaitForFirstConsumer classes. Guarantees V1 (a volume is taken by uid, guarded by
-//! its resourceVersion, before the claim names it; a claim whose volume belongs to another becomes Lost, not shared),
-//! V6 (a claim made again is a new uid and gets nothing of its predecessor's). Safe when cut: after the claimRef alone,
-//! the next decision finds the volume that is its own. Differs: claims of built-in Immediate classes are provisioned
-//! here, on the selected node or the ready one with most room; a claim that names a volume which is not there is told
-//! so.
+//! the scheduler binding claims of WaitForFirstConsumer classes.
+//! Guarantees V1 (a volume is taken by uid, guarded by its resourceVersion, before the claim names it; a claim whose
+//! volume belongs to another becomes Lost, not shared), V6 (a claim made again is a new uid and gets nothing of its
+//! predecessor's).
+//! Safe when cut: after the claimRef alone, the next decision finds the volume that is its own.
+//! Differs: claims of built-in Immediate classes are provisioned here, on the selected node or the ready one with most
+//! room; a claim that names a volume which is not there is told so.
 
 use std::collections::BTreeSet;
 

@@ -1,11 +1,11 @@
 //! Removes pods that no node will ever report on again. Key: the pod.
 //!
 //! Relies on: a Node object being removed, or tainted `node.kubernetes.io/out-of-service`, only when nothing runs there
-//! any more. That is upstream's meaning of both, and the fencing that S2 speaks of. Guarantees S1 and S2: a pod of a
-//! silent node is left alone. A pod whose node is gone is first marked, and removed only when the node has not come
-//! back [`QUARANTINE`] later, so that a node which registers again keeps its pods. Safe when cut: the mark is the pod's
-//! own condition; phase and removal follow in this order. Differs: finished pods are not removed for their number
-//! (upstream's threshold is 12500).
+//! any more. That is upstream's meaning of both, and the fencing that S2 speaks of.
+//! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed
+//! only when the node has not come back [`QUARANTINE`] later, so that a node which registers again keeps its pods.
+//! Safe when cut: the mark is the pod's own condition; phase and removal follow in this order.
+//! Differs: finished pods are not removed for their number (upstream's threshold is 12500).
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};

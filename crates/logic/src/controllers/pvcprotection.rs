@@ -1,8 +1,9 @@
 //! Keeps a claim while a pod that is on a node uses it. Key: the claim.
 //!
-//! Relies on: the scheduler placing no pod with a claim that is being deleted. Guarantees V2: the finalizer goes only
-//! from a claim that is being deleted, that no pod on a node names and that is not being copied (by a snapshot or a
-//! clone); a pod that has finished counts until it is gone, as upstream. One write, guarded by uid and resourceVersion.
+//! Relies on: the scheduler placing no pod with a claim that is being deleted.
+//! Guarantees V2: the finalizer goes only from a claim that is being deleted, that no pod on a node names and that is
+//! not being copied (by a snapshot or a clone); a pod that has finished counts until it is gone, as upstream. One
+//! write, guarded by uid and resourceVersion.
 //! Differs: upstream has a finalizer of its own for each reason.
 
 use jiff::Timestamp;

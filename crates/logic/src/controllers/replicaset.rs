@@ -1,8 +1,8 @@
 //! ReplicaSets: a number of equal pods.
 //!
-//! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made. Guarantees: S10; what is
-//! deleted is upstream's choice (pods that serve least go first); a decision that is cut makes or deletes fewer pods,
-//! never others.
+//! Relies on: the driver's read-your-writes, so that a pod is counted as soon as it is made.
+//! Guarantees: S10; what is deleted is upstream's choice (pods that serve least go first); a decision that is cut makes
+//! or deletes fewer pods, never others.
 //!
 //! Differs: names of pods are made here, from the set's uid and the snapshot's revision, and not by the API server: a
 //! decision that is made again on the same snapshot is the same decision.
@@ -152,8 +152,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     } else {
         delete(o, active.clone(), active.len() - wanted, &mut d);
     }
-    // After the pods that are deleted, since whoever reads that this generation was seen may count on it (a decision may
-    // be cut anywhere); before those that are made, so that it is written also where one of them is refused.
+    // After the pods that are deleted, since whoever reads that this generation was seen may count on it (a decision
+    // may be cut anywhere); before those that are made, so that it is written also where one of them is refused.
     status(o, &active, wanted, now, &mut d);
     d.create_last(&[&POD]);
     d

@@ -1,11 +1,12 @@
 //! Evicts pods from nodes with NoExecute taints that they do not, or no longer, tolerate. Key: the pod.
 //!
 //! Relies on: `timeAdded` on every NoExecute taint (the node controller sees to it); the API server giving pods
-//! upstream's default tolerations (not-ready and unreachable for 300 s). Guarantees S1 and S2: an eviction is a
-//! graceful delete, never a forced one. The pod of a silent node stays Terminating until its node confirms, is removed,
-//! or is declared out of service, or the pod's deadline has passed ([`super::fencing`]). Differs: the time of a
-//! toleration counts from when the taint was added, not from when this controller first saw it, so a restart of the
-//! server does not prolong it.
+//! upstream's default tolerations (not-ready and unreachable for 300 s).
+//! Guarantees S1 and S2: an eviction is a graceful delete, never a forced one. The pod of a silent node stays
+//! Terminating until its node confirms, is removed, or is declared out of service, or the pod's deadline has passed
+//! ([`super::fencing`]).
+//! Differs: the time of a toleration counts from when the taint was added, not from when this controller first saw it,
+//! so a restart of the server does not prolong it.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Taint};

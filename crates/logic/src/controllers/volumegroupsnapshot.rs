@@ -3,10 +3,12 @@
 //!
 //! Relies on: the node (`mainstay.io/snapshot-on` of the content) copying all volumes of the content at one moment and
 //! saying so in its status; the snapshot controller binding each member to its content; garbage collection taking the
-//! members along with their group. Guarantees: which claims belong to a group is decided once, when its content is
-//! made; a member is made only of a copy that is there, and not again once the group is ready. Safe when cut: contents
-//! and members have names of their own. Differs: one file for what upstream spreads over two controllers; all claims of
-//! a group must be on one node; copies that were there before are bound one by one, as VolumeSnapshots, not as a group.
+//! members along with their group.
+//! Guarantees: which claims belong to a group is decided once, when its content is made; a member is made only of a
+//! copy that is there, and not again once the group is ready.
+//! Safe when cut: contents and members have names of their own.
+//! Differs: one file for what upstream spreads over two controllers; all claims of a group must be on one node; copies
+//! that were there before are bound one by one, as VolumeSnapshots, not as a group.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};

@@ -1,13 +1,14 @@
 //! VolumeSnapshots: bound to the copy that they ask for. Key: the snapshot.
 //!
 //! Relies on: the node (`mainstay.io/snapshot-on` of the content) or an external driver making the copy and saying so
-//! in the content's status; pvcprotection keeping the claim until the copy is made. Guarantees: a content is bound to
-//! one snapshot, by uid, from its creation or by one guarded write; what a snapshot says of its data is what a content
-//! that names it says. A content that is gone is never made anew under the same snapshot: it would hold another moment.
-//! Deletion (V2, V3): the snapshot stays until no claim is being filled from it and, with policy Delete, until the copy
-//! is gone. Safe when cut: a content without the snapshot's status is found by its name. Differs: the claim is kept by
-//! its own protection finalizer, so no second one is put on it; both of the snapshot's finalizers are there from the
-//! beginning.
+//! in the content's status; pvcprotection keeping the claim until the copy is made.
+//! Guarantees: a content is bound to one snapshot, by uid, from its creation or by one guarded write; what a snapshot
+//! says of its data is what a content that names it says. A content that is gone is never made anew under the same
+//! snapshot: it would hold another moment. Deletion (V2, V3): the snapshot stays until no claim is being filled from it
+//! and, with policy Delete, until the copy is gone.
+//! Safe when cut: a content without the snapshot's status is found by its name.
+//! Differs: the claim is kept by its own protection finalizer, so no second one is put on it; both of the snapshot's
+//! finalizers are there from the beginning.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};

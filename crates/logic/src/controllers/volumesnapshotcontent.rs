@@ -2,9 +2,11 @@
 //!
 //! Relies on: the node that `mainstay.io/snapshot-on` names making the copy and saying so in the status, and, once the
 //! content is being deleted with policy Delete and only the node's finalizer is left, removing the copy and then that
-//! finalizer. Guarantees V2 (a content stays while its snapshot does and while a volume is being filled from its copy),
-//! V3 (Retain keeps every byte; a copy that another content names too is not removed). Differs: upstream takes a
-//! content's word for what its handle is; here only the name of a copy of ours leads anywhere.
+//! finalizer.
+//! Guarantees V2 (a content stays while its snapshot does and while a volume is being filled from its copy), V3 (Retain
+//! keeps every byte; a copy that another content names too is not removed).
+//! Differs: upstream takes a content's word for what its handle is; here only the name of a copy of ours leads
+//! anywhere.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;

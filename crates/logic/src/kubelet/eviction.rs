@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn x6_a_pod_beyond_a_limit_goes_in_upstreams_words() {
         let limited = |name: &str, limit: &str| json!({ "name": name, "resources": { "limits": { RESOURCE: limit } } });
-        let volumes = json!([{ "name": "small", "emptyDir": { "sizeLimit": "1Mi" } }, { "name": "free", "emptyDir": {} },
+        let volumes = json!([{ "name": "small", "emptyDir": { "sizeLimit": "1Mi" } },
+            { "name": "free", "emptyDir": {} },
             { "name": "memory", "emptyDir": { "medium": "Memory", "sizeLimit": "1Ki" } }, { "name": "none",
                 "emptyDir": { "sizeLimit": "0" } }]);
         let both = pod(json!({ "volumes": volumes, "containers": [limited("a", "2Mi"), limited("b", "3Mi")] }));

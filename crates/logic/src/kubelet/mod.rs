@@ -186,8 +186,10 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
     if matches!(recorded, Some("Succeeded" | "Failed")) || view.refused.is_some() || status::is_complete(view) {
         return Stage::Finished;
     }
+    if view.evicted.is_some() {
+        return Stage::Evicted;
+    }
     match expires_at(view) {
-        _ if view.evicted.is_some() => Stage::Evicted,
         Some(at) if at <= now => Stage::Expired,
         _ => Stage::Live,
     }

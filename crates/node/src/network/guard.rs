@@ -12,7 +12,8 @@ pub struct Guard {
     pub node: String,
     /// The Services' range: each of its addresses is that of the one Service that was given it.
     pub services: Cidr,
-    /// The TCP ports of the API server and of the kubelet, which are on this machine's addresses and on those of others.
+    /// The TCP ports of the API server and of the kubelet, which are on this machine's addresses and on those of
+    /// others.
     pub ports: Vec<u16>,
 }
 

@@ -1,6 +1,6 @@
 //! Image archives that an administrator sends to a node: `POST /images/load?bytes=N`, a path of ours, upgraded to a
-//! stream of bytes. The archive comes first, so many bytes of it; then, the other way, one `metav1.Status` whose message
-//! has the names that were loaded, a line each.
+//! stream of bytes. The archive comes first, so many bytes of it; then, the other way, one `metav1.Status` whose
+//! message has the names that were loaded, a line each.
 //!
 //! What is in it is as hostile as any other archive ([`mainstay_runtime::images`] bounds it). One is loaded at a time.
 

@@ -1,4 +1,5 @@
-//! The node's own HTTPS server (the kubelet's port): logs, exec, attach and port-forward, and images that are sent to it.
+//! The node's own HTTPS server (the kubelet's port): logs, exec, attach and port-forward, and images that are sent to
+//! it.
 //!
 //! kubectl's requests reach it through the API server, which passes bytes on in both directions and proves itself with
 //! its client certificate. Paths and answers are the kubelet's.

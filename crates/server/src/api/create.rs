@@ -71,8 +71,8 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
 
 /// The first manager of all fields is whoever makes the object; one that is made by an apply has its entry already.
 ///
-/// It owns what it said and the defaults, not what the cluster gives the object (a Job's selector, a claim's class): who
-/// takes over its fields with a configuration that does not name those must not take them away (S11).
+/// It owns what it said and the defaults, not what the cluster gives the object (a Job's selector, a claim's class):
+/// who takes over its fields with a configuration that does not name those must not take them away (S11).
 fn manage(batch: &Batch<'_>, kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let is_applied = object::at(object, &["metadata", "managedFields"]).is_some();
     if let Some(manager) = batch.manager.as_ref().filter(|_| !is_applied && update::is_managed(kind)) {

@@ -44,8 +44,8 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
 }
 
 /// Prepares the decisions' writes on the store's newest state, as many whole decisions as one transaction holds; the
-/// first may be cut. Where one is refused, those before it still go. Where webhooks are to be asked about any, they are about as many as possible, and nothing
-/// is prepared: the session [is suspended](Session::is_suspended).
+/// first may be cut. Where one is refused, those before it still go. Where webhooks are to be asked about any, they are
+/// about as many as possible, and nothing is prepared: the session [is suspended](Session::is_suspended).
 pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) -> Compiled {
     let fresh = || {
         let mut batch = api.batch();

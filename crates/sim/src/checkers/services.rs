@@ -1,5 +1,5 @@
-//! N4: where the packet filter sends connections to Services, from tables that are kept change by change as a node keeps
-//! them.
+//! N4: where the packet filter sends connections to Services, from tables that are kept change by change as a node
+//! keeps them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

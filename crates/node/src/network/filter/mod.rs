@@ -374,8 +374,8 @@ impl Filter {
         })
     }
 
-    /// Puts the table with the rules of all Services in place of whatever table is there, at once. Of Services that want
-    /// the same front the first one has it.
+    /// Puts the table with the rules of all Services in place of whatever table is there, at once. Of Services that
+    /// want the same front the first one has it.
     ///
     /// # Errors
     /// The kernel's; the table is as before then.

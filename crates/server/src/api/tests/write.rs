@@ -263,8 +263,8 @@ fn s11_applying_again_is_no_write_whatever_the_stored_form_is() {
     }
 }
 
-/// What kubectl does when somebody goes over from `apply` to `apply --server-side`: the fields that its updates own become
-/// those of the applying manager, whose configuration does not name what the cluster has given the object.
+/// What kubectl does when somebody goes over from `apply` to `apply --server-side`: the fields that its updates own
+/// become those of the applying manager, whose configuration does not name what the cluster has given the object.
 #[test]
 fn s11_who_takes_over_fields_takes_nothing_of_the_clusters_away() {
     let cluster = Cluster::new();
