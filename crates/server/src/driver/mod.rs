@@ -538,6 +538,11 @@ impl Driver {
         [self.queue.next_due(), self.expiry.next_due()].into_iter().flatten().min()
     }
 
+    /// Whether a poll at this time may find something to do.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.has_work() || !self.unread.is_empty() || self.next_wake().is_some_and(|at| at <= now)
+    }
+
     /// Whether a poll would look at a key now, once the snapshot is new enough.
     pub fn has_work(&self) -> bool {
         self.queue.has_ready() || !self.wake_all.is_empty()

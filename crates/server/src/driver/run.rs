@@ -21,6 +21,8 @@ use crate::instruments::Controllers;
 const BURST: usize = 256;
 /// Events that are taken in before decisions are made on what they say.
 const MAX_EVENTS: usize = 10_000;
+/// Events that nothing is decided on are taken in so many at a time without a blocking thread.
+const MAX_IDLE_EVENTS: usize = 64;
 /// The longest sleep without looking at the clock: it may be set, and timers are in its time.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// How long the driver waits after the disk has failed.
@@ -197,33 +199,59 @@ pub async fn run(
         let is_busy = !works.is_empty();
         works.into_iter().for_each(|work| drop(commits.spawn(commit(api.clone(), work, asking.clone()))));
         if !is_busy && !is_broken {
-            // Whatever is left to be taken in wakes the watch at once.
-            let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
-                Duration::try_from(at.duration_since(api.now())).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
-            });
-            tokio::select! {
-                event = seat.watcher.next() => match event {
-                    Ok(event) => seat.driver.on_event(&event, api.now()),
-                    Err(WatchError::Lagged { .. }) => {}
-                    Err(WatchError::Closed) => return,
-                },
-                Ok(()) = measured.changed() => {
-                    let newest = measured.borrow_and_update().clone();
-                    seat.driver.measured(newest);
-                }
-                Some(done) = commits.join_next() => match finish(&mut seat.driver, done, api.now()) {
-                    Some(failed) => is_broken |= failed,
-                    None => return,
-                },
-                () = asking.more.notified() => {}
-                () = tokio::time::sleep(sleep) => {}
-                _ = closing.wait_for(|closing| *closing) => return,
+            let (news, stop) = (&mut measured, &mut closing);
+            match wait(&api, &mut seat, &mut commits, &asking, &undecodable, news, stop).await {
+                Some(failed) => is_broken = failed,
+                None => return,
             }
         }
         if is_broken {
             pause(&mut closing, DISK_PAUSE).await;
         }
     }
+}
+
+/// Waits until there may be something to decide; whether the disk failed meanwhile. `None` when all is over. What no
+/// controller looks at is taken in here, and costs no turn on a blocking thread.
+async fn wait(
+    api: &Api,
+    seat: &mut Seat,
+    commits: &mut JoinSet<Done>,
+    asking: &Asking,
+    undecodable: &watch::Sender<Vec<String>>,
+    measured: &mut watch::Receiver<Arc<Measured>>,
+    closing: &mut watch::Receiver<bool>,
+) -> Option<bool> {
+    for _ in 0..MAX_IDLE_EVENTS {
+        // Whatever is left to be taken in wakes the watch at once.
+        let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
+            Duration::try_from(at.duration_since(api.now())).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
+        });
+        tokio::select! {
+            event = seat.watcher.next() => match event {
+                Ok(event) => {
+                    seat.driver.on_event(&event, api.now());
+                    note_undecodable(&seat.driver, undecodable);
+                }
+                Err(WatchError::Lagged { .. }) => break,
+                Err(WatchError::Closed) => return None,
+            },
+            Ok(()) = measured.changed() => {
+                let newest = measured.borrow_and_update().clone();
+                seat.driver.measured(newest);
+            }
+            Some(done) = commits.join_next() => if finish(&mut seat.driver, done, api.now())? {
+                return Some(true);
+            },
+            () = asking.more.notified() => break,
+            () = tokio::time::sleep(sleep) => break,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        }
+        if seat.driver.is_due(api.now()) {
+            break;
+        }
+    }
+    Some(false)
 }
 
 /// Takes in how a commit went; whether the disk failed. `None` where its task broke: its keys would be under way for
