@@ -1,10 +1,13 @@
-//! How fast pods are placed, without sockets: the real pipeline, store, driver and decisions, in one process.
+//! How fast pods are placed, without sockets: the real pipeline, store, decisions and the driver's own loop
+//! ([`run`]), in one process.
 //!
 //! `cargo run --release -p mainstay-sim --example scale [NODES [PODS [plain|apart|claims|sets|ordered]]]` prints, as
-//! JSON, how many pods a second were placed of the first and of the last thousand, from being stored to being bound
-//! (sets: from the set to a thousand pods bound, or, one after the other, ready); what memory each took; what it takes
-//! to load it all anew; and how long an event takes to one node's watch, with few of them and with one of each node.
+//! JSON, how many pods a second were placed of the first and of the last thousand, from the begin of their creation
+//! until all are bound (sets: from the set's creation; one after the other: each when the one before is ready); what
+//! memory each took; what it takes to load it all anew; and how long an event takes to one node's watch, with few of
+//! them and with one of each node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -13,17 +16,21 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
 use mainstay_server::api::{self, Api, Cidr, Env, Part, Query, Selection, Served, Settings, Watch, key};
-use mainstay_server::driver::{Driver, step};
+use mainstay_server::driver::{Driver, run};
 use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Options, Source, Store, Watcher};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 /// Pods that are made and placed before the clock is looked at.
 const ROUND: usize = 1000;
 /// Pods that are made in one transaction.
 const TOGETHER: usize = 100;
-/// What is to be tried again is waited for at most so long.
-const SOON: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// How long a round may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often what is bound is looked at.
+const LOOK: Duration = Duration::from_millis(1);
 /// Events whose way to a watch is measured.
 const EVENTS: usize = 500;
 
@@ -64,39 +71,28 @@ fn main() {
     std::fs::create_dir_all(&folder).expect("a folder");
     let api = cluster(&folder);
     (0..nodes).for_each(|index| make_node(&api, index, pods / nodes.max(1) * 2 + 10));
-    let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
-    let mut watcher = driver.load(&api.store, api.now()).expect("loaded");
-    let mut hollow = sort.is_set().then(|| Hollow::new(&api));
-    settle(&api, &mut driver, &mut watcher, None);
+    let running = Running::begin(&api);
+    let mut hollow = Hollow::new(&api, sort.is_set());
     let before = memory();
     let mut rounds = Vec::new();
     for round in 0..pods.div_ceil(ROUND) {
         let many = ROUND.min(pods - round * ROUND);
-        let mut begun = Instant::now();
-        let names: Vec<String> = if sort.is_set() {
+        let begun = Instant::now();
+        if sort.is_set() {
             make_set(&api, round, many, sort);
-            (0..many).map(|index| format!("s{round}-{index}")).collect()
         } else {
             let names: Vec<String> = (0..many).map(|index| format!("p{round}-{index}")).collect();
             names.chunks(TOGETHER).for_each(|names| make_pods(&api, names, sort, round));
-            begun = Instant::now();
-            names
-        };
-        settle(&api, &mut driver, &mut watcher, hollow.as_mut());
+        }
+        hollow.wait(&api, many);
         rounds.push(begun.elapsed());
-        let placed = |name: &String| {
-            let pod = api.batch().get(&kinds::POD, "default", name).expect("readable").unwrap_or_default();
-            pod["spec"]["nodeName"].is_string()
-        };
-        let missing = names.iter().filter(|name| !placed(name)).count();
-        assert_eq!(missing, 0, "pods are not placed");
     }
     let grown = memory().saturating_sub(before);
     let per_second = |time: &Duration| (ROUND as f64 / time.as_secs_f64()).round();
     let all: Duration = rounds.iter().sum();
     let few = latency(&api, 1, nodes);
     let every = latency(&api, nodes, nodes);
-    drop((driver, watcher, hollow));
+    drop((running, hollow));
     let begun = Instant::now();
     let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
     drop(driver.load(&api.store, api.now()).expect("loaded"));
@@ -112,50 +108,77 @@ fn main() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-/// Steps until there is nothing left to do, also a moment later: what was refused is tried again.
-fn settle(api: &Api, driver: &mut Driver, watcher: &mut Watcher, mut hollow: Option<&mut Hollow>) {
-    loop {
-        let stepped = step(api, driver, watcher, api.now()).expect("in step");
-        let ran = hollow.as_mut().is_some_and(|hollow| hollow.run(api));
-        if stepped || ran {
-            continue;
-        }
-        let soon = api.now() + SOON;
-        match driver.next_wake().filter(|at| *at < soon) {
-            Some(at) => std::thread::sleep(Duration::try_from(at.duration_since(api.now())).unwrap_or_default()),
-            None => return,
-        }
+/// The driver as it runs in a server.
+struct Running {
+    stop: watch::Sender<bool>,
+    /// Its drop ends what runs in it.
+    _runtime: Runtime,
+}
+
+impl Running {
+    fn begin(api: &Api) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("a runtime");
+        let (stop, stopped) = watch::channel(false);
+        let (undecodable, measured) = (watch::channel(Vec::new()).0, watch::channel(Arc::default()).1);
+        let controllers = mainstay_logic::controllers::CONTROLLERS;
+        runtime.spawn(run(api.clone(), controllers, undecodable, Arc::default(), measured, stopped));
+        Self { stop, _runtime: runtime }
     }
 }
 
-/// All nodes: what is bound runs at once.
-struct Hollow(Watcher);
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+    }
+}
+
+/// All nodes: what is bound is counted, and in sets it runs at once.
+struct Hollow {
+    watcher: Watcher,
+    is_run: bool,
+    bound: BTreeSet<String>,
+}
 
 impl Hollow {
-    fn new(api: &Api) -> Self {
-        Self(api.store.watch(key::prefix(&kinds::POD, None), api.store.revision()).expect("a watch"))
+    fn new(api: &Api, is_run: bool) -> Self {
+        let watcher = api.store.watch(key::prefix(&kinds::POD, None), api.store.revision()).expect("a watch");
+        Self { watcher, is_run, bound: BTreeSet::new() }
     }
 
-    /// Whether there was anything to run.
-    fn run(&mut self, api: &Api) -> bool {
-        let mut bound = Vec::new();
-        while let Some(event) = self.0.try_next().expect("in time") {
-            let pod: Value = serde_json::from_slice(&event.value).expect("JSON");
-            let is_bound = !object::text(&pod, &["spec", "nodeName"]).is_empty();
-            if !event.deleted && is_bound && object::text(&pod, &["status", "phase"]) != "Running" {
-                bound.push(object::name(&pod).to_owned());
+    /// Until so many more are bound.
+    fn wait(&mut self, api: &Api, many: usize) {
+        let (begun, most) = (Instant::now(), self.bound.len() + many);
+        while self.bound.len() < most {
+            assert!(begun.elapsed() < PATIENCE, "{} pods are not placed", most - self.bound.len());
+            let mut fresh = Vec::new();
+            while let Some(event) = self.watcher.try_next().expect("in time") {
+                let pod: Value = serde_json::from_slice(&event.value).expect("JSON");
+                let is_bound = !event.deleted && !object::text(&pod, &["spec", "nodeName"]).is_empty();
+                if is_bound && self.bound.insert(object::name(&pod).to_owned()) {
+                    fresh.push(object::name(&pod).to_owned());
+                }
+            }
+            if fresh.is_empty() {
+                std::thread::sleep(LOOK);
+            } else if self.is_run {
+                Self::run(api, &fresh);
             }
         }
+    }
+
+    fn run(api: &Api, fresh: &[String]) {
         let ready = json!([{ "type": "Ready", "status": "True" }]);
         let status = json!({ "status": { "phase": "Running", "conditions": ready } });
-        for names in bound.chunks(TOGETHER) {
+        for names in fresh.chunks(TOGETHER) {
             let run = |batch: &mut api::Batch<'_>| {
                 let all = names.iter().map(|name| patch(batch, &kinds::POD, "default", name, &status));
                 all.last().unwrap_or_else(|| Err(mainstay_api::Status::internal("nothing to run")))
             };
-            api.write_now(false, run).expect("patched");
+            // Somebody else may have written to one of them meanwhile.
+            while let Err(status) = api.write_now(false, run) {
+                assert_eq!(status.code, 409, "{}", status.message);
+            }
         }
-        !bound.is_empty()
     }
 }
 
@@ -240,7 +263,7 @@ fn cluster(folder: &std::path::Path) -> Api {
     let (state, begun) = (AtomicU64::new(1), Timestamp::now());
     let env = Env {
         // Slower than the wall's: nobody renews the nodes' Leases, and none is to be taken for silent.
-        now: Box::new(move || begun + (Timestamp::now().duration_since(begun) / 100)),
+        now: Box::new(move || begun + (Timestamp::now().duration_since(begun) / 10)),
         random: Box::new(move |bytes| {
             for byte in bytes {
                 let next = state.load(Ordering::Relaxed).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
