@@ -8,6 +8,7 @@ mod helm;
 mod images;
 mod kubectl;
 mod list_keys;
+mod mutants;
 mod tidy;
 
 fn main() -> anyhow::Result<()> {
@@ -23,9 +24,12 @@ fn main() -> anyhow::Result<()> {
         "images" => images::run(&rest),
         "kubectl" => kubectl::run(),
         "list-keys" => list_keys::run(),
+        "mutants" => mutants::run(&rest),
         "tidy" => tidy::run(),
         other => {
-            anyhow::bail!("no such task: {other:?} (attack, bench, ci, fuzz, helm, images, kubectl, list-keys, tidy)")
+            anyhow::bail!(
+                "no such task: {other:?} (attack, bench, ci, fuzz, helm, images, kubectl, list-keys, mutants, tidy)"
+            )
         }
     }
 }

@@ -1,0 +1,102 @@
+//! What became of the mutants, by file, and which survivors are explained.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::edit::Edit;
+use super::{Mutant, Verdict};
+
+const KEPT: &str = "docs/mutants.md";
+
+/// The mutants that may survive: by file, function and change.
+pub struct Kept(BTreeSet<(String, String, String)>);
+
+impl Kept {
+    pub fn read(root: &Path) -> Result<Kept> {
+        Ok(Kept::parse(&std::fs::read_to_string(root.join(KEPT)).context(KEPT)?))
+    }
+
+    /// Files are headings, mutants lines: "- `function`: `change`: why".
+    fn parse(text: &str) -> Kept {
+        let mut file = "";
+        let mut kept = BTreeSet::new();
+        for line in text.lines() {
+            if let Some(heading) = line.strip_prefix("## ") {
+                file = heading.trim();
+            } else if let Some((function, rest)) = line.strip_prefix("- `").and_then(|rest| rest.split_once("`: `"))
+                && let Some((change, _)) = rest.split_once("`: ")
+            {
+                kept.insert((file.to_owned(), function.to_owned(), change.to_owned()));
+            }
+        }
+        Kept(kept)
+    }
+
+    fn explains(&self, mutant: &Mutant) -> bool {
+        let file = mutant.file.to_string_lossy().into_owned();
+        self.0.contains(&(file, mutant.function.clone(), mutant.change.clone()))
+    }
+}
+
+/// How many became what.
+#[derive(Default)]
+struct Counts {
+    tried: usize,
+    killed: usize,
+    explained: usize,
+    left: usize,
+}
+
+/// Prints a line for each file and each survivor that is not explained.
+pub fn print(all: &[Edit], verdicts: &BTreeMap<usize, Verdict>, chosen: usize, kept: &Kept) {
+    let mut files: BTreeMap<&Path, (Counts, Vec<String>)> = BTreeMap::new();
+    for (number, verdict) in verdicts {
+        let mutant = &all[*number].mutant;
+        let (counts, lines) = files.entry(&mutant.file).or_default();
+        counts.tried += 1;
+        if *verdict == Verdict::Killed {
+            counts.killed += 1;
+        } else if kept.explains(mutant) {
+            counts.explained += 1;
+        } else {
+            counts.left += 1;
+            let how = if *verdict == Verdict::Unreached { " (no test comes here)" } else { "" };
+            lines.push(format!("    {}: `{}`: `{}`{how}", mutant.line, mutant.function, mutant.change));
+        }
+    }
+    let mut total = Counts::default();
+    for (file, (counts, lines)) in &files {
+        let Counts { tried, killed, explained, left } = counts;
+        println!("{}: {tried} tried, {killed} killed, {explained} explained, {left} left", file.display());
+        lines.iter().for_each(|line| println!("{line}"));
+        total.tried += tried;
+        total.killed += killed;
+        total.explained += explained;
+        total.left += left;
+    }
+    let Counts { tried, killed, explained, left } = total;
+    println!("all: {tried} tried, {killed} killed, {explained} explained, {left} left");
+    if verdicts.len() < chosen {
+        println!("time was up: {} were not tried", chosen - verdicts.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_explained_is_found_by_file_function_and_change() {
+        let kept = Kept::parse("# Kept\n\n## a/b.rs\n\n- `T::f`: `a < b → <=`: never equal.\n- `g`: odd\n");
+        let mutant = |file: &str, change: &str| Mutant {
+            file: file.into(),
+            line: 1,
+            function: "T::f".to_owned(),
+            change: change.to_owned(),
+        };
+        assert!(kept.explains(&mutant("a/b.rs", "a < b → <=")));
+        assert!(!kept.explains(&mutant("a/c.rs", "a < b → <=")) && !kept.explains(&mutant("a/b.rs", "a < b → not so")));
+    }
+}
