@@ -80,13 +80,14 @@ pub fn record(scratch: &Scratch, programs: &[Program]) -> Result<Recorded> {
     Ok(Recorded { tests, reaching })
 }
 
-/// What becomes of these mutants, until `end`: those whose turn did not come are missing.
+/// What becomes of these mutants, until `end`: those whose turn did not come are missing. `each` is called at once.
 pub fn judge(
     scratch: &Scratch,
     programs: &[Program],
     recorded: &Recorded,
     mutants: &[usize],
     end: Instant,
+    each: impl Fn(usize, &Verdict) + Sync,
 ) -> Result<BTreeMap<usize, Verdict>> {
     let verdicts = Mutex::new(BTreeMap::new());
     for_each(mutants.len(), |at| {
@@ -99,6 +100,7 @@ pub fn judge(
             Some(tests) if notices(scratch, programs, recorded, number, tests)? => Verdict::Killed,
             Some(_) => Verdict::Survived,
         };
+        each(number, &verdict);
         verdicts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(number, verdict);
         Ok(())
     })?;

@@ -102,8 +102,10 @@ pub fn run(args: &[String]) -> Result<()> {
     );
     let chosen = sample(all.len(), &built.left_out, options.limit, options.seed);
     let end = Instant::now() + options.time;
-    let verdicts = judge::judge(&scratch, &built.programs, &recorded, &chosen, end)?;
     let kept = report::Kept::read(&root)?;
+    let verdicts = judge::judge(&scratch, &built.programs, &recorded, &chosen, end, |number, verdict| {
+        kept.show(&all[number].mutant, verdict);
+    })?;
     report::print(&all, &verdicts, chosen.len(), &kept);
     Ok(())
 }

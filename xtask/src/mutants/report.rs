@@ -34,6 +34,14 @@ impl Kept {
         Kept(kept)
     }
 
+    /// Prints a survivor that is not explained.
+    pub fn show(&self, mutant: &Mutant, verdict: &Verdict) {
+        if *verdict != Verdict::Killed && !self.explains(mutant) {
+            let how = if *verdict == Verdict::Unreached { " (no test comes here)" } else { "" };
+            println!("  {}:{}: `{}`: `{}`{how}", mutant.file.display(), mutant.line, mutant.function, mutant.change);
+        }
+    }
+
     fn explains(&self, mutant: &Mutant) -> bool {
         let file = mutant.file.to_string_lossy().into_owned();
         self.0.contains(&(file, mutant.function.clone(), mutant.change.clone()))
@@ -49,12 +57,12 @@ struct Counts {
     left: usize,
 }
 
-/// Prints a line for each file and each survivor that is not explained.
+/// Prints a line for each file.
 pub fn print(all: &[Edit], verdicts: &BTreeMap<usize, Verdict>, chosen: usize, kept: &Kept) {
-    let mut files: BTreeMap<&Path, (Counts, Vec<String>)> = BTreeMap::new();
+    let mut files: BTreeMap<&Path, Counts> = BTreeMap::new();
     for (number, verdict) in verdicts {
         let mutant = &all[*number].mutant;
-        let (counts, lines) = files.entry(&mutant.file).or_default();
+        let counts = files.entry(&mutant.file).or_default();
         counts.tried += 1;
         if *verdict == Verdict::Killed {
             counts.killed += 1;
@@ -62,15 +70,12 @@ pub fn print(all: &[Edit], verdicts: &BTreeMap<usize, Verdict>, chosen: usize, k
             counts.explained += 1;
         } else {
             counts.left += 1;
-            let how = if *verdict == Verdict::Unreached { " (no test comes here)" } else { "" };
-            lines.push(format!("    {}: `{}`: `{}`{how}", mutant.line, mutant.function, mutant.change));
         }
     }
     let mut total = Counts::default();
-    for (file, (counts, lines)) in &files {
+    for (file, counts) in &files {
         let Counts { tried, killed, explained, left } = counts;
         println!("{}: {tried} tried, {killed} killed, {explained} explained, {left} left", file.display());
-        lines.iter().for_each(|line| println!("{line}"));
         total.tried += tried;
         total.killed += killed;
         total.explained += explained;

@@ -14,6 +14,8 @@ use super::find::is_test;
 /// How often what does not compile is taken out before it is given up. The compiler says what is wrong with types first,
 /// and only when that is right what is wrong with borrows.
 const ROUNDS: usize = 16;
+/// The mutants that did not compile in earlier runs, below `target/mutants`.
+const KNOWN: &str = "left-out";
 
 /// In the mutated crate: which mutant is on, and (while it is recorded) which are come across.
 const SWITCH: &str = r#"
@@ -125,7 +127,13 @@ impl Scratch {
 
     /// Builds the tests with all edits that compile.
     pub fn build(&self, package: &str, with: &[String], files: &Files, edits: &[Edit]) -> Result<Built> {
-        let mut left_out = BTreeSet::new();
+        // What did not compile last time does not now.
+        let known = std::fs::read_to_string(self.target.join(KNOWN)).unwrap_or_default();
+        let mut known: BTreeSet<String> = known.lines().map(str::to_owned).collect();
+        let name =
+            |edit: &Edit| format!("{}: {}: {}", edit.mutant.file.display(), edit.mutant.function, edit.mutant.change);
+        let mut left_out: BTreeSet<usize> =
+            (0..edits.len()).filter(|number| known.contains(&name(&edits[*number]))).collect();
         for _ in 0..ROUNDS {
             let mut rendered = BTreeMap::new();
             let entry = Path::new("crates").join(package).join("src/lib.rs");
@@ -147,6 +155,9 @@ impl Scratch {
             }
             let (programs, errors) = self.cargo(package, with)?;
             if errors.is_empty() {
+                known.extend(left_out.iter().map(|number| name(&edits[*number])));
+                let known: Vec<String> = known.into_iter().collect();
+                std::fs::write(self.target.join(KNOWN), known.join("\n"))?;
                 return Ok(Built { programs: self.keep(programs)?, left_out });
             }
             let before = left_out.len();
