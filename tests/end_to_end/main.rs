@@ -7,6 +7,7 @@ mod crash;
 mod dns;
 mod etcd;
 mod fencing;
+mod fencing_storm;
 mod harness;
 mod helm;
 mod kill_postgres;

@@ -4,6 +4,7 @@
 pub mod etcd;
 pub mod machines;
 pub mod nfs_server;
+pub mod postgres;
 pub mod processes;
 pub mod random;
 pub mod upstream;
