@@ -83,11 +83,6 @@ pub fn slices<'a>(snapshot: &'a Snapshot, service: &ObjectKey) -> impl Iterator<
     snapshot.labelled::<EndpointSlice>(&service.namespace, &label).into_iter().map(|(_, slice)| &**slice)
 }
 
-/// Whether a slice is one of this Service's.
-pub fn belongs(slice: &EndpointSlice, service: &str) -> bool {
-    slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).is_some_and(|name| name == service)
-}
-
 /// `spec.publishNotReadyAddresses`.
 pub fn publishes_not_ready(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false)
@@ -166,3 +161,6 @@ fn fingerprint(pod: &Pod) -> (Option<String>, bool, bool, Vec<String>) {
     let ips = addresses(pod).map(str::to_owned).collect();
     (pod.metadata.uid.clone(), pod.metadata.deletion_timestamp.is_some(), is_finished(pod), ips)
 }
+
+#[cfg(test)]
+mod tests;

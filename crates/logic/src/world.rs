@@ -7,8 +7,18 @@ pub use mainstay_api::object::merge;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use serde_json::{Value, json};
 
-use crate::decision::{Controller, Propagation, Write};
+use crate::decision::{Controller, Decision, Propagation, Write};
 use crate::snapshot::{Change, Snapshot};
+
+/// When a controller decided about a key.
+#[derive(Clone, Copy, Default)]
+struct Decided {
+    /// After how many changes, and at what time.
+    since: usize,
+    at: Option<Timestamp>,
+    /// When it wants to be asked again whatever happens; at once, where not all of it was carried out.
+    again: Option<Timestamp>,
+}
 
 /// A store of JSON objects beside the snapshot made of it.
 #[derive(Default, Clone)]
@@ -25,6 +35,10 @@ pub struct World {
     pub changes: Vec<(Snapshot, Change)>,
     /// Every write carried out, with the snapshot before it.
     pub log: Vec<(Snapshot, Write)>,
+    /// Every change there was, with the snapshots before and after it.
+    history: Vec<(Snapshot, Snapshot, Change)>,
+    /// What was decided last, by controller and key.
+    decided: BTreeMap<(&'static str, ObjectKey), Decided>,
 }
 
 impl World {
@@ -44,7 +58,7 @@ impl World {
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, key.clone(), Some(&bytes), self.revision);
         assert_eq!(self.snapshot.unreadable_of(&["*"]), None, "{object}");
-        self.changes.push((before, change));
+        self.changed(before, change);
         self.objects.insert((kind.clone(), key), object);
     }
 
@@ -139,7 +153,41 @@ impl World {
         self.objects.remove(&(kind.clone(), key.clone()));
         let before = self.snapshot.clone();
         let change = self.snapshot.apply(kind, key.clone(), None, self.revision);
+        self.changed(before, change);
+    }
+
+    fn changed(&mut self, before: Snapshot, change: Change) {
+        self.history.push((before.clone(), self.snapshot.clone(), change.clone()));
         self.changes.push((before, change));
+    }
+
+    /// Which revision the world has: it does not change while nothing is written.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Everything is decided anew, as by a driver that begins, or one that was shown new measurements.
+    pub fn ask_anew(&mut self) {
+        self.decided.clear();
+    }
+
+    /// A controller has something to do only where a change since it decided last has woken it, or the time that it
+    /// named has come: else, in a cluster, it would not be asked (S12).
+    fn assert_woken(&self, controller: &Controller, key: &ObjectKey, decision: &Decision, now: Timestamp) {
+        let Decided { since, at, again } =
+            self.decided.get(&(controller.name, key.clone())).copied().unwrap_or_default();
+        // A test whose clock goes back looks at another world.
+        if decision.writes.is_empty() || again.is_some_and(|again| again <= now) || at.is_some_and(|at| now < at) {
+            return;
+        }
+        let woken = self.history[since..].iter().any(|(before, after, change)| {
+            let mut woken = false;
+            (controller.keys)(before, after, change, &mut |wakes| woken |= wakes == *key || wakes.name.is_empty());
+            woken
+        });
+        let changes: Vec<_> =
+            self.history[since..].iter().map(|(.., change)| (&change.kind.kind, &change.key)).collect();
+        assert!(woken, "{} was not woken for {key} by {changes:?}: {:#?}", controller.name, decision.writes);
     }
 
     fn store(&mut self, kind: &Kind, mut object: Value) {
@@ -180,6 +228,11 @@ impl World {
     ) -> usize {
         // What a controller does not say that it reads, it does not find.
         let decision = (controller.reconcile)(&view.only(controller.reads), key, now);
+        let is_newest = view.revision == self.snapshot.revision;
+        if is_newest {
+            self.assert_woken(controller, key, &decision, now);
+        }
+        let seen = self.history.len();
         self.events.extend(decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
         let mut done = 0;
         for write in decision.writes.iter().take(cut) {
@@ -190,6 +243,10 @@ impl World {
             }
             self.log.push((before, write.clone()));
             done += 1;
+        }
+        let again = if done < decision.writes.len() { Some(Timestamp::MIN) } else { decision.wake_at };
+        if is_newest {
+            self.decided.insert((controller.name, key.clone()), Decided { since: seen, at: Some(now), again });
         }
         done
     }

@@ -16,8 +16,8 @@ use super::scratch::{Program, Scratch};
 /// A test that takes longer is run after all others.
 const FAST: Duration = Duration::from_millis(200);
 /// How many times as long as they took, and how much longer, tests may take before a mutant counts as endless.
-const SLOWER: u32 = 10;
-const AT_LEAST: Duration = Duration::from_secs(10);
+const SLOWER: u32 = 3;
+const AT_LEAST: Duration = Duration::from_secs(5);
 /// A test alone may take so long.
 const ALONE: Duration = Duration::from_mins(10);
 /// Memory of a program of tests, KiB: some mutants never stop collecting.

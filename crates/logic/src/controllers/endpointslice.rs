@@ -352,6 +352,132 @@ mod tests {
         assert_eq!(before.iter().zip(&after).filter(|(a, b)| a != b).count(), 1, "one slice changes for one pod");
     }
 
+    /// N1, N2: whatever changes an endpoint wakes its Service, and nothing is left to do then.
+    #[test]
+    fn n1_n2_endpoints_follow_every_change_of_pods_services_and_slices() {
+        let service = |spec: Value| (&kinds::SERVICE, "web", json!({ "spec": spec }));
+        let of_pod = |patch: Value| (&kinds::POD, "web-0", patch);
+        let status = |status: Value| of_pod(json!({ "status": status }));
+        let usual = "IPv4 10.0.0.1 true web-0 n1";
+        let table = [
+            (status(json!({"conditions": []})), vec!["IPv4 10.0.0.1 false web-0 n1"]),
+            (status(json!({"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]})), vec!["IPv4 10.0.0.9 true web-0 n1"]),
+            (status(json!({"phase": "Succeeded"})), vec!["IPv4"]),
+            (of_pod(json!({"metadata": {"labels": {"app": "other"}}})), vec!["IPv4"]),
+            (of_pod(json!({"metadata": {"labels": {"more": "labels"}}})), vec![usual]),
+            (of_pod(json!({"spec": {"nodeName": "n2"}})), vec!["IPv4 10.0.0.1 true web-0 n2"]),
+            (
+                of_pod(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
+                vec!["IPv4 10.0.0.1 false web-0 n1"],
+            ),
+            (service(json!({"selector": {"app": "other"}})), vec!["IPv4"]),
+            (service(json!({"selector": null})), vec![]),
+            (service(json!({"type": "ExternalName"})), vec![]),
+            (service(json!({"ipFamilies": ["IPv4", "IPv6"]})), vec![usual, "IPv6"]),
+            (service(json!({"ipFamilies": ["IPv6"]})), vec!["IPv6"]),
+            (service(json!({"clusterIP": "fd00::7"})), vec!["IPv6"]),
+        ];
+        for ((kind, name, patch), expected) in table {
+            let mut world = world();
+            world.put(pod("web-0", "10.0.0.1", true));
+            world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+            assert_eq!(families_shown(&world), [usual]);
+            world.patch(kind, "default", name, patch.clone());
+            world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+            assert_eq!(families_shown(&world), expected, "{patch}");
+        }
+        // A pod of the same name that looks the same is another one; what others do to a slice is undone.
+        let mut world = world();
+        world.put(pod("web-0", "10.0.0.1", true));
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        world.patch(&kinds::POD, "default", "web-0", json!({"metadata": {"uid": "another"}}));
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        let slice = world.all(&kinds::ENDPOINT_SLICE).next().unwrap().clone();
+        assert_eq!(slice["endpoints"][0]["targetRef"]["uid"], "another");
+        let name = slice["metadata"]["name"].as_str().unwrap();
+        for patch in [json!({"endpoints": []}), json!({"metadata": {"labels": {SERVICE_NAME: "other"}}})] {
+            world.patch(&kinds::ENDPOINT_SLICE, "default", name, patch.clone());
+            world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+            assert!(families_shown(&world).contains(&usual.to_owned()), "{patch}");
+        }
+        world.remove(&kinds::ENDPOINT_SLICE, &ObjectKey::new("default", name));
+        world.patch(
+            &kinds::SERVICE,
+            "default",
+            "web",
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+            "finalizers": ["x.io/held"]}}),
+        );
+        let before = world.revision();
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        assert_eq!(world.revision(), before, "nothing is made for a Service that goes");
+    }
+
+    /// `family address ready hostname node` of every endpoint; only the family of a slice that is empty.
+    fn families_shown(world: &World) -> Vec<String> {
+        let mut shown = Vec::new();
+        for slice in world.all(&kinds::ENDPOINT_SLICE) {
+            let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+            let family = text(&slice["addressType"]);
+            let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
+            shown.extend(endpoints.is_empty().then(|| family.clone()));
+            shown.extend(endpoints.iter().map(|e| {
+                let (address, ready) = (text(&e["addresses"][0]), &e["conditions"]["ready"]);
+                format!("{family} {address} {ready} {} {}", text(&e["hostname"]), text(&e["nodeName"]))
+            }));
+        }
+        shown.sort();
+        shown
+    }
+
+    #[test]
+    fn a_target_port_is_a_number_or_the_name_of_a_port_of_the_same_protocol() {
+        let listening = |name: &str, number: u16, protocol: Value| json!({"name": "c", "ports": [{"name": name, "containerPort": number, "protocol": protocol}]});
+        let (mut sidecar, first) = (listening("side", 3, json!("TCP")), listening("first", 4, json!("TCP")));
+        sidecar["restartPolicy"] = json!("Always");
+        let pod: Pod = serde_json::from_value(json!({"spec": {"initContainers": [first, sidecar],
+            "containers": [listening("dns", 1, json!("UDP")), listening("dns", 2, json!(null))]}}))
+        .unwrap();
+        let table = [
+            (json!(null), "TCP", Some(80)),
+            (json!(0), "TCP", Some(80)),
+            (json!(8080), "TCP", Some(8080)),
+            (json!("dns"), "UDP", Some(1)),
+            (json!("dns"), "TCP", Some(2)),
+            (json!("side"), "TCP", Some(3)),
+            (json!("side"), "UDP", None),
+            (json!("first"), "TCP", None),
+        ];
+        for (target, protocol, expected) in table {
+            let port = json!({"port": 80, "targetPort": target, "protocol": protocol});
+            assert_eq!(target_port(&serde_json::from_value(port).unwrap(), &pod), expected, "{target} {protocol}");
+        }
+        let service = |ports: Value| -> Service { serde_json::from_value(json!({"spec": {"ports": ports}})).unwrap() };
+        let (a, b) = (json!({"name": "a", "port": 9}), json!({"name": "b", "port": 8}));
+        assert_eq!(ports(&service(json!([b, a])), &pod), ports(&service(json!([a, b])), &pod), "S12: in one order");
+    }
+
+    #[test]
+    fn a_slice_says_that_its_service_is_headless_and_a_pod_has_a_name_only_below_its_own_service() {
+        for (address, expected) in [("None", true), ("10.96.0.7", false)] {
+            let service: Service =
+                serde_json::from_value(json!({"metadata": {"name": "web", "labels": {(HEADLESS): ""}},
+                "spec": {"clusterIP": address}}))
+                .unwrap();
+            assert_eq!(labels(&service, MANAGER).contains_key(HEADLESS), expected, "{address}");
+        }
+        let service: Service = serde_json::from_value(json!({"metadata": {"name": "web"}})).unwrap();
+        for (spec, expected) in [
+            (json!({"hostname": "a", "subdomain": "web", "containers": []}), Some("a")),
+            (json!({"hostname": "a", "subdomain": "other", "containers": []}), None),
+            (json!({"hostname": "a", "containers": []}), None),
+            (json!({"hostname": "", "subdomain": "web", "containers": []}), None),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
+            assert_eq!(hostname(&service, &pod).as_deref(), expected, "{spec}");
+        }
+    }
+
     #[test]
     fn s12_a_cut_after_any_write_ends_the_same() {
         let end = |cut: usize| {

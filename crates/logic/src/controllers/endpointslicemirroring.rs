@@ -153,4 +153,49 @@ mod tests {
         world.patch(&kinds::SERVICE, "default", "db", json!({"spec": {"selector": {"app": "db"}}}));
         assert!(run(&mut world).is_empty(), "with a selector, the slices are the other controller's");
     }
+
+    /// Each way in which Endpoints or their Service are not to be mirrored, and back.
+    #[test]
+    fn slices_come_and_go_with_what_is_mirrored_whoever_changes_it() {
+        let now = Timestamp::UNIX_EPOCH;
+        let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}});
+        let table = [
+            (&kinds::ENDPOINTS, json!({"metadata": {"labels": {SKIP: "true"}}}), 0),
+            (&kinds::ENDPOINTS, json!({"metadata": {"labels": {SKIP: "false"}}}), 2),
+            (&kinds::ENDPOINTS, json!({"metadata": {"annotations": {LEADER: "{}"}}}), 0),
+            (&kinds::ENDPOINTS, json!({"metadata": {"annotations": {"a": "b"}}}), 2),
+            (&kinds::ENDPOINTS, leaving.clone(), 0),
+            (&kinds::SERVICE, leaving, 0),
+            (&kinds::SERVICE, json!({"spec": {"selector": {"app": "db"}}}), 0),
+        ];
+        for (kind, patch, expected) in table {
+            let mut world = World::default();
+            world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "db"}, "spec": {}}));
+            world.put(json!({"kind": "Endpoints", "metadata": {"namespace": "default", "name": "db"},
+                "subsets": [{"addresses": [{"ip": "192.0.2.7", "hostname": ""}, {"ip": "2001:db8::7", "hostname": "a"}],
+                    "ports": [{"name": "b", "port": 2}, {"name": "a", "port": 1}]}]}));
+            let foreign = json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "theirs",
+                "labels": {SERVICE_NAME: "db"}}, "addressType": "IPv4", "endpoints": []});
+            world.put(foreign.clone());
+            world.settle(&[CONTROLLER], now);
+            let mirrored = |world: &World| {
+                let own = |slice: &&serde_json::Value| slice["metadata"]["name"] != "theirs";
+                world.all(&kinds::ENDPOINT_SLICE).filter(own).cloned().collect::<Vec<_>>()
+            };
+            let mut slices = mirrored(&world);
+            slices.sort_by_key(|slice| slice["addressType"].to_string());
+            let shown: Vec<_> = slices.iter().map(|s| (&s["addressType"], &s["endpoints"][0]["hostname"])).collect();
+            assert_eq!(shown, [(&json!("IPv4"), &json!(null)), (&json!("IPv6"), &json!("a"))]);
+            assert_eq!(slices[0]["ports"].as_array().unwrap().len(), 2);
+            // What somebody does to a slice is undone.
+            let name = slices[0]["metadata"]["name"].as_str().unwrap();
+            world.remove(&kinds::ENDPOINT_SLICE, &ObjectKey::new("default", name));
+            world.settle(&[CONTROLLER], now);
+            assert_eq!(mirrored(&world).len(), 2);
+            world.patch(kind, "default", "db", patch.clone());
+            world.settle(&[CONTROLLER], now);
+            assert_eq!(mirrored(&world).len(), expected, "{patch}");
+            assert!(!world.get(&kinds::ENDPOINT_SLICE, "default", "theirs").is_null());
+        }
+    }
 }

@@ -111,5 +111,17 @@ mod tests {
             world.get(&kinds::POD, "default", "a")["metadata"]["uid"]
         );
         assert_eq!(world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 9), 0);
+        let message = "PVC default/a-theirs was not created for pod default/a (pod is not owner)";
+        assert_eq!(world.events.last(), Some(&format!("EphemeralVolume: {message}")));
+        let decision = (CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        assert_eq!(decision.waiting, [Waiting::OwnedByAnother { name: "a-theirs".to_owned() }], "its own is there");
+        // S9: whoever takes it away, it comes back while the pod is not finished.
+        for (phase, expected) in [("Running", true), ("Failed", false)] {
+            let mut world = world.clone();
+            world.patch(&kinds::POD, "default", "a", json!({"status": {"phase": phase}}));
+            world.remove(&kinds::PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "a-mine"));
+            world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+            assert_eq!(!world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "a-mine").is_null(), expected);
+        }
     }
 }

@@ -63,6 +63,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
             }
         }
+        // Until then nothing was known of the node, and no time could be named; what is a renewal wakes nobody.
+        ("coordination.k8s.io", "leases") if change.old.is_none() && &*change.key.namespace == LEASES => {
+            after.pods_of_node(&change.key.name).for_each(|(key, _)| wake(key.clone()));
+        }
         _ => {}
     }
 }
@@ -213,6 +217,62 @@ mod tests {
         renew(&mut world, 0);
         world.delete(&kinds::POD, "default", "a", None);
         assert!(run(&mut world, 1_000_000));
+    }
+
+    /// Nobody asks about it but for what wakes it, and the time that it named.
+    #[test]
+    fn s13_the_wait_is_said_while_the_node_is_silent_and_ends_by_itself() {
+        let settle = |world: &mut World, seconds: u64| {
+            world.snapshot.silences.advance(Duration::from_secs(seconds));
+            let now = at(i64::try_from(seconds).unwrap());
+            world.settle(&[CONTROLLER], now);
+            (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), now)
+        };
+        let ready = |world: &mut World, status: &str| {
+            world.patch(
+                &kinds::NODE,
+                "",
+                "n1",
+                json!({"status": {"conditions": [{"type": "Ready", "status": status}]}}),
+            );
+        };
+        let mut world = world(Some(300));
+        ready(&mut world, "True");
+        renew(&mut world, 1000);
+        world.delete(&kinds::POD, "default", "a", None);
+        let decision = settle(&mut world, 1002);
+        assert_eq!(
+            (decision.wake_at, decision.waiting.len(), world.events.len()),
+            (Some(at(1308)), 0, 0),
+            "it is well"
+        );
+        ready(&mut world, "Unknown");
+        let decision = settle(&mut world, 1010);
+        assert_eq!(decision.waiting, [Waiting::FencingDeadline { node: "n1".to_owned() }]);
+        let said = || {
+            Some("node n1 is silent; the containers stop by themselves, and the name is free at 1970-01-01T00:21:48Z")
+        };
+        let free = |world: &World| {
+            let status = world.get(&kinds::POD, "default", "a")["status"].clone();
+            let conditions = status["conditions"].as_array().unwrap().clone();
+            assert_eq!((conditions.len(), &conditions[0]["type"]), (2, &json!(crate::fencing::CONDITION)));
+            conditions[1]["message"].as_str().map(str::to_owned)
+        };
+        assert_eq!((free(&world).as_deref(), world.events.len()), (said(), 1));
+        assert!(world.events[0].starts_with("WaitingForDeadline: "), "{:?}", world.events);
+        // A time that moves by five seconds is no news, by six it is.
+        for (seconds, events) in [(1005, 1), (1006, 2)] {
+            let mut world = world.clone();
+            renew(&mut world, seconds);
+            world.ask_anew();
+            run(&mut world, 1011);
+            assert_eq!(world.events.len(), events);
+            assert_eq!(free(&world).as_deref() == said(), events == 1);
+        }
+        ready(&mut world, "True");
+        ready(&mut world, "Unknown");
+        settle(&mut world, 1308);
+        assert!(world.get(&kinds::POD, "default", "a").is_null());
     }
 
     #[test]

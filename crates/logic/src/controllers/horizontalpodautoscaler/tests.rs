@@ -65,6 +65,7 @@ fn measure(world: &mut World, now: i64, used: &[i64]) {
     };
     let pods = used.iter().enumerate().map(|(number, cpu)| (format!("pod-{number}"), pod(*cpu))).collect();
     world.snapshot.measured = std::sync::Arc::new(Measured { pods, ..Measured::default() });
+    world.ask_anew();
     world.run(&CONTROLLER, &ObjectKey::new("default", "web"), at(now), usize::MAX);
 }
 
