@@ -1,6 +1,6 @@
 //! What became of the mutants, by file, and which survivors are explained.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,8 +10,8 @@ use super::{Mutant, Verdict};
 
 const KEPT: &str = "docs/mutants.md";
 
-/// The mutants that may survive: by file, function and change.
-pub struct Kept(BTreeSet<(String, String, String)>);
+/// The mutants that may survive: by file or folder, function and change; a `*` stands for anything.
+pub struct Kept(Vec<[String; 3]>);
 
 impl Kept {
     pub fn read(root: &Path) -> Result<Kept> {
@@ -21,14 +21,14 @@ impl Kept {
     /// Files are headings, mutants lines: "- `function`: `change`: why".
     fn parse(text: &str) -> Kept {
         let mut file = "";
-        let mut kept = BTreeSet::new();
+        let mut kept = Vec::new();
         for line in text.lines() {
             if let Some(heading) = line.strip_prefix("## ") {
                 file = heading.trim();
             } else if let Some((function, rest)) = line.strip_prefix("- `").and_then(|rest| rest.split_once("`: `"))
                 && let Some((change, _)) = rest.split_once("`: ")
             {
-                kept.insert((file.to_owned(), function.to_owned(), change.to_owned()));
+                kept.push([file, function, change].map(str::to_owned));
             }
         }
         Kept(kept)
@@ -43,8 +43,17 @@ impl Kept {
     }
 
     fn explains(&self, mutant: &Mutant) -> bool {
-        let file = mutant.file.to_string_lossy().into_owned();
-        self.0.contains(&(file, mutant.function.clone(), mutant.change.clone()))
+        self.0.iter().any(|[file, function, change]| {
+            mutant.file.starts_with(file) && fits(function, &mutant.function) && fits(change, &mutant.change)
+        })
+    }
+}
+
+/// Whether a text is as a pattern says, in which one `*` stands for anything.
+fn fits(pattern: &str, text: &str) -> bool {
+    match pattern.split_once(" * ").map_or_else(|| pattern.split_once('*'), |_| None) {
+        Some((begin, end)) => text.len() >= begin.len() + end.len() && text.starts_with(begin) && text.ends_with(end),
+        None => pattern == text,
     }
 }
 
@@ -94,14 +103,19 @@ mod tests {
 
     #[test]
     fn what_is_explained_is_found_by_file_function_and_change() {
-        let kept = Kept::parse("# Kept\n\n## a/b.rs\n\n- `T::f`: `a < b → <=`: never equal.\n- `g`: odd\n");
-        let mutant = |file: &str, change: &str| Mutant {
-            file: file.into(),
-            line: 1,
-            function: "T::f".to_owned(),
-            change: change.to_owned(),
+        let kept = Kept::parse(
+            "# Kept\n\n## a/b.rs\n\n- `T::f`: `a < b → <=`: never equal.\n- `g`: odd\n- `*keys`: `* → true`: cheap\n",
+        );
+        let mutant = |file: &str, function: &str, change: &str| {
+            kept.explains(&Mutant {
+                file: file.into(),
+                line: 1,
+                function: function.to_owned(),
+                change: change.to_owned(),
+            })
         };
-        assert!(kept.explains(&mutant("a/b.rs", "a < b → <=")));
-        assert!(!kept.explains(&mutant("a/c.rs", "a < b → <=")) && !kept.explains(&mutant("a/b.rs", "a < b → not so")));
+        assert!(mutant("a/b.rs", "T::f", "a < b → <=") && mutant("a/b.rs", "keys", "x → true"));
+        assert!(!mutant("a/c.rs", "T::f", "a < b → <=") && !mutant("a/b.rs", "T::f", "a < b → not so"));
+        assert!(!mutant("a/b.rs", "g", "x → true") && !mutant("a/b.rs", "keys", "x → false"));
     }
 }

@@ -240,14 +240,14 @@ mod tests {
         ready(&mut world, "True");
         renew(&mut world, 1000);
         world.delete(&kinds::POD, "default", "a", None);
-        let decision = settle(&mut world, 1002);
+        let decision = settle(&mut world, 1001);
         assert_eq!(
             (decision.wake_at, decision.waiting.len(), world.events.len()),
             (Some(at(1308)), 0, 0),
             "it is well"
         );
         ready(&mut world, "Unknown");
-        let decision = settle(&mut world, 1010);
+        let decision = settle(&mut world, 1002);
         assert_eq!(decision.waiting, [Waiting::FencingDeadline { node: "n1".to_owned() }]);
         let said = || {
             Some("node n1 is silent; the containers stop by themselves, and the name is free at 1970-01-01T00:21:48Z")

@@ -27,7 +27,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// Holds an object until its dependents have lost it as an owner.
 const ORPHAN: &str = "orphan";
 /// How many dependents one decision writes; the finalizer stays until all are done.
-const MAX_DEPENDENTS: usize = 500;
+pub(super) const MAX_DEPENDENTS: usize = 500;
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -77,7 +77,11 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     }
     for meta in change.old.iter().chain(&change.new) {
         for owner in meta.metadata.owner_references.iter().flatten() {
-            if let Owner::Going(owner) = find(before, meta, owner).merge(find(after, meta, owner)) {
+            let found = [before, after].map(|snapshot| look_up(snapshot, meta, owner).ok().flatten());
+            let waits = |owner: &&Meta| {
+                is_terminating(&owner.metadata) && (has(&owner.metadata, FOREGROUND) || has(&owner.metadata, ORPHAN))
+            };
+            if let Some(owner) = found.into_iter().flatten().rfind(waits) {
                 wake(key_for(&owner.kind, &owner.key));
             }
         }
@@ -85,36 +89,37 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 }
 
 /// What an owner reference leads to.
-enum Owner<'a> {
+enum Owner {
     /// The owner exists, or nobody can say.
     Present,
     /// The owner waits for its dependents to go first.
-    Going(&'a Meta),
+    Going,
     /// There is no object of that kind, name and uid.
     Absent,
 }
 
-impl<'a> Owner<'a> {
-    fn merge(self, newer: Self) -> Self {
-        if matches!(newer, Self::Going(_)) { newer } else { self }
-    }
-}
+/// Where nobody can look an owner up.
+struct Unknown;
 
-fn find<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) -> Owner<'a> {
+fn look_up<'a>(snapshot: &'a Snapshot, dependent: &Meta, owner: &OwnerReference) -> Result<Option<&'a Meta>, Unknown> {
     let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
     let named = snapshot.registry.of_kind(group, &owner.kind).first();
     let Some(kind) = named.and_then(|kind| snapshot.registry.stored(&kind.group, &kind.plural)) else {
-        return Owner::Present;
+        return Err(Unknown);
     };
     if kind.namespaced && dependent.key.namespace.is_empty() {
-        return Owner::Present;
+        return Err(Unknown);
     }
     let namespace = if kind.namespaced { dependent.key.namespace.clone() } else { "".into() };
     let slot = (kind.clone(), ObjectKey::new(namespace, owner.name.as_str()));
-    match snapshot.metas.get(&slot).filter(|found| found.uid() == owner.uid) {
-        None => Owner::Absent,
-        Some(found) if is_terminating(&found.metadata) && has(&found.metadata, FOREGROUND) => Owner::Going(found),
-        Some(_) => Owner::Present,
+    Ok(snapshot.metas.get(&slot).map(|found| &**found).filter(|found| found.uid() == owner.uid))
+}
+
+fn find(snapshot: &Snapshot, dependent: &Meta, owner: &OwnerReference) -> Owner {
+    match look_up(snapshot, dependent, owner) {
+        Ok(None) => Owner::Absent,
+        Ok(Some(found)) if is_terminating(&found.metadata) && has(&found.metadata, FOREGROUND) => Owner::Going,
+        Ok(Some(_)) | Err(Unknown) => Owner::Present,
     }
 }
 
@@ -125,7 +130,7 @@ fn has(meta: &ObjectMeta, finalizer: &str) -> bool {
 /// One object, its owners and its dependents.
 pub struct Observed<'a> {
     object: &'a Meta,
-    owners: Vec<(&'a OwnerReference, Owner<'a>)>,
+    owners: Vec<(&'a OwnerReference, Owner)>,
     dependents: Vec<&'a Meta>,
 }
 
@@ -213,7 +218,7 @@ fn collect(o: &Observed, d: &mut Decision) {
         return;
     }
     // A dependent of an owner that waits takes its own dependents with it first.
-    let waited_for = o.owners.iter().any(|(_, owner)| matches!(owner, Owner::Going(_))) && !o.dependents.is_empty();
+    let waited_for = o.owners.iter().any(|(_, owner)| matches!(owner, Owner::Going)) && !o.dependents.is_empty();
     let propagation = if has(meta, ORPHAN) {
         Propagation::Orphan
     } else if waited_for || has(meta, FOREGROUND) {

@@ -6,7 +6,7 @@ use mainstay_api::kinds::{CONFIG_MAP, NAMESPACE, POD, SECRET, SERVICE_ACCOUNT};
 use serde_json::{Value, json};
 
 use super::{garbagecollector, namespace, serviceaccount};
-use crate::decision::{Controller, Propagation};
+use crate::decision::{Controller, Propagation, Waiting};
 use crate::world::World;
 
 const GARBAGE: &[Controller] = &[garbagecollector::CONTROLLER];
@@ -68,6 +68,82 @@ fn foreground_takes_dependents_first() {
     assert_eq!(rest(&mut world), ["a", "b", "both", "child", "grand"], "the last dependent is held");
     world.patch(&CONFIG_MAP, "ns", "grand", json!({"metadata": {"finalizers": []}}));
     assert_eq!(rest(&mut world), ["b", "both"]);
+}
+
+/// S10, A8: an owner is a uid, whether its dependents come late, it is replaced under its name, or is far away.
+#[test]
+fn s10_what_has_no_owner_by_uid_is_collected_however_that_came_about() {
+    let mut world = family();
+    world.delete(&CONFIG_MAP, "ns", "a", None);
+    rest(&mut world);
+    world.put(object("late", &[("a", true)]));
+    assert_eq!(rest(&mut world), ["b", "both"], "made when its owner was gone");
+    let mut other = object("b", &[]);
+    other["metadata"]["uid"] = json!("another");
+    world.put(other);
+    assert_eq!(rest(&mut world), ["b"], "replaced without having been seen to go");
+    // A uid of another namespace makes nobody an owner, and holds nobody.
+    let mut world = family();
+    let mut far = object("far", &[("a", true)]);
+    far["metadata"]["namespace"] = json!("other");
+    far["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    world.put(far);
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
+    assert_eq!(rest(&mut world), ["b", "both", "far"]);
+    assert!(!world.get(&CONFIG_MAP, "other", "far")["metadata"]["deletionTimestamp"].is_null());
+}
+
+#[test]
+fn an_owner_waits_for_those_that_block_it_and_keeps_what_else_holds_it() {
+    let hold = || json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    for (blocks, expected) in [(true, vec!["a", "child"]), (false, vec!["child"])] {
+        let mut world = World::default();
+        world.put(object("a", &[]));
+        world.put(object("child", &[("a", blocks)]));
+        world.patch(&CONFIG_MAP, "ns", "child", hold());
+        world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
+        assert_eq!(rest(&mut world), expected, "blocks: {blocks}");
+        let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+        let again = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH).writes;
+        assert_eq!(again, [], "what is told to go is told once");
+    }
+    let mut world = World::default();
+    world.put(object("a", &[]));
+    world.patch(&CONFIG_MAP, "ns", "a", hold());
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
+    rest(&mut world);
+    assert_eq!(world.get(&CONFIG_MAP, "ns", "a")["metadata"]["finalizers"], json!(["example.com/hold"]));
+}
+
+/// What somebody said of a dependent holds when it is collected with its owner.
+#[test]
+fn a_dependent_that_is_collected_orphans_or_awaits_its_own_as_it_was_told() {
+    for (finalizer, expected) in [("orphan", vec!["grand"]), ("foregroundDeletion", vec!["child", "grand"])] {
+        let mut world = World::default();
+        for object in [object("a", &[]), object("child", &[("a", true)]), object("grand", &[("child", true)])] {
+            world.put(object);
+        }
+        world.patch(&CONFIG_MAP, "ns", "child", json!({"metadata": {"finalizers": [finalizer]}}));
+        world.patch(&CONFIG_MAP, "ns", "grand", json!({"metadata": {"finalizers": ["example.com/hold"]}}));
+        world.delete(&CONFIG_MAP, "ns", "a", None);
+        assert_eq!(rest(&mut world), expected, "{finalizer}");
+        let leaving = !world.get(&CONFIG_MAP, "ns", "grand")["metadata"]["deletionTimestamp"].is_null();
+        assert_eq!(leaving, finalizer != "orphan");
+    }
+}
+
+#[test]
+fn s12_more_dependents_than_one_decision_writes_are_all_orphaned() {
+    let mut world = World::default();
+    world.put(object("a", &[]));
+    let count = garbagecollector::MAX_DEPENDENTS + 1;
+    (0..count).for_each(|number| world.put(object(&format!("child-{number}"), &[("a", true)])));
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Orphan);
+    let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "a"));
+    let decision = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+    assert_eq!((decision.writes.len(), decision.waiting), (count - 1, vec![Waiting::DependentsRemain { count }]));
+    assert_eq!(rest(&mut world).len(), count, "the owner is gone");
+    assert!(world.all(&CONFIG_MAP).all(|object| object["metadata"]["ownerReferences"].is_null()));
 }
 
 /// Conformance: "should not be blocked by dependency circle".

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Many, Verb, Waiting, Write, guarded_status, key_of};
 use crate::pods::{condition, is_active, is_finished};
+use crate::resources;
 use crate::snapshot::{Change, Index, Snapshot};
 
 pub(crate) mod affinity;
@@ -76,7 +77,21 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 // Its resources, host ports and exclusive claims are free.
                 (Some(_), None) => wake(everybody()),
                 (None, Some(_)) if some(Index::PodsLookingAtOthers) => wake(everybody()),
+                // It was made smaller where it is, or is another one to those that want to be near it or far from it.
+                (Some(old), Some(new))
+                    if old.metadata.labels != new.metadata.labels
+                        || resources::of_pod(old) != resources::of_pod(new) =>
+                {
+                    wake(everybody());
+                }
                 _ => {}
+            }
+        }
+        ("", "namespaces") => {
+            // Affinity may be to the pods of namespaces with certain labels.
+            let labels = |snapshot: &Snapshot| snapshot.namespaces.get(&change.key)?.metadata.labels.clone();
+            if labels(before) != labels(after) {
+                wake(everybody());
             }
         }
         ("", "nodes") => {

@@ -134,6 +134,77 @@ fn pods_of_one_controller_spread_and_constraints_hold() {
     assert_eq!(placed(&mut world, "lonely"), "0/2 nodes are available: 2 node(s) didn't match pod affinity rules.");
 }
 
+/// S12: whatever makes room for a pod or makes a node suit it, the pod is tried again, and nothing else is needed.
+#[test]
+fn s12_a_pod_that_fits_nowhere_is_tried_again_when_that_changes() {
+    let looking = |kind: &str, more: Value| {
+        let mut term =
+            json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}});
+        merge(&mut term, more);
+        json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}})
+    };
+    let sized = |cpu: &str| json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+    let there = |labels: Value, cpu: &str| {
+        let spec = json!({"nodeName": "n1", "containers": sized(cpu)});
+        pod("there", json!({"metadata": {"labels": labels}, "spec": spec, "status": {"phase": "Running"}}))
+    };
+    let (web, db) = (json!({"app": "web"}), json!({"app": "db"}));
+    let anyone = json!({"namespaceSelector": {"matchLabels": {"team": "a"}}});
+    let in_other = |mut object: Value| {
+        object["metadata"]["namespace"] = json!("other");
+        object
+    };
+    let namespace = |labels: Value| json!({"kind": "Namespace", "metadata": {"name": "other", "labels": labels}});
+    let table = [
+        (vec![node("n1", json!({"spec": {"unschedulable": true}}))], json!({}), node("n1", json!({}))),
+        (
+            vec![node("n1", json!({}))],
+            json!({"spec": {"nodeSelector": {"zone": "a"}}}),
+            node("n1", json!({"metadata": {"labels": {"zone": "a"}}})),
+        ),
+        (vec![node("n1", json!({"status": {"allocatable": {"cpu": "1m"}}}))], json!({}), node("n1", json!({}))),
+        (vec![], json!({}), node("n1", json!({}))),
+        (vec![node("n1", json!({})), there(web.clone(), "4")], json!({}), there(web.clone(), "2")),
+        (
+            vec![node("n1", json!({})), there(web.clone(), "4")],
+            json!({}),
+            pod("there", json!({"spec": {"nodeName": "n1", "containers": sized("4")}, "status": {"phase": "Failed"}})),
+        ),
+        (vec![node("n1", json!({}))], looking("podAffinity", json!({})), there(db.clone(), "1")),
+        (
+            vec![node("n1", json!({})), there(web.clone(), "1")],
+            looking("podAffinity", json!({})),
+            there(db.clone(), "1"),
+        ),
+        (
+            vec![node("n1", json!({})), there(db.clone(), "1")],
+            looking("podAntiAffinity", json!({})),
+            there(web.clone(), "1"),
+        ),
+        (
+            vec![node("n1", json!({})), namespace(json!({})), in_other(there(db.clone(), "1"))],
+            looking("podAffinity", anyone),
+            namespace(json!({"team": "a"})),
+        ),
+        (
+            vec![node("n1", json!({}))],
+            json!({"spec": {"schedulingGates": [{"name": "x.io/gate"}]}}),
+            pod("waiting", json!({})),
+        ),
+    ];
+    for (objects, over, change) in table {
+        let mut world = World::default();
+        world.put(pod("waiting", over.clone()));
+        objects.iter().for_each(|object| world.put(object.clone()));
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        let place = |world: &World| world.get(&kinds::POD, "default", "waiting")["spec"]["nodeName"].clone();
+        assert_eq!(place(&world), json!(null), "{objects:?} {over}");
+        world.put(change.clone());
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        assert_eq!(place(&world), "n1", "{over} {change}");
+    }
+}
+
 #[test]
 fn host_ports_exclude_each_other() {
     let mut world = World::default();
