@@ -38,6 +38,15 @@ pub struct Recorded {
     pub reaching: BTreeMap<usize, Vec<usize>>,
 }
 
+impl Recorded {
+    /// A few tests that take longest.
+    pub fn longest(&self) -> impl Iterator<Item = &Test> {
+        let mut tests: Vec<&Test> = self.tests.iter().collect();
+        tests.sort_by_key(|test| std::cmp::Reverse(test.time));
+        tests.into_iter().take(5)
+    }
+}
+
 /// How a run of tests ended.
 enum Ended {
     Passed,
@@ -45,14 +54,16 @@ enum Ended {
     Failed,
 }
 
-/// Runs each test alone.
-pub fn record(scratch: &Scratch, programs: &[Program]) -> Result<Recorded> {
+/// Runs each test alone, but for those whose names contain one of `skip`.
+pub fn record(scratch: &Scratch, programs: &[Program], skip: &[String]) -> Result<Recorded> {
     let mut names = Vec::new();
     for (index, program) in programs.iter().enumerate() {
         let listed = Command::new(&program.path).args(["--list", "--format", "terse"]).output()?;
         ensure!(listed.status.success(), "{}: {}", program.path.display(), listed.status);
         let listed = String::from_utf8(listed.stdout)?;
-        names.extend(listed.lines().filter_map(|line| Some((index, line.strip_suffix(": test")?.to_owned()))));
+        let listed = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+        let listed = listed.filter(|name| !skip.iter().any(|part| name.contains(part.as_str())));
+        names.extend(listed.map(|name| (index, name.to_owned())));
     }
     let recorded = Mutex::new((Vec::new(), BTreeMap::<usize, Vec<usize>>::new()));
     for_each(names.len(), |at| {

@@ -27,11 +27,11 @@ use edit::Edit;
 use scratch::Scratch;
 
 const USAGE: &str = "cargo xtask mutants CRATE [--files PART,…] [--functions NAME,…] [--limit COUNT] [--seed NUMBER]
-    [--minutes MINUTES] [--with CRATE,…]
+    [--minutes MINUTES] [--with CRATE,…] [--skip TEST,…]
   CRATE        logic, store, api, …: whose expressions are changed, and whose tests judge
   --files      only files whose paths contain one of these; --functions: only functions whose names do
   --limit      so many of all mutants, a sample by --seed (1); --minutes: judging ends after so long (30)
-  --with       crates whose tests judge, too";
+  --with       crates whose tests judge, too; --skip: but for the tests whose names contain one of these";
 
 /// One mistake that a program could have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +64,7 @@ struct Options {
     seed: u64,
     time: Duration,
     with: Vec<String>,
+    skip: Vec<String>,
 }
 
 /// Tries the mutants of one crate and prints what survived.
@@ -94,12 +95,10 @@ pub fn run(args: &[String]) -> Result<()> {
     println!("{} mutants; building once", all.len());
     let built = scratch.build(&options.package, &options.with, &files, &all)?;
     println!("{} do not compile and are left out; recording which test reaches what", built.left_out.len());
-    let recorded = judge::record(&scratch, &built.programs)?;
-    println!(
-        "{} tests in {:.0} s",
-        recorded.tests.len(),
-        recorded.tests.iter().map(|test| test.time.as_secs_f64()).sum::<f64>()
-    );
+    let recorded = judge::record(&scratch, &built.programs, &options.skip)?;
+    let all_tests = recorded.tests.iter().map(|test| test.time.as_secs_f64()).sum::<f64>();
+    println!("{} tests in {all_tests:.0} s; those that take longest:", recorded.tests.len());
+    recorded.longest().for_each(|test| println!("  {:.1} s {}", test.time.as_secs_f64(), test.name));
     let chosen = sample(all.len(), &built.left_out, options.limit, options.seed);
     let end = Instant::now() + options.time;
     let kept = report::Kept::read(&root)?;
@@ -140,6 +139,7 @@ fn parse(args: &[String]) -> Result<Options> {
         seed: 1,
         time: Duration::from_mins(30),
         with: Vec::new(),
+        skip: Vec::new(),
     };
     let list = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<_>>();
     let mut args = args.iter();
@@ -152,6 +152,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--seed" => options.seed = value()?.parse().context("--seed")?,
             "--minutes" => options.time = Duration::from_secs(60 * value()?.parse::<u64>().context("--minutes")?),
             "--with" => options.with = list(value()?),
+            "--skip" => options.skip = list(value()?),
             name if !name.starts_with('-') && options.package.is_empty() => options.package = name.to_owned(),
             _ => bail!("{USAGE}"),
         }

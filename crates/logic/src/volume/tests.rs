@@ -13,6 +13,7 @@ use crate::scheduler::tests::{node, pod};
 use crate::world::World;
 
 mod pending;
+mod reclaim;
 mod requests;
 
 fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {

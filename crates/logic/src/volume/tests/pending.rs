@@ -22,7 +22,7 @@ fn the_default_class_is_given_late_and_the_newest_wins() {
 }
 
 /// Lays `patch` over an object.
-fn with(mut object: Value, patch: Value) -> Value {
+pub(super) fn with(mut object: Value, patch: Value) -> Value {
     crate::world::merge(&mut object, patch);
     object
 }

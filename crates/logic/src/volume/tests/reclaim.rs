@@ -1,0 +1,150 @@
+//! What becomes of a volume: by its claim, its policy and who made it.
+
+use super::pending::with;
+use super::*;
+use crate::controllers::persistentvolume::asked;
+
+/// `v`, which belongs to the claim `data` of uid `u`.
+fn held_volume(policy: &str, over: Value) -> Value {
+    let reference = json!({"namespace": "default", "name": "data", "uid": "u"});
+    with(static_volume("v", "5Gi", policy), with(json!({"spec": {"claimRef": reference}}), over))
+}
+
+fn of_uid(uid: &str, over: Value) -> Value {
+    with(with(claim("data", Some(""), "ReadWriteOnce"), json!({"metadata": {"uid": uid}})), over)
+}
+
+/// The volume's controller alone has decided all that there is to decide.
+fn decided(objects: impl IntoIterator<Item = Value>) -> World {
+    let mut world = World::default();
+    objects.into_iter().for_each(|object| world.put(object));
+    world.settle(&[persistentvolume::CONTROLLER], Timestamp::UNIX_EPOCH);
+    world
+}
+
+/// Its phase and whose it is.
+fn shown(world: &World) -> String {
+    let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "v");
+    let reference = &volume["spec"]["claimRef"];
+    let whose = [&reference["name"], &reference["uid"]].map(|part| part.as_str().unwrap_or("-"));
+    format!("{} {}", phase_of(world, "v"), whose.join(" "))
+}
+
+#[test]
+fn v1_v6_a_volume_is_its_claims_by_uid_and_free_again_only_if_it_was_never_used() {
+    let named = |name: &str| json!({"spec": {"volumeName": name}});
+    let noted = |name: &str| json!({"metadata": {"annotations": {name: "yes"}}});
+    let was_bound = |over: Value| with(over, json!({"status": {"phase": "Bound"}}));
+    let table = [
+        ("its claim", json!({}), Some(of_uid("u", named("v"))), "Bound data u"),
+        ("a claim made again", json!({}), Some(of_uid("x", named("v"))), "Released data u"),
+        ("no claim", json!({}), None, "Released data u"),
+        ("reserved, nobody's yet", json!({"spec": {"claimRef": {"uid": ""}}}), None, "Available data "),
+        ("the claim's side is written next", noted(BOUND_BY_CONTROLLER), Some(of_uid("u", json!({}))), "gone data u"),
+        ("the same for a user's", json!({}), Some(of_uid("u", json!({}))), "gone data u"),
+        (
+            "reserved by uid and too small",
+            json!({"spec": {"capacity": {"storage": "1Mi"}}}),
+            Some(of_uid("u", json!({}))),
+            "Available data u",
+        ),
+        ("its claim chose another", json!({}), Some(of_uid("u", named("w"))), "Available data -"),
+        ("the same, bound here", noted(BOUND_BY_CONTROLLER), Some(of_uid("u", named("w"))), "Available - -"),
+        ("the same, made for it", noted(PROVISIONED_BY), Some(of_uid("u", named("w"))), "gone - -"),
+        ("the same, once bound", was_bound(json!({})), Some(of_uid("u", named("w"))), "Released data u"),
+        ("the same, made for it", was_bound(noted(PROVISIONED_BY)), Some(of_uid("u", named("w"))), "Released data u"),
+    ];
+    for (case, over, claim, expected) in table {
+        let mut volume = held_volume("Retain", over.clone());
+        volume["metadata"]["finalizers"] = json!([]);
+        let world = decided(claim.into_iter().chain([volume]));
+        assert_eq!(shown(&world), expected, "{case} {over}");
+        let mismatch = world.events.iter().filter(|event| event.starts_with("VolumeMismatch: ")).count();
+        assert_eq!(mismatch, usize::from(case.ends_with("too small")), "{case}");
+        let rest =
+            (persistentvolume::CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("", "v"), Timestamp::UNIX_EPOCH);
+        assert_eq!((rest.writes.len(), rest.events.len()), (0, 0), "{case}: once");
+    }
+    // A volume that was made for a claim, which then got another: the claim's change is all there is to see.
+    let mut volume = held_volume("Delete", noted(PROVISIONED_BY));
+    volume["metadata"] = json!({"name": "pvc-u", "annotations": {PROVISIONED_BY: BUILT_IN[0]}});
+    let mut world = decided([of_uid("u", json!({})), volume]);
+    assert_eq!(world.all(&kinds::PERSISTENT_VOLUME).count(), 1);
+    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", named("w"));
+    world.settle(&[persistentvolume::CONTROLLER], Timestamp::UNIX_EPOCH);
+    assert_eq!(world.all(&kinds::PERSISTENT_VOLUME).count(), 0);
+}
+
+#[test]
+fn v3_delete_is_for_whoever_made_the_volume() {
+    let made_by = |name: &str| json!({"metadata": {"annotations": {PROVISIONED_BY: name}}});
+    let failed = "VolumeFailedDelete: error getting deleter volume plugin for volume \"v\": no deletable volume plugin \
+        matched";
+    let table = [
+        (made_by(BUILT_IN[0]), "Released", true, vec![]),
+        (made_by("x.io/driver"), "Released", false, vec![]),
+        (json!({}), "Failed", false, vec![failed.to_owned()]),
+    ];
+    for (over, phase, leaves, events) in table {
+        let mut world = World::default();
+        world.put(held_volume("Delete", over.clone()));
+        let key = ObjectKey::new("", "v");
+        world.run(&persistentvolume::CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX);
+        let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "v");
+        assert_eq!(phase_of(&world, "v"), phase, "{over}");
+        assert_eq!(!volume["metadata"]["deletionTimestamp"].is_null(), leaves, "{over}: at once");
+        world.settle(&[persistentvolume::CONTROLLER], Timestamp::UNIX_EPOCH);
+        let rest = (persistentvolume::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        assert_eq!((world.events, rest.events.len()), (events, 0), "{over}");
+    }
+}
+
+#[test]
+fn v3_one_node_empties_a_volume_for_one_claim() {
+    let notes = |notes: Value| json!({"metadata": {"annotations": notes}});
+    let ready = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+    let table = [
+        (json!({}), "True", "u n1"),
+        (json!({}), "False", "u n2"),
+        // Whoever was asked goes on, as long as it can.
+        (json!({RECYCLE: "u", RECYCLE_ON: "n2"}), "True", "u n2"),
+        (json!({RECYCLE: "u", RECYCLE_ON: "n1"}), "False", "u n2"),
+        (json!({RECYCLE: "u", RECYCLE_ON: "gone"}), "True", "u n1"),
+        // For an earlier claim: that is no answer for this one.
+        (json!({RECYCLE: "x", RECYCLE_ON: "n1"}), "True", "u n1"),
+        (json!({RECYCLE: "x", RECYCLE_ON: "n1", RECYCLED: "x"}), "True", "u n1"),
+        (json!({RECYCLED: "u"}), "True", "- -"),
+        (json!({RECYCLE: "u", RECYCLE_ON: "n1", RECYCLED: "u"}), "True", "- -"),
+    ];
+    for (before, first, expected) in table {
+        let nodes = [node("n1", ready(first)), node("n2", ready("True"))];
+        let world = decided(nodes.into_iter().chain([held_volume("Recycle", notes(before.clone()))]));
+        let volume = world.get(&kinds::PERSISTENT_VOLUME, "", "v");
+        let shown = [RECYCLE, RECYCLE_ON].map(|name| volume["metadata"]["annotations"][name].as_str().unwrap_or("-"));
+        let free = expected == "- -";
+        assert_eq!(shown.join(" "), expected, "{before} {first}");
+        assert_eq!(volume["spec"]["claimRef"].is_null(), free, "{before}");
+        assert_eq!(world.events.iter().any(|event| event == "VolumeRecycled: Volume recycled"), free, "{before}");
+    }
+}
+
+#[test]
+fn v3_a_node_empties_only_what_it_was_asked_to_for_the_claim_that_is_gone() {
+    let notes = |notes: Value| json!({"metadata": {"annotations": notes}});
+    let table = [
+        (json!({}), "n1", Some("u")),
+        (json!({}), "n2", None),
+        (notes(json!({RECYCLE: ""})), "n1", None),
+        (notes(json!({RECYCLE: "x"})), "n1", None),
+        (notes(json!({RECYCLED: "u"})), "n1", None),
+        (notes(json!({RECYCLED: "x"})), "n1", Some("u")),
+        (json!({"spec": {"claimRef": {"uid": "x"}}}), "n1", None),
+        (json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}), "n1", None),
+        (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), "n1", None),
+    ];
+    for (over, node, expected) in table {
+        let asked_for = notes(json!({RECYCLE: "u", RECYCLE_ON: "n1"}));
+        let volume = with(held_volume("Recycle", asked_for), over.clone());
+        assert_eq!(asked(&serde_json::from_value(volume).unwrap(), node), expected, "{over} {node}");
+    }
+}
