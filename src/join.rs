@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 pub fn run(args: &JoinArgs) -> Result<()> {
     let begun = Instant::now();
     crate::need_root("mainstay join")?;
+    crate::up::eviction_policy(&args.node)?;
     crate::up::log_to_stderr();
     let config = config(args)?;
     if let Err(error) = mainstay_runtime::kernel::raise_open_files() {
@@ -33,7 +34,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         let client = joined.client;
         let fencing = if member.settings.fencing == "by-default" { Fencing::ByDefault } else { Fencing::OnRequest };
         let (at, machine) = (&args.data_dir, joined.machine);
-        let node = crate::up::node_config(at, &args.node, &member, client.clone(), serving, machine, fencing);
+        let node = crate::up::node_config(at, &args.node, &member, client.clone(), serving, machine, fencing)?;
         let node = mainstay_node::start(node).await?;
         println!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());
@@ -91,5 +92,6 @@ fn config(args: &JoinArgs) -> Result<JoinConfig> {
         node_name: args.node.node_name.clone(),
         host_name: crate::up::host_name()?,
         node_ip: args.node.node_ip,
+        lease_seconds: args.node.node_lease_duration,
     })
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use jiff::SignedDuration;
 use mainstay_api::kinds;
 use mainstay_cli::args::{NodeArgs, UpArgs};
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, Rotating};
-use mainstay_node::Fencing;
 use mainstay_node::join::{self, Member, Settings};
+use mainstay_node::kubelet::pressure;
 use mainstay_node::network::{Between, Cidr};
+use mainstay_node::{EvictionPolicy, Fencing, LEASE_SECONDS};
 
 /// The name of the image that the binary makes from itself.
 pub const DEMO_IMAGE: &str = mainstay_cli::demo::IMAGE;
@@ -35,6 +37,8 @@ pub struct Cluster {
 pub fn run(args: &UpArgs) -> Result<()> {
     let begun = Instant::now();
     crate::need_root("mainstay up")?;
+    // What is wrong is said before anything begins.
+    eviction_policy(&args.node)?;
     log_to_stderr();
     if let Err(error) = mainstay_runtime::kernel::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
@@ -161,6 +165,7 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
         node: node_name.clone(),
         address: node_ip,
         pod_cidr,
+        lease_seconds: None,
         settings: Settings {
             cluster: server.cluster.clone(),
             cluster_cidr: args.server.cluster_cidr.clone(),
@@ -175,7 +180,7 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;
     // The only server's own node: when it is silent, so is the server, and nobody takes a pod's place.
     let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
-    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing);
+    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;
     let node = mainstay_node::start(config).await?;
     Ok(Cluster { server, node, client, api_ready, node_name })
 }
@@ -199,8 +204,12 @@ pub fn node_config(
     serving: Arc<Rotating>,
     machine: String,
     fencing: Fencing,
-) -> mainstay_node::NodeConfig {
-    mainstay_node::NodeConfig {
+) -> Result<mainstay_node::NodeConfig> {
+    let between = Between::parse(&member.settings.pod_network).with_context(|| {
+        let network = &member.settings.pod_network;
+        format!("the cluster's pod network is {network:?}, which this mainstay does not know: run the server's version")
+    })?;
+    Ok(mainstay_node::NodeConfig {
         client,
         data_dir: data_dir.to_owned(),
         node_name: member.node.clone(),
@@ -208,7 +217,7 @@ pub fn node_config(
         pod_cidr: member.pod_cidr.clone(),
         cluster_cidr: member.settings.cluster_cidr.clone(),
         service_cidr: member.settings.service_cidr.clone(),
-        between: Between::parse(&member.settings.pod_network).unwrap_or(Between::Vxlan),
+        between,
         cluster_dns: member.settings.cluster_dns,
         cluster_domain: member.settings.cluster_domain.clone(),
         cgroup_root: cgroup_root(data_dir),
@@ -221,8 +230,24 @@ pub fn node_config(
         client_ca_pem: member.ca_pem.clone(),
         machine,
         fencing,
-        lease_seconds: args.node_lease_duration,
-    }
+        lease_seconds: args.node_lease_duration.or(member.lease_seconds).unwrap_or(LEASE_SECONDS),
+        eviction: eviction_policy(args)?,
+    })
+}
+
+/// When a node is short of something, as its flags say.
+pub fn eviction_policy(args: &NodeArgs) -> Result<EvictionPolicy> {
+    let thresholds = pressure::thresholds(&args.eviction_hard);
+    let period = &args.eviction_pressure_transition_period;
+    let parsed: SignedDuration = period
+        .parse()
+        .with_context(|| format!("--eviction-pressure-transition-period {period:?} is not a time such as 5m"))?;
+    Ok(EvictionPolicy {
+        thresholds: thresholds.map_err(|why| anyhow!("--eviction-hard: {why}"))?,
+        transition_period: Duration::try_from(parsed)
+            .ok()
+            .context("--eviction-pressure-transition-period is negative")?,
+    })
 }
 
 /// Notes for `mainstay down` which process this is, and where its links are. Without them the cluster runs all the same

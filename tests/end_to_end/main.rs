@@ -4,6 +4,7 @@ mod authorization;
 mod claims;
 mod conformance;
 mod crash;
+mod disk_pressure;
 mod dns;
 mod etcd;
 mod fencing;

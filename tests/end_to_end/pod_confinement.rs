@@ -64,10 +64,11 @@ fn evictions(cluster: &Cluster, checks: &Checks) {
 
 /// X5, X7: neither a pod nor a Service gets connections that are meant for the API.
 fn nobody_takes_the_apis_port(cluster: &Cluster, checks: &Checks) {
-    let own = "    ports: [{containerPort: 80, hostPort: 6443}, {containerPort: 81, hostPort: 18081}]\n";
+    let own = "    ports: [{containerPort: 81, hostPort: 18081}]\n";
     let serve =
         "[sh, -c, 'while true; do echo thief | nc -l -p 80; done & while true; do echo up | nc -l -p 81; done']";
     cluster.apply(&pod("thief", "", own).replace("[sleep, '100000']", serve));
+    cluster.kubectl(&["label", "pod", "thief", "app=thief"]);
     let ask = || {
         let script = "exec 3<>/dev/tcp/127.0.0.1/18081 && timeout 5 cat <&3";
         let output = cluster.inside("bash").args(["-c", script]).output().expect("bash");
@@ -84,7 +85,41 @@ fn nobody_takes_the_apis_port(cluster: &Cluster, checks: &Checks) {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         checks.holds(address, error.contains("spec.externalIPs[0]: Invalid value"), &error);
     }
+    ports_that_are_not_to_be_had(cluster, checks);
     cluster.kubectl(&["delete", "pod", "thief"]);
+}
+
+/// X8: what is not served is said, on the pod or on the Service.
+fn ports_that_are_not_to_be_had(cluster: &Cluster, checks: &Checks) {
+    let own = "    ports: [{containerPort: 80, hostPort: 10250}]\n";
+    cluster.apply(&pod("waits", "", own));
+    cluster.apply(&pod("bound", "  nodeName: node-1\n", own));
+    let free = "node(s) didn't have free ports for the requested pod ports";
+    let of = |pod: &str, path: &str| cluster.field(&format!("pod/{pod}"), path);
+    let why = "{.status.conditions[?(@.type=='PodScheduled')].message}";
+    cluster.eventually("no node has the port", || of("waits", why).contains(&format!("1 {free}")));
+    cluster.eventually("it is refused", || of("bound", "{.status.phase} {.status.reason}") == "Failed NodePorts");
+    let message = format!("Pod was rejected: Predicate NodePorts failed: {free}");
+    checks.equal("in words", &of("bound", "{.status.message}"), &message);
+    cluster.kubectl(&["delete", "pod", "waits", "bound"]);
+    let service = |name: &str, port: &str| {
+        let spec = format!("{{selector: {{app: thief}}, externalIPs: [192.0.2.77], ports: [{{port: {port}}}]}}");
+        cluster.apply(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}"));
+    };
+    for (name, port) in [("kubelets", "10250"), ("first", "88"), ("second", "88")] {
+        service(name, port);
+    }
+    let said = |name: &str, what: &str| {
+        let about = format!("involvedObject.name={name},reason=PortAlreadyAllocated");
+        let events = cluster.kubectl(&["get", "events", "--field-selector", &about, "-o", "jsonpath={..message}"]);
+        events.contains(what)
+    };
+    let kept = "On node node-1, 192.0.2.77:10250/TCP is not served: it is the cluster's own";
+    cluster.eventually("the guard says so", || said("kubelets", kept));
+    let lost = "On node node-1, 192.0.2.77:88/TCP is not served: default/first has it";
+    cluster.eventually("who came second hears of it", || said("second", lost));
+    checks.holds("who has it hears nothing", !said("first", "is not served"), "");
+    cluster.kubectl(&["delete", "service", "kubelets", "first", "second"]);
 }
 
 /// X6, X8: what would change the host, and what the node cannot do, fails the pod with a reason.

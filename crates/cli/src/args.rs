@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+/// Upstream's thresholds.
+const EVICTION_HARD: &str = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,\
+                             imagefs.inodesFree<5%";
+
 /// Where a cluster lives unless something else is said.
 pub const DATA_DIR: &str = "/var/lib/mainstay";
 
@@ -120,7 +124,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
     /// How packets get from one machine's pods to another's.
-    #[arg(long, value_name = "KIND", default_value = "vxlan", value_parser = ["vxlan", "routes"])]
+    #[arg(long, value_name = "KIND", default_value = "vxlan", value_parser = pod_network)]
     pub pod_network: String,
     #[command(flatten)]
     pub store: StoreArgs,
@@ -146,6 +150,18 @@ pub struct ServerArgs {
     /// stopped, its volumes stay where they are and are used by nobody.
     #[arg(long)]
     pub new_cluster: bool,
+}
+
+/// Reads a kind of pod network.
+fn pod_network(text: &str) -> Result<String, String> {
+    match text {
+        "vxlan" | "routes" => Ok(text.to_owned()),
+        "wireguard" => Err("mainstay does not encrypt what pods send between machines, whatever this kernel has: put \
+            the machines on a WireGuard network of your own, give each its address there as --node-ip, and use \
+            routes or vxlan"
+            .to_owned()),
+        _ => Err("there are vxlan and routes".to_owned()),
+    }
 }
 
 /// Where the cluster's state is.
@@ -189,9 +205,10 @@ pub struct NodeArgs {
     /// The port of the node's own API (logs, exec, port-forward).
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub node_port: u16,
-    /// How long this node may be silent, in seconds, before it counts as lost; it renews its lease four times in that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(4..=300))]
-    pub node_lease_duration: u32,
+    /// How long this node may be silent, in seconds, before it counts as lost; it renews its lease four times in that
+    /// [default: 40; of a machine that has joined before, what it was then].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(4..=300))]
+    pub node_lease_duration: Option<u32>,
     /// Whether containers that ask for no seccomp profile get RuntimeDefault.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true)]
@@ -199,6 +216,14 @@ pub struct NodeArgs {
     /// Kernel parameters of their namespaces that pods may set beside the safe ones, such as `net.core.*,kernel.msg*`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// How little there may be of what before this node takes no new pods and evicts some, such as
+    /// `nodefs.available<10%,memory.available<100Mi`; what is not named has no threshold, and nothing has where it is
+    /// empty.
+    #[arg(long, value_name = "SIGNAL<VALUE,…", default_value = EVICTION_HARD)]
+    pub eviction_hard: String,
+    /// How long a node says that it is short of something after it no longer is.
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub eviction_pressure_transition_period: String,
 }
 
 /// `mainstay join`.

@@ -160,6 +160,21 @@ pub fn least_allocated(wanted: &Amounts, has: &Amounts, used: &Amounts) -> i64 {
     i64::midpoint(free(has.cpu, used.cpu, wanted.cpu), free(has.memory, used.memory, wanted.memory))
 }
 
+/// On a Node: the TCP ports there that are the cluster's own, which no pod's host port gets: `6443,10250`.
+pub const RESERVED_PORTS: &str = "mainstay.io/reserved-host-ports";
+
+/// Whether one of a pod's host ports is the cluster's own on a node. A pod that shares the node's network takes its ports
+/// by itself, and learns that they are taken.
+pub fn takes_reserved(pod: &Pod, ports: &BTreeSet<HostPort>, node: &Node) -> bool {
+    if ports.is_empty() || pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return false;
+    }
+    let reserved = node.metadata.annotations.as_ref().and_then(|all| all.get(RESERVED_PORTS));
+    let mut reserved =
+        reserved.into_iter().flat_map(|list| list.split(',')).filter_map(|port| port.parse::<i32>().ok());
+    reserved.any(|own| ports.iter().any(|(_, protocol, port)| protocol == "TCP" && *port == own))
+}
+
 /// (address, protocol, port) that a pod takes on its node; the address `""` is every address.
 pub fn host_ports(pod: &Pod) -> BTreeSet<HostPort> {
     let ports =

@@ -15,14 +15,19 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
 use mainstay_client::{Client, Rotating};
-pub use mainstay_logic::fencing::Policy as Fencing;
+pub use mainstay_logic::fencing::{LEASE_SECONDS, Policy as Fencing};
 use mainstay_tasks::{Health, keep};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+
+pub use kubelet::pressure::EvictionPolicy;
 
 use kubelet::Kubelet;
 use kubelet::disk::Disk;
 use kubelet::events::Events;
+use kubelet::node_status;
 use kubelet::objects::Objects;
 use mainstay_runtime::images::{self, ImageStore};
 use mainstay_runtime::{Runtime, RuntimeConfig, RuntimeError, safe_path};
@@ -74,6 +79,8 @@ pub struct NodeConfig {
     pub seccomp_default: bool,
     /// Kernel parameters that pods may set beside the safe ones: names, or beginnings that end in `*`.
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// When the node is short of something.
+    pub eviction: EvictionPolicy,
     /// The machine's resolver settings: `/etc/resolv.conf`.
     pub host_resolv_conf: PathBuf,
     /// Where exec, attach, logs and port-forward are served (on every address), and `daemonEndpoints` says so; 0 takes
@@ -162,19 +169,21 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let mut tasks = JoinSet::new();
     let view = View::new(&config.cluster_domain, &config.node_name);
     let health = Health::default();
+    let status_due = Arc::new(Notify::new());
+    let events = Events::start(config.client.clone(), config.node_name.clone(), health.clone());
+    let reserved = network::guard::Reserved::new(status_due.clone());
     tasks.spawn(keep(health.clone(), "packet-filter", {
         let (view, client) = (view.clone(), config.client.clone());
-        let api_port =
-            client.present_server().rsplit(':').next().and_then(|port| port.trim_end_matches('/').parse().ok());
-        let ports = api_port.into_iter().chain([config.streaming_port]).collect();
-        let guard = network::guard::Guard { node: config.node_name.clone(), services, ports };
+        let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
+        let guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
+        let events = events.clone();
         let mut opened = Some(filter);
         move || {
             let filter = opened.take().map_or_else(|| Filter::open(pods, services), Ok);
-            let (view, client, guard) = (view.clone(), client.clone(), guard.clone());
+            let (view, client, guard, events) = (view.clone(), client.clone(), guard.clone(), events.clone());
             async move {
                 match filter {
-                    Ok(filter) => network::view::keep(view, client, filter, guard).await,
+                    Ok(filter) => network::view::keep(view, client, filter, guard, events).await,
                     Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
                 }
             }
@@ -182,7 +191,13 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     }));
     tasks.spawn(keep(health.clone(), "machines", {
         let (network, client, node) = (network.clone(), config.client.clone(), config.node_name.clone());
-        move || network::machines::keep(network.clone(), client.clone(), node.clone())
+        let status_due = status_due.clone();
+        let own_node = Arc::new(move |node: &Node| {
+            if node_status::lacks_allocatable(node) {
+                status_due.notify_one();
+            }
+        });
+        move || network::machines::keep(network.clone(), client.clone(), node.clone(), own_node.clone())
     }));
     let resolv_conf = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
     let upstreams = network::dns::upstreams(&resolv_conf, config.cluster_dns);
@@ -200,12 +215,15 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         volumes,
         objects: Objects::start(config.client.clone(), health.clone()),
         disk: Disk::new(&config.data_dir),
-        events: Events::start(config.client.clone(), config.node_name.clone(), health.clone()),
+        events,
+        reserved,
         pods: kubelet::pods::Pods::default(),
         abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
         node: std::sync::Mutex::default(),
         heartbeat: config.client.apart(),
         deadlines: kubelet::deadline::Deadlines::default(),
+        pressure: kubelet::pressure::Pressure::default(),
+        status_due,
         health: health.clone(),
         config,
     });

@@ -92,7 +92,7 @@ fn config(folder: &std::path::Path) -> NetworkConfig {
 
 fn fronts(front: Front, endpoints: &[Ipv4Addr], masquerade: bool, affinity: Option<u32>) -> Fronts {
     let endpoints = endpoints.iter().map(|address| SocketAddrV4::new(*address, 80)).collect();
-    BTreeMap::from([(front, Backends { endpoints, affinity, masquerade, from: None })])
+    BTreeMap::from([(front, Backends { endpoints, inside: None, affinity, masquerade, from: None })])
 }
 
 #[test]
@@ -298,6 +298,74 @@ fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_
     let everybody = with(&[b], None);
     node.run(move || filter.set_service("default/a", &everybody).expect("set"));
     assert!(node.ask(service).is_ok(), "everybody again");
+    let leases = config.folder.clone();
+    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+}
+
+/// `externalTrafficPolicy: Local` keeps clients from outside to this node's endpoints; pods, and the node itself, are
+/// sent to any.
+#[test]
+fn n4_pods_and_the_node_are_not_kept_to_local_endpoints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let (node, outside, pod_a, pod_b) = (Host::new(), Host::new(), Host::new(), Host::new());
+    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
+    let outside_thread = outside.run(nix::unistd::gettid).to_string();
+    let opened = config.clone();
+    let ip = |args: &str| {
+        assert!(std::process::Command::new("ip").args(args.split(' ')).status().expect("ip").success(), "{args}");
+    };
+    let (a, b, mut filter) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        let a = network.attach("uid-a", &netns_a).expect("attached");
+        let b = network.attach("uid-b", &netns_b).expect("attached");
+        ip(&format!("link add out0 type veth peer name eth0 netns {outside_thread}"));
+        ip("address add 192.0.2.1/24 dev out0");
+        ip("link set out0 up");
+        ip("route add 203.0.113.0/24 dev out0");
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&[]).expect("an empty table");
+        (a, b, filter)
+    });
+    outside.run(move || {
+        ip("address add 192.0.2.2/24 dev eth0");
+        ip("link set eth0 up");
+        ip("route add default via 192.0.2.1");
+    });
+    pod_a.serve("a");
+    pod_b.serve("b");
+    let external = Front { address: Some(Ipv4Addr::new(203, 0, 113, 7)), protocol: Protocol::Tcp, port: 80 };
+    let node_port = Front { address: None, protocol: Protocol::Tcp, port: 30080 };
+    let asked =
+        [SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 80), SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 30080)];
+    let with = |here: &[Ipv4Addr], affinity| {
+        let mut both = fronts(external, here, false, affinity);
+        both.extend(fronts(node_port, here, false, affinity));
+        both.values_mut().for_each(|backends| backends.inside = Some(vec![SocketAddrV4::new(b, 80)]));
+        both
+    };
+    for affinity in [None, Some(60)] {
+        let (none, local) = (with(&[], affinity), with(&[a], affinity));
+        filter = node.run(move || {
+            filter.set_service("default/web", &none).expect("set");
+            filter
+        });
+        for at in asked {
+            assert_eq!(outside.ask(at), Err(ErrorKind::ConnectionRefused), "nothing is here, {at} {affinity:?}");
+            assert_eq!(pod_a.ask(at), Ok(format!("b {a}")), "a pod, as itself, {at} {affinity:?}");
+            assert_eq!(pod_b.ask(at), Ok("b 10.244.0.1".to_owned()), "a pod that reaches itself, {at} {affinity:?}");
+            assert_eq!(node.ask(at), Ok("b 10.244.0.1".to_owned()), "the node itself, {at} {affinity:?}");
+        }
+        filter = node.run(move || {
+            filter.set_service("default/web", &local).expect("set");
+            filter
+        });
+        for at in asked {
+            assert_eq!(outside.ask(at), Ok("a 192.0.2.2".to_owned()), "who comes from outside, {at} {affinity:?}");
+            assert_eq!(pod_a.ask(at), Ok(format!("b {a}")), "a pod, {at} {affinity:?}");
+            assert_eq!(node.ask(at), Ok("b 10.244.0.1".to_owned()), "the node itself, {at} {affinity:?}");
+        }
+    }
     let leases = config.folder.clone();
     node.run(move || Network::cleanup(&leases).expect("cleaned up"));
 }

@@ -16,6 +16,7 @@ use super::{
     ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
     user_namespace,
 };
+use crate::images::overlay::UPPER;
 use crate::shim::process;
 use crate::shim::wire::{self, FromShim, ToShim};
 
@@ -56,6 +57,11 @@ impl Entry {
 
     pub fn is_running(&self) -> bool {
         matches!(self.status.borrow().state, ContainerState::Running { .. })
+    }
+
+    /// Whether nothing of it runs, nor will.
+    pub fn is_ended(&self) -> bool {
+        Self::is_over(&self.status.borrow().state)
     }
 
     fn is_over(state: &ContainerState) -> bool {
@@ -349,6 +355,17 @@ impl Inner {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Empties an ended container's root file system. Blocking, idempotent.
+    pub fn discard_written(&self, entry: &Entry) -> Result<(), RuntimeError> {
+        let upper = entry.dir.join(UPPER);
+        if !upper.exists() {
+            return Ok(());
+        }
+        self.config.images.unmount_rootfs(&entry.dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
+        let removed = crate::safe_path::remove::tree(&self.config.root, &upper);
+        removed.map_err(|source| RuntimeError::Io { what: format!("cannot remove {}", upper.display()), source })
     }
 
     pub fn entry(&self, id: &str) -> Result<Arc<Entry>, RuntimeError> {

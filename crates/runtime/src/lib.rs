@@ -237,6 +237,18 @@ impl Runtime {
         self.inner.container_dir(id).join(images::overlay::UPPER)
     }
 
+    /// Removes what ended containers have written to their root file systems, which nobody sees any more; their
+    /// records and logs stay. What cannot be removed now is left for the next time. Blocking.
+    pub fn discard_written(&self) {
+        let ended: Vec<Arc<Entry>> =
+            locked(&self.inner.containers).values().filter(|entry| entry.is_ended()).cloned().collect();
+        for entry in ended {
+            if let Err(error) = self.inner.discard_written(&entry) {
+                tracing::warn!(container = entry.spec.id(), %error, "what it wrote cannot be removed");
+            }
+        }
+    }
+
     /// One container.
     pub fn status(&self, id: &str) -> Option<ContainerStatus> {
         self.inner.entry(id).ok().map(|entry| entry.current())

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Cluster, PATIENCE, text};
+use super::{ANY_DISK, Cluster, PATIENCE, text};
 
 /// A switch that machines are plugged into; gone when it is dropped.
 pub struct Lan {
@@ -126,7 +126,7 @@ impl Cluster {
     /// As [`Cluster::join`], until it says something else.
     pub fn join_until<S: AsRef<str>>(&mut self, words: &[S], ready: &'static str) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
-        let mut command = self.mainstay(&["join"]);
+        let mut command = self.mainstay(&["join", ANY_DISK]);
         command.args(words.iter().map(AsRef::as_ref));
         self.run(command, log, ready);
     }

@@ -43,8 +43,14 @@ pub async fn stolen(cluster: &Cluster) -> Result<String> {
     let serve = "while true; do echo thief | nc -l -p 80; done";
     let thief = json!({ "metadata": { "name": "thief", "labels": { "app": "thief" } }, "spec": {
         "terminationGracePeriodSeconds": 0,
-        "containers": [{ "name": "c", "image": IMAGE, "command": ["sh", "-c", serve], "ports": ports }] } });
+        "containers": [{ "name": "c", "image": IMAGE, "command": ["sh", "-c", serve] }] } });
     cluster.client.create(&kinds::POD, NAMESPACE, &thief).await?;
+    // Past the scheduler, which would find no node for it.
+    let mut bound = thief.clone();
+    bound["metadata"]["name"] = json!("thief-bound");
+    bound["spec"]["nodeName"] = json!("node-1");
+    bound["spec"]["containers"][0]["ports"] = json!(ports);
+    cluster.client.create(&kinds::POD, NAMESPACE, &bound).await?;
     let node = cluster.client.list(&kinds::NODE, "", &mainstay_client::ListOptions::default()).await?;
     let address = node.pointer("/items/0/status/addresses/0/address").and_then(Value::as_str).unwrap_or("").to_owned();
     let api = cluster.client.get(&kinds::SERVICE, "default", "kubernetes").await?;
@@ -65,6 +71,7 @@ pub async fn stolen(cluster: &Cluster) -> Result<String> {
         }
     }
     let now = json!({ "gracePeriodSeconds": 0 });
+    cluster.client.delete(&kinds::POD, NAMESPACE, "thief-bound", &now).await?;
     cluster.client.delete(&kinds::POD, NAMESPACE, "thief", &now).await?;
     Ok(format!("{tried} Services, endpoints and slices with addresses that are others', a pod with their ports"))
 }

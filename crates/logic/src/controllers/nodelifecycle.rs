@@ -40,6 +40,9 @@ const MAX_LEASE: i32 = 300;
 /// On a Node: `<renewTime of a lease that stands still> <when that was noted>`.
 const SILENT: &str = "mainstay.io/silent-since";
 
+/// How long a kubelet may keep what it has read, in seconds. Upstream's kubelets read it, and so they may here.
+const TTL: &str = "node.alpha.kubernetes.io/ttl";
+
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// Conditions that a lost node's kubelet would have posted.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -115,9 +118,22 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     // One patch of the Node per decision: the next one sees this one's resourceVersion.
     let patched =
         decision.writes.iter().any(|write| matches!(write, Write::Patch { kind, .. } if kind.plural == "nodes"));
-    if wanted != have && !patched {
-        decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, json!({"spec": {"taints": wanted}})));
+    let is_new = annotation(&node.metadata, TTL).is_empty();
+    if patched || (wanted == have && !is_new) {
+        return decision;
     }
+    let mut patch = json!({});
+    if wanted != have {
+        patch["spec"]["taints"] = json!(wanted);
+    }
+    if is_new {
+        // As upstream's controllers do with a node that they see for the first time.
+        patch["metadata"]["annotations"][TTL] = json!("0");
+        let name = node.metadata.name.as_deref().unwrap_or("");
+        let message = format!("Node {name} event: Registered Node {name} in Controller");
+        decision.events.push(Event::normal(&kinds::NODE, &node.metadata, "RegisteredNode", message));
+    }
+    decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, patch));
     decision
 }
 
@@ -340,6 +356,19 @@ mod tests {
         run(&mut world, 50);
         assert_eq!(shown(&world), "True");
         assert!(world.get(&kinds::NODE, "", "n1")["metadata"]["annotations"][SILENT].is_null());
+    }
+
+    #[test]
+    fn a_node_is_announced_once() {
+        let mut world = world();
+        let key = ObjectKey::new("", "n1");
+        let announced = |world: &World| {
+            let events = (CONTROLLER.reconcile)(&world.snapshot, &key, at(0)).events;
+            events.into_iter().map(|event| event.message).collect::<Vec<_>>()
+        };
+        assert_eq!(announced(&world), ["Node n1 event: Registered Node n1 in Controller"]);
+        run(&mut world, 0);
+        assert_eq!(announced(&world), Vec::<String>::new());
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub fn misfit<'a>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'a Pod> 
     }
     let ports = resources::host_ports(pod);
     let taken = others.flat_map(resources::host_ports).map(|port| (port, 1)).collect();
-    if !ports.is_empty() && resources::collide(&ports, &taken) {
+    if !ports.is_empty() && (resources::collide(&ports, &taken) || resources::takes_reserved(pod, &ports, node)) {
         return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports");
     }
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
@@ -198,7 +198,8 @@ mod tests {
 
     fn node() -> Node {
         serde_json::from_value(json!({
-            "metadata": { "name": "n", "labels": { "zone": "a" } },
+            "metadata": { "name": "n", "labels": { "zone": "a" },
+                "annotations": { "mainstay.io/reserved-host-ports": "6443,10250" } },
             "spec": { "taints": [{ "key": "drained", "effect": "NoExecute" }, { "key": "x", "effect": "NoSchedule" }] },
             "status": { "allocatable": { "cpu": "2", "memory": "1Gi", "pods": "3" } },
         }))
@@ -236,6 +237,14 @@ mod tests {
                     "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
                 )),
             ),
+            (
+                tolerant(with_port(json!({ "hostPort": 10250 }))),
+                Some((
+                    "NodePorts",
+                    "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+                )),
+            ),
+            (tolerant(with_port(json!({ "hostPort": 10250, "protocol": "UDP" }))), None),
             (
                 pod(json!({ "containers": [] })),
                 Some((

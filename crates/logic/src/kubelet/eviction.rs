@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use mainstay_api::quantity::{Format, Quantity};
 
 use super::containers::is_sidecar;
 
 /// The resource's name.
-const RESOURCE: &str = "ephemeral-storage";
+pub(super) const RESOURCE: &str = "ephemeral-storage";
 
 /// A limit in bytes, and as people read it.
 type Limit = (u64, Quantity);
@@ -36,17 +36,29 @@ pub struct Usage {
     pub containers: BTreeMap<String, u64>,
 }
 
+impl Usage {
+    /// All of it together.
+    pub fn total(&self) -> u64 {
+        let all = self.volumes.values().chain(self.containers.values());
+        all.fold(0, |sum: u64, used| sum.saturating_add(*used))
+    }
+}
+
+/// Which emptyDirs of a pod are on the node's disk.
+pub fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter(|volume| {
+        let medium = volume.empty_dir.as_ref().map(|source| source.medium.as_deref().unwrap_or(""));
+        medium.is_some_and(str::is_empty)
+    })
+}
+
 /// A pod's limits; `None` where it has none, so that nothing of it is ever counted.
 pub fn limits(pod: &Pod) -> Option<Limits> {
     let spec = pod.spec.as_ref()?;
-    let volumes: BTreeMap<String, Option<Limit>> = spec
-        .volumes
-        .iter()
-        .flatten()
-        .filter_map(|volume| Some((volume, volume.empty_dir.as_ref()?)))
-        .filter(|(_, source)| source.medium.as_deref().unwrap_or("").is_empty())
-        .map(|(volume, source)| (volume.name.clone(), source.size_limit.as_ref().and_then(|size| limit(&size.0))))
-        .collect();
+    let size = |volume: &Volume| limit(&volume.empty_dir.as_ref()?.size_limit.as_ref()?.0);
+    let volumes: BTreeMap<String, Option<Limit>> =
+        volumes(pod).map(|volume| (volume.name.clone(), size(volume))).collect();
     let (init, main) = (spec.init_containers.as_deref().unwrap_or_default(), &spec.containers);
     let containers: BTreeMap<String, Limit> =
         init.iter().chain(main).filter_map(|container| Some((container.name.clone(), limit_of(container)?))).collect();
@@ -110,9 +122,7 @@ impl Limits {
                 return Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "));
             }
         }
-        let all = usage.volumes.values().chain(usage.containers.values());
-        let together = all.fold(0, |sum: u64, used| sum.saturating_add(*used));
-        if let Some((_, limit)) = self.pod.filter(|(bytes, _)| together > *bytes) {
+        if let Some((_, limit)) = self.pod.filter(|(bytes, _)| usage.total() > *bytes) {
             return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
         }
         usage.containers.iter().find_map(|(name, used)| {

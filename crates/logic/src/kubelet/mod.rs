@@ -21,6 +21,7 @@ mod conditions;
 mod containers;
 pub mod ephemeral;
 pub mod eviction;
+pub mod pressure;
 mod probes;
 pub mod qos;
 mod resize;

@@ -115,6 +115,9 @@ pub fn consider<'a>(
     if !wants.ports.is_empty() && resources::collide(&wants.ports, &usage.ports) {
         return Err(refuse("node(s) didn't have free ports for the requested pod ports", true));
     }
+    if resources::takes_reserved(pod, &wants.ports, node) {
+        return Err(refuse("node(s) didn't have free ports for the requested pod ports", false));
+    }
     let shortages = resources::shortages(&wants.amounts, &usage.has, &usage.used, usage.pods);
     if !shortages.is_empty() {
         let resolvable = resources::shortages(&wants.amounts, &usage.has, &Amounts::default(), 0).is_empty();

@@ -222,6 +222,27 @@ fn host_ports_exclude_each_other() {
     );
 }
 
+/// X8: a host port that the node itself needs is no node's to give.
+#[test]
+fn x8_a_host_port_of_the_clusters_own_is_not_free() {
+    let mut world = World::default();
+    world.put(node("n1", json!({"metadata": {"annotations": {"mainstay.io/reserved-host-ports": "6443,10250"}}})));
+    let with = |port: i32, spec: serde_json::Value| {
+        let mut spec = spec;
+        spec["containers"] = json!([{"name": "c", "ports": [{"containerPort": port, "hostPort": port}]}]);
+        json!({ "spec": spec })
+    };
+    world.put(pod("kubelets", with(10250, json!({}))));
+    world.put(pod("own", with(10251, json!({}))));
+    world.put(pod("beside", with(6443, json!({"hostNetwork": true}))));
+    assert_eq!(
+        placed(&mut world, "kubelets"),
+        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+    );
+    assert_eq!(placed(&mut world, "own"), "n1");
+    assert_eq!(placed(&mut world, "beside"), "n1", "one in the node's network finds out by itself");
+}
+
 #[test]
 fn many_pods_are_placed_on_what_those_before_them_leave() {
     let mut world = World::default();

@@ -19,6 +19,8 @@ pub struct Connection<R, W> {
     writing: Mutex<W>,
     /// Threads that wait to read the next call.
     waiting: AtomicUsize,
+    /// Hears of each call.
+    heard: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Reading<R> {
@@ -27,9 +29,10 @@ struct Reading<R> {
 }
 
 impl<R: Read, W: Write> Connection<R, W> {
-    pub fn new(client: Peer, reader: R, writer: W) -> Self {
+    pub fn new(client: Peer, reader: R, writer: W, heard: impl Fn() + Send + Sync + 'static) -> Self {
         let reading = Mutex::new(Reading { stream: reader, ended: false });
-        Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0) }
+        let heard = Box::new(heard);
+        Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0), heard }
     }
 
     /// Answers calls until the client ends the connection; one that only `helps`, until another waits to read the
@@ -77,6 +80,9 @@ impl<R: Read, W: Write> Connection<R, W> {
         wait(None)?;
         let read = rpc::read_record(&mut reading.stream, record, || wait(Some(RECORD_TIMEOUT)));
         reading.ended = !matches!(read, Ok(true));
+        if !reading.ended {
+            (self.heard)();
+        }
         if !reading.ended && self.waiting.load(Ordering::SeqCst) == 0 {
             help();
         }

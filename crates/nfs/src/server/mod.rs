@@ -9,6 +9,7 @@
 //! - [`export`]: what is exported to whom
 //! - [`handle`]: file handles
 //! - [`identity`]: acting as somebody else
+//! - [`slots`]: how many connections there are, and whose
 //! - [`connection`]: calls of one client, carried out side by side
 //! - [`call`]: from a call to its procedure
 //! - [`file`], [`name`], [`listing`]: the procedures on files, names and folders
@@ -28,6 +29,7 @@ mod listing;
 mod mount;
 mod name;
 mod sizes;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -47,8 +49,9 @@ use call::Peer;
 use connection::Connection;
 use export::Export;
 use limits::Limits;
+use slots::{Slot, Slots};
 
-/// Connections at one time; beyond, new ones are closed at once.
+/// Connections at one time; beyond, whoever has most loses one.
 const MAX_CONNECTIONS: usize = 256;
 /// Threads beside those, for clients that have several calls under way.
 const MAX_HELPERS: usize = 64;
@@ -94,7 +97,7 @@ pub struct Server {
     start: u32,
     failures: AtomicU32,
     port: u16,
-    connections: AtomicUsize,
+    connections: Arc<Slots>,
     /// Threads beside the first of each connection.
     helpers: AtomicUsize,
 }
@@ -210,32 +213,33 @@ fn accept(server: &Arc<Server>, listener: &TcpListener) {
                 continue;
             }
         };
-        if server.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-            server.connections.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%peer, "more than {MAX_CONNECTIONS} connections: this one is closed");
-            continue;
-        }
+        let slot = match stream.try_clone() {
+            Ok(stream) => server.connections.take(peer.ip().to_canonical(), stream),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a connection could not be kept");
+                continue;
+            }
+        };
         let served = server.clone();
         let work = move || {
-            if let Err(error) = connection(&served, stream, peer) {
+            if let Err(error) = connection(&served, stream, peer, slot) {
                 tracing::debug!(%peer, %error, "a connection ended");
             }
-            served.connections.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(error) = thread("nfs-connection", work) {
-            server.connections.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(%error, "no thread for a connection");
         }
     }
 }
 
-fn connection(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+fn connection(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slot: Slot) -> io::Result<()> {
     stream.set_nodelay(true)?;
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::KeepAlive, &true)?;
     stream.set_write_timeout(Some(RECORD_TIMEOUT))?;
     let is_here = stream.local_addr()?.ip().to_canonical() == peer.ip().to_canonical();
     let client = Peer { address: peer.ip(), port: peer.port(), is_here };
-    work(server, &Arc::new(Connection::new(client, stream.try_clone()?, stream.try_clone()?)), &Arc::new(stream), false)
+    let connection = Connection::new(client, stream.try_clone()?, stream.try_clone()?, move || slot.heard());
+    work(server, &Arc::new(connection), &Arc::new(stream), false)
 }
 
 /// A client's connection.
@@ -294,7 +298,7 @@ impl Server {
             start: start(),
             failures: AtomicU32::new(0),
             port,
-            connections: AtomicUsize::new(0),
+            connections: Arc::new(Slots::new(MAX_CONNECTIONS)),
             helpers: AtomicUsize::new(0),
         }
     }

@@ -119,6 +119,27 @@ fn nothing_leads_out_of_an_export_x3() {
     assert!(getattr(&remote, &[]).is_err());
 }
 
+/// X5: connections that say nothing, more than there are slots, from one address.
+#[test]
+fn x5_idle_connections_of_one_client_lock_nobody_out() {
+    let base = base();
+    let port = serve(base.path(), "no_root_squash");
+    let (before, dir) = mount(base.path(), port, "").unwrap();
+    let idle = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let (from, to): (std::net::SocketAddr, std::net::SocketAddr) =
+            (([127, 0, 0, 66], 0).into(), ([127, 0, 0, 1], port).into());
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket
+    };
+    let flood: Vec<socket2::Socket> = (0..super::MAX_CONNECTIONS + 44).map(idle).collect();
+    create(&before, &dir, b"by-who-was-there", &root()).unwrap();
+    let (newcomer, dir) = mount(base.path(), port, "").unwrap();
+    create(&newcomer, &dir, b"by-a-newcomer", &root()).unwrap();
+    drop(flood);
+}
+
 #[test]
 fn root_is_squashed_read_only_is_and_clients_are_chosen() {
     let base = base();

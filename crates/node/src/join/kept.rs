@@ -74,6 +74,9 @@ pub struct Member {
     pub address: Ipv4Addr,
     /// Its range of pod addresses.
     pub pod_cidr: String,
+    /// How long its Lease is, in seconds, where that was said.
+    #[serde(default)]
+    pub lease_seconds: Option<u32>,
     /// What it has in common with the others.
     pub settings: Settings,
 }

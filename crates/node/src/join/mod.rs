@@ -46,6 +46,8 @@ pub struct JoinConfig {
     pub host_name: String,
     /// The address by which others reach this machine; that by which it reaches the server where it is not given.
     pub node_ip: Option<Ipv4Addr>,
+    /// How long the node's Lease is, in seconds; what it was, where it is not given.
+    pub lease_seconds: Option<u32>,
 }
 
 /// What `mainstay token create` prints.
@@ -169,6 +171,7 @@ async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinErro
         node: node.clone(),
         address,
         pod_cidr: String::new(),
+        lease_seconds: config.lease_seconds,
         settings: Settings::default(),
     };
     let client = client_of(&member, identity.clone())?;
@@ -211,6 +214,7 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
     if let Some(address) = config.node_ip {
         member.address = address;
     }
+    member.lease_seconds = config.lease_seconds.or(member.lease_seconds);
     let client = client_of(&member, identity.clone())?;
     let kept_serving = kept.serving()?;
     let is_good = |serving: &Rotating| {

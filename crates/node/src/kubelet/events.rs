@@ -1,4 +1,7 @@
-//! Events for people, written to the API by one task: repeats are counted up instead of written again.
+//! Events for people, written to the API by one task: repeats are counted up instead of written again, and an object of
+//! which there is too much to say is heard of less ([`correlation`]).
+
+mod correlation;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -8,9 +11,12 @@ use jiff::Timestamp;
 use mainstay_api::kinds;
 use mainstay_client::{Client, PatchType};
 use mainstay_logic::kubelet::PodEvent;
+use mainstay_runtime::fence;
 use mainstay_tasks::{Health, keep};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
+
+use self::correlation::Correlation;
 
 /// Events that wait to be written; more are dropped, they are only told to people.
 const QUEUED: usize = 256;
@@ -34,7 +40,7 @@ impl Drop for Writer {
 }
 
 /// What an event is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Regarding {
     pub kind: Cow<'static, str>,
     pub namespace: String,
@@ -71,7 +77,9 @@ async fn write_all(client: Client, node: String, queue: Arc<Mutex<mpsc::Receiver
     let mut queue = queue.lock().await;
     let node: Arc<str> = node.into();
     let mut past: VecDeque<Written> = VecDeque::new();
+    let mut correlation = Correlation::default();
     while let Some((regarding, event, at)) = queue.recv().await {
+        let Some(event) = correlation.pass(&regarding, event, fence::boottime()) else { continue };
         let Some(kind) = kinds::find("", "v1", "events") else { return };
         if let Some(before) = past.iter_mut().find(|before| before.regarding == regarding && before.event == event) {
             before.count += 1;

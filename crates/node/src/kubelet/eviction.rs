@@ -1,14 +1,15 @@
 //! Pods with limits on what they write to this node's disk are looked at now and then, and evicted beyond them
 //! ([`mainstay_logic::kubelet::eviction`]).
 //!
-//! What has no limit is never counted. A pod whose files take long to count is looked at less often, so that all that
+//! What has no limit is not counted here (but see [`super::pressure`]). A pod whose files take long to count is looked at less often, so that all that
 //! counting costs a small part of one thread at most, however many files somebody makes.
 //!
 //! Differs: upstream can have a file system's project quotas count; files that were removed and are still open count
 //! with those only.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,8 +47,9 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
 
 /// Counts what a pod has, and says so where that is too much.
 async fn look(kubelet: &Arc<Kubelet>, handle: &PodHandle, limits: Limits) {
-    let folders = folders(kubelet, &handle.context, &limits);
-    let counted = tokio::task::spawn_blocking(move || limits.exceeded(&count(folders, limits.enough()))).await;
+    let folders = folders_of(kubelet, &handle.context, limits.volumes(), limits.counts_containers());
+    let count = move || limits.exceeded(&folders.count(limits.enough(), usage::bytes));
+    let counted = tokio::task::spawn_blocking(count).await;
     match counted {
         Ok(Some(message)) => {
             tracing::info!(pod = %handle.context.name, namespace = %handle.context.namespace, message, "evicted");
@@ -60,18 +62,23 @@ async fn look(kubelet: &Arc<Kubelet>, handle: &PodHandle, limits: Limits) {
 }
 
 /// Where a pod writes: emptyDirs, and what its containers write to their root file systems and their logs.
-struct Folders {
+pub(super) struct Folders {
     volumes: Vec<(String, PathBuf)>,
     containers: Vec<(String, PathBuf)>,
 }
 
-fn folders(kubelet: &Kubelet, context: &PodContext, limits: &Limits) -> Folders {
-    let volumes = limits
-        .volumes()
+/// Where a pod writes to these volumes and, where those count, as containers.
+pub(super) fn folders_of<'a>(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    volumes: impl Iterator<Item = &'a str>,
+    counts_containers: bool,
+) -> Folders {
+    let volumes = volumes
         .filter_map(|name| Some((name.to_owned(), kubelet.volumes.mounted(&context.uid, name).ok()?.path)))
         .collect();
     let mut containers = Vec::new();
-    if limits.counts_containers() {
+    if counts_containers {
         let (namespace, name, uid) = (&context.namespace, &context.name, &context.uid);
         for status in kubelet.runtime.list().into_iter().filter(|status| status.pod_uid == *uid) {
             containers.push((status.name.clone(), kubelet.runtime.written_dir(&status.id)));
@@ -86,15 +93,17 @@ fn folders(kubelet: &Kubelet, context: &PodContext, limits: &Limits) -> Folders 
     Folders { volumes, containers }
 }
 
-/// What is not there, or not any more, takes nothing.
-fn count(folders: Folders, enough: u64) -> Usage {
-    let mut counted = Usage::default();
-    let sums = [(folders.volumes, &mut counted.volumes), (folders.containers, &mut counted.containers)];
-    for (folders, sums) in sums {
-        for (name, folder) in folders {
-            let sum: &mut u64 = sums.entry(name).or_default();
-            *sum = sum.saturating_add(usage::bytes(&folder, enough).unwrap_or(0));
+impl Folders {
+    /// Counts what is in each, up to `enough`. What is not there, or not any more, takes nothing. Blocking.
+    pub(super) fn count(self, enough: u64, count: fn(&Path, u64) -> io::Result<u64>) -> Usage {
+        let mut counted = Usage::default();
+        let sums = [(self.volumes, &mut counted.volumes), (self.containers, &mut counted.containers)];
+        for (folders, sums) in sums {
+            for (name, folder) in folders {
+                let sum: &mut u64 = sums.entry(name).or_default();
+                *sum = sum.saturating_add(count(&folder, enough).unwrap_or(0));
+            }
         }
+        counted
     }
-    counted
 }

@@ -11,6 +11,7 @@
 //! - [`dependencies`]: what of those a pod has read, and whether it has changed since
 //! - [`disk`]: what survives a restart of the agent
 //! - [`eviction`]: pods that have more on this node's disk than they may
+//! - [`pressure`]: what this machine runs short of, and who goes then
 //! - [`node_status`]: this node's Node and Lease
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
@@ -27,6 +28,7 @@ mod grpc;
 pub mod node_status;
 pub mod objects;
 pub mod pods;
+pub mod pressure;
 mod probe;
 pub mod resources;
 pub mod spec;
@@ -43,6 +45,7 @@ use mainstay_tasks::{Health, keep};
 
 use crate::NodeConfig;
 use crate::network::Network;
+use crate::network::guard::Reserved;
 use crate::volumes::Volumes;
 use mainstay_runtime::Runtime;
 use mainstay_runtime::images::ImageStore;
@@ -67,6 +70,12 @@ pub struct Kubelet {
     pub heartbeat: Client,
     /// Which pods with a deadline were asked for since the lease was renewed again.
     pub deadlines: deadline::Deadlines,
+    /// What this machine is short of.
+    pub pressure: pressure::Pressure,
+    /// The ports of this node that are the cluster's own.
+    pub reserved: Reserved,
+    /// The node's status is to be written before its time.
+    pub status_due: Arc<tokio::sync::Notify>,
     /// How the node's loops are.
     pub health: Health,
 }
@@ -134,6 +143,16 @@ impl PodContext {
         all.into_iter().find(|container| container.name == name)
     }
 
+    /// The names of its images, those of volumes too.
+    pub fn images(&self) -> impl Iterator<Item = String> {
+        let spec = self.spec().into_iter();
+        let containers = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let containers = containers.chain(self.ephemeral.iter()).filter_map(|container| container.image.clone());
+        let volumes = spec.flat_map(|spec| spec.volumes.iter().flatten());
+        let volumes = volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone());
+        containers.chain(volumes).collect::<Vec<_>>().into_iter()
+    }
+
     /// The container whose processes an ephemeral container sees.
     pub fn target_of(&self, ephemeral: &str) -> Option<&str> {
         let all = self.spec()?.ephemeral_containers.iter().flatten();
@@ -148,9 +167,11 @@ pub fn start(kubelet: &Arc<Kubelet>, tasks: &mut tokio::task::JoinSet<()>) {
     let health = || kubelet.health.clone();
     let again = || kubelet.clone();
     let (pods, status, volumes, snapshots, evictions) = (again(), again(), again(), again(), again());
+    let pressed = again();
     tasks.spawn(keep(health(), "pods", move || pods::run(pods.clone())));
     tasks.spawn(keep(health(), "node-status", move || node_status::run(status.clone())));
     tasks.spawn(keep(health(), "evictions", move || eviction::run(evictions.clone())));
+    tasks.spawn(keep(health(), "pressure", move || pressure::run(pressed.clone())));
     tasks.spawn(keep(health(), "volumes", move || crate::volumes::reconciler::run(volumes.clone())));
     tasks.spawn(keep(health(), "snapshots", move || crate::volumes::snapshots::run(snapshots.clone())));
 }

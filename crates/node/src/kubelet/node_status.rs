@@ -1,5 +1,6 @@
 //! This node in the API: its Node object, and the Lease that says it is alive.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,13 +10,14 @@ use k8s_openapi::api::core::v1::Node;
 use mainstay_api::kinds;
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
-use mainstay_logic::volume;
+use mainstay_logic::kubelet::pressure::Condition;
+use mainstay_logic::{resources, volume};
 use mainstay_runtime::{fence, user_namespace};
 use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
-use super::Kubelet;
 use super::events::seconds;
+use super::{Kubelet, pressure};
 
 /// A lease is renewed so often in its duration, as upstream.
 const RENEWALS: u32 = 4;
@@ -37,12 +39,17 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         pause = (pause * 2).min(every);
     }
     tracing::info!(node = %kubelet.config.node_name, "node registered");
+    pressure::record(&kubelet, false, "Starting", "Starting kubelet.".to_owned());
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = 0;
     let (mut was_silent, mut was_well, mut is_due) = (false, true, false);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // The lease is renewed as well: that does no harm.
+            () = kubelet.status_due.notified() => is_due = true,
+        }
         let sent = fence::boottime();
         let renewed = match tokio::time::timeout(lease / 2, renew_lease(&kubelet)).await {
             Ok(result) => result,
@@ -106,8 +113,52 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
         }
     };
     let patch = json!({ "status": status(kubelet, &existing) });
-    remember(kubelet, client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await?);
+    let written = client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await?;
+    record_changes(kubelet, &existing, &written);
+    remember(kubelet, written);
     Ok(())
+}
+
+/// Says which of the node's conditions are others than they were, as upstream.
+fn record_changes(kubelet: &Kubelet, before: &Value, now: &Value) {
+    for reason in changed(before, now) {
+        let message = format!("Node {} status is now: {reason}", kubelet.config.node_name);
+        pressure::record(kubelet, false, reason, message);
+    }
+}
+
+/// The reasons of events for the conditions that have another status.
+fn changed(before: &Value, now: &Value) -> Vec<&'static str> {
+    let status = |node: &Value, type_: &str| {
+        let conditions = mainstay_api::object::at(node, &["status", "conditions"]).and_then(Value::as_array);
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.find(|condition| condition["type"] == type_).map(|condition| condition["status"].clone())
+    };
+    let all = Condition::ALL.map(|condition| (condition.name(), condition.event(true), condition.event(false)));
+    let changes = all.into_iter().chain([("Ready", "NodeReady", "NodeNotReady")]).filter_map(|(type_, yes, no)| {
+        let value = status(now, type_)?;
+        (status(before, type_).as_ref() != Some(&value)).then_some(if value == "True" { yes } else { no })
+    });
+    changes.collect()
+}
+
+/// Resources that somebody noted in the capacity, which the kernel knows nothing of: `example.com/socket`.
+fn extended(node: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let capacity = mainstay_api::object::at(node, &["status", "capacity"]).and_then(Value::as_object);
+    capacity.into_iter().flatten().filter(|(name, _)| is_extended(name))
+}
+
+/// Whether a resource is somebody else's: it has a domain, and that is not Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
+}
+
+/// Whether a Node says of an extended resource that it has it, and not yet that pods may have as much.
+pub fn lacks_allocatable(node: &Node) -> bool {
+    let Some(status) = node.status.as_ref() else { return false };
+    let allocatable = |name: &str| status.allocatable.as_ref().and_then(|all| all.get(name));
+    let mut extended = status.capacity.iter().flatten().filter(|(name, _)| is_extended(name));
+    extended.any(|(name, amount)| allocatable(name) != Some(amount))
 }
 
 fn remember(kubelet: &Kubelet, node: Value) -> Option<Arc<Node>> {
@@ -150,6 +201,8 @@ async fn metadata(kubelet: &Kubelet) -> Value {
     if !kubelet.config.machine.is_empty() {
         annotations[crate::join::MACHINE] = json!(kubelet.config.machine);
     }
+    let reserved: Vec<String> = kubelet.reserved.ports().iter().map(u16::to_string).collect();
+    annotations[resources::RESERVED_PORTS] = json!(reserved.join(","));
     match kubelet.volumes.capacity().await {
         Ok(bytes) => annotations[volume::room::VOLUME_CAPACITY] = json!(bytes.to_string()),
         Err(error) => tracing::warn!(%error, "how much room there is for volumes is not known"),
@@ -220,10 +273,14 @@ fn status(kubelet: &Kubelet, existing: &Value) -> Value {
         "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
     });
+    let mut allocatable = capacity.clone();
+    for (name, amount) in extended(existing) {
+        allocatable[name] = amount.clone();
+    }
     let version = concat!("v", env!("CARGO_PKG_VERSION"));
     json!({
         "capacity": capacity,
-        "allocatable": capacity,
+        "allocatable": allocatable,
         "addresses": [
             { "type": "InternalIP", "address": kubelet.config.node_ip.to_string() },
             { "type": "Hostname", "address": kubelet.config.node_name },
@@ -241,12 +298,12 @@ fn status(kubelet: &Kubelet, existing: &Value) -> Value {
             "osImage": os_image(),
             "systemUUID": line_of("/sys/class/dmi/id/product_uuid"),
         },
-        "conditions": conditions(existing, &kubelet.health, Timestamp::now()),
+        "conditions": conditions(existing, &kubelet.health, &kubelet.pressure.conditions(), Timestamp::now()),
     })
 }
 
 /// The four conditions of a kubelet: Ready as long as its loops run. A transition time moves only with its status.
-fn conditions(existing: &Value, health: &Health, now: Timestamp) -> Value {
+fn conditions(existing: &Value, health: &Health, pressed: &BTreeSet<Condition>, now: Timestamp) -> Value {
     let before = mainstay_api::object::at(existing, &["status", "conditions"])
         .and_then(Value::as_array)
         .cloned()
@@ -258,12 +315,12 @@ fn conditions(existing: &Value, health: &Health, now: Timestamp) -> Value {
     } else {
         ("Ready", "False", "KubeletNotReady", message.as_str())
     };
-    let rows = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ready,
-    ];
+    let [memory, disk, pids] = Condition::ALL.map(|condition| {
+        let is_short = pressed.contains(&condition);
+        let (reason, message) = condition.words(is_short);
+        (condition.name(), if is_short { "True" } else { "False" }, reason, message)
+    });
+    let rows = [memory, disk, pids, ready];
     let mut all: Vec<Value> = before
         .iter()
         .filter(|condition| !rows.iter().any(|row| condition.get("type").and_then(Value::as_str) == Some(row.0)))
@@ -309,5 +366,50 @@ async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
     match client.create(&kind, namespace, &lease).await {
         Err(error) if !error.is_conflict() => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(conditions: Value) -> Value {
+        json!({ "status": { "conditions": conditions } })
+    }
+
+    #[test]
+    fn conditions_say_what_is_short_and_events_what_has_changed() {
+        let (health, now) = (Health::default(), Timestamp::UNIX_EPOCH);
+        let foreign = json!([{ "type": "Mine", "status": "True" }]);
+        let first = node(conditions(&node(foreign.clone()), &health, &BTreeSet::new(), now));
+        let all = ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+        assert_eq!(changed(&node(foreign.clone()), &first), all);
+        assert_eq!(first["status"]["conditions"][0], foreign[0]);
+        let pressed = BTreeSet::from([Condition::DiskPressure]);
+        let second = node(conditions(&first, &health, &pressed, now + Duration::from_secs(9)));
+        assert_eq!(changed(&first, &second), ["NodeHasDiskPressure"]);
+        let disk = second["status"]["conditions"][2].clone();
+        assert_eq!(
+            (disk["type"].as_str(), disk["status"].as_str(), disk["reason"].as_str(), disk["message"].as_str()),
+            (Some("DiskPressure"), Some("True"), Some("KubeletHasDiskPressure"), Some("kubelet has disk pressure"))
+        );
+        assert_eq!(disk["lastTransitionTime"], "1970-01-01T00:00:09Z");
+        assert_eq!(second["status"]["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(changed(&second, &second), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn what_somebody_noted_in_the_capacity_becomes_allocatable() {
+        let status = json!({ "capacity": { "cpu": "2", "example.com/socket": "5", "hugepages-2Mi": "0",
+            "requests.kubernetes.io/x": "1", "kubernetes.io/y": "1" } });
+        let value = json!({ "status": status });
+        assert_eq!(extended(&value).map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["example.com/socket"]);
+        let mut node: Node = serde_json::from_value(value).unwrap();
+        assert!(lacks_allocatable(&node));
+        let capacity = node.status.as_ref().unwrap().capacity.clone();
+        node.status.as_mut().unwrap().allocatable = capacity;
+        assert!(!lacks_allocatable(&node));
+        node.status.as_mut().unwrap().allocatable.as_mut().unwrap().remove("cpu");
+        assert!(!lacks_allocatable(&node), "what the kernel knows is written in any case");
     }
 }

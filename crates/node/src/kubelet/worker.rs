@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_logic::kubelet::admission;
 use mainstay_logic::kubelet::{
     Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodView, Remembered, Sandbox, Step, Task,
 };
+use mainstay_logic::kubelet::{admission, pressure};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
@@ -137,7 +137,9 @@ impl Worker {
             return;
         }
         let kubelet = self.kubelet.clone();
-        let refusal = match admission::refuses(&self.context.pod, &kubelet.abilities) {
+        let pod = &self.context.pod;
+        let refused = admission::refuses(pod, &kubelet.abilities);
+        let refusal = match refused.or_else(|| pressure::refuses(pod, &kubelet.pressure.conditions())) {
             Some(refusal) => Some(refusal),
             None => node_status::try_on_node(&kubelet, |node| kubelet.pods.admit(self.handle(), node)).await,
         };

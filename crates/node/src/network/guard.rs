@@ -1,37 +1,110 @@
 //! Which rules a node does not carry out, whoever asks for them: those that would lead what is meant for the cluster
 //! itself elsewhere (X5, X7). Who may make a Service or a pod must not get the API's connections, nor the kubelet's.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mainstay_api::ObjectKey;
 use mainstay_logic::proxy::{Frontend, Rule};
+use mainstay_logic::{Snapshot, backend};
+use tokio::sync::Notify;
 
 use super::Cidr;
+
+/// The Service whose endpoints are the API's servers.
+const API: (&str, &str) = ("default", "kubernetes");
+
+/// The TCP ports that are the cluster's own here, for whoever says so on the Node.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    ports: Arc<Mutex<BTreeSet<u16>>>,
+    changed: Arc<Notify>,
+}
+
+impl Reserved {
+    /// None yet; `changed` hears of each change.
+    pub fn new(changed: Arc<Notify>) -> Self {
+        Self { ports: Arc::default(), changed }
+    }
+
+    /// What they are now.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, ports: &BTreeSet<u16>) {
+        let before = std::mem::replace(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner), ports.clone());
+        if before != *ports {
+            self.changed.notify_one();
+        }
+    }
+}
 
 /// What is not given away.
 #[derive(Clone, Debug)]
 pub struct Guard {
     /// This node.
     pub node: String,
-    /// The Services' range: each of its addresses is that of the one Service that was given it.
-    pub services: Cidr,
-    /// The TCP ports of the API server and of the kubelet, which are on this machine's addresses and on those of
+    services: Cidr,
+    kubelet: u16,
+    /// Where this node asks for the API: servers, or what stands before them.
+    asked: Vec<(String, u16)>,
+    /// The TCP ports of the API's servers and of the kubelet, which are on this machine's addresses and on those of
     /// others.
-    pub ports: Vec<u16>,
+    ports: BTreeSet<u16>,
+    reserved: Reserved,
 }
 
 impl Guard {
+    /// Keeps the Services' range (each of its addresses is that of the one Service that was given it), the kubelet's
+    /// port, and what serves the API: `asked` is `https://HOST:PORT`, or several `HOST:PORT` with commas between them.
+    pub fn new(node: &str, services: Cidr, kubelet: u16, asked: &str, reserved: Reserved) -> Self {
+        let each = asked.split(',').filter_map(|server| {
+            let server = server.trim().trim_start_matches("https://").trim_end_matches('/');
+            let (host, port) = server.rsplit_once(':')?;
+            Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+        });
+        let mut guard =
+            Self { node: node.to_owned(), services, kubelet, asked: each.collect(), ports: BTreeSet::new(), reserved };
+        guard.keep(BTreeSet::new());
+        guard
+    }
+
+    /// Takes in where the API's servers are by what they say of themselves; whether that is something new.
+    pub fn observe(&mut self, snapshot: &Snapshot) -> bool {
+        let servers = backend::backends(snapshot, &ObjectKey::new(API.0, API.1));
+        self.keep(servers.iter().flat_map(|server| &server.ports).map(|port| port.port).collect())
+    }
+
+    /// Until the servers say where they are, the ports by which this node reaches them count. After that those may be a
+    /// load balancer's, whose address alone is kept: its port 443 is everybody's elsewhere.
+    fn keep(&mut self, servers: BTreeSet<u16>) -> bool {
+        let asked = || self.asked.iter().map(|(_, port)| *port).collect();
+        let mut ports: BTreeSet<u16> = if servers.is_empty() { asked() } else { servers };
+        ports.insert(self.kubelet);
+        self.reserved.set(&ports);
+        std::mem::replace(&mut self.ports, ports.clone()) != ports
+    }
+
     /// Whether a rule is carried out. Addresses of load balancers are given by those who may write a Service's status.
     ///
     /// Differs: upstream lets an external IP, a node port or a host port take the API server's and the kubelet's
     /// (CVE-2020-8554), and an external IP another Service's address.
     pub fn admits(&self, rule: &Rule) -> bool {
         let is_ours = |port: u16| rule.protocol == "TCP" && self.ports.contains(&port);
-        let is_service = |address: std::net::IpAddr| match address {
-            std::net::IpAddr::V4(address) => self.services.contains(address),
-            std::net::IpAddr::V6(_) => false,
+        let is_asked = |address: IpAddr, port: u16| {
+            let mut asked = self.asked.iter().filter(|(host, _)| host.parse() == Ok(address));
+            rule.protocol == "TCP" && asked.any(|(_, own)| *own == port)
+        };
+        let is_service = |address: IpAddr| match address {
+            IpAddr::V4(address) => self.services.contains(address),
+            IpAddr::V6(_) => false,
         };
         match &rule.frontend {
             Frontend::ClusterIp(_) => true,
             Frontend::LoadBalancer(at) => !is_service(at.ip()),
-            Frontend::ExternalIp(at) => !is_service(at.ip()) && !is_ours(at.port()),
+            Frontend::ExternalIp(at) => !is_service(at.ip()) && !is_ours(at.port()) && !is_asked(at.ip(), at.port()),
             Frontend::NodePort(port) => !is_ours(*port),
         }
     }
@@ -40,12 +113,30 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mainstay_api::kinds;
     use mainstay_logic::proxy::Masquerade;
+    use serde_json::json;
+
+    fn guard(asked: &str) -> Guard {
+        let reserved = Reserved::new(Arc::default());
+        Guard::new("n1", Cidr::parse("10.96.0.0/16").unwrap(), 10250, asked, reserved)
+    }
+
+    fn rule(frontend: Frontend, protocol: &str) -> Rule {
+        Rule {
+            frontend,
+            protocol: protocol.to_owned(),
+            backends: Vec::new(),
+            inside_backends: None,
+            affinity_seconds: None,
+            masquerade: Masquerade::Always,
+            source_ranges: Vec::new(),
+        }
+    }
 
     #[test]
     fn x7_nobody_gets_what_is_meant_for_the_api_or_another_service() {
-        let guard =
-            Guard { node: "n1".to_owned(), services: Cidr::parse("10.96.0.0/16").unwrap(), ports: vec![6443, 10250] };
+        let guard = guard("https://127.0.0.1:6443");
         let at = |text: &str| text.parse().unwrap();
         for (frontend, protocol, is_admitted) in [
             (Frontend::ClusterIp(at("10.96.0.1:443")), "TCP", true),
@@ -60,16 +151,29 @@ mod tests {
             (Frontend::NodePort(10250), "TCP", false),
             (Frontend::NodePort(30000), "TCP", true),
         ] {
-            let rule = Rule {
-                frontend,
-                protocol: protocol.to_owned(),
-                backends: Vec::new(),
-                inside_backends: None,
-                affinity_seconds: None,
-                masquerade: Masquerade::Always,
-                source_ranges: Vec::new(),
-            };
+            let rule = rule(frontend, protocol);
             assert_eq!(guard.admits(&rule), is_admitted, "{rule:?}");
         }
+    }
+
+    #[test]
+    fn x7_behind_a_load_balancer_its_address_is_kept_and_its_port_is_everybodys() {
+        let mut guard = guard("192.0.2.9:443,[2001:db8::9]:443,api.example:443");
+        let at = |text: &str| Frontend::ExternalIp(text.parse().unwrap());
+        let admits = |guard: &Guard, frontend| guard.admits(&rule(frontend, "TCP"));
+        assert!(!admits(&guard, at("192.0.2.7:443")), "nobody has said yet where the servers are");
+        let mut snapshot = Snapshot::of_node("n1");
+        let slice = json!({ "metadata": { "namespace": "default", "name": "kubernetes",
+            "labels": { "kubernetes.io/service-name": "kubernetes" } }, "addressType": "IPv4",
+            "endpoints": [{ "addresses": ["192.0.2.1"], "conditions": { "ready": true } }],
+            "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }] });
+        let key = ObjectKey::new("default", "kubernetes");
+        snapshot.apply(&kinds::ENDPOINT_SLICE, key, Some(slice.to_string().as_bytes()), 1);
+        assert!(guard.observe(&snapshot) && !guard.observe(&snapshot));
+        assert!(admits(&guard, at("192.0.2.7:443")));
+        assert!(!admits(&guard, at("192.0.2.9:443")));
+        assert!(!admits(&guard, at("[2001:db8::9]:443")));
+        assert!(!admits(&guard, at("192.0.2.7:6443")) && !admits(&guard, Frontend::NodePort(10250)));
+        assert_eq!(guard.reserved.ports(), [6443, 10250].into());
     }
 }

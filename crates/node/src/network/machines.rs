@@ -110,8 +110,8 @@ impl Machines {
     }
 }
 
-/// Keeps the kernel's routes by a watch of all Nodes, until dropped.
-pub async fn keep(network: Arc<Network>, client: Client, own: String) {
+/// Keeps the kernel's routes by a watch of all Nodes, until dropped. `own_node` hears of this machine's own.
+pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: Arc<dyn Fn(&Node) + Send + Sync>) {
     let mut machines = match Machines::open(&network) {
         Ok(machines) => machines,
         Err(error) => return tracing::error!(%error, "the network between machines cannot be opened"),
@@ -128,7 +128,11 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String) {
         };
         match notice {
             Some(Notice::Put(key, node)) => {
-                let wanted = serde_json::from_value::<Node>(node).ok().and_then(|node| peer(&node, &own, all));
+                let node = serde_json::from_value::<Node>(node).ok();
+                if let Some(node) = node.as_ref().filter(|_| *key.name == *own) {
+                    own_node(node);
+                }
+                let wanted = node.and_then(|node| peer(&node, &own, all));
                 refused.insert(key.name.to_string(), wanted);
             }
             Some(Notice::Gone(key, _)) => drop(refused.insert(key.name.to_string(), None)),

@@ -12,6 +12,7 @@
 //! that a packet to a Service without rules can't follow the default route out of the machine (N4).
 
 mod address;
+mod complaints;
 pub mod dns;
 pub mod filter;
 pub mod guard;

@@ -16,8 +16,10 @@ use mainstay_logic::{Snapshot, backend};
 use tokio::sync::mpsc;
 
 use super::Cidr;
+use super::complaints::{Complaints, Subject};
 use super::filter::{Backends, Filter, Front, Fronts, Protocol};
 use super::guard::Guard;
+use crate::kubelet::events::Events;
 
 /// Notices that wait to be taken in; the watches stand still when it is full.
 const QUEUE: usize = 1024;
@@ -91,9 +93,10 @@ impl View {
 }
 
 /// Keeps the view by watching, and the packet filter by the view, until dropped. The rules that an earlier process
-/// left are replaced only when everything has been listed once.
-pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Guard) {
+/// left are replaced only when everything has been listed once. Whose front is not carried out is told why.
+pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard: Guard, events: Events) {
     let node = guard.node.clone();
+    let mut complaints = Complaints::new(events);
     let (sender, mut notices) = mpsc::channel(QUEUE);
     let mut watches = tokio::task::JoinSet::new();
     for kind in watched() {
@@ -121,6 +124,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Gu
             }
         };
         let Some((kind, notice)) = notice else { return };
+        let is_slice = kind == kinds::ENDPOINT_SLICE;
         match notice {
             Notice::Synced => {
                 if unsynced.remove(&kind) {
@@ -158,9 +162,18 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Gu
             continue;
         }
         view.whole.store(true, Ordering::Release);
+        let has_moved = (is_slice || !filled) && view.read(|snapshot, _| guard.observe(snapshot));
+        if filled && has_moved {
+            // Once in a cluster's life, or when its servers move.
+            dirty.extend(view.keys(&kinds::SERVICE));
+            dirty_pods.extend(view.keys(&kinds::POD));
+        }
         if !filled {
             match filter.fill(&all_rules(&view, &guard)) {
-                Ok(()) => (filled, dirty, dirty_pods) = (true, BTreeSet::new(), BTreeSet::new()),
+                Ok(()) => {
+                    (filled, dirty, dirty_pods) = (true, BTreeSet::new(), BTreeSet::new());
+                    complaints.record_all(&view, &filter, &guard);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the kernel refused the packet filter's table; Services do not work; \
                         trying again")
@@ -168,6 +181,13 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Gu
             }
         } else {
             loop {
+                for key in &dirty {
+                    // What is not there any more has nothing to complain of.
+                    complaints.look_at(Subject::Service(key.clone()));
+                }
+                for key in &dirty_pods {
+                    complaints.look_at(Subject::Pod(key.clone()));
+                }
                 dirty.retain(|service| !write(&view, &mut filter, service, &guard));
                 dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &guard));
                 let freed = filter.freed();
@@ -181,6 +201,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, guard: Gu
                     };
                 }
             }
+            complaints.record(&view, &filter, &guard);
         }
     }
 }
@@ -206,7 +227,7 @@ fn all_rules(view: &View, guard: &Guard) -> Vec<(String, Fronts)> {
 /// What the names of pods' host ports begin with in the packet filter. No Service is called so.
 const HOST_PORTS: &str = "host ports of ";
 
-fn host_ports_name(pod: &ObjectKey) -> String {
+pub(super) fn host_ports_name(pod: &ObjectKey) -> String {
     format!("{HOST_PORTS}{pod}")
 }
 
@@ -254,6 +275,14 @@ fn sources(rule: &Rule) -> Option<Vec<Cidr>> {
     (!rule.source_ranges.is_empty()).then_some(ranges)
 }
 
+fn ipv4(backends: &[SocketAddr]) -> Vec<SocketAddrV4> {
+    let all = backends.iter().filter_map(|backend| match backend {
+        SocketAddr::V4(backend) => Some(*backend),
+        SocketAddr::V6(_) => None,
+    });
+    all.collect()
+}
+
 /// The rules in the packet filter's terms. IPv6 is not carried over.
 fn fronts(rules: &[Rule], guard: &Guard) -> Fronts {
     let mut fronts = BTreeMap::new();
@@ -271,18 +300,11 @@ fn fronts(rules: &[Rule], guard: &Guard) -> Fronts {
             },
             Frontend::NodePort(port) => (None, port),
         };
-        let endpoints: Vec<SocketAddrV4> = rule
-            .backends
-            .iter()
-            .filter_map(|backend| match backend {
-                SocketAddr::V4(backend) => Some(*backend),
-                SocketAddr::V6(_) => None,
-            })
-            .collect();
+        let (endpoints, inside) = (ipv4(&rule.backends), rule.inside_backends.as_deref().map(ipv4));
         let masquerade = rule.masquerade == Masquerade::Always;
         fronts.insert(
             Front { address, protocol, port },
-            Backends { endpoints, affinity: rule.affinity_seconds, masquerade, from: sources(rule) },
+            Backends { endpoints, inside, affinity: rule.affinity_seconds, masquerade, from: sources(rule) },
         );
     }
     fronts

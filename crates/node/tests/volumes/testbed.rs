@@ -77,6 +77,7 @@ impl Agent {
             shim_exe: supervisor(),
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),
+            eviction: Default::default(),
             host_resolv_conf: "/etc/resolv.conf".into(),
             streaming_port: 0,
             serving,
@@ -98,6 +99,9 @@ impl Agent {
             abilities: Default::default(),
             node: Default::default(),
             heartbeat: client,
+            pressure: Default::default(),
+            reserved: mainstay_node::network::guard::Reserved::new(Default::default()),
+            status_due: Default::default(),
             health: Health::default(),
             config,
         })

@@ -225,7 +225,8 @@ pub fn record(config: &[u8], digest: &str) -> std::result::Result<(Record, Vec<S
         image.labels = from.labels().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     }
     let layers = diff_ids.iter().map(|id| short_layer(id)).collect();
-    let record = Record { id: digest.to_owned(), layers, size: 0, created_at: parsed.created().clone(), config: image };
+    let (id, created_at) = (digest.to_owned(), parsed.created().clone());
+    let record = Record { id, layers, size: 0, created_at, config: image, is_pulled: false };
     Ok((record, diff_ids))
 }
 

@@ -53,7 +53,8 @@ impl ImageStore {
         let identity = serde_json::to_vec(&(&config, &layers))
             .map_err(|error| ImageError::io("cannot describe the image")(error.into()))?;
         let size = self.layers_size(&layers);
-        let record = Record { id: super::archive::digest_of(&identity), layers, size, created_at: None, config };
+        let id = super::archive::digest_of(&identity);
+        let record = Record { id, layers, size, created_at: None, config, is_pulled: false };
         let tag = Reference::parse(name)?.to_string();
         self.commit(&record, std::slice::from_ref(&tag), &[])?;
         self.resolve(&tag).ok_or(ImageError::NotFound(tag))

@@ -39,6 +39,9 @@ pub struct Image {
     pub size: u64,
     pub config: ImageConfig,
     pub created_at: Option<String>,
+    /// It came from a registry and from nowhere else: it can be had again. What was loaded from an archive cannot.
+    #[serde(default)]
+    pub is_pulled: bool,
 }
 
 /// What an image says about how to run it.

@@ -57,6 +57,7 @@ impl ImageStore {
                 .await
                 .map_err(|error| failed(error.to_string()))?;
             record.size = self.layers_size(&record.layers);
+            record.is_pulled = true;
             if self.commit(&record, &tags, &digests)? {
                 return self.resolve(&record.id).ok_or_else(|| ImageError::NotFound(name.to_owned()));
             }

@@ -42,6 +42,9 @@ pub struct Record {
     pub size: u64,
     pub created_at: Option<String>,
     pub config: ImageConfig,
+    /// It came from a registry and from nowhere else: it can be had again.
+    #[serde(default)]
+    pub is_pulled: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,6 +149,9 @@ impl ImageStore {
         if !record.layers.iter().all(|layer| self.layer_path(layer).is_dir()) {
             return Ok(false);
         }
+        // What somebody loaded here stays that, also where a registry has the same.
+        let was_loaded = self.record(&record.id).is_some_and(|before| !before.is_pulled);
+        let record = &Record { is_pulled: record.is_pulled && !was_loaded, ..record.clone() };
         layout::write_record(&self.root().join("records"), &record_name(&record.id), record)
             .map_err(ImageError::io("cannot write an image's record"))?;
         let mut names = self.names();
@@ -271,6 +277,7 @@ fn image(record: Record, names: &Names) -> Image {
         size: record.size,
         config: record.config,
         created_at: record.created_at,
+        is_pulled: record.is_pulled,
     }
 }
 

@@ -21,10 +21,25 @@ const BLOCK: u64 = 512;
 /// # Errors
 /// The folder itself cannot be read. What vanishes meanwhile is left out.
 pub fn bytes(dir: &Path, enough: u64) -> io::Result<u64> {
+    count(dir, enough, |metadata| {
+        let names = if metadata.is_dir() { 1 } else { metadata.nlink().max(1) };
+        metadata.blocks().saturating_mul(BLOCK) / names
+    })
+}
+
+/// How many files and folders there are, as [`bytes`] counts; one of several names counts with each of them.
+///
+/// # Errors
+/// As [`bytes`].
+pub fn inodes(dir: &Path, enough: u64) -> io::Result<u64> {
+    count(dir, enough, |_| 1)
+}
+
+fn count(dir: &Path, enough: u64, of: impl Fn(&fs::Metadata) -> u64) -> io::Result<u64> {
     let root = super::open_root(dir)?;
     let top = fs::metadata(super::fd_path(&root))?;
     let device = top.dev();
-    let mut total = top.blocks().saturating_mul(BLOCK);
+    let mut total = of(&top);
     let entries = fs::read_dir(super::fd_path(&root))?;
     let mut levels: Vec<(OwnedFd, fs::ReadDir)> = vec![(root, entries)];
     while total <= enough {
@@ -35,8 +50,7 @@ pub fn bytes(dir: &Path, enough: u64) -> io::Result<u64> {
             continue;
         };
         let Ok(metadata) = entry.metadata() else { continue };
-        let names = if metadata.is_dir() { 1 } else { metadata.nlink().max(1) };
-        total = total.saturating_add(metadata.blocks().saturating_mul(BLOCK) / names);
+        total = total.saturating_add(of(&metadata));
         if !metadata.is_dir() || metadata.dev() != device {
             continue;
         }
@@ -75,6 +89,7 @@ mod tests {
         let soon = bytes(folder.path(), 1).unwrap();
         assert!(soon > 1 && soon <= total, "it ends once it is above the limit: {soon}");
         assert!(bytes(&at("out"), u64::MAX).is_err(), "the folder itself is no link either");
+        assert_eq!(inodes(folder.path(), u64::MAX).unwrap(), 8, "three folders, two names, two links, a sparse file");
     }
 
     #[test]

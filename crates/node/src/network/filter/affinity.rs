@@ -36,7 +36,7 @@ impl Kept {
                 *next - 1
             })
         };
-        Self(backends.endpoints.iter().map(|endpoint| (*endpoint, number(endpoint))).collect())
+        Self(backends.all().into_iter().map(|endpoint| (endpoint, number(&endpoint))).collect())
     }
 
     /// The chain that sends on to an endpoint.
@@ -44,15 +44,20 @@ impl Kept {
         self.0.get(endpoint).map(|number| chain_name(*number))
     }
 
-    /// The rules of a front's chain for clients that were here before.
-    pub fn known_clients(&self, front: &str, within: impl Fn(&mut Rule<'_>)) -> Vec<Message> {
+    /// The rules of a front's chain for clients that were here before, and may be sent to these endpoints.
+    pub fn known_clients(
+        &self,
+        front: &str,
+        endpoints: &[SocketAddrV4],
+        within: impl Fn(&mut Rule<'_>),
+    ) -> Vec<Message> {
         let one = |number: &u64| {
             rule(front, |rule| {
                 within(rule);
                 rule.source(FIRST).in_set(&set_name(*number)).verdict(&Verdict::Jump(chain_name(*number)));
             })
         };
-        self.0.values().map(one).collect()
+        endpoints.iter().filter_map(|endpoint| self.0.get(endpoint)).map(one).collect()
     }
 
     /// Makes the sets and chains that `before` did not have; writes the rules of all, since the time may be another.

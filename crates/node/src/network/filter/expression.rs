@@ -170,6 +170,17 @@ impl<'a> Rule<'a> {
         self.equals(&LOCAL.to_ne_bytes())
     }
 
+    /// Goes on only if the source is an address of this host.
+    pub fn comes_from_here(&mut self) -> &mut Self {
+        const ADDRTYPE: u32 = 3;
+        const SADDR: u32 = 1;
+        const LOCAL: u32 = 2;
+        self.expression("fib", |data| {
+            data.be32(1, FIRST).be32(2, ADDRTYPE).be32(3, SADDR);
+        });
+        self.equals(&LOCAL.to_ne_bytes())
+    }
+
     /// Looks the concatenation that starts in the first register up in a set; goes on if it is there.
     pub fn in_set(&mut self, set: &str) -> &mut Self {
         self.expression("lookup", |data| {

@@ -9,6 +9,10 @@
 //!                      fib daddr type local, not 127.0.0.0/8, l4proto . dport  vmap @node-ports
 //! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
 //!                      dnat to 10.244.0.6:80
+//! front-9, Local:      ip saddr in pods   dnat to any endpoint        (pods, and this host, are not kept to this node's)
+//!                      fib saddr type local   mark 0x4000
+//!                      fib saddr type local   dnat to any endpoint
+//!                      dnat to an endpoint here                       (everybody else)
 //! front-8, by client:  ip saddr @clients-3  jump keep-3               (`affinity`)
 //!                      numgen random mod 2 == 0   jump keep-3 …
 //! keep-3:              update @clients-3 { ip saddr timeout 10s }
@@ -101,12 +105,21 @@ pub struct Front {
 pub struct Backends {
     /// The ready endpoints; with none the front is refused.
     pub endpoints: Vec<SocketAddrV4>,
+    /// Where pods, and this host itself, are sent where that is somewhere else (`externalTrafficPolicy: Local`).
+    pub inside: Option<Vec<SocketAddrV4>>,
     /// `sessionAffinity: ClientIP`: a client keeps its endpoint until it has made no connection for so many seconds.
     pub affinity: Option<u32>,
     /// Who may come: everybody, or only these ranges; others are refused.
     pub from: Option<Vec<Cidr>>,
     /// Whether the endpoint sees the node's address instead of the client's (node ports with policy Cluster).
     pub masquerade: bool,
+}
+
+impl Backends {
+    /// All endpoints that somebody is sent to, each once.
+    fn all(&self) -> BTreeSet<SocketAddrV4> {
+        self.endpoints.iter().chain(self.inside.iter().flatten()).copied().collect()
+    }
 }
 
 /// The fronts of one Service.
@@ -229,33 +242,66 @@ impl Front {
 }
 
 /// The rules of a front's chain.
-fn chain_rules(name: &str, backends: &Backends, kept: &Kept) -> Vec<Message> {
+fn chain_rules(name: &str, backends: &Backends, kept: &Kept, pods: Cidr) -> Vec<Message> {
     let mut messages = Vec::new();
     if backends.masquerade {
         messages.push(rule(name, |rule| {
             rule.set_mark(MASQUERADE_MARK);
         }));
     }
-    match &backends.from {
-        None => messages.extend(endpoint_rules(name, backends, kept, None)),
-        Some(ranges) => {
-            messages.extend(ranges.iter().flat_map(|range| endpoint_rules(name, backends, kept, Some(*range))));
-        }
+    let ranges: Vec<Option<Cidr>> = match &backends.from {
+        None => vec![None],
+        Some(ranges) => ranges.iter().copied().map(Some).collect(),
+    };
+    let pick = |messages: &mut Vec<Message>, endpoints: &[SocketAddrV4], who: Who| {
+        messages.extend(ranges.iter().flat_map(|from| endpoint_rules(name, endpoints, kept, (who, *from))));
+    };
+    if let Some(inside) = &backends.inside {
+        pick(&mut messages, inside, Who::Pods(pods));
+        // The endpoint may be on another node, and answers come back through this one.
+        messages.push(rule(name, |rule| {
+            rule.comes_from_here().set_mark(MASQUERADE_MARK);
+        }));
+        pick(&mut messages, inside, Who::ThisHost);
     }
+    pick(&mut messages, &backends.endpoints, Who::Everybody);
     messages
 }
 
-/// The rules that pick an endpoint, for everybody or for one range of sources: that of a client that is remembered,
-/// else one by chance.
-fn endpoint_rules(name: &str, backends: &Backends, kept: &Kept, from: Option<Cidr>) -> Vec<Message> {
+/// Whose connections a rule is for.
+#[derive(Clone, Copy)]
+enum Who {
+    Everybody,
+    /// Those with an address in the pods' range.
+    Pods(Cidr),
+    ThisHost,
+}
+
+/// The rules that pick an endpoint, for some clients and maybe of one range of sources only: that of a client that is
+/// remembered, else one by chance.
+fn endpoint_rules(
+    name: &str,
+    endpoints: &[SocketAddrV4],
+    kept: &Kept,
+    (who, from): (Who, Option<Cidr>),
+) -> Vec<Message> {
     let within = |rule: &mut Rule<'_>| {
+        match who {
+            Who::Everybody => {}
+            Who::Pods(pods) => {
+                rule.source(FIRST).in_range(pods, true);
+            }
+            Who::ThisHost => {
+                rule.comes_from_here();
+            }
+        }
         if let Some(from) = from {
             rule.source(FIRST).in_range(from, true);
         }
     };
-    let mut messages = kept.known_clients(name, within);
-    let count = u32::try_from(backends.endpoints.len()).unwrap_or(u32::MAX);
-    for (index, endpoint) in (0..count).zip(&backends.endpoints) {
+    let mut messages = kept.known_clients(name, endpoints, within);
+    let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+    for (index, endpoint) in (0..count).zip(endpoints) {
         messages.push(rule(name, |rule| {
             within(rule);
             let left = count - index;
@@ -446,7 +492,7 @@ impl Filter {
         let mut wanted = BTreeMap::new();
         let mut removed = Vec::new();
         let mut next_chain = self.next_chain;
-        for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.endpoints.is_empty()) {
+        for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.all().is_empty()) {
             let known = current.get(front);
             if let Some(unchanged) = known.filter(|known| known.backends == *backends) {
                 wanted.insert(*front, unchanged.clone());
@@ -467,7 +513,7 @@ impl Filter {
                     name
                 }
             };
-            messages.extend(chain_rules(&name, backends, &kept));
+            messages.extend(chain_rules(&name, backends, &kept, self.ranges.0));
             if known.is_none() {
                 let verdict = Verdict::Jump(name.clone());
                 messages.push(element(NEW_ELEMENT, CREATE, front.map(), &front.key(), Some(&verdict)));
@@ -526,6 +572,11 @@ impl Filter {
         self.owners.freed()
     }
 
+    /// The fronts that a Service wants and another one has, with who that is.
+    pub fn lost(&self, service: &str) -> impl Iterator<Item = (Front, &str)> {
+        self.owners.lost(service)
+    }
+
     /// Whether something of this name has rules.
     pub fn has(&self, service: &str) -> bool {
         self.services.contains_key(service)
@@ -539,7 +590,7 @@ impl Filter {
     /// How many Services each endpoint's address serves, once `service` is as `wanted` says.
     fn hairpins_with(&self, service: &str, wanted: &Chains) -> BTreeMap<Ipv4Addr, usize> {
         let addresses = |fronts: &Chains| -> BTreeSet<Ipv4Addr> {
-            fronts.values().flat_map(|chain| chain.backends.endpoints.iter().map(|endpoint| *endpoint.ip())).collect()
+            fronts.values().flat_map(|chain| chain.backends.all()).map(|endpoint| *endpoint.ip()).collect()
         };
         let mut hairpins = self.hairpins.clone();
         for address in self.services.get(service).map(addresses).unwrap_or_default() {

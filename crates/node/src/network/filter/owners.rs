@@ -45,6 +45,15 @@ impl Owners {
         granted
     }
 
+    /// The fronts that a Service wants and another one has, with who that is.
+    pub(super) fn lost(&self, service: &str) -> impl Iterator<Item = (Front, &str)> {
+        let wanted = self.wanted.get(service).into_iter().flatten();
+        wanted.filter_map(move |front| {
+            let owner = self.owners.get(front).filter(|owner| *owner != service)?;
+            Some((*front, owner.as_str()))
+        })
+    }
+
     fn give_up(&mut self, service: &str, front: Front) {
         if self.owners.get(&front).is_some_and(|owner| owner == service) {
             self.owners.remove(&front);
@@ -75,7 +84,7 @@ mod tests {
     use super::*;
 
     fn fronts(ports: &[u16]) -> Fronts {
-        let backends = Backends { endpoints: Vec::new(), affinity: None, from: None, masquerade: false };
+        let backends = Backends { endpoints: Vec::new(), inside: None, affinity: None, from: None, masquerade: false };
         let front = |port: &u16| Front { address: None, protocol: Protocol::Tcp, port: *port };
         ports.iter().map(|port| (front(port), backends.clone())).collect()
     }
@@ -91,6 +100,11 @@ mod tests {
         assert_eq!(ports(&owners.grant("shop/web", &fronts(&[80, 443]))), [80, 443]);
         assert_eq!(ports(&owners.grant("eve/web", &fronts(&[443, 9]))), [9]);
         assert_eq!(ports(&owners.grant("eve/too", &fronts(&[443]))), Vec::<u16>::new());
+        let lost = |owners: &Owners, who: &str| {
+            owners.lost(who).map(|(front, owner)| (front.port, owner.to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(lost(&owners, "eve/web"), [(443, "shop/web".to_owned())]);
+        assert_eq!(lost(&owners, "shop/web"), []);
         assert_eq!(ports(&owners.grant("shop/web", &fronts(&[443]))), [443], "it keeps it");
         assert_eq!(names(&mut owners), Vec::<String>::new());
         owners.grant("eve/too", &fronts(&[]));
