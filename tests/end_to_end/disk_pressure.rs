@@ -72,6 +72,10 @@ fn x4_who_fills_the_nodes_disk_goes_and_a_database_whose_volume_does_stays() {
     let before = identity();
     cluster.apply(&pod("modest", "dd if=/dev/zero of=/file bs=1M count=3;", ""));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/modest", "--timeout=60s"]);
+    let capacity = r#"{"status":{"capacity":{"example.com/socket":"3"}}}"#;
+    cluster.kubectl(&["patch", "node", "node-1", "--subresource=status", "--type=merge", "-p", capacity]);
+    let allocatable = "{.status.allocatable.example\\.com/socket}";
+    cluster.eventually("what somebody notes is allocatable", || cluster.field("node/node-1", allocatable) == "3");
     checks.equal("well", &node(&cluster), "False KubeletHasNoDiskPressure");
     who_fills_it_goes(&cluster, &checks);
     checks.equal("the database did not notice", &identity(), &before);
