@@ -244,8 +244,8 @@ pub fn eviction_policy(args: &NodeArgs) -> Result<EvictionPolicy> {
         .with_context(|| format!("--eviction-pressure-transition-period {period:?} is not a time such as 5m"))?;
     Ok(EvictionPolicy {
         thresholds: thresholds.map_err(|why| anyhow!("--eviction-hard: {why}"))?,
-        transition_period: Duration::try_from(parsed)
-            .ok()
+        transition_period: Some(parsed)
+            .filter(|period| !period.is_negative())
             .context("--eviction-pressure-transition-period is negative")?,
     })
 }

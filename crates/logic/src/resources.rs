@@ -163,8 +163,8 @@ pub fn least_allocated(wanted: &Amounts, has: &Amounts, used: &Amounts) -> i64 {
 /// On a Node: the TCP ports there that are the cluster's own, which no pod's host port gets: `6443,10250`.
 pub const RESERVED_PORTS: &str = "mainstay.io/reserved-host-ports";
 
-/// Whether one of a pod's host ports is the cluster's own on a node. A pod that shares the node's network takes its ports
-/// by itself, and learns that they are taken.
+/// Whether one of a pod's host ports is the cluster's own on a node. A pod that shares the node's network takes its
+/// ports by itself, and learns that they are taken.
 pub fn takes_reserved(pod: &Pod, ports: &BTreeSet<HostPort>, node: &Node) -> bool {
     if ports.is_empty() || pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
         return false;

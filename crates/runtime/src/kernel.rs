@@ -159,6 +159,19 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// No core files of this process and of what it starts, until somebody asks for them; up to the hard limit anybody may.
+/// What a core pattern of the host is given (`|program … %c`) says the same.
+pub fn leave_no_core_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit` to a valid place, and then only reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) == 0 {
+            limit.rlim_cur = 0;
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
+        }
+    }
+}
+
 /// A copy of the mount that a file or folder is on, with just that in it. It is in no namespace, and is gone when
 /// nobody has it open any more.
 ///

@@ -343,6 +343,25 @@ fn a_cleanup_goes_on_past_what_it_cannot_remove() {
 }
 
 /// With a loader of its own, an image makes the host's program run as its process: then it has the host's file.
+/// X4, X6: a container that crashes in a loop leaves no core files, neither in its volumes nor with the host's handler, as
+/// long as it does not ask for them.
+#[test]
+fn x4_containers_leave_no_core_files_unless_they_ask() {
+    let own = std::process::id().to_string();
+    let raised = std::process::Command::new("prlimit").args(["--pid", &own, "--core=unlimited"]).status().unwrap();
+    assert!(raised.success(), "prlimit (util-linux)");
+    let world = World::new("cores");
+    let runtime = world.open();
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let id = runtime.start_container(&waiting(&world, "c", |_| ())).await.unwrap().id;
+        let limits = "grep core /proc/1/limits /proc/self/limits | tr -s ' '; ulimit -c unlimited; ulimit -c";
+        let said = shell(&runtime, &id, limits).await;
+        assert_eq!(said.matches("Max core file size 0 unlimited").count(), 2, "{said}");
+        assert!(said.ends_with("unlimited\n"), "who wants one may: {said}");
+    });
+}
+
 #[test]
 fn x6_a_container_cannot_change_the_program_that_entered_it() {
     let world = World::new("program");

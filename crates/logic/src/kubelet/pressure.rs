@@ -1,5 +1,5 @@
-//! What a node runs short of: thresholds, the conditions that follow from them, which pods are not taken then, and which
-//! pod is evicted first.
+//! What a node runs short of: thresholds, the conditions that follow from them, which pods are not taken then, and
+//! which pod is evicted first.
 //!
 //! Guarantees X4: pods that fill the node's disk, each within its limits or without any, are ended before everybody's
 //! writes fail, in upstream's words and order. S2 stays: a pod that is evicted has failed, its set makes it again.
@@ -12,8 +12,8 @@
 //! and the kernel ends a container that has too much, which starts again in its place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use mainstay_api::quantity::{Format, Quantity};
 
@@ -204,12 +204,17 @@ pub fn shortages(thresholds: &Thresholds, measures: &BTreeMap<Signal, Measure>) 
 /// Which conditions hold: those whose signals are short, and were so within the transition period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
-    last_short: BTreeMap<Condition, Duration>,
+    last_short: BTreeMap<Condition, SignedDuration>,
 }
 
 impl Conditions {
     /// Takes in what is short at a time of a clock that only goes forward; says what holds.
-    pub fn observe(&mut self, shortages: &[Shortage], now: Duration, held: Duration) -> BTreeSet<Condition> {
+    pub fn observe(
+        &mut self,
+        shortages: &[Shortage],
+        now: SignedDuration,
+        held: SignedDuration,
+    ) -> BTreeSet<Condition> {
         self.last_short.extend(shortages.iter().map(|shortage| (shortage.signal.condition(), now)));
         self.last_short.retain(|_, last| now == *last || now.saturating_sub(*last) < held);
         self.last_short.keys().copied().collect()
@@ -335,14 +340,14 @@ mod tests {
         assert_eq!(met(Signal::ImagefsAvailable, 149, 1000), Some(150));
         assert_eq!(met(Signal::MemoryAvailable, 100 * MIB - 1, u64::MAX), Some(100 * MIB));
         assert_eq!(met(Signal::PidAvailable, 0, 1), None, "there is no threshold for it");
-        let (mut conditions, held) = (Conditions::default(), Duration::from_secs(300));
-        let at = Duration::from_secs;
+        let (mut conditions, held) = (Conditions::default(), SignedDuration::from_secs(300));
+        let at = SignedDuration::from_secs;
         let disk = BTreeSet::from([Condition::DiskPressure]);
         assert_eq!(conditions.observe(&[], at(0), held), BTreeSet::new());
         assert_eq!(conditions.observe(&[short(1, 1000)], at(10), held), disk);
         assert_eq!(conditions.observe(&[], at(309), held), disk, "it holds");
         assert_eq!(conditions.observe(&[], at(310), held), BTreeSet::new());
-        assert_eq!(conditions.observe(&[short(1, 1000)], at(320), Duration::ZERO), disk);
+        assert_eq!(conditions.observe(&[short(1, 1000)], at(320), SignedDuration::ZERO), disk);
     }
 
     #[test]

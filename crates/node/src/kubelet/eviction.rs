@@ -1,8 +1,8 @@
 //! Pods with limits on what they write to this node's disk are looked at now and then, and evicted beyond them
 //! ([`mainstay_logic::kubelet::eviction`]).
 //!
-//! What has no limit is not counted here (but see [`super::pressure`]). A pod whose files take long to count is looked at less often, so that all that
-//! counting costs a small part of one thread at most, however many files somebody makes.
+//! What has no limit is not counted here (but see [`super::pressure`]). A pod whose files take long to count is looked
+//! at less often, so that all that counting costs a small part of one thread at most, however many files somebody makes.
 //!
 //! Differs: upstream can have a file system's project quotas count; files that were removed and are still open count
 //! with those only.

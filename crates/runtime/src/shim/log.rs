@@ -107,11 +107,12 @@ impl ContainerLog {
         if self.file.is_none() {
             self.file = open_append(&self.path).ok();
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(out).is_ok()
-        {
-            self.size += out.len() as u64;
-        }
+        let Some(file) = &mut self.file else { return };
+        self.size = match file.write_all(out) {
+            Ok(()) => self.size + out.len() as u64,
+            // Of what was cut off by a full disk a part may be there, and counts.
+            Err(_) => file.metadata().map_or(self.size, |about| about.len()),
+        };
     }
 
     fn rotate(&mut self) {

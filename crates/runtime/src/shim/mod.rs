@@ -40,12 +40,14 @@ pub fn run_if_supervisor() {
 /// Supervises the container whose folder is `dir`.
 pub fn shim_main(dir: &Path) -> ! {
     process::close_strangers();
+    crate::kernel::leave_no_core_files();
     std::process::exit(container::supervise(dir))
 }
 
 /// Runs one command in a running container, for the process that holds the other end of stdin.
 pub fn exec_main() -> ! {
     process::close_strangers();
+    crate::kernel::leave_no_core_files();
     std::process::exit(exec::execute())
 }
 

@@ -1,7 +1,8 @@
-//! How much is said of one object, as upstream's event correlator has it: 25 events at once and then one in five minutes,
-//! and what differs only in its words, ten times within ten minutes, is one event that is counted up.
+//! How much is said of one object, as upstream's event correlator has it: 25 events at once and then one in five
+//! minutes, and what differs only in its words, ten times within ten minutes, is one event that is counted up.
 //!
-//! Without it a probe that fails every second, with other words each time, would write an object a second for ever (X4).
+//! Without it a probe that fails every second, with other words each time, would write an object a second for ever
+//! (X4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

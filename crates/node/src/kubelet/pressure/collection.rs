@@ -1,4 +1,5 @@
-//! What is removed because nobody misses it: images of registries that no pod here uses, and what ended containers wrote.
+//! What is removed because nobody misses it: images of registries that no pod here uses, and what ended containers
+//! wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use mainstay_logic::kubelet::eviction::{Usage, volumes};
 use mainstay_logic::kubelet::pressure::{
     Condition, Conditions, Shortage, Signal, Thresholds, default_thresholds, shortages, victim,
@@ -40,12 +41,12 @@ const PAUSE: u32 = 4;
 pub struct EvictionPolicy {
     pub thresholds: Thresholds,
     /// How long a condition stays after what it says was last seen.
-    pub transition_period: Duration,
+    pub transition_period: SignedDuration,
 }
 
 impl Default for EvictionPolicy {
     fn default() -> Self {
-        Self { thresholds: default_thresholds(), transition_period: Duration::from_mins(5) }
+        Self { thresholds: default_thresholds(), transition_period: SignedDuration::from_mins(5) }
     }
 }
 
@@ -93,7 +94,8 @@ async fn look(kubelet: &Arc<Kubelet>, rounds: &mut Rounds) {
     let mut short = measured(kubelet).await;
     collection::keep_room(kubelet, &mut rounds.collection).await;
     let held = kubelet.config.eviction.transition_period;
-    let conditions = rounds.conditions.observe(&short, fence::boottime(), held);
+    let now = SignedDuration::try_from(fence::boottime()).unwrap_or(SignedDuration::MAX);
+    let conditions = rounds.conditions.observe(&short, now, held);
     let before = kubelet.pressure.conditions();
     for condition in conditions.difference(&before) {
         warn(&short, *condition);

@@ -9,7 +9,7 @@
 //!                      fib daddr type local, not 127.0.0.0/8, l4proto . dport  vmap @node-ports
 //! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
 //!                      dnat to 10.244.0.6:80
-//! front-9, Local:      ip saddr in pods   dnat to any endpoint        (pods, and this host, are not kept to this node's)
+//! front-9, Local:      ip saddr in pods   dnat to any endpoint        (pods and this host are not kept to this node's)
 //!                      fib saddr type local   mark 0x4000
 //!                      fib saddr type local   dnat to any endpoint
 //!                      dnat to an endpoint here                       (everybody else)
