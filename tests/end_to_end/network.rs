@@ -66,6 +66,29 @@ fn services_of_every_kind() {
     };
     reach_all("pod", &|| from_pod(&web).0);
     reach_all("host", &|| from_host(&web).0);
+    // A second range of addresses, Services, "should create Services and serve on different Service CIDRs".
+    cluster.apply(
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [203.0.113.0/24]}",
+    );
+    cluster.kubectl(&["wait", "--for=condition=Ready", "servicecidr/more", "--timeout=60s"]);
+    cluster.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: far}\n\
+            spec: {clusterIP: 203.0.113.10, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}",
+    );
+    let far = "http://203.0.113.10/";
+    cluster.eventually("the node leads the second range to its Services", || all.contains(&from_host(far).0));
+    reach_all("pod", &|| from_pod(far).0);
+    reach_all("host", &|| from_host(far).0);
+    checks.equal(
+        "an address is shown",
+        &cluster.field("ipaddress/203.0.113.10", "{.spec.parentRef.resource}/{.spec.parentRef.name}"),
+        "services/far",
+    );
+    cluster.kubectl(&["delete", "servicecidr/more", "--wait=false"]);
+    cluster.kubectl(&["wait", "--for=condition=Ready=false", "servicecidr/more", "--timeout=60s"]);
+    checks.holds("V2: a range that is used stays", all.contains(&from_host(far).0), far);
+    cluster.kubectl(&["delete", "service/far"]);
+    cluster.kubectl(&["wait", "--for=delete", "servicecidr/more", "--timeout=60s"]);
     let sticky = format!("http://{}/", address("sticky"));
     let met = reached(&|| from_pod(&sticky).0);
     checks.holds(

@@ -56,6 +56,11 @@ impl Registry {
         self.0.version
     }
 
+    /// Whether it is this very registry: kinds that are equal may be others.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Every kind in every version, in the order of discovery.
     pub fn all(&self) -> &[Kind] {
         &self.0.all

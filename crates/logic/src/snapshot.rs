@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
@@ -112,6 +113,7 @@ pub struct Snapshot {
     pub endpoint_slices: Objects<EndpointSlice>,
     pub endpoints: Objects<Endpoints>,
     pub horizontal_pod_autoscalers: Objects<HorizontalPodAutoscaler>,
+    pub ip_addresses: Objects<IPAddress>,
     pub jobs: Objects<Job>,
     pub leases: Objects<Lease>,
     pub namespaces: Objects<Namespace>,
@@ -126,6 +128,7 @@ pub struct Snapshot {
     pub service_accounts: Objects<ServiceAccount>,
     /// The ConfigMaps named [`ROOT_CA`]; other ConfigMaps are known by their metadata only.
     pub root_cas: Objects<ConfigMap>,
+    pub service_cidrs: Objects<ServiceCIDR>,
     pub services: Objects<Service>,
     pub stateful_sets: Objects<StatefulSet>,
     pub storage_classes: Objects<StorageClass>,
@@ -387,6 +390,8 @@ typed! {
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes: VolumeGroupSnapshotClass,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents: VolumeGroupSnapshotContent,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots: VolumeGroupSnapshot,
+    ("networking.k8s.io", "ipaddresses") => ip_addresses: IPAddress,
+    ("networking.k8s.io", "servicecidrs") => service_cidrs: ServiceCIDR,
     ("policy", "poddisruptionbudgets") => pod_disruption_budgets: PodDisruptionBudget,
     ("rbac.authorization.k8s.io", "clusterroles") => cluster_roles: ClusterRole,
     ("snapshot.storage.k8s.io", "volumesnapshotclasses") => volume_snapshot_classes: VolumeSnapshotClass,

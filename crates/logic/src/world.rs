@@ -266,12 +266,18 @@ impl World {
                 self.put(object);
                 true
             }
-            Write::Patch { kind, key, uid, resource_version, patch, .. } => {
+            Write::Patch { kind, key, uid, resource_version, patch, status } => {
                 let object = self.get(kind, &key.namespace, &key.name);
                 if !same(&object, uid, resource_version.as_deref()) {
                     return false;
                 }
                 self.patch(kind, &key.namespace, &key.name, patch.clone());
+                if *status {
+                    let mut causes = Vec::new();
+                    let new = self.get(kind, &key.namespace, &key.name);
+                    (kind.validate_status)(kind, &new, &object, &mut causes);
+                    assert!(causes.is_empty(), "the API takes this status: {causes:?}, {new} after {object}");
+                }
                 true
             }
             Write::Delete { kind, key, uid, resource_version, grace_period, propagation } => {

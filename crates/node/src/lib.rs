@@ -177,13 +177,15 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
         let guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
         let events = events.clone();
+        let network = network.clone();
         let mut opened = Some(filter);
         move || {
             let filter = opened.take().map_or_else(|| Filter::open(pods, services), Ok);
             let (view, client, guard, events) = (view.clone(), client.clone(), guard.clone(), events.clone());
+            let network = network.clone();
             async move {
                 match filter {
-                    Ok(filter) => network::view::keep(view, client, filter, guard, events).await,
+                    Ok(filter) => network::view::keep(view, client, filter, guard, (network, events)).await,
                     Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
                 }
             }
@@ -239,7 +241,24 @@ fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
         client_ca_pem: config.client_ca_pem.clone(),
         clients: vec![API_SERVER.to_owned()],
         idle_timeout: streaming::IDLE_TIMEOUT,
+        configuration: configuration(config),
     }
+}
+
+/// What of upstream's `KubeletConfiguration` this node goes by, under its names.
+fn configuration(config: &NodeConfig) -> serde_json::Value {
+    serde_json::json!({
+        "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "address": Ipv4Addr::UNSPECIFIED.to_string(), "port": config.streaming_port,
+        "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": false } },
+        "cgroupRoot": format!("/{}", config.cgroup_root),
+        "clusterDNS": [config.cluster_dns.to_string()], "clusterDomain": config.cluster_domain,
+        "podCIDR": config.pod_cidr, "resolvConf": config.host_resolv_conf.display().to_string(),
+        "maxPods": kubelet::node_status::MAX_PODS, "nodeLeaseDurationSeconds": config.lease_seconds,
+        "streamingConnectionIdleTimeout": format!("{}s", streaming::IDLE_TIMEOUT.as_secs()),
+        "seccompDefault": config.seccomp_default, "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
+        "serverTLSBootstrap": true, "rotateCertificates": true,
+    })
 }
 
 fn runtime_config(data_dir: &Path, cgroup_root: &str, shim_exe: &Path, images: &ImageStore) -> RuntimeConfig {

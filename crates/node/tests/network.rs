@@ -162,6 +162,44 @@ fn pods_reach_services_and_nothing_leaves() {
     assert!(!config.folder.exists());
 }
 
+#[test]
+fn n4_a_second_range_of_services_is_led_to_their_link_and_takes_nothing_of_the_machines_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let opened = config(folder.path());
+    let (node, pod) = (Host::new(), Host::new());
+    let netns = pod.netns.clone();
+    let service = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 10), 80);
+    let front = Front { address: Some(*service.ip()), protocol: Protocol::Tcp, port: 80 };
+    let own = Cidr { first: opened.node_address, prefix: 32 };
+    let refused = [opened.cluster_cidr, own, cidr("0.0.0.0/0"), cidr("127.0.0.0/16")];
+    let more = cidr("203.0.113.0/24");
+    let (network, mut filter) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        let address = network.attach("uid-a", &netns).expect("attached");
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&[]).expect("an empty table");
+        filter.set_service("default/web", &fronts(front, &[address], false, None)).expect("set");
+        (network, filter)
+    });
+    pod.serve("a");
+    let before = node.ask(service).expect_err("no route leads there");
+    assert_eq!(before, ErrorKind::NetworkUnreachable);
+    let network = node.run(move || {
+        let all: Vec<Cidr> = [more, cidr("10.96.4.0/24")].into_iter().chain(refused).collect();
+        assert_eq!(network.route_services(&all).expect("routed"), refused);
+        assert_eq!(network.route_services(&all).expect("again"), refused, "idempotent");
+        network
+    });
+    assert_eq!(node.ask(service), Ok("a 10.244.0.1".to_owned()), "from the host, as out of the first range");
+    node.run(move || {
+        assert_eq!(network.route_services(&[]).expect("taken away"), []);
+        filter.set_service("default/web", &Fronts::new()).expect("removed");
+    });
+    assert_eq!(node.ask(service), Err(ErrorKind::NetworkUnreachable));
+    let leases = folder.path().to_owned();
+    node.run(move || Network::cleanup(&leases.join("leases")).expect("cleaned up"));
+}
+
 /// Services, session affinity timeout and switching it on and off: for a cluster address and for a node port.
 #[test]
 fn conformance_session_affinity_lasts_until_its_timeout() {

@@ -73,7 +73,15 @@ pub fn publish_authorities(batch: &mut Batch<'_>, client_ca: &str, proxy_ca: &st
         "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
     } });
     replace(batch, &kinds::CONFIG_MAP, "kube-system", published, &["data"])?;
-    for (group, version) in mainstay_api::discovery::served_versions(&batch.registry.clone()) {
+    // Metrics are an extension's upstream, and so have no APIService of the server's own: whoever installs a server for
+    // them makes it. An older server made one.
+    let known = batch.get(&kinds::API_SERVICE, "", api::METRICS_SERVICE)?;
+    if known.is_some_and(|known| object::at(&known, &["spec", "service"]).is_none()) {
+        api::delete(batch, &kinds::API_SERVICE, "", api::METRICS_SERVICE, &api::DeleteOptions::default())?;
+    }
+    let registry = batch.registry.clone();
+    let own = mainstay_api::discovery::served_versions(&registry).into_iter();
+    for (group, version) in own.filter(|(group, _)| *group != kinds::podmetrics::GROUP) {
         ensure(batch, &kinds::API_SERVICE, "", local(group, version))?;
     }
     Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
@@ -118,9 +126,9 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
         batch,
         &kinds::SERVICE_CIDR,
         "",
-        json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": [range] } }),
+        json!({ "metadata": { "name": kinds::servicecidr::DEFAULT }, "spec": { "cidrs": [range] } }),
     )?;
-    set_ready(batch, "kubernetes")?;
+    set_ready(batch, kinds::servicecidr::DEFAULT)?;
     // One process is all of them, and it answers.
     for (name, message) in [("controller-manager", "ok"), ("scheduler", "ok"), ("etcd-0", "ok")] {
         let condition = json!({ "type": "Healthy", "status": "True", "message": message });

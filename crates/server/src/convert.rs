@@ -16,11 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::custom::rows::Webhook;
-use mainstay_api::{Kind, Status, object};
+use mainstay_api::{Kind, Status, object, schema};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Env, Selection, Tape, codec, new_uid};
+use crate::dynamic::apart;
 use crate::dynamic::client::Endpoint;
 
 /// How long a webhook may take (upstream's).
@@ -233,14 +234,31 @@ async fn review(api: &Api, kind: &Kind, wanted: &str, objects: Vec<Value>) -> Re
     let endpoint = api.converters.endpoint(&webhook.client_config).map_err(|why| fails(format!("failed: {why}")))?;
     let answer = endpoint.post(api, Bytes::from(review.to_string()), TIMEOUT).await;
     let answer = answer.map_err(|why| fails(format!("failed: {why}")))?;
-    let answer: Value = serde_json::from_slice(&answer).map_err(|error| fails(format!("failed: {error}")))?;
-    let mut converted = response(answer, version, &uid).map_err(|why| fails(format!("failed: {why}")))?;
+    let (size, version, wanted) = (answer.len(), version.to_string(), wanted.to_owned());
+    let work = move || converted(&answer, &version, &uid, &objects, &wanted);
+    apart(size, work).await?.map_err(fails)
+}
+
+/// What an answer, any bytes, makes of these objects.
+///
+/// # Errors
+/// What is wrong with it, in upstream's words.
+pub(crate) fn converted(
+    answer: &[u8],
+    version: &str,
+    uid: &str,
+    objects: &[Value],
+    wanted: &str,
+) -> Result<Vec<Value>, String> {
+    // What it comes to in memory is bounded, and not only its length (X4).
+    let answer = schema::parse::parse(answer).map_err(|error| format!("failed: {error}"))?.value;
+    let mut converted = response(answer, version, uid).map_err(|why| format!("failed: {why}"))?;
     if converted.len() != objects.len() {
-        return Err(fails(format!("returned {} objects, expected {}", converted.len(), objects.len())));
+        return Err(format!("returned {} objects, expected {}", converted.len(), objects.len()));
     }
     for (index, (before, after)) in objects.iter().zip(&mut converted).enumerate() {
         settled(before, after, wanted)
-            .map_err(|why| fails(format!("returned invalid converted object at index {index}: {why}")))?;
+            .map_err(|why| format!("returned invalid converted object at index {index}: {why}"))?;
     }
     Ok(converted)
 }

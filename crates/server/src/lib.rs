@@ -13,6 +13,7 @@ pub mod api;
 mod audit;
 mod auth;
 mod authorize;
+pub mod backends;
 pub mod bootstrap;
 pub mod convert;
 mod credentials;
@@ -20,6 +21,8 @@ pub mod driver;
 pub mod dynamic;
 mod encryption;
 mod fairness;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http;
 pub mod identity;
 mod instruments;

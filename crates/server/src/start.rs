@@ -18,16 +18,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::aggregation::{Services, availability};
-use crate::api::{Api, Cidr, Env, Served, Settings, Tokens};
+use crate::api::{Allocated, Api, Cidr, Env, Served, Settings, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
+use crate::backends::Slices;
 use crate::credentials::Issuer;
 use crate::dynamic::Hooks;
 use crate::encryption::Encryption;
 use crate::fairness::Fairness;
-use crate::http::{Authenticators, Bounds, Counters, Server, accept};
+use crate::http::{Authenticators, Bounds, Counters, Hashes, Server, accept};
 use crate::instruments::Instruments;
 use crate::leadership::Candidate;
 use crate::metrics::Collector;
@@ -355,8 +356,10 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
+        allocated: Allocated::of(&store),
         hooks: Hooks::of(&store),
         converters: Default::default(),
+        slices: Slices::of(&store),
         served: Served::of(&store),
         store,
         env: Arc::new(env),
@@ -403,6 +406,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         undecodable,
         closing: is_closing.clone(),
         health: health.clone(),
+        openapi: Hashes::default(),
         bounds,
         counters: Counters::default(),
         instruments,

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
-use mainstay_server::api::{self, Api, Cidr, Env, Part, Query, Selection, Served, Settings, Watch, key};
+use mainstay_server::api::{self, Allocated, Api, Cidr, Env, Part, Query, Selection, Served, Settings, Watch, key};
+use mainstay_server::backends::Slices;
 use mainstay_server::driver::{Driver, run};
 use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Options, Source, Store, Watcher};
@@ -275,8 +276,10 @@ fn cluster(folder: &std::path::Path) -> Api {
     let service_cidr = Cidr::parse("10.96.0.0/16").expect("a range");
     let cluster_cidr = Cidr::parse("10.0.0.0/11").expect("a range");
     let api = Api {
+        allocated: Allocated::of(&store),
         hooks: Hooks::of(&store),
         converters: Default::default(),
+        slices: Slices::of(&store),
         served: Served::of(&store),
         store,
         env: Arc::new(env),

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use mainstay_api::Status;
-use mainstay_server::api::{Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings, key};
+use mainstay_server::api::{Allocated, Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings, key};
+use mainstay_server::backends::Slices;
 use mainstay_server::bootstrap::{About, bootstrap};
 use mainstay_server::driver::{Driver, Finish, Work, compile};
 use mainstay_server::dynamic::Hooks;
@@ -100,8 +101,10 @@ impl Server {
         let (service_cidr, cluster_cidr) = (cidr("10.96.0.0/16"), cidr("10.244.0.0/16"));
         let settings = Settings { service_cidr, cluster_cidr, ca_pem: "CA".to_owned() };
         let api = Api {
+            allocated: Allocated::of(&store),
             hooks: Hooks::of(&store),
             converters: Default::default(),
+            slices: Slices::of(&store),
             served: Served::of(&store),
             store,
             env: self.env.clone(),

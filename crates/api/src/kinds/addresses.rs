@@ -39,6 +39,20 @@ impl Range {
         }
     }
 
+    /// The last address of the range.
+    pub fn last(self) -> IpAddr {
+        match self.network() {
+            IpAddr::V4(first) => {
+                let hosts = u32::MAX.checked_shr(self.bits).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(first) | hosts))
+            }
+            IpAddr::V6(first) => {
+                let hosts = u128::MAX.checked_shr(self.bits).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(first) | hosts))
+            }
+        }
+    }
+
     /// Whether the address is in the range.
     pub fn contains(self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && Self { address, bits: self.bits }.network() == self.network()
@@ -167,6 +181,9 @@ mod tests {
         let contains =
             |range: &str, ip: &str| Range::parse(range).zip(ip.parse().ok()).is_some_and(|(r, ip)| r.contains(ip));
         assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        let last = |range: &str| Range::parse(range).expect("a range").last().to_string();
+        assert_eq!((last("10.96.0.0/12"), last("0.0.0.0/0")), ("10.111.255.255".into(), "255.255.255.255".into()));
+        assert_eq!((last("10.0.0.1/32"), last("2001:db8::/127")), ("10.0.0.1".into(), "2001:db8::1".into()));
         assert!(contains("0.0.0.0/0", "1.2.3.4") && !contains("0.0.0.0/0", "::1") && contains("::/0", "::1"));
     }
 }

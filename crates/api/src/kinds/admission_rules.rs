@@ -300,8 +300,31 @@ pub(super) fn validate_webhook(hook: &Field, causes: &mut Vec<Cause>) {
         (false, true) => validate_service(&service, causes),
         _ => causes.push(Cause::required(&config.path, "exactly one of url or service is required")),
     }
-    validate_conditions(&hook.get("matchConditions"), &environment(WEBHOOK_NAMES), causes);
     validate_reviews(&hook.get("admissionReviewVersions"), causes);
+}
+
+/// Match conditions of all webhooks, asked for apart from the rest: those that stay as they were are not judged anew, as
+/// upstream, so that a configuration which an older server took may still be changed otherwise.
+pub(super) fn validate_hooks_conditions(hooks: &Field, old: Option<&Field>, causes: &mut Vec<Cause>) {
+    let stays = |old: &Field| {
+        let mut pairs = hooks.items().zip(old.items());
+        hooks.len() == old.len()
+            && pairs.all(|(new, old)| new.get("matchConditions").value == old.get("matchConditions").value)
+    };
+    if !old.is_some_and(stays) {
+        let environment = environment(WEBHOOK_NAMES);
+        hooks.items().for_each(|hook| validate_conditions(&hook.get("matchConditions"), &environment, causes));
+    }
+}
+
+/// Compiles the variables of a policy, each of which may use those before it; the environment with all of them.
+pub(super) fn declare_variables(spec: &Field, causes: &mut Vec<Cause>) -> Environment {
+    let mut environment = environment(POLICY_NAMES);
+    for variable in spec.get("variables").items() {
+        let type_ = compile(&environment, &variable.get("expression"), None, causes);
+        environment = environment.with(&format!("variables.{}", variable.get("name").text()), type_);
+    }
+    environment
 }
 
 /// Names of webhooks are unique in their configuration.
@@ -400,7 +423,8 @@ mod tests {
                 "clientConfig": { "url": "https://a" },
                 "matchConditions": [{ "name": "x", "expression": expression }] });
             let mut causes = Vec::new();
-            validate_webhook(&Field::root(&hook), &mut causes);
+            let configuration = json!({ "webhooks": [hook] });
+            validate_hooks_conditions(&Field::root(&configuration).get("webhooks"), None, &mut causes);
             causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>().join("; ")
         };
         assert_eq!(faults("object.metadata.name != 'skip-me' && authorizer.requestResource.check('x').allowed()"), "");
@@ -411,9 +435,27 @@ mod tests {
         ] {
             let found = faults(expression);
             assert!(
-                found.starts_with("matchConditions[0].expression: ") && found.contains(why),
+                found.starts_with("webhooks[0].matchConditions[0].expression: ") && found.contains(why),
                 "{expression}: {found}"
             );
         }
+    }
+
+    #[test]
+    fn match_conditions_that_stay_are_not_judged_anew() {
+        let hooks = |expressions: &[&str]| {
+            let hook = |text: &&str| json!({ "matchConditions": [{ "name": "x", "expression": text }] });
+            json!({ "webhooks": expressions.iter().map(hook).collect::<Vec<_>>() })
+        };
+        let faults = |new: &[&str], old: &[&str]| {
+            let (new, old) = (hooks(new), hooks(old));
+            let (new, old) = (Field::root(&new).get("webhooks"), Field::root(&old).get("webhooks"));
+            let mut causes = Vec::new();
+            validate_hooks_conditions(&new, Some(&old), &mut causes);
+            causes.len()
+        };
+        assert_eq!(faults(&["bad(", "true"], &["bad(", "true"]), 0);
+        assert_eq!(faults(&["bad(", "false"], &["bad(", "true"]), 1, "one is another: all are judged");
+        assert_eq!(faults(&["bad("], &["bad(", "true"]), 1);
     }
 }

@@ -1,16 +1,16 @@
-//! IPAddress: who holds an address of the Services' range. Upstream makes one for every Service; here the store's own
-//! keys say it, and an IPAddress is only kept.
+//! IPAddress: who holds an address. The server makes one for each address of a Service; others make theirs to keep
+//! addresses from Services.
 
 use std::borrow::Cow::Borrowed;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::addresses;
 use super::cells::{NAME, text_column};
 use super::field::Field;
-use super::{BASE, Kind, NameRule, Row, lifecycle};
+use super::{BASE, Kind, NameRule, Row};
 use crate::names;
-use crate::object::name;
+use crate::object::{self, name};
 use crate::status::Cause;
 
 /// The row of IPAddress.
@@ -56,6 +56,28 @@ pub static IP_ADDRESS: Kind = Kind::BuiltIn(&Row {
         let parent = ["spec", "parentRef"];
         Field::root(new).dig(&parent).immutable(&Field::root(old).dig(&parent), causes);
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 });
+
+/// The label that says who keeps an IPAddress, and its value where the server itself does.
+pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+/// See [`MANAGED_BY`].
+pub const ALLOCATOR: &str = "ipallocator.k8s.io";
+
+/// The IPAddress of an address that a Service has.
+pub fn of_service(address: &str, namespace: &str, service: &str) -> Value {
+    let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+    json!({
+        "metadata": { "name": address, "labels": {
+            "ipaddress.kubernetes.io/ip-family": family, MANAGED_BY: ALLOCATOR } },
+        "spec": { "parentRef": { "resource": "services", "namespace": namespace, "name": service } },
+    })
+}
+
+/// Whether it is the server's own and says that a Service has the address.
+pub fn shows(address: &Value, namespace: &str, service: &str) -> bool {
+    let parent = |field: &str| object::text(address, &["spec", "parentRef", field]);
+    object::text(address, &["metadata", "labels", MANAGED_BY]) == ALLOCATOR
+        && (parent("group"), parent("resource")) == ("", "services")
+        && (parent("namespace"), parent("name")) == (namespace, service)
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cells::{self, AGE, CONTAINERS, IMAGES, NAME, SELECTOR, count, text_column};
 use super::field::{Field, default, each, inner, made};
-use super::{BASE, Kind, Row, Subresource, job_validation, pod_spec, pod_warnings, workload};
+use super::{BASE, Kind, Row, Subresource, job_status_validation, job_validation, pod_spec, pod_warnings, workload};
 use crate::jiff::Timestamp;
 use crate::object::{at, ensure, is_terminating, name, text, uid};
 use crate::time;
@@ -51,6 +51,7 @@ pub static JOB: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, job, causes| job_validation::validate(job, causes),
     validate_update: |_, new, old, causes| job_validation::validate_update(new, old, causes),
+    validate_status: |_, new, old, causes| job_status_validation::validate(new, old, causes),
     warnings: pod_warnings::of_named_template,
     ..BASE
 });

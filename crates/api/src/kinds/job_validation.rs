@@ -76,7 +76,8 @@ fn validate_generated(job: &Value, root: &Field, causes: &mut Vec<Cause>) {
     }
 }
 
-fn is_indexed(spec: &Field) -> bool {
+/// Whether each of a Job's pods has an index of its own.
+pub(super) fn is_indexed(spec: &Field) -> bool {
     spec.get("completionMode").text() == "Indexed"
 }
 
@@ -284,12 +285,12 @@ fn validate_success(policy: &Field, completions: i64, causes: &mut Vec<Cause>) {
             let detail = "at least one of succeededCount or succeededIndexes must be specified";
             causes.push(Cause::required(&rule.path, detail));
         }
-        let mut total = None;
+        let mut total: Option<i64> = None;
         if indexes.text().len() > MAX_INDEXES_LENGTH {
             causes.push(Cause::too_long(&indexes.path, MAX_INDEXES_LENGTH));
         } else if indexes.is_set() {
-            match total_of(indexes.text(), completions) {
-                Ok(found) => total = Some(found),
+            match indexes_of(indexes.text(), completions) {
+                Ok(found) => total = Some(found.iter().map(|(first, end)| end - first + 1).sum()),
                 Err(why) => causes.push(indexes.invalid(&format!("error parsing succeededIndexes: {why}"))),
             }
         }
@@ -308,9 +309,13 @@ fn validate_success(policy: &Field, completions: i64, causes: &mut Vec<Cause>) {
     }
 }
 
-/// How many indexes a text such as `0,2-4` names, ascending and below `completions`.
-fn total_of(text: &str, completions: i64) -> Result<i64, String> {
-    let (mut total, mut last) = (0_i64, -1_i64);
+/// The indexes that a text such as `0,2-4` names, ascending and below `completions`: the first and the last of each
+/// part.
+///
+/// # Errors
+/// Upstream's words for what is wrong with it.
+pub(super) fn indexes_of(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
+    let (mut all, mut last) = (Vec::new(), -1_i64);
     let number = |text: &str| {
         let wrong = || format!("cannot convert string to integer for index: {text:?}");
         let number = text.parse::<i64>().map_err(|_| wrong())?;
@@ -334,10 +339,10 @@ fn total_of(text: &str, completions: i64) -> Result<i64, String> {
         if limits.len() == 2 && first >= end {
             return Err(format!("non-increasing order, previous: {first}, current: {end}"));
         }
-        total = total.saturating_add(end - first + 1);
+        all.push((first, end));
         last = end;
     }
-    Ok(total)
+    Ok(all)
 }
 
 /// What may not change. An Indexed Job grows and shrinks with its parallelism; a suspended one that has not started may

@@ -61,6 +61,7 @@ pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
 pub mod job;
+mod job_status_validation;
 pub(crate) mod job_validation;
 pub mod lease;
 pub mod lifecycle;
@@ -354,6 +355,11 @@ impl std::ops::Deref for Kind {
 }
 
 impl Kind {
+    /// Whether it is this very row: rows of one name may differ.
+    pub fn is_same_row(&self, other: &Self) -> bool {
+        std::ptr::eq::<Row>(&**self, &**other)
+    }
+
     /// The kind whose form is stored: this one, for most.
     pub fn stored(&self) -> &Self {
         self.stored_as.map_or(self, |conversion| conversion.stored)

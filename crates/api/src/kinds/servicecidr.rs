@@ -1,4 +1,4 @@
-//! ServiceCIDR: a range of Service addresses. The range that is used is the server's own; others are only kept.
+//! ServiceCIDR: a range from which Services are given addresses. Ranges of IPv6 are only kept.
 
 use std::borrow::Cow::Borrowed;
 
@@ -8,7 +8,7 @@ use super::addresses::{self, Range};
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::{Field, IMMUTABLE};
 use super::{BASE, Kind, Row, Subresource, lifecycle};
-use crate::object::name;
+use crate::object::{self, name};
 use crate::status::Cause;
 
 /// The row of ServiceCIDR.
@@ -29,9 +29,29 @@ pub static SERVICE_CIDR: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| lifecycle::keep_status(new, old),
     validate: |_, range, causes| validate(&Field::root(range).dig(&["spec", "cidrs"]), causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
-    warnings: lifecycle::nothing_acts,
+    warnings: |_, range| {
+        let unused = ranges(range).filter(|range| range.contains(':'));
+        unused.map(|range| format!("Services have IPv4 addresses only: none is given out of {range}")).collect()
+    },
     ..BASE
 });
+
+/// The one that shows the range that the server was started with.
+pub const DEFAULT: &str = "kubernetes";
+/// Keeps a ServiceCIDR while addresses are in use that no other one has.
+pub const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
+
+/// The ranges of a ServiceCIDR.
+pub fn ranges(range: &Value) -> impl Iterator<Item = &str> {
+    object::at(range, &["spec", "cidrs"]).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Whether addresses are given out of it: it is not on its way out, and nobody says that it is not ready.
+pub fn is_in_use(range: &Value) -> bool {
+    let conditions = object::at(range, &["status", "conditions"]).and_then(Value::as_array).into_iter().flatten();
+    let mut ready = conditions.filter(|condition| object::text(condition, &["type"]) == "Ready");
+    !object::is_terminating(range) && ready.next().is_none_or(|ready| object::text(ready, &["status"]) == "True")
+}
 
 fn validate(cidrs: &Field, causes: &mut Vec<Cause>) {
     if cidrs.len() == 0 {

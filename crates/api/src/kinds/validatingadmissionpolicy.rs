@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::admission_rules::{POLICY_NAMES, compile, environment};
+use super::admission_rules::{POLICY_NAMES, compile, declare_variables, environment};
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::{Field, default, inner, made};
 use super::{BASE, Kind, Row, Subresource, admission_rules, lifecycle};
@@ -66,8 +66,20 @@ pub(super) const POLICY: Row = Row {
             admission_rules::default_match(constraints);
         }
     },
+    validate_create: |_, policy, causes| validate_conditions(&Field::root(policy).get("spec"), causes),
+    validate_update: |_, new, old, causes| {
+        let [new, old] = [new, old].map(|policy| Field::root(policy).get("spec"));
+        // As upstream: what stays is not judged anew.
+        if ["paramKind", "matchConditions"].iter().any(|field| new.get(field).value != old.get(field).value) {
+            validate_conditions(&new, causes);
+        }
+    },
     ..BASE
 };
+
+fn validate_conditions(spec: &Field, causes: &mut Vec<Cause>) {
+    admission_rules::validate_conditions(&spec.get("matchConditions"), &environment(POLICY_NAMES), causes);
+}
 
 /// The cell with the kind of a policy's parameters.
 pub(super) fn param_kind(policy: &Value) -> Value {
@@ -93,7 +105,6 @@ pub(super) fn validate_policy(spec: &Field, causes: &mut Vec<Cause>) {
     } else {
         causes.push(Cause::required(&constraints.path, ""));
     }
-    admission_rules::validate_conditions(&spec.get("matchConditions"), &environment(POLICY_NAMES), causes);
     admission_rules::validate_variables(&spec.get("variables"), causes);
 }
 
@@ -141,11 +152,7 @@ fn validate_rules(spec: &Field, policy: &str, causes: &mut Vec<Cause>) {
 
 /// Expressions that can never be evaluated are refused; what depends on the objects' types is left to the evaluation.
 fn validate_expressions(spec: &Field, causes: &mut Vec<Cause>) {
-    let mut environment = environment(POLICY_NAMES);
-    for variable in spec.get("variables").items() {
-        let type_ = compile(&environment, &variable.get("expression"), None, causes);
-        environment = environment.with(&format!("variables.{}", variable.get("name").text()), type_);
-    }
+    let environment = declare_variables(spec, causes);
     for rule in spec.get("validations").items() {
         compile(&environment, &rule.get("expression"), Some((&Type::Bool, "bool")), causes);
         compile(&environment, &rule.get("messageExpression"), Some((&Type::String, "string")), causes);

@@ -38,5 +38,12 @@ pub(super) const WEBHOOKS: Row = Row {
         hooks.items().for_each(|hook| admission_rules::validate_webhook(&hook, causes));
         admission_rules::validate_unique(&hooks, causes);
     },
+    validate_create: |_, configuration, causes| {
+        admission_rules::validate_hooks_conditions(&Field::root(configuration).get("webhooks"), None, causes);
+    },
+    validate_update: |_, new, old, causes| {
+        let [new, old] = [new, old].map(|configuration| Field::root(configuration).get("webhooks"));
+        admission_rules::validate_hooks_conditions(&new, Some(&old), causes);
+    },
     ..BASE
 };

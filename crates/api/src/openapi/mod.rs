@@ -43,9 +43,9 @@ pub fn v2_json(registry: &Registry) -> Value {
     })
 }
 
-/// `/openapi/v2` as a gnostic `Document`; its content type is [`V2_PROTOBUF_CONTENT_TYPE`].
-pub fn v2_protobuf(registry: &Registry) -> Vec<u8> {
-    gnostic::document(&v2_json(registry))
+/// A document of version 2 as a gnostic `Document`; its content type is [`V2_PROTOBUF_CONTENT_TYPE`].
+pub fn v2_protobuf(document: &Value) -> Vec<u8> {
+    gnostic::document(document)
 }
 
 /// `/openapi/v3`: where the document of each group and version is.

@@ -47,7 +47,7 @@ fn first(message: &[u8], field: u64) -> Vec<u8> {
 
 #[test]
 fn gnostic_bytes_hold_what_kubectl_reads() {
-    let document = v2_protobuf(&crate::Registry::built_in());
+    let document = v2_protobuf(&v2_json(&crate::Registry::built_in()));
     assert_eq!(first(&document, 1), b"2.0");
     let definitions = first(&document, 9);
     let set = entry(&definitions, 1, "io.k8s.api.apps.v1.StatefulSet");

@@ -19,6 +19,7 @@ pub mod ephemeral;
 pub mod fencing;
 pub mod garbagecollector;
 pub mod horizontalpodautoscaler;
+pub mod ipaddress;
 pub mod job;
 pub mod jobtracking;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod serviceaccount;
+pub mod servicecidr;
 pub mod statefulset;
 pub mod tainteviction;
 pub mod ttlafterfinished;
@@ -59,6 +61,7 @@ pub const CONTROLLERS: &[Controller] = &[
     fencing::CONTROLLER,
     garbagecollector::CONTROLLER,
     horizontalpodautoscaler::CONTROLLER,
+    ipaddress::CONTROLLER,
     job::CONTROLLER,
     jobtracking::CONTROLLER,
     namespace::CONTROLLER,
@@ -72,6 +75,7 @@ pub const CONTROLLERS: &[Controller] = &[
     resourcequota::CONTROLLER,
     replicationcontroller::CONTROLLER,
     serviceaccount::CONTROLLER,
+    servicecidr::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
     ttlafterfinished::CONTROLLER,

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -16,10 +17,11 @@ use mainstay_api::ObjectKey;
 
 use super::Snapshot;
 use super::index::{Facets, Index, Indexed};
+use crate::addresses::{service_of, sorted};
 use crate::definitions::Definition;
 use crate::nodes::is_ready;
 use crate::ownership::controller_of;
-use crate::pods::{claim_names, is_active, is_finished, looks_at_others};
+use crate::pods::{claim_names, is_active, is_finished, is_terminating, looks_at_others};
 
 /// The labels that a selector asks for by value.
 fn pairs(selector: &LabelSelector) -> Vec<(&str, &str)> {
@@ -53,6 +55,24 @@ impl Indexed for ReplicaSet {
 
     fn selector(&self) -> Option<Vec<(&str, &str)>> {
         Some(pairs(&self.spec.selector))
+    }
+}
+
+impl Indexed for IPAddress {
+    fn facets(&self, facets: &mut Facets) {
+        let Some(service) = service_of(self) else { return };
+        facets.add(Index::AddressesOf, &service.namespace, &service.name);
+        if let Some(Ok(address)) = self.metadata.name.as_deref().map(str::parse) {
+            facets.add(Index::Addresses, "", &sorted(address));
+        }
+    }
+}
+
+impl Indexed for ServiceCIDR {
+    fn facets(&self, facets: &mut Facets) {
+        if is_terminating(&self.metadata) {
+            facets.add(Index::RangesLeaving, "", "");
+        }
     }
 }
 

@@ -25,6 +25,10 @@ pub enum Index {
     /// Objects of a kind (its plural) whose selector asks for a label: namespace, `key\0value`. Each is found under
     /// one of the labels that it asks for (see [`Indexes::set_selector`]).
     Selector(&'static str),
+    /// The allocator's IPAddresses, in order of address: `""`, the address as [`crate::addresses::sorted`] writes it.
+    Addresses,
+    /// The allocator's IPAddresses by the Service that they name: its namespace, its name.
+    AddressesOf,
     /// Pods with a required anti-affinity term: the term's namespace (`*` for any), `key\0value` as for selectors.
     AntiAffinity,
     /// Claims that name a volume: its name.
@@ -59,6 +63,8 @@ pub enum Index {
     PodsPendingClaims,
     /// Pods that use a claim: its namespace, its name.
     PodsUsing,
+    /// ServiceCIDRs on their way out.
+    RangesLeaving,
     /// Slices that name a pod as a target: its namespace, its name.
     SlicesNaming,
     /// VolumeSnapshots of a claim: its namespace, its name.
@@ -202,6 +208,12 @@ impl Indexes {
     /// The objects that are found there, in order.
     pub fn get<'a>(&'a self, index: Index, first: &str, second: &str) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
         self.0.get(&(index, first.into(), second.into())).into_iter().flat_map(|keys| keys.iter())
+    }
+
+    /// The objects that are found under `""` and a second text between these two, themselves included, in its order.
+    pub fn between<'a>(&'a self, index: Index, first: &str, last: &str) -> impl Iterator<Item = &'a ObjectKey> {
+        let facet = |text: &str| (index, Arc::from(""), Arc::from(text));
+        self.0.range(facet(first)..=facet(last)).flat_map(|(_, keys)| keys.iter())
     }
 
     /// The objects whose selectors may select these labels, in order; some do not.

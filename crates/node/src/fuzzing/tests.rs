@@ -67,7 +67,10 @@ fn run(target: &Target, input: &[u8]) -> usize {
 }
 
 fn try_damaged(name: &str, count: u64) {
-    let target = target(name).unwrap();
+    try_target(target(name).unwrap(), count);
+}
+
+fn try_target(target: &Target, count: u64) {
     let seeds = (target.seeds)();
     let mut most = seeds.iter().map(|seed| run(target, seed)).max().unwrap();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -75,7 +78,7 @@ fn try_damaged(name: &str, count: u64) {
     for _ in 0..number("MAINSTAY_INPUTS").unwrap_or(count) {
         most = most.max(run(target, &mutator.damage(&seeds)));
     }
-    println!("{name}: at most {most} bytes");
+    println!("{}: at most {most} bytes", target.name);
 }
 
 #[test]
@@ -136,6 +139,13 @@ fn damaged_definitions_and_their_objects_x4() {
 #[test]
 fn damaged_messages_and_what_is_written_as_one_x4() {
     try_damaged("messages", 4000);
+}
+
+/// Read by the server, which is nothing of the node's: counted here, where memory is.
+#[test]
+fn damaged_answers_of_webhooks_and_extension_servers_x4() {
+    let (seeds, run) = (mainstay_server::fuzzing::seeds, mainstay_server::fuzzing::run);
+    try_target(&Target { name: "answers", seeds, run, memory: 8 << 20 }, 3000);
 }
 
 #[test]

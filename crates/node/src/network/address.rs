@@ -44,6 +44,11 @@ impl Cidr {
         (index < self.size()).then(|| Ipv4Addr::from(u32::from(self.first).wrapping_add(index)))
     }
 
+    /// Whether another range is inside this one.
+    pub fn covers(self, other: Self) -> bool {
+        other.prefix >= self.prefix && self.contains(other.first)
+    }
+
     /// Whether an address is in the range.
     pub fn contains(self, address: Ipv4Addr) -> bool {
         u32::from(address) & Self::mask(self.prefix) == u32::from(self.first)

@@ -46,7 +46,8 @@ impl Reserved {
 pub struct Guard {
     /// This node.
     pub node: String,
-    services: Cidr,
+    /// The Services' ranges: each of their addresses is that of the one Service that was given it.
+    services: Vec<Cidr>,
     kubelet: u16,
     /// Where this node asks for the API: servers, or what stands before them.
     asked: Vec<(String, u16)>,
@@ -65,10 +66,15 @@ impl Guard {
             let (host, port) = server.rsplit_once(':')?;
             Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
         });
-        let mut guard =
-            Self { node: node.to_owned(), services, kubelet, asked: each.collect(), ports: BTreeSet::new(), reserved };
+        let (services, asked) = (vec![services], each.collect());
+        let mut guard = Self { node: node.to_owned(), services, kubelet, asked, ports: BTreeSet::new(), reserved };
         guard.keep(BTreeSet::new());
         guard
+    }
+
+    /// Takes in which ranges Services have addresses of, the first one among them; whether they are others than before.
+    pub fn set_ranges(&mut self, services: Vec<Cidr>) -> bool {
+        std::mem::replace(&mut self.services, services.clone()) != services
     }
 
     /// Takes in where the API's servers are by what they say of themselves; whether that is something new.
@@ -98,7 +104,7 @@ impl Guard {
             rule.protocol == "TCP" && asked.any(|(_, own)| *own == port)
         };
         let is_service = |address: IpAddr| match address {
-            IpAddr::V4(address) => self.services.contains(address),
+            IpAddr::V4(address) => self.services.iter().any(|range| range.contains(address)),
             IpAddr::V6(_) => false,
         };
         match &rule.frontend {
@@ -136,13 +142,15 @@ mod tests {
 
     #[test]
     fn x7_nobody_gets_what_is_meant_for_the_api_or_another_service() {
-        let guard = guard("https://127.0.0.1:6443");
+        let mut guard = guard("https://127.0.0.1:6443");
+        assert!(guard.set_ranges(["10.96.0.0/16", "203.0.113.0/24"].map(|range| Cidr::parse(range).unwrap()).into()));
         let at = |text: &str| text.parse().unwrap();
         for (frontend, protocol, is_admitted) in [
             (Frontend::ClusterIp(at("10.96.0.1:443")), "TCP", true),
             (Frontend::ClusterIp(at("10.96.9.9:6443")), "TCP", true),
             (Frontend::ExternalIp(at("10.96.0.1:443")), "TCP", false),
             (Frontend::LoadBalancer(at("10.96.0.10:53")), "UDP", false),
+            (Frontend::ExternalIp(at("203.0.113.10:80")), "TCP", false),
             (Frontend::ExternalIp(at("192.0.2.1:6443")), "TCP", false),
             (Frontend::ExternalIp(at("127.0.0.1:10250")), "TCP", false),
             (Frontend::ExternalIp(at("192.0.2.1:6443")), "UDP", true),

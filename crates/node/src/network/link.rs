@@ -54,7 +54,8 @@ const MAIN_TABLE: u8 = 254;
 const UNICAST: u8 = 1;
 /// Who made a route: the kernel keeps that, so that those to other machines are found again and no others are touched.
 const BOOT: u8 = 3;
-const MACHINES: u8 = 0x4d;
+/// In a route that is to be taken away: whatever its scope is.
+const SCOPE_NOWHERE: u8 = 255;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -252,6 +253,16 @@ impl Links {
     }
 }
 
+/// Who of us keeps a route up to date: the kernel notes it with the route, so that what an earlier process left is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Keeper {
+    /// To other machines' pods.
+    Machines = 0x4d,
+    /// To the ranges of Service addresses that ServiceCIDRs add.
+    Services = 0x53,
+}
+
 /// An overlay's end on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Vxlan {
@@ -354,7 +365,7 @@ impl Links {
         overlay: Option<u32>,
     ) -> io::Result<()> {
         let flags = if overlay.is_some() { RTNH_F_ONLINK } else { 0 }.to_ne_bytes();
-        let head = [AF_INET, to.1, 0, 0, MAIN_TABLE, MACHINES, SCOPE_UNIVERSE, UNICAST];
+        let head = [AF_INET, to.1, 0, 0, MAIN_TABLE, Keeper::Machines as u8, SCOPE_UNIVERSE, UNICAST];
         let mut message = Message::new(NEWROUTE, CREATE | REPLACE, &[&head[..], &flags].concat());
         message.attribute(RTA_DST, &to.0.octets()).attribute(RTA_GATEWAY, &gateway.octets());
         if let Some(link) = overlay {
@@ -363,21 +374,30 @@ impl Links {
         self.socket.request(message).map(drop)
     }
 
-    /// Where the routes to other machines' pods lead.
-    pub fn machine_routes(&mut self) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+    /// Leads a range of Service addresses to a link. One that the machine has a route to already, by somebody else, is an
+    /// error: it stays theirs.
+    pub fn add_services_route(&mut self, to: (Ipv4Addr, u8), link: u32, source: Ipv4Addr) -> io::Result<()> {
+        let header = [AF_INET, to.1, 0, 0, MAIN_TABLE, Keeper::Services as u8, SCOPE_LINK, UNICAST, 0, 0, 0, 0];
+        let mut message = Message::new(NEWROUTE, CREATE | EXCL, &header);
+        message.attribute(RTA_DST, &to.0.octets()).attribute(RTA_PREFSRC, &source.octets()).u32(RTA_OIF, link);
+        self.socket.request(message).map(drop)
+    }
+
+    /// Where the routes lead that somebody keeps.
+    pub fn routes_of(&mut self, keeper: Keeper) -> io::Result<Vec<(Ipv4Addr, u8)>> {
         let dump = Message::new(GETROUTE, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let of = |body: &[u8]| {
             let (bits, table, protocol) = (*body.get(1)?, *body.get(4)?, *body.get(5)?);
             let to = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_DST)?.1;
             let to = Ipv4Addr::from(<[u8; 4]>::try_from(to).ok()?);
-            (table == MAIN_TABLE && protocol == MACHINES).then_some((to, bits))
+            (table == MAIN_TABLE && protocol == keeper as u8).then_some((to, bits))
         };
         Ok(self.socket.request(dump)?.iter().filter_map(|reply| of(&reply.body)).collect())
     }
 
-    /// Takes a route to another machine's pods away.
-    pub fn remove_machine_route(&mut self, to: (Ipv4Addr, u8)) -> io::Result<()> {
-        let header = [AF_INET, to.1, 0, 0, MAIN_TABLE, MACHINES, SCOPE_UNIVERSE, UNICAST, 0, 0, 0, 0];
+    /// Takes a route away that somebody keeps.
+    pub fn remove_route(&mut self, to: (Ipv4Addr, u8), keeper: Keeper) -> io::Result<()> {
+        let header = [AF_INET, to.1, 0, 0, MAIN_TABLE, keeper as u8, SCOPE_NOWHERE, UNICAST, 0, 0, 0, 0];
         let mut message = Message::new(DELROUTE, 0, &header);
         message.attribute(RTA_DST, &to.0.octets());
         missing_is_fine(self.socket.request(message))

@@ -20,7 +20,7 @@ use mainstay_api::kinds;
 use mainstay_client::{Client, Informer, ListOptions, Notice};
 use mainstay_logic::peers::{Peer, peer};
 
-use super::link::{Links, Vxlan};
+use super::link::{Keeper, Links, Vxlan};
 use super::{Between, Network, NetworkConfig, NetworkError, step};
 
 /// This machine's end of the overlay.
@@ -60,7 +60,7 @@ impl Machines {
         if let Some(old) = had.filter(|old| wanted.is_none_or(|new| new.range != old.range)) {
             self.peers.remove(node);
             if !self.peers.values().any(|peer| peer.range == old.range) {
-                self.links.remove_machine_route(old.range)?;
+                self.links.remove_route(old.range, Keeper::Machines)?;
                 if let Some(overlay) = self.overlay {
                     self.links.remove_overlay_peer(overlay, old.range.0, old.hardware())?;
                 }
@@ -101,9 +101,9 @@ impl Machines {
 
     /// Takes away routes that an earlier process left and that neither a peer has nor one of those that are `wanted`.
     fn forget_others(&mut self, wanted: &BTreeMap<String, Option<Peer>>) -> io::Result<()> {
-        for route in self.links.machine_routes()? {
+        for route in self.links.routes_of(Keeper::Machines)? {
             if !self.peers.values().chain(wanted.values().flatten()).any(|peer| peer.range == route) {
-                self.links.remove_machine_route(route)?;
+                self.links.remove_route(route, Keeper::Machines)?;
             }
         }
         Ok(())

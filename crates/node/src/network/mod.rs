@@ -28,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use address::Cidr;
 use address::Leases;
-use link::{Links, Route};
+use link::{Keeper, Links, Route};
 
 /// The bridge of the pods.
 pub const POD_BRIDGE: &str = "mst-pods";
@@ -40,6 +40,8 @@ const PAIR_PREFIX: &str = "mst";
 const MTU: u32 = 1500;
 /// What is not less than this holds TCP's usual segments; no link is taken for smaller.
 const LEAST_MTU: u32 = 576;
+/// The widest range of Service addresses that is led to their link, as the length of its prefix.
+const WIDEST_RANGE: u8 = 8;
 /// The overlay's headers: Ethernet, IPv4, UDP, VXLAN.
 const OVERLAY_BYTES: u32 = 50;
 
@@ -86,6 +88,14 @@ impl NetworkConfig {
     /// The node's own address on the bridge: the pods' gateway.
     pub fn gateway(&self) -> Ipv4Addr {
         self.pod_cidr.at(1).unwrap_or(self.pod_cidr.first)
+    }
+
+    /// Whether packets to a range may be led to the Services' link: none of this machine's own, none of pods'.
+    fn may_lead(&self, range: Cidr) -> bool {
+        let overlaps = |other: Cidr| range.covers(other) || other.covers(range);
+        let own = Cidr { first: self.node_address, prefix: 32 };
+        let loopback = Cidr { first: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
+        range.prefix >= WIDEST_RANGE && ![own, loopback, self.cluster_cidr, self.pod_cidr].into_iter().any(overlaps)
     }
 }
 
@@ -246,6 +256,34 @@ impl Network {
         step("reading the address leases", state.leases.held_by(pod_uid))
     }
 
+    /// Leads these ranges of Service addresses, beside the cluster's own, to the Services' link, and no others that were
+    /// led there before: what has no rule there goes nowhere (N4). Gives those that are not led there: they would take
+    /// this machine's own or its pods' packets, or the machine has a route to them already. A Service with such an
+    /// address is reached by pods, not by this machine's own processes.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn route_services(&self, ranges: &[Cidr]) -> Result<Vec<Cidr>, NetworkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = &mut state.links;
+        let routed = step("listing routes", links.routes_of(Keeper::Services))?;
+        for gone in routed.iter().filter(|route| !ranges.iter().any(|range| (range.first, range.prefix) == **route)) {
+            step("removing a route", links.remove_route(*gone, Keeper::Services))?;
+        }
+        let link = step(format!("looking for {SERVICE_LINK}"), links.need(SERVICE_LINK))?;
+        let mut refused = Vec::new();
+        for range in ranges {
+            let to = (range.first, range.prefix);
+            if routed.contains(&to) || self.config.service_cidr.covers(*range) {
+                continue;
+            }
+            if !self.config.may_lead(*range) || links.add_services_route(to, link, self.config.gateway()).is_err() {
+                refused.push(*range);
+            }
+        }
+        Ok(refused)
+    }
+
     /// Disconnects a pod and frees its address. One that is not connected is fine.
     pub fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,8 +307,8 @@ impl Network {
                 step(format!("removing {name}"), links.remove(&name))?;
             }
         }
-        for route in step("listing routes", links.machine_routes())? {
-            step("removing a route", links.remove_machine_route(route))?;
+        for route in step("listing routes", links.routes_of(Keeper::Machines))? {
+            step("removing a route", links.remove_route(route, Keeper::Machines))?;
         }
         step("removing the packet filter's table", filter::Filter::remove())?;
         match std::fs::remove_dir_all(folder) {

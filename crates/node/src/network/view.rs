@@ -2,7 +2,7 @@
 //! from it, and which Services' rules are to be made anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_client::{Client, Informer, ListOptions, Notice};
 use mainstay_logic::dns::Zones;
 use mainstay_logic::proxy::{self, Frontend, Masquerade, Rule};
-use mainstay_logic::{Snapshot, backend};
+use mainstay_logic::{Snapshot, addresses, backend};
 use tokio::sync::mpsc;
 
-use super::Cidr;
 use super::complaints::{Complaints, Subject};
 use super::filter::{Backends, Filter, Front, Fronts, Protocol};
 use super::guard::Guard;
+use super::{Cidr, Network};
 use crate::kubelet::events::Events;
 
 /// Notices that wait to be taken in; the watches stand still when it is full.
@@ -26,7 +26,7 @@ const QUEUE: usize = 1024;
 /// How long to wait before a Service whose rules the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The node's view of Services, slices, pods and namespaces.
+/// The node's view of Services and their ranges, slices, pods and namespaces.
 #[derive(Debug)]
 pub struct View {
     state: RwLock<(Snapshot, Zones)>,
@@ -35,8 +35,8 @@ pub struct View {
 }
 
 /// What is watched, and how many first lists are waited for.
-fn watched() -> [Kind; 4] {
-    [&kinds::NAMESPACE, &kinds::POD, &kinds::SERVICE, &kinds::ENDPOINT_SLICE].map(Kind::clone)
+fn watched() -> [Kind; 5] {
+    [&kinds::NAMESPACE, &kinds::POD, &kinds::SERVICE, &kinds::SERVICE_CIDR, &kinds::ENDPOINT_SLICE].map(Kind::clone)
 }
 
 impl View {
@@ -94,7 +94,13 @@ impl View {
 
 /// Keeps the view by watching, and the packet filter by the view, until dropped. The rules that an earlier process
 /// left are replaced only when everything has been listed once. Whose front is not carried out is told why.
-pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard: Guard, events: Events) {
+pub async fn keep(
+    view: Arc<View>,
+    client: Client,
+    mut filter: Filter,
+    mut guard: Guard,
+    (network, events): (Arc<Network>, Events),
+) {
     let node = guard.node.clone();
     let mut complaints = Complaints::new(events);
     let (sender, mut notices) = mpsc::channel(QUEUE);
@@ -111,7 +117,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard
     // What the first lists have: a view that an earlier run of this kept may have more.
     let mut listed: BTreeSet<(Kind, ObjectKey)> = BTreeSet::new();
     let (mut dirty, mut dirty_pods) = (BTreeSet::new(), BTreeSet::new());
-    let mut filled = false;
+    let (mut filled, mut ranges_changed) = (false, false);
     loop {
         let nothing_to_retry = if filled { dirty.is_empty() && dirty_pods.is_empty() } else { !unsynced.is_empty() };
         let notice = if nothing_to_retry {
@@ -125,6 +131,7 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard
         };
         let Some((kind, notice)) = notice else { return };
         let is_slice = kind == kinds::ENDPOINT_SLICE;
+        ranges_changed |= kind == kinds::SERVICE_CIDR;
         match notice {
             Notice::Synced => {
                 if unsynced.remove(&kind) {
@@ -163,8 +170,9 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard
         }
         view.whole.store(true, Ordering::Release);
         let has_moved = (is_slice || !filled) && view.read(|snapshot, _| guard.observe(snapshot));
-        if filled && has_moved {
-            // Once in a cluster's life, or when its servers move.
+        let has_ranges = std::mem::take(&mut ranges_changed) && follow_ranges(&view, &network, &mut guard);
+        if filled && (has_moved || has_ranges) {
+            // Once in a cluster's life, or when its servers move, or Services have other ranges.
             dirty.extend(view.keys(&kinds::SERVICE));
             dirty_pods.extend(view.keys(&kinds::POD));
         }
@@ -204,6 +212,29 @@ pub async fn keep(view: Arc<View>, client: Client, mut filter: Filter, mut guard
             complaints.record(&view, &filter, &guard);
         }
     }
+}
+
+/// Takes in which ranges Services have addresses of; whether they are others than before.
+fn follow_ranges(view: &View, network: &Network, guard: &mut Guard) -> bool {
+    let ranges: Vec<Cidr> = view.read(|snapshot, _| {
+        let all = snapshot.service_cidrs.values().flat_map(|cidr| addresses::ranges(cidr));
+        all.filter_map(|range| match range.network() {
+            IpAddr::V4(first) => Some(Cidr { first, prefix: u8::try_from(range.bits).unwrap_or(32) }),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
+    });
+    match network.route_services(&ranges) {
+        Ok(refused) => {
+            for range in refused {
+                tracing::warn!(%range, "a ServiceCIDR's range is the machine's or its pods' own, or is routed elsewhere \
+                    by this machine; its Services are reached by pods only");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the ranges of Services cannot be routed"),
+    }
+    let services: Vec<Cidr> = [network.config().service_cidr].into_iter().chain(ranges).collect();
+    guard.set_ranges(services)
 }
 
 /// The whole table: all Services, and the host ports of this node's pods, the oldest first, so that nobody takes

@@ -77,6 +77,8 @@ pub struct StreamingConfig {
     pub clients: Vec<String>,
     /// See [`IDLE_TIMEOUT`].
     pub idle_timeout: Duration,
+    /// `KubeletConfiguration`: what of it holds here, for `/configz`.
+    pub configuration: serde_json::Value,
 }
 
 /// Why the server cannot start.

@@ -126,6 +126,11 @@ pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) 
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match segments.as_slice() {
         ["healthz"] => Ok(Answer::Plain(plain(StatusCode::OK, "text/plain; charset=utf-8", "ok"))),
+        ["configz"] => {
+            allow(&request, &[Method::GET])?;
+            let shown = json!({ "kubeletconfig": server.config.configuration });
+            Ok(Answer::Plain(plain(StatusCode::OK, "application/json", shown.to_string())))
+        }
         ["pods"] => Ok(Answer::Plain(pods(server))),
         ["stats", "summary"] => {
             let server = server.clone();

@@ -191,6 +191,7 @@ async fn fixture() -> Fixture {
         client_ca_pem: ca_pem.clone(),
         clients: vec!["api-server".to_owned()],
         idle_timeout: super::IDLE_TIMEOUT,
+        configuration: serde_json::json!({ "kind": "KubeletConfiguration", "maxPods": 110 }),
     };
     let server = listen(config).await.unwrap().serve(world.clone(), world.clone(), mainstay_tasks::Health::default());
     Fixture { server, world, end, ca_pem, ca, dir }
@@ -304,6 +305,9 @@ async fn only_the_api_server_and_administrators_are_answered_x1() {
         let (answer, _) = within(fixture.request(user, "GET /healthz HTTP/1.1")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{user:?}: {answer}");
     }
+    // Conformance of nodes, what a kubelet was configured with: through `nodes/proxy`.
+    let (answer, _) = within(fixture.request(Some(("api-server", "x")), "GET /configz HTTP/1.1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/json"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,20 +1,22 @@
 //! Whether extension servers answer: the Available condition of their APIServices, and what they offer.
 
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{kinds, object};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::described::reduced;
 use super::{Extension, Services};
 use crate::api::{self, Api, Batch, Part, key};
-use crate::dynamic::dial_error;
-use crate::http::service_address;
+use crate::backends;
 
 /// How often a server is asked (upstream asks as often).
 const AGAIN: Duration = Duration::from_secs(30);
@@ -24,6 +26,10 @@ const SOON: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A discovery document beyond this is refused (bytes).
 const MAX_DOCUMENT: usize = 1 << 20;
+/// An OpenAPI document beyond this is passed over (bytes).
+const MAX_DESCRIPTION: usize = 8 << 20;
+/// How often it is asked for (upstream asks as often).
+const DESCRIBE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a server is not available: upstream's reason and words.
 struct Missing(&'static str, String);
@@ -66,7 +72,7 @@ pub async fn run(api: Api, services: Services, mut closing: watch::Receiver<bool
 }
 
 /// Asks one server and says what came of it; whether it answered.
-async fn look(api: &Api, extension: &Extension) -> bool {
+async fn look(api: &Api, extension: &Arc<Extension>) -> bool {
     let looked = tokio::time::timeout(PATIENCE, check(api, extension)).await;
     let looked = looked.unwrap_or_else(|_| {
         let url = format!("https://{}:{}{}", extension.host(), extension.port, extension.path());
@@ -78,6 +84,9 @@ async fn look(api: &Api, extension: &Extension) -> bool {
     };
     let is_well = resources.is_some();
     extension.note(resources);
+    if is_well && let Ok(Err(why)) = tokio::time::timeout(PATIENCE, describe(api, extension)).await {
+        tracing::debug!(service = extension.name, why, "an extension server has no OpenAPI document");
+    }
     let noted = api.write(false, |batch| note(batch, &extension.name, &condition)).await;
     if let Err(status) = noted.map(|_| ()).or_else(|status| if status.code == 404 { Ok(()) } else { Err(status) }) {
         tracing::warn!(service = extension.name, message = %status.message, "an APIService's status was not written");
@@ -94,39 +103,92 @@ async fn check(api: &Api, extension: &Extension) -> Result<Value, Missing> {
     if api.store.get(&key::object(&kinds::SERVICE, namespace, name)).is_none() {
         return Err(Missing("ServiceNotFound", format!("service/{name} in {namespace:?} is not present")));
     }
-    let address = service_address(api, namespace, name, extension.port).map_err(|_| {
+    let addresses = backends::addresses(api, namespace, name, extension.port).map_err(|_| {
         let why = format!("endpoints for service/{name} in {namespace:?} have no addresses with port name \"\"");
         Missing("MissingEndpoints", why)
     })?;
-    let url = format!("https://{address}{}", extension.path());
-    let document = get(extension, &address).await.map_err(|why| failed(&url, &why))?;
+    let first = addresses.first().map_or("", String::as_str);
+    let url = format!("https://{first}{}", extension.path());
+    let answer = get(extension, &addresses, &extension.path(), "", MAX_DOCUMENT).await;
+    let document = answer.and_then(|answer| parsed(&answer)).map_err(|why| failed(&url, &why))?;
     if object::text(&document, &["kind"]) != "APIResourceList" {
         return Err(failed(&url, "the answer is no APIResourceList"));
     }
     Ok(document)
 }
 
-async fn get(extension: &Extension, address: &str) -> Result<Value, String> {
+/// An answer: its code, its hash, and its body.
+struct Answer {
+    status: StatusCode,
+    tag: String,
+    body: Bytes,
+}
+
+/// What a server was asked for and has given, as JSON whose size in memory is bounded.
+fn parsed(answer: &Answer) -> Result<Value, String> {
+    if !answer.status.is_success() {
+        return Err(format!("bad status from the server: {}", answer.status.as_u16()));
+    }
+    let parsed = mainstay_api::schema::parse::parse(&answer.body).map_err(|error| error.to_string())?;
+    Ok(parsed.value)
+}
+
+/// Takes in what a server says of its kinds, where it has not been asked lately and has something new to say.
+async fn describe(api: &Api, extension: &Arc<Extension>) -> Result<(), String> {
+    let tag = {
+        let mut description = extension.description.lock().unwrap_or_else(PoisonError::into_inner);
+        if description.asked.is_some_and(|asked| asked.elapsed() < DESCRIBE_AGAIN) {
+            return Ok(());
+        }
+        description.asked = Some(Instant::now());
+        description.tag.clone()
+    };
+    let addresses = backends::addresses(api, &extension.namespace, &extension.service, extension.port)?;
+    let answer = get(extension, &addresses, "/openapi/v2", &tag, MAX_DESCRIPTION).await?;
+    if answer.status == StatusCode::NOT_MODIFIED {
+        return Ok(());
+    }
+    let document = parsed(&answer)?;
+    // Documents are large: not on the threads that all connections share.
+    let (group, version) = (extension.group.clone(), extension.version.clone());
+    let part = tokio::task::spawn_blocking(move || reduced(document, &group, &version)).await;
+    let part = part.map_err(|error| error.to_string())?;
+    let mut description = extension.description.lock().unwrap_or_else(PoisonError::into_inner);
+    (description.tag, description.document) = (answer.tag, Some(Arc::new(part)));
+    Ok(())
+}
+
+/// Asks one of a server's addresses for a path; who has what has this hash is told so.
+async fn get(
+    extension: &Extension,
+    addresses: &[String],
+    path: &str,
+    known: &str,
+    limit: usize,
+) -> Result<Answer, String> {
     let tls = extension.tls.clone()?;
-    let stream = TcpStream::connect(address).await.map_err(|error| dial_error(address, &error))?;
+    let (stream, _) = backends::dial(addresses).await?;
     let stream = TlsConnector::from(tls).connect(extension.server_name()?, stream).await;
     let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
     let words = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
-    let request = http::Request::get(extension.path())
-        .header(http::header::HOST, extension.host())
-        .header(http::header::ACCEPT, "application/json")
+    let mut request = http::Request::get(path);
+    if !known.is_empty() {
+        request = request.header(header::IF_NONE_MATCH, known);
+    }
+    let request = request
+        .header(header::HOST, extension.host())
+        .header(header::ACCEPT, "application/json")
         .header("x-remote-user", "system:kube-aggregator")
         .header("x-remote-group", "system:masters")
-        .body(Empty::<bytes::Bytes>::new())
+        .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let work = async {
         let answer = sender.send_request(request).await.map_err(words)?;
-        if !answer.status().is_success() {
-            return Err(format!("bad status from the server: {}", answer.status().as_u16()));
-        }
-        let body = Limited::new(answer.into_body(), MAX_DOCUMENT).collect().await.map_err(|error| error.to_string())?;
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+        let tag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or("").to_owned();
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), limit).collect().await.map_err(|error| error.to_string())?;
+        Ok(Answer { status, tag, body: body.to_bytes() })
     };
     let mut work = std::pin::pin!(work);
     // The connection is driven as long as the answer is awaited; what it has brought by its end is still read.

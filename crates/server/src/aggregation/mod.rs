@@ -6,11 +6,13 @@
 //! with the name of whoever asks, proved by the front proxy's certificate.
 
 pub mod availability;
+pub mod described;
 pub mod discovery;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use mainstay_api::{Registry, kinds, object};
@@ -42,6 +44,16 @@ pub struct Extension {
     is_available: AtomicBool,
     /// Its `APIResourceList`, as it last answered.
     resources: Mutex<Option<Value>>,
+    /// What it says of its kinds.
+    description: Mutex<Description>,
+}
+
+/// What a server says of its kinds in version 2 of OpenAPI, as it was last asked.
+#[derive(Default)]
+struct Description {
+    asked: Option<Instant>,
+    tag: String,
+    document: Option<Arc<Value>>,
 }
 
 impl Extension {
@@ -73,6 +85,7 @@ impl Extension {
             spec: spec.clone(),
             is_available: AtomicBool::new(is_available),
             resources: Mutex::default(),
+            description: Mutex::default(),
         })
     }
 
@@ -101,6 +114,12 @@ impl Extension {
 
     fn resources(&self) -> Option<Value> {
         self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its part of a document of version 2 of OpenAPI, as long as it answers.
+    pub fn described(&self) -> Option<Arc<Value>> {
+        let description = self.description.lock().unwrap_or_else(PoisonError::into_inner);
+        description.document.clone().filter(|_| self.is_available())
     }
 
     fn note(&self, resources: Option<Value>) {
@@ -240,6 +259,17 @@ impl Inner {
         all.sort_by_key(|extension| order(extension));
         self.all = all.into();
     }
+}
+
+/// A server that has answered so, for those who look at what becomes of answers.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn answered(resources: Value) -> Option<Arc<Extension>> {
+    let service = serde_json::json!({ "metadata": { "name": "v1.x.io" }, "spec": { "group": "x.io", "version": "v1",
+        "service": { "namespace": "ns", "name": "api" } } });
+    let nobody = Identity { certificate: String::new(), key: String::new() };
+    let extension = Extension::read(&service, &nobody)?;
+    extension.note(Some(resources));
+    Some(Arc::new(extension))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use mainstay_api::{Kind, ObjectKey, Registry, Status, schema};
 use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
 use serde_json::Value;
 
-use super::{Env, Settings, codec, key};
+use super::{Allocated, Api, Env, Settings, codec, key};
 use crate::authorize::escalation::Requester;
 use crate::convert::{self, Conversions};
 use crate::dynamic::Session;
@@ -23,6 +23,7 @@ pub struct Batch<'a> {
     pub(super) store: &'a Store,
     pub(super) env: &'a Env,
     pub(crate) settings: &'a Settings,
+    pub(super) allocated: &'a Allocated,
     /// The kinds that the request sees.
     pub(crate) registry: Registry,
     /// The same instant for everything that the batch does.
@@ -35,6 +36,8 @@ pub struct Batch<'a> {
     known: BTreeMap<Bytes, Known>,
     /// Told to the client in `Warning` headers.
     pub warnings: Vec<String>,
+    /// Whether anybody hears them: what they would say is not worked out for controllers of ours.
+    pub is_heard: bool,
     /// Who writes, for `managedFields`; controllers of ours keep none.
     pub manager: Option<FieldManager>,
     /// Who asks for it; controllers of ours are not asked what they may.
@@ -93,19 +96,20 @@ impl Outcome {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(store: &'a Store, env: &'a Env, settings: &'a Settings, registry: Registry) -> Self {
-        let now = (env.now)();
+    pub(super) fn new(api: &'a Api) -> Self {
         Self {
-            store,
-            env,
-            settings,
-            registry,
-            now,
+            store: &api.store,
+            env: &api.env,
+            settings: &api.settings,
+            allocated: &api.allocated,
+            registry: api.served.now(),
+            now: api.now(),
             attempt: 0,
             txn: Txn::default(),
             bytes: 0,
             known: BTreeMap::new(),
             warnings: Vec::new(),
+            is_heard: true,
             manager: None,
             requester: None,
             session: None,

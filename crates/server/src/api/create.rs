@@ -54,7 +54,9 @@ pub fn create(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, mut object: V
     credentials::check(batch, kind, &object, None)?;
     escalation::check(batch, kind, &object, None)?;
     restriction::check(batch, kind, Part::Main, &object, None)?;
-    batch.warnings.extend((kind.warnings)(kind, &object));
+    if batch.is_heard {
+        batch.warnings.extend((kind.warnings)(kind, &object));
+    }
     admission::check(batch, kind, &object, None)?;
     dynamic::validate(batch, &attributes, Some(&object), None)?;
     admission::charge(batch, kind, Some(&object), None)?;

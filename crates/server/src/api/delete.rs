@@ -264,7 +264,7 @@ pub(super) fn is_released(kind: &Kind, object: &Value) -> bool {
 
 /// Takes an object away, with everything that was taken for it.
 pub(super) fn finalize(batch: &mut Batch<'_>, kind: &Kind, last: &Value) -> Result<usize, Status> {
-    admission::release(batch, kind, last);
+    admission::release(batch, kind, last)?;
     admission::charge(batch, kind, None, Some(last))?;
     batch.remove(kind, last)
 }

@@ -5,6 +5,7 @@
 //! the simulator inline. Time and randomness come in through [`Env`].
 
 pub mod admission;
+mod allocated;
 pub mod batch;
 pub mod codec;
 mod create;
@@ -32,10 +33,12 @@ use mainstay_api::object;
 use mainstay_api::status::STORE_IS_SILENT;
 use mainstay_store::{CommitError, Committed, Revision, Store, Txn};
 
+use crate::backends::Slices;
 use crate::convert::Webhooks;
 use crate::dynamic::{Hooks, Session};
 use crate::leadership::Term;
 
+pub use allocated::Allocated;
 pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
 pub use delete::{DeleteOptions, delete};
@@ -45,7 +48,7 @@ pub use list::{List, list, read_error};
 pub use mainstay_api::object::merge as merge_patch;
 pub use metadata::new_uid;
 pub use options::{ListOptions, Query, Selection, flag, resource_version};
-pub use served::Served;
+pub use served::{METRICS_SERVICE, Served};
 pub use subresource::{bind, scale_of, scaled};
 pub use tape::Tape;
 pub use token::{Bound, Claims, ISSUER, TokenError, Tokens};
@@ -69,7 +72,7 @@ pub struct Env {
 /// What of the cluster's configuration the pipeline needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where Service addresses come from.
+    /// Where Service addresses come from first; ServiceCIDRs may add others.
     pub service_cidr: Cidr,
     /// Where nodes' ranges of pod addresses come from.
     pub cluster_cidr: Cidr,
@@ -102,6 +105,13 @@ impl Cidr {
     /// A range is never empty.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// The first and the last address that may be given away: neither the network's own nor that of a broadcast. `None`
+    /// where there is none between them.
+    pub fn usable(&self) -> Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)> {
+        let last = self.len().checked_sub(2).filter(|last| *last > 0)?;
+        self.nth(1).zip(self.nth(last))
     }
 
     /// The address at a place; 0 is the network's own.
@@ -142,6 +152,10 @@ pub struct Api {
     pub env: Arc<Env>,
     /// The cluster's configuration.
     pub settings: Arc<Settings>,
+    /// Which Service addresses are taken.
+    pub allocated: Allocated,
+    /// Which EndpointSlices a Service has.
+    pub slices: Slices,
     /// The kinds that are served.
     pub served: Served,
     /// Who is asked before something is written.
@@ -166,7 +180,7 @@ pub struct Reply {
 impl Api {
     /// A batch on the newest state.
     pub fn batch(&self) -> Batch<'_> {
-        Batch::new(&self.store, &self.env, &self.settings, self.served.now())
+        Batch::new(self)
     }
 
     /// The current time.

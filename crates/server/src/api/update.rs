@@ -234,7 +234,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     if !is_released && !is_unchanged && matches!(part, Part::Main | Part::EphemeralContainers | Part::Resize) {
         // Of an object whose generation stays nothing has changed that they would be about.
         let generation = |object: &Value| object::at(object, &["metadata", "generation"]).cloned();
-        if generation(&new) != generation(old) || generation(&new).is_none() {
+        if batch.is_heard && (generation(&new) != generation(old) || generation(&new).is_none()) {
             batch.warnings.extend((kind.warnings)(kind, &new));
         }
         admission::check(batch, kind, &new, Some(old))?;

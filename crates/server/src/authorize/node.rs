@@ -25,12 +25,13 @@ const PODS: &str = "/core/pods/";
 pub const LEASES: &str = "kube-node-lease";
 
 /// What a node reads whole: what its network, its DNS and its volumes are made of.
-const READS: [(&str, &str); 10] = [
+const READS: [(&str, &str); 11] = [
     ("", "namespaces"),
     ("", "services"),
     ("", "endpoints"),
     ("", "persistentvolumes"),
     ("discovery.k8s.io", "endpointslices"),
+    ("networking.k8s.io", "servicecidrs"),
     ("storage.k8s.io", "storageclasses"),
     ("storage.k8s.io", "csidrivers"),
     ("node.k8s.io", "runtimeclasses"),

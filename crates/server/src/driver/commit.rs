@@ -49,6 +49,7 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
 pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) -> Compiled {
     let fresh = || {
         let mut batch = api.batch();
+        batch.is_heard = false;
         batch.join(session);
         batch
     };

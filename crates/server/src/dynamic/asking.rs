@@ -226,7 +226,10 @@ async fn call(
 }
 
 /// Does work whose size is somebody else's choice.
-async fn apart<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+///
+/// # Errors
+/// It panicked.
+pub async fn apart<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     if size <= LIGHT {
         return Ok(work());
     }
@@ -259,7 +262,7 @@ async fn patch(
 
 /// Applies a patch to the object in the form in which the webhook was shown it. 500 for one that does not fit, as
 /// upstream.
-fn patched(
+pub(crate) fn patched(
     object: &Value,
     own: &Kind,
     resource: &Kind,

@@ -11,13 +11,12 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::trust;
 use crate::api::Api;
-use crate::http::service_address;
+use crate::backends;
 
 /// Calls to one webhook at a time; more wait, and their time runs.
 const CALLS: usize = 64;
@@ -175,13 +174,12 @@ impl Endpoint {
     }
 
     async fn connect(&self, api: &Api) -> Result<SendRequest<Full<Bytes>>, String> {
-        let address = match &self.place {
-            Place::Address { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Address { host, port } => format!("{host}:{port}"),
-            Place::Service { namespace, name, port } => service_address(api, namespace, name, *port)?,
+        let addresses = match &self.place {
+            Place::Address { host, port } if host.contains(':') => vec![format!("[{host}]:{port}")],
+            Place::Address { host, port } => vec![format!("{host}:{port}")],
+            Place::Service { namespace, name, port } => backends::addresses(api, namespace, name, *port)?,
         };
-        let stream = TcpStream::connect(&address).await.map_err(|error| dial_error(&address, &error))?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let (stream, _) = backends::dial(&addresses).await?;
         let stream = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), stream).await;
         let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
         let (sender, connection) =
@@ -192,16 +190,6 @@ impl Endpoint {
             }
         });
         Ok(sender)
-    }
-}
-
-/// Why nobody took a connection, in upstream's words.
-pub fn dial_error(address: &str, error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
-        std::io::ErrorKind::HostUnreachable => format!("dial tcp {address}: connect: no route to host"),
-        std::io::ErrorKind::NetworkUnreachable => format!("dial tcp {address}: connect: network is unreachable"),
-        _ => format!("dial tcp {address}: {error}"),
     }
 }
 

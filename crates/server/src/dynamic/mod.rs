@@ -9,12 +9,12 @@
 //!
 //! What is configured is compiled when it changes ([`Hooks`]); where nothing is, nothing of this happens.
 
-mod asking;
+pub(crate) mod asking;
 pub(crate) mod client;
 mod expression;
 pub mod matching;
 mod policy;
-mod review;
+pub(crate) mod review;
 mod session;
 pub mod trust;
 
@@ -35,7 +35,7 @@ use matching::Constraints;
 use policy::{Binding, Bound, Policy};
 use review::Version;
 
-pub use client::dial_error;
+pub use asking::apart;
 pub use session::{Session, Terms, connect, mutate, mutate_deletion, posted, validate};
 
 /// The group of the kinds that say what admission does.

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mainstay_api::{Kind, Status, object};
+use mainstay_api::{Kind, Status, object, schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -123,8 +123,9 @@ struct Written {
 impl Response {
     /// Reads an answer to the question `uid`; an error says what is wrong with it.
     pub fn read(body: &[u8], version: Version, uid: &str, mutates: bool) -> Result<Self, String> {
-        let review: Review =
-            serde_json::from_slice(body).map_err(|error| format!("the answer is no review: {error}"))?;
+        // What it comes to in memory is bounded, and not only its length (X4).
+        let review = schema::parse::parse(body).and_then(|parsed| serde_json::from_value::<Review>(parsed.value));
+        let review = review.map_err(|error| format!("the answer is no review: {error}"))?;
         let Some(written) = review.response else { return Err("webhook response was absent".to_owned()) };
         let wanted = version.api_version();
         let is_unnamed = review.kind.is_empty() && review.api_version.is_empty() && version == Version::V1Beta1;

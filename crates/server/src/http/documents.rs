@@ -7,25 +7,33 @@ use http::Response;
 use mainstay_api::{Registry, Status, discovery, object, openapi};
 use serde_json::{Value, json};
 
+use super::openapi::{hash, public, tagged, v3};
 use super::respond::{self, Body};
 use super::{Server, health};
-use crate::aggregation::{Extension, discovery as merged};
+use crate::aggregation::{Extension, described, discovery as merged};
 use crate::api::{ISSUER, key};
 use crate::instruments::{self, Text};
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
 
+/// What a client says beside the path.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The query's parameters.
+    pub query: Vec<(String, String)>,
+    /// Where it reached the server.
+    pub host: String,
+    /// The `Accept` header.
+    pub accept: String,
+    /// The `If-None-Match` header: what it has already.
+    pub known: String,
+}
+
 /// Answers `GET` of a path.
-pub fn get(
-    server: &Server,
-    path: &str,
-    query: &[(String, String)],
-    host: &str,
-    accept: &str,
-) -> Result<Response<Body>, Status> {
+pub fn get(server: &Server, path: &str, asked: &Asked) -> Result<Response<Body>, Status> {
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-    if let Some(answer) = health::get(server, path, query) {
+    if let Some(answer) = health::get(server, path, &asked.query) {
         return answer;
     }
     match path {
@@ -43,7 +51,7 @@ pub fn get(
     }
     let registry = server.api.served.now();
     let extensions = server.extensions.now(&registry);
-    document(&registry, &extensions, path, host, accept).ok_or_else(Status::no_such_resource)
+    document(server, (&registry, &extensions), path, asked).ok_or_else(Status::no_such_resource)
 }
 
 /// What whoever checks service accounts' tokens by themselves needs to know (OpenID Connect Discovery).
@@ -118,11 +126,10 @@ fn metrics(server: &Server) -> String {
 
 /// Discovery and OpenAPI; `None` for any other path.
 fn document(
-    registry: &Registry,
-    extensions: &[Arc<Extension>],
+    server: &Server,
+    (registry, extensions): (&Registry, &[Arc<Extension>]),
     path: &str,
-    host: &str,
-    accept: &str,
+    Asked { query, host, accept, known }: &Asked,
 ) -> Option<Response<Body>> {
     let json = |document: Value| respond::json(200, object::print(&document));
     if matches!(path, "/api" | "/apis")
@@ -132,7 +139,10 @@ fn document(
         if path == "/apis" {
             merged::add_aggregated(&mut all, extensions);
         }
-        return Some(respond::of_type(json(all), &discovery::aggregated_content_type(version)));
+        let text = object::print(&all);
+        let hash = hash(text.as_bytes());
+        let answer = respond::of_type(respond::json(200, text), &discovery::aggregated_content_type(version));
+        return Some(tagged(public(answer), &hash, known));
     }
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     Some(match segments.as_slice() {
@@ -145,17 +155,34 @@ fn document(
         ["apis", group] => json(discovery::api_group(registry, group).or_else(|| merged::group(extensions, group))?),
         ["api", version] => json(discovery::api_resource_list(registry, "", version)?),
         ["apis", group, version] => json(discovery::api_resource_list(registry, group, version)?),
-        ["openapi", "v2"] if openapi::wants_protobuf(accept) => {
-            respond::of_type(respond::json(200, openapi::v2_protobuf(registry)), openapi::V2_PROTOBUF_CONTENT_TYPE)
+        ["openapi", "v2"] => {
+            let mut document = openapi::v2_json(registry);
+            extensions.iter().filter_map(|extension| extension.described()).for_each(|part| {
+                described::merge(&mut document, &part);
+            });
+            if openapi::wants_protobuf(accept) {
+                let bytes = openapi::v2_protobuf(&document);
+                let hash = hash(&bytes);
+                let answer = respond::of_type(respond::json(200, bytes), openapi::V2_PROTOBUF_CONTENT_TYPE);
+                return Some(tagged(answer, &hash, known));
+            }
+            let text = object::print(&document);
+            let hash = hash(text.as_bytes());
+            tagged(respond::json(200, text), &hash, known)
         }
-        ["openapi", "v2"] => json(openapi::v2_json(registry)),
         ["openapi", "v3"] => {
-            let mut index = openapi::v3_index(registry);
+            let mut index = server.openapi.index(registry);
             merged::add_documents(&mut index, extensions);
             json(index)
         }
-        ["openapi", "v3", "api", version] => json(openapi::v3_document(registry, "", version)?),
-        ["openapi", "v3", "apis", group, version] => json(openapi::v3_document(registry, group, version)?),
+        ["openapi", "v3", rest @ ..] => {
+            let (group, version) = match rest {
+                ["api", version] => ("", version),
+                ["apis", group, version] => (*group, version),
+                _ => return None,
+            };
+            v3(&openapi::v3_document(registry, group, version)?, path, query, known, server.api.now())
+        }
         _ => return None,
     })
 }

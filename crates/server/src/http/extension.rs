@@ -13,11 +13,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::received::Received;
-use super::respond::Body;
-use super::{Server, proxy, service_address};
+use super::respond::{self, Body};
+use super::{Server, proxy};
 use crate::aggregation::Extension;
 use crate::auth::User;
-use crate::dynamic::dial_error;
+use crate::backends;
 
 /// How long a server may take to take a connection, and to begin its answer.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -40,11 +40,11 @@ pub async fn serve(
     }
     let unreachable =
         |why: &dyn std::fmt::Display| Status::unavailable(format!("error trying to reach service: {why}"));
-    let address = service_address(&server.api, &extension.namespace, &extension.service, extension.port)
+    let addresses = backends::addresses(&server.api, &extension.namespace, &extension.service, extension.port)
         .map_err(|why| unreachable(&why))?;
-    let connected = tokio::time::timeout(CONNECT, connect(extension, &address)).await;
+    let connected = tokio::time::timeout(CONNECT, connect(extension, &addresses)).await;
     let io = connected
-        .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
+        .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", addresses.join(", "))))?
         .map_err(|why| unreachable(&why))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Received>(TokioIo::new(io))
         .await
@@ -57,10 +57,9 @@ pub async fn serve(
     pass(&mut sender, user, extension, request).await.map_err(|error| unreachable(&error))
 }
 
-async fn connect(extension: &Extension, address: &str) -> Result<TlsStream<TcpStream>, String> {
+async fn connect(extension: &Extension, addresses: &[String]) -> Result<TlsStream<TcpStream>, String> {
     let tls = extension.tls.clone()?;
-    let stream = TcpStream::connect(address).await.map_err(|error| dial_error(address, &error))?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (stream, _) = backends::dial(addresses).await?;
     let stream = TlsConnector::from(tls).connect(extension.server_name()?, stream).await;
     stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))
 }
@@ -89,6 +88,13 @@ async fn pass(
     }
     head.headers.insert(header::HOST, HeaderValue::try_from(format!("{}:{}", extension.host(), extension.port))?);
     let mut answer = tokio::time::timeout(ANSWER, sender.send_request(Request::from_parts(head, body))).await??;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_upgrade {
+        return Err("the backend switched protocols without being asked to".into());
+    }
+    if answer.status().is_redirection() && answer.headers().contains_key(header::LOCATION) {
+        // As upstream: what is said with a client's rights does not lead it elsewhere.
+        return Ok(respond::text(502, "the backend attempted to redirect this request, which is not permitted"));
+    }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut head, body) = answer.into_parts();
         head.headers.remove(header::CONNECTION);

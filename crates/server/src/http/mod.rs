@@ -7,6 +7,7 @@ mod forward;
 mod health;
 mod listing;
 mod objects;
+mod openapi;
 mod proxy;
 mod received;
 mod respond;
@@ -33,8 +34,10 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 pub use self::bounds::Bounds;
-pub use self::forward::service_address;
+pub use self::openapi::Hashes;
 pub use self::proxy::{connect as connect_kubelet, kubelet_address_of};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::respond::warned;
 pub use self::respond::{Body, printed};
 pub use self::route::Target;
 
@@ -120,6 +123,8 @@ pub struct Server {
     pub extensions: Services,
     /// What nodes and pods use.
     pub metrics: Arc<Collector>,
+    /// The hashes of the OpenAPI documents.
+    pub openapi: openapi::Hashes,
     /// What clients share.
     pub bounds: Bounds,
     /// For `/metrics`.

@@ -179,7 +179,14 @@ const MAX_WARNING_BYTES: usize = 4096;
 
 /// Adds `Warning: 299` headers.
 pub fn warnings(response: &mut Response<Body>, warnings: &[String]) {
-    let mut size = 0;
+    for value in warned(warnings).iter().filter_map(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().append(header::WARNING, value);
+    }
+}
+
+/// The values of `Warning` headers for these warnings.
+pub fn warned(warnings: &[String]) -> Vec<String> {
+    let (mut size, mut all) = (0, Vec::new());
     for warning in warnings.iter().take(MAX_WARNINGS) {
         let mut quoted = String::with_capacity(warning.len() + 10);
         for c in warning.chars().filter(|c| !c.is_control()) {
@@ -190,10 +197,9 @@ pub fn warnings(response: &mut Response<Body>, warnings: &[String]) {
         }
         size += quoted.len();
         if size > MAX_WARNING_BYTES {
-            return;
+            break;
         }
-        if let Ok(value) = HeaderValue::try_from(format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append(header::WARNING, value);
-        }
+        all.push(format!("299 - \"{quoted}\""));
     }
+    all
 }

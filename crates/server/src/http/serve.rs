@@ -189,10 +189,15 @@ async fn answer(
             }
             let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
-            let (host, accept) = (host.to_owned(), accept(&request).to_owned());
-            let parameters = parameters(request.uri().query().unwrap_or(""));
-            let (is_large, asked) = (path.starts_with("/openapi") || path == "/metrics", server.clone());
-            let document = move || documents::get(&asked, &path, &parameters, &host, &accept);
+            let known = request.headers().get_all(header::IF_NONE_MATCH).iter().filter_map(|tag| tag.to_str().ok());
+            let asked = documents::Asked {
+                query: parameters(request.uri().query().unwrap_or("")),
+                host: host.to_owned(),
+                accept: accept(&request).to_owned(),
+                known: known.collect::<Vec<_>>().join(","),
+            };
+            let (is_large, of) = (path.starts_with("/openapi") || path == "/metrics", server.clone());
+            let document = move || documents::get(&of, &path, &asked);
             if !is_large {
                 return document();
             }

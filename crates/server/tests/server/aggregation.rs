@@ -71,6 +71,10 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
                     "verbs": ["get"] },
             ] })
         }
+        "/openapi/v2" => json!({ "swagger": "2.0", "paths": { "/apis/ext.example.com/v1/widgets": {}, "/other": {} },
+            "definitions": { "com.example.Widget": { "description": "A widget.", "type": "object",
+                "x-kubernetes-group-version-kind":
+                    [{ "group": "ext.example.com", "version": "v1", "kind": "Widget" }] } } }),
         "/openapi/v3/apis/ext.example.com/v1" => json!({ "openapi": "3.0.0", "paths": {} }),
         path => json!({ "kind": "Widget", "apiVersion": "ext.example.com/v1", "path": path,
             "query": request.uri().query(), "method": request.method().as_str(),
@@ -157,6 +161,11 @@ async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
         "3.0.0"
     );
 
+    let older = parsed(&admin.get_text("/openapi/v2").await.expect("one document"));
+    assert_eq!(older["definitions"]["com.example.Widget"]["description"], "A widget.");
+    assert!(older["paths"]["/apis/ext.example.com/v1/widgets"].is_object() && older["paths"]["/other"].is_null());
+    assert!(older["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+
     // It goes away: that is said, and nobody else is touched.
     task.abort();
     let _ = task.await;
@@ -166,5 +175,29 @@ async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
     assert_eq!(available(&admin, "False").await["reason"], "FailedDiscoveryCheck");
     assert_eq!(admin.get_text(path).await.expect_err("gone").code(), Some(503));
     admin.get_text("/apis/apps/v1").await.expect("its own groups");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn metrics_of_ones_own_take_over_and_the_servers_come_back_when_they_go() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = admin(&server);
+    let (name, path) = ("v1beta1.metrics.k8s.io", "/apis/metrics.k8s.io/v1beta1/pods");
+    let missing = admin.get(&API_SERVICE, "", name).await.expect_err("whoever installs one finds the name free");
+    assert_eq!(missing.code(), Some(404));
+    assert_eq!(parsed(&admin.get_text(path).await.expect("the server's own"))["kind"], "PodMetricsList");
+    let theirs = json!({ "metadata": { "name": name }, "spec": { "group": "metrics.k8s.io", "version": "v1beta1",
+        "service": { "namespace": "kube-system", "name": "metrics-server" }, "insecureSkipTLSVerify": true,
+        "groupPriorityMinimum": 100, "versionPriority": 100 } });
+    admin.create(&API_SERVICE, "", &theirs).await.expect("registered");
+    assert_eq!(admin.get_text(path).await.expect_err("theirs, and not there yet").code(), Some(503));
+    let groups = parsed(&admin.get_text("/apis").await.expect("discovery"));
+    let groups = groups["groups"].as_array().expect("groups");
+    let of_metrics: Vec<&Value> = groups.iter().filter(|group| group["name"] == "metrics.k8s.io").collect();
+    assert_eq!(of_metrics.len(), 1);
+    assert_eq!(of_metrics[0]["versions"].as_array().map(Vec::len), Some(1));
+    admin.delete(&API_SERVICE, "", name, &json!({})).await.expect("deleted");
+    assert_eq!(parsed(&admin.get_text(path).await.expect("taken back"))["kind"], "PodMetricsList");
     server.shutdown().await;
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mainstay_api::{Kind, kinds};
 use mainstay_logic::controllers::CONTROLLERS;
-use mainstay_server::api::{self, Api, Cidr, DeleteOptions, Env, Served, Settings};
+use mainstay_server::api::{self, Allocated, Api, Cidr, DeleteOptions, Env, Served, Settings};
+use mainstay_server::backends::Slices;
 use mainstay_server::driver::{Driver, step};
 use mainstay_server::dynamic::Hooks;
 use mainstay_store::{Mode, Options, Store};
@@ -86,8 +87,10 @@ impl Cluster {
         };
         Self {
             api: Api {
+                allocated: Allocated::of(&store),
                 hooks: Hooks::of(&store),
                 converters: Default::default(),
+                slices: Slices::of(&store),
                 served: Served::of(&store),
                 store,
                 env: Arc::new(env),

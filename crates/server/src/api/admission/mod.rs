@@ -70,6 +70,10 @@ pub(super) fn on_create(batch: &mut Batch<'_>, kind: &Kind, object: &mut Value) 
             add_finalizer(object, "kubernetes.io/vac-protection");
             Ok(())
         }
+        ("networking.k8s.io", "servicecidrs") => {
+            add_finalizer(object, kinds::servicecidr::FINALIZER);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -133,7 +137,7 @@ pub(super) fn charge(
 /// Takes what a new object holds alone, in the same transaction.
 pub(super) fn take(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result<(), Status> {
     if *kind == kinds::SERVICE {
-        service::claim(batch, object, None);
+        service::claim(batch, object, None)?;
     }
     if *kind == kinds::NODE {
         node::claim(batch, object, None);
@@ -144,7 +148,7 @@ pub(super) fn take(batch: &mut Batch<'_>, kind: &Kind, object: &Value) -> Result
 /// Takes and gives back what an update changes of that.
 pub(super) fn claim_changes(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old: &Value) -> Result<(), Status> {
     if *kind == kinds::SERVICE {
-        service::claim(batch, new, Some(old));
+        service::claim(batch, new, Some(old))?;
     }
     if *kind == kinds::NODE {
         node::claim(batch, new, Some(old));
@@ -153,13 +157,14 @@ pub(super) fn claim_changes(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old
 }
 
 /// Gives back what a deleted object held.
-pub(super) fn release(batch: &mut Batch<'_>, kind: &Kind, last: &Value) {
+pub(super) fn release(batch: &mut Batch<'_>, kind: &Kind, last: &Value) -> Result<(), Status> {
     if *kind == kinds::SERVICE {
-        service::release(batch, last);
+        service::release(batch, last)?;
     }
     if *kind == kinds::NODE {
         node::release(batch, last);
     }
+    Ok(())
 }
 
 /// What comes with every namespace, in its own transaction: the CA for its pods, and the service account that they

@@ -23,7 +23,7 @@ fn every_service_has_an_address_of_its_own_until_there_is_none_left() {
         assert!(addresses.insert(object::text(&made, &["spec", "clusterIP"]).to_owned()));
     }
     let full = cluster.create(&kinds::SERVICE, service("more", json!({ "ports": ports }))).expect_err("full");
-    assert!(full.message.contains("range 10.96.0.0/27 is full"), "{}", full.message);
+    assert!(full.message.contains("failed to allocate a serviceIP: range is full"), "{}", full.message);
     let freed = object::text(&cluster.get(&kinds::SERVICE, "s7").expect("there"), &["spec", "clusterIP"]).to_owned();
     let asked = service("asked", json!({ "ports": ports, "clusterIP": freed }));
     let taken = cluster.create(&kinds::SERVICE, asked.clone()).expect_err("taken");
@@ -35,6 +35,58 @@ fn every_service_has_an_address_of_its_own_until_there_is_none_left() {
         .create(&kinds::SERVICE, service("headless", json!({ "ports": ports, "clusterIP": "None" })))
         .expect("created");
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+}
+
+#[test]
+fn v2_a_second_range_gives_addresses_until_it_goes_and_no_address_is_anybody_elses() {
+    let cluster = Cluster::new();
+    let ports = json!([{ "port": 80 }]);
+    let make = |name: &str, spec: Value| {
+        let mut all = json!({ "ports": ports });
+        merge_patch(&mut all, spec);
+        let made = cluster.create(&kinds::SERVICE, service(name, all));
+        made.map(|made| object::text(&made, &["spec", "clusterIP"]).to_owned()).map_err(|status| status.message)
+    };
+    let outside = make("early", json!({ "clusterIP": "192.0.2.9" })).expect_err("no range has it");
+    assert!(outside.contains("failed to allocate IP 192.0.2.9: the provided network does not match the current range"));
+    let range = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["192.0.2.0/28"] } });
+    let range = cluster.create(&kinds::SERVICE_CIDR, range).expect("created");
+    assert_eq!(range["metadata"]["finalizers"], json!([kinds::servicecidr::FINALIZER]));
+    assert_eq!(make("asked", json!({ "clusterIP": "192.0.2.9" })).expect("in range"), "192.0.2.9");
+    let shown = cluster.get(&kinds::IP_ADDRESS, "192.0.2.9").expect("shown");
+    assert_eq!(shown["spec"]["parentRef"], json!({ "resource": "services", "namespace": "default", "name": "asked" }));
+    let edge = make("edge", json!({ "clusterIP": "192.0.2.15" })).expect_err("the broadcast address");
+    assert!(edge.contains("is not in the valid range. The range of valid IPs is 192.0.2.0/28"), "{edge}");
+    let kept = json!({ "metadata": { "name": "192.0.2.3" }, "spec": { "parentRef": {
+        "group": "example.com", "resource": "gateways", "name": "g" } } });
+    cluster.create(&kinds::IP_ADDRESS, kept).expect("created");
+    let taken = make("kept", json!({ "clusterIP": "192.0.2.3" })).expect_err("somebody keeps it");
+    assert!(taken.contains("provided IP is already allocated"), "{taken}");
+    // What an IPAddress shows may be taken away; the address is nobody else's for that.
+    cluster.delete(&kinds::IP_ADDRESS, "192.0.2.9", &DeleteOptions::default()).expect("deleted");
+    // 30 of the first range, and of the second all but the two that are taken.
+    let mut all = BTreeSet::from(["192.0.2.9".to_owned(), "192.0.2.3".to_owned()]);
+    for index in 0..30 + 12 {
+        let address = make(&format!("s{index}"), json!({})).expect("free");
+        assert_eq!(address.starts_with("10.96.0."), index < 30, "the server's own range first: {address}");
+        assert!(all.insert(address.clone()), "{address}");
+    }
+    assert!(make("more", json!({})).expect_err("full").contains("range is full"));
+    cluster.delete(&kinds::SERVICE, "s40", &DeleteOptions::default()).expect("deleted");
+    cluster.delete(&kinds::SERVICE_CIDR, "more", &DeleteOptions::default()).expect("set on its way");
+    let late = make("late", json!({})).expect_err("a range that goes gives nothing");
+    assert!(late.contains("range is full"), "{late}");
+    let freed = cluster.get(&kinds::SERVICE, "s7").expect("there");
+    cluster.delete(&kinds::SERVICE, "s7", &DeleteOptions::default()).expect("deleted");
+    assert_eq!(cluster.get(&kinds::IP_ADDRESS, object::text(&freed, &["spec", "clusterIP"])), None);
+    assert_eq!(make("s7", json!({})).expect("the only one"), object::text(&freed, &["spec", "clusterIP"]));
+    // Whoever has one of it keeps it, also through updates.
+    let labels = json!({ "metadata": { "labels": { "a": "b" } } });
+    let kept = cluster.merge(&kinds::SERVICE, "asked", Part::Main, labels).expect("updated");
+    assert_eq!(kept["spec"]["clusterIP"], "192.0.2.9");
+    let external = json!({ "spec": { "type": "ExternalName", "externalName": "a.example.com", "clusterIP": "" } });
+    cluster.merge(&kinds::SERVICE, "s7", Part::Main, external).expect("updated");
+    assert_eq!(cluster.get(&kinds::IP_ADDRESS, object::text(&freed, &["spec", "clusterIP"])), None);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use mainstay_store::{Options, Source, Store};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backends::Slices;
 use crate::dynamic::Hooks;
 
 /// A cluster with the namespace `default`, and its clock.
@@ -51,8 +52,10 @@ impl Cluster {
         };
         let cluster = Self {
             api: Api {
+                allocated: Allocated::of(&store),
                 hooks: Hooks::of(&store),
                 converters: Default::default(),
+                slices: Slices::of(&store),
                 served: Served::of(&store),
                 store,
                 env: Arc::new(env),

@@ -95,4 +95,10 @@ fn whoever_writes_what_nothing_acts_on_is_told() {
     let policy = json!({ "metadata": { "name": "p" }, "spec": { "podSelector": {} } });
     let told = warnings(&cluster, &kinds::NETWORK_POLICY, policy).expect("stored");
     assert_eq!(told, ["networking.k8s.io/v1 NetworkPolicy is stored, but nothing in this cluster acts on it"]);
+    let policy = json!({ "metadata": { "name": "q" }, "spec": { "podSelector": {} } });
+    let unheard = cluster.api.write_now(false, |batch| {
+        batch.is_heard = false;
+        create(batch, &kinds::NETWORK_POLICY, "default", policy.clone())
+    });
+    assert_eq!(unheard.expect("stored").warnings, Vec::<String>::new(), "not worked out for controllers of ours");
 }

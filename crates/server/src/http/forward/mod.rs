@@ -17,15 +17,14 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use mainstay_api::Status;
 use mainstay_tasks::listen::Connection;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::received::Received;
 use super::respond::{self, Body};
 use super::route::Target;
 use super::{Server, proxy};
+use crate::backends::dial;
 use target::Backend;
-pub use target::service_address;
 
 /// How long what is asked may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -58,9 +57,9 @@ pub async fn serve(
         Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}"))
     };
     let connected = tokio::time::timeout(CONNECT, connect(server, &backend)).await;
-    let io = connected
-        .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", backend.address)))?
-        .map_err(|error| unreachable(&format!("dial tcp {}: {error}", backend.address)))?;
+    let (io, address) = connected
+        .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", backend.addresses.join(", "))))?
+        .map_err(|why| unreachable(&why))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Received>(io).await.map_err(|error| unreachable(&error))?;
     tokio::spawn(async move {
@@ -68,8 +67,8 @@ pub async fn serve(
             tracing::debug!(%error, "a proxied connection ended early");
         }
     });
-    let answer = pass(&mut sender, request, &path, &prefix, &backend).await.map_err(|error| unreachable(&error))?;
-    lead_back(answer, &prefix, &backend).await
+    let answer = pass(&mut sender, request, &path, &prefix, address).await.map_err(|error| unreachable(&error))?;
+    lead_back(answer, &prefix, address).await
 }
 
 /// `/api/v1/…/proxy` and what comes after it, both as the client encoded them. A pod may itself be called `proxy`: what
@@ -95,19 +94,22 @@ fn redirect(prefix: &str, query: Option<&str>) -> Response<Body> {
 trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn connect(server: &Server, backend: &Backend) -> std::io::Result<TokioIo<Box<dyn Stream>>> {
-    if let target::Tls::Kubelet(node) = &backend.tls {
-        return Ok(TokioIo::new(Box::new(proxy::connect(&server.kubelet_tls, &backend.address, node).await?)));
+/// Connects to a backend; gives at which of its addresses.
+async fn connect<'a>(server: &Server, backend: &'a Backend) -> Result<(TokioIo<Box<dyn Stream>>, &'a str), String> {
+    let words = |address: &str, error: &std::io::Error| format!("dial tcp {address}: {error}");
+    if let (target::Tls::Kubelet(node), Some(address)) = (&backend.tls, backend.addresses.first()) {
+        let stream = proxy::connect(&server.kubelet_tls, address, node).await;
+        return Ok((TokioIo::new(Box::new(stream.map_err(|error| words(address, &error))?)), address));
     }
-    let stream = TcpStream::connect(&backend.address).await?;
-    stream.set_nodelay(true)?;
-    let tls = match backend.tls {
-        target::Tls::Unverified => target::unverified_tls()?,
-        _ => return Ok(TokioIo::new(Box::new(stream))),
-    };
-    let host = backend.address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).to_owned();
-    let name = rustls::pki_types::ServerName::try_from(host).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    Ok(TokioIo::new(Box::new(TlsConnector::from(tls).connect(name, stream).await?)))
+    let (stream, address) = dial(&backend.addresses).await?;
+    if backend.tls != target::Tls::Unverified {
+        return Ok((TokioIo::new(Box::new(stream)), address));
+    }
+    let tls = target::unverified_tls().map_err(|error| error.to_string())?;
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let name = rustls::pki_types::ServerName::try_from(host).map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| words(address, &error))?;
+    Ok((TokioIo::new(Box::new(stream)), address))
 }
 
 /// Headers that are about one connection only.
@@ -119,7 +121,7 @@ async fn pass(
     mut request: Request<Received>,
     path: &str,
     prefix: &str,
-    backend: &Backend,
+    address: &str,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
     let connection = request.extensions().get::<Connection>().cloned();
@@ -135,8 +137,11 @@ async fn pass(
         head.headers.remove(header::CONNECTION);
     }
     head.headers.remove(header::AUTHORIZATION);
-    head.headers.insert(header::HOST, HeaderValue::try_from(&backend.address)?);
+    head.headers.insert(header::HOST, HeaderValue::try_from(address)?);
     let mut answer = tokio::time::timeout(ANSWER, sender.send_request(Request::from_parts(head, body))).await??;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_upgrade {
+        return Err("the backend switched protocols without being asked to".into());
+    }
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer.map(Body::Incoming));
     }
@@ -158,12 +163,12 @@ fn forwarded(headers: &mut HeaderMap, prefix: &str, path: &str) -> Result<(), ht
 }
 
 /// The answer with `Location` and, in a page, links that lead through the proxy again.
-async fn lead_back(answer: Response<Body>, prefix: &str, backend: &Backend) -> Result<Response<Body>, Status> {
+async fn lead_back(answer: Response<Body>, prefix: &str, address: &str) -> Result<Response<Body>, Status> {
     let (mut head, body) = answer.into_parts();
     head.headers.remove(header::CONNECTION);
     head.headers.remove(header::TRANSFER_ENCODING);
     let location = head.headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
-    if let Some(led) = location.and_then(|location| links::lead(location, prefix, &backend.address))
+    if let Some(led) = location.and_then(|location| links::lead(location, prefix, address))
         && let Ok(led) = HeaderValue::try_from(led)
     {
         head.headers.insert(header::LOCATION, led);
@@ -186,7 +191,7 @@ async fn lead_back(answer: Response<Body>, prefix: &str, backend: &Backend) -> R
         };
         Status::new(502, "InternalError", format!("error trying to read the page: {why}"))
     })?;
-    let page = links::rewrite(&bytes.to_bytes(), prefix, &backend.address);
+    let page = links::rewrite(&bytes.to_bytes(), prefix, address);
     head.headers.remove(header::CONTENT_LENGTH);
     Ok(Response::from_parts(head, Body::Full(Some(page.into()))))
 }

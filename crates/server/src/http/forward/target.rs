@@ -1,6 +1,6 @@
 //! Whom a `proxy` request is for: scheme and port out of the name, and the address of the pod, endpoint or node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mainstay_api::{Status, kinds, object};
@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::super::{Server, proxy};
 use super::Target;
-use crate::api::Api;
+use crate::api::Batch;
+use crate::backends::{self, may_be_asked};
 
 /// How a backend is spoken to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,8 +25,8 @@ pub enum Tls {
 /// Where a request is passed on to.
 #[derive(Debug, PartialEq)]
 pub struct Backend {
-    /// `10.244.0.5:8080`
-    pub address: String,
+    /// `10.244.0.5:8080`: those to try, in this order. There is at least one.
+    pub addresses: Vec<String>,
     /// How.
     pub tls: Tls,
 }
@@ -66,17 +67,17 @@ pub fn resolve(server: &Server, target: &Target) -> Result<Backend, Status> {
     }
     if target.kind == kinds::SERVICE {
         let service = batch.must_get(&kinds::SERVICE, &target.namespace, named.name)?;
-        let endpoints = batch.get(&kinds::ENDPOINTS, &target.namespace, named.name)?.unwrap_or(Value::Null);
-        let mut random = [0; 2];
-        (server.api.env.random)(&mut random);
-        return of_service(&named, &service, &endpoints, usize::from(u16::from_be_bytes(random)));
+        let port = backends::port_name(&service, named.port)?;
+        let is_own = |endpoint: &Value| is_of_own_pod(&mut batch, &target.namespace, endpoint);
+        let all = backends::endpoints(&server.api, &service, &port, is_own)?;
+        return among(&all, named.is_https);
     }
     if target.kind == kinds::NODE {
         let node = batch.must_get(&kinds::NODE, "", named.name)?;
         let kubelet = proxy::kubelet_address_of(&node)?;
         let (host, port) = kubelet.rsplit_once(':').unwrap_or((&kubelet, ""));
         if named.port.is_empty() || named.port == port {
-            return Ok(Backend { address: kubelet, tls: Tls::Kubelet(named.name.to_owned()) });
+            return Ok(Backend { addresses: vec![kubelet], tls: Tls::Kubelet(named.name.to_owned()) });
         }
         return at(host.trim_matches(['[', ']']), named.port, named.is_https);
     }
@@ -95,70 +96,36 @@ fn of_pod(named: &Named<'_>, pod: &Value) -> Result<Backend, Status> {
     at(object::text(pod, &["status", "podIP"]), &port, named.is_https)
 }
 
-fn of_service(named: &Named<'_>, service: &Value, endpoints: &Value, pick: usize) -> Result<Backend, Status> {
-    let unavailable = |message: String| Status::new(503, "ServiceUnavailable", message);
-    let ports: Vec<&Value> =
-        object::at(service, &["spec", "ports"]).and_then(Value::as_array).into_iter().flatten().collect();
-    let port_name = match named.port.parse::<u64>() {
-        Ok(number) => ports
-            .iter()
-            .find(|port| port.get("port").and_then(Value::as_u64) == Some(number))
-            .map(|port| object::text(port, &["name"]))
-            .ok_or_else(|| {
-                unavailable(format!("no service port {:?} found for service {:?}", named.port, named.name))
-            })?,
-        Err(_) => match ports.as_slice() {
-            [only] if named.port.is_empty() => object::text(only, &["name"]),
-            _ => named.port,
-        },
-    };
-    let subsets: Vec<&Value> =
-        object::at(endpoints, &["subsets"]).and_then(Value::as_array).into_iter().flatten().collect();
-    let mut found: Vec<(&str, u64)> = Vec::new();
-    for subset in subsets {
-        let list = |name: &str| subset.get(name).and_then(Value::as_array).into_iter().flatten();
-        for port in list("ports").filter(|port| object::text(port, &["name"]) == port_name) {
-            let number = port.get("port").and_then(Value::as_u64).unwrap_or(0);
-            found.extend(list("addresses").map(|address| (object::text(address, &["ip"]), number)));
-        }
+/// Whether an endpoint is where a pod of the Service's namespace is: who may write slices does not get the server to ask
+/// whatever it can reach, as upstream.
+fn is_of_own_pod(batch: &mut Batch<'_>, namespace: &str, endpoint: &Value) -> bool {
+    let target = |field: &str| object::text(endpoint, &["targetRef", field]);
+    if target("kind") != "Pod" || target("namespace") != namespace {
+        return false;
     }
-    let (ip, port) = pick
-        .checked_rem(found.len())
-        .and_then(|index| found.get(index))
-        .ok_or_else(|| unavailable(format!("no endpoints available for service {:?}", named.name)))?;
-    at(ip, &port.to_string(), named.is_https)
+    let Ok(Some(pod)) = batch.get(&kinds::POD, namespace, target("name")) else { return false };
+    let addresses = object::at(&pod, &["status", "podIPs"]).and_then(Value::as_array).into_iter().flatten();
+    let address = endpoint.get("addresses").and_then(|all| all.get(0)).and_then(Value::as_str).unwrap_or("");
+    addresses.map(|own| object::text(own, &["ip"])).any(|own| own == address)
 }
 
-/// Where a Service's port is answered, for the server's own calls: a ready endpoint, or the name that it stands for.
-///
-/// # Errors
-/// Upstream's words: no such Service, no such port, no endpoints.
-pub fn service_address(api: &Api, namespace: &str, name: &str, port: u16) -> Result<String, String> {
-    let mut batch = api.batch();
-    let service = batch.must_get(&kinds::SERVICE, namespace, name).map_err(|status| status.message)?;
-    if object::text(&service, &["spec", "type"]) == "ExternalName" {
-        return Ok(format!("{}:{port}", object::text(&service, &["spec", "externalName"])));
+/// Those of a Service's endpoints that may be asked.
+fn among(all: &[SocketAddr], is_https: bool) -> Result<Backend, Status> {
+    let allowed: Vec<String> = all.iter().filter(|at| may_be_asked(at.ip())).map(ToString::to_string).collect();
+    if allowed.is_empty() {
+        return Err(Status::bad_request("address not allowed"));
     }
-    let endpoints = batch.get(&kinds::ENDPOINTS, namespace, name).map_err(|status| status.message)?;
-    let port = port.to_string();
-    let named = Named { is_https: true, name, port: &port };
-    let mut random = [0; 2];
-    (api.env.random)(&mut random);
-    let pick = usize::from(u16::from_be_bytes(random));
-    let backend = of_service(&named, &service, &endpoints.unwrap_or(Value::Null), pick);
-    backend.map(|backend| backend.address).map_err(|status| status.message)
+    Ok(Backend { addresses: allowed, tls: tls(is_https) })
+}
+
+fn tls(is_https: bool) -> Tls {
+    if is_https { Tls::Unverified } else { Tls::None }
 }
 
 /// An address that may be asked.
 fn at(ip: &str, port: &str, is_https: bool) -> Result<Backend, Status> {
     let address: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed"))?;
-    let is_own = match address {
-        IpAddr::V4(v4) => {
-            v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified() || v4.is_broadcast()
-        }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_multicast() || v6.is_unspecified() || v6.is_unicast_link_local(),
-    };
-    if is_own {
+    if !may_be_asked(address) {
         return Err(Status::bad_request("address not allowed"));
     }
     let port: u16 = match port {
@@ -171,8 +138,7 @@ fn at(ip: &str, port: &str, is_https: bool) -> Result<Backend, Status> {
         }
         port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
     };
-    let tls = if is_https { Tls::Unverified } else { Tls::None };
-    Ok(Backend { address: std::net::SocketAddr::new(address, port).to_string(), tls })
+    Ok(Backend { addresses: vec![SocketAddr::new(address, port).to_string()], tls: tls(is_https) })
 }
 
 /// TLS that takes any certificate.
@@ -208,7 +174,7 @@ mod tests {
             json!({ "spec": { "containers": [{}, { "ports": [{ "containerPort": 8080 }] }] },
             "status": { "podIP": ip } })
         };
-        let address = |name: &str, ip: &str| of_pod(&named(name), &pod(ip)).map(|backend| backend.address);
+        let address = |name: &str, ip: &str| of_pod(&named(name), &pod(ip)).map(|backend| backend.addresses.concat());
         assert_eq!(address("p", "10.244.0.5"), Ok("10.244.0.5:8080".into()));
         assert_eq!(address("p:81", "10.244.0.5"), Ok("10.244.0.5:81".into()));
         assert_eq!(of_pod(&named("https:p:443"), &pod("10.244.0.5")).map(|backend| backend.tls), Ok(Tls::Unverified));
@@ -218,19 +184,23 @@ mod tests {
     }
 
     #[test]
-    fn services_are_asked_at_a_ready_endpoint() {
-        let service = json!({ "spec": { "ports": [{ "name": "web", "port": 80 }, { "name": "admin", "port": 81 }] } });
-        let endpoints = json!({ "subsets": [{
-            "addresses": [{ "ip": "10.244.0.5" }, { "ip": "10.244.0.6" }],
-            "notReadyAddresses": [{ "ip": "10.244.0.7" }],
-            "ports": [{ "name": "web", "port": 8080 }],
-        }] });
-        let address =
-            |name: &str, pick| of_service(&named(name), &service, &endpoints, pick).map(|backend| backend.address);
-        assert_eq!(address("s:web", 0), Ok("10.244.0.5:8080".into()));
-        assert_eq!(address("s:80", 3), Ok("10.244.0.6:8080".into()));
-        let message = |name: &str| address(name, 0).map_err(|status| (status.code, status.message));
-        assert_eq!(message("s:admin"), Err((503, "no endpoints available for service \"s\"".into())));
-        assert_eq!(message("s:99"), Err((503, "no service port \"99\" found for service \"s\"".into())));
+    fn x1_only_endpoints_that_are_pods_of_the_namespace_are_asked_by_services_proxy() {
+        let cluster = crate::api::tests::Cluster::new();
+        cluster.create(&kinds::POD, crate::api::tests::pod("p")).expect("created");
+        let status = json!({ "status": { "podIP": "10.244.0.5", "podIPs": [{ "ip": "10.244.0.5" }] } });
+        cluster.merge(&kinds::POD, "p", crate::api::Part::Status, status).expect("patched");
+        let is_own = |address: &str, namespace: &str, pod: &str| {
+            let endpoint = json!({ "addresses": [address],
+                "targetRef": { "kind": "Pod", "namespace": namespace, "name": pod } });
+            is_of_own_pod(&mut cluster.api.batch(), "default", &endpoint)
+        };
+        assert!(is_own("10.244.0.5", "default", "p"));
+        assert!(!is_own("192.0.2.1", "default", "p"), "an address that is not the pod's");
+        assert!(!is_own("10.244.0.5", "other", "p") && !is_own("10.244.0.5", "default", "q"));
+        assert!(!is_of_own_pod(&mut cluster.api.batch(), "default", &json!({ "addresses": ["10.244.0.5"] })));
+        let at = |text: &str| text.parse().expect("an address");
+        let both = among(&[at("127.0.0.1:80"), at("10.244.0.5:80")], true);
+        assert_eq!(both, Ok(Backend { addresses: vec!["10.244.0.5:80".to_owned()], tls: Tls::Unverified }));
+        assert_eq!(among(&[at("127.0.0.1:80")], false).map_err(|status| status.code), Err(400));
     }
 }
