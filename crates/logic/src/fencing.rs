@@ -175,4 +175,32 @@ mod tests {
         }
         assert_eq!(free_after(300), Duration::from_secs(308));
     }
+
+    /// A pod that has a part of its machine in it is nowhere else what it is there.
+    #[test]
+    fn s13_v5_what_keeps_a_pod_on_its_node_is_its_volumes_and_its_paths() {
+        let volume = |spec: Value| -> PersistentVolume { serde_json::from_value(json!({ "spec": spec })).unwrap() };
+        let table = [
+            (json!({}), false),
+            (json!({"nfs": {"server": "s", "path": "/"}}), false),
+            (json!({"nodeAffinity": {}}), false),
+            (json!({"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}), true),
+            (json!({"hostPath": {"path": "/x"}}), true),
+            (json!({"local": {"path": "/x"}}), true),
+        ];
+        for (spec, expected) in table {
+            assert_eq!(pins(&volume(spec.clone())), expected, "{spec}");
+        }
+        for (volumes, expected) in [
+            (json!([]), false),
+            (json!([{"name": "a", "emptyDir": {}}]), false),
+            (json!([{"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/x"}}]), true),
+        ] {
+            assert_eq!(
+                has_host_path(&pod(json!({"containers": [], "volumes": volumes}), "", "")),
+                expected,
+                "{volumes}"
+            );
+        }
+    }
 }

@@ -92,18 +92,33 @@ mod tests {
     fn node_terms_match_labels_and_the_name() {
         let node: Node =
             from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}})).unwrap();
-        let table: [(Value, bool); 7] = [
+        let table: Vec<(Value, bool)> = vec![
             (json!({}), false),
             (json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}), true),
             (json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}), false),
             (json!({"matchExpressions": [{"key": "gpu", "operator": "NotIn", "values": ["x"]}]}), true),
             (json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}), true),
             (json!({"matchExpressions": [{"key": "zone", "operator": "Gt", "values": ["4"]}]}), false),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["8"]}]}), false),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]}), false),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["9"]}]}), true),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "Exists"}]}), true),
+            (json!({"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}), false),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}), false),
+            (json!({"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}), true),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["b"]}]}), true),
+            (json!({"matchExpressions": [{"key": "zone", "operator": "Near", "values": ["a"]}]}), false),
             (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
+            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}), false),
+            (json!({"matchFields": [{"key": "metadata.uid", "operator": "In", "values": ["n1"]}]}), false),
         ];
         for (term, expected) in table {
             let typed: NodeSelectorTerm = from_value(term.clone()).unwrap();
             assert_eq!(term_selects_node(&typed, &node), expected, "{term}");
+            // Of several terms one is enough; none at all is none.
+            let nothing = NodeSelectorTerm::default();
+            let any = NodeSelector { node_selector_terms: vec![nothing, typed] };
+            assert_eq!(selects_node(&any, &node), expected, "{term}");
         }
     }
 }

@@ -189,3 +189,92 @@ pub fn spread_constraints(pod: &Pod) -> &[TopologySpreadConstraint] {
 pub fn looks_at_others(pod: &Pod) -> bool {
     !required_affinity(pod).is_empty() || !spread_constraints(pod).is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn label_selectors_select_as_upstream_says() {
+        let labels =
+            BTreeMap::from([("app", "web"), ("tier", "db")].map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let asks = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        let table = [
+            (json!({}), true, true),
+            (json!({"matchLabels": {"app": "web"}}), true, false),
+            (json!({"matchLabels": {"app": "web", "tier": "x"}}), false, false),
+            (json!({"matchLabels": {"none": "web"}}), false, false),
+            (asks("app", "In", json!(["a", "web"])), true, false),
+            (asks("app", "In", json!(["a"])), false, false),
+            (asks("app", "In", json!([])), false, false),
+            (asks("app", "NotIn", json!(["a", "web"])), false, true),
+            (asks("app", "NotIn", json!(["a"])), true, true),
+            (asks("app", "Exists", json!([])), true, false),
+            (asks("app", "DoesNotExist", json!([])), false, true),
+            (asks("app", "Near", json!(["web"])), false, false),
+            (
+                json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]}),
+                false,
+                false,
+            ),
+        ];
+        for (selector, expected, without_labels) in table {
+            let typed: LabelSelector = serde_json::from_value(selector.clone()).unwrap();
+            let found = (selects(&typed, Some(&labels)), selects(&typed, None));
+            assert_eq!(found, (expected, without_labels), "{selector}");
+            assert_eq!(selects_everything(&typed), selector == json!({}), "{selector}");
+        }
+    }
+
+    /// S7: what was never Ready, or is held back, may go; what runs and may recover may not.
+    #[test]
+    fn s7_never_ready_and_held_back_are_told_from_unready() {
+        let condition = |type_: &str, status: &str, second: Value| {
+            let time = second.as_i64().map(|second| format!("2026-01-01T00:00:{second:02}Z"));
+            json!({"type": type_, "status": status, "lastTransitionTime": time})
+        };
+        let ready = |status: &str, second: Value| condition("Ready", status, second);
+        let (scheduled, initialized) =
+            (condition("PodScheduled", "True", json!(10)), condition("Initialized", "True", json!(20)));
+        let table = [
+            (json!([]), true),
+            (json!([ready("True", json!(10)), scheduled]), false),
+            (json!([ready("False", json!(null)), scheduled]), true),
+            (json!([ready("False", json!(10)), scheduled]), true),
+            (json!([ready("False", json!(11)), scheduled]), false),
+            (json!([ready("False", json!(20)), scheduled, initialized]), true),
+            (json!([ready("False", json!(21)), scheduled, initialized]), false),
+        ];
+        for (conditions, expected) in table {
+            assert_eq!(never_ready(&pod(json!({"status": {"conditions": conditions}}))), expected, "{conditions}");
+        }
+        let reasons = [
+            ("CrashLoopBackOff", true),
+            ("ErrImagePull", true),
+            ("CreateContainerConfigError", true),
+            ("ContainerCreating", false),
+            ("PodInitializing", false),
+        ];
+        for (reason, expected) in reasons {
+            for list in ["containerStatuses", "initContainerStatuses"] {
+                let status = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"waiting": {"reason": reason}}});
+                assert_eq!(in_back_off(&pod(json!({"status": {list: [status]}}))), expected, "{reason} {list}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pods_claims_are_those_it_names_and_those_made_for_it() {
+        let volumes = json!([{"name": "a", "persistentVolumeClaim": {"claimName": "x"}}, {"name": "b", "emptyDir": {}},
+            {"name": "c", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]);
+        let names =
+            claim_names(&pod(json!({"metadata": {"name": "web"}, "spec": {"containers": [], "volumes": volumes}})));
+        assert_eq!(names, [("x".to_owned(), false), ("web-c".to_owned(), true)]);
+    }
+}

@@ -175,10 +175,12 @@ pub fn takes_reserved(pod: &Pod, ports: &BTreeSet<HostPort>, node: &Node) -> boo
     reserved.any(|own| ports.iter().any(|(_, protocol, port)| protocol == "TCP" && *port == own))
 }
 
-/// (address, protocol, port) that a pod takes on its node; the address `""` is every address.
+/// (address, protocol, port) that a pod takes on its node for as long as it runs, with its sidecars, as upstream; the
+/// address `""` is every address.
 pub fn host_ports(pod: &Pod) -> BTreeSet<HostPort> {
-    let ports =
-        pod.spec.iter().flat_map(|spec| spec.containers.iter()).flat_map(|container| container.ports.iter().flatten());
+    let sidecars = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).filter(|one| is_sidecar(one));
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers).chain(sidecars);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
         let number = port.host_port.filter(|number| *number > 0)?;
         let address = port.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();
@@ -194,4 +196,99 @@ pub fn collide(a: &BTreeSet<HostPort>, taken: &BTreeMap<HostPort, u32>) -> bool 
             .keys()
             .any(|(other, p, n)| protocol == p && port == n && (ip == other || ip.is_empty() || other.is_empty()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({ "spec": spec })).unwrap()
+    }
+
+    fn sized(cpu: &str, memory: &str, restart: Value) -> Value {
+        json!({"name": "c", "restartPolicy": restart, "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+    }
+
+    #[test]
+    fn a_pod_asks_for_what_it_needs_at_its_hungriest_moment() {
+        let (init, sidecar) = (|cpu| sized(cpu, "0", json!(null)), |cpu| sized(cpu, "0", json!("Always")));
+        let main = || json!([sized("1", "1Gi", json!(null)), sized("500m", "1Gi", json!(null))]);
+        let gib = 1_i64 << 30;
+        let table = [
+            (json!({"containers": main()}), (1500, 2 * gib)),
+            (json!({"containers": main(), "initContainers": [init("1"), init("4")]}), (4000, 2 * gib)),
+            (json!({"containers": main(), "initContainers": [init("1"), init("1")]}), (1500, 2 * gib)),
+            (json!({"containers": main(), "initContainers": [sidecar("1")]}), (2500, 2 * gib)),
+            // A sidecar runs beside the init containers that come after it, not beside those before.
+            (json!({"containers": main(), "initContainers": [sidecar("1"), init("4")]}), (5000, 2 * gib)),
+            (json!({"containers": main(), "initContainers": [init("4"), sidecar("1")]}), (4000, 2 * gib)),
+            (json!({"containers": [], "initContainers": [sidecar("1"), sidecar("2"), init("1")]}), (4000, 0)),
+            (json!({"containers": main(), "overhead": {"cpu": "250m"}}), (1750, 2 * gib)),
+            (json!({"containers": main(), "resources": {"requests": {"cpu": "3"}}}), (3000, 2 * gib)),
+            (json!({"containers": main(), "resources": {"requests": {"memory": "3Gi"}}}), (1500, 3 * gib)),
+        ];
+        for (spec, expected) in table {
+            let amounts = of_pod(&pod(spec.clone()));
+            assert_eq!((amounts.cpu, amounts.memory), expected, "{spec}");
+        }
+        let with = |text: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"x.io/gpu": text}}}]});
+        let whole = json!({"containers": [], "resources": {"requests": {"hugepages-2Mi": "4Mi"}}});
+        assert_eq!(of_pod(&pod(with("2"))).get("x.io/gpu"), 2);
+        assert_eq!(of_pod(&pod(with("0"))), Amounts::default());
+        assert_eq!(of_pod(&pod(whole)).get("hugepages-2Mi"), 4 << 20);
+    }
+
+    #[test]
+    fn what_is_short_is_named_and_what_is_not_asked_for_is_not() {
+        let amounts = |cpu, memory, pods| Amounts { cpu, memory, pods, ..Amounts::default() };
+        let has = amounts(2000, 100, Some(2));
+        let table = [
+            (amounts(1000, 50, None), amounts(1000, 50, None), 1, vec![]),
+            (amounts(1001, 51, None), amounts(1000, 50, None), 1, vec!["Insufficient cpu", "Insufficient memory"]),
+            (amounts(0, 0, None), amounts(9000, 900, None), 1, vec![]),
+            (amounts(0, 1, None), amounts(9000, 0, None), 2, vec!["Too many pods"]),
+        ];
+        for (wanted, used, count, expected) in table {
+            assert_eq!(shortages(&wanted, &has, &used, count), expected, "{wanted:?} {used:?}");
+        }
+        let half = amounts(1000, 50, None);
+        let none = Amounts::default();
+        let scores = [(&none, &none), (&half, &none), (&none, &half), (&half, &half)];
+        assert_eq!(scores.map(|(wanted, used)| least_allocated(wanted, &has, used)), [100, 50, 50, 0]);
+        assert_eq!(least_allocated(&none, &none, &none), 0, "a node that has nothing");
+    }
+
+    #[test]
+    fn host_ports_are_those_of_what_stays_and_collide_by_address_protocol_and_number() {
+        let port = |ip: &str, protocol: Value, number: i64| json!({"containerPort": 1, "hostPort": number, "hostIP": ip, "protocol": protocol});
+        let container = |restart: Value, port: &Value| json!({"name": "c", "restartPolicy": restart, "ports": [port]});
+        let with = |port: &Value| host_ports(&pod(json!({"containers": [container(json!(null), port)]})));
+        let (tcp, none) = (json!("TCP"), json!(null));
+        let table = [
+            (port("", tcp.clone(), 80), port("", tcp.clone(), 80), true),
+            (port("", tcp.clone(), 80), port("", none.clone(), 80), true),
+            (port("", tcp.clone(), 80), port("", json!("UDP"), 80), false),
+            (port("", tcp.clone(), 80), port("", tcp.clone(), 81), false),
+            (port("10.0.0.1", tcp.clone(), 80), port("10.0.0.2", tcp.clone(), 80), false),
+            (port("10.0.0.1", tcp.clone(), 80), port("10.0.0.1", tcp.clone(), 80), true),
+            (port("10.0.0.1", tcp.clone(), 80), port("0.0.0.0", tcp.clone(), 80), true),
+            (port("::", tcp.clone(), 80), port("10.0.0.1", tcp.clone(), 80), true),
+            (port("", tcp.clone(), 0), port("", tcp.clone(), 0), false),
+        ];
+        for (one, other, expected) in table {
+            let free = port("10.9.9.9", tcp.clone(), 9);
+            let taken = with(&other).into_iter().chain(with(&free)).map(|port| (port, 1)).collect();
+            assert_eq!(collide(&with(&one), &taken), expected, "{one} {other}");
+        }
+        for (restart, expected) in [(json!("Always"), 1), (none, 0)] {
+            let init = container(restart.clone(), &port("", tcp.clone(), 80));
+            assert_eq!(
+                host_ports(&pod(json!({"containers": [], "initContainers": [init]}))).len(),
+                expected,
+                "{restart}"
+            );
+        }
+    }
 }

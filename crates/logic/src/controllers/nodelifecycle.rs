@@ -434,4 +434,70 @@ mod tests {
         );
         assert_eq!(world.get(&kinds::NODE, "", "n1")["spec"]["taints"][0]["timeAdded"], at(1).to_string());
     }
+
+    #[test]
+    fn taints_go_with_what_they_are_for_and_a_persons_stay_with_their_time() {
+        let taint = |key: &str, effect: &str| {
+            let key = if key.contains('/') { key.to_owned() } else { format!("node.kubernetes.io/{key}") };
+            json!({"key": key, "effect": effect, "timeAdded": at(-9).to_string()})
+        };
+        let table = [
+            ("True", vec![taint("not-ready", "NoSchedule"), taint("unreachable", "NoExecute")], "True"),
+            ("True", vec![taint("disk-pressure", "NoSchedule"), taint("unschedulable", "NoSchedule")], "True"),
+            (
+                "True",
+                vec![
+                    taint("disk-pressure", "NoExecute"),
+                    taint("unschedulable", "NoExecute"),
+                    taint("x.io/y", "NoSchedule"),
+                ],
+                "True disk-pressure:NoExecute unschedulable:NoExecute x.io/y:NoSchedule",
+            ),
+            (
+                "Unknown",
+                vec![taint("unreachable", "NoExecute"), taint("not-ready", "NoExecute")],
+                "Unknown unreachable:NoExecute unreachable:NoSchedule",
+            ),
+            (
+                "False",
+                vec![taint("unreachable", "NoExecute"), taint("unreachable", "NoSchedule")],
+                "False not-ready:NoSchedule not-ready:NoExecute",
+            ),
+        ];
+        for (ready, taints, expected) in table {
+            let mut world = world();
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            world.patch(
+                &kinds::NODE,
+                "",
+                "n1",
+                json!({"spec": {"taints": taints}, "status": {"conditions": conditions}}),
+            );
+            run(&mut world, 1);
+            assert_eq!(shown(&world), expected, "{ready} {taints:?}");
+            let left = world.get(&kinds::NODE, "", "n1")["spec"]["taints"].as_array().cloned().unwrap_or_default();
+            for taint in left {
+                let since = if taints.contains(&taint) { at(-9) } else { at(1) };
+                assert_eq!(taint["timeAdded"], since.to_string(), "{taint}");
+            }
+        }
+    }
+
+    /// Woken by nothing but what changes: another node that is ready, a pod that says that it is.
+    #[test]
+    fn a_lost_nodes_pods_are_evicted_when_another_is_ready_and_never_count_as_ready() {
+        let mut world = world();
+        world.remove(&kinds::NODE, &ObjectKey::new("", "n2"));
+        run(&mut world, 20);
+        run(&mut world, 40);
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule");
+        world.changes.clear();
+        world.put(node("n2", json!({})));
+        world.settle(&[CONTROLLER], at(40));
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute");
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        world.patch(&kinds::POD, "default", "web-0", ready);
+        world.settle(&[CONTROLLER], at(41));
+        assert_eq!(world.get(&kinds::POD, "default", "web-0")["status"]["conditions"][0]["status"], "False");
+    }
 }

@@ -186,4 +186,69 @@ mod tests {
         assert!(run(&mut world, 50) && run(&mut world, 89));
         assert!(!run(&mut world, 90));
     }
+
+    /// S1, S2, S13: what is taken away, and from which node; everything else is left as it is.
+    #[test]
+    fn s1_s2_s13_pods_go_only_when_nothing_of_them_can_run() {
+        let n1 = |ready: &str, taint: &str| {
+            let taints = json!([{"key": taint, "effect": "NoExecute"}]);
+            node(
+                "n1",
+                json!({"spec": {"taints": taints}, "status": {"conditions": [{"type": "Ready", "status": ready}]}}),
+            )
+        };
+        let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}});
+        let on_n1 = json!({"spec": {"nodeName": "n1"}});
+        let of_phase = |phase: &str| json!({"status": {"phase": phase}});
+        let marked = |reason: &str| {
+            json!({"status": {"conditions": [{"type": "Ready", "status": "True"},
+                {"type": DISRUPTION_TARGET, "status": "True", "reason": reason, "lastTransitionTime": at(5).to_string()}]}})
+        };
+        let both = "Failed 1, delete now";
+        let table = [
+            (vec![], vec![leaving.clone()], both),
+            (vec![], vec![], ""),
+            (vec![n1("Unknown", OUT_OF_SERVICE)], vec![leaving.clone(), on_n1.clone()], both),
+            (
+                vec![n1("Unknown", OUT_OF_SERVICE)],
+                vec![leaving.clone(), on_n1.clone(), of_phase("Failed")],
+                "delete now",
+            ),
+            (vec![n1("Unknown", OUT_OF_SERVICE)], vec![on_n1.clone()], ""),
+            (vec![n1("True", OUT_OF_SERVICE)], vec![leaving.clone(), on_n1.clone()], ""),
+            (vec![n1("Unknown", "node.kubernetes.io/unreachable")], vec![leaving.clone(), on_n1.clone()], ""),
+            // The node is there again: only our own mark is taken back, and only while it means anything.
+            (vec![n1("True", "x")], vec![on_n1.clone(), marked(REASON)], "- 1"),
+            (vec![n1("True", "x")], vec![on_n1.clone(), marked("EvictionByEvictionAPI")], ""),
+            (vec![n1("True", "x")], vec![on_n1.clone(), marked(REASON), of_phase("Succeeded")], ""),
+            (vec![n1("True", "x")], vec![on_n1.clone(), marked(REASON), leaving], ""),
+            // It is gone: the quarantine begins with the mark, and the mark stays.
+            (vec![], vec![on_n1.clone()], "- 1"),
+            (vec![], vec![on_n1.clone(), marked(REASON)], "Failed 2, delete now"),
+            (vec![], vec![on_n1.clone(), marked("EvictionByEvictionAPI")], "- 2"),
+        ];
+        for (nodes, overs, expected) in table {
+            let mut world = World::default();
+            nodes.into_iter().for_each(|node| world.put(node));
+            let mut object = pod("a", json!({"status": {"phase": "Running"}}));
+            overs.iter().for_each(|over| crate::world::merge(&mut object, over.clone()));
+            world.put(object);
+            let decision = (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), at(45));
+            let shown: Vec<String> = decision.writes.iter().map(shown).collect();
+            assert_eq!(shown.join(", "), expected, "{overs:?}");
+        }
+    }
+
+    /// The phase and how many conditions a write gives, or that it deletes without grace.
+    fn shown(write: &Write) -> String {
+        match write {
+            Write::Patch { patch, status: true, .. } => {
+                let status = &patch["status"];
+                let conditions = status["conditions"].as_array().map_or(0, Vec::len);
+                format!("{} {conditions}", status["phase"].as_str().unwrap_or("-"))
+            }
+            Write::Delete { grace_period: Some(0), uid, .. } if !uid.is_empty() => "delete now".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
 }

@@ -42,3 +42,44 @@ fn is_counted(name: &str) -> bool {
 fn is_zero(quantity: &Quantity) -> bool {
     !quantity.0.bytes().any(|byte| (b'1'..=b'9').contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn pods_have_upstreams_quality_of_service() {
+        let (full, none) = (json!({"cpu": "1", "memory": "1Gi"}), json!({}));
+        let with = |requests: &Value, limits: &Value| json!({"requests": requests, "limits": limits});
+        let guaranteed = with(&full, &full);
+        let of = |resources: Value| json!({"name": "c", "resources": resources});
+        let table = [
+            (json!([of(none.clone())]), json!([]), none.clone(), "BestEffort"),
+            (json!([of(with(&json!({"cpu": "0"}), &none))]), json!([]), none.clone(), "BestEffort"),
+            (json!([of(with(&json!({"x.io/gpu": "1"}), &none))]), json!([]), none.clone(), "BestEffort"),
+            (json!([of(guaranteed.clone())]), json!([]), none.clone(), "Guaranteed"),
+            (json!([of(with(&none, &full))]), json!([]), none.clone(), "Guaranteed"),
+            (json!([of(with(&full, &none))]), json!([]), none.clone(), "Burstable"),
+            (json!([of(with(&json!({"cpu": "1"}), &full))]), json!([]), none.clone(), "Guaranteed"),
+            (json!([of(with(&json!({"cpu": "500m"}), &full))]), json!([]), none.clone(), "Burstable"),
+            (json!([of(with(&none, &json!({"cpu": "1"})))]), json!([]), none.clone(), "Burstable"),
+            (json!([of(guaranteed.clone()), of(none.clone())]), json!([]), none.clone(), "Burstable"),
+            (json!([of(guaranteed.clone())]), json!([of(none.clone())]), none.clone(), "Burstable"),
+            // The pod's own, where they say anything of CPU or memory, and only they.
+            (json!([of(none.clone())]), json!([]), guaranteed.clone(), "Guaranteed"),
+            (json!([of(guaranteed.clone())]), json!([]), with(&json!({"cpu": "1"}), &none), "Burstable"),
+            (
+                json!([of(guaranteed.clone())]),
+                json!([]),
+                with(&json!({"hugepages-2Mi": "2Mi", "cpu": "0"}), &none),
+                "Guaranteed",
+            ),
+        ];
+        for (containers, init, own, expected) in table {
+            let spec = json!({"containers": containers, "initContainers": init, "resources": own});
+            let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
+            assert_eq!(class(&pod), expected, "{spec}");
+        }
+    }
+}

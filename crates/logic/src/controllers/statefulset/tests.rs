@@ -16,6 +16,7 @@ use crate::pods::{in_back_off, is_finished, is_running_and_ready, is_terminating
 use crate::snapshot::Snapshot;
 use crate::world::{World, merge};
 
+mod decisions;
 mod fields;
 
 const CONTROLLERS: &[Controller] = &[statefulset::CONTROLLER, garbagecollector::CONTROLLER];

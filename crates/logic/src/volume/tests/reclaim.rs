@@ -148,3 +148,61 @@ fn v3_a_node_empties_only_what_it_was_asked_to_for_the_claim_that_is_gone() {
         assert_eq!(asked(&serde_json::from_value(volume).unwrap(), node), expected, "{over} {node}");
     }
 }
+
+/// V2: by uid, from both sides of a binding that may be half written; whoever goes last lets the volume go.
+#[test]
+fn v2_v6_a_volume_is_protected_by_the_claim_that_holds_it_and_no_other() {
+    let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    for (name, uid, names_it, is_held) in
+        [("v", "u", true, true), ("pvc-u", "u", false, true), ("v", "x", true, false), ("v", "x", false, false)]
+    {
+        let mut world = World::default();
+        let named = if names_it { json!({"spec": {"volumeName": name}}) } else { json!({}) };
+        world.put(of_uid(uid, named));
+        world.put(with(held_volume("Retain", leaving.clone()), json!({"metadata": {"name": name}})));
+        world.settle(&[pvprotection::CONTROLLER], Timestamp::UNIX_EPOCH);
+        let is_there = |world: &World| !world.get(&kinds::PERSISTENT_VOLUME, "", name).is_null();
+        assert_eq!(is_there(&world), is_held, "{name} {uid} {names_it}");
+        world.remove(&kinds::PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data"));
+        world.settle(&[pvprotection::CONTROLLER], Timestamp::UNIX_EPOCH);
+        assert!(!is_there(&world), "{name} {uid} {names_it}");
+    }
+    // What holds something that is told to go is said; what is not told to go gets the finalizer back.
+    let mut world = with_claim("Immediate", "Retain");
+    world.put(user("web-0", "data"));
+    settle(&mut world);
+    world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+    let decide = |world: &World| {
+        (pvcprotection::CONTROLLER.reconcile)(
+            &world.snapshot,
+            &ObjectKey::new("default", "data"),
+            Timestamp::UNIX_EPOCH,
+        )
+    };
+    assert_eq!((decide(&world).waiting, decide(&world).writes), (vec![crate::decision::Waiting::InUse], vec![]));
+    let mut world = with_claim("Immediate", "Retain");
+    world.patch(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", json!({"metadata": {"finalizers": ["x.io/f"]}}));
+    settle(&mut world);
+    let finalizers = &world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data")["metadata"]["finalizers"];
+    assert_eq!(*finalizers, json!(["x.io/f", PVC_PROTECTION]));
+}
+
+/// On its way out: the node has something to do only for Delete, and what others hold it by stays.
+#[test]
+fn v3_a_volume_that_goes_waits_for_its_node_only_where_its_bytes_go_too() {
+    let leaving = |finalizers: &[&str]| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
+    let table = [
+        ("Retain", vec![LOCAL_PATH_FINALIZER, "x.io/f"], vec!["x.io/f"]),
+        ("Recycle", vec![nfs::FINALIZER, "x.io/f"], vec!["x.io/f"]),
+        ("Delete", vec![LOCAL_PATH_FINALIZER, "x.io/f"], vec![LOCAL_PATH_FINALIZER, "x.io/f"]),
+        ("Retain", vec![LOCAL_PATH_FINALIZER, PV_PROTECTION], vec![LOCAL_PATH_FINALIZER, PV_PROTECTION]),
+        ("Retain", vec!["x.io/f"], vec!["x.io/f"]),
+    ];
+    for (policy, finalizers, expected) in table {
+        let mut world = World::default();
+        world.put(held_volume(policy, leaving(&finalizers)));
+        let writes = world.run(&persistentvolume::CONTROLLER, &ObjectKey::new("", "v"), Timestamp::UNIX_EPOCH, 9);
+        let left = world.get(&kinds::PERSISTENT_VOLUME, "", "v")["metadata"]["finalizers"].clone();
+        assert_eq!((left, writes), (json!(expected), usize::from(finalizers != expected)), "{policy} {finalizers:?}");
+    }
+}

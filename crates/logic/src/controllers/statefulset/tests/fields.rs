@@ -9,22 +9,22 @@ fn in_seconds(seconds: i64) -> Timestamp {
     now().checked_add(SignedDuration::from_secs(seconds)).unwrap()
 }
 
-fn decided(world: &World, at: Timestamp) -> Decision {
+pub(super) fn decided(world: &World, at: Timestamp) -> Decision {
     (statefulset::CONTROLLER.reconcile)(&world.snapshot, &key(), at)
 }
 
 /// The controller alone decides at that time, until it has nothing more to do.
-fn work(world: &mut World, at: Timestamp) {
+pub(super) fn work(world: &mut World, at: Timestamp) {
     while world.run(&statefulset::CONTROLLER, &key(), at, usize::MAX) > 0 {}
 }
 
 /// The pods that are told to go.
-fn going(world: &World) -> Vec<String> {
+pub(super) fn going(world: &World) -> Vec<String> {
     let going = world.all(&POD).filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
     going.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn change(world: &mut World, spec: Value) {
+pub(super) fn change(world: &mut World, spec: Value) {
     world.patch(&STATEFUL_SET, "default", "web", json!({ "spec": spec }));
 }
 
@@ -208,4 +208,70 @@ fn a_pod_that_waits_for_a_claim_gets_it_whenever_it_goes_s9() {
     world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data-web-0"));
     world.settle(&[statefulset::CONTROLLER], now());
     assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM), ["data-web-0"]);
+}
+
+/// Whoever else has a say in a claim keeps it, and what is left of earlier policies and pods goes.
+#[test]
+fn a_claim_has_the_owners_that_the_policy_says_and_strangers_s8_s10() {
+    let owner = |kind: &str, name: &str, controls: bool| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": format!("of-{name}"), "controller": controls});
+    let set =
+        || json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "uid-1", "controller": true});
+    let table = [
+        ("Retain", json!([]), vec![]),
+        ("Delete", json!([]), vec!["StatefulSet/web"]),
+        ("Retain", json!([set()]), vec![]),
+        ("Delete", json!([set()]), vec!["StatefulSet/web"]),
+        ("Delete", json!([owner("Backup", "x", true)]), vec!["Backup/x"]),
+        ("Delete", json!([owner("Backup", "x", false)]), vec!["Backup/x", "StatefulSet/web"]),
+        ("Retain", json!([owner("Backup", "x", false), set()]), vec!["Backup/x"]),
+        ("Retain", json!([owner("Pod", "web-7", false)]), vec![]),
+        ("Delete", json!([owner("Pod", "web-7", true)]), vec!["StatefulSet/web"]),
+        ("Delete", json!([owner("Pod", "other-7", false)]), vec!["Pod/other-7", "StatefulSet/web"]),
+        ("Delete", json!([owner("Pod", "bare", false)]), vec!["Pod/bare", "StatefulSet/web"]),
+        ("Delete", json!([owner("Backup", "web-7", false)]), vec!["Backup/web-7", "StatefulSet/web"]),
+    ];
+    for (policy, owners, expected) in table {
+        let mut world = world(json!({"replicas": 1}));
+        rest(&mut world);
+        assert_eq!(world.get(&STATEFUL_SET, "default", "web")["metadata"]["uid"], "uid-1");
+        let claim = json!({"metadata": {"ownerReferences": owners}});
+        world.patch(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0", claim);
+        change(&mut world, json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}));
+        world.settle(&[statefulset::CONTROLLER], now());
+        let claim = world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0");
+        let left = claim["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let shown = |owner: &Value| format!("{}/{}", owner["kind"].as_str().unwrap(), owner["name"].as_str().unwrap());
+        assert_eq!(left.iter().map(shown).collect::<Vec<_>>(), expected, "{policy} {owners}");
+    }
+    // A claim that goes with its set is no reason not to make its pod again.
+    let mut world = world(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
+    rest(&mut world);
+    world.remove(&POD, &ObjectKey::new("default", "web-1"));
+    rest(&mut world);
+    assert_eq!(pods(&world), ["web-0", "web-1", "web-2"]);
+}
+
+#[test]
+fn pods_and_claims_are_what_their_templates_say_from_the_first_write_s3() {
+    let empty = |name: &str| json!({"name": name, "emptyDir": {}});
+    let template = json!({"metadata": {"labels": {"app": "web"}, "annotations": {"a": "b"}, "finalizers": ["x.io/f"]},
+        "spec": {"volumes": [empty("data"), empty("other")], "containers": [{"name": "c", "image": "good:1"}]}});
+    let claim = json!({"metadata": {"name": "data", "labels": {"tier": "db"}, "annotations": {"c": "d"}},
+        "spec": {"resources": {"requests": {"storage": "1Gi"}}}});
+    let mut world = world(json!({"serviceName": "", "template": template, "volumeClaimTemplates": [claim]}));
+    world.run(&statefulset::CONTROLLER, &key(), now(), usize::MAX);
+    let claim = world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0")["metadata"].clone();
+    assert_eq!(claim["labels"], json!({"app": "web", "tier": "db"}));
+    assert_eq!((&claim["annotations"], &claim["ownerReferences"]), (&json!({"c": "d"}), &json!(null)));
+    let pod = world.get(&POD, "default", "web-0");
+    let volumes: Vec<_> = pod["spec"]["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]).collect();
+    assert_eq!(volumes, ["data", "other"], "the claim's volume is in the place of the template's");
+    assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-web-0");
+    let metadata = &pod["metadata"];
+    assert_eq!((&metadata["annotations"], &metadata["finalizers"]), (&json!({"a": "b"}), &json!(["x.io/f"])));
+    assert_eq!(metadata["labels"]["statefulset.kubernetes.io/pod-name"], "web-0");
+    assert_eq!(metadata["labels"]["apps.kubernetes.io/pod-index"], "0");
+    assert!(pod["spec"]["subdomain"].is_null());
+    let ordinals = ["web-0", "web-10", "web-01", "web-+1", "web--1", "web-", "web"].map(|name| identity::parse(name));
+    assert_eq!(ordinals, [Some(("web", 0)), Some(("web", 10)), None, None, Some(("web-", 1)), None, None]);
 }

@@ -1,0 +1,194 @@
+//! Single decisions, by the state of each pod: what is taken away, what is made, what is waited for.
+
+use super::fields::{change, decided, going, work};
+use super::*;
+use crate::decision::Waiting;
+
+/// What a pod can be like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Is {
+    Well,
+    Unready,
+    NeverReady,
+    Crashing,
+}
+
+fn let_be(world: &mut World, name: &str, is: Is) {
+    match is {
+        Is::Well => report(world, name, "True", 200),
+        Is::Unready => report(world, name, "False", 300),
+        Is::NeverReady => report(world, name, "False", 100),
+        Is::Crashing => crash(world, name),
+    }
+}
+
+fn of(policy: &str, strategy: &str) -> World {
+    let mut world = world(json!({"podManagementPolicy": policy, "updateStrategy": {"type": strategy}}));
+    rest(&mut world);
+    world
+}
+
+#[test]
+fn scale_in_takes_the_highest_alone_and_halts_where_a_pod_may_recover_s5() {
+    use Is::*;
+    let table = [
+        // Those that stay, the lower and the higher that go, whether the template is another by now.
+        (["OrderedReady", "RollingUpdate"], [Well, Well, Well], false, vec!["web-2"], None),
+        (["OrderedReady", "RollingUpdate"], [Unready, Well, Well], false, vec![], Some(0)),
+        (["OrderedReady", "RollingUpdate"], [Well, Well, Unready], false, vec!["web-2"], None),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, Well], false, vec!["web-2"], None),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, Unready], false, vec![], Some(1)),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, Crashing], false, vec![], Some(1)),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, Crashing], true, vec!["web-2"], None),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, NeverReady], true, vec!["web-2"], None),
+        (["OrderedReady", "RollingUpdate"], [Well, Unready, Unready], true, vec![], Some(1)),
+        (["OrderedReady", "OnDelete"], [Well, Unready, Crashing], true, vec![], Some(1)),
+        (["Parallel", "RollingUpdate"], [Unready, Unready, Unready], false, vec!["web-2"], None),
+    ];
+    for ([policy, strategy], states, is_changed, expected, waits_for) in table {
+        let mut world = of(policy, strategy);
+        for (name, is) in ["web-0", "web-1", "web-2"].into_iter().zip(states) {
+            let_be(&mut world, name, is);
+        }
+        change(&mut world, json!({"replicas": 1}));
+        if is_changed {
+            change(&mut world, image("good:2")["spec"].clone());
+        }
+        work(&mut world, now());
+        assert_eq!(going(&world), expected, "{policy} {strategy} {states:?} {is_changed}");
+        let waiting = decided(&world, now()).waiting;
+        let awaited = match waits_for {
+            Some(ordinal) => Waiting::PredecessorNotReady { ordinal },
+            None => Waiting::PodTerminating { ordinal: 2 },
+        };
+        assert!(waiting.contains(&awaited), "{policy} {strategy} {states:?} {is_changed}: {waiting:?}");
+    }
+}
+
+#[test]
+fn a_broken_pod_goes_out_of_turn_unless_the_new_revision_has_failed_just_now_s7() {
+    // web-0 was Ready and crashes; web-2 is old, new and well, or new and broken.
+    for (web_2, expected) in [("good:1", vec!["web-0"]), ("good:2", vec!["web-0"]), ("bad:2", vec![])] {
+        let mut world = of("OrderedReady", "RollingUpdate");
+        if web_2 == "good:1" {
+            change(&mut world, image("good:2")["spec"].clone());
+        } else {
+            change(&mut world, image(web_2)["spec"].clone());
+            work(&mut world, now());
+            kubelet(&mut world, "web-2");
+            work(&mut world, now());
+            kubelet(&mut world, "web-2");
+            kubelet(&mut world, "web-2");
+        }
+        crash(&mut world, "web-0");
+        work(&mut world, now());
+        assert_eq!(going(&world), expected, "{web_2}");
+    }
+    // What goes already is not told again.
+    let mut world = world(image("bad:1")["spec"].clone());
+    rest(&mut world);
+    world.delete(&POD, "default", "web-0", None);
+    change(&mut world, image("good:2")["spec"].clone());
+    let deletes = |write: &Write| matches!(write, Write::Delete { kind, .. } if *kind == POD);
+    assert!(!decided(&world, now()).writes.iter().any(deletes));
+}
+
+#[test]
+fn a_pod_that_has_ended_is_made_again_and_a_parallel_set_all_at_once_s2() {
+    for (phase, event) in [
+        ("Failed", "RecreatingFailedPod: StatefulSet default/web is recreating failed Pod web-1"),
+        ("Succeeded", "RecreatingTerminatedPod: StatefulSet default/web is recreating terminated Pod web-1"),
+    ] {
+        let mut world = of("OrderedReady", "RollingUpdate");
+        world.patch(&POD, "default", "web-1", json!({"status": {"phase": phase}}));
+        work(&mut world, now());
+        assert_eq!((going(&world), pods(&world).len()), (vec!["web-1".to_owned()], 3), "S2: not before it is gone");
+        assert!(world.events.iter().any(|told| told == event), "{:?}", world.events);
+    }
+    let mut world = world(json!({"podManagementPolicy": "Parallel"}));
+    work(&mut world, now());
+    assert_eq!(pods(&world), ["web-0", "web-1", "web-2"]);
+}
+
+#[test]
+fn a_set_or_namespace_that_goes_makes_nothing() {
+    let leaving = || json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}});
+    for whose in ["set", "namespace", "neither"] {
+        let mut world = of("OrderedReady", "RollingUpdate");
+        world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
+        match whose {
+            "set" => world.patch(&STATEFUL_SET, "default", "web", leaving()),
+            "namespace" => world.patch(&mainstay_api::kinds::NAMESPACE, "", "default", leaving()),
+            _ => {}
+        }
+        world.remove(&POD, &ObjectKey::new("default", "web-2"));
+        change(&mut world, image("good:2")["spec"].clone());
+        change(&mut world, json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
+        work(&mut world, now());
+        assert_eq!((going(&world), pods(&world).len()), (vec![], if whose == "neither" { 3 } else { 2 }), "{whose}");
+        assert_eq!(names(&world, &CONTROLLER_REVISION).len(), if whose == "set" { 1 } else { 2 }, "{whose}");
+        let is_owned = !world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0")["metadata"]["ownerReferences"]
+            .as_array()
+            .is_none_or(Vec::is_empty);
+        assert_eq!(is_owned, whose != "namespace", "{whose}");
+        let waits = decided(&world, now()).waiting.contains(&Waiting::NamespaceTerminating);
+        assert_eq!(waits, whose == "namespace");
+    }
+}
+
+#[test]
+fn what_belongs_to_a_set_is_put_right_and_what_does_not_is_left_alone_s10() {
+    let index = json!({"metadata": {"labels": {"apps.kubernetes.io/pod-index": null}}});
+    let mut world = of("OrderedReady", "RollingUpdate");
+    world.patch(&POD, "default", "web-1", index.clone());
+    world.settle(&[statefulset::CONTROLLER], now());
+    assert_eq!(world.get(&POD, "default", "web-1")["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "1");
+    assert!(world.events.contains(&"SuccessfulUpdate: update Pod web-1 in StatefulSet web successful".to_owned()));
+    world.delete(&POD, "default", "web-1", None);
+    world.patch(&POD, "default", "web-1", index);
+    world.settle(&[statefulset::CONTROLLER], now());
+    assert!(world.get(&POD, "default", "web-1")["metadata"]["labels"]["apps.kubernetes.io/pod-index"].is_null());
+
+    // A revision that somebody takes away comes back; one that nobody owns becomes the set's, a pod of another name not.
+    let name = names(&world, &CONTROLLER_REVISION).remove(0);
+    let mut other = world.get(&CONTROLLER_REVISION, "default", &name);
+    world.remove(&CONTROLLER_REVISION, &ObjectKey::new("default", name.as_str()));
+    world.settle(&[statefulset::CONTROLLER], now());
+    assert_eq!(names(&world, &CONTROLLER_REVISION), [name]);
+    other["metadata"] = json!({"namespace": "default", "name": "orphan", "labels": {"app": "web"}});
+    other["data"]["spec"]["template"]["spec"]["containers"][0]["image"] = json!("good:0");
+    world.put(other);
+    let labels = json!({"app": "web"});
+    world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "other-0",
+        "labels": labels}, "spec": {"containers": []}}));
+    world.settle(&[statefulset::CONTROLLER], now());
+    let owners = |kind: &Kind, name: &str| world.get(kind, "default", name)["metadata"]["ownerReferences"].clone();
+    assert_eq!(
+        (&owners(&CONTROLLER_REVISION, "orphan")[0]["name"], owners(&POD, "other-0")),
+        (&json!("web"), json!(null))
+    );
+}
+
+#[test]
+fn a_name_that_another_has_is_waited_for_and_only_a_pending_pod_gets_its_claim_again_s9_s10() {
+    let mut world = world(json!({}));
+    world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web-0",
+        "ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "x", "controller": true}]},
+        "spec": {"containers": []}}));
+    work(&mut world, now());
+    let decision = decided(&world, now());
+    assert_eq!(decision.waiting, [Waiting::OwnedByAnother { name: "default/web-0".to_owned() }]);
+    assert!(decision.writes.is_empty(), "{:?}", decision.writes);
+    for (phase, leaves, expected) in [("Pending", false, 1), ("Pending", true, 0), ("Running", false, 0)] {
+        let mut world = super::world(json!({}));
+        work(&mut world, now());
+        report(&mut world, "web-0", "False", 100);
+        world.patch(&POD, "default", "web-0", json!({"status": {"phase": phase}}));
+        if leaves {
+            world.delete(&POD, "default", "web-0", None);
+        }
+        world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "data-web-0"));
+        work(&mut world, now());
+        assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM).len(), expected, "{phase} {leaves}");
+    }
+}
