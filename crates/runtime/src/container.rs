@@ -364,8 +364,12 @@ impl Inner {
             return Ok(());
         }
         self.config.images.unmount_rootfs(&entry.dir).map_err(|error| RuntimeError::Rootfs(error.to_string()))?;
-        let removed = crate::safe_path::remove::tree(&self.config.root, &upper);
-        removed.map_err(|source| RuntimeError::Io { what: format!("cannot remove {}", upper.display()), source })
+        match crate::safe_path::remove::tree(&self.config.root, &upper) {
+            // Its pod is being put away, and all of the container with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed
+                .map_err(|source| RuntimeError::Io { what: format!("cannot remove {}", upper.display()), source }),
+        }
     }
 
     pub fn entry(&self, id: &str) -> Result<Arc<Entry>, RuntimeError> {
