@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
@@ -19,6 +20,9 @@ use crate::shim::wire::{self, ExecRequest, FromExec};
 
 /// A probe's or hook's output that is kept (the kubelet's limit).
 const MAX_PROBE_OUTPUT: usize = 10 * 1024;
+
+/// How long a probe's output is waited for after its end: as long as it takes to hear of what is there already.
+const DRAIN: Duration = Duration::from_millis(100);
 
 /// Terminal sizes that wait to be set: only the last one matters.
 const RESIZES_QUEUED: usize = 8;
@@ -124,18 +128,25 @@ impl Inner {
         let mut stderr = handle.stderr.take();
         let (mut out, mut err) = ([0u8; 4096], [0u8; 4096]);
         let (mut out_open, mut err_open) = (true, stderr.is_some());
-        let exit = loop {
-            // What a daemon left behind by the command goes on writing does not matter: the command's end is the end.
+        let mut code = None;
+        let drained = tokio::time::sleep(DRAIN);
+        tokio::pin!(drained);
+        // That a command has ended may be heard before that it wrote: both streams are read to their ends. What a daemon
+        // left behind by it goes on writing does not matter, so their ends are not waited for.
+        while code.is_none() || ((out_open || err_open) && output.len() < MAX_PROBE_OUTPUT) {
             tokio::select! {
                 biased;
+                exit = &mut handle.exit, if code.is_none() => {
+                    let lost = "the command's supervisor ended without an exit code";
+                    code = Some(exit.map_err(|_| RuntimeError::Exec(lost.to_owned()))?.code);
+                    drained.as_mut().reset(tokio::time::Instant::now() + DRAIN);
+                }
                 read = handle.stdout.read(&mut out), if out_open => out_open = keep(&mut output, &out, read),
                 read = read_some(&mut stderr, &mut err), if err_open => err_open = keep(&mut output, &err, read),
-                exit = &mut handle.exit => break exit,
+                () = &mut drained, if code.is_some() => break,
             }
-        };
-        let exit =
-            exit.map_err(|_| RuntimeError::Exec("the command's supervisor ended without an exit code".to_owned()))?;
-        Ok((exit.code, output))
+        }
+        Ok((code.unwrap_or_default(), output))
     }
 }
 

@@ -111,6 +111,9 @@ fn exec_has_streams_exit_codes_and_dies_with_its_handle() {
         );
         let flood = runtime.exec_probe(&id, &shell("yes | head -c 1000000"), PATIENCE).await.unwrap();
         assert_eq!((flood.0, flood.1.len()), (0, 10 * 1024));
+        let left_behind = shell("yes & echo done >&2");
+        let (code, said) = runtime.exec_probe(&id, &left_behind, PATIENCE).await.unwrap();
+        assert!(code == 0 && said.len() <= 10 * 1024, "what goes on writing is not waited for");
         let missing = runtime.exec_probe(&id, &["/bin/nothing".to_owned()], PATIENCE).await.unwrap_err();
         assert!(missing.to_string().contains("no such file or directory"), "{missing}");
 
@@ -120,6 +123,36 @@ fn exec_has_streams_exit_codes_and_dies_with_its_handle() {
         assert!(stats.memory_usage_bytes > 0, "{stats:?}");
         runtime.kill_container(&id).await.unwrap();
         assert!(matches!(runtime.exec_probe(&id, &shell("true"), PATIENCE).await, Err(RuntimeError::NotRunning(_))));
+    });
+}
+
+/// A thread that is busy hears of a command's end and of its output late, and maybe of the end first.
+#[test]
+fn what_a_short_command_wrote_is_there_when_it_has_ended() {
+    let world = World::new("short");
+    let busy = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = world.open_in(&busy);
+    busy.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let id = runtime.start_container(&world.script("p1", "main", "exec sleep 1000")).await.unwrap().id;
+        // Two tasks that always have something to do: the thread looks for what came now and then only.
+        let (one, other) =
+            (std::sync::Arc::new(tokio::sync::Notify::new()), std::sync::Arc::new(tokio::sync::Notify::new()));
+        for (wait, wake) in [(one.clone(), other.clone()), (other, one.clone())] {
+            tokio::spawn(async move {
+                loop {
+                    wait.notified().await;
+                    std::thread::sleep(Duration::from_millis(5));
+                    wake.notify_one();
+                }
+            });
+        }
+        one.notify_one();
+        for _ in 0..5 {
+            let echo = ["/bin/echo", "fine"].map(str::to_owned);
+            assert_eq!(runtime.exec_probe(&id, &echo, PATIENCE).await.unwrap(), (0, b"fine\n".to_vec()));
+        }
+        runtime.kill_container(&id).await.unwrap();
     });
 }
 

@@ -135,6 +135,10 @@ fn x6_root_in_a_pod_is_nobody_on_the_host_and_owns_its_volumes() {
         let id = runtime.start_container(&user).await.unwrap().id;
         let said = shell(&runtime, &id, "cat /data/v/of-app; cat /data/v/secret 2>&1; id -u; id -G").await;
         assert!(said.starts_with("2\n") && said.contains("ermission denied") && said.ends_with("1000\n1000 2000\n"));
+        let begun = std::time::Instant::now();
+        while world.log(&user).is_empty() && begun.elapsed() < PATIENCE {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(world.log(&user), ["stdout F from 1000:1000 1000 2000"]);
         let status = std::fs::read_to_string(format!("/proc/{}/status", pid(&runtime, &id))).unwrap();
         assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}\n", first + 1000)), "{status}");

@@ -9,6 +9,7 @@ mod bodies;
 mod connections;
 mod crafted;
 mod escapes;
+mod floods;
 mod lists;
 mod patches;
 mod pods;
@@ -51,6 +52,7 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "crafted-images", promise: "X3", run: |cluster| Box::pin(crafted::images(cluster)) },
     Attack { name: "escapes", promise: "X6", run: |cluster| Box::pin(escapes::pods(cluster)) },
     Attack { name: "host-path-races", promise: "X6", run: |cluster| Box::pin(races::pods(cluster)) },
+    Attack { name: "word-floods", promise: "X4", run: |cluster| Box::pin(floods::of_words(cluster)) },
     Attack { name: "stolen-addresses", promise: "X7", run: |cluster| Box::pin(services::stolen(cluster)) },
 ];
 
