@@ -28,7 +28,7 @@ use super::pods::PodHandle;
 use collection::Collection;
 pub use flags::thresholds;
 
-/// How often is looked, as upstream; and while something is short.
+/// How often is looked, as upstream; and while something is short, and something may be done about it.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long an evicted pod may take to end before another one is looked for, as upstream.
@@ -85,8 +85,8 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let mut rounds = Rounds::default();
     loop {
         look(&kubelet, &mut rounds).await;
-        let is_well = kubelet.pressure.conditions().is_empty();
-        tokio::time::sleep(if is_well { LOOK_EVERY } else { LOOK_AGAIN }).await;
+        let is_quiet = rounds.has_given_up || kubelet.pressure.conditions().is_empty();
+        tokio::time::sleep(if is_quiet { LOOK_EVERY } else { LOOK_AGAIN }).await;
     }
 }
 
@@ -107,7 +107,7 @@ async fn look(kubelet: &Arc<Kubelet>, rounds: &mut Rounds) {
         (rounds.has_given_up, rounds.resting) = (false, None);
         return;
     }
-    if let Some(shortage) = short.iter().find(|shortage| is_of_disk(shortage)) {
+    if let Some(shortage) = short.iter().find(|shortage| is_of_disk(shortage) && !rounds.has_given_up) {
         record_attempt(kubelet, shortage);
     }
     collection::remove_unused(kubelet, &mut rounds.collection).await;
