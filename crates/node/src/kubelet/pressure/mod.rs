@@ -116,6 +116,8 @@ async fn look(kubelet: &Arc<Kubelet>, rounds: &mut Rounds) {
     let of_pods = |shortage: &&Shortage| matches!(shortage.signal, Signal::NodefsAvailable | Signal::NodefsInodesFree);
     if let Some(shortage) = short.iter().find(of_pods).copied() {
         evict_one(kubelet, rounds, shortage).await;
+    } else if let Some(shortage) = short.iter().find(|shortage| is_of_disk(shortage)) {
+        give_up(kubelet, rounds, shortage);
     }
 }
 
