@@ -29,6 +29,8 @@ const WATCHES: usize = 5_000;
 const PER_CLIENT: usize = 250;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(280);
+/// How long it may take to make all pods.
+const FILLED: Duration = Duration::from_secs(900);
 /// Where the cluster's DNS server is.
 const DNS: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
 /// An address of the node's own, which an endpoint can have: that of its pods' bridge.
@@ -43,7 +45,7 @@ pub async fn measure(cluster: &mut Cluster, table: &mut Table) -> Result<()> {
     let before = processes::memory(cluster.pid()?)?.rss;
     let mut leases = fill_nodes(cluster).await?;
     let begun = Instant::now();
-    tokio::time::timeout(PATIENCE, fill(cluster)).await.context("the pods were not made in time")??;
+    tokio::time::timeout(FILLED, fill(cluster)).await.context("the pods were not made in time")??;
     let rate = PODS as f64 / begun.elapsed().as_secs_f64();
     table.row(
         &format!("{PODS} bound pods made and run, by {CREATORS} clients"),
