@@ -1,6 +1,7 @@
-//! PostgreSQL on three machines under random troubles (S13, V4): its machine loses its power, the link is cut both ways
-//! or one way, for a moment or for long, the agent or the server is killed. There are never two writers, no
-//! acknowledged row is lost, and nobody has to come. `MAINSTAY_STORM_ROUNDS=50` for a long one.
+//! PostgreSQL on three machines under random troubles (S13, V4), with one server, and where each machine is a server, a
+//! node and a member of etcd: its machine loses its power, the link is cut both ways or one way, for a moment or for
+//! long, the agent or the server is killed. There are never two writers, no acknowledged row is lost, and nobody has to
+//! come. `MAINSTAY_STORM_ROUNDS=30` for a long one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::machines::{Lan, machines};
+use crate::harness::etcd::{Etcd, Member};
+use crate::harness::machines::{Lan, address};
 use crate::harness::nfs_server::{NfsServer, Software};
 use crate::harness::postgres::{Client, TABLE, accepts, check, psql};
 use crate::harness::random::Random;
@@ -25,16 +27,13 @@ const MOMENT: Duration = Duration::from_millis(1500);
 const MOVED: Duration = Duration::from_secs(90);
 /// Between two looks for a second writer.
 const LOOK: Duration = Duration::from_millis(30);
-/// How the first machine is started.
-const FIRST: [&str; 4] = ["--node-ip", "172.30.0.1", "--pod-network", "routes"];
-
 /// A class whose volumes follow their pods, and what makes a database fenced.
 const CLASS: &str = "
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: nfs}
 provisioner: mainstay.io/nfs
-parameters: {server: 172.30.0.1, share: /exports/data}
+parameters: {server: FILES, share: /exports/data}
 mountOptions: ['timeo=20']
 ---
 ";
@@ -49,11 +48,11 @@ const FENCED: &str = "    metadata:
         - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 2}
 ";
 
-fn manifest(cluster: &Cluster) -> String {
+fn manifest(cluster: &Cluster, files: &str) -> String {
     let set = cluster.manifest("pg-statefulset.yaml");
     let fenced = set.replace("    metadata:\n      labels:\n        app: pg\n    spec:\n", FENCED);
     assert_ne!(fenced, set, "the manifest is another one");
-    CLASS.to_owned() + &fenced.replace("replicas: 3", "replicas: 1").replace("local-path", "nfs")
+    CLASS.replace("FILES", files) + &fenced.replace("replicas: 3", "replicas: 1").replace("local-path", "nfs")
 }
 
 /// Whether a process runs; one that has ended is in its group until somebody reaps it.
@@ -101,72 +100,158 @@ impl Drop for Watch {
     }
 }
 
-/// The server and the files on machine 1, the database on machine 2 or 3.
+/// Who runs what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// The server and the files on machine 1, the database on machine 2 or 3.
+    OneServer,
+    /// Each of three machines is a member of etcd, a server and a node; the files are on machine 4.
+    ThreeServers,
+}
+
 struct World {
+    layout: Layout,
     // In the order in which they go.
     _files: NfsServer,
-    others: [Cluster; 2],
-    first: Cluster,
+    members: Vec<Option<Member>>,
+    machines: Vec<Cluster>,
+    file_machine: Option<Cluster>,
+    etcd: Etcd,
     lan: Lan,
 }
 
+fn number(index: usize) -> u8 {
+    u8::try_from(index + 1).expect("few")
+}
+
+fn node(index: usize) -> String {
+    format!("node-{}", index + 1)
+}
+
 impl World {
-    fn new() -> Self {
+    fn new(layout: Layout) -> Self {
         let lan = Lan::new();
-        let (first, mut others) = machines(&lan, &["--pod-network", "routes"]);
-        for (machine, name) in others.iter_mut().zip(["node-2", "node-3"]) {
-            let mut words = first.invitation();
-            words.extend(["--node-name", name, "--node-lease-duration", LEASE].map(str::to_owned));
-            machine.join(&words);
-            machine.load(&["postgres"]);
+        let machine = |number: u8| {
+            let machine = Cluster::unstarted().open_to_pods();
+            lan.plug(&machine, number);
+            machine
+        };
+        let machines: Vec<Cluster> = (1..=3).map(machine).collect();
+        let file_machine = (layout == Layout::ThreeServers).then(|| machine(4));
+        let host = file_machine.as_ref().unwrap_or(&machines[0]);
+        let files = NfsServer::start(host, Software::Mainstay, &["data"]);
+        let _files = files.moved(&Self::file_address(layout), "172.30.0.0/24");
+        let (etcd, members) = (Etcd::on(&[1, 2, 3]), vec![None, None, None]);
+        let mut world = Self { layout, _files, members, machines, file_machine, etcd, lan };
+        world.begin_life();
+        let asked = &world.machines[0];
+        asked.apply(&manifest(asked, &Self::file_address(layout)));
+        asked.eventually("there is a pod", || !asked.uid("pod/pg-0").is_empty());
+        asked.kubectl(&["wait", "--for=condition=Ready", "pod/pg-0", "--timeout=120s"]);
+        accepts(asked);
+        psql(asked, TABLE);
+        world
+    }
+
+    fn file_address(layout: Layout) -> String {
+        address(if layout == Layout::OneServer { 1 } else { 4 })
+    }
+
+    /// The first start of all.
+    fn begin_life(&mut self) {
+        if self.layout == Layout::OneServer {
+            self.start(0);
+            for index in 1..3 {
+                let mut words = self.machines[0].invitation();
+                words.extend(["--node-name", &node(index), "--node-lease-duration", LEASE].map(str::to_owned));
+                self.machines[index].join(&words);
+            }
+            self.machines[0].kubectl(&["cordon", "node-1"]);
+        } else {
+            (0..3).for_each(|index| self.start_member(index));
+            (0..3).for_each(|index| self.etcd.answers(&self.machines[index], number(index)));
+            self.start_up(0);
+            let seal = fs::read(self.machines[0].data_dir().join("seal.key")).expect("the seal");
+            for index in 1..3 {
+                fs::create_dir_all(self.machines[index].data_dir()).expect("a folder");
+                fs::write(self.machines[index].data_dir().join("seal.key"), &seal).expect("brought");
+                self.start_up(index);
+            }
         }
-        let files = NfsServer::start(&first, Software::Mainstay, &["data"]).moved("172.30.0.1", "172.30.0.0/24");
-        first.kubectl(&["cordon", "node-1"]);
-        first.apply(&manifest(&first));
-        first.eventually("there is a pod", || !first.uid("pod/pg-0").is_empty());
-        first.kubectl(&["wait", "--for=condition=Ready", "pod/pg-0", "--timeout=120s"]);
-        accepts(&first);
-        psql(&first, TABLE);
-        Self { _files: files, others, first, lan }
+        self.machines.iter().for_each(|machine| machine.load(&["postgres"]));
+    }
+
+    fn start_member(&mut self, index: usize) {
+        self.members[index] = Some(self.etcd.start(&self.machines[index], number(index)));
+    }
+
+    fn start_up(&mut self, index: usize) {
+        let (own, name, store) = (address(number(index)), node(index), self.etcd.store());
+        let words = ["--node-name", &name, "--node-ip", &own, "--advertise-address", &own, "--store", &store];
+        let more = ["--pod-network", "routes", "--node-lease-duration", LEASE];
+        self.machines[index].up_with(&[words.as_slice(), &more].concat());
+    }
+
+    /// What runs on a machine besides etcd, as it was.
+    fn start(&mut self, index: usize) {
+        match (self.layout, index) {
+            (Layout::ThreeServers, _) => self.start_up(index),
+            (Layout::OneServer, 0) => self.machines[0].up_with(&["--node-ip", &address(1), "--pod-network", "routes"]),
+            (Layout::OneServer, _) => self.machines[index].join(&["--node-lease-duration", LEASE]),
+        }
     }
 
     fn groups(&self) -> Vec<String> {
-        self.others.iter().map(Cluster::group_name).collect()
+        self.machines.iter().map(Cluster::group_name).collect()
     }
 
-    /// Which of the others has the database.
-    fn home(&self) -> usize {
-        usize::from(self.first.field("pod/pg-0", "{.spec.nodeName}") == "node-3")
+    /// A machine whose server answers whatever another one meets.
+    fn beside(&self, index: usize) -> &Cluster {
+        &self.machines[if self.layout == Layout::OneServer { 0 } else { (index + 1) % 3 }]
+    }
+
+    /// Which machine has the database.
+    fn home(&self, asked: &Cluster) -> usize {
+        let name = asked.field("pod/pg-0", "{.spec.nodeName}");
+        (0..3).find(|index| node(*index) == name).unwrap_or_else(|| panic!("pg-0 is on no node: {name:?}"))
+    }
+
+    /// Cuts everything off that the others send to a machine, or no more.
+    fn cut_one_way(&self, home: usize, is_cut: bool) {
+        let others = (0..3).filter(|index| *index != home).map(|index| &self.machines[index]);
+        for other in others.chain(&self.file_machine) {
+            self.lan.cut_one_way(other, number(home), is_cut);
+        }
     }
 
     /// One trouble, and what it was. Whether the database has to run elsewhere then.
     fn begin(&mut self, which: u64, home: usize) -> (&'static str, bool) {
-        let number = u8::try_from(home + 2).expect("few");
         match which {
             0 => {
-                self.others[home].kill9_everything();
+                self.members[home] = None;
+                self.machines[home].kill9_everything();
                 ("a power cut", true)
             }
             1 => {
-                self.lan.cut(number, true);
+                self.lan.cut(number(home), true);
                 ("a cut link", true)
             }
             2 => {
-                self.lan.cut_one_way(&self.first, number, true);
+                self.cut_one_way(home, true);
                 ("a link cut one way", true)
             }
             3 => {
-                self.others[home].kill9();
+                self.machines[home].kill9();
                 ("a killed agent", false)
             }
             4 => {
-                self.first.kill9();
+                self.machines[0].kill9();
                 ("a killed server", false)
             }
             _ => {
-                self.lan.cut(number, true);
+                self.lan.cut(number(home), true);
                 std::thread::sleep(MOMENT);
-                self.lan.cut(number, false);
+                self.lan.cut(number(home), false);
                 ("a link cut for a moment", false)
             }
         }
@@ -174,27 +259,31 @@ impl World {
 
     /// Its end.
     fn end(&mut self, which: u64, home: usize) {
-        let number = u8::try_from(home + 2).expect("few");
         match which {
-            0 | 3 => self.others[home].join(&["--node-lease-duration", LEASE]),
-            1 => self.lan.cut(number, false),
-            2 => self.lan.cut_one_way(&self.first, number, false),
-            4 => self.first.up_with(&FIRST),
+            0 => {
+                if self.layout == Layout::ThreeServers {
+                    self.start_member(home);
+                }
+                self.start(home);
+            }
+            1 => self.lan.cut(number(home), false),
+            2 => self.cut_one_way(home, false),
+            3 => self.start(home),
+            4 => self.start(0),
             _ => {}
         }
     }
 
     /// Waits until a machine that was away is there again, and has nothing left of what ran there.
     fn is_back(&self, home: usize) {
-        let name = ["node-2", "node-3"][home];
-        self.first.eventually(&format!("{name} is back"), || {
-            let node = format!("node/{name}");
-            self.first.field(&node, "{.status.conditions[?(@.type==\"Ready\")].status}") == "True"
-                && !self.first.field(&node, "{.spec.taints[*].key}").contains("unreachable")
+        let (asked, name) = (self.beside(home), format!("node/{}", node(home)));
+        asked.eventually(&format!("{name} is back"), || {
+            asked.field(&name, "{.status.conditions[?(@.type==\"Ready\")].status}") == "True"
+                && !asked.field(&name, "{.spec.taints[*].key}").contains("unreachable")
         });
-        self.first.eventually(&format!("{name} has nothing of the pod"), || {
+        asked.eventually(&format!("{name} has nothing of the pod"), || {
             let is_empty = |folder| {
-                let left = fs::read_dir(self.others[home].data_dir().join(folder));
+                let left = fs::read_dir(self.machines[home].data_dir().join(folder));
                 left.is_ok_and(|mut left| left.next().is_none())
             };
             is_empty("containers/s") && is_empty("containers/c")
@@ -203,44 +292,46 @@ impl World {
 
     /// A trouble from its begin until all is as it was; how long there was no database.
     fn trouble(&mut self, which: u64, client: &Client) -> (&'static str, Duration) {
-        let (home, old) = (self.home(), self.first.uid("pod/pg-0"));
+        let home = self.home(&self.machines[1 % self.servers()]);
+        let old = self.beside(home).uid("pod/pg-0");
         let begun = Instant::now();
         let (named, moves) = self.begin(which, home);
         if !moves {
             self.end(which, home);
-            client.goes_on(&self.first, &format!("after {named}"));
+            client.goes_on(self.beside(home), &format!("after {named}"));
             let took = begun.elapsed();
-            assert_eq!(self.first.uid("pod/pg-0"), old, "V7: {named} moves nothing");
+            assert_eq!(self.beside(home).uid("pod/pg-0"), old, "V7: {named} moves nothing");
             return (named, took);
         }
+        let asked = self.beside(home);
         loop {
-            assert!(
-                begun.elapsed() < MOVED,
-                "after {named} it does not move\n{}",
-                self.first.kubectl(&["get", "pod,event"])
-            );
-            let uid = self.first.uid("pod/pg-0");
+            let state = || asked.kubectl(&["get", "pod,event", "-o", "wide"]);
+            assert!(begun.elapsed() < MOVED, "after {named} it does not move\n{}", state());
+            let uid = asked.uid("pod/pg-0");
             if !uid.is_empty() && uid != old {
                 break;
             }
             std::thread::sleep(LOOK);
         }
-        client.goes_on(&self.first, &format!("after {named}"));
+        client.goes_on(asked, &format!("after {named}"));
         let took = begun.elapsed();
-        assert_eq!(self.home(), 1 - home, "{named}");
+        assert_ne!(self.home(asked), home, "{named}");
         self.end(which, home);
         self.is_back(home);
         (named, took)
     }
+
+    fn servers(&self) -> usize {
+        if self.layout == Layout::OneServer { 1 } else { 3 }
+    }
 }
 
-#[test]
-fn s13_v4_postgres_is_written_by_one_and_loses_no_acknowledged_row_whatever_its_machines_meet() {
+fn storm(layout: Layout) {
     let mut random = Random::new();
     let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let mut world = World::new();
+    let mut world = World::new(layout);
     let (watch, client) = (Watch::start(world.groups()), Client::start(world.groups()));
-    client.goes_on(&world.first, "before the first trouble");
+    client.goes_on(&world.machines[0], "before the first trouble");
     for round in 0..rounds {
         // What moves the database comes every other time, at least.
         let which = if round % 2 == 0 { random.below(3) } else { random.below(6) };
@@ -248,11 +339,22 @@ fn s13_v4_postgres_is_written_by_one_and_loses_no_acknowledged_row_whatever_its_
         let (named, took) = world.trouble(which, &client);
         eprintln!("{named}: rows are acknowledged again after {} ms", took.as_millis());
         watch.judge(named);
-        check(&world.first, &client, named);
+        check(&world.machines[0], &client, named);
     }
     println!("{} rows", client.noted().len());
     drop(client);
     // Nothing is left for the machines' end to wait for.
-    world.first.kubectl(&["delete", "statefulset", "pg", "--timeout=60s"]);
-    world.first.eventually("the pod is gone", || world.first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
+    let asked = &world.machines[0];
+    asked.kubectl(&["delete", "statefulset", "pg", "--timeout=60s"]);
+    asked.eventually("the pod is gone", || asked.kubectl(&["get", "pods", "-o", "name"]).is_empty());
+}
+
+#[test]
+fn s13_v4_postgres_is_written_by_one_and_loses_no_acknowledged_row_whatever_its_machines_meet() {
+    storm(Layout::OneServer);
+}
+
+#[test]
+fn s13_v4_m1_postgres_moves_between_three_machines_that_are_all_there_is() {
+    storm(Layout::ThreeServers);
 }

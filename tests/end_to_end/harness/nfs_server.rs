@@ -127,7 +127,7 @@ impl NfsServer {
         let (address, clients) = &self.at;
         command.args(["nfs-server", "--listen", &format!("{address}:2049"), "--state-dir", "/run/mainstay-nfs"]);
         for export in &self.exports {
-            command.arg("--export").arg(format!("{export}:no_root_squash,clients={clients}"));
+            command.arg("--export").arg(format!("{export}:no_root_squash,clients={clients},provisioners={clients}"));
         }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("mainstay nfs-server");
         let mut line = String::new();
