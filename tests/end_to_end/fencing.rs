@@ -194,3 +194,38 @@ fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
     first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
     first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
 }
+
+/// The node is heard again after its containers have stopped by themselves and before their names were given free: they
+/// start again in the same pod, whose volume was cut off meanwhile.
+#[test]
+fn s13_v6_what_its_deadline_ended_starts_again_on_its_volume_and_on_no_empty_folder() {
+    let lan = Lan::new();
+    let (first, [second, _third], server) = on_node_2(&lan);
+    let lines = || {
+        let folder = fs::read_dir(server.file("/exports/data")).expect("an export").flatten().next().expect("a volume");
+        fs::read_to_string(folder.path().join("written")).unwrap_or_default().lines().count()
+    };
+    // Where the machine is so slow that the name is free already, the pod is another one: it is tried again.
+    for _ in 0..3 {
+        let uid = first.uid("pod/web-0");
+        let on = u8::from(first.field("pod/web-0", "{.spec.nodeName}") == "node-3") + 2;
+        lan.cut(on, true);
+        first.eventually("its supervisor has stopped it", || !runs(&uid));
+        lan.cut(on, false);
+        first.eventually("it is Ready again", || {
+            first.field("pod/web-0", "{.metadata.uid} {.status.containerStatuses[0].ready}").ends_with(" true")
+                && runs(&first.uid("pod/web-0"))
+        });
+        if first.uid("pod/web-0") == uid {
+            let (before, begun) = (lines(), Instant::now());
+            while lines() <= before {
+                assert!(begun.elapsed() < Duration::from_secs(10), "V6: it writes elsewhere\n{}", second.log());
+            }
+            assert_eq!(first.field("pod/web-0", "{.status.containerStatuses[0].restartCount}"), "1");
+            first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
+            first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
+            return;
+        }
+    }
+    panic!("the node is never heard in time");
+}

@@ -206,6 +206,7 @@ impl Inner {
             log_path: spec.log_path.clone(),
             capabilities: Some(oci::capability_mask(&capabilities)),
             is_privileged: spec.privileged,
+            devices: spec.mounts.iter().filter_map(|mount| mount.device.clone()).collect(),
             deadline: spec.deadline.map(|of| layout::DeadlineConfig {
                 renewals: self.config.root.join(layout::RENEWALS),
                 of,

@@ -69,6 +69,9 @@ pub struct ShimConfig {
     /// Whether it may use the node's devices.
     #[serde(default)]
     pub is_privileged: bool,
+    /// The devices of the file systems that must be mounted in it before it starts, each as often as it is here.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// When the supervisor ends it by itself.
     #[serde(default)]
     pub deadline: Option<DeadlineConfig>,

@@ -59,6 +59,10 @@ pub struct Mount {
     #[serde(default)]
     pub recursive_read_only: bool,
     pub propagation: MountPropagation,
+    /// The device (`major:minor`) of the file system that the source has to be on. A container whose mount turns out to
+    /// be of another one, such as of the empty folder below a file system that went meanwhile, does not start (V6).
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 /// Kubernetes' mountPropagation.

@@ -80,7 +80,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 // It was made smaller where it is, or is another one to those that want to be near it or far from it.
                 (Some(old), Some(new))
                     if old.metadata.labels != new.metadata.labels
-                        || resources::of_pod(old) != resources::of_pod(new) =>
+                        || old.spec != new.spec && resources::of_pod(old) != resources::of_pod(new) =>
                 {
                     wake(everybody());
                 }

@@ -247,9 +247,9 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         MayStart::Yes(facts, deadline) => (facts, deadline),
         MayStart::No(facts) => return Outcome { facts, ..Outcome::default() },
     };
-    if let Err(error) = kubelet.volumes.recover(kubelet, context).await {
-        let (reason, message) = ("CreateContainerConfigError", error.to_string());
-        return Fact::StartFailed { container, reason, message }.into();
+    if let Err(error) = kubelet.volumes.recover(kubelet, context, &mut dependencies).await {
+        facts.push(Fact::StartFailed { container, reason: "CreateContainerConfigError", message: error.to_string() });
+        return Outcome { facts, dependencies, ..Outcome::default() };
     }
     let built = spec::container(kubelet, context, &container, attempt, image_id, &mut dependencies).await;
     let spec = match built {

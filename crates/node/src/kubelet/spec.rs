@@ -303,6 +303,7 @@ fn bind(source: &Path, target: &str) -> Mount {
         read_only: false,
         recursive_read_only: false,
         propagation: MountPropagation::None,
+        device: None,
     }
 }
 
@@ -326,9 +327,10 @@ async fn volume_mount(
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
             let target = dir.join("subpaths").join(container).join(index.to_string());
             // The volume's server may not answer.
-            let folder = volume.path.clone();
+            let (folder, device) = (volume.path.clone(), volume.device.clone());
             let bound = threads::blocking_for(&context.uid, move || {
-                subpath::bind(&folder, &sub_path, &target).map_err(|error| VolumeError::Refused(error.to_string()))
+                subpath::bind(&folder, device.as_deref(), &sub_path, &target)
+                    .map_err(|error| VolumeError::Refused(error.to_string()))
             });
             bound.await.map_err(|error| {
                 format!(
@@ -351,6 +353,7 @@ async fn volume_mount(
             Some("Bidirectional") => MountPropagation::Bidirectional,
             _ => MountPropagation::None,
         },
+        device: volume.device,
     })
 }
 

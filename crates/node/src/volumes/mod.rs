@@ -142,6 +142,10 @@ pub struct Record {
     pub read_only: bool,
     /// The PersistentVolume behind it.
     pub volume: Option<String>,
+    /// The device (`major:minor`) of the file system that was mounted for it: what is found in its place when that is
+    /// gone is an empty folder that looks like it (V6). None of a volume that is no mount of ours.
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 /// The volumes of this node.
@@ -202,17 +206,26 @@ impl Volumes {
         let target = dir.join(&volume.name);
         let request = Request { kubelet, context, volume, target, again: record_path.exists(), dependencies };
         let ready = driver.ensure(request).await?;
+        let device = self.device(&ready.path).map_err(VolumeError::io("reading what is mounted"))?;
         let record = Record {
             driver: driver.name().to_owned(),
             path: ready.path,
             read_only: ready.read_only,
             volume: ready.volume,
+            device,
         };
         write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
         if record.volume.is_some() {
             self.users.mounted();
         }
         Ok(ready.refresh_at)
+    }
+
+    /// The device of the mount of ours that a path is on, if it is on one.
+    fn device(&self, path: &Path) -> io::Result<Option<String>> {
+        let own = [self.disk.pods_dir(), self.root.clone()].map(|dir| dir.canonicalize().unwrap_or(dir));
+        let own = |point: &Path| own.iter().any(|dir| point.starts_with(dir));
+        Ok(mounts::holding(path)?.filter(|(point, _)| own(point)).map(|(_, device)| device))
     }
 
     /// What a ready volume is.
@@ -262,10 +275,42 @@ impl Volumes {
         blocking_for(&pod, work).await
     }
 
-    /// Makes a pod's image volumes writable again that an error below them has made read-only, before a container
-    /// starts.
-    pub async fn recover(&self, kubelet: &Kubelet, context: &PodContext) -> Result<(), VolumeError> {
-        recovery::recover(kubelet, context, &self.users, &self.root).await
+    /// Makes a pod's volumes well again before a container starts: those that an error below them has made read-only,
+    /// and those whose file system is not mounted any more.
+    ///
+    /// # Errors
+    /// What could not be mended; the container must not start.
+    pub async fn recover(
+        &self,
+        kubelet: &Kubelet,
+        context: &PodContext,
+        dependencies: &mut Dependencies,
+    ) -> Result<(), VolumeError> {
+        recovery::recover(kubelet, context, &self.users, &self.root).await?;
+        let volumes = context.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        for volume in volumes {
+            let Ok(record) = self.mounted(&context.uid, &volume.name) else { continue };
+            if self.is_lost(&context.uid, record).await? {
+                self.ensure(kubelet, context, volume, dependencies).await?;
+                recovery::mounted_again(kubelet, context, &volume.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file system of a volume is gone: cut off at a deadline, or without its client.
+    async fn is_lost(&self, uid: &str, record: Record) -> Result<bool, VolumeError> {
+        let Some(expected) = record.device else { return Ok(false) };
+        let now = self.device(&record.path).map_err(VolumeError::io("reading what is mounted"))?;
+        if now != Some(expected) {
+            return Ok(true);
+        }
+        // A server may have to be asked for that, which may not answer.
+        let look = move || {
+            let looked = std::fs::symlink_metadata(&record.path);
+            Ok(looked.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)))
+        };
+        blocking_for(uid, look).await
     }
 
     /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left.

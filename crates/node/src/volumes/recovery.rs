@@ -54,16 +54,26 @@ pub async fn recover(
                 format!("volume \"{name}\" has become read-only and does not recover: {error}"),
             ),
         };
-        let of = Regarding {
-            kind: "Pod".into(),
-            namespace: context.namespace.clone(),
-            name: context.name.clone(),
-            uid: context.uid.clone(),
-        };
-        kubelet.events.record(of, PodEvent { warning, reason, message, container: None });
+        record(kubelet, context, warning, reason, message);
         result?;
     }
     Ok(())
+}
+
+/// Says that a volume of a pod was mounted anew.
+pub fn mounted_again(kubelet: &Kubelet, context: &PodContext, name: &str) {
+    let message = format!("volume \"{name}\" was not mounted any more; it was mounted again");
+    record(kubelet, context, false, "VolumeRecovered", message);
+}
+
+fn record(kubelet: &Kubelet, context: &PodContext, warning: bool, reason: &'static str, message: String) {
+    let of = Regarding {
+        kind: "Pod".into(),
+        namespace: context.namespace.clone(),
+        name: context.name.clone(),
+        uid: context.uid.clone(),
+    };
+    kubelet.events.record(of, PodEvent { warning, reason, message, container: None });
 }
 
 fn attempt(users: &Users, image: &Image) -> Result<Recovery, VolumeError> {

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::mount::MntFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::Gid;
 
@@ -17,11 +18,16 @@ use mainstay_runtime::safe_path::{self, mounts};
 /// The bits of a volume's folder that folders made in it get too: who may do what, and the handing on of its group.
 const MODE_BITS: u32 = 0o2777;
 
-/// Binds `sub_path` of a volume to `target` and gives the place. Idempotent.
-pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
+/// Binds `sub_path` of a volume to `target` and gives the place. Idempotent. What is bound there from another file
+/// system than the volume's `device` is of a mount that is gone.
+pub fn bind(volume: &Path, device: Option<&str>, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
     let sub_path = safe_path::plain(sub_path)?;
-    if mounts::is_mounted(target)? {
-        return Ok(target.to_owned());
+    match (mounts::device_at(target)?, device) {
+        (Some(bound), Some(device)) if bound != device => {
+            nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?;
+        }
+        (Some(_), _) => return Ok(target.to_owned()),
+        (None, _) => {}
     }
     let root = safe_path::open_root(volume)?;
     let found = match safe_path::open_within(&root, sub_path, OFlag::O_PATH) {

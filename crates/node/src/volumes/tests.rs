@@ -116,25 +116,50 @@ fn x3_a_sub_path_cannot_leave_its_volume() {
         for bad in
             ["..", "../secret", "up", "up/x", "absolute", "absolute/x", "magic/etc", "/etc", "real/../../secret", ""]
         {
-            assert!(subpath::bind(&volume, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
+            assert!(subpath::bind(&volume, None, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
         }
         assert!(fs::read_dir(&secret).unwrap().next().is_none(), "nothing was made outside");
         let target = base.join("pods/u/subpaths/c/1");
-        subpath::bind(&volume, "alias", &target).unwrap();
+        subpath::bind(&volume, None, "alias", &target).unwrap();
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
         // A link put in its way later changes nothing: the place is bound.
         fs::remove_file(volume.join("alias")).unwrap();
         symlink(&secret, volume.join("alias")).unwrap();
-        assert_eq!(subpath::bind(&volume, "alias", &target).unwrap(), target);
+        assert_eq!(subpath::bind(&volume, None, "alias", &target).unwrap(), target);
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
         let file = base.join("pods/u/subpaths/c/2");
-        subpath::bind(&volume, "real/file", &file).unwrap();
+        subpath::bind(&volume, None, "real/file", &file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "inside");
         let made = base.join("pods/u/subpaths/c/3");
-        subpath::bind(&volume, "new/sub", &made).unwrap();
+        subpath::bind(&volume, None, "new/sub", &made).unwrap();
         assert!(volume.join("new/sub").is_dir());
         mounts::unmount_below(&base.join("pods")).unwrap();
         assert!(mounts::below(&base.join("pods")).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn v6_a_sub_path_of_a_file_system_that_is_gone_is_bound_anew() {
+    alone(|base| {
+        let (volume, target) = (base.join("volume"), base.join("pods/u/subpaths/c/0"));
+        fs::create_dir_all(&volume).unwrap();
+        let device = || mounts::device_at(&volume).unwrap();
+        assert_eq!(device(), None, "nothing is mounted yet");
+        let mut devices = Vec::new();
+        for content in ["old", "new"] {
+            mounts::tmpfs(&volume, 0o755, None).unwrap();
+            fs::create_dir(volume.join("part")).unwrap();
+            fs::write(volume.join("part/file"), content).unwrap();
+            for _ in 0..2 {
+                subpath::bind(&volume, device().as_deref(), "part", &target).unwrap();
+                assert_eq!(fs::read_to_string(target.join("file")).unwrap(), content);
+            }
+            devices.push(device());
+            assert_eq!(mounts::device_at(&target).unwrap(), device());
+            nix::mount::umount2(&volume, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+        assert_ne!(devices[0], devices[1]);
+        mounts::unmount_below(&base.join("pods")).unwrap();
     });
 }
 
@@ -145,7 +170,7 @@ fn folders_made_for_a_sub_path_are_as_the_volume_is_for_its_group() {
         fs::create_dir_all(&volume).unwrap();
         ownership::give_to_group(&volume, 3456, false).unwrap();
         let of_volume = fs::metadata(&volume).unwrap();
-        let bound = subpath::bind(&volume, "new/sub", &base.join("pods/u/subpaths/c/0")).unwrap();
+        let bound = subpath::bind(&volume, None, "new/sub", &base.join("pods/u/subpaths/c/0")).unwrap();
         for made in [volume.join("new"), volume.join("new/sub"), bound] {
             let found = fs::metadata(&made).unwrap();
             assert_eq!((found.mode(), found.gid()), (of_volume.mode(), 3456), "{}", made.display());

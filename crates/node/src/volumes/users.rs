@@ -152,8 +152,13 @@ mod tests {
         // What an agent from before has noted, and this one has not looked at.
         let pod = Disk::new(data.path()).pod_dir("a").unwrap().join("volumes");
         std::fs::create_dir_all(&pod).unwrap();
-        let record =
-            Record { driver: String::new(), path: "/x".into(), read_only: false, volume: Some("pvc-1".to_owned()) };
+        let record = Record {
+            driver: String::new(),
+            path: "/x".into(),
+            read_only: false,
+            volume: Some("pvc-1".to_owned()),
+            device: None,
+        };
         std::fs::write(pod.join("data.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         assert!(!users.begin_alone("pvc-1", "b").unwrap() && users.begin_alone("pvc-1", "a").unwrap());
         std::fs::remove_file(pod.join("data.json")).unwrap();

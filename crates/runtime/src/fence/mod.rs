@@ -21,7 +21,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 mod renewals;
@@ -43,6 +43,8 @@ const MARK: u64 = 0x6d61_696e_7374_6179;
 const READS: usize = 1000;
 /// After a container was killed at its deadline, it is killed again so often until it is gone.
 const AGAIN: Duration = Duration::from_millis(100);
+/// A kernel that does not let a file system go keeps nobody longer than this.
+const CUT_OFF: Duration = Duration::from_secs(10);
 /// A guard needs little.
 const STACK: usize = 128 << 10;
 
@@ -211,7 +213,15 @@ fn sleep_until(at: Duration) {
 }
 
 /// Sees to it that a container ends at its deadline.
-pub struct Guard(Arc<AtomicBool>);
+pub struct Guard(Arc<Fenced>);
+
+/// How far a guard is whose deadline has passed.
+#[derive(Default)]
+struct Fenced {
+    has_begun: AtomicBool,
+    is_cut_off: Mutex<bool>,
+    cut_off: Condvar,
+}
 
 impl Guard {
     /// Begins, before the container's program runs.
@@ -221,14 +231,16 @@ impl Guard {
     pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> Result<Self, String> {
         let mut deadline = Watched::begin(&config.renewals, config.of)?;
         let mounts = config.mounts.clone();
-        let fenced = Arc::new(AtomicBool::new(false));
+        let fenced = Arc::new(Fenced::default());
         let (said, cgroups, cgroup) = (fenced.clone(), cgroups.clone(), cgroup.to_owned());
         let guard = std::thread::Builder::new().name("deadline".to_owned()).stack_size(STACK).spawn(move || {
             deadline.wait();
-            said.store(true, Ordering::SeqCst);
+            said.has_begun.store(true, Ordering::SeqCst);
             cgroups.kill(&cgroup);
             // What was written and has not arrived must not arrive when another machine has the volume.
             mounts::cut_off(&mounts);
+            *said.is_cut_off.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            said.cut_off.notify_all();
             loop {
                 cgroups.kill(&cgroup);
                 std::thread::sleep(AGAIN);
@@ -237,9 +249,15 @@ impl Guard {
         guard.map(|_| Self(fenced)).map_err(|error| format!("cannot watch the deadline: {error}"))
     }
 
-    /// Whether the deadline has passed, and the container was ended by it.
+    /// Whether the deadline has passed, and the container was ended by it. Returns when its file systems are cut off,
+    /// or after [`CUT_OFF`]: a container that ends is started again, and must not lose what was mounted anew for it.
     pub fn has_fenced(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        if !self.0.has_begun.load(Ordering::SeqCst) {
+            return false;
+        }
+        let is_cut_off = self.0.is_cut_off.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.cut_off.wait_timeout_while(is_cut_off, CUT_OFF, |is_cut_off| !*is_cut_off));
+        true
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is mounted, read from the kernel: the only truth about mounts there is.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
@@ -58,6 +59,71 @@ fn file_system_in(text: &[u8], path: &Path) -> Option<FileSystem> {
     let options = here.iter().rposition(|word| *word == b"-").and_then(|dash| here.get(dash + 3))?;
     let points = lines.iter().filter(|line| line.get(2) == here.get(2)).filter_map(point).collect();
     Some(FileSystem { points, options: String::from_utf8_lossy(options).into_owned() })
+}
+
+/// The mount that a path is on: where it is mounted, and the device of its file system (`major:minor`).
+///
+/// The path itself is not looked at, only the names that lead to it: that would ask a file server.
+pub fn holding(path: &Path) -> io::Result<Option<(PathBuf, String)>> {
+    let Some(path) = canonical_parent(path)? else { return Ok(None) };
+    Ok(holding_in(&std::fs::read("/proc/thread-self/mountinfo")?, &path))
+}
+
+/// The device of what is mounted right here, if anything is. The path itself is not looked at.
+pub fn device_at(path: &Path) -> io::Result<Option<String>> {
+    let Some(path) = canonical_parent(path)? else { return Ok(None) };
+    let found = holding_in(&std::fs::read("/proc/thread-self/mountinfo")?, &path);
+    Ok(found.filter(|(point, _)| *point == path).map(|(_, device)| device))
+}
+
+fn canonical_parent(path: &Path) -> io::Result<Option<PathBuf>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    match parent.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        parent => Ok(Some(parent?.join(name))),
+    }
+}
+
+fn holding_in(text: &[u8], path: &Path) -> Option<(PathBuf, String)> {
+    let mut found: Option<(PathBuf, String)> = None;
+    for (point, device) in devices(text) {
+        // Of several mounts in one place the last is seen.
+        let is_nearer = found.as_ref().is_none_or(|(nearest, _)| point.starts_with(nearest));
+        if is_nearer && path.starts_with(&point) {
+            found = Some((point, device));
+        }
+    }
+    found
+}
+
+/// The mount points of a namespace and the devices of their file systems, in the order in which they were made.
+fn devices(text: &[u8]) -> impl Iterator<Item = (PathBuf, String)> {
+    text.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let device = String::from_utf8_lossy(words.nth(2)?).into_owned();
+        Some((words.nth(1).map(unescape)?, device))
+    })
+}
+
+/// Which of these devices is mounted less often in a process's namespace than it is named here.
+pub fn missing(pid: i32, expected: &[String]) -> io::Result<Option<String>> {
+    if expected.is_empty() {
+        return Ok(None);
+    }
+    Ok(missing_in(&std::fs::read(format!("/proc/{pid}/mountinfo"))?, expected))
+}
+
+fn missing_in(text: &[u8], expected: &[String]) -> Option<String> {
+    let mut wanted: BTreeMap<&str, usize> = BTreeMap::new();
+    for device in expected {
+        *wanted.entry(device).or_default() += 1;
+    }
+    for (_, device) in devices(text) {
+        if let Some(left) = wanted.get_mut(&*device) {
+            *left = left.saturating_sub(1);
+        }
+    }
+    wanted.into_iter().find(|(_, left)| *left > 0).map(|(device, _)| device.to_owned())
 }
 
 /// File systems whose bytes are on another machine, by the kernel's names.
@@ -158,6 +224,20 @@ mod tests {
         assert!(found.is_read_only());
         assert!(!file_system_in(text, Path::new("/")).unwrap().is_read_only());
         assert_eq!(file_system_in(text, Path::new("/v")), None);
+    }
+
+    #[test]
+    fn v6_a_path_is_on_the_nearest_mount_and_a_namespace_has_each_as_often_as_it_should() {
+        let text = b"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n\
+            30 22 0:50 / /p/a rw - fuse.mainstay-nfs 10.0.0.1:/e rw\n\
+            31 22 0:51 / /p/ab rw - tmpfs tmpfs rw\n\
+            32 30 0:52 / /p/a rw - fuse.mainstay-nfs 10.0.0.1:/e rw\n";
+        let held = |path: &str| holding_in(text, Path::new(path)).map(|(_, device)| device).unwrap_or_default();
+        assert_eq!([held("/p/a"), held("/p/a/b"), held("/p/ab"), held("/p")], ["0:52", "0:52", "0:51", "8:1"]);
+        let lacks = |devices: &[&str]| missing_in(text, &devices.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
+        assert_eq!(lacks(&["0:50", "0:51", "8:1"]), None);
+        assert_eq!(lacks(&["0:51", "0:51"]).as_deref(), Some("0:51"), "two are expected, one is there");
+        assert_eq!(lacks(&["0:99"]).as_deref(), Some("0:99"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{log_lines, process};
 use crate::cgroups::Cgroups;
 use crate::fence::Guard;
 use crate::layout::{self, ExitRecord, ShimConfig, StateRecord};
+use crate::safe_path::mounts;
 
 /// How much of a failed start's explanation is passed on.
 const MAX_REPORT: u64 = 4096;
@@ -123,6 +124,11 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let pidfd = process::pidfd_open(pid)
         .and_then(process::private)
         .map_err(|error| format!("cannot watch process {pid}: {error}"))?;
+    let missing = mounts::missing(pid, &config.devices)
+        .map_err(|error| format!("cannot read what is mounted in the container: {error}"))?;
+    if let Some(device) = missing {
+        return Err(format!("the file system of a volume (device {device}) is not mounted any more"));
+    }
     let stdio = match (pipes.stdio.take(), pipes.console.take()) {
         (Some(stdio), _) => stdio,
         (None, Some(console)) => {
@@ -271,7 +277,8 @@ fn finish(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, mut running: Runni
     reap_orphans();
     let _ = cgroups.remove(&config.cgroup);
     let (code, signal) = outcome;
-    let fenced = code == 137 && running.guard.is_some_and(|guard| guard.has_fenced());
+    // Also when the container ended just before: nobody may mount anew what is still to be cut off.
+    let fenced = running.guard.is_some_and(|guard| guard.has_fenced()) && code == 137;
     let oom = oom && code == 137 && !fenced;
     let record = ExitRecord {
         code,
