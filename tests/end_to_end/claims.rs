@@ -99,6 +99,7 @@ fn v1_v3_static_volumes_go_to_the_claim_that_they_fit_and_say_so() {
     cluster.kubectl(&["patch", "pv/large", "-p", r#"{"metadata":{"finalizers":null}}"#]);
     says(&cluster, "pvc/golden", "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
     assert_eq!(bound(&cluster, "golden"), "Lost large");
+    cluster.no_promise_is_broken();
 }
 
 #[test]
@@ -176,4 +177,5 @@ fn v9_v10_a_claim_gets_no_more_than_there_is_and_one_pod_where_it_says_so() {
     ] {
         says(&cluster, object, text);
     }
+    cluster.no_promise_is_broken();
 }

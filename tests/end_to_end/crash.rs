@@ -93,6 +93,7 @@ fn twenty_kills_lose_nothing_and_restart_nothing() {
         status == "3 3 3" && containers(&cluster).len() == 3
     });
     assert!(containers(&cluster).values().all(|(_, restarts)| restarts == "0"));
+    cluster.no_promise_is_broken();
 }
 
 const WAITS_FOR_ITS_IMAGE: &str = "

@@ -94,6 +94,7 @@ fn steps_1_to_4_names_claims_and_dns() {
         (0..3).map(|n| format!("apache-http-{n}.httpd-service.default.svc.cluster.local.")).collect();
     assert_eq!(targets.iter().map(|line| line.rsplit(' ').next().unwrap_or("")).collect::<Vec<_>>(), wanted);
     assert!(targets.iter().all(|line| line.split(' ').nth(2) == Some("80")), "{targets:?}");
+    cluster.no_promise_is_broken();
 }
 
 #[test]
@@ -140,6 +141,7 @@ fn steps_5_and_6_identity_and_scale() {
     cluster.kubectl(&["scale", "statefulset", "apache-http", "--replicas=5"]);
     settled(&cluster, "5");
     assert_eq!(page(4).trim(), "page-4", "scaling up again meets the old content");
+    cluster.no_promise_is_broken();
 }
 
 #[test]
@@ -214,4 +216,5 @@ fn steps_7_and_8_rollouts_and_deletion() {
     cluster.eventually("the pods are gone", || names(&cluster, "pods").is_empty());
     let claims = cluster.kubectl(&["get", "pvc", "--no-headers"]);
     assert_eq!(claims.lines().filter(|line| line.contains("Bound")).count(), 3, "{claims}");
+    cluster.no_promise_is_broken();
 }

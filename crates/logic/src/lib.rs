@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod peers;
 pub mod pod_template;
 pub mod pods;
+pub mod promises;
 pub mod proxy;
 pub mod resources;
 pub mod scheduler;

@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mainstay_logic::promises;
+
+/// How often a broken promise is logged before that becomes rare.
+const LOUD: u64 = 10;
 /// Upstream's bounds for the durations of requests, in seconds.
 const BOUNDS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
@@ -223,6 +227,8 @@ impl Text {
 pub struct Controllers {
     queues: Mutex<BTreeMap<&'static str, Queue>>,
     waiting: Mutex<BTreeMap<(&'static str, String), u64>>,
+    /// How often each of [`promises::WATCHED`] was broken.
+    broken: [AtomicU64; promises::WATCHED.len()],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -258,6 +264,22 @@ impl Controllers {
             queue.decided += keys as u64;
             queue.seconds += took.as_secs_f64();
         });
+    }
+
+    /// A promise was broken. Each is logged ten times, and then when as many again have come.
+    pub fn broke(&self, promise: &'static str, how: &str) {
+        let slot = promises::WATCHED.iter().position(|watched| *watched == promise);
+        let Some(count) = slot.and_then(|slot| self.broken.get(slot)) else { return };
+        let count = count.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= LOUD || count.is_power_of_two() {
+            tracing::error!(promise, how, count, "a promise is broken");
+        }
+    }
+
+    /// The promises that were broken, and how often.
+    pub fn broken(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.broken.iter().map(|count| count.load(Ordering::Relaxed));
+        promises::WATCHED.into_iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 
     /// A key is tried again after a failure.
@@ -312,6 +334,11 @@ impl Controllers {
         out.family("mainstay_waiting", "gauge", "Keys of a controller that wait, by the reason.");
         for ((controller, reason), count) in lock(&self.waiting).iter() {
             out.line("mainstay_waiting", &format!("{{controller=\"{controller}\",reason=\"{reason}\"}}"), count);
+        }
+        const BROKEN: &str = "mainstay_promise_violations_total";
+        out.family(BROKEN, "counter", "Changes and decisions that broke what is promised, by the promise's name.");
+        for (promise, count) in promises::WATCHED.iter().zip(&self.broken) {
+            out.line(BROKEN, &format!("{{promise=\"{promise}\"}}"), count.load(Ordering::Relaxed));
         }
     }
 }
@@ -397,6 +424,21 @@ mod tests {
         let text = instruments.text();
         assert!(!text.contains("apiserver_longrunning_requests{"));
         assert!(text.contains("{request_kind=\"mutating\"} 0"));
+    }
+
+    #[test]
+    fn broken_promises_are_counted_and_those_that_hold_are_shown() {
+        let instruments = Instruments::default();
+        instruments.controllers.broke("S8", "a claim is gone");
+        instruments.controllers.broke("S8", "another one, too");
+        instruments.controllers.broke("not one of them", "nothing");
+        let text = instruments.text();
+        for line in ["{promise=\"S8\"} 2", "{promise=\"A2\"} 0", "{promise=\"V9\"} 0"] {
+            let line = format!("mainstay_promise_violations_total{line}");
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("not one of them"));
+        assert_eq!(instruments.controllers.broken().collect::<Vec<_>>(), [("S8", 2)]);
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_api::{ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::controllers::statefulset;
 use mainstay_logic::fencing::noted;
 use mainstay_logic::{Decision, Propagation, Snapshot, Write, pods, volume};
+use mainstay_server::api::{Api, key};
+use mainstay_server::driver::{Finish, Work};
+use mainstay_store::Revision;
 use serde_json::{Value, json};
 
 use crate::checkers::{ordinals, set_of};
@@ -41,6 +44,8 @@ pub enum Bug {
     IgnoresMinReady,
     /// More pods than maxUnavailable are replaced at once: S6.
     IgnoresMaxUnavailable,
+    /// OnDelete is taken for RollingUpdate: S6.
+    RollsOnDelete,
     /// The partition is passed over: S6.
     IgnoresPartition,
     /// A set deletes a pod whose labels match and that is nobody's: S10.
@@ -91,6 +96,10 @@ pub enum Bug {
     ProxyIgnoresPods,
     /// A node's packet filter does not follow slices: N4.
     ProxyIgnoresSlices,
+    /// The driver decides about a key again before it sees what it has committed about it (its gate is open): S12.
+    ForgetsOwnWrites,
+    /// Decisions are committed without the uids and versions that they are about: A8.
+    ForgetsPreconditions,
     /// A Service without endpoints has no rule, so that connections to it go wherever the default route leads: N4.
     ProxyForgetsRefusals,
 }
@@ -108,19 +117,20 @@ pub enum Worlds {
 
 impl Bug {
     /// All, with the invariant whose checker must catch it, and the worlds that do.
-    pub const ALL: [(Self, &'static str, Worlds); 37] = [
+    pub const ALL: [(Self, &'static str, Worlds); 40] = [
         (Self::TrustsStaleList, "S1", Worlds::Script),
-        (Self::ConfirmsTooEarly, "S2", Worlds::Script),
-        (Self::SkipsOrder, "S4", Worlds::Script),
-        (Self::ScalesInFromBelow, "S5", Worlds::Script),
-        (Self::DeletesClaims, "S8", Worlds::Script),
-        (Self::KeepsDirectories, "V6", Worlds::Script),
-        (Self::RestoresOldDisk, "A3", Worlds::Script),
-        (Self::RecyclesInUse, "V3", Worlds::Script),
+        (Self::ConfirmsTooEarly, "S2", Worlds::Storms),
+        (Self::SkipsOrder, "S4", Worlds::Storms),
+        (Self::ScalesInFromBelow, "S5", Worlds::Storms),
+        (Self::DeletesClaims, "S8", Worlds::Storms),
+        (Self::KeepsDirectories, "V6", Worlds::Storms),
+        (Self::RestoresOldDisk, "A3", Worlds::Storms),
+        (Self::RecyclesInUse, "V3", Worlds::Storms),
         (Self::RenamesHosts, "S3", Worlds::Storms),
         (Self::IgnoresMinReady, "S4", Worlds::Storms),
         (Self::IgnoresMaxUnavailable, "S6", Worlds::Storms),
         (Self::IgnoresPartition, "S6", Worlds::Storms),
+        (Self::RollsOnDelete, "S6", Worlds::Storms),
         (Self::DeletesStrangers, "S10", Worlds::Storms),
         (Self::DnsIgnoresPods, "N2", Worlds::Storms),
         (Self::DnsIgnoresSlices, "N1", Worlds::Storms),
@@ -143,6 +153,8 @@ impl Bug {
         (Self::ProxyIgnoresPods, "N4", Worlds::Storms),
         (Self::ProxyIgnoresSlices, "N4", Worlds::Storms),
         (Self::ProxyForgetsRefusals, "N4", Worlds::Storms),
+        (Self::ForgetsOwnWrites, "S12", Worlds::Storms),
+        (Self::ForgetsPreconditions, "A8", Worlds::Storms),
         (Self::ForgetsMargin, "S13", Worlds::Silence),
         (Self::PushesWithoutRenewal, "S13", Worlds::Silence),
         (Self::StartsWithoutAsking, "S13", Worlds::Silence),
@@ -168,6 +180,9 @@ impl Bug {
             Self::IgnoresMaxUnavailable if of_set => {
                 *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "maxUnavailable": 9 } } }));
             }
+            Self::RollsOnDelete if of_set => {
+                *decision = blind(json!({ "updateStrategy": { "type": "RollingUpdate" } }));
+            }
             Self::IgnoresPartition if of_set => {
                 *decision = blind(json!({ "updateStrategy": { "rollingUpdate": { "partition": null } } }));
             }
@@ -191,6 +206,34 @@ fn believing(snapshot: &Snapshot, key: &ObjectKey, spec: &Value) -> Snapshot {
     mainstay_api::object::merge(&mut object, json!({ "spec": spec }));
     believed.apply(&kinds::STATEFUL_SET, key.clone(), Some(object.to_string().as_bytes()), snapshot.revision);
     believed
+}
+
+/// As if what was committed were in every snapshot.
+pub fn forget_own_writes(finish: &mut Finish) {
+    if let Finish::Committed(revision) | Finish::Partly(revision, _) | Finish::Failed(Some(revision), _) = finish {
+        *revision = Revision(0);
+    }
+}
+
+/// The work, about whatever has the names now.
+pub fn forget_preconditions(api: &Api, mut work: Work) -> Work {
+    let uid_of = |kind: &Kind, at: &ObjectKey| {
+        let entry = api.store.get(&key::object(kind, &at.namespace, &at.name))?;
+        let value: Value = serde_json::from_slice(&entry.value).ok()?;
+        Some(mainstay_api::object::uid(&value).to_owned())
+    };
+    for write in work.parts.iter_mut().flat_map(|part| &mut part.decision.writes) {
+        match write {
+            Write::Patch { kind, key, uid, resource_version, .. }
+            | Write::Delete { kind, key, uid, resource_version, .. } => {
+                *resource_version = None;
+                *uid = uid_of(kind, key).unwrap_or_default();
+            }
+            Write::Bind { key, uid, .. } => *uid = uid_of(&kinds::POD, key).unwrap_or_default(),
+            Write::Create { .. } | Write::Release { .. } => {}
+        }
+    }
+    work
 }
 
 /// A pod that is to go, and whose deadline has passed if no margin is counted, and each renewal from when it may have

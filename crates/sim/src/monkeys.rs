@@ -56,6 +56,33 @@ pub const STATIC: &str = "static";
 /// A namespace that comes and goes.
 pub const PASSING: &str = "passing";
 
+/// What the users of a world do most: much of one thing shows more than a little of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Any,
+    /// They delete pods and claims, and scale.
+    Restless,
+    /// They change the template and how a set is updated.
+    Rolling,
+}
+
+impl Mood {
+    /// How many things they do with a set.
+    fn deeds(self, seed: &mut Seed) -> i64 {
+        if self == Self::Any { seed.between(3, 9) } else { seed.between(8, 15) }
+    }
+
+    /// What sort the next of them is; see [`Script::one_set`].
+    fn deed(self, seed: &mut Seed) -> u64 {
+        let most: &[u64] = match self {
+            Self::Any => return seed.below(17),
+            Self::Restless => &[0, 0, 0, 0, 3, 4, 4, 9, 10, 11],
+            Self::Rolling => &[0, 4, 6, 7, 7, 7, 8, 12, 13, 13],
+        };
+        most.get(seed.index(most.len())).copied().unwrap_or(0)
+    }
+}
+
 /// What users do, and when. It does not depend on what goes wrong.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
@@ -66,14 +93,19 @@ pub struct Script {
 }
 
 impl Script {
-    /// A script for a storm of that length.
-    pub fn random(seed: &mut Seed, start: Timestamp, length: SignedDuration) -> Self {
+    /// A script for a storm of that length on so many nodes, with users who are restless, or of any mood.
+    pub fn random(seed: &mut Seed, start: Timestamp, length: SignedDuration, nodes: u64, is_restless: bool) -> Self {
         let mut script = Self::default();
-        let policy = ["Retain", "Recycle"].get(seed.index(2)).copied().unwrap_or("Retain");
+        let policy = ["Retain", "Recycle", "Recycle"].get(seed.index(3)).copied().unwrap_or("Retain");
         let is_static = seed.one_in(3);
         if is_static {
-            script.deeds.push((start, Deed::Volumes(0, 6, policy, 3)));
+            script.deeds.push((start, Deed::Volumes(0, 6, policy, nodes)));
         }
+        let moods = [Mood::Any, Mood::Any, Mood::Restless, Mood::Rolling];
+        let drawn = moods.get(seed.index(moods.len())).copied().unwrap_or(Mood::Any);
+        let mood = if is_restless { Mood::Restless } else { drawn };
+        // Pods without claims may move to other nodes.
+        let without = if mood == Mood::Restless { 4 } else { 2 };
         let sets = if seed.one_in(3) { 2 } else { 1 };
         for index in 0..sets {
             let wanted = Wanted {
@@ -81,16 +113,16 @@ impl Script {
                 replicas: seed.between(1, 4),
                 image: "app:1".to_owned(),
                 is_parallel: seed.one_in(4),
-                claims: [None, Some("ReadWriteOnce"), Some("ReadWriteOnce"), Some("ReadWriteOncePod")]
-                    .get(seed.index(4))
-                    .copied()
-                    .flatten()
-                    .map(|mode| if is_static { "ReadWriteOnce" } else { mode }),
+                claims: match seed.index(without + 6) {
+                    of if of < without => None,
+                    of if of < without + 2 && !is_static => Some("ReadWriteOncePod"),
+                    _ => Some("ReadWriteOnce"),
+                },
                 is_static,
                 deletes: (seed.one_in(3), seed.one_in(3)),
                 tolerates: None,
             };
-            script.one_set(wanted, seed, start, length);
+            script.one_set(wanted, mood, seed, start, length);
         }
         if seed.one_in(3) {
             script.deployments(seed, start, length);
@@ -98,7 +130,7 @@ impl Script {
         script.deeds.sort_by_key(|(at, _)| *at);
         // Volumes that were retained are nobody's for ever: in the end there are enough for all.
         if is_static {
-            script.last.push(Deed::Volumes(100, 24, policy, 3));
+            script.last.push(Deed::Volumes(100, 24, policy, nodes));
         }
         script
     }
@@ -170,19 +202,43 @@ impl Script {
         self.deeds.push((at, Deed::Force(format!("{name}-{ordinal}"))));
     }
 
-    fn one_set(&mut self, mut wanted: Wanted, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
+    /// A stranger goes and comes back under its name, twice in a moment, while decisions about it are under way (A8).
+    fn strangers(&mut self, name: &str, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
+        self.deeds.push((start, Deed::Stranger(name.to_owned())));
+        for _ in 0..2 {
+            let offset = seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001));
+            let at = start.saturating_add(SignedDuration::from_millis(offset)).unwrap_or(start);
+            for _ in 0..2 {
+                self.deeds.push((at, Deed::Force(format!("{name}-stranger"))));
+                self.deeds.push((at, Deed::Stranger(name.to_owned())));
+            }
+        }
+    }
+
+    fn one_set(&mut self, mut wanted: Wanted, mood: Mood, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
         self.deeds.push((start, Deed::Apply(wanted.clone())));
-        self.deeds.push((start, Deed::Stranger(wanted.name.clone())));
         let name = wanted.name.clone();
+        self.strangers(&name, seed, start, length);
         if wanted.claims.is_some() {
             self.guest(&name, seed, start, length);
         }
-        for number in 0..seed.between(3, 9) {
+        // Volumes that are emptied and given to others while what had them may still run (V3).
+        for _ in 0..if wanted.is_static { 6 } else { 0 } {
+            let offset = seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001));
+            let at = start.saturating_add(SignedDuration::from_millis(offset)).unwrap_or(start);
+            self.begin_anew(&name, seed.between(0, 3), at);
+        }
+        if mood == Mood::Rolling && seed.one_in(3) {
+            let soon = start.saturating_add(SignedDuration::from_secs(5)).unwrap_or(start);
+            let strategy = json!({ "type": "OnDelete", "rollingUpdate": null });
+            self.deeds.push((soon, Deed::Change(name.clone(), json!({ "updateStrategy": strategy }))));
+        }
+        for number in 0..mood.deeds(seed) {
             let offset =
                 SignedDuration::from_millis(seed.between(3000, i64::try_from(length.as_millis()).unwrap_or(3001)));
             let at = start.saturating_add(offset).unwrap_or(start);
             let ordinal = seed.between(0, 4);
-            let deed = match seed.below(17) {
+            let deed = match mood.deed(seed) {
                 13..=16 => {
                     let fields = fields(seed);
                     if fields["updateStrategy"]["type"] == "OnDelete" {

@@ -332,9 +332,9 @@ impl Node {
             entry.take_pod(pod, around.now);
             return;
         }
-        // A held pod is of a first list, which may be old: then the other one of the name may be the newer.
-        if !held {
-            self.tell_gone(|entry| entry.key == key, around.now);
+        // As the real node: a watch that goes on from an old list tells of older ones, too, so that others are asked for.
+        for entry in self.agent.entries.iter_mut().filter(|entry| !held && entry.key == key) {
+            entry.verify(around.now);
         }
         self.spawn(pod, held, around);
     }

@@ -1,30 +1,84 @@
-//! The server of the world: the real store on a disk that lies, the real pipeline, the real driver.
+//! The server of the world: the real store on a disk that lies, the real pipeline, the real driver with its turns.
+//! What production does in tasks is done here one after the other, in an order that the seed says: decisions are
+//! prepared, committed, and heard of.
 //!
 //! It may die after any commit, and in the middle of one. Whoever asked for that commit gets no answer.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use mainstay_api::Status;
+use mainstay_api::{ObjectKey, Status};
+use mainstay_logic::Snapshot;
 use mainstay_server::api::{Allocated, Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings, key};
 use mainstay_server::backends::Slices;
 use mainstay_server::bootstrap::{About, bootstrap};
-use mainstay_server::driver::{Driver, Finish, Work, compile};
+use mainstay_server::driver::{self, Compiled, DISK_PAUSE, Done, Driver, Finish, Most, Seat, Work, compile};
 use mainstay_server::dynamic::Hooks;
 use mainstay_store::testing::{Fault, FaultyDisk};
-use mainstay_store::{CommitError, Options, Source, StorageBackend as _, Store, Watcher};
+use mainstay_store::{Event, Options, Revision, Source, StorageBackend as _, Store, WatchError, Watcher};
 
+use crate::bugs::{self, Bug};
 use crate::seed::Seed;
 
 /// What a running server consists of.
 pub struct Up {
     /// The pipeline.
     pub api: Api,
-    /// The controllers.
-    pub driver: Driver,
-    /// What feeds the driver.
-    pub watcher: Watcher,
+    /// The controllers, with the watch that feeds them.
+    pub seat: Seat<Wire>,
+    /// What they have decided and is not committed yet.
+    under_way: Vec<Flight>,
+    /// What is committed, and they have not heard of.
+    done: Vec<Done>,
+    /// Their last turn came to nothing.
+    is_idle: bool,
+}
+
+/// A decision on its way.
+pub struct Flight {
+    /// What is to be committed.
+    pub work: Work,
+    /// What the controllers saw.
+    pub decided_on: Snapshot,
+    /// Where it was prepared a while ago.
+    prepared: Option<Compiled>,
+}
+
+/// The controllers' watch, on which things go wrong.
+pub struct Wire {
+    watcher: Watcher,
+    seed: Seed,
+    /// Whether they do.
+    is_stormy: bool,
+    bug: Option<Bug>,
+    /// An event that comes twice.
+    again: Option<Event>,
+    /// How many came.
+    told: u64,
+}
+
+impl driver::Wire for Wire {
+    fn attach(&mut self, watcher: Watcher) {
+        (self.watcher, self.again) = (watcher, None);
+    }
+
+    fn try_next(&mut self) -> Result<Option<Event>, WatchError> {
+        let is_missed = |event: &Event| event.deleted && event.revision.0.is_multiple_of(5);
+        let event = match self.again.take() {
+            Some(event) => return Ok(Some(event)),
+            None => loop {
+                let event = self.watcher.try_next()?;
+                if self.bug != Some(Bug::MissesDeletions) || !event.as_ref().is_some_and(is_missed) {
+                    break event;
+                }
+            },
+        };
+        self.told += u64::from(event.is_some());
+        self.again = event.clone().filter(|_| self.is_stormy && self.seed.one_in(30));
+        Ok(event)
+    }
 }
 
 /// The server's machine.
@@ -45,10 +99,14 @@ pub struct Server {
     pub old_disk: Option<FaultyDisk>,
     /// The controllers do not get their turn before this time.
     pub stalled_until: Timestamp,
-    /// Some requests are answered with a refusal after they were carried out: a deliberate bug.
-    pub refuses_what_it_did: bool,
+    /// What is broken on purpose.
+    pub bug: Option<Bug>,
     /// A request that was refused and left something: what it was (A9).
     pub left_behind: Option<String>,
+    /// The revision of each key's last commit, by controller and key, that the controllers have heard of.
+    own: BTreeMap<(&'static str, ObjectKey), Revision>,
+    /// A decision on a view that lacked what was committed about the same key before: whose it was (S12).
+    pub decided_blindly: Option<String>,
 }
 
 /// How a decision is committed.
@@ -84,8 +142,10 @@ impl Server {
             commits: 0,
             old_disk: None,
             stalled_until: now,
-            refuses_what_it_did: false,
+            bug: None,
             left_behind: None,
+            own: BTreeMap::new(),
+            decided_blindly: None,
         }
     }
 
@@ -115,10 +175,16 @@ impl Server {
         if api.write_now(false, |batch| bootstrap(batch, advertise, &About::default())).is_err() {
             return false;
         }
-        let mut driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
-        let Ok(watcher) = driver.load(&api.store, self.now()) else { return false };
-        self.up = Some(Up { api, driver, watcher });
+        let Some(seat) = self.sit_down(&api) else { return false };
+        self.up = Some(Up { api, seat, under_way: Vec::new(), done: Vec::new(), is_idle: false });
         true
+    }
+
+    /// The controllers begin.
+    fn sit_down(&mut self, api: &Api) -> Option<Seat<Wire>> {
+        let (bug, seed) = (self.bug, self.seed.fork());
+        let wire = |watcher| Wire { watcher, seed, is_stormy: false, bug, again: None, told: 0 };
+        Seat::begin(api.clone(), Driver::new(mainstay_logic::controllers::CONTROLLERS), wire).ok()
     }
 
     /// Dies. With the power, what was not synced may be lost; else the file is as the process left it.
@@ -131,6 +197,7 @@ impl Server {
             None => FaultyDisk::with(self.disk.bytes()),
         };
         self.dies_after = None;
+        self.own.clear();
         self.up_at = until;
     }
 
@@ -172,7 +239,7 @@ impl Server {
         let Some(up) = &self.up else { return Err(Status::unavailable("the server is down")) };
         let before = up.api.store.revision();
         let mut reply = up.api.write_now(false, verb);
-        if self.refuses_what_it_did && reply.is_ok() && self.commits % 37 == 36 {
+        if self.bug == Some(Bug::RefusesWhatItDid) && reply.is_ok() && self.commits % 37 == 36 {
             reply = Err(Status::new(409, "Conflict", "the object has been modified"));
         }
         // What a server that failed by itself (5xx) has done is in doubt; what it refused, it has not done.
@@ -188,76 +255,152 @@ impl Server {
         reply
     }
 
-    /// Commits decisions and tells the driver. `false` where the server died of it.
-    pub fn commit(&mut self, work: Work, mode: Mode) -> bool {
+    /// The controllers' turn: they hear of what is committed, take in what has happened, and decide; `spoil` is what a
+    /// deliberate bug makes of that. Whether there was anything.
+    pub fn turn(&mut self, is_stormy: bool, mut spoil: impl FnMut(&Snapshot, &mut Work)) -> bool {
         let now = self.now();
-        if mode == Mode::OneByOne {
-            return self.commit_one_by_one(work);
+        let mut busy = self.hear(is_stormy, now);
+        let Some(up) = &mut self.up else { return busy };
+        // Later decisions are made while earlier ones are on their way, or they wait.
+        if self.stalled_until > now || !(up.under_way.is_empty() || is_stormy && self.seed.one_in(2)) {
+            return busy;
         }
-        let Some(up) = &mut self.up else { return false };
-        let compiled = compile(&up.api, &work);
-        let result = up.api.store.commit_blocking(compiled.txn.clone());
-        let finish = match &result {
-            Ok(done) if compiled.refused.is_some() => Finish::Failed(Some(done.last), compiled.parts),
-            Ok(done) if compiled.is_cut => Finish::Partly(done.last, compiled.parts),
-            Ok(done) => Finish::Committed(done.last),
-            Err(CommitError::Expectation { .. }) => Finish::Failed(None, 0),
-            Err(CommitError::Invalid(_)) => Finish::TooLarge(compiled.writes),
-            Err(_) => {
-                self.stalled_until = plus_second(now);
-                Finish::Failed(None, 0)
-            }
+        // A view may be old, and many decisions may be of one view.
+        let most = Most {
+            events: if is_stormy && self.seed.one_in(5) { 1 } else { usize::MAX },
+            decisions: if is_stormy && self.seed.one_in(3) { self.seed.index(12) + 2 } else { 1 },
         };
-        if self.committed() {
-            return false;
+        let told = up.seat.wire.told;
+        up.seat.wire.is_stormy = is_stormy;
+        // After a turn that gave nothing, production sleeps until an event, a commit's end or a timer makes a key due.
+        while up.is_idle && !up.seat.driver.is_due(now) {
+            match driver::Wire::try_next(&mut up.seat.wire) {
+                Ok(Some(event)) => up.seat.driver.on_event(&event, now),
+                Ok(None) => return busy || up.seat.wire.told != told,
+                Err(_) => break,
+            }
         }
+        let works = up.seat.turn(now, most);
+        busy |= up.seat.wire.told != told;
+        up.is_idle = works.as_ref().is_some_and(Vec::is_empty);
+        let Some(works) = works else {
+            // As production's: whoever owns the controllers begins them anew, after a while.
+            self.stalled_until = plus(now, DISK_PAUSE);
+            let api = up.api.clone();
+            if let (Some(seat), Some(up)) = (self.sit_down(&api), &mut self.up) {
+                (up.seat, up.under_way, up.done) = (seat, Vec::new(), Vec::new());
+            }
+            return busy;
+        };
+        for mut work in works {
+            let decided_on = up.seat.driver.snapshot().clone();
+            let own = |key: &ObjectKey| self.own.get(&(work.controller, key.clone()));
+            let is_blind = |key: &ObjectKey| own(key).is_some_and(|own| own.0 > decided_on.revision);
+            if let Some(part) = work.parts.iter().find(|part| is_blind(&part.key)) {
+                self.decided_blindly = Some(format!("{} about {}", work.controller, part.key));
+            }
+            spoil(&decided_on, &mut work);
+            up.under_way.push(Flight { work, decided_on, prepared: None });
+        }
+        busy
+    }
+
+    /// The controllers hear of what is committed, in a storm a while later; whether there is anything.
+    fn hear(&mut self, is_stormy: bool, now: Timestamp) -> bool {
         let Some(up) = &mut self.up else { return false };
-        up.driver.finished(work, &finish, now);
-        true
+        let waits = !up.done.is_empty();
+        let (kept, heard): (Vec<Done>, Vec<Done>) =
+            std::mem::take(&mut up.done).into_iter().partition(|_| is_stormy && self.seed.one_in(4));
+        up.done = kept;
+        for mut done in heard {
+            if let Finish::Committed(revision) | Finish::Partly(revision, _) | Finish::Failed(Some(revision), _) =
+                done.finish
+            {
+                let keys = done.work.parts.iter().map(|part| (done.work.controller, part.key.clone()));
+                self.own.extend(keys.map(|key| (key, revision)));
+            }
+            if self.bug == Some(Bug::ForgetsOwnWrites) {
+                bugs::forget_own_writes(&mut done.finish);
+            }
+            if up.seat.finished(done, now) {
+                self.stalled_until = plus(now, DISK_PAUSE);
+            }
+        }
+        waits
+    }
+
+    /// A decision that is to be committed now: the oldest, or in a storm any. It may be prepared and left lying.
+    pub fn take_flight(&mut self, is_stormy: bool) -> Option<Flight> {
+        let up = self.up.as_mut().filter(|up| !up.under_way.is_empty())?;
+        let index = if is_stormy { self.seed.index(up.under_way.len()) } else { 0 };
+        let flight = up.under_way.get_mut(index)?;
+        if flight.prepared.is_none() && is_stormy && self.seed.one_in(6) {
+            flight.prepared = Some(compile(&up.api, &flight.work));
+            return None;
+        }
+        Some(up.under_way.remove(index))
+    }
+
+    /// Whether decisions are on their way.
+    pub fn has_flights(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| !up.under_way.is_empty())
+    }
+
+    /// Commits a decision. The server may die of it, and then nobody hears of that.
+    pub fn commit(&mut self, mut flight: Flight, mode: Mode) {
+        let Some(up) = &self.up else { return };
+        if self.bug == Some(Bug::ForgetsPreconditions) {
+            (flight.prepared, flight.work) = (None, bugs::forget_preconditions(&up.api, flight.work));
+        }
+        let done = match mode {
+            Mode::Whole => {
+                let compiled = flight.prepared.unwrap_or_else(|| compile(&up.api, &flight.work));
+                let committed = up.api.store.commit_blocking(compiled.txn.clone());
+                let is_dead = self.committed();
+                (!is_dead).then(|| Done::of(flight.work, &compiled, committed))
+            }
+            Mode::OneByOne => self.commit_one_by_one(flight.work),
+        };
+        if let Some(up) = &mut self.up {
+            up.done.extend(done);
+        }
     }
 
     /// As etcd would: a transaction for each write; the server may die between any two.
-    fn commit_one_by_one(&mut self, mut work: Work) -> bool {
-        let now = self.now();
+    fn commit_one_by_one(&mut self, mut work: Work) -> Option<Done> {
         let all: Vec<_> = work.parts.iter_mut().map(|part| std::mem::take(&mut part.decision)).collect();
         let mut last = None;
         for (index, decision) in all.into_iter().enumerate() {
             let count = decision.writes.len().max(1);
             for at in 0..count {
-                let Some(part) = work.parts.get_mut(index) else { break };
+                let part = work.parts.get_mut(index)?;
                 part.decision.writes =
                     decision.writes.get(at..(at + 1).min(decision.writes.len())).unwrap_or_default().to_vec();
                 part.decision.events = if at + 1 == count { decision.events.clone() } else { Vec::new() };
-                let Some(up) = &mut self.up else { return false };
+                let up = self.up.as_ref()?;
                 let compiled = compile(&up.api, &work);
-                let result = up.api.store.commit_blocking(compiled.txn.clone());
-                let failed = result.is_err() || compiled.refused.is_some();
-                if matches!(&result, Err(error) if !matches!(error, CommitError::Expectation { .. })) {
-                    self.stalled_until = plus_second(now);
-                }
-                last = result.ok().map(|done| done.last).or(last);
+                let committed = up.api.store.commit_blocking(compiled.txn.clone());
+                last = committed.as_ref().ok().map(|done| done.last).or(last);
                 if self.committed() {
-                    return false;
+                    return None;
                 }
-                if failed {
-                    let Some(up) = &mut self.up else { return false };
-                    up.driver.finished(work, &Finish::Failed(last, index), now);
-                    return true;
+                let done = Done::of(work, &compiled, committed);
+                if !matches!(done.finish, Finish::Committed(_)) {
+                    return Some(Done { finish: Finish::Failed(last, index), ..done });
                 }
+                work = done.work;
             }
             if let Some(part) = work.parts.get_mut(index) {
                 part.decision = mainstay_logic::Decision::default();
             }
         }
-        let Some(up) = &mut self.up else { return false };
-        let revision = last.unwrap_or_else(|| up.api.store.revision());
-        up.driver.finished(work, &Finish::Committed(revision), now);
-        true
+        let revision = last.or_else(|| Some(self.up.as_ref()?.api.store.revision())).unwrap_or(Revision(0));
+        Some(Done { work, finish: Finish::Committed(revision), is_broken: false })
     }
 }
 
-fn plus_second(now: Timestamp) -> Timestamp {
-    now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap_or(now)
+fn plus(now: Timestamp, time: std::time::Duration) -> Timestamp {
+    now.saturating_add(time).unwrap_or(now)
 }
 
 /// The clock's time.

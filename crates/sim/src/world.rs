@@ -64,6 +64,24 @@ impl Default for Options {
 }
 
 impl Options {
+    /// A storm like all others. Every other one commits its decisions write by write, as etcd does. In some of them there
+    /// are two nodes, so that pods often move to the other one, one agent restarts more often than everything else goes
+    /// wrong, and users are restless (S1).
+    pub fn stormy(seed: u64, bug: Option<Bug>) -> Self {
+        let mode = if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne };
+        match seed % 4 {
+            1 => Self {
+                nodes: 2,
+                one_fault_in: Some(30),
+                favourite: Some(Fault::AgentRestarts((seed / 4 % 2) as usize)),
+                mode,
+                bug,
+                ..Self::default()
+            },
+            _ => Self { one_fault_in: Some(60), mode, bug, ..Self::default() },
+        }
+    }
+
     /// A world whose nodes fall silent, for longer than their pods tolerate it.
     pub fn silent(seed: u64, bug: Option<Bug>) -> Self {
         let mode = if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne };
@@ -124,7 +142,8 @@ impl World {
     /// A world with a script of its own.
     pub fn new(number: u64, options: Options) -> Self {
         let mut seed = Seed::new(number);
-        let script = Script::random(&mut seed.fork(), start(), SignedDuration::from_secs(options.storm));
+        let (length, nodes) = (SignedDuration::from_secs(options.storm), options.nodes as u64);
+        let script = Script::random(&mut seed.fork(), start(), length, nodes, options.favourite.is_some());
         Self::with_script(number, options, script)
     }
 
@@ -133,7 +152,7 @@ impl World {
         let mut seed = Seed::new(number);
         let clock = Arc::new(AtomicI64::new(start().as_microsecond()));
         let mut server = Server::new(clock.clone(), seed.fork());
-        server.refuses_what_it_did = options.bug == Some(Bug::RefusesWhatItDid);
+        server.bug = options.bug;
         Self {
             clock,
             seed,
@@ -258,7 +277,8 @@ impl World {
             }
             if self.now() > deadline {
                 let waiting = self.server.up.as_ref().map(|up| {
-                    up.driver
+                    up.seat
+                        .driver
                         .waiting()
                         .map(|(name, key, why)| format!("{name} {key} {why:?}"))
                         .collect::<Vec<_>>()
@@ -307,7 +327,7 @@ impl World {
         let mut wakes: Vec<Timestamp> = self.nodes.iter().filter_map(Node::next_wake).collect();
         let cut = self.nodes.iter().flat_map(|node| [node.cut_off_until, node.deaf_until, node.stalled_until]);
         wakes.extend(cut.chain([self.server.stalled_until, self.server.up_at]).filter(|at| *at > now));
-        wakes.extend(self.server.up.as_ref().and_then(|up| up.driver.next_wake()));
+        wakes.extend(self.server.up.as_ref().and_then(|up| now.checked_add(up.seat.sleep(now)).ok()));
         wakes.extend(self.script.deeds.get(self.next_deed).map(|(at, _)| *at));
         wakes.extend(self.power_back.values().copied());
         wakes.extend(self.disk_free_at);
@@ -339,49 +359,28 @@ impl World {
         if self.server.stalled_until > now {
             return Ok(false);
         }
-        let stormy = self.is_stormy;
-        let Some(up) = &mut self.server.up else { return Ok(false) };
-        let mut busy = false;
-        // A view may be old: then only the next event is told.
-        let mut told = if stormy && self.seed.one_in(5) { 1 } else { usize::MAX };
-        while told > 0 {
-            match up.watcher.try_next() {
-                Ok(None) => break,
-                Ok(Some(event)) => {
-                    let is_missed = event.deleted && event.revision.0.is_multiple_of(5);
-                    if is_missed && self.options.bug == Some(Bug::MissesDeletions) {
-                        continue;
-                    }
-                    up.driver.on_event(&event, now);
-                    if stormy && self.seed.one_in(30) {
-                        up.driver.on_event(&event, now);
-                    }
-                    busy = true;
-                    told -= 1;
-                }
-                Err(_) => match up.driver.load(&up.api.store, now) {
-                    Ok(watcher) => up.watcher = watcher,
-                    Err(_) => break,
-                },
+        let (stormy, bug) = (self.is_stormy, self.options.bug);
+        let counted = self.server.up.as_ref().and_then(|up| up.seat.driver.counts().broken().next());
+        if let Some((promise, count)) = counted.filter(|_| bug.is_none()) {
+            return Err(Violation::new(promise, format!("the server counts it as broken {count} times")));
+        }
+        let busy = self.server.turn(stormy, |decided_on, work| {
+            for part in &mut work.parts {
+                bug.into_iter().for_each(|bug| {
+                    bug.spoil(work.controller, decided_on, &part.key, &mut part.decision, now);
+                });
             }
-        }
-        if up.driver.read_new_kinds(&up.api.store, now).is_err() {
-            return Ok(busy);
-        }
-        let Some(mut work) = up.driver.poll(now) else {
+        });
+        if !self.server.has_flights() {
             return match self.options.bug {
                 Some(Bug::ForgetsMargin) => Ok(self.release_hastily()? || busy),
                 _ => Ok(busy),
             };
-        };
-        let decided_on = up.driver.snapshot().clone();
-        if let Some(bug) = self.options.bug {
-            for part in &mut work.parts {
-                bug.spoil(work.controller, &decided_on, &part.key, &mut part.decision, now);
-            }
         }
-        self.last_actor = (Actor::Controller(work.controller), Some(decided_on));
-        self.server.commit(work, self.options.mode);
+        let Some(mut flight) = self.server.take_flight(stormy) else { return Ok(true) };
+        let decided_on = std::mem::take(&mut flight.decided_on);
+        self.last_actor = (Actor::Controller(flight.work.controller), Some(decided_on));
+        self.server.commit(flight, self.options.mode);
         self.look()?;
         Ok(true)
     }
@@ -389,7 +388,7 @@ impl World {
     /// The bug of a server that counts no margin, and from when a renewal was sent.
     fn release_hastily(&mut self) -> Result<bool, Violation> {
         let Some(up) = &self.server.up else { return Ok(false) };
-        let Some((key, uid)) = bugs::released_hastily(up.driver.snapshot()) else { return Ok(false) };
+        let Some((key, uid)) = bugs::released_hastily(up.seat.driver.snapshot()) else { return Ok(false) };
         self.last_actor = (Actor::Controller("fencing-controller"), None);
         let options = DeleteOptions { grace: Some(0), uid: Some(uid), ..DeleteOptions::default() };
         let done = self.server.write(|batch| api::delete(batch, &kinds::POD, &key.namespace, &key.name, &options));
@@ -449,6 +448,9 @@ impl World {
             return Err(Violation::new("A9", format!("what was refused ({refusal}) is in the store")));
         }
         self.see(steps)?;
+        if let Some(whose) = self.server.decided_blindly.take() {
+            return Err(Violation::new("S12", format!("{whose} does not see its own last commit")));
+        }
         match &self.server.up {
             Some(up) => self.clients.step(&up.api.store),
             None => {
@@ -529,10 +531,8 @@ impl World {
             }
             Fault::DriverStalls(milliseconds) => self.server.stalled_until = plus(now, milliseconds),
             Fault::DriverRelists => {
-                if let Some(up) = &mut self.server.up
-                    && let Ok(watcher) = up.driver.load(&up.api.store, now)
-                {
-                    up.watcher = watcher;
+                if let Some(up) = &mut self.server.up {
+                    let _ = up.seat.relist(now);
                 }
             }
             on_node => self.break_node(on_node),

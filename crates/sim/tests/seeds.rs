@@ -3,7 +3,6 @@
 //! `MAINSTAY_SIM_SEEDS=1000 MAINSTAY_SIM_FROM=5000` runs more and others; a seed that fails prints itself, the promise
 //! and the last lines of its trace (`MAINSTAY_SIM_TRACE=100000`: all of them).
 
-use mainstay_sim::server::Mode;
 use mainstay_sim::world::{Options, World};
 
 /// Seeds that every run takes: what fits into a minute of a debug build on two cores.
@@ -15,18 +14,13 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Every other world commits its decisions write by write, as etcd does.
-fn options(seed: u64) -> Options {
-    Options { mode: if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne }, ..Options::default() }
-}
-
 /// Runs the seeds of one share, and tells all that fail.
 fn storms(share: u64, shares: u64) {
     let from = number("MAINSTAY_SIM_FROM", 0);
     let mut failed = Vec::new();
     for seed in (from..from + number("MAINSTAY_SIM_SEEDS", SEEDS)).filter(|seed| seed % shares == share) {
-        let report = World::new(seed, options(seed)).run();
-        let calm = World::new(seed, Options { one_fault_in: None, ..options(seed) }).run();
+        let report = World::new(seed, Options::stormy(seed, None)).run();
+        let calm = World::new(seed, Options { one_fault_in: None, ..Options::stormy(seed, None) }).run();
         let mut broken: Vec<String> = [("storm", &report), ("calm", &calm)]
             .iter()
             .filter_map(|(which, report)| report.violation.as_ref().map(|broken| format!("{which}: {broken:?}")))
@@ -63,7 +57,7 @@ fn storms_break_no_promise_and_lead_to_the_same_end_s12_odd_seeds() {
 #[test]
 fn the_same_seed_is_the_same_world() {
     for seed in [3, 4, 1_000_007] {
-        let runs = [(); 2].map(|()| World::new(seed, options(seed)).run());
+        let runs = [(); 2].map(|()| World::new(seed, Options::stormy(seed, None)).run());
         assert_eq!(runs[0].trace.text(), runs[1].trace.text(), "seed {seed}");
         assert!(runs[0].trace.text().len() > 1000);
     }

@@ -280,6 +280,14 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The server counts none of the promises that it looks after while it runs as broken.
+    pub fn no_promise_is_broken(&self) {
+        let text = self.kubectl(&["get", "--raw", "/metrics"]);
+        let counts = text.lines().filter(|line| line.starts_with("mainstay_promise_violations_total{"));
+        let (held, broken): (Vec<&str>, Vec<&str>) = counts.partition(|line| line.ends_with("} 0"));
+        assert!(!held.is_empty() && broken.is_empty(), "{broken:?}\n{}", self.log());
+    }
+
     /// kubectl that must fail; its standard error.
     pub fn refused(&self, args: &[&str]) -> String {
         let output = self.try_kubectl(args);

@@ -38,7 +38,7 @@ use crate::pods::{self, is_terminating, selects};
 use crate::snapshot::{Change, Objects, Snapshot};
 use revisions::{Revision, Revisions};
 
-mod identity;
+pub(crate) mod identity;
 mod retention;
 mod revisions;
 #[cfg(test)]

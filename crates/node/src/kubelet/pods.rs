@@ -251,10 +251,10 @@ impl Dispatcher {
             let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
             return;
         }
-        // The name was taken by a new uid, so the API has no older one any more. A first list may be a stale server's,
-        // and its uid the older one: then everybody is asked for, and nobody is told so from here.
+        // The name was taken by another uid: one of them is the older, and the API has it no more. Which one, the API says:
+        // a first list may be a stale server's, and a watch that goes on from there tells of what is long gone (S11).
         for entry in self.entries.values().filter(|entry| !held && entry.key == key) {
-            let _ = entry.inbox.send(Message::Gone).await;
+            let _ = entry.inbox.send(Message::Verify).await;
         }
         self.spawn(uid, key, pod, held);
     }

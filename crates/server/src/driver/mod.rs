@@ -1,8 +1,8 @@
 //! Runs the controllers: newest snapshot, observe, decide, commit, wake what that concerns. Without IO of its own.
 //!
 //! Whoever owns a [`Driver`] feeds it the store's events, asks [`Driver::poll`] for decisions, commits what [`compile`]
-//! makes of each, as many side by side as it likes, and says how each went ([`Driver::finished`]). Production does so
-//! in [`run`], the simulator in a loop of its own ([`step`]).
+//! makes of each, as many side by side as it likes, and says how each went ([`Driver::finished`]). [`Seat`] does all of
+//! that but the commits and the sleeps; production drives it in [`run`], the simulator in its one thread.
 //!
 //! No key is decided on a snapshot older than its own last commit, and nothing is decided about an object that another
 //! decision is writing ([`flights`]), so no controller acts twice on what it has not yet seen itself do.
@@ -12,6 +12,7 @@ mod events;
 mod flights;
 mod queue;
 mod run;
+mod seat;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,7 @@ use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::decision::Verb;
 use mainstay_logic::measured::Measured;
-use mainstay_logic::{Controller, Decision, Snapshot, Write};
+use mainstay_logic::{Change, Controller, Decision, Snapshot, Write, promises};
 use mainstay_store::{Event, Revision, Store, Watcher};
 use tokio::sync::Notify;
 
@@ -31,7 +32,8 @@ pub use commit::{Compiled, compile, compile_asking};
 use events::Expiry;
 use flights::Flights;
 use queue::{Item, Queue};
-pub use run::{run, step};
+pub use run::run;
+pub use seat::{DISK_PAUSE, Done, Most, Seat, Wire, step};
 
 use crate::api::key;
 use crate::instruments::Controllers;
@@ -173,6 +175,7 @@ impl Driver {
         // The watch comes first: what happens while the pages are read is then told after them.
         let revision = store.revision();
         let watcher = store.watch("", revision)?;
+        self.a3_goes_forward(revision);
         let metas = self.snapshot.metas.iter();
         let mut gone: BTreeMap<_, _> = metas.map(|(slot, _)| (slot.clone(), ())).collect();
         // Definitions first: what else there is may be of the kinds that they define.
@@ -266,14 +269,37 @@ impl Driver {
 
     /// Takes in one event of the store.
     pub fn on_event(&mut self, event: &Event, now: Timestamp) {
+        self.a3_goes_forward(event.revision);
         if let Some((kind, object)) = key::parse(&self.snapshot.registry, &event.key) {
             let value = (!event.deleted).then_some(&event.value[..]);
-            self.change(&kind, object, value, event.revision, now);
+            let (before, change) = self.change(&kind, object, value, event.revision, now);
+            let report = &mut |promise, how: String| self.counts.broke(promise, &how);
+            promises::of_change(&before, &self.snapshot, &change, report);
         }
         self.seen(event.revision);
     }
 
-    fn change(&mut self, kind: &Kind, object: ObjectKey, value: Option<&[u8]>, revision: Revision, now: Timestamp) {
+    /// A3: what is told is no older than what was.
+    fn a3_goes_forward(&self, revision: Revision) {
+        if revision.0 < self.snapshot.revision {
+            self.counts.broke("A3", &format!("revision {revision} came after {}", self.snapshot.revision));
+        }
+    }
+
+    /// What counts the promises that were broken.
+    pub fn counts(&self) -> &Controllers {
+        &self.counts
+    }
+
+    /// Takes in one change; what there was before it.
+    fn change(
+        &mut self,
+        kind: &Kind,
+        object: ObjectKey,
+        value: Option<&[u8]>,
+        revision: Revision,
+        now: Timestamp,
+    ) -> (Snapshot, Change) {
         if *kind == kinds::EVENT {
             self.expiry.note(&object, value.is_some(), now);
         }
@@ -299,10 +325,11 @@ impl Driver {
                 self.wake((index, key));
             }
         }
+        (before, change)
     }
 
     /// Says once that an object does not decode; when it does again, or is gone, what waited for it goes on (A10).
-    fn look_at_unreadable(&mut self, before: &Snapshot, change: &mainstay_logic::Change) {
+    fn look_at_unreadable(&mut self, before: &Snapshot, change: &Change) {
         let (was, is) = (
             before.unreadable_because(&change.kind, &change.key),
             self.snapshot.unreadable_because(&change.kind, &change.key),
@@ -446,6 +473,8 @@ impl Driver {
                 return None;
             }
         };
+        let report = &mut |promise, how: String| self.counts.broke(promise, &how);
+        promises::of_decision(&self.snapshot, controller.name, &item.1, &decision, now, report);
         if !decision.waiting.is_empty() {
             tracing::debug!(controller = controller.name, key = %item.1, waiting = ?decision.waiting);
         }

@@ -1,4 +1,4 @@
-//! The driver in production and in the simulator.
+//! The driver in production: [`Seat`]'s turns on a blocking thread, commits as tasks, sleeps.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,112 +8,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mainstay_logic::Controller;
 use mainstay_logic::measured::Measured;
-use mainstay_store::{CommitError, Committed, WatchError, Watcher};
+use mainstay_store::WatchError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Asking, Compiled, Driver, Finish, Work, compile, compile_asking};
+use super::seat::{DISK_PAUSE, Done, Most, Seat};
+use super::{Asking, Compiled, Driver, Work, compile_asking};
 use crate::api::Api;
 use crate::dynamic::Session;
 use crate::instruments::Controllers;
 
-/// Decisions in a row before what happens meanwhile is looked at.
-const BURST: usize = 256;
-/// Events that are taken in before decisions are made on what they say.
-const MAX_EVENTS: usize = 10_000;
 /// Events that nothing is decided on are taken in so many at a time without a blocking thread.
 const MAX_IDLE_EVENTS: usize = 64;
-/// The longest sleep without looking at the clock: it may be set, and timers are in its time.
-const MAX_SLEEP: Duration = Duration::from_secs(3600);
-/// How long the driver waits after the disk has failed.
-const DISK_PAUSE: Duration = Duration::from_secs(1);
-
-fn outcome(compiled: &Compiled, committed: Result<Committed, CommitError>, work: &Work) -> Finish {
-    let key = work.parts.get(compiled.parts).or(work.parts.first()).map(|part| &part.key);
-    let revision = match committed {
-        Ok(committed) => committed.last,
-        Err(CommitError::Expectation { .. }) => return Finish::Failed(None, 0),
-        Err(CommitError::Invalid(reason)) => {
-            tracing::debug!(controller = work.controller, ?key, %reason, writes = compiled.writes, "a decision is cut");
-            return Finish::TooLarge(compiled.writes);
-        }
-        Err(error) => {
-            tracing::warn!(controller = work.controller, ?key, %error, "a decision could not be committed");
-            return Finish::Failed(None, 0);
-        }
-    };
-    match &compiled.refused {
-        Some(status) => {
-            tracing::debug!(controller = work.controller, ?key, message = %status.message, "a write was refused");
-            Finish::Failed(Some(revision), compiled.parts)
-        }
-        None if compiled.is_cut => Finish::Partly(revision, compiled.parts),
-        None => Finish::Committed(revision),
-    }
-}
-
-/// Takes in what has happened; whether the watch has fallen behind.
-fn drain(driver: &mut Driver, watcher: &mut Watcher, now: Timestamp, most: usize) -> Result<(), WatchError> {
-    for _ in 0..most {
-        let Some(event) = watcher.try_next()? else { break };
-        driver.on_event(&event, now);
-    }
-    Ok(())
-}
-
-/// One decision, made and committed in the caller's thread. Whether there was one. For the simulator, which calls
-/// [`Driver::load`] first.
-pub fn step(api: &Api, driver: &mut Driver, watcher: &mut Watcher, now: Timestamp) -> Result<bool, WatchError> {
-    drain(driver, watcher, now, usize::MAX)?;
-    if driver.read_new_kinds(&api.store, now).is_err() {
-        *watcher = driver.load(&api.store, now).map_err(|_| WatchError::Closed)?;
-    }
-    let Some(work) = driver.poll(now) else { return Ok(false) };
-    let compiled = compile(api, &work);
-    let finish = outcome(&compiled, api.store.commit_blocking(compiled.txn.clone()), &work);
-    driver.finished(work, &finish, now);
-    drain(driver, watcher, now, usize::MAX)?;
-    Ok(true)
-}
-
-/// The driver and its watch: what goes to a blocking thread and comes back.
-struct Seat {
-    api: Api,
-    driver: Driver,
-    watcher: Watcher,
-}
-
-/// What came of a commit: the work, how it went, and whether the disk failed.
-type Done = (Work, Finish, bool);
-
-impl Seat {
-    /// Takes in what has happened and decides. `None` when the store cannot be read any more.
-    fn turn(mut self) -> Option<(Self, Vec<Work>)> {
-        let now = self.api.now();
-        let drained = match drain(&mut self.driver, &mut self.watcher, now, MAX_EVENTS) {
-            Ok(()) => self.driver.read_new_kinds(&self.api.store, now).is_ok(),
-            Err(WatchError::Lagged { .. }) => false,
-            Err(WatchError::Closed) => return None,
-        };
-        if !drained {
-            match self.driver.load(&self.api.store, now) {
-                Ok(fresh) => self.watcher = fresh,
-                Err(error) => {
-                    tracing::error!(%error, "the driver could not read the store");
-                    return None;
-                }
-            }
-        }
-        let mut works = Vec::new();
-        while works.len() < BURST {
-            let begun = std::time::Instant::now();
-            let Some(work) = self.driver.poll(now) else { break };
-            self.driver.decided(&work, begun.elapsed());
-            works.push(work);
-        }
-        Some((self, works))
-    }
-}
 
 /// Counts keys as waiting for webhooks while it is there.
 struct Waits<'a>(&'a Asking, usize);
@@ -154,13 +60,9 @@ async fn prepare(api: &Api, work: &Work, asking: &Asking) -> Option<Compiled> {
 
 /// Prepares and commits one decision.
 async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
-    let Some(compiled) = prepare(&api, &work, &asking).await else {
-        return (work, Finish::Failed(None, 0), false);
-    };
+    let Some(compiled) = prepare(&api, &work, &asking).await else { return Done::unprepared(work) };
     let committed = api.commit(compiled.txn.clone()).await;
-    let is_broken = matches!(committed, Err(CommitError::Io(_) | CommitError::Full | CommitError::Unreached(_)));
-    let finish = outcome(&compiled, committed, &work);
-    (work, finish, is_broken)
+    Done::of(work, &compiled, committed)
 }
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
@@ -177,23 +79,23 @@ pub async fn run(
 ) {
     let loaded = tokio::task::spawn_blocking({
         let api = api.clone();
-        move || {
-            let mut driver = Driver::new(controllers).counted(counts).steady();
-            let watcher = driver.load(&api.store, api.now()).ok()?;
-            Some(Seat { api, driver, watcher })
-        }
+        move || Seat::begin(api, Driver::new(controllers).counted(counts).steady(), |watcher| watcher)
     });
-    let Ok(Some(mut seat)) = loaded.await else { return };
+    let Ok(Ok(mut seat)) = loaded.await else { return };
     let asking = seat.driver.asking();
     let mut commits: JoinSet<Done> = JoinSet::new();
     while !*closing.borrow() {
         let mut is_broken = false;
         // Before the turn: what a commit's end wakes is decided in it, not slept upon.
         while let Some(done) = commits.try_join_next() {
-            let Some(failed) = finish(&mut seat.driver, done, api.now()) else { return };
+            let Some(failed) = finish(&mut seat, done, api.now()) else { return };
             is_broken |= failed;
         }
-        let Ok(Some((back, works))) = tokio::task::spawn_blocking(move || seat.turn()).await else { return };
+        let turn = tokio::task::spawn_blocking(move || {
+            let works = seat.turn(seat.api.now(), Most::USUAL)?;
+            Some((seat, works))
+        });
+        let Ok(Some((back, works))) = turn.await else { return };
         seat = back;
         note_undecodable(&seat.driver, &undecodable);
         let is_busy = !works.is_empty();
@@ -224,11 +126,9 @@ async fn wait(
 ) -> Option<bool> {
     for _ in 0..MAX_IDLE_EVENTS {
         // Whatever is left to be taken in wakes the watch at once.
-        let sleep = seat.driver.next_wake().map_or(MAX_SLEEP, |at| {
-            Duration::try_from(at.duration_since(api.now())).unwrap_or(Duration::ZERO).min(MAX_SLEEP)
-        });
+        let sleep = seat.sleep(api.now());
         tokio::select! {
-            event = seat.watcher.next() => match event {
+            event = seat.wire.next() => match event {
                 Ok(event) => {
                     seat.driver.on_event(&event, api.now());
                     note_undecodable(&seat.driver, undecodable);
@@ -240,7 +140,7 @@ async fn wait(
                 let newest = measured.borrow_and_update().clone();
                 seat.driver.measured(newest);
             }
-            Some(done) = commits.join_next() => if finish(&mut seat.driver, done, api.now())? {
+            Some(done) = commits.join_next() => if finish(seat, done, api.now())? {
                 return Some(true);
             },
             () = asking.more.notified() => break,
@@ -256,12 +156,9 @@ async fn wait(
 
 /// Takes in how a commit went; whether the disk failed. `None` where its task broke: its keys would be under way for
 /// ever, so that the driver has to begin anew.
-fn finish(driver: &mut Driver, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
+fn finish(seat: &mut Seat, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
     match done {
-        Ok((work, finish, is_broken)) => {
-            driver.finished(work, &finish, now);
-            Some(is_broken)
-        }
+        Ok(done) => Some(seat.finished(done, now)),
         Err(error) => {
             tracing::error!(%error, "committing a decision broke; the controllers begin anew");
             None

@@ -41,6 +41,7 @@ fn run(cluster: &Cluster, controllers: &'static [Controller]) -> Driver {
     let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
     for _ in 0..1000 {
         if !step(&cluster.api, &mut driver, &mut watcher, now).expect("in step") {
+            assert_eq!(driver.counts().broken().collect::<Vec<_>>(), []);
             return driver;
         }
     }
@@ -65,6 +66,55 @@ fn a_controller_sees_its_own_writes_and_comes_to_rest() {
     }
     run(&cluster, MIRROR);
     assert!(cluster.get(&kinds::SECRET, "a-s").is_some() && cluster.get(&kinds::SECRET, "b-s").is_some());
+}
+
+#[test]
+fn a3_a8_what_breaks_a_promise_is_counted_by_name() {
+    static ADOPTS: &[Controller] = &[Controller {
+        name: "garbage-collector-controller",
+        permits: &[(Verb::Delete, "*")],
+        reads: &["*"],
+        keys: config_maps,
+        reconcile: |_, key, _| {
+            let delete = Write::Delete {
+                kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(),
+                key: key.clone(),
+                uid: "claim".to_owned(),
+                resource_version: None,
+                grace_period: None,
+                propagation: mainstay_logic::Propagation::Background,
+            };
+            Decision { writes: vec![delete], ..Decision::default() }
+        },
+        many: None,
+    }];
+    let cluster = Cluster::new();
+    let mut driver = Driver::new(ADOPTS);
+    let now = cluster.api.now();
+    driver.load(&cluster.api.store, now).expect("loaded");
+    let newest = cluster.api.store.revision().0;
+    let tell = |driver: &mut Driver, kind: &Kind, name: &str, uid: &str, revision: u64| {
+        let metadata =
+            json!({ "namespace": "default", "name": name, "uid": uid, "resourceVersion": revision.to_string() });
+        let event = Event {
+            revision: Revision(revision),
+            key: key::object(kind, "default", name),
+            value: json!({ "metadata": metadata, "spec": {} }).to_string().into(),
+            previous: None,
+            deleted: false,
+        };
+        driver.on_event(&event, now);
+        driver.counts().broken().collect::<Vec<_>>()
+    };
+    assert_eq!(tell(&mut driver, &kinds::PERSISTENT_VOLUME_CLAIM, "a", "claim", newest + 1), []);
+    assert_eq!(tell(&mut driver, &kinds::SECRET, "b", "u", newest + 2), []);
+    assert_eq!(tell(&mut driver, &kinds::SECRET, "b", "u", newest + 3), []);
+    assert_eq!(tell(&mut driver, &kinds::SECRET, "b", "another", newest + 4), [("A8", 1)]);
+    assert_eq!(tell(&mut driver, &kinds::SECRET, "c", "u", newest + 2), [("A3", 1), ("A8", 1)]);
+    // The claim has no owner: nobody may delete it for one.
+    assert_eq!(tell(&mut driver, &kinds::CONFIG_MAP, "a", "u", newest + 5).len(), 2);
+    assert!(driver.poll(now).is_some());
+    assert_eq!(driver.counts().broken().collect::<Vec<_>>(), [("A3", 1), ("A8", 1), ("S8", 1)]);
 }
 
 #[test]
