@@ -24,6 +24,8 @@ use crate::shim::wire::{self, FromShim, ToShim};
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long killed processes may take to go (a process in an unfinished disk request can't be killed).
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a container's folder is emptied again because something came into it meanwhile.
+const REMOVAL_TRIES: u32 = 8;
 /// How long opening waits for a supervisor that was cut off while it started its container.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -352,9 +354,15 @@ impl Inner {
         if let Err(error) = self.cgroups.remove(&entry.cgroup) {
             tracing::warn!(container = entry.spec.id(), %error, "cannot remove a cgroup");
         }
-        match fs::remove_dir_all(&entry.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(error)),
-            _ => Ok(()),
+        // Who else followed the supervisor to its end (a main process that this one takes over from) may still note how it
+        // ended there, once.
+        let mut tries = 0..REMOVAL_TRIES;
+        loop {
+            match fs::remove_dir_all(&entry.dir) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries.next().is_some() => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+                _ => return Ok(()),
+            }
         }
     }
 
