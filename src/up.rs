@@ -237,13 +237,15 @@ pub fn node_config(
 
 /// When a node is short of something, as its flags say.
 pub fn eviction_policy(args: &NodeArgs) -> Result<EvictionPolicy> {
-    let thresholds = pressure::thresholds(&args.eviction_hard);
+    let thresholds = args.eviction_hard.as_deref().map(pressure::thresholds).transpose();
     let period = &args.eviction_pressure_transition_period;
     let parsed: SignedDuration = period
         .parse()
         .with_context(|| format!("--eviction-pressure-transition-period {period:?} is not a time such as 5m"))?;
     Ok(EvictionPolicy {
-        thresholds: thresholds.map_err(|why| anyhow!("--eviction-hard: {why}"))?,
+        thresholds: thresholds
+            .map_err(|why| anyhow!("--eviction-hard: {why}"))?
+            .unwrap_or_else(|| EvictionPolicy::default().thresholds),
         transition_period: Some(parsed)
             .filter(|period| !period.is_negative())
             .context("--eviction-pressure-transition-period is negative")?,

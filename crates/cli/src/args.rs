@@ -5,10 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Upstream's thresholds.
-const EVICTION_HARD: &str = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,\
-                             imagefs.inodesFree<5%";
-
 /// Where a cluster lives unless something else is said.
 pub const DATA_DIR: &str = "/var/lib/mainstay";
 
@@ -218,9 +214,10 @@ pub struct NodeArgs {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// How little there may be of what before this node takes no new pods and evicts some, such as
     /// `nodefs.available<10%,memory.available<100Mi`; what is not named has no threshold, and nothing has where it is
-    /// empty.
-    #[arg(long, value_name = "SIGNAL<VALUE,…", default_value = EVICTION_HARD)]
-    pub eviction_hard: String,
+    /// empty [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,
+    /// imagefs.inodesFree<5%, and of the two disks' bytes at most 1Gi].
+    #[arg(long, value_name = "SIGNAL<VALUE,…")]
+    pub eviction_hard: Option<String>,
     /// How long a node says that it is short of something after it no longer is.
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub eviction_pressure_transition_period: String,

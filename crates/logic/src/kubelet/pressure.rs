@@ -149,6 +149,8 @@ pub enum Least {
     Units(u64),
     /// Thousandths of a percent of all there is.
     Part(u32),
+    /// The same, and no more than so many units.
+    PartUpTo(u32, u64),
 }
 
 impl Least {
@@ -156,20 +158,25 @@ impl Least {
         match self {
             Self::Units(units) => units,
             Self::Part(part) => u64::try_from(u128::from(capacity) * u128::from(part) / 100_000).unwrap_or(u64::MAX),
+            Self::PartUpTo(part, most) => Self::Part(part).of(capacity).min(most),
         }
     }
 }
 
+/// More than this of a disk is not held back, unless somebody says so: what a node needs to go on is bytes, no share.
+const MOST_OF_A_DISK: u64 = 1 << 30;
+
 /// A hard threshold of each signal that has one.
 pub type Thresholds = BTreeMap<Signal, Least>;
 
-/// Upstream's thresholds.
+/// Upstream's thresholds. Differs: of a disk's bytes no more than a GiB. Upstream's tenth of a large disk is room that
+/// volumes were promised: a database would fill what is its own, and could not start again.
 pub fn default_thresholds() -> Thresholds {
     [
         (Signal::MemoryAvailable, Least::Units(100 << 20)),
-        (Signal::NodefsAvailable, Least::Part(10_000)),
+        (Signal::NodefsAvailable, Least::PartUpTo(10_000, MOST_OF_A_DISK)),
         (Signal::NodefsInodesFree, Least::Part(5_000)),
-        (Signal::ImagefsAvailable, Least::Part(15_000)),
+        (Signal::ImagefsAvailable, Least::PartUpTo(15_000, MOST_OF_A_DISK)),
         (Signal::ImagefsInodesFree, Least::Part(5_000)),
     ]
     .into()
@@ -336,6 +343,9 @@ mod tests {
         };
         assert_eq!(met(Signal::NodefsAvailable, 100, 1000), None, "what is there is enough");
         assert_eq!(met(Signal::NodefsAvailable, 99, 1000), Some(100));
+        let (gib, large) = (1 << 30, 1 << 40);
+        assert_eq!(met(Signal::NodefsAvailable, gib, large), None, "a large disk's tenth is the volumes'");
+        assert_eq!(met(Signal::NodefsAvailable, gib - 1, large), Some(gib));
         assert_eq!(met(Signal::NodefsInodesFree, 49, 1000), Some(50));
         assert_eq!(met(Signal::ImagefsAvailable, 149, 1000), Some(150));
         assert_eq!(met(Signal::MemoryAvailable, 100 * MIB - 1, u64::MAX), Some(100 * MIB));

@@ -50,13 +50,18 @@ fn part_of(percent: &str) -> Option<Least> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mainstay_logic::kubelet::pressure::default_thresholds;
-
     #[test]
     fn thresholds_are_read_in_upstreams_syntax() {
-        let default = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,\
+        let upstreams = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,\
                        imagefs.inodesFree<5%";
-        assert_eq!(thresholds(default).unwrap(), default_thresholds());
+        let parts = [
+            (Signal::MemoryAvailable, Least::Units(100 << 20)),
+            (Signal::NodefsAvailable, Least::Part(10_000)),
+            (Signal::NodefsInodesFree, Least::Part(5_000)),
+            (Signal::ImagefsAvailable, Least::Part(15_000)),
+            (Signal::ImagefsInodesFree, Least::Part(5_000)),
+        ];
+        assert_eq!(thresholds(upstreams).unwrap(), parts.into());
         assert_eq!(thresholds("").unwrap(), Thresholds::new());
         let read = thresholds(" nodefs.available < 1.5% ,pid.available<100,memory.available<0%").unwrap();
         let expected = [(Signal::NodefsAvailable, Least::Part(1500)), (Signal::PidAvailable, Least::Units(100))].into();
