@@ -331,7 +331,7 @@ mod tests {
 
     fn short(available: u64, capacity: u64) -> Shortage {
         let measures = [(Signal::NodefsAvailable, Measure { available, capacity })].into();
-        shortages(&default_thresholds(), &measures)[0]
+        shortages(&[(Signal::NodefsAvailable, Least::Part(10_000))].into(), &measures)[0]
     }
 
     #[test]
