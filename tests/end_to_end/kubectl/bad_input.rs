@@ -115,7 +115,7 @@ fn values(user: &User<'_>) {
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}"
                 .to_owned(),
-            "is not in the valid range",
+            "the provided network does not match the current range",
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: 1s}\nspec: {ports: [{port: 80}]}".to_owned(),
