@@ -38,9 +38,12 @@ impl Complaints {
         Self { events, said: BTreeMap::new(), due: BTreeSet::new() }
     }
 
-    /// It may be otherwise with this one now.
-    pub(super) fn look_at(&mut self, subject: Subject) {
-        self.due.insert(subject);
+    /// It may be otherwise with this one now, of which `is_cut` says whether some of its fronts are not carried out.
+    /// What is well, and was, is not looked at any further.
+    pub(super) fn look_at(&mut self, subject: Subject, is_cut: bool) {
+        if is_cut || self.said.contains_key(&subject) {
+            self.due.insert(subject);
+        }
     }
 
     /// Says all there is to say.

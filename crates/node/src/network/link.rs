@@ -253,7 +253,8 @@ impl Links {
     }
 }
 
-/// Who of us keeps a route up to date: the kernel notes it with the route, so that what an earlier process left is found.
+/// Who of us keeps a route up to date: the kernel notes it with the route, so that what an earlier process left is
+/// found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Keeper {
@@ -374,8 +375,8 @@ impl Links {
         self.socket.request(message).map(drop)
     }
 
-    /// Leads a range of Service addresses to a link. One that the machine has a route to already, by somebody else, is an
-    /// error: it stays theirs.
+    /// Leads a range of Service addresses to a link. One that the machine has a route to already, by somebody else, is
+    /// an error: it stays theirs.
     pub fn add_services_route(&mut self, to: (Ipv4Addr, u8), link: u32, source: Ipv4Addr) -> io::Result<()> {
         let header = [AF_INET, to.1, 0, 0, MAIN_TABLE, Keeper::Services as u8, SCOPE_LINK, UNICAST, 0, 0, 0, 0];
         let mut message = Message::new(NEWROUTE, CREATE | EXCL, &header);

@@ -256,9 +256,9 @@ impl Network {
         step("reading the address leases", state.leases.held_by(pod_uid))
     }
 
-    /// Leads these ranges of Service addresses, beside the cluster's own, to the Services' link, and no others that were
-    /// led there before: what has no rule there goes nowhere (N4). Gives those that are not led there: they would take
-    /// this machine's own or its pods' packets, or the machine has a route to them already. A Service with such an
+    /// Leads these ranges of Service addresses, beside the cluster's own, to the Services' link, and no others that
+    /// were led there before: what has no rule there goes nowhere (N4). Gives those that are not led there: they would
+    /// take this machine's own or its pods' packets, or the machine has a route to them already. A Service with such an
     /// address is reached by pods, not by this machine's own processes.
     ///
     /// # Errors

@@ -189,15 +189,8 @@ pub async fn keep(
             }
         } else {
             loop {
-                for key in &dirty {
-                    // What is not there any more has nothing to complain of.
-                    complaints.look_at(Subject::Service(key.clone()));
-                }
-                for key in &dirty_pods {
-                    complaints.look_at(Subject::Pod(key.clone()));
-                }
-                dirty.retain(|service| !write(&view, &mut filter, service, &guard));
-                dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &guard));
+                dirty.retain(|service| !write(&view, &mut filter, service, &guard, &mut complaints));
+                dirty_pods.retain(|pod| !write_host_ports(&view, &mut filter, pod, &guard, &mut complaints));
                 let freed = filter.freed();
                 if freed.is_empty() {
                     break;
@@ -227,8 +220,8 @@ fn follow_ranges(view: &View, network: &Network, guard: &mut Guard) -> bool {
     match network.route_services(&ranges) {
         Ok(refused) => {
             for range in refused {
-                tracing::warn!(%range, "a ServiceCIDR's range is the machine's or its pods' own, or is routed elsewhere \
-                    by this machine; its Services are reached by pods only");
+                tracing::warn!(%range, "a ServiceCIDR's range is the machine's or its pods' own, or is routed \
+                    elsewhere by this machine; its Services are reached by pods only");
             }
         }
         Err(error) => tracing::warn!(%error, "the ranges of Services cannot be routed"),
@@ -273,13 +266,24 @@ fn host_port_fronts(pod: &Pod, guard: &Guard) -> Fronts {
 }
 
 /// Brings the kernel's rules of one pod's host ports up to the view; whether that succeeded. Most pods have none.
-fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, guard: &Guard) -> bool {
-    let fronts = view.read(|snapshot, _| snapshot.pods.get(pod).map(|pod| host_port_fronts(pod, guard)));
-    let (name, fronts) = (host_ports_name(pod), fronts.unwrap_or_default());
-    if fronts.is_empty() && !filter.has(&name) {
+fn write_host_ports(
+    view: &View,
+    filter: &mut Filter,
+    pod: &ObjectKey,
+    guard: &Guard,
+    complaints: &mut Complaints,
+) -> bool {
+    let rules = view.read(|snapshot, _| snapshot.pods.get(pod).map(|pod| proxy::host_ports::rules(pod, &guard.node)));
+    let (name, rules) = (host_ports_name(pod), rules.unwrap_or_default());
+    let subject = Subject::Pod(pod.clone());
+    if rules.is_empty() && !filter.has(&name) {
+        // What it complained of is forgotten with it.
+        complaints.look_at(subject, false);
         return true;
     }
-    match filter.set_service(&name, &fronts) {
+    let written = filter.set_service(&name, &fronts(&rules, guard));
+    complaints.look_at(subject, is_cut(&rules, &name, filter, guard));
+    match written {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%pod, %error, "the kernel refused the rules of a pod's host ports; trying again");
@@ -288,10 +292,17 @@ fn write_host_ports(view: &View, filter: &mut Filter, pod: &ObjectKey, guard: &G
     }
 }
 
+/// Whether some fronts are not carried out: most have all of theirs, and nothing is worked out for them a second time.
+fn is_cut(rules: &[Rule], name: &str, filter: &Filter, guard: &Guard) -> bool {
+    rules.iter().any(|rule| !guard.admits(rule)) || filter.lost(name).next().is_some()
+}
+
 /// Brings the kernel's rules of one Service up to the view; whether that succeeded.
-fn write(view: &View, filter: &mut Filter, service: &ObjectKey, guard: &Guard) -> bool {
-    let rules = view.read(|snapshot, _| proxy::rules(snapshot, service, &guard.node));
-    match filter.set_service(&service.to_string(), &fronts(&rules, guard)) {
+fn write(view: &View, filter: &mut Filter, service: &ObjectKey, guard: &Guard, complaints: &mut Complaints) -> bool {
+    let (name, rules) = (service.to_string(), view.read(|snapshot, _| proxy::rules(snapshot, service, &guard.node)));
+    let written = filter.set_service(&name, &fronts(&rules, guard));
+    complaints.look_at(Subject::Service(service.clone()), is_cut(&rules, &name, filter, guard));
+    match written {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%service, %error, "the kernel refused the rules of a Service; trying again");
