@@ -1,8 +1,6 @@
 //! X1 through the real server: who is believed to be whom. Tokens of other issuers, fixed tokens, bootstrap tokens,
 //! and what the audit log says of it. On loopback.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use mainstay_api::kinds;
@@ -13,7 +11,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{admin, bearer, config};
+use super::{admin, bearer, config, tls};
 
 async fn who(client: &Client) -> Result<Value, Option<u16>> {
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
@@ -32,14 +30,7 @@ async fn issuer() -> (String, String, EcdsaKeyPair) {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
     let leaf =
         CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name").signed_by(&key, &ca).expect("signed");
-    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], private)
-        .expect("a certificate");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let acceptor = tls::acceptor(leaf.der().clone(), &key);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("https://{}", listener.local_addr().expect("an address"));
 

@@ -10,11 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mainstay_api::kinds::{API_SERVICE, CONFIG_MAP, SECRET, SERVICE, VALIDATING_WEBHOOK_CONFIGURATION};
 use mainstay_server::start;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{admin, config};
+use super::{admin, config, tls};
 
 /// What is written before somebody has to have hung up: an answer's limit, with what sockets hold (bytes).
 const MOST: usize = 32 << 20;
@@ -35,22 +34,11 @@ struct Hostile {
 
 impl Hostile {
     async fn start() -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let names = vec!["127.0.0.1".to_owned(), "api.default.svc".to_owned()];
-        let own = CertificateParams::new(names).expect("names").self_signed(&key).expect("own");
-        let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![own.der().clone()], private)
-            .expect("a certificate");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (listener, acceptor, own) = tls::listen(&["127.0.0.1", "api.default.svc"]).await;
         let port = listener.local_addr().expect("an address").port();
         let hostile = Self {
             port,
-            bundle: STANDARD.encode(own.pem()),
+            bundle: STANDARD.encode(own),
             left: Arc::default(),
             most: Arc::default(),
             led: Arc::default(),

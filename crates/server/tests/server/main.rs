@@ -7,6 +7,7 @@ mod authorization;
 mod hostile;
 mod placement;
 mod pressure;
+mod tls;
 mod webhooks;
 
 use std::path::Path;

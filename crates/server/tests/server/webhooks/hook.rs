@@ -11,8 +11,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
+
+use crate::tls;
 
 /// What a webhook does with a request.
 pub enum Says {
@@ -68,17 +69,7 @@ impl Hook {
         F: Future<Output = Says> + Send + 'static,
     {
         let answer: Answer = Arc::new(move |request| Box::pin(answer(request)));
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name").self_signed(&key).expect("own");
-        let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![own.der().clone()], private)
-            .expect("a certificate");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (listener, acceptor, own) = tls::listen(&["127.0.0.1"]).await;
         let url = format!("https://{}/review", listener.local_addr().expect("an address"));
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let noted = asked.clone();
@@ -96,7 +87,7 @@ impl Hook {
                 });
             }
         });
-        Self { url, bundle: STANDARD.encode(own.pem()), asked }
+        Self { url, bundle: STANDARD.encode(own), asked }
     }
 
     /// One webhook of a configuration, about creates and updates of a resource; `more` is merged into it.
