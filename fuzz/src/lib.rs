@@ -1,4 +1,5 @@
-//! From a target of `mainstay_node::fuzzing`, or that of `mainstay_server::fuzzing`, to a program that libFuzzer drives.
+//! From a target of `mainstay_node::fuzzing`, or that of `mainstay_server::fuzzing`, to a program that libFuzzer
+//! drives.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -13,7 +14,8 @@ static ANSWERS: Target =
 
 /// Chooses the target, and writes its seeds into its corpus, where the engine starts from.
 pub fn begin(name: &str) {
-    let target = TARGET.get_or_init(|| fuzzing::target(name).or((name == ANSWERS.name).then_some(&ANSWERS)).expect("a target"));
+    let target = TARGET.get_or_init(|| fuzzing::target(name).or((name == ANSWERS.name).then_some(&ANSWERS)).expect("a \
+        target"));
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     std::fs::create_dir_all(&corpus).expect("the corpus' folder");
     for (number, seed) in (target.seeds)().into_iter().enumerate() {

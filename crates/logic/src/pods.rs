@@ -203,7 +203,10 @@ mod tests {
     fn label_selectors_select_as_upstream_says() {
         let labels =
             BTreeMap::from([("app", "web"), ("tier", "db")].map(|(key, value)| (key.to_owned(), value.to_owned())));
-        let asks = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        let asks = |key: &str, operator: &str, values: Value| {
+            json!({"matchExpressions": [{"key": key,
+            "operator": operator, "values": values}]})
+        };
         let table = [
             (json!({}), true, true),
             (json!({"matchLabels": {"app": "web"}}), true, false),

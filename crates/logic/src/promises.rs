@@ -1,8 +1,8 @@
-//! Promises that are cheap to look after while a cluster runs: what one change of the store, or one decision, says about
-//! them by itself and by the few objects that it names. Nothing here walks over all objects of a kind.
+//! Promises that are cheap to look after while a cluster runs: what one change of the store, or one decision, says
+//! about them by itself and by the few objects that it names. Nothing here walks over all objects of a kind.
 //!
-//! What is found is reported, and nothing else: the server counts it. The simulator, which knows all machines, judges the
-//! same promises more strictly; it also sees that nothing is reported here while none is broken.
+//! What is found is reported, and nothing else: the server counts it. The simulator, which knows all machines, judges
+//! the same promises more strictly; it also sees that nothing is reported here while none is broken.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};

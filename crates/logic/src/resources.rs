@@ -262,7 +262,10 @@ mod tests {
 
     #[test]
     fn host_ports_are_those_of_what_stays_and_collide_by_address_protocol_and_number() {
-        let port = |ip: &str, protocol: Value, number: i64| json!({"containerPort": 1, "hostPort": number, "hostIP": ip, "protocol": protocol});
+        let port = |ip: &str, protocol: Value, number: i64| {
+            json!({"containerPort": 1, "hostPort": number,
+            "hostIP": ip, "protocol": protocol})
+        };
         let container = |restart: Value, port: &Value| json!({"name": "c", "restartPolicy": restart, "ports": [port]});
         let with = |port: &Value| host_ports(&pod(json!({"containers": [container(json!(null), port)]})));
         let (tcp, none) = (json!("TCP"), json!(null));

@@ -354,8 +354,8 @@ impl Inner {
         if let Err(error) = self.cgroups.remove(&entry.cgroup) {
             tracing::warn!(container = entry.spec.id(), %error, "cannot remove a cgroup");
         }
-        // Who else followed the supervisor to its end (a main process that this one takes over from) may still note how it
-        // ended there, once.
+        // Who else followed the supervisor to its end (a main process that this one takes over from) may still note how
+        // it ended there, once.
         let mut tries = 0..REMOVAL_TRIES;
         loop {
             match fs::remove_dir_all(&entry.dir) {

@@ -131,8 +131,8 @@ impl Inner {
         let mut code = None;
         let drained = tokio::time::sleep(DRAIN);
         tokio::pin!(drained);
-        // That a command has ended may be heard before that it wrote: both streams are read to their ends. What a daemon
-        // left behind by it goes on writing does not matter, so their ends are not waited for.
+        // That a command has ended may be heard before that it wrote: both streams are read to their ends. What a
+        // daemon left behind by it goes on writing does not matter, so their ends are not waited for.
         while code.is_none() || ((out_open || err_open) && output.len() < MAX_PROBE_OUTPUT) {
             tokio::select! {
                 biased;

@@ -342,9 +342,9 @@ fn a_cleanup_goes_on_past_what_it_cannot_remove() {
     });
 }
 
-/// With a loader of its own, an image makes the host's program run as its process: then it has the host's file.
-/// X4, X6: a container that crashes in a loop leaves no core files, neither in its volumes nor with the host's handler, as
-/// long as it does not ask for them.
+/// With a loader of its own, an image makes the host's program run as its process: then it has the host's file. X4, X6:
+/// a container that crashes in a loop leaves no core files, neither in its volumes nor with the host's handler, as long
+/// as it does not ask for them.
 #[test]
 fn x4_containers_leave_no_core_files_unless_they_ask() {
     let own = std::process::id().to_string();

@@ -19,7 +19,8 @@ use crate::api::{Api, Follower, key};
 
 /// How many endpoints are tried.
 const TRIES: usize = 4;
-/// How many are looked at: as many as a slice may have. Whoever fills slices with what is not allowed keeps nobody long.
+/// How many are looked at: as many as a slice may have. Whoever fills slices with what is not allowed keeps nobody
+/// long.
 const LOOKS: usize = 1000;
 /// How long one may take to take a connection, where there is another one to try.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -175,7 +176,8 @@ fn rotated<T>(all: &[T], from: usize) -> impl Iterator<Item = &T> {
     after.iter().chain(before)
 }
 
-/// Where a Service's port is answered, for the server's own calls: some ready endpoints, or the name that it stands for.
+/// Where a Service's port is answered, for the server's own calls: some ready endpoints, or the name that it stands
+/// for.
 ///
 /// # Errors
 /// Upstream's words: no such Service, no such port, no endpoints.

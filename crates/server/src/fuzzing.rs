@@ -30,7 +30,10 @@ fn custom(version: &str) -> Value {
 
 /// Whole inputs.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let review = |version: &str, response: Value| json!({ "kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "response": response });
+    let review = |version: &str, response: Value| {
+        json!({ "kind": "AdmissionReview",
+        "apiVersion": format!("admission.k8s.io/{version}"), "response": response })
+    };
     let patch = |patch: Value| {
         json!({ "uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()),
             "warnings": ["mind \"the\" gap", "line\nbreak"], "auditAnnotations": { "a": "b" } })

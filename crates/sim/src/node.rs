@@ -332,7 +332,8 @@ impl Node {
             entry.take_pod(pod, around.now);
             return;
         }
-        // As the real node: a watch that goes on from an old list tells of older ones, too, so that others are asked for.
+        // As the real node: a watch that goes on from an old list tells of older ones, too, so that others are asked
+        // for.
         for entry in self.agent.entries.iter_mut().filter(|entry| !held && entry.key == key) {
             entry.verify(around.now);
         }

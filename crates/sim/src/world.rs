@@ -64,9 +64,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// A storm like all others. Every other one commits its decisions write by write, as etcd does. In some of them there
-    /// are two nodes, so that pods often move to the other one, one agent restarts more often than everything else goes
-    /// wrong, and users are restless (S1).
+    /// A storm like all others. Every other one commits its decisions write by write, as etcd does. In some of them
+    /// there are two nodes, so that pods often move to the other one, one agent restarts more often than everything
+    /// else goes wrong, and users are restless (S1).
     pub fn stormy(seed: u64, bug: Option<Bug>) -> Self {
         let mode = if seed.is_multiple_of(2) { Mode::Whole } else { Mode::OneByOne };
         match seed % 4 {

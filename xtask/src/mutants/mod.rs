@@ -8,8 +8,8 @@
 //! report   by file: what no test noticed and `docs/mutants.md` does not explain (`report`)
 //! ```
 //!
-//! So a mutant costs a run of the few tests that could notice it, not a build. The user's files are never written to; all
-//! that is made lies in `target/mutants`.
+//! So a mutant costs a run of the few tests that could notice it, not a build. The user's files are never written to;
+//! all that is made lies in `target/mutants`.
 
 mod edit;
 mod find;

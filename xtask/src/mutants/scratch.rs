@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::edit::{Edit, Rendered, render};
 use super::find::is_test;
 
-/// How often what does not compile is taken out before it is given up. The compiler says what is wrong with types first,
-/// and only when that is right what is wrong with borrows.
+/// How often what does not compile is taken out before it is given up. The compiler says what is wrong with types
+/// first, and only when that is right what is wrong with borrows.
 const ROUNDS: usize = 16;
 /// The mutants that did not compile in earlier runs, below `target/mutants`.
 const KNOWN: &str = "left-out";

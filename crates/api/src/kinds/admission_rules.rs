@@ -303,8 +303,8 @@ pub(super) fn validate_webhook(hook: &Field, causes: &mut Vec<Cause>) {
     validate_reviews(&hook.get("admissionReviewVersions"), causes);
 }
 
-/// Match conditions of all webhooks, asked for apart from the rest: those that stay as they were are not judged anew, as
-/// upstream, so that a configuration which an older server took may still be changed otherwise.
+/// Match conditions of all webhooks, asked for apart from the rest: those that stay as they were are not judged anew,
+/// as upstream, so that a configuration which an older server took may still be changed otherwise.
 pub(super) fn validate_hooks_conditions(hooks: &Field, old: Option<&Field>, causes: &mut Vec<Cause>) {
     let stays = |old: &Field| {
         let mut pairs = hooks.items().zip(old.items());

@@ -301,7 +301,8 @@ mod tests {
             ),
             (
                 done(json!({ "conditions": conditions(&["Complete"]) })),
-                "status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true \
+                "status.conditions: Invalid value: cannot set Complete=True condition without the \
+                    SuccessCriteriaMet=true \
                     condition",
             ),
             (

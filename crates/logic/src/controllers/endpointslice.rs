@@ -432,7 +432,10 @@ mod tests {
 
     #[test]
     fn a_target_port_is_a_number_or_the_name_of_a_port_of_the_same_protocol() {
-        let listening = |name: &str, number: u16, protocol: Value| json!({"name": "c", "ports": [{"name": name, "containerPort": number, "protocol": protocol}]});
+        let listening = |name: &str, number: u16, protocol: Value| {
+            json!({"name": "c",
+            "ports": [{"name": name, "containerPort": number, "protocol": protocol}]})
+        };
         let (mut sidecar, first) = (listening("side", 3, json!("TCP")), listening("first", 4, json!("TCP")));
         sidecar["restartPolicy"] = json!("Always");
         let pod: Pod = serde_json::from_value(json!({"spec": {"initContainers": [first, sidecar],

@@ -202,7 +202,8 @@ mod tests {
         let of_phase = |phase: &str| json!({"status": {"phase": phase}});
         let marked = |reason: &str| {
             json!({"status": {"conditions": [{"type": "Ready", "status": "True"},
-                {"type": DISRUPTION_TARGET, "status": "True", "reason": reason, "lastTransitionTime": at(5).to_string()}]}})
+                {"type": DISRUPTION_TARGET, "status": "True", "reason": reason,
+                    "lastTransitionTime": at(5).to_string()}]}})
         };
         let both = "Failed 1, delete now";
         let table = [

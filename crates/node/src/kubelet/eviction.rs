@@ -2,7 +2,8 @@
 //! ([`mainstay_logic::kubelet::eviction`]).
 //!
 //! What has no limit is not counted here (but see [`super::pressure`]). A pod whose files take long to count is looked
-//! at less often, so that all that counting costs a small part of one thread at most, however many files somebody makes.
+//! at less often, so that all that counting costs a small part of one thread at most, however many files somebody
+//! makes.
 //!
 //! Differs: upstream can have a file system's project quotas count; files that were removed and are still open count
 //! with those only.

@@ -251,8 +251,9 @@ impl Dispatcher {
             let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
             return;
         }
-        // The name was taken by another uid: one of them is the older, and the API has it no more. Which one, the API says:
-        // a first list may be a stale server's, and a watch that goes on from there tells of what is long gone (S11).
+        // The name was taken by another uid: one of them is the older, and the API has it no more. Which one, the API
+        // says: a first list may be a stale server's, and a watch that goes on from there tells of what is long gone
+        // (S11).
         for entry in self.entries.values().filter(|entry| !held && entry.key == key) {
             let _ = entry.inbox.send(Message::Verify).await;
         }

@@ -111,10 +111,12 @@ mod tests {
 
     fn theirs() -> Value {
         json!({ "swagger": "2.0", "paths": {
-            "/apis/x.io/v1/foos": { "get": { "responses": { "200": { "schema": { "$ref": "#/definitions/io.x.Foo" } } } } },
+            "/apis/x.io/v1/foos": { "get": { "responses": { "200": { "schema": {
+                "$ref": "#/definitions/io.x.Foo" } } } } },
             "/apis/x.io/v10/foos": {}, "/version": { "get": {} },
         }, "definitions": {
-            "io.x.Foo": { "properties": { "metadata": { "$ref": "#/definitions/Meta" }, "bar": { "$ref": "#/definitions/Bar" } },
+            "io.x.Foo": { "properties": { "metadata": { "$ref": "#/definitions/Meta" },
+                "bar": { "$ref": "#/definitions/Bar" } },
                 "x-kubernetes-group-version-kind": [{ "group": "x.io", "version": "v1", "kind": "Foo" }] },
             "Meta": { "type": "object", "description": "theirs" },
             "Bar": { "items": { "$ref": "#/definitions/Bar" } },
@@ -136,7 +138,8 @@ mod tests {
     #[test]
     fn what_has_a_name_already_gets_another_one_where_it_is_something_else() {
         let mut own = json!({ "paths": { "/apis": {} }, "definitions": {
-            "Meta": { "type": "object", "description": "ours" }, "Bar": { "items": { "$ref": "#/definitions/Bar" } } } });
+            "Meta": { "type": "object", "description": "ours" }, "Bar": {
+                "items": { "$ref": "#/definitions/Bar" } } } });
         let before = own.clone();
         merge(&mut own, &reduced(theirs(), "x.io", "v1"));
         assert_eq!(own["definitions"]["Meta"], before["definitions"]["Meta"]);

@@ -161,9 +161,9 @@ impl<W: Wire> Seat<W> {
         Ok(Self { api, driver, wire: wire(watcher) })
     }
 
-    /// Takes in what has happened and decides. What it gives is to be committed, side by side and in any order, and each
-    /// [finished](Self::finished) when that is done; where it gives nothing there is nothing to do until an event, the
-    /// end of a commit, or [`Seat::sleep`]. `None` when the store cannot be read any more.
+    /// Takes in what has happened and decides. What it gives is to be committed, side by side and in any order, and
+    /// each [finished](Self::finished) when that is done; where it gives nothing there is nothing to do until an event,
+    /// the end of a commit, or [`Seat::sleep`]. `None` when the store cannot be read any more.
     pub fn turn(&mut self, now: Timestamp, most: Most) -> Option<Vec<Work>> {
         observe(&self.api.store, &mut self.driver, &mut self.wire, now, most.events).ok()?;
         let mut works = Vec::new();

@@ -190,7 +190,10 @@ fn v2_v6_a_volume_is_protected_by_the_claim_that_holds_it_and_no_other() {
 /// On its way out: the node has something to do only for Delete, and what others hold it by stays.
 #[test]
 fn v3_a_volume_that_goes_waits_for_its_node_only_where_its_bytes_go_too() {
-    let leaving = |finalizers: &[&str]| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
+    let leaving = |finalizers: &[&str]| {
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": finalizers}})
+    };
     let table = [
         ("Retain", vec![LOCAL_PATH_FINALIZER, "x.io/f"], vec!["x.io/f"]),
         ("Recycle", vec![nfs::FINALIZER, "x.io/f"], vec!["x.io/f"]),

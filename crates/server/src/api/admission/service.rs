@@ -15,8 +15,8 @@ use crate::api::{Batch, Cidr, create, key};
 
 /// Ports that are handed out on every node: upstream's default range.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
-/// How many of a range's first addresses are left to those who ask for one by number, at least (in a range that has more
-/// than these) and at most: a 16th of the range.
+/// How many of a range's first addresses are left to those who ask for one by number, at least (in a range that has
+/// more than these) and at most: a 16th of the range.
 const STATIC_BAND: (u64, u64) = (16, 256);
 
 fn is_headless(service: &Value) -> bool {

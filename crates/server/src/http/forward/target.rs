@@ -96,8 +96,8 @@ fn of_pod(named: &Named<'_>, pod: &Value) -> Result<Backend, Status> {
     at(object::text(pod, &["status", "podIP"]), &port, named.is_https)
 }
 
-/// Whether an endpoint is where a pod of the Service's namespace is: who may write slices does not get the server to ask
-/// whatever it can reach, as upstream.
+/// Whether an endpoint is where a pod of the Service's namespace is: who may write slices does not get the server to
+/// ask whatever it can reach, as upstream.
 fn is_of_own_pod(batch: &mut Batch<'_>, namespace: &str, endpoint: &Value) -> bool {
     let target = |field: &str| object::text(endpoint, &["targetRef", field]);
     if target("kind") != "Pod" || target("namespace") != namespace {

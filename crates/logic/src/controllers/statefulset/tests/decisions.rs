@@ -149,7 +149,8 @@ fn what_belongs_to_a_set_is_put_right_and_what_does_not_is_left_alone_s10() {
     world.settle(&[statefulset::CONTROLLER], now());
     assert!(world.get(&POD, "default", "web-1")["metadata"]["labels"]["apps.kubernetes.io/pod-index"].is_null());
 
-    // A revision that somebody takes away comes back; one that nobody owns becomes the set's, a pod of another name not.
+    // A revision that somebody takes away comes back; one that nobody owns becomes the set's, a pod of another name
+    // not.
     let name = names(&world, &CONTROLLER_REVISION).remove(0);
     let mut other = world.get(&CONTROLLER_REVISION, "default", &name);
     world.remove(&CONTROLLER_REVISION, &ObjectKey::new("default", name.as_str()));

@@ -213,7 +213,10 @@ fn a_pod_that_waits_for_a_claim_gets_it_whenever_it_goes_s9() {
 /// Whoever else has a say in a claim keeps it, and what is left of earlier policies and pods goes.
 #[test]
 fn a_claim_has_the_owners_that_the_policy_says_and_strangers_s8_s10() {
-    let owner = |kind: &str, name: &str, controls: bool| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": format!("of-{name}"), "controller": controls});
+    let owner = |kind: &str, name: &str, controls: bool| {
+        json!({"apiVersion": "v1", "kind": kind, "name": name,
+        "uid": format!("of-{name}"), "controller": controls})
+    };
     let set =
         || json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "uid-1", "controller": true});
     let table = [
