@@ -79,8 +79,12 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             }
         }
         ("", "nodes") => {
-            let readiness = |snapshot: &Snapshot| snapshot.nodes.get(&change.key).map(|node| is_ready(node));
-            if readiness(before) != readiness(after) {
+            // Who can do what volumes wait for: a ready node that reaches them.
+            let able = |snapshot: &Snapshot| {
+                let node = snapshot.nodes.get(&change.key)?;
+                Some((is_ready(node), node.metadata.labels.clone()))
+            };
+            if able(before) != able(after) {
                 after.indexes.get(Index::VolumesWaiting, "", "").for_each(|key| wake(key.clone()));
             }
         }

@@ -10,6 +10,7 @@
 //! room; a claim that names a volume which is not there is told so.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -21,7 +22,7 @@ use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, key_of}
 use crate::nodes::is_ready;
 use crate::pods::{claim_names, condition, is_active, is_terminating};
 use crate::snapshot::{Change, Index, Snapshot};
-use crate::volume;
+use crate::volume::{self, room};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -89,15 +90,17 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             let naming = after.indexes.get(Index::ClaimsNaming, &change.key.name, "");
             naming.for_each(|key| wake(key.clone()));
             let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
-            let gone = change.new.is_none();
+            // A node may promise again what this one was promised.
+            let promised = |volume: Option<&Arc<PersistentVolume>>| volume.map_or(0, |volume| room::promised(volume));
+            let less = change.new.is_none() || promised(volumes[1]) < promised(volumes[0]);
             let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
                 "" => {
-                    gone && roomless(claim)
+                    less && roomless(claim)
                         || unsettled(claim) && free.is_some_and(|volume| volume::satisfies(volume, claim).is_ok())
                 }
-                _ => gone && volume::status::is_held_up(claim),
+                _ => less && volume::status::is_held_up(claim),
             };
-            if gone || free.is_some() {
+            if less || free.is_some() {
                 let unsettled = after.found::<PersistentVolumeClaim>(Index::ClaimsUnsettled, "", "");
                 unsettled.filter(|(_, claim)| concerned(claim)).for_each(|(key, _)| wake(key.clone()));
             }
@@ -108,10 +111,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("", "nodes") => {
             let fingerprint = |snapshot: &Snapshot| {
                 let meta = &snapshot.nodes.get(&change.key)?.metadata;
-                Some(
-                    [volume::VOLUME_ROOT, volume::room::VOLUME_CAPACITY]
-                        .map(|name| volume::annotation(meta, name).to_owned()),
-                )
+                let offers =
+                    [volume::VOLUME_ROOT, room::VOLUME_CAPACITY].map(|name| volume::annotation(meta, name).to_owned());
+                // Classes may ask for labels (`allowedTopologies`).
+                Some((offers, meta.labels.clone()))
             };
             if fingerprint(before) != fingerprint(after) {
                 let unsettled = after.found::<PersistentVolumeClaim>(Index::ClaimsUnsettled, "", "");
@@ -285,11 +288,10 @@ fn choose_node<'a>(
         return Err("no node makes volumes of this class".to_owned());
     }
     let size = volume::requested(claim);
-    let roomy = nodes.filter(|node| volume::room::has(snapshot, node, class, size));
-    let best = roomy.min_by_key(|node| {
-        (!is_ready(node), -volume::room::left_after(snapshot, node, size), node.metadata.name.as_deref())
-    });
-    best.ok_or_else(|| volume::room::NO_ROOM.to_owned())
+    let roomy = nodes.filter(|node| room::has(snapshot, node, class, size));
+    let best = roomy
+        .min_by_key(|node| (!is_ready(node), -room::left_after(snapshot, node, size), node.metadata.name.as_deref()));
+    best.ok_or_else(|| room::NO_ROOM.to_owned())
 }
 
 /// A folder of an NFS export: declared here, made by a node, and bound when it is there.

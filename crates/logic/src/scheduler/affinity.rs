@@ -235,15 +235,19 @@ impl Relations {
     }
 }
 
-/// How many counted pods each domain has; only domains with nodes that count.
+/// How many counted pods each domain has. A node that the pod's constraints pass over, as upstream's do, is no domain's,
+/// and the pods on it are nobody's.
 fn spread(snapshot: &Snapshot, pod: &Pod, constraint: &TopologySpreadConstraint) -> Spread {
+    let alike = || spread_constraints(pod).iter().filter(|one| one.when_unsatisfiable == constraint.when_unsatisfiable);
     let counts_node = |node: &Node| {
         let admitted = constraint.node_affinity_policy.as_deref() == Some("Ignore") || admits_node(pod, node);
         let tolerated = constraint.node_taints_policy.as_deref() != Some("Honor") || untolerated(pod, node).is_none();
-        admitted && tolerated
+        admitted && tolerated && alike().all(|one| label(node, &one.topology_key).is_some())
     };
     let mut counts: BTreeMap<String, i64> = BTreeMap::new();
-    for (_, node) in snapshot.nodes.iter().filter(|(_, node)| counts_node(node)) {
+    let mut counted_nodes: BTreeSet<&str> = BTreeSet::new();
+    for (key, node) in snapshot.nodes.iter().filter(|(_, node)| counts_node(node)) {
+        counted_nodes.insert(&key.name);
         if let Some(value) = label(node, &constraint.topology_key).filter(|value| !counts.contains_key(*value)) {
             counts.insert(value.to_owned(), 0);
         }
@@ -252,6 +256,7 @@ fn spread(snapshot: &Snapshot, pod: &Pod, constraint: &TopologySpreadConstraint)
     for (other, node) in selector.into_iter().flat_map(|selector| placed(snapshot, namespace(pod), selector)) {
         if other.metadata.deletion_timestamp.is_none()
             && counted(constraint, pod, other)
+            && counted_nodes.contains(node.metadata.name.as_deref().unwrap_or(""))
             && let Some(count) = label(node, &constraint.topology_key).and_then(|value| counts.get_mut(value))
         {
             *count += 1;

@@ -10,8 +10,10 @@
 //! Differs: ReadWriteOnce is held to one node for every kind of volume, not only attachable ones; nodes are not scored
 //! by image locality.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
@@ -20,6 +22,7 @@ use crate::decision::{Controller, Decision, Event, Many, Verb, Waiting, Write, g
 use crate::pods::{condition, is_active, is_finished};
 use crate::resources;
 use crate::snapshot::{Change, Index, Snapshot};
+use crate::volume::room;
 
 pub(crate) mod affinity;
 mod fit;
@@ -72,7 +75,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             if new.is_some_and(|pod| is_due(pod)) {
                 wake(change.key.clone());
             }
-            let there = |pod: &&std::sync::Arc<Pod>| !node_of(pod).is_empty() && !is_finished(pod);
+            let there = |pod: &&Arc<Pod>| !node_of(pod).is_empty() && !is_finished(pod);
             match (old.filter(there), new.filter(there)) {
                 // Its resources, host ports and exclusive claims are free.
                 (Some(_), None) => wake(everybody()),
@@ -86,6 +89,15 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
                 }
                 _ => {}
             }
+            let kept =
+                |snapshot: &Snapshot| snapshot.pods.get(&change.key).and_then(|pod| kept_on(pod)).map(str::to_owned);
+            if let Some(node) = kept(before)
+                && kept(after).as_ref() != Some(&node)
+                && new.is_none_or(|pod| node_of(pod) != node)
+            {
+                // The room that was kept for it there is anybody's.
+                wake(everybody());
+            }
         }
         ("", "namespaces") => {
             // Affinity may be to the pods of namespaces with certain labels.
@@ -97,29 +109,21 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         ("", "nodes") => {
             let shape = |snapshot: &Snapshot| {
                 let node = snapshot.nodes.get(&change.key)?;
-                let labels = (node.metadata.labels.clone(), volume_room(node));
-                Some((labels, node.spec.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone())))
+                let labels = (node.metadata.labels.clone(), offers(node));
+                Some((labels, node.spec.clone(), resources::of_node(node)))
             };
             if shape(before) != shape(after) {
                 wake(everybody());
             }
         }
-        ("", "persistentvolumeclaims") => {
-            let users = after.found::<Pod>(Index::PodsUsing, &change.key.namespace, &change.key.name);
-            users.filter(|(_, pod)| is_due(pod)).for_each(|(key, _)| wake(key.clone()));
-        }
+        ("", "persistentvolumeclaims") => wake_users(after, &change.key, wake),
         ("", "persistentvolumes") if some(Index::PodsPendingClaims) => {
-            let claim = |snapshot: &Snapshot| {
-                let volume = snapshot.persistent_volumes.get(&change.key)?;
-                crate::volume::claim_ref(volume).map(crate::volume::claim_key)
-            };
-            match claim(after) {
-                // Those whose claim it is for; nobody else may have it.
-                Some(claim) => {
-                    let users = after.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
-                    users.filter(|(_, pod)| is_due(pod)).for_each(|(key, _)| wake(key.clone()));
-                }
-                None => wake(everybody()),
+            let [old, new] = [before, after].map(|snapshot| snapshot.persistent_volumes.get(&change.key));
+            let promised = |volume: Option<&Arc<PersistentVolume>>| volume.map_or(0, |volume| room::promised(volume));
+            match new.and_then(|volume| crate::volume::claim_ref(volume)).map(crate::volume::claim_key) {
+                // Those whose claim it is for; nobody else may have it. They don't gain room by it, either.
+                Some(claim) if promised(old) <= promised(new) => wake_users(after, &claim, wake),
+                _ => wake(everybody()),
             }
         }
         ("storage.k8s.io", "storageclasses") | ("snapshot.storage.k8s.io", _) if some(Index::PodsPendingClaims) => {
@@ -129,10 +133,27 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     }
 }
 
-/// Where a node keeps volumes, and how much it may promise.
-fn volume_room(node: &Node) -> [String; 2] {
-    use crate::volume::{VOLUME_ROOT, annotation, room};
-    [VOLUME_ROOT, room::VOLUME_CAPACITY].map(|name| annotation(&node.metadata, name).to_owned())
+/// Where a node keeps volumes, how much it may promise, and which host ports it does not give.
+fn offers(node: &Node) -> [String; 3] {
+    use crate::volume::{VOLUME_ROOT, annotation};
+    [VOLUME_ROOT, room::VOLUME_CAPACITY, resources::RESERVED_PORTS]
+        .map(|name| annotation(&node.metadata, name).to_owned())
+}
+
+/// The node where room is kept for a pod that waits for others to go.
+fn kept_on(pod: &Pod) -> Option<&str> {
+    let node = pod.status.as_ref()?.nominated_node_name.as_deref()?;
+    (node_of(pod).is_empty() && is_active(pod)).then_some(node)
+}
+
+/// The pods that wait for a claim: their own, or what their own is to be a copy of.
+fn wake_users(after: &Snapshot, claim: &ObjectKey, wake: &mut dyn FnMut(ObjectKey)) {
+    let copies = after.indexes.get(Index::ClaimsWanting, "PersistentVolumeClaim", &claim.name);
+    let copies = copies.filter(|copy| copy.namespace == claim.namespace);
+    for claim in copies.chain([claim]) {
+        let users = after.found::<Pod>(Index::PodsUsing, &claim.namespace, &claim.name);
+        users.filter(|(_, pod)| is_due(pod)).for_each(|(key, _)| wake(key.clone()));
+    }
 }
 
 fn node_of(pod: &Pod) -> &str {

@@ -4,6 +4,11 @@ use super::*;
 use crate::world::{World, merge};
 use serde_json::Value;
 
+mod claims;
+mod preemption;
+mod relations;
+mod wakeups;
+
 /// A node with 4 cores, 8 GiB and a volume root.
 pub(crate) fn node(name: &str, over: Value) -> Value {
     let mut node = json!({"kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name},

@@ -1,0 +1,182 @@
+//! Whose room a more important pod takes. Two nodes of four cores; the newcomer asks for all of one.
+
+use super::*;
+
+struct Running {
+    name: &'static str,
+    node: &'static str,
+    priority: i32,
+    cpu: i32,
+    since: i32,
+}
+
+/// `name:node:priority:cores:start`, the last two optional: 4 cores, and second 0.
+fn running(text: &'static str) -> Running {
+    let mut parts = text.split(':');
+    let (name, node) = (parts.next().unwrap(), parts.next().unwrap());
+    let mut number = |default: i32| parts.next().map_or(default, |part| part.parse().unwrap());
+    Running { name, node, priority: number(0), cpu: number(4), since: number(0) }
+}
+
+fn two_nodes(pods: &[&'static str]) -> World {
+    let mut world = World::default();
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({})));
+    }
+    for pod in pods.iter().map(|text| running(text)) {
+        let start = Timestamp::from_second(i64::from(pod.since)).unwrap().to_string();
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": pod.cpu.to_string()}}}]);
+        let over = json!({"spec": {"nodeName": pod.node, "containers": containers},
+            "status": {"phase": "Running", "startTime": start}});
+        world.put(ranked(pod.name, pod.priority, over));
+    }
+    world
+}
+
+fn newcomer(over: Value) -> Value {
+    let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "4"}}}]);
+    let mut spec = json!({"spec": {"containers": containers}});
+    merge(&mut spec, over);
+    ranked("vip", 10, spec)
+}
+
+/// Who was told to go, in order of name; and what the newcomer says of itself.
+fn victims(world: &mut World) -> (String, String) {
+    world.run(&CONTROLLER, &ObjectKey::new("default", "vip"), Timestamp::UNIX_EPOCH, usize::MAX);
+    let going = world.all(&kinds::POD).filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
+    let names: Vec<_> = going.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect();
+    let vip = world.get(&kinds::POD, "default", "vip");
+    let said = vip["status"]["conditions"][0]["message"].as_str().unwrap_or("").to_owned();
+    let at = vip["status"]["nominatedNodeName"].as_str().unwrap_or("-");
+    (format!("{at}: {}", names.join(" ")), said)
+}
+
+#[test]
+fn the_node_where_it_hurts_least_is_chosen_in_upstreams_order() {
+    for (pods, expected) in [
+        // The least important most important victim, whatever the number.
+        (&["a:n1:5", "b:n2:4:2", "c:n2:4:2"][..], "n2: b c"),
+        (&["a:n1:4:2", "b:n1:4:2", "c:n2:5"], "n1: a b"),
+        // Then their importance together: each one counts, also where it is below zero.
+        (&["a:n1:5:2", "b:n1:1:2", "c:n2:5:2", "d:n2:0:2"], "n2: c d"),
+        (&["a:n1:5:2", "b:n1:-100:2", "c:n2:5"], "n2: c"),
+        (&["a:n1:5:2", "b:n1:0:2", "c:n2:5:2", "d:n2:-1:1", "e:n2:-1:1"], "n1: a b"),
+        // Then who started last among the most important ones of each.
+        (&["a:n1:5:4:100", "b:n2:5:4:200"], "n2: b"),
+        (&["a:n1:5:4:200", "b:n2:5:4:100"], "n1: a"),
+        (&["a:n1:5:2:300", "b:n1:5:2:100", "c:n2:5:2:200", "d:n2:5:2:150"], "n2: c d"),
+        (&["a:n1:5:2:100", "b:n1:1:2:900", "c:n2:5:2:200", "d:n2:1:2:1"], "n2: c d"),
+        (&["a:n1:5", "b:n2:5"], "n1: a"),
+        // As few as will do: the important ones, and those that run longest, are spared first.
+        (&["a:n1:1:0", "b:n1:3:4", "d:n2:10:4"], "n1: b"),
+        // Equals stay, and those above.
+        (&["a:n1:10", "b:n2:9"], "n2: b"),
+        (&["a:n1:10", "b:n2:11"], "-: "),
+    ] {
+        let mut world = two_nodes(pods);
+        world.put(newcomer(json!({})));
+        assert_eq!(victims(&mut world).0, expected, "{pods:?}");
+    }
+    // Of two that are alike the one that runs longer stays.
+    let mut world = two_nodes(&["old:n1:5:2:100", "young:n1:5:2:200", "d:n2:10:4"]);
+    let two = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
+    world.put(newcomer(two));
+    assert_eq!(victims(&mut world).0, "n1: young");
+}
+
+#[test]
+fn where_no_room_can_be_made_it_is_said_why() {
+    let cpu = "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: ";
+    let label = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "n1"}}});
+    let huge = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "5"}}}]}});
+    for (pods, over, expected) in [
+        (&["a:n1:10", "b:n2:10"][..], json!({}), format!("{cpu}2 No preemption victims found for incoming pod.")),
+        (&["a:n1:0", "b:n2:0"], huge, format!("{cpu}2 Preemption is not helpful for scheduling.")),
+        (
+            &["a:n1:10", "b:n2:0"],
+            label,
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. \
+             preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not \
+             helpful for scheduling."
+                .to_owned(),
+        ),
+        // What is less important is in nobody's way where it is what is left that does not fit.
+        (
+            &["a:n1:10:3", "b:n1:0:1", "c:n2:10"],
+            json!({}),
+            format!("{cpu}2 No preemption victims found for incoming pod."),
+        ),
+    ] {
+        let mut world = two_nodes(pods);
+        world.put(newcomer(over));
+        assert_eq!(victims(&mut world), ("-: ".to_owned(), expected));
+    }
+    let mut world = two_nodes(&["a:n1:0", "b:n2:0"]);
+    let missing = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "x"}}]);
+    world.put(newcomer(json!({"spec": {"volumes": missing}})));
+    let said = "0/2 nodes are available: persistentvolumeclaim \"x\" not found. preemption: 0/2 nodes are available: \
+                2 Preemption is not helpful for scheduling.";
+    assert_eq!(victims(&mut world), ("-: ".to_owned(), said.to_owned()));
+}
+
+#[test]
+fn what_is_over_or_going_already_is_not_told_to_go_again() {
+    let mut world = two_nodes(&["a:n1:0", "d:n2:20"]);
+    world.delete(&kinds::POD, "default", "a", None);
+    let before = world.get(&kinds::POD, "default", "a");
+    world.put(newcomer(json!({})));
+    assert_eq!(victims(&mut world).0, "n1: a");
+    assert_eq!(world.get(&kinds::POD, "default", "a"), before);
+    assert!(!world.events.iter().any(|event| event.starts_with("Preempted")), "{:?}", world.events);
+    // It waits for that one, and takes nobody else meanwhile, but not for one that is finished.
+    world.put(ranked("other", 0, json!({"spec": {"nodeName": "n2"}, "status": {"phase": "Running"}})));
+    let (at, said) = victims(&mut world);
+    assert_eq!(at, "n1: a");
+    assert!(said.ends_with("preemption: not eligible due to a terminating pod on the nominated node."), "{said}");
+    world.remove(&kinds::POD, &ObjectKey::new("default", "d"));
+    world.put(ranked(
+        "e",
+        20,
+        json!({"spec": {"nodeName": "n1", "containers": [{"name": "c",
+        "resources": {"requests": {"cpu": "4"}}}]}, "status": {"phase": "Running"}}),
+    ));
+    world.patch(&kinds::POD, "default", "a", json!({"status": {"phase": "Succeeded"}}));
+    world.put(ranked(
+        "f",
+        0,
+        json!({"spec": {"nodeName": "n2", "containers": [{"name": "c",
+        "resources": {"requests": {"cpu": "4"}}}]}, "status": {"phase": "Running"}}),
+    ));
+    assert_eq!(victims(&mut world).0, "n2: a f other", "the node that it was nominated to was given to another");
+}
+
+#[test]
+fn ports_affinity_and_room_can_be_made_by_preemption_and_taints_cannot() {
+    let port = json!([{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
+    let anti = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
+    let taint = json!({"spec": {"taints": [{"key": "x", "effect": "NoSchedule"}]}});
+    for (of_node, spec, expected) in [
+        (json!({}), json!({"containers": port}), "n1: there"),
+        (json!({}), json!({"containers": [{"name": "c"}], "affinity": anti}), "n1: there"),
+        (json!({"status": {"allocatable": {"pods": "1"}}}), json!({"containers": [{"name": "c"}]}), "n1: there"),
+        (taint, json!({"containers": port}), "-: "),
+        (json!({"spec": {"unschedulable": true}}), json!({"containers": port}), "-: "),
+        (
+            json!({"metadata": {"annotations": {"mainstay.io/reserved-host-ports": "80"}}}),
+            json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}),
+            "-: ",
+        ),
+    ] {
+        let mut world = World::default();
+        world.put(node("n1", of_node.clone()));
+        let there = json!({"nodeName": "n1", "containers": port});
+        world.put(ranked("there", 1, json!({"spec": there, "status": {"phase": "Running"}})));
+        world.put(ranked("vip", 10, json!({ "spec": spec })));
+        let reserved = of_node["metadata"]["annotations"].is_object();
+        if reserved {
+            world.remove(&kinds::POD, &ObjectKey::new("default", "there"));
+        }
+        assert_eq!(victims(&mut world).0, expected, "{of_node} {spec}");
+    }
+}
