@@ -140,7 +140,7 @@ pub fn misfit<'a>(pod: &Pod, node: &Node, others: impl Iterator<Item = &'a Pod> 
     }
     let ports = resources::host_ports(pod);
     let taken = others.flat_map(resources::host_ports).map(|port| (port, 1)).collect();
-    if !ports.is_empty() && (resources::collide(&ports, &taken) || resources::takes_reserved(pod, &ports, node)) {
+    if resources::collide(&ports, &taken) || resources::takes_reserved(pod, &ports, node) {
         return failed("NodePorts", "node(s) didn't have free ports for the requested pod ports");
     }
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
@@ -257,6 +257,16 @@ mod tests {
             let refusal = refusal.as_ref().map(|refusal| (refusal.reason, refusal.message.as_str()));
             assert_eq!(refusal, expected, "{candidate:?}");
         }
+        // Each taint that evicts must be tolerated, and one that only keeps away must not.
+        let mut twice = node();
+        let taint = json!({ "key": "silent", "effect": "NoExecute" });
+        twice.spec.as_mut().unwrap().taints.as_mut().unwrap().push(serde_json::from_value(taint).unwrap());
+        let refusal = misfit(&tolerant(json!({ "containers": [] })), &twice, there.iter()).unwrap();
+        assert_eq!(refusal.reason, "TaintToleration");
+        // Who asks for nothing of what is short already is in nobody's way.
+        let hungry = [tolerant(json!({ "containers": [{ "name": "c", "resources": { "requests": {
+            "memory": "2Gi" } } }] }))];
+        assert_eq!(misfit(&tolerant(asks("1")), &node(), hungry.iter()), None);
         let full = [there[1].clone(), there[1].clone(), there[1].clone()];
         assert_eq!(misfit(&there[0], &node(), full.iter()).unwrap().reason, "OutOfpods");
     }
@@ -297,6 +307,38 @@ mod tests {
             let refusal = refuses(&pod(spec.clone()), &Abilities::default());
             assert_eq!(refusal.map(|refusal| refusal.reason), expected, "{spec}");
         }
+        let refused =
+            |spec: Value, abilities: &Abilities| refuses(&pod(spec), abilities).map(|refusal| refusal.message);
+        let of_pod = |security: Value| json!({ "containers": [], "securityContext": security });
+        let selinux = Abilities { has_selinux: true, has_apparmor: true, ..Abilities::default() };
+        let (level, own) = (json!({ "level": "s0" }), json!({ "hostProcess": true }));
+        assert!(refused(of_pod(json!({ "seLinuxOptions": level })), &Abilities::default()).is_some());
+        assert_eq!(refused(of_pod(json!({ "seLinuxOptions": {} })), &Abilities::default()), None);
+        assert_eq!(refused(of_pod(json!({ "seLinuxOptions": level })), &selinux), None, "the host has it");
+        assert_eq!(refused(one(json!({ "seLinuxOptions": level })), &selinux), None);
+        assert!(refused(of_pod(json!({ "windowsOptions": own })), &selinux).is_some());
+        assert_eq!(refused(of_pod(json!({ "windowsOptions": {} })), &selinux), None);
+        assert_eq!(refused(json!({ "containers": [], "resourceClaims": [] }), &selinux), None);
+        let profile = json!({ "appArmorProfile": { "type": "Localhost", "localhostProfile": "x" } });
+        let words = "Cannot enforce AppArmor: this node applies no profiles";
+        assert_eq!(refused(of_pod(profile.clone()), &selinux).as_deref(), Some(words));
+        // An ephemeral container comes later, and is refused as it starts.
+        let late = |security: &Value| {
+            let container = serde_json::from_value(json!({ "name": "e", "securityContext": security })).unwrap();
+            unsupported_in(&container, false, &selinux)
+        };
+        assert!(late(&profile).is_some());
+        assert_eq!(late(&json!({ "appArmorProfile": { "type": "Unconfined" } })), None);
+        // The namespaces that are the host's are not the pod's to change.
+        let sets = |name: &str, own: &str| {
+            let mut spec = of_pod(json!({ "sysctls": [{ "name": name, "value": "1" }] }));
+            spec[own] = json!(true);
+            refused(spec, &selinux).is_some()
+        };
+        let (net, ipc) = ("net.ipv4.tcp_syncookies", "kernel.shm_rmid_forced");
+        assert_eq!([sets(net, "hostNetwork"), sets(ipc, "hostNetwork")], [true, false]);
+        assert_eq!([sets(net, "hostIPC"), sets(ipc, "hostIPC")], [false, true]);
+        assert_eq!([sets(net, "hostPID"), sets(ipc, "hostPID")], [false, false]);
         let able = Abilities { has_user_namespaces: true, ..Abilities::default() };
         let unmasked = json!([{ "name": "c", "securityContext": { "procMount": "Unmasked" } }]);
         assert_eq!(refuses(&pod(json!({ "containers": unmasked, "hostUsers": false })), &able), None);
@@ -306,5 +348,10 @@ mod tests {
         .unwrap();
         let message = refuses(&annotated, &Abilities::default()).unwrap().message;
         assert_eq!(message, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+        for (name, value) in [("container.apparmor.security.beta.kubernetes.io/c", "unconfined"), ("x.io/c", "x")] {
+            let mut other = annotated.clone();
+            other.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
+            assert_eq!(refuses(&other, &Abilities::default()), None, "{name} {value}");
+        }
     }
 }

@@ -268,7 +268,7 @@ impl Agenda {
             let others = self.under_way.keys().any(|other| *other != Key::Status);
             let version = &self.view.pod.metadata.resource_version;
             let is_confirmed = key == Key::Confirm && self.confirmed.is_some() && self.confirmed == *version;
-            if others || is_confirmed || (!is_written && !self.view.gone) {
+            if others || is_confirmed || !is_written {
                 return;
             }
         }
@@ -283,7 +283,7 @@ impl Agenda {
         }
         let Some(patch) = status::patch(&self.view.pod, &decision.status) else { return true };
         let wanted = patch.get("status").cloned();
-        if self.written.is_some() && self.written == wanted {
+        if self.written == wanted {
             return true;
         }
         if self.under_way.contains_key(&Key::Status) || self.retry_status_at.is_some() {

@@ -58,3 +58,28 @@ pub(super) fn plus(at: Timestamp, delay: SignedDuration) -> Timestamp {
 pub(super) fn plus_seconds(at: Timestamp, seconds: i64) -> Timestamp {
     plus(at, SignedDuration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_back_off_doubles_up_to_its_limit_and_is_forgotten_after_a_quiet_time() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let after = |delay: i64| Backoff { delay: SignedDuration::from_secs(delay), updated: at(0) };
+        for (before, failed, expected) in [
+            (None, 0, 10),
+            (Some(after(10)), 1, 20),
+            (Some(after(160)), 1, 300),
+            (Some(after(300)), 600, 300),
+            (Some(after(300)), 601, 10),
+            (Some(after(20)), 600, 40),
+        ] {
+            let next = Backoff::next(before, at(failed), at(failed + 1), RESTART);
+            assert_eq!((next.delay.as_secs(), next.updated), (expected, at(failed + 1)), "{before:?} {failed}");
+        }
+        for (failed, expected) in [(5, 25), (600, 620), (601, 601)] {
+            assert_eq!(after(20).until(at(failed), RESTART), at(expected), "{failed}");
+        }
+    }
+}

@@ -63,7 +63,8 @@ pub fn limits(pod: &Pod) -> Option<Limits> {
     let containers: BTreeMap<String, Limit> =
         init.iter().chain(main).filter_map(|container| Some((container.name.clone(), limit_of(container)?))).collect();
     let pod = pod_limit(init, main);
-    let is_limited = pod.is_some() || !containers.is_empty() || volumes.values().any(Option::is_some);
+    // Where a container has a limit, so has the pod.
+    let is_limited = pod.is_some() || volumes.values().any(Option::is_some);
     is_limited.then_some(Limits { volumes, containers, pod })
 }
 
@@ -79,11 +80,7 @@ fn pod_limit(init: &[Container], main: &[Container]) -> Option<Limit> {
             Some((bytes, Quantity::from_units(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi)))
         }
     };
-    init.iter()
-        .filter(|container| !is_sidecar(container))
-        .filter_map(limit_of)
-        .chain(sum)
-        .max_by_key(|(bytes, _)| *bytes)
+    init.iter().filter_map(limit_of).chain(sum).max_by_key(|(bytes, _)| *bytes)
 }
 
 fn limit_of(container: &Container) -> Option<Limit> {
@@ -104,7 +101,7 @@ impl Limits {
 
     /// Whether containers count, too.
     pub fn counts_containers(&self) -> bool {
-        self.pod.is_some() || !self.containers.is_empty()
+        self.pod.is_some()
     }
 
     /// Bytes above which it does not matter how many more they are.
@@ -160,6 +157,8 @@ mod tests {
         let mib = 1 << 20;
         for (used, expected) in [
             (usage(&[("small", mib)], &[("a", 2 * mib)]), None),
+            (usage(&[("free", mib), ("small", mib)], &[("a", 2 * mib), ("b", mib)]), None),
+            (usage(&[("none", 1), ("memory", mib)], &[]), None),
             (usage(&[("small", mib + 1)], &[]), Some("Usage of EmptyDir volume \"small\" exceeds the limit \"1Mi\". ")),
             (
                 usage(&[("free", 4 * mib)], &[("a", mib), ("b", 1)]),
@@ -184,5 +183,31 @@ mod tests {
         let limits = limits(&one).unwrap();
         assert_eq!(limits.pod, Some((1_000_000_000, "1G".parse().unwrap())));
         assert!(limits.counts_containers());
+    }
+
+    #[test]
+    fn a_pod_is_limited_by_what_says_so() {
+        let with = |name: &str, limit: &str, policy: Value| {
+            let resources = json!({ "limits": { RESOURCE: limit } });
+            json!({ "name": name, "restartPolicy": policy, "resources": resources })
+        };
+        let none = || json!({ "name": "n" });
+        // Init containers, containers; the pod's limit in bytes, whether containers count.
+        for (init, main, expected) in [
+            (json!([]), json!([with("a", "1Ki", json!(null)), none()]), 1024),
+            (json!([]), json!([with("a", "1Ki", json!(null)), with("b", "1Ki", json!(null))]), 2048),
+            (json!([with("i", "4Ki", json!(null))]), json!([with("a", "1Ki", json!(null))]), 4096),
+            (json!([with("i", "1Ki", json!(null))]), json!([with("a", "1Ki", json!(null))]), 1024),
+            (json!([with("s", "1Ki", json!("Always"))]), json!([with("a", "1Ki", json!(null))]), 2048),
+            (json!([with("s", "1Ki", json!("Always")), with("i", "1Ki", json!(null))]), json!([none()]), 1024),
+        ] {
+            let limits = limits(&pod(json!({ "initContainers": init, "containers": main }))).unwrap();
+            assert_eq!(limits.pod.map(|(bytes, _)| bytes), Some(expected), "{init} {main}");
+            assert!(limits.counts_containers());
+        }
+        let volumes = json!([{ "name": "e", "emptyDir": {} }, { "name": "f", "emptyDir": { "sizeLimit": "1Ki" } }]);
+        let limits = limits(&pod(json!({ "volumes": volumes, "containers": [none()] }))).unwrap();
+        assert!(!limits.counts_containers(), "only its volumes are looked at");
+        assert!(limits.exceeded(&usage(&[("f", 1025)], &[])).is_some());
     }
 }

@@ -378,6 +378,9 @@ mod tests {
         assert_eq!(choose(&all[..3]).as_deref(), Some("important"), "who is within its request comes last");
         assert_eq!(choose(&all[..2]).as_deref(), Some("within"));
         assert_eq!(choose(&all[..1]), None, "what the node cannot do without stays");
+        let exactly = one("exactly", -5, "1Gi", GIB);
+        let little = one("little", 7, "1Gi", GIB + 1);
+        assert_eq!(choose(&[exactly, little]).as_deref(), Some("little"), "who has what it asked for is within it");
     }
 
     /// S2, V8: a database whose volume fills the disk has next to nothing of its own there.
@@ -390,6 +393,14 @@ mod tests {
         let database = (pod("db-0", 0, "0"), uses(50 * MIB));
         assert_eq!(names(std::slice::from_ref(&database), &short(0, 100 * GIB)), None);
         assert_eq!(names(&[database], &short(0, GIB)).as_deref(), Some("db-0"), "on a small disk that is something");
+        // Exactly so much is something; of files it is their number that counts.
+        let used = |bytes: u64| [(pod("a", 0, "0"), uses(bytes))];
+        assert_eq!(names(&used(64 * MIB), &short(0, 100 * GIB)).as_deref(), Some("a"));
+        assert_eq!(names(&used(64 * MIB - 1), &short(0, 100 * GIB)), None);
+        let measure = Measure { available: 0, capacity: 1 << 40 };
+        let inodes = Shortage { signal: Signal::NodefsInodesFree, measure, least: 1 };
+        assert_eq!(names(&used(16_384), &inodes).as_deref(), Some("a"));
+        assert_eq!(names(&used(16_383), &inodes), None);
         let nothing = (pod("idle", 0, "0"), uses(0));
         assert_eq!(names(&[nothing], &short(0, 40)), None);
     }
@@ -406,6 +417,10 @@ mod tests {
             "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 5Gi. \
              Container c was using 2Gi, request is 1Gi, has larger consumption of ephemeral-storage. "
         );
+        used.containers.insert("c".to_owned(), GIB);
+        let plain = "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 5Gi. ";
+        assert_eq!(text(&pod, &used, &shortage), plain, "its container has what it asked for");
+        used.containers.insert("c".to_owned(), 2 * GIB);
         pod.spec.as_mut().unwrap().containers[0].resources = None;
         assert!(text(&pod, &used, &shortage).ends_with(
             "2Gi, request is 0, has larger consumption of \
@@ -426,6 +441,8 @@ mod tests {
             "resources": { "requests": { "memory": "1Mi" } } }] } }));
         let tolerant = from(json!({ "spec": { "containers": [{ "name": "c" }],
             "tolerations": [{ "operator": "Exists" }] } }));
+        let other = from(json!({ "spec": { "containers": [{ "name": "c" }],
+            "tolerations": [{ "key": "node.kubernetes.io/disk-pressure", "operator": "Exists" }] } }));
         let critical = from(json!({ "spec": { "priority": 2_000_001_000, "containers": [] } }));
         let both = disk.union(&memory).copied().collect();
         for (pod, conditions, expected) in [
@@ -435,6 +452,7 @@ mod tests {
             (&plain, &memory, Some("The node had condition: [MemoryPressure]. ")),
             (&burstable, &memory, None),
             (&tolerant, &memory, None),
+            (&other, &memory, Some("The node had condition: [MemoryPressure]. ")),
             (&burstable, &both, Some("The node had condition: [MemoryPressure DiskPressure]. ")),
             (&critical, &both, None),
         ] {
@@ -442,5 +460,26 @@ mod tests {
             assert_eq!(refusal.as_ref().map(|refusal| refusal.message.as_str()), expected, "{conditions:?}");
             assert!(refusal.is_none_or(|refusal| refusal.reason == "Evicted"));
         }
+    }
+
+    #[test]
+    fn signals_and_conditions_have_upstreams_names() {
+        let named = Signal::ALL.map(|signal| (signal.name(), signal.condition().name(), signal.resource()));
+        let expected = [
+            ("memory.available", "MemoryPressure", "memory"),
+            ("nodefs.available", "DiskPressure", "ephemeral-storage"),
+            ("nodefs.inodesFree", "DiskPressure", "inodes"),
+            ("imagefs.available", "DiskPressure", "ephemeral-storage"),
+            ("imagefs.inodesFree", "DiskPressure", "inodes"),
+            ("pid.available", "PIDPressure", "pids"),
+        ];
+        assert_eq!(named, expected);
+        let told = Condition::ALL.map(|condition| [true, false].map(|is_short| condition.event(is_short)));
+        let expected = [
+            ["NodeHasInsufficientMemory", "NodeHasSufficientMemory"],
+            ["NodeHasDiskPressure", "NodeHasNoDiskPressure"],
+            ["NodeHasInsufficientPID", "NodeHasSufficientPID"],
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -24,8 +24,7 @@ pub(super) fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision
                 continue;
             }
             let fact = memory.and_then(|memory| memory.probes.get(&kind));
-            let early = kind == ProbeKind::Readiness && fact.is_some_and(|fact| fact.verdict.is_none());
-            let due = if early { early_due(probe, fact, since) } else { due(probe, fact, since) };
+            let due = early_due(probe, fact, since);
             if due <= now {
                 decision.act(Action::RunProbe { container: container.name.clone(), attempt: latest.attempt, kind });
             } else {
@@ -54,9 +53,12 @@ pub(super) fn is_early(probe: &Probe, fact: &ContainerFact, began: Timestamp) ->
     began < plus_seconds(due(probe, None, since), probe.period_seconds.unwrap_or(10).max(1).into())
 }
 
+/// When a probe runs next: soon, where nothing but early runs have failed, else in its regular beat.
 fn early_due(probe: &Probe, fact: Option<&ProbeFact>, started: Timestamp) -> Timestamp {
     let (Some(fact), first) = (fact, due(probe, None, started)) else { return due(probe, fact, started) };
-    let (Some(last), 1..) = (fact.last_run, fact.early) else { return due(probe, Some(fact), started) };
+    let (Some(last), 1.., None) = (fact.last_run, fact.early, fact.verdict) else {
+        return due(probe, Some(fact), started);
+    };
     let soon = plus(last, EARLY_PAUSE.saturating_mul(1 << fact.early.min(12)));
     // The regular beat starts one period after the first run.
     let beat = plus_seconds(first, probe.period_seconds.unwrap_or(10).max(1).into());

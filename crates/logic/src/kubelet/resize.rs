@@ -73,7 +73,7 @@ pub(super) fn restarts(container: &Container, changed: &[&str]) -> bool {
 
 /// Resizes what can be resized in place; what needs a restart is condemned where the view takes in the change.
 pub(super) fn run(view: &PodView, decision: &mut KubeletDecision) {
-    if open(view).next().is_none() || infeasible(view).is_some() {
+    if infeasible(view).is_some() {
         return;
     }
     for (container, fact, changed) in open(view) {

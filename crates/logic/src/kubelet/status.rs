@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::admission::Refusal;
 use super::backoff::plus_seconds;
-use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, main_has_begun, restarts};
+use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, restarts};
 use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos, resize};
 
@@ -254,7 +254,7 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
 }
 
 fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> bool {
-    if init && is_sidecar(container) { true } else { (code != 0 || !init) && restarts(view, container, code) }
+    is_sidecar(container) || (code != 0 || !init) && restarts(view, container, code)
 }
 
 fn container_status(
@@ -280,7 +280,7 @@ fn container_status(
     status.image_id = fact.image_id.clone();
     let wanted = container.resources.clone().unwrap_or_default();
     let applied = Some(fact).filter(|fact| fact.is_alive()).and_then(|fact| resize::applied(view, fact)).cloned();
-    let is_held = applied.is_some() && resize::infeasible(view).is_some();
+    let is_held = resize::infeasible(view).is_some();
     let applied = applied.unwrap_or_else(|| wanted.clone());
     let allocated = if is_held { &applied } else { &wanted };
     status.allocated_resources = allocated.requests.clone().filter(|requests| !requests.is_empty());
@@ -296,7 +296,7 @@ fn container_status(
     let recorded = || {
         let recorded = recorded_status(view, name)?;
         let same = recorded.container_id.is_none() || recorded.container_id == status.container_id;
-        recorded.last_state.clone().filter(|_| same && fact.attempt > 0)
+        recorded.last_state.clone().filter(|_| same)
     };
     status.last_state = Some(previous.or_else(recorded).unwrap_or_default());
     match &fact.life {
@@ -396,7 +396,7 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
         }
         _ => {}
     }
-    let begun = main_has_begun(view) || spec.containers.iter().any(|container| view.latest(&container.name).is_some());
+    let begun = spec.containers.iter().any(|container| view.latest(&container.name).is_some());
     let initialized =
         spec.init_containers.iter().flatten().all(|container| init_standing(view, container) == Init::Done);
     let all_made = status.container_statuses.iter().flatten().all(|status| {

@@ -92,6 +92,8 @@ mod tests {
         for (name, host_network, host_ipc, expected) in [
             ("net.ipv4.tcp_rmem", false, false, None),
             ("net/ipv4/tcp_rmem", false, false, None),
+            ("net.ipv4.tcp_rmem", false, true, None),
+            ("kernel.shm_rmid_forced", true, false, None),
             ("kernel.shm_rmid_forced", true, false, None),
             ("net.core.somaxconn", false, false, None),
             ("kernel.msgmax", true, false, None),

@@ -6,6 +6,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod agenda;
+mod containers;
+mod endings;
+mod resizes;
+mod statuses;
+
 /// One pod, a clock, and what the decisions said.
 struct Bench {
     view: PodView,
@@ -414,7 +420,7 @@ fn liveness_restarts_and_a_startup_probe_holds_the_others_back() {
 #[test]
 fn readiness_is_looked_at_often_in_the_first_period_and_only_then() {
     let mut spec = one_container();
-    spec["containers"][0]["readinessProbe"] = json!({ "exec": {}, "periodSeconds": 10, "failureThreshold": 1 });
+    spec["containers"][0]["readinessProbe"] = json!({ "exec": {}, "periodSeconds": 10, "failureThreshold": 3 });
     let mut bench = Bench::new(spec);
     bench.network().image("c").started("c", 0);
     let (start, mut runs) = (bench.now, Vec::new());
@@ -673,7 +679,8 @@ fn an_ephemeral_container_runs_once_beside_whatever_the_others_do() {
         let statuses = bench.view.pod.status.as_ref().unwrap().ephemeral_container_statuses.clone().unwrap();
         statuses.iter().map(show_container).collect::<Vec<_>>()
     };
-    bench.started("e", 0).step();
+    let step = bench.started("e", 0).step();
+    assert!(step.starts_with("Image i IfNotPresent |"), "once: {step}");
     assert_eq!(of_e(&bench), ["e=running"]);
     assert!(bench.exited("e", 0, 3).step().starts_with("Image i IfNotPresent |"), "never again");
     assert_eq!(of_e(&bench), ["e=Error:3"]);
@@ -693,80 +700,17 @@ fn a_containers_status_says_what_it_was_given() {
     assert_eq!(status[0]["allocatedResources"], json!({ "cpu": "1" }));
 }
 
-/// A running container with these resources, after its pod was given others.
-fn resized(policy: Value, from: Value, to: Value) -> Bench {
-    let mut spec = one_container();
-    spec["containers"][0]["resources"] = from.clone();
-    spec["containers"][0]["resizePolicy"] = policy;
-    let mut bench = Bench::new(spec);
-    bench.view.capacity = [("cpu".to_owned(), 2000), ("memory".to_owned(), 1 << 30)].into();
-    bench.network().image("c").started("c", 0).given(0, from).step();
-    let mut pod = bench.view.pod.clone();
-    pod.spec.as_mut().unwrap().containers[0].resources = Some(serde_json::from_value(to).unwrap());
-    bench.fact(Fact::Pod(Box::new(pod)));
-    bench
-}
-
-impl Bench {
-    /// The container runs with these resources.
-    fn given(&mut self, attempt: u32, resources: Value) -> &mut Self {
-        let resources = serde_json::from_value(resources).unwrap();
-        self.fact(Fact::Resources { container: "c".to_owned(), attempt, resources })
-    }
-
-    fn shown(&self) -> Value {
-        let status = self.view.pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap();
-        let status = serde_json::to_value(&status[0]).unwrap();
-        json!([status["resources"]["requests"]["cpu"], status["allocatedResources"]["cpu"]])
-    }
-
-    fn resizing(&self) -> Vec<String> {
-        let all = self.view.pod.status.as_ref().unwrap().conditions.iter().flatten();
-        let all = all.filter(|condition| condition.type_.starts_with("PodResize"));
-        all.map(|one| format!("{} {} {}", one.type_, one.status, one.reason.clone().unwrap_or_default())).collect()
-    }
-}
-
+/// A pull that worked begins anew with its back-off.
 #[test]
-fn conformance_pods_are_resized_in_place() {
-    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "1500m" } }));
-    let mut bench =
-        resized(json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]), one, two.clone());
-    assert_eq!(bench.step(), "Resize c/0 | Running c=running+");
-    assert_eq!(
-        (bench.shown(), bench.resizing()),
-        (json!(["1", "1500m"]), vec!["PodResizeInProgress True ".to_owned()])
-    );
-    bench.given(0, two);
-    assert_eq!(bench.step(), " | Running c=running+");
-    assert_eq!((bench.shown(), bench.resizing()), (json!(["1500m", "1500m"]), Vec::new()));
-    // A restarted agent finds in the API what was done.
-    let mut again = Bench::new(json!({}));
-    again.view.pod = bench.view.pod.clone();
-    again.network().life("c", 0, Life::Running { since: bench.now });
-    assert!(!again.step().contains("Resize"), "done before");
-}
-
-#[test]
-fn conformance_a_resize_that_needs_a_restart_restarts_its_container_alone() {
-    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "1500m" } }));
-    let mut bench = resized(json!([{ "resourceName": "cpu", "restartPolicy": "RestartContainer" }]), one, two.clone());
-    assert_eq!(bench.step(), "Stop c/0 by 00:30 | Running c=running+");
-    bench.exited("c", 0, 143);
-    assert!(bench.step().starts_with("Image c") || bench.step().starts_with("Start c/1"), "it starts again");
-    bench.image("c").started("c", 1).given(1, two).step();
-    assert_eq!((bench.shown(), bench.resizing()), (json!(["1500m", "1500m"]), Vec::new()));
-}
-
-#[test]
-fn conformance_a_resize_that_no_node_holds_is_infeasible() {
-    let (one, two) = (json!({ "requests": { "cpu": "1" } }), json!({ "requests": { "cpu": "5" } }));
-    let mut bench = resized(json!([]), one, two);
-    assert_eq!(bench.step(), " | Running c=running+");
-    assert_eq!(
-        (bench.shown(), bench.resizing()),
-        (json!(["1", "1"]), vec!["PodResizePending True Infeasible".to_owned()])
-    );
-    let wanted = "True Infeasible Node didn't have enough capacity: cpu, requested: 5000, capacity: 2000";
-    assert_eq!(bench.condition("PodResizePending"), wanted);
+fn an_image_that_was_had_is_not_held_against_the_next_pull() {
+    let mut bench = Bench::new(one_container());
+    bench.network();
+    let fail = |bench: &mut Bench| {
+        let result = Err(("ErrImagePull", "why".to_owned()));
+        bench.fact(Fact::Image { container: "c".into(), image: "img:1".into(), result });
+        bench.view.memory["c"].pull.unwrap().delay.as_secs()
+    };
+    assert_eq!([fail(&mut bench), fail(&mut bench)], [10, 20]);
+    bench.image("c");
+    assert_eq!(fail(&mut bench), 10);
 }

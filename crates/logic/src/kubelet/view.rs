@@ -529,7 +529,7 @@ impl PodView {
 
     /// Containers whose new resources need a restart are stopped; what starts then has them.
     fn condemn_resized(&mut self, now: Timestamp) {
-        if super::resize::open(self).next().is_none() || super::resize::infeasible(self).is_some() {
+        if super::resize::infeasible(self).is_some() {
             return;
         }
         let restarted =

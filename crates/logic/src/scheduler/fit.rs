@@ -112,7 +112,7 @@ pub fn consider<'a>(
     let refuse = |reason: &str, resolvable| Refusal { reasons: vec![reason.to_owned()], resolvable };
     let pod = wants.pod;
     admits(pod, node).map_err(|reason| refuse(&reason, false))?;
-    if !wants.ports.is_empty() && resources::collide(&wants.ports, &usage.ports) {
+    if resources::collide(&wants.ports, &usage.ports) {
         return Err(refuse("node(s) didn't have free ports for the requested pod ports", true));
     }
     if resources::takes_reserved(pod, &wants.ports, node) {

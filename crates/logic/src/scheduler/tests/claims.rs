@@ -14,7 +14,8 @@ fn delayed() -> Value {
 
 fn claim(name: &str, over: Value) -> Value {
     let uid = format!("uid-{name}");
-    let mut claim = json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name, "uid": uid},
+    let metadata = json!({"namespace": "default", "name": name, "uid": uid});
+    let mut claim = json!({"kind": "PersistentVolumeClaim", "metadata": metadata,
         "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "c",
             "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Pending"}});
     merge(&mut claim, over);

@@ -250,7 +250,10 @@ fn wishes_are_weighed_and_are_only_wishes() {
     };
     let pod_term =
         |weight: i32, topology: &str| json!({"weight": weight, "podAffinityTerm": to("db", topology, json!({}))});
-    let wish = |kind: &str, terms: &[Value]| json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": terms}}});
+    let wish = |kind: &str, terms: &[Value]| {
+        let preferred = json!({"preferredDuringSchedulingIgnoredDuringExecution": terms});
+        json!({"affinity": {kind: preferred}})
+    };
     let db = |node: &str| there("db", node, json!({"app": "db"}), json!({}));
     let soft = |name: &str, zone: &str| {
         let taints = json!([{"key": "slow", "effect": "PreferNoSchedule"}]);
