@@ -121,7 +121,7 @@ fn what_failed_is_tried_again_after_a_pause_and_keeps_nothing_else_waiting() {
     assert_eq!(desk.begins(), [], "not at once");
     assert_eq!(desk.step().wake_at, Some(Timestamp::from_second(1).unwrap()));
     desk.pass(1);
-    assert_eq!(desk.begins(), [c.clone()], "and the other one is under way");
+    assert_eq!(desk.begins(), std::slice::from_ref(&c), "and the other one is under way");
     desk.finish(&c, End::Done);
     assert_eq!(desk.begins(), [c], "it runs, so it is stopped");
     // What fails in other ways is a fact, whose back-off is the decision's.
