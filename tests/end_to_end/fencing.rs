@@ -19,7 +19,7 @@ kind: StorageClass
 metadata: {name: nfs}
 provisioner: mainstay.io/nfs
 parameters: {server: 172.30.0.1, share: /exports/data}
-mountOptions: ['timeo=20']
+mountOptions: ['TIMEO']
 ---
 apiVersion: v1
 kind: Service
@@ -44,13 +44,20 @@ spec:
         - name: main
           image: test.local/busybox:1
           imagePullPolicy: Never
-          command: [sh, -c, 'trap \"\" TERM HUP; while :; do echo $NODE >> /data/written; sleep 0.05; done']
+          command: [sh, -c, 'WRITER']
           env: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
           volumeMounts: [{name: data, mountPath: /data}]
   volumeClaimTemplates:
     - metadata: {name: data}
       spec: {storageClassName: nfs, accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}
 ";
+
+/// What [`SET`] runs.
+const WRITER: &str = "trap \"\" TERM HUP; while :; do echo $NODE >> /data/written; sleep 0.05; done";
+/// A program that ends by itself, its writer with it, when nothing was written for a second. The file is open: what it
+/// waits for is a write, at the place where its successor begins.
+const IMPATIENT: &str = "(exec >> /data/written; echo from $NODE; while :; do echo $NODE; touch /beat; sleep 0.05; done) & \
+    while rm -f /beat; sleep 1; [ -e /beat ]; do :; done";
 
 /// Whether any process of a pod is there, whose the machine may be.
 fn runs(uid: &str) -> bool {
@@ -129,6 +136,10 @@ fn rejoined(first: &Cluster, name: &str, node: &Cluster) {
 
 /// Three machines, a file server on the first, and the pod on the second; the third is free.
 fn on_node_2(lan: &Lan) -> (Cluster, [Cluster; 2], NfsServer) {
+    on_node_2_with(lan, WRITER, "timeo=20")
+}
+
+fn on_node_2_with(lan: &Lan, writer: &str, timeo: &str) -> (Cluster, [Cluster; 2], NfsServer) {
     let (first, [mut second, mut third]) = machines(lan, &["--pod-network", "routes"]);
     for (machine, name) in [(&mut second, "node-2"), (&mut third, "node-3")] {
         let mut words = first.invitation();
@@ -138,7 +149,7 @@ fn on_node_2(lan: &Lan) -> (Cluster, [Cluster; 2], NfsServer) {
     }
     let server = NfsServer::start(&first, Software::Mainstay, &["data"]).moved("172.30.0.1", "172.30.0.0/24");
     first.kubectl(&["cordon", "node-1", "node-3"]);
-    first.apply(SET);
+    first.apply(&SET.replace("WRITER", writer).replace("TIMEO", timeo));
     first.eventually("there is a pod", || !first.uid("pod/web-0").is_empty());
     first.kubectl(&["wait", "--for=condition=Ready", "pod/web-0", "--timeout=60s"]);
     let noted = "{.status.conditions[?(@.type==\"mainstay.io/FencingDeadline\")].reason}";
@@ -191,6 +202,33 @@ fn s13_a_silent_nodes_pod_ends_by_itself_and_only_then_runs_elsewhere() {
 
     assert_eq!(written(&server), ["node-2", "node-3"], "S13: never two writers");
     // Nothing is left for the machines' end to wait for.
+    first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
+    first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
+}
+
+/// A container that ends by itself while its machine is cut off leaves no supervisor, and here no agent either: what it
+/// was writing is dropped at its deadline all the same, and does not arrive when the link is well again.
+#[test]
+fn s13_what_a_container_was_writing_that_ended_by_itself_does_not_arrive_after_its_deadline() {
+    let lan = Lan::new();
+    let (first, [mut second, _third], server) = on_node_2_with(&lan, IMPATIENT, "timeo=300");
+    moves(&first, "a container that ends by itself, cut off", "node-3", || {
+        second.kill9();
+        lan.cut(2, true);
+    });
+    lan.cut(2, false);
+    let sockets = || fs::read_to_string(format!("/proc/{}/net/tcp", second.holder_pid())).expect("its sockets");
+    // Local and remote address, state, what is to be sent and was not received.
+    let unsent = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(2).is_some_and(|remote| remote.ends_with(":0801"))
+            && words.get(4).is_some_and(|queues| !queues.starts_with("00000000:"))
+    };
+    first.eventually("nothing is on its way", || !sockets().lines().any(unsent));
+    second.join(&["--node-lease-duration", LEASE]);
+    rejoined(&first, "node-2", &second);
+    let expected = ["from node-2", "node-2", "from node-3", "node-3"];
+    assert_eq!(written(&server), expected, "S13: never two writers");
     first.kubectl(&["delete", "statefulset", "web", "--timeout=60s"]);
     first.eventually("the pod is gone", || first.kubectl(&["get", "pods", "-o", "name"]).is_empty());
 }

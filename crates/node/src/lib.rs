@@ -42,13 +42,15 @@ pub const KUBERNETES_VERSION: &str = "v1.37.0";
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 
 /// If the process was started as one of ours that are not the agent (a container's supervisor, `__freeze`,
-/// `__nfs-mount`), is it and never returns. `main` calls this first, before it makes threads or reads its command line.
+/// `__nfs-mount`, `__nfs-guard`), is it and never returns. `main` calls this first, before it makes threads or reads its
+/// command line.
 pub fn run_if_supervisor() {
     mainstay_runtime::shim::run_if_supervisor();
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(|name| name.to_str()) {
         Some("__freeze") => volumes::freeze_main(&args.next().unwrap_or_default().to_string_lossy()),
         Some("__nfs-mount") => mainstay_nfs::client::mount_main(&args.next().unwrap_or_default().to_string_lossy()),
+        Some("__nfs-guard") => mainstay_nfs::client::guard_main(&args.next().unwrap_or_default().to_string_lossy()),
         _ => (),
     }
 }

@@ -210,8 +210,7 @@ impl Inner {
             is_privileged: spec.privileged,
             devices: spec.mounts.iter().filter_map(|mount| mount.device.clone()).collect(),
             deadline: spec.deadline.map(|of| layout::DeadlineConfig {
-                renewals: self.config.root.join(layout::RENEWALS),
-                of,
+                fence: self.fence(of),
                 mounts: spec.mounts.iter().map(|mount| mount.source.clone()).collect(),
             }),
             user_namespace,

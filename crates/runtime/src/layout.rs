@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::spec::Deadline;
+use crate::fence::Fence;
 
 pub const SPEC: &str = "spec.json";
 pub const SHIM: &str = "shim.json";
@@ -102,10 +102,8 @@ pub fn mapped_mount(dir: &Path, index: usize) -> PathBuf {
 /// A container's deadline (see [`crate::fence`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadlineConfig {
-    /// The page of renewals.
-    pub renewals: PathBuf,
-    /// After how many seconds without one; and the row of them to which it belongs when it starts.
-    pub of: Deadline,
+    #[serde(flatten)]
+    pub fence: Fence,
     /// What is mounted into the container; where that is another machine's, it is cut off.
     pub mounts: Vec<PathBuf>,
 }

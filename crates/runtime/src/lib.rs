@@ -286,6 +286,17 @@ impl Runtime {
         self.inner.renewals.write(|known| known.renewed(sent, acknowledged, lease))
     }
 
+    /// Whether any container of a pod runs, or is about to.
+    pub fn has_running(&self, pod_uid: &str) -> bool {
+        let containers = locked(&self.inner.containers);
+        containers.values().any(|entry| entry.spec.pod_uid == pod_uid && !entry.is_ended())
+    }
+
+    /// A deadline for whoever outlives the main process, as containers have it.
+    pub fn fence(&self, of: Deadline) -> fence::Fence {
+        self.inner.fence(of)
+    }
+
     /// What supervisors with a deadline know of the renewals.
     pub fn renewals(&self) -> fence::Renewals {
         self.inner.renewals.read()
@@ -370,6 +381,10 @@ impl Runtime {
 }
 
 impl Inner {
+    fn fence(&self, of: Deadline) -> fence::Fence {
+        fence::Fence { renewals: self.config.root.join(layout::RENEWALS), of }
+    }
+
     /// Blocking.
     fn make_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
         let dir = self.config.root.join("s").join(layout::short(&spec.pod_uid));

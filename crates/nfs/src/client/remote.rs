@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::protocol::{
@@ -13,6 +13,7 @@ use super::super::protocol::{
 use super::super::rpc::{self, Credentials};
 use super::super::xdr::{Garbage, Reader, Writer};
 use super::connect::connect;
+use mainstay_runtime::fence::Watched;
 
 /// Idle connections that are kept.
 const POOL: usize = 8;
@@ -29,6 +30,8 @@ pub struct Remote {
     address: SocketAddr,
     /// After this a call fails with EIO: soft, so that a dead server leaves nobody in uninterruptible sleep (V11).
     timeout: Duration,
+    /// After this nothing is sent any more: the files may be another machine's by then (S13).
+    fence: Option<Arc<Watched>>,
     idle: Mutex<Vec<TcpStream>>,
     next_xid: AtomicU32,
 }
@@ -37,7 +40,12 @@ impl Remote {
     /// The program at an address; connected when it is first called.
     pub fn new(address: SocketAddr, timeout: Duration) -> Self {
         let first = std::process::id().wrapping_mul(0x9e37_79b9);
-        Self { address, timeout, idle: Mutex::default(), next_xid: AtomicU32::new(first) }
+        Self { address, timeout, fence: None, idle: Mutex::default(), next_xid: AtomicU32::new(first) }
+    }
+
+    /// The same with a deadline: once it has passed every call fails, and none is sent or sent again.
+    pub fn with_fence(self, fence: Option<Arc<Watched>>) -> Self {
+        Self { fence, ..self }
     }
 
     /// One call of an NFS procedure. The answer's status is looked at; what follows it is given back.
@@ -68,7 +76,12 @@ impl Remote {
         let deadline = Instant::now() + self.timeout;
         let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
         loop {
-            let mut stream = match self.connection(deadline) {
+            let found = self.connection(deadline);
+            // Now, not before: connecting takes its time.
+            if self.fence.as_ref().is_some_and(|fence| fence.has_passed()) {
+                return Err(io::Error::other("the deadline of the mount's pod has passed"));
+            }
+            let mut stream = match found {
                 Ok(stream) => stream,
                 Err(error) if Instant::now() + AGAIN >= deadline => return Err(error),
                 Err(_) => {
@@ -266,5 +279,41 @@ pub fn found(
             })?;
             reply.read(Attributes::read)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use mainstay_runtime::Deadline;
+    use mainstay_runtime::fence::{Fence, Page, boottime};
+
+    use super::*;
+
+    /// A server that hangs up on every call: what may be sent twice is sent again until the deadline.
+    #[test]
+    fn s13_nothing_is_sent_again_after_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let renewals = folder.path().join("renewals");
+        let now = boottime();
+        Page::open(&renewals).unwrap().write(|known| known.renewed(now, now, Duration::from_secs(1))).unwrap();
+        let fence = Fence { renewals, of: Deadline { seconds: 1, since: now } };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let timeout = Duration::from_secs(30);
+        let remote = Remote::new(listener.local_addr().unwrap(), timeout).with_fence(fence.watch().ok().map(Arc::new));
+        let calls = std::thread::spawn(move || {
+            let clients = listener.incoming().map_while(Result::ok);
+            let called = |mut client: TcpStream| rpc::read_record(&mut client, &mut Vec::new(), || Ok(()));
+            clients.map(called).take_while(|called| matches!(called, Ok(true))).count()
+        });
+        let begun = Instant::now();
+        assert_eq!(remote.call(procedure::WRITE, &Credentials::default(), |_| {}).err(), Some(libc::EIO));
+        let took = begun.elapsed();
+        assert!(took < timeout / 2, "it is tried for {took:?}");
+        assert_eq!(remote.call(procedure::GETATTR, &Credentials::default(), |_| {}).err(), Some(libc::EIO));
+        // The last connection was made and brought no call, or this one is it.
+        drop((TcpStream::connect(remote.address), remote));
+        assert!(calls.join().unwrap() >= 1);
     }
 }

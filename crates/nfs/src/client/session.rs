@@ -16,6 +16,7 @@ use super::remote;
 use super::wire::{Answer, HEADER, Request, Words, op};
 use crate::protocol::MAX_IO;
 use mainstay_runtime::cgroups::Cgroups;
+use mainstay_runtime::fence::{Fence, Watched};
 use mainstay_runtime::kernel;
 use mainstay_runtime::shim::process;
 
@@ -41,7 +42,9 @@ pub fn mount_main(words: &str) -> ! {
             // A service manager that stops the agent by its group leaves the mount alone.
             Cgroups::detect(&request.cgroup_root).adopt_supervisor(std::process::id());
         }
+        let fence = request.fence.as_ref().map(begin_fence).transpose()?;
         let (remote, root) = remote::open(&request.source)?;
+        let remote = remote.with_fence(fence);
         let device = mount(&request).map_err(|error| format!("mounting on {}: {error}", request.target.display()))?;
         Ok((Files::new(remote, root), device))
     });
@@ -61,6 +64,18 @@ pub fn mount_main(words: &str) -> ! {
             std::process::exit(1)
         }
     }
+}
+
+/// From now on this process ends when the deadline passes, and with it all that it has on its way: what the kernel was
+/// given to send and has not sent is dropped with the connections (see [`super::connect`]).
+fn begin_fence(fence: &Fence) -> Result<Arc<Watched>, String> {
+    let watched = Arc::new(fence.watch()?);
+    let waiting = watched.clone();
+    let begun = thread(move || {
+        waiting.wait();
+        std::process::exit(1)
+    });
+    begun.map(|()| watched).map_err(|error| format!("cannot watch the deadline: {error}"))
 }
 
 fn mount(request: &MountRequest) -> io::Result<File> {

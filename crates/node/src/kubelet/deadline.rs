@@ -1,7 +1,8 @@
 //! Deadlines (S13): which pods' containers end by themselves when this node's lease is not renewed, and when a
 //! container of such a pod may start.
 //!
-//! It is decided once, when the pod's sandbox is made, and kept with that; the pod's condition says so to the server,
+//! It is decided once, when the pod's sandbox is made, and kept with that, or before, when something of another
+//! machine's is mounted for it, which has the deadline too ([`fence`]). The pod's condition says so to the server,
 //! which may rely on it from then on. A deadline that was noted is never taken back and never made longer.
 //!
 //! A container that ended at its deadline must not begin again only because the lease is renewed: the pod may be
@@ -17,7 +18,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use mainstay_api::{kinds, object};
 use mainstay_logic::kubelet::Fact;
 use mainstay_logic::{fencing, pods};
-use mainstay_runtime::{Deadline, SandboxStatus, fence};
+use mainstay_runtime::fence::{self, Fence};
+use mainstay_runtime::{Deadline, SandboxStatus};
 use tokio::sync::watch;
 
 use super::{Kubelet, PodContext, execute};
@@ -69,7 +71,7 @@ pub fn of(kubelet: &Kubelet, uid: &str) -> Option<u32> {
     kubelet.runtime.sandbox_annotation(uid, ANNOTATION)?.parse().ok()
 }
 
-/// Decides on a pod's deadline, once.
+/// Decides on the deadline of a pod whose sandbox is made, once.
 ///
 /// # Errors
 /// In words: it is not known where the pod's volumes live.
@@ -77,13 +79,41 @@ pub(super) async fn decide(kubelet: &Kubelet, context: &PodContext, sandbox: &Sa
     if sandbox.annotations.contains_key(ANNOTATION) {
         return Ok(());
     }
-    let seconds = match fencing::noted(&context.pod) {
-        Some(noted) => Some(noted),
-        None => wanted(kubelet, &context.pod).await?,
+    let seconds = match kubelet.disk.deadline(&context.uid) {
+        Some(decided) => decided,
+        None => wanted_or_noted(kubelet, &context.pod).await?,
     };
     let text = seconds.map(|seconds| seconds.to_string()).unwrap_or_default();
     let noted = kubelet.runtime.set_sandbox_annotation(&context.uid, ANNOTATION, &text).await;
     noted.map_err(|error| error.to_string())
+}
+
+/// The deadline of what is mounted for a pod from another machine, from now on; decided here where the pod has no
+/// sandbox yet. None for a pod without one.
+///
+/// # Errors
+/// In words: it is not known where the pod's volumes live, or it could not be noted.
+pub async fn fence(kubelet: &Kubelet, context: &PodContext) -> Result<Option<Fence>, String> {
+    let seconds = match kubelet.runtime.sandbox_annotation(&context.uid, ANNOTATION) {
+        Some(decided) => decided.parse().ok(),
+        None => {
+            let seconds = match kubelet.disk.deadline(&context.uid) {
+                Some(decided) => decided,
+                None => wanted_or_noted(kubelet, &context.pod).await?,
+            };
+            let noted = kubelet.disk.note_deadline(&context.uid, seconds);
+            noted.map_err(|error| format!("noting the pod's deadline: {error}"))?
+        }
+    };
+    let since = kubelet.runtime.renewals().since;
+    Ok(seconds.map(|seconds| kubelet.runtime.fence(Deadline { seconds, since })))
+}
+
+async fn wanted_or_noted(kubelet: &Kubelet, pod: &Pod) -> Result<Option<u32>, String> {
+    match fencing::noted(pod) {
+        Some(noted) => Ok(Some(noted)),
+        None => wanted(kubelet, pod).await,
+    }
 }
 
 async fn wanted(kubelet: &Kubelet, pod: &Pod) -> Result<Option<u32>, String> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data>/pods/<uid>/pod.json          the pod as last acted upon
+//! <data>/pods/<uid>/deadline          what was decided about its deadline, where it has mounts that need to know
 //! <data>/pods/<uid>/tombstone            told to stop; never to be started again (kubernetes#59848)
 //! <data>/pods/<uid>/volumes/…         volumes (crate::volumes)
 //! <data>/pods/<uid>/files/…           /etc/hosts, /etc/resolv.conf, termination logs
@@ -17,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_runtime::safe_path::make_private_dir;
 
+/// See [`Disk::deadline`].
+const DEADLINE: &str = "deadline";
 /// The largest `pod.json` that is read back.
 const MAX_POD: u64 = 4 << 20;
 
@@ -75,6 +78,30 @@ impl Disk {
         }
         let bytes = serde_json::to_vec(pod)?;
         self.write(&alone, uid, "pod.json", &bytes)
+    }
+
+    /// What was decided about a pod's deadline (S13), if anything: seconds, or none.
+    pub fn deadline(&self, uid: &str) -> Option<Option<u32>> {
+        match fs::read_to_string(self.pod_dir(uid).ok()?.join(DEADLINE)).ok()?.as_str() {
+            "none" => Some(None),
+            text => text.parse().ok().map(Some),
+        }
+    }
+
+    /// Notes it. The first note stays, and is given back. Nothing that it is about outlives the machine, so it need
+    /// not either.
+    pub fn note_deadline(&self, uid: &str, seconds: Option<u32>) -> io::Result<Option<u32>> {
+        let dir = self.pod_dir(uid)?;
+        let _alone = self.alone();
+        if let Some(noted) = self.deadline(uid) {
+            return Ok(noted);
+        }
+        make_private_dir(&dir)?;
+        let text = seconds.map_or_else(|| "none".to_owned(), |seconds| seconds.to_string());
+        let temporary = dir.join("deadline.new");
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, dir.join(DEADLINE))?;
+        Ok(seconds)
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {

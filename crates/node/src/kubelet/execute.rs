@@ -247,7 +247,7 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
         MayStart::Yes(facts, deadline) => (facts, deadline),
         MayStart::No(facts) => return Outcome { facts, ..Outcome::default() },
     };
-    if let Err(error) = kubelet.volumes.recover(kubelet, context, &mut dependencies).await {
+    if let Err(error) = kubelet.volumes.recover(kubelet, context, deadline, &mut dependencies).await {
         facts.push(Fact::StartFailed { container, reason: "CreateContainerConfigError", message: error.to_string() });
         return Outcome { facts, dependencies, ..Outcome::default() };
     }

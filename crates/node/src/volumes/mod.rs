@@ -53,6 +53,7 @@ use self::threads::{blocking, blocking_at, blocking_for};
 use crate::kubelet::disk::Disk;
 use crate::kubelet::environment::Dependencies;
 use crate::kubelet::{Kubelet, PodContext};
+use mainstay_runtime::Deadline;
 use mainstay_runtime::safe_path::{make_private_dir, mounts, remove};
 
 /// Why a volume is not ready. The texts end up in `FailedMount` events.
@@ -276,7 +277,7 @@ impl Volumes {
     }
 
     /// Makes a pod's volumes well again before a container starts: those that an error below them has made read-only,
-    /// and those whose file system is not mounted any more.
+    /// and those whose file system is not mounted any more, or has not the deadline that the container gets (S13).
     ///
     /// # Errors
     /// What could not be mended; the container must not start.
@@ -284,18 +285,41 @@ impl Volumes {
         &self,
         kubelet: &Kubelet,
         context: &PodContext,
+        deadline: Option<Deadline>,
         dependencies: &mut Dependencies,
     ) -> Result<(), VolumeError> {
         recovery::recover(kubelet, context, &self.users, &self.root).await?;
         let volumes = context.spec().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         for volume in volumes {
             let Ok(record) = self.mounted(&context.uid, &volume.name) else { continue };
-            if self.is_lost(&context.uid, record).await? {
+            if self.is_lost(&context.uid, record.clone()).await? {
                 self.ensure(kubelet, context, volume, dependencies).await?;
                 recovery::mounted_again(kubelet, context, &volume.name);
+            } else if let Some(deadline) = deadline
+                && self.is_outdated(kubelet, context, volume, &record, deadline)?
+            {
+                self.ensure(kubelet, context, volume, dependencies).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a volume is on another machine and its mount has another deadline than what starts now, and nobody of
+    /// the pod uses it: it is mounted anew. An earlier deadline may have passed and its mount not know it yet.
+    fn is_outdated(
+        &self,
+        kubelet: &Kubelet,
+        context: &PodContext,
+        volume: &Volume,
+        record: &Record,
+        deadline: Deadline,
+    ) -> Result<bool, VolumeError> {
+        let target = self.records_dir(&context.uid)?.join(&volume.name);
+        if record.path != target || !nfs::is_outdated(&target, deadline) {
+            return Ok(false);
+        }
+        let is_remote = mounts::is_remote(&target).map_err(VolumeError::io("reading what is mounted"))?;
+        Ok(is_remote && !kubelet.runtime.has_running(&context.uid))
     }
 
     /// Whether the file system of a volume is gone: cut off at a deadline, or without its client.

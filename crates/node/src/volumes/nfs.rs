@@ -11,7 +11,10 @@ use nix::mount::{MntFlags, MsFlags};
 
 use super::{Answer, Driver, Ready, Request, VolumeError, blocking_at};
 use crate::NodeConfig;
-use mainstay_nfs::client::{self, MountRequest, Source};
+use crate::kubelet::deadline;
+use mainstay_nfs::client::{self, GuardRequest, MountRequest, Source};
+use mainstay_runtime::Deadline;
+use mainstay_runtime::fence::Fence;
 use mainstay_runtime::safe_path::mounts;
 
 /// After this (milliseconds) a call that the server does not answer is EIO, unless `timeo` says something else.
@@ -47,19 +50,64 @@ pub async fn mount(
 ) -> Result<Ready, VolumeError> {
     let (target, config) = (request.target.clone(), request.kubelet.config.clone());
     let read_only = read_only || source.read_only == Some(true);
+    let fence = deadline::fence(request.kubelet, request.context).await.map_err(VolumeError::Refused)?;
+    let is_used = request.kubelet.runtime.has_running(&request.context.uid);
     let path = target.clone();
     let server = source.server.clone();
-    blocking_at(&server, move || at(&config, &target, &source, &options, read_only)).await?;
+    blocking_at(&server, move || {
+        let export = Export { source: &source, options: &options, read_only };
+        at(&config, &target, &export, fence.as_ref(), is_used)
+    })
+    .await?;
     Ok(Ready { path, read_only, volume, refresh_at: None })
 }
 
-/// Mounts an export at a place. Blocks, no longer than about the soft timeout.
+/// Whether what is mounted for a pod with a deadline has another one, or one of an earlier row of renewals, which may
+/// have passed: it is mounted anew before a container starts on it. What has none is never.
+pub fn is_outdated(target: &Path, deadline: Deadline) -> bool {
+    let Ok(text) = fs::read(note_of(target)) else { return true };
+    let noted: Option<Noted> = serde_json::from_slice(&text).ok();
+    noted.is_none_or(|noted| noted.of != deadline || noted.has_guard && !is_guarded(target))
+}
+
+/// The deadline of a mount.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Noted {
+    of: Deadline,
+    /// Whether a process beside the mount keeps it: who mounted is the kernel.
+    has_guard: bool,
+}
+
+/// Beside the mount: with which deadline it was made.
+fn note_of(target: &Path) -> PathBuf {
+    target.with_extension("deadline")
+}
+
+/// Beside the mount: locked by the guard of a mount of the kernel's client, as long as it lives.
+fn guard_of(target: &Path) -> PathBuf {
+    target.with_extension("guard")
+}
+
+fn is_guarded(target: &Path) -> bool {
+    let lock = File::open(guard_of(target)).and_then(|file| file.try_lock().map_err(Into::into));
+    lock.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// What is mounted, and how.
+pub struct Export<'a> {
+    pub source: &'a NFSVolumeSource,
+    pub options: &'a [String],
+    pub read_only: bool,
+}
+
+/// Mounts an export at a place. What is mounted there already stays, unless its deadline is not this one and no
+/// container uses it. Blocks, no longer than about the soft timeout.
 pub fn at(
     config: &NodeConfig,
     target: &Path,
-    source: &NFSVolumeSource,
-    options: &[String],
-    read_only: bool,
+    export: &Export<'_>,
+    fence: Option<&Fence>,
+    is_used: bool,
 ) -> Result<(), VolumeError> {
     // The place itself is not looked at: that would ask the server.
     let parent = target.parent().unwrap_or(target);
@@ -71,15 +119,17 @@ pub fn at(
         .map_err(VolumeError::io("the volume's folder"))?
         .join(target.file_name().unwrap_or_default());
     if mounts::below(parent).map_err(VolumeError::io("reading what is mounted"))?.contains(&real) {
-        // One whose client is gone (killed, out of memory) answers ENOTCONN and is mounted anew.
-        match fs::symlink_metadata(&real) {
+        let is_outdated = fence.is_some_and(|fence| is_outdated(target, fence.of));
+        let (more, what) = match fs::symlink_metadata(&real) {
+            // One whose client is gone (killed, out of memory, past its deadline) answers ENOTCONN: it is mounted anew.
             Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-                let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
-                nix::mount::umount2(&real, flags)
-                    .map_err(|error| VolumeError::io("unmounting what lost its client")(error.into()))?;
+                (MntFlags::MNT_DETACH, "unmounting what lost its client")
             }
+            _ if is_outdated && !is_used => (MntFlags::empty(), "unmounting what has an earlier deadline"),
             _ => return Ok(()),
-        }
+        };
+        nix::mount::umount2(&real, MntFlags::UMOUNT_NOFOLLOW | more)
+            .map_err(|error| VolumeError::io(what)(error.into()))?;
     }
     match fs::create_dir(target) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -87,41 +137,89 @@ pub fn at(
         }
         _ => {}
     }
-    let words: Vec<&str> =
-        options.iter().flat_map(|option| option.split(',')).map(str::trim).filter(|word| !word.is_empty()).collect();
-    match by_kernel(target, source, &words, read_only) {
-        // No such file system, or its helper modules are missing.
-        Err(Errno::ENODEV | Errno::EPROTONOSUPPORT) => {}
-        Ok(()) => return Ok(()),
-        Err(error) => return Err(VolumeError::io(format!("mounting {}:{}", source.server, source.path))(error.into())),
-    }
-    let asked = userspace_options(source, &words)?;
-    let read_only = read_only || words.contains(&"ro");
-    let (target, cgroup_root) = (target.to_owned(), config.cgroup_root.clone());
-    client::mount(&config.shim_exe, &MountRequest { source: asked, target, read_only, cgroup_root }, alone)
-        .map_err(VolumeError::Refused)
+    let has_guard = mount_anew(config, target, &real, export, fence, alone)?;
+    let Some(fence) = fence else { return Ok(()) };
+    // Only now: a mount without its note is made anew before anything uses it.
+    let noted = serde_json::to_vec(&Noted { of: fence.of, has_guard }).map_err(|error| error.to_string())?;
+    let temporary = target.with_extension("deadline.new");
+    fs::write(&temporary, noted)
+        .and_then(|()| fs::rename(temporary, note_of(target)))
+        .map_err(VolumeError::io("noting the mount's deadline"))
 }
 
-fn by_kernel(target: &Path, source: &NFSVolumeSource, words: &[&str], read_only: bool) -> Result<(), Errno> {
+/// Whether it has a process beside it for its deadline.
+fn mount_anew(
+    config: &NodeConfig,
+    target: &Path,
+    real: &Path,
+    export: &Export<'_>,
+    fence: Option<&Fence>,
+    alone: File,
+) -> Result<bool, VolumeError> {
+    let source = export.source;
+    let words = export.options.iter().flat_map(|option| option.split(',')).map(str::trim);
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let read_only = export.read_only || words.contains(&"ro");
+    match by_kernel(target, source, &words, read_only, fence.is_some()) {
+        // No such file system, or its helper modules are missing.
+        Err(Errno::ENODEV | Errno::EPROTONOSUPPORT) => {}
+        Ok(()) => {
+            let Some(fence) = fence else { return Ok(false) };
+            return guard(config, target, real, fence).map(|()| true);
+        }
+        Err(error) => return Err(VolumeError::io(format!("mounting {}:{}", source.server, source.path))(error.into())),
+    }
+    let asked = MountRequest {
+        source: userspace_options(source, &words)?,
+        target: target.to_owned(),
+        read_only,
+        cgroup_root: config.cgroup_root.clone(),
+        fence: fence.cloned(),
+    };
+    client::mount(&config.shim_exe, &asked, alone).map(|()| false).map_err(VolumeError::Refused)
+}
+
+/// Gives what is mounted a process that cuts it off at its deadline; what cannot have one is not left mounted.
+pub fn guard(config: &NodeConfig, target: &Path, real: &Path, fence: &Fence) -> Result<(), VolumeError> {
+    let alive = File::options().create(true).append(true).open(guard_of(target));
+    let alive =
+        alive.and_then(|file| file.lock().map(|()| file)).map_err(VolumeError::io("locking the mount's guard"))?;
+    let asked = GuardRequest { target: real.to_owned(), cgroup_root: config.cgroup_root.clone(), fence: fence.clone() };
+    client::guard(&config.shim_exe, &asked, alive).map_err(|why| {
+        let _ = nix::mount::umount2(real, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH);
+        VolumeError::Refused(why)
+    })
+}
+
+fn by_kernel(
+    target: &Path,
+    source: &NFSVolumeSource,
+    words: &[&str],
+    read_only: bool,
+    is_alone: bool,
+) -> Result<(), Errno> {
     let address = (source.server.as_str(), 0).to_socket_addrs().ok().and_then(|mut found| found.next());
     let Some(address) = address else { return Err(Errno::EHOSTUNREACH) };
-    let data = kernel_options(words, address.ip());
-    let flags = if read_only || words.contains(&"ro") { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let data = kernel_options(words, address.ip(), is_alone);
+    let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let from = format!("{}:{}", source.server, source.path);
     nix::mount::mount(Some(from.as_str()), target, Some("nfs"), flags, Some(data.as_str()))
 }
 
 /// What the kernel's client is given: version 3 without locks, and an end to every call, where the volume does not say
-/// otherwise.
-fn kernel_options(words: &[&str], address: std::net::IpAddr) -> String {
+/// otherwise. A mount that may be cut off shares nothing with others of the same export (`is_alone`).
+fn kernel_options(words: &[&str], address: std::net::IpAddr, is_alone: bool) -> String {
     let named = |names: &[&str]| words.iter().any(|word| names.contains(&word.split('=').next().unwrap_or_default()));
-    let mut data: Vec<String> =
-        words.iter().filter(|word| !matches!(**word, "ro" | "rw")).map(|word| (*word).to_owned()).collect();
+    let is_ours = |word: &str| matches!(word, "ro" | "rw") || is_alone && matches!(word, "sharecache" | "nosharecache");
+    let mut data: Vec<String> = words.iter().filter(|word| !is_ours(word)).map(|word| (*word).to_owned()).collect();
     if !named(&["vers", "nfsvers", "v"]) {
         data.push("vers=3,nolock,mountproto=tcp".to_owned());
     }
     if !named(&["hard", "soft", "softerr", "timeo", "retrans"]) {
         data.push(KERNEL_DEFAULTS.to_owned());
+    }
+    if is_alone {
+        data.push("nosharecache".to_owned());
     }
     data.push(format!("addr={address}"));
     data.join(",")
@@ -183,11 +281,14 @@ mod tests {
     fn v11_the_kernels_client_gives_up_too_unless_the_volume_says_otherwise() {
         let address = "192.0.2.1".parse().unwrap();
         assert_eq!(
-            kernel_options(&["ro"], address),
+            kernel_options(&["ro"], address, false),
             format!("vers=3,nolock,mountproto=tcp,{KERNEL_DEFAULTS},addr=192.0.2.1")
         );
-        assert_eq!(kernel_options(&["nfsvers=4.2", "hard"], address), "nfsvers=4.2,hard,addr=192.0.2.1");
-        assert_eq!(kernel_options(&["timeo=30", "v=3"], address), "timeo=30,v=3,addr=192.0.2.1");
+        let asked = |words: &[&str], is_alone| kernel_options(words, address, is_alone);
+        assert_eq!(asked(&["nfsvers=4.2", "hard"], false), "nfsvers=4.2,hard,addr=192.0.2.1");
+        assert_eq!(asked(&["timeo=30", "v=3"], false), "timeo=30,v=3,addr=192.0.2.1");
+        let alone = "timeo=30,v=3,nosharecache,addr=192.0.2.1";
+        assert_eq!(asked(&["timeo=30", "v=3", "sharecache"], true), alone, "S13: cut off alone");
     }
 
     #[test]

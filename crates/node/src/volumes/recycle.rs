@@ -64,7 +64,7 @@ fn empty_export(
 ) -> Result<(), VolumeError> {
     let parent = target.parent().unwrap_or(target);
     make_private_dir(parent).map_err(VolumeError::io("making the folder to recycle in"))?;
-    nfs::at(config, target, source, options, false)?;
+    nfs::at(config, target, &nfs::Export { source, options, read_only: false }, None, false)?;
     let emptied = safe_path::open_root(target).and_then(|root| remove::empty(&root));
     mounts::unmount_below(target).map_err(VolumeError::io("unmounting the recycled volume"))?;
     let removed = std::fs::remove_dir(target).and_then(|()| std::fs::remove_dir(parent));

@@ -5,6 +5,10 @@
 //! write, whatever the number of containers, and a supervisor sleeps until it may have to act. A guard has a thread of
 //! its own, that waits for no disk: the one that relays output may be stuck in a log.
 //!
+//! A container may end by itself before its deadline, and its supervisor with it, while something that it wrote is
+//! still on its way to another machine. So what a pod with a deadline has mounted from there has the deadline too
+//! ([`Fence`]), whoever else is left: the client's process, or one beside the kernel's client.
+//!
 //! All times are of CLOCK_BOOTTIME, which goes on in suspend and is set by nobody. An agent that is frozen, hung or
 //! dead moves nothing; one that was killed and began anew goes on writing.
 //!
@@ -18,7 +22,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -56,8 +60,11 @@ pub fn boottime() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn words(known: Renewals) -> [u64; WORDS] {
-    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let (last, since) = (nanos(known.last), nanos(known.since));
     [last, since, last ^ since.rotate_left(32) ^ MARK, 0]
 }
@@ -125,6 +132,8 @@ struct View(NonNull<AtomicU64>);
 
 // SAFETY: the page is only read, by atomic loads, and stays mapped until the view is dropped.
 unsafe impl Send for View {}
+// SAFETY: likewise.
+unsafe impl Sync for View {}
 
 impl View {
     fn open(path: &Path) -> io::Result<Self> {
@@ -163,19 +172,25 @@ impl Drop for View {
     }
 }
 
-/// A deadline in memory.
-struct Watched {
-    view: View,
-    seconds: u32,
-    at: Duration,
+/// A deadline and where its renewals are: what a process is given that stops by itself.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Fence {
+    /// The page of renewals.
+    pub renewals: PathBuf,
+    /// After how many seconds without one; and the row of them to which it belongs when it begins.
+    pub of: Deadline,
 }
 
-impl Watched {
+impl Fence {
+    /// The deadline in memory, from now on.
+    ///
     /// # Errors
-    /// In words: it has passed already, or renewals began anew since the pod was asked for, or the page cannot be read.
-    fn begin(path: &Path, Deadline { seconds, since }: Deadline) -> Result<Self, String> {
-        let view = View::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-        let known = view.read().ok_or_else(|| format!("{} is not readable", path.display()))?;
+    /// In words: it has passed already, or renewals began anew since the deadline was made, or the page cannot be read.
+    pub fn watch(&self) -> Result<Watched, String> {
+        let Deadline { seconds, since } = self.of;
+        let path = self.renewals.display();
+        let view = View::open(&self.renewals).map_err(|error| format!("cannot open {path}: {error}"))?;
+        let known = view.read().ok_or_else(|| format!("{path} is not readable"))?;
         let at = known.deadline(seconds);
         if known.since.is_zero() || at <= boottime() {
             return Err(format!("the node has not renewed its lease for {seconds} s"));
@@ -183,21 +198,37 @@ impl Watched {
         if known.since != since {
             return Err("the node's lease was renewed anew meanwhile".to_owned());
         }
-        Ok(Self { view, seconds, at })
+        Ok(Watched { view, seconds, at: AtomicU64::new(nanos(at)) })
+    }
+}
+
+/// A deadline in memory. Once it has passed it has for ever, whatever is renewed later.
+pub struct Watched {
+    view: View,
+    seconds: u32,
+    /// Nanoseconds; moved by whoever looks first when it has come.
+    at: AtomicU64,
+}
+
+impl Watched {
+    /// Whether it has passed.
+    pub fn has_passed(&self) -> bool {
+        let at = Duration::from_nanos(self.at.load(Ordering::SeqCst));
+        let now = boottime();
+        if now < at {
+            return false;
+        }
+        let moved = self.view.read().and_then(|known| known.moved(at, self.seconds, now));
+        if let Some(later) = moved {
+            self.at.fetch_max(nanos(later), Ordering::SeqCst);
+        }
+        moved.is_none()
     }
 
     /// Returns when it has passed.
-    fn wait(&mut self) {
-        loop {
-            sleep_until(self.at);
-            let now = boottime();
-            if now < self.at {
-                continue;
-            }
-            match self.view.read().and_then(|known| known.moved(self.at, self.seconds, now)) {
-                Some(later) => self.at = later,
-                None => return,
-            }
+    pub fn wait(&self) {
+        while !self.has_passed() {
+            sleep_until(Duration::from_nanos(self.at.load(Ordering::SeqCst)));
         }
     }
 }
@@ -229,7 +260,7 @@ impl Guard {
     /// # Errors
     /// In words: the deadline has passed already, or there is no way to watch it.
     pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> Result<Self, String> {
-        let mut deadline = Watched::begin(&config.renewals, config.of)?;
+        let deadline = config.fence.watch()?;
         let mounts = config.mounts.clone();
         let fenced = Arc::new(Fenced::default());
         let (said, cgroups, cgroup) = (fenced.clone(), cgroups.clone(), cgroup.to_owned());
@@ -278,13 +309,13 @@ mod tests {
         let page = Page::open(&path).unwrap();
         let view = View::open(&path).unwrap();
         assert_eq!((page.read(), view.read()), (Renewals::default(), Some(Renewals::default())));
-        let begin = |since| Watched::begin(&path, Deadline { seconds: 40, since });
+        let begin = |since| Fence { renewals: path.clone(), of: Deadline { seconds: 40, since } }.watch();
         assert!(begin(at(0)).is_err_and(|why| why.contains("has not renewed")));
         let now = boottime();
         page.write(|known| known.renewed(now, now, LEASE)).unwrap();
         let known = Renewals { last: now, since: now };
         assert_eq!((page.read(), view.read()), (known, Some(known)));
-        assert!(begin(now).is_ok_and(|deadline| deadline.at == now + LEASE));
+        assert!(begin(now).is_ok_and(|deadline| deadline.at.into_inner() == nanos(now + LEASE)));
         assert!(begin(at(1)).is_err_and(|why| why.contains("renewed anew")), "the pod was asked for before a gap");
         drop(page);
         assert_eq!(Page::open(&path).unwrap().read(), known);
@@ -295,6 +326,30 @@ mod tests {
             assert_eq!(Page::open(&path).unwrap().read(), Renewals::default());
             assert_eq!(view.read(), Some(Renewals::default()));
         }
+    }
+
+    #[test]
+    fn s13_a_deadline_that_has_passed_stays_so_and_one_that_was_moved_in_time_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let renewals = folder.path().join("renewals");
+        let page = Page::open(&renewals).unwrap();
+        let begin = boottime();
+        page.write(|_| Renewals { last: begin, since: begin }).unwrap();
+        let fence = Fence { renewals, of: Deadline { seconds: 40, since: begin } };
+        let [moved, passed] = [fence.watch().unwrap(), fence.watch().unwrap()];
+        assert!(!moved.has_passed() && !passed.has_passed());
+        // As if 50 s had passed, with a renewal 10 s before the end, or after it.
+        let earlier = |by: u64| begin.saturating_sub(at(by));
+        for watched in [&moved, &passed] {
+            watched.at.store(nanos(earlier(10)), Ordering::SeqCst);
+        }
+        page.write(|_| Renewals { last: earlier(20), since: earlier(49) }).unwrap();
+        assert!(!moved.has_passed());
+        assert_eq!(moved.at.load(Ordering::SeqCst), nanos(earlier(20) + LEASE));
+        page.write(|_| Renewals { last: begin, since: earlier(9) }).unwrap();
+        assert!(passed.has_passed(), "the row began after it");
+        page.write(|known| known.renewed(begin, begin, LEASE)).unwrap();
+        assert!(passed.has_passed() && !moved.has_passed());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -128,24 +129,70 @@ fn missing_in(text: &[u8], expected: &[String]) -> Option<String> {
 
 /// File systems whose bytes are on another machine, by the kernel's names.
 const REMOTE: [&[u8]; 3] = [b"nfs", b"nfs4", b"fuse.mainstay-nfs"];
+/// Where the kernel's NFS client (since Linux 6.5) has a folder for each file system, by its device. Writing to
+/// `shutdown` in it makes every call fail from then on; the force alone ends only those that are under way.
+const SWITCHES: &str = "/sys/fs/nfs";
 
 /// Gives up what is still on its way to another machine for one of these paths, and all that would follow: the file
 /// system fails from now on, in every mount namespace. Nothing is asked of the other machine.
+///
+/// The kernel's NFS client before Linux 6.5 goes on with what it had not begun to send: it is to be cut off again as
+/// long as it is there.
 pub fn cut_off(paths: &[PathBuf]) {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    for point in remote_in(&text).into_iter().filter(|point| paths.iter().any(|path| path.starts_with(point))) {
+    let meant = |point: &Path| paths.iter().any(|path| path.starts_with(point));
+    for (point, device) in remote_in(&text).into_iter().filter(|(point, _)| meant(point)) {
+        shut_down(Path::new(SWITCHES), &device);
         // That it is still in use is what is expected; the force is what matters.
         let _ = nix::mount::umount2(&point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
     }
 }
 
-fn remote_in(text: &[u8]) -> Vec<PathBuf> {
+/// Whether the kernel's NFS client still has this file system, mounted or not. Known since Linux 6.5.
+pub fn is_known_to_nfs(device: &str) -> bool {
+    Path::new(SWITCHES).join(device).exists()
+}
+
+fn shut_down(switches: &Path, device: &str) {
+    let switch = std::fs::File::options().write(true).open(switches.join(device).join("shutdown"));
+    // Where there is none, there is the force.
+    let _ = switch.and_then(|mut switch| io::Write::write_all(&mut switch, b"1"));
+}
+
+/// Whether a path is on a file system whose bytes are on another machine. The path itself is not looked at.
+pub fn is_remote(path: &Path) -> io::Result<bool> {
+    let Some((point, _)) = holding(path)? else { return Ok(false) };
+    Ok(remote_in(&std::fs::read("/proc/thread-self/mountinfo")?).iter().any(|(remote, _)| *remote == point))
+}
+
+/// The remote file systems of a namespace: where they are mounted, and their devices.
+fn remote_in(text: &[u8]) -> Vec<(PathBuf, String)> {
     let remote = text.split(|byte| *byte == b'\n').filter_map(|line| {
         let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let kind = words.iter().position(|word| *word == b"-").and_then(|dash| words.get(dash + 1))?;
-        words.get(4).filter(|_| REMOTE.contains(kind)).copied().map(unescape)
+        let device = String::from_utf8_lossy(words.get(2)?).into_owned();
+        words.get(4).filter(|_| REMOTE.contains(kind)).map(|point| (unescape(point), device))
     });
     remote.collect()
+}
+
+/// Returns when a file system is not mounted right here any more. The path itself is not looked at.
+///
+/// # Errors
+/// What is mounted cannot be read.
+pub fn wait_until_gone(path: &Path, device: &str) -> io::Result<()> {
+    let mut table = std::fs::File::open("/proc/thread-self/mountinfo")?;
+    loop {
+        let mut text = Vec::new();
+        io::Seek::rewind(&mut table)?;
+        io::Read::read_to_end(&mut table, &mut text)?;
+        if !devices(&text).any(|(point, here)| point == path && here == device) {
+            return Ok(());
+        }
+        let mut polled = libc::pollfd { fd: table.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+        // SAFETY: one valid entry. The kernel compares with what was there when it was asked last.
+        unsafe { libc::poll(&raw mut polled, 1, -1) };
+    }
 }
 
 /// The kernel writes blanks, line ends and backslashes as three octal digits: `/a\040b`.
@@ -211,7 +258,18 @@ mod tests {
         let text = b"70 25 0:50 / /data/pods/u1/a\\040b rw shared:1 - fuse.mainstay-nfs 10.0.0.1:/e rw\n\
             71 25 0:51 / /data/pods/u1/local rw - ext4 /dev/loop0 rw\n\
             72 25 0:52 / /data/pods/u1/kernel rw - nfs 10.0.0.1:/e rw\n";
-        assert_eq!(remote_in(text), [PathBuf::from("/data/pods/u1/a b"), PathBuf::from("/data/pods/u1/kernel")]);
+        let points: Vec<PathBuf> = remote_in(text).into_iter().map(|(point, _)| point).collect();
+        assert_eq!(points, [PathBuf::from("/data/pods/u1/a b"), PathBuf::from("/data/pods/u1/kernel")]);
+        // What the kernel's client is switched off by.
+        let switches = tempfile::tempdir().unwrap();
+        std::fs::create_dir(switches.path().join("0:52")).unwrap();
+        let switch = switches.path().join("0:52/shutdown");
+        std::fs::write(&switch, "0").unwrap();
+        for (_, device) in remote_in(text) {
+            shut_down(switches.path(), &device);
+        }
+        assert_eq!(std::fs::read_to_string(switch).unwrap(), "1");
+        assert!(!switches.path().join("0:50").exists());
     }
 
     #[test]
