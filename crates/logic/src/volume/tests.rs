@@ -15,6 +15,7 @@ use crate::world::World;
 mod pending;
 mod reclaim;
 mod requests;
+mod waking;
 
 fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {
     json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": name,
