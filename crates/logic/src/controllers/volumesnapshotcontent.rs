@@ -40,30 +40,13 @@ pub struct Observed<'a> {
     shared: bool,
 }
 
-fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
-    let terminating = |wake: &mut dyn FnMut(ObjectKey)| {
-        after.indexes.get(Index::ContentsLeaving, "", "").for_each(|key| wake(key.clone()));
-    };
+fn keys(_before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
-        ("snapshot.storage.k8s.io", "volumesnapshotcontents") => {
-            wake(change.key.clone());
-            if change.new.is_none() {
-                terminating(wake);
-            }
+        ("snapshot.storage.k8s.io", "volumesnapshotcontents") => wake(change.key.clone()),
+        // Those that are on their way out wait for their snapshot, and for what is filled from them.
+        ("snapshot.storage.k8s.io", "volumesnapshots") | ("", "persistentvolumes" | "persistentvolumeclaims") => {
+            after.indexes.get(Index::ContentsLeaving, "", "").for_each(|key| wake(key.clone()));
         }
-        ("snapshot.storage.k8s.io", "volumesnapshots") => {
-            for snapshot in [before, after].into_iter().filter_map(|world| world.volume_snapshots.get(&change.key)) {
-                wake(ObjectKey::new("", source::dynamic_content(snapshot)));
-                snapshot
-                    .spec
-                    .source
-                    .volume_snapshot_content_name
-                    .iter()
-                    .for_each(|name| wake(ObjectKey::new("", name.as_str())));
-            }
-            terminating(wake);
-        }
-        ("", "persistentvolumes" | "persistentvolumeclaims") => terminating(wake),
         _ => {}
     }
 }
@@ -83,8 +66,7 @@ pub fn is_source(world: &Snapshot, content: &VolumeSnapshotContent) -> bool {
     let reference = source::key_of_reference(&content.spec.volume_snapshot_ref);
     let leaving = snapshot_of(world, content);
     let waits = |claim: &PersistentVolumeClaim| {
-        let bound = !crate::volume::volume_name(claim).is_empty() || is_terminating(&claim.metadata);
-        !bound
+        !is_terminating(&claim.metadata)
             && source::wanted(claim)
                 .is_some_and(|wanted| wanted.is_snapshot(&reference.name) && wanted.namespace.is_none())
             && leaving.is_some_and(|snapshot| source::asked_before(claim, snapshot))

@@ -5,6 +5,8 @@ use crate::controllers::{garbagecollector, pvcprotection, volumesnapshot, volume
 use crate::volume::{BIND_COMPLETED, MADE_ON, PROVISIONED_BY, PVC_PROTECTION, SIZE};
 use crate::world::World;
 
+mod members;
+
 const CONTROLLERS: [Controller; 5] = [
     CONTROLLER,
     volumesnapshot::CONTROLLER,

@@ -8,6 +8,8 @@ use crate::volume::source::COPY_OF;
 use crate::volume::{MADE_ON, PROVISIONED_BY, PVC_PROTECTION, SIZE};
 use crate::world::World;
 
+mod keeping;
+
 const CONTROLLERS: [Controller; 7] = [
     CONTROLLER,
     volumesnapshotcontent::CONTROLLER,
