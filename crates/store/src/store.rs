@@ -143,7 +143,7 @@ impl Options {
         Self { mode: Mode::Inline, ..Self::default() }
     }
 
-    fn window(&self) -> WindowLimits {
+    pub(crate) fn window(&self) -> WindowLimits {
         WindowLimits {
             events: self.window_events,
             bytes: self.window_bytes,

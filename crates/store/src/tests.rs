@@ -19,10 +19,10 @@ fn put(key: &str, value: &str) -> Txn {
     Txn { expect: vec![], ops: vec![put_op(key, value)] }
 }
 
-fn put_op(key: &str, value: &str) -> Op {
+pub(crate) fn put_op(key: &str, value: &str) -> Op {
     Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: Encoded::plain(value.to_owned()) }
 }
 
-fn delete_op(key: &str) -> Op {
+pub(crate) fn delete_op(key: &str) -> Op {
     Op::Delete { key: Bytes::copy_from_slice(key.as_bytes()), last: Encoded::plain("gone") }
 }

@@ -259,6 +259,9 @@ fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
             changed.clear();
             size = 0;
         }
+        if current.etcd.compare.len() + compared > MOST {
+            return Err(CommitError::Invalid(Invalid::Expect(txn.expect.len())));
+        }
         changed.insert(op.key());
         size += bytes;
         if let Some(expect) = later.remove(op.key()) {
@@ -284,3 +287,6 @@ fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests;

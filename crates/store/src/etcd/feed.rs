@@ -328,7 +328,7 @@ impl Follower {
     }
 
     /// Shows what the watch has brought, each transaction as a whole.
-    fn apply(&self, events: Vec<wire::Event>, applied: &watch::Sender<i64>) -> Result<(), Bytes> {
+    pub(super) fn apply(&self, events: Vec<wire::Event>, applied: &watch::Sender<i64>) -> Result<(), Bytes> {
         for txn in events.chunk_by(|one, other| one.kv.mod_revision == other.kv.mod_revision) {
             let Some(revision) = txn.first().map(|event| event.kv.mod_revision) else { continue };
             // After a broken connection some may come again.
@@ -394,3 +394,6 @@ async fn forget_history(follower: Follower, seen: watch::Receiver<i64>) {
         before = *seen.borrow();
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
