@@ -17,7 +17,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mainstay_api::custom::rows::{Detail, rows};
+use mainstay_api::custom::rows::names;
 use mainstay_api::snapshots::{
     VolumeGroupSnapshot, VolumeGroupSnapshotClass, VolumeGroupSnapshotContent, VolumeSnapshot, VolumeSnapshotClass,
     VolumeSnapshotContent,
@@ -232,7 +232,7 @@ impl Snapshot {
                 self.put_typed(kind, key, value)?;
                 let (plural, group) = key.name.split_once('.').unwrap_or_default();
                 let rows = match value {
-                    Some(bytes) => rows(&serde_json::from_slice(bytes)?, Detail::Names),
+                    Some(bytes) => names(bytes)?,
                     None => Vec::new(),
                 };
                 let known = self.registry.versions(group, plural);

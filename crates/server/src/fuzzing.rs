@@ -134,7 +134,7 @@ fn description(answer: &[u8]) {
     let mut document = json!({ "paths": {}, "definitions": { "Foo": { "type": "object" } } });
     described::merge(&mut document, &part);
     assert_eq!(document["definitions"]["Foo"], json!({ "type": "object" }), "the server's own stay");
-    openapi::v2_protobuf(&document);
+    openapi::v2_protobuf(&openapi::Document::of(document));
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod rule_check;
 mod rule_cost;
 pub mod rules;
 pub mod schema;
+mod stored;
 pub mod structural;
 pub mod values;
 

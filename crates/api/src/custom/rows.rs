@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::jsonpath::Path;
 use super::schema::Schema;
-use super::{rules, values};
+use super::{rules, stored, values};
 use crate::kinds::{Column, Kind, Row, Subresource, cells, workload};
 use crate::object::{at, ensure, name, text};
 use crate::registry::{Registry, preference};
@@ -17,8 +18,11 @@ use crate::time;
 
 /// What a row has that was made from a CustomResourceDefinition.
 pub struct Custom {
-    /// `openapiV3Schema`, as JSON text; compiled when an object is first looked at.
-    source: Box<str>,
+    /// The definition as it is stored: the store's own bytes, which cost nothing more.
+    definition: Bytes,
+    /// Which of its versions this is.
+    index: usize,
+    /// Compiled when an object is first looked at.
     schema: OnceLock<Schema>,
     /// One path per column after the name.
     columns: Vec<Path>,
@@ -73,10 +77,7 @@ pub struct Scale {
 impl Custom {
     /// The schema, compiled on first use.
     pub fn schema(&self) -> &Schema {
-        self.schema.get_or_init(|| {
-            serde_json::from_str::<Value>(&self.source)
-                .map_or_else(|_| Schema::anything(), |json| Schema::compile(&json))
-        })
+        self.schema.get_or_init(|| Schema::compile(&self.source()))
     }
 
     /// Without a conversion of their own the versions of a kind differ in `apiVersion` alone.
@@ -102,9 +103,9 @@ impl Custom {
         self.deprecation.as_deref()
     }
 
-    /// The schema as it was written.
-    pub fn source(&self) -> &str {
-        &self.source
+    /// The schema as it was written, read anew each time; empty where the version has none.
+    pub fn source(&self) -> Value {
+        stored::schema(&self.definition, self.index).unwrap_or_else(|| json!({}))
     }
 }
 
@@ -114,48 +115,57 @@ pub fn is_true(definition: &Value, condition: &str) -> bool {
     conditions.filter(|one| text(one, &["type"]) == condition).any(|one| text(one, &["status"]) == "True")
 }
 
-/// How much of a definition its rows have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Detail {
-    /// Everything.
-    Full,
-    /// Names alone, and only of the version that is stored: what decisions need, which see custom objects by their
-    /// metadata.
-    Names,
-}
-
 /// A registry with what this definition defines, where it is Established; without it where it is gone (`deleted`).
 /// What is built in is not replaced.
-pub fn serve(registry: &Registry, definition: &Value, deleted: bool, detail: Detail) -> Registry {
-    let group = text(definition, &["spec", "group"]);
-    let plural = text(definition, &["spec", "names", "plural"]);
-    let rows = if deleted { Vec::new() } else { rows(definition, detail) };
+///
+/// # Errors
+/// For a definition that is no JSON.
+pub fn serve(registry: &Registry, definition: &Bytes, deleted: bool) -> serde_json::Result<Registry> {
+    let outline = stored::outline(definition)?;
+    let group = text(&outline, &["spec", "group"]);
+    let plural = text(&outline, &["spec", "names", "plural"]);
+    let rows = if deleted { Vec::new() } else { served(&outline, definition) };
     let known = registry.versions(group, plural);
     if (rows.is_empty() && known.is_empty()) || known.iter().any(|kind| matches!(kind, Kind::BuiltIn(_))) {
-        return registry.clone();
+        return Ok(registry.clone());
     }
-    registry.with(group, plural, rows)
+    Ok(registry.with(group, plural, rows))
 }
 
-/// The rows of the versions that a definition serves; none before it is Established. A version that is stored and not
-/// served has no row of its own.
-pub fn rows(definition: &Value, detail: Detail) -> Vec<Kind> {
-    if !is_true(definition, "Established") {
-        return Vec::new();
-    }
-    let flag = |version: &Value, name: &str| version.get(name).and_then(Value::as_bool) == Some(true);
-    let wanted = |version: &&Value| match detail {
-        Detail::Full => flag(version, "served"),
-        Detail::Names => flag(version, "storage"),
-    };
-    let versions = at(definition, &["spec", "versions"]).and_then(Value::as_array).into_iter().flatten();
-    let handle = |mut row: Row| {
-        if detail == Detail::Names {
-            row.custom = None;
-        }
-        Kind::Custom(Arc::new(row))
-    };
-    versions.filter(wanted).map(|version| handle(row(definition, version))).collect()
+/// The rows of the versions that a stored definition serves; none before it is Established. A version that is stored
+/// and not served has no row of its own.
+///
+/// # Errors
+/// For a definition that is no JSON.
+pub fn rows(definition: &Bytes) -> serde_json::Result<Vec<Kind>> {
+    Ok(served(&stored::outline(definition)?, definition))
+}
+
+/// The row of the version that is stored, with names alone: what decisions need, which see custom objects by their
+/// metadata. None before the definition is Established.
+///
+/// # Errors
+/// For a definition that is no JSON.
+pub fn names(definition: &[u8]) -> serde_json::Result<Vec<Kind>> {
+    let outline = stored::outline(definition)?;
+    let wanted = established(&outline).find(|(_, version)| flag(version, "storage"));
+    let row = wanted.map(|(index, version)| Row { custom: None, ..row(&outline, (index, version), &Bytes::new()) });
+    Ok(row.map(|row| Kind::Custom(Arc::new(row))).into_iter().collect())
+}
+
+fn served(outline: &Value, definition: &Bytes) -> Vec<Kind> {
+    let versions = established(outline).filter(|(_, version)| flag(version, "served"));
+    versions.map(|version| Kind::Custom(Arc::new(row(outline, version, definition)))).collect()
+}
+
+/// The versions of a definition that is Established, with their indices.
+fn established(outline: &Value) -> impl Iterator<Item = (usize, &Value)> {
+    let versions = at(outline, &["spec", "versions"]).and_then(Value::as_array);
+    versions.filter(|_| is_true(outline, "Established")).into_iter().flatten().enumerate()
+}
+
+fn flag(version: &Value, name: &str) -> bool {
+    version.get(name).and_then(Value::as_bool) == Some(true)
 }
 
 fn stored_version(definition: &Value) -> &str {
@@ -192,7 +202,8 @@ fn type_name(definition: &Value, version: &Value) -> String {
     parts.join(".")
 }
 
-fn row(definition: &Value, version: &Value) -> Row {
+/// The row of a version. `definition` is an outline, `stored` all of it.
+fn row(definition: &Value, (index, version): (usize, &Value), stored: &Bytes) -> Row {
     let owned = |path: &[&str]| Cow::Owned(text(definition, path).to_owned());
     let list = |path: &[&str]| -> Cow<'static, [Cow<'static, str>]> {
         let items = at(definition, path).and_then(Value::as_array).into_iter().flatten();
@@ -214,11 +225,11 @@ fn row(definition: &Value, version: &Value) -> Row {
         let path = text(field, &["jsonPath"]);
         Some((path.trim_start_matches('.').to_owned(), Path::parse(path).ok()?))
     });
-    let schema = at(version, &["schema", "openAPIV3Schema"]).cloned().unwrap_or_else(|| json!({}));
-    let source = schema.to_string();
-    // The word may also be a field's name, which costs no more than looking at old objects for nothing.
+    // The word may also be a field's name or in another version, which costs no more than looking at old objects for
+    // nothing.
     let since = text(definition, &["metadata", "resourceVersion"]).parse().unwrap_or(0);
-    let defaults_since = if source.contains("\"default\":") { since } else { 0 };
+    let has_defaults = std::str::from_utf8(stored).is_ok_and(|stored| stored.contains("\"default\":"));
+    let defaults_since = if has_defaults { since } else { 0 };
     Row {
         group: owned(&["spec", "group"]),
         version: Cow::Owned(text(version, &["name"]).to_owned()),
@@ -232,7 +243,8 @@ fn row(definition: &Value, version: &Value) -> Row {
         type_name: type_name(definition, version).into(),
         columns: columns.into(),
         custom: Some(Box::new(Custom {
-            source: source.into(),
+            definition: stored.clone(),
+            index,
             schema: OnceLock::new(),
             columns: paths,
             selectable: selectable.collect(),
@@ -285,8 +297,8 @@ fn row(definition: &Value, version: &Value) -> Row {
         },
         // Ratcheting: what was wrong before and has not been touched is not held against an update.
         validate_update: |row, new, old, causes| {
-            ratchet(new, old, causes);
             if let Some(custom) = &row.custom {
+                ratchet(custom.schema(), new, old, causes);
                 rules::check(custom.schema(), new, Some(old), causes);
             }
         },
@@ -298,16 +310,15 @@ fn row(definition: &Value, version: &Value) -> Row {
     }
 }
 
-fn ratchet(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    causes.retain(|cause| {
-        // What is missing is a fault of what it is missing from.
-        let about = match (cause.reason, cause.field.rfind(['.', '['])) {
-            ("FieldValueRequired", Some(end)) => &cause.field[..end],
-            _ => &cause.field,
-        };
-        let path = Path::parse(about).ok();
-        path.is_none_or(|path| path.first(new).is_none() || path.first(new) != path.first(old))
-    });
+/// The faults of an object, without those of what has not been touched.
+fn ratchet(schema: &Schema, new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    if causes.is_empty() {
+        return;
+    }
+    let mut all = Vec::new();
+    values::validate(schema, new, "", &mut all);
+    causes.retain(|cause| !all.contains(cause));
+    values::validate_changed(schema, new, old, causes);
 }
 
 /// The fields besides metadata.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::schema::{Additional, ListType, Schema, Type as SchemaType};
+use super::values::{key_of, keyed};
 use crate::cel::types::{ListKind, Object};
 use crate::cel::{
     self, Budget, CompileError, Environment, Error, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Type, Value,
@@ -371,16 +372,4 @@ impl Rule {
 fn usable_message(value: &Value<'_>) -> Option<String> {
     let text = value.as_str()?.trim();
     (!text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n')).then(|| text.to_owned())
-}
-
-/// The items of an old list by their keys; of a list that is no map none can be told from others.
-fn keyed<'a>(schema: &Schema, old: Option<&'a Json>) -> std::collections::BTreeMap<String, &'a Json> {
-    let items = old.and_then(Json::as_array).into_iter().flatten();
-    items.filter_map(|item| Some((key_of(schema, item)?, item))).collect()
-}
-
-fn key_of(schema: &Schema, item: &Json) -> Option<String> {
-    let ListType::Map(names) = &schema.list else { return None };
-    let keys: Vec<&Json> = names.iter().map(|name| item.get(&**name).unwrap_or(&Json::Null)).collect();
-    serde_json::to_string(&keys).ok()
 }

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::schema::Schema;
-use super::values::{fill_in, prune, validate};
+use super::values::{fill_in, prune, validate, validate_changed};
 
 fn schema(spec: Value) -> Schema {
     Schema::compile(&json!({ "type": "object", "properties": { "spec": spec, "status": { "type": "object" } } }))
@@ -174,10 +174,44 @@ fn a_deprecated_version_says_what_to_use_instead() {
         ] },
         "status": { "conditions": [{ "type": "Established", "status": "True" }] },
     });
-    let rows = super::rows::rows(&definition, super::rows::Detail::Full);
+    let rows = super::rows::rows(&definition.to_string().into()).expect("JSON");
     let told: Vec<_> = rows.iter().map(|kind| crate::kinds::lifecycle::deprecation(kind)).collect();
     let instead = "x.io/v1beta1 Foo is deprecated; use x.io/v1 Foo";
     assert_eq!(told, [None, Some(instead), Some("gone soon"), Some("x.io/v2 Foo is deprecated")]);
     let endpoints = crate::kinds::lifecycle::deprecation(&crate::kinds::ENDPOINTS);
     assert_eq!(endpoints, Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"));
+}
+
+/// What was wrong before a schema got stricter is not held against who changes something else.
+#[test]
+fn conformance_items_of_a_list_are_ratcheted_by_their_keys_alone() {
+    let item = || {
+        json!({ "type": "object", "properties": {
+            "k": { "type": "string" }, "v": { "type": "string", "enum": ["good"] } } })
+    };
+    let mut keyed = json!({ "type": "array", "items": item(), "x-kubernetes-list-type": "map" });
+    keyed["x-kubernetes-list-map-keys"] = json!(["k"]);
+    let schema = schema(json!({ "type": "object", "properties": {
+        "keyed": keyed, "plain": { "type": "array", "items": item() }, "short": { "type": "string", "maxLength": 1 },
+        "set": { "type": "array", "x-kubernetes-list-type": "set", "items": { "type": "string" } },
+        "needs": { "type": "object", "required": ["a"], "properties": { "a": {}, "b": {} } } } }));
+    let old = json!({ "spec": { "short": "long", "set": ["x", "x"], "needs": { "b": 1 },
+        "keyed": [{ "k": "a", "v": "bad" }, { "k": "b", "v": "worse" }], "plain": [{ "v": "bad" }] } });
+    let changed = |path: &str, value: Value| {
+        let mut new = old.clone();
+        *new.pointer_mut(path).expect("a field") = value;
+        let mut causes = Vec::new();
+        validate_changed(&schema, &new, &old, &mut causes);
+        causes.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
+    };
+    let (a, b) = (json!({ "k": "a", "v": "bad" }), json!({ "k": "b", "v": "worse" }));
+    assert!(faults(&schema, &old).len() > 5);
+    assert!(changed("/spec", old["spec"].clone()).is_empty());
+    assert!(changed("/spec/keyed", json!([b, a])).is_empty(), "in another order");
+    assert_eq!(changed("/spec/keyed", json!([{ "k": "b", "v": "bad" }, a])), ["spec.keyed[0].v"]);
+    assert_eq!(changed("/spec/keyed", json!([a, b, { "k": "c", "v": "bad" }])), ["spec.keyed[2].v"]);
+    assert_eq!(changed("/spec/plain", json!([{ "v": "bad" }, { "v": "good" }])), ["spec.plain[0].v"]);
+    assert_eq!(changed("/spec/short", json!("other")), ["spec.short"]);
+    assert_eq!(changed("/spec/needs", json!({ "b": 2 })), ["spec.needs.a"]);
+    assert!(changed("/spec/set", json!(["x", "x", "y"])).is_empty(), "there were two before");
 }

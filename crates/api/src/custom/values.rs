@@ -1,5 +1,7 @@
 //! An object against its structural schema: what is dropped, what is filled in, what is refused.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::schema::{Additional, ListType, Rules, Schema, Type};
@@ -104,7 +106,27 @@ pub fn fill_in(schema: &Schema, value: &mut Value) {
 
 /// Whether a value is of the schema; every fault in upstream's words, with its path.
 pub fn validate(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
-    if causes.len() >= MAX_CAUSES || (value.is_null() && schema.nullable) {
+    visit(schema, value, None, path, causes);
+}
+
+/// The same of what is not as it was (ratcheting): no fault of a value that has not been touched counts. Items are told
+/// apart by the keys of their list, as upstream; those of a list without keys are all new where the list has changed.
+pub fn validate_changed(schema: &Schema, value: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let is_duplicate = |cause: &Cause| cause.reason == "FieldValueDuplicate";
+    let mut found = Vec::new();
+    visit(schema, value, Some(old), "", &mut found);
+    if found.iter().any(is_duplicate) {
+        let mut before = Vec::new();
+        visit(schema, old, None, "", &mut before);
+        if before.iter().any(is_duplicate) {
+            found.retain(|cause| !is_duplicate(cause));
+        }
+    }
+    causes.extend(found);
+}
+
+fn visit(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
+    if causes.len() >= MAX_CAUSES || (value.is_null() && schema.nullable) || old == Some(value) {
         return;
     }
     if !is_of_type(schema, value) {
@@ -112,7 +134,7 @@ pub fn validate(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cau
         return;
     }
     if let Some(rules) = &schema.rules {
-        check(rules, value, path, causes);
+        check(rules, value, old, path, causes);
     }
     match value {
         Value::Object(fields) => {
@@ -121,20 +143,35 @@ pub fn validate(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cau
             }
             for (name, value) in fields {
                 if let Some(property) = schema.field(name) {
-                    validate(property, value, &below(path, name), causes);
+                    visit(property, value, old.and_then(|old| old.get(name)), &below(path, name), causes);
                 }
             }
         }
         Value::Array(items) => {
-            if let Some(schema) = &schema.items {
+            if let Some(below) = &schema.items {
+                let known = keyed(schema, old);
                 for (index, item) in items.iter().enumerate() {
-                    validate(schema, item, &format!("{path}[{index}]"), causes);
+                    let old = key_of(schema, item).and_then(|key| known.get(&key).copied());
+                    visit(below, item, old, &format!("{path}[{index}]"), causes);
                 }
             }
             check_unique(&schema.list, items, path, causes);
         }
         _ => {}
     }
+}
+
+/// The items of an old list by their keys; of a list that is no map none can be told from others.
+pub(super) fn keyed<'a>(schema: &Schema, old: Option<&'a Value>) -> BTreeMap<String, &'a Value> {
+    let items = old.and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(|item| Some((key_of(schema, item)?, item))).collect()
+}
+
+/// The keys of an item of a list that is a map.
+pub(super) fn key_of(schema: &Schema, item: &Value) -> Option<String> {
+    let ListType::Map(names) = &schema.list else { return None };
+    let keys: Vec<&Value> = names.iter().map(|name| item.get(&**name).unwrap_or(&Value::Null)).collect();
+    serde_json::to_string(&keys).ok()
 }
 
 fn below(path: &str, name: &str) -> String {
@@ -173,7 +210,7 @@ fn wrong_type(schema: &Schema, value: &Value, path: &str) -> Cause {
     cause
 }
 
-fn check(rules: &Rules, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn check(rules: &Rules, value: &Value, old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
     let mut refuse = |why: String| causes.push(Cause::invalid(path, value.clone(), &format!("{path} in body {why}")));
     match value {
         Value::Number(number) => check_number(rules, number.as_f64().unwrap_or(0.0), &mut refuse),
@@ -215,7 +252,7 @@ fn check(rules: &Rules, value: &Value, path: &str, causes: &mut Vec<Cause>) {
             values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
         causes.push(Cause::not_supported(path, value.clone(), &shown.iter().map(String::as_str).collect::<Vec<_>>()));
     }
-    check_alternatives(rules, value, path, causes);
+    check_alternatives(rules, value, old, path, causes);
 }
 
 fn check_number(rules: &Rules, number: f64, refuse: &mut impl FnMut(String)) {
@@ -235,7 +272,7 @@ fn check_number(rules: &Rules, number: f64, refuse: &mut impl FnMut(String)) {
 }
 
 /// `allOf`, `anyOf`, `oneOf`, `not`.
-fn check_alternatives(rules: &Rules, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn check_alternatives(rules: &Rules, value: &Value, old: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
     let fits = |schema: &&Schema| {
         let mut found = Vec::new();
         validate(schema, value, path, &mut found);
@@ -259,7 +296,7 @@ fn check_alternatives(rules: &Rules, value: &Value, path: &str, causes: &mut Vec
         refuse("must not validate the schema (not)".to_owned());
     }
     for schema in &rules.all_of {
-        validate(schema, value, path, causes);
+        visit(schema, value, old, path, causes);
     }
 }
 

@@ -12,9 +12,10 @@ const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 /// Any value at all, which clients are told by no type.
 const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
 
-/// The schemas of these kinds and of all that they refer to, by definition name.
+/// The schemas of these kinds and of all that they refer to, by definition name; `null` for custom resources, whose are
+/// [`of_custom`].
 pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Value> {
-    let path = if version == Version::V2 { "/definitions" } else { "/components/schemas" };
+    let path = path(version);
     let names: Vec<&str> = kinds.iter().map(|kind| &*kind.type_name).collect();
     let mut definitions = raw::definitions_of(&names, path);
     if kinds.iter().any(|kind| kind.custom.is_some()) && !definitions.contains_key(OBJECT_META) {
@@ -38,17 +39,31 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
             schema.remove("required");
         }
     }
+    // Those of custom resources are made when they are printed.
     for kind in kinds.iter().filter(|kind| kind.custom.is_some()) {
-        let own = published(kind, &format!("#{path}/"), version == Version::V2);
-        let mut own = own.unwrap_or_else(|| json!({ "type": "object" }));
-        own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
-        definitions.insert(kind.type_name.to_string(), own);
+        definitions.insert(kind.type_name.to_string(), Value::Null);
     }
     if version == Version::V3 && !kinds.is_empty() {
         let about = "The body of a patch: what it may hold is said by its content type.";
         definitions.insert(paths::PATCH.to_owned(), json!({ "description": about, "type": "object" }));
     }
     definitions
+}
+
+/// The schema of a custom resource.
+pub(super) fn of_custom(kind: &Kind, version: Version) -> Value {
+    let own = published(kind, &format!("#{}/", path(version)), version == Version::V2);
+    let mut own = own.unwrap_or_else(|| json!({ "type": "object" }));
+    own["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind)]);
+    own
+}
+
+/// Where schemas are in a document.
+fn path(version: Version) -> &'static str {
+    match version {
+        Version::V2 => "/definitions",
+        Version::V3 => "/components/schemas",
+    }
 }
 
 fn decorate(name: &str, schema: &mut Map<String, Value>, version: Version) {

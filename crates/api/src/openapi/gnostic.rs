@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use super::Document;
+
 /// Schemas nest a few levels; a deeper one is cut off rather than followed.
 const MAX_DEPTH: usize = 32;
 
@@ -72,7 +74,8 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 }
 
 /// The document of a Swagger 2.0 JSON.
-pub(super) fn document(json: &Value) -> Vec<u8> {
+pub(super) fn document(source: &Document) -> Vec<u8> {
+    let json = source.base();
     let mut document = Message::default();
     document.text(1, text(json, "swagger"));
     let mut info = Message::default();
@@ -86,7 +89,7 @@ pub(super) fn document(json: &Value) -> Vec<u8> {
     document.message(8, paths);
     let mut definitions = Message::default();
     for (name, definition) in entries(&json["definitions"]) {
-        definitions.named(1, name, schema(definition, 0));
+        definitions.named(1, name, schema(&source.schema(name, definition), 0));
     }
     document.message(9, definitions);
     document.0

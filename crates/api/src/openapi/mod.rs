@@ -1,9 +1,11 @@
 //! The OpenAPI documents: version 2 as JSON and as protobuf (kubectl before 1.27 validates and explains
 //! with it), version 3 as one document per group and version (later kubectl).
 //!
-//! All are made when they are asked for and not kept: a client reads them once and they weigh megabytes.
+//! All are made when they are asked for and not kept: a client reads them once and they weigh megabytes. The schemas of
+//! custom resources are made one after the other while a document is written (X4).
 
 mod definitions;
+mod document;
 mod gnostic;
 mod paths;
 
@@ -12,6 +14,8 @@ use serde_json::{Map, Value, json};
 use crate::discovery;
 use crate::kinds::Kind;
 use crate::registry::Registry;
+
+pub use document::Document;
 
 /// What old kubectl asks `/openapi/v2` for.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -35,16 +39,17 @@ enum Version {
 }
 
 /// `/openapi/v2`.
-pub fn v2_json(registry: &Registry) -> Value {
+pub fn v2(registry: &Registry) -> Document {
     let kinds: Vec<&Kind> = registry.all().iter().collect();
-    json!({
+    let base = json!({
         "swagger": "2.0", "info": info(), "paths": paths::paths(&kinds, Version::V2),
         "definitions": definitions::definitions(&kinds, Version::V2),
-    })
+    });
+    Document::new(base, &kinds, Version::V2)
 }
 
 /// A document of version 2 as a gnostic `Document`; its content type is [`V2_PROTOBUF_CONTENT_TYPE`].
-pub fn v2_protobuf(document: &Value) -> Vec<u8> {
+pub fn v2_protobuf(document: &Document) -> Vec<u8> {
     gnostic::document(document)
 }
 
@@ -60,16 +65,17 @@ pub fn v3_index(registry: &Registry) -> Value {
 }
 
 /// `/openapi/v3/api/v1` (`group` is empty) and `/openapi/v3/apis/<group>/<version>`.
-pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Document> {
     let of_group: Vec<&Kind> =
         registry.all().iter().filter(|kind| kind.group == group && kind.version == version).collect();
     if of_group.is_empty() && !discovery::served_versions(registry).contains(&(group, version)) {
         return None;
     }
-    Some(json!({
+    let base = json!({
         "openapi": "3.0.0", "info": info(), "paths": paths::paths(&of_group, Version::V3),
         "components": { "schemas": definitions::definitions(&of_group, Version::V3) },
-    }))
+    });
+    Some(Document::new(base, &of_group, Version::V3))
 }
 
 fn info() -> Value {

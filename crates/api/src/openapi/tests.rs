@@ -45,9 +45,14 @@ fn first(message: &[u8], field: u64) -> Vec<u8> {
     fields(message).remove(&field).expect("the field")[0].clone()
 }
 
+/// A document as clients read it.
+fn whole(document: &Document) -> Value {
+    serde_json::from_str(&document.text()).expect("JSON")
+}
+
 #[test]
 fn gnostic_bytes_hold_what_kubectl_reads() {
-    let document = v2_protobuf(&v2_json(&crate::Registry::built_in()));
+    let document = v2_protobuf(&v2(&crate::Registry::built_in()));
     assert_eq!(first(&document, 1), b"2.0");
     let definitions = first(&document, 9);
     let set = entry(&definitions, 1, "io.k8s.api.apps.v1.StatefulSet");
@@ -92,21 +97,21 @@ fn every_reference_is_defined() {
             assert!(definitions.get(name).is_some(), "{name} is not defined");
         }
     };
-    let v2 = v2_json(&crate::Registry::built_in());
+    let v2 = whole(&v2(&crate::Registry::built_in()));
     check(&v2, "#/definitions/", &v2["definitions"]);
     let registry = crate::Registry::built_in();
     for (group, version) in discovery::served_versions(&registry) {
-        let v3 = v3_document(&registry, group, version).expect("a document");
+        let v3 = whole(&v3(&registry, group, version).expect("a document"));
         check(&v3, "#/components/schemas/", &v3["components"]["schemas"]);
     }
-    assert!(v3_document(&crate::Registry::built_in(), "nope", "v1").is_none());
+    assert!(v3(&crate::Registry::built_in(), "nope", "v1").is_none());
 }
 
 #[test]
 fn version_three_for_explain_and_apply() {
     let index = v3_index(&crate::Registry::built_in());
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1");
-    let apps = v3_document(&crate::Registry::built_in(), "apps", "v1").expect("apps");
+    let apps = whole(&v3(&crate::Registry::built_in(), "apps", "v1").expect("apps"));
     let set = &apps["components"]["schemas"]["io.k8s.api.apps.v1.StatefulSet"];
     assert_eq!(
         set["properties"]["spec"]["allOf"][0]["$ref"],
@@ -129,4 +134,38 @@ fn accept_header_of_old_kubectl() {
     assert!(wants_protobuf(V2_PROTOBUF));
     assert!(!wants_protobuf("application/json, application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
     assert!(!wants_protobuf(""));
+}
+
+/// A registry with one more kind, whose schema has this field.
+fn with_custom(field: &str) -> crate::Registry {
+    let schema = json!({ "type": "object", "properties": { "spec": { "type": "object", "properties": {
+        field: { "type": "string", "nullable": true, "default": "x" } } } } });
+    let definition = json!({
+        "metadata": { "annotations": { "a": "b" }, "resourceVersion": "7" },
+        "spec": { "group": "x.io", "scope": "Namespaced", "names": { "kind": "Foo", "plural": "foos" },
+            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }] },
+        "status": { "conditions": [{ "type": "Established", "status": "True" }] },
+    });
+    let definition = definition.to_string().into();
+    crate::custom::rows::serve(&crate::Registry::built_in(), &definition, false).expect("JSON")
+}
+
+#[test]
+fn custom_resources_are_in_every_form_of_the_documents() {
+    let registry = with_custom("colour");
+    let document = v2(&registry);
+    let own = &whole(&document)["definitions"]["io.x.v1.Foo"];
+    assert_eq!(own["x-kubernetes-group-version-kind"][0]["kind"], "Foo");
+    assert_eq!(own["properties"]["spec"]["properties"]["colour"], json!({}), "version 2 knows no null");
+    let bytes = entry(&first(&v2_protobuf(&document), 9), 1, "io.x.v1.Foo");
+    entry(&first(&entry(&first(&bytes, 25), 1, "spec"), 25), 1, "colour");
+    let own = whole(&v3(&registry, "x.io", "v1").expect("a document"));
+    let own = &own["components"]["schemas"]["io.x.v1.Foo"];
+    let wanted = json!({ "type": "string", "nullable": true, "default": "x" });
+    assert_eq!(own["properties"]["spec"]["properties"]["colour"], wanted);
+    // What has its name in another server's part is seen to be something else.
+    let mut document = v2(&registry);
+    assert!(document.base_mut()["definitions"]["io.x.v1.Foo"].is_null());
+    document.base_mut()["definitions"]["other"] = json!(null);
+    assert!(whole(&document)["definitions"]["other"].is_null());
 }

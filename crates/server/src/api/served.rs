@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mainstay_api::custom::rows::{Detail, rows, serve};
+use mainstay_api::custom::rows::{rows, serve};
 use mainstay_api::kinds::{API_SERVICE, CUSTOM_RESOURCE_DEFINITION, NODE_METRICS, POD_METRICS};
 use mainstay_api::{Kind, Registry};
 use mainstay_store::Store;
@@ -79,16 +79,16 @@ impl Inner {
             Ok(News::Changes(changes)) => {
                 let changed = !changes.is_empty();
                 for event in changes {
-                    let Ok(definition) = serde_json::from_slice::<Value>(&event.value) else { continue };
-                    self.whole = serve(&self.whole, &definition, event.deleted, Detail::Full);
+                    let Ok(whole) = serve(&self.whole, &event.value, event.deleted) else { continue };
+                    self.whole = whole;
                 }
                 changed
             }
             Ok(News::All(entries)) => {
                 let mut all: Vec<Kind> = Vec::new();
                 for entry in &entries {
-                    match serde_json::from_slice::<Value>(&entry.value) {
-                        Ok(definition) => all.extend(rows(&definition, Detail::Full)),
+                    match rows(&entry.value) {
+                        Ok(rows) => all.extend(rows),
                         Err(error) => {
                             tracing::error!(key = ?entry.key, %error, "a stored definition does not decode; its kind \
                                 is not served")

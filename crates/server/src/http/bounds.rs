@@ -32,6 +32,8 @@ pub struct Bounds {
     pub heavy: Pool,
     /// The thread for requests whose work takes much memory. Its users have it in turn.
     pub huge: Pool,
+    /// The thread on which the OpenAPI documents of all kinds are made: where many are defined, they take much memory.
+    pub descriptions: Pool,
     /// Notified when such a request has given its memory back to the allocator.
     pub freed: Arc<Notify>,
     /// KiB of large answers in flight.
@@ -49,6 +51,7 @@ impl Bounds {
             slots: Slots::new(CONNECTIONS),
             heavy: Pool::new("large requests", cores, cores / 2),
             huge: Pool::new("very large requests", 1, 1),
+            descriptions: Pool::new("descriptions of kinds", 1, 1),
             freed: Arc::default(),
             answers: Shares::new(ANSWERS.0, ANSWERS.1),
             bodies: Shares::new(BODIES.0, BODIES.1),

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Response;
-use mainstay_api::{Registry, Status, discovery, object, openapi};
+use mainstay_api::{Kind, Registry, Status, discovery, object, openapi};
 use serde_json::{Value, json};
 
 use super::openapi::{hash, public, tagged, v3};
@@ -124,6 +126,22 @@ fn metrics(server: &Server) -> String {
     out.0
 }
 
+/// The resources of a group and version. Those that are stored have a hash of the kind in whose form they are: a client
+/// sees by it that it has to write them anew. Eight bytes of SHA-256, as upstream.
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let mut list = discovery::api_resource_list(registry, group, version)?;
+    for resource in list.get_mut("resources").and_then(Value::as_array_mut).into_iter().flatten() {
+        let is_stored = resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|verb| verb == "update"));
+        let kind = registry.find(group, version, object::text(resource, &["name"])).filter(|_| is_stored);
+        let Some(stored) = kind.map(Kind::stored) else { continue };
+        let name = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        let hash = digest.as_ref().get(..8).map(|bytes| STANDARD.encode(bytes));
+        object::ensure(resource, &[]).extend(hash.map(|hash| ("storageVersionHash".to_owned(), hash.into())));
+    }
+    Some(list)
+}
+
 /// Discovery and OpenAPI; `None` for any other path.
 fn document(
     server: &Server,
@@ -153,12 +171,12 @@ fn document(
             json(list)
         }
         ["apis", group] => json(discovery::api_group(registry, group).or_else(|| merged::group(extensions, group))?),
-        ["api", version] => json(discovery::api_resource_list(registry, "", version)?),
-        ["apis", group, version] => json(discovery::api_resource_list(registry, group, version)?),
+        ["api", version] => json(resources(registry, "", version)?),
+        ["apis", group, version] => json(resources(registry, group, version)?),
         ["openapi", "v2"] => {
-            let mut document = openapi::v2_json(registry);
+            let mut document = openapi::v2(registry);
             extensions.iter().filter_map(|extension| extension.described()).for_each(|part| {
-                described::merge(&mut document, &part);
+                described::merge(document.base_mut(), &part);
             });
             if openapi::wants_protobuf(accept) {
                 let bytes = openapi::v2_protobuf(&document);
@@ -166,7 +184,7 @@ fn document(
                 let answer = respond::of_type(respond::json(200, bytes), openapi::V2_PROTOBUF_CONTENT_TYPE);
                 return Some(tagged(answer, &hash, known));
             }
-            let text = object::print(&document);
+            let text = document.text();
             let hash = hash(text.as_bytes());
             tagged(respond::json(200, text), &hash, known)
         }
@@ -181,8 +199,37 @@ fn document(
                 ["apis", group, version] => (*group, version),
                 _ => return None,
             };
-            v3(&openapi::v3_document(registry, group, version)?, path, query, known, server.api.now())
+            v3(openapi::v3(registry, group, version)?.text(), path, query, known, server.api.now())
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hashes are upstream's: clients compare them with those that they have noted.
+    #[test]
+    fn conformance_what_is_stored_has_the_hash_of_its_form() {
+        let registry = Registry::built_in();
+        let hash = |group: &str, version: &str, name: &str| {
+            let list = resources(&registry, group, version).expect("a list");
+            let all = list["resources"].as_array().expect("resources").clone();
+            let one = all.into_iter().find(|one| one["name"] == name).expect("the resource");
+            one.get("storageVersionHash").and_then(Value::as_str).map(str::to_owned)
+        };
+        for (group, version, name, wanted) in [
+            ("", "v1", "pods", Some("xPOwRZ+Yhw8=")),
+            ("", "v1", "configmaps", Some("qFsyl6wFWjQ=")),
+            ("apps", "v1", "deployments", Some("8aSe+NMegvE=")),
+            ("events.k8s.io", "v1", "events", Some("r2yiGXH7wu8=")),
+            ("", "v1", "pods/status", None),
+            ("", "v1", "bindings", None),
+            ("", "v1", "componentstatuses", None),
+            ("authorization.k8s.io", "v1", "subjectaccessreviews", None),
+        ] {
+            assert_eq!(hash(group, version, name).as_deref(), wanted, "{name}");
+        }
+    }
 }

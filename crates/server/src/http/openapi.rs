@@ -67,8 +67,8 @@ impl Known {
                 kinds.len() == own.len() && kinds.iter().zip(&own).all(|(one, other)| one.is_same_row(other))
             });
             let entry = kept.or_else(|| {
-                let document = openapi::v3_document(registry, group, version)?;
-                Some((own, hash(object::print(&document).as_bytes())))
+                let document = openapi::v3(registry, group, version)?;
+                Some((own, hash(document.text().as_bytes())))
             });
             self.by_group.extend(entry.map(|entry| (key, entry)));
         }
@@ -78,14 +78,7 @@ impl Known {
 
 /// One of the documents of version 3. Who asks by a hash and has an old one is sent to the newest; who has the newest
 /// may keep it.
-pub fn v3(
-    document: &Value,
-    path: &str,
-    query: &[(String, String)],
-    known: &str,
-    now: jiff::Timestamp,
-) -> Response<Body> {
-    let text = object::print(document);
+pub fn v3(text: String, path: &str, query: &[(String, String)], known: &str, now: jiff::Timestamp) -> Response<Body> {
     let hash = hash(text.as_bytes());
     let asked = query.iter().find(|(name, value)| name == "hash" && !value.is_empty()).map(|(_, value)| value);
     if asked.is_some_and(|asked| *asked != hash) {
@@ -142,8 +135,8 @@ mod tests {
         let (hashes, registry) = (Hashes::default(), Registry::built_in());
         let index = hashes.index(&registry);
         let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("an address");
-        let document = openapi::v3_document(&registry, "apps", "v1").expect("a document");
-        let wanted = hash(object::print(&document).as_bytes());
+        let document = openapi::v3(&registry, "apps", "v1").expect("a document");
+        let wanted = hash(document.text().as_bytes());
         assert_eq!(url, format!("/openapi/v3/apis/apps/v1?hash={wanted}"));
         let all = index["paths"].as_object().expect("paths").values();
         assert!(all.map(|entry| entry["serverRelativeURL"].as_str().unwrap_or("")).all(|url| url.contains("?hash=")));
@@ -157,11 +150,11 @@ mod tests {
 
     #[test]
     fn who_has_the_newest_document_is_told_so_and_who_has_an_old_one_where_it_is() {
-        let document = json!({ "openapi": "3.0.0" });
-        let hash = hash(object::print(&document).as_bytes());
+        let document = json!({ "openapi": "3.0.0" }).to_string();
+        let hash = hash(document.as_bytes());
         let ask = |asked: &str, known: &str| {
             let query = if asked.is_empty() { vec![] } else { vec![("hash".to_owned(), asked.to_owned())] };
-            v3(&document, "/openapi/v3/api/v1", &query, known, jiff::Timestamp::UNIX_EPOCH)
+            v3(document.clone(), "/openapi/v3/api/v1", &query, known, jiff::Timestamp::UNIX_EPOCH)
         };
         let plain = ask("", "");
         assert_eq!((plain.status(), header_of(&plain, header::ETAG)), (StatusCode::OK, &*format!("\"{hash}\"")));

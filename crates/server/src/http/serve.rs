@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use mainstay_api::Status;
 use mainstay_api::table::{Media, negotiate};
+use mainstay_api::{Status, parameters};
 use mainstay_tasks::listen::Connection;
 
 use super::received::{Bill, Received};
 use super::respond::{self, Body};
-use super::route::{Route, Target, parameters, query, route, without_watch};
+use super::route::{self, Route, Target, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
 use super::{MAX_HEAD, Peer, Server, bounds, documents, extension, objects, reviews};
 use crate::api::{self, Query};
@@ -20,6 +20,7 @@ use crate::auth::{Impersonation, User};
 use crate::authorize::escalation::Requester;
 use crate::authorize::{Attributes, forbidden};
 use crate::credentials;
+use crate::fairness::Uids;
 use crate::instruments::Labels;
 
 /// Answers a request. Every failure is a `metav1.Status`.
@@ -41,7 +42,8 @@ pub async fn serve(
     let mut record = None;
     let begun = std::time::Instant::now();
     let mut labels = Labels::default();
-    let asking = Asking { connection: &connection, peer, audit: audit.as_ref(), labels: &mut labels };
+    let mut uids = Uids::default();
+    let asking = Asking { connection: &connection, peer, audit: audit.as_ref(), labels: &mut labels, uids: &mut uids };
     // What has no message of its own (failures, reviews) is written as the client likes best.
     let media = negotiate(accept(&request), true).map_or(Media::Json, |(_, media)| media);
     let mut response = match answer(&server, asking, &mut record, request, &mut bill).await {
@@ -68,6 +70,7 @@ pub async fn serve(
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
     }
+    uids.write(response.headers_mut());
     sending::send(response, wanted, &server.bounds.answers, &user, &connection, active, long).await
 }
 
@@ -111,6 +114,8 @@ struct Asking<'a> {
     audit: Option<&'a HeaderValue>,
     /// What the request is about, for `/metrics`.
     labels: &'a mut Labels,
+    /// By which schema and level it is worked on.
+    uids: &'a mut Uids,
 }
 
 async fn answer(
@@ -120,7 +125,7 @@ async fn answer(
     mut request: Request<Received>,
     bill: &mut Bill,
 ) -> Result<Response<Body>, Status> {
-    let Asking { connection, peer, audit, labels } = asking;
+    let Asking { connection, peer, audit, labels, uids } = asking;
     labels.verb = method_of(request.method());
     check_head(&request)?;
     let sender = authenticate(server, peer.certified, &request).await?;
@@ -158,6 +163,7 @@ async fn answer(
         None => asked(&route, request.method(), &query)?,
     };
     *labels = labels_of(&route, &what, &query, &request);
+    check_timeout(&what, &query)?;
     if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
         // M2: what any server has acknowledged is seen from here on, also by the authorizer.
         let seen = server.api.store.catch_up().await;
@@ -169,7 +175,8 @@ async fn answer(
         *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
     }
     let _working = server.instruments.working(!request.method().is_safe());
-    let _seat = server.fairness.seat(&user, &what).await?;
+    let seat = server.fairness.seat(&user, &what).await?;
+    uids.clone_from(&seat.uids);
     match record {
         None => server.authorizer.check(&user, &what)?,
         Some(record) => {
@@ -191,17 +198,23 @@ async fn answer(
             let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
             let known = request.headers().get_all(header::IF_NONE_MATCH).iter().filter_map(|tag| tag.to_str().ok());
             let asked = documents::Asked {
-                query: parameters(request.uri().query().unwrap_or("")),
+                query: route::parameters(request.uri().query().unwrap_or("")),
                 host: host.to_owned(),
                 accept: accept(&request).to_owned(),
                 known: known.collect::<Vec<_>>().join(","),
             };
-            let (is_large, of) = (path.starts_with("/openapi") || path == "/metrics", server.clone());
-            let document = move || documents::get(&of, &path, &asked);
-            if !is_large {
-                return document();
+            let (of, bounds) = (server.clone(), &server.bounds);
+            let is_described = path.starts_with("/openapi");
+            let pool = match &*path {
+                "/openapi/v2" | "/openapi/v3" => &bounds.descriptions,
+                _ if is_described || path == "/metrics" => &bounds.heavy,
+                _ => return documents::get(&of, &path, &asked),
+            };
+            let document = pool.run(&bill.user, move || documents::get(&of, &path, &asked)).await;
+            if is_described {
+                bounds.freed.notify_one();
             }
-            server.bounds.heavy.run(&bill.user, document).await.map_err(bounds::refused)?
+            document.map_err(bounds::refused)?
         }
         Route::Review { group, resource, namespace } => {
             if *request.method() != Method::POST {
@@ -302,6 +315,18 @@ fn is_content_with_less(query: &Query) -> bool {
 
 fn is_watch(query: &Query) -> bool {
     api::flag(query, "watch")
+}
+
+/// 400 for a `timeout` that is no duration. Only what is over soon has one: a watch has `timeoutSeconds`.
+fn check_timeout(what: &Attributes, query: &Query) -> Result<(), Status> {
+    let is_long =
+        what.verb == "watch" || matches!(&*what.subresource, "attach" | "exec" | "log" | "portforward" | "proxy");
+    match query.get("timeout").filter(|timeout| !timeout.is_empty() && !is_long) {
+        Some(timeout) if !parameters::is_duration(timeout) => Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What a request asks for.
@@ -412,6 +437,23 @@ fn verb_of(method: &Method, target: &Target, is_watch: bool) -> Option<&'static 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conformance_a_timeout_that_is_no_duration_is_refused() {
+        let check = |verb: &str, subresource: &str, timeout: &str| {
+            let what = Attributes { verb: verb.into(), subresource: subresource.into(), ..Attributes::default() };
+            check_timeout(&what, &Query::from([("timeout".to_owned(), timeout.to_owned())]))
+        };
+        let refused = check("get", "", "invalid").expect_err("refused");
+        let words = "invalid timeout specified in the request URL - time: invalid duration \"invalid\"";
+        assert_eq!((refused.code, &*refused.message), (400, words));
+        assert_eq!(check("delete", "", "30").expect_err("no unit").code, 400);
+        for (verb, subresource, timeout) in
+            [("get", "", "32s"), ("list", "", "0"), ("create", "", ""), ("watch", "", "x"), ("create", "exec", "x")]
+        {
+            assert_eq!(check(verb, subresource, timeout), Ok(()), "{verb} {subresource} {timeout}");
+        }
+    }
 
     #[test]
     fn x1_a_list_of_one_name_asks_for_that_name() {

@@ -75,7 +75,8 @@ fn a_defined_kind_is_served_defaulted_validated_and_shown() {
     let cells = (kind.row)(&kind, &a, cluster.api.now());
     assert_eq!(cells, [json!("a"), json!(3)]);
     assert_eq!((kind.fields)(&kind, &a), [("spec.mode", "fast".to_owned())]);
-    let document = openapi::v3_document(&cluster.api.served.now(), "x.io", "v1").expect("published");
+    let document = openapi::v3(&cluster.api.served.now(), "x.io", "v1").expect("published");
+    let document: Value = serde_json::from_str(&document.text()).expect("JSON");
     let published = &document["components"]["schemas"]["io.x.v1.Foo"];
     assert_eq!(published["properties"]["spec"]["properties"]["size"]["minimum"], 1);
     assert_eq!(published["x-kubernetes-group-version-kind"][0]["kind"], "Foo");

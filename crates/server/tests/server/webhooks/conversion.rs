@@ -1,7 +1,7 @@
 //! Custom resources in several versions, converted by a webhook.
 
 use mainstay_api::Kind;
-use mainstay_api::custom::rows::{Detail, is_true, rows};
+use mainstay_api::custom::rows::{is_true, rows};
 use mainstay_api::kinds::CUSTOM_RESOURCE_DEFINITION;
 use mainstay_client::{Client, ListOptions, PatchType, WatchEvent};
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ async fn established(client: &Client) -> (Kind, Kind) {
         if let WatchEvent::Put(definition) = event
             && is_true(&definition, "Established")
         {
-            let kinds = rows(&definition, Detail::Full);
+            let kinds = rows(&definition.to_string().into()).expect("JSON");
             return (kinds[0].clone(), kinds[1].clone());
         }
     }
