@@ -6,9 +6,20 @@ pub fn is_true(value: &str) -> bool {
     value != "0" && !value.eq_ignore_ascii_case("false")
 }
 
+/// Whether a parameter is a duration as Go writes it: `1m30s`, `0`.
+pub fn is_duration(value: &str) -> bool {
+    crate::cel::duration(value).is_some()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_true;
+    use super::{is_duration, is_true};
+
+    #[test]
+    fn a_duration_has_units() {
+        assert!(["0", "0s", "1m30s", "-1s", "1.5h", "+2ms"].into_iter().all(is_duration));
+        assert!(!["", "1", "1x", "s", "invalid", "1s "].into_iter().any(is_duration));
+    }
 
     #[test]
     fn only_false_and_zero_are_false() {

@@ -228,6 +228,35 @@ fn any_config() -> impl Strategy<Value = Value> {
         })
 }
 
+/// What one configuration adds comes after what there is: a container that somebody injects is not the first one.
+#[test]
+fn s11_items_that_are_added_come_where_upstream_has_them() {
+    let config = |names: &str| {
+        let containers: Vec<Value> =
+            names.chars().map(|name| json!({ "name": name.to_string(), "image": "i" })).collect();
+        pod(json!({}), json!({ "containers": containers }))
+    };
+    let names = |live: &Value| -> String {
+        let containers = live["spec"]["containers"].as_array().expect("containers");
+        containers.iter().filter_map(|container| container["name"].as_str()).collect()
+    };
+    for (live, applied, merged) in [
+        ("a", "b", "ab"),
+        ("abc", "d", "abcd"),
+        ("abc", "cd", "abcd"),
+        ("abc", "dc", "abdc"),
+        ("abc", "ca", "bca"),
+        ("abc", "xaycz", "xabycz"),
+        ("abcd", "dcba", "dcba"),
+        ("abcd", "bd", "abcd"),
+        ("", "ab", "ab"),
+    ] {
+        let before = apply_pod(None, &config(live), "one", false).expect("applies");
+        let after = apply_pod(Some(&before), &config(applied), "two", false).expect("applies");
+        assert_eq!(names(&after), merged, "{applied} onto {live}");
+    }
+}
+
 /// Items in a random order.
 trait ShuffleValues<K, V> {
     fn prop_shuffle_values(self) -> BoxedStrategy<Vec<(K, V)>>;
@@ -353,15 +382,15 @@ fn lists_of_custom_resources_are_merged_as_their_schema_says() {
                 } } } } } }] },
         "status": { "conditions": [{ "type": "Established", "status": "True" }] },
     });
-    let kind = crate::custom::rows::rows(&definition, crate::custom::rows::Detail::Full).remove(0);
+    let kind = crate::custom::rows::rows(&definition.to_string().into()).expect("JSON").remove(0);
     let foo =
         |spec: Value| json!({ "apiVersion": "x.io/v1", "kind": "Foo", "metadata": { "name": "a" }, "spec": spec });
     let one = foo(json!({ "keyed": [{ "k": "a", "v": 1 }], "set": ["x"], "plain": ["1"], "atomic": { "a": "1" } }));
     let two = foo(json!({ "keyed": [{ "k": "b", "p": "UDP", "v": 2 }], "set": ["y"] }));
     let live = apply(&kind, None, &one, false, writer("one", 1)).expect("applies");
     let live = apply(&kind, Some(&live), &two, false, writer("two", 2)).expect("nothing in common");
-    assert_eq!(live["spec"]["keyed"], json!([{ "k": "b", "p": "UDP", "v": 2 }, { "k": "a", "v": 1 }]));
-    assert_eq!(live["spec"]["set"], json!(["y", "x"]));
+    assert_eq!(live["spec"]["keyed"], json!([{ "k": "a", "v": 1 }, { "k": "b", "p": "UDP", "v": 2 }]));
+    assert_eq!(live["spec"]["set"], json!(["x", "y"]));
     let owned = fields_of(&live, "one");
     assert!(owned["f:spec"]["f:keyed"].get("k:{\"k\":\"a\",\"p\":\"TCP\"}").is_some(), "{owned}");
     assert_eq!(owned["f:spec"]["f:plain"], json!({}));

@@ -1,14 +1,13 @@
 //! Objects seen through their type: which fields they hold, what differs between two, how one is
 //! merged into another, and how fields are taken out again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
 use super::set::{Set, shown};
 use crate::custom::schema::{Additional, ListType as CustomList, Schema};
 use crate::kinds::Kind;
-use crate::patch::{arrange, positions};
 use crate::schema::list_keys::{DEFAULT, FieldKeys, ListType};
 use crate::schema::types::{DEDUCED, Shape, resource, shape_of_kind};
 
@@ -302,6 +301,41 @@ pub(super) fn compare(old: Typed<'_>, new: Typed<'_>) -> Comparison {
     result
 }
 
+/// The items of two lists, by their names and indices, in the order of the merged one, as upstream: what both have and
+/// what only the second has in the order of the second; what only the first has before the next one that it shares.
+fn ordered(live: &[(String, usize)], config: &[(String, usize)]) -> Vec<(Option<usize>, Option<usize>)> {
+    let index = |items: &[(String, usize)]| -> HashMap<String, usize> { items.iter().rev().cloned().collect() };
+    let (known, wanted) = (index(live), index(config));
+    let mut shared = config.iter().map(|(name, _)| name).filter(|name| known.contains_key(*name)).peekable();
+    let (mut left, mut right) = (live.iter().peekable(), config.iter().peekable());
+    let mut order = Vec::with_capacity(live.len().max(config.len()));
+    loop {
+        match (left.peek(), right.peek()) {
+            (None, None) => return order,
+            (Some((name, index)), _) if !wanted.contains_key(name) => {
+                order.push((Some(*index), None));
+                left.next();
+            }
+            // It comes where the second list has it.
+            (Some((name, _)), Some((other, _))) if name != other && shared.peek().is_some_and(|next| *next != name) => {
+                left.next();
+            }
+            (of_both, Some((name, index))) => {
+                order.push((known.get(name).copied(), Some(*index)));
+                if of_both.is_some_and(|(other, _)| other == name) {
+                    left.next();
+                }
+                shared.next_if(|next| *next == name);
+                right.next();
+            }
+            // It was in its turn before.
+            (Some(_), None) => {
+                left.next();
+            }
+        }
+    }
+}
+
 /// The live value with what the configuration says.
 pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
     let form = config.form();
@@ -324,21 +358,23 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
             Value::Object(merged)
         }
         (Value::Array(live_items), Value::Array(config_items)) => {
-            let mut kept: BTreeMap<String, &Value> =
-                live_items.iter().filter_map(|item| Some((live.element(item)?, item))).collect();
-            let mut merged: BTreeMap<String, Value> = BTreeMap::new();
-            for item in config_items {
-                let Some(element) = config.element(item) else { continue };
+            let named = |items: &'_ [Value]| -> Vec<(String, usize)> {
+                let items = items.iter().enumerate();
+                items.filter_map(|(index, item)| Some((config.element(item)?, index))).collect()
+            };
+            let one = |before: Option<&Value>, item: &Value| {
                 let after = Typed { nature: config.item(), value: item };
-                let before = kept.remove(&element);
-                let before = before.or_else(|| merged.get(&element));
-                let value = before.map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after));
-                merged.insert(element, value);
-            }
-            merged.extend(kept.into_iter().map(|(element, item)| (element, item.clone())));
-            let element = |item: &Value| config.element(item);
-            let (wanted, now) = (positions(config_items, element), positions(live_items, element));
-            Value::Array(arrange(merged.into_values().collect(), &wanted, &now, element))
+                before.map_or_else(|| item.clone(), |value| merge(Typed { value, ..after }, after))
+            };
+            let order = ordered(&named(live_items), &named(config_items));
+            let merged = order.into_iter().filter_map(|(before, after)| {
+                let before = before.and_then(|index| live_items.get(index));
+                match after.and_then(|index| config_items.get(index)) {
+                    Some(item) => Some(one(before, item)),
+                    None => before.cloned(),
+                }
+            });
+            Value::Array(merged.collect())
         }
         _ => config.value.clone(),
     }

@@ -44,6 +44,8 @@ use std::collections::BTreeMap;
 pub use types::Type;
 pub use value::{Opaque, Value};
 
+pub(crate) use library::time::duration;
+
 use ast::Node;
 
 /// What one evaluation may cost: upstream's limit for each rule and each expression of a policy.

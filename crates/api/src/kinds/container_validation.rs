@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::downward_validation::{self, Told};
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
 use super::security_validation;
@@ -107,12 +108,8 @@ fn environment(variable: &Field, causes: &mut Vec<Cause>) {
                 source_field.get("name").need_text(causes);
                 source_field.get("key").need(causes, names::config_key);
             }
-            "fieldRef" => {
-                source_field.get("fieldPath").need_text(causes);
-            }
-            "resourceFieldRef" => {
-                source_field.get("resource").need_text(causes);
-            }
+            "fieldRef" => downward_validation::field(&source_field, Told::Variable, causes),
+            "resourceFieldRef" => downward_validation::resource(&source_field, Told::Variable, causes),
             _ => {}
         }
     }

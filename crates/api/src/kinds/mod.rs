@@ -50,6 +50,7 @@ pub mod deployment;
 pub(crate) mod device_rules;
 pub mod deviceclass;
 pub mod devicetaintrule;
+mod downward_validation;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::container_validation::{file_path, no_backsteps};
+use super::downward_validation::{self, Told};
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
 use crate::names;
@@ -101,6 +102,17 @@ fn downward(at: &Field, causes: &mut Vec<Cause>) {
         let path = item.get("path");
         if path.need_text(causes) {
             file_path(&path, causes);
+        }
+        let (field, resource) = (item.get("fieldRef"), item.get("resourceFieldRef"));
+        match (field.is_set(), resource.is_set()) {
+            (true, false) => downward_validation::field(&field, Told::File, causes),
+            (false, true) => downward_validation::resource(&resource, Told::File, causes),
+            (true, true) => {
+                causes.push(item.invalid("fieldRef and resourceFieldRef can not be specified simultaneously"))
+            }
+            (false, false) => {
+                causes.push(Cause::required(&item.path, "one of fieldRef and resourceFieldRef is required"))
+            }
         }
         mode(&item.get("mode"), causes);
     }

@@ -8,7 +8,6 @@ mod strategic;
 
 use serde_json::Value;
 
-pub(crate) use self::order::{arrange, positions};
 use crate::kinds::Kind;
 use crate::schema::decode::fits_depth;
 use crate::schema::parse::{self, MAX_DEPTH};

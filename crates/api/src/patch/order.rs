@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 /// Where each item stands, by what identifies it: the first of each.
-pub(crate) fn positions(items: &[Value], identity: impl Fn(&Value) -> Option<String>) -> HashMap<String, usize> {
+pub(super) fn positions(items: &[Value], identity: impl Fn(&Value) -> Option<String>) -> HashMap<String, usize> {
     let mut index = HashMap::new();
     for (at, item) in items.iter().enumerate() {
         if let Some(identity) = identity(item) {
@@ -17,7 +17,7 @@ pub(crate) fn positions(items: &[Value], identity: impl Fn(&Value) -> Option<Str
 
 /// Orders a merged list: the items that `ordered` names in that order; the others keep their place among
 /// the `stored` ones as far as both can be had, and come after where there is no relation.
-pub(crate) fn arrange(
+pub(super) fn arrange(
     merged: Vec<Value>,
     ordered: &HashMap<String, usize>,
     stored: &HashMap<String, usize>,

@@ -128,6 +128,8 @@ impl ProbeKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeOutcome {
     Success,
+    /// A success with something to tell of it.
+    Warning(String),
     /// The output, for the event.
     Failure(String),
     /// The probe itself could not be run; changes no count, as upstream.
@@ -615,12 +617,17 @@ impl PodView {
         let Some(memory) = self.attempt_memory(container, attempt) else { return };
         let fact = memory.probes.entry(kind).or_default();
         fact.last_run = Some(began);
-        if early && fact.verdict.is_none() && outcome != ProbeOutcome::Success {
+        let is_success = matches!(outcome, ProbeOutcome::Success | ProbeOutcome::Warning(_));
+        if early && fact.verdict.is_none() && !is_success {
             fact.early = fact.early.saturating_add(1);
             return;
         }
         let ok = match &outcome {
             ProbeOutcome::Success => true,
+            ProbeOutcome::Warning(output) => {
+                record(true, "ProbeWarning", format!("{} probe warning: {output}", kind.title()), Some(container));
+                true
+            }
             ProbeOutcome::Failure(output) => {
                 if alive {
                     record(true, "Unhealthy", format!("{} probe failed: {output}", kind.title()), Some(container));

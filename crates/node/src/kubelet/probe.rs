@@ -16,6 +16,8 @@ use mainstay_runtime::{RuntimeError, container_id};
 const MAX_ANSWER: u64 = 10 << 10;
 /// How much of a probe's output is told.
 const MAX_OUTPUT: usize = 1 << 10;
+/// How many servers one probe asks, as Go's client.
+const MAX_REDIRECTS: usize = 10;
 /// A postStart hook has no deadline of its own upstream; a hung one must not hold its task for ever.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -40,8 +42,12 @@ pub(super) async fn run(
     let spec = context.container(container);
     if let Some(action) = &probe.http_get {
         return match http(kubelet, context, spec, action, timeout).await {
-            Ok((code, _)) if (200..400).contains(&code) => ProbeOutcome::Success,
-            Ok((code, _)) => ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
+            Ok(Answer { code, .. }) if (200..300).contains(&code) => ProbeOutcome::Success,
+            // It leads elsewhere: who probes asks this pod, and nobody else.
+            Ok(Answer { code, body, .. }) if (300..400).contains(&code) => {
+                ProbeOutcome::Warning(format!("Probe terminated redirects, Response body: {}", shorten(&body)))
+            }
+            Ok(Answer { code, .. }) => ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
             Err(message) => ProbeOutcome::Failure(message),
         };
     }
@@ -129,34 +135,32 @@ fn address(
     Some((host, u16::try_from(number).ok()?))
 }
 
-/// A GET without following redirects. The status code and the beginning of the answer, or what went wrong in the
-/// words of upstream's HTTP client.
+/// A GET that follows redirects to the same host, as upstream's, but no other. What it came to, or what went wrong in
+/// the words of upstream's HTTP client.
 async fn http(
     kubelet: &Kubelet,
     context: &PodContext,
     spec: Option<&Container>,
     action: &HTTPGetAction,
     timeout: Duration,
-) -> Result<(u16, String), String> {
+) -> Result<Answer, String> {
     let Some((host, port)) = address(kubelet, context, spec, action.host.as_deref(), &action.port) else {
         return Err("the probe's port is not known".to_owned());
     };
     let https = action.scheme.as_deref() == Some("HTTPS");
     let path = action.path.as_deref().unwrap_or("/");
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let url = format!("{}://{host}:{port}{path}", if https { "https" } else { "http" });
-    let request = request(&host, port, &path, action);
+    let mut target = Target { https, host, port, path };
+    let url = target.url();
     let work = async {
-        let tcp = TcpStream::connect((host.as_str(), port))
-            .await
-            .map_err(|error| format!("dial tcp {host}:{port}: connect: {}", plain(&error)))?;
-        if https {
-            let connector = tokio_rustls::TlsConnector::from(unverified_tls()?);
-            let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
-            exchange(connector.connect(name, tcp).await.map_err(|error| error.to_string())?, &request).await
-        } else {
-            exchange(tcp, &request).await
+        for _ in 0..MAX_REDIRECTS {
+            let answer = target.get(action).await?;
+            match answer.location.as_deref().and_then(|location| target.led_to(location)) {
+                Some(next) => target = next,
+                None => return Ok(answer),
+            }
         }
+        Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     };
     match tokio::time::timeout(timeout, work).await {
         Ok(result) => result.map_err(|message| format!("Get \"{url}\": {message}")),
@@ -164,6 +168,79 @@ async fn http(
             Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
         }
     }
+}
+
+/// Where a GET goes.
+#[derive(Clone, Debug, PartialEq)]
+struct Target {
+    https: bool,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Target {
+    fn url(&self) -> String {
+        let Self { https, host, port, path } = self;
+        format!("{}://{host}:{port}{path}", if *https { "https" } else { "http" })
+    }
+
+    async fn get(&self, action: &HTTPGetAction) -> Result<Answer, String> {
+        let Self { https, host, port, path } = self;
+        let request = request(host, *port, path, action);
+        let tcp = TcpStream::connect((host.as_str(), *port))
+            .await
+            .map_err(|error| format!("dial tcp {host}:{port}: connect: {}", plain(&error)))?;
+        if !https {
+            return exchange(tcp, &request).await;
+        }
+        let connector = tokio_rustls::TlsConnector::from(unverified_tls()?);
+        let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
+        exchange(connector.connect(name, tcp).await.map_err(|error| error.to_string())?, &request).await
+    }
+
+    /// Where a `Location` leads, if that is the same host.
+    fn led_to(&self, location: &str) -> Option<Self> {
+        let location = location.split('#').next().unwrap_or_default();
+        let (https, rest) = match location.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((before, _)) if !before.contains(['/', '?']) => return None,
+            _ => match location.strip_prefix("//") {
+                Some(rest) => (self.https, rest),
+                None => return Some(Self { path: self.path_to(location), ..self.clone() }),
+            },
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(end)?;
+        let default = if https { 443 } else { 80 };
+        let (host, port) = match authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+            Some((host, port)) => (host, port.parse().ok()?),
+            None => (authority, default),
+        };
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        (host == self.host).then(|| Self { https, host: host.to_owned(), port, path })
+    }
+
+    /// The path that a reference without a host leads to.
+    fn path_to(&self, reference: &str) -> String {
+        let path = self.path.split('?').next().unwrap_or_default();
+        match reference.chars().next() {
+            Some('/') => reference.to_owned(),
+            Some('?') => format!("{path}{reference}"),
+            Some(_) => format!("{}/{reference}", path.rsplit_once('/').map_or("", |(folder, _)| folder)),
+            None => self.path.clone(),
+        }
+    }
+}
+
+/// What a server answered, as far as it counts.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    code: u16,
+    /// Of a redirect: where it leads, and the beginning of its text.
+    location: Option<String>,
+    body: String,
 }
 
 /// The request as bytes. Header names and values with line ends are left out: they could smuggle in a request.
@@ -188,13 +265,13 @@ fn request(host: &str, port: u16, path: &str, action: &HTTPGetAction) -> String 
     request
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<(u16, String), String> {
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<Answer, String> {
     stream.write_all(request.as_bytes()).await.map_err(|error| plain(&error))?;
     let mut answer = Vec::new();
     let mut limited = stream.take(MAX_ANSWER);
     let mut buffer = [0; 2048];
-    // The status line is all that counts: the rest is not waited for.
-    while !answer.contains(&b'\n') {
+    // The status line is all that counts, but for a redirect the head: the rest is not waited for.
+    while !is_enough(&answer) {
         match limited.read(&mut buffer).await.map_err(|error| plain(&error))? {
             0 => break,
             read => answer.extend_from_slice(buffer.get(..read).unwrap_or_default()),
@@ -204,11 +281,29 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str
         return Err("EOF".to_owned());
     }
     let text = String::from_utf8_lossy(&answer).into_owned();
-    let mut words = text.lines().next().unwrap_or("").split(' ');
-    match (words.next(), words.next().and_then(|code| code.parse().ok())) {
-        (Some(version), Some(code)) if version.starts_with("HTTP/") => Ok((code, text)),
-        _ => Err("malformed HTTP response".to_owned()),
-    }
+    let code = code(&text).ok_or("malformed HTTP response")?;
+    let (head, body) = text.split_once("\r\n\r\n").or_else(|| text.split_once("\n\n")).unwrap_or((&text, ""));
+    let location = head
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .find_map(|(name, value)| name.trim().eq_ignore_ascii_case("location").then(|| value.trim().to_owned()));
+    let leads = matches!(code, 301 | 302 | 303 | 307 | 308);
+    Ok(Answer { code, location: location.filter(|_| leads), body: body.to_owned() })
+}
+
+/// The code in an answer's first line.
+fn code(answer: &str) -> Option<u16> {
+    let mut words = answer.lines().next()?.split(' ');
+    words.next().filter(|version| version.starts_with("HTTP/"))?;
+    words.next()?.parse().ok()
+}
+
+/// Whether so much of an answer says all that is asked.
+fn is_enough(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let is_redirect = code(&text).is_some_and(|code| (300..400).contains(&code));
+    text.contains('\n') && (!is_redirect || text.contains("\r\n\r\n") || text.contains("\n\n"))
 }
 
 /// An error without Rust's ` (os error 111)`, in lower case as other systems print it.
@@ -289,6 +384,46 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conformance_a_probe_is_led_within_its_host_alone() {
+        let at = |path: &str| Target { https: false, host: "10.0.0.1".into(), port: 8080, path: path.into() };
+        let led = |location: &str| at("/a/b?c=d").led_to(location).map(|next| next.url());
+        for (location, wanted) in [
+            ("/healthz", "http://10.0.0.1:8080/healthz"),
+            ("x?y#z", "http://10.0.0.1:8080/a/x?y"),
+            ("?q=http://10.0.0.9/", "http://10.0.0.1:8080/a/b?q=http://10.0.0.9/"),
+            ("http://10.0.0.1:9090/x", "http://10.0.0.1:9090/x"),
+            ("HTTPS://10.0.0.1", "https://10.0.0.1:443/"),
+            ("//10.0.0.1:1/x", "http://10.0.0.1:1/x"),
+            ("", "http://10.0.0.1:8080/a/b?c=d"),
+        ] {
+            assert_eq!(led(location).as_deref(), Some(wanted), "{location}");
+        }
+        for elsewhere in ["http://0.0.0.0/", "//example.com/x", "ftp://10.0.0.1/", "http://10.0.0.1:x/"] {
+            assert_eq!(led(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn conformance_of_a_redirect_the_whole_head_is_read() {
+        let answered = async |text: &'static str| {
+            let (near, mut far) = tokio::io::duplex(4096);
+            for part in text.as_bytes().chunks(7) {
+                far.write_all(part).await.expect("written");
+            }
+            drop(far);
+            exchange(near, "").await
+        };
+        let found = answered("HTTP/1.1 302 Found\r\nX: y\r\nlocation: /x\r\n\r\nthere").await.expect("an answer");
+        assert_eq!((found.code, found.location.as_deref()), (302, Some("/x")));
+        let fine = answered("HTTP/1.1 200 OK\r\nLocation: /x\r\n\r\n").await.expect("an answer");
+        assert_eq!((fine.code, fine.location), (200, None));
+        let kept = answered("HTTP/1.1 304 Not Modified\r\nLocation: /x\r\n\r\n").await.expect("an answer");
+        assert_eq!((kept.code, kept.location), (304, None));
+        assert!(answered("SSH-2.0-x\r\n").await.is_err());
+        assert_eq!(answered("").await, Err("EOF".to_owned()));
+    }
 
     #[test]
     fn a_request_cannot_carry_another() {

@@ -199,6 +199,9 @@ impl ListOptions {
                 ));
             }
         }
+        if query.contains_key("sendInitialEvents") {
+            return Err(invalid("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"));
+        }
         if !token.is_empty() {
             if !version.is_empty() && version != "0" {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
@@ -265,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_version_is_meant_as_upstream_means_it() {
-        let table: [(&[(&str, &str)], Result<Match, u16>); 11] = [
+        let table: [(&[(&str, &str)], Result<Match, u16>); 12] = [
             (&[], Ok(Match::Newest)),
             (&[("resourceVersion", "0")], Ok(Match::NotOlderThan(Revision(0)))),
             (&[("resourceVersion", "5")], Ok(Match::NotOlderThan(Revision(5)))),
@@ -280,6 +283,7 @@ mod tests {
             (&[("resourceVersionMatch", "Exact")], Err(422)),
             (&[("resourceVersion", "x")], Err(400)),
             (&[("continue", "!"), ("resourceVersion", "")], Err(400)),
+            (&[("sendInitialEvents", "true"), ("resourceVersion", "0")], Err(422)),
         ];
         for (pairs, wanted) in table {
             let found = ListOptions::new(&query(pairs), b"/", Timestamp::UNIX_EPOCH)

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mainstay_api::Status;
 use mainstay_store::{Entry, Store};
 use tokio::sync::oneshot;
@@ -40,6 +41,7 @@ struct State {
 
 /// A level at work.
 struct Room {
+    uid: Option<HeaderValue>,
     /// `None` is without limits.
     limited: Option<Limited>,
     seats: u32,
@@ -55,6 +57,24 @@ struct Room {
 pub struct Seat {
     level: String,
     state: Option<Arc<Mutex<State>>>,
+    /// By what the request was classified.
+    pub uids: Uids,
+}
+
+/// The uids of a request's FlowSchema and PriorityLevelConfiguration, which its answer names. None of what is not
+/// stored.
+#[derive(Clone, Debug, Default)]
+pub struct Uids {
+    schema: Option<HeaderValue>,
+    level: Option<HeaderValue>,
+}
+
+impl Uids {
+    /// Writes them into an answer.
+    pub fn write(self, headers: &mut HeaderMap) {
+        headers.extend(self.schema.map(|uid| (HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), uid)));
+        headers.extend(self.level.map(|uid| (HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), uid)));
+    }
 }
 
 impl Drop for Seat {
@@ -78,7 +98,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Room {
     fn new(limited: Option<Limited>, seats: u32) -> Self {
-        Self { limited, seats, taken: 0, waiting: 0, queues: HashMap::new(), turns: VecDeque::new() }
+        Self { uid: None, limited, seats, taken: 0, waiting: 0, queues: HashMap::new(), turns: VecDeque::new() }
     }
 
     /// Gives free seats to who waits, flow by flow.
@@ -94,7 +114,7 @@ impl Room {
             }
             let Some(next) = next else { continue };
             self.waiting = self.waiting.saturating_sub(1);
-            let seat = Seat { level: level.to_owned(), state: Some(state.clone()) };
+            let seat = Seat { level: level.to_owned(), state: Some(state.clone()), uids: Uids::default() };
             match next.send(seat) {
                 Ok(()) => self.taken += 1,
                 // It has gone away meanwhile.
@@ -119,15 +139,16 @@ impl Fairness {
     /// # Errors
     /// 429 where too many of its flow wait already, or its turn does not come.
     pub async fn seat(&self, user: &User, what: &Attributes) -> Result<Seat, Status> {
-        let waits = {
+        let (waits, uids) = {
             let mut state = lock(&self.state);
             state.catch_up();
-            let Some((level, flow)) = state.classify(user, what) else { return Err(busy()) };
+            let Some((level, flow, schema)) = state.classify(user, what) else { return Err(busy()) };
             let Some(room) = state.rooms.get_mut(&level) else { return Err(busy()) };
-            let Some(limited) = room.limited else { return Ok(Seat { level, state: None }) };
+            let uids = Uids { schema, level: room.uid.clone() };
+            let Some(limited) = room.limited else { return Ok(Seat { level, state: None, uids }) };
             if room.taken < room.seats && room.waiting == 0 {
                 room.taken += 1;
-                return Ok(Seat { level, state: Some(self.state.clone()) });
+                return Ok(Seat { level, state: Some(self.state.clone()), uids });
             }
             let queued = room.queues.get(&flow).map_or(0, VecDeque::len);
             if queued >= limited.flow || room.waiting >= limited.total {
@@ -139,10 +160,13 @@ impl Fairness {
             }
             room.queues.entry(flow).or_default().push_back(sender);
             room.waiting += 1;
-            waits
+            (waits, uids)
         };
         match tokio::time::timeout(PATIENCE, waits).await {
-            Ok(Ok(seat)) => Ok(seat),
+            Ok(Ok(mut seat)) => {
+                seat.uids = uids;
+                Ok(seat)
+            }
             Ok(Err(_)) | Err(_) => Err(busy()),
         }
     }
@@ -195,29 +219,33 @@ impl State {
         let of = |plural: &'static str| objects.iter().filter(move |(of, _)| of == plural).map(|(_, object)| object);
         self.schemas = of(SCHEMAS).map(Schema::read).collect();
         self.schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
-        let levels: BTreeMap<String, Option<Limited>> =
-            of(LEVELS).map(Level::read).map(|level| (level.name, level.limited)).collect();
-        let sum: u32 = levels.values().flatten().map(|limited| limited.shares).sum::<u32>().max(1);
-        for (name, limited) in &levels {
+        let levels: BTreeMap<String, Level> =
+            of(LEVELS).map(Level::read).map(|level| (level.name.clone(), level)).collect();
+        let limits = levels.values().filter_map(|level| level.limited);
+        let sum: u32 = limits.map(|limited| limited.shares).sum::<u32>().max(1);
+        for (name, Level { limited, uid, .. }) in &levels {
             let shares = limited.map_or(0, |limited| limited.shares);
             // Rounded up: every level works, however small.
             let seats = (SEATS.saturating_mul(shares).div_ceil(sum)).max(1);
             let room = self.rooms.entry(name.clone()).or_insert_with(|| Room::new(*limited, seats));
             (room.limited, room.seats) = (*limited, seats);
+            room.uid.clone_from(uid);
         }
         self.rooms.retain(|name, room| levels.contains_key(name) || room.taken > 0 || room.waiting > 0);
     }
 
-    fn classify(&self, user: &User, what: &Attributes) -> Option<(String, String)> {
+    /// The level and the flow of a request, and its schema's uid.
+    fn classify(&self, user: &User, what: &Attributes) -> Option<(String, String, Option<HeaderValue>)> {
         let schema =
             self.schemas.iter().find(|schema| self.rooms.contains_key(&schema.level) && schema.fits(user, what))?;
-        Some((schema.level.clone(), schema.flow(user, what)))
+        Some((schema.level.clone(), schema.flow(user, what), schema.uid.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::future::Future;
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
@@ -276,6 +304,28 @@ mod tests {
         drop((seats, served, modest_seat));
         let state = lock(&fairness.state);
         assert_eq!(state.rooms["workload-low"].taken, 0);
+    }
+
+    #[tokio::test]
+    async fn conformance_answers_name_the_schema_and_the_level_of_their_requests() {
+        use mainstay_api::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
+        let cluster = crate::api::tests::Cluster::new();
+        let limited = json!({ "nominalConcurrencyShares": 1, "limitResponse": { "type": "Reject" } });
+        let level = json!({ "metadata": { "name": "own" }, "spec": { "type": "Limited", "limited": limited } });
+        let level = cluster.create(&PRIORITY_LEVEL_CONFIGURATION, level).expect("created");
+        let rules = json!([{ "subjects": [{ "kind": "User", "user": { "name": "ann" } }],
+            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }] }]);
+        let schema = json!({ "metadata": { "name": "of-ann" }, "spec": { "matchingPrecedence": 1000, "rules": rules,
+            "priorityLevelConfiguration": { "name": "own" } } });
+        let schema = cluster.create(&FLOW_SCHEMA, schema).expect("created");
+        let fairness = Fairness::new(&cluster.api.store);
+        let what = Attributes { verb: "get".into(), path: "/version".into(), ..Attributes::default() };
+        let seat = fairness.seat(&of("ann", &["system:authenticated"]), &what).await.expect("a seat");
+        let mut headers = HeaderMap::new();
+        seat.uids.clone().write(&mut headers);
+        let uid = |object: &serde_json::Value| object["metadata"]["uid"].as_str().expect("a uid").to_owned();
+        assert_eq!(headers["x-kubernetes-pf-flowschema-uid"], uid(&schema));
+        assert_eq!(headers["x-kubernetes-pf-prioritylevel-uid"], uid(&level));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! FlowSchemas and PriorityLevelConfigurations: which requests belong together, and how many of them at a time.
 
+use http::HeaderValue;
 use mainstay_api::object;
 use serde_json::{Value, json};
 
@@ -17,6 +18,8 @@ pub struct Level {
     pub name: String,
     /// `None` for one without limits.
     pub limited: Option<Limited>,
+    /// Its uid, where it is stored.
+    pub uid: Option<HeaderValue>,
 }
 
 /// The limits of a level.
@@ -41,6 +44,8 @@ pub struct Schema {
     pub precedence: i64,
     /// `ByUser`, `ByNamespace`, or empty for one flow.
     pub distinguisher: String,
+    /// Its uid, where it is stored.
+    pub uid: Option<HeaderValue>,
     rules: Vec<Value>,
 }
 
@@ -154,7 +159,7 @@ impl Level {
             let shares = u32::try_from(number(&["limited", "nominalConcurrencyShares"], 30)).unwrap_or(0);
             Limited { shares, flow: length, total: length.saturating_mul(of("queues", 64)) }
         });
-        Self { name: object::name(object).to_owned(), limited }
+        Self { name: object::name(object).to_owned(), limited, uid: uid(object) }
     }
 }
 
@@ -166,6 +171,7 @@ impl Schema {
             level: object::text(object, &["spec", "priorityLevelConfiguration", "name"]).to_owned(),
             precedence: object::at(object, &["spec", "matchingPrecedence"]).and_then(Value::as_i64).unwrap_or(1000),
             distinguisher: object::text(object, &["spec", "distinguisherMethod", "type"]).to_owned(),
+            uid: uid(object),
             rules: object::at(object, &["spec", "rules"]).and_then(Value::as_array).cloned().unwrap_or_default(),
         }
     }
@@ -190,6 +196,11 @@ impl Schema {
             _ => self.name.clone(),
         }
     }
+}
+
+fn uid(object: &Value) -> Option<HeaderValue> {
+    let uid = object::text(object, &["metadata", "uid"]);
+    HeaderValue::from_str(uid).ok().filter(|uid| !uid.is_empty())
 }
 
 fn is_subject(subject: &Value, user: &User) -> bool {

@@ -66,7 +66,14 @@ fn double<'a>(o: &Observed<'a>, hash: &str, most: usize, now: Timestamp, plan: &
             Some((None, Some(old))) if available(o, old, now) => candidates.push(*node),
             Some((None, Some(_))) => plan.create.push(node),
             Some((Some(new), Some(old))) if available(o, new, now) => plan.delete.push(old),
-            Some((Some(_), Some(_))) => doubled += 1,
+            Some((Some(new), Some(_))) => {
+                doubled += 1;
+                // The status looks at the old one alone.
+                if let Some(at) = pods::available_at(new, o.min_ready_seconds()) {
+                    d.waiting.push(Waiting::NotYetAvailable);
+                    d.wake(at);
+                }
+            }
         }
     }
     let free = most.saturating_sub(doubled);

@@ -114,6 +114,26 @@ fn status(world: &World, field: &str) -> i64 {
     world.get(&DAEMON_SET, "default", "agent")["status"][field].as_i64().unwrap_or(0)
 }
 
+/// S7, S12: the old pod goes when the new one has been Ready for long enough, and something wakes whoever sees to it.
+#[test]
+fn conformance_a_surge_ends_when_the_new_pod_has_been_ready_for_long_enough() {
+    let mut world = world(
+        1,
+        json!({"minReadySeconds": 10, "updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}),
+    );
+    rest(&mut world);
+    let old = names(&world);
+    change(&mut world, image("good:2"));
+    rest(&mut world);
+    let new = names(&world).into_iter().find(|name| !old.contains(name)).expect("a new pod");
+    let conditions = json!([{"type": "Ready", "status": "True", "lastTransitionTime": now().to_string()}]);
+    world.patch(&POD, "default", &new, json!({"status": {"conditions": conditions}}));
+    let observed = daemonset::observe(&world.snapshot, &key()).expect("observed");
+    let decision = daemonset::decide(&observed, now());
+    assert_eq!(decision.wake_at, now().checked_add(jiff::SignedDuration::from_secs(10)).ok());
+    assert!(!decision.writes.iter().any(|write| matches!(write, crate::decision::Write::Delete { .. })));
+}
+
 #[test]
 fn every_node_gets_a_pod_that_only_it_will_do_for() {
     let mut world = world(3, json!({}));
