@@ -1,13 +1,17 @@
 //! The promises of the store, tested.
 
 mod basics;
+mod content;
 mod crash;
 mod damage;
+mod disk;
 mod etcd;
 mod group;
 mod index;
 mod kill;
 mod model;
+mod past;
+mod sealed;
 mod shared;
 mod window;
 
