@@ -22,7 +22,20 @@ const AUTH_SYS: u32 = 1;
 pub fn read_record(
     stream: &mut impl Read,
     record: &mut Vec<u8>,
+    begun: impl FnMut() -> io::Result<()>,
+) -> io::Result<bool> {
+    read_record_within(stream, record, begun, |_| Ok(()))
+}
+
+/// The same; before there is memory for a fragment, `room` is asked with how long the record is then.
+///
+/// # Errors
+/// As [`read_record`], and those of `room`.
+pub fn read_record_within(
+    stream: &mut impl Read,
+    record: &mut Vec<u8>,
     mut begun: impl FnMut() -> io::Result<()>,
+    mut room: impl FnMut(usize) -> io::Result<()>,
 ) -> io::Result<bool> {
     record.clear();
     loop {
@@ -45,6 +58,7 @@ pub fn read_record(
                 format!("an RPC record is longer than {MAX_RECORD} bytes"),
             ));
         }
+        room(old + length)?;
         // Reserved first: as many bytes as the limit allows, and they are not cleared before they are written.
         record.reserve_exact(length);
         if (&mut *stream).take(length as u64).read_to_end(record)? < length {

@@ -1,5 +1,6 @@
 //! From a call to its procedure and back.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,7 +12,8 @@ use super::export::Export;
 use super::handle::Opened;
 use super::identity::{self, Acting};
 use super::limits::Limit;
-use super::{Server, file, listing, mount, name, sizes};
+use super::room::Held;
+use super::{RECORD_TIMEOUT, Server, file, listing, mount, name, sizes};
 use crate::protocol::{self, Attributes, MAX_HANDLE, Time, procedure, status};
 use crate::rpc::{self, Call, Refusal};
 use crate::xdr::{Garbage, Reader, Writer};
@@ -48,6 +50,15 @@ pub struct Asked<'a> {
     pub server: &'a Server,
     pub client: Peer,
     pub call: &'a Call,
+    /// The room that the answer has taken.
+    pub held: RefCell<Option<Held>>,
+}
+
+/// What is sent back.
+pub struct Answer {
+    pub message: Writer,
+    /// Taken until it is sent.
+    pub held: Option<Held>,
 }
 
 /// The other end of a connection.
@@ -88,6 +99,12 @@ impl<'a> Asked<'a> {
         // A handle of before the folder got its limit.
         let limit = limit.or_else(|| self.server.limits.at(&stat));
         Ok(Named { export, limit, fd: file, stat })
+    }
+
+    /// Takes room for so many bytes of the answer; waits for it.
+    pub fn take_room(&self, bytes: usize) -> Result<(), Fault> {
+        *self.held.borrow_mut() = self.server.room.take(self.client.address, bytes, RECORD_TIMEOUT)?;
+        Ok(())
     }
 
     /// Takes on the asking user's identity.
@@ -199,11 +216,11 @@ const PROCEDURES: [(Procedure, usize); 22] = [
 ];
 
 /// The reply to a record; `None` where it is no call at all.
-pub fn answer(server: &Server, client: Peer, record: &[u8]) -> Option<Writer> {
+pub fn answer(server: &Server, client: Peer, record: &[u8]) -> Option<Answer> {
     let mut arguments = Reader::new(record);
     let call = rpc::read_call(&mut arguments).ok()?;
-    let asked = Asked { server, client, call: &call };
-    Some(if call.rpc_version != 2 {
+    let asked = Asked { server, client, call: &call, held: RefCell::default() };
+    let message = if call.rpc_version != 2 {
         rpc::refused(call.xid, Refusal::RpcMismatch)
     } else {
         match (call.program, call.version) {
@@ -215,14 +232,15 @@ pub fn answer(server: &Server, client: Peer, record: &[u8]) -> Option<Writer> {
             (protocol::SIZES, 1) => sizes::sizes(&asked, &mut arguments),
             _ => rpc::refused(call.xid, Refusal::ProgramUnavailable),
         }
-    })
+    };
+    Some(Answer { message, held: asked.held.into_inner() })
 }
 
 /// The reply to a datagram: only the port mapper is asked so.
 pub fn answer_datagram(server: &Server, client: IpAddr, datagram: &[u8]) -> Option<Writer> {
     let mut arguments = Reader::new(datagram);
     let call = rpc::read_call(&mut arguments).ok().filter(|call| call.rpc_version == 2)?;
-    let asked = Asked { server, client: client.into(), call: &call };
+    let asked = Asked { server, client: client.into(), call: &call, held: RefCell::default() };
     Some(match call.program {
         protocol::PORTMAP => mount::portmap(&asked, &mut arguments),
         _ => rpc::refused(call.xid, Refusal::ProgramUnavailable),

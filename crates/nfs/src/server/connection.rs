@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::call::{self, Peer};
+use super::room::{self, Held};
 use super::{RECORD_TIMEOUT, Server};
 use crate::rpc;
 
@@ -50,24 +51,32 @@ impl<R: Read, W: Write> Connection<R, W> {
     ) -> io::Result<()> {
         let mut record = Vec::new();
         loop {
-            if !self.next(&mut record, &mut wait, &mut help)? {
+            let mut held = None;
+            if !self.next(server, &mut record, &mut held, &mut wait, &mut help)? {
                 return Ok(());
             }
-            let reply = call::answer(server, self.client, &record);
-            let reply = reply.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"))?;
+            let answer = call::answer(server, self.client, &record);
+            let answer = answer.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an RPC call"))?;
+            // Whoever does not take its answer, or asks for nothing more, keeps no memory for what it asked.
+            if held.is_some() {
+                record = Vec::new();
+                drop(held);
+            }
             let mut stream = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            rpc::write_record(&mut *stream, reply)?;
-            drop(stream);
+            rpc::write_record(&mut *stream, answer.message)?;
+            drop((stream, answer.held));
             if helps && self.waiting.load(Ordering::SeqCst) > 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Reads the next call; `false` at the end.
+    /// Reads the next call, and takes the room for it; `false` at the end.
     fn next(
         &self,
+        server: &Server,
         record: &mut Vec<u8>,
+        held: &mut Option<Held>,
         wait: &mut impl FnMut(Option<Duration>) -> io::Result<()>,
         help: &mut impl FnMut(),
     ) -> io::Result<bool> {
@@ -78,7 +87,15 @@ impl<R: Read, W: Write> Connection<R, W> {
             return Ok(false);
         }
         wait(None)?;
-        let read = rpc::read_record(&mut reading.stream, record, || wait(Some(RECORD_TIMEOUT)));
+        let room = |length| {
+            // For the longest, at once: what waits for more has nothing that another waits for.
+            if held.is_none() && length >= room::SMALL {
+                *held = server.room.take(self.client.address, rpc::MAX_RECORD, RECORD_TIMEOUT)?;
+            }
+            Ok(())
+        };
+        let begun = || wait(Some(RECORD_TIMEOUT));
+        let read = rpc::read_record_within(&mut reading.stream, record, begun, room);
         reading.ended = !matches!(read, Ok(true));
         if !reading.ended {
             (self.heard)();

@@ -193,7 +193,9 @@ pub fn read(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -
     };
     let size = file.metadata()?.len();
     let available = size.saturating_sub(offset).min(count.into());
-    let mut bytes = vec![0; usize::try_from(available).unwrap_or(0)];
+    let available = usize::try_from(available).unwrap_or(0);
+    asked.take_room(available)?;
+    let mut bytes = vec![0; available];
     let length = if bytes.is_empty() { 0 } else { read_at(&file, &mut bytes, offset)? };
     let bytes = bytes.get(..length).unwrap_or_default();
     named.write_after(reply);

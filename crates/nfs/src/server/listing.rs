@@ -45,6 +45,7 @@ fn list(
     reply: &mut Writer,
 ) -> Result<(), Fault> {
     dir.must_be_dir()?;
+    asked.take_room(count.min(MAX_IO) as usize)?;
     let position = i64::try_from(cookie).map_err(|_| Fault::Status(status::BAD_COOKIE))?;
     let _acting = asked.act(dir.export)?;
     let file = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir.path())?;

@@ -10,6 +10,7 @@
 //! - [`handle`]: file handles
 //! - [`identity`]: acting as somebody else
 //! - [`slots`]: how many connections there are, and whose
+//! - [`room`]: how much memory calls and answers have, and whose
 //! - [`connection`]: calls of one client, carried out side by side
 //! - [`call`]: from a call to its procedure
 //! - [`file`], [`name`], [`listing`]: the procedures on files, names and folders
@@ -28,6 +29,7 @@ pub mod limits;
 mod listing;
 mod mount;
 mod name;
+mod room;
 mod sizes;
 mod slots;
 #[cfg(test)]
@@ -49,12 +51,15 @@ use call::Peer;
 use connection::Connection;
 use export::Export;
 use limits::Limits;
+use room::Room;
 use slots::{Slot, Slots};
 
 /// Connections at one time; beyond, whoever has most loses one.
 const MAX_CONNECTIONS: usize = 256;
 /// Threads beside those, for clients that have several calls under way.
 const MAX_HELPERS: usize = 64;
+/// Memory for large calls and answers (bytes); each address gets its share, and a little more where there are many.
+const MAX_ROOM: usize = 64 << 20;
 /// Calls of one connection that are carried out side by side.
 const MAX_SIDE_BY_SIDE: usize = 8;
 /// How long the rest of a record, and the taking of a reply, may keep a thread.
@@ -98,6 +103,7 @@ pub struct Server {
     failures: AtomicU32,
     port: u16,
     connections: Arc<Slots>,
+    room: Arc<Room>,
     /// Threads beside the first of each connection.
     helpers: AtomicUsize,
 }
@@ -299,6 +305,7 @@ impl Server {
             failures: AtomicU32::new(0),
             port,
             connections: Arc::new(Slots::new(MAX_CONNECTIONS)),
+            room: Arc::new(Room::new(MAX_ROOM)),
             helpers: AtomicUsize::new(0),
         }
     }

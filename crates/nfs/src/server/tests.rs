@@ -119,6 +119,53 @@ fn nothing_leads_out_of_an_export_x3() {
     assert!(getattr(&remote, &[]).is_err());
 }
 
+/// X4, X5: answers of a MiB that nobody reads, on more connections than there is room for.
+#[test]
+fn x4_x5_who_reads_no_answers_has_its_share_of_memory_and_keeps_nobody_waiting() {
+    use std::io::Write as _;
+    const CONNECTIONS: usize = 100;
+    let base = base();
+    let options = format!("{}:no_root_squash,clients=127.0.0.0/8", base.path().join("export").display());
+    fs::write(base.path().join("export/large"), vec![1; 1 << 20]).unwrap();
+    let listening = listen(&config(base.path(), &options)).unwrap();
+    let (server, port) = (listening.server.clone(), listening.address.port());
+    std::thread::spawn(move || listening.serve());
+    let (honest, dir) = mount(base.path(), port, "").unwrap();
+    let large = lookup(&honest, &dir, b"large").unwrap();
+    let open = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let (from, to): (std::net::SocketAddr, std::net::SocketAddr) =
+            ("127.0.0.66:0".parse().unwrap(), ([127, 0, 0, 1], port).into());
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        let mut stream = std::net::TcpStream::from(socket);
+        for xid in 0..4 {
+            let mut message = rpc::write_call(xid, NFS, 3, procedure::READ, &root());
+            message.opaque(&large).u64(0).u32(1 << 20);
+            rpc::write_record(&mut stream, message).unwrap();
+        }
+        stream.flush().unwrap();
+        stream
+    };
+    let unread: Vec<std::net::TcpStream> = (0..CONNECTIONS).map(open).collect();
+    // As many as have room are held up by their clients.
+    while server.room.all() + (1 << 20) <= super::MAX_ROOM {
+        std::thread::yield_now();
+    }
+    for _ in 0..10 {
+        let reply = honest.call(procedure::READ, &root(), |arguments| {
+            arguments.opaque(&large).u64(0).u32(1 << 20);
+        });
+        assert_eq!(reply.unwrap().bytes().len(), 88 + 12 + (1 << 20));
+        assert!(server.room.all() <= super::MAX_ROOM + (1 << 20));
+    }
+    drop(unread);
+    while server.room.all() > 0 {
+        std::thread::yield_now();
+    }
+}
+
 /// X5: connections that say nothing, more than there are slots, from one address.
 #[test]
 fn x5_idle_connections_of_one_client_lock_nobody_out() {
@@ -243,7 +290,7 @@ fn any_bytes_get_an_answer_or_none_but_never_a_panic_x4() {
                 record[at] = next(256) as u8;
             }
             record.truncate(record.len() - next(40));
-            if let Some(reply) = call::answer(&server, client, &record) {
+            if let Some(call::Answer { message: reply, .. }) = call::answer(&server, client, &record) {
                 rpc::read_reply(&mut Reader::new(&reply.0[4..])).unwrap();
                 assert!(reply.0.len() < rpc::MAX_RECORD);
             }
