@@ -212,6 +212,17 @@ const IMAGES: &[Image] = &[
         stop_signal: "SIGINT",
     },
     Image {
+        name: "etcd",
+        packages: &["busybox-static", "etcd-server", "etcd-client"],
+        users: &[],
+        folders: &[],
+        files: &[],
+        env: &[],
+        entrypoint: &[],
+        cmd: &["/usr/bin/etcd"],
+        stop_signal: "",
+    },
+    Image {
         name: "dnsutils",
         packages: &["busybox-static", "bind9-dnsutils"],
         users: &[],

@@ -11,12 +11,14 @@ mod crafted;
 mod escapes;
 mod floods;
 mod lists;
+mod nfs;
 mod patches;
 mod pods;
 mod probe;
 mod races;
 mod services;
 mod stores;
+mod streams;
 mod watches;
 
 use std::path::{Path, PathBuf};
@@ -53,6 +55,8 @@ const ATTACKS: &[Attack] = &[
     Attack { name: "escapes", promise: "X6", run: |cluster| Box::pin(escapes::pods(cluster)) },
     Attack { name: "host-path-races", promise: "X6", run: |cluster| Box::pin(races::pods(cluster)) },
     Attack { name: "word-floods", promise: "X4", run: |cluster| Box::pin(floods::of_words(cluster)) },
+    Attack { name: "unread-streams", promise: "X7", run: |cluster| Box::pin(streams::unread(cluster)) },
+    Attack { name: "nfs-floods", promise: "X5", run: |cluster| Box::pin(nfs::flood(cluster)) },
     Attack { name: "stolen-addresses", promise: "X7", run: |cluster| Box::pin(services::stolen(cluster)) },
 ];
 

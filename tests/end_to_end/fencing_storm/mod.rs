@@ -1,9 +1,16 @@
-//! PostgreSQL on three machines under random troubles (S13, V4), with one server, and where each machine is a server, a
-//! node and a member of etcd: its machine loses its power, the link is cut both ways or one way, for a moment or for
-//! long, the agent or the server is killed. There are never two writers, no acknowledged row is lost, and nobody has to
-//! come. `MAINSTAY_STORM_ROUNDS=30` for a long one.
+//! What is written on volumes that follow their pods, under random troubles (S13, V4): a machine loses its power, the
+//! link is cut both ways or one way, for a moment or for long, the agent or the server is killed. There are never two
+//! of one name, nothing that was acknowledged is lost, and nobody has to come. `MAINSTAY_STORM_ROUNDS=30` for a long
+//! one.
+//!
+//! - this file: the machines, the troubles, and who looks for a second of one name
+//! - [`postgres`]: with one server, and where each of three machines is a server, a node and a member of etcd
+//! - [`ensemble`]: three members of etcd in pods
 
-use std::collections::BTreeSet;
+mod ensemble;
+mod postgres;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +20,9 @@ use std::time::{Duration, Instant};
 use crate::harness::etcd::{Etcd, Member};
 use crate::harness::machines::{Lan, address};
 use crate::harness::nfs_server::{NfsServer, Software};
-use crate::harness::postgres::{Client, TABLE, accepts, check, psql};
 use crate::harness::random::Random;
 use crate::harness::{Cluster, processes};
 
-/// Troubles of one run, unless told.
-const ROUNDS: u64 = 3;
 /// The nodes' lease, which is the shortest deadline that there is.
 const LEASE: &str = "5";
 /// A cut that nobody has to notice: shorter than the deadline by more than a renewal's pause.
@@ -27,7 +31,7 @@ const MOMENT: Duration = Duration::from_millis(1500);
 const MOVED: Duration = Duration::from_secs(90);
 /// Between two looks for a second writer.
 const LOOK: Duration = Duration::from_millis(30);
-/// A class whose volumes follow their pods, and what makes a database fenced.
+/// A class whose volumes follow their pods.
 const CLASS: &str = "
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
@@ -37,10 +41,8 @@ parameters: {server: FILES, share: /exports/data}
 mountOptions: ['timeo=20']
 ---
 ";
-const FENCED: &str = "    metadata:
-      labels:
-        app: pg
-      annotations: {mainstay.io/fence: deadline}
+/// What makes a set's pods fenced, in their template.
+const FENCED: &str = "      annotations: {mainstay.io/fence: deadline}
     spec:
       terminationGracePeriodSeconds: 2
       tolerations:
@@ -48,11 +50,32 @@ const FENCED: &str = "    metadata:
         - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 2}
 ";
 
-fn manifest(cluster: &Cluster, files: &str) -> String {
-    let set = cluster.manifest("pg-statefulset.yaml");
-    let fenced = set.replace("    metadata:\n      labels:\n        app: pg\n    spec:\n", FENCED);
-    assert_ne!(fenced, set, "the manifest is another one");
-    CLASS.replace("FILES", files) + &fenced.replace("replicas: 3", "replicas: 1").replace("local-path", "nfs")
+/// What runs while there is trouble: a StatefulSet.
+struct Workload {
+    /// The test image.
+    image: &'static str,
+    set: &'static str,
+    /// Its pods.
+    names: &'static [&'static str],
+    manifest: fn(&Cluster) -> String,
+    /// The name of a pod's process.
+    program: &'static str,
+    /// Which pod such a process is of.
+    owner: fn(u32) -> String,
+    /// When its pods are Ready for the first time.
+    furnish: fn(&Cluster),
+    /// Begins to write; the control groups of the machines.
+    write: fn(Vec<String>) -> Box<dyn Writer>,
+}
+
+/// Who writes all the time, and notes what was acknowledged.
+trait Writer {
+    /// Waits until more was acknowledged.
+    fn goes_on(&self, asked: &Cluster, when: &str);
+    /// All that was acknowledged is there.
+    fn check(&self, asked: &Cluster, after: &str);
+    /// How much that is.
+    fn count(&self) -> usize;
 }
 
 /// Whether a process runs; one that has ended is in its group until somebody reaps it.
@@ -60,24 +83,41 @@ fn is_alive(pid: u32) -> bool {
     processes::read(pid, "stat").rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// Looks all the time at which pods' databases run, on all machines.
+/// Looks all the time at which pods' processes run, on all machines.
 struct Watch {
     violations: Arc<Mutex<BTreeSet<String>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// A pod's name, and the control groups in which its program runs: one for each pod of that name.
+type Running = BTreeMap<String, BTreeSet<String>>;
+
+fn running(workload: &Workload, groups: &[String]) -> Running {
+    let mut found = Running::new();
+    for pid in groups.iter().flat_map(|group| processes::named(workload.program, group)) {
+        let (owner, group) = ((workload.owner)(pid), processes::read(pid, "cgroup"));
+        // Looked at before: one that ends meanwhile is of nobody.
+        if is_alive(pid) {
+            found.entry(owner).or_default().insert(group);
+        }
+    }
+    found.retain(|owner, groups| !owner.is_empty() && groups.len() > 1);
+    found
+}
+
 impl Watch {
-    fn start(groups: Vec<String>) -> Self {
+    fn start(workload: &'static Workload, groups: Vec<String>) -> Self {
         let (violations, stop) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
         let (noted, stopped) = (violations.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let running = |group: &String| processes::named("postgres", group).into_iter().any(is_alive);
-                let writers: Vec<&String> = groups.iter().filter(|group| running(group)).collect();
-                // Looked at one after the other: both are asked once more, before it counts.
-                if writers.len() > 1 && writers.iter().all(|group| running(group)) {
-                    noted.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{writers:?}"));
+                // Looked at one after the other: who is found twice is asked for once more, before it counts.
+                if !running(workload, &groups).is_empty() {
+                    let twice = running(workload, &groups);
+                    if !twice.is_empty() {
+                        noted.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{twice:?}"));
+                    }
                 }
                 std::thread::sleep(LOOK);
             }
@@ -87,7 +127,7 @@ impl Watch {
 
     fn judge(&self, after: &str) {
         let violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(violations.is_empty(), "S13: two writers after {after}: {violations:?}");
+        assert!(violations.is_empty(), "S13: two of one name after {after}: {violations:?}");
     }
 }
 
@@ -103,7 +143,7 @@ impl Drop for Watch {
 /// Who runs what.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// The server and the files on machine 1, the database on machine 2 or 3.
+    /// The server and the files on machine 1, the pods on the others.
     OneServer,
     /// Each of three machines is a member of etcd, a server and a node; the files are on machine 4.
     ThreeServers,
@@ -111,6 +151,7 @@ enum Layout {
 
 struct World {
     layout: Layout,
+    workload: &'static Workload,
     // In the order in which they go.
     _files: NfsServer,
     members: Vec<Option<Member>>,
@@ -129,27 +170,28 @@ fn node(index: usize) -> String {
 }
 
 impl World {
-    fn new(layout: Layout) -> Self {
+    fn new(layout: Layout, workload: &'static Workload, count: usize) -> Self {
         let lan = Lan::new();
         let machine = |number: u8| {
             let machine = Cluster::unstarted().open_to_pods();
             lan.plug(&machine, number);
             machine
         };
-        let machines: Vec<Cluster> = (1..=3).map(machine).collect();
+        let machines: Vec<Cluster> = (0..count).map(|index| machine(number(index))).collect();
         let file_machine = (layout == Layout::ThreeServers).then(|| machine(4));
         let host = file_machine.as_ref().unwrap_or(&machines[0]);
         let files = NfsServer::start(host, Software::Mainstay, &["data"]);
         let _files = files.moved(&Self::file_address(layout), "172.30.0.0/24");
-        let (etcd, members) = (Etcd::on(&[1, 2, 3]), vec![None, None, None]);
-        let mut world = Self { layout, _files, members, machines, file_machine, etcd, lan };
+        let (etcd, members) = (Etcd::on(&[1, 2, 3]), machines.iter().map(|_| None).collect());
+        let mut world = Self { layout, workload, _files, members, machines, file_machine, etcd, lan };
         world.begin_life();
         let asked = &world.machines[0];
-        asked.apply(&manifest(asked, &Self::file_address(layout)));
-        asked.eventually("there is a pod", || !asked.uid("pod/pg-0").is_empty());
-        asked.kubectl(&["wait", "--for=condition=Ready", "pod/pg-0", "--timeout=120s"]);
-        accepts(asked);
-        psql(asked, TABLE);
+        asked.apply(&(CLASS.replace("FILES", &Self::file_address(layout)) + &(workload.manifest)(asked)));
+        for name in workload.names {
+            asked.eventually("there is a pod", || !asked.uid(&format!("pod/{name}")).is_empty());
+            asked.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=120s"]);
+        }
+        (workload.furnish)(asked);
         world
     }
 
@@ -161,7 +203,7 @@ impl World {
     fn begin_life(&mut self) {
         if self.layout == Layout::OneServer {
             self.start(0);
-            for index in 1..3 {
+            for index in 1..self.machines.len() {
                 let mut words = self.machines[0].invitation();
                 words.extend(["--node-name", &node(index), "--node-lease-duration", LEASE].map(str::to_owned));
                 self.machines[index].join(&words);
@@ -178,7 +220,7 @@ impl World {
                 self.start_up(index);
             }
         }
-        self.machines.iter().for_each(|machine| machine.load(&["postgres"]));
+        self.machines.iter().for_each(|machine| machine.load(&[self.workload.image]));
     }
 
     fn start_member(&mut self, index: usize) {
@@ -210,21 +252,28 @@ impl World {
         &self.machines[if self.layout == Layout::OneServer { 0 } else { (index + 1) % 3 }]
     }
 
-    /// Which machine has the database.
-    fn home(&self, asked: &Cluster) -> usize {
-        let name = asked.field("pod/pg-0", "{.spec.nodeName}");
-        (0..3).find(|index| node(*index) == name).unwrap_or_else(|| panic!("pg-0 is on no node: {name:?}"))
+    /// Which machine has a pod.
+    fn home(&self, asked: &Cluster, pod: &str) -> usize {
+        let name = asked.field(&format!("pod/{pod}"), "{.spec.nodeName}");
+        let found = (0..self.machines.len()).find(|index| node(*index) == name);
+        found.unwrap_or_else(|| panic!("{pod} is on no node: {name:?}"))
+    }
+
+    /// The pods that a machine has, each with its uid; and what all others have.
+    fn pods(&self, asked: &Cluster, home: usize) -> (BTreeMap<&'static str, String>, BTreeMap<&'static str, String>) {
+        let all = self.workload.names.iter().map(|name| (*name, asked.uid(&format!("pod/{name}"))));
+        all.partition(|(name, _)| self.home(asked, name) == home)
     }
 
     /// Cuts everything off that the others send to a machine, or no more.
     fn cut_one_way(&self, home: usize, is_cut: bool) {
-        let others = (0..3).filter(|index| *index != home).map(|index| &self.machines[index]);
+        let others = (0..self.machines.len()).filter(|index| *index != home).map(|index| &self.machines[index]);
         for other in others.chain(&self.file_machine) {
             self.lan.cut_one_way(other, number(home), is_cut);
         }
     }
 
-    /// One trouble, and what it was. Whether the database has to run elsewhere then.
+    /// One trouble, and what it was. Whether the machine's pods have to run elsewhere then.
     fn begin(&mut self, which: u64, home: usize) -> (&'static str, bool) {
         match which {
             0 => {
@@ -290,32 +339,39 @@ impl World {
         });
     }
 
-    /// A trouble from its begin until all is as it was; how long there was no database.
-    fn trouble(&mut self, which: u64, client: &Client) -> (&'static str, Duration) {
-        let home = self.home(&self.machines[1 % self.servers()]);
-        let old = self.beside(home).uid("pod/pg-0");
+    /// A trouble of a pod's machine from its begin until all is as it was; how long nothing was written, or, where the
+    /// machine's pods had to move, until they were Ready again.
+    fn trouble(&mut self, which: u64, pod: &str, writer: &dyn Writer) -> (&'static str, Duration) {
+        let home = self.home(&self.machines[1 % self.servers()], pod);
+        let (moving, staying) = self.pods(self.beside(home), home);
         let begun = Instant::now();
         let (named, moves) = self.begin(which, home);
         if !moves {
             self.end(which, home);
-            client.goes_on(self.beside(home), &format!("after {named}"));
+            writer.goes_on(self.beside(home), &format!("after {named}"));
             let took = begun.elapsed();
-            assert_eq!(self.beside(home).uid("pod/pg-0"), old, "V7: {named} moves nothing");
+            assert_eq!(self.pods(self.beside(home), home), (moving, staying), "V7: {named} moves nothing");
             return (named, took);
         }
         let asked = self.beside(home);
-        loop {
-            let state = || asked.kubectl(&["get", "pod,event", "-o", "wide"]);
-            assert!(begun.elapsed() < MOVED, "after {named} it does not move\n{}", state());
-            let uid = asked.uid("pod/pg-0");
-            if !uid.is_empty() && uid != old {
-                break;
+        for (name, old) in &moving {
+            let pod = format!("pod/{name}");
+            loop {
+                let state = || asked.kubectl(&["get", "pod,event", "-o", "wide"]);
+                assert!(begun.elapsed() < MOVED, "after {named} {name} does not move\n{}", state());
+                let uid = asked.uid(&pod);
+                if !uid.is_empty() && uid != *old {
+                    break;
+                }
+                std::thread::sleep(LOOK);
             }
-            std::thread::sleep(LOOK);
         }
-        client.goes_on(asked, &format!("after {named}"));
+        writer.goes_on(asked, &format!("after {named}"));
+        for name in moving.keys() {
+            asked.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+            assert_ne!(self.home(asked, name), home, "{named}");
+        }
         let took = begun.elapsed();
-        assert_ne!(self.home(asked), home, "{named}");
         self.end(which, home);
         self.is_back(home);
         (named, took)
@@ -326,35 +382,28 @@ impl World {
     }
 }
 
-fn storm(layout: Layout) {
+fn storm(layout: Layout, workload: &'static Workload, count: usize, usual_rounds: u64) {
     let mut random = Random::new();
-    let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let mut world = World::new(layout);
-    let (watch, client) = (Watch::start(world.groups()), Client::start(world.groups()));
-    client.goes_on(&world.machines[0], "before the first trouble");
+    let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual_rounds);
+    let mut world = World::new(layout, workload, count);
+    let (watch, writer) = (Watch::start(workload, world.groups()), (workload.write)(world.groups()));
+    writer.goes_on(&world.machines[0], "before the first trouble");
     for round in 0..rounds {
-        // What moves the database comes every other time, at least.
+        // What moves a pod comes every other time, at least.
         let which = if round % 2 == 0 { random.below(3) } else { random.below(6) };
+        let pods = workload.names.len() as u64;
+        let pod = workload.names[usize::try_from(random.below(pods)).expect("few")];
         std::thread::sleep(Duration::from_millis(random.below(700)));
-        let (named, took) = world.trouble(which, &client);
-        eprintln!("{named}: rows are acknowledged again after {} ms", took.as_millis());
+        let (named, took) = world.trouble(which, pod, &*writer);
+        eprintln!("{named}, of {pod}'s machine: all is well again after {} ms", took.as_millis());
         watch.judge(named);
-        check(&world.machines[0], &client, named);
+        writer.check(&world.machines[0], named);
     }
-    println!("{} rows", client.noted().len());
-    drop(client);
+    world.machines[0].no_promise_is_broken();
+    println!("{} acknowledged", writer.count());
+    drop(writer);
     // Nothing is left for the machines' end to wait for.
     let asked = &world.machines[0];
-    asked.kubectl(&["delete", "statefulset", "pg", "--timeout=60s"]);
-    asked.eventually("the pod is gone", || asked.kubectl(&["get", "pods", "-o", "name"]).is_empty());
-}
-
-#[test]
-fn s13_v4_postgres_is_written_by_one_and_loses_no_acknowledged_row_whatever_its_machines_meet() {
-    storm(Layout::OneServer);
-}
-
-#[test]
-fn s13_v4_m1_postgres_moves_between_three_machines_that_are_all_there_is() {
-    storm(Layout::ThreeServers);
+    asked.kubectl(&["delete", "statefulset", workload.set, "--timeout=60s"]);
+    asked.eventually("the pods are gone", || asked.kubectl(&["get", "pods", "-o", "name"]).is_empty());
 }
