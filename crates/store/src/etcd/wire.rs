@@ -336,3 +336,6 @@ fn event(bytes: Bytes) -> Result<Event, Malformed> {
     })?;
     Ok(event)
 }
+
+#[cfg(test)]
+mod tests;
