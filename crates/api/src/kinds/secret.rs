@@ -69,6 +69,17 @@ fn validate(secret: &Value, causes: &mut Vec<Cause>) {
     for key in needed.iter().filter(|key| !data.get(key).is_set()) {
         causes.push(Cause::required(format!("data[{key}]"), ""));
     }
+    for key in needed.iter().filter(|key| key.starts_with(".docker")) {
+        let Ok(text) = STANDARD.decode(data.get(key).text()) else { continue };
+        let why = match serde_json::from_slice::<Value>(&text) {
+            _ if !data.get(key).is_set() => continue,
+            Ok(Value::Object(_)) => continue,
+            Ok(_) => "json: cannot unmarshal into Go value of type map[string]interface {}",
+            Err(error) if error.is_eof() => "unexpected end of JSON input",
+            Err(_) => "invalid character",
+        };
+        causes.push(Cause::invalid(format!("data[{key}]"), "<secret contents redacted>", why));
+    }
     if secret.get("type").text() == "kubernetes.io/basic-auth"
         && !data.get("username").is_set()
         && !data.get("password").is_set()
@@ -81,5 +92,27 @@ fn validate(secret: &Value, causes: &mut Vec<Cause>) {
         && secret.dig(&["metadata", "annotations", account]).text().is_empty()
     {
         causes.push(Cause::required(format!("metadata.annotations[{account}]"), ""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn conformance_the_login_of_a_registry_is_json() {
+        let faults = |content: &str| {
+            let data = json!({ ".dockerconfigjson": STANDARD.encode(content) });
+            let mut causes = Vec::new();
+            validate(&json!({ "type": "kubernetes.io/dockerconfigjson", "data": data }), &mut causes);
+            causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>()
+        };
+        assert!(faults("{\"auths\":{}}").is_empty());
+        for bad in ["", "x", "[]", "{"] {
+            let found = faults(bad);
+            let hidden = "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": ";
+            assert!(matches!(found.as_slice(), [one] if one.starts_with(hidden)), "{bad}: {found:?}");
+        }
     }
 }

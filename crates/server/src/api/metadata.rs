@@ -221,6 +221,10 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
                 ));
             }
         }
+        if (object::text(owner, &["apiVersion"]), object::text(owner, &["kind"])) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            causes.push(Cause::invalid(format!("metadata.ownerReferences[{index}]"), owner.clone(), why));
+        }
         controllers += usize::from(owner.get("controller").and_then(Value::as_bool).unwrap_or(false));
     }
     if controllers > 1 {

@@ -1,6 +1,7 @@
 //! `PUT` and `PATCH`, of the object and of its subresources.
 
 use mainstay_api::apply::Writer;
+use mainstay_api::status::Cause;
 use mainstay_api::{Kind, Status, kinds, object, schema};
 use serde_json::Value;
 
@@ -65,8 +66,34 @@ pub fn update(
     codec::fits(kind, &new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
     let mut old = batch.must_get(kind, namespace, name)?;
+    if object::resource_version(&new).is_empty() && !is_written_over(kind) {
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: "Invalid value: 0x0: must be specified for an update".to_owned(),
+            field: "metadata.resourceVersion".to_owned(),
+        };
+        return Err(Status::invalid(kind, name, &[cause]));
+    }
     manage(batch, kind, &mut old, &mut new)?;
     replace(batch, kind, &old, new, part)
+}
+
+/// Whether an object may be replaced by who does not say which state of it they have seen. As upstream: not a custom
+/// resource, nor what few write and many go by.
+fn is_written_over(kind: &Kind) -> bool {
+    const SEEN_FIRST: [(&str, &str); 10] = [
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("apiregistration.k8s.io", "apiservices"),
+        ("coordination.k8s.io", "leases"),
+        ("node.k8s.io", "runtimeclasses"),
+        ("policy", "poddisruptionbudgets"),
+        ("storage.k8s.io", "csidrivers"),
+        ("storage.k8s.io", "csinodes"),
+        ("storage.k8s.io", "volumeattachments"),
+    ];
+    kind.custom.is_none() && !SEEN_FIRST.contains(&(&*kind.group, &*kind.plural))
 }
 
 /// Server-side apply: makes the object where it is missing, else changes what the configuration says and what its

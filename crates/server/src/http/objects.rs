@@ -256,7 +256,8 @@ async fn dispatch(call: &Call<'_>, verb: &'static str, body: Bytes) -> Result<Re
         "update" => update(call, Part::Main, body).await,
         "patch" => patch(call, Part::Main, body).await,
         "delete" => delete(call, body).await,
-        "deletecollection" => delete_collection(call, body).await,
+        // One request must not remove every namespace.
+        "deletecollection" if !target.kind.has(Subresource::Finalize) => delete_collection(call, body).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -320,7 +321,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
     // An Eviction carries its options one level down.
     let options = if subresource == "eviction" { posted.get("deleteOptions").unwrap_or(&Value::Null) } else { &posted };
-    let dry_run = is_dry_run(call.query, options)?;
+    let dry_run = is_dry_run(call.query, options, CREATE_OPTIONS)?;
     let posting = |verb: &'static str| {
         let (posted, name) = (posted.clone(), name.clone());
         move |batch: &mut Batch<'_>| match verb {
@@ -351,14 +352,14 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
         "get" => get(call).await,
         "update" => {
             let new = parse(&call.content_type, &body)?;
-            let dry_run = is_dry_run(call.query, &Value::Null)?;
+            let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
             let written =
                 write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
             Ok(respond::reply(written))
         }
         "patch" => {
             let patch_type = patch_type(&call.content_type)?;
-            let dry_run = is_dry_run(call.query, &Value::Null)?;
+            let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
             // A Scale has no lists, so the kind that gives list keys does not matter.
             let change = |old: &Value| {
                 apply_patch(
@@ -482,7 +483,8 @@ impl<'a> Read<'a> {
 
     fn take(&self) -> Result<Value, Status> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.map_or_else(|| Ok(decode(self.call, self.body)?.0), Ok)
+        // Its parameters have passed before.
+        first.map_or_else(|| Ok(decode(self.call, self.body, UPDATE_OPTIONS)?.0), Ok)
     }
 }
 
@@ -494,8 +496,8 @@ async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if kind.namespaced && namespace.is_empty() {
         return Err(Status::bad_request("an empty namespace may not be set during creation"));
     }
-    let (object, warnings) = decode(call, &body)?;
-    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let (object, warnings) = decode(call, &body, CREATE_OPTIONS)?;
+    let dry_run = is_dry_run(call.query, &Value::Null, CREATE_OPTIONS)?;
     let read = Read::new(call, &body, object);
     let written = write(call, dry_run, |batch| {
         let mut object = read.take()?;
@@ -508,8 +510,8 @@ async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
 
 async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
-    let (object, warnings) = decode(call, &body)?;
-    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let (object, warnings) = decode(call, &body, UPDATE_OPTIONS)?;
+    let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
     let read = Read::new(call, &body, object);
     let written = write(call, dry_run, |batch| api::update(batch, kind, namespace, name, part, read.take()?)).await?;
     Ok(answer(call, written, warnings))
@@ -518,8 +520,13 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
 async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     let patch_type = patch_type(&call.content_type)?;
-    let validation = validation(call.query)?;
-    let dry_run = is_dry_run(call.query, &Value::Null)?;
+    let validation = validation(call.query, PATCH_OPTIONS)?;
+    let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
+    if patch_type != PatchType::Apply && call.query.get("force").is_some_and(|force| !force.is_empty()) {
+        let why =
+            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
+        return Err(Status::new(422, "Invalid", why));
+    }
     if patch_type == PatchType::Apply {
         if call.query.get("fieldManager").is_none_or(String::is_empty) {
             return Err(api::no_field_manager());
@@ -692,23 +699,23 @@ pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
     }
 }
 
-fn validation(query: &Query) -> Result<FieldValidation, Status> {
+fn validation(query: &Query, options: &str) -> Result<FieldValidation, Status> {
     let text = query.get("fieldValidation").map_or("", String::as_str);
     FieldValidation::from_parameter(text).ok_or_else(|| {
         Status::new(
             422,
             "Invalid",
             format!(
-                "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported \
+                "{options}.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported \
                 values: \"\", \"Ignore\", \"Strict\", \"Warn\""
             ),
         )
     })
 }
 
-fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+fn decode(call: &Call<'_>, body: &[u8], options: &str) -> Result<(Value, Vec<String>), Status> {
     let kind: &Kind = &call.target.kind;
-    let validation = validation(call.query)?;
+    let validation = validation(call.query, options)?;
     if media(&call.content_type) == protobuf::CONTENT_TYPE {
         let mut object = protobuf::read(kind, body)?;
         let warnings = schema::decode(kind, &mut object, validation)?;
@@ -721,8 +728,14 @@ fn decode(call: &Call<'_>, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
     schema::decode_bytes(kind, body, validation)
 }
 
-/// `dryRun=All`, as a parameter or in the options of the body; any other value is refused.
-fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
+/// What the parameters of each verb are called.
+const CREATE_OPTIONS: &str = "CreateOptions";
+const UPDATE_OPTIONS: &str = "UpdateOptions";
+const PATCH_OPTIONS: &str = "PatchOptions";
+const DELETE_OPTIONS: &str = "DeleteOptions";
+
+/// `dryRun=All`, as a parameter or in the options of the body, which are of this type; any other value is refused.
+fn is_dry_run(query: &Query, options: &Value, type_: &str) -> Result<bool, Status> {
     let not_a_list = || Status::bad_request("json: cannot unmarshal into Go struct field .dryRun of type []string");
     let mut asked: Vec<&str> = query.get("dryRun").map(String::as_str).into_iter().collect();
     match options.get("dryRun") {
@@ -741,7 +754,7 @@ fn is_dry_run(query: &Query, options: &Value) -> Result<bool, Status> {
             422,
             "Invalid",
             format!(
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \
+                "{type_}.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: {other:?}: supported values: \
                     \"All\""
             ),
         )),
@@ -762,7 +775,7 @@ fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool),
         options.propagation = text("propagationPolicy").cloned();
         options.orphan_dependents = text("orphanDependents").map(|text| is_true(text));
     }
-    let dry_run = is_dry_run(call.query, &posted)?;
+    let dry_run = is_dry_run(call.query, &posted, DELETE_OPTIONS)?;
     Ok((options, dry_run))
 }
 

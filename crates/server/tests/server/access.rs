@@ -52,6 +52,8 @@ async fn x1_everyone_gets_what_is_theirs_and_no_more() {
     node.create(&kinds::NODE, "", &named("n1")).await.expect("its own Node");
     admin.create(&kinds::NODE, "", &named("n2")).await.expect("another");
     assert_eq!(node.delete(&kinds::NODE, "", "n2", &json!({})).await.expect_err("not its own").code(), Some(403));
+    // One request removes no namespaces, whoever sends it.
+    assert_eq!(admin.delete(&kinds::NAMESPACE, "", "", &json!({})).await.expect_err("a collection").code(), Some(405));
     let map = json!({ "metadata": { "name": "a" } });
     assert_eq!(node.create(&kinds::CONFIG_MAP, "default", &map).await.expect_err("not a kubelet's").code(), Some(403));
     server.shutdown().await;

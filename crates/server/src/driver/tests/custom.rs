@@ -82,6 +82,33 @@ fn a_defined_kind_is_served_defaulted_validated_and_shown() {
     assert_eq!(published["x-kubernetes-group-version-kind"][0]["kind"], "Foo");
 }
 
+/// As upstream: what others change at the same time is not written over by who has not seen it.
+#[test]
+fn conformance_who_replaces_a_custom_resource_says_which_state_they_have_seen() {
+    let (cluster, kind) = served();
+    let made = cluster.create(&kind, foo("a", json!({ "size": 1 }))).expect("created");
+    let blind = cluster.update(&kind, "a", foo("a", json!({ "size": 2 }))).expect_err("refused");
+    let words = "Foo.x.io \"a\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an \
+                 update";
+    assert_eq!((blind.code, &*blind.message), (422, words));
+    let mut seen = foo("a", json!({ "size": 2 }));
+    seen["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    cluster.update(&kind, "a", seen).expect("replaced");
+    // What is built in may mostly be.
+    cluster.create(&kinds::CONFIG_MAP, config_map("b")).expect("created");
+    cluster.update(&kinds::CONFIG_MAP, "b", config_map("b")).expect("replaced");
+}
+
+#[test]
+fn an_event_owns_nothing() {
+    let cluster = Cluster::new();
+    let mut object = config_map("a");
+    let owner = json!({ "apiVersion": "v1", "kind": "Event", "name": "e", "uid": "u" });
+    object["metadata"]["ownerReferences"] = json!([owner]);
+    let refused = cluster.create(&kinds::CONFIG_MAP, object).expect_err("refused");
+    assert!(refused.message.ends_with("/v1, Kind=Event is disallowed from being an owner"), "{}", refused.message);
+}
+
 #[test]
 fn unknown_fields_are_pruned_warned_of_or_refused() {
     let (_, kind) = served();
