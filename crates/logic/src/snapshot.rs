@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -112,6 +113,7 @@ pub struct Snapshot {
     pub deployments: Objects<Deployment>,
     pub endpoint_slices: Objects<EndpointSlice>,
     pub endpoints: Objects<Endpoints>,
+    pub flow_schemas: Objects<FlowSchema>,
     pub horizontal_pod_autoscalers: Objects<HorizontalPodAutoscaler>,
     pub ip_addresses: Objects<IPAddress>,
     pub jobs: Objects<Job>,
@@ -387,6 +389,7 @@ typed! {
     ("batch", "jobs") => jobs: Job,
     ("coordination.k8s.io", "leases") => leases: Lease,
     ("discovery.k8s.io", "endpointslices") => endpoint_slices: EndpointSlice,
+    ("flowcontrol.apiserver.k8s.io", "flowschemas") => flow_schemas: FlowSchema,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes: VolumeGroupSnapshotClass,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents: VolumeGroupSnapshotContent,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots: VolumeGroupSnapshot,

@@ -17,6 +17,7 @@ pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod fencing;
+pub mod flowschema;
 pub mod garbagecollector;
 pub mod horizontalpodautoscaler;
 pub mod ipaddress;
@@ -59,6 +60,7 @@ pub const CONTROLLERS: &[Controller] = &[
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
     fencing::CONTROLLER,
+    flowschema::CONTROLLER,
     garbagecollector::CONTROLLER,
     horizontalpodautoscaler::CONTROLLER,
     ipaddress::CONTROLLER,

@@ -134,6 +134,16 @@ impl Fairness {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
+    /// How many requests of each level may be worked on at a time; of one without limits none are counted.
+    pub fn seats(&self) -> Vec<(String, u32)> {
+        let mut state = lock(&self.state);
+        state.catch_up();
+        let seats = |room: &Room| if room.limited.is_some() { room.seats } else { 0 };
+        let mut all: Vec<_> = state.rooms.iter().map(|(name, room)| (name.clone(), seats(room))).collect();
+        all.sort();
+        all
+    }
+
     /// Waits for the request's turn.
     ///
     /// # Errors
@@ -326,6 +336,8 @@ mod tests {
         let uid = |object: &serde_json::Value| object["metadata"]["uid"].as_str().expect("a uid").to_owned();
         assert_eq!(headers["x-kubernetes-pf-flowschema-uid"], uid(&schema));
         assert_eq!(headers["x-kubernetes-pf-prioritylevel-uid"], uid(&level));
+        let seats = fairness.seats();
+        assert!(seats.iter().any(|(name, seats)| name == "own" && *seats > 0), "{seats:?}");
     }
 
     #[tokio::test]

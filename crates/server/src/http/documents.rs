@@ -97,6 +97,14 @@ fn metrics(server: &Server) -> String {
         let count = i64::try_from(store.count(&key::prefix(kind, None))).unwrap_or(i64::MAX);
         out.line("apiserver_storage_objects", &format!("{{resource={:?}}}", kind.resource()), count);
     }
+    out.family(
+        "apiserver_flowcontrol_nominal_limit_seats",
+        "gauge",
+        "Nominal number of execution seats configured for each priority level.",
+    );
+    for (level, seats) in server.fairness.seats() {
+        out.line("apiserver_flowcontrol_nominal_limit_seats", &format!("{{priority_level={level:?}}}"), seats);
+    }
     let size = std::fs::metadata(&server.store_file).map_or(0, |file| file.len());
     out.family(
         "apiserver_storage_size_bytes",
