@@ -216,13 +216,13 @@ impl State {
                 objects.push((plural.to_owned(), object));
             }
         }
-        // What must be there is there, whatever was deleted.
+        // The defaults are in force beside what was made, or one schema of somebody's own would take the nodes' seats
+        // away. Who makes an object of the same name has their own instead.
         for (plural, object) in schema::defaults() {
             let is_there = objects.iter().any(|(of, found)| {
                 of == plural && mainstay_api::object::name(found) == mainstay_api::object::name(&object)
             });
-            let is_mandatory = matches!(mainstay_api::object::name(&object), "exempt" | "catch-all");
-            if entries.is_empty() || (is_mandatory && !is_there) {
+            if !is_there {
                 objects.push((plural.to_owned(), object));
             }
         }
@@ -314,6 +314,23 @@ mod tests {
         drop((seats, served, modest_seat));
         let state = lock(&fairness.state);
         assert_eq!(state.rooms["workload-low"].taken, 0);
+    }
+
+    #[tokio::test]
+    async fn x7_a_schema_of_ones_own_leaves_the_nodes_their_seats() {
+        use mainstay_api::kinds::FLOW_SCHEMA;
+        let cluster = crate::api::tests::Cluster::new();
+        let before = Fairness::new(&cluster.api.store).seats();
+        let schema = json!({ "metadata": { "name": "own" }, "spec": { "matchingPrecedence": 1000,
+            "priorityLevelConfiguration": { "name": "workload-low" } } });
+        cluster.create(&FLOW_SCHEMA, schema).expect("created");
+        let fairness = Fairness::new(&cluster.api.store);
+        assert!(before.len() > 2);
+        assert_eq!(fairness.seats(), before);
+        let node = of("system:node:n", &["system:nodes", "system:authenticated"]);
+        let what = Attributes { verb: "list".into(), resource: "pods".into(), ..Attributes::default() };
+        let seat = fairness.seat(&node, &what).await.expect("a seat");
+        assert_eq!(seat.level, "system");
     }
 
     #[tokio::test]
