@@ -180,3 +180,37 @@ fn ports_affinity_and_room_can_be_made_by_preemption_and_taints_cannot() {
         assert_eq!(victims(&mut world).0, expected, "{of_node} {spec}");
     }
 }
+
+/// Room that is kept for a nominated pod is nobody's who is not more important: cores, ports, and its place.
+#[test]
+fn room_that_is_kept_for_a_pod_is_its_own_to_those_who_are_no_more_important() {
+    let cpu = |cpu: &str| json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+    let port = || json!([{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
+    let plain = || json!([{"name": "c"}]);
+    let (cores, ports, places) =
+        ("1 Insufficient cpu", "1 node(s) didn't have free ports for the requested pod ports", "1 Too many pods");
+    for (kept, containers, asked, refused) in [
+        (11, cpu("4"), cpu("1"), Some(cores)),
+        (10, cpu("4"), cpu("1"), Some(cores)),
+        (9, cpu("4"), cpu("1"), None),
+        (10, cpu("3"), cpu("1"), None),
+        (10, port(), port(), Some(ports)),
+        (9, port(), port(), None),
+        (10, plain(), plain(), Some(places)),
+        (9, plain(), plain(), None),
+    ] {
+        let mut world = World::default();
+        let most = if refused == Some(places) || containers == plain() { "1" } else { "9" };
+        world.put(node("n1", json!({"status": {"allocatable": {"pods": most}}})));
+        let nominated = json!({"spec": {"containers": containers}, "status": {"nominatedNodeName": "n1"}});
+        world.put(ranked("kept", kept, nominated));
+        world.put(ranked("new", 10, json!({"spec": {"containers": asked, "preemptionPolicy": "Never"}})));
+        let expected = refused.map_or("n1".to_owned(), |why| format!("0/1 nodes are available: {why}."));
+        assert_eq!(placed(&mut world, "new"), expected, "{kept} {containers}");
+    }
+    // To itself it is free.
+    let mut world = World::default();
+    world.put(node("n1", json!({"status": {"allocatable": {"pods": "1"}}})));
+    world.put(ranked("kept", 5, json!({"spec": {"containers": cpu("4")}, "status": {"nominatedNodeName": "n1"}})));
+    assert_eq!(placed(&mut world, "kept"), "n1");
+}
