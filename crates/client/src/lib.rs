@@ -1,8 +1,8 @@
 //! The one door to a cluster from outside: HTTPS to its API server.
 //!
-//! [`Client`] speaks JSON over HTTP/2 connections that it keeps, watches apart from everything else; [`Informer`] lists and watches a kind and keeps
-//! going over disconnects and expired revisions; [`Client::exec`] runs a command in a container;
-//! [`Client::upload`] sends a file.
+//! [`Client`] speaks JSON over HTTP/2 connections that it keeps, watches apart from everything else; [`Informer`] lists
+//! and watches a kind and keeps going over disconnects and expired revisions, as [`ListWatch`] decides;
+//! [`Client::exec`] runs a command in a container; [`Client::upload`] sends a file.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod connections;
 mod exec;
 mod hedging;
 mod informer;
+mod list_watch;
 mod request;
 mod rotating;
 mod unverified;
@@ -18,6 +19,7 @@ mod upload;
 
 pub use config::{Config, ConfigError};
 pub use exec::ExecOutput;
-pub use informer::{Informer, Notice};
+pub use informer::Informer;
+pub use list_watch::{ListWatch, Notice, Step};
 pub use request::{Client, Error, ListOptions, PatchType, WatchEvent, Watching};
 pub use rotating::Rotating;
