@@ -107,8 +107,6 @@ pub enum Bug {
 /// Which worlds catch a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worlds {
-    /// Those with a script that was made for it.
-    Script,
     /// Storms from plain seeds.
     Storms,
     /// Storms whose nodes fall silent.
@@ -118,7 +116,7 @@ pub enum Worlds {
 impl Bug {
     /// All, with the invariant whose checker must catch it, and the worlds that do.
     pub const ALL: [(Self, &'static str, Worlds); 40] = [
-        (Self::TrustsStaleList, "S1", Worlds::Script),
+        (Self::TrustsStaleList, "S1", Worlds::Storms),
         (Self::ConfirmsTooEarly, "S2", Worlds::Storms),
         (Self::SkipsOrder, "S4", Worlds::Storms),
         (Self::ScalesInFromBelow, "S5", Worlds::Storms),

@@ -1,19 +1,16 @@
 //! A node's agent: what the real one does, with a clock and a runtime that follow from the seed.
 //!
-//! A watch feeds one view per pod uid; `kubelet::decide` says what to do; what is done takes a while and comes back as
-//! a fact. A restarted agent first takes in what it finds on its machine, then a list that may be old, and asks
-//! for each pod before it acts on it, as the real one does.
+//! The informer, the dispatcher and the agendas are the product's; what is done takes a while and comes back as a fact.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_api::{Kind, ObjectKey, Registry, Status, kinds, object};
-use mainstay_logic::kubelet::{Action, Agenda, ContainerFact, Fact, Key, PodView, Remembered, Sandbox, Task};
-use mainstay_server::api::{self, Part, key};
-use mainstay_store::{Revision, Watcher};
+use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
+use mainstay_client::ListWatch;
+use mainstay_logic::kubelet::{Action, Agenda, Dispatcher, Fact, Key, Task};
+use mainstay_server::api::{self, Part, Watch, key};
 use serde_json::{Value, json};
 
 use crate::bugs::Bug;
@@ -23,6 +20,7 @@ use crate::server::Server;
 
 mod act;
 mod heartbeat;
+mod pods;
 mod status;
 
 struct Entry {
@@ -54,16 +52,14 @@ pub struct Node {
     agent: Agent,
 }
 
-#[derive(Default)]
 struct Agent {
-    watcher: Option<Watcher>,
-    resume: Revision,
-    has_list: bool,
-    /// Whether what the machine holds was taken in.
-    has_adopted: bool,
+    informer: ListWatch,
+    watch: Option<Watch>,
+    /// When the newest watch was asked for.
+    watched_since: Timestamp,
+    dispatcher: Dispatcher,
     /// In order of arrival.
     entries: Vec<Entry>,
-    known: BTreeMap<ObjectKey, String>,
     /// Pods of which containers ended while the agent stood still: it finds them ended when it goes on.
     unseen: BTreeSet<String>,
     retry_at: Option<Timestamp>,
@@ -77,8 +73,25 @@ struct Agent {
     volumes_at: Option<Timestamp>,
 }
 
-/// All pods at one time.
-pub type PodList = BTreeMap<ObjectKey, Arc<Value>>;
+impl Agent {
+    fn new() -> Self {
+        Self {
+            informer: ListWatch::new(&kinds::POD),
+            watch: None,
+            watched_since: Timestamp::UNIX_EPOCH,
+            dispatcher: Dispatcher::default(),
+            entries: Vec::new(),
+            unseen: BTreeSet::new(),
+            retry_at: None,
+            lease_at: None,
+            is_registered: false,
+            round: 0,
+            answer: None,
+            asked: BTreeMap::new(),
+            volumes_at: None,
+        }
+    }
+}
 
 /// What a node has around it when it gets its turn.
 pub struct Around<'a> {
@@ -94,8 +107,6 @@ pub struct Around<'a> {
     pub bug: Option<Bug>,
     /// Whether requests and answers take their time.
     pub delays: bool,
-    /// The pods' past states and their revisions, for a list from a stale server.
-    pub past: &'a [(Revision, PodList)],
 }
 
 pub(crate) fn plus(now: Timestamp, milliseconds: i64) -> Timestamp {
@@ -113,14 +124,14 @@ impl Node {
             deaf_until: now,
             stalled_until: now,
             restarts: 0,
-            agent: Agent::default(),
+            agent: Agent::new(),
         }
     }
 
     /// The agent dies; the machine does not notice.
     pub fn restart_agent(&mut self) {
         self.restarts += 1;
-        self.agent = Agent::default();
+        self.agent = Agent::new();
     }
 
     /// The power goes; it may come back at once.
@@ -176,194 +187,24 @@ impl Node {
         busy |= self.take_answer(around);
         if self.can_talk(around) {
             busy |= self.heartbeat(around);
-            busy |= self.read_watch(around);
+            busy |= self.follow_pods(around);
             busy |= self.reclaim(around);
         } else {
             busy |= self.unheard(around);
-            if self.agent.watcher.take().is_some() {
-                self.agent.retry_at = Some(plus(around.now, 200));
-            }
+            self.lose_watch(around.now);
         }
         for index in 0..self.agent.entries.len() {
             busy |= self.step_pod(index, around);
         }
-        let before = self.agent.entries.len();
-        self.agent.entries.retain(|entry| !entry.ended);
-        if self.agent.entries.len() != before {
-            self.set_predecessors();
+        let ended = self.agent.entries.extract_if(.., |entry| entry.ended);
+        let ended: Vec<String> = ended.map(|entry| entry.agenda.view.uid().to_owned()).collect();
+        for uid in ended {
             busy = true;
+            for dispatch in self.agent.dispatcher.ended(&uid) {
+                self.execute(dispatch, around);
+            }
         }
         busy
-    }
-
-    /// Each pod is told which older uid of its name is still here (S1).
-    fn set_predecessors(&mut self) {
-        let mut holders: BTreeMap<ObjectKey, String> = BTreeMap::new();
-        for entry in &mut self.agent.entries {
-            let predecessor = holders.get(&entry.key).cloned();
-            if entry.agenda.view.predecessor != predecessor {
-                entry.agenda.view.predecessor = predecessor;
-                entry.dirty = true;
-            }
-            holders.entry(entry.key.clone()).or_insert_with(|| entry.agenda.view.uid().to_owned());
-        }
-    }
-
-    fn learn_containers(&mut self, uid: &str, now: Timestamp) {
-        let facts: Vec<ContainerFact> =
-            self.machine.containers.get(uid).into_iter().flatten().map(|container| container.fact.clone()).collect();
-        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.agenda.view.uid() == uid) {
-            entry.apply(Fact::Containers(facts), now);
-        }
-    }
-
-    fn read_watch(&mut self, around: &mut Around<'_>) -> bool {
-        let now = around.now;
-        let Some(up) = &around.server.up else { return false };
-        let store = &up.api.store;
-        if self.agent.watcher.is_none() {
-            if self.agent.retry_at.is_some_and(|at| at > now) {
-                return false;
-            }
-            self.agent.retry_at = None;
-            let resumed = if self.agent.has_list {
-                store.watch(key::prefix(&kinds::POD, None), self.agent.resume).ok()
-            } else {
-                None
-            };
-            match resumed {
-                Some(watcher) => self.agent.watcher = Some(watcher),
-                None => self.list(around),
-            }
-            return true;
-        }
-        let Some(watcher) = &mut self.agent.watcher else { return false };
-        match watcher.try_next() {
-            Ok(None) => false,
-            Ok(Some(event)) => {
-                self.agent.resume = event.revision;
-                let Some((_, key)) = key::parse(&Registry::built_in(), &event.key) else { return true };
-                let Ok(value) = serde_json::from_slice::<Value>(&event.value) else { return true };
-                if object::text(&value, &["spec", "nodeName"]) != self.name {
-                    return true;
-                }
-                if event.deleted {
-                    self.agent.known.remove(&key);
-                    let uid = object::uid(&value).to_owned();
-                    self.tell_gone(|entry| entry.agenda.view.uid() == uid, now);
-                } else {
-                    self.agent.known.insert(key, object::uid(&value).to_owned());
-                    self.put(value, false, around);
-                }
-                true
-            }
-            Err(_) => {
-                self.agent.watcher = None;
-                self.agent.has_list = false;
-                true
-            }
-        }
-    }
-
-    fn tell_gone(&mut self, which: impl Fn(&Entry) -> bool, now: Timestamp) {
-        for entry in self.agent.entries.iter_mut().filter(|entry| which(entry)) {
-            entry.apply(Fact::Gone, now);
-        }
-    }
-
-    /// Lists this node's pods and watches from there, wherever that is. The first list of an agent may be a stale
-    /// server's.
-    fn list(&mut self, around: &mut Around<'_>) {
-        let Some(up) = &around.server.up else { return };
-        let newest = (up.api.store.revision(), around.past.last().map(|(_, pods)| pods.clone()).unwrap_or_default());
-        let is_first = !self.agent.has_adopted;
-        let stale = is_first && self.restarts > 0 && around.faults && around.seed.one_in(2);
-        let index = around.seed.index(around.past.len().min(40));
-        let (revision, chosen) = around.past.iter().rev().nth(index).filter(|_| stale).cloned().unwrap_or(newest);
-        // One that trusts what it was given believes it to be of now.
-        let revision = if around.bug == Some(Bug::TrustsStaleList) { up.api.store.revision() } else { revision };
-        self.agent.watcher = up.api.store.watch(key::prefix(&kinds::POD, None), revision).ok();
-        self.agent.resume = revision;
-        self.agent.has_list = true;
-        let mine: PodList =
-            chosen.into_iter().filter(|(_, pod)| object::text(pod, &["spec", "nodeName"]) == self.name).collect();
-        if is_first {
-            self.adopt(mine, around);
-        } else {
-            let lacking: Vec<ObjectKey> =
-                self.agent.known.keys().filter(|key| !mine.contains_key(*key)).cloned().collect();
-            self.agent.known = mine.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
-            for entry in self.agent.entries.iter_mut().filter(|entry| lacking.contains(&entry.key)) {
-                entry.verify(around.now);
-            }
-            for pod in mine.into_values() {
-                self.put((*pod).clone(), false, around);
-            }
-        }
-    }
-
-    /// What was left over comes first, so that it blocks newcomers of its name; each is asked for before it is acted
-    /// on.
-    fn adopt(&mut self, list: PodList, around: &mut Around<'_>) {
-        self.agent.has_adopted = true;
-        if around.bug == Some(Bug::EndsWhatItFinds) {
-            let alive =
-                self.machine.containers.values().flatten().filter(|container| container.fact.is_alive()).count();
-            (0..alive).for_each(|pick| drop(self.machine.crash_one(pick, around.now)));
-        }
-        self.agent.known = list.iter().map(|(key, pod)| (key.clone(), object::uid(pod).to_owned())).collect();
-        let listed: Vec<String> = list.values().map(|pod| object::uid(pod).to_owned()).collect();
-        for (uid, pod) in self.machine.begun.clone() {
-            if !listed.contains(&uid) {
-                self.spawn(pod, true, around);
-            }
-        }
-        let trusts = around.bug == Some(Bug::TrustsStaleList);
-        for pod in list.into_values() {
-            self.put((*pod).clone(), !trusts, around);
-        }
-    }
-
-    fn put(&mut self, value: Value, held: bool, around: &mut Around<'_>) {
-        let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
-        let Ok(pod) = serde_json::from_value::<Pod>(value) else { return };
-        if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.agenda.view.uid() == uid) {
-            entry.agenda.release();
-            entry.take_pod(pod, around.now);
-            return;
-        }
-        // As the real node: a watch that goes on from an old list tells of older ones, too, so that others are asked
-        // for.
-        for entry in self.agent.entries.iter_mut().filter(|entry| !held && entry.key == key) {
-            entry.verify(around.now);
-        }
-        self.spawn(pod, held, around);
-    }
-
-    fn spawn(&mut self, pod: Pod, held: bool, around: &mut Around<'_>) {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let meta = &pod.metadata;
-        let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-        let mut view = PodView::new(pod, vec!["192.0.2.10".to_owned()]);
-        if self.machine.tombstoned.contains(&uid) && around.bug != Some(Bug::TrustsStaleList) {
-            view.remembered = Remembered::Yes;
-            view.tombstoned_since = Some(around.now);
-        }
-        if let Some(sandbox) = self.machine.sandboxes.get(&uid) {
-            let fact = Sandbox::Ready { ip: Some(sandbox.ip.clone()), made_at: Some(sandbox.made_at) };
-            view.apply(Fact::Sandbox(fact), around.now);
-            if let Some(seconds) = sandbox.deadline {
-                view.apply(Fact::Deadline(seconds), around.now);
-            }
-        }
-        let agenda = Agenda::new(view, held);
-        let mut entry = Entry { key, agenda, running: BTreeMap::new(), wake_at: None, dirty: true, ended: false };
-        if held {
-            entry.verify(around.now);
-        }
-        self.agent.entries.push(entry);
-        self.learn_containers(&uid, around.now);
-        self.set_predecessors();
     }
 
     /// What is due for one pod, and then what to do next.
@@ -452,6 +293,10 @@ fn delay(task: &Task, around: &mut Around<'_>) -> i64 {
 }
 
 impl Entry {
+    fn new(key: ObjectKey, agenda: Agenda) -> Self {
+        Self { key, agenda, running: BTreeMap::new(), wake_at: None, dirty: true, ended: false }
+    }
+
     fn apply(&mut self, fact: Fact, now: Timestamp) {
         self.agenda.view.apply(fact, now);
         self.dirty = true;

@@ -207,6 +207,13 @@ impl Machine {
         container.ends = Some((now, 1));
         Some((*uid).clone())
     }
+
+    /// All containers that are alive end.
+    pub fn crash_all(&mut self, now: Timestamp) {
+        for container in self.containers.values_mut().flatten().filter(|container| container.fact.is_alive()) {
+            container.ends = Some((now, 1));
+        }
+    }
 }
 
 fn end(container: &mut Container, code: i32, fenced: bool, at: Timestamp) {

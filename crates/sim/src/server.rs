@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use mainstay_api::{ObjectKey, Status};
@@ -21,6 +22,9 @@ use mainstay_store::{Event, Options, Revision, Source, StorageBackend as _, Stor
 
 use crate::bugs::{self, Bug};
 use crate::seed::Seed;
+
+/// A commit waits for a slow disk for less than this, in milliseconds.
+const SLOW_DISK: i64 = 3000;
 
 /// What a running server consists of.
 pub struct Up {
@@ -44,6 +48,8 @@ pub struct Flight {
     pub decided_on: Snapshot,
     /// Where it was prepared a while ago.
     prepared: Option<Compiled>,
+    /// The disk does not come to it before this time.
+    not_before: Timestamp,
 }
 
 /// The controllers' watch, on which things go wrong.
@@ -300,7 +306,9 @@ impl Server {
                 self.decided_blindly = Some(format!("{} about {}", work.controller, part.key));
             }
             spoil(&decided_on, &mut work);
-            up.under_way.push(Flight { work, decided_on, prepared: None });
+            let waits = if is_stormy && self.seed.one_in(8) { self.seed.between(10, SLOW_DISK) } else { 0 };
+            let not_before = plus(now, Duration::from_millis(waits as u64));
+            up.under_way.push(Flight { work, decided_on, prepared: None, not_before });
         }
         busy
     }
@@ -331,8 +339,11 @@ impl Server {
 
     /// A decision that is to be committed now: the oldest, or in a storm any. It may be prepared and left lying.
     pub fn take_flight(&mut self, is_stormy: bool) -> Option<Flight> {
-        let up = self.up.as_mut().filter(|up| !up.under_way.is_empty())?;
-        let index = if is_stormy { self.seed.index(up.under_way.len()) } else { 0 };
+        let now = self.now();
+        let up = self.up.as_mut()?;
+        let due: Vec<usize> =
+            (0..).zip(&up.under_way).filter(|(_, flight)| flight.not_before <= now).map(|(index, _)| index).collect();
+        let index = *due.get(if is_stormy { self.seed.index(due.len()) } else { 0 })?;
         let flight = up.under_way.get_mut(index)?;
         if flight.prepared.is_none() && is_stormy && self.seed.one_in(6) {
             flight.prepared = Some(compile(&up.api, &flight.work));
@@ -341,9 +352,9 @@ impl Server {
         Some(up.under_way.remove(index))
     }
 
-    /// Whether decisions are on their way.
-    pub fn has_flights(&self) -> bool {
-        self.up.as_ref().is_some_and(|up| !up.under_way.is_empty())
+    /// When the first of the decisions that are on their way may be committed.
+    pub fn next_flight(&self) -> Option<Timestamp> {
+        self.up.as_ref()?.under_way.iter().map(|flight| flight.not_before).min()
     }
 
     /// Commits a decision. The server may die of it, and then nobody hears of that.
@@ -399,7 +410,7 @@ impl Server {
     }
 }
 
-fn plus(now: Timestamp, time: std::time::Duration) -> Timestamp {
+fn plus(now: Timestamp, time: Duration) -> Timestamp {
     now.saturating_add(time).unwrap_or(now)
 }
 

@@ -9,20 +9,17 @@ use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::Snapshot;
 use mainstay_server::api::{self, DeleteOptions};
-use mainstay_store::Revision;
 
 use crate::bugs::{self, Bug};
 use crate::checkers::{Actor, Checkers, Seen, Violation, rest};
 use crate::clients::Clients;
 use crate::monkeys::{Deed, Fault, Script, forget_node};
-use crate::node::{Around, Node, PodList, plus};
+use crate::node::{Around, Node, plus};
 use crate::observer::Observer;
 use crate::seed::Seed;
 use crate::server::{Mode, Server, at};
 use crate::trace::Trace;
 
-/// How many past states of the pods a stale server may give.
-const PAST: usize = 40;
 /// A world that takes more steps than this goes round in circles.
 const MAX_STEPS: u64 = 60_000;
 /// How long, in virtual seconds, a healed world may take to come to rest: longer than all back-offs and tolerations.
@@ -129,7 +126,6 @@ pub struct World {
     observer: Observer,
     checkers: Checkers,
     clients: Clients,
-    past: Vec<(Revision, PodList)>,
     counts: Counts,
     trace: Trace,
     last_actor: (Actor, Option<Snapshot>),
@@ -166,7 +162,6 @@ impl World {
             observer: Observer::default(),
             checkers: Checkers::new(options.bug),
             clients: Clients::new(number, options.bug),
-            past: Vec::new(),
             counts: Counts::new(),
             trace: Trace::default(),
             last_actor: (Actor::Server, None),
@@ -328,6 +323,7 @@ impl World {
         let cut = self.nodes.iter().flat_map(|node| [node.cut_off_until, node.deaf_until, node.stalled_until]);
         wakes.extend(cut.chain([self.server.stalled_until, self.server.up_at]).filter(|at| *at > now));
         wakes.extend(self.server.up.as_ref().and_then(|up| now.checked_add(up.seat.sleep(now)).ok()));
+        wakes.extend(self.server.next_flight());
         wakes.extend(self.script.deeds.get(self.next_deed).map(|(at, _)| *at));
         wakes.extend(self.power_back.values().copied());
         wakes.extend(self.disk_free_at);
@@ -371,7 +367,7 @@ impl World {
                 });
             }
         });
-        if !self.server.has_flights() {
+        if self.server.next_flight().is_none_or(|at| at > now) {
             return match self.options.bug {
                 Some(Bug::ForgetsMargin) => Ok(self.release_hastily()? || busy),
                 _ => Ok(busy),
@@ -431,7 +427,6 @@ impl World {
             faults: self.is_stormy,
             bug: self.options.bug,
             delays: self.options.is_silent && self.is_stormy,
-            past: &self.past,
         };
         let busy = node.step(&mut around);
         self.look()?;
@@ -462,7 +457,6 @@ impl World {
 
     fn see(&mut self, steps: Vec<crate::observer::Step>) -> Result<(), Violation> {
         let now = self.now();
-        let mut pods_changed = false;
         for step in steps {
             let change = &step.change;
             let (kind, key) = (&change.kind, &change.key);
@@ -481,7 +475,6 @@ impl World {
             let count = self.counts.entry((kind.kind.to_string(), key.clone())).or_default();
             count.0 += u32::from(change.old.is_none());
             count.1 += u32::from(change.new.is_none());
-            pods_changed |= *kind == kinds::POD;
             self.checkers.on_change(&Seen {
                 actor: &self.last_actor.0,
                 before: &step.before,
@@ -492,20 +485,7 @@ impl World {
                 now,
             })?;
         }
-        if pods_changed {
-            self.remember_pods();
-        }
         Ok(())
-    }
-
-    fn remember_pods(&mut self) {
-        let pods = self.observer.snapshot.pods.iter();
-        let list =
-            pods.filter_map(|(key, pod)| Some((key.clone(), Arc::new(serde_json::to_value(&**pod).ok()?)))).collect();
-        self.past.push((Revision(self.observer.snapshot.revision), list));
-        if self.past.len() > PAST {
-            self.past.remove(0);
-        }
     }
 
     fn break_something(&mut self) -> Result<(), Violation> {

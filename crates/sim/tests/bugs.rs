@@ -1,73 +1,13 @@
 //! Checkers can fail: each deliberate bug is caught, by the checker that is named for it.
 
-use jiff::SignedDuration;
-use mainstay_api::kinds;
 use mainstay_sim::bugs::{Bug, Worlds};
-use mainstay_sim::monkeys::{Deed, Fault, Script, Wanted};
+use mainstay_sim::monkeys::Script;
 use mainstay_sim::world::{Options, World, start};
-
-/// How many worlds may pass before a bug is caught.
-const PATIENCE: u64 = 80;
 
 /// How many storms may pass before a bug is caught.
 const STORMS: u64 = 60;
 
-/// Users who delete, scale and take claims away, again and again.
-fn restless(claims: Option<&'static str>, is_static: bool) -> Script {
-    let web = |replicas| Wanted {
-        name: "web".to_owned(),
-        replicas,
-        image: "app:1".to_owned(),
-        is_parallel: false,
-        claims,
-        is_static,
-        deletes: (false, false),
-        tolerates: None,
-    };
-    let at = |seconds| start().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
-    let mut deeds = vec![(at(0), Deed::Apply(web(3)))];
-    if is_static {
-        deeds.push((at(0), Deed::Volumes(0, 12, "Recycle", 2)));
-        // Claims and pods at once, again and again: what runs on still has its volume.
-        for round in 0..12 {
-            for ordinal in 0..3 {
-                let claim = format!("data-web-{ordinal}");
-                deeds.push((at(12 + 9 * round), Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), claim, None)));
-                deeds.push((at(12 + 9 * round), Deed::Force(format!("web-{ordinal}"))));
-            }
-        }
-    }
-    for round in 0..6 {
-        let begun = 15 + 20 * round;
-        deeds.push((at(begun), Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), "data-web-1".to_owned(), None)));
-        deeds.push((at(begun), Deed::Delete(kinds::POD.clone(), "web-1".to_owned(), None)));
-        deeds.push((at(begun + 1), Deed::Delete(kinds::POD.clone(), "web-0".to_owned(), None)));
-        deeds.push((at(begun + 8), Deed::Scale("web".to_owned(), if round % 2 == 0 { 1 } else { 3 })));
-    }
-    deeds.sort_by_key(|(at, _)| *at);
-    Script { deeds, last: vec![Deed::Apply(web(3))] }
-}
-
-/// A script that provokes it: how many worlds it took.
-fn caught(bug: Bug, by: &str) -> u64 {
-    let claims = if bug == Bug::TrustsStaleList { None } else { Some("ReadWriteOnce") };
-    let mut others = Vec::new();
-    for seed in 0..PATIENCE {
-        let favourite = (bug == Bug::TrustsStaleList).then_some(Fault::AgentRestarts(0));
-        // Every other world is calm: some bugs need faults to show, and others are hidden by them. This one needs
-        // agents that restart.
-        let one_fault_in = (seed % 2 == 1 || bug == Bug::TrustsStaleList).then_some(25);
-        let options = Options { bug: Some(bug), one_fault_in, favourite, nodes: 2, ..Options::default() };
-        match World::with_script(seed, options, restless(claims, bug == Bug::RecyclesInUse)).run().violation {
-            Some(violation) if violation.invariant == by => return seed + 1,
-            Some(violation) => others.push((seed, violation)),
-            None => {}
-        }
-    }
-    panic!("{bug:?} is not caught by {by}; instead: {others:#?}");
-}
-
-/// The storms alone, without a script made for the bug: how many worlds it took.
+/// Plain storms: how many worlds it took.
 fn caught_by_storms(bug: Bug, by: &str) -> u64 {
     let mut others = Vec::new();
     for seed in 0..STORMS {
@@ -104,7 +44,6 @@ fn catch(bug: Bug) {
     let (_, by, worlds) = Bug::ALL.into_iter().find(|(of, ..)| *of == bug).expect("a bug of the table");
     let begun = std::time::Instant::now();
     let many = match worlds {
-        Worlds::Script => caught(bug, by),
         Worlds::Storms => caught_by_storms(bug, by),
         Worlds::Silence => caught_in_silence(bug, by),
     };

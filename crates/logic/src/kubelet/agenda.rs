@@ -4,22 +4,23 @@
 //! both carry out its steps, so that what the simulator proves is what the node does:
 //!
 //! ```text
-//! facts -> agenda.view.apply / take_pod / learn
+//! what the dispatcher has -> agenda.update, facts -> agenda.view.apply / take_pod / observe
 //! agenda.step(now) -> cut these, begin those, tell these events, wake me then
 //! a task ends -> its facts, then agenda.finish(key, how it ended, now)
 //! ```
 //!
 //! Guarantees: each task is under way at most once; a task that takes something away for good begins only when nothing
-//! else is under way and the API has been told what was learnt from it (S2); nothing begins for a pod that is held,
-//! which is one that came from a list that may be old.
+//! else is under way and the API has been told what was learnt from it (S2); for a pod that is held, which is one that
+//! came from a list that may be old, nothing begins but the question whether it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use super::{Action, ContainerFact, Fact, KubeletDecision, PodEvent, PodView, ProbeKind, decide, status};
+use super::{Action, ContainerFact, Fact, KubeletDecision, PodEvent, PodUpdate, PodView, ProbeKind, decide, status};
 
 /// How long to wait before what failed is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(1);
@@ -134,7 +135,7 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// With `held`, nothing begins until the pod was [asked for](Self::verify) or seen in a watch.
+    /// With `held`, nothing begins until the API was [asked](Self::verify) about the pod or a watch had it.
     pub fn new(view: PodView, held: bool) -> Self {
         Self {
             view,
@@ -159,9 +160,22 @@ impl Agenda {
         self.held
     }
 
-    /// The pod as a watch has it: what came before is known to be old.
-    pub fn release(&mut self) {
-        self.held = false;
+    /// What the [dispatcher](super::Dispatcher) has for this pod: the events that follow from it, and what begins at
+    /// once.
+    pub fn update(&mut self, update: PodUpdate, now: Timestamp) -> (Vec<PodEvent>, Option<(Key, Task)>) {
+        match update {
+            PodUpdate::Pod(pod) => {
+                // What came before is known to be old.
+                self.held = false;
+                (self.take_pod(Arc::unwrap_or_clone(pod), now), None)
+            }
+            PodUpdate::Gone => (self.view.apply(Fact::Gone, now), None),
+            PodUpdate::Verify => (Vec::new(), self.verify()),
+            PodUpdate::Predecessor(uid) => {
+                self.view.predecessor = uid;
+                (Vec::new(), None)
+            }
+        }
     }
 
     /// A newer state of the pod; an older one (a watch that lags behind our own write) is passed over.
@@ -207,7 +221,9 @@ impl Agenda {
         let fresh = decision.events.iter().filter(|event| !self.told.contains(*event)).cloned().collect();
         let mut step = Step { events: fresh, ..Step::default() };
         self.told = decision.events.iter().cloned().collect();
-        if !self.held {
+        if self.held {
+            step.begin.extend(self.verify());
+        } else {
             let is_written = self.write_status(&decision, &mut step);
             if self.view.is_tombstoned() {
                 step.cut = self.under_way.keys().filter(|key| key.can_be_cut()).cloned().collect();
@@ -230,7 +246,7 @@ impl Agenda {
                 self.written = self.writing.take().filter(|_| end == End::Done);
                 self.retry_status_at = again;
             }
-            Key::Verify => self.held = false,
+            Key::Verify if end == End::Done => self.held = false,
             Key::Confirm if end == End::Done => self.confirmed.clone_from(&self.view.pod.metadata.resource_version),
             _ => {}
         }
@@ -375,14 +391,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_begins_for_a_pod_that_is_held() {
-        let mut agenda = agenda();
-        agenda.held = true;
-        assert_eq!(agenda.verify(), Some((Key::Verify, Task::Verify)));
-        assert_eq!(agenda.verify(), None);
+    fn s11_for_a_pod_that_is_held_only_the_question_begins() {
+        let held = || Agenda::new(PodView::new(pod("1"), Vec::new()), true);
+        let mut agenda = held();
+        assert_eq!(keys(&agenda.step(NOW)), [Key::Verify]);
+        assert_eq!(agenda.verify(), None, "it is being asked");
         assert_eq!(keys(&agenda.step(NOW)), []);
+        // A question that broke is no answer.
+        agenda.finish(&Key::Verify, End::Failed, NOW);
+        assert_eq!(keys(&agenda.step(NOW)), [Key::Verify]);
         agenda.finish(&Key::Verify, End::Done, NOW);
-        assert_eq!(keys(&agenda.step(NOW)), [Key::Status]);
+        assert_eq!(keys(&agenda.step(NOW)), [Key::Status, Key::Sandbox]);
+
+        let mut agenda = held();
+        assert!(agenda.is_held());
+        agenda.update(PodUpdate::Pod(Arc::new(pod("2"))), NOW);
+        assert!(!agenda.is_held());
+        assert_eq!(keys(&agenda.step(NOW)), [Key::Status, Key::Sandbox], "a watch has it");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod agenda;
 mod backoff;
 mod conditions;
 mod containers;
+mod dispatcher;
 pub mod ephemeral;
 pub mod eviction;
 pub mod pressure;
@@ -40,6 +41,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 pub use agenda::{Agenda, End, Key, Step, Task};
 pub use backoff::Backoff;
 pub use containers::pull_policy;
+pub use dispatcher::{Dispatch, Dispatcher, PodUpdate};
 pub use view::{
     Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind,
     ProbeOutcome, Remembered, Sandbox, VolumeFact,

@@ -1,8 +1,7 @@
 //! From the watch of this node's pods to one worker per pod uid.
 //!
-//! A restarted agent first learns what runs (the runtime's list, the disk), then what should (the API's list), and
-//! only then lets anything happen. A pod that a list lacks is asked for by name before it counts as gone, so that
-//! neither a stale list nor a cut connection stops or starts anything.
+//! The [`Dispatcher`] decides which begin and what they hear; here are its hands. A restarted agent first learns what
+//! should run (the API's list), then what does (the runtime's list, the disk), and only then lets anything happen.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +9,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mainstay_api::{ObjectKey, kinds, object};
+use mainstay_api::{kinds, object};
 use mainstay_client::{Informer, ListOptions, Notice};
-use mainstay_logic::kubelet::Fact;
 use mainstay_logic::kubelet::admission::{self, Refusal};
-use serde_json::Value;
+use mainstay_logic::kubelet::{Dispatch, Dispatcher, Fact};
 use tokio::sync::{broadcast, mpsc};
 
 use super::worker::{Message, Worker};
@@ -130,29 +128,25 @@ async fn attended(work: impl Future<Output = ()>, done: mpsc::UnboundedSender<Do
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-struct Entry {
-    key: ObjectKey,
-    /// As the API last had it: what a worker that broke is begun anew with.
-    pod: Arc<Pod>,
-    /// How often its worker broke.
+struct Attended {
+    /// How often it broke.
     broke: u32,
-    /// Orders the uids of one name.
-    serial: u64,
     inbox: mpsc::Sender<Message>,
     /// The worker; ended with this entry, so that a stopped agent stops deciding.
     task: tokio::task::AbortHandle,
 }
 
-impl Drop for Entry {
+impl Drop for Attended {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-struct Dispatcher {
+/// The workers, by pod uid, as the [`Dispatcher`] has them.
+struct Workers {
     kubelet: Arc<Kubelet>,
-    entries: BTreeMap<String, Entry>,
-    serial: u64,
+    dispatcher: Dispatcher,
+    workers: BTreeMap<String, Attended>,
     done: mpsc::UnboundedSender<Done>,
 }
 
@@ -169,149 +163,71 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     // `Informer::next` must not be cancelled, so it has a task of its own.
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(async move { while notices.send(informer.next().await).await.is_ok() {} });
-    let mut dispatcher = Dispatcher { kubelet, entries: BTreeMap::new(), serial: 0, done };
-    let mut first_list = Some(Vec::new());
+    let mut workers = Workers { kubelet, dispatcher: Dispatcher::default(), workers: BTreeMap::new(), done };
     loop {
         tokio::select! {
             notice = noticed.recv() => match notice {
                 None => return,
-                Some(Notice::Put(_, value)) => match &mut first_list {
-                    Some(list) => list.push(value),
-                    None => dispatcher.put(value).await,
-                },
-                Some(Notice::Gone(key, last)) => dispatcher.gone(&key, &last).await,
-                Some(Notice::Synced) => {
-                    if let Some(list) = first_list.take() {
-                        dispatcher.adopt(list).await;
-                    }
-                }
+                Some(notice) => workers.notice(notice).await,
             },
             change = changes.recv() => match change {
-                Ok(status) => dispatcher.container(status).await,
-                Err(broadcast::error::RecvError::Lagged(_)) => dispatcher.relist().await,
+                Ok(status) => workers.container(status).await,
+                Err(broadcast::error::RecvError::Lagged(_)) => workers.relist().await,
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             done = ended.recv() => match done {
-                Some(Done::Ended(uid)) => dispatcher.ended(&uid).await,
-                Some(Done::Broke(uid)) => dispatcher.broke(uid),
-                Some(Done::Again(uid)) => dispatcher.again(&uid).await,
+                Some(Done::Ended(uid)) => workers.ended(&uid).await,
+                Some(Done::Broke(uid)) => workers.broke(uid),
+                Some(Done::Again(uid)) => workers.again(&uid),
                 None => return,
             }
         }
     }
 }
 
-impl Dispatcher {
-    /// The first list is complete: what is left over from before the restart comes first, so that it blocks
-    /// newcomers of the same name (S1).
-    async fn adopt(&mut self, list: Vec<Value>) {
-        let listed: Vec<&str> = list.iter().map(object::uid).collect();
-        let mut left: BTreeMap<String, Pod> =
-            self.kubelet.disk.left().into_iter().map(|left| (left.uid, left.pod)).collect();
-        for sandbox in self.kubelet.runtime.sandboxes() {
-            left.entry(sandbox.pod_uid.clone()).or_insert_with(|| Pod {
-                metadata: ObjectMeta {
-                    uid: Some(sandbox.pod_uid),
-                    namespace: Some(sandbox.namespace),
-                    name: Some(sandbox.name),
-                    ..ObjectMeta::default()
-                },
-                ..Pod::default()
-            });
-        }
-        left.retain(|uid, _| !listed.contains(&uid.as_str()));
-        for (uid, pod) in left {
-            let key = key_of(&pod);
-            self.spawn(uid.clone(), key.clone(), pod, true);
-            self.verify(&key, &uid).await;
-        }
-        for value in list {
-            let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
-            self.put_held(value, true).await;
-            // The first list may be a stale server's: before anything of it is acted upon, each pod is asked for.
-            self.verify(&key, &uid).await;
-        }
-    }
-
-    async fn put(&mut self, value: Value) {
-        self.put_held(value, false).await;
-    }
-
-    async fn put_held(&mut self, value: Value, held: bool) {
-        let (uid, key) = (object::uid(&value).to_owned(), ObjectKey::of(&value));
-        let pod: Pod = match serde_json::from_value(value) {
-            Ok(pod) => pod,
-            Err(error) => return tracing::warn!(pod = %key, %error, "a pod that cannot be read is not run"),
+impl Workers {
+    async fn notice(&mut self, notice: Notice) {
+        let dispatches = match notice {
+            Notice::Put(key, value) => match serde_json::from_value::<Pod>(value) {
+                Ok(pod) => self.dispatcher.put(pod),
+                Err(error) => return tracing::warn!(pod = %key, %error, "a pod that cannot be read is not run"),
+            },
+            Notice::Gone(key, last) => self.dispatcher.gone(&key, object::uid(&last)),
+            Notice::Synced => self.dispatcher.synced(|| left(&self.kubelet)),
         };
-        if uid.is_empty() {
-            return;
+        for dispatch in dispatches {
+            self.execute(dispatch).await;
         }
-        if let Some(entry) = self.entries.get_mut(&uid) {
-            entry.pod = Arc::new(pod.clone());
-            let _ = entry.inbox.send(Message::Pod(Box::new(pod))).await;
-            return;
-        }
-        // The name was taken by another uid: one of them is the older, and the API has it no more. Which one, the API
-        // says: a first list may be a stale server's, and a watch that goes on from there tells of what is long gone
-        // (S11).
-        for entry in self.entries.values().filter(|entry| !held && entry.key == key) {
-            let _ = entry.inbox.send(Message::Verify).await;
-        }
-        self.spawn(uid, key, pod, held);
     }
 
-    async fn gone(&mut self, key: &ObjectKey, last: &Value) {
-        let uid = object::uid(last).to_owned();
-        if !uid.is_empty() {
-            if let Some(entry) = self.entries.get(&uid) {
-                let _ = entry.inbox.send(Message::Gone).await;
+    async fn execute(&mut self, dispatch: Dispatch) {
+        match dispatch {
+            Dispatch::Begin { uid, pod, held, predecessor } => self.begin(uid, pod, held, predecessor),
+            Dispatch::Update { uid, update } => {
+                if let Some(worker) = self.workers.get(&uid) {
+                    // An error means that the worker broke: what it begins anew with is newer.
+                    let _ = worker.inbox.send(Message::Update(update)).await;
+                }
             }
-            return;
-        }
-        let uids: Vec<String> =
-            self.entries.iter().filter(|(_, entry)| entry.key == *key).map(|(uid, _)| uid.clone()).collect();
-        for uid in uids {
-            self.verify(key, &uid).await;
         }
     }
 
-    /// Has the API itself asked about a pod that a list may be wrong about.
-    async fn verify(&self, key: &ObjectKey, uid: &str) {
-        let Some(entry) = self.entries.get(uid) else { return };
-        let _ = entry.inbox.send(Message::Verify).await;
-        tracing::debug!(pod = %key, uid, "asking whether it is there");
-    }
-
-    fn spawn(&mut self, uid: String, key: ObjectKey, pod: Pod, held: bool) {
-        self.serial += 1;
-        let serial = self.serial;
-        let kept = Arc::new(pod.clone());
-        let (inbox, task) = self.begin(&uid, &key, serial, pod, held);
-        self.entries.insert(uid, Entry { key, pod: kept, broke: 0, serial, inbox, task });
-    }
-
-    fn begin(
-        &self,
-        uid: &str,
-        key: &ObjectKey,
-        serial: u64,
-        pod: Pod,
-        held: bool,
-    ) -> (mpsc::Sender<Message>, tokio::task::AbortHandle) {
-        let predecessor = self.predecessor(key, serial);
+    fn begin(&mut self, uid: String, pod: Arc<Pod>, held: bool, predecessor: Option<String>) {
         let (inbox, messages) = mpsc::channel(INBOX);
-        let worker = Worker::new(self.kubelet.clone(), pod, predecessor, held, messages);
-        let task = tokio::spawn(attended(worker.run(), self.done.clone(), uid.to_owned()));
-        (inbox, task.abort_handle())
+        let worker = Worker::new(self.kubelet.clone(), Arc::unwrap_or_clone(pod), predecessor, held, messages);
+        let task = tokio::spawn(attended(worker.run(), self.done.clone(), uid.clone())).abort_handle();
+        let broke = self.workers.get(&uid).map_or(0, |former| former.broke);
+        self.workers.insert(uid, Attended { broke, inbox, task });
     }
 
     /// A worker that panicked is begun anew after a pause (S9); until then whoever waits for its pod's name goes on
     /// waiting.
     fn broke(&mut self, uid: String) {
-        let Some(entry) = self.entries.get_mut(&uid) else { return };
-        let pause = FIRST_PAUSE.saturating_mul(1 << entry.broke.min(10)).min(MAX_PAUSE);
-        entry.broke += 1;
-        tracing::error!(pod = %entry.key, uid, "a pod's worker broke; it is begun anew from what runs");
+        let Some(worker) = self.workers.get_mut(&uid) else { return };
+        let pause = FIRST_PAUSE.saturating_mul(1 << worker.broke.min(10)).min(MAX_PAUSE);
+        worker.broke += 1;
+        let pod = self.dispatcher.key(&uid).map(ToString::to_string);
+        tracing::error!(pod, uid, "a pod's worker broke; it is begun anew from what runs");
         let done = self.done.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -319,33 +235,23 @@ impl Dispatcher {
         });
     }
 
-    /// From what runs, and from what the API says now: what the old worker knew is gone with it.
-    async fn again(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get(uid) else { return };
-        let (key, serial, pod) = (entry.key.clone(), entry.serial, Pod::clone(&entry.pod));
-        let (inbox, task) = self.begin(uid, &key, serial, pod, true);
-        if let Some(entry) = self.entries.get_mut(uid) {
-            (entry.inbox, entry.task) = (inbox, task);
+    fn again(&mut self, uid: &str) {
+        if let Some(Dispatch::Begin { uid, pod, held, predecessor }) = self.dispatcher.again(uid) {
+            self.begin(uid, pod, held, predecessor);
         }
-        self.verify(&key, uid).await;
-    }
-
-    /// The uid that holds a name before one with this serial.
-    fn predecessor(&self, key: &ObjectKey, serial: u64) -> Option<String> {
-        self.entries.iter().find(|(_, entry)| entry.key == *key && entry.serial < serial).map(|(uid, _)| uid.clone())
     }
 
     async fn ended(&mut self, uid: &str) {
         self.kubelet.pods.remove(uid);
-        let Some(entry) = self.entries.remove(uid) else { return };
-        for (_, other) in self.entries.iter().filter(|(_, other)| other.key == entry.key) {
-            let _ = other.inbox.send(Message::Predecessor(self.predecessor(&other.key, other.serial))).await;
+        self.workers.remove(uid);
+        for dispatch in self.dispatcher.ended(uid) {
+            self.execute(dispatch).await;
         }
     }
 
     async fn container(&self, status: ContainerStatus) {
-        if let Some(entry) = self.entries.get(&status.pod_uid) {
-            let _ = entry.inbox.send(Message::Container(Box::new(status))).await;
+        if let Some(worker) = self.workers.get(&status.pod_uid) {
+            let _ = worker.inbox.send(Message::Container(Box::new(status))).await;
         }
     }
 
@@ -356,8 +262,21 @@ impl Dispatcher {
     }
 }
 
-fn key_of(pod: &Pod) -> ObjectKey {
-    ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""))
+/// What an earlier agent left, on the disk and in the runtime.
+fn left(kubelet: &Kubelet) -> Vec<Pod> {
+    let mut left: BTreeMap<String, Pod> = kubelet.disk.left().into_iter().map(|left| (left.uid, left.pod)).collect();
+    for sandbox in kubelet.runtime.sandboxes() {
+        left.entry(sandbox.pod_uid.clone()).or_insert_with(|| Pod {
+            metadata: ObjectMeta {
+                uid: Some(sandbox.pod_uid),
+                namespace: Some(sandbox.namespace),
+                name: Some(sandbox.name),
+                ..ObjectMeta::default()
+            },
+            ..Pod::default()
+        });
+    }
+    left.into_values().collect()
 }
 
 #[cfg(test)]

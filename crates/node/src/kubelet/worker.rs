@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_logic::kubelet::{
-    Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodView, Remembered, Sandbox, Step, Task,
+    Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodUpdate, PodView, Remembered, Sandbox, Step, Task,
 };
 use mainstay_logic::kubelet::{admission, pressure};
 use tokio::sync::{broadcast, mpsc};
@@ -28,12 +28,7 @@ pub(super) const IP_ANNOTATION: &str = "mainstay.io/pod-ip";
 
 /// What the dispatcher tells a worker.
 pub(super) enum Message {
-    Pod(Box<Pod>),
-    /// The API has no pod of this uid any more.
-    Gone,
-    /// A list lacked this pod: ask for it.
-    Verify,
-    Predecessor(Option<String>),
+    Update(PodUpdate),
     Container(Box<ContainerStatus>),
 }
 
@@ -177,17 +172,14 @@ impl Worker {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Pod(pod) => {
-                self.agenda.release();
-                self.take_pod(*pod);
-            }
-            Message::Gone => self.apply(Fact::Gone),
-            Message::Verify => {
-                if let Some((key, task)) = self.agenda.verify() {
+            Message::Update(update) => {
+                let (events, question) = self.agenda.update(update, Timestamp::now());
+                self.context = PodContext::new(&self.agenda.view.pod);
+                self.record_event(events);
+                if let Some((key, task)) = question {
                     self.spawn(key, task);
                 }
             }
-            Message::Predecessor(uid) => self.agenda.view.predecessor = uid,
             Message::Container(status) => self.observe(&status),
         }
     }

@@ -47,7 +47,7 @@ pub use follow::{Follower, News};
 pub use list::{List, list, read_error};
 pub use mainstay_api::object::merge as merge_patch;
 pub use metadata::new_uid;
-pub use options::{ListOptions, Query, Selection, flag, resource_version};
+pub use options::{ListOptions, Match, Query, Selection, flag, resource_version};
 pub use served::{METRICS_SERVICE, Served};
 pub use subresource::{bind, scale_of, scaled};
 pub use tape::Tape;

@@ -199,16 +199,6 @@ fn what_becomes_true_is_told_once_and_again_when_it_comes_back() {
 }
 
 #[test]
-fn a_pod_that_is_held_is_released_by_a_watch() {
-    let mut agenda = Agenda::new(PodView::new(versioned("1", &one_container()), Vec::new()), true);
-    assert!(agenda.is_held());
-    assert_eq!(agenda.step(Timestamp::UNIX_EPOCH).begin, []);
-    agenda.release();
-    assert!(!agenda.is_held());
-    assert!(!agenda.step(Timestamp::UNIX_EPOCH).begin.is_empty());
-}
-
-#[test]
 fn a_status_is_written_when_it_or_the_pod_is_another_one() {
     let spec = one_container();
     let mut desk = Desk::new(&spec);
