@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backend::{Backend, Containers, Lookup};
-use super::channels::{Channels, PIECES_QUEUED, Wanted};
+use super::channels::{Channels, Wanted};
 use super::exec;
 use super::images;
 use super::logs::{self, lines::LogOptions};
@@ -222,7 +222,7 @@ impl Server {
         let options = log_options(query, Timestamp::now())?;
         let target = self.lookup().log(namespace, pod, container, options.previous)?;
         let upgrade = is_websocket(request.headers()).then(|| upgrade_stream(request.headers())).transpose()?;
-        let (sender, coming) = mpsc::channel(PIECES_QUEUED);
+        let (sender, coming) = mpsc::channel(logs::PIECES);
         tokio::spawn(logs::read(target, options, self.containers.clone(), sender));
         if let Some((response, base64)) = upgrade {
             let upgraded = hyper::upgrade::on(&mut request);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use mainstay_api::Status;
 use mainstay_tasks::listen::Connection;
@@ -46,14 +47,8 @@ pub async fn serve(
     let io = connected
         .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", addresses.join(", "))))?
         .map_err(|why| unreachable(&why))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Received>(TokioIo::new(io))
-        .await
-        .map_err(|error| unreachable(&error))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "an extension server's connection ended early");
-        }
-    });
+    let io = TokioIo::new(io);
+    let mut sender = proxy::begin(io, "an extension server's").await.map_err(|error| unreachable(&error))?;
     pass(&mut sender, user, extension, request).await.map_err(|error| unreachable(&error))
 }
 
@@ -65,7 +60,7 @@ async fn connect(extension: &Extension, addresses: &[String]) -> Result<TlsStrea
 }
 
 async fn pass(
-    sender: &mut hyper::client::conn::http1::SendRequest<Received>,
+    sender: &mut SendRequest<Received>,
     user: &User,
     extension: &Extension,
     mut request: Request<Received>,

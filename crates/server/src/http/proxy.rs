@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
@@ -27,6 +28,9 @@ use crate::auth::User;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a kubelet may take to begin its answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// So much of an answer that is passed on is read ahead of the client, which may never read it (bytes, X4). The
+/// answer's head must fit.
+const MAX_AHEAD: usize = 64 << 10;
 /// The kubelet's port where a Node does not say.
 const KUBELET_PORT: i64 = 10250;
 
@@ -86,19 +90,26 @@ pub async fn stream(
     let io = connected
         .map_err(|_| unreachable(&format!("dial tcp {address}: i/o timeout")))?
         .map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Received>(TokioIo::new(io))
-        .await
-        .map_err(|error| unreachable(&error))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a kubelet's connection ended early");
-        }
-    });
+    let mut sender = begin(TokioIo::new(io), "a kubelet's").await.map_err(|error| unreachable(&error))?;
     pass(&mut sender, request, &path, &address).await.map_err(|error| unreachable(&error))
 }
 
+/// Begins to speak HTTP/1.1, with upgrades, over a connection to where requests are passed on; `whose` it is, in words.
+pub async fn begin<IO>(io: IO, whose: &'static str) -> hyper::Result<SendRequest<Received>>
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new().max_buf_size(MAX_AHEAD).handshake(io).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "{whose} connection ended early");
+        }
+    });
+    Ok(sender)
+}
+
 async fn pass(
-    sender: &mut hyper::client::conn::http1::SendRequest<Received>,
+    sender: &mut SendRequest<Received>,
     mut request: Request<Received>,
     path: &str,
     address: &str,

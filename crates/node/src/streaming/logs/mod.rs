@@ -22,6 +22,8 @@ use super::backend::{Containers, LogTarget};
 
 /// What is read from a file at once (bytes).
 const READ: usize = 32 * 1024;
+/// Pieces, each of what was read at once, that wait for the connection's writer: the file keeps the others.
+pub const PIECES: usize = 2;
 
 /// Reads a log into `sender` until its end, or with `follow` until the container's; ends early when nobody receives.
 pub async fn read(
@@ -118,7 +120,7 @@ impl Reader<'_> {
             if length == 0 {
                 break;
             }
-            let mut out = Vec::new();
+            let mut out = Vec::with_capacity(length);
             self.filter.feed(buffer.get(..length).unwrap_or_default(), &mut out);
             if !out.is_empty() && self.sender.send(out.into()).await.is_err() {
                 return Err(io::ErrorKind::BrokenPipe.into());

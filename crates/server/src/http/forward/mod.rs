@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use mainstay_api::Status;
 use mainstay_tasks::listen::Connection;
@@ -60,13 +61,7 @@ pub async fn serve(
     let (io, address) = connected
         .map_err(|_| unreachable(&format!("dial tcp {}: i/o timeout", backend.addresses.join(", "))))?
         .map_err(|why| unreachable(&why))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Received>(io).await.map_err(|error| unreachable(&error))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a proxied connection ended early");
-        }
-    });
+    let mut sender = proxy::begin(io, "a proxied").await.map_err(|error| unreachable(&error))?;
     let answer = pass(&mut sender, request, &path, &prefix, address).await.map_err(|error| unreachable(&error))?;
     lead_back(answer, &prefix, address).await
 }
@@ -117,7 +112,7 @@ const HOP_BY_HOP: [header::HeaderName; 5] =
     [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER, header::TRANSFER_ENCODING];
 
 async fn pass(
-    sender: &mut hyper::client::conn::http1::SendRequest<Received>,
+    sender: &mut SendRequest<Received>,
     mut request: Request<Received>,
     path: &str,
     prefix: &str,
