@@ -7,6 +7,7 @@ use serde_json::Value;
 mod claims;
 mod preemption;
 mod relations;
+mod rounds;
 mod wakeups;
 
 /// A node with 4 cores, 8 GiB and a volume root.
