@@ -1,7 +1,7 @@
 //! What an informer asks for next, without connections and without a clock.
 //!
-//! [`Informer`](crate::Informer) does what it says over HTTP, a node of the simulator on the simulated server's store, so
-//! that what the simulator proves of watches that end, expire and lists that are old is what a node does.
+//! [`Informer`](crate::Informer) does what it says over HTTP, a node of the simulator on the simulated server's store,
+//! so that what the simulator proves of watches that end, expire and lists that are old is what a node does.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

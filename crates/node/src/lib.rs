@@ -42,8 +42,8 @@ pub const KUBERNETES_VERSION: &str = "v1.37.0";
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 
 /// If the process was started as one of ours that are not the agent (a container's supervisor, `__freeze`,
-/// `__nfs-mount`, `__nfs-guard`), is it and never returns. `main` calls this first, before it makes threads or reads its
-/// command line.
+/// `__nfs-mount`, `__nfs-guard`), is it and never returns. `main` calls this first, before it makes threads or reads
+/// its command line.
 pub fn run_if_supervisor() {
     mainstay_runtime::shim::run_if_supervisor();
     let mut args = std::env::args_os().skip(1);

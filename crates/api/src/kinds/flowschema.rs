@@ -57,7 +57,6 @@ pub static FLOW_SCHEMA: Kind = Kind::BuiltIn(&Row {
             causes.push(spec.invalid(&format!("spec of '{}' must equal the fixed value", name(schema))));
         }
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 });
 

@@ -65,7 +65,6 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Kind = Kind::BuiltIn(&Row {
             causes.push(spec.invalid(&format!("spec of '{}' must equal the fixed value", name(level))));
         }
     },
-    warnings: lifecycle::nothing_acts,
     ..BASE
 });
 

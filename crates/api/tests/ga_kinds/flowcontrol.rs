@@ -112,5 +112,6 @@ fn the_schemas_that_are_always_there_keep_to_their_own_rules() {
     ] {
         let object = json!({ "metadata": { "name": name }, "spec": spec });
         assert!(super::create(kind, &object).is_ok(), "{name}: {:?}", super::create(kind, &object));
+        assert_eq!((kind.warnings)(kind, &object), [""; 0], "the server acts on it");
     }
 }

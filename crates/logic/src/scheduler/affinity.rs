@@ -235,8 +235,8 @@ impl Relations {
     }
 }
 
-/// How many counted pods each domain has. A node that the pod's constraints pass over, as upstream's do, is no domain's,
-/// and the pods on it are nobody's.
+/// How many counted pods each domain has. A node that the pod's constraints pass over, as upstream's do, is no
+/// domain's, and the pods on it are nobody's.
 fn spread(snapshot: &Snapshot, pod: &Pod, constraint: &TopologySpreadConstraint) -> Spread {
     let alike = || spread_constraints(pod).iter().filter(|one| one.when_unsatisfiable == constraint.when_unsatisfiable);
     let counts_node = |node: &Node| {
