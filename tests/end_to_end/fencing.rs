@@ -56,8 +56,8 @@ spec:
 const WRITER: &str = "trap \"\" TERM HUP; while :; do echo $NODE >> /data/written; sleep 0.05; done";
 /// A program that ends by itself, its writer with it, when nothing was written for a second. The file is open: what it
 /// waits for is a write, at the place where its successor begins.
-const IMPATIENT: &str = "(exec >> /data/written; echo from $NODE; while :; do echo $NODE; touch /beat; sleep 0.05; done) & \
-    while rm -f /beat; sleep 1; [ -e /beat ]; do :; done";
+const IMPATIENT: &str = "(exec >> /data/written; echo from $NODE; while :; do echo $NODE; touch /beat; sleep 0.05; \
+    done) & while rm -f /beat; sleep 1; [ -e /beat ]; do :; done";
 
 /// Whether any process of a pod is there, whose the machine may be.
 fn runs(uid: &str) -> bool {

@@ -79,10 +79,7 @@ pub(super) async fn decide(kubelet: &Kubelet, context: &PodContext, sandbox: &Sa
     if sandbox.annotations.contains_key(ANNOTATION) {
         return Ok(());
     }
-    let seconds = match kubelet.disk.deadline(&context.uid) {
-        Some(decided) => decided,
-        None => wanted_or_noted(kubelet, &context.pod).await?,
-    };
+    let seconds = decided(kubelet, context).await?;
     let text = seconds.map(|seconds| seconds.to_string()).unwrap_or_default();
     let noted = kubelet.runtime.set_sandbox_annotation(&context.uid, ANNOTATION, &text).await;
     noted.map_err(|error| error.to_string())
@@ -97,11 +94,7 @@ pub async fn fence(kubelet: &Kubelet, context: &PodContext) -> Result<Option<Fen
     let seconds = match kubelet.runtime.sandbox_annotation(&context.uid, ANNOTATION) {
         Some(decided) => decided.parse().ok(),
         None => {
-            let seconds = match kubelet.disk.deadline(&context.uid) {
-                Some(decided) => decided,
-                None => wanted_or_noted(kubelet, &context.pod).await?,
-            };
-            let noted = kubelet.disk.note_deadline(&context.uid, seconds);
+            let noted = kubelet.disk.note_deadline(&context.uid, decided(kubelet, context).await?);
             noted.map_err(|error| format!("noting the pod's deadline: {error}"))?
         }
     };
@@ -109,10 +102,11 @@ pub async fn fence(kubelet: &Kubelet, context: &PodContext) -> Result<Option<Fen
     Ok(seconds.map(|seconds| kubelet.runtime.fence(Deadline { seconds, since })))
 }
 
-async fn wanted_or_noted(kubelet: &Kubelet, pod: &Pod) -> Result<Option<u32>, String> {
-    match fencing::noted(pod) {
-        Some(noted) => Ok(Some(noted)),
-        None => wanted(kubelet, pod).await,
+/// As it was decided before, here or as the server knows it, or anew.
+async fn decided(kubelet: &Kubelet, context: &PodContext) -> Result<Option<u32>, String> {
+    match kubelet.disk.deadline(&context.uid).or_else(|| fencing::noted(&context.pod).map(Some)) {
+        Some(decided) => Ok(decided),
+        None => wanted(kubelet, &context.pod).await,
     }
 }
 

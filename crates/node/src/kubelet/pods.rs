@@ -178,7 +178,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
             done = ended.recv() => match done {
                 Some(Done::Ended(uid)) => workers.ended(&uid).await,
                 Some(Done::Broke(uid)) => workers.broke(uid),
-                Some(Done::Again(uid)) => workers.again(&uid),
+                Some(Done::Again(uid)) => workers.again(&uid).await,
                 None => return,
             }
         }
@@ -235,9 +235,9 @@ impl Workers {
         });
     }
 
-    fn again(&mut self, uid: &str) {
-        if let Some(Dispatch::Begin { uid, pod, held, predecessor }) = self.dispatcher.again(uid) {
-            self.begin(uid, pod, held, predecessor);
+    async fn again(&mut self, uid: &str) {
+        if let Some(dispatch) = self.dispatcher.again(uid) {
+            self.execute(dispatch).await;
         }
     }
 

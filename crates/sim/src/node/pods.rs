@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use mainstay_api::{ObjectKey, kinds, object};
+use mainstay_api::{kinds, object};
 use mainstay_client::{Notice, Step, WatchEvent};
 use mainstay_logic::kubelet::{Agenda, ContainerFact, Dispatch, Fact, PodUpdate, PodView, Remembered, Sandbox};
 use mainstay_server::api::{self, Frame, Query, Selection, Watch};
@@ -57,9 +57,8 @@ impl Node {
 
     fn pause(&mut self, failed: &Failed, now: Timestamp) {
         let lasted = self.agent.lasted(now);
-        self.agent.watch = None;
         let pause = self.agent.informer.failed(failed.is_expired, lasted);
-        self.agent.retry_at = pause.map(|pause| plus(now, pause.as_millis() as i64));
+        self.agent.rest(pause, now);
     }
 
     /// One step of the informer; `None` where there is nothing yet.
@@ -92,9 +91,8 @@ impl Node {
                     }
                     Poll::Ready(None) => {
                         let lasted = self.agent.lasted(around.now);
-                        self.agent.watch = None;
                         let pause = self.agent.informer.closed(lasted);
-                        self.agent.retry_at = pause.map(|pause| plus(around.now, pause.as_millis() as i64));
+                        self.agent.rest(pause, around.now);
                         Ok(Some(Vec::new()))
                     }
                     Poll::Pending => {
@@ -151,9 +149,9 @@ impl Node {
 
     pub(super) fn execute(&mut self, dispatch: Dispatch, around: &mut Around<'_>) {
         match dispatch {
-            Dispatch::Begin { pod, held, predecessor, .. } => {
+            Dispatch::Begin { uid, pod, held, predecessor } => {
                 let held = held && around.bug != Some(Bug::TrustsStaleList);
-                self.spawn(Arc::unwrap_or_clone(pod), held, predecessor, around);
+                self.spawn(&uid, Arc::unwrap_or_clone(pod), held, predecessor, around);
             }
             Dispatch::Update { uid, update } => {
                 if let Some(entry) = self.agent.entries.iter_mut().find(|entry| entry.agenda.view.uid() == uid) {
@@ -163,17 +161,15 @@ impl Node {
         }
     }
 
-    fn spawn(&mut self, pod: Pod, held: bool, predecessor: Option<String>, around: &mut Around<'_>) {
-        let meta = &pod.metadata;
-        let uid = meta.uid.clone().unwrap_or_default();
-        let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
+    fn spawn(&mut self, uid: &str, pod: Pod, held: bool, predecessor: Option<String>, around: &mut Around<'_>) {
+        let Some(key) = self.agent.dispatcher.key(uid).cloned() else { return };
         let mut view = PodView::new(pod, vec!["192.0.2.10".to_owned()]);
         view.predecessor = predecessor;
-        if self.machine.tombstoned.contains(&uid) && around.bug != Some(Bug::TrustsStaleList) {
+        if self.machine.tombstoned.contains(uid) && around.bug != Some(Bug::TrustsStaleList) {
             view.remembered = Remembered::Yes;
             view.tombstoned_since = Some(around.now);
         }
-        if let Some(sandbox) = self.machine.sandboxes.get(&uid) {
+        if let Some(sandbox) = self.machine.sandboxes.get(uid) {
             let fact = Sandbox::Ready { ip: Some(sandbox.ip.clone()), made_at: Some(sandbox.made_at) };
             view.apply(Fact::Sandbox(fact), around.now);
             if let Some(seconds) = sandbox.deadline {
@@ -181,7 +177,7 @@ impl Node {
             }
         }
         self.agent.entries.push(Entry::new(key, Agenda::new(view, held)));
-        self.learn_containers(&uid, around.now);
+        self.learn_containers(uid, around.now);
     }
 
     pub(super) fn learn_containers(&mut self, uid: &str, now: Timestamp) {
@@ -197,6 +193,12 @@ impl Agent {
     /// Since the newest watch was asked for.
     fn lasted(&self, now: Timestamp) -> Duration {
         Duration::try_from(now.duration_since(self.watched_since)).unwrap_or_default()
+    }
+
+    /// Its watch is over; how long until it asks again.
+    fn rest(&mut self, pause: Option<Duration>, now: Timestamp) {
+        self.watch = None;
+        self.retry_at = pause.map(|pause| plus(now, pause.as_millis() as i64));
     }
 }
 
