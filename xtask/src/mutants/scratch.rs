@@ -162,7 +162,7 @@ impl Scratch {
             }
             let before = left_out.len();
             for error in &errors {
-                left_out.extend(blamed(error, &rendered));
+                left_out.extend(blamed(error, &rendered, edits));
             }
             println!("  {} do not compile yet", left_out.len());
             if left_out.len() == before {
@@ -218,8 +218,9 @@ impl Scratch {
 }
 
 /// The mutants that are to blame for an error: those that it is in, the innermost for each part of the code that it
-/// names; else those that it is around.
-fn blamed(error: &Value, rendered: &BTreeMap<PathBuf, Rendered>) -> BTreeSet<usize> {
+/// names; else those that it is around; else all of the functions that it names. (An assignment that a mutant leaves
+/// out may prolong a borrow, and then nothing that the error names is near it.)
+fn blamed(error: &Value, rendered: &BTreeMap<PathBuf, Rendered>, edits: &[Edit]) -> BTreeSet<usize> {
     let mut spans = Vec::new();
     let mut all = vec![error];
     all.extend(error["children"].as_array().into_iter().flatten());
@@ -246,7 +247,18 @@ fn blamed(error: &Value, rendered: &BTreeMap<PathBuf, Rendered>) -> BTreeSet<usi
         });
         within.map(|(_, number)| *number).collect::<BTreeSet<usize>>()
     };
-    [inside(true), inside(false), around()].into_iter().find(|blamed| !blamed.is_empty()).unwrap_or_default()
+    let same_function = || {
+        let within = spans.iter().flat_map(|(made, span, _)| {
+            let distance =
+                |place: &Range<usize>| place.start.saturating_sub(span.end).max(span.start.saturating_sub(place.end));
+            let nearest = made.places.iter().min_by_key(|(place, _)| distance(place));
+            let function = nearest.map(|(_, number)| &edits[*number].mutant.function);
+            made.places.iter().filter(move |(_, number)| Some(&edits[*number].mutant.function) == function)
+        });
+        within.map(|(_, number)| *number).collect::<BTreeSet<usize>>()
+    };
+    let found = [inside(true), inside(false), around()].into_iter().find(|blamed| !blamed.is_empty());
+    found.unwrap_or_else(same_function)
 }
 
 /// Writes a file only where that changes something: builds go by its time.
@@ -268,4 +280,31 @@ fn walk(folder: &Path, each: &mut dyn FnMut(&Path)) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::find::edits;
+    use super::*;
+
+    #[test]
+    fn an_error_beside_all_mutants_is_blamed_on_those_of_its_function() {
+        let source = "fn f(a: &mut Vec<u8>) -> &mut u8 { while g() { a.clear(); } let b = &mut a[0]; b }\n\
+                      fn h(a: &mut Vec<u8>) { a.clear(); }\n";
+        let file = PathBuf::from("a.rs");
+        let edits = edits(&file, source).unwrap();
+        let numbered: Vec<(usize, &Edit)> = edits.iter().enumerate().collect();
+        let made = render(source, &numbered);
+        let blamed_for = |text: &str| {
+            let at = made.text.find(text).unwrap();
+            let span = serde_json::json!({"file_name": "a.rs", "byte_start": at, "byte_end": at + text.len(),
+                                          "is_primary": true});
+            let error = serde_json::json!({"spans": [span], "children": []});
+            let rendered = BTreeMap::from([(file.clone(), render(source, &numbered))]);
+            let changes = blamed(&error, &rendered, &edits).into_iter();
+            changes.map(|number| edits[number].mutant.change.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(blamed_for("a.clear()"), ["without a.clear();"], "it is within that one");
+        assert_eq!(blamed_for("let b = &mut a[0]"), ["g() → false", "without a.clear();"], "all of f, none of h");
+    }
 }

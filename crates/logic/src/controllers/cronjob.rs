@@ -216,6 +216,7 @@ fn start(o: &Observed, status: &mut CronJobStatus, now: Timestamp, d: &mut Decis
     let mut earliest = status.last_schedule_time.as_ref().map_or(created, |time| time.0);
     let deadline = o.spec.starting_deadline_seconds.map(SignedDuration::from_secs);
     if let Some(limit) = deadline.and_then(|deadline| now.checked_sub(deadline).ok()) {
+        // What should have begun before that is not begun any more.
         earliest = earliest.max(limit);
     }
     let Some((at, missed)) = most_recent(&schedule, &zone, earliest, now) else { return };
@@ -223,17 +224,8 @@ fn start(o: &Observed, status: &mut CronJobStatus, now: Timestamp, d: &mut Decis
         let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         d.events.push(o.warning("TooManyMissedTimes", message.to_owned()));
     }
-    if deadline.is_some_and(|deadline| at.checked_add(deadline).is_ok_and(|end| end < now)) {
-        let when = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
-        d.events.push(o.warning("MissSchedule", format!("Missed scheduled time to start a job: {when}")));
-        return;
-    }
     let name = job_name(o.name(), at);
     let active = status.active.get_or_insert_default();
-    let already = active.iter().any(|reference| reference.name.as_deref() == Some(name.as_str()));
-    if already || status.last_schedule_time.as_ref().is_some_and(|last| last.0 == at) {
-        return;
-    }
     if o.spec.concurrency_policy.as_deref() == Some("Forbid") && !active.is_empty() {
         let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
         d.events.push(o.normal("JobAlreadyActive", message.to_owned()));

@@ -41,9 +41,10 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
     if change.kind == KIND {
         wake(change.key.clone());
         // Names that become free may be what others of the group wait for.
-        let freed = before.definitions.get(&change.key).filter(|_| change.new.is_none());
-        if let Some(gone) = freed {
-            others(after, gone).for_each(|(key, _)| wake(key.clone()));
+        let [old, new] = [before, after].map(|snapshot| snapshot.definitions.get(&change.key));
+        let accepted = |of: &std::sync::Arc<Definition>| of.status.accepted_names.clone();
+        if let Some(old) = old.filter(|old| accepted(old).is_some() && accepted(old) != new.and_then(accepted)) {
+            others(after, old).for_each(|(key, _)| wake(key.clone()));
         }
     } else if matches!(change.kind, Kind::Custom(_)) && change.new.is_none() {
         let key = ObjectKey::new("", format!("{}.{}", change.kind.plural, change.kind.group));

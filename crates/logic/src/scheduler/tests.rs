@@ -54,7 +54,27 @@ fn one_node_refuses_in_upstreams_words() {
         (json!({}), json!({}), "n1"),
         (json!({"spec": {"unschedulable": true}}), json!({}), "0/1 nodes are available: 1 node(s) were unschedulable."),
         (taint.clone(), json!({}), "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: gpu}."),
+        (
+            taint.clone(),
+            json!({"spec": {"tolerations": [{"key": "other", "operator": "Exists"}]}}),
+            "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: gpu}.",
+        ),
         (taint, json!({"spec": {"tolerations": [{"key": "dedicated", "operator": "Exists"}]}}), "n1"),
+        (
+            json!({"spec": {"unschedulable": true}}),
+            json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}}),
+            "n1",
+        ),
+        (
+            json!({"spec": {"unschedulable": true}}),
+            json!({"spec": {"tolerations": [{"key": "other", "operator": "Exists"}]}}),
+            "0/1 nodes are available: 1 node(s) were unschedulable.",
+        ),
+        (
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]}}),
+            json!({}),
+            "0/1 nodes are available: 1 node(s) were unschedulable.",
+        ),
         (
             json!({}),
             json!({"spec": {"nodeSelector": {"zone": "a"}}}),
@@ -81,6 +101,8 @@ fn one_node_refuses_in_upstreams_words() {
         world.put(node("n1", of_node.clone()));
         world.put(pod("a", of_pod.clone()));
         assert_eq!(placed(&mut world, "a"), expected, "{of_node} {of_pod}");
+        let left = (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), Timestamp::UNIX_EPOCH);
+        assert_eq!(left.waiting.len(), usize::from(expected != "n1"), "it says what it waits for: {expected}");
     }
     let mut world = World::default();
     world.put(pod("a", json!({})));

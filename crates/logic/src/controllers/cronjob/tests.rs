@@ -1,7 +1,9 @@
 //! CronJobs in a small world whose clock the test moves.
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::ObjectKey;
+use mainstay_api::cron::Schedule;
 use mainstay_api::kinds::{CRON_JOB, JOB};
 use serde_json::{Value, json};
 
@@ -134,6 +136,15 @@ fn missed_times_give_one_job_for_the_last_and_a_warning_when_they_are_many() {
     let mut world = self::world(json!({}));
     tick(&mut world, minutes(200));
     assert_eq!((jobs(&world), said(&world, "TooManyMissedTimes")), (vec![name_at("2026-11-21T13:20:00Z")], 1));
+    // A hundred missed ones are not too many yet.
+    for (minute, many) in [(100, 0), (101, 1)] {
+        let mut world = self::world(json!({}));
+        tick(&mut world, minutes(minute));
+        assert_eq!(said(&world, "TooManyMissedTimes"), many, "{minute}");
+    }
+    let mut world = self::world(json!({"schedule": "60 * * * *"}));
+    tick(&mut world, minutes(1));
+    assert_eq!((jobs(&world), said(&world, "UnparseableSchedule") > 0), (vec![], true));
     let mut world = self::world(json!({"startingDeadlineSeconds": 10, "schedule": "0 * * * *"}));
     tick(&mut world, minutes(61));
     assert!(jobs(&world).is_empty(), "too late for 11:00");
@@ -186,4 +197,144 @@ fn a_job_made_by_hand_is_not_counted_among_its_own() {
     }));
     tick(&mut world, minutes(1));
     assert_eq!((jobs(&world).len(), said(&world, "UnexpectedJob") > 0), (2, true));
+}
+
+fn names_of(reference: &Value) -> Vec<String> {
+    let all = reference.as_array().into_iter().flatten();
+    all.map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Two Jobs that run at once, as `Allow` lets them, and no third one.
+fn two_running() -> (World, [String; 2]) {
+    let mut world = world(json!({"successfulJobsHistoryLimit": 9}));
+    tick(&mut world, minutes(1));
+    tick(&mut world, minutes(2));
+    world.patch(&CRON_JOB, "default", "tick", json!({"spec": {"suspend": true}}));
+    (world, ["2026-11-21T10:01:00Z", "2026-11-21T10:02:00Z"].map(name_at))
+}
+
+#[test]
+fn the_status_names_what_runs_until_it_is_done_or_gone() {
+    let (mut world, [first, second]) = two_running();
+    assert_eq!(names_of(&status(&world)["active"]), [first.clone(), second.clone()]);
+    finish(&mut world, &second, "Complete", minutes(9));
+    assert_eq!(names_of(&status(&world)["active"]), std::slice::from_ref(&first));
+    // Whatever ends later, the time is the latest; and each end is said once.
+    finish(&mut world, &first, "Complete", minutes(8));
+    assert_eq!(status(&world)["lastSuccessfulTime"], json!(minutes(9).to_string()));
+    assert_eq!((status(&world)["active"].clone(), said(&world, "SawCompletedJob")), (Value::Null, 2));
+
+    let (mut world, [first, second]) = two_running();
+    world.remove(&JOB, &ObjectKey::new("default", &*first));
+    world.settle(CONTROLLERS, minutes(2));
+    assert_eq!(names_of(&status(&world)["active"]), [second]);
+    assert!(world.events.contains(&format!("MissingJob: Active job went missing: {first}")), "{:?}", world.events);
+}
+
+#[test]
+fn what_is_replaced_is_what_runs_and_not_what_ran() {
+    let mut world = world(json!({"concurrencyPolicy": "Replace"}));
+    tick(&mut world, minutes(1));
+    let done = jobs(&world).remove(0);
+    finish(&mut world, &done, "Complete", minutes(1));
+    tick(&mut world, minutes(2));
+    tick(&mut world, minutes(3));
+    assert_eq!(jobs(&world), [done, name_at("2026-11-21T10:03:00Z")]);
+    assert_eq!((said(&world, "SuccessfulDelete"), said(&world, "MissingJob")), (1, 0), "{:?}", world.events);
+}
+
+/// The Job may be over and removed before the next decision: it is not made again.
+#[test]
+fn a_job_of_a_time_that_is_gone_already_is_not_made_again() {
+    let mut world = world(json!({}));
+    let key = ObjectKey::new("default", "tick");
+    world.run(&cronjob::CONTROLLER, &key, minutes(1), usize::MAX);
+    let made = jobs(&world).remove(0);
+    world.remove(&JOB, &ObjectKey::new("default", made));
+    tick(&mut world, minutes(1));
+    assert_eq!((jobs(&world), said(&world, "SuccessfulCreate")), (vec![], 1));
+}
+
+#[test]
+fn nothing_is_started_where_it_would_not_live_or_is_not_its_own_s10() {
+    let leaving = json!({"metadata": {"deletionTimestamp": "2026-11-21T10:00:40Z", "finalizers": ["x.io/y"]}});
+    let namespace = |over: &Value| {
+        let mut object = json!({"kind": "Namespace", "metadata": {"name": "default"}});
+        merge(&mut object, over.clone());
+        object
+    };
+    let taken = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"namespace": "default",
+        "name": name_at("2026-11-21T10:01:00Z")}, "spec": {"template": {"spec": {"containers": []}}}});
+    let mut owned = taken.clone();
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick",
+        "uid": "an-older-one", "controller": true}]);
+    let suspend = json!({"spec": {"suspend": true}});
+    for (object, patch, made, waits) in [
+        (namespace(&json!({})), json!({}), 1, false),
+        (namespace(&leaving), json!({}), 0, true),
+        (namespace(&json!({})), leaving.clone(), 0, false),
+        (namespace(&json!({})), suspend, 0, true),
+        (taken, json!({}), 0, true),
+        (owned, json!({}), 0, true),
+    ] {
+        let mut world = world(json!({}));
+        world.put(object.clone());
+        world.patch(&CRON_JOB, "default", "tick", patch.clone());
+        let decision = (cronjob::CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "tick"), minutes(1));
+        assert_eq!(decision.waiting.len(), usize::from(waits), "{object} {patch}");
+        world.run(&cronjob::CONTROLLER, &ObjectKey::new("default", "tick"), minutes(1), usize::MAX);
+        assert_eq!(said(&world, "SuccessfulCreate"), made, "{object} {patch}");
+    }
+}
+
+#[test]
+fn the_oldest_by_their_start_are_forgotten_first_and_once() {
+    let mut world = world(json!({"successfulJobsHistoryLimit": 9}));
+    let names = ["2026-11-21T10:01:00Z", "2026-11-21T10:02:00Z", "2026-11-21T10:03:00Z"].map(name_at);
+    for minute in 1..=3 {
+        tick(&mut world, minutes(minute));
+    }
+    world.patch(&CRON_JOB, "default", "tick", json!({"spec": {"suspend": true}}));
+    // The first one waited longest until it began; the last one never said when it did.
+    finish(&mut world, &names[0], "Complete", minutes(9));
+    finish(&mut world, &names[1], "Complete", minutes(8));
+    finish(&mut world, &names[2], "Complete", minutes(7));
+    world.patch(&JOB, "default", &names[2], json!({"status": {"startTime": null}}));
+    world.patch(&JOB, "default", &names[1], json!({"metadata": {"finalizers": ["x.io/y"]}}));
+    world.patch(&CRON_JOB, "default", "tick", json!({"spec": {"successfulJobsHistoryLimit": 2}}));
+    world.settle(CONTROLLERS, minutes(3));
+    assert!(world.get(&JOB, "default", &names[1])["metadata"]["deletionTimestamp"].is_string());
+    world.ask_anew();
+    world.settle(CONTROLLERS, minutes(3));
+    assert_eq!((jobs(&world).len(), said(&world, "SuccessfulDelete")), (3, 1), "it is on its way out already");
+    world.patch(&CRON_JOB, "default", "tick", json!({"spec": {"successfulJobsHistoryLimit": 1}}));
+    world.settle(CONTROLLERS, minutes(3));
+    assert_eq!(jobs(&world), [names[1].clone(), names[2].clone()]);
+}
+
+/// The search for the last of many times gives what counting all of them gives.
+#[test]
+fn the_last_time_missed_is_found_for_any_schedule() {
+    for (schedule, from, to) in [
+        ("* * * * *", "2026-11-21T10:00:00Z", "2026-11-21T10:00:59Z"),
+        ("* * * * *", "2026-11-21T10:00:00Z", "2026-11-21T10:01:00Z"),
+        ("* * * * *", "2026-11-21T10:00:00Z", "2026-11-21T10:02:00Z"),
+        ("* * * * *", "2026-11-21T10:00:00Z", "2026-11-22T10:02:00Z"),
+        ("*/7 * * * *", "2026-11-21T10:00:00Z", "2026-11-21T23:59:59Z"),
+        ("0 0 1 * *", "2026-01-15T00:00:00Z", "2026-11-30T00:00:00Z"),
+        ("0 0 29 2 *", "2020-01-15T00:00:00Z", "2027-11-30T00:00:00Z"),
+        ("30 6-16/4 * * 1-5", "2026-11-19T00:00:00Z", "2026-11-22T12:00:00Z"),
+        ("0,1 3 * * *", "2026-11-01T00:00:00Z", "2026-11-22T03:00:30Z"),
+        ("0 12 * * 1", "2026-11-17T00:00:00Z", "2026-11-22T03:00:30Z"),
+    ] {
+        let parsed = Schedule::parse(schedule).unwrap();
+        let (mut last, to) = (None, at(to));
+        let mut next = parsed.next(at(from), &TimeZone::UTC);
+        while let Some(time) = next.filter(|time| *time <= to) {
+            last = Some(time);
+            next = parsed.next(time, &TimeZone::UTC);
+        }
+        let found = super::most_recent(&parsed, &TimeZone::UTC, at(from), to).map(|(time, _)| time);
+        assert_eq!(found, last, "{schedule} from {from} to {to}");
+    }
 }

@@ -35,10 +35,8 @@ pub enum Fit {
 }
 
 /// What [`fit`] looks at in a node.
-pub fn fingerprint(node: &Node) -> (Option<Labels>, Option<Vec<Taint>>, bool) {
-    let spec = node.spec.as_ref();
-    let taints = spec.and_then(|spec| spec.taints.clone());
-    (node.metadata.labels.clone(), taints, node.metadata.deletion_timestamp.is_some())
+pub fn fingerprint(node: &Node) -> (Option<Labels>, Option<Vec<Taint>>) {
+    (node.metadata.labels.clone(), node.spec.as_ref().and_then(|spec| spec.taints.clone()))
 }
 
 /// Whether a node shall have a pod of the set.
@@ -130,4 +128,111 @@ pub fn template(set: &DaemonSet, node: &str, hash: &str) -> PodTemplateSpec {
         }]);
     }
     template
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn set(spec: Value) -> DaemonSet {
+        let annotations = json!({"deprecated.daemonset.template.generation": "7"});
+        let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": spec});
+        let spec = json!({"selector": {}, "template": template});
+        serde_json::from_value(json!({"metadata": {"annotations": annotations}, "spec": spec})).unwrap()
+    }
+
+    fn zone(operator: &str, value: &str) -> Value {
+        json!({"matchExpressions": [{"key": "zone", "operator": operator, "values": [value]}]})
+    }
+
+    fn required(terms: &[Value]) -> Value {
+        let terms = json!({"nodeSelectorTerms": terms});
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}})
+    }
+
+    #[test]
+    fn a_node_shall_have_a_daemon_if_it_would_be_let_in_there() {
+        let taint = |key: &str, effect: &str| json!({"taints": [{"key": key, "effect": effect}]});
+        let bears = |keys: &[&str]| {
+            let all = keys.iter().map(|key| json!({"key": key, "operator": "Exists"})).collect::<Vec<_>>();
+            json!({ "tolerations": all })
+        };
+        let unavailable = "node.kubernetes.io/network-unavailable";
+        let two = json!({"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "b", "effect": "NoExecute"}]});
+        for (spec, of_node, expected) in [
+            (json!({}), json!({}), Fit::Runs),
+            (json!({"nodeName": "n1"}), json!({}), Fit::Runs),
+            (json!({"nodeName": "n2"}), json!({}), Fit::Leaves),
+            (json!({"nodeSelector": {"zone": "a"}}), json!({}), Fit::Runs),
+            (json!({"nodeSelector": {"zone": "b"}}), json!({}), Fit::Leaves),
+            (required(&[zone("In", "a")]), json!({}), Fit::Runs),
+            (required(&[zone("In", "b")]), json!({}), Fit::Leaves),
+            (required(&[zone("In", "b"), zone("NotIn", "c")]), json!({}), Fit::Runs),
+            (json!({}), taint("k", "PreferNoSchedule"), Fit::Runs),
+            (json!({}), taint("k", "NoSchedule"), Fit::Stays),
+            (json!({}), taint("k", "NoExecute"), Fit::Leaves),
+            (bears(&["k"]), taint("k", "NoExecute"), Fit::Runs),
+            (bears(&["k"]), taint("k", "NoSchedule"), Fit::Runs),
+            (bears(&["other"]), taint("k", "NoSchedule"), Fit::Stays),
+            (bears(&["a"]), two.clone(), Fit::Leaves),
+            (bears(&["b"]), two.clone(), Fit::Stays),
+            (bears(&["a", "b"]), two, Fit::Runs),
+            (json!({}), taint("node.kubernetes.io/not-ready", "NoExecute"), Fit::Runs),
+            (json!({}), taint("node.kubernetes.io/not-ready", "NoSchedule"), Fit::Stays),
+            (json!({}), taint("node.kubernetes.io/unschedulable", "NoSchedule"), Fit::Runs),
+            (json!({}), taint(unavailable, "NoSchedule"), Fit::Stays),
+            (json!({"hostNetwork": true}), taint(unavailable, "NoSchedule"), Fit::Runs),
+        ] {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let node = json!({"metadata": {"name": "n1", "labels": {"zone": "a"}}, "spec": of_node});
+            let node: Node = serde_json::from_value(node).unwrap();
+            assert_eq!(fit(&set(spec.clone()), &node), expected, "{spec} {of_node}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_is_for_the_node_that_it_is_on_or_that_its_affinity_names() {
+        let field = |key: &str, operator: &str, values: &[&str]| json!({"matchFields": [{"key": key, "operator": operator, "values": values}]});
+        for (spec, expected) in [
+            (json!({}), None),
+            (json!({"nodeName": ""}), None),
+            (json!({"nodeName": "n1"}), Some("n1")),
+            (required(&[field("metadata.name", "In", &["n2"])]), Some("n2")),
+            (required(&[zone("In", "a"), field("metadata.name", "In", &["n2", "n3"])]), Some("n2")),
+            (required(&[field("metadata.name", "NotIn", &["n2"])]), None),
+            (required(&[field("metadata.namespace", "In", &["n2"])]), None),
+        ] {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            assert_eq!(node_of(&pod), expected, "{spec}");
+        }
+    }
+
+    /// Whatever the user's affinity says, each of its terms is for that node alone.
+    #[test]
+    fn the_template_of_a_node_keeps_what_its_user_asks_for() {
+        let mut spec = required(&[zone("In", "a"), zone("In", "b")]);
+        spec["containers"] = json!([]);
+        spec["hostNetwork"] = json!(true);
+        spec["tolerations"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute",
+            "operator": "Exists", "tolerationSeconds": 5}]);
+        let made = json!(template(&set(spec), "n1", "h"));
+        assert_eq!(made["metadata"]["labels"], json!({"app": "a", HASH: "h", GENERATION: "7"}));
+        let terms = &made["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        let fields = json!([{"key": "metadata.name", "operator": "In", "values": ["n1"]}]);
+        for (index, value) in [(0, "a"), (1, "b")] {
+            let term = &terms["nodeSelectorTerms"][index];
+            assert_eq!(
+                (&term["matchFields"], &term["matchExpressions"]),
+                (&fields, &zone("In", value)["matchExpressions"])
+            );
+        }
+        let tolerated = made["spec"]["tolerations"].as_array().unwrap();
+        assert_eq!(tolerated.len(), 7);
+        assert_eq!(tolerated[0]["tolerationSeconds"], Value::Null, "a daemon stays for as long as it takes");
+    }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::controllers::{daemonset, garbagecollector};
-use crate::decision::Controller;
+use crate::decision::{Controller, Waiting, Write};
 use crate::world::{World, merge};
 
 const CONTROLLERS: &[Controller] = &[daemonset::CONTROLLER, garbagecollector::CONTROLLER];
@@ -200,6 +200,151 @@ fn an_update_takes_one_node_after_the_other_and_a_broken_one_stops() {
         (newest["revision"].clone(), newest["data"]["spec"]["template"]["$patch"].clone()),
         (json!(4), json!("replace"))
     );
+}
+
+/// Of one decision: who goes, and on which nodes one is made.
+fn decided(world: &World) -> (Vec<String>, Vec<String>, usize) {
+    let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+    let (mut gone, mut made) = (Vec::new(), Vec::new());
+    for write in &decision.writes {
+        match write {
+            Write::Delete { kind, key, .. } if *kind == POD => {
+                gone.push(target(&world.get(&POD, "default", &key.name)));
+            }
+            Write::Create { kind, object } if *kind == POD => made.push(target(object)),
+            _ => {}
+        }
+    }
+    let waits = |waiting: &&Waiting| matches!(waiting, Waiting::UnavailableBudgetUsed);
+    (gone, made, decision.waiting.iter().filter(waits).count())
+}
+
+/// Makes the pod of a node Ready or not.
+fn report(world: &mut World, node: &str, image: &str, ready: &str) {
+    let of_node = |pod: &&Value| target(pod) == node && pod["spec"]["containers"][0]["image"] == image;
+    let name = world.all(&POD).find(of_node).unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    let conditions = json!([{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let status = json!({"phase": "Running", "conditions": conditions});
+    world.patch(&POD, "default", &name, json!({"spec": {"nodeName": node}, "status": status}));
+}
+
+/// S7: what does not serve anyway is replaced whatever the bound is, and counts for it.
+#[test]
+fn an_update_replaces_what_is_not_available_and_of_the_others_as_many_as_it_may_s7() {
+    let strategy = |unavailable: i32| json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": unavailable}}});
+    for (unavailable, unready, gone, waits) in [
+        (1, &[][..], &["n1"][..], 1),
+        (1, &["n2"], &["n2"], 1),
+        (1, &["n2", "n3"], &["n2", "n3"], 1),
+        (2, &["n2"], &["n2", "n1"], 1),
+        (3, &[], &["n1", "n2", "n3"], 0),
+        (1, &["n1", "n2", "n3"], &["n1", "n2", "n3"], 0),
+    ] {
+        let mut world = world(3, strategy(unavailable));
+        rest(&mut world);
+        unready.iter().for_each(|node| report(&mut world, node, "good:1", "False"));
+        world.settle(CONTROLLERS, now());
+        world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+        let (of, made, waiting) = decided(&world);
+        assert_eq!(
+            (of, made.len(), waiting),
+            (gone.iter().map(|it| (*it).to_owned()).collect(), 0, waits),
+            "{unready:?}"
+        );
+    }
+}
+
+/// Where new pods are made beside old ones: no more at once than the surge, but for what does not serve anyway.
+#[test]
+fn a_surge_doubles_as_many_nodes_as_it_may_s7() {
+    let surge = |surge: i32| json!({"updateStrategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0}}});
+    for (most, unready, doubled, made, waits) in [
+        (1, &[][..], &[][..], &["n1"][..], 1),
+        (2, &[], &[], &["n1", "n2"], 1),
+        (3, &[], &[], &["n1", "n2", "n3"], 0),
+        (1, &["n3"], &[], &["n3", "n1"], 1),
+        (1, &[], &["n1"], &[], 1),
+        (2, &[], &["n1"], &["n2"], 1),
+    ] {
+        let mut world = world(3, surge(most));
+        rest(&mut world);
+        world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+        if !doubled.is_empty() {
+            world.patch(&DAEMON_SET, "default", "agent", surge_patch(1));
+            world.settle(CONTROLLERS, now());
+            world.patch(&DAEMON_SET, "default", "agent", surge_patch(most));
+        }
+        unready.iter().for_each(|node| report(&mut world, node, "good:1", "False"));
+        let (gone, of, waiting) = decided(&world);
+        let made: Vec<String> = made.iter().map(|it| (*it).to_owned()).collect();
+        assert_eq!((gone.len(), of, waiting), (0, made, waits), "{most} {unready:?} {doubled:?}");
+    }
+    // The old one goes when the new one serves, or when it does not serve itself.
+    for (new, old, goes) in [("False", "True", false), ("True", "True", true), ("False", "False", true)] {
+        let mut world = world(1, surge(1));
+        rest(&mut world);
+        world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+        world.settle(CONTROLLERS, now());
+        report(&mut world, "n1", "good:2", new);
+        report(&mut world, "n1", "good:1", old);
+        world.settle(CONTROLLERS, now());
+        let left: Vec<&str> = world
+            .all(&POD)
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .map(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap())
+            .collect();
+        assert_eq!(left.contains(&"good:1"), !goes, "new {new}, old {old}");
+        assert!(left.contains(&"good:2"));
+    }
+}
+
+fn surge_patch(surge: i32) -> Value {
+    json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": surge}}}})
+}
+
+/// Two pods on one node, as two servers could make them: the bound one, then the older one stays.
+#[test]
+fn of_several_pods_on_a_node_one_stays() {
+    for strategy in [json!({"maxSurge": 0, "maxUnavailable": 1}), json!({"maxSurge": 1, "maxUnavailable": 0})] {
+        let mut world = world(1, json!({"updateStrategy": {"rollingUpdate": strategy}}));
+        rest(&mut world);
+        let first = names(&world)[0].clone();
+        let mut pod = world.get(&POD, "default", &first);
+        for (name, created, bound) in [
+            ("agent-a", "2026-01-03T00:00:00Z", true),
+            ("agent-b", "2026-01-01T00:00:00Z", false),
+            ("agent-c", "2026-01-02T00:00:00Z", true),
+        ] {
+            merge(&mut pod, json!({"metadata": {"name": name, "uid": name, "creationTimestamp": created}}));
+            pod["spec"]["nodeName"] = if bound { json!("n1") } else { Value::Null };
+            world.put(pod.clone());
+        }
+        world.remove(&POD, &ObjectKey::new("default", &*first));
+        rest(&mut world);
+        assert_eq!(names(&world), ["agent-c"], "{strategy}");
+    }
+}
+
+/// S10, S12: revisions and pods without an owner are taken in, and a revision that was deleted is made again.
+#[test]
+fn what_belongs_to_it_is_taken_in_and_made_again() {
+    let mut world = world(1, json!({}));
+    rest(&mut world);
+    let revision = world.all(&CONTROLLER_REVISION).next().unwrap().clone();
+    let name = ObjectKey::of(&revision);
+    world.remove(&CONTROLLER_REVISION, &name);
+    rest(&mut world);
+    assert_eq!(world.all(&CONTROLLER_REVISION).count(), 1, "made again");
+    let pod = names(&world)[0].clone();
+    for (kind, name) in [(&POD, pod), (&CONTROLLER_REVISION, name.name.to_string())] {
+        let mut orphan = world.get(kind, "default", &name);
+        orphan["metadata"]["ownerReferences"] = Value::Null;
+        world.put(orphan);
+        rest(&mut world);
+        let owner = world.get(kind, "default", &name)["metadata"]["ownerReferences"][0]["uid"].clone();
+        assert_eq!(owner, "uid-agent", "{name}");
+    }
+    assert_eq!((world.all(&POD).count(), world.all(&CONTROLLER_REVISION).count()), (1, 1));
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn the_node_where_it_hurts_least_is_chosen_in_upstreams_order() {
         (&["a:n1:5", "b:n2:5"], "n1: a"),
         // As few as will do: the important ones, and those that run longest, are spared first.
         (&["a:n1:1:0", "b:n1:3:4", "d:n2:10:4"], "n1: b"),
+        (&["a:n1:1:2", "b:n1:3:2", "d:n2:10:4"], "n1: a b"),
         // Equals stay, and those above.
         (&["a:n1:10", "b:n2:9"], "n2: b"),
         (&["a:n1:10", "b:n2:11"], "-: "),
@@ -80,8 +81,50 @@ fn the_node_where_it_hurts_least_is_chosen_in_upstreams_order() {
     // Of two that are alike the one that runs longer stays.
     let mut world = two_nodes(&["old:n1:5:2:100", "young:n1:5:2:200", "d:n2:10:4"]);
     let two = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
-    world.put(newcomer(two));
+    world.put(newcomer(two.clone()));
     assert_eq!(victims(&mut world).0, "n1: young");
+    let said = "FailedScheduling: 0/2 nodes are available: 2 Insufficient cpu.";
+    assert!(world.events.iter().any(|event| event == said), "{:?}", world.events);
+    // And of two that are not, the more important one.
+    let mut world = two_nodes(&["a:n1:1:2:100", "b:n1:3:2:200", "d:n2:10:4"]);
+    world.put(newcomer(two));
+    assert_eq!(victims(&mut world).0, "n1: a");
+}
+
+/// A pod whose node was given to another one meanwhile: it waits only for those whose going makes room for it.
+#[test]
+fn s12_a_nominated_pod_waits_for_less_important_ones_that_go_and_for_nobody_else() {
+    const WAITS: &str = "preemption: not eligible due to a terminating pod on the nominated node.";
+    let message = "0/2 nodes are available: 2 Insufficient cpu.";
+    for (pods, going, expected) in [
+        (&["a:n1:5", "d:n2:10"][..], &["a"][..], None),
+        (&["a:n1:5", "d:n2:10"], &[], Some("n1: a")),
+        (&["a:n1:5:2", "b:n1:5:2", "d:n2:10"], &["b"], None),
+        (&["a:n1:10", "b:n2:5"], &["a"], Some("n2: a b")),
+        (&["a:n1:11", "b:n2:5"], &["a"], Some("n2: a b")),
+        (&["a:n1:11", "b:n2:5"], &[], Some("n2: b")),
+    ] {
+        let mut world = two_nodes(pods);
+        going.iter().for_each(|name| world.delete(&kinds::POD, "default", name, None));
+        let scheduled = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": message});
+        world.put(newcomer(json!({"status": {"nominatedNodeName": "n1", "conditions": [scheduled]}})));
+        let before = world.events.len();
+        let (at, said) = victims(&mut world);
+        match expected {
+            Some(expected) => assert_eq!((at.as_str(), said.as_str()), (expected, message), "{pods:?} {going:?}"),
+            None => assert!(said.ends_with(WAITS), "{pods:?} {going:?}: {said}"),
+        }
+        // Said again only with another node, or another reason.
+        let again = world.events[before..].iter().any(|event| event.starts_with("FailedScheduling"));
+        assert_eq!(again, !at.starts_with("n1") || expected.is_none(), "{pods:?} {going:?}: {:?}", world.events);
+    }
+    // One that was nominated to no node waits for none of those that have none.
+    let mut world = two_nodes(&["a:n1:5", "d:n2:10"]);
+    let leaving = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]});
+    world.put(ranked("nowhere", 0, json!({ "metadata": leaving })));
+    world.put(newcomer(json!({})));
+    assert_eq!(victims(&mut world).0, "n1: a nowhere");
 }
 
 #[test]
@@ -111,6 +154,15 @@ fn where_no_room_can_be_made_it_is_said_why() {
         world.put(newcomer(over));
         assert_eq!(victims(&mut world), ("-: ".to_owned(), expected));
     }
+    let mut world = two_nodes(&["a:n1:0", "b:n2:0"]);
+    for name in ["n1", "n2"] {
+        world.put(node(name, json!({"metadata": {"annotations": {"mainstay.io/reserved-host-ports": "80"}}})));
+    }
+    let port = json!([{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
+    world.put(newcomer(json!({"spec": {"containers": port}})));
+    let ports = "0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports. preemption: \
+                 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    assert_eq!(victims(&mut world), ("-: ".to_owned(), ports.to_owned()));
     let mut world = two_nodes(&["a:n1:0", "b:n2:0"]);
     let missing = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "x"}}]);
     world.put(newcomer(json!({"spec": {"volumes": missing}})));

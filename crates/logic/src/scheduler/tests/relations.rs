@@ -132,6 +132,8 @@ fn required_anti_affinity_keeps_away_on_both_sides() {
             free.clone(),
             "n2",
         ),
+        (away(to("web", HOST, json!({"namespaces": ["other"]})), json!({})), free.clone(), "n1"),
+        (away(to("web", HOST, json!({"namespaces": ["other", "default"]})), json!({})), free.clone(), "n2"),
         (away(to("web", HOST, json!({"matchLabelKeys": ["tier"]})), json!({})), free.clone(), "n2"),
         (
             away(to("web", HOST, json!({"matchLabelKeys": ["tier"]})), json!({"metadata": {"labels": {"tier": "y"}}})),
@@ -240,6 +242,119 @@ fn a_spread_constraint_passes_over_nodes_by_its_policies() {
         "n1",
         "what is on a closed node is not here"
     );
+}
+
+/// Upstream: a node counts for a constraint if it has the labels of all that are as strict.
+#[test]
+fn a_node_without_the_label_of_another_constraint_is_no_domain() {
+    let constraint = |topology: &str, when: &str| {
+        json!({"topologyKey": topology, "maxSkew": 1, "whenUnsatisfiable": when,
+            "labelSelector": {"matchLabels": {"app": "web"}}})
+    };
+    let (hard, soft) = ("DoNotSchedule", "ScheduleAnyway");
+    // Zone a has a pod; zone b has none, and no racks.
+    let mut world = zones();
+    world.put(node("n1", json!({"metadata": {"labels": {"zone": "a", "rack": "1"}}})));
+    world.put(there("web", "n1", json!({"app": "web"}), json!({})));
+    for (constraints, expected) in [
+        (vec![constraint("zone", hard)], "n2"),
+        (vec![constraint("zone", hard), constraint("rack", hard)], "n1"),
+        (vec![constraint("zone", hard), constraint("rack", soft)], "n2"),
+    ] {
+        assert_eq!(
+            goes(world.clone(), &json!({"topologySpreadConstraints": constraints})),
+            expected,
+            "{constraints:?}"
+        );
+    }
+    // The pod itself counts only where it is one of those that are spread.
+    let mut world = zones();
+    ["n2", "n3"].into_iter().for_each(|name| world.put(there(name, name, json!({}), busy("3"))));
+    world.put(there("db", "n1", json!({"app": "db"}), json!({})));
+    let mut others = constraint("zone", hard);
+    others["labelSelector"]["matchLabels"]["app"] = json!("db");
+    assert_eq!(goes(world.clone(), &json!({"topologySpreadConstraints": [others]})), "n1");
+    // With taints honored, nodes without taints are domains as ever.
+    world.put(there("web", "n1", json!({"app": "web"}), json!({})));
+    let mut honoring = constraint("zone", hard);
+    honoring["nodeTaintsPolicy"] = json!("Honor");
+    assert_eq!(goes(world, &json!({"topologySpreadConstraints": [honoring]})), "n2");
+}
+
+fn busy(cpu: &str) -> Value {
+    json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+}
+
+/// What is free on a node (up to 100), wishes (2 for each of their weight), soft taints (300), pods of the same
+/// controller and pods too many of a domain (50 each) are one sum.
+#[test]
+fn what_speaks_for_a_node_is_weighed_against_what_speaks_against_it() {
+    let wish = |weights: &[(i32, &str)]| {
+        let term = |(weight, node): &(i32, &str)| {
+            json!({"weight": weight, "preference": {"matchExpressions": [
+            {"key": HOST, "operator": "In", "values": [node]}]}})
+        };
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
+            weights.iter().map(term).collect::<Vec<_>>()}})
+    };
+    let taints = |count: usize| {
+        let taints: Vec<Value> =
+            (0..count).map(|n| json!({"key": format!("slow-{n}"), "effect": "PreferNoSchedule"})).collect();
+        node("n1", json!({"metadata": {"labels": {"zone": "a"}}, "spec": {"taints": taints}}))
+    };
+    let spread = |when: &str, skew: i32| {
+        json!([{"topologyKey": HOST, "maxSkew": skew, "whenUnsatisfiable": when,
+            "labelSelector": {"matchLabels": {"app": "db"}}}])
+    };
+    let db = |name: &str, node: &str| there(name, node, json!({"app": "db"}), json!({}));
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]);
+    let sibling = || {
+        let mut sibling = there("sibling", "n1", json!({}), json!({}));
+        sibling["metadata"]["ownerReferences"] = owner.clone();
+        sibling
+    };
+    let slow = |key: &str| json!([{"key": key, "operator": "Exists"}]);
+    let table = [
+        // A third less is free on n1.
+        (vec![there("b", "n1", json!({}), busy("3"))], json!({"affinity": wish(&[(18, "n1")])}), "n2"),
+        (vec![there("b", "n1", json!({}), busy("3"))], json!({"affinity": wish(&[(20, "n1")])}), "n1"),
+        (vec![taints(1)], json!({"affinity": wish(&[(100, "n1"), (60, "n1")])}), "n1"),
+        (vec![taints(1)], json!({"affinity": wish(&[(100, "n1"), (40, "n1")])}), "n2"),
+        (vec![taints(2)], json!({"affinity": wish(&[(100, "n1"), (100, "n1")])}), "n2"),
+        // Another taint that is borne does not help; this one does.
+        (vec![taints(1)], json!({"tolerations": slow("slow-9")}), "n2"),
+        (vec![taints(1)], json!({"tolerations": slow("slow-0")}), "n1"),
+        (vec![sibling()], json!({"affinity": wish(&[(24, "n1")])}), "n2"),
+        (vec![sibling()], json!({"affinity": wish(&[(27, "n1")])}), "n1"),
+        (
+            vec![db("x", "n1")],
+            json!({"topologySpreadConstraints": spread("ScheduleAnyway", 1),
+            "affinity": wish(&[(24, "n1")])}),
+            "n2",
+        ),
+        (
+            vec![db("x", "n1")],
+            json!({"topologySpreadConstraints": spread("ScheduleAnyway", 1),
+            "affinity": wish(&[(27, "n1")])}),
+            "n1",
+        ),
+        (
+            vec![db("x", "n1"), db("y", "n1")],
+            json!({"topologySpreadConstraints": spread("ScheduleAnyway", 1),
+            "affinity": wish(&[(40, "n1")])}),
+            "n2",
+        ),
+        // A hard constraint that is met is no wish.
+        (vec![db("x", "n1")], json!({"topologySpreadConstraints": spread("DoNotSchedule", 5)}), "n1"),
+    ];
+    for (objects, spec, expected) in table {
+        let mut world = zones();
+        objects.iter().for_each(|object| world.put(object.clone()));
+        let mut new = pod("new", json!({ "spec": spec }));
+        new["metadata"]["ownerReferences"] = owner.clone();
+        world.put(new);
+        assert_eq!(placed(&mut world, "new"), expected, "{objects:?} {spec}");
+    }
 }
 
 #[test]

@@ -82,6 +82,12 @@ fn pods_of_a_round_that_differ_in_one_thing_get_what_they_would_get_alone() {
         assert_apart(&world, "plain", name);
     }
     assert_apart(&world, "large", "sidecar");
+    // What a pod with claims waits for may be its claims.
+    let mut claiming = plain.clone();
+    merge(&mut claiming, json!({"spec": {"containers": contains("1001")}}));
+    claiming["spec"]["volumes"] = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "none"}}]);
+    world.put(pod("claiming", claiming));
+    assert_apart(&world, "container", "claiming");
 }
 
 #[test]
@@ -102,4 +108,48 @@ fn pods_of_a_round_that_find_no_room_preempt_as_each_of_them_may() {
         assert!(alone("vip").contains("Preempted") && !alone(failed).contains("Preempted"), "{failed}");
     }
     assert_apart(&world, "equal", "polite");
+}
+
+/// Pods that look at each other: what a node was worth to the first one says nothing of what it is worth to the next.
+#[test]
+fn pods_of_a_round_that_look_at_each_other_go_where_they_would_one_after_the_other() {
+    let web = |more: Value| {
+        let mut term = json!({"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "zone"});
+        merge(&mut term, more);
+        term
+    };
+    let required = |term: Value| json!({"requiredDuringSchedulingIgnoredDuringExecution": [term]});
+    let wished = |term: Value| {
+        let wish = json!({"weight": 100, "podAffinityTerm": term});
+        json!({"preferredDuringSchedulingIgnoredDuringExecution": [wish]})
+    };
+    let spread = |when: &str| json!([web(json!({"maxSkew": 1, "whenUnsatisfiable": when}))]);
+    for (spec, expected) in [
+        (json!({}), ["a1", "a2", "b1", "b2"]),
+        (json!({"affinity": {"podAffinity": required(web(json!({})))}}), ["a1", "a2", "a1", "a2"]),
+        (json!({"affinity": {"podAntiAffinity": required(web(json!({})))}}), ["a1", "b1", "-", "-"]),
+        (json!({"affinity": {"podAffinity": wished(web(json!({})))}}), ["a1", "a2", "a1", "a2"]),
+        (json!({"affinity": {"podAntiAffinity": wished(web(json!({})))}}), ["a1", "b1", "a2", "b2"]),
+        (json!({"topologySpreadConstraints": spread("DoNotSchedule")}), ["a1", "b1", "a2", "b2"]),
+        (json!({"topologySpreadConstraints": spread("ScheduleAnyway")}), ["a1", "b1", "a2", "b2"]),
+    ] {
+        let mut world = World::default();
+        for name in ["a1", "a2", "b1", "b2"] {
+            world.put(node(name, json!({"metadata": {"labels": {"zone": &name[..1]}}})));
+        }
+        let names = ["w0", "w1", "w2", "w3"];
+        names.iter().for_each(|name| world.put(pod(name, json!({ "spec": spec }))));
+        let at = |text: &String| {
+            text.split("Bind {")
+                .nth(1)
+                .and_then(|bind| bind.split("node: \"").nth(1)?.get(..2))
+                .unwrap_or("-")
+                .to_owned()
+        };
+        let round: Vec<String> = decided(&world, &names).iter().map(at).collect();
+        let alone =
+            names.map(|name| placed(&mut world, name)).map(|at| if at.len() == 2 { at } else { "-".to_owned() });
+        assert_eq!(alone, expected, "{spec}");
+        assert_eq!(round, expected, "in one round: {spec}");
+    }
 }
