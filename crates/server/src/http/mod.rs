@@ -4,6 +4,7 @@ mod bounds;
 mod documents;
 mod extension;
 mod forward;
+mod frames;
 mod health;
 mod listing;
 mod objects;
