@@ -228,6 +228,7 @@ impl World {
     ) -> usize {
         // What a controller does not say that it reads, it does not find.
         let decision = (controller.reconcile)(&view.only(controller.reads), key, now);
+        assert_versions(controller, &decision);
         let is_newest = view.revision == self.snapshot.revision;
         if is_newest {
             self.assert_woken(controller, key, &decision, now);
@@ -309,6 +310,23 @@ impl World {
                 true
             }
         }
+    }
+}
+
+/// A decision is one transaction: what it has written itself has another version after that, so that a second write
+/// that asks for the version seen would refuse all of it, each time anew (S12).
+fn assert_versions(controller: &Controller, decision: &Decision) {
+    let mut written = std::collections::BTreeSet::new();
+    for write in &decision.writes {
+        let (slot, version) = match write {
+            Write::Create { kind, object } => ((kind.clone(), ObjectKey::of(object)), None),
+            Write::Patch { kind, key, resource_version, .. } | Write::Delete { kind, key, resource_version, .. } => {
+                ((kind.clone(), key.clone()), resource_version.as_ref())
+            }
+            Write::Bind { key, .. } | Write::Release { key, .. } => ((kinds::POD.clone(), key.clone()), None),
+        };
+        let is_first = written.insert(slot);
+        assert!(is_first || version.is_none(), "{} writes twice what it saw once: {write:?}", controller.name);
     }
 }
 

@@ -120,18 +120,16 @@ fn follow(o: &Observed, status: &mut CronJobStatus, d: &mut Decision) {
         let uid = job.metadata.uid.as_ref();
         let name = job.metadata.name.as_deref().unwrap_or("");
         let known = active.iter().any(|reference| reference.uid.as_ref() == uid);
+        let at = scheduled(o, job);
+        // Also of one that was over before this controller saw it: its time is not made up for.
+        status.last_schedule_time = status.last_schedule_time.take().max(at.map(Time));
         match finished(job) {
             None if known => {}
-            None => match scheduled(o, job) {
-                Some(at) => {
-                    active.push(reference(job));
-                    status.last_schedule_time = status.last_schedule_time.take().max(Some(Time(at)));
-                }
-                None => {
-                    let message = format!("Saw a job that the controller did not create or forgot: {name}");
-                    d.events.push(o.warning("UnexpectedJob", message));
-                }
-            },
+            None if at.is_some() => active.push(reference(job)),
+            None => {
+                let message = format!("Saw a job that the controller did not create or forgot: {name}");
+                d.events.push(o.warning("UnexpectedJob", message));
+            }
             Some(condition) => {
                 if known {
                     active.retain(|reference| reference.uid.as_ref() != uid);
@@ -290,12 +288,9 @@ fn most_recent(schedule: &Schedule, zone: &TimeZone, earliest: Timestamp, now: T
 fn create(o: &Observed, name: &str, at: Timestamp, zone: &TimeZone, status: &mut CronJobStatus, d: &mut Decision) {
     let meta = &o.cron.metadata;
     let namespace = meta.namespace.as_deref().unwrap_or("");
-    if let Some(other) = o.taken.get(&ObjectKey::new(namespace, name)) {
-        // Somebody else's Job of this name: it is not taken for ours (S10). One of ours is in the list already, or
-        // done.
-        if controller_of(&other.metadata).is_none_or(|owner| Some(&owner.uid) != meta.uid.as_ref()) {
-            d.waiting.push(Waiting::OwnedByAnother { name: name.to_owned() });
-        }
+    if o.taken.contains_key(&ObjectKey::new(namespace, name)) {
+        // Somebody else's Job: it is not taken for ours (S10). Of ours this one's time would be the last one scheduled.
+        d.waiting.push(Waiting::OwnedByAnother { name: name.to_owned() });
         return;
     }
     let template = &o.spec.job_template;

@@ -165,8 +165,6 @@ fn set(conditions: &mut Vec<Condition>, wanted: (&str, bool, &str, &str), now: T
         observed_generation: known.as_ref().and_then(|known| known.observed_generation),
     };
     match known {
-        // Names that were accepted once stay so, whatever was the reason.
-        Some(known) if known.status == status && (is_true || known.message == new.message) => {}
         Some(known) => *known = new,
         None => conditions.push(new),
     }

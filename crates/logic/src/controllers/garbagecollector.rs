@@ -156,7 +156,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
         orphan_dependents(o, &mut d);
     } else if is_terminating(meta) && has(meta, FOREGROUND) {
         await_dependents(o, &mut d);
-    } else if !is_terminating(meta) && !o.owners.is_empty() {
+    } else if !is_terminating(meta) {
         collect(o, &mut d);
     }
     d

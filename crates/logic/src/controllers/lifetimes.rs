@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use mainstay_api::ObjectKey;
-use mainstay_api::kinds::{CONFIG_MAP, NAMESPACE, POD, SECRET, SERVICE_ACCOUNT};
+use mainstay_api::kinds::{CONFIG_MAP, NAMESPACE, NODE, PERSISTENT_VOLUME, POD, SECRET, SERVICE_ACCOUNT};
 use serde_json::{Value, json};
 
 use super::{garbagecollector, namespace, serviceaccount};
-use crate::decision::{Controller, Propagation, Waiting};
+use crate::decision::{Controller, Propagation, Waiting, Write};
 use crate::world::World;
 
 const GARBAGE: &[Controller] = &[garbagecollector::CONTROLLER];
@@ -91,6 +91,197 @@ fn s10_what_has_no_owner_by_uid_is_collected_however_that_came_about() {
     world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", "a"), None, Propagation::Foreground);
     assert_eq!(rest(&mut world), ["b", "both", "far"]);
     assert!(!world.get(&CONFIG_MAP, "other", "far")["metadata"]["deletionTimestamp"].is_null());
+}
+
+/// S10: owners that belong to no namespace have dependents in all of them and beside them.
+#[test]
+fn s10_what_a_cluster_scoped_owner_has_lives_and_goes_with_it() {
+    let owner =
+        json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-n1", "blockOwnerDeletion": true}]);
+    let node = json!({"kind": "Node", "metadata": {"name": "n1", "uid": "uid-n1"}});
+    let mut beside =
+        json!({"kind": "PersistentVolume", "metadata": {"name": "v", "ownerReferences": owner}, "spec": {}});
+    let mut within = object("a", &[]);
+    within["metadata"]["ownerReferences"] = owner;
+    for propagation in [Propagation::Background, Propagation::Foreground] {
+        let mut world = World::default();
+        world.put(node.clone());
+        world.put(beside.clone());
+        world.put(within.clone());
+        assert_eq!((rest(&mut world), world.all(&PERSISTENT_VOLUME).count()), (vec!["a".to_owned()], 1));
+        world.delete_with(&NODE, &ObjectKey::new("", "n1"), None, propagation);
+        assert_eq!((rest(&mut world).len(), world.all(&PERSISTENT_VOLUME).count()), (0, 0), "{propagation:?}");
+    }
+    // It waits for those that are held, wherever they are.
+    for which in [&mut beside, &mut within] {
+        which["metadata"]["finalizers"] = json!(["example.com/hold"]);
+        let mut world = World::default();
+        world.put(node.clone());
+        world.put(which.clone());
+        world.delete_with(&NODE, &ObjectKey::new("", "n1"), None, Propagation::Foreground);
+        rest(&mut world);
+        assert_eq!(world.all(&NODE).count(), 1, "{which}");
+    }
+    // What belongs to no namespace has no owner in one: nobody can say which.
+    let mut world = World::default();
+    beside["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "x"}]);
+    world.put(beside.clone());
+    rest(&mut world);
+    assert_eq!(world.get(&PERSISTENT_VOLUME, "", "v")["metadata"]["deletionTimestamp"], Value::Null);
+}
+
+/// A finalizer says how an object goes once it goes, and nothing before.
+#[test]
+fn the_finalizers_of_an_owner_that_stays_take_nothing_from_its_dependents() {
+    for finalizer in ["foregroundDeletion", "orphan"] {
+        let mut world = family();
+        world.patch(&CONFIG_MAP, "ns", "a", json!({"metadata": {"finalizers": [finalizer]}}));
+        let before = world.revision();
+        world.ask_anew();
+        assert_eq!(rest(&mut world), ["a", "b", "both", "child", "grand"], "{finalizer}");
+        assert_eq!(world.revision(), before, "{finalizer}: nothing is written");
+    }
+}
+
+/// How what has lost its owners goes: as its own finalizers say, and before its owner where that waits.
+#[test]
+fn a_dependent_goes_as_it_and_its_owner_ask_for() {
+    let going =
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["foregroundDeletion"]}});
+    let (waits, gone) = (Some(going.clone()), None);
+    let plain = json!({});
+    let with = |finalizer: &str| json!({"metadata": {"finalizers": [finalizer]}});
+    let (background, foreground, orphan) = (Propagation::Background, Propagation::Foreground, Propagation::Orphan);
+    for (owner, child, has_dependent, expected) in [
+        (&gone, plain.clone(), false, background),
+        (&gone, plain.clone(), true, background),
+        (&waits, plain.clone(), false, background),
+        (&waits, plain, true, foreground),
+        (&gone, with("foregroundDeletion"), false, foreground),
+        (&gone, with("foregroundDeletion"), true, foreground),
+        (&gone, with("orphan"), true, orphan),
+        (&waits, with("orphan"), true, orphan),
+        (&gone, with("example.com/hold"), true, background),
+    ] {
+        let mut world = World::default();
+        world.put(object("child", &[("a", true), ("b", true)]));
+        world.patch(&CONFIG_MAP, "ns", "child", child.clone());
+        if let Some(going) = owner {
+            world.put(object("a", &[]));
+            world.patch(&CONFIG_MAP, "ns", "a", going.clone());
+        }
+        if has_dependent {
+            world.put(object("grand", &[("child", true)]));
+        }
+        let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+        let writes = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH).writes;
+        let [Write::Delete { propagation, resource_version: Some(_), .. }] = writes.as_slice() else {
+            panic!("one deletion of what was seen: {writes:?}");
+        };
+        assert_eq!(*propagation, expected, "{owner:?} {child} {has_dependent}");
+    }
+    // Only owners in a circle stop blocking each other: a dependent that waits for its own dependents in turn.
+    for (dependent, blocks, circle) in
+        [(going.clone(), true, true), (going, false, false), (with("foregroundDeletion"), true, false)]
+    {
+        let mut world = World::default();
+        let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+            "finalizers": ["foregroundDeletion"]}});
+        world.put(object("a", &[("grand", true)]));
+        world.patch(&CONFIG_MAP, "ns", "a", leaving);
+        world.put(object("child", &[("a", blocks)]));
+        world.put(object("grand", &[("child", true)]));
+        world.patch(&CONFIG_MAP, "ns", "grand", dependent.clone());
+        world.put(object("other", &[("child", true)]));
+        let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+        let writes = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH).writes;
+        assert_eq!(writes.len(), if circle { 2 } else { 1 }, "{dependent} {blocks}: {writes:?}");
+        let Some(Write::Delete { resource_version, .. }) = writes.last() else { panic!("{writes:?}") };
+        assert_eq!(resource_version.is_none(), circle, "the write before it makes another version");
+    }
+}
+
+/// A8: a namespace that stays loses nothing, whoever asks.
+#[test]
+fn a8_a_namespace_on_its_way_out_is_emptied_and_says_how_far_it_is() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let key = ObjectKey::new("", "ns");
+    let ask = |world: &World, second| (namespace::CONTROLLER.reconcile)(&world.snapshot, &key, at(second));
+    let mut world = World::default();
+    world.put(json!({"kind": "Namespace", "metadata": {"name": "ns"},
+        "spec": {"finalizers": ["kubernetes", "example.com/more"]}}));
+    for (name, finalizers) in [("a", json!(["example.com/hold"])), ("b", json!([])), ("c", Value::Null)] {
+        world.put(object(name, &[]));
+        world.patch(&CONFIG_MAP, "ns", name, json!({"metadata": {"finalizers": finalizers}}));
+    }
+    world.put(json!({"kind": "Lease", "metadata": {"namespace": "ns", "name": "l"}, "spec": {}}));
+    world.put(json!({"kind": "PersistentVolume", "metadata": {"name": "ns"}, "spec": {}}));
+    assert_eq!(ask(&world, 1).writes, [], "it stays");
+    world.patch(
+        &NAMESPACE,
+        "",
+        "ns",
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": ["example.com/outer"]}}),
+    );
+    let decision = ask(&world, 1);
+    assert_eq!(decision.waiting, [Waiting::DependentsRemain { count: 4 }]);
+    let deleted = |writes: &[Write]| writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count();
+    assert_eq!(deleted(&decision.writes), 4, "all of it, and nothing that is no namespace's");
+    let condition = |world: &World, type_: &str| {
+        let all = world.get(&NAMESPACE, "", "ns")["status"]["conditions"].clone();
+        let one = all.as_array().unwrap().iter().find(|one| one["type"] == type_).cloned().unwrap();
+        let since: Timestamp = one["lastTransitionTime"].as_str().unwrap().parse().unwrap();
+        format!("{} {}: {}", one["status"].as_str().unwrap(), since.as_second(), one["message"].as_str().unwrap())
+    };
+    world.run(&namespace::CONTROLLER, &key, at(1), usize::MAX);
+    assert_eq!(world.get(&NAMESPACE, "", "ns")["status"]["phase"], "Terminating");
+    assert_eq!(
+        condition(&world, "NamespaceContentRemaining"),
+        "True 1: Some resources are remaining: configmaps. has 3 resource instances, leases.coordination.k8s.io has 1 \
+         resource instances"
+    );
+    let held = "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances";
+    assert_eq!(condition(&world, "NamespaceFinalizersRemaining"), format!("True 1: {held}"));
+    for type_ in [
+        "NamespaceDeletionDiscoveryFailure",
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "NamespaceDeletionContentFailure",
+    ] {
+        assert!(condition(&world, type_).starts_with("False 1: All "), "{type_}");
+    }
+    world.run(&namespace::CONTROLLER, &key, at(2), usize::MAX);
+    let remaining = "Some resources are remaining: configmaps. has 1 resource instances";
+    assert_eq!(condition(&world, "NamespaceContentRemaining"), format!("True 1: {remaining}"));
+    assert_eq!((deleted(&ask(&world, 2).writes), ask(&world, 3).writes), (0, vec![]), "told once");
+    world.patch(&CONFIG_MAP, "ns", "a", json!({"metadata": {"finalizers": null}}));
+    world.run(&namespace::CONTROLLER, &key, at(3), usize::MAX);
+    assert_eq!(condition(&world, "NamespaceContentRemaining"), "False 3: All content successfully removed");
+    assert_eq!(
+        condition(&world, "NamespaceFinalizersRemaining"),
+        "False 3: All content-preserving finalizers finished"
+    );
+    assert_eq!(world.get(&NAMESPACE, "", "ns")["spec"]["finalizers"], json!(["example.com/more"]), "others stay");
+    assert_eq!((ask(&world, 4).writes, ask(&world, 4).waiting), (vec![], vec![]));
+    // A status that somebody took back is said again.
+    world.patch(&NAMESPACE, "", "ns", json!({"status": {"phase": "Active"}}));
+    assert_eq!(ask(&world, 4).writes.len(), 1);
+}
+
+#[test]
+fn of_several_owners_that_go_each_waits_for_those_that_block_it() {
+    for (a, b, left) in [(true, false, "a"), (false, true, "b")] {
+        let mut world = World::default();
+        for owner in ["a", "b"] {
+            world.put(object(owner, &[]));
+        }
+        world.put(object("child", &[("a", a), ("b", b)]));
+        world.patch(&CONFIG_MAP, "ns", "child", json!({"metadata": {"finalizers": ["example.com/hold"]}}));
+        for owner in ["a", "b"] {
+            world.delete_with(&CONFIG_MAP, &ObjectKey::new("ns", owner), None, Propagation::Foreground);
+        }
+        assert_eq!(rest(&mut world), [left, "child"]);
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             let free = volumes[1].filter(|volume| volume::claim_ref(volume).is_none());
             // A node may promise again what this one was promised.
             let promised = |volume: Option<&Arc<PersistentVolume>>| volume.map_or(0, |volume| room::promised(volume));
-            let less = change.new.is_none() || promised(volumes[1]) < promised(volumes[0]);
+            let less = promised(volumes[1]) < promised(volumes[0]);
             let concerned = |claim: &PersistentVolumeClaim| match volume::volume_name(claim) {
                 "" => {
                     less && roomless(claim)

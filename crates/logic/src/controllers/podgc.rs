@@ -173,6 +173,18 @@ mod tests {
         assert!(!run(&mut world, 100_001));
     }
 
+    /// S12: what was never bound and is told to go is seen to go, by the change of the pod alone.
+    #[test]
+    fn s12_an_unscheduled_pod_that_is_deleted_ends() {
+        let mut world = World::default();
+        world.put(pod("a", json!({"metadata": {"finalizers": ["x.io/held"]}, "status": {"phase": "Pending"}})));
+        world.settle(&[CONTROLLER], at(0));
+        world.delete(&kinds::POD, "default", "a", None);
+        world.settle(&[CONTROLLER], at(0));
+        let status = world.get(&kinds::POD, "default", "a")["status"].clone();
+        assert_eq!((&status["phase"], &status["conditions"][0]["reason"]), (&json!("Failed"), &json!(REASON)));
+    }
+
     #[test]
     fn a_removed_nodes_pods_go_after_the_quarantine_unless_it_comes_back() {
         let mut world = world();

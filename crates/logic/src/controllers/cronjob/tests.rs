@@ -217,10 +217,10 @@ fn two_running() -> (World, [String; 2]) {
 fn the_status_names_what_runs_until_it_is_done_or_gone() {
     let (mut world, [first, second]) = two_running();
     assert_eq!(names_of(&status(&world)["active"]), [first.clone(), second.clone()]);
-    finish(&mut world, &second, "Complete", minutes(9));
+    finish(&mut world, &second, "Complete", minutes(8));
     assert_eq!(names_of(&status(&world)["active"]), std::slice::from_ref(&first));
-    // Whatever ends later, the time is the latest; and each end is said once.
-    finish(&mut world, &first, "Complete", minutes(8));
+    // Whichever ends later, the time is the latest; and each end is said once.
+    finish(&mut world, &first, "Complete", minutes(9));
     assert_eq!(status(&world)["lastSuccessfulTime"], json!(minutes(9).to_string()));
     assert_eq!((status(&world)["active"].clone(), said(&world, "SawCompletedJob")), (Value::Null, 2));
 
@@ -229,6 +229,16 @@ fn the_status_names_what_runs_until_it_is_done_or_gone() {
     world.settle(CONTROLLERS, minutes(2));
     assert_eq!(names_of(&status(&world)["active"]), [second]);
     assert!(world.events.contains(&format!("MissingJob: Active job went missing: {first}")), "{:?}", world.events);
+}
+
+/// What ends beside one that runs on does not make room where only one may run.
+#[test]
+fn one_that_runs_on_forbids_the_next_though_another_ends() {
+    let (mut world, [_, second]) = two_running();
+    let forbid = json!({"spec": {"suspend": false, "concurrencyPolicy": "Forbid"}});
+    world.patch(&CRON_JOB, "default", "tick", forbid);
+    finish(&mut world, &second, "Complete", minutes(3));
+    assert_eq!((jobs(&world).len(), said(&world, "JobAlreadyActive") > 0), (2, true), "{:?}", world.events);
 }
 
 #[test]
@@ -241,6 +251,43 @@ fn what_is_replaced_is_what_runs_and_not_what_ran() {
     tick(&mut world, minutes(3));
     assert_eq!(jobs(&world), [done, name_at("2026-11-21T10:03:00Z")]);
     assert_eq!((said(&world, "SuccessfulDelete"), said(&world, "MissingJob")), (1, 0), "{:?}", world.events);
+}
+
+/// A crash after the Job was made, which is over and forgotten before anything was noted: its time has been.
+#[test]
+fn a_job_whose_time_was_not_noted_and_that_is_over_is_not_made_again() {
+    let mut world = world(json!({"successfulJobsHistoryLimit": 0}));
+    world.run(&cronjob::CONTROLLER, &ObjectKey::new("default", "tick"), minutes(1), 1);
+    let made = jobs(&world).remove(0);
+    assert_eq!(status(&world)["lastScheduleTime"], Value::Null);
+    finish(&mut world, &made, "Complete", minutes(1));
+    tick(&mut world, minutes(1));
+    assert_eq!((jobs(&world), said(&world, "SuccessfulCreate")), (vec![], 1));
+}
+
+/// S10: a Job is its own by the controller's uid, in its namespace.
+#[test]
+fn jobs_that_only_name_it_are_not_its_own_s10() {
+    let mut world = world(json!({"successfulJobsHistoryLimit": 0, "suspend": true}));
+    let owner = |uid: &str, controller: bool| {
+        let mut owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick"});
+        merge(&mut owner, json!({"uid": uid, "controller": controller}));
+        owner
+    };
+    for (namespace, owners) in [
+        ("default", json!([owner("uid-tick", false), owner("uid-other", true)])),
+        ("default", json!([owner("uid-tick", false)])),
+        ("other", json!([owner("uid-tick", true)])),
+    ] {
+        let name = format!("of-another-{}", world.revision());
+        world.put(json!({"apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"namespace": namespace, "name": name, "ownerReferences": owners},
+            "spec": {"template": {"spec": {"containers": []}}},
+            "status": {"conditions": [{"type": "Complete", "status": "True"}]}}));
+    }
+    world.ask_anew();
+    world.run(&cronjob::CONTROLLER, &ObjectKey::new("default", "tick"), minutes(1), usize::MAX);
+    assert_eq!((jobs(&world).len(), world.events.len()), (3, 0), "{:?}", world.events);
 }
 
 /// The Job may be over and removed before the next decision: it is not made again.

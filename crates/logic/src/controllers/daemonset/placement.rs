@@ -195,7 +195,10 @@ mod tests {
 
     #[test]
     fn a_daemon_is_for_the_node_that_it_is_on_or_that_its_affinity_names() {
-        let field = |key: &str, operator: &str, values: &[&str]| json!({"matchFields": [{"key": key, "operator": operator, "values": values}]});
+        let field = |key: &str, operator: &str, values: &[&str]| {
+            let field = json!({"key": key, "operator": operator, "values": values});
+            json!({ "matchFields": [field] })
+        };
         for (spec, expected) in [
             (json!({}), None),
             (json!({"nodeName": ""}), None),

@@ -65,10 +65,9 @@ fn double<'a>(o: &Observed<'a>, hash: &str, most: usize, now: Timestamp, plan: &
             Some((_, None)) => {}
             Some((None, Some(old))) if available(o, old, now) => candidates.push(*node),
             Some((None, Some(_))) => plan.create.push(node),
-            Some((Some(new), Some(old))) if available(o, new, now) => plan.delete.push(old),
             Some((Some(new), Some(_))) => {
+                // The old one goes with what is beyond the surge. The status looks at it alone.
                 doubled += 1;
-                // The status looks at the old one alone.
                 if let Some(at) = pods::available_at(new, o.min_ready_seconds()) {
                     d.waiting.push(Waiting::NotYetAvailable);
                     d.wake(at);

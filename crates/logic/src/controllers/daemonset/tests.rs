@@ -124,14 +124,21 @@ fn conformance_a_surge_ends_when_the_new_pod_has_been_ready_for_long_enough() {
     rest(&mut world);
     let old = names(&world);
     change(&mut world, image("good:2"));
-    rest(&mut world);
     let new = names(&world).into_iter().find(|name| !old.contains(name)).expect("a new pod");
+    for (name, created) in [(&old[0], "2026-01-01T00:00:00Z"), (&new, "2026-01-02T00:00:00Z")] {
+        world.patch(&POD, "default", name, json!({"metadata": {"creationTimestamp": created}}));
+    }
     let conditions = json!([{"type": "Ready", "status": "True", "lastTransitionTime": now().to_string()}]);
-    world.patch(&POD, "default", &new, json!({"status": {"conditions": conditions}}));
+    let status = json!({"phase": "Running", "conditions": conditions});
+    world.patch(&POD, "default", &new, json!({"spec": {"nodeName": "n1"}, "status": status}));
     let observed = daemonset::observe(&world.snapshot, &key()).expect("observed");
     let decision = daemonset::decide(&observed, now());
-    assert_eq!(decision.wake_at, now().checked_add(jiff::SignedDuration::from_secs(10)).ok());
-    assert!(!decision.writes.iter().any(|write| matches!(write, crate::decision::Write::Delete { .. })));
+    let later = now().checked_add(jiff::SignedDuration::from_secs(10)).unwrap();
+    assert_eq!((decision.wake_at, decision.waiting), (Some(later), vec![Waiting::NotYetAvailable]));
+    world.run(&daemonset::CONTROLLER, &key(), now(), usize::MAX);
+    assert_eq!(world.get(&POD, "default", &old[0])["metadata"]["deletionTimestamp"], Value::Null);
+    world.run(&daemonset::CONTROLLER, &key(), later, usize::MAX);
+    assert!(world.get(&POD, "default", &old[0])["metadata"]["deletionTimestamp"].is_string());
 }
 
 #[test]
@@ -338,7 +345,9 @@ fn what_belongs_to_it_is_taken_in_and_made_again() {
     let pod = names(&world)[0].clone();
     for (kind, name) in [(&POD, pod), (&CONTROLLER_REVISION, name.name.to_string())] {
         let mut orphan = world.get(kind, "default", &name);
-        orphan["metadata"]["ownerReferences"] = Value::Null;
+        merge(&mut orphan, json!({"metadata": {"ownerReferences": null, "uid": "an-orphan"}}));
+        world.remove(kind, &ObjectKey::new("default", &*name));
+        world.settle(&[], now());
         world.put(orphan);
         rest(&mut world);
         let owner = world.get(kind, "default", &name)["metadata"]["ownerReferences"][0]["uid"].clone();
@@ -383,6 +392,176 @@ fn a_pod_that_ends_is_made_again() {
     assert!(world.events.contains(&words), "{:?}", world.events);
 }
 
+/// S2 for what a daemon holds on its node: the next one is made when the last one cannot run any more.
+#[test]
+fn a_daemon_on_its_way_out_is_followed_when_it_has_ended() {
+    let gone = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]}});
+    for (phase, made) in [("Running", 0), ("Failed", 1), ("Succeeded", 1)] {
+        let mut world = world(1, json!({}));
+        rest(&mut world);
+        let name = names(&world)[0].clone();
+        world.patch(&POD, "default", &name, json!({"status": {"phase": phase}}));
+        world.patch(&POD, "default", &name, gone.clone());
+        assert_eq!(decided(&world).1.len(), made, "{phase}");
+    }
+    // One that has ended by itself is told to go, and said to have.
+    for (phase, said) in
+        [("Failed", "FailedDaemonPod: Found failed"), ("Succeeded", "SucceededDaemonPod: Found succeeded")]
+    {
+        let mut world = world(1, json!({}));
+        rest(&mut world);
+        let name = names(&world)[0].clone();
+        let ended = |second: i64| {
+            let at = Timestamp::from_second(1_800_000_000 - second).unwrap().to_string();
+            let state = json!({"terminated": {"exitCode": 1, "finishedAt": at}});
+            let container = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": state});
+            json!({"status": {"phase": phase, "containerStatuses": [container]}})
+        };
+        world.patch(&POD, "default", &name, ended(0));
+        let observed = daemonset::observe(&world.snapshot, &key()).expect("observed");
+        let waits = daemonset::decide(&observed, now());
+        let wakes = now().checked_add(jiff::SignedDuration::from_secs(1)).ok().filter(|_| phase == "Failed");
+        assert_eq!((waits.wake_at, decided(&world).0.len()), (wakes, usize::from(phase != "Failed")), "{phase}");
+        world.patch(&POD, "default", &name, ended(1));
+        assert_eq!(decided(&world).0, ["n1"], "{phase}");
+        rest(&mut world);
+        assert!(world.events.iter().any(|event| event.starts_with(said)), "{:?}", world.events);
+        for said in [format!("SuccessfulDelete: Deleted pod: {name}"), format!("SuccessfulCreate: Created pod: {name}")]
+        {
+            assert!(world.events.contains(&said), "{said}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_made_where_it_would_not_live_or_for_everybody() {
+    let leaving = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["foregroundDeletion"]});
+    let mut world = world(0, json!({}));
+    world.put(json!({"kind": "Namespace", "metadata": {"name": "default"}}));
+    node(&mut world, "n1", json!({}), Value::Null);
+    assert_eq!(decided(&world).1, ["n1"]);
+    let mut of_set = world.clone();
+    of_set.patch(&DAEMON_SET, "default", "agent", json!({ "metadata": leaving }));
+    assert_eq!(decided(&of_set).1.len(), 0, "the set goes");
+    let mut of_all = world.clone();
+    of_all.patch(&DAEMON_SET, "default", "agent", json!({"spec": {"selector": {"matchLabels": null}}}));
+    of_all.settle(CONTROLLERS, now());
+    let said = "SelectingAll: This daemon set is selecting all pods. A non-empty selector is required.";
+    assert_eq!((of_all.all(&POD).count(), of_all.events.last().map(String::as_str)), (0, Some(said)));
+    world.put(json!({"kind": "Namespace", "metadata": merged(&leaving, &json!({"name": "default"}))}));
+    let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+    assert_eq!(
+        (decided(&world).1.len(), decision.waiting),
+        (0, vec![Waiting::NamespaceTerminating]),
+        "the namespace goes"
+    );
+}
+
+fn merged(one: &Value, other: &Value) -> Value {
+    let mut all = one.clone();
+    merge(&mut all, other.clone());
+    all
+}
+
+/// A pod that no node has yet goes with the node that it is for; one that is bound there is not this controller's.
+#[test]
+fn pods_for_a_node_that_is_no_more_go_unless_they_are_bound_there() {
+    for (bound, leaving, gone) in [(false, false, 1), (true, false, 0), (false, true, 0)] {
+        let mut world = world(1, json!({}));
+        if bound {
+            rest(&mut world);
+        }
+        let name = names(&world)[0].clone();
+        if leaving {
+            let metadata = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]});
+            world.patch(&POD, "default", &name, json!({ "metadata": metadata }));
+        }
+        world.remove(&NODE, &ObjectKey::new("", "n1"));
+        assert_eq!(decided(&world).0.len(), gone, "bound: {bound}, leaving: {leaving}");
+    }
+}
+
+/// Shares are of the nodes that shall have a pod, rounded up; a set without any room takes one after the other.
+#[test]
+fn the_bounds_of_an_update_are_of_the_nodes_that_it_is_for() {
+    for (rolling, gone, made) in [
+        (json!({"maxUnavailable": "50%", "maxSurge": 0}), 2, 0),
+        (json!({"maxUnavailable": 0, "maxSurge": "50%"}), 0, 2),
+        (json!({"maxUnavailable": "1%", "maxSurge": 0}), 1, 0),
+        (json!({"maxUnavailable": 0, "maxSurge": 0}), 1, 0),
+    ] {
+        let of_zone = json!({"template": {"spec": {"nodeSelector": {"zone": "a"}}},
+            "updateStrategy": {"rollingUpdate": rolling}});
+        let mut world = world(9, of_zone);
+        for name in ["n1", "n2", "n3"] {
+            world.patch(&NODE, "", name, json!({"metadata": {"labels": {"zone": "a"}}}));
+        }
+        rest(&mut world);
+        assert_eq!(status(&world, "numberReady"), 3);
+        world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+        let (of, on, _) = decided(&world);
+        assert_eq!((of.len(), on.len()), (gone, made), "{rolling}");
+    }
+}
+
+#[test]
+fn the_status_counts_each_node_once_and_leaves_out_what_is_none() {
+    let mut world = world(3, json!({"minReadySeconds": 10}));
+    rest(&mut world);
+    report(&mut world, "n1", "good:1", "False");
+    let pod = world.all(&POD).find(|pod| target(pod) == "n2").unwrap()["metadata"]["name"].clone();
+    let conditions = json!([{"type": "Ready", "status": "True", "lastTransitionTime": now().to_string()}]);
+    world.patch(&POD, "default", pod.as_str().unwrap(), json!({"status": {"conditions": conditions}}));
+    node(&mut world, "n4", json!({}), json!([{"key": "k", "effect": "NoSchedule"}]));
+    let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+    assert_eq!(decision.waiting, [Waiting::NotYetAvailable]);
+    world.settle(CONTROLLERS, now());
+    let all = world.get(&DAEMON_SET, "default", "agent")["status"].clone();
+    for (field, expected) in [
+        ("desiredNumberScheduled", json!(3)),
+        ("currentNumberScheduled", json!(3)),
+        ("numberReady", json!(2)),
+        ("numberAvailable", json!(1)),
+        ("numberUnavailable", json!(2)),
+        ("numberMisscheduled", json!(0)),
+        ("updatedNumberScheduled", json!(3)),
+        ("collisionCount", Value::Null),
+    ] {
+        assert_eq!(all[field], expected, "{field}");
+    }
+    let later = now().checked_add(jiff::SignedDuration::from_secs(10)).unwrap();
+    world.ask_anew();
+    world.settle(CONTROLLERS, later);
+    world.run(&daemonset::CONTROLLER, &key(), later, usize::MAX);
+    assert_eq!(status(&world, "numberAvailable"), 2, "it has been Ready for long enough");
+    report(&mut world, "n1", "good:1", "True");
+    world.run(&daemonset::CONTROLLER, &key(), later, usize::MAX);
+    assert_eq!(world.get(&DAEMON_SET, "default", "agent")["status"]["numberUnavailable"], Value::Null);
+}
+
+/// S6: a revision that a pod still has is kept, and one whose name another object has gets another name.
+#[test]
+fn revisions_are_kept_while_pods_have_them_and_named_apart_s6() {
+    let mut world = world(1, json!({"revisionHistoryLimit": 0, "updateStrategy": {"type": "OnDelete"}}));
+    rest(&mut world);
+    change(&mut world, image("good:2"));
+    rest(&mut world);
+    assert_eq!(world.all(&CONTROLLER_REVISION).count(), 2, "the pod has the old one");
+    let all = names(&world);
+    world.delete(&POD, "default", &all[0], None);
+    rest(&mut world);
+    assert_eq!(world.all(&CONTROLLER_REVISION).count(), 1);
+    let mut taken = world.all(&CONTROLLER_REVISION).next().unwrap().clone();
+    let name = ObjectKey::of(&taken);
+    world.remove(&CONTROLLER_REVISION, &name);
+    merge(&mut taken, json!({"metadata": {"ownerReferences": null, "labels": null, "uid": "x"}}));
+    world.put(taken);
+    rest(&mut world);
+    assert_eq!((world.all(&CONTROLLER_REVISION).count(), status(&world, "collisionCount")), (2, 1));
+    assert_eq!(world.get(&CONTROLLER_REVISION, "default", &name.name)["metadata"]["ownerReferences"], Value::Null);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -403,7 +582,8 @@ proptest! {
                 _ if !all.is_empty() => kubelet(&mut world, &all[which % all.len()]),
                 _ => {}
             }
-            let live: Vec<&Value> = world.all(&POD).filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
+            let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+            let live: Vec<&Value> = world.all(&POD).filter(stays).collect();
             let ready = live.iter().filter(|pod| pod["status"]["conditions"][0]["status"] == "True").count();
             prop_assert!(live.len() <= 4 + surge, "{} pods", live.len());
             prop_assert!(ready >= 4 - unavailable, "{} ready", ready);

@@ -52,6 +52,8 @@ fn required_affinity_joins_the_pods_that_its_terms_speak_of() {
         (db(json!({})), to("db", "zone", json!({})), "n2"),
         (db(json!({})), to("web", HOST, json!({})), "n1"),
         (db(json!({})), to("web", "rack", json!({})), NOT),
+        (db(json!({})), to("web", HOST, json!({"namespaces": ["other"]})), NOT),
+        (db(json!({})), to("web", HOST, json!({"namespaces": ["default", "other"]})), "n1"),
         (db(json!({})), to("db", "rack", json!({})), NOT),
         (db(json!({})), json!({"topologyKey": HOST}), NOT),
         (db(json!({"status": {"phase": "Succeeded"}})), to("db", HOST, json!({})), NOT),
@@ -400,6 +402,15 @@ fn wishes_are_weighed_and_are_only_wishes() {
         objects.iter().for_each(|object| world.put(object.clone()));
         assert_eq!(goes(world, &spec), expected, "{objects:?} {spec}");
     }
+    // A node of no zone is no better than one whose zone has no more pods than any other.
+    let mut world = zones();
+    world.put(node("n0", json!({})));
+    for (name, node) in [("db-1", "n1"), ("db-2", "n1"), ("db-3", "n2"), ("db-4", "n2")] {
+        world.put(there(name, node, json!({"app": "db"}), json!({})));
+    }
+    let zone = json!({"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"app": "db"}}}]});
+    assert_eq!(goes(world, &zone), "n1");
     // More pods there, more weight; and what is free on a node counts beside it.
     let mut world = zones();
     world.put(there("db-1", "n1", json!({"app": "db"}), json!({})));

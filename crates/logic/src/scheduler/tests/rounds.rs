@@ -152,4 +152,20 @@ fn pods_of_a_round_that_look_at_each_other_go_where_they_would_one_after_the_oth
         assert_eq!(alone, expected, "{spec}");
         assert_eq!(round, expected, "in one round: {spec}");
     }
+    // One of another kind, between those that keep away from it.
+    let mut world = World::default();
+    for name in ["a1", "a2", "b1", "b2"] {
+        world.put(node(name, json!({"metadata": {"labels": {"zone": &name[..1]}}})));
+    }
+    let shy = json!({"affinity": {"podAntiAffinity": required(web(json!({"labelSelector": {"matchLabels": {
+        "app": "db"}}})))}});
+    let names = ["w0", "db", "w1", "w2"];
+    names.iter().for_each(|name| match *name {
+        "db" => world.put(pod(name, json!({"metadata": {"labels": {"app": "db"}}}))),
+        _ => world.put(pod(name, json!({ "spec": shy }))),
+    });
+    let round = decided(&world, &names);
+    for (decision, node) in round.iter().zip(["a1", "b1", "a2", "a1"]) {
+        assert!(decision.contains(&format!("node: \"{node}\"")), "{node}: {decision}");
+    }
 }
