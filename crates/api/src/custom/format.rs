@@ -91,7 +91,7 @@ fn is_uuid(format: &str, text: &str) -> bool {
         rest = after;
     }
     let digit = |at: usize| text.bytes().filter(|byte| *byte != b'-').nth(at);
-    let version = format.bytes().nth(4);
+    let version = format.as_bytes().get(4).copied();
     let is_variant = || matches!(digit(16), Some(b'8' | b'9' | b'a' | b'b' | b'A' | b'B'));
     rest.is_empty() && version.is_none_or(|version| digit(12) == Some(version) && (version == b'3' || is_variant()))
 }
