@@ -27,7 +27,7 @@ pub fn pod_key(set: &StatefulSet, ordinal: i64) -> ObjectKey {
 /// Set and ordinal of a pod's name, where it has that form.
 pub fn parse(pod: &str) -> Option<(&str, i64)> {
     let (set, digits) = pod.rsplit_once('-')?;
-    let ordinal: i64 = digits.parse().ok().filter(|ordinal| *ordinal >= 0)?;
+    let ordinal: i64 = digits.parse().ok()?;
     (ordinal.to_string() == digits).then_some((set, ordinal))
 }
 

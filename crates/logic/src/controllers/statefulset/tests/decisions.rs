@@ -193,3 +193,179 @@ fn a_name_that_another_has_is_waited_for_and_only_a_pending_pod_gets_its_claim_a
         assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM).len(), expected, "{phase} {leaves}");
     }
 }
+
+/// Old or new, and how it is: `+` is new, then Well, Unready, Leaving or Missing.
+fn let_all_be(world: &mut World, states: [&str; 3]) {
+    let old = world.get(&STATEFUL_SET, "default", "web")["status"]["currentRevision"].clone();
+    let new = world.get(&STATEFUL_SET, "default", "web")["status"]["updateRevision"].clone();
+    for (name, state) in ["web-0", "web-1", "web-2"].into_iter().zip(states) {
+        let revision = if state.starts_with('+') { &new } else { &old };
+        world.patch(&POD, "default", name, json!({"metadata": {"labels": {"controller-revision-hash": revision}}}));
+        match state.trim_start_matches('+') {
+            "well" => let_be(world, name, Is::Well),
+            "unready" => let_be(world, name, Is::Unready),
+            "leaving" => world.delete(&POD, "default", name, None),
+            _ => world.remove(&POD, &ObjectKey::new("default", name)),
+        }
+    }
+}
+
+/// S6, S7: what is not available itself costs nothing, but only one such pod at a time meets the new revision.
+#[test]
+fn a_rolling_update_goes_from_the_highest_down_past_what_is_unavailable_s6_s7() {
+    let budget = || Some(Waiting::UnavailableBudgetUsed);
+    let failed = |ordinal: i64| Some(Waiting::UpdatedPodNotReady { ordinal });
+    for (most, states, expected, waits) in [
+        (1, ["well", "well", "well"], vec!["web-2"], budget()),
+        (2, ["well", "well", "well"], vec!["web-1", "web-2"], budget()),
+        (3, ["well", "well", "well"], vec!["web-0", "web-1", "web-2"], None),
+        (1, ["well", "well", "unready"], vec!["web-2"], budget()),
+        (1, ["well", "unready", "unready"], vec!["web-2"], budget()),
+        (1, ["unready", "+well", "+well"], vec!["web-0"], None),
+        (1, ["unready", "well", "+well"], vec![], budget()),
+        (1, ["unready", "well", "+unready"], vec![], failed(2)),
+        (1, ["well", "unready", "+unready"], vec![], failed(2)),
+        (1, ["unready", "+unready", "+well"], vec![], failed(1)),
+        (1, ["well", "well", "+leaving"], vec![], budget()),
+        (1, ["unready", "+well", "+leaving"], vec![], budget()),
+        (3, ["unready", "well", "+leaving"], vec!["web-1"], budget()),
+        (2, ["well", "well", "+leaving"], vec!["web-1"], budget()),
+    ] {
+        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
+        let mut world = world(json!({"podManagementPolicy": "Parallel", "updateStrategy": strategy}));
+        rest(&mut world);
+        change(&mut world, image("good:2")["spec"].clone());
+        // The revision is there, and nothing is done yet.
+        let mut noted = world.clone();
+        work(&mut noted, now());
+        let revisions = noted.all(&CONTROLLER_REVISION).cloned().collect::<Vec<_>>();
+        revisions.into_iter().for_each(|revision| world.put(revision));
+        let update = noted.get(&STATEFUL_SET, "default", "web")["status"]["updateRevision"].clone();
+        world.patch(&STATEFUL_SET, "default", "web", json!({"status": {"updateRevision": update}}));
+        let_all_be(&mut world, states);
+        let decision = decided(&world, now());
+        let goes = |write: &Write| match write {
+            Write::Delete { kind, key, .. } if *kind == POD => Some(key.name.to_string()),
+            _ => None,
+        };
+        let mut gone: Vec<String> = decision.writes.iter().filter_map(goes).collect();
+        gone.sort();
+        assert_eq!(gone, expected, "{most} {states:?}");
+        let told =
+            |waiting: &&Waiting| matches!(waiting, Waiting::UnavailableBudgetUsed | Waiting::UpdatedPodNotReady { .. });
+        assert_eq!(decision.waiting.iter().find(told).cloned(), waits, "{most} {states:?}");
+        let said = decision.events.iter().filter(|event| event.reason == "SuccessfulDelete").count();
+        assert_eq!(said, expected.len(), "{most} {states:?}");
+    }
+}
+
+/// S6: which revision is the current one is what pods below a partition are made from: it moves on when all is done.
+#[test]
+fn the_current_revision_moves_on_when_every_pod_is_new_and_ready_s6() {
+    let status = |world: &World| world.get(&STATEFUL_SET, "default", "web")["status"].clone();
+    let moved = |world: &World| status(world)["currentRevision"] == status(world)["updateRevision"];
+    for strategy in ["RollingUpdate", "OnDelete"] {
+        let mut world = of("Parallel", strategy);
+        change(&mut world, image("good:2")["spec"].clone());
+        for name in ["web-2", "web-1", "web-0"] {
+            assert!(!moved(&world) || status(&world)["updatedReplicas"] == 3, "{strategy} {name}");
+            world.delete(&POD, "default", name, None);
+            work(&mut world, now());
+            assert_eq!(status(&world)["replicas"], 3);
+            assert_eq!(
+                status(&world)["currentReplicas"],
+                status(&world)["readyReplicas"].as_i64().map_or(json!(0), |ready| {
+                    json!(ready - status(&world)["updatedReplicas"].as_i64().unwrap_or(0) - 1)
+                }),
+                "{strategy} {name}: one that goes is none of either"
+            );
+            kubelet(&mut world, name);
+            work(&mut world, now());
+            assert!(!moved(&world), "{strategy} {name} is made and not ready");
+            kubelet(&mut world, name);
+            kubelet(&mut world, name);
+            work(&mut world, now());
+        }
+        // As upstream: nothing says when an update by hand is over.
+        assert_eq!(moved(&world), strategy == "RollingUpdate", "{strategy}");
+        assert_eq!(
+            (status(&world)["availableReplicas"].clone(), status(&world)["updatedReplicas"].clone()),
+            (json!(3), json!(3))
+        );
+    }
+    // Ready says nothing of a pod that does not run.
+    let mut world = of("OrderedReady", "RollingUpdate");
+    world.patch(&POD, "default", "web-0", json!({"status": {"phase": "Pending"}}));
+    world.remove(&POD, &ObjectKey::new("default", "web-1"));
+    work(&mut world, now());
+    assert_eq!(pods(&world), ["web-0", "web-2"], "S4");
+    assert_eq!(
+        (status(&world)["readyReplicas"].clone(), status(&world)["availableReplicas"].clone()),
+        (json!(1), json!(1))
+    );
+}
+
+/// The status may be lost, with a set that was made again over its pods, or not be written yet.
+#[test]
+fn without_a_status_the_current_revision_is_the_oldest_that_a_pod_has_s6() {
+    let partition = json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}});
+    let mut world = world(image("good:0")["spec"].clone());
+    rest(&mut world);
+    change(&mut world, image("good:1")["spec"].clone());
+    rest(&mut world);
+    change(&mut world, partition);
+    change(&mut world, image("good:2")["spec"].clone());
+    rest(&mut world);
+    let held = Waiting::PartitionHeld { ordinal: 0 };
+    assert!(decided(&world, now()).waiting.contains(&held));
+    world.patch(&STATEFUL_SET, "default", "web", json!({"status": {"currentRevision": null}}));
+    world.remove(&POD, &ObjectKey::new("default", "web-1"));
+    rest(&mut world);
+    assert_eq!(shape(&world), "web-0=good:1 web-1=good:1 web-2=good:2");
+    // Nothing is held where nothing is rolled, or nothing is old.
+    change(&mut world, json!({"updateStrategy": {"type": "OnDelete"}}));
+    assert!(!decided(&world, now()).waiting.contains(&held));
+    change(&mut world, json!({"updateStrategy": {"type": "RollingUpdate"}}));
+    change(&mut world, image("good:1")["spec"].clone());
+    rest(&mut world);
+    assert!(!decided(&world, now()).waiting.contains(&held));
+}
+
+/// S6, S11: numbers say which is newer, whatever the names; what is asked for now is kept without a pod.
+#[test]
+fn revisions_are_numbered_in_order_named_apart_and_kept_s6_s11() {
+    let mut world = world(json!({"revisionHistoryLimit": 2}));
+    world.patch(
+        &STATEFUL_SET,
+        "default",
+        "web",
+        json!({"metadata": {"annotations": {"a": "b",
+        "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}),
+    );
+    for number in 1..=9 {
+        change(&mut world, image(&format!("good:{number}"))["spec"].clone());
+        rest(&mut world);
+    }
+    let mut numbers: Vec<_> = world.all(&CONTROLLER_REVISION).map(|one| one["revision"].as_i64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [7, 8, 9]);
+    let newest = world.all(&CONTROLLER_REVISION).find(|one| one["revision"] == 9).unwrap().clone();
+    let meta = &newest["metadata"];
+    assert_eq!(meta["annotations"], json!({"a": "b"}), "what was applied is the set's, not the revision's");
+    let hash = meta["labels"]["controller.kubernetes.io/hash"].as_str().unwrap();
+    assert_eq!(meta["name"], json!(format!("web-{hash}")));
+    change(&mut world, json!({"revisionHistoryLimit": 0, "replicas": 0}));
+    rest(&mut world);
+    assert_eq!(names(&world, &CONTROLLER_REVISION), [meta["name"].as_str().unwrap()]);
+    // A name that somebody else's object has is left to it.
+    let key = ObjectKey::of(&newest);
+    world.remove(&CONTROLLER_REVISION, &key);
+    let mut taken = newest.clone();
+    merge(&mut taken, json!({"metadata": {"ownerReferences": null, "labels": null, "uid": "x"}}));
+    world.put(taken);
+    change(&mut world, json!({"replicas": 1}));
+    rest(&mut world);
+    assert_eq!(names(&world, &CONTROLLER_REVISION).len(), 2);
+    assert_eq!(world.get(&STATEFUL_SET, "default", "web")["status"]["collisionCount"], 1);
+    assert_eq!(world.get(&CONTROLLER_REVISION, "default", &key.name)["metadata"]["ownerReferences"], Value::Null);
+}

@@ -189,6 +189,32 @@ fn a_claim_that_goes_with_an_older_pod_is_not_taken_over_s8_v6() {
     }
 }
 
+/// S3, S9: each claim of several wakes its set, and is its own volume of the pod; who else owns one does not matter.
+#[test]
+fn each_of_several_claims_is_made_again_s3_s9() {
+    let template =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}});
+    let mut world = world(json!({"volumeClaimTemplates": [template("data"), template("log")], "template": {"spec": {
+        "volumes": [{"name": "log", "emptyDir": {}}, {"name": "data", "emptyDir": {}}]}}}));
+    // One that goes with a pod that is there is there, too.
+    world.put(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "other", "uid": "uid-other"},
+        "spec": {"containers": []}}));
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "other", "uid": "uid-other"}]);
+    world.put(json!({"kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "data-web-0",
+        "ownerReferences": owner}, "spec": {}}));
+    work(&mut world, now());
+    let volumes = world.get(&POD, "default", "web-0")["spec"]["volumes"].clone();
+    let claims: Vec<_> =
+        volumes.as_array().unwrap().iter().map(|it| &it["persistentVolumeClaim"]["claimName"]).collect();
+    assert_eq!(claims, ["data-web-0", "log-web-0"]);
+    for name in ["data-web-0", "log-web-0"] {
+        world.changes.clear();
+        world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", name));
+        world.settle(&[statefulset::CONTROLLER], now());
+        assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM), ["data-web-0", "log-web-0"], "{name}");
+    }
+}
+
 /// Also where the claim is missed only after everything else has come to rest, and where it is on its way out.
 #[test]
 fn a_pod_that_waits_for_a_claim_gets_it_whenever_it_goes_s9() {
