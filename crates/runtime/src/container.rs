@@ -357,7 +357,7 @@ impl Inner {
         // it ended there, once.
         let mut tries = 0..REMOVAL_TRIES;
         loop {
-            match fs::remove_dir_all(&entry.dir) {
+            match crate::safe_path::remove::tree(&self.config.root, &entry.dir) {
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries.next().is_some() => {}
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
                 _ => return Ok(()),
@@ -426,7 +426,8 @@ impl Inner {
         }
         self.cgroups.kill_and_wait(cgroup);
         let removed = self.config.images.unmount_rootfs(dir).map_err(|error| error.to_string());
-        let removed = removed.and_then(|()| fs::remove_dir_all(dir).map_err(|error| error.to_string()));
+        let removed = removed
+            .and_then(|()| crate::safe_path::remove::tree(&self.config.root, dir).map_err(|error| error.to_string()));
         let _ = self.cgroups.remove(cgroup);
         if let Err(error) = removed {
             tracing::warn!(folder = %dir.display(), error, "cannot remove a container without a record");

@@ -152,6 +152,7 @@ pub fn config(
     if spec.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
         env.push("TERM=xterm".to_owned());
     }
+    ensure_home(&mut env);
     let working_dir = if spec.working_dir.is_empty() { "/" } else { &spec.working_dir };
     let masked: &[&str] = if spec.privileged || spec.unmasked_proc { &[] } else { &MASKED_PATHS };
     let mut read_only: Vec<&str> =
@@ -197,6 +198,16 @@ pub fn config(
         linux.insert("devices".to_owned(), host_devices(Path::new("/dev")));
     }
     config
+}
+
+/// Gives variables a HOME where they have none, or an empty one. The container library would ask the C library for it,
+/// inside of the container and with all of a supervisor's privileges: the image's `nsswitch.conf` would say what code is
+/// loaded for that (X6).
+pub fn ensure_home(env: &mut Vec<String>) {
+    env.retain(|pair| pair != "HOME=");
+    if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+        env.push("HOME=/".to_owned());
+    }
 }
 
 /// Lowering one's score needs CAP_SYS_RESOURCE: without it, the nearest that is allowed.

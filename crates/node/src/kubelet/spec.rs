@@ -264,6 +264,8 @@ fn with_image_env(
             None => all.push((name.clone(), value.clone())),
         }
     }
+    // As container runtimes do, an empty one is taken for none.
+    all.retain(|(name, value)| name != "HOME" || !value.is_empty());
     if !all.iter().any(|(name, _)| name == "HOME") {
         let home = if user.home.is_empty() { "/" } else { &user.home };
         all.push(("HOME".to_owned(), home.to_owned()));

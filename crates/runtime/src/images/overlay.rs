@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 
 use super::{ImageError, ImageStore};
 use crate::layout::ROOTFS;
-use crate::safe_path::mounts;
+use crate::safe_path::{self, mounts};
 
 /// The kernel takes one page of mount options.
 const MAX_OPTIONS: usize = 4000;
@@ -88,7 +89,19 @@ pub fn mount_overlay(layers: &[PathBuf], dir: &Path, no_devices: bool) -> Result
         try_mount(&plain)
             .map_err(|error| ImageError::Io { what: "cannot mount overlayfs".to_owned(), source: error.into() })?;
     }
-    Ok(())
+    check_devices_folder(&rootfs)
+}
+
+/// The container library makes links and devices in `dev` by its path, still on the host: an image where that is a link
+/// would lead it to the host's own files (X6). It makes the folder where there is none.
+fn check_devices_folder(rootfs: &Path) -> Result<(), ImageError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    match safe_path::open_root(rootfs).and_then(|root| safe_path::open_strict(&root, Path::new("dev"), flags)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(ImageError::Io { what: "the image's /dev is no folder".to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_length(options: &str, layers: &[PathBuf]) -> Result<(), ImageError> {

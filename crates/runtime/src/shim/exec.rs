@@ -143,6 +143,7 @@ fn process_file(request: &ExecRequest) -> Result<(OwnedFd, i32), String> {
     if request.tty && !env.iter().any(|pair| pair.starts_with("TERM=")) {
         env.push("TERM=xterm".to_owned());
     }
+    crate::oci::ensure_home(&mut env);
     process.set_env(Some(env));
     process.set_args(Some(request.args.clone()));
     process.set_terminal(Some(request.tty));

@@ -13,6 +13,9 @@ use super::mapped::Users;
 /// What an image's processes search when it does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// No descriptor of a supervisor has a higher number: it opens a few dozen.
+const MAX_PRIVATE: u32 = 4096;
+
 /// Runs the program; what goes wrong is written to `report`, which the program itself never sees (close-on-exec), so
 /// that its end of file means success.
 #[derive(Clone)]
@@ -34,6 +37,27 @@ impl ReportingExecutor {
 }
 
 impl ReportingExecutor {
+    /// Closes what is not the program's before anything is resolved by its path: close-on-exec comes too late for
+    /// `/proc/self/fd/N/…`, and some lead to the host (X6).
+    fn close_private(&self) {
+        const FIRST: u32 = libc::STDERR_FILENO as u32 + 1;
+        let report = self.report.unsigned_abs();
+        for (first, last) in [(FIRST, report.saturating_sub(1)), (report + 1, u32::MAX)] {
+            if first > last {
+                continue;
+            }
+            // SAFETY: descriptors that nothing in this process, which has one thread, uses any more.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            if closed != 0 {
+                // A kernel before 5.9.
+                for fd in first..=last.min(MAX_PRIVATE) {
+                    // SAFETY: as above.
+                    unsafe { libc::close(fd as RawFd) };
+                }
+            }
+        }
+    }
+
     /// Ends this process when its supervisor does. Last of all: a change of credentials would take it back.
     fn end_with(&self, reader: RawFd) {
         let mut report = libc::pollfd { fd: self.report, events: 0, revents: 0 };
@@ -41,6 +65,7 @@ impl ReportingExecutor {
         // one thread; the poll is given one descriptor, which outlives it.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            // Closed with the others, where it was not the last.
             libc::close(reader);
             libc::poll(&raw mut report, 1, 0);
         }
@@ -87,6 +112,7 @@ impl Executor for ReportingExecutor {
         if let Some(users) = self.users {
             users.enter(&user).map_err(failed)?;
         }
+        self.close_private();
         let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
         self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
         if let Some(reader) = self.ends_with_reader {
