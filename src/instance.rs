@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use mainstay_node::join::{self, JoinError};
 use nix::sched::{CloneFlags, setns};
 
 /// The file's name in the data folder: `<boot id> <network namespace's inode>`.
@@ -32,6 +34,30 @@ pub fn canonical(folder: &Path) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// How long whoever starts waits for one that was killed: the kernel may take a moment to end its calls.
+const HELD: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Holds a data folder for this process, until the file is dropped: one instance at a time uses it, or clears up after
+/// another.
+///
+/// # Errors
+/// Somebody else has it, or it takes no file.
+pub fn hold(data_dir: &Path) -> Result<File, JoinError> {
+    let until = Instant::now() + HELD;
+    loop {
+        match join::lock(data_dir) {
+            Err(JoinError::InUse(_)) if Instant::now() < until => std::thread::sleep(LOOK),
+            held => return held,
+        }
+    }
+}
+
+/// Whether an instance ever worked on this folder: a server notes its cluster, a node its machine.
+pub fn was_here(data_dir: &Path) -> bool {
+    data_dir.join(mainstay_server::identity::FILE).exists() || data_dir.join("node/machine").exists()
 }
 
 /// Notes in which network namespace this process makes links and rules.
@@ -111,6 +137,19 @@ mod tests {
         }
         assert_eq!(canonical(&real.join("link/new/er")).unwrap(), real.join("data/new/er"));
         assert!(canonical(Path::new("x")).unwrap().is_absolute());
+    }
+
+    #[test]
+    fn a_folder_without_our_notes_is_a_strangers() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pods/precious")).unwrap();
+        assert!(!was_here(dir.path()));
+        join::machine(dir.path()).unwrap();
+        assert!(was_here(dir.path()));
+        let held = hold(dir.path()).unwrap();
+        assert!(matches!(join::lock(dir.path()), Err(JoinError::InUse(_))));
+        drop(held);
+        hold(dir.path()).unwrap();
     }
 
     #[test]

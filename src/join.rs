@@ -21,7 +21,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let _held = join::lock(&args.data_dir)?;
+    let _held = crate::instance::hold(&args.data_dir)?;
     crate::up::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -44,6 +44,7 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
             Err(error) => return Err(error),
         };
         crate::down::stop_running(&args.data_dir).await?;
+        let _held = crate::down::hold_stopped(&args.data_dir)?;
         crate::down::clean(&args.data_dir).await?;
         let removed = tokio::time::timeout(Duration::from_secs(10), remove(&client, node)).await;
         match removed.unwrap_or_else(|_| Err(anyhow::anyhow!("no server answers"))) {

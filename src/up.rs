@@ -43,6 +43,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
     if let Err(error) = mainstay_runtime::kernel::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    let _held = crate::instance::hold(&args.data_dir)?;
     runtime()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;

@@ -45,6 +45,36 @@ fn a_restart_adopts_and_down_leaves_nothing() {
     assert_eq!(cluster.left_over(), Vec::<String>::new());
 }
 
+/// A folder that no instance worked in is a stranger's; and a cluster that runs is not cleared away below itself, also
+/// where its process id is lost.
+#[test]
+fn v7_down_takes_nothing_away_that_is_not_its_own() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(POD);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s"]);
+    let links = || text(&cluster.inside("ip").args(["-o", "link"]).output().expect("ip"));
+    let before = links();
+    let refused = |data_dir: &std::path::Path, why: &str| {
+        let down = cluster.mainstay(&["down", "--data-dir"]).arg(data_dir).output().expect("run");
+        assert!(!down.status.success() && text(&down).contains(why), "{}", text(&down));
+    };
+    let strangers = cluster.folder().join("strangers");
+    for file in ["pods/precious", "logs/precious", "network/precious", "pid"] {
+        std::fs::create_dir_all(strangers.join(file).parent().expect("a folder")).expect("a folder");
+        std::fs::write(strangers.join(file), "1").expect("a file");
+    }
+    refused(&strangers, "there is no cluster in");
+    for file in ["pods/precious", "logs/precious", "network/precious"] {
+        assert!(strangers.join(file).exists(), "{file}");
+    }
+    assert!(!strangers.join("images").exists());
+    std::fs::remove_file(cluster.data_dir().join("pid")).expect("the process id");
+    refused(&cluster.data_dir(), "does not say which process it is");
+    assert_eq!(links(), before);
+    assert_eq!(cluster.exec("sleeper", &["hostname"]).trim(), "sleeper");
+}
+
 /// Another spelling of the folder is the same folder, another network is left for the cluster's own; and a container's
 /// restarts are counted on.
 #[test]
