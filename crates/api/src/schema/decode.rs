@@ -90,8 +90,11 @@ fn parse_json(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
     Ok((parsed.value, parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect()))
 }
 
-/// As [`parse_json`], for YAML.
-fn parse_yaml(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+/// Reads a YAML body, and says which keys stand twice in it.
+///
+/// # Errors
+/// 400, in upstream's words.
+pub fn parse_yaml(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let text =
         std::str::from_utf8(body).map_err(|_| Status::bad_request("yaml: control characters are not allowed"))?;
     let parsed =

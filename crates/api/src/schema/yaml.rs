@@ -1,5 +1,6 @@
-//! YAML bodies, read into JSON values as upstream reads them: one document, string keys, merge keys (`<<`), and the
-//! scalars of YAML 1.1 that Go's library keeps (`yes`, `0o17`, `0x1f`), since manifests count on them.
+//! YAML bodies, read into JSON values as upstream reads them ([`write()`]: answers): one document, string keys, merge
+//! keys (`<<`), and the scalars of YAML 1.1 that Go's library keeps (`yes`, `0o17`, `0x1f`), since manifests count on
+//! them.
 //!
 //! The text is a stranger's: depth, aliases and what they come to are bounded.
 
@@ -9,6 +10,10 @@ use serde_json::{Map, Number, Value};
 
 use super::budget::{Budget, Exceeded};
 use super::parse::{MAX_DEPTH, MAX_DUPLICATES, Parsed};
+
+mod write;
+
+pub use write::{write, write_item};
 
 /// How many values a document may hold, those that aliases repeat counted each time.
 pub const MAX_VALUES: usize = 1_000_000;

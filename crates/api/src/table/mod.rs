@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
-use crate::protobuf;
+use crate::{Status, protobuf};
 
 /// What each row carries besides its cells (`includeObject`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,23 +45,68 @@ pub enum Representation {
 pub enum Media {
     /// JSON.
     Json,
+    /// YAML, of which no watch is made.
+    Yaml,
     /// Kubernetes' protobuf.
     Protobuf,
 }
 
-/// The form and the media type that an `Accept` header wants most of those that are served; `None` where none is (406).
+impl Media {
+    /// The media types in which bodies are understood and answered.
+    pub const TYPES: &[&str] = &["application/json", YAML, protobuf::CONTENT_TYPE];
+    /// Those of watches.
+    pub const OF_WATCHES: &[&str] = &["application/json;stream=watch", protobuf::WATCH_CONTENT_TYPE];
+}
+
+/// The media type of YAML.
+pub const YAML: &str = "application/yaml";
+
+/// What a request may be answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Whether whole objects are written as messages, too: not those of custom resources.
+    pub has_message: bool,
+    /// Whether events are answered, one after the other: not in YAML.
+    pub is_watch: bool,
+}
+
+impl Offer {
+    /// What the cluster's own kinds are answered with.
+    pub const ALL: Self = Self { has_message: true, is_watch: false };
+
+    fn has(self, form: Representation, media: Media) -> bool {
+        match (media, form) {
+            (Media::Json, _) => true,
+            (Media::Yaml, _) => !self.is_watch,
+            (Media::Protobuf, Representation::Table) => false,
+            (Media::Protobuf, Representation::Partial) => true,
+            (Media::Protobuf, Representation::Object) => self.has_message,
+        }
+    }
+
+    /// 406, naming what is served.
+    fn refusal(self) -> Status {
+        Status::not_acceptable(if self.is_watch { Media::OF_WATCHES } else { Media::TYPES })
+    }
+}
+
+/// The form and the media type that an `Accept` header wants most of those that are served.
 ///
 /// As upstream: what has the highest weight, of that what names most, then what comes first. Tables are no messages,
-/// nor are custom resources (`has_message`), so whoever wants those in protobuf alone gets none.
-pub fn negotiate(accept: &str, has_message: bool) -> Option<(Representation, Media)> {
+/// nor are custom resources, so whoever wants those in protobuf alone gets none.
+///
+/// # Errors
+/// 406 where nothing of what is wanted is served.
+pub fn negotiate(accept: &str, offer: Offer) -> Result<(Representation, Media), Status> {
     if accept.trim().is_empty() {
-        return Some((Representation::Object, Media::Json));
+        return Ok((Representation::Object, Media::Json));
     }
     let mut ranges: Vec<Range<'_>> = accept.split(',').map(Range::of).collect();
     ranges.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.wildcards.cmp(&b.wildcards)));
-    ranges.iter().filter(|range| range.weight > 0.0).find_map(|range| {
+    let mut wanted = ranges.iter().filter(|range| range.weight > 0.0).filter_map(|range| {
         let media = match range.media {
             "application/json" | "application/*" | "*/*" => Media::Json,
+            YAML => Media::Yaml,
             protobuf::CONTENT_TYPE => Media::Protobuf,
             _ => return None,
         };
@@ -71,13 +116,9 @@ pub fn negotiate(accept: &str, has_message: bool) -> Option<(Representation, Med
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if range.is_v1 => Representation::Partial,
             Some(_) => return None,
         };
-        let is_written = match form {
-            Representation::Object => has_message,
-            Representation::Table => false,
-            Representation::Partial => true,
-        };
-        (media == Media::Json || is_written).then_some((form, media))
-    })
+        Some((form, media))
+    });
+    wanted.find(|(form, media)| offer.has(*form, *media)).ok_or_else(|| offer.refusal())
 }
 
 /// One part of an `Accept` header.
@@ -185,7 +226,7 @@ mod tests {
 
     #[test]
     fn accept_headers() {
-        use Media::{Json, Protobuf};
+        use Media::{Json, Protobuf, Yaml};
         use Representation::{Object, Partial, Table};
         const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
         let partial = format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json");
@@ -210,11 +251,29 @@ mod tests {
             ("*/*", Some((Object, Json)), Some((Object, Json))),
             ("", Some((Object, Json)), Some((Object, Json))),
             (PROTOBUF, Some((Object, Protobuf)), None),
+            ("application/yaml", Some((Object, Yaml)), Some((Object, Yaml))),
+            ("application/yaml;as=Table;v=v1;g=meta.k8s.io", Some((Table, Yaml)), Some((Table, Yaml))),
             ("application/json;q=0", None, None),
             ("text/html", None, None),
         ];
         for (accept, with, without) in cases {
-            assert_eq!((negotiate(accept, true), negotiate(accept, false)), (with, without), "{accept}");
+            let found = (
+                negotiate(accept, Offer::ALL).ok(),
+                negotiate(accept, Offer { has_message: false, ..Offer::ALL }).ok(),
+            );
+            assert_eq!(found, (with, without), "{accept}");
         }
+        let refused = |offer| negotiate("application/yaml", offer).expect_err("not a watch").message;
+        assert_eq!(
+            refused(Offer { is_watch: true, ..Offer::ALL }),
+            "only the following media types are accepted: application/json;stream=watch, \
+                application/vnd.kubernetes.protobuf;stream=watch"
+        );
+        let none = negotiate("text/html", Offer::ALL).expect_err("nothing").message;
+        assert_eq!(
+            none,
+            "only the following media types are accepted: application/json, application/yaml, \
+                application/vnd.kubernetes.protobuf"
+        );
     }
 }

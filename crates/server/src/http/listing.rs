@@ -6,6 +6,7 @@ use mainstay_api::table::Media;
 use mainstay_api::{Status, protobuf};
 use mainstay_store::Entry;
 
+use super::indent::Indenter;
 use super::respond::BodyError;
 use super::shape::Shape;
 
@@ -25,7 +26,7 @@ pub struct Listing {
     items: std::vec::IntoIter<Entry>,
     /// The first of the items as messages.
     made: std::vec::IntoIter<Vec<u8>>,
-    tail: &'static [u8],
+    tail: Bytes,
     shape: Shape,
     /// The whole length, where it is known before.
     length: Option<u64>,
@@ -34,11 +35,13 @@ pub struct Listing {
     /// A large item that goes out next, as the store has it.
     large: Option<Bytes>,
     ended: bool,
+    /// For people who read it.
+    indenter: Option<Indenter>,
 }
 
 impl Listing {
-    /// A list whose items stand between `head` and `tail`, separated by commas.
-    pub fn new(head: Bytes, items: Vec<Entry>, tail: &'static [u8], shape: Shape) -> Self {
+    /// A list whose items stand between `head` and `tail`, in JSON separated by commas.
+    pub fn new(head: Bytes, items: Vec<Entry>, tail: Bytes, shape: Shape) -> Self {
         let bytes: usize = items.iter().map(|entry| entry.value.len() + 1).sum();
         let length = head.len() + bytes.saturating_sub(1) + tail.len();
         let length = shape.is_plain().then_some(length as u64);
@@ -55,6 +58,7 @@ impl Listing {
             is_first: true,
             large: None,
             ended: false,
+            indenter: None,
         }
     }
 
@@ -80,7 +84,7 @@ impl Listing {
         let head = head(length);
         let whole = head.len() as u64 + length + protobuf::list_tail().len() as u64;
         let kept = made.iter().map(|message| message.capacity() + size_of::<Vec<u8>>()).sum::<usize>() as u64;
-        let mut listing = Self::new(Bytes::from(head), items, protobuf::list_tail(), shape);
+        let mut listing = Self::new(Bytes::from(head), items, Bytes::from_static(protobuf::list_tail()), shape);
         listing.made = made.into_iter();
         listing.length = Some(whole);
         listing.weight += kept;
@@ -89,14 +93,23 @@ impl Listing {
 
     /// An item with its separator as it is sent, where it is no stored bytes.
     fn made(&mut self, entry: &Entry) -> Result<(Vec<u8>, Bytes), Status> {
-        if self.shape.media == Media::Json {
-            return Ok((Vec::new(), self.shape.item(&entry.value)?));
+        match self.shape.media {
+            Media::Json => return Ok((Vec::new(), self.shape.item(&entry.value)?)),
+            Media::Yaml => return Ok((Vec::new(), self.shape.yaml_item(&entry.value)?)),
+            Media::Protobuf => {}
         }
         let message = match self.made.next() {
             Some(message) => message,
             None => self.shape.message(&entry.value)?,
         };
         Ok((protobuf::item(message.len()), Bytes::from(message)))
+    }
+
+    /// The same in JSON with lines and indents, whose length is not known before.
+    pub fn indented(mut self) -> Self {
+        self.length = None;
+        self.indenter = Some(Indenter::default());
+        self
     }
 
     /// How many bytes it keeps in memory while it is sent.
@@ -120,6 +133,16 @@ impl Iterator for Listing {
     type Item = Result<Bytes, BodyError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let chunk = self.chunk()?;
+        Some(match &mut self.indenter {
+            Some(indenter) => chunk.map(|bytes| indenter.write(&bytes)),
+            None => chunk,
+        })
+    }
+}
+
+impl Listing {
+    fn chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
         if let Some(large) = self.large.take() {
             return Some(Ok(large));
         }
@@ -130,7 +153,7 @@ impl Iterator for Listing {
         let mut decoded = 0;
         while chunk.len() < CHUNK && decoded < DECODED {
             let Some(entry) = self.items.next() else {
-                chunk.put_slice(self.tail);
+                chunk.put_slice(&self.tail);
                 self.ended = true;
                 break;
             };

@@ -1,11 +1,13 @@
 //! HTTPS: connections, requests, answers.
 
 mod bounds;
+mod decoding;
 mod documents;
 mod extension;
 mod forward;
 mod frames;
 mod health;
+mod indent;
 mod listing;
 mod objects;
 mod openapi;

@@ -12,7 +12,7 @@ use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
 use mainstay_api::patch::{PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
-use mainstay_api::table::{IncludeObject, Media, Representation, negotiate};
+use mainstay_api::table::{IncludeObject, Media, Offer, Representation, negotiate};
 use mainstay_api::{Kind, Status, kinds, object, protobuf};
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ use super::route::Target;
 use super::shape::Shape;
 use super::socket::Asked;
 use super::watching::WatchBody;
-use super::{Server, bounds, forward, proxy};
+use super::{Server, bounds, decoding, forward, proxy};
 use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
@@ -149,15 +149,14 @@ pub async fn serve(
         return forward::serve(server, &target, request).await;
     }
     if target.kind.group == kinds::podmetrics::GROUP {
-        let form = negotiate(super::serve::accept(&request), false)
-            .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
+        let offer = Offer { has_message: false, is_watch: verb == "watch" };
+        let form = negotiate(super::serve::accept(&request), offer)?;
         let answer = crate::metrics::serve::serve(server, user, target, query, form.0).await?;
         return Ok(respond::agreed(answer, form.1));
     }
     // An action on an object answers what has a message, whatever the object is.
     let has_message = protobuf::has_message(&target.kind) || matches!(target.subresource.as_str(), "scale");
-    let form = negotiate(super::serve::accept(&request), has_message)
-        .ok_or_else(|| Status::not_acceptable(respond::ACCEPTED))?;
+    let form = negotiate(super::serve::accept(&request), Offer { has_message, is_watch: verb == "watch" })?;
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let manager = manager(&query, &target.subresource, &request)?;
@@ -317,7 +316,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if !kind.has(needed) {
         return Err(Status::no_such_resource());
     }
-    let posted = parse(&call.content_type, &body)?;
+    let posted = decoding::parse(&call.content_type, &body)?;
     let name = if name.is_empty() { object::name(&posted).to_owned() } else { name.clone() };
     // An Eviction carries its options one level down.
     let options = if subresource == "eviction" { posted.get("deleteOptions").unwrap_or(&Value::Null) } else { &posted };
@@ -351,14 +350,14 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
     match verb {
         "get" => get(call).await,
         "update" => {
-            let new = parse(&call.content_type, &body)?;
+            let new = decoding::parse(&call.content_type, &body)?;
             let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
             let written =
                 write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
             Ok(respond::reply(written))
         }
         "patch" => {
-            let patch_type = patch_type(&call.content_type)?;
+            let patch_type = decoding::patch_type(&call.content_type)?;
             let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
             // A Scale has no lists, so the kind that gives list keys does not matter.
             let change = |old: &Value| {
@@ -519,8 +518,8 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
 
 async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
-    let patch_type = patch_type(&call.content_type)?;
-    let validation = validation(call.query, PATCH_OPTIONS)?;
+    let patch_type = decoding::patch_type(&call.content_type)?;
+    let validation = decoding::validation(call.query, PATCH_OPTIONS)?;
     let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
     if patch_type != PatchType::Apply && call.query.get("force").is_some_and(|force| !force.is_empty()) {
         let why =
@@ -660,72 +659,9 @@ async fn read_all(mut body: Received) -> Result<Bytes, Status> {
     Ok(all.freeze())
 }
 
-fn media(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or("").trim()
-}
-
-/// The content type of a YAML body.
-const YAML: &str = "application/yaml";
-
-/// 415 for anything but JSON.
-fn json_only(content_type: &str) -> Result<(), Status> {
-    match media(content_type) {
-        // client-go sends DeleteOptions and reviews without a type now and then.
-        "" | "application/json" => Ok(()),
-        _ => Err(Status::unsupported_media_type(respond::ACCEPTED)),
-    }
-}
-
-fn patch_type(content_type: &str) -> Result<PatchType, Status> {
-    PatchType::from_content_type(content_type).ok_or_else(|| Status::unsupported_media_type(PatchType::CONTENT_TYPES))
-}
-
-/// Reads any object, by its content type.
-pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
-    if media(content_type) == protobuf::CONTENT_TYPE {
-        return protobuf::read_any(body);
-    }
-    json_only(content_type)?;
-    let parsed = schema::parse::parse(body).map_err(|error| {
-        Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse \
-                error: {error}"
-        ))
-    })?;
-    if parsed.value.is_object() {
-        Ok(parsed.value)
-    } else {
-        Err(Status::bad_request("the body of the request is not an object"))
-    }
-}
-
-fn validation(query: &Query, options: &str) -> Result<FieldValidation, Status> {
-    let text = query.get("fieldValidation").map_or("", String::as_str);
-    FieldValidation::from_parameter(text).ok_or_else(|| {
-        Status::new(
-            422,
-            "Invalid",
-            format!(
-                "{options}.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: {text:?}: supported \
-                values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-            ),
-        )
-    })
-}
-
 fn decode(call: &Call<'_>, body: &[u8], options: &str) -> Result<(Value, Vec<String>), Status> {
-    let kind: &Kind = &call.target.kind;
-    let validation = validation(call.query, options)?;
-    if media(&call.content_type) == protobuf::CONTENT_TYPE {
-        let mut object = protobuf::read(kind, body)?;
-        let warnings = schema::decode(kind, &mut object, validation)?;
-        return Ok((object, warnings));
-    }
-    if media(&call.content_type) == YAML {
-        return schema::decode_yaml(kind, body, validation);
-    }
-    json_only(&call.content_type)?;
-    schema::decode_bytes(kind, body, validation)
+    let validation = decoding::validation(call.query, options)?;
+    decoding::decode(&call.target.kind, &call.content_type, body, validation)
 }
 
 /// What the parameters of each verb are called.
@@ -763,7 +699,8 @@ fn is_dry_run(query: &Query, options: &Value, type_: &str) -> Result<bool, Statu
 
 /// `DeleteOptions` out of the body, else out of the parameters.
 fn delete_options(call: &Call<'_>, body: &[u8]) -> Result<(DeleteOptions, bool), Status> {
-    let posted = if body.iter().all(u8::is_ascii_whitespace) { Value::Null } else { parse(&call.content_type, body)? };
+    let posted =
+        if body.iter().all(u8::is_ascii_whitespace) { Value::Null } else { decoding::parse(&call.content_type, body)? };
     let mut options = DeleteOptions::from_json(&posted)?;
     if posted.is_null() {
         let text = |name: &str| call.query.get(name).filter(|value| !value.is_empty());

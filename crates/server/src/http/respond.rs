@@ -4,12 +4,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use hyper::body::Incoming;
-use mainstay_api::table::Media;
+use mainstay_api::parameters::is_true;
+use mainstay_api::schema::yaml;
+use mainstay_api::table::{Media, YAML};
 use mainstay_api::{Status, object, protobuf};
 
+use super::indent::Indenter;
 use super::listing::Listing;
 use super::watching::WatchBody;
 use crate::api::Reply;
@@ -78,12 +81,6 @@ impl Body {
     }
 }
 
-/// The media types that are spoken.
-pub const ACCEPTED: &[&str] = &["application/json", mainstay_api::protobuf::CONTENT_TYPE];
-
-/// The content type of a watch in protobuf, as upstream says it.
-const WATCH_IN_PROTOBUF: &str = "application/vnd.kubernetes.protobuf;stream=watch";
-
 fn code_of(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
@@ -107,7 +104,11 @@ pub fn list(list: Listing) -> Response<Body> {
     let media = list.media();
     let mut response = json(200, Bytes::new());
     *response.body_mut() = Body::List(Box::new(list));
-    if media == Media::Protobuf { of_type(response, protobuf::CONTENT_TYPE) } else { response }
+    match media {
+        Media::Json => response,
+        Media::Yaml => of_type(response, YAML),
+        Media::Protobuf => of_type(response, protobuf::CONTENT_TYPE),
+    }
 }
 
 /// A watch.
@@ -115,7 +116,7 @@ pub fn watch(watch: WatchBody) -> Response<Body> {
     let media = watch.media();
     let mut response = json(200, Bytes::new());
     *response.body_mut() = Body::Watch(Box::new(watch));
-    if media == Media::Protobuf { of_type(response, WATCH_IN_PROTOBUF) } else { response }
+    if media == Media::Protobuf { of_type(response, protobuf::WATCH_CONTENT_TYPE) } else { response }
 }
 
 /// An object that is there in JSON as protobuf, in its envelope; `None` for one that has no message.
@@ -129,17 +130,50 @@ pub fn agreed(mut response: Response<Body>, media: Media) -> Response<Body> {
     response
 }
 
-/// An answer in the media type that was agreed on, or else in this one. What has no message stays JSON.
-pub fn in_media(mut response: Response<Body>, otherwise: Media) -> Response<Body> {
+/// An answer in the media type that was agreed on, or else in this one. What is no object, or has no message, stays JSON,
+/// which is indented where a person reads it ([`is_read_by_a_person`]).
+pub fn in_media(mut response: Response<Body>, otherwise: Media, by_a_person: bool) -> Response<Body> {
     let media = response.extensions_mut().remove().unwrap_or(otherwise);
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
-    if let (Media::Protobuf, true, Body::Full(Some(bytes))) = (media, is_json, response.body())
-        && let Some(written) = message(bytes)
-    {
-        *response.body_mut() = Body::Full(Some(Bytes::from(written)));
-        return of_type(response, protobuf::CONTENT_TYPE);
+    if response.headers().get(header::CONTENT_TYPE).is_none_or(|value| value != "application/json") {
+        return response;
     }
-    response
+    let (head, body) = response.into_parts();
+    let (body, type_) = match (body, media) {
+        (Body::Full(Some(bytes)), Media::Protobuf) => match message(&bytes) {
+            Some(written) => (Body::Full(Some(Bytes::from(written))), Some(protobuf::CONTENT_TYPE)),
+            None => (Body::Full(Some(bytes)), None),
+        },
+        (Body::Full(Some(bytes)), Media::Yaml) => match in_yaml(&bytes) {
+            Some(written) => (Body::Full(Some(Bytes::from(written))), Some(YAML)),
+            None => (Body::Full(Some(bytes)), None),
+        },
+        (Body::Full(Some(bytes)), Media::Json) if by_a_person => {
+            (Body::Full(Some(Indenter::default().write(&bytes))), None)
+        }
+        (Body::List(list), Media::Json) if by_a_person => (Body::List(Box::new(list.indented())), None),
+        (body, _) => (body, None),
+    };
+    let response = Response::from_parts(head, body);
+    match type_ {
+        Some(type_) => of_type(response, type_),
+        None => response,
+    }
+}
+
+/// An object that is there in JSON as YAML; `None` for what is no object of Kubernetes', such as an OpenAPI document.
+fn in_yaml(json: &[u8]) -> Option<String> {
+    let object: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let is_object = !object::text(&object, &["kind"]).is_empty();
+    is_object.then(|| yaml::write(&object))
+}
+
+/// Whether JSON is wanted with lines and indents: the parameter `pretty` says so, or else the program that asks is one
+/// that shows people what it gets (upstream's list).
+pub fn is_read_by_a_person<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let pretty = query.split('&').find_map(|pair| pair.strip_prefix("pretty=")).filter(|value| !value.is_empty());
+    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    pretty.map_or_else(|| ["curl", "Wget", "Mozilla/5.0"].iter().any(|program| agent.starts_with(program)), is_true)
 }
 
 /// The same response with another content type.

@@ -1,13 +1,13 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are posted and answered at once.
 
 use http::{Request, Response, header};
-use mainstay_api::table::{Representation, negotiate};
+use mainstay_api::table::{Media, Offer, Representation, negotiate};
 use mainstay_api::{Status, object};
 use serde_json::{Value, json};
 
 use super::received::Received;
 use super::respond::{self, Body};
-use super::{Server, objects};
+use super::{Server, decoding, objects};
 use crate::auth::User;
 use crate::authorize::Attributes;
 use crate::authorize::rule::Rule;
@@ -35,14 +35,14 @@ pub async fn create(
         return Err(Status::no_such_resource());
     }
     // What is never stored has no rows and no metadata to show.
-    let agreed = negotiate(super::serve::accept(&request), true);
-    if agreed.is_none_or(|(form, _)| form != Representation::Object) {
-        return Err(Status::not_acceptable(respond::ACCEPTED));
+    let (form, _) = negotiate(super::serve::accept(&request), Offer::ALL)?;
+    if form != Representation::Object {
+        return Err(Status::not_acceptable(Media::TYPES));
     }
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let body = objects::read(request.into_body()).await?;
-    let mut review = if body.is_empty() { json!({}) } else { objects::parse(&content_type, &body)? };
+    let mut review = if body.is_empty() { json!({}) } else { decoding::parse(&content_type, &body)? };
     let status = match *kind {
         "SelfSubjectReview" => json!({ "userInfo": user.info() }),
         "TokenReview" => token_status(server, &review),

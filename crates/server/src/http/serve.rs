@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use mainstay_api::table::{Media, negotiate};
+use mainstay_api::table::{Media, Offer, negotiate};
 use mainstay_api::{Status, parameters};
 use mainstay_tasks::listen::Connection;
 
@@ -45,7 +45,8 @@ pub async fn serve(
     let mut uids = Uids::default();
     let asking = Asking { connection: &connection, peer, audit: audit.as_ref(), labels: &mut labels, uids: &mut uids };
     // What has no message of its own (failures, reviews) is written as the client likes best.
-    let media = negotiate(accept(&request), true).map_or(Media::Json, |(_, media)| media);
+    let media = negotiate(accept(&request), Offer::ALL).map_or(Media::Json, |(_, media)| media);
+    let by_a_person = respond::is_read_by_a_person(&request);
     let mut response = match answer(&server, asking, &mut record, request, &mut bill).await {
         Ok(response) => response,
         Err(status) => respond::status(&status),
@@ -66,7 +67,7 @@ pub async fn serve(
         };
         record.end(&Answer { code, body, is_long }, server.api.now());
     }
-    response = respond::in_media(response, media);
+    response = respond::in_media(response, media, by_a_person);
     if let Some(audit) = audit {
         response.headers_mut().insert("audit-id", audit);
     }

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use mainstay_api::schema::yaml;
 use mainstay_api::table::{IncludeObject, Media, Representation, partial, table};
 use mainstay_api::{Kind, Status, object, protobuf};
+use mainstay_store::Entry;
 use serde_json::{Value, json};
 
 use super::listing::Listing;
@@ -13,7 +15,7 @@ use crate::api::{List, codec};
 pub struct Shape {
     kind: Kind,
     form: Representation,
-    /// Whether lists and watches are written as they are (JSON) or as messages. Single objects are JSON here.
+    /// What lists and watches are written as. Single objects are JSON here.
     pub media: Media,
     include: IncludeObject,
     now: Timestamp,
@@ -125,21 +127,57 @@ impl Shape {
             Representation::Table => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
             Representation::Object => (format!("{}List", self.kind.kind), self.kind.api_version()),
         };
-        if self.media == Media::Protobuf {
-            let head = |length| protobuf::list_head(&api_version, &kind, &metadata, length);
-            return Listing::of_messages(head, list.items, self);
-        }
-        let items = match self.form {
-            Representation::Table => {
-                let none: [&Value; 0] = [];
-                let columns =
-                    table(&self.kind, none, Value::Null, self.include, true, self.now)["columnDefinitions"].take();
-                format!("\"columnDefinitions\":{columns},\"rows\"")
+        let columns = (self.form == Representation::Table).then(|| {
+            let none: [&Value; 0] = [];
+            table(&self.kind, none, Value::Null, self.include, true, self.now)["columnDefinitions"].take()
+        });
+        match self.media {
+            Media::Json => {}
+            Media::Yaml => return Ok(self.yaml_list(&api_version, &kind, metadata, columns, list.items)),
+            Media::Protobuf => {
+                let head = |length| protobuf::list_head(&api_version, &kind, &metadata, length);
+                return Listing::of_messages(head, list.items, self);
             }
-            _ => "\"items\"".to_owned(),
+        }
+        let items = match columns {
+            Some(columns) => format!("\"columnDefinitions\":{columns},\"rows\""),
+            None => "\"items\"".to_owned(),
         };
         let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},{items}:[");
-        Ok(Listing::new(Bytes::from(head), list.items, b"]}", self))
+        Ok(Listing::new(Bytes::from(head), list.items, Bytes::from_static(b"]}"), self))
+    }
+
+    /// Its keys are in order, so that what follows the items is their tail.
+    fn yaml_list(
+        self,
+        api_version: &str,
+        kind: &str,
+        metadata: Value,
+        columns: Option<Value>,
+        items: Vec<Entry>,
+    ) -> Listing {
+        let name = if columns.is_some() { "rows" } else { "items" };
+        let mut fields = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
+        if let Some(columns) = columns {
+            fields["columnDefinitions"] = columns;
+        }
+        let of = |wanted: &dyn Fn(&str) -> bool| -> String {
+            let fields = fields.as_object().into_iter().flatten().filter(|(field, _)| wanted(field));
+            let part: Value = fields.map(|(field, value)| (field.clone(), value.clone())).collect();
+            if part.as_object().is_some_and(serde_json::Map::is_empty) { String::new() } else { yaml::write(&part) }
+        };
+        let empty = if items.is_empty() { " []" } else { "" };
+        let head = format!("{}{name}:{empty}\n", of(&|field| field < name));
+        let tail = of(&|field| field > name);
+        Listing::new(Bytes::from(head), items, Bytes::from(tail), self)
+    }
+
+    /// An item of a list in YAML.
+    pub fn yaml_item(&self, bytes: &Bytes) -> Result<Bytes, Status> {
+        let item = codec::decode(&self.item(bytes)?)?;
+        let mut text = String::new();
+        yaml::write_item(&mut text, &item);
+        Ok(Bytes::from(text))
     }
 }
 

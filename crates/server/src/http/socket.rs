@@ -129,7 +129,7 @@ fn messages(media: Media, mut chunk: Bytes) -> Vec<Message> {
     let mut all = Vec::new();
     while !chunk.is_empty() {
         match media {
-            Media::Json => {
+            Media::Json | Media::Yaml => {
                 let end = chunk.iter().position(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1);
                 let line = chunk.split_to(end);
                 all.push(Message::text(String::from_utf8_lossy(&line).into_owned()));

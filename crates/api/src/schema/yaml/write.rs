@@ -1,0 +1,313 @@
+//! JSON values as YAML, as upstream answers them: block style, keys in order, lists as far left as their key.
+//!
+//! Whoever reads it as YAML 1.1 or 1.2 gets the same value back: a string that either would take for something else is
+//! quoted.
+
+use serde_json::{Map, Value};
+
+use super::plain;
+
+/// A key above so many bytes stands on a line of its own: readers look no further for its colon (1,024 characters).
+const MAX_SIMPLE_KEY: usize = 128;
+
+/// A document.
+pub fn write(value: &Value) -> String {
+    let mut text = String::new();
+    block(&mut text, value, 0, true);
+    text
+}
+
+/// Such items of a list as stand below their key in a map that is not indented: `- a: 1\n`.
+pub fn write_item(text: &mut String, item: &Value) {
+    text.push_str("- ");
+    block(text, item, 1, true);
+}
+
+/// A value whose lines begin at this depth; the first of them is begun already where `is_begun` says so.
+fn block(text: &mut String, value: &Value, depth: usize, is_begun: bool) {
+    match value {
+        Value::Object(map) if !map.is_empty() => mapping(text, map, depth, is_begun),
+        Value::Array(items) if !items.is_empty() => sequence(text, items, depth, is_begun),
+        _ => {
+            // Lines without any indent could begin a document.
+            scalar(text, value, depth.max(1));
+            text.push('\n');
+        }
+    }
+}
+
+fn mapping(text: &mut String, map: &Map<String, Value>, depth: usize, mut is_begun: bool) {
+    for (key, value) in map {
+        begin(text, depth, &mut is_begun);
+        if key.len() > MAX_SIMPLE_KEY {
+            text.push_str("? ");
+            quoted(text, key);
+            text.push('\n');
+            begin(text, depth, &mut false);
+        } else {
+            line(text, key);
+        }
+        text.push(':');
+        match value {
+            Value::Object(map) if !map.is_empty() => {
+                text.push('\n');
+                mapping(text, map, depth + 1, false);
+            }
+            Value::Array(items) if !items.is_empty() => {
+                text.push('\n');
+                sequence(text, items, depth, false);
+            }
+            _ => {
+                text.push(' ');
+                scalar(text, value, depth + 1);
+                text.push('\n');
+            }
+        }
+    }
+}
+
+fn sequence(text: &mut String, items: &[Value], depth: usize, mut is_begun: bool) {
+    for item in items {
+        begin(text, depth, &mut is_begun);
+        text.push_str("- ");
+        block(text, item, depth + 1, true);
+    }
+}
+
+/// Two spaces for each step of depth, unless the line is begun.
+fn begin(text: &mut String, depth: usize, is_begun: &mut bool) {
+    if !std::mem::take(is_begun) {
+        text.extend(std::iter::repeat_n("  ", depth));
+    }
+}
+
+fn scalar(text: &mut String, value: &Value, depth: usize) {
+    match value {
+        Value::String(string) if is_literal(string) => literal(text, string, depth),
+        Value::String(string) => line(text, string),
+        Value::Array(_) => text.push_str("[]"),
+        Value::Object(_) => text.push_str("{}"),
+        // Numbers and the other words are JSON's.
+        other => text.push_str(&other.to_string()),
+    }
+}
+
+/// Lines that can stand as they are: the first of them says how far they are indented, and so begins with no space.
+fn is_literal(string: &str) -> bool {
+    string.contains('\n')
+        && !string.starts_with([' ', '\t', '\n'])
+        && string.chars().all(|letter| matches!(letter, '\n' | '\t') || is_printable(letter))
+}
+
+/// `|`, and how the end of the text is meant: no line end (`-`), one, or all that are there (`+`).
+fn literal(text: &mut String, string: &str, depth: usize) {
+    let body = string.strip_suffix('\n');
+    text.push_str(match body {
+        None => "|-",
+        Some(body) if body.ends_with('\n') => "|+",
+        Some(_) => "|",
+    });
+    for line in body.unwrap_or(string).split('\n') {
+        text.push('\n');
+        if !line.is_empty() {
+            begin(text, depth, &mut false);
+            text.push_str(line);
+        }
+    }
+}
+
+/// A string on one line: plain where nothing else can be meant by it.
+fn line(text: &mut String, string: &str) {
+    if !string.chars().all(is_printable) || is_other(string) {
+        quoted(text, string);
+    } else if is_plain(string) {
+        text.push_str(string);
+    } else {
+        text.push('\'');
+        text.push_str(&string.replace('\'', "''"));
+        text.push('\'');
+    }
+}
+
+/// Whether a reader would take the plain text for something that is no string: what the reader of this house takes so,
+/// and dates, times of day (base 60) and the two words that YAML 1.1 reserves.
+fn is_other(string: &str) -> bool {
+    let digits = string.strip_prefix(['-', '+']).unwrap_or(string);
+    let is_number_of_old =
+        digits.starts_with(|first: char| first.is_ascii_digit()) && (digits.contains(':') || is_date(digits));
+    !plain(string).is_string() || is_number_of_old || matches!(string, "=" | "<<")
+        // Infinities and what is no number.
+        || matches!(digits.to_ascii_lowercase().as_str(), ".inf" | ".nan")
+}
+
+/// `2026-1…`.
+fn is_date(digits: &str) -> bool {
+    let bytes = digits.as_bytes();
+    bytes.len() > 5 && bytes[..4].iter().all(u8::is_ascii_digit) && bytes[4] == b'-' && bytes[5].is_ascii_digit()
+}
+
+/// Whether the grammar lets it stand without quotes.
+fn is_plain(string: &str) -> bool {
+    let mut letters = string.chars();
+    let is_begun_well = match (letters.next(), letters.next()) {
+        (Some('-'), Some(second)) => second != ' ' && !string.starts_with("---"),
+        (Some(first), _) => {
+            !matches!(
+                first,
+                '-' | '?'
+                    | ':'
+                    | ','
+                    | '['
+                    | ']'
+                    | '{'
+                    | '}'
+                    | '#'
+                    | '&'
+                    | '*'
+                    | '!'
+                    | '|'
+                    | '>'
+                    | '\''
+                    | '"'
+                    | '%'
+                    | '@'
+                    | '`'
+                    | ' '
+            ) && !string.starts_with("...")
+        }
+        (None, _) => false,
+    };
+    is_begun_well && !string.ends_with([' ', ':']) && !string.contains(": ") && !string.contains(" #")
+}
+
+/// What is written as it is: neither a control nor a break of lines nor a mark of the byte order.
+fn is_printable(letter: char) -> bool {
+    !letter.is_control() && !matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+fn quoted(text: &mut String, string: &str) {
+    text.push('"');
+    for letter in string.chars() {
+        match letter {
+            '"' | '\\' => text.extend(['\\', letter]),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            _ if is_printable(letter) => text.push(letter),
+            // None of these is above four digits.
+            _ => text.push_str(&format!("\\u{:04x}", u32::from(letter))),
+        }
+    }
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::parse;
+    use super::*;
+
+    #[test]
+    fn an_object_is_written_as_upstream_writes_it() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "a", "labels": {}, "creationTimestamp": "2026-11-22T10:00:00Z", "generation": 1,
+                "annotations": { "note": "a: b", "on": "true", "version": "1.10", "empty": "", "star": "*", "who": "it's" } },
+            "spec": { "containers": [
+                { "name": "c", "args": ["-c", "a # b", "10.0.0.1", "1:20", "a\nb"], "env": [] },
+                { "name": "d", "command": ["x\n", "y\n\n", " z\n", "\u{1}"], "tty": true, "nothing": null }] },
+        });
+        let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n    empty: \"\"\n    note: 'a: b'\n    \
+            \"on\": \"true\"\n    star: '*'\n    version: \"1.10\"\n    who: it's\n  \
+            creationTimestamp: \"2026-11-22T10:00:00Z\"\n  \
+            generation: 1\n  labels: {}\n  name: a\nspec:\n  containers:\n  - args:\n    - -c\n    - 'a # b'\n    \
+            - 10.0.0.1\n    - \"1:20\"\n    - |-\n      a\n      b\n    env: []\n    name: c\n  - command:\n    \
+            - |\n      x\n    - |+\n      y\n\n    - \" z\\n\"\n    - \"\\u0001\"\n    name: d\n    nothing: null\n    \
+            tty: true\n";
+        assert_eq!(write(&object), text);
+        let mut items = String::new();
+        write_item(&mut items, &json!({ "a": [1, [2]], "b": {} }));
+        write_item(&mut items, &json!({ "a": "x" }));
+        assert_eq!(items, "- a:\n  - 1\n  - - 2\n  b: {}\n- a: x\n");
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        let odd = prop_oneof!["[ \n\t\r:#'\"|>&*!%@`,{}\\[\\]?~=<.0-9a-z+_-]{0,9}", "\\PC{0,6}", any::<String>()];
+        let known = proptest::sample::select(vec![
+            "true",
+            "no",
+            "Off",
+            "y",
+            "~",
+            "null",
+            "0x1f",
+            "0o17",
+            "017",
+            "1_000",
+            "1e3",
+            ".5",
+            "-.inf",
+            ".NaN",
+            "1:30",
+            "2026-11-22",
+            "---",
+            "...",
+            "--- a",
+            "- a",
+            "-",
+            "?",
+            "? a",
+            ":",
+            ": a",
+            "a:",
+            "a: b",
+            "a #b",
+            "#",
+            "=",
+            "<<",
+            "\u{feff}",
+            "\u{2028}",
+            "\u{85}",
+            "a\n\n\n",
+            "a\n b\n",
+            "a\n\n  b",
+            "\n",
+            "a\r\nb",
+            "a\n---\nb\n",
+            "% a",
+            "+1",
+        ]);
+        prop_oneof![3 => odd, 1 => known.prop_map(str::to_owned), 1 => "[a]{120,140}"]
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-1e9..1e9).prop_map(|number: f64| Value::from(number)),
+            text().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map(text(), inner, 0..5).prop_map(|map| map.into_iter().collect::<Value>()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(value in value()) {
+            let text = write(&value);
+            let read = parse(&text).map(|parsed| parsed.value);
+            prop_assert_eq!(read, Ok(value.clone()), "{:?}", text);
+            let mut item = String::new();
+            write_item(&mut item, &value);
+            let read = parse(&item).map(|parsed| parsed.value);
+            prop_assert_eq!(read, Ok(json!([value])), "{:?}", item);
+        }
+    }
+}
