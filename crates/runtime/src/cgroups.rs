@@ -155,6 +155,35 @@ impl Cgroups {
         }
     }
 
+    /// Moves this process into a group of its own, with at most so much memory (bytes), in which no other can begin.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter_alone(&self, relative: &str, memory: u64) -> io::Result<()> {
+        const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+        let folders: BTreeSet<PathBuf> = match &self.trees {
+            Trees::None => return Ok(()),
+            Trees::V1(mounts) => {
+                self.adopt_supervisor(0);
+                let known = CONTROLLERS.into_iter().filter(|controller| mounts.contains_key(*controller));
+                known.filter_map(|controller| self.folder(controller, relative)).collect()
+            }
+            Trees::V2(mount, _) => {
+                self.v2_make(mount, relative, CONTROLLERS.into_iter())?;
+                self.folder("", relative).into_iter().collect()
+            }
+        };
+        folders.iter().try_for_each(fs::create_dir_all)?;
+        self.resize(relative, Limits { memory_limit: Some(memory), ..Limits::default() })?;
+        if self.has("pids")
+            && let Some(folder) = self.folder("pids", relative)
+        {
+            fs::write(folder.join("pids.max"), "1")?;
+        }
+        // 0 is who writes it: a process's own number is another one here where its PID namespace is its own.
+        folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), "0"))
+    }
+
     /// All processes in the group and below it.
     pub fn processes(&self, relative: &str) -> BTreeSet<i32> {
         let mut pids = BTreeSet::new();

@@ -469,16 +469,7 @@ impl Entry {
     /// Sends a signal to the container's first process, if it still runs.
     pub fn signal(&self, signal: i32) {
         if let Some(pidfd) = super::locked(&self.pidfd).as_ref() {
-            // SAFETY: the descriptor is open; the kernel allows a null siginfo.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_pidfd_send_signal,
-                    pidfd.as_raw_fd(),
-                    signal,
-                    std::ptr::null::<libc::siginfo_t>(),
-                    0,
-                )
-            };
+            process::signal(pidfd.as_raw_fd(), signal);
         }
     }
 }

@@ -172,6 +172,21 @@ pub fn leave_no_core_files() {
     }
 }
 
+/// Gives this process, and what it starts, a session keyring of their own.
+///
+/// # Errors
+/// The kernel's; a kernel without keyrings has none to share.
+pub fn join_new_session_keyring() -> io::Result<()> {
+    // SAFETY: no name is given, so nothing is read: the keyring is a new one that nobody else can join.
+    let joined = unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    match io::Error::last_os_error() {
+        error if joined < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A copy of the mount that a file or folder is on, with just that in it. It is in no namespace, and is gone when
 /// nobody has it open any more.
 ///

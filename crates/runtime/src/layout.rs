@@ -13,7 +13,7 @@
 //!               attach.sock  where the supervisor listens
 //!               rootfs upper work lib mapped shim.log
 //! <root>/renewals            when the node's lease was renewed
-//! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts,user} (bind mounts of the namespaces), shm (tmpfs)
+//! <root>/s/<id>/sandbox.json, ns/{net,ipc,uts,pid,user} (bind mounts of the namespaces), shm (tmpfs)
 //! ```
 
 use std::io::{self, Write};
@@ -129,6 +129,11 @@ pub struct ExitRecord {
     pub fenced: bool,
     pub started_at_ms: i64,
     pub finished_at_ms: i64,
+}
+
+/// Where a sandbox has a namespace of this kind pinned.
+pub fn pinned(sandbox: &Path, kind: &str) -> PathBuf {
+    sandbox.join("ns").join(kind)
 }
 
 /// The folder's name for an id.

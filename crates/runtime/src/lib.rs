@@ -406,7 +406,8 @@ impl Inner {
         self.cgroups
             .limit_pod(&spec.cgroup, spec.limits)
             .map_err(|error| RuntimeError::Sandbox(format!("cannot limit the pod: {error}")))?;
-        let sandbox = Sandbox::create(&dir, spec, first_id, &self.program).inspect_err(|_| {
+        let root = &self.config.cgroup_root;
+        let sandbox = Sandbox::create(&dir, spec, first_id, &self.program, root).inspect_err(|_| {
             let _ = self.cgroups.remove(&spec.cgroup);
         })?;
         let status = sandbox.status();

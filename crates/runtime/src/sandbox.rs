@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,11 +13,16 @@ use serde::{Deserialize, Serialize};
 use super::executable::Executable;
 use super::layout;
 use super::oci::Namespaces;
+use super::shim::answers::Instructed;
+use super::shim::process;
 use super::user_namespace::Holder;
 use super::{RuntimeError, SandboxSpec, SandboxStatus};
 
 /// containerd's size of a pod's /dev/shm.
 const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// The pause process's group below its pod's: no container's has such a name.
+const PAUSE_GROUP: &str = "pause";
 
 /// `statfs` type of a namespace file.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -51,7 +56,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     fn pin(&self, kind: &str) -> PathBuf {
-        self.dir.join("ns").join(kind)
+        layout::pinned(&self.dir, kind)
     }
 
     fn shm(&self) -> PathBuf {
@@ -65,25 +70,20 @@ impl Sandbox {
             net: (!spec.host_network).then(|| self.pin("net")),
             ipc: (!spec.host_ipc).then(|| self.pin("ipc")),
             uts: Some(self.pin("uts")),
-            pid: self.record.pause.as_ref().map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
+            pid: self.record.pause.is_some().then(|| self.pin("pid")),
             host_pid: spec.host_pid,
             shm: if spec.host_ipc { PathBuf::from("/dev/shm") } else { self.shm() },
             user: self.record.first_id.map(|first| (self.pin("user"), first)),
         }
     }
 
-    /// True while all its namespaces are pinned: not after a reboot.
+    /// True while all its namespaces are pinned, and alive: not after a reboot, nor without the pause process.
     pub fn is_ready(&self) -> bool {
         let namespaces = self.namespaces();
         let user = namespaces.user.map(|(path, _)| path);
-        let all = [&namespaces.net, &namespaces.ipc, &namespaces.uts, &user];
+        let all = [&namespaces.net, &namespaces.ipc, &namespaces.uts, &namespaces.pid, &user];
         let pinned = all.into_iter().flatten().all(|path| is_namespace(path));
-        pinned
-            && self
-                .record
-                .pause
-                .as_ref()
-                .is_none_or(|pause| crate::shim::process::start_time(pause.pid) == Some(pause.start))
+        pinned && self.record.pause.as_ref().is_none_or(|pause| process::is_running(pause.pid, pause.start))
     }
 
     pub fn status(&self) -> SandboxStatus {
@@ -115,11 +115,16 @@ impl Sandbox {
         spec: &SandboxSpec,
         first_id: Option<u32>,
         program: &Executable,
+        cgroup_root: &str,
     ) -> Result<Sandbox, RuntimeError> {
         let (spec, annotations) = (spec.clone(), BTreeMap::new());
         let record = Record { spec, created_at_ms: layout::now_ms(), annotations, pause: None, first_id };
         let mut sandbox = Sandbox { dir: dir.to_owned(), record };
-        let made = sandbox.make(program).and_then(|()| sandbox.save().map_err(|error| error.to_string()));
+        let made = sandbox.make(program, cgroup_root).and_then(|pause| {
+            sandbox.save().map_err(|error| error.to_string())?;
+            // Only now: a pause process that nobody knows of would never end.
+            pause.map_or(Ok(()), |mut pause| pause.instruct("").map(|()| pause.leave()))
+        });
         match made {
             Ok(()) => Ok(sandbox),
             Err(why) => {
@@ -129,7 +134,8 @@ impl Sandbox {
         }
     }
 
-    fn make(&mut self, program: &Executable) -> Result<(), String> {
+    /// The pause process, if there is one, waits to be told to stay.
+    fn make(&mut self, program: &Executable, cgroup_root: &str) -> Result<Option<Instructed>, String> {
         let text = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         fs::create_dir_all(self.dir.join("ns")).map_err(text("cannot make the sandbox's folder"))?;
         if !self.record.spec.host_ipc {
@@ -159,11 +165,33 @@ impl Sandbox {
                 .join()
                 .map_err(|_| "the thread that makes namespaces died".to_owned())??,
         }
-        if self.record.spec.share_process_namespace && !self.record.spec.host_pid {
-            let user = self.record.first_id.map(|_| self.pin("user"));
-            self.record.pause = Some(start_pause(program, user).map_err(text("cannot start the pause process"))?);
+        if !self.record.spec.share_process_namespace || self.record.spec.host_pid {
+            return Ok(None);
         }
-        Ok(())
+        let pause = self.start_pause(program, cgroup_root)?;
+        let pid = i32::try_from(pause.pid()).map_err(|error| error.to_string())?;
+        let start = process::start_time(pid).ok_or("the pause process ended at once")?;
+        // While it is our child, its number is nobody else's.
+        pin(&self.dir, &format!("/proc/{pid}/ns"), ["pid"].into_iter())?;
+        self.record.pause = Some(Pause { pid, start });
+        Ok(Some(pause))
+    }
+
+    /// Starts `__pause` as the first process of a PID namespace, and waits until it is confined. A thread of ours asks
+    /// for the namespace: it then holds for its next children only.
+    fn start_pause(&self, program: &Executable, cgroup_root: &str) -> Result<Instructed, String> {
+        const NAME: &str = "__pause";
+        let mut command = program.command();
+        let group = format!("{}/{PAUSE_GROUP}", self.record.spec.cgroup.trim_matches('/'));
+        let arguments = [NAME.as_ref(), self.dir.as_os_str(), cgroup_root.as_ref(), group.as_ref()];
+        command.args(arguments);
+        let started = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWPID).map_err(|error| format!("cannot make a PID namespace: {error}"))?;
+            Instructed::start(NAME, &mut command)
+        });
+        let mut pause = started.join().map_err(|_| "the thread that starts the pause process died".to_owned())??;
+        pause.expect_done().map_err(|why| format!("cannot start the pause process: {why}"))?;
+        Ok(pause)
     }
 }
 
@@ -201,7 +229,7 @@ pub fn make_namespaces(spec: &SandboxSpec) -> Result<(), String> {
 /// Pins a process's namespaces in the sandbox's folder.
 fn pin(dir: &Path, namespaces: &str, kinds: impl Iterator<Item = &'static str>) -> Result<(), String> {
     for kind in kinds {
-        let pin = dir.join("ns").join(kind);
+        let pin = layout::pinned(dir, kind);
         File::create(&pin).map_err(|error| format!("cannot make {}: {error}", pin.display()))?;
         let own = format!("{namespaces}/{kind}");
         mount(Some(own.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -243,24 +271,6 @@ fn set_sysctl(spec: &SandboxSpec, name: &str, value: &str) -> Result<(), String>
         .map_err(|error| format!("cannot set sysctl {name}={value}: {error}"))
 }
 
-/// Starts `__pause` as the first process of a PID namespace. A thread of ours asks for the namespace: it then holds for
-/// its next children only.
-fn start_pause(program: &Executable, user: Option<PathBuf>) -> io::Result<Pause> {
-    let mut command = program.command();
-    let child = std::thread::spawn(move || -> io::Result<u32> {
-        unshare(CloneFlags::CLONE_NEWPID)?;
-        let null = || File::options().read(true).write(true).open("/dev/null");
-        command.arg("__pause").args(user).env_clear().stdin(null()?).stdout(null()?).stderr(null()?);
-        Ok(command.spawn()?.id())
-    })
-    .join()
-    .map_err(|_| io::Error::other("the thread died"))??;
-    let pid = i32::try_from(child).map_err(io::Error::other)?;
-    let start =
-        crate::shim::process::start_time(pid).ok_or_else(|| io::Error::other("the pause process ended at once"))?;
-    Ok(Pause { pid, start })
-}
-
 fn is_namespace(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == NSFS_MAGIC)
 }
@@ -268,14 +278,11 @@ fn is_namespace(path: &Path) -> bool {
 /// Takes a sandbox's folder and mounts away. Blocking, idempotent. Never descends into what is still mounted (V8):
 /// the folder's known places are unmounted first, and the rest is removed by name.
 pub fn remove(dir: &Path) -> io::Result<()> {
-    if let Some(sandbox) = Sandbox::load(dir)
-        && let Some(pause) = &sandbox.record.pause
-        && crate::shim::process::start_time(pause.pid) == Some(pause.start)
-    {
-        kill_and_reap(pause.pid);
+    if let Some(pause) = Sandbox::load(dir).and_then(|sandbox| sandbox.record.pause) {
+        kill_and_reap(&pause);
     }
-    for kind in ["net", "ipc", "uts", "user"] {
-        let pin = dir.join("ns").join(kind);
+    for kind in ["net", "ipc", "uts", "pid", "user"] {
+        let pin = layout::pinned(dir, kind);
         unmount(&pin)?;
         remove_file(&pin)?;
     }
@@ -289,15 +296,16 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     remove_dir(dir)
 }
 
-fn kill_and_reap(pid: i32) {
-    let Ok(pidfd) = crate::shim::process::pidfd_open(pid) else { return };
-    // SAFETY: plain system calls; the pid was just matched with its start time.
+fn kill_and_reap(pause: &Pause) {
+    /// How long it may take to go.
+    const PATIENCE_MS: i32 = 5000;
+    let Some(pidfd) = process::find(pause.pid, pause.start) else { return };
+    process::signal(pidfd.as_raw_fd(), libc::SIGKILL);
+    let mut polled = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry, and a wait with a null status pointer for this very process, if it is a child of ours.
     unsafe {
-        libc::kill(pid, libc::SIGKILL);
-        let mut polled =
-            libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&pidfd.as_fd()), events: libc::POLLIN, revents: 0 };
-        libc::poll(&mut polled, 1, 5000);
-        libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG);
+        libc::poll(&raw mut polled, 1, PATIENCE_MS);
+        libc::waitpid(pause.pid, std::ptr::null_mut(), libc::WNOHANG);
     }
 }
 

@@ -10,20 +10,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::io::{self, BufRead as _, BufReader};
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::SandboxSpec;
 use super::executable::Executable;
+use super::shim::answers::{Instructed, answer};
 
 /// How many ids a pod has.
 pub const IDS: u32 = 1 << 16;
 /// Ranges end below this: greater ids are negative numbers to some programs.
 const END: u32 = 1 << 31;
-/// The longest answer of `__namespaces` that is read (bytes).
-const MAX_ANSWER: u64 = 4096;
 
 /// The first id of a range that nobody has; None where there is none left. `used` are the first ids of other pods.
 pub fn allocate(used: &BTreeSet<u32>, others: &[(u32, u32)]) -> Option<u32> {
@@ -53,57 +51,26 @@ pub fn is_supported() -> bool {
 }
 
 /// A process that has made a pod's namespaces, and holds them until it is dropped.
-pub struct Holder {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-}
+pub struct Holder(Instructed);
 
 impl Holder {
     /// Makes the namespaces of a sandbox whose ids begin at `first`. Blocking.
     pub fn start(program: &Executable, spec: &SandboxSpec, first: u32) -> Result<Self, String> {
-        let text = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        let mut command = program.command();
-        command.arg("__namespaces").env_clear().current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn().map_err(text("cannot start __namespaces"))?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let mut holder = Self { child, stdin, stdout: BufReader::new(stdout.ok_or("it has no output")?) };
+        const NAME: &str = "__namespaces";
+        let mut holder = Instructed::start(NAME, program.command().arg(NAME))?;
         holder.expect_done()?;
         for map in ["uid_map", "gid_map"] {
             let path = format!("/proc/{}/{map}", holder.pid());
             fs::write(path, format!("0 {first} {IDS}\n"))
                 .map_err(|error| format!("cannot write the {map} of a user namespace: {error}"))?;
         }
-        let mut line = serde_json::to_vec(spec).map_err(|error| error.to_string())?;
-        line.push(b'\n');
-        let stdin = holder.stdin.as_mut().ok_or("it has no input")?;
-        stdin.write_all(&line).map_err(text("cannot instruct __namespaces"))?;
+        holder.instruct(&serde_json::to_string(spec).map_err(|error| error.to_string())?)?;
         holder.expect_done()?;
-        Ok(holder)
+        Ok(Self(holder))
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// An empty line is success, any other one an explanation.
-    fn expect_done(&mut self) -> Result<(), String> {
-        let mut answer = String::new();
-        let read = (&mut self.stdout).take(MAX_ANSWER).read_line(&mut answer);
-        match (read, answer.trim_end()) {
-            (Ok(1..), "") => Ok(()),
-            (Ok(0), _) => Err("__namespaces ended".to_owned()),
-            (Ok(_), why) => Err(why.to_owned()),
-            (Err(error), _) => Err(format!("cannot hear __namespaces: {error}")),
-        }
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // The end of its input is its end.
-        self.stdin = None;
-        let _ = self.child.wait();
+        self.0.pid()
     }
 }
 
@@ -126,12 +93,6 @@ pub fn hold() -> i32 {
     }
     let _ = input.read_line(&mut String::new());
     0
-}
-
-fn answer(made: &Result<(), String>) -> bool {
-    let line = made.as_ref().err().map_or("", |why| why.as_str()).replace('\n', " ");
-    let mut output = io::stdout();
-    writeln!(output, "{line}").and_then(|()| output.flush()).is_ok() && made.is_ok()
 }
 
 /// Its root owns what it makes. There are no other threads.

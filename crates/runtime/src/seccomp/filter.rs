@@ -36,6 +36,9 @@ const JUMP_GREATER: u16 = 0x25;
 const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
+/// From here on the numbers are those of x86-64's x32 ABI; no other architecture has any.
+const X32: u32 = 0x4000_0000;
+
 const UNKNOWN: Verdict = Verdict::errno(libc::ENOSYS as u16);
 
 /// One BPF instruction; the kernel's `sock_filter`.
@@ -161,6 +164,10 @@ fn by_number(profile: &Profile, architecture: Architecture) -> Vec<Instruction> 
     // Where everything is allowed, so is what is newer.
     let newer = if profile.default == Verdict::ALLOW { Verdict::ALLOW } else { UNKNOWN };
     ranges.push((last + 1, Treatment { conditional: Vec::new(), otherwise: newer }));
+    if newer != UNKNOWN {
+        // They are calls that have another number as well, by which the profile may deny them.
+        ranges.push((X32, Treatment { conditional: Vec::new(), otherwise: UNKNOWN }));
+    }
     let mut body = vec![load(NUMBER)];
     body.extend(search(&ranges));
     body

@@ -213,6 +213,18 @@ fn profiles_are_read_as_runc_reads_them_and_refused_in_words() {
 }
 
 /// X3: a profile's path does not lead out of the node's folder.
+/// X6: what a list denies is denied by its other numbers as well.
+#[test]
+fn x6_a_profile_that_denies_by_name_is_not_bypassed_by_x32() {
+    let text = serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mount"], "action": "SCMP_ACT_ERRNO" }] });
+    let program = compile_for(&parse(text.to_string().as_bytes()).unwrap(), Architecture::X86_64).unwrap();
+    let number = |number| run(&program, Architecture::X86_64.audit(), number, [0; 6]);
+    let mount = find("mount").unwrap().number(Architecture::X86_64).unwrap();
+    assert_eq!((number(mount), number(0x3fff_ffff)), (EPERM, Verdict::ALLOW));
+    assert_eq!((number(0x4000_0000 | mount), number(u32::MAX)), (ENOSYS, ENOSYS));
+}
+
 #[test]
 fn x3_a_localhost_profile_is_below_the_nodes_folder() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,12 +1,13 @@
 //! What the supervisor takes from a process before it becomes the container's: capabilities and system calls.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::layout::{self, ShimConfig};
-use crate::seccomp::Program;
+use crate::seccomp::{self, Program, SeccompProfile};
 
 /// `_LINUX_CAPABILITY_VERSION_3`
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -36,6 +37,15 @@ impl Confinement {
             Err(error) => return Err(format!("cannot read seccomp.bpf: {error}")),
         };
         Ok(Confinement { capabilities: config.capabilities, filter })
+    }
+
+    /// Of a process that needs nothing: no capability, and the calls of the runtime's own profile.
+    ///
+    /// # Errors
+    /// There are no filters for this machine.
+    pub fn complete() -> Result<Confinement, String> {
+        let filter = seccomp::compile(&SeccompProfile::RuntimeDefault, &BTreeSet::new());
+        Ok(Confinement { capabilities: Some(0), filter: filter.map_err(|error| error.to_string())? })
     }
 
     /// Confines this thread for good. Without no_new_privs only CAP_SYS_ADMIN may install a filter, so that goes after

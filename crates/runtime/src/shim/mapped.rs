@@ -161,8 +161,8 @@ impl Drop for FileIdentity {
 }
 
 /// Goes into a user namespace, as its root.
-pub fn enter_as_root(path: &Path) -> io::Result<()> {
-    setns(File::open(path)?, CloneFlags::CLONE_NEWUSER)?;
+pub fn enter_as_root(namespace: &File) -> io::Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER)?;
     kernel::set_thread_groups(&[])?;
     confinement::become_user(0, 0)
 }

@@ -2,10 +2,11 @@
 //!
 //! - `__shim DIR` makes the container in DIR, owns its stdio, log and exit code ([`container`]);
 //! - `__exec` runs one command in a running container ([`exec`]);
-//! - `__pause [NAMESPACE]` is the first process of a PID namespace that a pod's containers share, in the pod's user
-//!   namespace where it has one;
+//! - `__pause DIR CGROUPS CGROUP` is the first process of the PID namespace that the containers of the pod whose sandbox
+//!   is DIR share ([`pause`]);
 //! - `__namespaces` makes the namespaces of a pod with a user namespace ([`crate::user_namespace`]).
 
+pub mod answers;
 mod confinement;
 mod container;
 mod exec;
@@ -13,6 +14,7 @@ mod executor;
 mod log;
 mod log_lines;
 mod mapped;
+mod pause;
 pub mod process;
 pub mod relay;
 pub mod wire;
@@ -28,7 +30,10 @@ pub fn run_if_supervisor() {
     match args.next().as_deref().and_then(|name| name.to_str()) {
         Some("__shim") => shim_main(Path::new(&args.next().unwrap_or_default())),
         Some("__exec") => exec_main(),
-        Some("__pause") => pause_main(args.next().as_deref().map(Path::new)),
+        Some("__pause") => {
+            let [dir, cgroup_root, cgroup] = [args.next(), args.next(), args.next()].map(Option::unwrap_or_default);
+            pause_main(Path::new(&dir), &cgroup_root.to_string_lossy(), &cgroup.to_string_lossy())
+        }
         Some("__namespaces") => {
             process::close_strangers();
             std::process::exit(crate::user_namespace::hold())
@@ -51,24 +56,9 @@ pub fn exec_main() -> ! {
     std::process::exit(exec::execute())
 }
 
-/// The first process of a PID namespace that containers share: reaps, and waits until it is killed. It is nobody in
-/// particular: root of the pod's user namespace, where it has one.
-pub fn pause_main(user_namespace: Option<&Path>) -> ! {
+/// The first process of a PID namespace that containers share.
+pub fn pause_main(dir: &Path, cgroup_root: &str, cgroup: &str) -> ! {
     process::close_strangers();
-    if let Some(path) = user_namespace
-        && mapped::enter_as_root(path).is_err()
-    {
-        std::process::exit(1);
-    }
-    let _ = process::detach_stdio();
-    let _ = nix::unistd::setsid();
-    process::set_name(c"mainstay-pause");
-    // Without a handler the kernel keeps every signal but SIGKILL from a namespace's first process, and reaps its
-    // children by itself where SIGCHLD is ignored.
-    // SAFETY: setting a disposition to SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    crate::kernel::release_start();
-    loop {
-        nix::unistd::pause();
-    }
+    crate::kernel::leave_no_core_files();
+    std::process::exit(pause::hold(dir, cgroup_root, cgroup))
 }

@@ -38,6 +38,14 @@ pub fn detach_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes 0, 1 and 2: of a process that opens nothing any more.
+pub fn close_stdio() {
+    for fd in 0..=2 {
+        // SAFETY: nothing reads or writes them from here on.
+        unsafe { libc::close(fd) };
+    }
+}
+
 /// A pipe whose ends have private numbers: (read, write).
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -54,6 +62,12 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
 pub fn become_subreaper() {
     // SAFETY: a prctl without pointers.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Children that end, whoever began them, leave nothing to wait for.
+pub fn leave_children_to_the_kernel() {
+    // SAFETY: setting a disposition to SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 pub fn set_name(name: &std::ffi::CStr) {
@@ -82,9 +96,58 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Field 22 of /proc/<pid>/stat, the start time in clock ticks since boot: with the pid it names one process for ever.
 pub fn start_time(pid: i32) -> Option<u64> {
+    state_and_start(pid).map(|(_, start)| start)
+}
+
+fn state_and_start(pid: i32) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses and may itself contain spaces and parentheses.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// Whether the process of this pid that started then still runs: one that has ended and is not reaped does not.
+pub fn is_running(pid: i32, start: u64) -> bool {
+    state_and_start(pid).is_some_and(|(state, since)| since == start && !matches!(state, 'Z' | 'X'))
+}
+
+/// A process by its pid and start time, whether it runs or waits to be reaped. None where the pid is another's by now.
+pub fn find(pid: i32, start: u64) -> Option<OwnedFd> {
+    // First the descriptor: what it is of cannot change any more.
+    let pidfd = pidfd_open(pid).ok()?;
+    (start_time(pid) == Some(start)).then_some(pidfd)
+}
+
+/// Sends a signal to the process of a pidfd, if it has not ended.
+pub fn signal(pidfd: RawFd, signal: i32) {
+    // SAFETY: integers, and a null pointer, which the kernel allows.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, std::ptr::null::<libc::siginfo_t>(), 0);
+    }
+}
+
+/// Whether the process of a pidfd has ended.
+pub fn has_ended(pidfd: RawFd) -> bool {
+    let mut polled = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry.
+    unsafe { libc::poll(&raw mut polled, 1, 0) != 0 }
+}
+
+/// From here on no program that this process executes gives it more than it has.
+pub fn forbid_new_privileges() -> io::Result<()> {
+    // SAFETY: a prctl without pointers.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Keeps this process's memory and what it has open from whoever may not trace everything.
+pub fn forbid_inspection() {
+    // SAFETY: a prctl without pointers.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
 #[cfg(test)]
@@ -93,7 +156,26 @@ mod tests {
 
     #[test]
     fn this_process_has_a_start_time() {
-        assert!(start_time(std::process::id() as i32).is_some_and(|ticks| ticks > 0));
+        let own = std::process::id() as i32;
+        let start = start_time(own).unwrap();
+        assert!(start > 0 && is_running(own, start) && !is_running(own, start + 1));
+        assert!(find(own, start).is_some() && find(own, start + 1).is_none());
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    fn s9_a_process_that_waits_to_be_reaped_does_not_run() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        let start = start_time(pid).unwrap();
+        assert!(is_running(pid, start));
+        child.kill().unwrap();
+        let pidfd = find(pid, start).unwrap();
+        while !has_ended(pidfd.as_raw_fd()) {
+            std::thread::yield_now();
+        }
+        assert!(!is_running(pid, start) && find(pid, start).is_some());
+        child.wait().unwrap();
+        assert!(find(pid, start).is_none());
     }
 }
