@@ -1,5 +1,6 @@
 //! Not shipped: what tests re-execute in place of the real binary. As `__shim` and its like it is a container's
-//! supervisor; as `start-for-ever DIR CGROUP IMAGE` it is a main process that starts containers until it is killed.
+//! supervisor; as `start-for-ever DIR CGROUP IMAGE` it is a main process that starts containers until it is killed; as
+//! `wait` and `keyring` it is a container's program: one waits, the other one writes the number of its session keyring.
 
 use std::path::PathBuf;
 
@@ -9,6 +10,17 @@ use mainstay_runtime::{ContainerSpec, Runtime, RuntimeConfig, SandboxSpec};
 fn main() {
     mainstay_runtime::shim::run_if_supervisor();
     let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("wait") => loop {
+            std::thread::park();
+        },
+        Some("keyring") => {
+            let (ask, session) = (libc::KEYCTL_GET_KEYRING_ID, libc::KEY_SPEC_SESSION_KEYRING);
+            // SAFETY: numbers only.
+            return println!("{}", unsafe { libc::syscall(libc::SYS_keyctl, ask, session, 0) });
+        }
+        _ => {}
+    }
     let [_, command, dir, cgroup_root, image] = args.as_slice() else { std::process::exit(2) };
     assert_eq!(command, "start-for-ever");
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

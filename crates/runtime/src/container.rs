@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use super::exec::MAX_EXECS;
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
 use super::{
     ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
@@ -38,6 +39,8 @@ pub struct Entry {
     pub status: watch::Sender<ContainerStatus>,
     /// For signals, while it runs: names the process even after its number is given to another.
     pub pidfd: std::sync::Mutex<Option<Arc<OwnedFd>>>,
+    /// Commands that may be started in it beside those that run.
+    pub execs: Arc<Semaphore>,
 }
 
 impl Entry {
@@ -50,7 +53,8 @@ impl Entry {
             image_id: spec.image_id.clone(),
             state,
         };
-        Entry { spec, dir, cgroup, status: watch::Sender::new(status), pidfd: std::sync::Mutex::new(None) }
+        let (status, pidfd) = (watch::Sender::new(status), std::sync::Mutex::new(None));
+        Entry { spec, dir, cgroup, status, pidfd, execs: Arc::new(Semaphore::new(MAX_EXECS)) }
     }
 
     pub fn current(&self) -> ContainerStatus {
@@ -93,11 +97,14 @@ impl Inner {
                 sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
             (sandbox.namespaces(), sandbox.record.spec.cgroup.clone())
         };
-        if let Some(other) = &spec.processes_of {
-            let ContainerState::Running { pid, .. } = self.entry(other)?.current().state else {
-                return Err(RuntimeError::NotRunning(other.clone()));
-            };
-            namespaces.pid = Some(PathBuf::from(format!("/proc/{pid}/ns/pid")));
+        let joined = match &spec.processes_of {
+            Some(other) => Some(self.entry(other)?.pid_namespace()?),
+            None => None,
+        };
+        if let Some(namespace) = &joined {
+            // The supervisor finds it there for as long as it starts.
+            let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+            namespaces.pid = Some(PathBuf::from(path));
         }
         let dir = self.container_dir(&id);
         let cgroup = format!("{}/{}", pod_cgroup.trim_matches('/'), layout::short(&id));
@@ -114,6 +121,7 @@ impl Inner {
         let inner = self.clone();
         let task = tokio::spawn(async move {
             let started = inner.start_entry(&entry, namespaces).await;
+            drop(joined);
             if started.is_err() {
                 let (blocking, failed) = (inner.clone(), entry.clone());
                 let _ = tokio::task::spawn_blocking(move || blocking.discard(&failed)).await;
@@ -466,6 +474,17 @@ impl Inner {
 }
 
 impl Entry {
+    /// The PID namespace of the container's first process, which runs.
+    fn pid_namespace(&self) -> Result<File, RuntimeError> {
+        let not_running = || RuntimeError::NotRunning(self.spec.id());
+        let ContainerState::Running { pid, .. } = self.current().state else { return Err(not_running()) };
+        let namespace = File::open(format!("/proc/{pid}/ns/pid")).map_err(|_| not_running())?;
+        // If it still runs, its number was its own when the namespace was opened.
+        let pidfd = super::locked(&self.pidfd).clone();
+        let runs = pidfd.is_some_and(|pidfd| !process::has_ended(pidfd.as_raw_fd()));
+        runs.then_some(namespace).ok_or_else(not_running)
+    }
+
     /// Sends a signal to the container's first process, if it still runs.
     pub fn signal(&self, signal: i32) {
         if let Some(pidfd) = super::locked(&self.pidfd).as_ref() {

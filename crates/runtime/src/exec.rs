@@ -11,12 +11,19 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{ExecExit, ExecHandle, ExecSpec, Inner, InputStream, OutputStream, RuntimeError, TerminalSize, layout};
 use crate::shim::process;
 use crate::shim::relay::set_size;
 use crate::shim::wire::{self, ExecRequest, FromExec};
+
+/// How long a command may take to be started.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How many commands may run in one container, those that begin or do not end among them: each has a process of ours,
+/// which is not within the container's limits (X4).
+pub const MAX_EXECS: usize = 128;
 
 /// A probe's or hook's output that is kept (the kubelet's limit).
 const MAX_PROBE_OUTPUT: usize = 10 * 1024;
@@ -41,12 +48,16 @@ impl Inner {
         if !entry.is_running() {
             return Err(RuntimeError::NotRunning(id.to_owned()));
         }
+        let permit = entry.execs.clone().try_acquire_owned().map_err(|_| {
+            RuntimeError::Exec(format!("{MAX_EXECS} commands run in the container, which is as many as may"))
+        })?;
         let prepared = self.prepare(&entry, &spec).map_err(|error| RuntimeError::Exec(error.to_string()))?;
         let child = prepared.child;
-        let mut reaper = Reaper(Some(child));
+        let mut reaper = Reaper(Some((child, permit)));
         let control = layout::watched(prepared.control, Interest::READABLE)
             .map_err(|error| RuntimeError::Exec(error.to_string()))?;
-        let terminal = match next(&control).await {
+        let late = |_| Err(io::Error::other(format!("not started within {START_TIMEOUT:?}")));
+        let terminal = match tokio::time::timeout(START_TIMEOUT, next(&control)).await.unwrap_or_else(late) {
             Ok(Some((FromExec::Started, fds))) => fds.into_iter().next(),
             Ok(Some((FromExec::Failed { why }, _))) => return Err(RuntimeError::Exec(why)),
             Ok(_) => return Err(RuntimeError::Exec("the command's supervisor ended unexpectedly".to_owned())),
@@ -166,11 +177,11 @@ fn keep(output: &mut Vec<u8>, buffer: &[u8], read: io::Result<usize>) -> bool {
 }
 
 /// Waits for a child that ends by itself once its connection is closed.
-struct Reaper(Option<std::process::Child>);
+struct Reaper(Option<(std::process::Child, OwnedSemaphorePermit)>);
 
 impl Reaper {
     async fn finish(&mut self) {
-        let Some(mut child) = self.0.take() else { return };
+        let Some((mut child, _permit)) = self.0.take() else { return };
         if let Ok(pidfd) = process::pidfd_open(child.id() as i32)
             && let Ok(pidfd) = layout::watched(pidfd, Interest::READABLE)
         {

@@ -178,9 +178,8 @@ pub fn leave_no_core_files() {
 /// The kernel's; a kernel without keyrings has none to share.
 pub fn join_new_session_keyring() -> io::Result<()> {
     // SAFETY: no name is given, so nothing is read: the keyring is a new one that nobody else can join.
-    let joined = unsafe {
-        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
-    };
+    let joined =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
     match io::Error::last_os_error() {
         error if joined < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
         _ => Ok(()),

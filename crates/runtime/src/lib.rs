@@ -161,6 +161,11 @@ impl Runtime {
         locked(&self.inner.sandboxes).values().map(Sandbox::status).collect()
     }
 
+    /// Whether the pod has a sandbox in which no container can start any more: its pause process has ended.
+    pub fn has_dead_sandbox(&self, pod_uid: &str) -> bool {
+        locked(&self.inner.sandboxes).get(pod_uid).is_some_and(|sandbox| !sandbox.is_ready())
+    }
+
     /// Keeps a small note (an address, a lease) with the sandbox, on disk, until it is removed.
     pub async fn set_sandbox_annotation(&self, pod_uid: &str, key: &str, value: &str) -> Result<(), RuntimeError> {
         let mut sandboxes = locked(&self.inner.sandboxes);

@@ -63,6 +63,12 @@ impl Sandbox {
         self.dir.join("shm")
     }
 
+    /// The PID namespace that containers share. One that was made before these were pinned is found by its process.
+    fn processes(&self, pause: &Pause) -> PathBuf {
+        let pin = self.pin("pid");
+        if is_namespace(&pin) { pin } else { PathBuf::from(format!("/proc/{}/ns/pid", pause.pid)) }
+    }
+
     /// What containers join.
     pub fn namespaces(&self) -> Namespaces {
         let spec = &self.record.spec;
@@ -70,7 +76,7 @@ impl Sandbox {
             net: (!spec.host_network).then(|| self.pin("net")),
             ipc: (!spec.host_ipc).then(|| self.pin("ipc")),
             uts: Some(self.pin("uts")),
-            pid: self.record.pause.is_some().then(|| self.pin("pid")),
+            pid: self.record.pause.as_ref().map(|pause| self.processes(pause)),
             host_pid: spec.host_pid,
             shm: if spec.host_ipc { PathBuf::from("/dev/shm") } else { self.shm() },
             user: self.record.first_id.map(|first| (self.pin("user"), first)),

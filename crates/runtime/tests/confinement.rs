@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Mount, Runtime, SeccompProfile};
+use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Runtime, SeccompProfile};
 use support::World;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -366,13 +366,9 @@ fn x4_containers_leave_no_core_files_unless_they_ask() {
 fn x6_a_container_cannot_change_the_program_that_entered_it() {
     let world = World::new("program");
     let runtime = world.open();
-    let libraries = ["/lib", "/lib64"].into_iter().filter_map(|target| {
-        let source = std::fs::canonicalize(target).ok()?;
-        Some(Mount { source, target: target.to_owned(), read_only: true, ..Mount::default() })
-    });
     let spec = waiting(&world, "main", |spec| {
-        spec.args = ["/proc/self/exe", "__pause"].map(str::to_owned).to_vec();
-        spec.mounts = libraries.collect();
+        spec.args = ["/proc/self/exe", "wait"].map(str::to_owned).to_vec();
+        spec.mounts = support::libraries();
         spec.no_new_privileges = false;
     });
     let before = std::fs::metadata(support::supervisor()).unwrap().permissions().mode();
@@ -381,7 +377,7 @@ fn x6_a_container_cannot_change_the_program_that_entered_it() {
         let id = runtime.start_container(&spec).await.unwrap().id;
         shell(&runtime, &id, "cat /proc/1/cmdline; busybox chmod 777 /proc/1/exe 2>&1; : 2>&1 >> /proc/1/exe").await
     });
-    assert!(said.contains("__pause") && said.contains("Read-only file system"), "{said}");
+    assert!(said.contains("wait") && said.contains("Read-only file system"), "{said}");
     assert_eq!(std::fs::metadata(support::supervisor()).unwrap().permissions().mode(), before);
 }
 

@@ -7,7 +7,7 @@ const SUPERVISOR: &str = "shim";
 
 use std::time::Duration;
 
-use mainstay_runtime::{ContainerState, Deadline, Runtime, fence, layout};
+use mainstay_runtime::{ContainerState, Deadline, Runtime, SandboxSpec, fence, layout};
 use support::World;
 
 /// Nothing here takes this long unless it hangs.
@@ -84,28 +84,90 @@ fn s13_a_supervisor_ends_its_container_at_the_deadline_without_a_main_process() 
     world.block_on(runtime.kill_container(&again.id())).unwrap();
 }
 
-/// S13: a supervisor that is killed takes its container along, since nobody else would end it at the deadline.
+/// Whether a process is in a container's group, and has not ended.
+fn runs(id: &str) -> bool {
+    let group = layout::short(id);
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    processes.into_iter().any(|process| {
+        let read = |name: &str| std::fs::read_to_string(process.join(name)).unwrap_or_default();
+        read("cgroup").contains(&group)
+            && !read("stat").rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    })
+}
+
+fn eventually(what: &str, is: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn state_of(world: &World, id: &str) -> layout::StateRecord {
+    layout::read_record(&world.dir.join("containers/c").join(layout::short(id)), layout::STATE).unwrap()
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+}
+
+/// S13: a supervisor that is killed takes its container along, since nobody else would end it at the deadline: also one
+/// that changed its user, as most images do, and what it began in a namespace that others share. No main process is
+/// there.
 #[test]
 fn s13_a_container_with_a_deadline_does_not_outlive_its_supervisor() {
     let world = World::new("orphan");
     let main = process();
     let runtime = world.open_in(&main);
-    let mut spec = world.script("p1", "main", "sleep 1000 & echo ready; wait");
-    let status = main.block_on(async {
+    let drops = "exec busybox su -s /bin/sh app -c 'sleep 1000 & exec sleep 1000'";
+    let cases = [
+        ("p1", "root", "sleep 1000 & exec sleep 1000", "0"),
+        ("p1", "drops", drops, "1000"),
+        ("p2", "shared", drops, "1000"),
+    ];
+    let started = main.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let shared = SandboxSpec { share_process_namespace: true, ..world.sandbox("p2") };
+        runtime.ensure_sandbox(&shared).await.unwrap();
+        let mut started = Vec::new();
+        for (pod, name, script, user) in cases {
+            let mut spec = world.script(pod, name, script);
+            spec.deadline = renew(&runtime, 1000);
+            started.push((runtime.start_container(&spec).await.unwrap().id, user));
+        }
+        started
+    });
+    drop((runtime, main));
+    for (id, user) in started {
+        let state = state_of(&world, &id);
+        let status = || std::fs::read_to_string(format!("/proc/{}/status", state.pid)).unwrap_or_default();
+        let is = |status: &str| status.contains("\tsleep\n") && status.contains(&format!("Uid:\t{user}\t"));
+        eventually("it does not change its user", || is(&status()));
+        kill(state.shim_pid);
+        eventually("it goes on without its supervisor", || !runs(&id));
+    }
+}
+
+/// S13: so does who ends it then, and the container's end is known.
+#[test]
+fn s13_a_supervisor_whose_sentinel_was_killed_ends_its_container() {
+    let world = World::new("sentinel");
+    let runtime = world.open();
+    let mut spec = world.script("p1", "main", "exec sleep 1000");
+    let id = world.block_on(async {
         runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
         spec.deadline = renew(&runtime, 1000);
-        runtime.start_container(&spec).await.unwrap()
+        runtime.start_container(&spec).await.unwrap().id
     });
-    let ContainerState::Running { pid, .. } = status.state else { panic!("{status:?}") };
-    drop((runtime, main));
-    let dir = world.dir.join("containers/c").join(layout::short(&spec.id()));
-    let state: layout::StateRecord = layout::read_record(&dir, layout::STATE).unwrap();
-    let cgroup = format!("/proc/{pid}/cgroup");
-    assert!(std::fs::read_to_string(&cgroup).unwrap().contains("podp1"));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(state.shim_pid), nix::sys::signal::SIGKILL).unwrap();
-    let begun = std::time::Instant::now();
-    while std::fs::read_to_string(&cgroup).is_ok_and(|text| text.contains("podp1")) {
-        assert!(begun.elapsed() < PATIENCE, "it goes on without its supervisor");
-        std::thread::yield_now();
-    }
+    let shim = state_of(&world, &id).shim_pid;
+    let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
+    let children = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
+    let comm = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let sentinels: Vec<i32> = children.filter(|pid| comm(*pid).trim() == "mainstay-sentry").collect();
+    let [sentinel] = sentinels[..] else { panic!("{sentinels:?}") };
+    kill(sentinel);
+    let state = || runtime.status(&id).unwrap().state;
+    eventually("it goes on without its sentinel", || !matches!(state(), ContainerState::Running { .. }));
+    assert!(matches!(state(), ContainerState::Exited { code: 137, fenced: false, .. }), "{:?}", state());
+    assert!(!runs(&id) && comm(shim).is_empty());
 }

@@ -242,6 +242,14 @@ async fn ensure_image(
 }
 
 async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32, image_id: &str) -> Outcome {
+    // With the first process of a shared PID namespace all containers end, and so it is seen here at the latest.
+    let dead_sandbox = || {
+        let is_dead = kubelet.runtime.has_dead_sandbox(&context.uid);
+        is_dead.then(|| Outcome::from(Fact::Sandbox(Sandbox::Dead { since: Timestamp::now() })))
+    };
+    if let Some(dead) = dead_sandbox() {
+        return dead;
+    }
     let mut dependencies = BTreeMap::new();
     let (mut facts, deadline) = match deadline::may_start(kubelet, context).await {
         MayStart::Yes(facts, deadline) => (facts, deadline),
@@ -271,6 +279,9 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
             containers.extend(kubelet.runtime.status(&id))
         }
         Err(error) => {
+            if let Some(dead) = dead_sandbox() {
+                return dead;
+            }
             let reason =
                 if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
             let own = context.container(&container).and_then(|spec| spec.restart_policy.as_deref());

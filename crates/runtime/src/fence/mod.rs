@@ -20,7 +20,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -35,6 +35,7 @@ pub use renewals::Renewals;
 use crate::cgroups::Cgroups;
 use crate::layout::DeadlineConfig;
 use crate::safe_path::mounts;
+use crate::shim::process;
 use crate::spec::Deadline;
 
 /// The page's length. The four words, then the boot that they are of.
@@ -235,12 +236,37 @@ impl Watched {
 
 /// Sleeps until a time of [`boottime`]; may wake early. A machine that was suspended meanwhile wakes it at once.
 fn sleep_until(at: Duration) {
-    let time = libc::timespec {
-        tv_sec: libc::time_t::try_from(at.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: at.subsec_nanos().into(),
-    };
+    let time = timespec(at);
     // SAFETY: one valid timespec; the rest that is left is not asked for.
     unsafe { libc::clock_nanosleep(libc::CLOCK_BOOTTIME, libc::TIMER_ABSTIME, &raw const time, std::ptr::null_mut()) };
+}
+
+/// As [`sleep_until`], and no longer than until `beside` is readable.
+fn sleep_beside(at: Duration, beside: &OwnedFd) {
+    let time = libc::itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(at) };
+    // SAFETY: the timer's descriptor is made here, and closed by its owner; the time and the two entries outlive the
+    // calls.
+    unsafe {
+        let timer = libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC);
+        if timer < 0 {
+            return std::thread::sleep(AGAIN);
+        }
+        let timer = OwnedFd::from_raw_fd(timer);
+        if libc::timerfd_settime(timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const time, std::ptr::null_mut()) != 0
+        {
+            return std::thread::sleep(AGAIN);
+        }
+        let entry = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut polled = [entry(&timer), entry(beside)];
+        libc::poll(polled.as_mut_ptr(), 2, -1);
+    }
+}
+
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
 }
 
 /// Sees to it that a container ends at its deadline.
@@ -255,17 +281,25 @@ struct Fenced {
 }
 
 impl Guard {
-    /// Begins, before the container's program runs.
+    /// Begins, before the container's program runs. The container also ends when the process of the pidfd `sentinel`
+    /// does.
     ///
     /// # Errors
     /// In words: the deadline has passed already, or there is no way to watch it.
-    pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> Result<Self, String> {
+    pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str, sentinel: OwnedFd) -> Result<Self, String> {
         let deadline = config.fence.watch()?;
         let mounts = config.mounts.clone();
         let fenced = Arc::new(Fenced::default());
         let (said, cgroups, cgroup) = (fenced.clone(), cgroups.clone(), cgroup.to_owned());
         let guard = std::thread::Builder::new().name("deadline".to_owned()).stack_size(STACK).spawn(move || {
-            deadline.wait();
+            while !deadline.has_passed() {
+                if process::has_ended(sentinel.as_raw_fd()) {
+                    cgroups.kill(&cgroup);
+                    std::thread::sleep(AGAIN);
+                } else {
+                    sleep_beside(Duration::from_nanos(deadline.at.load(Ordering::SeqCst)), &sentinel);
+                }
+            }
             said.has_begun.store(true, Ordering::SeqCst);
             cgroups.kill(&cgroup);
             // What was written and has not arrived must not arrive when another machine has the volume.

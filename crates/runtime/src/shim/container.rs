@@ -15,6 +15,7 @@ use super::executor::ReportingExecutor;
 use super::log::ContainerLog;
 use super::mapped::{self, FileIdentity, Opened};
 use super::relay::{Relay, Stdio};
+use super::sentinel::Sentinel;
 use super::wire::{self, FromShim, ToShim};
 use super::{log_lines, process};
 use crate::cgroups::Cgroups;
@@ -71,6 +72,8 @@ struct Running {
     started_at_ms: i64,
     relay: Relay,
     guard: Option<Guard>,
+    /// Until all is done.
+    _sentinel: Option<Sentinel>,
 }
 
 /// The supervisor's ends and the container's.
@@ -82,6 +85,12 @@ struct Pipes {
 
 /// None where the main process went away before it said `Go`.
 fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) -> Result<Option<Running>, String> {
+    // Forked from a process that has nothing open yet, and no threads.
+    let sentinel = match &config.deadline {
+        Some(_) => Some(Sentinel::begin(cgroups, &config.cgroup).map_err(|error| format!("cannot fork: {error}"))?),
+        None => None,
+    };
+    crate::kernel::join_new_session_keyring().map_err(|error| format!("cannot make a session keyring: {error}"))?;
     let log = ContainerLog::open(&config.log_path)
         .map_err(|error| format!("cannot open log {}: {error}", config.log_path.display()))?;
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
@@ -92,7 +101,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         report: report_write.as_raw_fd(),
         users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(dir, config)?,
-        ends_with_reader: config.deadline.is_some().then(|| report_read.as_raw_fd()),
+        container: None,
     };
     let built = match config.user_namespace.as_ref().zip(opened.as_ref()) {
         Some((own, opened)) => {
@@ -155,8 +164,8 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         started_at_ms,
     };
     layout::write_record(dir, layout::STATE, &state).map_err(|error| format!("cannot write state.json: {error}"))?;
-    let guard = match &config.deadline {
-        Some(deadline) => Some(Guard::begin(deadline, cgroups, &config.cgroup)?),
+    let guard = match config.deadline.as_ref().zip(sentinel.as_ref()) {
+        Some((deadline, sentinel)) => Some(Guard::begin(deadline, cgroups, &config.cgroup, sentinel.watched()?)?),
         None => None,
     };
     container.start().map_err(|error| log_lines::chain(&error))?;
@@ -167,7 +176,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         return Err(report);
     }
     let _ = wire::send(control.as_fd(), &FromShim::Started { started_at_ms }, &[]);
-    Ok(Some(Running { pid, pidfd, started_at_ms, relay, guard }))
+    Ok(Some(Running { pid, pidfd, started_at_ms, relay, guard, _sentinel: sentinel }))
 }
 
 fn build(

@@ -1,5 +1,8 @@
 //! `__exec`: one command in a running container. It belongs to the main process, which holds the other end of stdin:
 //! when that goes away, the command is killed.
+//!
+//! Building the command takes as long as the container likes: it can stop what enters it, or have its working directory
+//! on a server that is gone. So a child does that, and what it began is killed with it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,6 +14,8 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::SockType;
+use nix::unistd::{ForkResult, Pid, fork};
+use serde::{Deserialize, Serialize};
 
 use super::confinement::Confinement;
 use super::container::{listen_at, receive_terminal, wait_for};
@@ -18,7 +23,7 @@ use super::executor::ReportingExecutor;
 use super::mapped::Opened;
 use super::wire::{self, ExecRequest, FromExec};
 use super::{log_lines, process};
-use crate::layout::{self, ShimConfig};
+use crate::layout::{self, ShimConfig, StateRecord};
 
 /// How much of a failed start's explanation is passed on.
 const MAX_REPORT: u64 = 4096;
@@ -39,8 +44,9 @@ pub fn execute() -> i32 {
     process::set_name(c"mainstay-exec");
     process::become_subreaper();
     let Ok(Some((request, fds))) = wire::receive::<ExecRequest>(control.as_fd()) else { return 1 };
-    match start(&request, fds) {
-        Ok((pid, pidfd, terminal)) => {
+    match start(&request, fds, &control) {
+        Ok(None) => 1,
+        Ok(Some((pid, pidfd, terminal))) => {
             let beside: Vec<i32> = terminal.iter().map(|fd| fd.as_raw_fd()).collect();
             if wire::send(control.as_fd(), &FromExec::Started, &beside).is_err() {
                 kill(pid);
@@ -60,17 +66,88 @@ pub fn execute() -> i32 {
 
 type Started = (i32, OwnedFd, Option<OwnedFd>);
 
-fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
+/// What the child that builds a command says in the end, with a terminal's master beside it.
+#[derive(Serialize, Deserialize)]
+enum Built {
+    Running { pid: i32 },
+    Failed { why: String },
+}
+
+/// Has a child build the command. None where the main process let go meanwhile: then nothing is left of it.
+fn start(request: &ExecRequest, fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<Option<Started>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let (ours, theirs) =
+        wire::pair().and_then(|(a, b)| Ok((process::private(a)?, process::private(b)?))).map_err(text)?;
+    // SAFETY: there is no other thread.
+    let builder = match unsafe { fork() }.map_err(|error| error.to_string())? {
+        ForkResult::Child => {
+            let (built, terminal) = match build(request, fds) {
+                Ok((pid, terminal)) => (Built::Running { pid }, terminal),
+                Err(why) => (Built::Failed { why }, None),
+            };
+            let beside: Vec<i32> = terminal.iter().map(|fd| fd.as_raw_fd()).collect();
+            std::process::exit(i32::from(wire::send(theirs.as_fd(), &built, &beside).is_err()));
+        }
+        ForkResult::Parent { child } => child,
+    };
+    drop((theirs, fds));
+    let mut polled = [pollfd(&ours), pollfd(control)];
+    // SAFETY: two valid entries. An interrupted wait goes on.
+    while unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {}
+    let built = match polled {
+        [built, _] if built.revents != 0 => wire::receive::<Built>(ours.as_fd()).map_err(text)?,
+        _ => {
+            end_children(builder);
+            return Ok(None);
+        }
+    };
+    match built {
+        Some((Built::Running { pid }, fds)) => {
+            // When it has ended the command is our child.
+            wait_for(builder.as_raw());
+            Ok(Some((pid, process::pidfd_open(pid).map_err(text)?, fds.into_iter().next())))
+        }
+        Some((Built::Failed { why }, _)) => Err(why),
+        None => {
+            end_children(builder);
+            Err("what builds the command ended unexpectedly".to_owned())
+        }
+    }
+}
+
+/// Kills the builder and what it began, which comes to us as its parents go.
+fn end_children(builder: Pid) {
+    let _ = nix::sys::signal::kill(builder, nix::sys::signal::SIGKILL);
+    wait_for(builder.as_raw());
+    loop {
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).peekable();
+        if pids.peek().is_none() {
+            return;
+        }
+        for pid in pids {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        let _ = nix::sys::wait::waitpid(None, None);
+    }
+}
+
+/// Builds the command; returns when its program runs.
+fn build(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(i32, Option<OwnedFd>), String> {
+    crate::kernel::join_new_session_keyring().map_err(|error| format!("cannot make a session keyring: {error}"))?;
     let fds: Vec<OwnedFd> =
         fds.into_iter().map(process::private).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let config = layout::read_record::<ShimConfig>(&request.dir, layout::SHIM).ok_or("shim.json is not readable")?;
     let opened = config.user_namespace.as_ref().map(|own| Opened::open(own, false)).transpose()?;
+    let state = layout::read_record::<StateRecord>(&request.dir, layout::STATE).ok_or("state.json is not readable")?;
+    let container = process::find(state.pid, state.pid_start).ok_or("the container has ended")?;
+    let container = process::private(container).map_err(|error| error.to_string())?;
     let executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
         users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(&request.dir, &config)?,
-        ends_with_reader: None,
+        container: Some(container.as_raw_fd()),
     };
     let (process_file, score) = process_file(request)?;
     let console_path = console_path(request);
@@ -93,11 +170,9 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
         }
     }
     let path = PathBuf::from(format!("/proc/self/fd/{}", process_file.as_raw_fd()));
-    let own_score = fs::read_to_string(OOM_SCORE).unwrap_or_default();
     // The command inherits it. As near as this process may come: lowering it is a privilege.
     let _ = fs::write(OOM_SCORE, score.to_string());
     let built = builder.as_tenant().with_process(Some(path)).with_detach(true).build();
-    let _ = fs::write(OOM_SCORE, own_score.trim());
     drop(report_write);
     if request.tty {
         let _ = fs::remove_file(&console_path);
@@ -114,7 +189,6 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
             return Err(if said.is_empty() { log_lines::chain(&error) } else { said });
         }
     };
-    let pidfd = process::pidfd_open(pid).map_err(|error| error.to_string())?;
     let terminal = match console {
         Some(console) => Some(receive_terminal(&console).map_err(|error| error.to_string())?),
         None => None,
@@ -124,7 +198,7 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<Started, String> {
         wait_for(pid);
         return Err(said);
     }
-    Ok((pid, pidfd, terminal))
+    Ok((pid, terminal))
 }
 
 fn console_path(request: &ExecRequest) -> PathBuf {

@@ -9,6 +9,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use super::confinement::{Confinement, own_stdio};
 use super::mapped::Users;
+use super::process;
 
 /// What an image's processes search when it does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,9 +25,9 @@ pub struct ReportingExecutor {
     pub confinement: Confinement,
     /// Where its pod has a user namespace.
     pub users: Option<Users>,
-    /// Nobody but its supervisor would end it at its deadline (S13): it ends with it. The other end of `report`, which
-    /// the supervisor alone holds when this process has closed its own.
-    pub ends_with_reader: Option<RawFd>,
+    /// For a command: the pidfd of the container's first process, by whose number its namespaces were joined. If that
+    /// still runs, the number was its own.
+    pub container: Option<RawFd>,
 }
 
 impl ReportingExecutor {
@@ -34,9 +35,7 @@ impl ReportingExecutor {
         // SAFETY: `report` is open in this process until it executes the program; the buffer outlives the call.
         unsafe { libc::write(self.report, why.as_ptr().cast(), why.len()) };
     }
-}
 
-impl ReportingExecutor {
     /// Closes what is not the program's before anything is resolved by its path: close-on-exec comes too late for
     /// `/proc/self/fd/N/…`, and some lead to the host (X6).
     fn close_private(&self) {
@@ -57,23 +56,6 @@ impl ReportingExecutor {
             }
         }
     }
-
-    /// Ends this process when its supervisor does. Last of all: a change of credentials would take it back.
-    fn end_with(&self, reader: RawFd) {
-        let mut report = libc::pollfd { fd: self.report, events: 0, revents: 0 };
-        // SAFETY: a prctl and a close without pointers, of a descriptor that nothing uses in this process, which has
-        // one thread; the poll is given one descriptor, which outlives it.
-        unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-            // Closed with the others, where it was not the last.
-            libc::close(reader);
-            libc::poll(&raw mut report, 1, 0);
-        }
-        // It may have ended before it was said.
-        if report.revents & libc::POLLERR != 0 {
-            std::process::exit(128 + libc::SIGKILL);
-        }
-    }
 }
 
 impl Executor for ReportingExecutor {
@@ -89,6 +71,9 @@ impl Executor for ReportingExecutor {
             self.tell(&why);
             ExecutorError::Other(why)
         };
+        if self.container.is_some_and(process::has_ended) {
+            return Err(failed("the container has ended".to_owned()));
+        }
         let path = find_program(spec).map_err(failed)?;
         let args = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
         let c_string =
@@ -115,9 +100,6 @@ impl Executor for ReportingExecutor {
         self.close_private();
         let no_new_privileges = process.and_then(|process| process.no_new_privileges()) == Some(true);
         self.confinement.apply(no_new_privileges).map_err(|(what, error)| failed(format!("cannot {what}: {error}")))?;
-        if let Some(reader) = self.ends_with_reader {
-            self.end_with(reader);
-        }
         let Err(error) = nix::unistd::execv(&program, &arguments);
         let why = match error {
             nix::errno::Errno::ENOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),

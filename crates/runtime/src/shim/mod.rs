@@ -17,6 +17,7 @@ mod mapped;
 mod pause;
 pub mod process;
 pub mod relay;
+mod sentinel;
 pub mod wire;
 
 use std::path::Path;

@@ -127,6 +127,13 @@ pub fn signal(pidfd: RawFd, signal: i32) {
     }
 }
 
+/// Waits for the end of a pidfd's process.
+pub fn wait_for_end(pidfd: RawFd) {
+    let mut polled = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry. An interrupted wait goes on.
+    while unsafe { libc::poll(&raw mut polled, 1, -1) } < 0 {}
+}
+
 /// Whether the process of a pidfd has ended.
 pub fn has_ended(pidfd: RawFd) -> bool {
     let mut polled = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn s9_a_process_that_waits_to_be_reaped_does_not_run() {
+    fn a_process_that_waits_to_be_reaped_does_not_run() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = child.id() as i32;
         let start = start_time(pid).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mainstay_runtime::images::ImageStore;
-use mainstay_runtime::{ContainerSpec, Runtime, RuntimeConfig, SandboxSpec};
+use mainstay_runtime::{ContainerSpec, Mount, Runtime, RuntimeConfig, SandboxSpec};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -120,6 +120,15 @@ fn cgroups_left(root: &str) -> Vec<PathBuf> {
 pub fn supervisor() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(Path::parent).unwrap().join("examples").join(crate::SUPERVISOR)
+}
+
+/// What the program that tests execute as a supervisor needs in order to be a container's.
+pub fn libraries() -> Vec<Mount> {
+    let folders = ["/lib", "/lib64"].into_iter().filter_map(|target| {
+        let source = std::fs::canonicalize(target).ok()?;
+        Some(Mount { source, target: target.to_owned(), read_only: true, ..Mount::default() })
+    });
+    folders.collect()
 }
 
 /// An image of busybox as a docker archive, loaded.
