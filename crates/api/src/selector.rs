@@ -305,22 +305,25 @@ impl Fields {
             return Err(format!("selector is longer than {MAX_SELECTOR} bytes"));
         }
         let extra = (kind.fields)(kind, &Value::Null);
-        let mut terms = Vec::new();
-        for part in split_unescaped(text).into_iter().filter(|part| !part.is_empty()) {
-            let Some((field, value, equal)) = split_term(part) else {
-                return Err(format!("invalid selector: '{text}'; can't understand '{part}'"));
-            };
+        let terms = terms(text)?;
+        for (field, ..) in &terms {
             let common = field == "metadata.name" || (kind.namespaced && field == "metadata.namespace");
-            if !common && !extra.iter().any(|(known, _)| *known == field) {
+            if !common && !extra.iter().any(|(known, _)| known == field) {
                 return Err(if extra.is_empty() {
                     format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
                 } else {
                     format!("field label not supported: {field}")
                 });
             }
-            terms.push((field.to_owned(), unescape(value)?, equal));
         }
         Ok(Self { terms })
+    }
+
+    /// The value that a field must have by a selector of any kind; `None` where it leaves others, or is none. Who is
+    /// let in for what a selector says reads it as the list itself does.
+    pub fn required_by(text: &str, field: &str) -> Option<String> {
+        let all = if text.len() > MAX_SELECTOR { Vec::new() } else { terms(text).ok()? };
+        all.into_iter().find(|(of, _, equal)| *equal && of == field).map(|(_, value, _)| value)
     }
 
     /// Whether everything is selected.
@@ -364,6 +367,17 @@ impl Fields {
             (actual == value) == *equal
         })
     }
+}
+
+/// Field, value, and whether it must be equal (else it must differ), of every part of a field selector.
+fn terms(text: &str) -> Result<Vec<(String, String, bool)>, String> {
+    let parts = split_unescaped(text).into_iter().filter(|part| !part.is_empty());
+    let term = |part: &str| {
+        let (field, value, equal) =
+            split_term(part).ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{part}'"))?;
+        Ok((field.to_owned(), unescape(value)?, equal))
+    };
+    parts.map(term).collect()
 }
 
 fn split_unescaped(text: &str) -> Vec<&str> {
@@ -454,6 +468,22 @@ mod tests {
             json!({ "matchLabels": { "a": "b" }, "matchExpressions": [{ "key": "c", "operator": "Exists" }] });
         let selector = Labels::from_json(Some(&selector));
         assert_eq!(selector.map(|s| s.to_string()), Ok("a=b,c".to_owned()));
+    }
+
+    #[test]
+    fn x1_what_a_field_selector_requires_is_what_it_selects_by() {
+        let name = |text: &str| Fields::required_by(text, "metadata.name");
+        assert_eq!(name("metadata.name=a").as_deref(), Some("a"));
+        assert_eq!(name("status.phase=Running,metadata.name==a").as_deref(), Some("a"));
+        // The comma is a part of the value: this selects almost everything.
+        let hidden = r"metadata.namespace!=x\,metadata.name\=mine";
+        assert_eq!(name(hidden), None);
+        let other = json!({ "metadata": { "namespace": "b", "name": "other" } });
+        let fields = Fields::parse(&kinds::SECRET, hidden).expect("a selector");
+        assert!(fields.matches(&kinds::SECRET, &other));
+        for none in ["metadata.name!=a", "spec.metadata.name=a", "metadata.name=a,x", ""] {
+            assert_eq!(name(none), None, "{none}");
+        }
     }
 
     #[test]

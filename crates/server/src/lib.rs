@@ -33,6 +33,7 @@ pub mod pki;
 mod presence;
 mod sealed;
 mod start;
+mod subject;
 
 pub use mainstay_store::{Endpoint, Etcd};
 pub use start::{Credentials, Files, LocalNode, Running, ServerConfig, StartError, start, start_with, system_env};

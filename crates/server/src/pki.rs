@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509CertificationRequest};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::credentials::request::Asked;
+use crate::subject::Subject;
 
 /// How much earlier than now a certificate that was asked for begins, in seconds.
 const CLOCKS_APART: i64 = 300;
@@ -60,6 +63,12 @@ pub enum PkiError {
     /// The CA's certificate has run out.
     #[error("the cluster's CA certificate in {0} has expired")]
     CaExpired(PathBuf),
+    /// A certificate request is broken, or is not signed with the key that it is for.
+    #[error("the certificate request is not signed with its own key")]
+    Request,
+    /// What was signed is not what was judged.
+    #[error("the certificate would not say what was asked for")]
+    Differs,
     /// Signing failed.
     #[error("making a certificate failed: {0}")]
     Sign(#[from] rcgen::Error),
@@ -132,25 +141,55 @@ impl Pki {
         )
     }
 
-    /// Signs a certificate request (PEM) as it asks, for at most `seconds` and [`LEAF_DAYS`], as a server's or a
-    /// client's. Who may have it was decided before; the CA's own rights are never given.
-    pub fn sign(&self, request: &str, serves: bool, seconds: Option<i64>, now: Timestamp) -> Result<String, PkiError> {
-        let mut request = CertificateSigningRequestParams::from_pem(request)?;
+    /// Signs what was asked for, for at most `seconds` and [`LEAF_DAYS`], as a server's or a client's; PEM. Who may have
+    /// it was decided before. Of the request itself only the key is taken: the subject and the names are those that
+    /// were judged, and what came of them is looked at once more.
+    pub fn sign(&self, asked: &Asked, serves: bool, seconds: Option<i64>, now: Timestamp) -> Result<String, PkiError> {
+        let (_, request) = X509CertificationRequest::from_der(&asked.der).map_err(|_| PkiError::Request)?;
+        request.verify_signature().map_err(|_| PkiError::Request)?;
+        let key = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)?;
         let longest = LEAF_DAYS * 86_400;
         let left = days_left(&self.ca_pem, now).unwrap_or(0) * 86_400;
         let seconds = seconds.unwrap_or(longest).clamp(1, longest.min(left).max(1));
-        let params = &mut request.params;
+        let mut params = CertificateParams::default();
         params.is_ca = IsCa::NoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![if serves { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
+        let text = |text: &String| text.as_str().try_into();
+        let names = asked.names.iter().map(|name| Ok(SanType::DnsName(text(name)?)));
+        let mails = asked.mails.iter().map(|mail| Ok(SanType::Rfc822Name(text(mail)?)));
+        let uris = asked.uris.iter().map(|uri| Ok(SanType::URI(text(uri)?)));
+        let addresses = asked.addresses.iter().map(|address| Ok(SanType::IpAddress(*address)));
+        params.subject_alt_names =
+            names.chain(mails).chain(uris).chain(addresses).collect::<Result<_, rcgen::Error>>()?;
         // A little before now: other machines' clocks may be behind.
         let at = |second: i64| {
             rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(u64::try_from(second).unwrap_or(0))
         };
         params.not_before = at(now.as_second().saturating_sub(CLOCKS_APART));
         params.not_after = at(now.as_second().saturating_add(seconds));
-        Ok(request.signed_by(&self.issuer)?.pem())
+        let der = self.issue(params, &key, &asked.subject)?;
+        let (_, made) = X509Certificate::from_der(&der).map_err(|_| PkiError::Pem)?;
+        let addresses = asked.addresses.iter().map(IpAddr::to_string);
+        let is_as_judged = Subject::read(made.subject()).as_ref() == Some(&asked.subject)
+            && !made.is_ca()
+            && made.public_key().raw == request.certification_request_info.subject_pki.raw
+            && carried_names(&made) == asked.names.iter().cloned().chain(addresses).collect::<Vec<_>>();
+        if !is_as_judged {
+            return Err(PkiError::Differs);
+        }
+        Ok(pem(&der))
+    }
+
+    /// A certificate of these parameters, whose subject is this one; DER.
+    fn issue(
+        &self,
+        params: CertificateParams,
+        key: &impl PublicKeyData,
+        subject: &Subject,
+    ) -> Result<Vec<u8>, PkiError> {
+        subject.put_into(params.signed_by(key, &self.issuer)?.der(), self.issuer.key())
     }
 
     /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.
@@ -170,11 +209,12 @@ impl Pki {
         purpose: &Purpose<'_>,
         now: Timestamp,
     ) -> Result<Identity, PkiError> {
+        let subject = Subject { name: user.to_owned(), groups: groups.iter().map(|&group| group.to_owned()).collect() };
         let certificate = self.folder.join(format!("{file}.crt"));
         let key = self.folder.join(format!("{file}.key"));
         if certificate.exists() && key.exists() {
             let kept = Identity { certificate: read(&certificate)?, key: read(&key)? };
-            if self.is_still_good(&kept, user, purpose, now) {
+            if self.is_still_good(&kept, &subject, purpose, now) {
                 return Ok(kept);
             }
         }
@@ -184,10 +224,6 @@ impl Pki {
             Purpose::Client => Vec::new(),
         };
         let mut params = CertificateParams::new(names)?;
-        params.distinguished_name.push(DnType::CommonName, user);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match purpose {
             Purpose::Server(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
@@ -195,8 +231,8 @@ impl Pki {
             Purpose::Both(_) => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
         };
         valid_for(&mut params, now, LEAF_DAYS);
-        let signed = params.signed_by(&pair, &self.issuer)?;
-        let made = Identity { certificate: signed.pem(), key: pair.serialize_pem() };
+        let signed = self.issue(params, &pair, &subject)?;
+        let made = Identity { certificate: pem(&signed), key: pair.serialize_pem() };
         // Not waited for: what is lost or torn with the machine is made again.
         replace_private(&key, made.key.as_bytes(), Durable::No)?;
         replace_private(&certificate, made.certificate.as_bytes(), Durable::No)?;
@@ -205,7 +241,7 @@ impl Pki {
 
     /// Signed by this CA for this user, of the key beside it, far from its end, and carrying every name that is asked
     /// for now.
-    fn is_still_good(&self, kept: &Identity, user: &str, purpose: &Purpose<'_>, now: Timestamp) -> bool {
+    fn is_still_good(&self, kept: &Identity, subject: &Subject, purpose: &Purpose<'_>, now: Timestamp) -> bool {
         if days_left(&kept.certificate, now).is_none_or(|days| days < RENEW_DAYS) {
             return false;
         }
@@ -218,7 +254,7 @@ impl Pki {
         let (Ok((_, leaf)), Ok((_, ca))) = (X509Certificate::from_der(&leaf), X509Certificate::from_der(&ca)) else {
             return false;
         };
-        let is_of_user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()) == Some(user);
+        let is_of_user = Subject::read(leaf.subject()).as_ref() == Some(subject);
         let names = match purpose {
             Purpose::Server(names) | Purpose::Both(names) => *names,
             Purpose::Client => &[],
@@ -262,6 +298,19 @@ fn carried_names(certificate: &X509Certificate<'_>) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// A certificate as PEM.
+fn pem(der: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 fn days_left(pem: &str, now: Timestamp) -> Option<i64> {
@@ -370,6 +419,7 @@ pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Ident
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::{DistinguishedName, DnType};
 
     #[test]
     fn a_certificate_is_kept_while_it_is_whole_and_made_again_when_the_machine_has_torn_it() {
@@ -390,5 +440,51 @@ mod tests {
             let (_, leaf) = X509Certificate::from_der(&der).expect("a certificate");
             assert_eq!(pair.public_key_raw(), &*leaf.public_key().subject_public_key.data, "{file}");
         }
+    }
+
+    #[test]
+    fn m4_a_certificate_says_what_was_judged_and_nothing_beside_it() {
+        use crate::auth::User;
+        use crate::credentials::request::tests::{asking, asking_as};
+        use crate::credentials::request::{CLIENT, KUBELET_CLIENT, read, suits};
+        let folder = tempfile::tempdir().expect("a folder");
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let pki = Pki::open(folder.path(), now).expect("opened");
+        let usages = ["client auth", "digital signature"];
+        let signed = |request: &serde_json::Value| {
+            let asked = read(request)?;
+            suits(request, &asked)?;
+            let pem = pki.sign(&asked, false, None, now).map_err(|_| "not signed")?;
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+            Ok::<_, &str>(User::of_certificate(&der).expect("somebody"))
+        };
+        let jane = signed(&asking(CLIENT, "jane", &["ga", "gb"], &["jane.example"], &usages)).expect("signed");
+        assert_eq!((&*jane.name, &jane.groups[..2]), ("jane", &["ga".to_owned(), "gb".to_owned()][..]));
+        // The last name of each type would win, or the one that only others can read.
+        let teletex = |text: &str| rcgen::DnValue::TeletexString(text.try_into().expect("text"));
+        let bmp = |text: &str| rcgen::DnValue::BmpString(text.try_into().expect("text"));
+        for (kind, value) in [
+            (3, rcgen::DnValue::from("system:kube-controller-manager")),
+            (10, teletex("system:masters")),
+            (10, bmp("system:masters")),
+        ] {
+            let mut subject = DistinguishedName::new();
+            subject.push(DnType::CommonName, "system:node:new");
+            subject.push(DnType::OrganizationName, "system:nodes");
+            subject.push(DnType::CustomDnType(vec![2, 5, 4, kind]), value.clone());
+            let request = asking_as(KUBELET_CLIENT, "system:node:new", subject.clone(), &[], &usages);
+            let refused = signed(&request).expect_err("refused");
+            assert!(refused.starts_with("the subject has more than one common name"), "{refused} {value:?}");
+            // Nor is such a certificate anybody's, should it exist.
+            let mut params = CertificateParams::default();
+            params.distinguished_name = subject;
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+            assert_eq!(User::of_certificate(params.self_signed(&key).expect("signed").der()), None, "{value:?}");
+        }
+        // Our own are of every group that they are made for, and kept.
+        let own = pki.client("x", "x", &["ga", "gb"], now).expect("made");
+        let der = CertificateDer::from_pem_slice(own.certificate.as_bytes()).expect("PEM");
+        assert_eq!(User::of_certificate(&der).expect("somebody").groups[..2], ["ga", "gb"]);
+        assert_eq!(pki.client("x", "x", &["ga", "gb"], now).expect("kept").certificate, own.certificate);
     }
 }

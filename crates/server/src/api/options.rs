@@ -54,9 +54,15 @@ impl Selection {
         })
     }
 
-    /// One object.
-    pub fn one(kind: &Kind, namespace: &str, name: &str) -> Result<Self, Status> {
-        let query = Query::from([("fieldSelector".to_owned(), format!("metadata.name={name}"))]);
+    /// One object, while the query's selectors select it.
+    pub fn one(kind: &Kind, namespace: &str, name: &str, query: &Query) -> Result<Self, Status> {
+        let name = name.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+        let fields = query.get("fieldSelector").map_or("", String::as_str);
+        let labels = query.get("labelSelector").cloned().unwrap_or_default();
+        let query = Query::from([
+            ("fieldSelector".to_owned(), format!("metadata.name={name},{fields}")),
+            ("labelSelector".to_owned(), labels),
+        ]);
         Self::new(kind, namespace, &query)
     }
 

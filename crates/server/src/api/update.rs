@@ -6,7 +6,7 @@ use mainstay_api::{Kind, Status, kinds, object, schema};
 use serde_json::Value;
 
 use super::{Batch, Body, Outcome, admission, codec, create, delete, key, metadata, pod};
-use crate::authorize::{escalation, restriction};
+use crate::authorize::{self, escalation, restriction};
 use crate::credentials;
 use crate::dynamic;
 use crate::dynamic::matching::{Attributes, Operation};
@@ -129,9 +129,27 @@ pub fn apply(
         mainstay_api::schema::FieldValidation::Ignore,
     )?);
     match live {
-        None => create::create(batch, kind, namespace, merged),
+        None => {
+            may_create(batch, kind, namespace, name)?;
+            create::create(batch, kind, namespace, merged)
+        }
         Some(live) => replace(batch, kind, &live, merged, part),
     }
+}
+
+/// 403 for whoever may patch an object, but not make one. As upstream: asked with the write, when it is known that
+/// there is none.
+fn may_create(batch: &Batch<'_>, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
+    let Some(requester) = &batch.requester else { return Ok(()) };
+    let is_namespace = *kind == kinds::NAMESPACE;
+    requester.check(&authorize::Attributes {
+        verb: "create".to_owned(),
+        group: kind.group.to_string(),
+        resource: kind.plural.to_string(),
+        namespace: if is_namespace { name } else { namespace }.to_owned(),
+        name: name.to_owned(),
+        ..authorize::Attributes::default()
+    })
 }
 
 /// The answer to an apply that does not say who applies.

@@ -47,19 +47,33 @@ pub struct Impersonation {
 }
 
 impl Impersonation {
-    /// Reads the headers; `None` where there are none. 400 for groups, a uid or extra fields without a user.
+    /// Reads the headers; `None` where there are none. 400 for groups, a uid or extra fields without a user, for more
+    /// than one user or uid, and for what is not text: a request that names somebody is never its sender's own.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Status> {
-        let all = |name: &str| -> Vec<String> {
-            headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect()
-        };
+        let (mut names, mut groups, mut uids) = (Vec::new(), Vec::new(), Vec::new());
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in headers {
-            if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA), value.to_str()) {
-                extra.entry(unescape(key)).or_default().push(value.to_owned());
+        for (header, value) in headers {
+            let header = header.as_str();
+            if !header.starts_with("impersonate-") {
+                continue;
+            }
+            let unreadable = |_| Status::bad_request(format!("the header {header} is not UTF-8 text"));
+            let value = std::str::from_utf8(value.as_bytes()).map_err(unreadable)?.to_owned();
+            match header {
+                USER => names.push(value),
+                GROUP => groups.push(value),
+                UID => uids.push(value),
+                _ => {
+                    if let Some(key) = header.strip_prefix(EXTRA) {
+                        extra.entry(unescape(key)).or_default().push(value);
+                    }
+                }
             }
         }
-        let (name, groups) = (all(USER).into_iter().next().unwrap_or_default(), all(GROUP));
-        let uid = all(UID).into_iter().next().unwrap_or_default();
+        if names.len() > 1 || uids.len() > 1 {
+            return Err(Status::bad_request("requested to impersonate more than one user"));
+        }
+        let (name, uid) = (names.pop().unwrap_or_default(), uids.pop().unwrap_or_default());
         if groups.len() + extra.values().map(Vec::len).sum::<usize>() > MAX_VALUES {
             return Err(Status::bad_request(format!("more than {MAX_VALUES} values to impersonate")));
         }
@@ -177,6 +191,24 @@ mod tests {
         let user = all.user();
         assert_eq!(user.groups, ["dev", AUTHENTICATED]);
         assert_eq!(user.extra["example.org/scopes"], ["view"]);
+    }
+
+    #[test]
+    fn x1_a_name_that_is_not_ascii_is_somebodys_and_one_that_is_no_text_is_refused() {
+        let of = |name: &'static str, value: &[u8]| {
+            let value = http::HeaderValue::from_bytes(value).expect("a value");
+            let mut headers = headers(&[]);
+            headers.insert(http::HeaderName::from_static(name), value);
+            Impersonation::of(&headers)
+        };
+        let user = of("impersonate-user", "jürgen".as_bytes()).expect("read").expect("there").user();
+        assert_eq!(user.name, "jürgen");
+        for header in ["impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-a"] {
+            assert_eq!(of(header, b"j\xfcrgen").map_err(|status| status.code), Err(400), "{header}");
+        }
+        let mut twice = headers(&[("impersonate-user", "")]);
+        twice.append("impersonate-user", http::HeaderValue::from_static("jane"));
+        assert_eq!(Impersonation::of(&twice).map_err(|status| status.code), Err(400));
     }
 
     #[test]

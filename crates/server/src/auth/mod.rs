@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::{Api, TokenError, Tokens};
+use crate::subject::Subject;
 pub use impersonate::{Impersonation, ServiceAccountName};
 
 /// Whoever showed who they are.
@@ -100,11 +101,10 @@ impl User {
     }
 
     /// The subject of a certificate that TLS has already checked against our CA: `CN` the name, each `O` a group.
+    /// Nobody where the subject can be read in more than one way.
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+        let Subject { name, groups } = Subject::read(certificate.subject())?;
         let digest = ring::digest::digest(&ring::digest::SHA256, der);
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let mut user = Self::authenticated(name, groups, String::new());

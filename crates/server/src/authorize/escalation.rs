@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::rbac::GROUP;
 use super::rule::{Rule, missing, quoted};
-use super::{Attributes, Authorizer, MASTERS};
+use super::{Attributes, Authorizer, MASTERS, forbidden};
 use crate::api::Batch;
 use crate::audit::Record;
 use crate::auth::User;
@@ -25,6 +25,18 @@ pub struct Requester {
     pub authorizer: Arc<Authorizer>,
     /// Where the request is recorded, if it is.
     pub record: Option<Arc<Record>>,
+}
+
+impl Requester {
+    /// 403 unless they also may do this, which the request's own verb does not say.
+    pub fn check(&self, what: &Attributes) -> Result<(), Status> {
+        self.authorizer.allows(&self.user, what).map_err(|reason| {
+            if let Some(record) = &self.record {
+                record.decision(false, &reason);
+            }
+            forbidden(&self.user, what, &reason)
+        })
+    }
 }
 
 /// Refuses a role or binding that gives more than its writer has. `old` is the stored object of an update.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mainstay_api::selector::Fields;
 use mainstay_api::{ObjectKey, object};
 use mainstay_store::{ReadError, Store};
 use serde::Deserialize;
@@ -170,7 +171,11 @@ impl Graph {
             ("", "pods") => match (what.verb.as_str(), subresource) {
                 ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
                 ("get", "") => self.gets_pod(node, what),
-                ("list" | "watch", "") if selects(&what.fields, node) => Ok(()),
+                // One pod, by its path or by the selector: that is a matter of whose it is.
+                ("list" | "watch", "") if selects(&what.fields, node) => match (&*what.namespace, &*what.name) {
+                    ("", _) | (_, "") => Ok(()),
+                    _ => self.gets_pod(node, what),
+                },
                 ("list" | "watch", "") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
                 _ => Err(String::new()),
             },
@@ -242,10 +247,7 @@ impl Graph {
 
 /// Whether a field selector leaves only the pods of a node.
 fn selects(fields: &str, node: &str) -> bool {
-    fields.split(',').any(|part| {
-        let pair = part.split_once("==").or_else(|| part.split_once('='));
-        pair.is_some_and(|(field, value)| field.trim() == "spec.nodeName" && value.trim() == node)
-    })
+    Fields::required_by(fields, "spec.nodeName").as_deref() == Some(node)
 }
 
 fn lease(node: &str, what: &Attributes) -> Result<(), String> {
@@ -452,9 +454,15 @@ mod tests {
             ("spec.nodeName=n2", false),
             ("spec.nodeName!=n1", false),
             ("metadata.name=spec.nodeName=n1", false),
+            (r"metadata.namespace!=x\,spec.nodeName=n1", false),
         ] {
             let list = Attributes { fields: fields.to_owned(), ..asks("list", "pods", "", "") };
             assert_eq!(graph.allows("n1", &list).is_ok(), may, "{fields}");
+        }
+        for (node, may) in [("n1", true), ("n2", false)] {
+            let fields = format!("spec.nodeName={node}");
+            let one = Attributes { fields, ..asks("watch", "pods", "a", "p") };
+            assert_eq!(graph.allows(node, &one).is_ok(), may, "{node}");
         }
         graph.change(key, Some(pod("n2").as_bytes()));
         assert_eq!((may(&graph, "n1"), may(&graph, "n2")), (0, wanted.len()));

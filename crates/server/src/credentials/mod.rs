@@ -79,7 +79,7 @@ pub fn next(request: &Value, now: Timestamp) -> Next {
     if !is_open || !request::is_ours(request) {
         return Next::Keep(end);
     }
-    let asked = request::read(request).ok_or("the request cannot be read").and_then(|asked| {
+    let asked = request::read(request).and_then(|asked| {
         request::suits(request, &asked)?;
         Ok(asked)
     });
@@ -123,7 +123,7 @@ pub fn check(batch: &Batch<'_>, kind: &Kind, new: &Value, old: Option<&Value>) -
     let (name, signer) = (object::name(new), object::text(new, &["spec", "signerName"]));
     let Some(old) = old else {
         let asked = request::read(new).unwrap_or_default();
-        if signer == request::CLIENT && asked.groups.iter().any(|group| group == crate::authorize::MASTERS) {
+        if signer == request::CLIENT && asked.subject.groups.iter().any(|group| group == crate::authorize::MASTERS) {
             let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
             return Err(Status::forbidden(kind, name, why));
         }
@@ -278,7 +278,7 @@ impl Issuer {
             Next::Sign(asked) => {
                 let seconds = object::at(request, &["spec", "expirationSeconds"]).and_then(Value::as_i64);
                 let serves = object::text(request, &["spec", "signerName"]) == request::KUBELET_SERVING;
-                match self.pki.sign(&asked.pem, serves, seconds, now) {
+                match self.pki.sign(&asked, serves, seconds, now) {
                     Ok(pem) => {
                         use base64::Engine as _;
                         let text = base64::engine::general_purpose::STANDARD.encode(pem);
@@ -316,7 +316,7 @@ impl Issuer {
             };
             self.authorizer.allows(&user, &what).is_ok()
         };
-        if user.name == asked.name && may("selfnodeclient") {
+        if user.name == asked.subject.name && may("selfnodeclient") {
             return Some("Auto approving self kubelet client certificate after SubjectAccessReview.");
         }
         may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
@@ -328,7 +328,7 @@ impl Issuer {
     /// That the certificate is shown by no other node's server is seen by who asks it: the subject is the node.
     /// Differs: upstream leaves all of these to people.
     fn review_serving(&self, asked: &Asked) -> Result<Option<&'static str>, Status> {
-        let Some(name) = asked.name.strip_prefix("system:node:") else { return Ok(None) };
+        let Some(name) = asked.subject.name.strip_prefix("system:node:") else { return Ok(None) };
         let Some(node) = self.api.batch().get(&kinds::NODE, "", name)? else { return Ok(None) };
         let addresses = object::at(&node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
         let own: Vec<&str> = addresses.map(|address| object::text(address, &["address"])).collect();
@@ -449,7 +449,7 @@ mod tests {
     fn a_request_is_decided_on_signed_and_taken_away_in_its_time() {
         let client = ["client auth", "digital signature"];
         let mut request = asking(KUBELET_CLIENT, "system:node:a", &["system:nodes"], &[], &client);
-        assert!(matches!(next(&request, at(0)), Next::Review(asked) if asked.name == "system:node:a"));
+        assert!(matches!(next(&request, at(0)), Next::Review(asked) if asked.subject.name == "system:node:a"));
         assert_eq!(next(&request, at(24 * 60)), Next::Remove);
         request["status"] = json!({ "conditions": [{ "type": "Approved", "status": "True",
             "lastUpdateTime": "2030-01-01T00:10:00Z" }] });

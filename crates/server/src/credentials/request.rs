@@ -7,8 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mainstay_api::object;
 use serde_json::Value;
+use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use crate::subject::Subject;
 
 /// For clients of the API server; approved by people only.
 pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
@@ -19,26 +23,32 @@ pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 /// A request longer than this is not read, in bytes.
 const MAX_REQUEST: usize = 64 << 10;
 
-/// What the request in `spec.request` says.
+/// What the request in `spec.request` says. A certificate is made of this alone: what was not read is not signed.
 #[derive(Debug, Default, PartialEq)]
 pub struct Asked {
-    /// PEM.
-    pub pem: String,
-    /// `CN`.
-    pub name: String,
-    /// Each `O`.
-    pub groups: Vec<String>,
+    /// The request itself, DER: of it only the key is taken, and that the asker has its private half.
+    pub der: Vec<u8>,
+    /// `CN` and each `O`.
+    pub subject: Subject,
     /// DNS names.
     pub names: Vec<String>,
     /// Addresses.
     pub addresses: Vec<IpAddr>,
-    other_names: usize,
+    /// Mail addresses.
+    pub mails: Vec<String>,
+    /// URIs.
+    pub uris: Vec<String>,
 }
 
 impl Asked {
     /// DNS names or addresses.
     fn has_names(&self) -> bool {
         !self.names.is_empty() || !self.addresses.is_empty()
+    }
+
+    /// Mail addresses or URIs.
+    fn has_other_names(&self) -> bool {
+        !self.mails.is_empty() || !self.uris.is_empty()
     }
 }
 
@@ -47,38 +57,55 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// Reads `spec.request`: base64 of PEM. `None` where it is none.
-pub fn read(request: &Value) -> Option<Asked> {
+/// Reads `spec.request`: base64 of PEM. Else why it cannot be read, or could be read in more than one way.
+pub fn read(request: &Value) -> Result<Asked, &'static str> {
+    const BROKEN: &str = "the request is not a PEM encoded PKCS#10 certificate request";
     let text = object::text(request, &["spec", "request"]);
     if text.len() > MAX_REQUEST {
-        return None;
+        return Err("the request is too long");
     }
-    let pem = String::from_utf8(STANDARD.decode(text).ok()?).ok()?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
-    let (_, parsed) = X509CertificationRequest::from_der(&block.contents).ok()?;
-    let subject = &parsed.certification_request_info.subject;
-    let mut asked = Asked {
-        name: subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("").to_owned(),
-        groups: subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect(),
-        ..Asked::default()
-    };
-    for extension in parsed.requested_extensions().into_iter().flatten() {
-        if let ParsedExtension::SubjectAlternativeName(names) = extension {
-            for name in &names.general_names {
-                match name {
-                    GeneralName::DNSName(name) => asked.names.push((*name).to_owned()),
-                    GeneralName::IPAddress(bytes) => match address(bytes) {
-                        Some(address) => asked.addresses.push(address),
-                        None => asked.other_names += 1,
-                    },
-                    _ => asked.other_names += 1,
-                }
+    let pem = STANDARD.decode(text).map_err(|_| BROKEN)?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| BROKEN)?;
+    if !matches!(block.label.as_str(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST") {
+        return Err(BROKEN);
+    }
+    let (_, parsed) = X509CertificationRequest::from_der(&block.contents).map_err(|_| BROKEN)?;
+    let subject = Subject::read(&parsed.certification_request_info.subject)
+        .ok_or("the subject has more than one common name, or a name that is not UTF-8 text")?;
+    let mut asked = Asked { subject, ..Asked::default() };
+    let attributes = parsed.certification_request_info.iter_attributes();
+    let requested = attributes.filter_map(|attribute| match attribute.parsed_attribute() {
+        ParsedCriAttribute::ExtensionRequest(requested) => Some(&requested.extensions),
+        _ => None,
+    });
+    let mut lists = 0;
+    for extension in requested.flatten() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                lists += 1;
+                names.general_names.iter().try_for_each(|name| take_name(&mut asked, name))?;
             }
+            _ if extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME => return Err("the subjectAltNames cannot be read"),
+            _ => {}
         }
     }
+    if lists > 1 {
+        return Err("there is more than one list of subjectAltNames");
+    }
     drop(parsed);
-    asked.pem = pem;
-    Some(asked)
+    asked.der = block.contents;
+    Ok(asked)
+}
+
+fn take_name(asked: &mut Asked, name: &GeneralName<'_>) -> Result<(), &'static str> {
+    match name {
+        GeneralName::DNSName(name) => asked.names.push((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => asked.addresses.push(address(bytes).ok_or("a subjectAltName is no address")?),
+        GeneralName::RFC822Name(mail) => asked.mails.push((*mail).to_owned()),
+        GeneralName::URI(uri) => asked.uris.push((*uri).to_owned()),
+        _ => return Err("only DNS, IP, email and URI subjectAltNames can be signed"),
+    }
+    Ok(())
 }
 
 /// Whether the signer gives a certificate for this; else why not.
@@ -90,10 +117,10 @@ pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
             && usages.iter().all(|usage| needed.contains(usage) || also.contains(usage))
     };
     let is_node = || {
-        if asked.groups != ["system:nodes"] {
+        if asked.subject.groups != ["system:nodes"] {
             return Err("subject organization is not system:nodes");
         }
-        if !asked.name.starts_with("system:node:") {
+        if !asked.subject.name.starts_with("system:node:") {
             return Err("subject common name does not begin with system:node:");
         }
         Ok(())
@@ -102,13 +129,13 @@ pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
         CLIENT if !only(&["client auth"], &["digital signature", "key encipherment"]) => {
             Err("usages did not match [client auth digital signature key encipherment]")
         }
-        CLIENT if asked.groups.iter().any(|group| group == "system:masters") => {
+        CLIENT if asked.subject.groups.iter().any(|group| group == "system:masters") => {
             Err("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed")
         }
         CLIENT => Ok(()),
         KUBELET_CLIENT => {
             is_node()?;
-            if asked.has_names() || asked.other_names > 0 {
+            if asked.has_names() || asked.has_other_names() {
                 return Err("DNS, IP, email and URI subjectAltNames are not allowed");
             }
             if !only(&["client auth", "digital signature"], &["key encipherment"]) {
@@ -121,14 +148,14 @@ pub fn suits(request: &Value, asked: &Asked) -> Result<(), &'static str> {
             if !asked.has_names() {
                 return Err("DNS or IP subjectAltName is required");
             }
-            if asked.other_names > 0 {
+            if asked.has_other_names() {
                 return Err("email and URI subjectAltNames are not allowed");
             }
             if !only(&["digital signature", "server auth"], &["key encipherment"]) {
                 return Err("usages did not match [digital signature key encipherment server auth]");
             }
             // The node asks for itself, or somebody else's machine would answer in its name.
-            if object::text(request, &["spec", "username"]) != asked.name {
+            if object::text(request, &["spec", "username"]) != asked.subject.name {
                 return Err("the requesting user is not the node of the subject");
             }
             Ok(())
@@ -151,16 +178,24 @@ pub fn has(request: &Value, condition: &str) -> bool {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
     use serde_json::json;
 
     /// A request of this subject, as `spec.request` has it.
     pub fn asking(signer: &str, name: &str, groups: &[&str], sans: &[&str], usages: &[&str]) -> Value {
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, name);
+        // rcgen has one of each type; the same type by its number is a second one.
+        let types = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+        types.into_iter().zip(groups).for_each(|(kind, group)| subject.push(kind, *group));
+        asking_as(signer, name, subject, sans, usages)
+    }
+
+    /// A request of this user and subject.
+    pub fn asking_as(signer: &str, name: &str, subject: DistinguishedName, sans: &[&str], usages: &[&str]) -> Value {
         let mut params =
             CertificateParams::new(sans.iter().map(|san| (*san).to_owned()).collect::<Vec<_>>()).expect("names");
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        groups.iter().for_each(|group| params.distinguished_name.push(DnType::OrganizationName, *group));
+        params.distinguished_name = subject;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let pem = params.serialize_request(&key).expect("a request").pem().expect("PEM");
         json!({
@@ -195,7 +230,7 @@ pub mod tests {
         other["spec"]["username"] = json!("system:node:b");
         assert!(judged(other).is_err());
         for broken in ["", "AAAA", "%", &"A".repeat(MAX_REQUEST + 1)] {
-            assert_eq!(read(&json!({ "spec": { "request": broken } })), None);
+            assert!(read(&json!({ "spec": { "request": broken } })).is_err());
         }
     }
 }

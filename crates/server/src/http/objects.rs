@@ -414,7 +414,7 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
     let selection = match name.as_str() {
         "" => Selection::new(kind, namespace, call.query)?,
-        name => Selection::one(kind, namespace, name)?,
+        name => Selection::one(kind, namespace, name, call.query)?,
     };
     let watch = Watch::open(&call.server.api.store, selection, call.query)?;
     let timeout = match call.query.get("timeoutSeconds").map(|text| text.parse::<u64>()) {

@@ -1,10 +1,12 @@
 //! One request: who, what, may they; then to where it is answered.
 
+use std::str::Utf8Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use mainstay_api::selector::Fields;
 use mainstay_api::table::{Media, Offer, negotiate};
 use mainstay_api::{Status, parameters};
 use mainstay_tasks::listen::Connection;
@@ -227,6 +229,10 @@ async fn answer(
             let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
             let authorizer = server.authorizer.clone();
             let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
+            // Whoever may only read executes nothing, though a WebSocket is opened by a GET (as upstream).
+            if what.verb != "create" && matches!(&*what.subresource, "attach" | "exec" | "portforward") {
+                requester.check(&Attributes { verb: "create".to_owned(), ..what })?;
+            }
             objects::serve(server, &bill.user, requester, target, verb, query, request).await
         }
     }
@@ -355,7 +361,7 @@ fn asked(route: &Route, method: &Method, query: &Query) -> Result<Attributes, St
 fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
     let mut name = target.name.clone();
     if name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
-        name = query.get("fieldSelector").and_then(|selector| named(selector)).unwrap_or_default().to_owned();
+        name = query.get("fieldSelector").and_then(|selector| named(selector)).unwrap_or_default();
     }
     let is_namespace = target.kind.group.is_empty() && target.kind.plural == "namespaces";
     let is_bare_binding = target.subresource == "binding" && target.name.is_empty();
@@ -372,17 +378,15 @@ fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
 }
 
 /// The one name that a field selector leaves, where it does.
-fn named(selector: &str) -> Option<&str> {
-    selector.split(',').find_map(|part| {
-        let (field, value) = part.split_once("==").or_else(|| part.split_once('='))?;
-        (field == "metadata.name" && !value.is_empty() && !value.contains('/')).then_some(value)
-    })
+fn named(selector: &str) -> Option<String> {
+    Fields::required_by(selector, "metadata.name").filter(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// A bearer token goes before the certificate; a wrong one is refused, whatever else there is.
 async fn authenticate(server: &Server, certified: Option<User>, request: &Request<Received>) -> Result<User, Status> {
     let others = &server.authenticators;
-    let Some(token) = request.headers().get(header::AUTHORIZATION).and_then(bearer) else {
+    let token = request.headers().get(header::AUTHORIZATION).and_then(bearer);
+    let Some(token) = token.transpose().map_err(|_| Status::unauthorized())? else {
         return match certified {
             Some(user) => Ok(user),
             None if others.config.lets_anonymous(request.uri().path()) => Ok(User::anonymous()),
@@ -406,10 +410,12 @@ async fn authenticate(server: &Server, certified: Option<User>, request: &Reques
     known.map(|(user, _)| user).map_err(|error| refused(&error))
 }
 
-/// The token of an `Authorization` header; its scheme's name has no case (RFC 9110, 11.1).
-fn bearer(header: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = header.to_str().ok()?.trim_start().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+/// The token of an `Authorization` header; its scheme's name has no case (RFC 9110, 11.1). An error where it is no
+/// text: that is no token, but one was meant.
+fn bearer(header: &HeaderValue) -> Option<Result<&str, Utf8Error>> {
+    let (scheme, token) = header.as_bytes().trim_ascii_start().split_at_checked("bearer".len())?;
+    (scheme.eq_ignore_ascii_case(b"bearer") && token.first() == Some(&b' '))
+        .then(|| std::str::from_utf8(token).map(str::trim))
 }
 
 /// The `Accept` header.
@@ -458,9 +464,8 @@ mod tests {
 
     #[test]
     fn x1_a_list_of_one_name_asks_for_that_name() {
-        assert_eq!(named("metadata.name=a"), Some("a"));
-        assert_eq!(named("status.phase=Running,metadata.name==a"), Some("a"));
-        for none in ["metadata.name!=a", "spec.metadata.name=a", "metadata.name=", "metadata.name=a/b", ""] {
+        assert_eq!(named("status.phase=Running,metadata.name==a").as_deref(), Some("a"));
+        for none in ["metadata.name!=a", r"metadata.namespace!=x\,metadata.name=a", "metadata.name=a/b"] {
             assert_eq!(named(none), None, "{none}");
         }
     }

@@ -5,7 +5,8 @@ use mainstay_client::{Client, Error, ListOptions};
 use mainstay_server::{Running, start};
 use serde_json::{Value, json};
 
-use super::{admin, bearer, config};
+use super::pressure::{http2, send, text};
+use super::{admin, bearer, client, config};
 
 /// A service account of the namespace `default`, and a client that is it.
 async fn account(server: &Running, name: &str) -> Client {
@@ -171,5 +172,82 @@ async fn x1_default_roles_are_brought_up_to_date_at_a_start() {
     let left = client.get(&kinds::CLUSTER_ROLE, "", "system:kube-dns").await.expect("there");
     assert_eq!(left["rules"], json!([]));
     client.get(&kinds::CLUSTER_ROLE_BINDING, "", "system:basic-user").await.expect("made again");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn x1_what_a_requests_verb_does_not_say_is_asked_for_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = admin(&server);
+    let rules = json!({ "metadata": { "name": "r" }, "rules": [
+        { "verbs": ["get", "patch"], "apiGroups": [""], "resources": ["configmaps"] },
+        { "verbs": ["get"], "apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward"] },
+        { "verbs": ["list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"] },
+    ] });
+    admin.create(&kinds::ROLE, "default", &rules).await.expect("a role");
+    let binding = json!({ "metadata": { "name": "r" }, "subjects": [{ "kind": "User", "name": "jürgen" }],
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r" } });
+    admin.create(&kinds::ROLE_BINDING, "default", &binding).await.expect("bound");
+    let mut sender = http2(&server).await;
+    let base = "/api/v1/namespaces/default";
+    // Made by nobody who may only patch, whatever the patch is called; changed by them, once it is there.
+    let maps = format!("{base}/configmaps");
+    let apply = format!("{maps}/a?fieldManager=t");
+    let object = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"a":"b"}}"#;
+    let of_jurgen = [("impersonate-user", "jürgen"), ("content-type", "application/apply-patch+yaml")];
+    let refused = send(&mut sender, &server, http::Method::PATCH, &apply, &of_jurgen, object).await;
+    assert_eq!(refused.status(), 403);
+    let why = text(refused).await;
+    assert!(why.contains(r#"cannot create resource \"configmaps\""#), "{why}");
+    admin.create(&kinds::CONFIG_MAP, "default", &json!({ "metadata": { "name": "a" } })).await.expect("made");
+    let applied = send(&mut sender, &server, http::Method::PATCH, &apply, &of_jurgen, object).await;
+    assert_eq!(applied.status(), 200);
+    for stream in ["exec?command=id", "attach", "portforward"] {
+        let path = format!("{base}/pods/p/{stream}");
+        let refused = send(&mut sender, &server, http::Method::GET, &path, &of_jurgen[..1], "").await;
+        assert_eq!(refused.status(), 403, "{stream}");
+        let why = text(refused).await;
+        assert!(why.contains("cannot create resource"), "{stream}: {why}");
+    }
+    // A list of one name is of that name, however the selector is written.
+    for (selector, code) in [
+        ("metadata.name%3Dmine", 200),
+        ("metadata.name%3Dother", 403),
+        ("metadata.namespace%21%3Dx%5C%2Cmetadata.name%3Dmine", 403),
+    ] {
+        let path = format!("{base}/secrets?fieldSelector={selector}");
+        let listed = send(&mut sender, &server, http::Method::GET, &path, &of_jurgen[..1], "").await;
+        assert_eq!(listed.status(), code, "{selector}");
+    }
+    // Whose name is no text is not the sender: the sender is an administrator here.
+    let path = format!("https://{}{base}/secrets", server.addr);
+    let request = http::Request::get(path).header("impersonate-user", &b"j\xfcrgen"[..]);
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).expect("a request");
+    assert_eq!(sender.send_request(request).await.expect("an answer").status(), 400);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn m4_a_node_sees_no_pod_of_another_by_its_path_or_by_a_selector_that_only_looks_like_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n2",
+        "containers": [{ "name": "c", "image": "i", "env": [{ "name": "A", "value": "hidden" }] }] } });
+    admin(&server).create(&kinds::POD, "default", &pod).await.expect("a pod");
+    let node = client(&server.node.as_ref().expect("a node").kubeconfig);
+    let base = "/api/v1/namespaces/default/pods";
+    let own = "fieldSelector=spec.nodeName%3Dn1";
+    for path in [
+        format!("{base}/p?watch=1&timeoutSeconds=1&{own}"),
+        format!("/api/v1/watch/namespaces/default/pods/p?timeoutSeconds=1&{own}"),
+        "/api/v1/pods?fieldSelector=metadata.namespace%21%3Dx%5C%2Cspec.nodeName%3Dn1".to_owned(),
+    ] {
+        assert_eq!(node.get_text(&path).await.expect_err(&path).code(), Some(403), "{path}");
+    }
+    assert!(!node.get_text(&format!("{base}?{own}")).await.expect("its own").contains("hidden"));
+    // What a watch of one object selects by is heeded by everybody's.
+    let watched = admin(&server).get_text(&format!("{base}/p?watch=1&timeoutSeconds=1&{own}")).await.expect("watched");
+    assert!(!watched.contains("hidden"), "{watched}");
     server.shutdown().await;
 }

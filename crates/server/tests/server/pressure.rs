@@ -38,7 +38,7 @@ async fn tls(server: &Running, alpn: &[u8], is_admin: bool) -> TlsStream<TcpStre
 }
 
 /// An HTTP/2 connection as the administrator, whose windows are as small as they are by default.
-async fn http2(server: &Running) -> SendRequest<Full<Bytes>> {
+pub async fn http2(server: &Running) -> SendRequest<Full<Bytes>> {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(65_535)
         .initial_connection_window_size(65_535)
@@ -49,7 +49,7 @@ async fn http2(server: &Running) -> SendRequest<Full<Bytes>> {
     sender
 }
 
-async fn send(
+pub async fn send(
     sender: &mut SendRequest<Full<Bytes>>,
     server: &Running,
     method: Method,
@@ -64,7 +64,7 @@ async fn send(
     sender.send_request(request.body(Full::new(body.into())).expect("a request")).await.expect("an answer")
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub async fn text(response: Response<Incoming>) -> String {
     let bytes = response.into_body().collect().await.expect("the whole body").to_bytes();
     String::from_utf8_lossy(&bytes).into_owned()
 }
