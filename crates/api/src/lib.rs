@@ -10,6 +10,7 @@ pub mod cel;
 pub mod cron;
 pub mod custom;
 pub mod discovery;
+pub mod flows;
 pub mod int_or_string;
 pub mod kinds;
 pub mod metadata;

@@ -157,6 +157,14 @@ impl Status {
         Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}")).with_details(about)
     }
 
+    /// 422 for a patch that makes an object that is none of its kind; `shown` is quoted.
+    pub fn invalid_patch(shown: &str, why: &str) -> Self {
+        let cause = Cause::invalid("patch", shown, why);
+        let mut about = details("", "", "");
+        about["causes"] = json!([{ "reason": cause.reason, "message": cause.message, "field": cause.field }]);
+        Self::new(422, "Invalid", format!(" \"\" is invalid: patch: {}", cause.message)).with_details(about)
+    }
+
     /// 400 for a request that makes no sense.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)

@@ -101,6 +101,11 @@ impl Write {
         (!is_same || old.is_null()).then(|| Self::patch_status(kind, meta, patch)).filter(|_| old != new)
     }
 
+    /// A merge patch of the main resource with what differs between two states of it; guarded as [`Write::patch`].
+    pub fn change(kind: &Kind, meta: &ObjectMeta, old: &Value, new: &Value) -> Self {
+        Self::patch(kind, meta, difference(old, new))
+    }
+
     /// A delete in the background with the kind's grace period, guarded by uid and resourceVersion.
     pub fn delete(kind: &Kind, meta: &ObjectMeta) -> Self {
         Self::Delete {

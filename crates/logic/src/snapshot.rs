@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::flowcontrol::v1::FlowSchema;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -124,6 +124,7 @@ pub struct Snapshot {
     pub persistent_volumes: Objects<PersistentVolume>,
     pub pod_disruption_budgets: Objects<PodDisruptionBudget>,
     pub pods: Objects<Pod>,
+    pub priority_levels: Objects<PriorityLevelConfiguration>,
     pub replica_sets: Objects<ReplicaSet>,
     pub resource_quotas: Objects<ResourceQuota>,
     pub replication_controllers: Objects<ReplicationController>,
@@ -390,6 +391,7 @@ typed! {
     ("coordination.k8s.io", "leases") => leases: Lease,
     ("discovery.k8s.io", "endpointslices") => endpoint_slices: EndpointSlice,
     ("flowcontrol.apiserver.k8s.io", "flowschemas") => flow_schemas: FlowSchema,
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => priority_levels: PriorityLevelConfiguration,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses") => volume_group_snapshot_classes: VolumeGroupSnapshotClass,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotcontents") => volume_group_snapshot_contents: VolumeGroupSnapshotContent,
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots") => volume_group_snapshots: VolumeGroupSnapshot,

@@ -1,5 +1,5 @@
 //! What a cluster has from its first moment: namespaces, the Services of the API and of DNS, classes of volumes
-//! and snapshots.
+//! and snapshots, roles, the flows of requests.
 //!
 //! Everything is made in one transaction, and at every start again what is missing; what is there is left alone, but
 //! for the API server's address.
@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mainstay_api::kinds::addresses::special;
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, Status, flows, kinds, object};
 use serde_json::{Value, json};
 
 use crate::{
@@ -152,6 +152,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
         publish_servers(batch, &[advertise])?;
     }
     authorize::policy::reconcile(batch)?;
+    flows(batch);
     Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
 }
 
@@ -160,6 +161,51 @@ fn ensure(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value) ->
         return Ok(());
     }
     api::create(batch, kind, namespace, object).map(|_| ())
+}
+
+/// As [`ensure`], and makes of an object that is there what `updated` says. Whether it was made just now.
+pub fn keep(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    namespace: &str,
+    object: &Value,
+    updated: impl FnOnce(&Value) -> Option<Value>,
+) -> Result<bool, Status> {
+    let name = object::name(object);
+    let Some(old) = batch.get(kind, namespace, name)? else {
+        return api::create(batch, kind, namespace, object.clone()).map(|_| true);
+    };
+    if let Some(new) = updated(&old) {
+        api::patch(batch, kind, namespace, name, Part::Main, &|_| Ok(new.clone()))?;
+    }
+    Ok(false)
+}
+
+/// The default FlowSchemas and PriorityLevelConfigurations. What is in force does not depend on them (X7): one that
+/// cannot be read or written keeps no server from starting.
+fn flows(batch: &mut Batch<'_>) {
+    for made in flows::defaults() {
+        if let Err(status) = flow(batch, made) {
+            let (kind, name) = (&*made.kind.kind, made.name());
+            tracing::error!(kind, name, error = %status.message, "a default object is not as it should be");
+        }
+    }
+}
+
+fn flow(batch: &mut Batch<'_>, made: &flows::Default) -> Result<(), Status> {
+    let is_new = keep(batch, &made.kind, "", &made.object, |old| made.updated(old))?;
+    if !is_new || made.kind != kinds::FLOW_SCHEMA {
+        return Ok(());
+    }
+    // Its controller would say so, in a write for each.
+    let level = object::text(&made.object, &["spec", "priorityLevelConfiguration", "name"]);
+    let found = flows::dangling(level, true, batch.now);
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        object::ensure(&mut new, &["status"]).insert("conditions".to_owned(), json!([found]));
+        Ok(new)
+    };
+    api::patch(batch, &made.kind, "", made.name(), Part::Status, &change).map(|_| ())
 }
 
 /// As [`ensure`], and brings these fields up to date where the object is there.
@@ -312,6 +358,64 @@ fn endpoint_slice(servers: &[SocketAddr]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::tests::Cluster;
+    use crate::fairness::Fairness;
+    use kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
+
+    fn begin(cluster: &Cluster) {
+        let advertise: SocketAddr = "192.0.2.1:6443".parse().expect("an address");
+        cluster.api.write_now(false, |batch| bootstrap(batch, advertise, &About::default())).expect("begun");
+    }
+
+    #[test]
+    fn conformance_the_default_flows_are_objects_and_follow_until_somebody_has_said_otherwise() {
+        let cluster = Cluster::new();
+        begin(&cluster);
+        let revision = cluster.api.store.revision();
+        begin(&cluster);
+        assert_eq!(cluster.api.store.revision(), revision, "a restart that changes nothing writes nothing");
+        for made in flows::defaults() {
+            let stored = cluster.get(&made.kind, made.name()).expect("there");
+            assert_eq!((&stored["spec"], &stored["metadata"]["generation"]), (made.spec(), &json!(1)));
+            if made.kind == FLOW_SCHEMA {
+                let condition = &stored["status"]["conditions"][0];
+                assert_eq!((&condition["type"], &condition["status"]), (&json!("Dangling"), &json!("False")));
+            }
+        }
+        let few = json!({ "spec": { "limited": { "nominalConcurrencyShares": 1 } } });
+        for name in ["system", "workload-low"] {
+            cluster.merge(&PRIORITY_LEVEL_CONFIGURATION, name, Part::Main, few.clone()).expect("changed");
+        }
+        let own = json!({ "metadata": { "annotations": { "apf.kubernetes.io/autoupdate-spec": "false" } } });
+        cluster.merge(&PRIORITY_LEVEL_CONFIGURATION, "workload-low", Part::Main, own).expect("changed");
+        cluster.delete(&FLOW_SCHEMA, "probes", &api::DeleteOptions::default()).expect("deleted");
+        begin(&cluster);
+        let shares = |name: &str| {
+            let level = cluster.get(&PRIORITY_LEVEL_CONFIGURATION, name).expect("there");
+            level["spec"]["limited"]["nominalConcurrencyShares"].clone()
+        };
+        assert_eq!((shares("system"), shares("workload-low")), (json!(30), json!(1)));
+        assert!(cluster.get(&FLOW_SCHEMA, "probes").is_some());
+    }
+
+    #[test]
+    fn x7_what_became_of_a_stored_default_keeps_neither_server_nor_nodes_out() {
+        use mainstay_store::{Encoded, Op, Txn};
+        let cluster = Cluster::new();
+        begin(&cluster);
+        let before = Fairness::new(&cluster.api.store).seats();
+        let put = |kind: &Kind, name: &str, value: &'static [u8]| {
+            let op = Op::Put { key: key::object(kind, "", name), value: Encoded::plain(value) };
+            cluster.api.store.commit_blocking(Txn { expect: Vec::new(), ops: vec![op] }).expect("stored");
+        };
+        put(&FLOW_SCHEMA, "system-nodes", b"{");
+        put(&PRIORITY_LEVEL_CONFIGURATION, "system", b"[]");
+        put(&FLOW_SCHEMA, "exempt", br#"{"metadata":{"name":"exempt"},"spec":{"rules":7}}"#);
+        put(&PRIORITY_LEVEL_CONFIGURATION, "exempt", br#"{"metadata":{"name":"exempt"},"spec":{"type":"Limited"}}"#);
+        assert_eq!(Fairness::new(&cluster.api.store).seats(), before);
+        begin(&cluster);
+        assert_eq!(Fairness::new(&cluster.api.store).seats(), before);
+    }
 
     /// Otherwise the server would refuse its own endpoints, and not start.
     #[test]

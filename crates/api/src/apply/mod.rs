@@ -92,7 +92,7 @@ pub fn apply(
     }
     let nature = Nature::of_kind(kind);
     if let Some(repeated) = Typed::object(nature, config).repeated() {
-        return Err(not_typed(kind, config, &repeated));
+        return Err(not_typed(config, &typed_as(kind), &repeated));
     }
     let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let mut managers = Managers::of(live.and_then(managed)).unwrap_or_default();
@@ -295,15 +295,18 @@ pub fn undeclared(kind: &Kind, config: &Value, unknown: &[&str]) -> Status {
         [one] => line(one),
         several => format!("errors:\n  {}", several.iter().map(line).collect::<Vec<_>>().join("\n  ")),
     };
-    not_typed(kind, config, &why)
+    not_typed(config, &typed_as(kind), &why)
 }
 
-/// Upstream's 500 for a configuration that is not of its type or whose lists cannot be merged.
-fn not_typed(kind: &Kind, config: &Value, why: &str) -> Status {
+/// Upstream's 500 for a configuration that is not of its type (as Go prints group, version and kind) or whose lists
+/// cannot be merged.
+pub(crate) fn not_typed(config: &Value, typed: &str, why: &str) -> Status {
     let (namespace, name) = (crate::object::namespace(config), crate::object::name(config));
-    let (version, kind) = (kind.api_version(), kind.kind.clone());
-    let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}");
-    Status::new(500, "", message)
+    Status::new(500, "", format!("failed to create typed patch object ({namespace}/{name}; {typed}): {why}"))
+}
+
+fn typed_as(kind: &Kind) -> String {
+    format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind)
 }
 
 /// Upstream's 409: one cause per field and manager.

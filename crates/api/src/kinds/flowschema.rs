@@ -8,9 +8,9 @@ use super::cells::{self, AGE, NAME, count, text_column};
 use super::field::{Field, made};
 use super::{BASE, Kind, Row, Subresource, lifecycle};
 use crate::jiff::Timestamp;
-use crate::names;
 use crate::object::{ensure, name, text};
 use crate::status::Cause;
+use crate::{flows, names};
 
 /// The precedence of a schema that names none.
 const PRECEDENCE: i64 = 1000;
@@ -53,37 +53,12 @@ pub static FLOW_SCHEMA: Kind = Kind::BuiltIn(&Row {
     validate: |_, schema, causes| {
         let spec = Field::root(schema).get("spec");
         validate(&spec, name(schema), causes);
-        if mandatory(name(schema)).is_some_and(|fixed| fixed != *spec.value) {
+        if flows::fixed_spec(&FLOW_SCHEMA, name(schema)).is_some_and(|fixed| fixed != spec.value) {
             causes.push(spec.invalid(&format!("spec of '{}' must equal the fixed value", name(schema))));
         }
     },
     ..BASE
 });
-
-/// The specs of upstream's two schemas that are always there.
-pub fn mandatory(name: &str) -> Option<Value> {
-    let group = |name: &str| json!({ "kind": "Group", "group": { "name": name } });
-    let everything = |subjects: Value| {
-        json!([{
-            "subjects": subjects,
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true,
-                "namespaces": ["*"] }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-        }])
-    };
-    match name {
-        "exempt" => Some(json!({
-            "priorityLevelConfiguration": { "name": "exempt" }, "matchingPrecedence": 1,
-            "rules": everything(json!([group("system:masters")])),
-        })),
-        "catch-all" => Some(json!({
-            "priorityLevelConfiguration": { "name": "catch-all" }, "matchingPrecedence": MAX_PRECEDENCE,
-            "distinguisherMethod": { "type": "ByUser" },
-            "rules": everything(json!([group("system:unauthenticated"), group("system:authenticated")])),
-        })),
-        _ => None,
-    }
-}
 
 fn row(schema: &Value, now: Timestamp) -> Vec<Value> {
     let dangling =

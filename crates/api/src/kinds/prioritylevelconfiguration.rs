@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::{Field, default, inner};
 use super::{BASE, Kind, Row, Subresource, lifecycle};
+use crate::flows;
 use crate::jiff::Timestamp;
 use crate::object::{name, text};
 use crate::status::Cause;
@@ -61,20 +62,12 @@ pub static PRIORITY_LEVEL_CONFIGURATION: Kind = Kind::BuiltIn(&Row {
     validate: |_, level, causes| {
         let spec = Field::root(level).get("spec");
         validate(&spec, name(level), causes);
-        if mandatory(name(level)).is_some_and(|fixed| fixed != *spec.value) {
+        if flows::fixed_spec(&PRIORITY_LEVEL_CONFIGURATION, name(level)).is_some_and(|fixed| fixed != spec.value) {
             causes.push(spec.invalid(&format!("spec of '{}' must equal the fixed value", name(level))));
         }
     },
     ..BASE
 });
-
-/// The spec of upstream's limited level that is always there. The exempt one may be changed in its shares.
-pub fn mandatory(name: &str) -> Option<Value> {
-    (name == "catch-all").then(|| {
-        json!({ "type": "Limited", "limited": {
-            "nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": { "type": "Reject" } } })
-    })
-}
 
 fn row(level: &Value, now: Timestamp) -> Vec<Value> {
     let limited = Field::root(level).dig(&["spec", "limited"]);

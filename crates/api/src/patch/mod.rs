@@ -58,15 +58,86 @@ impl PatchType {
     }
 }
 
+/// How much of a patch or of a patched object a refusal shows, in bytes.
+const MAX_SHOWN: usize = 4096;
+
+/// What a patch makes.
+#[derive(Debug)]
+pub struct Patched {
+    /// The object.
+    pub object: Value,
+    /// The paths of what stands twice in the patch.
+    pub duplicates: Vec<String>,
+}
+
+/// What a refusal shows, as upstream: a strategic merge patch as Go prints it, else the object that was made.
+pub fn shown(patch_type: PatchType, patch: &[u8], patched: &Value) -> String {
+    let mut text = String::new();
+    match parse::parse(patch) {
+        Ok(parsed) if patch_type == PatchType::Strategic => go(&parsed.value, &mut text),
+        _ => text = patched.to_string(),
+    }
+    if text.len() > MAX_SHOWN {
+        text.truncate(text.floor_char_boundary(MAX_SHOWN));
+        text.push_str("...");
+    }
+    text
+}
+
+/// A value as Go prints it with `%v`, and little more than is shown of it.
+fn go(value: &Value, text: &mut String) {
+    if text.len() > MAX_SHOWN {
+        return;
+    }
+    let between = |text: &mut String, index: usize| {
+        if index > 0 {
+            text.push(' ');
+        }
+    };
+    match value {
+        Value::Null => text.push_str("<nil>"),
+        Value::String(string) => text.push_str(string),
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                between(text, index);
+                go(item, text);
+            }
+            text.push(']');
+        }
+        Value::Object(fields) => {
+            text.push_str("map[");
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| *name);
+            for (index, (name, field)) in fields.into_iter().enumerate() {
+                between(text, index);
+                text.push_str(name);
+                text.push(':');
+                go(field, text);
+            }
+            text.push(']');
+        }
+        other => text.push_str(&other.to_string()),
+    }
+}
+
+/// [`patched`], without what stands twice.
+///
+/// # Errors
+/// As [`patched`].
+pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &[u8]) -> Result<Value, Status> {
+    patched(kind, patch_type, current, patch).map(|patched| patched.object)
+}
+
 /// The object that a patch makes of the current one.
 ///
 /// Errors: 400 for what is not such a patch, 413 for too many operations, 422 for a patch that does
 /// not fit the object (a failed `test`, a path that is not there, a list item without its merge key).
 /// [`PatchType::Apply`] is a 415 here.
-pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &[u8]) -> Result<Value, Status> {
-    let patch =
-        parse::parse(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
-    let patched = match patch_type {
+pub fn patched(kind: &Kind, patch_type: PatchType, current: &Value, patch: &[u8]) -> Result<Patched, Status> {
+    let parse::Parsed { value: patch, duplicates } =
+        parse::parse(patch).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+    let object = match patch_type {
         PatchType::Json => json_patch(current, patch)?,
         PatchType::Merge if patch.is_object() => {
             let mut patched = current.clone();
@@ -84,10 +155,10 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, current: &Value, patch: &
         PatchType::Strategic => strategic::merge(shape_of(&kind.type_name), current, patch)?,
         PatchType::Apply => return Err(Status::unsupported_media_type(PatchType::CONTENT_TYPES)),
     };
-    if !fits_depth(&patched, MAX_DEPTH) {
+    if !fits_depth(&object, MAX_DEPTH) {
         return Err(Status::bad_request(format!("exceeded max depth of {MAX_DEPTH}")));
     }
-    Ok(patched)
+    Ok(Patched { object, duplicates })
 }
 
 fn json_patch(current: &Value, patch: Value) -> Result<Value, Status> {

@@ -12,6 +12,7 @@ use super::types::{Shape, Struct, shape_of};
 use super::yaml;
 use crate::custom::values::prune;
 use crate::kinds::{self, Kind};
+use crate::object;
 use crate::quantity::Quantity;
 use crate::status::Status;
 
@@ -47,24 +48,30 @@ impl FieldValidation {
 /// value of the wrong type, and with `Strict` unknown and duplicate fields.
 pub fn decode_bytes(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let (mut object, duplicates) = parse_json(kind, body)?;
-    let found = clean(kind, &mut object, duplicates, Empty::Dropped)?;
+    type_meta(kind, &mut object)?;
+    let found = clean(kind, &mut object, duplicates, Empty::Dropped).map_err(|why| unfit(kind, &why))?;
     Ok((object, judge(kind, in_body_order(body, found), validation)?))
 }
 
 /// As [`decode_bytes`], for a YAML body.
 pub fn decode_yaml(kind: &Kind, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let (mut object, duplicates) = parse_yaml(body)?;
-    let found = clean(kind, &mut object, duplicates, Empty::Dropped)?;
+    type_meta(kind, &mut object)?;
+    let found = clean(kind, &mut object, duplicates, Empty::Dropped).map_err(|why| unfit(kind, &why))?;
     Ok((object, judge(kind, found, validation)?))
 }
 
 /// Reads the configuration of a server-side apply, YAML or JSON. What is empty in it stays: its manager says that it is
 /// to be empty, and owns that. Returns what is unknown or stands twice, too.
+///
+/// Errors: as [`decode_bytes`]; 400 for another version or none, and upstream's 500 for no kind.
 pub fn decode_config(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     // Most clients send JSON, which is YAML too and is read faster as what it is.
     let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let (mut object, found) = if is_json { parse_json(kind, body)? } else { parse_yaml(body)? };
-    let found = clean(kind, &mut object, found, Empty::Kept)?;
+    config_type(kind, &object)?;
+    type_meta(kind, &mut object)?;
+    let found = clean(kind, &mut object, found, Empty::Kept).map_err(|why| unfit(kind, &why))?;
     Ok((object, if is_json { in_body_order(body, found) } else { found }))
 }
 
@@ -74,8 +81,31 @@ pub fn decode_config(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), S
 /// dropped, and so is what is empty where that means the same; quantities are written in their canonical form; unknown
 /// fields are dropped.
 pub fn decode(kind: &Kind, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
-    let found = clean(kind, object, Vec::new(), Empty::Dropped)?;
+    type_meta(kind, object)?;
+    let found = clean(kind, object, Vec::new(), Empty::Dropped).map_err(|why| unfit(kind, &why))?;
     judge(kind, found, validation)
+}
+
+/// As [`decode`], for the result of a patch in which `duplicates` stand twice. Upstream's 422, which quotes what
+/// `shown` makes of the object, for what does not fit.
+pub fn decode_patched(
+    kind: &Kind,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+    shown: &dyn Fn(&Value) -> String,
+) -> Result<Vec<String>, Status> {
+    type_meta(kind, object)?;
+    let refused = |object: &Value, why: &str| Status::invalid_patch(&shown(object), why);
+    let found = clean(kind, object, named_twice(duplicates), Empty::Dropped).map_err(|why| refused(object, &why))?;
+    match strictly(found, validation) {
+        Ok(warnings) => Ok(warnings),
+        Err(why) => Err(refused(object, &why)),
+    }
+}
+
+fn named_twice(paths: Vec<String>) -> Vec<String> {
+    paths.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect()
 }
 
 /// A body as JSON, and what stands twice in it.
@@ -87,7 +117,7 @@ fn parse_json(kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> 
                 error: {error}"
         ))
     })?;
-    Ok((parsed.value, parsed.duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")).collect()))
+    Ok((parsed.value, named_twice(parsed.duplicates)))
 }
 
 /// Reads a YAML body, and says which keys stand twice in it.
@@ -111,8 +141,7 @@ enum Empty {
 }
 
 /// Checks and cleans; adds the unknown fields to what the parser has found.
-fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>, empty: Empty) -> Result<Vec<String>, Status> {
-    type_meta(kind, object)?;
+fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>, empty: Empty) -> Result<Vec<String>, String> {
     let mut walk = Walk { path: Vec::new(), strict, owner: &kind.kind, empty };
     match &kind.custom {
         None => walk.value(shape_of(&kind.type_name), object),
@@ -122,8 +151,7 @@ fn clean(kind: &Kind, object: &mut Value, strict: Vec<String>, empty: Empty) -> 
             walk.strict.extend(dropped.into_iter().map(|path| format!("unknown field \"{path}\"")));
             checked
         }
-    }
-    .map_err(|why| unfit(kind, &why))?;
+    }?;
     let mut strict = walk.strict;
     strict.truncate(MAX_STRICT_ERRORS);
     Ok(strict)
@@ -153,10 +181,13 @@ fn in_body_order(body: &[u8], found: Vec<String>) -> Vec<String> {
 }
 
 fn judge(kind: &Kind, strict: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    strictly(strict, validation).map_err(|why| unfit(kind, &why))
+}
+
+/// The warnings, or why it is refused.
+fn strictly(strict: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, String> {
     match validation {
-        FieldValidation::Strict if !strict.is_empty() => {
-            Err(unfit(kind, &format!("strict decoding error: {}", strict.join(", "))))
-        }
+        FieldValidation::Strict if !strict.is_empty() => Err(format!("strict decoding error: {}", strict.join(", "))),
         FieldValidation::Warn => Ok(strict),
         _ => Ok(Vec::new()),
     }
@@ -167,6 +198,21 @@ fn unfit(kind: &Kind, why: &str) -> Status {
         "{} in version {:?} cannot be handled as a {}: {why}",
         kind.kind, kind.version, kind.kind
     ))
+}
+
+/// A configuration says itself of which version and kind it is.
+fn config_type(kind: &Kind, config: &Value) -> Result<(), Status> {
+    let (given, expected) = (object::text(config, &["apiVersion"]), kind.api_version());
+    if config.is_object() && given != expected {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {given}, expected: {expected}"
+        )));
+    }
+    if config.is_object() && object::text(config, &["kind"]).is_empty() {
+        let about = format!("{}/{}, Kind=", kind.group, kind.version);
+        return Err(crate::apply::not_typed(config, &about, &format!("no corresponding type for {about}")));
+    }
+    Ok(())
 }
 
 /// Makes `apiVersion` and `kind` agree with the endpoint.
@@ -542,11 +588,61 @@ mod tests {
         decode(kind, &mut patched, FieldValidation::Strict).expect("a patch's result");
         assert_eq!((&json.0, &yaml.0, &patched), (&kept, &kept, &kept));
         // Who applies says what is to be empty.
-        let (config, _) = decode_config(kind, text.as_bytes()).expect("a configuration");
+        let mut whole = body.clone();
+        (whole["apiVersion"], whole["kind"]) = ("apps/v1".into(), "StatefulSet".into());
+        let (config, _) = decode_config(kind, whole.to_string().as_bytes()).expect("a configuration");
         assert_eq!(config["spec"], body["spec"]);
         let mut secret = json!({ "data": {}, "stringData": { "a": "" }, "type": "" });
         decode(&kinds::SECRET, &mut secret, FieldValidation::Strict).expect("a Secret");
         assert_eq!(secret, json!({ "apiVersion": "v1", "kind": "Secret", "stringData": { "a": "" } }));
+    }
+
+    #[test]
+    fn conformance_a_configuration_says_of_which_version_and_kind_it_is() {
+        let refused =
+            |body: Value| decode_config(&kinds::CONFIG_MAP, body.to_string().as_bytes()).expect_err("refused");
+        for (given, shown) in [(json!({ "kind": "ConfigMap" }), ""), (json!({ "apiVersion": "v2" }), "v2")] {
+            let status = refused(given);
+            let words = format!("Specified patch version: {shown}, expected: v1");
+            assert_eq!((status.code, status.message.ends_with(&words)), (400, true), "{}", status.message);
+        }
+        let status = refused(json!({ "apiVersion": "v1", "metadata": { "namespace": "n", "name": "a" } }));
+        let words = "failed to create typed patch object (n/a; /v1, Kind=): no corresponding type for /v1, Kind=";
+        assert_eq!((status.code, &*status.message), (500, words));
+        let good = r#"{ "apiVersion": "v1", "kind": "ConfigMap" }"#;
+        assert!(decode_config(&kinds::CONFIG_MAP, good.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn conformance_what_a_patch_makes_wrong_is_told_as_that_of_a_patch() {
+        use crate::patch::{self, PatchType};
+        let body = r#"{"spec":{"replicas":1,"replicas":2,"zz":{"b":[true,null],"a":"x"}}}"#;
+        let judged = |patch_type, validation| {
+            let mut made =
+                patch::patched(&kinds::DEPLOYMENT, patch_type, &json!({}), body.as_bytes()).expect("patched");
+            let shown = |new: &Value| patch::shown(patch_type, body.as_bytes(), new);
+            decode_patched(&kinds::DEPLOYMENT, &mut made.object, made.duplicates, validation, &shown)
+        };
+        let found = vec![r#"duplicate field "spec.replicas""#.to_owned(), r#"unknown field "spec.zz""#.to_owned()];
+        for patch_type in [PatchType::Strategic, PatchType::Merge] {
+            assert_eq!(judged(patch_type, FieldValidation::Warn), Ok(found.clone()));
+            assert_eq!(judged(patch_type, FieldValidation::Ignore), Ok(Vec::new()));
+            let status = judged(patch_type, FieldValidation::Strict).expect_err("refused");
+            let ends = format!("strict decoding error: {}", found.join(", "));
+            assert_eq!((status.code, status.message.ends_with(&ends)), (422, true), "{}", status.message);
+            assert_eq!(status.details["causes"][0]["field"], "patch");
+        }
+        let status = judged(PatchType::Strategic, FieldValidation::Strict).expect_err("refused");
+        let begins =
+            r#" "" is invalid: patch: Invalid value: "map[spec:map[replicas:2 zz:map[a:x b:[true <nil>]]]]": "#;
+        assert!(status.message.starts_with(begins), "{}", status.message);
+        let long = format!(r#"{{"a":"{}"}}"#, "\u{fc}".repeat(100_000));
+        assert!(patch::shown(PatchType::Strategic, long.as_bytes(), &Value::Null).len() < 5_000, "X4");
+        let wrong = br#"{"spec":{"replicas":"many"}}"#;
+        let mut made = patch::apply_patch(&kinds::DEPLOYMENT, PatchType::Merge, &json!({}), wrong).expect("patched");
+        let ignored = FieldValidation::Ignore;
+        let status = decode_patched(&kinds::DEPLOYMENT, &mut made, Vec::new(), ignored, &|_| String::new());
+        assert_eq!(status.map_err(|status| status.code), Err(422));
     }
 
     #[test]

@@ -15,6 +15,6 @@ pub(crate) mod roots;
 pub mod types;
 pub mod yaml;
 
-pub use decode::{FieldValidation, decode, decode_bytes, decode_config, decode_yaml, parse_yaml};
+pub use decode::{FieldValidation, decode, decode_bytes, decode_config, decode_patched, decode_yaml, parse_yaml};
 pub use omitted::drop_empty;
 pub use types::{Field, Shape, Struct, shape_of, shape_of_kind};

@@ -200,6 +200,22 @@ mod tests {
     use crate::kinds;
 
     #[test]
+    fn conformance_a_scale_has_columns_of_its_own() {
+        let scale = json!({ "metadata": { "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "replicas": 3 }, "status": { "replicas": 2 } });
+        let now = "2026-01-01T00:05:00Z".parse().expect("a time");
+        let table = table(&kinds::SCALE, [&scale], json!({}), IncludeObject::None, true, now);
+        let names: Vec<&str> = table["columnDefinitions"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|column| column["name"].as_str())
+            .collect();
+        assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+        assert_eq!(table["rows"][0]["cells"], json!(["web", 3, 2, "5m"]));
+    }
+
+    #[test]
     fn every_row_has_a_cell_for_every_column() {
         let now = Timestamp::UNIX_EPOCH;
         for kind in kinds::ALL {

@@ -1,6 +1,6 @@
 //! `flowcontrol.apiserver.k8s.io` and `storagemigration.k8s.io`.
 
-use mainstay_api::kinds;
+use mainstay_api::{flows, kinds};
 use serde_json::{Value, json};
 
 use super::Case;
@@ -105,11 +105,8 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn the_schemas_that_are_always_there_keep_to_their_own_rules() {
-    for (kind, name, spec) in [
-        (&kinds::FLOW_SCHEMA, "exempt", kinds::flowschema::mandatory("exempt")),
-        (&kinds::FLOW_SCHEMA, "catch-all", kinds::flowschema::mandatory("catch-all")),
-        (&kinds::PRIORITY_LEVEL_CONFIGURATION, "catch-all", kinds::prioritylevelconfiguration::mandatory("catch-all")),
-    ] {
+    for made in flows::defaults().iter().filter(|made| made.is_mandatory()) {
+        let (kind, name, spec) = (&made.kind, made.name(), made.spec());
         let object = json!({ "metadata": { "name": name }, "spec": spec });
         assert!(super::create(kind, &object).is_ok(), "{name}: {:?}", super::create(kind, &object));
         assert_eq!((kind.warnings)(kind, &object), [""; 0], "the server acts on it");

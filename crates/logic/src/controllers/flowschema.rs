@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::flowcontrol::v1::FlowSchema;
-use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
+use mainstay_api::{ObjectKey, flows};
 use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Verb, Write};
@@ -37,22 +37,19 @@ fn decide(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Option<Decisi
     let schema = snapshot.flow_schemas.get(key)?;
     let level = level(schema);
     let is_there = snapshot.metas.contains_key(&(PRIORITY_LEVEL_CONFIGURATION.clone(), ObjectKey::new("", level)));
-    let about = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?}");
-    let (status, reason, message) = match is_there {
-        true => ("False", "Found", format!("{about} and it exists")),
-        false => ("True", "NotFound", format!("{about} but there is no such object")),
-    };
+    let mut found = flows::dangling(level, is_there, now);
     let old = json!(schema.status.clone().unwrap_or_default());
     let conditions = old.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let (own, mut others): (Vec<Value>, Vec<Value>) =
         conditions.into_iter().partition(|condition| condition["type"] == "Dangling");
-    let before = own.first().filter(|condition| condition["status"] == status);
-    if before.is_some_and(|condition| condition["reason"] == reason && condition["message"] == *message) {
+    let before = own.first().filter(|before| before["status"] == found["status"]);
+    if before.is_some_and(|before| ["reason", "message"].iter().all(|field| before[*field] == found[*field])) {
         return None;
     }
-    let since = before.map(|condition| condition["lastTransitionTime"].clone()).filter(Value::is_string);
-    others.push(json!({ "type": "Dangling", "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": since.unwrap_or_else(|| mainstay_api::time::rfc3339(now).into()) }));
+    if let Some(since) = before.map(|before| before["lastTransitionTime"].clone()).filter(Value::is_string) {
+        found["lastTransitionTime"] = since;
+    }
+    others.push(found);
     let new = json!({ "conditions": others });
     let write = Write::change_status(&FLOW_SCHEMA, &schema.metadata, &old, &new);
     Some(Decision { writes: write.into_iter().collect(), ..Decision::default() })

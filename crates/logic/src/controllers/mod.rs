@@ -17,6 +17,7 @@ pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod ephemeral;
 pub mod fencing;
+pub mod flowdefaults;
 pub mod flowschema;
 pub mod garbagecollector;
 pub mod horizontalpodautoscaler;
@@ -60,6 +61,7 @@ pub const CONTROLLERS: &[Controller] = &[
     endpointslicemirroring::CONTROLLER,
     ephemeral::CONTROLLER,
     fencing::CONTROLLER,
+    flowdefaults::CONTROLLER,
     flowschema::CONTROLLER,
     garbagecollector::CONTROLLER,
     horizontalpodautoscaler::CONTROLLER,

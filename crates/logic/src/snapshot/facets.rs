@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::flowcontrol::v1::FlowSchema;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -79,6 +79,7 @@ impl Indexed for ServiceCIDR {
 
 impl Indexed for CronJob {}
 impl Indexed for FlowSchema {}
+impl Indexed for PriorityLevelConfiguration {}
 impl Indexed for HorizontalPodAutoscaler {}
 impl Indexed for Definition {}
 impl Indexed for ResourceQuota {}

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::rbac::GROUP;
 use super::rule::{Rule, missing};
-use crate::api::{self, Batch, Part, key};
+use crate::api::{self, Batch};
+use crate::bootstrap;
 
 const TABLE: &str = include_str!("policy.txt");
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
@@ -23,24 +24,17 @@ struct Default {
 /// Adds what is missing.
 pub fn reconcile(batch: &mut Batch<'_>) -> Result<(), Status> {
     for Default { kind, namespace, object } in defaults() {
-        let name = object::name(&object).to_owned();
-        if !batch.has(key::object(&kind, &namespace, &name)) {
-            api::create(batch, &kind, &namespace, object)?;
-            continue;
-        }
-        let old = batch.must_get(&kind, &namespace, &name)?;
-        if object::text(&old, &["metadata", "annotations", AUTO_UPDATE]) != "true" {
-            continue;
-        }
-        if object.get("roleRef").is_some() && old.get("roleRef") != object.get("roleRef") {
+        let name = object::name(&object);
+        let (mut is_kept, mut is_of_another) = (true, false);
+        bootstrap::keep(batch, &kind, &namespace, &object, |old| {
+            is_kept = object::text(old, &["metadata", "annotations", AUTO_UPDATE]) == "true";
+            is_of_another = object.get("roleRef").is_some() && old.get("roleRef") != object.get("roleRef");
+            Some(merged(old, &object)).filter(|new| is_kept && !is_of_another && new != old)
+        })?;
+        if is_kept && is_of_another {
             // A binding keeps its role for life: it is made again.
-            api::delete(batch, &kind, &namespace, &name, &api::DeleteOptions::default())?;
-            api::create(batch, &kind, &namespace, object)?;
-            continue;
-        }
-        let new = merged(&old, &object);
-        if new != old {
-            api::patch(batch, &kind, &namespace, &name, Part::Main, &|_| Ok(new.clone()))?;
+            api::delete(batch, &kind, &namespace, name, &api::DeleteOptions::default())?;
+            api::create(batch, &kind, &namespace, object.clone())?;
         }
     }
     Ok(())

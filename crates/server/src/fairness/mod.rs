@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mainstay_api::Status;
+use mainstay_api::flows::{self, GROUP};
+use mainstay_api::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
+use mainstay_api::{Kind, Status, object};
 use mainstay_store::{Entry, Store};
 use tokio::sync::oneshot;
 
 use crate::api::{Follower, News, codec};
 use crate::auth::User;
 use crate::authorize::Attributes;
-use schema::{GROUP, LEVELS, Level, Limited, SCHEMAS, Schema};
+use schema::{Level, Limited, Schema};
 
 /// Seats of all levels together: requests are short, and more at a time than this only wait for each other.
 const SEATS: u32 = 128;
@@ -212,25 +214,30 @@ impl State {
         for entry in entries {
             let plural =
                 std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&prefix)?.split('/').next());
-            if let (Some(plural), Ok(object)) = (plural, codec::decode(&entry.value)) {
+            if let (Some(plural), Ok(object)) = (plural, codec::decode(&entry.value))
+                && !object::name(&object).is_empty()
+            {
                 objects.push((plural.to_owned(), object));
             }
         }
         // The defaults are in force beside what was made, or one schema of somebody's own would take the nodes' seats
-        // away. Who makes an object of the same name has their own instead.
-        for (plural, object) in schema::defaults() {
-            let is_there = objects.iter().any(|(of, found)| {
-                of == plural && mainstay_api::object::name(found) == mainstay_api::object::name(&object)
-            });
-            if !is_there {
-                objects.push((plural.to_owned(), object));
+        // away. Who makes an object of the same name has their own instead; but the mandatory ones are in force however
+        // the stored one came to be what it is.
+        for made in flows::defaults() {
+            let same = |(of, found): &&mut (String, _)| *of == made.kind.plural && object::name(found) == made.name();
+            match objects.iter_mut().find(same) {
+                Some((_, found)) if made.is_mandatory() => {
+                    object::ensure(found, &[]).insert("spec".to_owned(), made.spec().clone());
+                }
+                Some(_) => {}
+                None => objects.push((made.kind.plural.to_string(), made.object.clone())),
             }
         }
-        let of = |plural: &'static str| objects.iter().filter(move |(of, _)| of == plural).map(|(_, object)| object);
-        self.schemas = of(SCHEMAS).map(Schema::read).collect();
+        let of = |kind: &'static Kind| objects.iter().filter(|(of, _)| *of == kind.plural).map(|(_, object)| object);
+        self.schemas = of(&FLOW_SCHEMA).map(Schema::read).collect();
         self.schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
         let levels: BTreeMap<String, Level> =
-            of(LEVELS).map(Level::read).map(|level| (level.name.clone(), level)).collect();
+            of(&PRIORITY_LEVEL_CONFIGURATION).map(Level::read).map(|level| (level.name.clone(), level)).collect();
         let limits = levels.values().filter_map(|level| level.limited);
         let sum: u32 = limits.map(|limited| limited.shares).sum::<u32>().max(1);
         for (name, Level { limited, uid, .. }) in &levels {
@@ -318,7 +325,6 @@ mod tests {
 
     #[tokio::test]
     async fn x7_a_schema_of_ones_own_leaves_the_nodes_their_seats() {
-        use mainstay_api::kinds::FLOW_SCHEMA;
         let cluster = crate::api::tests::Cluster::new();
         let before = Fairness::new(&cluster.api.store).seats();
         let schema = json!({ "metadata": { "name": "own" }, "spec": { "matchingPrecedence": 1000,
@@ -335,7 +341,6 @@ mod tests {
 
     #[tokio::test]
     async fn conformance_answers_name_the_schema_and_the_level_of_their_requests() {
-        use mainstay_api::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
         let cluster = crate::api::tests::Cluster::new();
         let limited = json!({ "nominalConcurrencyShares": 1, "limitResponse": { "type": "Reject" } });
         let level = json!({ "metadata": { "name": "own" }, "spec": { "type": "Limited", "limited": limited } });

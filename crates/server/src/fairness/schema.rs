@@ -2,14 +2,10 @@
 
 use http::HeaderValue;
 use mainstay_api::object;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::auth::{ServiceAccountName, User};
 use crate::authorize::Attributes;
-
-/// The group of both kinds.
-pub const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-const TABLE: &str = include_str!("flows.txt");
 
 /// A level, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,101 +43,6 @@ pub struct Schema {
     /// Its uid, where it is stored.
     pub uid: Option<HeaderValue>,
     rules: Vec<Value>,
-}
-
-/// The default objects: plural, and the object without its kind.
-pub fn defaults() -> Vec<(&'static str, Value)> {
-    let mut all: Vec<(&'static str, Value)> = Vec::new();
-    for line in TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if line.starts_with(' ') {
-            if let Some((_, schema)) = all.last_mut() {
-                rule(schema, &words);
-            }
-            continue;
-        }
-        match words.as_slice() {
-            ["level", name, "exempt"] => all.push((
-                LEVELS,
-                json!({
-                    "metadata": metadata(name), "spec": { "type": "Exempt",
-                        "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } },
-                }),
-            )),
-            ["level", name, shares, queues @ ..] => {
-                let number = |text: &&str| text.parse::<i64>().unwrap_or(0);
-                let response = match queues {
-                    [queues, hand, length] => json!({ "type": "Queue", "queuing": {
-                        "queues": number(queues), "handSize": number(hand), "queueLengthLimit": number(length),
-                    } }),
-                    _ => json!({ "type": "Reject" }),
-                };
-                all.push((
-                    LEVELS,
-                    json!({ "metadata": metadata(name), "spec": { "type": "Limited", "limited": {
-                    "nominalConcurrencyShares": number(shares), "limitResponse": response, "lendablePercent": 0,
-                } } }),
-                ));
-            }
-            ["schema", name, level, precedence, distinguisher, subjects @ ..] => {
-                let subjects: Vec<Value> = subjects.iter().filter_map(|text| subject(text)).collect();
-                let mut schema = json!({ "metadata": metadata(name), "spec": {
-                    "priorityLevelConfiguration": { "name": level },
-                    "matchingPrecedence": precedence.parse::<i64>().unwrap_or(0),
-                    "rules": [{ "subjects": subjects }],
-                } });
-                if *distinguisher != "-" {
-                    schema["spec"]["distinguisherMethod"] = json!({ "type": distinguisher });
-                }
-                all.push((SCHEMAS, schema));
-            }
-            _ => {}
-        }
-    }
-    all
-}
-
-/// The plural of the levels.
-pub const LEVELS: &str = "prioritylevelconfigurations";
-/// The plural of the schemas.
-pub const SCHEMAS: &str = "flowschemas";
-
-fn metadata(name: &str) -> Value {
-    json!({ "name": name, "annotations": { "apf.kubernetes.io/autoupdate-spec": "true" } })
-}
-
-fn subject(text: &str) -> Option<Value> {
-    let (kind, name) = text.split_once('/')?;
-    Some(match kind {
-        "User" => json!({ "kind": kind, "user": { "name": name } }),
-        "Group" => json!({ "kind": kind, "group": { "name": name } }),
-        _ => {
-            let (namespace, name) = name.split_once('/')?;
-            json!({ "kind": kind, "serviceAccount": { "namespace": namespace, "name": name } })
-        }
-    })
-}
-
-fn rule(schema: &mut Value, words: &[&str]) {
-    let list = |text: &str| -> Vec<String> {
-        text.split(',').map(|word| if word == "core" { String::new() } else { word.to_owned() }).collect()
-    };
-    let rules = &mut schema["spec"]["rules"][0];
-    let (field, rule) = match words {
-        [verbs, "url", urls] => ("nonResourceRules", json!({ "verbs": list(verbs), "nonResourceURLs": list(urls) })),
-        [verbs, groups, resources, namespaces] => {
-            let rule = json!({
-                "verbs": list(verbs), "apiGroups": list(groups), "resources": list(resources),
-                "namespaces": list(namespaces.trim_end_matches('@')), "clusterScope": namespaces.ends_with('@'),
-            });
-            ("resourceRules", rule)
-        }
-        _ => return,
-    };
-    match &mut rules[field] {
-        Value::Array(all) => all.push(rule),
-        none => *none = json!([rule]),
-    }
 }
 
 impl Level {
@@ -243,17 +144,18 @@ fn fits_rule(rule: &Value, what: &Attributes) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_api::Kind;
+    use mainstay_api::flows::defaults;
+    use mainstay_api::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
+
     use super::*;
 
     #[test]
     fn x7_every_request_has_its_flow() {
-        let all = defaults();
-        let lines = |word: &str| TABLE.lines().filter(|line| line.starts_with(word)).count();
-        assert_eq!(all.len(), lines("level ") + lines("schema "));
-        let levels: Vec<Level> =
-            all.iter().filter(|(plural, _)| *plural == LEVELS).map(|(_, o)| Level::read(o)).collect();
-        let mut schemas: Vec<Schema> =
-            all.iter().filter(|(plural, _)| *plural == SCHEMAS).map(|(_, o)| Schema::read(o)).collect();
+        let of =
+            |kind: &'static Kind| defaults().iter().filter(move |made| made.kind == *kind).map(|made| &made.object);
+        let levels: Vec<Level> = of(&PRIORITY_LEVEL_CONFIGURATION).map(Level::read).collect();
+        let mut schemas: Vec<Schema> = of(&FLOW_SCHEMA).map(Schema::read).collect();
         schemas.sort_by_key(|schema| schema.precedence);
         for schema in &schemas {
             assert!(levels.iter().any(|level| level.name == schema.level), "{}", schema.name);

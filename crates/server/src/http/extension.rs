@@ -96,7 +96,8 @@ async fn pass(
         head.headers.remove(header::TRANSFER_ENCODING);
         return Ok(Response::from_parts(head, Body::Incoming(body)));
     }
-    proxy::join(upgrading, &mut answer, connection);
+    let upgraded = hyper::upgrade::on(&mut answer);
+    tokio::spawn(proxy::join(upgrading, upgraded, connection));
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }

@@ -7,6 +7,21 @@ use mainstay_api::Status;
 use super::Server;
 use super::respond::{self, Body};
 
+/// Upstream's names of what is done when a server begins. Here it is one thing, and so they are done together.
+const HOOKS: [&str; 11] = [
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+];
+
 /// How many of the objects that do not decode are named.
 const MAX_NAMED: usize = 10;
 
@@ -76,7 +91,7 @@ fn checks(server: &Server, is_readyz: bool) -> Vec<Check> {
         checks.push(check("informer-sync", undecodable(&server.undecodable.borrow())));
     }
     let begun = *server.ready.borrow();
-    checks.push(check("poststarthook/bootstrap", (!begun).then(|| "not finished".to_owned())));
+    checks.extend(HOOKS.iter().map(|hook| check(hook, (!begun).then(|| "not finished".to_owned()))));
     for (task, is_well) in server.health.tasks() {
         checks.push(check(&format!("poststarthook/{task}"), down(is_well)));
     }

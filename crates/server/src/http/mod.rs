@@ -5,7 +5,6 @@ mod decoding;
 mod documents;
 mod extension;
 mod forward;
-mod frames;
 mod health;
 mod indent;
 mod listing;

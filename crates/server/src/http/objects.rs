@@ -10,7 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
-use mainstay_api::patch::{PatchType, apply_patch};
+use mainstay_api::patch::{self, PatchType, apply_patch};
 use mainstay_api::schema::{self, FieldValidation};
 use mainstay_api::table::{IncludeObject, Media, Offer, Representation, negotiate};
 use mainstay_api::{Kind, Status, kinds, object, protobuf};
@@ -347,6 +347,7 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
 
 async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
+    let answer = |written| self::answer(shape(call, &kinds::SCALE), written, Vec::new());
     match verb {
         "get" => get(call).await,
         "update" => {
@@ -354,7 +355,7 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
             let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
             let written =
                 write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
-            Ok(respond::reply(written))
+            Ok(answer(written))
         }
         "patch" => {
             let patch_type = decoding::patch_type(&call.content_type)?;
@@ -369,16 +370,17 @@ async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body
                 )
             };
             let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
-            Ok(respond::reply(written))
+            Ok(answer(written))
         }
         _ => Err(Status::method_not_allowed()),
     }
 }
 
-fn shape(call: &Call<'_>) -> Shape {
+/// How objects of the kind are shown: that of the call's target, or its Scale.
+fn shape(call: &Call<'_>, kind: &Kind) -> Shape {
     let include = call.query.get("includeObject").map_or("", String::as_str);
     let include = IncludeObject::from_parameter(include).unwrap_or(IncludeObject::Metadata);
-    Shape::new(&call.target.kind, call.form, include, call.server.api.now())
+    Shape::new(kind, call.form, include, call.server.api.now())
 }
 
 async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -397,9 +399,10 @@ async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         .ok_or_else(|| Status::not_found(kind, name))?;
     let value = convert::shown(&call.server.api, kind, entry.value).await?;
     if subresource == "scale" {
-        return Ok(respond::json(200, object::print(&api::scale_of(kind, &api::codec::decode(&value)?))));
+        let scale = Bytes::from(object::print(&api::scale_of(kind, &api::codec::decode(&value)?)));
+        return Ok(respond::json(200, shape(call, &kinds::SCALE).one(&scale)));
     }
-    Ok(respond::json(200, shape(call).one(&value)))
+    Ok(respond::json(200, shape(call, kind).one(&value)))
 }
 
 async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -407,7 +410,7 @@ async fn list(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let options = ListOptions::new(call.query, &selection.prefix(), call.server.api.now())?;
     let mut list = api::list(&call.server.api.store, &selection, &options)?;
     convert::selected(&call.server.api, &selection, &mut list.items).await?;
-    shape(call).list(list).map(respond::list)
+    shape(call, &call.target.kind).list(list).map(respond::list)
 }
 
 fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -433,7 +436,7 @@ fn watch(call: &Call<'_>) -> Result<Response<Body>, Status> {
         return Err(Status::store_is_silent(&call.server.api.store.trouble().unwrap_or_default()));
     }
     let ends = super::either(call.server.closing(), call.server.api.store.silent());
-    let body = WatchBody::new(watch, shape(call), timeout, sent, ends);
+    let body = WatchBody::new(watch, shape(call, &call.target.kind), timeout, sent, ends);
     Ok(respond::watch(match convert::webhook(kind) {
         Some(_) => body.converting(call.server.api.clone()),
         None => body,
@@ -504,7 +507,7 @@ async fn create(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
         api::create(batch, kind, namespace, object)
     });
     let written = written.await?;
-    Ok(answer(call, written, warnings))
+    Ok(answer(shape(call, kind), written, warnings))
 }
 
 async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
@@ -513,7 +516,7 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
     let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
     let read = Read::new(call, &body, object);
     let written = write(call, dry_run, |batch| api::update(batch, kind, namespace, name, part, read.take()?)).await?;
-    Ok(answer(call, written, warnings))
+    Ok(answer(shape(call, kind), written, warnings))
 }
 
 async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
@@ -535,20 +538,26 @@ async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body
         let force = api::flag(call.query, "force");
         let written =
             write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
-        return Ok(answer(call, written, warnings));
+        return Ok(answer(shape(call, kind), written, warnings));
     }
     let verb = |batch: &mut Batch<'_>| {
         let warnings = std::cell::RefCell::new(Vec::new());
         let outcome = api::patch(batch, kind, namespace, name, part, &|old| {
-            let mut new = apply_patch(kind, patch_type, old, &body)?;
-            *warnings.borrow_mut() = schema::decode(kind, &mut new, validation)?;
-            Ok(new)
+            let mut patched = patch::patched(kind, patch_type, old, &body)?;
+            // A refusal's words are in the audit log, and no Secret is (X2).
+            let shown = |new: &Value| match *kind == kinds::SECRET {
+                true => String::new(),
+                false => patch::shown(patch_type, &body, new),
+            };
+            *warnings.borrow_mut() =
+                schema::decode_patched(kind, &mut patched.object, patched.duplicates, validation, &shown)?;
+            Ok(patched.object)
         })?;
         batch.warnings.extend(warnings.into_inner());
         Ok(outcome)
     };
     let written = write(call, dry_run, verb).await?;
-    Ok(answer(call, written, Vec::new()))
+    Ok(answer(shape(call, kind), written, Vec::new()))
 }
 
 /// What a configuration to be applied has that it should not: unknown fields are refused however it is validated, what
@@ -578,7 +587,7 @@ async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     let Target { kind, namespace, name, .. } = call.target;
     let (options, dry_run) = delete_options(call, &body)?;
     let mut written = write(call, dry_run, |batch| api::delete(batch, kind, namespace, name, &options)).await?;
-    if let Some(converted) = shape(call).converted(&written.body) {
+    if let Some(converted) = shape(call, &call.target.kind).converted(&written.body) {
         written.body = converted;
     }
     Ok(respond::reply(written))
@@ -618,13 +627,12 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
         }
     }
     convert::all(&call.server.api, kind, &mut found.items).await?;
-    shape(call).list(found).map(respond::list)
+    shape(call, &call.target.kind).list(found).map(respond::list)
 }
 
 /// The written object in the form that was asked for.
-fn answer(call: &Call<'_>, mut written: Reply, warnings: Vec<String>) -> Response<Body> {
+fn answer(shape: Shape, mut written: Reply, warnings: Vec<String>) -> Response<Body> {
     written.warnings.extend(warnings);
-    let shape = shape(call);
     if !shape.is_plain() {
         written.body = shape.one(&written.body);
     }

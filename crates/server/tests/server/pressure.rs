@@ -261,13 +261,22 @@ async fn health_is_checked_by_name() {
     let server = server(folder.path()).await;
     let client = admin(&server);
     let readyz = client.get_text("/readyz?verbose").await.expect("ready");
-    for name in ["ping", "etcd", "informer-sync", "poststarthook/controllers", "poststarthook/serving", "shutdown"] {
+    for name in [
+        "ping",
+        "etcd",
+        "informer-sync",
+        "poststarthook/controllers",
+        "poststarthook/serving",
+        "shutdown",
+        "poststarthook/rbac/bootstrap-roles",
+    ] {
         assert!(readyz.contains(&format!("[+]{name} ok\n")), "{readyz}");
     }
     assert!(readyz.ends_with("readyz check passed\n"));
     let without = client.get_text("/readyz?verbose&exclude=etcd&exclude=x").await.expect("ready");
     assert!(without.contains("[+]etcd excluded: ok\n") && without.contains("no matches for \"x\""), "{without}");
     assert_eq!(client.get_text("/livez/ping").await.expect("alive"), "ok");
+    assert_eq!(client.get_text("/healthz/poststarthook/rbac/bootstrap-roles").await.expect("done"), "ok");
     assert_eq!(client.get_text("/livez/nothing").await.expect_err("no such check").code(), Some(404));
     server.shutdown().await;
 }

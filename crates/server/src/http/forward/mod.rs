@@ -140,7 +140,8 @@ async fn pass(
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer.map(Body::Incoming));
     }
-    proxy::join(upgrading, &mut answer, connection);
+    let upgraded = hyper::upgrade::on(&mut answer);
+    tokio::spawn(proxy::join(upgrading, upgraded, connection));
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }
