@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::harness::Cluster;
-use crate::harness::postgres::{Client, TABLE, accepts, check, psql};
+use crate::harness::postgres::{Client, POD, TABLE};
 use crate::harness::random::Random;
 
 /// The latest moment at which something is killed, after the inserts have gone on (milliseconds).
@@ -14,7 +14,7 @@ const LATEST_MS: u64 = 700;
 /// What a restart of Mainstay must not change.
 fn untouched(cluster: &Cluster) -> (String, Vec<String>, String) {
     let path = "{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}";
-    (cluster.field("pod/pg-0", path), cluster.mounts(), psql(cluster, "select pg_postmaster_start_time()"))
+    (cluster.field("pod/pg-0", path), cluster.mounts(), POD.psql(cluster, "select pg_postmaster_start_time()"))
 }
 
 #[test]
@@ -27,8 +27,8 @@ fn v4_v7_postgres_loses_no_acknowledged_row() {
     let manifest = cluster.manifest("pg-statefulset.yaml").replace("replicas: 3", "replicas: 1");
     cluster.apply(&manifest.replace("    spec:\n      containers:", grace));
     cluster.kubectl(&["rollout", "status", "statefulset/pg", "--timeout=120s"]);
-    accepts(&cluster);
-    psql(&cluster, TABLE);
+    POD.accepts(&cluster);
+    POD.psql(&cluster, TABLE);
     let client = Client::start(vec![cluster.group_name()]);
     let mut wait = |cluster: &Cluster| {
         client.goes_on(cluster, "before the next kill");
@@ -46,20 +46,20 @@ fn v4_v7_postgres_loses_no_acknowledged_row() {
         client.goes_on(&cluster, "after Mainstay is back");
     }
     assert_eq!(untouched(&cluster), before, "V7");
-    check(&cluster, &client, "kill -9 of Mainstay");
+    POD.check(&cluster, &client, "kill -9 of Mainstay");
 
     wait(&cluster);
     let uid = cluster.uid("pod/pg-0");
     cluster.kill_process(&uid, "postgres");
     client.goes_on(&cluster, "after kill -9 of the database");
-    check(&cluster, &client, "kill -9 of the database");
+    POD.check(&cluster, &client, "kill -9 of the database");
     assert_eq!(cluster.uid("pod/pg-0"), uid);
 
     wait(&cluster);
     cluster.kubectl(&["delete", "pod", "pg-0", "--force", "--grace-period=0", "--wait=false"]);
     cluster.eventually("another pod has its name", || !["", uid.as_str()].contains(&cluster.uid("pod/pg-0").as_str()));
     client.goes_on(&cluster, "after the pod was deleted by force");
-    check(&cluster, &client, "a deletion by force");
+    POD.check(&cluster, &client, "a deletion by force");
 
     for mounts in [true, false] {
         wait(&cluster);
@@ -69,7 +69,7 @@ fn v4_v7_postgres_loses_no_acknowledged_row() {
         }
         cluster.up();
         client.goes_on(&cluster, "after everything crashed");
-        check(&cluster, &client, "a crash of everything");
+        POD.check(&cluster, &client, "a crash of everything");
     }
     println!("{} rows", client.noted().len());
 }

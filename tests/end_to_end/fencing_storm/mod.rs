@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::harness::etcd::{Etcd, Member};
 use crate::harness::machines::{Lan, address};
 use crate::harness::nfs_server::{NfsServer, Software};
-use crate::harness::random::Random;
+use crate::harness::random::{self, Random};
 use crate::harness::{Cluster, processes};
 
 /// The nodes' lease, which is the shortest deadline that there is.
@@ -384,7 +384,7 @@ impl World {
 
 fn storm(layout: Layout, workload: &'static Workload, count: usize, usual_rounds: u64) {
     let mut random = Random::new();
-    let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual_rounds);
+    let rounds = random::rounds(usual_rounds);
     let mut world = World::new(layout, workload, count);
     let (watch, writer) = (Watch::start(workload, world.groups()), (workload.write)(world.groups()));
     writer.goes_on(&world.machines[0], "before the first trouble");

@@ -2,7 +2,7 @@
 
 use super::{FENCED, Layout, Workload, Writer, storm};
 use crate::harness::Cluster;
-use crate::harness::postgres::{Client, TABLE, accepts, check, psql};
+use crate::harness::postgres::{Client, POD, TABLE};
 
 /// Troubles of one run, unless told.
 const ROUNDS: u64 = 3;
@@ -17,8 +17,8 @@ const DATABASE: Workload = Workload {
     program: "postgres",
     owner: |_| "pg-0".to_owned(),
     furnish: |asked| {
-        accepts(asked);
-        psql(asked, TABLE);
+        POD.accepts(asked);
+        POD.psql(asked, TABLE);
     },
     write: |groups| Box::new(Client::start(groups)),
 };
@@ -37,7 +37,7 @@ impl Writer for Client {
     }
 
     fn check(&self, asked: &Cluster, after: &str) {
-        check(asked, self, after);
+        POD.check(asked, self, after);
     }
 
     fn count(&self) -> usize {

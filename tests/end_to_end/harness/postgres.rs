@@ -3,49 +3,86 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Cluster, PATIENCE, processes};
+use super::{Cluster, PATIENCE, processes, text};
 
 /// Rows that must be acknowledged before it counts as going on.
 const SOME: u64 = 20;
 /// Between two attempts of the client to reach a database that is not there.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What the client writes to, of the pod `pg-0`.
+/// What the client writes to.
 pub const TABLE: &str = "create extension if not exists amcheck;
     create table if not exists rows (id bigint primary key, sum text not null, filler text)";
 
+/// How a database is reached: a pod that has psql, and the words of the connection.
+#[derive(Clone, Copy)]
+pub struct Access {
+    pub pod: &'static str,
+    pub connection: &'static str,
+}
+
+/// The connection to the database of the pod itself.
+pub const WITHIN: &str = "host=/run/postgresql user=postgres";
+/// The pod `pg-0`, from within.
+pub const POD: Access = Access { pod: "pg-0", connection: WITHIN };
+
 /// Inserts rows one by one, as long as it lives, and notes the ids that the database has acknowledged.
 pub struct Client {
-    acknowledged: Arc<Mutex<BTreeSet<u64>>>,
+    noted: Arc<Mutex<Noted>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What was acknowledged.
+struct Noted {
+    ids: BTreeSet<u64>,
+    last: Instant,
+    /// The longest time between two of them.
+    pause: Duration,
 }
 
 impl Client {
     /// Of the only database in the control groups of these names. It does not need the API.
     pub fn start(groups: Vec<String>) -> Self {
-        let (acknowledged, stop) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
-        let (noted, stopped, next) = (acknowledged.clone(), stop.clone(), AtomicU64::new(0));
+        let postmaster = move || groups.iter().find_map(|group| processes::named("postgres", group).first().copied());
+        Self::run(postmaster, WITHIN)
+    }
+
+    /// In a pod that is not disturbed.
+    pub fn of(cluster: &Cluster, access: Access) -> Self {
+        let process = cluster.process_of(access.pod);
+        Self::run(move || Some(process), access.connection)
+    }
+
+    /// psql beside the process that is found.
+    fn run(find: impl Fn() -> Option<u32> + Send + 'static, connection: &'static str) -> Self {
+        let noted = Noted { ids: BTreeSet::new(), last: Instant::now(), pause: Duration::ZERO };
+        let (noted, stop) = (Arc::new(Mutex::new(noted)), Arc::new(AtomicBool::new(false)));
+        let (shared, stopped, next) = (noted.clone(), stop.clone(), AtomicU64::new(0));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let mut found = groups.iter().filter_map(|group| processes::named("postgres", group).first().copied());
-                if let Some(postmaster) = found.next() {
-                    insert(postmaster, &noted, &stopped, &next);
+                if let Some(process) = find() {
+                    insert(process, connection, &shared, &stopped, &next);
                 }
                 std::thread::sleep(AGAIN);
             }
         });
-        Self { acknowledged, stop, thread: Some(thread) }
+        Self { noted, stop, thread: Some(thread) }
     }
 
     pub fn noted(&self) -> BTreeSet<u64> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).ids.clone()
+    }
+
+    /// The longest time without an acknowledged row since this was asked last.
+    pub fn longest_pause(&self) -> Duration {
+        std::mem::take(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner).pause)
     }
 
     /// Waits until further rows were acknowledged.
@@ -68,24 +105,12 @@ impl Drop for Client {
 }
 
 /// One connection, until it breaks. An id is never used again: what became of it is not known.
-fn insert(postmaster: u32, acknowledged: &Mutex<BTreeSet<u64>>, stop: &AtomicBool, next: &AtomicU64) {
-    let environment = processes::read(postmaster, "environ");
+fn insert(process: u32, connection: &str, noted: &Mutex<Noted>, stop: &AtomicBool, next: &AtomicU64) {
+    let environment = processes::read(process, "environ");
     let Some(path) = environment.split(' ').find(|word| word.starts_with("PATH=")) else { return };
     let mut command = Command::new("nsenter");
-    command.args(["--mount", "--root", "--pid", "--net", "--ipc", "-t"]).arg(postmaster.to_string());
-    command.args([
-        "--",
-        "env",
-        path,
-        "psql",
-        "-qAtX",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-U",
-        "postgres",
-        "-h",
-        "/run/postgresql",
-    ]);
+    command.args(["--mount", "--root", "--pid", "--net", "--ipc", "-t"]).arg(process.to_string());
+    command.args(["--", "env", path, "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", connection]);
     let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut psql = streams.spawn().expect("nsenter (util-linux)");
     let (mut input, mut answers) =
@@ -99,38 +124,47 @@ fn insert(postmaster: u32, acknowledged: &Mutex<BTreeSet<u64>>, stop: &AtomicBoo
         if sent.is_err() || answer.trim() != id.to_string() {
             break;
         }
-        acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.ids.insert(id);
+        noted.pause = noted.pause.max(noted.last.elapsed());
+        noted.last = Instant::now();
     }
     drop(input);
     let _ = psql.wait();
 }
 
-pub fn psql(cluster: &Cluster, sql: &str) -> String {
-    cluster.exec("pg-0", &["psql", "-qAtX", "-U", "postgres", "-h", "/run/postgresql", "-c", sql]).trim().to_owned()
-}
+impl Access {
+    /// psql, whatever comes of it.
+    pub fn attempt(&self, cluster: &Cluster, sql: &str) -> Output {
+        cluster.try_kubectl(&["exec", self.pod, "--", "psql", "-qAtX", self.connection, "-c", sql])
+    }
 
-pub fn accepts(cluster: &Cluster) {
-    cluster.eventually("the database takes connections", || {
-        let command =
-            ["exec", "pg-0", "--", "psql", "-qAtX", "-U", "postgres", "-h", "/run/postgresql", "-c", "select 1"];
-        cluster.try_kubectl(&command).status.success()
-    });
-}
+    /// What psql prints.
+    pub fn psql(&self, cluster: &Cluster, sql: &str) -> String {
+        let output = self.attempt(cluster, sql);
+        assert!(output.status.success(), "{sql}\n{}", text(&output));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
 
-/// All that was acknowledged is there, and the database finds nothing wrong with itself.
-pub fn check(cluster: &Cluster, client: &Client, after: &str) {
-    accepts(cluster);
-    let noted = client.noted();
-    let ids = psql(cluster, "select id from rows");
-    let there: BTreeSet<u64> = ids.lines().map(|id| id.parse().expect("a number")).collect();
-    let lost: Vec<&u64> = noted.difference(&there).collect();
-    assert!(
-        lost.is_empty(),
-        "V4: after {after} {} of {} acknowledged rows are lost: {lost:?}",
-        lost.len(),
-        noted.len()
-    );
-    let checks = "select count(*) from rows where sum <> md5(id::text) or length(filler) <> id % 3000;
-        select bt_index_check('rows_pkey', true); select count(*) from verify_heapam('rows')";
-    assert_eq!(psql(cluster, checks), "0\n\n0", "V4: after {after}");
+    pub fn accepts(&self, cluster: &Cluster) {
+        cluster.eventually("the database takes connections", || self.attempt(cluster, "select 1").status.success());
+    }
+
+    /// The ids of the rows that are there.
+    pub fn ids(&self, cluster: &Cluster) -> BTreeSet<u64> {
+        self.psql(cluster, "select id from rows").lines().map(|id| id.parse().expect("a number")).collect()
+    }
+
+    /// All that was acknowledged is there, and the database finds nothing wrong with itself.
+    pub fn check(&self, cluster: &Cluster, client: &Client, after: &str) {
+        self.accepts(cluster);
+        let noted = client.noted();
+        let there = self.ids(cluster);
+        let lost: Vec<&u64> = noted.difference(&there).collect();
+        let (count, all) = (lost.len(), noted.len());
+        assert!(lost.is_empty(), "V4: after {after} {count} of {all} acknowledged rows are lost: {lost:?}");
+        let checks = "select count(*) from rows where sum <> md5(id::text) or length(filler) <> id % 3000;
+            select bt_index_check('rows_pkey', true); select count(*) from verify_heapam('rows')";
+        assert_eq!(self.psql(cluster, checks), "0\n\n0", "V4: after {after}");
+    }
 }

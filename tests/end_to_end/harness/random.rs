@@ -20,3 +20,8 @@ impl Random {
         (self.0 >> 33) % limit
     }
 }
+
+/// How many rounds a storm has: as `MAINSTAY_STORM_ROUNDS` says, else as usual.
+pub fn rounds(usual: u64) -> u64 {
+    std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}

@@ -13,7 +13,7 @@ use mainstay_client::Config;
 use crate::harness::Cluster;
 use crate::harness::etcd::{Etcd, Member};
 use crate::harness::machines::{Lan, address};
-use crate::harness::random::Random;
+use crate::harness::random::{self, Random};
 use clients::Clients;
 
 /// Troubles of one run, unless told.
@@ -180,7 +180,7 @@ fn servers_and_members_die_and_are_cut_off_and_nobody_sees_it_a1_a3_a4_a5_a9_m1_
     let config = Config::read(&world.servers[0].data_dir().join("kubeconfig")).expect("a kubeconfig");
     let addresses: Vec<String> = (0..3).map(|index| format!("{}:6443", address(World::server_number(index)))).collect();
     let clients = Clients::start(world.home.holder_pid(), &config, &addresses);
-    let rounds = std::env::var("MAINSTAY_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let rounds = random::rounds(ROUNDS);
     let mut of_one_server = Vec::new();
     for round in 0..rounds {
         let begun = Instant::now();

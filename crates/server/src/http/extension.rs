@@ -96,8 +96,7 @@ async fn pass(
         head.headers.remove(header::TRANSFER_ENCODING);
         return Ok(Response::from_parts(head, Body::Incoming(body)));
     }
-    let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(proxy::join(upgrading, upgraded, connection));
+    proxy::join(upgrading, &mut answer, connection);
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }

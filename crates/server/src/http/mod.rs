@@ -5,6 +5,7 @@ mod decoding;
 mod documents;
 mod extension;
 mod forward;
+mod frames;
 mod health;
 mod indent;
 mod listing;

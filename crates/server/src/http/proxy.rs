@@ -1,13 +1,15 @@
 //! `log`, `exec`, `attach`, `portforward`: passed on to the kubelet of the pod's node, byte for byte.
 //!
 //! The server looks into nothing: upgrade headers (SPDY or WebSocket) go through both ways, and then both directions
-//! are copied until either side ends.
+//! are copied until either side ends; only where a WebSocket's frames end is seen ([`super::frames`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
@@ -17,11 +19,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Server;
+use super::frames::FrameByFrame;
 use super::objects::pod_of;
 use super::received::Received;
 use super::respond::Body;
 use super::route::{Target, parameters};
+use super::{Server, socket};
 use crate::auth::User;
 
 /// How long a kubelet may take to take a connection.
@@ -126,21 +129,22 @@ async fn pass(
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer.map(Body::Incoming));
     }
-    let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(join(upgrading, upgraded, connection));
+    join(upgrading, &mut answer, connection);
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }
 
-/// Passes bytes on between two connections that were upgraded, until both directions have ended; an error on one ends
-/// the other.
-pub async fn join(
-    client: hyper::upgrade::OnUpgrade,
-    backend: hyper::upgrade::OnUpgrade,
-    connection: Option<Connection>,
-) {
+/// Begins to pass bytes on between a client and who has answered it with an upgrade, until both directions have ended;
+/// an error on one ends the other.
+pub fn join(client: OnUpgrade, answer: &mut Response<Incoming>, connection: Option<Connection>) {
+    let is_websocket = socket::is_websocket(answer.headers());
+    tokio::spawn(copy(client, hyper::upgrade::on(answer), is_websocket, connection));
+}
+
+async fn copy(client: OnUpgrade, backend: OnUpgrade, is_websocket: bool, connection: Option<Connection>) {
     let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
-    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    let mut client = FrameByFrame::new(TokioIo::new(client), is_websocket);
+    let mut backend = TokioIo::new(backend);
     // The client's connection is still one of those that are counted.
     let _active = connection.as_ref().map(Connection::begin);
     let gives_way = async {

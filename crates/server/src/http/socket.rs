@@ -71,8 +71,8 @@ impl Asked {
     }
 }
 
-/// Whether a request asks for a WebSocket.
-fn is_websocket(headers: &HeaderMap) -> bool {
+/// Whether a request asks for a WebSocket, or an answer begins one.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::UPGRADE).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case("websocket"))
 }

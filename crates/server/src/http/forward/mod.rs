@@ -140,8 +140,7 @@ async fn pass(
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer.map(Body::Incoming));
     }
-    let upgraded = hyper::upgrade::on(&mut answer);
-    tokio::spawn(proxy::join(upgrading, upgraded, connection));
+    proxy::join(upgrading, &mut answer, connection);
     let (head, _) = answer.into_parts();
     Ok(Response::from_parts(head, Body::Full(None)))
 }
