@@ -10,7 +10,7 @@ use crate::harness::random::{self, Random};
 use crate::harness::{Cluster, processes, workspace};
 
 /// Kills of one run, unless told.
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 2;
 /// Ways to kill a leader.
 const WAYS: u64 = 4;
 /// Until another one leads, at most: what Patroni waits for a leader that says nothing (20 s), on a loaded machine.

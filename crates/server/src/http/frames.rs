@@ -1,8 +1,8 @@
 //! WebSocket frames that are passed on: each is written by itself, and so is a TLS record of its own.
 //!
 //! Upstream passes on record by record what a kubelet sends frame by frame. There are clients that rely on it without
-//! knowing: the official Python client before release 26 waits for its socket to become readable after each frame, and
-//! does not see that TLS has another one ready for it.
+//! knowing: older releases of the official Python client (Debian 12 has 22.6) wait for their socket to become readable
+//! after each frame, and do not see that TLS has another one ready for them.
 
 use std::io;
 use std::pin::Pin;
