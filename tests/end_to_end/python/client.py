@@ -1,7 +1,7 @@
 """The official Python client (Debian's python3-kubernetes) over every verb, patch type and stream.
 
-Runs in a pod whose account may do everything, as a program inside a cluster does: address, CA and token are those of the
-pod. One function for each thing that clients do; what it says is what is wrong if it fails. Exits with 1 if one did.
+Runs in a pod whose account may do everything, as a program inside a cluster does: address, CA and token are those of
+the pod. One function for each thing that clients do. Exits with 1 if one failed.
 """
 
 import json

@@ -1,5 +1,5 @@
-//! Programs with the official Python client (Debian's python3-kubernetes), in pods: a client that does everything, and an
-//! operator that may do nothing but what its Role says.
+//! Programs with the official Python client (Debian's python3-kubernetes), in pods: a client that does everything, and
+//! an operator that may do nothing but what its Role says.
 
 use crate::harness::{Cluster, text, workspace};
 

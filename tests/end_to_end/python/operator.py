@@ -1,7 +1,7 @@
 """An operator for Fleets, as people write them: a Fleet owns a StatefulSet of its size.
 
-Elects a leader by a Lease, watches its kind and the sets that it owns, reports in status and events, and lets a Fleet go
-only when its finalizer is done. It may do nothing but what its Role says; a refusal ends it.
+Elects a leader by a Lease, watches its kind and the sets that it owns, reports in status and events, and lets a Fleet
+go only when its finalizer is done. It may do nothing but what its Role says; a refusal ends it.
 """
 
 import datetime
