@@ -4,6 +4,8 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod upstream;
+mod wire;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,22 +16,21 @@ use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use mainstay_logic::dns::{self, Answer, Data, TTL_SECONDS, Type};
+use mainstay_tasks::Shares;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 
+use self::upstream::Over;
+use self::wire::{message, question};
 use super::view::View;
 
-/// The largest UDP answer, whatever a client offers (fits every path's MTU).
-const MAX_UDP: u16 = 1232;
-/// A client without EDNS.
-const PLAIN_UDP: u16 = 512;
-/// Questions that wait for an upstream server at once; more are answered SERVFAIL.
-const MAX_FORWARDED: usize = 256;
-/// TCP connections at once.
-const MAX_CONNECTIONS: usize = 128;
-/// How long an upstream server may take, and how long a TCP client may be silent.
-const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Questions that wait for an upstream server at once, of all clients and of one address; more are answered SERVFAIL.
+const MAX_FORWARDED: u32 = 256;
+const MAX_FORWARDED_EACH: u32 = 64;
+/// TCP connections at once, of all clients and of one address; more are closed.
+const MAX_CONNECTIONS: u32 = 128;
+const MAX_CONNECTIONS_EACH: u32 = 16;
+/// How long a TCP client may be silent, and how long it may take to read an answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream servers that are tried, as in resolv.conf(5).
 const MAX_UPSTREAMS: usize = 3;
@@ -46,14 +47,17 @@ struct Shared {
     view: Arc<View>,
     domain: Name,
     upstreams: Vec<SocketAddr>,
-    forwarded: Arc<Semaphore>,
+    forwarded: Shares,
 }
 
 /// The name servers of a resolv.conf, less the cluster's own.
 pub fn upstreams(resolv_conf: &str, own: Ipv4Addr) -> Vec<SocketAddr> {
     resolv_conf
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "nameserver").then(|| words.next()?.parse::<IpAddr>().ok())?
+        })
         .filter(|address| *address != IpAddr::V4(own))
         .map(|address| SocketAddr::new(address, 53))
         .take(MAX_UPSTREAMS)
@@ -74,7 +78,7 @@ impl Server {
         let udp = Arc::new(UdpSocket::bind((address, 53)).await?);
         let tcp = TcpListener::bind((address, 53)).await?;
         let domain = Name::from_ascii(format!("{domain}.")).map_err(io::Error::other)?;
-        let forwarded = Arc::new(Semaphore::new(MAX_FORWARDED));
+        let forwarded = Shares::new(MAX_FORWARDED, MAX_FORWARDED_EACH);
         Ok(Self { shared: Arc::new(Shared { view, domain, upstreams, forwarded }), udp, tcp })
     }
 
@@ -93,82 +97,60 @@ async fn serve_udp(server: Arc<Shared>, socket: Arc<UdpSocket>) {
         // An error here is an earlier answer's "port unreachable"; the socket stays good.
         let Ok((read, client)) = socket.recv_from(&mut buffer).await else { continue };
         let Some((question, limit)) = question(&buffer[..read]) else { continue };
-        if let Some(answer) = server.cluster_answer(&question) {
-            send(&socket, client, &answer, limit).await;
+        if let Some(answer) = server.cluster_answer(&question, limit) {
+            send(&socket, client, answer, limit).await;
         } else {
             let (server, socket, datagram) = (server.clone(), socket.clone(), buffer[..read].to_vec());
             tokio::spawn(async move {
-                let answer = server.upstream_answer(&question, &datagram).await;
-                send(&socket, client, &answer, limit).await;
+                let answer = server.upstream_answer(&question, &datagram, client.ip(), Over::Udp).await;
+                send(&socket, client, answer, limit).await;
             });
         }
     }
 }
 
-/// Reads a message whose counts can be true: room is made for as many entries as it claims to have.
-fn message(bytes: &[u8]) -> Option<Message> {
-    /// Identifier, flags and four counts; the shortest query (root, type, class) and record (and time to live, length).
-    const HEADER: usize = 12;
-    const QUERY: usize = 5;
-    const RECORD: usize = 11;
-    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
-    let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
-    let least = count(4) * QUERY + (count(6) + count(8) + count(10)) * RECORD;
-    if least > rest.len() { None } else { Message::from_vec(bytes).ok() }
-}
-
-/// Reads a datagram: the question, and how long its answer may be.
-fn question(datagram: &[u8]) -> Option<(Message, u16)> {
-    let question = message(datagram)?;
-    let limit = question.edns.as_ref().map_or(PLAIN_UDP, |edns| edns.max_payload().clamp(PLAIN_UDP, MAX_UDP));
-    Some((question, limit))
-}
-
-/// An answer as a datagram, cut short (and marked so) where it is too large.
-fn datagram(answer: &Message, limit: u16) -> Option<Vec<u8>> {
-    let bytes = answer.to_vec().ok()?;
-    if bytes.len() > usize::from(limit) { answer.truncate().to_vec().ok() } else { Some(bytes) }
-}
-
-async fn send(socket: &UdpSocket, client: SocketAddr, answer: &Message, limit: u16) {
-    if let Some(bytes) = datagram(answer, limit) {
+async fn send(socket: &UdpSocket, client: SocketAddr, answer: Message, limit: u16) {
+    if let Some(bytes) = wire::bytes(answer, limit) {
         // A client that is gone is no concern of the server's.
         let _ = socket.send_to(&bytes, client).await;
     }
 }
 
 async fn serve_tcp(server: Arc<Shared>, listener: &TcpListener) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, client)) = listener.accept().await else { continue };
+        let Some(slot) = connections.try_take(&client.ip().to_string(), 1) else { continue };
         let server = server.clone();
         tokio::spawn(async move {
-            let _ = serve_connection(&server, stream).await;
-            drop(permit);
+            let _ = serve_connection(&server, stream, client.ip()).await;
+            drop(slot);
         });
     }
 }
 
-async fn serve_connection(server: &Shared, mut stream: TcpStream) -> io::Result<()> {
+async fn serve_connection(server: &Shared, mut stream: TcpStream, client: IpAddr) -> io::Result<()> {
     loop {
         let length = tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut datagram = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut datagram)).await??;
         let question = message(&datagram).ok_or(io::ErrorKind::InvalidData)?;
-        let answer = match server.cluster_answer(&question) {
+        let answer = match server.cluster_answer(&question, u16::MAX) {
             Some(answer) => answer,
-            None => server.upstream_answer(&question, &datagram).await,
+            None => server.upstream_answer(&question, &datagram, client, Over::Tcp).await,
         };
-        let bytes = answer.to_vec().map_err(io::Error::other)?;
+        let bytes = wire::bytes(answer, u16::MAX).ok_or(io::ErrorKind::InvalidData)?;
         let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await?;
+        let framed = [&length.to_be_bytes()[..], &bytes].concat();
+        tokio::time::timeout(IDLE_TIMEOUT, stream.write_all(&framed)).await??;
     }
 }
 
 impl Shared {
-    /// The answer, unless an upstream server has to be asked.
-    fn cluster_answer(&self, question: &Message) -> Option<Message> {
+    /// The answer, unless an upstream server has to be asked. No more is made of it than could fit into so many bytes,
+    /// and one record, so that it is seen to be cut.
+    fn cluster_answer(&self, question: &Message, limit: u16) -> Option<Message> {
+        let most = usize::from(limit) / wire::LEAST_RECORD + 1;
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
         answer.metadata.recursion_available = true;
@@ -182,9 +164,7 @@ impl Shared {
             answer.metadata.response_code = ResponseCode::NotImp;
             return Some(answer);
         }
-        let found = self
-            .view
-            .read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
+        let found = self.found(query.name(), query.query_type());
         let about_addresses = query.query_type() == RecordType::PTR;
         if !self.view.is_whole() && (found != Answer::NotOurs || about_addresses) {
             // Just started: a client that is told this asks again; one that is told NXDOMAIN believes it.
@@ -201,15 +181,31 @@ impl Shared {
                 answer.add_authority(self.authority());
             }
             Answer::Records { answers, additional } => {
-                answer.add_answers(answers.iter().filter_map(record));
-                answer.add_additionals(additional.iter().filter_map(record));
-                if leads_outside(&answer, query).is_some() {
-                    return None;
+                answer.add_answers(answers.iter().filter_map(record).take(most));
+                answer.add_additionals(additional.iter().filter_map(record).take(most));
+                match leads_on(&answer, query) {
+                    Some(target) if self.domain.zone_of(&target) => {
+                        // Nobody else is asked for the cluster's own names: not for one that is not there (yet), nor
+                        // for a chain without an end.
+                        answer.metadata.response_code = match self.found(&target, query.query_type()) {
+                            Answer::NxDomain => ResponseCode::NXDomain,
+                            Answer::NoData => ResponseCode::NoError,
+                            _ => ResponseCode::ServFail,
+                        };
+                        answer.add_authority(self.authority());
+                    }
+                    Some(_) => return None,
+                    None => {}
                 }
             }
         }
         answer.metadata.authoritative = true;
         Some(answer)
+    }
+
+    /// What the cluster's zones say.
+    fn found(&self, name: &Name, wanted: RecordType) -> Answer {
+        self.view.read(|snapshot, zones| zones.answer(snapshot, &name.to_ascii(), type_of(wanted)))
     }
 
     /// The zone's SOA with nothing to remember: negative answers are never cached.
@@ -221,68 +217,39 @@ impl Shared {
         Record::from_rdata(self.domain.clone(), 0, RData::SOA(soa))
     }
 
-    /// Asks the upstream servers in turn: for the question itself, or for the target of a CNAME that leaves the
-    /// cluster.
-    async fn upstream_answer(&self, question: &Message, datagram: &[u8]) -> Message {
+    /// Asks the upstream servers: for the question itself, or for the target of a CNAME that leaves the cluster.
+    async fn upstream_answer(&self, question: &Message, datagram: &[u8], client: IpAddr, over: Over) -> Message {
         let mut failed = Message::response(question.metadata.id, question.metadata.op_code);
         failed.add_queries(question.queries.iter().cloned());
         failed.metadata.recursion_available = true;
         failed.metadata.response_code = ResponseCode::ServFail;
-        let (Ok(_permit), [query]) = (self.forwarded.try_acquire(), &question.queries[..]) else { return failed };
-        let found = self
-            .view
-            .read(|snapshot, zones| zones.answer(snapshot, &query.name().to_ascii(), type_of(query.query_type())));
-        let Answer::Records { answers, .. } = found else {
-            return self.ask(datagram).await.unwrap_or(failed);
+        let permit = self.forwarded.try_take(&client.to_string(), 1);
+        let (Some(_permit), [query]) = (permit, &question.queries[..]) else { return failed };
+        let Answer::Records { answers, .. } = self.found(query.name(), query.query_type()) else {
+            return upstream::ask(&self.upstreams, datagram, over).await.unwrap_or(failed);
         };
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.add_query(query.clone());
         answer.metadata.recursion_available = true;
         answer.add_answers(answers.iter().filter_map(record));
-        if let Some(target) = leads_outside(&answer, query) {
+        if let Some(target) = leads_on(&answer, query).filter(|target| !self.domain.zone_of(target)) {
             let mut next = Message::query();
             next.metadata.id = question.metadata.id;
             next.metadata.recursion_desired = true;
             next.add_query(Query::query(target, query.query_type()));
             if let Ok(datagram) = next.to_vec()
-                && let Some(more) = self.ask(&datagram).await
+                && let Some(more) = upstream::ask(&self.upstreams, &datagram, over).await
             {
+                answer.metadata.truncation = more.metadata.truncation;
                 answer.add_answers(more.answers);
             }
         }
         answer
     }
-
-    async fn ask(&self, datagram: &[u8]) -> Option<Message> {
-        for upstream in &self.upstreams {
-            let work = async {
-                // A socket of its own per question: a random port against forged answers.
-                let any: IpAddr = if upstream.is_ipv4() {
-                    Ipv4Addr::UNSPECIFIED.into()
-                } else {
-                    std::net::Ipv6Addr::UNSPECIFIED.into()
-                };
-                let socket = UdpSocket::bind((any, 0)).await.ok()?;
-                socket.connect(upstream).await.ok()?;
-                socket.send(datagram).await.ok()?;
-                let mut buffer = vec![0; 4096];
-                loop {
-                    let read = socket.recv(&mut buffer).await.ok()?;
-                    if buffer.get(..2) == datagram.get(..2) {
-                        return message(&buffer[..read]);
-                    }
-                }
-            };
-            if let Ok(Some(answer)) = tokio::time::timeout(UPSTREAM_TIMEOUT, work).await {
-                return Some(answer);
-            }
-        }
-        None
-    }
 }
 
-/// Where a chain of CNAMEs goes on outside the cluster.
-fn leads_outside(answer: &Message, query: &Query) -> Option<Name> {
+/// Where a chain of CNAMEs goes on that the cluster's zones do not end.
+fn leads_on(answer: &Message, query: &Query) -> Option<Name> {
     if matches!(query.query_type(), RecordType::CNAME | RecordType::ANY) {
         return None;
     }
@@ -327,14 +294,14 @@ mod tests {
 
     #[test]
     fn the_clusters_own_server_is_not_its_upstream() {
-        let conf = "search lan\nnameserver 10.96.0.10\n nameserver 192.0.2.1\nnameserver nonsense\n";
+        let conf = "search lan\nnameserver 10.96.0.10\n nameserver 192.0.2.1  # a note\nnameserver nonsense\n";
         assert_eq!(upstreams(conf, Ipv4Addr::new(10, 96, 0, 10)), ["192.0.2.1:53".parse().expect("an address")]);
     }
 
     fn answer(server: &Shared, name: &str, wanted: RecordType) -> Message {
         let mut question = Message::query();
         question.add_query(Query::query(Name::from_ascii(name).expect("a name"), wanted));
-        server.cluster_answer(&question).expect("the cluster's to answer")
+        server.cluster_answer(&question, u16::MAX).expect("the cluster's to answer")
     }
 
     /// RFC 2308: who caches keeps a negative answer for the lesser of the SOA's own time to live and its MINIMUM; some
@@ -353,6 +320,12 @@ mod tests {
             let RData::SOA(soa) = &authority.data else { panic!("{name}: {authority}") };
             assert_eq!((authority.ttl, soa.minimum), (0, 0), "{name}");
         }
+        // An alias of what is not there is not asked for outside, nor is one without an end.
+        let gone = answer(&server, "gone.default.svc.cluster.local.", RecordType::A);
+        assert_eq!((gone.metadata.response_code, gone.answers.len()), (ResponseCode::NXDomain, 1));
+        assert_eq!(gone.authorities.first().map(|authority| authority.ttl), Some(0));
+        let endless = answer(&server, "loop.default.svc.cluster.local.", RecordType::A);
+        assert_eq!(endless.metadata.response_code, ResponseCode::ServFail);
         let there = answer(&server, "web-0.web.default.svc.cluster.local.", RecordType::A);
         assert_eq!(there.answers.iter().map(|record| record.ttl).collect::<Vec<_>>(), [5], "for a moment only");
     }

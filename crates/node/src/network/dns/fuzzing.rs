@@ -1,14 +1,15 @@
 //! A datagram as a pod sends it, against a cluster of a few Services.
 
-use std::sync::Arc;
+use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_tasks::Shares;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
-use super::{Shared, question};
+use super::upstream::Over;
+use super::{Shared, question, wire};
 use crate::network::view::View;
 
 /// A server in front of a Service `web` with one endpoint `web-0`, an alias of it, and an alias of itself.
@@ -43,8 +44,14 @@ pub(super) fn server() -> Shared {
         "loop",
         json!({ "spec": { "type": "ExternalName", "externalName": "loop.default.svc.cluster.local" } }),
     );
+    put(
+        &kinds::SERVICE,
+        "default",
+        "gone",
+        json!({ "spec": { "type": "ExternalName", "externalName": "web-9.web.default.svc.cluster.local" } }),
+    );
     let domain = Name::from_ascii("cluster.local.").expect("a name");
-    Shared { view, domain, upstreams: Vec::new(), forwarded: Arc::new(Semaphore::new(1)) }
+    Shared { view, domain, upstreams: Vec::new(), forwarded: Shares::new(1, 1) }
 }
 
 /// One datagram.
@@ -54,10 +61,11 @@ pub fn run(input: &[u8]) {
     }
     let Some((question, limit)) = question(input) else { return };
     SERVER.with(|server| {
-        let answer = server
-            .cluster_answer(&question)
-            .unwrap_or_else(|| mainstay_runtime::fuzzing::block_on(server.upstream_answer(&question, input)));
-        if let Some(bytes) = super::datagram(&answer, limit) {
+        let client = Ipv4Addr::LOCALHOST.into();
+        let answer = server.cluster_answer(&question, limit).unwrap_or_else(|| {
+            mainstay_runtime::fuzzing::block_on(server.upstream_answer(&question, input, client, Over::Udp))
+        });
+        if let Some(bytes) = wire::bytes(answer, limit) {
             let again = Message::from_vec(&bytes).expect("what is sent can be read");
             assert!(again.metadata.truncation || bytes.len() <= usize::from(limit), "{} bytes", bytes.len());
         }
