@@ -32,21 +32,19 @@ pub fn setattr(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer
             return Err(Fault::Status(status::NOT_SYNC));
         }
     }
-    {
-        let _acting = asked.act_to_change(named.export)?;
-        apply(asked, &named, &wanted)?;
-    }
-    sync(&named)?;
+    apply(asked, &named, &wanted)?;
+    sync(asked, &named)?;
     named.write_weak(reply);
     Ok(())
 }
 
-/// Sets what is asked for, as whoever acts.
+/// Sets what is asked for, as the asking user.
 pub fn apply(asked: &Asked<'_>, named: &Named<'_>, wanted: &SetAttributes) -> Result<(), Fault> {
     let is_link = named.stat.st_mode & libc::S_IFMT == libc::S_IFLNK;
-    if let Some(size) = wanted.size {
+    let file = wanted.size.map(|_| open(asked, named, false)).transpose()?;
+    let _acting = asked.act_to_change(named.export)?;
+    if let (Some(size), Some(file)) = (wanted.size, file) {
         let size = i64::try_from(size).map_err(|_| Fault::Status(status::FBIG))?;
-        let file = open(asked, named, false)?;
         within_limit(asked, named, &file, size.unsigned_abs(), || Ok(nix::unistd::ftruncate(&file, size)?))?;
     }
     if wanted.uid.is_some() || wanted.gid.is_some() {
@@ -108,7 +106,8 @@ fn write_within(asked: &Asked<'_>, named: &Named<'_>, file: &File, bytes: &[u8],
     within_limit(asked, named, file, end, || file.write_all_at(bytes, offset))
 }
 
-/// Opens a regular file's content as whoever acts; its owner always may.
+/// Opens a regular file's content as the asking user; its owner always may. Nobody acts when this returns: whoever has
+/// the file open has only that.
 fn open(asked: &Asked<'_>, named: &Named<'_>, reading: bool) -> Result<File, Fault> {
     match named.stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => {}
@@ -117,12 +116,15 @@ fn open(asked: &Asked<'_>, named: &Named<'_>, reading: bool) -> Result<File, Fau
     }
     let mut options = File::options();
     options.read(reading).write(!reading).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    match options.open(named.path()) {
+    let opened = {
+        let _acting = if reading { asked.act(named.export) } else { asked.act_to_change(named.export) }?;
+        options.open(named.path())
+    };
+    match opened {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && asked.owns(named) => {
-            let _root = super::identity::act_as(&super::identity::Identity { uid: 0, gid: 0, groups: Vec::new() })?;
             Ok(options.open(named.path())?)
         }
-        file => Ok(file?),
+        opened => Ok(opened?),
     }
 }
 
@@ -136,12 +138,11 @@ fn open_to_sync(named: &Named<'_>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Makes what was changed about a file or folder durable before the answer, as the protocol demands.
-pub fn sync(named: &Named<'_>) -> Result<(), Fault> {
-    match open_to_sync(named)? {
-        Some(file) => Ok(nix::unistd::fsync(file.as_raw_fd())?),
-        None => Ok(()),
-    }
+/// Makes what was changed about a file or folder durable before the answer, as the protocol demands. Where that fails
+/// everybody who wrote to it hears of it ([`super::verifier`]).
+pub fn sync(asked: &Asked<'_>, named: &Named<'_>) -> Result<(), Fault> {
+    let Some(file) = open_to_sync(named)? else { return Ok(()) };
+    Ok(asked.server.verifier.sync(&named.stat, || Ok(nix::unistd::fsync(file.as_raw_fd())?))?)
 }
 
 /// ACCESS.
@@ -187,10 +188,7 @@ pub fn readlink(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Write
 pub fn read(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> Result<(), Fault> {
     let named = asked.named(arguments)?;
     let (offset, count) = (arguments.u64()?, arguments.u32()?.min(MAX_IO));
-    let file = {
-        let _acting = asked.act(named.export)?;
-        open(asked, &named, true)?
-    };
+    let file = open(asked, &named, true)?;
     let size = file.metadata()?.len();
     let available = size.saturating_sub(offset).min(count.into());
     let available = usize::try_from(available).unwrap_or(0);
@@ -228,17 +226,15 @@ pub fn write(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
     if i64::try_from(offset.saturating_add(bytes.len() as u64)).is_err() {
         return Err(Fault::Status(status::FBIG));
     }
-    let verifier = asked.server.write_verifier();
+    let verifier = asked.server.verifier.now();
+    let file = open(asked, &named, false)?;
     {
         let _acting = asked.act_to_change(named.export)?;
-        let file = open(asked, &named, false)?;
         write_within(asked, &named, &file, bytes, offset)?;
-        let synced = match stable {
-            UNSTABLE => Ok(()),
-            DATA_SYNC => file.sync_data(),
-            _ => file.sync_all(),
-        };
-        synced.inspect_err(|_| asked.server.data_may_be_lost())?;
+    }
+    if stable != UNSTABLE {
+        let sync = || if stable == DATA_SYNC { file.sync_data() } else { file.sync_all() };
+        asked.server.verifier.sync(&named.stat, sync)?;
     }
     named.write_weak(reply);
     reply.u32(count).u32(stable.min(2)).u64(verifier);
@@ -249,9 +245,9 @@ pub fn write(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) 
 pub fn commit(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> Result<(), Fault> {
     let named = asked.named(arguments)?;
     let _range = (arguments.u64()?, arguments.u32()?);
-    sync(&named).inspect_err(|_| asked.server.data_may_be_lost())?;
+    sync(asked, &named)?;
     named.write_weak(reply);
-    reply.u64(asked.server.write_verifier());
+    reply.u64(asked.server.verifier.now());
     Ok(())
 }
 

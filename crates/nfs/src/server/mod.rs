@@ -15,6 +15,7 @@
 //! - [`call`]: from a call to its procedure
 //! - [`file`], [`name`], [`listing`]: the procedures on files, names and folders
 //! - [`mount`]: the mount protocol and the port mapper
+//! - [`verifier`]: how clients learn that data may be lost
 //! - [`limits`], [`sizes`]: folders with a size of their own, and how a provisioner asks for one
 
 mod call;
@@ -34,6 +35,7 @@ mod sizes;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -41,7 +43,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use export::ExportOptions;
@@ -53,6 +55,7 @@ use export::Export;
 use limits::Limits;
 use room::Room;
 use slots::{Slot, Slots};
+use verifier::Verifier;
 
 /// Connections at one time; beyond, whoever has most loses one.
 const MAX_CONNECTIONS: usize = 256;
@@ -98,9 +101,7 @@ pub struct Server {
     exports: Vec<Export>,
     limits: Limits,
     seal: ring::hmac::Key,
-    /// What WRITE and COMMIT answer with: the same until data that was not committed may be lost.
-    start: u32,
-    failures: AtomicU32,
+    verifier: Verifier,
     port: u16,
     connections: Arc<Slots>,
     room: Arc<Room>,
@@ -170,17 +171,6 @@ fn key(dir: &Path) -> io::Result<[u8; 32]> {
     std::fs::rename(partial, path)?;
     std::fs::File::open(dir)?.sync_all()?;
     Ok(key)
-}
-
-/// A number of this start of the server. A process that ends leaves in the kernel's memory what was not committed, but
-/// what it knew of fsyncs that failed is gone: so clients send their data again.
-fn start() -> u32 {
-    let mut bytes = [0; 4];
-    let random = ring::rand::SystemRandom::new();
-    match ring::rand::SecureRandom::fill(&random, &mut bytes) {
-        Ok(()) => u32::from_be_bytes(bytes),
-        Err(_) => std::process::id(),
-    }
 }
 
 impl Listening {
@@ -301,22 +291,12 @@ impl Server {
             exports,
             limits,
             seal: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key),
-            start: start(),
-            failures: AtomicU32::new(0),
+            verifier: Verifier::new(),
             port,
             connections: Arc::new(Slots::new(MAX_CONNECTIONS)),
             room: Arc::new(Room::new(MAX_ROOM)),
             helpers: AtomicUsize::new(0),
         }
-    }
-
-    fn write_verifier(&self) -> u64 {
-        u64::from(self.start) << 32 | u64::from(self.failures.load(Ordering::Relaxed))
-    }
-
-    /// After a failed fsync the kernel may have dropped what it could not write: clients must send it again.
-    fn data_may_be_lost(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -110,14 +110,13 @@ fn made(
         let _acting = asked.act_to_change(dir.export)?;
         let fd = safe_path::open_strict(&dir.fd, Path::new(name), AS_IT_IS)?;
         let stat = stat::fstat(fd.as_raw_fd())?;
-        let named = Named { export: dir.export, limit: dir.limit_of(asked.server, name, &stat), stat, fd };
-        file::apply(asked, &named, wanted)?;
-        named
+        Named { export: dir.export, limit: dir.limit_of(asked.server, name, &stat), stat, fd }
     };
     if *wanted != SetAttributes::default() {
-        file::sync(&named)?;
+        file::apply(asked, &named, wanted)?;
+        file::sync(asked, &named)?;
     }
-    file::sync(dir)?;
+    file::sync(asked, dir)?;
     reply.bool(true).opaque(&asked.server.handle_of(dir.export, named.limit.as_deref(), &named.fd)?);
     named.write_after(reply);
     dir.write_weak(reply);
@@ -312,7 +311,7 @@ fn unlink(
         let _acting = asked.act_to_change(dir.export)?;
         Ok(nix::unistd::unlinkat(Some(dir.fd.as_raw_fd()), name, flags)?)
     })?;
-    file::sync(&dir)?;
+    file::sync(asked, &dir)?;
     dir.write_weak(reply);
     Ok(())
 }
@@ -334,8 +333,8 @@ pub fn rename(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
         let _acting = asked.act_to_change(from.export)?;
         Ok(nix::fcntl::renameat(Some(from.fd.as_raw_fd()), from_name, Some(to.fd.as_raw_fd()), to_name)?)
     })?;
-    file::sync(&to)?;
-    file::sync(&from)?;
+    file::sync(asked, &to)?;
+    file::sync(asked, &from)?;
     from.write_weak(reply);
     to.write_weak(reply);
     Ok(())
@@ -362,7 +361,7 @@ pub fn link(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -
             AtFlags::AT_SYMLINK_FOLLOW,
         )?;
     }
-    super::file::sync(&dir)?;
+    file::sync(asked, &dir)?;
     file.write_after(reply);
     dir.write_weak(reply);
     Ok(())

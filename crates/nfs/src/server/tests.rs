@@ -304,3 +304,108 @@ fn any_bytes_get_an_answer_or_none_but_never_a_panic_x4() {
     .unwrap();
     assert_eq!(fs::read_dir(base.path().join("export")).unwrap().count(), 1, "read-only stayed so");
 }
+
+/// A user's SETATTR and CREATE, and what is left of them on the server.
+#[test]
+fn x6_whoever_owns_a_file_is_not_root_for_it() {
+    let base = base();
+    let export = base.path().join("export");
+    fs::set_permissions(&export, fs::Permissions::from_mode(0o777)).unwrap();
+    let user = Credentials { uid: 1000, gid: 1000, groups: vec![] };
+    let evil = SetAttributes { size: Some(10), uid: Some(0), gid: Some(0), mode: Some(0o4755), ..Default::default() };
+    for (options, owner) in [("", 1000), ("all_squash", 65_534)] {
+        let (remote, dir) = mount(base.path(), serve(base.path(), options), "").unwrap();
+        let name = format!("file{options}");
+        create(&remote, &dir, name.as_bytes(), &user).unwrap();
+        let file = lookup(&remote, &dir, name.as_bytes()).unwrap();
+        let setattr = |wanted: &SetAttributes| {
+            let done = remote.call(procedure::SETATTR, &user, |arguments| {
+                wanted.write(arguments.opaque(&file));
+                arguments.bool(false);
+            });
+            done.map(drop)
+        };
+        let seen = |name: &str| {
+            let there = fs::metadata(export.join(name)).unwrap();
+            (there.uid(), there.gid(), there.mode() & 0o7777)
+        };
+        for mode in [0o600, 0] {
+            setattr(&SetAttributes { mode: Some(mode), ..Default::default() }).unwrap();
+            assert_eq!(setattr(&evil), Err(libc::EPERM), "{options} {mode:o}");
+            assert_eq!(seen(&name), (owner, owner, mode));
+        }
+        // What an owner may do with what it has open goes on, with its own rights.
+        setattr(&SetAttributes { size: Some(5), ..Default::default() }).unwrap();
+        let write = |arguments: &mut Writer| {
+            arguments.opaque(&file).u64(0).u32(1).u32(0).opaque(b"x");
+        };
+        remote.call(procedure::WRITE, &user, write).unwrap();
+        // A new file of mode 0 with a size.
+        let made = format!("made{options}");
+        let how = |arguments: &mut Writer| {
+            SetAttributes { mode: Some(0), ..evil.clone() }
+                .write(arguments.opaque(&dir).opaque(made.as_bytes()).u32(0));
+        };
+        assert_eq!(remote.call(procedure::CREATE, &user, how).map(drop), Err(libc::EPERM));
+        assert_eq!(seen(&made), (owner, owner, 0));
+    }
+}
+
+/// A disk that turns out to be full when the kernel writes back: the fsync of a SETATTR hears of it, and is the only
+/// one that does.
+#[test]
+fn v4_what_one_calls_fsync_loses_the_next_commit_does_not_call_durable() {
+    use nix::mount::{MsFlags, mount as mount_system};
+    use nix::sched::{CloneFlags, unshare};
+    const MIB: usize = 1 << 20;
+    let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+        assert!(std::process::Command::new(program).args(arguments).status().unwrap().success(), "{program}");
+    };
+    let test = move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount_system(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let base = base();
+        let (small, export) = (base.path().join("small"), base.path().join("export"));
+        fs::create_dir(&small).unwrap();
+        mount_system(Some("small"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=16m")).unwrap();
+        let image = small.join("image");
+        fs::File::create(&image).unwrap().set_len(64 * MIB as u64).unwrap();
+        // No journal: one that cannot be written ends all writing.
+        let plain = ["-q", "-N", "64", "-O", "^has_journal", "-E", "lazy_itable_init=0"].map(std::ffi::OsStr::new);
+        run("mkfs.ext4", &[&plain[..], &[image.as_os_str()]].concat());
+        run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), export.as_os_str()]);
+        let (remote, dir) = mount(base.path(), serve(base.path(), "no_root_squash"), "").unwrap();
+        create(&remote, &dir, b"file", &root()).unwrap();
+        let file = lookup(&remote, &dir, b"file").unwrap();
+        let verifiers: Vec<u64> = (0..30)
+            .map(|number| {
+                let reply = remote.call(procedure::WRITE, &root(), |arguments| {
+                    arguments.opaque(&file).u64(number * MIB as u64).u32(MIB as u32).u32(0).opaque(&[7; MIB]);
+                });
+                let read = |reader: &mut Reader<'_>| {
+                    Attributes::read_weak(reader)?;
+                    let _count_and_how = (reader.u32()?, reader.u32()?);
+                    reader.u64()
+                };
+                reply.unwrap().read(read).unwrap()
+            })
+            .collect();
+        let changed = remote.call(procedure::SETATTR, &root(), |arguments| {
+            SetAttributes { mode: Some(0o600), ..Default::default() }.write(arguments.opaque(&file));
+            arguments.bool(false);
+        });
+        assert!(changed.is_err(), "the disk is full");
+        let committed = remote.call(procedure::COMMIT, &root(), |arguments| {
+            arguments.opaque(&file).u64(0).u32(0);
+        });
+        // Either it says that it failed, or that what was written must be sent again.
+        let committed = committed.and_then(|reply| {
+            reply.read(|reader| {
+                Attributes::read_weak(reader)?;
+                reader.u64()
+            })
+        });
+        assert!(committed.is_err() || verifiers.iter().all(|verifier| committed != Ok(*verifier)), "{committed:?}");
+    };
+    std::thread::spawn(test).join().unwrap();
+}
