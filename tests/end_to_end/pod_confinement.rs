@@ -23,6 +23,7 @@ fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
     confinement(&cluster, &checks);
     output(&cluster, &checks);
     own_users(&cluster, &checks);
+    shared_processes(&cluster, &checks);
     host_ports(&cluster, &checks);
     ephemeral_containers(&cluster, &checks);
     image_volumes_and_late_keys(&cluster, &checks);
@@ -208,6 +209,23 @@ fn output(cluster: &Cluster, checks: &Checks) {
     checks.equal("its log", &cluster.kubectl(&["logs", "writer"]), "one\ntwo\nthree");
     let message = cluster.field("pod/writer", "{.status.containerStatuses[0].state.terminated.message}");
     checks.equal("its message", &message, "one\ntwo\nthree");
+}
+
+/// X6, S12: who debugs the processes of a pod sees nothing of the host's through the first of them, and a pod that loses
+/// that one is made anew.
+fn shared_processes(cluster: &Cluster, checks: &Checks) {
+    let own = "    securityContext: {capabilities: {add: [SYS_PTRACE]}}\n";
+    cluster.apply(&pod("debugged", "  shareProcessNamespace: true\n", own));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/debugged", "--timeout=60s"]);
+    let look = "cd /proc/1; cat comm; ls -A root/ | wc -l; ls fd | wc -l";
+    let seen = cluster.exec("debugged", &["sh", "-c", look]);
+    checks.equal("through the first process", &seen, "mainstay-pause\n0\n0");
+    let of = |path: &str| cluster.field("pod/debugged", &format!("{{.status.containerStatuses[0].{path}}}"));
+    let before = of("containerID");
+    cluster.kill_process(&cluster.uid("pod/debugged"), "mainstay-pause");
+    cluster.eventually("the pod is made anew", || of("ready") == "true" && of("containerID") != before);
+    checks.equal("in the namespace of its own", &cluster.exec("debugged", &["cat", "/proc/1/comm"]), "mainstay-pause");
+    cluster.kubectl(&["delete", "pod", "debugged"]);
 }
 
 /// A pod with a user namespace has everything that another one has, and is nobody on the host.
