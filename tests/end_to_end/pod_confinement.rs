@@ -40,6 +40,7 @@ fn write_too_much(cluster: &Cluster) {
     for (name, more, own, file) in [
         ("in-volume", volume("{sizeLimit: 2Mi}"), mount.to_owned(), "/e/file"),
         ("in-root", String::new(), limited("3Mi"), "/file"),
+        ("in-hosts", String::new(), limited("3Mi"), "/etc/hosts"),
         ("within", volume("{sizeLimit: 20Mi}"), mount.to_owned() + &limited("30Mi"), "/e/file"),
     ] {
         cluster.apply(&pod(name, &more, &own).replace("[sleep, '100000']", &write(file)));
@@ -51,6 +52,7 @@ fn evictions(cluster: &Cluster, checks: &Checks) {
     for (name, message) in [
         ("in-volume", "Usage of EmptyDir volume \"e\" exceeds the limit \"2Mi\". "),
         ("in-root", "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. "),
+        ("in-hosts", "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. "),
     ] {
         let of = |path: &str| cluster.field(&format!("pod/{name}"), path);
         cluster

@@ -32,7 +32,7 @@ pub struct Limits {
 pub struct Usage {
     /// By the name of an emptyDir.
     pub volumes: BTreeMap<String, u64>,
-    /// Root file systems and logs, by container, all attempts together.
+    /// Root file systems and logs, by container, all attempts together; by no name what they share.
     pub containers: BTreeMap<String, u64>,
 }
 

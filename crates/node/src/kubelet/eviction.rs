@@ -19,7 +19,7 @@ use mainstay_logic::kubelet::eviction::{Limits, Usage, limits};
 use mainstay_runtime::safe_path::usage;
 
 use super::pods::PodHandle;
-use super::{Kubelet, PodContext};
+use super::{Kubelet, PodContext, files};
 
 /// How often pods are looked at, as upstream.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -81,6 +81,8 @@ pub(super) fn folders_of<'a>(
     let mut containers = Vec::new();
     if counts_containers {
         let (namespace, name, uid) = (&context.namespace, &context.name, &context.uid);
+        // /etc/hosts and its like, termination messages: the node's files, which all of its containers may write.
+        containers.extend(files::dir(&kubelet.disk, uid).ok().map(|files| (String::new(), files)));
         for status in kubelet.runtime.list().into_iter().filter(|status| status.pod_uid == *uid) {
             containers.push((status.name.clone(), kubelet.runtime.written_dir(&status.id)));
         }
