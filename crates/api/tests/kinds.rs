@@ -392,6 +392,15 @@ fn a_service_gives_back_what_its_new_type_has_no_use_for() {
     assert_eq!((new["spec"]["ports"][0].get("nodePort"), new["spec"].get("externalTrafficPolicy")), (None, None));
     let outside = with(&old, json!({ "spec": { "type": "ExternalName", "externalName": "example.com" } }));
     assert_eq!(update(&kinds::SERVICE, &old, &outside), "ok");
+    let balanced = json!({ "type": "LoadBalancer", "allocateLoadBalancerNodePorts": true,
+        "externalTrafficPolicy": "Local", "healthCheckNodePort": 30081, "loadBalancerClass": "example.com/own" });
+    let old = with(&service(), json!({ "spec": balanced }));
+    let mut new = with(&old, json!({ "spec": { "type": "ClusterIP" } }));
+    (kinds::SERVICE.prepare_update)(&kinds::SERVICE, &mut new, &old);
+    for field in ["allocateLoadBalancerNodePorts", "externalTrafficPolicy", "healthCheckNodePort", "loadBalancerClass"]
+    {
+        assert_eq!(new["spec"].get(field), None, "{field}");
+    }
 }
 
 #[test]

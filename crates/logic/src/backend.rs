@@ -55,11 +55,18 @@ pub fn backends(snapshot: &Snapshot, service: &ObjectKey) -> Vec<Backend> {
     let publish = snapshot.services.get(service).is_some_and(|service| publishes_not_ready(service));
     let mut found = Vec::new();
     for slice in slices(snapshot, service) {
+        let is_of_type = |address: &IpAddr| match slice.address_type.as_str() {
+            "IPv4" => address.is_ipv4(),
+            "IPv6" => address.is_ipv6(),
+            // A name that reads like an address is no address: what is refused of those would be let in as a name.
+            _ => false,
+        };
         let ports: Vec<Port> = slice.ports.iter().flatten().filter_map(port_of).collect();
         for endpoint in slice.endpoints.iter().flatten() {
             let Some((ready, terminating)) = standing(snapshot, service, endpoint, publish) else { continue };
             let conditions = endpoint.conditions.as_ref();
-            for address in endpoint.addresses.iter().filter_map(|address| address.parse().ok()) {
+            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
+            for address in addresses.filter(is_of_type) {
                 found.push(Backend {
                     address,
                     ports: ports.clone(),

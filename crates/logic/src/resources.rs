@@ -160,7 +160,8 @@ pub fn least_allocated(wanted: &Amounts, has: &Amounts, used: &Amounts) -> i64 {
     i64::midpoint(free(has.cpu, used.cpu, wanted.cpu), free(has.memory, used.memory, wanted.memory))
 }
 
-/// On a Node: the TCP ports there that are the cluster's own, which no pod's host port gets: `6443,10250`.
+/// On a Node: the ports there that are the cluster's own, which no pod's host port gets: `6443,10250,8472/UDP` (TCP's,
+/// where nothing is said).
 pub const RESERVED_PORTS: &str = "mainstay.io/reserved-host-ports";
 
 /// Whether one of a pod's host ports is the cluster's own on a node. A pod that shares the node's network takes its
@@ -170,9 +171,11 @@ pub fn takes_reserved(pod: &Pod, ports: &BTreeSet<HostPort>, node: &Node) -> boo
         return false;
     }
     let reserved = node.metadata.annotations.as_ref().and_then(|all| all.get(RESERVED_PORTS));
-    let mut reserved =
-        reserved.into_iter().flat_map(|list| list.split(',')).filter_map(|port| port.parse::<i32>().ok());
-    reserved.any(|own| ports.iter().any(|(_, protocol, port)| protocol == "TCP" && *port == own))
+    let mut reserved = reserved.into_iter().flat_map(|list| list.split(',')).filter_map(|port| {
+        let (number, own_protocol) = port.split_once('/').unwrap_or((port, "TCP"));
+        Some((number.parse::<i32>().ok()?, own_protocol))
+    });
+    reserved.any(|(own, of)| ports.iter().any(|(_, protocol, port)| protocol == of && *port == own))
 }
 
 /// (address, protocol, port) that a pod takes on its node for as long as it runs, with its sidecars, as upstream; the

@@ -130,6 +130,7 @@ pub struct Running {
     pub view: Arc<View>,
     tasks: JoinSet<()>,
     _streaming: streaming::Running,
+    _network: std::os::unix::net::UnixListener,
 }
 
 impl Running {
@@ -156,6 +157,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let runtime = Runtime::open(runtime_config(&config.data_dir, &config.cgroup_root, &config.shim_exe, &images))?;
     let range = |text: &String| Cidr::parse(text).ok_or_else(|| StartError::Range(text.clone()));
     let (pods, services) = (range(&config.cluster_cidr)?, range(&config.service_cidr)?);
+    let _network = network::hold()?;
     let network = Network::open(NetworkConfig {
         folder: config.data_dir.join("network"),
         pod_cidr: range(&config.pod_cidr)?,
@@ -177,7 +179,10 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     tasks.spawn(keep(health.clone(), "packet-filter", {
         let (view, client) = (view.clone(), config.client.clone());
         let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
-        let guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
+        let mut guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
+        if config.between == network::Between::Vxlan {
+            guard = guard.with_overlay(network::machines::PORT);
+        }
         let events = events.clone();
         let network = network.clone();
         let mut opened = Some(filter);
@@ -233,7 +238,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     });
     kubelet::start(&kubelet, &mut tasks);
     let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), health);
-    Ok(Running { kubelet, view, tasks, _streaming })
+    Ok(Running { kubelet, view, tasks, _streaming, _network })
 }
 
 fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {

@@ -9,6 +9,7 @@ use super::addresses::special;
 use super::cells::{AGE, NAME, age, text_column, three_of};
 use super::field::{Field, default, each};
 use super::{BASE, Kind, Row};
+use crate::names;
 use crate::object::{name, text};
 use crate::status::Cause;
 
@@ -77,6 +78,17 @@ pub static ENDPOINT_SLICE: Kind = Kind::BuiltIn(&Row {
     ..BASE
 });
 
+/// What is wrong with a domain's name, in upstream's words. One that reads like an IPv4 address is a name, too: nobody
+/// is led there (`logic::backend`).
+fn fully_qualified(text: &str) -> Vec<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let wrong = names::subdomain(name);
+    if wrong.is_empty() && !name.contains('.') {
+        return vec!["should be a domain with at least two segments separated by dots".to_owned()];
+    }
+    wrong
+}
+
 fn validate_addresses(type_: &str, addresses: &Field, causes: &mut Vec<Cause>) {
     if addresses.len() == 0 {
         causes.push(Cause::required(&addresses.path, "must contain at least 1 address"));
@@ -90,6 +102,7 @@ fn validate_addresses(type_: &str, addresses: &Field, causes: &mut Vec<Cause>) {
             ("IPv4", Ok(ip @ IpAddr::V4(_))) | ("IPv6", Ok(ip @ IpAddr::V6(_))) => special(ip),
             ("IPv4", _) => vec!["must be a valid IPv4 address".to_owned()],
             ("IPv6", _) => vec!["must be a valid IPv6 address".to_owned()],
+            ("FQDN", _) => fully_qualified(address.text()),
             _ => Vec::new(),
         };
         causes.extend(wrong.iter().map(|wrong| address.invalid(wrong)));

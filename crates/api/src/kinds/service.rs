@@ -186,10 +186,15 @@ fn drop_what_the_type_lost(spec: &mut Value, stored: &Value, now: &str, before: 
     if on_nodes(before) && !on_nodes(now) {
         drop_same("externalTrafficPolicy");
     }
+    if before == "LoadBalancer" && now != "LoadBalancer" {
+        ["allocateLoadBalancerNodePorts", "healthCheckNodePort", "loadBalancerClass"]
+            .into_iter()
+            .for_each(&mut drop_same);
+    }
     if now == "ExternalName" && before != "ExternalName" {
         ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
             .into_iter()
-            .for_each(drop_same);
+            .for_each(&mut drop_same);
     }
 }
 

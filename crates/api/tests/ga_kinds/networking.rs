@@ -219,3 +219,19 @@ fn the_generation_of_an_ingress_counts_its_spec_and_clients_do_not_write_its_sta
     assert_eq!(changed.expect("accepted")["metadata"]["generation"], 2);
     assert!((kind.warnings)(kind, &stored)[0].contains("nothing in this cluster acts on it"));
 }
+
+#[test]
+fn endpoints_by_name_have_names_of_domains() {
+    let slice = |address: &str| {
+        json!({ "metadata": { "name": "s", "namespace": "d" }, "addressType": "FQDN",
+            "endpoints": [{ "addresses": [address] }], "ports": [] })
+    };
+    for address in ["db.example.com", "db.example.com.", "10.0.0.1"] {
+        assert!(create(&kinds::ENDPOINT_SLICE, &slice(address)).is_ok(), "{address}");
+    }
+    let field = r#"EndpointSlice.discovery.k8s.io "s" is invalid: endpoints[0].addresses[0]: Invalid value: "#;
+    for address in ["localhost", "DB.example.com", "fd00::1", "a..b", ""] {
+        let answer = create(&kinds::ENDPOINT_SLICE, &slice(address)).expect_err(address);
+        assert!(answer.starts_with(field), "{answer}");
+    }
+}

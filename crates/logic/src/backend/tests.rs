@@ -157,3 +157,24 @@ fn woken(world: &World) -> Vec<String> {
     }
     names.into_iter().collect()
 }
+
+#[test]
+fn x6_an_address_in_a_slice_of_names_or_of_the_other_family_is_nobodys_endpoint() {
+    for (of, address, expected) in [
+        ("IPv4", "10.0.0.7", Some("10.0.0.7")),
+        ("IPv4", "fd00::7", None),
+        ("IPv6", "fd00::7", Some("fd00::7")),
+        ("IPv6", "10.0.0.7", None),
+        ("FQDN", "127.0.0.1", None),
+        ("FQDN", "db.example", None),
+    ] {
+        let mut world = World::default();
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web"}, "spec": {}}));
+        let mut slice = slice("web-a", "web", json!([{"addresses": [address]}]));
+        slice["addressType"] = json!(of);
+        world.put(slice);
+        let found = backends(&world.snapshot, &ObjectKey::new("default", "web"));
+        let found: Vec<String> = found.iter().map(|backend| backend.address.to_string()).collect();
+        assert_eq!(found.first().map(String::as_str), expected, "{of} {address}");
+    }
+}

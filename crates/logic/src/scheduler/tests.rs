@@ -254,7 +254,10 @@ fn host_ports_exclude_each_other() {
 #[test]
 fn x8_a_host_port_of_the_clusters_own_is_not_free() {
     let mut world = World::default();
-    world.put(node("n1", json!({"metadata": {"annotations": {"mainstay.io/reserved-host-ports": "6443,10250"}}})));
+    world.put(node(
+        "n1",
+        json!({"metadata": {"annotations": {"mainstay.io/reserved-host-ports": "6443,10250,8472/UDP"}}}),
+    ));
     let with = |port: i32, spec: serde_json::Value| {
         let mut spec = spec;
         spec["containers"] = json!([{"name": "c", "ports": [{"containerPort": port, "hostPort": port}]}]);
@@ -263,10 +266,17 @@ fn x8_a_host_port_of_the_clusters_own_is_not_free() {
     world.put(pod("kubelets", with(10250, json!({}))));
     world.put(pod("own", with(10251, json!({}))));
     world.put(pod("beside", with(6443, json!({"hostNetwork": true}))));
-    assert_eq!(
-        placed(&mut world, "kubelets"),
-        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
-    );
+    world.put(pod("tcp", with(8472, json!({}))));
+    let mut overlays = with(8472, json!({}));
+    overlays["spec"]["containers"][0]["ports"][0]["protocol"] = json!("UDP");
+    world.put(pod("overlays", overlays));
+    for name in ["kubelets", "overlays"] {
+        assert_eq!(
+            placed(&mut world, name),
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+        );
+    }
+    assert_eq!(placed(&mut world, "tcp"), "n1", "the overlay's is UDP's");
     assert_eq!(placed(&mut world, "own"), "n1");
     assert_eq!(placed(&mut world, "beside"), "n1", "one in the node's network finds out by itself");
 }

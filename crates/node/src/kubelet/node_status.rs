@@ -201,8 +201,7 @@ async fn metadata(kubelet: &Kubelet) -> Value {
     if !kubelet.config.machine.is_empty() {
         annotations[crate::join::MACHINE] = json!(kubelet.config.machine);
     }
-    let reserved: Vec<String> = kubelet.reserved.ports().iter().map(u16::to_string).collect();
-    annotations[resources::RESERVED_PORTS] = json!(reserved.join(","));
+    annotations[resources::RESERVED_PORTS] = json!(kubelet.reserved.ports().join(","));
     match kubelet.volumes.capacity().await {
         Ok(bytes) => annotations[volume::room::VOLUME_CAPACITY] = json!(bytes.to_string()),
         Err(error) => tracing::warn!(%error, "how much room there is for volumes is not known"),

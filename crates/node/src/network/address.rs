@@ -7,6 +7,9 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
+/// The file that names the address that was given last.
+const LAST: &str = "last";
+
 /// A range of IPv4 addresses in prefix notation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cidr {
@@ -67,8 +70,8 @@ impl std::fmt::Display for Cidr {
 pub struct Leases {
     range: Cidr,
     folder: PathBuf,
-    /// Where the search for a free address starts: behind the last one given, so that an address rests as long
-    /// as possible before another pod has it.
+    /// Where the search for a free address starts: behind the last one given, also before a restart, so that an
+    /// address rests as long as possible before another pod has it.
     next: u32,
 }
 
@@ -76,21 +79,17 @@ impl Leases {
     /// Opens (makes) the folder of leases.
     pub fn open(range: Cidr, folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        let mut newest = None;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             if entry.metadata()?.len() == 0 {
                 // A crash between making the file and writing the holder: nobody was told of this address.
                 fs::remove_file(entry.path())?;
-                continue;
-            }
-            let address = entry.file_name().to_str().and_then(|name| name.parse::<Ipv4Addr>().ok());
-            if let Some(address) = address.filter(|address| range.contains(*address)) {
-                let made = (entry.metadata()?.modified()?, u32::from(address) - u32::from(range.first));
-                newest = newest.max(Some(made));
             }
         }
-        Ok(Self { range, folder, next: newest.map_or(2, |(_, index)| index + 1) })
+        let last = fs::read_to_string(folder.join(LAST)).ok().and_then(|last| last.parse::<Ipv4Addr>().ok());
+        let last = last.filter(|last| range.contains(*last));
+        let next = last.map_or(2, |last| u32::from(last) - u32::from(range.first) + 1);
+        Ok(Self { range, folder, next })
     }
 
     /// The address of a pod: the one it has, or a free one.
@@ -108,7 +107,13 @@ impl Leases {
             let path = self.folder.join(address.to_string());
             match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(mut file) => {
-                    file.write_all(pod_uid.as_bytes())?;
+                    // First of all: what is not noted would be given again soon. (A disk without room has none for the
+                    // lease either.)
+                    let written = fs::write(self.folder.join(LAST), address.to_string());
+                    if let Err(error) = written.and_then(|()| file.write_all(pod_uid.as_bytes())) {
+                        fs::remove_file(&path)?;
+                        return Err(error);
+                    }
                     self.next = index + 1;
                     return Ok(address);
                 }
@@ -157,7 +162,11 @@ mod tests {
         assert_ne!(leases.take("b")?, first, "an address just given back is the last to be given again (N3)");
         let mut leases = Leases::open(range, folder.path().to_owned())?;
         assert_eq!(leases.take("b")?, Ipv4Addr::new(10, 1, 2, 3), "leases survive a restart");
-        for pod in ["c", "d", "e", "f"] {
+        assert_eq!(leases.take("c")?, Ipv4Addr::new(10, 1, 2, 4));
+        leases.give_back("c")?;
+        let mut leases = Leases::open(range, folder.path().to_owned())?;
+        assert_eq!(leases.take("c")?, Ipv4Addr::new(10, 1, 2, 5), "it rests, also where nobody holds it (N3)");
+        for pod in ["d", "e", "f"] {
             leases.take(pod)?;
         }
         assert_eq!(leases.take("g").map_err(|error| error.kind()), Err(io::ErrorKind::AddrNotAvailable));

@@ -10,13 +10,19 @@ use mainstay_logic::kubelet::PodEvent;
 use mainstay_logic::proxy::{self, Frontend, Rule};
 use mainstay_logic::{Snapshot, backend};
 
-use super::filter::{Filter, Front};
+use super::filter::{Filter, Front, Limit};
 use super::guard::Guard;
-use super::view::{View, host_ports_name};
+use super::service_rules::host_ports_name;
+use super::view::View;
 use crate::kubelet::events::{Events, Regarding};
 
 /// As upstream's API server calls it when two Services have one port.
-const REASON: &str = "PortAlreadyAllocated";
+const TAKEN: &str = "PortAlreadyAllocated";
+const TOO_MANY: &str = "ServiceTooLarge";
+const LOST: &str = "PacketFilterLost";
+
+/// A reason and what is said.
+type Complaint = (&'static str, String);
 
 /// Whose fronts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -29,7 +35,7 @@ pub(super) enum Subject {
 /// What was said.
 pub(super) struct Complaints {
     events: Events,
-    said: BTreeMap<Subject, BTreeSet<String>>,
+    said: BTreeMap<Subject, BTreeSet<Complaint>>,
     due: BTreeSet<Subject>,
 }
 
@@ -55,6 +61,14 @@ impl Complaints {
         self.record(view, filter, guard);
     }
 
+    /// Says, of the Node, that its packet filter was taken away by somebody.
+    pub(super) fn record_loss(&self, node: &str) {
+        let message = "Somebody took the packet filter's table away; it is made again".to_owned();
+        let event = PodEvent { warning: true, reason: LOST, message, container: None };
+        let (name, uid) = (node.to_owned(), node.to_owned());
+        self.events.record(Regarding { kind: "Node".into(), namespace: String::new(), name, uid }, event);
+    }
+
     /// Says what is new of those that were to be looked at.
     pub(super) fn record(&mut self, view: &View, filter: &Filter, guard: &Guard) {
         for subject in std::mem::take(&mut self.due) {
@@ -64,8 +78,8 @@ impl Complaints {
                 continue;
             };
             let before = self.said.insert(subject, messages.clone()).unwrap_or_default();
-            for message in messages.difference(&before) {
-                let event = PodEvent { warning: true, reason: REASON, message: message.clone(), container: None };
+            for (reason, message) in messages.difference(&before) {
+                let event = PodEvent { warning: true, reason, message: message.clone(), container: None };
                 self.events.record(regarding.clone(), event);
             }
         }
@@ -77,7 +91,7 @@ fn complaints(
     filter: &Filter,
     guard: &Guard,
     subject: &Subject,
-) -> Option<(Regarding, BTreeSet<String>)> {
+) -> Option<(Regarding, BTreeSet<Complaint>)> {
     let (kind, key, metadata, name, rules) = match subject {
         Subject::Service(key) => {
             let service = snapshot.services.get(key)?;
@@ -91,7 +105,13 @@ fn complaints(
     };
     let kept = rules.iter().filter(|rule| !guard.admits(rule)).map(kept_back);
     let lost = filter.lost(&name).map(|(front, owner)| format!("{} is not served: {owner} has it", shown(front)));
-    let messages: BTreeSet<String> = kept.chain(lost).map(|text| format!("On node {}, {text}", guard.node)).collect();
+    let limit = filter.limit(&name).map(|limit| match limit {
+        Limit::Endpoints(most) => (TOO_MANY, format!("no more than {most} endpoints of each of its ports are used")),
+        Limit::Sources(most) => (TOO_MANY, format!("no more than {most} of its source ranges are let in")),
+    });
+    let taken = kept.chain(lost).map(|text| (TAKEN, text));
+    let messages: BTreeSet<Complaint> =
+        taken.chain(limit).map(|(reason, text)| (reason, format!("On node {}, {text}", guard.node))).collect();
     let is_here = |key| backend::backends(snapshot, key).iter().any(|backend| backend.node == guard.node);
     if messages.is_empty() || (matches!(subject, Subject::Service(_)) && !is_here(key)) {
         return None;

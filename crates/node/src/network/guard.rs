@@ -15,10 +15,11 @@ use super::Cidr;
 /// The Service whose endpoints are the API's servers.
 const API: (&str, &str) = ("default", "kubernetes");
 
-/// The TCP ports that are the cluster's own here, for whoever says so on the Node.
+/// The ports that are the cluster's own here, for whoever says so on the Node.
 #[derive(Clone, Debug)]
 pub struct Reserved {
-    ports: Arc<Mutex<BTreeSet<u16>>>,
+    /// TCP's, and the overlay's, which is UDP's.
+    ports: Arc<Mutex<(BTreeSet<u16>, Option<u16>)>>,
     changed: Arc<Notify>,
 }
 
@@ -28,14 +29,25 @@ impl Reserved {
         Self { ports: Arc::default(), changed }
     }
 
-    /// What they are now.
-    pub fn ports(&self) -> BTreeSet<u16> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What they are now, as `logic::resources::RESERVED_PORTS` has them: `6443` is TCP's, `8472/UDP` says so.
+    pub fn ports(&self) -> Vec<String> {
+        let (tcp, overlay) = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tcp.iter().map(u16::to_string).chain(overlay.map(|port| format!("{port}/UDP"))).collect()
     }
 
     fn set(&self, ports: &BTreeSet<u16>) {
-        let before = std::mem::replace(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner), ports.clone());
-        if before != *ports {
+        self.change(|(tcp, _)| *tcp = ports.clone());
+    }
+
+    fn set_overlay(&self, port: u16) {
+        self.change(|(_, overlay)| *overlay = Some(port));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut (BTreeSet<u16>, Option<u16>))) {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ports.clone();
+        change(&mut ports);
+        if *ports != before {
             self.changed.notify_one();
         }
     }
@@ -55,6 +67,8 @@ pub struct Guard {
     /// others.
     ports: BTreeSet<u16>,
     reserved: Reserved,
+    /// The overlay's UDP port, where there is one.
+    overlay: Option<u16>,
 }
 
 impl Guard {
@@ -67,9 +81,17 @@ impl Guard {
             Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
         });
         let (services, asked) = (vec![services], each.collect());
-        let mut guard = Self { node: node.to_owned(), services, kubelet, asked, ports: BTreeSet::new(), reserved };
+        let (node, ports, overlay) = (node.to_owned(), BTreeSet::new(), None);
+        let mut guard = Self { node, services, kubelet, asked, ports, reserved, overlay };
         guard.keep(BTreeSet::new());
         guard
+    }
+
+    /// Keeps the overlay's UDP port, too: who has it gets what other machines' pods send, before it is read.
+    pub fn with_overlay(mut self, port: u16) -> Self {
+        self.overlay = Some(port);
+        self.reserved.set_overlay(port);
+        self
     }
 
     /// Takes in which ranges Services have addresses of, the first one among them; whether they are others than before.
@@ -98,7 +120,11 @@ impl Guard {
     /// Differs: upstream lets an external IP, a node port or a host port take the API server's and the kubelet's
     /// (CVE-2020-8554), and an external IP another Service's address.
     pub fn admits(&self, rule: &Rule) -> bool {
-        let is_ours = |port: u16| rule.protocol == "TCP" && self.ports.contains(&port);
+        let is_ours = |port: u16| match rule.protocol.as_str() {
+            "TCP" => self.ports.contains(&port),
+            "UDP" => self.overlay == Some(port),
+            _ => false,
+        };
         let is_asked = |address: IpAddr, port: u16| {
             let mut asked = self.asked.iter().filter(|(host, _)| host.parse() == Ok(address));
             rule.protocol == "TCP" && asked.any(|(_, own)| *own == port)
@@ -182,6 +208,11 @@ mod tests {
         assert!(!admits(&guard, at("192.0.2.9:443")));
         assert!(!admits(&guard, at("[2001:db8::9]:443")));
         assert!(!admits(&guard, at("192.0.2.7:6443")) && !admits(&guard, Frontend::NodePort(10250)));
-        assert_eq!(guard.reserved.ports(), [6443, 10250].into());
+        assert_eq!(guard.reserved.ports(), ["6443", "10250"]);
+        let guard = guard.with_overlay(8472);
+        assert_eq!(guard.reserved.ports(), ["6443", "10250", "8472/UDP"]);
+        let udp = |frontend| guard.admits(&rule(frontend, "UDP"));
+        assert!(!udp(Frontend::NodePort(8472)) && !udp(at("192.0.2.7:8472")) && udp(Frontend::NodePort(6443)));
+        assert!(guard.admits(&rule(Frontend::NodePort(8472), "TCP")), "another protocol's");
     }
 }

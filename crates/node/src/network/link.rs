@@ -94,6 +94,19 @@ fn link_header(index: u32, up: bool) -> [u8; 16] {
     header
 }
 
+/// Has a link of this thread's network namespace know nothing of IPv6: the pod network is IPv4's, and whoever speaks
+/// IPv6 there is nobody's router (X6). Before the link is up, or it listens for a moment.
+pub fn without_ipv6(link: &str) -> io::Result<()> {
+    for (key, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
+        match std::fs::write(Path::new("/proc/sys/net/ipv6/conf").join(link).join(key), value) {
+            // The kernel has none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
 /// Already there is as good as made.
 fn existing_is_fine(result: io::Result<Vec<super::netlink::Reply>>) -> io::Result<()> {
     match result {
@@ -124,20 +137,21 @@ impl Links {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("network interface {name} is missing")))
     }
 
-    /// Makes a bridge that is up, if it is not there, and gives its index.
+    /// Makes a bridge that is up and knows no IPv6, if it is not there, and gives its index.
     pub fn ensure_bridge(&mut self, name: &str, hardware: [u8; 6]) -> io::Result<u32> {
-        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, false));
         message.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &hardware).nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, "bridge");
         });
         existing_is_fine(self.socket.request(message))?;
         let index = self.need(name)?;
+        without_ipv6(name)?;
         self.up(index)?;
         Ok(index)
     }
 
-    /// Makes a pair: `name` here, attached to `bridge` and up; `peer` inside the namespace at `netns`, with the given
-    /// hardware address. One message, so there is no moment with half a pair.
+    /// Makes a pair: `name` here, attached to `bridge`; `peer` inside the namespace at `netns`, with the given
+    /// hardware address; both are down. One message, so there is no moment with half a pair.
     pub fn add_pair(
         &mut self,
         name: &str,
@@ -149,7 +163,7 @@ impl Links {
     ) -> io::Result<()> {
         let netns = std::fs::File::open(netns)?;
         let netns_fd = u32::try_from(netns.as_raw_fd()).map_err(io::Error::other)?;
-        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, false));
         message.string(IFLA_IFNAME, name).u32(IFLA_MASTER, bridge).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |end| {
@@ -305,7 +319,7 @@ impl Links {
         if self.vxlan_local(name)?.is_some_and(|local| local != vxlan.local) {
             self.remove(name)?;
         }
-        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, true));
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, false));
         message.string(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &vxlan.hardware).u32(IFLA_MTU, vxlan.mtu);
         message.nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |data| {
@@ -315,6 +329,7 @@ impl Links {
         });
         existing_is_fine(self.socket.request(message))?;
         let index = self.need(name)?;
+        without_ipv6(name)?;
         let mut message = Message::new(NEWLINK, 0, &link_header(index, true));
         message.u32(IFLA_MTU, vxlan.mtu).attribute(IFLA_ADDRESS, &vxlan.hardware);
         self.socket.request(message).map(|_| index)

@@ -8,18 +8,21 @@
 //! ```
 //!
 //! What is in the kernel is brought up to date by what differs. Routes that an earlier process left stay until all
-//! Nodes have been listed once: a list that fails takes nothing away.
+//! Nodes have been listed once: a list that fails takes nothing away. Then it is known whose packets the overlay takes
+//! ([`OverlayGuard`]).
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use mainstay_api::kinds;
 use mainstay_client::{Client, Informer, ListOptions, Notice};
 use mainstay_logic::peers::{Peer, peer};
 
+use super::filter::overlay::OverlayGuard;
 use super::link::{Keeper, Links, Vxlan};
 use super::{Between, Network, NetworkConfig, NetworkError, step};
 
@@ -27,8 +30,8 @@ use super::{Between, Network, NetworkConfig, NetworkError, step};
 pub const OVERLAY: &str = "mst-vxlan";
 /// The overlay's number and port: Linux's own, which others that build one from Node objects use as well.
 const ID: u32 = 1;
-const PORT: u16 = 8472;
-/// How long to wait before what the kernel refused is tried again.
+pub const PORT: u16 = 8472;
+/// How often what the kernel refused is tried again, and looked whether what it has is still there.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What leads to other machines in the kernel.
@@ -37,6 +40,8 @@ pub struct Machines {
     config: NetworkConfig,
     mtu: u32,
     links: Links,
+    /// Who may send into the overlay, where there is one.
+    guard: Option<OverlayGuard>,
     /// Made with the first peer: a machine that stays alone needs none.
     overlay: Option<u32>,
     /// What was told to the kernel, by Node.
@@ -47,7 +52,17 @@ impl Machines {
     /// Opens what is there.
     pub fn open(network: &Network) -> Result<Self, NetworkError> {
         let links = step("opening netlink", Links::open())?;
-        Ok(Self { config: network.config().clone(), mtu: network.mtu(), links, overlay: None, peers: BTreeMap::new() })
+        let config = network.config().clone();
+        let guard =
+            (config.between == Between::Vxlan).then(|| OverlayGuard::open(config.cluster_cidr, config.pod_cidr));
+        let guard = step("opening the packet filter", guard.transpose())?;
+        Ok(Self { config, mtu: network.mtu(), links, guard, overlay: None, peers: BTreeMap::new() })
+    }
+
+    /// Makes the overlay's guard, or makes it again where somebody took it away.
+    fn ensure_guard(&mut self) -> io::Result<()> {
+        let Some(guard) = &mut self.guard else { return Ok(()) };
+        if guard.is_in_place()? { Ok(()) } else { guard.fill() }
     }
 
     /// Brings the kernel up to what a Node is now (`None`: it is gone, or no peer).
@@ -59,6 +74,7 @@ impl Machines {
         // Another Node may have the range by now; then it is not this one's to take away.
         if let Some(old) = had.filter(|old| wanted.is_none_or(|new| new.range != old.range)) {
             self.peers.remove(node);
+            self.admit(node, None)?;
             if !self.peers.values().any(|peer| peer.range == old.range) {
                 self.links.remove_route(old.range, Keeper::Machines)?;
                 if let Some(overlay) = self.overlay {
@@ -67,6 +83,7 @@ impl Machines {
             }
         }
         let Some(new) = wanted else { return Ok(()) };
+        self.admit(node, Some(new.address))?;
         match self.config.between {
             Between::Routes => self.links.ensure_machine_route(new.range, new.address, None)?,
             Between::Vxlan => {
@@ -77,6 +94,10 @@ impl Machines {
         }
         self.peers.insert(node.to_owned(), new);
         Ok(())
+    }
+
+    fn admit(&mut self, node: &str, address: Option<Ipv4Addr>) -> io::Result<()> {
+        self.guard.as_mut().map_or(Ok(()), |guard| guard.admit(node, address))
     }
 
     fn ensure_overlay(&mut self) -> io::Result<u32> {
@@ -120,13 +141,10 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: 
     let mut nodes = Informer::new(client, &kinds::NODE, "", ListOptions::default());
     // What each Node should be, of those that the kernel refused.
     let mut refused: BTreeMap<String, Option<Peer>> = BTreeMap::new();
+    let mut listed = false;
+    let mut looked: Option<Instant> = None;
     loop {
-        let notice = if refused.is_empty() {
-            Some(nodes.next().await)
-        } else {
-            tokio::time::timeout(RETRY, nodes.next()).await.ok()
-        };
-        match notice {
+        match tokio::time::timeout(RETRY, nodes.next()).await.ok() {
             Some(Notice::Put(key, node)) => {
                 let node = serde_json::from_value::<Node>(node).ok();
                 if let Some(node) = node.as_ref().filter(|_| *key.name == *own) {
@@ -137,6 +155,7 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: 
             }
             Some(Notice::Gone(key, _)) => drop(refused.insert(key.name.to_string(), None)),
             Some(Notice::Synced) => {
+                (listed, looked) = (true, None);
                 if let Err(error) = machines.forget_others(&refused) {
                     tracing::warn!(%error, "old routes to other machines stay");
                 }
@@ -150,5 +169,11 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: 
                 true
             }
         });
+        if listed && looked.is_none_or(|looked| looked.elapsed() >= RETRY) {
+            looked = Some(Instant::now());
+            if let Err(error) = machines.ensure_guard() {
+                tracing::warn!(%error, "anybody may send into the overlay; trying again");
+            }
+        }
     }
 }

@@ -13,27 +13,34 @@
 
 mod address;
 mod complaints;
+pub mod conntrack;
 pub mod dns;
 pub mod filter;
 pub mod guard;
 mod link;
 pub mod machines;
 mod netlink;
+mod service_rules;
 pub mod view;
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 pub use address::Cidr;
 use address::Leases;
+use conntrack::{Conntrack, Which};
 use link::{Keeper, Links, Route};
 
 /// The bridge of the pods.
 pub const POD_BRIDGE: &str = "mst-pods";
 /// The link that the service range is routed to.
 pub const SERVICE_LINK: &str = "mst-services";
+/// What a node has in its network namespace while it runs: an abstract socket, of which there is one of each name.
+const HOLD: &str = "mainstay-node";
 /// What every pod's interface on the host begins with.
 const PAIR_PREFIX: &str = "mst";
 /// Ethernet's usual size, where no link says another.
@@ -116,6 +123,8 @@ fn step<T>(step: impl Into<String>, result: io::Result<T>) -> Result<T, NetworkE
 pub struct Network {
     config: NetworkConfig,
     state: Mutex<State>,
+    /// By itself: to look for a pod's connections takes longer than to connect another one.
+    conntrack: Mutex<Conntrack>,
 }
 
 #[derive(Debug)]
@@ -151,6 +160,16 @@ fn pair_name(pod_uid: &str) -> String {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{PAIR_PREFIX}{hash:016x}").chars().take(link::MAX_NAME).collect()
+}
+
+/// Takes this network namespace for one node, for as long as what it gives lives: a second node would take the first
+/// one's links and tables, whatever its ports and ranges are.
+///
+/// # Errors
+/// A node runs here already.
+pub fn hold() -> Result<UnixListener, NetworkError> {
+    let held = SocketAddr::from_abstract_name(HOLD).and_then(|name| UnixListener::bind_addr(&name));
+    step("taking the network for this node (another one may run in it already)", held)
 }
 
 /// Brings the loopback link up: in a network namespace that was just made it is down, and nobody reaches a server
@@ -198,7 +217,8 @@ impl Network {
         }
         let mtu = pod_mtu(step("looking for this machine's link", links.mtu_towards(config.node_address))?, &config);
         let leases = step("opening the address leases", Leases::open(config.pod_cidr, config.folder.clone()))?;
-        Ok(Self { config, state: Mutex::new(State { links, leases, bridge, mtu }) })
+        let conntrack = Mutex::new(step("opening the tracked connections", Conntrack::open())?);
+        Ok(Self { config, state: Mutex::new(State { links, leases, bridge, mtu }), conntrack })
     }
 
     /// What it was opened with.
@@ -231,9 +251,12 @@ impl Network {
             step("making the pod's interface", made)?;
         }
         let hardware = hardware_address(address);
-        let (port, bridge) =
-            (step("looking for the pod's interface", state.links.need(&pair_name(pod_uid)))?, state.bridge);
+        let (name, bridge) = (pair_name(pod_uid), state.bridge);
+        let port = step("looking for the pod's interface", state.links.need(&name))?;
         step("tying the pod's port to its address", state.links.tie_port(port, hardware))?;
+        step("leaving IPv6 out", link::without_ipv6(&name))?;
+        step("leaving IPv6 out in the pod", netlink::inside(netns, || link::without_ipv6("eth0")))?;
+        step("bringing the pod's interface up", state.links.up(port))?;
         step("noting the pod's address", state.links.ensure_neighbour(bridge, address, hardware))?;
         let link = step("looking for eth0", inside.need("eth0"))?;
         step("giving eth0 its address", inside.ensure_address(link, address, 32))?;
@@ -284,15 +307,31 @@ impl Network {
         Ok(refused)
     }
 
-    /// Disconnects a pod and frees its address. One that is not connected is fine.
+    /// Disconnects a pod and frees its address. One that is not connected is fine. Nobody's packets go to the next pod
+    /// with this address because they went to this one (N3).
     pub fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock();
         step("removing the pod's interface", state.links.remove(&pair_name(pod_uid)))?;
-        if let Some(address) = step("reading the address leases", state.leases.held_by(pod_uid))? {
-            let bridge = state.bridge;
-            step("forgetting the pod's address", state.links.remove_neighbour(bridge, address))?;
+        let Some(address) = step("reading the address leases", state.leases.held_by(pod_uid))? else { return Ok(()) };
+        let bridge = state.bridge;
+        step("forgetting the pod's address", state.links.remove_neighbour(bridge, address))?;
+        drop(state);
+        self.forget_connections(address)?;
+        step("giving the address back", lock().leases.give_back(pod_uid)).map(drop)
+    }
+
+    /// Forgets who was connected to an address, and whom it was connected to.
+    fn forget_connections(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let mut conntrack = self.conntrack.lock().unwrap_or_else(PoisonError::into_inner);
+        for which in [Which::AnsweredBy(address), Which::From(address)] {
+            match conntrack.forget(which, |_| true) {
+                // Without ctnetlink there is nothing to be done about it.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                done => step("forgetting the pod's connections", done)?,
+            };
         }
-        step("giving the address back", state.leases.give_back(pod_uid)).map(drop)
+        Ok(())
     }
 
     /// Takes away every interface, rule and lease that [`Network::open`] and [`Network::attach`] made, for `mainstay
@@ -310,7 +349,7 @@ impl Network {
         for route in step("listing routes", links.routes_of(Keeper::Machines))? {
             step("removing a route", links.remove_route(route, Keeper::Machines))?;
         }
-        step("removing the packet filter's table", filter::Filter::remove())?;
+        step("removing the packet filter's tables", filter::remove())?;
         match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => step("removing the address leases", other),

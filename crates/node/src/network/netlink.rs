@@ -1,4 +1,5 @@
-//! The netlink wire format, as little of it as links, addresses, routes and the packet filter need.
+//! The netlink wire format, as little of it as links, addresses, routes, the packet filter and tracked connections
+//! need.
 //!
 //! One codec for both families that Mainstay speaks (rtnetlink and nfnetlink). A socket belongs to the network
 //! namespace in which it was opened, so configuring a pod's namespace is opening a socket in it.
@@ -38,15 +39,19 @@ const NESTED: u16 = 0x8000;
 const RECEIVE_BUFFER: usize = 64 << 10;
 /// The kernel answers at once or never.
 const ANSWER_TIMEOUT_S: i64 = 5;
-/// Room for one transaction of the packet filter.
+/// Room for what is sent at once, unless a transaction needs more.
 const SEND_BUFFER: usize = 8 << 20;
+/// The largest transaction of the packet filter.
+pub const MAX_BATCH: usize = 64 << 20;
+/// What the kernel's own books take of a socket's room.
+const SEND_OVERHEAD: usize = 4 << 10;
 
 /// Which kernel side a socket talks to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// Links, addresses, routes.
     Route,
-    /// The packet filter.
+    /// The packet filter and tracked connections.
     Netfilter,
 }
 
@@ -138,6 +143,25 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// The first attribute of a type.
+pub fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload)
+}
+
+/// Does something in another network namespace, given by path. A socket that is opened there stays there.
+pub fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let netns = std::fs::File::open(netns)?;
+    // A thread of its own changes namespace and ends.
+    let done = std::thread::scope(|scope| {
+        let entered = move || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            work()
+        };
+        scope.spawn(entered).join()
+    });
+    done.map_err(|_| io::Error::other("the thread in the other namespace died"))?
+}
+
 /// A netlink socket.
 #[derive(Debug)]
 pub struct Socket {
@@ -163,34 +187,34 @@ impl Socket {
 
     /// A socket in another network namespace, given by path (`/proc/<pid>/ns/net`).
     pub fn open_in(netns: &Path, family: Family) -> io::Result<Self> {
-        let netns = std::fs::File::open(netns)?;
-        // A thread of its own changes namespace and ends; the socket stays where it was made.
-        let opened = std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                    Self::open(family)
-                })
-                .join()
-        });
-        opened.map_err(|_| io::Error::other("the thread in the other namespace died"))?
+        inside(netns, || Self::open(family))
     }
 
     /// Sends a request with acknowledgement and gives back what came before it.
     ///
     /// # Errors
     /// The kernel's error number; `TimedOut`/`WouldBlock` when it does not answer.
-    pub fn request(&mut self, mut message: Message) -> io::Result<Vec<Reply>> {
+    pub fn request(&mut self, message: Message) -> io::Result<Vec<Reply>> {
+        let mut replies = Vec::new();
+        self.each_answer(message, |kind, body| replies.push(Reply { kind, body: body.to_vec() }))?;
+        Ok(replies)
+    }
+
+    /// The same for what may be long: each answer's type and body go to `take`, one at a time, and nothing is kept.
+    pub fn each_answer(&mut self, mut message: Message, take: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]) | ACK;
         message.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         self.send(&message.finish(sequence))?;
-        self.answers(sequence, sequence)
+        self.answers(sequence, sequence, take)
     }
 
     /// Sends several messages as one buffer (a batch of the packet filter) and waits for the acknowledgement of the
     /// message at `acked` or the first error.
+    ///
+    /// # Errors
+    /// The kernel's; `EMSGSIZE` beyond [`MAX_BATCH`].
     pub fn batch(&mut self, messages: Vec<Message>, acked: usize) -> io::Result<()> {
         let mut buffer = Vec::new();
         let first = self.sequence.wrapping_add(1);
@@ -204,8 +228,14 @@ impl Socket {
             }
             buffer.extend(message.finish(self.sequence));
         }
+        if buffer.len() > MAX_BATCH {
+            return Err(io::Error::from_raw_os_error(nix::libc::EMSGSIZE));
+        }
+        if buffer.len() > SEND_BUFFER {
+            let _ = setsockopt(&self.fd, sockopt::SndBufForce, &(buffer.len() + SEND_OVERHEAD));
+        }
         self.send(&buffer)?;
-        self.answers(first, last).map(drop)
+        self.answers(first, last, |_, _| {})
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -215,8 +245,7 @@ impl Socket {
 
     /// Reads until the message `last` is acknowledged, the dump is done, or a message from `first` on has failed.
     /// Left-overs of earlier requests are passed over.
-    fn answers(&self, first: u32, last: u32) -> io::Result<Vec<Reply>> {
-        let mut replies = Vec::new();
+    fn answers(&self, first: u32, last: u32, mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let mut buffer = vec![0; RECEIVE_BUFFER];
         loop {
             let read = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -235,17 +264,17 @@ impl Socket {
                     continue;
                 }
                 match kind {
-                    NLMSG_DONE => return Ok(replies),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         let code = body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
                         if code != 0 {
                             return Err(io::Error::from_raw_os_error(-code));
                         }
                         if sequence == last {
-                            return Ok(replies);
+                            return Ok(());
                         }
                     }
-                    _ => replies.push(Reply { kind, body: body.to_vec() }),
+                    _ => take(kind, body),
                 }
             }
         }

@@ -10,15 +10,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use super::expression::{FIRST, Rule, Verdict};
-use super::{Backends, CREATE, DEL_CHAIN, DEL_SET, IPV4, NEW_CHAIN, NEW_SET, chain, emptied, rule, table};
+use super::table::Holds;
+use super::{Backends, TABLE, set_number};
 use crate::network::netlink::Message;
 
 /// How many clients of one endpoint are remembered at most; others are sent on by chance.
 const MAX_CLIENTS: u32 = 65_536;
-/// Elements have an end.
-const TIMEOUT: u32 = 0x10;
-/// Rules may add elements.
-const EVAL: u32 = 0x20;
+/// An address.
+const KEY: u32 = 4;
 
 /// The endpoints of one front whose clients are remembered, each with the number that names its set and its chain.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -52,7 +51,7 @@ impl Kept {
         within: impl Fn(&mut Rule<'_>),
     ) -> Vec<Message> {
         let one = |number: &u64| {
-            rule(front, |rule| {
+            TABLE.rule(front, |rule| {
                 within(rule);
                 rule.source(FIRST).in_set(&set_name(*number)).verdict(&Verdict::Jump(chain_name(*number)));
             })
@@ -67,16 +66,16 @@ impl Kept {
         for (endpoint, number) in &self.0 {
             let (set, name) = (set_name(*number), chain_name(*number));
             if before.0.contains_key(endpoint) {
-                messages.push(emptied(&name));
+                messages.push(TABLE.emptied(&name));
             } else {
-                messages.push(clients(&set, *number));
-                messages.push(chain(NEW_CHAIN, CREATE, &name));
+                messages.push(TABLE.set(&set, KEY, Holds::Passing(MAX_CLIENTS), set_number(*number)));
+                messages.push(TABLE.chain(&name));
             }
             // Two rules: the first ends where the set is full.
-            messages.push(rule(&name, |rule| {
+            messages.push(TABLE.rule(&name, |rule| {
                 rule.remember_source(&set, seconds);
             }));
-            messages.push(rule(&name, |rule| {
+            messages.push(TABLE.rule(&name, |rule| {
                 rule.destination_nat(*endpoint.ip(), endpoint.port());
             }));
         }
@@ -86,7 +85,7 @@ impl Kept {
     /// Takes away the chains and sets that are not in `now`, which nothing leads to any more.
     pub fn gone(&self, now: &Self) -> Vec<Message> {
         let numbers = self.0.iter().filter(|(endpoint, _)| !now.0.contains_key(endpoint)).map(|(_, number)| *number);
-        numbers.flat_map(|number| [chain(DEL_CHAIN, 0, &chain_name(number)), set_gone(&set_name(number))]).collect()
+        numbers.flat_map(|number| [TABLE.chain_gone(&chain_name(number)), TABLE.set_gone(&set_name(number))]).collect()
     }
 }
 
@@ -96,23 +95,4 @@ fn set_name(number: u64) -> String {
 
 fn chain_name(number: u64) -> String {
     format!("keep-{number}")
-}
-
-/// A set of addresses that rules fill.
-fn clients(name: &str, number: u64) -> Message {
-    const ADDRESS: u32 = 4;
-    let mut message = Message::new(NEW_SET, CREATE, &IPV4);
-    table(&mut message).string(2, name).be32(3, TIMEOUT | EVAL).be32(4, 0).be32(5, ADDRESS);
-    message.nest(9, |size| {
-        size.be32(1, MAX_CLIENTS);
-    });
-    // The kernel wants a number within the transaction; rules go by the name.
-    message.be32(10, u32::try_from(number % u64::from(u32::MAX >> 1)).unwrap_or_default() + 16);
-    message
-}
-
-fn set_gone(name: &str) -> Message {
-    let mut message = Message::new(DEL_SET, 0, &IPV4);
-    table(&mut message).string(2, name);
-    message
 }

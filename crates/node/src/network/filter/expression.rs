@@ -19,9 +19,11 @@ const VERDICT: u32 = 0;
 const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
+const META_ETHERTYPE: u32 = 1;
 const META_MARK: u32 = 3;
 const META_INPUT_INDEX: u32 = 4;
 const META_INPUT_NAME: u32 = 6;
+const META_OUTPUT_NAME: u32 = 7;
 /// The loopback device's index, in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 const META_L4PROTO: u32 = 16;
@@ -54,6 +56,13 @@ impl Verdict {
 
 fn milliseconds(seconds: u32) -> u64 {
     u64::from(seconds) * 1000
+}
+
+/// A link's name as the kernel compares it.
+fn link_name(link: &str) -> [u8; 16] {
+    let mut name = [0; 16];
+    name.iter_mut().zip(link.bytes()).for_each(|(slot, byte)| *slot = byte);
+    name
 }
 
 /// A row of expressions being written into a rule.
@@ -144,9 +153,28 @@ impl<'a> Rule<'a> {
 
     /// Goes on only if the packet came by the link of this name.
     pub fn came_by(&mut self, link: &str) -> &mut Self {
-        let mut name = [0; 16];
-        name.iter_mut().zip(link.bytes()).for_each(|(slot, byte)| *slot = byte);
-        self.meta(META_INPUT_NAME, FIRST).compare(EQUAL, &name)
+        self.meta(META_INPUT_NAME, FIRST).compare(EQUAL, &link_name(link))
+    }
+
+    /// Goes on only if the packet leaves by the link of this name.
+    pub fn goes_by(&mut self, link: &str) -> &mut Self {
+        self.meta(META_OUTPUT_NAME, FIRST).compare(EQUAL, &link_name(link))
+    }
+
+    /// Goes on only if the packet came by a link whose name begins so.
+    pub fn came_by_some(&mut self, prefix: &str) -> &mut Self {
+        self.meta(META_INPUT_NAME, FIRST).compare(EQUAL, prefix.as_bytes())
+    }
+
+    /// Goes on only if the frame is of another kind than this.
+    pub fn is_no_frame_of(&mut self, ethertype: u16) -> &mut Self {
+        self.meta(META_ETHERTYPE, FIRST).compare(NOT_EQUAL, &ethertype.to_be_bytes())
+    }
+
+    /// Goes on only if it is UDP to this port.
+    pub fn is_udp_to(&mut self, port: u16) -> &mut Self {
+        const UDP: u8 = 17;
+        self.protocol(FIRST).equals(&[UDP]).destination_port(FIRST).equals(&port.to_be_bytes())
     }
 
     /// Goes on only if the source address is not the one that the sender's hardware address ends with.
@@ -195,12 +223,27 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// One in `of` packets, by chance.
-    pub fn one_in(&mut self, of: u32) -> &mut Self {
+    /// Looks it up in a map of values and puts what stands there in its stead.
+    pub fn value_of(&mut self, map: &str) -> &mut Self {
+        self.expression("lookup", |data| {
+            data.string(1, map).be32(2, FIRST).be32(3, FIRST);
+        })
+    }
+
+    /// A number below `of` by chance, in the machine's order of bytes.
+    pub fn by_chance(&mut self, of: u32) -> &mut Self {
         self.expression("numgen", |data| {
             data.be32(1, FIRST).be32(2, of).be32(3, 1);
+        })
+    }
+
+    /// Goes on only if the packet is of the direction in which the connection was begun.
+    pub fn of_the_client(&mut self) -> &mut Self {
+        const DIRECTION: u32 = 1;
+        self.expression("ct", |data| {
+            data.be32(1, FIRST).be32(2, DIRECTION);
         });
-        self.equals(&[0; 4])
+        self.equals(&[0])
     }
 
     /// Keeps the source address in a set for so many seconds from now on. The rule ends here where the set is full.
@@ -222,9 +265,13 @@ impl<'a> Rule<'a> {
 
     /// Sends the connection to another address and port.
     pub fn destination_nat(&mut self, address: Ipv4Addr, port: u16) -> &mut Self {
+        self.immediate(FIRST, &address.octets()).immediate(FIRST + 1, &port.to_be_bytes()).destination_nat_by_value()
+    }
+
+    /// Sends the connection to the address in the first register and the port in the second one.
+    pub fn destination_nat_by_value(&mut self) -> &mut Self {
         const DNAT: u32 = 1;
         const INET: u32 = 2;
-        self.immediate(FIRST, &address.octets()).immediate(FIRST + 1, &port.to_be_bytes());
         self.expression("nat", |data| {
             data.be32(1, DNAT).be32(2, INET).be32(3, FIRST).be32(5, FIRST + 1);
         })

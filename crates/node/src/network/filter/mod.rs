@@ -7,19 +7,20 @@
 //! ```text
 //! prerouting, output:  ip daddr . l4proto . dport  vmap @fronts
 //!                      fib daddr type local, not 127.0.0.0/8, l4proto . dport  vmap @node-ports
-//! front-7:             numgen random mod 2 == 0   dnat to 10.244.0.5:80
-//!                      dnat to 10.244.0.6:80
+//! front-7:             numgen random mod 2   dnat to value of @endpoints-8
+//! endpoints-8:         0 : 10.244.0.5 . 80,  1 : 10.244.0.6 . 80
 //! front-9, Local:      ip saddr in pods   dnat to any endpoint        (pods and this host are not kept to this node's)
 //!                      fib saddr type local   mark 0x4000
 //!                      fib saddr type local   dnat to any endpoint
 //!                      dnat to an endpoint here                       (everybody else)
 //! front-8, by client:  ip saddr @clients-3  jump keep-3               (`affinity`)
-//!                      numgen random mod 2 == 0   jump keep-3 …
+//!                      numgen random mod 2   vmap @endpoints-9
 //! keep-3:              update @clients-3 { ip saddr timeout 10s }
 //!                      dnat to 10.244.0.5:80
 //! postrouting:         ip saddr . ip daddr @hairpins  masquerade     (a pod that reaches itself by its Service)
 //!                      mark 0x4000  masquerade                      (came by a node port)
 //!                      saddr in pods, daddr not in pods, masquerade (a pod to the outside)
+//! input:               iif mst-pods, daddr in 127.0.0.0/8, from the client  drop   (X6: a Service that leads there)
 //! input, forward, output:
 //!                      ip daddr . l4proto . dport @refused  reject  (no endpoint, or not from an allowed source)
 //! forward, output:     daddr in services  reject                    (N4: nothing leaves for the outside)
@@ -29,53 +30,57 @@
 //!
 //! The whole table, with all Services, is put in place of an earlier process's in one transaction ([`Filter::fill`]);
 //! after that only what differs is sent, one transaction a Service, so that a change never costs more than what it
-//! changes and connections never see a half-made table.
+//! changes and connections never see a half-made table. Where the kernel refuses the whole, each Service is sent by
+//! itself, so that one that is refused takes nothing from the others (X7).
+//!
+//! What has no connections goes on where the kernel remembers that it went: after a change of a UDP front the entries
+//! that lead elsewhere are forgotten ([`Filter::forget_stale`], `stale`).
 
 mod affinity;
+mod counted;
 mod expression;
+mod foreign;
+mod fronts;
+mod guards;
+pub mod overlay;
 mod owners;
+mod ports;
+mod stale;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::Cidr;
-use super::netlink::{APPEND, CREATE, Family, Message, Socket};
+use super::conntrack::Conntrack;
+use super::netlink::{Family, Message, Socket};
+use super::{Cidr, PAIR_PREFIX};
 use affinity::Kept;
-use expression::{FIRST, Rule, Verdict};
+use counted::{Counted, Difference};
+use expression::Verdict;
+use fronts::{Writing, map_name};
 use owners::Owners;
+use table::{Sees, Table, Value};
 
-const TABLE: &str = "mainstay";
+const TABLE: Table = Table("mainstay", Sees::Ipv4);
 const FRONTS: &str = "fronts";
 const NODE_PORTS: &str = "node-ports";
 const HAIRPINS: &str = "hairpins";
 const REFUSED: &str = "refused";
 const LOOPBACK: Cidr = Cidr { first: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
 const MASQUERADE_MARK: u32 = 0x4000;
+/// How many endpoints one Service has in the kernel at most, all its fronts together: what is more is shared out
+/// evenly, and said ([`Filter::limit`]).
+pub const MAX_ENDPOINTS: usize = 1 << 17;
+/// How many ranges of sources it has at most, likewise: whoever is in none of them is refused.
+pub const MAX_SOURCES: usize = 1 << 13;
+/// For how many endpoints one counts whose clients are remembered: it takes a set and a chain.
+const KEPT_ENDPOINT: usize = 16;
 
-const NFTABLES: u16 = 10 << 8;
-const NEW_TABLE: u16 = NFTABLES;
-const DEL_TABLE: u16 = NFTABLES | 2;
-const NEW_CHAIN: u16 = NFTABLES | 3;
-const DEL_CHAIN: u16 = NFTABLES | 5;
-const NEW_RULE: u16 = NFTABLES | 6;
-const DEL_RULE: u16 = NFTABLES | 8;
-const NEW_SET: u16 = NFTABLES | 9;
-const DEL_SET: u16 = NFTABLES | 11;
-const NEW_ELEMENT: u16 = NFTABLES | 12;
-const DEL_ELEMENT: u16 = NFTABLES | 14;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
-/// `struct nfgenmsg` for IPv4.
-const IPV4: [u8; 4] = [2, 0, 0, 0];
-const VERDICT_TYPE: u32 = 0xffff_ff00;
-const MAP: u32 = 0x8;
-/// Hooks of the kernel's IPv4 path.
-const PREROUTING: u32 = 0;
-const INPUT: u32 = 1;
-const FORWARD: u32 = 2;
-const OUTPUT: u32 = 3;
-const POSTROUTING: u32 = 4;
+/// The number that a set has within a transaction; the small ones are those of the table's own.
+fn set_number(number: u64) -> u32 {
+    u32::try_from(number % u64::from(u32::MAX >> 1)).unwrap_or_default() + 16
+}
 
 /// Transport protocols that Services have, by IP protocol number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -132,6 +137,8 @@ struct Chain {
     backends: Backends,
     /// Where clients are remembered.
     kept: Kept,
+    /// The maps of its endpoints.
+    maps: Vec<u64>,
 }
 
 /// The fronts of one Service that are in the kernel.
@@ -142,85 +149,36 @@ struct ServiceChange {
     messages: Vec<Message>,
     chains: Chains,
     refused: BTreeSet<Front>,
-    hairpins: BTreeMap<Ipv4Addr, usize>,
-    refusals: BTreeMap<Front, usize>,
-    next_chain: u64,
+    hairpins: Difference<Ipv4Addr>,
+    refusals: Difference<Front>,
+    /// Fronts with connections that may lead elsewhere now.
+    stale: BTreeSet<Front>,
+    next_number: u64,
 }
 
 /// The table in the kernel, and what is in it.
 #[derive(Debug)]
 pub struct Filter {
     socket: Socket,
+    conntrack: Conntrack,
     /// Pods' and Services' addresses.
     ranges: (Cidr, Cidr),
     services: BTreeMap<String, Chains>,
     /// The fronts of each Service that refuse what is not sent on (N4): those outside the Services' range, which the
     /// guards do not know, without an endpoint or for some sources only.
     refused: BTreeMap<String, BTreeSet<Front>>,
-    hairpins: BTreeMap<Ipv4Addr, usize>,
+    /// How many Services each endpoint's address serves.
+    hairpins: Counted<Ipv4Addr>,
     /// How many Services want each of these refused.
-    refusals: BTreeMap<Front, usize>,
-    next_chain: u64,
+    refusals: Counted<Front>,
+    /// The Services that want more than they may have.
+    limits: BTreeMap<String, Limit>,
+    next_number: u64,
     owners: Owners,
-    /// Whether the kernel compares two parts of a packet (Linux 6.13).
+    stale: stale::Due,
     checks_senders: bool,
-}
-
-fn table(message: &mut Message) -> &mut Message {
-    message.string(1, TABLE)
-}
-
-fn base_chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
-    let mut message = Message::new(NEW_CHAIN, CREATE, &IPV4);
-    table(&mut message).string(3, name).nest(4, |hook_of| {
-        hook_of.be32(1, hook).be32(2, priority.cast_unsigned());
-    });
-    message.string(7, kind);
-    message
-}
-
-fn chain(kind: u16, flags: u16, name: &str) -> Message {
-    let mut message = Message::new(kind, flags, &IPV4);
-    table(&mut message).string(3, name);
-    message
-}
-
-/// Takes all rules out of a chain.
-fn emptied(chain: &str) -> Message {
-    let mut message = Message::new(DEL_RULE, 0, &IPV4);
-    table(&mut message).string(2, chain);
-    message
-}
-
-fn rule(chain: &str, fill: impl FnOnce(&mut Rule<'_>)) -> Message {
-    let mut message = Message::new(NEW_RULE, CREATE | APPEND, &IPV4);
-    table(&mut message).string(2, chain).nest(4, |list| fill(&mut Rule::new(list)));
-    message
-}
-
-fn set(name: &str, key_length: u32, map: bool, id: u32) -> Message {
-    let mut message = Message::new(NEW_SET, CREATE, &IPV4);
-    table(&mut message).string(2, name).be32(3, if map { MAP } else { 0 }).be32(4, 0).be32(5, key_length);
-    if map {
-        message.be32(6, VERDICT_TYPE).be32(7, 0);
-    }
-    message.be32(10, id);
-    message
-}
-
-fn element(kind: u16, flags: u16, set: &str, key: &[u8], verdict: Option<&Verdict>) -> Message {
-    let mut message = Message::new(kind, flags, &IPV4);
-    table(&mut message).string(2, set).nest(3, |elements| {
-        elements.nest(1, |element| {
-            element.nest(1, |nest| {
-                nest.attribute(1, key);
-            });
-            if let Some(verdict) = verdict {
-                element.nest(2, |nest| verdict.write(nest));
-            }
-        });
-    });
-    message
+    /// The table that was made last: another one of its name is somebody else's.
+    handle: Option<Vec<u8>>,
 }
 
 impl Front {
@@ -241,163 +199,37 @@ impl Front {
     }
 }
 
-/// The rules of a front's chain.
-fn chain_rules(name: &str, backends: &Backends, kept: &Kept, pods: Cidr) -> Vec<Message> {
-    let mut messages = Vec::new();
-    if backends.masquerade {
-        messages.push(rule(name, |rule| {
-            rule.set_mark(MASQUERADE_MARK);
-        }));
-    }
-    let ranges: Vec<Option<Cidr>> = match &backends.from {
-        None => vec![None],
-        Some(ranges) => ranges.iter().copied().map(Some).collect(),
-    };
-    let pick = |messages: &mut Vec<Message>, endpoints: &[SocketAddrV4], who: Who| {
-        messages.extend(ranges.iter().flat_map(|from| endpoint_rules(name, endpoints, kept, (who, *from))));
-    };
-    if let Some(inside) = &backends.inside {
-        pick(&mut messages, inside, Who::Pods(pods));
-        // The endpoint may be on another node, and answers come back through this one.
-        messages.push(rule(name, |rule| {
-            rule.comes_from_here().set_mark(MASQUERADE_MARK);
-        }));
-        pick(&mut messages, inside, Who::ThisHost);
-    }
-    pick(&mut messages, &backends.endpoints, Who::Everybody);
-    messages
+/// What each front of a Service has at most, where it wants more than there is room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// So many endpoints.
+    Endpoints(usize),
+    /// So many ranges of sources.
+    Sources(usize),
 }
 
-/// Whose connections a rule is for.
-#[derive(Clone, Copy)]
-enum Who {
-    Everybody,
-    /// Those with an address in the pods' range.
-    Pods(Cidr),
-    ThisHost,
-}
-
-/// The rules that pick an endpoint, for some clients and maybe of one range of sources only: that of a client that is
-/// remembered, else one by chance.
-fn endpoint_rules(
-    name: &str,
-    endpoints: &[SocketAddrV4],
-    kept: &Kept,
-    (who, from): (Who, Option<Cidr>),
-) -> Vec<Message> {
-    let within = |rule: &mut Rule<'_>| {
-        match who {
-            Who::Everybody => {}
-            Who::Pods(pods) => {
-                rule.source(FIRST).in_range(pods, true);
-            }
-            Who::ThisHost => {
-                rule.comes_from_here();
-            }
+/// What a Service gets of what it wants, and which limit that met.
+fn limited(mut fronts: Fronts) -> (Fronts, Option<Limit>) {
+    let mut limit = None;
+    let sources: usize = fronts.values().filter_map(|backends| Some(backends.from.as_ref()?.len())).sum();
+    if sources > MAX_SOURCES {
+        let each = (MAX_SOURCES / fronts.len().max(1)).max(1);
+        fronts.values_mut().filter_map(|backends| backends.from.as_mut()).for_each(|from| from.truncate(each));
+        limit = Some(Limit::Sources(each));
+    }
+    let weight = |backends: &Backends| if backends.affinity.is_some() { KEPT_ENDPOINT } else { 1 };
+    let count = |backends: &Backends| backends.endpoints.len() + backends.inside.as_ref().map_or(0, Vec::len);
+    let wanted: usize = fronts.values().map(|backends| count(backends) * weight(backends)).sum();
+    if wanted > MAX_ENDPOINTS {
+        let lists: usize = fronts.values().map(|b| weight(b) * (1 + usize::from(b.inside.is_some()))).sum();
+        let each = (MAX_ENDPOINTS / lists.max(1)).max(1);
+        for backends in fronts.values_mut() {
+            backends.endpoints.truncate(each);
+            backends.inside.iter_mut().for_each(|inside| inside.truncate(each));
         }
-        if let Some(from) = from {
-            rule.source(FIRST).in_range(from, true);
-        }
-    };
-    let mut messages = kept.known_clients(name, endpoints, within);
-    let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-    for (index, endpoint) in (0..count).zip(endpoints) {
-        messages.push(rule(name, |rule| {
-            within(rule);
-            let left = count - index;
-            if left > 1 {
-                rule.one_in(left);
-            }
-            match kept.chain_of(endpoint) {
-                Some(chain) => rule.verdict(&Verdict::Jump(chain)),
-                None => rule.destination_nat(*endpoint.ip(), endpoint.port()),
-            };
-        }));
+        limit = Some(Limit::Endpoints(each));
     }
-    messages
-}
-
-/// The table with its maps, hooks and guards, and without Services.
-fn empty_table(pods: Cidr, services: Cidr, checks_senders: bool) -> Vec<Message> {
-    let new_table = || {
-        let mut message = Message::new(NEW_TABLE, CREATE, &IPV4);
-        table(&mut message);
-        message
-    };
-    let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
-    table(&mut delete);
-    let mut messages = vec![
-        new_table(),
-        delete,
-        new_table(),
-        set(FRONTS, 12, true, 1),
-        set(NODE_PORTS, 8, true, 2),
-        set(HAIRPINS, 8, false, 3),
-        set(REFUSED, 12, false, 4),
-        base_chain("raw-guard", "filter", PREROUTING, -300),
-        base_chain("prerouting", "nat", PREROUTING, -100),
-        base_chain("output", "nat", OUTPUT, -100),
-        base_chain("postrouting", "nat", POSTROUTING, 100),
-        base_chain("input-guard", "filter", INPUT, 0),
-        base_chain("forward-guard", "filter", FORWARD, 0),
-        base_chain("output-guard", "filter", OUTPUT, 0),
-    ];
-    for hook in ["prerouting", "output"] {
-        messages.push(rule(hook, |rule| {
-            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).by_map(FRONTS);
-        }));
-        messages.push(rule(hook, |rule| {
-            // The kernel drops what goes from a loopback address to a pod: there a node port is refused instead, as
-            // kube-proxy's nftables mode has it.
-            rule.destined_here().destination(FIRST).in_range(LOOPBACK, false);
-            rule.protocol(FIRST).destination_port(FIRST + 1).by_map(NODE_PORTS);
-        }));
-    }
-    // The bridge lets answers to this host's loopback addresses in (a host port there); nobody else gets to them.
-    messages.push(rule("raw-guard", |rule| {
-        rule.came_from_outside().destination(FIRST).in_range(LOOPBACK, true).verdict(&Verdict::Drop);
-    }));
-    // A pod's port takes packets of its own hardware address only (`Links::tie_port`), and that names its address.
-    if checks_senders {
-        messages.push(rule("raw-guard", |rule| {
-            rule.came_by(super::POD_BRIDGE).source_is_not_the_hardware_address().verdict(&Verdict::Drop);
-        }));
-    }
-    messages.push(rule("postrouting", |rule| {
-        rule.source(FIRST).destination(FIRST + 1).in_set(HAIRPINS).masquerade();
-    }));
-    messages.push(rule("postrouting", |rule| {
-        rule.has_mark(MASQUERADE_MARK).masquerade();
-    }));
-    messages.push(rule("postrouting", |rule| {
-        rule.source(FIRST).in_range(pods, true).destination(FIRST).in_range(pods, false).masquerade();
-    }));
-    for guard in ["input-guard", "forward-guard", "output-guard"] {
-        messages.push(rule(guard, |rule| {
-            rule.protocol(FIRST).equals(&[Protocol::Tcp as u8]);
-            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).in_set(REFUSED).reject(true);
-        }));
-        messages.push(rule(guard, |rule| {
-            rule.destination(FIRST).protocol(FIRST + 1).destination_port(FIRST + 2).in_set(REFUSED).reject(false);
-        }));
-    }
-    messages.push(rule("output-guard", |rule| {
-        // The cluster's own DNS server has an address of the range on this host.
-        rule.destined_here().verdict(&Verdict::Accept);
-    }));
-    for guard in ["forward-guard", "output-guard"] {
-        messages.push(rule(guard, |rule| {
-            rule.destination(FIRST)
-                .in_range(services, true)
-                .protocol(FIRST)
-                .equals(&[Protocol::Tcp as u8])
-                .reject(true);
-        }));
-        messages.push(rule(guard, |rule| {
-            rule.destination(FIRST).in_range(services, true).reject(false);
-        }));
-    }
-    messages
+    (fronts, limit)
 }
 
 impl Filter {
@@ -406,52 +238,87 @@ impl Filter {
     /// # Errors
     /// The kernel's; `EPROTONOSUPPORT` where it lacks nftables.
     pub fn open(pods: Cidr, services: Cidr) -> io::Result<Self> {
-        let socket = Socket::open(Family::Netfilter)?;
+        let mut socket = Socket::open(Family::Netfilter)?;
+        let checks_senders = guards::checks_senders(&mut socket)?;
+        if !checks_senders {
+            tracing::warn!("the kernel does not compare addresses: pods may send in each other's names");
+        }
         Ok(Self {
             socket,
+            conntrack: Conntrack::open()?,
             ranges: (pods, services),
             services: BTreeMap::new(),
             refused: BTreeMap::new(),
-            hairpins: BTreeMap::new(),
-            refusals: BTreeMap::new(),
-            next_chain: 0,
+            hairpins: Counted::default(),
+            refusals: Counted::default(),
+            limits: BTreeMap::new(),
+            next_number: 0,
             owners: Owners::default(),
-            checks_senders: true,
+            stale: stale::Due::default(),
+            checks_senders,
+            handle: None,
         })
     }
 
     /// Puts the table with the rules of all Services in place of whatever table is there, at once. Of Services that
-    /// want the same front the first one has it.
+    /// want the same front the first one has it. Gives those whose rules the kernel refused: the others have theirs.
     ///
     /// # Errors
     /// The kernel's; the table is as before then.
-    pub fn fill(&mut self, services: &[(String, Fronts)]) -> io::Result<()> {
+    pub fn fill(&mut self, services: &[(String, Fronts)]) -> io::Result<BTreeSet<String>> {
         self.clear();
         let (pods, range) = self.ranges;
-        let mut messages = empty_table(pods, range, self.checks_senders);
+        let empty = guards::made_anew(pods, range, self.checks_senders);
+        let mut messages = empty.clone();
         for (service, fronts) in services {
-            let granted = self.owners.grant(service, fronts);
-            let change = self.change(service, &granted);
+            let change = self.granted_change(service, fronts);
             messages.extend(change.messages.iter().cloned());
             self.take(service, change);
         }
-        let done = self.transact(messages);
-        if let Err(error) = &done {
+        let mut refused = BTreeSet::new();
+        if let Err(error) = table::transact(&mut self.socket, messages) {
+            tracing::warn!(%error, "the kernel refused the packet filter's table; each Service is tried by itself");
             self.clear();
-            if std::mem::take(&mut self.checks_senders) {
-                tracing::warn!(%error, "the kernel does not compare addresses: pods may send in each other's names");
-                return self.fill(services);
+            table::transact(&mut self.socket, empty)?;
+            for (service, fronts) in services {
+                if let Err(error) = self.set_service(service, fronts) {
+                    tracing::warn!(service, %error, "the kernel refused the rules of a Service");
+                    refused.insert(service.clone());
+                }
             }
         }
-        done
+        self.handle = TABLE.handle(&mut self.socket)?;
+        if let Err(error) = ports::guard(&mut self.socket) {
+            tracing::warn!(%error, "pods that switch IPv6 on may speak it to each other");
+        }
+        self.stale.all();
+        Ok(refused)
+    }
+
+    /// Lets pods' packets pass the chains of others that drop what is forwarded; says how many did not let them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn pass_others(&mut self) -> io::Result<usize> {
+        foreign::pass(&mut self.socket)
+    }
+
+    /// Whether the table that [`Self::fill`] made is still there: `nft flush ruleset` takes everybody's.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_in_place(&mut self) -> io::Result<bool> {
+        let handle = TABLE.handle(&mut self.socket)?;
+        Ok(handle.is_some() && handle == self.handle)
     }
 
     fn clear(&mut self) {
         self.services.clear();
         self.owners = Owners::default();
         self.refused.clear();
-        self.hairpins.clear();
-        self.refusals.clear();
+        self.hairpins = Counted::default();
+        self.refusals = Counted::default();
+        self.limits.clear();
     }
 
     /// Makes the kernel's rules of a Service what `fronts` says; nothing is sent where nothing differs. A front that
@@ -460,19 +327,28 @@ impl Filter {
     /// # Errors
     /// The kernel's; nothing has changed then, and the next call tries the same difference again.
     pub fn set_service(&mut self, service: &str, fronts: &Fronts) -> io::Result<()> {
-        let granted = self.owners.grant(service, fronts);
-        let change = self.change(service, &granted);
+        let mut change = self.granted_change(service, fronts);
         if !change.messages.is_empty() {
-            self.transact(change.messages.clone())?;
+            table::transact(&mut self.socket, std::mem::take(&mut change.messages))?;
         }
         self.take(service, change);
         Ok(())
     }
 
+    fn granted_change(&mut self, service: &str, fronts: &Fronts) -> ServiceChange {
+        let (granted, limit) = limited(self.owners.grant(service, fronts));
+        match limit {
+            Some(limit) => self.limits.insert(service.to_owned(), limit),
+            None => self.limits.remove(service),
+        };
+        self.change(service, &granted)
+    }
+
     fn take(&mut self, service: &str, change: ServiceChange) {
-        self.next_chain = change.next_chain;
-        self.hairpins = change.hairpins;
-        self.refusals = change.refusals;
+        self.next_number = change.next_number;
+        self.hairpins.apply(change.hairpins);
+        self.refusals.apply(change.refusals);
+        self.stale.add(change.stale);
         if change.refused.is_empty() {
             self.refused.remove(service);
         } else {
@@ -490,81 +366,76 @@ impl Filter {
         let current = self.services.get(service).unwrap_or(&empty);
         let mut messages = Vec::new();
         let mut wanted = BTreeMap::new();
-        let mut removed = Vec::new();
-        let mut next_chain = self.next_chain;
+        let mut next_number = self.next_number;
         for (front, backends) in fronts.iter().filter(|(_, backends)| !backends.all().is_empty()) {
             let known = current.get(front);
-            if let Some(unchanged) = known.filter(|known| known.backends == *backends) {
-                wanted.insert(*front, unchanged.clone());
-                continue;
-            }
-            let before = known.map(|known| known.kept.clone()).unwrap_or_default();
-            let kept = before.for_backends(backends, &mut next_chain);
-            messages.extend(kept.made(&before, backends));
-            let name = match known {
-                Some(Chain { name, .. }) => {
-                    messages.push(emptied(name));
-                    name.clone()
-                }
-                None => {
-                    let name = format!("front-{next_chain}");
-                    next_chain += 1;
-                    messages.push(chain(NEW_CHAIN, CREATE, &name));
-                    name
-                }
+            let chain = match known.filter(|known| known.backends == *backends) {
+                Some(unchanged) => unchanged.clone(),
+                None => self.changed_front((front, backends), known, &mut next_number, &mut messages),
             };
-            messages.extend(chain_rules(&name, backends, &kept, self.ranges.0));
-            if known.is_none() {
-                let verdict = Verdict::Jump(name.clone());
-                messages.push(element(NEW_ELEMENT, CREATE, front.map(), &front.key(), Some(&verdict)));
-            }
-            messages.extend(before.gone(&kept));
-            wanted.insert(*front, Chain { name, backends: backends.clone(), kept });
+            wanted.insert(*front, chain);
         }
-        for (front, chain) in current.iter().filter(|(front, _)| !wanted.contains_key(front)) {
-            messages.push(element(DEL_ELEMENT, 0, front.map(), &front.key(), None));
-            removed.push(chain);
-        }
-        for Chain { name, kept, .. } in removed {
-            messages.push(chain(DEL_CHAIN, 0, name));
+        let removed: Vec<_> = current.iter().filter(|(front, _)| !wanted.contains_key(front)).collect();
+        messages.extend(removed.iter().map(|(front, _)| TABLE.element_gone(front.map(), &front.key())));
+        for (_, Chain { name, kept, maps, .. }) in removed {
+            messages.push(TABLE.chain_gone(name));
+            messages.extend(maps.iter().map(|map| TABLE.set_gone(&map_name(*map))));
             messages.extend(kept.gone(&Kept::default()));
         }
-        let hairpins = self.hairpins_with(service, &wanted);
-        messages.extend(self.hairpin_changes(&hairpins));
+        let hairpins = Counted::difference(&addresses(current), &addresses(&wanted));
+        let key = |address: &Ipv4Addr| [address.octets(), address.octets()].concat();
+        messages.extend(self.hairpins.first(&hairpins).map(|address| TABLE.element(HAIRPINS, &key(address), None)));
+        messages.extend(self.hairpins.last(&hairpins).map(|address| TABLE.element_gone(HAIRPINS, &key(address))));
         let refused: BTreeSet<Front> =
             fronts.iter().filter(|(front, backends)| self.refuses(front, backends)).map(|(front, _)| *front).collect();
-        let refusals = self.refusals_with(service, &refused);
-        messages.extend(self.refusal_changes(&refusals));
-        ServiceChange { messages, chains: wanted, refused, hairpins, refusals, next_chain }
+        let refusals = Counted::difference(self.refused.get(service).unwrap_or(&BTreeSet::new()), &refused);
+        messages.extend(self.refusals.first(&refusals).map(|front| TABLE.element(REFUSED, &front.key(), None)));
+        messages.extend(self.refusals.last(&refusals).map(|front| TABLE.element_gone(REFUSED, &front.key())));
+        let stale = stale::changed(current, &wanted, self.ranges.1);
+        ServiceChange { messages, chains: wanted, refused, hairpins, refusals, stale, next_number }
+    }
+
+    /// Makes a front's chain, or another of the one that it has.
+    fn changed_front(
+        &self,
+        (front, backends): (&Front, &Backends),
+        known: Option<&Chain>,
+        next: &mut u64,
+        messages: &mut Vec<Message>,
+    ) -> Chain {
+        let before = known.map(|known| known.kept.clone()).unwrap_or_default();
+        let kept = before.for_backends(backends, next);
+        let name = match known {
+            Some(Chain { name, maps, .. }) => {
+                messages.push(TABLE.emptied(name));
+                messages.extend(maps.iter().map(|map| TABLE.set_gone(&map_name(*map))));
+                name.clone()
+            }
+            None => {
+                let name = format!("front-{next}");
+                *next += 1;
+                messages.push(TABLE.chain(&name));
+                name
+            }
+        };
+        messages.extend(kept.made(&before, backends));
+        let mut writing =
+            Writing { name: &name, kept: &kept, pods: self.ranges.0, next, maps: Vec::new(), messages: Vec::new() };
+        writing.write(backends);
+        let (maps, written) = (writing.maps, writing.messages);
+        messages.extend(written);
+        if known.is_none() {
+            let verdict = Value::Verdict(Verdict::Jump(name.clone()));
+            messages.push(TABLE.element(front.map(), &front.key(), Some(verdict)));
+        }
+        messages.extend(before.gone(&kept));
+        Chain { name, backends: backends.clone(), kept, maps }
     }
 
     /// Whether packets to a front that are not sent on must be refused by a rule of their own.
     fn refuses(&self, front: &Front, backends: &Backends) -> bool {
         let is_guarded = front.address.is_none_or(|address| self.ranges.1.contains(address));
         !is_guarded && (backends.endpoints.is_empty() || backends.from.is_some())
-    }
-
-    fn refusals_with(&self, service: &str, wanted: &BTreeSet<Front>) -> BTreeMap<Front, usize> {
-        let mut refusals = self.refusals.clone();
-        for front in self.refused.get(service).into_iter().flatten() {
-            if let Some(count) = refusals.get_mut(front) {
-                *count -= 1;
-            }
-        }
-        for front in wanted {
-            *refusals.entry(*front).or_default() += 1;
-        }
-        refusals.retain(|_, count| *count > 0);
-        refusals
-    }
-
-    fn refusal_changes(&self, wanted: &BTreeMap<Front, usize>) -> Vec<Message> {
-        let added = wanted.keys().filter(|front| !self.refusals.contains_key(front));
-        let removed = self.refusals.keys().filter(|front| !wanted.contains_key(front));
-        added
-            .map(|front| element(NEW_ELEMENT, CREATE, REFUSED, &front.key(), None))
-            .chain(removed.map(|front| element(DEL_ELEMENT, 0, REFUSED, &front.key(), None)))
-            .collect()
     }
 
     /// The Services that waited for a front which nobody has any more: their rules are to be made anew.
@@ -577,6 +448,11 @@ impl Filter {
         self.owners.lost(service)
     }
 
+    /// What each front of a Service is limited to, where it wants more.
+    pub fn limit(&self, service: &str) -> Option<Limit> {
+        self.limits.get(service).copied()
+    }
+
     /// Whether something of this name has rules.
     pub fn has(&self, service: &str) -> bool {
         self.services.contains_key(service)
@@ -586,53 +462,27 @@ impl Filter {
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.services.keys().map(String::as_str)
     }
+}
 
-    /// How many Services each endpoint's address serves, once `service` is as `wanted` says.
-    fn hairpins_with(&self, service: &str, wanted: &Chains) -> BTreeMap<Ipv4Addr, usize> {
-        let addresses = |fronts: &Chains| -> BTreeSet<Ipv4Addr> {
-            fronts.values().flat_map(|chain| chain.backends.all()).map(|endpoint| *endpoint.ip()).collect()
-        };
-        let mut hairpins = self.hairpins.clone();
-        for address in self.services.get(service).map(addresses).unwrap_or_default() {
-            if let Some(count) = hairpins.get_mut(&address) {
-                *count -= 1;
-            }
-        }
-        for address in addresses(wanted) {
-            *hairpins.entry(address).or_default() += 1;
-        }
-        hairpins.retain(|_, count| *count > 0);
-        hairpins
+/// Takes our tables away, and our rules out of others'; those that are not there are fine.
+pub fn remove() -> io::Result<()> {
+    let mut socket = Socket::open(Family::Netfilter)?;
+    foreign::leave(&mut socket)?;
+    for table in [TABLE, overlay::TABLE] {
+        table::transact(&mut socket, vec![table.made(), table.gone()])?;
     }
+    // Where the kernel has no tables for bridges, there is none.
+    if ports::TABLE.handle(&mut socket).is_ok_and(|handle| handle.is_some()) {
+        table::transact(&mut socket, vec![ports::TABLE.made(), ports::TABLE.gone()])?;
+    }
+    Ok(())
+}
 
-    fn hairpin_changes(&self, wanted: &BTreeMap<Ipv4Addr, usize>) -> Vec<Message> {
-        let key = |address: &Ipv4Addr| [address.octets(), address.octets()].concat();
-        let added = wanted.keys().filter(|address| !self.hairpins.contains_key(address));
-        let removed = self.hairpins.keys().filter(|address| !wanted.contains_key(address));
-        added
-            .map(|address| element(NEW_ELEMENT, CREATE, HAIRPINS, &key(address), None))
-            .chain(removed.map(|address| element(DEL_ELEMENT, 0, HAIRPINS, &key(address), None)))
-            .collect()
-    }
-
-    fn transact(&mut self, messages: Vec<Message>) -> io::Result<()> {
-        // The batch's own header names the subsystem in network order.
-        let marker = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
-        let acked = messages.len();
-        let mut batch = vec![marker(BATCH_BEGIN)];
-        batch.extend(messages);
-        batch.push(marker(BATCH_END));
-        self.socket.batch(batch, acked)
-    }
-
-    /// Takes the table away; one that is not there is fine.
-    pub fn remove() -> io::Result<()> {
-        let mut socket = Socket::open(Family::Netfilter)?;
-        let mut make = Message::new(NEW_TABLE, CREATE, &IPV4);
-        table(&mut make);
-        let mut delete = Message::new(DEL_TABLE, 0, &IPV4);
-        table(&mut delete);
-        let marker = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
-        socket.batch(vec![marker(BATCH_BEGIN), make, delete, marker(BATCH_END)], 2)
-    }
+/// Everybody that these fronts lead to.
+fn addresses(fronts: &Chains) -> BTreeSet<Ipv4Addr> {
+    let endpoints = fronts.values().flat_map(|chain| {
+        let backends = &chain.backends;
+        backends.endpoints.iter().chain(backends.inside.iter().flatten())
+    });
+    endpoints.map(|endpoint| *endpoint.ip()).collect()
 }

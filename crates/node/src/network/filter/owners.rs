@@ -45,6 +45,11 @@ impl Owners {
         granted
     }
 
+    /// Who has it.
+    pub(super) fn owner(&self, front: &Front) -> Option<&str> {
+        self.owners.get(front).map(String::as_str)
+    }
+
     /// The fronts that a Service wants and another one has, with who that is.
     pub(super) fn lost(&self, service: &str) -> impl Iterator<Item = (Front, &str)> {
         let wanted = self.wanted.get(service).into_iter().flatten();

@@ -1,6 +1,10 @@
 //! The pod network in real network namespaces, made by the test and gone with its threads: nothing here can reach
 //! anything outside. Needs root.
 
+mod connections;
+mod large;
+mod spoofing;
+
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -406,116 +410,4 @@ fn n4_pods_and_the_node_are_not_kept_to_local_endpoints() {
     }
     let leases = config.folder.clone();
     node.run(move || Network::cleanup(&leases).expect("cleaned up"));
-}
-
-/// A raw Ethernet socket on eth0, as every container may have one (NET_RAW is among the default capabilities).
-struct Wire(std::os::fd::OwnedFd);
-
-impl Wire {
-    #[expect(unsafe_code, reason = "a packet socket's address has no safe form")]
-    fn open() -> Self {
-        use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
-        use std::os::fd::AsRawFd as _;
-        let all = SockProtocol::EthAll;
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).expect("a packet socket");
-        let wait = nix::sys::time::TimeVal::new(0, 200_000);
-        setsockopt(&fd, sockopt::ReceiveTimeout, &wait).expect("a timeout");
-        // SAFETY: all zeros is a valid address of no interface.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        // SAFETY: the name ends with a zero byte.
-        address.sll_ifindex = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) } as i32;
-        let length = size_of::<libc::sockaddr_ll>() as u32;
-        // SAFETY: the kernel reads one `sockaddr_ll`.
-        let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
-        assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-        Self(fd)
-    }
-
-    fn send(&self, frame: &[u8]) {
-        nix::unistd::write(&self.0, frame).expect("sent");
-    }
-
-    /// The frames that came for an IP address of somebody else, until none has come for 200 ms.
-    fn meant_for(&self, address: Ipv4Addr) -> usize {
-        let mut frame = [0; 2048];
-        let (mut found, began) = (0, std::time::Instant::now());
-        while began.elapsed() < Duration::from_secs(5)
-            && let Ok(length) = nix::unistd::read(std::os::fd::AsRawFd::as_raw_fd(&self.0), &mut frame)
-        {
-            let is_ip = frame.get(12..14) == Some(&[8, 0]);
-            found += usize::from(length >= 34 && is_ip && frame.get(30..34) == Some(&address.octets()[..]));
-        }
-        found
-    }
-}
-
-/// An ARP answer: `address` is at `hardware`.
-fn arp(from: [u8; 6], to: [u8; 6], address: Ipv4Addr, hardware: [u8; 6], asker: Ipv4Addr) -> Vec<u8> {
-    let kind = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
-    [&to[..], &from, &kind, &hardware, &address.octets(), &to, &asker.octets()].concat()
-}
-
-/// An empty UDP packet.
-fn udp(from: [u8; 6], to: [u8; 6], source: SocketAddrV4, target: SocketAddrV4) -> Vec<u8> {
-    let mut header = [0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[12..16].copy_from_slice(&source.ip().octets());
-    header[16..20].copy_from_slice(&target.ip().octets());
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
-    let ports = [source.port().to_be_bytes(), target.port().to_be_bytes(), [0, 8], [0, 0]].concat();
-    [&to[..], &from, &[8, 0], &header, &ports].concat()
-}
-
-#[test]
-fn x6_a_pod_takes_neither_anothers_packets_nor_its_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = config(folder.path());
-    let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
-    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
-    let opened = config.clone();
-    let (a, b, network, filter) = node.run(move || {
-        let network = Network::open(opened.clone()).expect("opened");
-        let a = network.attach("uid-a", &netns_a).expect("attached");
-        let b = network.attach("uid-b", &netns_b).expect("attached");
-        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
-        filter.fill(&[]).expect("an empty table");
-        (a, b, network, filter)
-    });
-    pod_b.serve("b");
-    let hardware = |address: Ipv4Addr| -> [u8; 6] {
-        let [first, second, third, fourth] = address.octets();
-        [0x0a, 0x58, first, second, third, fourth]
-    };
-    let gateway = Ipv4Addr::new(10, 244, 0, 1);
-    let (of_a, of_b, of_gateway) = (hardware(a), hardware(b), hardware(gateway));
-    let target = SocketAddrV4::new(b, 80);
-    let (wire, listening) = (pod_a.run(Wire::open), pod_b.run(Wire::open));
-    assert_eq!(node.ask(target), Ok("b 10.244.0.1".to_owned()));
-    // Under its own name: b is here. To b: so is the gateway. Under b's: here I am.
-    for _ in 0..20 {
-        wire.send(&arp(of_a, of_gateway, b, of_a, gateway));
-        wire.send(&arp(of_a, of_b, gateway, of_a, b));
-        wire.send(&arp(of_b, of_gateway, b, of_b, gateway));
-    }
-    for _ in 0..3 {
-        assert_eq!(node.ask(target), Ok("b 10.244.0.1".to_owned()), "still b's");
-        assert!(pod_b.ask(SocketAddrV4::new(gateway, 1)).is_err(), "nobody is there, but the packet goes to the node");
-    }
-    assert_eq!(wire.meant_for(b) + wire.meant_for(gateway), 0, "what is b's or the gateway's comes to a");
-    // In b's name to a port of the node's where nobody is: the answer (port unreachable) would go to b.
-    listening.meant_for(b);
-    let nobody = SocketAddrV4::new(gateway, 9);
-    wire.send(&udp(of_a, of_gateway, SocketAddrV4::new(b, 7), nobody));
-    wire.send(&udp(of_b, of_gateway, SocketAddrV4::new(b, 7), nobody));
-    assert_eq!(listening.meant_for(b), 0, "a speaks in b's name");
-    wire.send(&udp(of_a, of_gateway, SocketAddrV4::new(a, 7), nobody));
-    assert_eq!(wire.meant_for(a), 1, "in its own it is answered");
-    let leases = config.folder.clone();
-    node.run(move || {
-        drop((network, filter));
-        Network::cleanup(&leases).expect("cleaned up");
-    });
 }
