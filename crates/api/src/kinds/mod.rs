@@ -88,6 +88,7 @@ pub mod podtemplate;
 pub mod policy_types;
 pub mod priorityclass;
 pub mod prioritylevelconfiguration;
+pub mod removal;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourceclaim;

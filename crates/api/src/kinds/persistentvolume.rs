@@ -9,7 +9,7 @@ use super::container_validation::no_backsteps;
 use super::field::{Field, default, inner, made};
 use super::persistentvolumeclaim::{class_of, validate_access_modes};
 use super::pod_spec_validation::validate_amount;
-use super::{BASE, Kind, Row, Subresource, volume_validation, workload};
+use super::{BASE, Kind, Row, Subresource, removal, volume_validation, workload};
 use crate::object::{at, ensure, name, text};
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
@@ -95,6 +95,7 @@ pub static PERSISTENT_VOLUME: Kind = Kind::BuiltIn(&Row {
             let field = "spec.persistentvolumesource";
             causes.push(Cause::forbidden(field, "spec.persistentvolumesource is immutable after creation"));
         }
+        removal::validate_update(new, old, "persistentVolumeReclaimPolicy", causes);
         let (new, old) = (Field::root(new).get("spec"), Field::root(old).get("spec"));
         new.get("volumeMode").immutable(&old.get("volumeMode"), causes);
         if old.get("nodeAffinity").is_set() {

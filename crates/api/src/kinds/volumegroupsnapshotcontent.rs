@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::cells::{self, AGE, NAME, text_column};
 use super::field::Field;
+use super::removal;
 use super::snapshot_rules::{boolean, cell, driver_and_policy, exactly_one, fixed, prepare_create, reference};
 use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::name;
@@ -53,6 +54,7 @@ pub static VOLUME_GROUP_SNAPSHOT_CONTENT: Kind = Kind::BuiltIn(&Row {
     validate_update: |_, new, old, causes| {
         let source = |field| ["spec", "source", field];
         fixed(new, old, &[&source("volumeHandles"), &source("groupSnapshotHandles"), &["spec", "driver"]], causes);
+        removal::validate_update(new, old, "deletionPolicy", causes);
     },
     ..BASE
 });

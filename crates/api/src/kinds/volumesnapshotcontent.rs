@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::cells::{self, AGE, NAME, number, text_column};
 use super::field::Field;
+use super::removal;
 use super::snapshot_rules::{boolean, cell, driver_and_policy, exactly_one, fixed, prepare_create, reference};
 use super::{BASE, Kind, Row, Subresource, workload};
 use crate::object::name;
@@ -57,6 +58,7 @@ pub static VOLUME_SNAPSHOT_CONTENT: Kind = Kind::BuiltIn(&Row {
         fixed(new, old, &[&source("volumeHandle"), &source("snapshotHandle"), &["spec", "sourceVolumeMode"]], causes);
         // Differs: upstream lets the driver change too; then nobody would remove the copy.
         fixed(new, old, &[&["spec", "driver"]], causes);
+        removal::validate_update(new, old, "deletionPolicy", causes);
     },
     ..BASE
 });

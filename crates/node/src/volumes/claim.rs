@@ -116,12 +116,8 @@ async fn begin(request: &Request<'_>, claim: &PersistentVolumeClaim, volume: &st
         }
     }
     users.begin(volume, &request.context.uid);
-    let lock = users.lock(volume);
-    blocking(move || {
-        drop(lock.lock());
-        Ok(())
-    })
-    .await
+    drop(users.lock(volume).await);
+    Ok(())
 }
 
 async fn get_claim(request: &Request<'_>, name: &str) -> Result<PersistentVolumeClaim, VolumeError> {
@@ -232,9 +228,9 @@ async fn ensure_provisioned(
     let users = request.kubelet.volumes.users().clone();
     let copy_of = source::copy_of(volume).filter(|_| !made).map(str::to_owned);
     let exe = request.kubelet.config.shim_exe.clone();
+    let alone = users.lock_all([Some(name), copy_of.clone()].into_iter().flatten()).await;
     let (seen, growth) = blocking(move || {
-        let lock = users.lock(&name);
-        let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = alone;
         if image {
             let image = Image::new(&root, &path)?;
             let size = u64::try_from(size).unwrap_or(0);
@@ -243,9 +239,6 @@ async fn ensure_provisioned(
                 &root,
                 &root.join(safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
             )?;
-            // A volume that is copied was made before, so nobody holds its lock and waits for this one's.
-            let lock = users.lock(&folder);
-            let _unchanged = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let growth = image.ensure_copy(&from, Hold { exe: &exe, limit: freeze::LIMIT }, size)?;
             return Ok((image.data(), growth));
         }

@@ -3,7 +3,7 @@
 //! own volume only (V11).
 
 use k8s_openapi::api::core::v1::{NFSVolumeSource, PersistentVolume};
-use mainstay_api::kinds;
+use mainstay_api::{Kind, kinds};
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::PodEvent;
 use mainstay_logic::volume::nfs::{self as folders, Task};
@@ -124,34 +124,38 @@ async fn grow(volume: &PersistentVolume) -> Result<(), VolumeError> {
     .await
 }
 
-/// Removes the folder when nobody here uses the volume any more, then the finalizer.
-async fn remove(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
-    if !reconciler::is_being_deleted(kubelet, &kinds::PERSISTENT_VOLUME, &volume.metadata).await? {
-        return Ok(Progress::Done);
+/// Removes the folder when nobody here uses the volume any more, then the finalizer; all as the API says now (A10).
+async fn remove(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progress, VolumeError> {
+    const KIND: &Kind = &kinds::PERSISTENT_VOLUME;
+    let name = seen.metadata.name.clone().unwrap_or_default();
+    let users = kubelet.volumes.users().clone();
+    let alone = users.lock(&name).await;
+    let newest = reconciler::being_deleted::<PersistentVolume>(kubelet, KIND, &seen.metadata).await?;
+    let is_due = |volume: &PersistentVolume| folders::task(volume, &kubelet.config.node_name) == Some(Task::Remove);
+    let Some(mut volume) = newest.filter(is_due) else { return Ok(Progress::Done) };
+    if !users.rests(&name).await? {
+        return Ok(Progress::InUse);
     }
-    let (users, gone) = (kubelet.volumes.users().clone(), volume.clone());
-    let name = volume.metadata.name.clone().unwrap_or_default();
-    let server = server(volume);
-    let removed = blocking_at(&server, move || {
-        let how = annotation(&gone.metadata, folders::ON_DELETE);
-        users.alone(&name, || match how {
-            "retain" => Ok(()),
-            how => {
-                // One that was never made, and whose place is nowhere, has nothing to remove.
-                let (share, names) = open(&gone)?;
-                let done = if how == "archive" {
-                    share.rename(&names, &format!("archived-{name}"))
-                } else {
-                    share.remove(&names)
-                };
-                done.map_err(refused)
-            }
+    if annotation(&volume.metadata, folders::ON_DELETE) != "retain" {
+        let Some(metadata) = reconciler::announce(kubelet, KIND, &volume.metadata).await? else {
+            return Ok(Progress::Done);
+        };
+        volume.metadata = metadata;
+        let (server, gone) = (server(&volume), volume.clone());
+        blocking_at(&server, move || {
+            let _alone = alone;
+            // One that was never made, and whose place is nowhere, has nothing to remove.
+            let (share, names) = open(&gone)?;
+            let done = if annotation(&gone.metadata, folders::ON_DELETE) == "archive" {
+                share.rename(&names, &format!("archived-{name}"))
+            } else {
+                share.remove(&names)
+            };
+            done.map_err(refused)
         })
-    });
-    match removed.await? {
-        Some(()) => reclaim::drop_finalizer(kubelet, volume, folders::FINALIZER).await.map(|()| Progress::Done),
-        None => Ok(Progress::InUse),
+        .await?;
     }
+    reclaim::drop_finalizer(kubelet, &volume, folders::FINALIZER).await.map(|()| Progress::Done)
 }
 
 fn size(volume: &PersistentVolume) -> u64 {

@@ -38,9 +38,9 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
     let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else { return Ok(Progress::Done) };
     let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
     let size = volume::capacity(volume);
+    let alone = users.lock(&name).await;
     let grown = blocking(move || {
-        let lock = users.lock(&name);
-        let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = alone;
         if !users.has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
             return Ok(Err(Progress::Done));
         }

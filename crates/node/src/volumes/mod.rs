@@ -256,7 +256,7 @@ impl Volumes {
         self.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|(pod, ..), _| pod != uid);
         let (root, volumes, users, uid) = (self.disk.pods_dir(), self.root.clone(), self.users.clone(), uid.to_owned());
         let pod = uid.clone();
-        let work = move || -> Result<(), VolumeError> {
+        let work = move || {
             let records = users.records_of(&pod_dir).map_err(VolumeError::io("reading which volumes the pod has"))?;
             mounts::unmount_below(&pod_dir).map_err(VolumeError::io("unmounting"))?;
             for dir in ["subpaths", "volumes"] {
@@ -268,12 +268,12 @@ impl Volumes {
                 }
             }
             users.end(&uid);
-            for image in records.iter().filter_map(|record| image::Image::behind(&volumes, &record.path)) {
-                release(&users, &image);
-            }
-            Ok(())
+            Ok(records.iter().filter_map(|record| image::Image::behind(&volumes, &record.path)).collect::<Vec<_>>())
         };
-        blocking_for(&pod, work).await
+        for image in blocking_for(&pod, work).await? {
+            self.release(image, &pod).await?;
+        }
+        Ok(())
     }
 
     /// Makes a pod's volumes well again before a container starts: those that an error below them has made read-only,
@@ -339,27 +339,34 @@ impl Volumes {
 
     /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left.
     pub async fn release_unused(&self) -> Result<(), VolumeError> {
-        let (root, users) = (self.root.clone(), self.users.clone());
-        blocking(move || {
-            let mounted = image::mounted(&root).map_err(VolumeError::io("reading what is mounted"))?;
-            mounted.iter().for_each(|image| release(&users, image));
-            Ok(())
-        })
-        .await
+        let root = self.root.clone();
+        let mounted =
+            blocking(move || image::mounted(&root).map_err(VolumeError::io("reading what is mounted"))).await?;
+        for image in mounted {
+            let name = image.name();
+            self.release(image, &name).await?;
+        }
+        Ok(())
     }
-}
 
-/// Unmounts an image after its last user. Where that fails the next user finds it mounted, which is as good.
-fn release(users: &users::Users, image: &image::Image) {
-    let lock = users.lock(&image.name());
-    let _alone = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let result = match users.has(&image.name()) {
-        Ok(true) => return,
-        Ok(false) => image.unmount(),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        tracing::warn!(volume = image.name(), %error, "an unused volume stays mounted");
+    /// Unmounts an image after its last user, on a thread of a pod or other target. Where that fails the next user
+    /// finds it mounted, which is as good.
+    async fn release(&self, image: image::Image, target: &str) -> Result<(), VolumeError> {
+        let (users, name) = (self.users.clone(), image.name());
+        let alone = users.lock(&name).await;
+        let work = move || {
+            let _alone = alone;
+            let result = match users.has(&name) {
+                Ok(true) => return Ok(()),
+                Ok(false) => image.unmount(),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::warn!(volume = name, %error, "an unused volume stays mounted");
+            }
+            Ok(())
+        };
+        blocking_for(target, work).await
     }
 }
 

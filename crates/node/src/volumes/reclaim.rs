@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use mainstay_api::kinds;
+use mainstay_api::{Kind, kinds};
 use mainstay_client::{Error, PatchType};
 use serde_json::json;
 
@@ -24,42 +24,48 @@ pub fn is_wanted(volume: &PersistentVolume, node: &str) -> bool {
     volume.metadata.deletion_timestamp.is_some() && here && finalizers == [FINALIZER]
 }
 
-/// Removes a volume's data where its policy is Delete; then the API object may go.
+/// Removes a volume's data where its policy is Delete; then the API object may go. `seen` is what the watch said: it
+/// names the volume, and no more.
 ///
 /// # Errors
 /// What could not be removed or noted; nothing outside the volume root and nothing mounted is touched.
-pub async fn reclaim(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
-    if !reconciler::is_being_deleted(kubelet, &kinds::PERSISTENT_VOLUME, &volume.metadata).await? {
+pub async fn reclaim(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progress, VolumeError> {
+    const KIND: &Kind = &kinds::PERSISTENT_VOLUME;
+    let name = seen.metadata.name.clone().unwrap_or_default();
+    let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
+    let alone = users.lock(&name).await;
+    let newest = reconciler::being_deleted::<PersistentVolume>(kubelet, KIND, &seen.metadata).await?;
+    let Some(mut volume) = newest.filter(|volume| is_wanted(volume, &kubelet.config.node_name)) else {
         return Ok(Progress::Done);
+    };
+    if !users.rests(&name).await? {
+        return Ok(Progress::InUse);
     }
-    let name = volume.metadata.name.clone().unwrap_or_default();
-    let (root, users, image) =
-        (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone(), claim::is_image(volume));
     let spec = volume.spec.clone().unwrap_or_default();
     // Retain keeps every byte.
     let deletes = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
-    let path = spec
-        .local
-        .map(|local| local.path)
-        .or(spec.host_path.map(|path| path.path))
-        .map(PathBuf::from)
-        .filter(|_| deletes);
-    let removed = blocking(move || {
-        users.alone(&name, || match path {
-            None => Ok(()),
-            Some(path) if image => Image::new(&root, &path)?.delete(),
-            Some(path) => match remove::tree(&root, &path) {
+    let path = spec.local.map(|local| local.path).or(spec.host_path.map(|path| path.path)).map(PathBuf::from);
+    if let Some(path) = path.filter(|_| deletes) {
+        let Some(metadata) = reconciler::announce(kubelet, KIND, &volume.metadata).await? else {
+            return Ok(Progress::Done);
+        };
+        volume.metadata = metadata;
+        let image = claim::is_image(&volume);
+        blocking(move || {
+            let _alone = alone;
+            if image {
+                return Image::new(&root, &path)?.delete();
+            }
+            match remove::tree(&root, &path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(VolumeError::Io { what: format!("removing {}", path.display()), source: error })
                 }
                 _ => Ok(()),
-            },
+            }
         })
-    });
-    match removed.await? {
-        Some(()) => drop_finalizer(kubelet, volume, FINALIZER).await.map(|()| Progress::Done),
-        None => Ok(Progress::InUse),
+        .await?;
     }
+    drop_finalizer(kubelet, &volume, FINALIZER).await.map(|()| Progress::Done)
 }
 
 /// Lets the API object go, as far as it is ours to hold.

@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mainstay_api::kinds::removal::REMOVING;
 use mainstay_api::{Kind, ObjectKey, kinds, object};
-use mainstay_client::{Informer, ListOptions, Notice};
+use mainstay_client::{Informer, ListOptions, Notice, PatchType};
 use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::kubelet::PodEvent;
+use mainstay_logic::volume::annotation;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -130,25 +133,56 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
     }
 }
 
-/// Whether the API itself says, now, that exactly this object is being deleted: only then is anything of it removed
-/// from a disk (A10). What the watch said may be old, its name may be another object's by now, and an object that is
-/// not there at all says nothing about the data.
-pub(super) async fn is_being_deleted(
+/// An object as the API itself has it now, if exactly this one is being deleted: only then is anything of it removed
+/// from a disk, and only as this one says (A10). What the watch said may be old, its name may be another object's by
+/// now, and an object that is not there at all says nothing about the data. Whoever asks has the lock of what is to be
+/// removed, so that nothing is waited for between the answer and [`announce`].
+pub(super) async fn being_deleted<T: DeserializeOwned>(
     kubelet: &Kubelet,
     kind: &Kind,
     metadata: &ObjectMeta,
-) -> Result<bool, VolumeError> {
+) -> Result<Option<T>, VolumeError> {
     let name = metadata.name.as_deref().unwrap_or("");
     match kubelet.config.client.get(kind, "", name).await {
         Ok(newest) => {
             let same = metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty() && uid == object::uid(&newest));
-            Ok(same && newest.pointer("/metadata/deletionTimestamp").is_some_and(|time| time.is_string()))
+            if !same || !object::is_terminating(&newest) {
+                return Ok(None);
+            }
+            Ok(Some(serde_json::from_value(newest).map_err(|error| format!("{} {name}: {error}", kind.kind))?))
         }
         Err(error) if error.is_not_found() => {
             tracing::warn!(kind = %kind.kind, name, "it is gone before its data was removed; the data stays");
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(VolumeError::Refused(format!("failed to fetch {} {name}: {error}", kind.kind))),
+    }
+}
+
+/// Says on an object that its data is being removed, before the first byte is: from then on the API refuses to have the
+/// data kept ([`REMOVING`]). Gives the object's metadata after that, or nothing where it was changed meanwhile: the
+/// watch brings the newer one.
+pub(super) async fn announce(
+    kubelet: &Kubelet,
+    kind: &Kind,
+    metadata: &ObjectMeta,
+) -> Result<Option<ObjectMeta>, VolumeError> {
+    if !annotation(metadata, REMOVING).is_empty() {
+        return Ok(Some(metadata.clone()));
+    }
+    let name = metadata.name.as_deref().unwrap_or("");
+    let patch = json!({ "metadata": {
+        "uid": metadata.uid, "resourceVersion": metadata.resource_version,
+        "annotations": { (REMOVING): kubelet.config.node_name },
+    } });
+    let failed = |error: String| VolumeError::Refused(format!("noting on {} {name} its removal: {error}", kind.kind));
+    match kubelet.config.client.patch(kind, "", name, "", PatchType::Merge, &patch).await {
+        Ok(newest) => {
+            let metadata = newest.get("metadata").cloned().unwrap_or_default();
+            serde_json::from_value(metadata).map(Some).map_err(|error| failed(error.to_string()))
+        }
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(None),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 

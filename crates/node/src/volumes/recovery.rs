@@ -3,7 +3,7 @@
 //! so.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use mainstay_logic::kubelet::PodEvent;
 
@@ -24,13 +24,19 @@ pub async fn recover(
     root: &Path,
 ) -> Result<(), VolumeError> {
     let pod_dir = kubelet.disk.pod_dir(&context.uid).map_err(VolumeError::io("the pod's folder"))?;
-    let (users, root) = (users.clone(), root.to_owned());
-    let done = blocking(move || {
-        let records = users.records_of(&pod_dir).map_err(VolumeError::io("reading which volumes the pod has"))?;
-        let images = records.iter().filter_map(|record| Image::behind(&root, &record.path));
-        Ok(images.map(|image| (image.name(), attempt(&users, &image))).collect::<Vec<_>>())
+    let (of, root) = (users.clone(), root.to_owned());
+    let images = blocking(move || {
+        let records = of.records_of(&pod_dir).map_err(VolumeError::io("reading which volumes the pod has"))?;
+        Ok(records.iter().filter_map(|record| Image::behind(&root, &record.path)).collect::<Vec<_>>())
     });
-    for (name, result) in done.await? {
+    for image in images.await? {
+        let name = image.name();
+        let alone = users.lock(&name).await;
+        let work = move || {
+            let _alone = alone;
+            image.recover()
+        };
+        let result = blocking(work).await;
         let (warning, reason, message) = match &result {
             Ok(Recovery::Unneeded) => continue,
             Ok(Recovery::Done) => (
@@ -74,10 +80,4 @@ fn record(kubelet: &Kubelet, context: &PodContext, warning: bool, reason: &'stat
         uid: context.uid.clone(),
     };
     kubelet.events.record(of, PodEvent { warning, reason, message, container: None });
-}
-
-fn attempt(users: &Users, image: &Image) -> Result<Recovery, VolumeError> {
-    let lock = users.lock(&image.name());
-    let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
-    image.recover()
 }

@@ -23,8 +23,11 @@ use mainstay_runtime::safe_path::{self, mounts, remove};
 /// # Errors
 /// What could not be emptied or noted. What is gone by then is gone; the rest is tried again.
 pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
-    // What the watch told may be old by now: somebody may have the volume back, or another of its name.
+    // What the watch told may be old by now: somebody may have the volume back, or another of its name. Nobody can get
+    // it between this look and the emptying.
     let name = volume.metadata.name.clone().unwrap_or_default();
+    let users = kubelet.volumes.users().clone();
+    let alone = users.lock(&name).await;
     let volume = match kubelet.config.client.get(&kinds::PERSISTENT_VOLUME, "", &name).await {
         Ok(newest) => serde_json::from_value::<PersistentVolume>(newest).map_err(|error| error.to_string())?,
         Err(error) if error.is_not_found() => return Ok(Progress::Done),
@@ -33,14 +36,18 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     let Some(claim) = asked(&volume, &kubelet.config.node_name) else { return Ok(Progress::Done) };
     let spec = volume.spec.clone().unwrap_or_default();
     let uid = volume.metadata.uid.clone().unwrap_or_default();
-    let (config, users) = (kubelet.config.clone(), kubelet.volumes.users().clone());
+    if !users.rests(&name).await? {
+        return Ok(Progress::InUse);
+    }
+    let config = kubelet.config.clone();
     let (shown, target) = (
         name.clone(),
         safe_path::plain(&uid).map(|uid| nfs::recycling_place(&config.data_dir, &uid.to_string_lossy())),
     );
     let server = spec.nfs.as_ref().map_or_else(String::new, |source| source.server.clone());
-    let emptied = blocking_at(&server, move || {
-        users.alone(&name, || match (spec.nfs, spec.host_path) {
+    let empty = move || {
+        let _alone = alone;
+        match (spec.nfs, spec.host_path) {
             (Some(source), _) => {
                 let source = NFSVolumeSource { server: source.server, path: source.path, read_only: Some(false) };
                 let target = target.map_err(VolumeError::io("the volume's uid"))?;
@@ -48,12 +55,10 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
             }
             (None, Some(path)) => empty_folder(Path::new(&path.path)),
             _ => Err(VolumeError::Refused(format!("volume \"{name}\" is of a kind that cannot be recycled"))),
-        })
-    });
-    match emptied.await? {
-        Some(()) => done(kubelet, &volume, &shown, claim).await.map(|()| Progress::Done),
-        None => Ok(Progress::InUse),
-    }
+        }
+    };
+    blocking_at(&server, empty).await?;
+    done(kubelet, &volume, &shown, claim).await.map(|()| Progress::Done)
 }
 
 fn empty_export(

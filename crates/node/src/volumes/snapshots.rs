@@ -12,7 +12,6 @@ mod group;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::PoisonError;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -29,7 +28,6 @@ use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
 use super::image::copy::{self, Copy, Hold};
 use super::reconciler::{self, Progress};
-use super::users::Users;
 use super::{VolumeError, blocking, freeze};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -147,25 +145,15 @@ async fn take(kubelet: &Kubelet, content: &VolumeSnapshotContent, volume: &str) 
         return Ok(status);
     }
     let from = volume_image(kubelet, volume).await?;
-    let (users, exe) = (kubelet.volumes.users().clone(), kubelet.config.shim_exe.clone());
-    let target = to.clone();
+    let (target, exe) = (to.clone(), kubelet.config.shim_exe.clone());
+    let alone = kubelet.volumes.users().lock_all([from.name(), target.name()]).await;
     blocking(move || {
-        let hold = Hold { exe: &exe, limit: freeze::LIMIT };
-        locked(&users, &[from.name(), target.name()], || copy::snapshots(&[Copy { from: &from, to: &target }], hold))
+        let _alone = alone;
+        copy::snapshots(&[Copy { from: &from, to: &target }], Hold { exe: &exe, limit: freeze::LIMIT })
     })
     .await
     .map_err(|error| VolumeError::Refused(format!("failed to take snapshot of the volume {volume}: {error}")))?;
     found(kubelet, &to)?.ok_or_else(|| VolumeError::Refused("the copy is gone".to_owned()))
-}
-
-/// Works while holding the locks of volumes, which are taken in the order of their names.
-fn locked<T>(users: &Users, names: &[String], work: impl FnOnce() -> T) -> T {
-    let mut names: Vec<&String> = names.iter().collect();
-    names.sort_unstable();
-    names.dedup();
-    let locks: Vec<_> = names.into_iter().map(|name| users.lock(name)).collect();
-    let _alone: Vec<_> = locks.iter().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner)).collect();
-    work()
 }
 
 /// The image of a volume that was made here.
@@ -189,18 +177,33 @@ async fn look(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Valu
     found(kubelet, &image_of(kubelet, copy.folder)?)?.ok_or_else(missing)
 }
 
-/// Removes a copy whose content was deleted; then the content may go. Retain is the controller's: it leaves us nothing.
-async fn remove(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<(), VolumeError> {
-    if !reconciler::is_being_deleted(kubelet, KIND, &content.metadata).await? {
-        return Ok(());
-    }
+/// Removes a copy whose content was deleted, as the API says now (A10); then the content may go. Retain is the
+/// controller's: it leaves us nothing.
+async fn remove(kubelet: &Kubelet, seen: &VolumeSnapshotContent) -> Result<(), VolumeError> {
+    let folder = folder_of(seen);
+    let alone = kubelet.volumes.users().lock(&folder).await;
+    let newest = reconciler::being_deleted::<VolumeSnapshotContent>(kubelet, KIND, &seen.metadata).await?;
+    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(()) };
     if content.spec.deletion_policy == "Delete" {
-        let own = source::folder(content.metadata.uid.as_deref().unwrap_or(""));
-        let folder = source::of_handle(source::content_handle(content)).map_or(own, |copy| copy.folder.to_owned());
-        let (image, users) = (image_of(kubelet, &folder)?, kubelet.volumes.users().clone());
-        blocking(move || locked(&users, &[folder], || image.delete())).await?;
+        if folder_of(&content) != folder {
+            return Err(VolumeError::Refused("it was changed meanwhile".to_owned()));
+        }
+        let Some(metadata) = reconciler::announce(kubelet, KIND, &content.metadata).await? else { return Ok(()) };
+        content.metadata = metadata;
+        let image = image_of(kubelet, &folder)?;
+        blocking(move || {
+            let _alone = alone;
+            image.delete()
+        })
+        .await?;
     }
     release(kubelet, KIND, &content.metadata).await
+}
+
+/// The folder of a content's copy.
+fn folder_of(content: &VolumeSnapshotContent) -> String {
+    let own = || source::folder(content.metadata.uid.as_deref().unwrap_or(""));
+    source::of_handle(source::content_handle(content)).map_or_else(own, |copy| copy.folder.to_owned())
 }
 
 /// Takes the node's finalizer, the last one, off a content.

@@ -5,17 +5,20 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::{Record, VolumeError};
+use super::{Record, VolumeError, blocking};
 use crate::kubelet::disk::Disk;
+
+/// The right to work on one volume, until it is dropped.
+pub type Alone = OwnedMutexGuard<()>;
 
 /// The users of PersistentVolumes on this node.
 pub struct Users {
     disk: Disk,
     /// Volume and pod uid: pods that have begun to mount a volume and may not be noted on disk yet.
     begun: Mutex<BTreeSet<(String, String)>>,
-    locks: Mutex<BTreeMap<String, Weak<Mutex<()>>>>,
+    locks: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     changes: watch::Sender<()>,
 }
 
@@ -71,6 +74,13 @@ impl Users {
         self.noted(volume, None)
     }
 
+    /// Whether no pod has a volume, or is about to.
+    pub async fn rests(self: &Arc<Self>, volume: &str) -> Result<bool, VolumeError> {
+        let (users, volume) = (self.clone(), volume.to_owned());
+        let look = move || users.has(&volume).map_err(VolumeError::io("reading which volumes are in use"));
+        blocking(look).await.map(|has| !has)
+    }
+
     /// Whether a volume is noted beside any pod but this one.
     fn noted(&self, volume: &str, but: Option<&str>) -> io::Result<bool> {
         let pods = match std::fs::read_dir(self.disk.pods_dir()) {
@@ -112,28 +122,28 @@ impl Users {
         Ok(found)
     }
 
-    /// Does something to a volume that nobody uses and that nobody begins to use meanwhile; `None` where somebody does.
-    pub fn alone<T>(
-        &self,
-        volume: &str,
-        work: impl FnOnce() -> Result<T, VolumeError>,
-    ) -> Result<Option<T>, VolumeError> {
-        let lock = self.lock(volume);
-        let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has(volume).map_err(VolumeError::io("reading which volumes are in use"))? {
-            return Ok(None);
-        }
-        work().map(Some)
+    /// The right to work on one volume: whoever makes, mounts, grows, unmounts or removes it has it. It is waited for
+    /// before a thread is taken (V11), and goes along with the work to the thread: work that nobody waits for any more
+    /// keeps it to its end.
+    pub async fn lock(&self, volume: &str) -> Alone {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let lock = locks.get(volume).and_then(Weak::upgrade).unwrap_or_default();
+            locks.insert(volume.to_owned(), Arc::downgrade(&lock));
+            lock
+        };
+        lock.lock_owned().await
     }
 
-    /// The lock of one volume: whoever makes, mounts, grows, unmounts or removes it holds it. Held on threads that may
-    /// block, one volume at a time.
-    pub fn lock(&self, volume: &str) -> Arc<Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = locks.get(volume).and_then(Weak::upgrade).unwrap_or_default();
-        locks.insert(volume.to_owned(), Arc::downgrade(&lock));
-        lock
+    /// The same for several volumes. Whoever works on several takes them in the order of their names.
+    pub async fn lock_all(&self, volumes: impl IntoIterator<Item = String>) -> Vec<Alone> {
+        let names: BTreeSet<String> = volumes.into_iter().collect();
+        let mut locks = Vec::new();
+        for name in names {
+            locks.push(self.lock(&name).await);
+        }
+        locks
     }
 }
 

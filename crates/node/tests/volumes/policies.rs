@@ -193,3 +193,46 @@ async fn settled(testbed: &Testbed, kind: Kind, policy: Policy, kubelet: &Arc<Ku
     kubelet.volumes.unmount_pod(&pod.uid).await.unwrap();
     testbed.forget(&pod).await;
 }
+
+/// V3, A10: somebody wants the data after all. What the agent saw last is older than that; and once it has begun to
+/// remove, whoever is too late is told so.
+#[test]
+fn v3_a10_who_asks_for_retain_in_time_keeps_the_data_and_who_is_late_is_refused() {
+    let testbed = Testbed::new("reclaim_in_time");
+    testbed.block_on(async {
+        let kubelet = testbed.agent.start();
+        let (kind, held) = (&kinds::PERSISTENT_VOLUME, "example.com/held");
+        let retain = json!({ "spec": { "persistentVolumeReclaimPolicy": "Retain" } });
+        let patch =
+            async |name: &str, patch: &Value| testbed.admin.patch(kind, "", name, "", PatchType::Merge, patch).await;
+        let released = async || {
+            let released = release(&testbed, crate::LOCAL_PATH_IMAGE, Policy::Delete, &kubelet).await;
+            kubelet.volumes.unmount_pod(&released.pod.uid).await.unwrap();
+            let seen = testbed.admin.get(kind, "", &released.volume).await.unwrap();
+            (released.volume, serde_json::from_value::<PersistentVolume>(seen).unwrap())
+        };
+        let (name, seen) = released().await;
+        let folder = kubelet.volumes.root().join(&name);
+        let mut keep = retain.clone();
+        keep["metadata"] = json!({ "finalizers": [held, "mainstay.io/local-path"] });
+        patch(&name, &keep).await.unwrap();
+        reclaim::reclaim(&kubelet, &seen).await.unwrap();
+        assert!(folder.join("image").exists(), "it was set to Retain");
+
+        let (name, seen) = released().await;
+        let folder = kubelet.volumes.root().join(&name);
+        // Something in the way: the removal begins and does not end.
+        let way = folder.join("way");
+        fs::create_dir(&way).unwrap();
+        mainstay_runtime::safe_path::mounts::tmpfs(&way, 0o700, None).unwrap();
+        reclaim::reclaim(&kubelet, &seen).await.unwrap_err();
+        let late = patch(&name, &retain).await.unwrap_err().to_string();
+        assert!(late.contains("the data is being removed"), "{late}");
+        let unsaid = json!({ "metadata": { "annotations": { "mainstay.io/removing": null } } });
+        patch(&name, &unsaid).await.unwrap_err();
+        mainstay_runtime::safe_path::mounts::unmount_below(&way).unwrap();
+        reclaim::reclaim(&kubelet, &seen).await.unwrap();
+        testbed.until(kind, "", &name, |volume| volume.is_none()).await;
+        assert!(!folder.exists());
+    });
+}

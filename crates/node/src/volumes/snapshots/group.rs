@@ -56,11 +56,12 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
     for volume in &volumes {
         from.push(volume_image(kubelet, volume).await?);
     }
-    let (users, exe, targets) = (kubelet.volumes.users().clone(), kubelet.config.shim_exe.clone(), to.clone());
+    let (exe, targets) = (kubelet.config.shim_exe.clone(), to.clone());
+    let alone = kubelet.volumes.users().lock_all(from.iter().chain(&targets).map(Image::name)).await;
     blocking(move || {
+        let _alone = alone;
         let copies: Vec<Copy> = from.iter().zip(&targets).map(|(from, to)| Copy { from, to }).collect();
-        let names: Vec<String> = from.iter().chain(&targets).map(Image::name).collect();
-        locked(&users, &names, || copy::snapshots(&copies, Hold { exe: &exe, limit: freeze::LIMIT }))
+        copy::snapshots(&copies, Hold { exe: &exe, limit: freeze::LIMIT })
     })
     .await?;
     let mut members = Vec::new();
@@ -80,12 +81,15 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
         "error": null }))
 }
 
-/// Removes the copies that no content of their own has.
-async fn remove(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result<(), VolumeError> {
-    if !reconciler::is_being_deleted(kubelet, GROUP, &content.metadata).await? {
-        return Ok(());
-    }
+/// Removes the copies that no content of their own has, as the API says now (A10).
+async fn remove(kubelet: &Kubelet, seen: &VolumeGroupSnapshotContent) -> Result<(), VolumeError> {
+    let folders = folders(seen);
+    let alone = kubelet.volumes.users().lock_all(folders.clone()).await;
+    let newest = reconciler::being_deleted::<VolumeGroupSnapshotContent>(kubelet, GROUP, &seen.metadata).await?;
+    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(()) };
     if content.spec.deletion_policy == "Delete" {
+        let Some(metadata) = reconciler::announce(kubelet, GROUP, &content.metadata).await? else { return Ok(()) };
+        content.metadata = metadata;
         let list = kubelet.config.client.list(KIND, "", &ListOptions::default()).await;
         let list =
             list.map_err(|error| VolumeError::Refused(format!("looking for the contents of the copies: {error}")))?;
@@ -95,12 +99,13 @@ async fn remove(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Resu
                 serde_json::from_value(item.clone()).map_err(|error| error.to_string())?;
             kept.insert(source::content_handle(&member).to_owned());
         }
-        for folder in folders(content) {
-            if !kept.contains(&source::handle(&kubelet.config.node_name, &folder)) {
-                let (image, users) = (image_of(kubelet, &folder)?, kubelet.volumes.users().clone());
-                blocking(move || locked(&users, &[folder], || image.delete())).await?;
-            }
-        }
+        let gone = folders.iter().filter(|folder| !kept.contains(&source::handle(&kubelet.config.node_name, folder)));
+        let gone = gone.map(|folder| image_of(kubelet, folder)).collect::<Result<Vec<Image>, _>>()?;
+        blocking(move || {
+            let _alone = alone;
+            gone.iter().try_for_each(Image::delete)
+        })
+        .await?;
     }
     release(kubelet, GROUP, &content.metadata).await
 }
