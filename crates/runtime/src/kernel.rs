@@ -16,6 +16,7 @@ struct RawHandle {
 }
 
 /// The kernel's handle of a file: its inode and generation, in the file system's own form.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileHandle {
     /// The file system's number for the form.
     pub kind: u8,

@@ -9,17 +9,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::super::protocol::{Attributes, MAX_HANDLE, MAX_NAME, MAX_PATH, SetAttributes, SetTime, Time, procedure};
 use super::super::rpc::Credentials;
 use super::super::xdr::Writer;
-use super::nodes::{Hidden, Nodes, Open};
-use super::remote::{Calls, Errno, Remote, found};
+use super::nodes::{Nodes, Open};
+use super::remote::{Calls, Errno, LOST, Remote, found};
 use super::wire::{Answer, Request, Words, op};
 
 /// How long the kernel may keep attributes (seconds). A look-up or an opening brings new ones at any time.
 const ATTRIBUTES_VALID: u64 = 1;
 /// `FOPEN_KEEP_CACHE`: the kernel itself drops what it cached when the times have changed (FUSE_AUTO_INVAL_DATA).
 const KEEP_CACHE: u32 = 2;
-/// Files that were removed while open.
-const HIDDEN: &str = ".nfs";
-
+/// The bytes of `struct fuse_entry_out`.
+const ENTRY: usize = 128;
 /// A mounted export.
 pub struct Files<R = Remote> {
     pub remote: R,
@@ -57,6 +56,11 @@ impl<R: Calls> Files<R> {
 
     /// Carries out a request.
     pub fn execute(&self, request: &Request) -> Done {
+        // A call of which it is not known what became of it.
+        self.attempt(request).map_err(|errno| if errno == LOST { libc::EIO } else { errno })
+    }
+
+    fn attempt(&self, request: &Request) -> Done {
         let who = || Credentials { uid: request.uid, gid: request.gid, groups: groups(request.pid) };
         let body = &mut Words(&request.body);
         let cut = || libc::EINVAL;
@@ -99,6 +103,25 @@ impl<R: Calls> Files<R> {
         }
     }
 
+    /// Takes back what an answer has told that nobody took: the process was killed meanwhile (X4). What it opened is
+    /// closed, what it found is forgotten.
+    pub fn undo(&self, request: &Request, answer: &Answer) {
+        let opened = match request.operation {
+            op::OPEN | op::OPENDIR => Words(answer.body()).u64(),
+            op::CREATE => answer.body().get(ENTRY..).and_then(|rest| Words(rest).u64()),
+            _ => None,
+        };
+        if let Some(opened) = opened {
+            // What was to be removed when it is closed, and is not, has no name that anybody looks for.
+            let _ = self.close(opened);
+        }
+        if matches!(request.operation, op::LOOKUP | op::MKNOD | op::MKDIR | op::SYMLINK | op::LINK | op::CREATE)
+            && let Some(node) = Words(answer.body()).u64()
+        {
+            self.nodes().forget(node, 1);
+        }
+    }
+
     /// `struct fuse_entry_out` of a file that the kernel is told of.
     fn entry(&self, handle: &[u8], attributes: &Attributes) -> Answer {
         let number = self.nodes().found(handle.to_vec());
@@ -113,7 +136,7 @@ impl<R: Calls> Files<R> {
         Ok(self.entry(&handle, &attributes))
     }
 
-    fn find(&self, dir: &[u8], name: &[u8], who: &Credentials) -> Result<(Vec<u8>, Attributes), Errno> {
+    pub(super) fn find(&self, dir: &[u8], name: &[u8], who: &Credentials) -> Result<(Vec<u8>, Attributes), Errno> {
         let reply = self.remote.call(procedure::LOOKUP, who, |arguments| {
             arguments.opaque(dir).opaque(name);
         })?;
@@ -193,10 +216,15 @@ impl<R: Calls> Files<R> {
         arguments: impl Fn(&mut Writer),
     ) -> Result<(Vec<u8>, Attributes), Errno> {
         let dir = self.handle(node)?;
-        let reply = self.remote.call(number, who, |call| {
-            call.opaque(&dir).opaque(name);
-            arguments(call);
-        })?;
+        let make = || {
+            self.remote.call(number, who, |call| {
+                call.opaque(&dir).opaque(name);
+                arguments(call);
+            })
+        };
+        // What was not made is asked for again; what is there may be another's.
+        let is_there = || self.is_there(&dir, name, who).map_or(true, |there| there.is_some()).then_some(Err(LOST));
+        let reply = settled(make, is_there)?;
         let (handle, attributes) = reply.read(|reader| {
             let handle = if reader.bool()? { Some(reader.opaque(MAX_HANDLE)?.to_vec()) } else { None };
             Ok((handle, Attributes::read_optional(reader)?))
@@ -236,70 +264,43 @@ impl<R: Calls> Files<R> {
         })
     }
 
-    fn remove(&self, number: u32, dir: &[u8], name: &[u8], who: &Credentials) -> Done {
+    pub(super) fn remove(&self, number: u32, dir: &[u8], name: &[u8], who: &Credentials) -> Done {
         let arguments = |arguments: &mut Writer| {
             arguments.opaque(dir).opaque(name);
         };
-        self.remote.call(number, who, arguments).map(|_| Answer::default())
+        let remove = || self.remote.call(number, who, arguments).map(drop);
+        let is_gone = || match self.is_there(dir, name, who) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(Ok(())),
+            Err(_) => Some(Err(LOST)),
+        };
+        settled(remove, is_gone).map(|()| Answer::default())
     }
 
     /// A file that is open here must stay readable: it is renamed instead, and removed when it is closed.
     fn unlink(&self, node: u64, name: &[u8], who: &Credentials) -> Done {
         let dir = self.handle(node)?;
-        if self.hide(&dir, name, who)? {
-            return Ok(Answer::default());
+        let there = self.is_there(&dir, name, who)?;
+        match self.put_aside(&dir, name, there, who)? {
+            Some(aside) => self.is_removed(aside).map(|()| Answer::default()),
+            None => self.remove(procedure::REMOVE, &dir, name, who),
         }
-        self.remove(procedure::REMOVE, &dir, name, who)
-    }
-
-    fn hide(&self, dir: &[u8], name: &[u8], who: &Credentials) -> Result<bool, Errno> {
-        let handle = match self.find(dir, name, who) {
-            Err(libc::ENOENT) => return Ok(false),
-            found => found?.0,
-        };
-        if self.nodes().open_by_handle(&handle).is_none_or(|node| node.hidden.is_some()) {
-            return Ok(false);
-        }
-        let hash = handle
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-        let hidden = format!("{HIDDEN}{hash:016x}{:08x}", std::process::id()).into_bytes();
-        self.remote.call(procedure::RENAME, who, |arguments| {
-            arguments.opaque(dir).opaque(name).opaque(dir).opaque(&hidden);
-        })?;
-        if let Some(node) = self.nodes().open_by_handle(&handle) {
-            node.hidden = Some(Hidden { dir: dir.to_vec(), name: hidden, who: who.clone() });
-            return Ok(true);
-        }
-        // Closed meanwhile.
-        self.remove(procedure::REMOVE, dir, &hidden, who).map(|_| true)
-    }
-
-    fn rename(&self, request: &Request, body: &mut Words<'_>, who: &Credentials) -> Done {
-        let to = body.u64().ok_or(libc::EINVAL)?;
-        if request.operation == op::RENAME2 {
-            let flags = body.u64().ok_or(libc::EINVAL)?;
-            if flags as u32 != 0 {
-                return Err(libc::EINVAL);
-            }
-        }
-        let (from_name, to_name) = (body.name().ok_or(libc::EINVAL)?, body.name().ok_or(libc::EINVAL)?);
-        let (from, to) = (self.handle(request.node)?, self.handle(to)?);
-        if (from.as_slice(), from_name) != (to.as_slice(), to_name) {
-            self.hide(&to, to_name, who)?;
-        }
-        self.remote.call(procedure::RENAME, who, |arguments| {
-            arguments.opaque(&from).opaque(from_name).opaque(&to).opaque(to_name);
-        })?;
-        Ok(Answer::default())
     }
 
     fn link(&self, node: u64, body: &mut Words<'_>, who: &Credentials) -> Done {
         let file = self.handle(body.u64().ok_or(libc::EINVAL)?)?;
         let (dir, name) = (self.handle(node)?, body.name().ok_or(libc::EINVAL)?);
-        self.remote.call(procedure::LINK, who, |arguments| {
-            arguments.opaque(&file).opaque(&dir).opaque(name);
-        })?;
+        let link = || {
+            let linked = self.remote.call(procedure::LINK, who, |arguments| {
+                arguments.opaque(&file).opaque(&dir).opaque(name);
+            });
+            linked.map(drop)
+        };
+        let is_linked = || match self.is_there(&dir, name, who) {
+            Ok(there) => there.map(|(there, _)| if there == file { Ok(()) } else { Err(libc::EEXIST) }),
+            Err(_) => Some(Err(LOST)),
+        };
+        settled(link, is_linked)?;
         let attributes = found(&self.remote, who, &file, None)?;
         Ok(self.entry(&file, &attributes))
     }
@@ -347,7 +348,11 @@ impl<R: Calls> Files<R> {
     }
 
     fn release(&self, body: &mut Words<'_>) -> Done {
-        let hidden = self.nodes().close(body.u64().ok_or(libc::EINVAL)?);
+        self.close(body.u64().ok_or(libc::EINVAL)?)
+    }
+
+    fn close(&self, open: u64) -> Done {
+        let hidden = self.nodes().close(open);
         match hidden {
             Some(hidden) => self.remove(procedure::REMOVE, &hidden.dir, &hidden.name, &hidden.who),
             None => Ok(Answer::default()),
@@ -389,6 +394,26 @@ impl<R: Calls> Files<R> {
         let refused = needed.into_iter().any(|(mode, bits)| asked(mode) && granted & bits == 0);
         if refused { Err(libc::EACCES) } else { Ok(Answer::default()) }
     }
+}
+
+/// Makes a call that must not be carried out twice. Where its answer was lost, `look` says what became of it; `None` is
+/// that it was not carried out, and it is sent again.
+pub(super) fn settled<T>(
+    call: impl Fn() -> Result<T, Errno>,
+    look: impl Fn() -> Option<Result<T, Errno>>,
+) -> Result<T, Errno> {
+    const TIMES: usize = 3;
+    for _ in 0..TIMES {
+        match call() {
+            Err(LOST) => {
+                if let Some(known) = look() {
+                    return known;
+                }
+            }
+            done => return done,
+        }
+    }
+    Err(LOST)
 }
 
 /// A thread's supplementary groups, among them the pod's fsGroup; FUSE does not tell them.

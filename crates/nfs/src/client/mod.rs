@@ -7,7 +7,8 @@
 //! - [`remote`], [`connect`]: connections and calls
 //! - [`provision`]: sub-directories of an export for claims
 //! - [`wire`]: what goes over `/dev/fuse`
-//! - [`nodes`], [`files`], [`data`], [`listing`]: the file system
+//! - [`nodes`], [`files`], [`names`], [`data`], [`listing`]: the file system
+//! - [`queue`]: requests that wait for a worker
 //! - [`session`]: the process: mounts, reads requests, hands them to threads
 //! - [`guard`]: the deadline of what the kernel's client has mounted
 //!
@@ -21,8 +22,10 @@ mod files;
 pub mod fuzzing;
 mod guard;
 mod listing;
+mod names;
 mod nodes;
 pub mod provision;
+mod queue;
 pub mod remote;
 mod session;
 mod wire;

@@ -107,7 +107,10 @@ impl Nodes {
         let closed = self.open.remove(&open)?;
         let node = self.by_number.get_mut(&closed.node)?;
         node.opens = node.opens.saturating_sub(1);
-        if node.opens == 0 { node.hidden.take() } else { None }
+        let hidden = if node.opens == 0 { node.hidden.take() } else { None };
+        // The kernel may have forgotten it before.
+        self.forget(closed.node, 0);
+        hidden
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::protocol::{
-    self, Attributes, MAX_HANDLE, MOUNT, NFS, PORTMAP, PORTMAP_PORT, PORTMAP_VERSION, V3, procedure,
+    self, Attributes, MAX_HANDLE, MOUNT, NFS, PORTMAP, PORTMAP_PORT, PORTMAP_VERSION, V3, procedure, status,
 };
 use super::super::rpc::{self, Credentials};
 use super::super::xdr::{Garbage, Reader, Writer};
@@ -22,8 +22,15 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// Between two attempts while the server refuses.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Between two attempts while the server asks for patience (`NFS3ERR_JUKEBOX`).
+const LATER: Duration = Duration::from_millis(500);
+
 /// An errno.
 pub type Errno = i32;
+
+/// Of a call that must not be sent twice: its answer did not come, so it was carried out or not. No status of a server
+/// is this errno; a process is told EIO.
+pub const LOST: Errno = libc::ETIMEDOUT;
 
 /// A server's NFS program.
 pub struct Remote {
@@ -48,6 +55,11 @@ impl Remote {
         Self { fence, ..self }
     }
 
+    /// After how long a call fails.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// One call of an NFS procedure. The answer's status is looked at; what follows it is given back.
     pub fn call(&self, number: u32, who: &Credentials, arguments: impl Fn(&mut Writer)) -> Result<Reply, Errno> {
         let once = matches!(
@@ -61,8 +73,18 @@ impl Remote {
                 | procedure::RENAME
                 | procedure::LINK
         );
-        let reply = self.exchange((NFS, V3, number), who, !once, arguments).map_err(|_| libc::EIO)?;
-        reply.succeeded()
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let reply = self.exchange_by((NFS, V3, number), who, !once, &arguments, deadline);
+            // Over its time it is EIO like any other: a server that does not answer is not asked what it did.
+            let is_lost = once && Instant::now() + AGAIN < deadline;
+            let reply = reply.map_err(|_| if is_lost { LOST } else { libc::EIO })?;
+            // Not done, and to be asked again later: it counts what a folder uses, or is short of something.
+            if reply.read(Reader::u32)? != status::JUKEBOX || Instant::now() + LATER >= deadline {
+                return reply.succeeded();
+            }
+            std::thread::sleep(LATER);
+        }
     }
 
     /// One call of any program. A program or procedure that the server does not have is [`io::ErrorKind::Unsupported`].
@@ -73,7 +95,17 @@ impl Remote {
         again: bool,
         arguments: impl Fn(&mut Writer),
     ) -> io::Result<Reply> {
-        let deadline = Instant::now() + self.timeout;
+        self.exchange_by((program, version, number), who, again, arguments, Instant::now() + self.timeout)
+    }
+
+    fn exchange_by(
+        &self,
+        (program, version, number): (u32, u32, u32),
+        who: &Credentials,
+        again: bool,
+        arguments: impl Fn(&mut Writer),
+        deadline: Instant,
+    ) -> io::Result<Reply> {
         let xid = self.next_xid.fetch_add(1, Ordering::Relaxed);
         loop {
             let found = self.connection(deadline);

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use nix::mount::MsFlags;
 
 use super::MountRequest;
 use super::files::Files;
+use super::queue::Queue;
 use super::remote;
 use super::wire::{Answer, HEADER, Request, Words, op};
 use crate::protocol::MAX_IO;
@@ -24,8 +24,6 @@ use mainstay_runtime::shim::process;
 const MAX_REQUEST: usize = MAX_IO as usize + 4096;
 /// Requests that are worked on at one time; each waits for the server.
 const MAX_WORKERS: usize = 64;
-/// Requests that wait for a worker; beyond, they fail with EIO.
-const MAX_QUEUED: usize = 256;
 /// How often an interrupted request's process is looked at, whether it is being killed. Only while there is one.
 const LOOK: Duration = Duration::from_millis(100);
 /// A worker's stack (bytes).
@@ -124,21 +122,20 @@ struct Interrupted {
 struct Session {
     files: Files,
     device: File,
+    queue: Queue,
     interrupted: Mutex<Interrupted>,
     signal: Condvar,
 }
 
 impl Session {
     fn new(files: Files, device: File) -> Arc<Self> {
-        Arc::new(Self { files, device, interrupted: Mutex::default(), signal: Condvar::new() })
+        Arc::new(Self { files, device, queue: Queue::default(), interrupted: Mutex::default(), signal: Condvar::new() })
     }
 
     /// Until the file system is unmounted or aborted.
     fn run(self: Arc<Self>) -> io::Result<()> {
         let watching = self.clone();
         thread(move || watching.watch_for_kills())?;
-        let (queue, requests) = sync_channel(MAX_QUEUED);
-        let requests = Arc::new(Mutex::new(requests));
         let mut workers = 0;
         let mut buffer = vec![0; MAX_REQUEST];
         loop {
@@ -155,19 +152,19 @@ impl Session {
             match request.operation {
                 op::INIT => self.init(&request),
                 op::DESTROY => {
-                    self.answer(request.unique, Ok(Answer::default()));
+                    self.answer(request.unique, &Ok(Answer::default()));
                     return Ok(());
                 }
                 op::FORGET | op::BATCH_FORGET => self.files.forget(&request),
                 op::INTERRUPT => self.note_signal(&request),
                 _ => {
                     if self.begin(&request) >= workers && workers < MAX_WORKERS {
-                        let (session, requests) = (self.clone(), requests.clone());
-                        if thread(move || session.work(&requests)).is_ok() {
+                        let session = self.clone();
+                        if thread(move || session.work()).is_ok() {
                             workers += 1;
                         }
                     }
-                    self.queue(&queue, request);
+                    self.queue.push(request);
                 }
             }
         }
@@ -185,32 +182,35 @@ impl Session {
         others
     }
 
-    fn queue(&self, queue: &SyncSender<Request>, request: Request) {
-        if let Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) = queue.try_send(request) {
-            self.interrupted().running.remove(&request.unique);
-            self.answer(request.unique, Err(libc::EIO));
-        }
-    }
-
-    fn work(&self, requests: &Mutex<Receiver<Request>>) {
+    fn work(&self) {
         loop {
-            let next = requests.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(request) = next else { return };
-            let done = self.files.execute(&request);
+            let (since, request) = self.queue.pop();
+            // Where the server does not answer, those that wait behind others fail as these do: after as long. A close
+            // is never refused.
+            let is_late = since.elapsed() > self.files.remote.timeout();
+            let done = if is_late && !matches!(request.operation, op::RELEASE | op::RELEASEDIR) {
+                Err(libc::EIO)
+            } else {
+                self.files.execute(&request)
+            };
             self.interrupted().running.remove(&request.unique);
-            self.answer(request.unique, done);
+            let taken = self.answer(request.unique, &done);
+            if let (false, Ok(answer)) = (taken, done) {
+                self.files.undo(&request, &answer);
+            }
         }
     }
 
-    /// Writes an answer. One that nobody waits for any more (ENOENT) is nobody's loss.
-    fn answer(&self, unique: u64, done: Result<Answer, libc::c_int>) {
+    /// Writes an answer. `false` where nobody waits for it any more (ENOENT): its process was killed, and told so.
+    fn answer(&self, unique: u64, done: &Result<Answer, libc::c_int>) -> bool {
         let (error, body) = match done {
-            Ok(answer) => (0, answer),
-            Err(errno) => (-errno, Answer::default()),
+            Ok(answer) => (0, answer.body()),
+            Err(errno) => (-errno, &[][..]),
         };
         let mut message = Answer::default();
-        message.u32(16 + body.body().len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
-        let _ = (&self.device).write_vectored(&[io::IoSlice::new(message.body()), io::IoSlice::new(body.body())]);
+        message.u32(16 + body.len() as u32).u32(u32::from_ne_bytes(error.to_ne_bytes())).u64(unique);
+        let written = (&self.device).write_vectored(&[io::IoSlice::new(message.body()), io::IoSlice::new(body)]);
+        !written.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
     }
 
     fn init(&self, request: &Request) {
@@ -237,7 +237,7 @@ impl Session {
             .u16(PAGES)
             .u16(0);
         answer.pad(64);
-        self.answer(request.unique, Ok(answer));
+        self.answer(request.unique, &Ok(answer));
     }
 
     fn note_signal(&self, request: &Request) {
@@ -261,7 +261,7 @@ impl Session {
             signalled.retain(|unique| match running.get(unique) {
                 None => false,
                 Some(pid) if is_being_killed(*pid) => {
-                    self.answer(*unique, Err(libc::EINTR));
+                    self.answer(*unique, &Err(libc::EINTR));
                     false
                 }
                 Some(_) => true,

@@ -97,7 +97,7 @@ impl<'a> Asked<'a> {
         }
         let stat = nix::sys::stat::fstat(file.as_raw_fd())?;
         // A handle of before the folder got its limit.
-        let limit = limit.or_else(|| self.server.limits.at(&stat));
+        let limit = limit.or_else(|| self.server.limits.at(&file, &stat));
         Ok(Named { export, limit, fd: file, stat })
     }
 

@@ -20,8 +20,15 @@ pub struct Connection<R, W> {
     writing: Mutex<W>,
     /// Threads that wait to read the next call.
     waiting: AtomicUsize,
-    /// Hears of each call.
-    heard: Box<dyn Fn() + Send + Sync>,
+    /// Hears of each call, and of each that was answered.
+    hears: Box<dyn Fn(Moment) + Send + Sync>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Called,
+    Answered,
 }
 
 struct Reading<R> {
@@ -30,10 +37,10 @@ struct Reading<R> {
 }
 
 impl<R: Read, W: Write> Connection<R, W> {
-    pub fn new(client: Peer, reader: R, writer: W, heard: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(client: Peer, reader: R, writer: W, hears: impl Fn(Moment) + Send + Sync + 'static) -> Self {
         let reading = Mutex::new(Reading { stream: reader, ended: false });
-        let heard = Box::new(heard);
-        Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0), heard }
+        let hears = Box::new(hears);
+        Self { client, reading, writing: Mutex::new(writer), waiting: AtomicUsize::new(0), hears }
     }
 
     /// Answers calls until the client ends the connection; one that only `helps`, until another waits to read the
@@ -65,6 +72,7 @@ impl<R: Read, W: Write> Connection<R, W> {
             let mut stream = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             rpc::write_record(&mut *stream, answer.message)?;
             drop((stream, answer.held));
+            (self.hears)(Moment::Answered);
             if helps && self.waiting.load(Ordering::SeqCst) > 0 {
                 return Ok(());
             }
@@ -98,7 +106,7 @@ impl<R: Read, W: Write> Connection<R, W> {
         let read = rpc::read_record_within(&mut reading.stream, record, begun, room);
         reading.ended = !matches!(read, Ok(true));
         if !reading.ended {
-            (self.heard)();
+            (self.hears)(Moment::Called);
         }
         if !reading.ended && self.waiting.load(Ordering::SeqCst) == 0 {
             help();

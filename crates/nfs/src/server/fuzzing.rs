@@ -71,7 +71,7 @@ pub fn run(input: &[u8]) {
     let server = Server::new(exports, limits, &[7; 32], 2049);
     let Some((what, rest)) = input.split_first() else { return };
     let stream = if what % 2 == 1 { rest.to_vec() } else { records(&server, rest) };
-    let _ = Connection::new(CLIENT, Wire(&stream), Wire(&[]), || ()).work(&server, false, |_| Ok(()), || ());
+    let _ = Connection::new(CLIENT, Wire(&stream), Wire(&[]), |_| ()).work(&server, false, |_| Ok(()), || ());
     let _ = call::answer_datagram(&server, CLIENT.address, rest);
     folder.assert_untouched();
 }

@@ -90,7 +90,8 @@ fn write_entry(asked: &Asked<'_>, dir: &Named<'_>, entry: &Entry<'_>, plus: bool
     reply.bool(true).u64(fileid).opaque(entry.name).u64(entry.next);
     if plus {
         write_optional(reply, stat.as_ref().map(super::call::attributes).as_ref());
-        let limit = stat.as_ref().and_then(|stat| dir.limit_of(asked.server, name, stat));
+        let there = looked_up.as_ref().zip(stat.as_ref());
+        let limit = there.and_then(|(fd, stat)| dir.limit_of(asked.server, name, fd, stat));
         match looked_up.and_then(|fd| asked.server.handle_of(dir.export, limit.as_deref(), &fd).ok()) {
             Some(handle) => reply.bool(true).opaque(&handle),
             None => reply.bool(false),

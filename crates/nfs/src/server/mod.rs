@@ -50,7 +50,7 @@ pub use export::ExportOptions;
 
 use super::protocol::PORTMAP_PORT;
 use call::Peer;
-use connection::Connection;
+use connection::{Connection, Moment};
 use export::Export;
 use limits::Limits;
 use room::Room;
@@ -234,7 +234,11 @@ fn connection(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slot: S
     stream.set_write_timeout(Some(RECORD_TIMEOUT))?;
     let is_here = stream.local_addr()?.ip().to_canonical() == peer.ip().to_canonical();
     let client = Peer { address: peer.ip(), port: peer.port(), is_here };
-    let connection = Connection::new(client, stream.try_clone()?, stream.try_clone()?, move || slot.heard());
+    let hears = move |moment| match moment {
+        Moment::Called => slot.heard(),
+        Moment::Answered => slot.answered(),
+    };
+    let connection = Connection::new(client, stream.try_clone()?, stream.try_clone()?, hears);
     work(server, &Arc::new(connection), &Arc::new(stream), false)
 }
 

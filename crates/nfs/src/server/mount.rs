@@ -84,7 +84,7 @@ fn limit_of(asked: &Asked<'_>, export: &Export, inside: &Path) -> Result<Option<
         inside.ancestors().map(|way| if way.as_os_str().is_empty() { Path::new(".") } else { way }).collect();
     for way in ways {
         let dir = safe_path::open_strict(&export.root, way, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        if let Some(limit) = asked.server.limits.at(&nix::sys::stat::fstat(dir.as_raw_fd())?) {
+        if let Some(limit) = asked.server.limits.at(&dir, &nix::sys::stat::fstat(dir.as_raw_fd())?) {
             return Ok(Some(limit));
         }
     }

@@ -56,12 +56,12 @@ impl Named<'_> {
     }
 
     /// What something in this folder counts against.
-    pub fn limit_of(&self, server: &Server, name: &OsStr, found: &FileStat) -> Option<Arc<Limit>> {
+    pub fn limit_of(&self, server: &Server, name: &OsStr, fd: &OwnedFd, found: &FileStat) -> Option<Arc<Limit>> {
         let begins_here = self.limit.as_ref().is_some_and(|limit| limit.root == (self.stat.st_dev, self.stat.st_ino));
         if name == ".." && begins_here && (found.st_dev, found.st_ino) != (self.stat.st_dev, self.stat.st_ino) {
             return None;
         }
-        self.limit.clone().or_else(|| server.limits.at(found))
+        self.limit.clone().or_else(|| server.limits.at(fd, found))
     }
 
     fn is_root(&self) -> Result<bool, Fault> {
@@ -91,7 +91,7 @@ pub fn lookup(asked: &Asked<'_>, arguments: &mut Reader<'_>, reply: &mut Writer)
         dir.child(name)?
     };
     let stat = stat::fstat(found.as_raw_fd())?;
-    let limit = dir.limit_of(asked.server, name, &stat);
+    let limit = dir.limit_of(asked.server, name, &found, &stat);
     reply.opaque(&asked.server.handle_of(dir.export, limit.as_deref(), &found)?);
     write_optional(reply, Some(&super::call::attributes(&stat)));
     dir.write_after(reply);
@@ -110,7 +110,7 @@ fn made(
         let _acting = asked.act_to_change(dir.export)?;
         let fd = safe_path::open_strict(&dir.fd, Path::new(name), AS_IT_IS)?;
         let stat = stat::fstat(fd.as_raw_fd())?;
-        Named { export: dir.export, limit: dir.limit_of(asked.server, name, &stat), stat, fd }
+        Named { export: dir.export, limit: dir.limit_of(asked.server, name, &fd, &stat), stat, fd }
     };
     if *wanted != SetAttributes::default() {
         file::apply(asked, &named, wanted)?;
@@ -166,7 +166,7 @@ fn removing(
     let limits = &asked.server.limits;
     let look = || dir.child(name).ok().and_then(|fd| stat::fstat(fd.as_raw_fd()).ok().map(|stat| (fd, stat)));
     let Some(limit) = &dir.limit else {
-        let begins_there = look().and_then(|(_, stat)| limits.at(&stat));
+        let begins_there = look().and_then(|(fd, stat)| limits.at(&fd, &stat));
         remove()?;
         // A folder with a limit of its own, unless it was only given another name.
         let is_gone = |limit: &Arc<Limit>| look().is_none_or(|(_, stat)| limit.root != (stat.st_dev, stat.st_ino));

@@ -23,6 +23,8 @@ struct Taken {
     stream: TcpStream,
     /// By the clock of calls.
     last_heard: AtomicU64,
+    /// Calls that are being carried out.
+    under_way: AtomicU64,
 }
 
 /// A connection's place, given back when it is dropped.
@@ -55,20 +57,22 @@ impl Slots {
             let _ = gone.stream.shutdown(Shutdown::Both);
         }
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        let taken = Arc::new(Taken { address, stream, last_heard: AtomicU64::new(now) });
+        let taken = Arc::new(Taken { address, stream, last_heard: AtomicU64::new(now), under_way: AtomicU64::new(0) });
         // Each number is given once.
         all.insert(now, taken.clone());
         Slot { slots: self.clone(), taken, id: now }
     }
 }
 
-/// Of the address with most connections, the one that was heard of least lately.
+/// Of the address with most connections, the one that was heard of least lately; one with a call under way, whose
+/// answer would be lost, only where all of them have one.
 fn least_missed(all: &BTreeMap<u64, Arc<Taken>>) -> Option<u64> {
     let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
     all.values().for_each(|taken| *counts.entry(taken.address).or_default() += 1);
     let rank = |taken: &Taken| {
         let count = counts.get(&taken.address).copied().unwrap_or(0);
-        (std::cmp::Reverse(count), taken.last_heard.load(Ordering::Relaxed))
+        let is_busy = taken.under_way.load(Ordering::Relaxed) > 0;
+        (std::cmp::Reverse(count), is_busy, taken.last_heard.load(Ordering::Relaxed))
     };
     all.iter().min_by_key(|(_, taken)| rank(taken)).map(|(id, _)| *id)
 }
@@ -76,7 +80,13 @@ fn least_missed(all: &BTreeMap<u64, Arc<Taken>>) -> Option<u64> {
 impl Slot {
     /// A call came.
     pub fn heard(&self) {
+        self.taken.under_way.fetch_add(1, Ordering::Relaxed);
         self.taken.last_heard.store(self.slots.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// A call was answered.
+    pub fn answered(&self) {
+        self.taken.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,5 +130,25 @@ mod tests {
         assert!(is_closed(&mut of_third), "its own address still has most");
         drop((first, third, honest, newcomer));
         assert_eq!(slots.taken().len(), 1);
+    }
+
+    #[test]
+    fn v4_a_connection_with_a_call_under_way_is_closed_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let slots = Arc::new(Slots::new(3));
+        let take = |address: &str| {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (slots.take(address.parse().unwrap(), listener.accept().unwrap().0), client)
+        };
+        let (busy, _of_busy) = take("192.0.2.66");
+        let (idle, mut of_idle) = take("192.0.2.66");
+        let _honest = take("192.0.2.1");
+        busy.heard();
+        idle.heard();
+        idle.answered();
+        let _newcomer = take("192.0.2.2");
+        of_idle.set_nonblocking(true).unwrap();
+        assert!(matches!(of_idle.read(&mut [0]), Ok(0)), "the other was heard of before, and waits for its answer");
+        assert_eq!(slots.taken().len(), 3);
     }
 }

@@ -35,9 +35,14 @@ impl Folder {
         Ok(Self { id, export: export.path.clone(), kind: handle.kind, handle: handle.bytes, bytes })
     }
 
+    /// The kernel's handle of it.
+    pub fn handle(&self) -> FileHandle {
+        FileHandle { kind: self.kind, bytes: self.handle.clone() }
+    }
+
     /// Opens it, wherever it is by now.
     pub fn open(&self, export: &Export) -> io::Result<OwnedFd> {
-        FileHandle { kind: self.kind, bytes: self.handle.clone() }.open(export.root.as_raw_fd())
+        self.handle().open(export.root.as_raw_fd())
     }
 }
 

@@ -19,9 +19,9 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ use super::call::Fault;
 use super::export::Export;
 use crate::protocol::status;
 use kept::{Folder, Kept};
+use mainstay_runtime::kernel::FileHandle;
 
 /// What files are counted in (bytes).
 const BLOCK: u64 = 4096;
@@ -59,6 +60,8 @@ pub struct Limit {
     pub id: u32,
     /// The folder itself: device and inode.
     pub root: (u64, u64),
+    /// And with its generation: the inode of a folder that was removed on the server itself is soon another's.
+    handle: FileHandle,
     state: Mutex<State>,
     counted: Condvar,
     files: [RwLock<()>; STRIPES as usize],
@@ -90,9 +93,10 @@ impl Limit {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The size and what is used of it (bytes).
+    /// The size and what is used of it (bytes); waits a while where that is being counted.
     pub fn usage(&self) -> (u64, u64) {
-        let state = self.state();
+        let counted = self.counted.wait_timeout_while(self.state(), PATIENCE, |state| !state.exact);
+        let (state, _) = counted.unwrap_or_else(PoisonError::into_inner);
         (state.bytes, state.used)
     }
 
@@ -178,11 +182,20 @@ impl Limits {
     /// Those that are kept in a state folder, for the exports that there are.
     pub fn open(state_dir: &Path, exports: &[Export]) -> io::Result<Self> {
         let kept = Kept::open(state_dir)?;
-        let mut all = All::default();
+        let (mut all, mut gone, mut here) = (All::default(), Vec::new(), HashSet::new());
         for folder in kept.folders() {
             let Some(export) = exports.iter().find(|export| export.path == folder.export) else { continue };
-            // One that was removed on the server itself has no limit any more.
-            let Ok(root) = folder.open(export) else { continue };
+            let root = match folder.open(export) {
+                Ok(root) => root,
+                // One that was removed on the server itself has no limit any more.
+                Err(error) => {
+                    if error.raw_os_error() == Some(libc::ESTALE) {
+                        gone.push(folder);
+                    }
+                    continue;
+                }
+            };
+            here.insert(folder.export.clone());
             let stat = nix::sys::stat::fstat(root.as_raw_fd())?;
             let used = kept.used(folder.id);
             let state = State {
@@ -192,7 +205,12 @@ impl Limits {
                 noted: used.is_some(),
                 ..State::default()
             };
-            all.insert(Limit::new(folder.id, (stat.st_dev, stat.st_ino), state));
+            all.insert(Limit::new(folder.id, (stat.st_dev, stat.st_ino), folder.handle(), state));
+        }
+        // Only where another folder shows that the export is what it was: one whose file system is not mounted yet
+        // loses nothing.
+        for folder in gone.iter().filter(|folder| here.contains(&folder.export)) {
+            kept.remove(folder.id)?;
         }
         Ok(Self { kept, all: RwLock::new(all), changed: Condvar::new(), busy: Mutex::default() })
     }
@@ -207,7 +225,13 @@ impl Limits {
     }
 
     /// The limit that begins at this folder.
-    pub fn at(&self, stat: &FileStat) -> Option<Arc<Limit>> {
+    pub fn at(&self, folder: &OwnedFd, stat: &FileStat) -> Option<Arc<Limit>> {
+        let limit = self.of_inode(stat)?;
+        FileHandle::of(folder).is_ok_and(|handle| handle == limit.handle).then_some(limit)
+    }
+
+    /// The limit of a folder with this inode, which may be gone by now.
+    fn of_inode(&self, stat: &FileStat) -> Option<Arc<Limit>> {
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
             return None;
         }
@@ -222,17 +246,14 @@ impl Limits {
     ///
     /// # Errors
     /// The folder is new to limits and not empty: there may be handles of what is in it that know no limit.
-    pub fn set(
-        &self,
-        export: &Export,
-        folder: &std::os::fd::OwnedFd,
-        stat: &FileStat,
-        bytes: u64,
-    ) -> Result<(), Fault> {
-        if let Some(limit) = self.at(stat) {
+    pub fn set(&self, export: &Export, folder: &OwnedFd, stat: &FileStat, bytes: u64) -> Result<(), Fault> {
+        if let Some(limit) = self.at(folder, stat) {
             self.kept.change(limit.id, bytes)?;
             limit.state().bytes = bytes;
             return Ok(());
+        }
+        if let Some(gone) = self.of_inode(stat) {
+            self.remove(gone.id)?;
         }
         if count::any(folder)? {
             return Err(Fault::Status(status::NOTEMPTY));
@@ -242,6 +263,7 @@ impl Limits {
         self.all.write().unwrap_or_else(PoisonError::into_inner).insert(Limit::new(
             id,
             (stat.st_dev, stat.st_ino),
+            FileHandle::of(folder)?,
             state,
         ));
         self.is_busy(id);
@@ -251,7 +273,9 @@ impl Limits {
     /// The folder is gone, and its limit with it.
     pub fn remove(&self, id: u32) -> io::Result<()> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limit) = all.by_id.remove(&id) {
+        if let Some(limit) = all.by_id.remove(&id)
+            && all.by_root.get(&limit.root) == Some(&id)
+        {
             all.by_root.remove(&limit.root);
         }
         drop(all);
@@ -273,12 +297,14 @@ impl Limits {
     pub fn count(&self, exports: &[Export]) {
         for folder in self.kept.folders() {
             let Some(limit) = self.by_id(folder.id) else { continue };
-            let mut state = limit.state();
-            let Some(export) = exports.iter().find(|export| export.path == folder.export && !state.exact) else {
+            let Some(export) = exports.iter().find(|export| export.path == folder.export) else { continue };
+            if limit.state().exact {
                 continue;
-            };
-            // The state stays locked: nothing below the folder changes meanwhile, and FSSTAT waits for the truth.
-            match folder.open(export).and_then(|root| count::used(export, &root)) {
+            }
+            // Nothing below the folder changes meanwhile: changes wait until it is exact, and no longer than they may.
+            let counted = folder.open(export).and_then(|root| count::used(export, &root));
+            let mut state = limit.state();
+            match counted {
                 Ok(used) => {
                     (state.used, state.exact) = (used, true);
                     self.is_busy(limit.id);
@@ -327,9 +353,9 @@ impl Limits {
 }
 
 impl Limit {
-    fn new(id: u32, root: (u64, u64), state: State) -> Self {
+    fn new(id: u32, root: (u64, u64), handle: FileHandle, state: State) -> Self {
         let files = std::array::from_fn(|_| RwLock::new(()));
-        Self { id, root, state: Mutex::new(state), counted: Condvar::new(), files, names: Mutex::new(()) }
+        Self { id, root, handle, state: Mutex::new(state), counted: Condvar::new(), files, names: Mutex::new(()) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::Limits;
+use super::{Folder, Limit, Limits, State};
 use crate::client::Source;
 use crate::client::provision::{ProvisionError, Share};
 use crate::client::remote::{self, Remote};
@@ -187,22 +187,22 @@ fn v10_what_is_used_is_known_after_kill_9_from_the_note_or_by_counting() {
 
     // After a crash: a change waits until it is counted; every file once.
     let limits: &'static Limits = Box::leak(Box::new(open()));
-    let limit = limits.at(&stat).unwrap();
+    let limit = limits.at(&fd, &stat).unwrap();
     let waiting = limit.clone();
     let change = std::thread::spawn(move || waiting.charge(limits, 100).map(|charge| charge.settle(0, 4 * KIB)));
     limits.count(&exports);
     change.join().unwrap().unwrap();
     assert_eq!(limit.usage(), (1 << 20, (4 + 12 + 4) * KIB));
-    assert_eq!(open().at(&stat).unwrap().usage().1, 0, "nobody has noted it");
+    assert_eq!(open().at(&fd, &stat).unwrap().state().used, 0, "nobody has noted it");
 
     // Left alone it is noted, and the note is believed by the next server; until something changes.
     std::thread::spawn(|| limits.note());
-    while open().at(&stat).unwrap().usage().1 == 0 {
+    while open().at(&fd, &stat).unwrap().state().used == 0 {
         std::thread::yield_now();
     }
-    assert_eq!(open().at(&stat).unwrap().usage().1, 20 * KIB);
+    assert_eq!(open().at(&fd, &stat).unwrap().state().used, 20 * KIB);
     let charge = limit.charge(limits, 1).unwrap();
-    assert_eq!(open().at(&stat).unwrap().usage().1, 0, "taken away before anything changes");
+    assert_eq!(open().at(&fd, &stat).unwrap().state().used, 0, "taken away before anything changes");
     drop(charge);
     assert_eq!(limit.usage().1, 20 * KIB, "a change that did not happen costs nothing");
 }
@@ -240,4 +240,48 @@ fn only_a_provisioner_gives_sizes_and_only_to_a_folder_that_is_empty() {
         export("provisioners=10.1.0.0/16").trusts(peer(700, false))
             && !export("provisioners=10.2.0.0/16").trusts(peer(700, false))
     );
+}
+
+/// V10: a folder that was removed on the server itself, and another that has got its inode.
+#[test]
+fn v10_an_inode_that_is_used_again_is_not_the_folder_that_had_it() {
+    let base = base();
+    let export = base.path().join("export");
+    let exports = [Export::open(&export.display().to_string().parse().unwrap()).unwrap()];
+    let open = || Limits::open(&base.path().join("state"), &exports).unwrap();
+    let folder = |name: &str| {
+        fs::create_dir(export.join(name)).unwrap();
+        let fd = safe_path::open_root(&export.join(name)).unwrap();
+        let stat = nix::sys::stat::fstat(fd.as_raw_fd()).unwrap();
+        (fd, stat)
+    };
+    let limits = open();
+    let ((old, old_stat), (new, new_stat), (other, other_stat)) = (folder("old"), folder("new"), folder("other"));
+    for (fd, stat) in [(&old, &old_stat), (&other, &other_stat)] {
+        limits.set(&exports[0], fd, stat, 1 << 20).unwrap();
+    }
+    let id = limits.at(&old, &old_stat).unwrap().id;
+    // As if the new one had the inode of the old one, and another generation.
+    let root = (new_stat.st_dev, new_stat.st_ino);
+    let handle = limits.at(&old, &old_stat).unwrap().handle.clone();
+    limits.remove(id).unwrap();
+    let id = limits.kept.add(|id| Folder::new(id, &exports[0], &old, 1 << 20)).unwrap();
+    limits.all.write().unwrap().insert(Limit::new(id, root, handle, State { exact: true, ..State::default() }));
+    assert!(limits.at(&new, &new_stat).is_none(), "it is another folder");
+    limits.set(&exports[0], &new, &new_stat, 8192).unwrap();
+    let limit = limits.at(&new, &new_stat).unwrap();
+    assert!(limit.id != id && limit.usage() == (8192, 0) && limits.by_id(id).is_none());
+    assert!(limits.kept.folders().iter().all(|folder| folder.id != id));
+    // After a restart it is known by its handle, and what is gone is forgotten.
+    drop(old);
+    limits.kept.add(|id| Folder::new(id, &exports[0], &safe_path::open_root(&export.join("old"))?, 1)).unwrap();
+    fs::remove_dir(export.join("old")).unwrap();
+    let again = open();
+    assert_eq!(again.at(&new, &new_stat).unwrap().id, limit.id);
+    assert_eq!(again.kept.folders().len(), 2, "of new and other");
+    // Not where nothing shows that the export is the one that it was.
+    drop((new, other));
+    fs::remove_dir(export.join("new")).unwrap();
+    fs::remove_dir(export.join("other")).unwrap();
+    assert_eq!(open().kept.folders().len(), 2);
 }
