@@ -329,10 +329,9 @@ async fn volume_mount(
             let dir = kubelet.disk.pod_dir(&context.uid).map_err(|error| error.to_string())?;
             let target = dir.join("subpaths").join(container).join(index.to_string());
             // The volume's server may not answer.
-            let (folder, device) = (volume.path.clone(), volume.device.clone());
+            let folder = volume.path.clone();
             let bound = threads::blocking_for(&context.uid, move || {
-                subpath::bind(&folder, device.as_deref(), &sub_path, &target)
-                    .map_err(|error| VolumeError::Refused(error.to_string()))
+                subpath::bind(&folder, &sub_path, &target).map_err(|error| VolumeError::Refused(error.to_string()))
             });
             bound.await.map_err(|error| {
                 format!(

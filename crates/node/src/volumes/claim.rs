@@ -14,11 +14,15 @@ use mainstay_api::kinds;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use mainstay_logic::volume::room::OVERCOMMIT;
 use mainstay_logic::volume::source;
 
 use super::image::copy::Hold;
 use super::image::{Growth, Image};
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking, freeze, growth, host, nfs, ownership};
+use super::{
+    Answer, Driver, Ready, Request, VolumeError, blocking_host, blocking_long, blocking_on, blocking_owner, freeze,
+    growth, host, nfs, ownership,
+};
 use mainstay_runtime::safe_path::{self, make_private_dir};
 
 /// On a PersistentVolume: the node that made its directory.
@@ -88,17 +92,22 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let path = if provisioned { ensure_provisioned(&request, &volume, &root, path).await? } else { path };
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
-    let (again, on_root_mismatch) = (request.again, request.on_root_mismatch());
-    blocking(move || {
-        if !provisioned {
-            host::check_type(&path, &type_)?;
+    let (group, on_root_mismatch) = (group.filter(|_| !request.again && !read_only), request.on_root_mismatch());
+    let ready = Ready { path: path.clone(), read_only, volume: Some(volume_name.clone()), refresh_at: None };
+    let give = move || match group {
+        Some(group) => {
+            ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))
         }
-        if let Some(group) = group.filter(|_| !again && !read_only) {
-            ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))?;
-        }
-        Ok(Ready { path, read_only, volume: Some(volume_name), refresh_at: None })
-    })
-    .await
+        None => Ok(()),
+    };
+    if !provisioned {
+        let path = ready.path.clone();
+        // Whatever the machine has there.
+        blocking_host(&context.uid, move || host::check_type(&path, &type_).and_then(|()| give())).await?;
+    } else if group.is_some() {
+        blocking_owner(&volume_name, give).await?;
+    }
+    Ok(ready)
 }
 
 /// Says that the pod uses a volume, and waits until whoever empties or removes it is done: what is read from here on is
@@ -223,31 +232,43 @@ async fn ensure_provisioned(
         return Err(VolumeError::Refused(format!("volume \"{name}\" lives on node \"{other}\"")));
     }
     let (made, image) = (made_on.is_some(), is_image(volume));
+    let overcommitted = mainstay_logic::volume::annotation(&volume.metadata, OVERCOMMIT) == "true";
     let size = mainstay_logic::volume::capacity(volume);
     let root = root.to_owned();
     let users = request.kubelet.volumes.users().clone();
     let copy_of = source::copy_of(volume).filter(|_| !made).map(str::to_owned);
     let exe = request.kubelet.config.shim_exe.clone();
+    let (is_copy, volume_name) = (copy_of.is_some(), volume.metadata.name.as_deref().unwrap_or(""));
     let alone = users.lock_all([Some(name), copy_of.clone()].into_iter().flatten()).await;
-    let (seen, growth) = blocking(move || {
+    let make = move || {
         let _alone = alone;
         if image {
             let image = Image::new(&root, &path)?;
             let size = u64::try_from(size).unwrap_or(0);
-            let Some(folder) = copy_of else { return Ok((image.data(), image.ensure(size, made)?)) };
+            let Some(folder) = copy_of else {
+                let growth = image.ensure(size, made)?;
+                if overcommitted {
+                    image.note_overcommitted()?;
+                }
+                return Ok((image.data(), growth));
+            };
             let from = Image::new(
                 &root,
                 &root.join(safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
             )?;
             let growth = image.ensure_copy(&from, Hold { exe: &exe, limit: freeze::LIMIT }, size)?;
+            if overcommitted {
+                image.note_overcommitted()?;
+            }
             return Ok((image.data(), growth));
         }
         if copy_of.is_some() {
             return Err(VolumeError::Refused("a plain directory cannot be a copy of another volume".to_owned()));
         }
-        if made { must_exist(&root, &path) } else { make(&root, &path) }.map(|()| (path, Growth::Done))
-    })
-    .await?;
+        if made { must_exist(&root, &path) } else { self::make(&root, &path) }.map(|()| (path, Growth::Done))
+    };
+    let done = if is_copy { blocking_long(volume_name, make).await } else { blocking_on(volume_name, make).await };
+    let (seen, growth) = done?;
     let grown = image && growth == Growth::Done && growth::is_due(volume);
     if made && !grown {
         return Ok(seen);

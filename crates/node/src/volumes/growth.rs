@@ -12,7 +12,7 @@ use serde_json::json;
 use super::claim::{self, MADE_ON, MADE_SIZE};
 use super::image::{Growth, Image};
 use super::reconciler::Progress;
-use super::{VolumeError, blocking};
+use super::{VolumeError, blocking_on};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
@@ -39,7 +39,8 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
     let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
     let size = volume::capacity(volume);
     let alone = users.lock(&name).await;
-    let grown = blocking(move || {
+    let shown = name.clone();
+    let grown = blocking_on(&shown, move || {
         let _alone = alone;
         if !users.has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
             return Ok(Err(Progress::Done));

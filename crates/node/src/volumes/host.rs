@@ -12,7 +12,7 @@ use mainstay_api::quantity::Quantity;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking, ownership};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking, blocking_host, ownership};
 use mainstay_runtime::safe_path::{self, mounts};
 
 /// The mode of folders that `DirectoryOrCreate` makes: rwxr-xr-x.
@@ -76,10 +76,12 @@ impl Driver for HostPath {
 
     fn ensure<'a>(&'a self, request: Request<'a>) -> Answer<'a> {
         let source = request.volume.host_path.clone().unwrap_or_default();
-        Box::pin(blocking(move || {
+        let pod = request.context.uid.clone();
+        let check = move || {
             check_type(Path::new(&source.path), source.type_.as_deref().unwrap_or(""))?;
             Ok(Ready { path: source.path.into(), ..Ready::default() })
-        }))
+        };
+        Box::pin(async move { blocking_host(&pod, check).await })
     }
 }
 

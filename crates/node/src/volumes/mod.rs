@@ -49,7 +49,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 use serde::{Deserialize, Serialize};
 
-use self::threads::{blocking, blocking_at, blocking_for};
+use self::threads::{
+    blocking, blocking_at, blocking_for, blocking_host, blocking_long, blocking_mount, blocking_on, blocking_owner,
+};
 use crate::kubelet::disk::Disk;
 use crate::kubelet::environment::Dependencies;
 use crate::kubelet::{Kubelet, PodContext};
@@ -337,7 +339,8 @@ impl Volumes {
         blocking_for(uid, look).await
     }
 
-    /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left.
+    /// Unmounts the images that nobody uses: what a crash between a pod's end and the unmounting has left. Removes what
+    /// one has left half made.
     pub async fn release_unused(&self) -> Result<(), VolumeError> {
         let root = self.root.clone();
         let mounted =
@@ -345,6 +348,21 @@ impl Volumes {
         for image in mounted {
             let name = image.name();
             self.release(image, &name).await?;
+        }
+        self.remove_begun().await
+    }
+
+    /// Removes what an agent from before has begun to make and has not named: it takes room (X7).
+    async fn remove_begun(&self) -> Result<(), VolumeError> {
+        let root = self.root.clone();
+        let begun = blocking(move || image::begun(&root).map_err(VolumeError::io("reading what was begun"))).await?;
+        for image in begun {
+            let alone = self.users.lock(&image.name()).await;
+            blocking(move || {
+                let _alone = alone;
+                image.tidy().map_err(VolumeError::io(format!("removing what was begun of {}", image.name())))
+            })
+            .await?;
         }
         Ok(())
     }

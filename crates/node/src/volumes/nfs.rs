@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, Volume};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{Answer, Driver, Ready, Request, VolumeError, blocking_at};
+use super::{Answer, Driver, Ready, Request, VolumeError, blocking_mount};
 use crate::NodeConfig;
 use crate::kubelet::deadline;
 use mainstay_nfs::client::{self, GuardRequest, MountRequest, Source};
@@ -54,7 +54,7 @@ pub async fn mount(
     let is_used = request.kubelet.runtime.has_running(&request.context.uid);
     let path = target.clone();
     let server = source.server.clone();
-    blocking_at(&server, move || {
+    blocking_mount(&request.context.uid, &server, move || {
         let export = Export { source: &source, options: &options, read_only };
         at(&config, &target, &export, fence.as_ref(), is_used)
     })

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
 use super::reconciler::{self, Progress};
-use super::{VolumeError, blocking};
+use super::{VolumeError, blocking_long};
 use crate::kubelet::Kubelet;
 use mainstay_runtime::safe_path::remove;
 
@@ -51,7 +51,7 @@ pub async fn reclaim(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progr
         };
         volume.metadata = metadata;
         let image = claim::is_image(&volume);
-        blocking(move || {
+        blocking_long(&name, move || {
             let _alone = alone;
             if image {
                 return Image::new(&root, &path)?.delete();

@@ -9,7 +9,7 @@ use mainstay_logic::kubelet::PodEvent;
 
 use super::image::{Image, Recovery};
 use super::users::Users;
-use super::{VolumeError, blocking};
+use super::{VolumeError, blocking, blocking_on};
 use crate::kubelet::events::Regarding;
 use crate::kubelet::{Kubelet, PodContext};
 
@@ -36,7 +36,7 @@ pub async fn recover(
             let _alone = alone;
             image.recover()
         };
-        let result = blocking(work).await;
+        let result = blocking_on(&name, work).await;
         let (warning, reason, message) = match &result {
             Ok(Recovery::Unneeded) => continue,
             Ok(Recovery::Done) => (

@@ -9,23 +9,72 @@ use std::path::Path;
 /// The file in a volume's folder that takes the room.
 const IMAGE: &str = "image";
 
-/// Bytes below a volume root; the root need not be there yet.
+/// A file beside the image of a volume that was promised without a look at the room: nobody else gives way to it.
+const OVERCOMMITTED: &str = "overcommitted";
+/// What the folders of snapshots begin with: they are no volumes.
+const SNAPSHOT: &str = "snapshot-";
+
+/// Bytes below a volume root; the root need not be there yet. Copies are none of it: what a snapshot has taken no
+/// volume can have. Nor is it ever more than the file system has, where images share their blocks.
 pub fn bytes(root: &Path) -> io::Result<u64> {
+    let system = file_system(root)?;
+    let taken = images(root)?.iter().fold(0u64, |sum, image| sum.saturating_add(image.taken));
+    let all = system.blocks().saturating_sub(system.blocks_free().saturating_sub(system.blocks_available()));
+    Ok(free(&system).saturating_add(taken).min(all.saturating_mul(system.fragment_size())))
+}
+
+/// Bytes that are free and that no volume is still to have: what may be taken for something else, such as a copy.
+pub fn spare(root: &Path) -> io::Result<u64> {
+    let owed = images(root)?
+        .iter()
+        .filter(|image| !image.is_overcommitted)
+        .fold(0u64, |sum, image| sum.saturating_add(image.promised.saturating_sub(image.taken)));
+    Ok(free(&file_system(root)?).saturating_sub(owed))
+}
+
+/// Notes that a volume was promised without a look at the room.
+pub fn note_overcommitted(dir: &Path) -> io::Result<()> {
+    std::fs::File::create(dir.join(OVERCOMMITTED)).map(drop)
+}
+
+fn file_system(root: &Path) -> io::Result<nix::sys::statvfs::Statvfs> {
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(root);
-    let system = nix::sys::statvfs::statvfs(there)?;
-    let mut bytes = system.blocks_available().saturating_mul(system.fragment_size());
+    Ok(nix::sys::statvfs::statvfs(there)?)
+}
+
+fn free(system: &nix::sys::statvfs::Statvfs) -> u64 {
+    system.blocks_available().saturating_mul(system.fragment_size())
+}
+
+/// A volume's image, in bytes.
+struct Taken {
+    promised: u64,
+    taken: u64,
+    is_overcommitted: bool,
+}
+
+fn images(root: &Path) -> io::Result<Vec<Taken>> {
     let folders = match std::fs::read_dir(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         folders => folders?,
     };
+    let mut found = Vec::new();
     for folder in folders {
-        match folder?.path().join(IMAGE).symlink_metadata() {
-            Ok(image) if image.is_file() => bytes = bytes.saturating_add(image.blocks().saturating_mul(512)),
+        let folder = folder?;
+        if folder.file_name().as_encoded_bytes().starts_with(SNAPSHOT.as_bytes()) {
+            continue;
+        }
+        match folder.path().join(IMAGE).symlink_metadata() {
+            Ok(image) if image.is_file() => found.push(Taken {
+                promised: image.len(),
+                taken: image.blocks().saturating_mul(512),
+                is_overcommitted: folder.path().join(OVERCOMMITTED).exists(),
+            }),
             // A plain directory, or a volume that is being removed.
             _ => {}
         }
     }
-    Ok(bytes)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -51,6 +100,15 @@ mod tests {
             assert_eq!(super::bytes(&root).unwrap(), empty, "what is written was free before");
             fs::write(base.join("other"), [1; 1 << 20]).unwrap();
             assert_eq!(super::bytes(&root).unwrap(), empty - (1 << 20), "what others take is gone");
+            // A snapshot is nobody's volume: what it has taken is gone, too.
+            fs::create_dir(root.join("snapshot-1")).unwrap();
+            fs::write(root.join("snapshot-1/image"), [1; 1 << 20]).unwrap();
+            assert_eq!(super::bytes(&root).unwrap(), empty - (2 << 20));
+            // 3 of the volume's 4 MiB are still to come, unless nobody gives way to it.
+            let spare = super::spare(&root).unwrap();
+            assert_eq!(spare, empty - (2 << 20) - (4 << 20));
+            super::note_overcommitted(&root.join("pvc-1")).unwrap();
+            assert_eq!(super::spare(&root).unwrap(), spare + (3 << 20));
         });
     }
 }

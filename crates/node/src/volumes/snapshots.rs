@@ -28,7 +28,7 @@ use super::claim::{self, FINALIZER, MADE_ON};
 use super::image::Image;
 use super::image::copy::{self, Copy, Hold};
 use super::reconciler::{self, Progress};
-use super::{VolumeError, blocking, freeze};
+use super::{VolumeError, blocking_long, freeze};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
@@ -147,7 +147,7 @@ async fn take(kubelet: &Kubelet, content: &VolumeSnapshotContent, volume: &str) 
     let from = volume_image(kubelet, volume).await?;
     let (target, exe) = (to.clone(), kubelet.config.shim_exe.clone());
     let alone = kubelet.volumes.users().lock_all([from.name(), target.name()]).await;
-    blocking(move || {
+    blocking_long(volume, move || {
         let _alone = alone;
         copy::snapshots(&[Copy { from: &from, to: &target }], Hold { exe: &exe, limit: freeze::LIMIT })
     })
@@ -191,7 +191,7 @@ async fn remove(kubelet: &Kubelet, seen: &VolumeSnapshotContent) -> Result<(), V
         let Some(metadata) = reconciler::announce(kubelet, KIND, &content.metadata).await? else { return Ok(()) };
         content.metadata = metadata;
         let image = image_of(kubelet, &folder)?;
-        blocking(move || {
+        blocking_long(&folder, move || {
             let _alone = alone;
             image.delete()
         })

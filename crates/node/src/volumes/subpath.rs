@@ -18,25 +18,33 @@ use mainstay_runtime::safe_path::{self, mounts};
 /// The bits of a volume's folder that folders made in it get too: who may do what, and the handing on of its group.
 const MODE_BITS: u32 = 0o2777;
 
-/// Binds `sub_path` of a volume to `target` and gives the place. Idempotent. What is bound there from another file
-/// system than the volume's `device` is of a mount that is gone.
-pub fn bind(volume: &Path, device: Option<&str>, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
+/// Binds `sub_path` of a volume to `target` and gives the place. Idempotent, but looked up anew each time, as upstream
+/// does: a container that starts again gets what has the name by now, also where a restore or a newer ConfigMap has
+/// put another file or folder there, or where the file system is another one (V5, V6).
+pub fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
     let sub_path = safe_path::plain(sub_path)?;
-    match (mounts::device_at(target)?, device) {
-        (Some(bound), Some(device)) if bound != device => {
-            nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?;
-        }
-        (Some(_), _) => return Ok(target.to_owned()),
-        (None, _) => {}
-    }
     let root = safe_path::open_root(volume)?;
     let found = match safe_path::open_within(&root, sub_path, OFlag::O_PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(&root, sub_path)?,
         found => found?,
     };
-    let parent = target.parent().unwrap_or(Path::new("/"));
-    make_private_dir(parent)?;
-    if fs::metadata(safe_path::fd_path(&found))?.is_dir() {
+    let found_is = fs::metadata(safe_path::fd_path(&found))?;
+    if mounts::device_at(target)?.is_some() {
+        // Where it cannot be looked at, its file system is gone.
+        let is_bound =
+            fs::metadata(target).is_ok_and(|bound| (bound.dev(), bound.ino()) == (found_is.dev(), found_is.ino()));
+        if is_bound {
+            return Ok(target.to_owned());
+        }
+        nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?;
+    }
+    make_private_dir(target.parent().unwrap_or(Path::new("/")))?;
+    match fs::symlink_metadata(target) {
+        Ok(point) if point.is_dir() && !found_is.is_dir() => fs::remove_dir(target)?,
+        Ok(point) if !point.is_dir() && found_is.is_dir() => fs::remove_file(target)?,
+        _ => {}
+    }
+    if found_is.is_dir() {
         make_private_dir(target)?;
     } else {
         fs::OpenOptions::new().create(true).append(true).open(target)?;

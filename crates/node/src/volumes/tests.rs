@@ -116,22 +116,22 @@ fn x3_a_sub_path_cannot_leave_its_volume() {
         for bad in
             ["..", "../secret", "up", "up/x", "absolute", "absolute/x", "magic/etc", "/etc", "real/../../secret", ""]
         {
-            assert!(subpath::bind(&volume, None, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
+            assert!(subpath::bind(&volume, bad, &base.join("pods/u/subpaths/c/0")).is_err(), "{bad}");
         }
         assert!(fs::read_dir(&secret).unwrap().next().is_none(), "nothing was made outside");
         let target = base.join("pods/u/subpaths/c/1");
-        subpath::bind(&volume, None, "alias", &target).unwrap();
+        subpath::bind(&volume, "alias", &target).unwrap();
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
-        // A link put in its way later changes nothing: the place is bound.
+        // A link put in its way later leads nowhere.
         fs::remove_file(volume.join("alias")).unwrap();
         symlink(&secret, volume.join("alias")).unwrap();
-        assert_eq!(subpath::bind(&volume, None, "alias", &target).unwrap(), target);
+        assert!(subpath::bind(&volume, "alias", &target).is_err());
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "inside");
         let file = base.join("pods/u/subpaths/c/2");
-        subpath::bind(&volume, None, "real/file", &file).unwrap();
+        subpath::bind(&volume, "real/file", &file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "inside");
         let made = base.join("pods/u/subpaths/c/3");
-        subpath::bind(&volume, None, "new/sub", &made).unwrap();
+        subpath::bind(&volume, "new/sub", &made).unwrap();
         assert!(volume.join("new/sub").is_dir());
         mounts::unmount_below(&base.join("pods")).unwrap();
         assert!(mounts::below(&base.join("pods")).unwrap().is_empty());
@@ -151,7 +151,7 @@ fn v6_a_sub_path_of_a_file_system_that_is_gone_is_bound_anew() {
             fs::create_dir(volume.join("part")).unwrap();
             fs::write(volume.join("part/file"), content).unwrap();
             for _ in 0..2 {
-                subpath::bind(&volume, device().as_deref(), "part", &target).unwrap();
+                subpath::bind(&volume, "part", &target).unwrap();
                 assert_eq!(fs::read_to_string(target.join("file")).unwrap(), content);
             }
             devices.push(device());
@@ -164,13 +164,38 @@ fn v6_a_sub_path_of_a_file_system_that_is_gone_is_bound_anew() {
 }
 
 #[test]
+fn v5_v6_a_container_that_starts_again_gets_what_its_sub_path_names_by_now() {
+    alone(|base| {
+        let (volume, target) = (base.join("volume"), base.join("pods/u/subpaths/c/0"));
+        fs::create_dir_all(volume.join("pgdata")).unwrap();
+        let bind = |name: &str| subpath::bind(&volume, name, &target).unwrap();
+        bind("pgdata");
+        fs::write(volume.join("pgdata/rows"), "broken").unwrap();
+        // A restore beside what is broken.
+        fs::rename(volume.join("pgdata"), volume.join("pgdata.broken")).unwrap();
+        fs::create_dir(volume.join("pgdata")).unwrap();
+        fs::write(volume.join("pgdata/rows"), "restored").unwrap();
+        assert_eq!(fs::read_to_string(bind("pgdata").join("rows")).unwrap(), "restored");
+        assert_eq!(mounts::below(&base.join("pods")).unwrap().len(), 1, "nothing is bound twice");
+        // A file of a ConfigMap: what it was is removed.
+        for content in ["first", "second"] {
+            fs::write(volume.join("new"), content).unwrap();
+            fs::rename(volume.join("new"), volume.join("app.conf")).unwrap();
+            assert_eq!(fs::read_to_string(bind("app.conf")).unwrap(), content);
+        }
+        assert_eq!(bind("pgdata").join("rows").metadata().unwrap().len(), 8);
+        mounts::unmount_below(&base.join("pods")).unwrap();
+    });
+}
+
+#[test]
 fn folders_made_for_a_sub_path_are_as_the_volume_is_for_its_group() {
     alone(|base| {
         let volume = base.join("volume");
         fs::create_dir_all(&volume).unwrap();
         ownership::give_to_group(&volume, 3456, false).unwrap();
         let of_volume = fs::metadata(&volume).unwrap();
-        let bound = subpath::bind(&volume, None, "new/sub", &base.join("pods/u/subpaths/c/0")).unwrap();
+        let bound = subpath::bind(&volume, "new/sub", &base.join("pods/u/subpaths/c/0")).unwrap();
         for made in [volume.join("new"), volume.join("new/sub"), bound] {
             let found = fs::metadata(&made).unwrap();
             assert_eq!((found.mode(), found.gid()), (of_volume.mode(), 3456), "{}", made.display());

@@ -11,12 +11,13 @@ mod tests;
 use std::fs::{DirBuilder, File, FileTimes};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::{VolumeError, claim, freeze, loops};
-use super::{Growth, Image, fresh_file, name, offline};
+use super::{Fresh, Growth, Image, offline};
+use crate::volumes::room;
 use mainstay_runtime::safe_path::make_private_dir;
 
 /// From `linux/fs.h`: `_IOW(0x94, 9, int)`.
@@ -44,12 +45,6 @@ pub struct Hold<'a> {
     pub limit: Duration,
 }
 
-/// A copy that has no name yet.
-struct Fresh {
-    file: File,
-    length: u64,
-}
-
 impl Image {
     /// When the volume became what it is, of a copy that nobody has written to, and its size in bytes; `None` where it
     /// is not there.
@@ -67,14 +62,13 @@ impl Image {
     /// Also where there is nothing to copy: it never starts empty.
     pub fn ensure_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<Growth, VolumeError> {
         if !self.file().exists() {
-            let fresh = [Copy { from, to: self }];
-            for (fresh, copy) in copy_all(&fresh, hold)?.iter().zip(fresh) {
-                let path = copy.to.dir.join("image.new");
-                if fresh.length < super::rounded(size) {
-                    offline::resize(&path, &fresh.file, super::rounded(size))?;
+            for fresh in copy_all(&[Copy { from, to: self }], hold)? {
+                let at = VolumeError::io(format!("naming {}", self.file().display()));
+                let length = from.open().and_then(|file| file.metadata()).map(|from| from.len());
+                if length.is_ok_and(|length| length < super::rounded(size)) {
+                    offline::resize(&fresh.path(), &fresh.file, super::rounded(size))?;
                 }
-                name(&copy.to.dir, &path, &fresh.file)
-                    .map_err(VolumeError::io(format!("naming {}", path.display())))?;
+                fresh.name().map_err(at)?;
             }
         }
         self.ensure(size, true)
@@ -94,10 +88,8 @@ pub fn snapshots(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<(), VolumeError>
         // Those of an attempt that was cut off are of another moment. Nobody mounts a snapshot.
         gone(&copy.to.file()).map_err(VolumeError::io(format!("removing {}", copy.to.file().display())))?;
     }
-    let fresh = copy_all(copies, hold)?;
-    for (fresh, copy) in fresh.iter().zip(copies) {
-        let path = copy.to.dir.join("image.new");
-        name(&copy.to.dir, &path, &fresh.file).map_err(VolumeError::io(format!("naming {}", path.display())))?;
+    for (fresh, copy) in copy_all(copies, hold)?.into_iter().zip(copies) {
+        fresh.name().map_err(VolumeError::io(format!("naming {}", copy.to.file().display())))?;
     }
     Ok(())
 }
@@ -127,7 +119,7 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
     let (moment, until) = (SystemTime::now(), frozen.as_ref().map(|_| Instant::now() + hold.limit));
     let copied = open.iter().zip(copies).try_for_each(|((file, target), copy)| {
-        clone(file, target, until)
+        clone(file, &target.file, &copy.to.root, until)
             .map_err(|error| (error.kind(), VolumeError::io(format!("copying {}", copy.from.file().display()))(error)))
     });
     let held = frozen.map_or(Ok(true), freeze::Frozen::thaw);
@@ -143,9 +135,9 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     copied.map_err(|(_, error)| error)?;
     held.map_err(VolumeError::io("copying"))?;
     marks.iter().try_for_each(|mark| gone(mark)).map_err(VolumeError::io("copying"))?;
-    let fresh = open.into_iter().map(|(file, target)| {
-        target.set_times(FileTimes::new().set_modified(moment))?;
-        Ok(Fresh { file: target, length: file.metadata()?.len() })
+    let fresh = open.into_iter().map(|(_, target)| {
+        target.file.set_times(FileTimes::new().set_modified(moment))?;
+        Ok(target)
     });
     fresh.collect::<io::Result<_>>().map_err(VolumeError::io("noting the moment of the copy"))
 }
@@ -176,7 +168,7 @@ fn source(image: &Image) -> Result<(File, Option<freeze::Mounted>), VolumeError>
 }
 
 /// An empty file for a copy.
-fn target(image: &Image) -> io::Result<File> {
+fn target(image: &Image) -> io::Result<Fresh> {
     make_private_dir(&image.root)?;
     match DirBuilder::new().mode(0o700).create(&image.dir) {
         Ok(()) => File::open(&image.root)?.sync_all()?,
@@ -184,17 +176,24 @@ fn target(image: &Image) -> io::Result<File> {
         Err(error) => return Err(error),
     }
     claim::must_exist(&image.root, &image.dir).map_err(io::Error::other)?;
-    fresh_file(&image.dir.join("image.new"), 0)
+    Fresh::new(&image.dir, 0)
 }
 
-/// Copies a file with its holes; by reference where the file system can.
+/// Copies a file with its holes; by reference where the file system can. What has to be copied takes no room that a
+/// volume below `root` was promised.
 ///
 /// # Errors
-/// `TimedOut` where it is not done at `until`; what the kernel says otherwise.
-pub(super) fn clone(from: &File, to: &File, until: Option<Instant>) -> io::Result<()> {
+/// `StorageFull` where there is no such room; `TimedOut` where it is not done at `until`; what the kernel says
+/// otherwise.
+pub(super) fn clone(from: &File, to: &File, root: &Path, until: Option<Instant>) -> io::Result<()> {
     // SAFETY: the argument is a descriptor.
     if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
         return Ok(());
+    }
+    let (wanted, spare) = (from.metadata()?.blocks().saturating_mul(512), room::spare(root)?);
+    if wanted > spare {
+        let why = format!("a copy takes {wanted} bytes, and {spare} are free that no volume was promised");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, why));
     }
     let length = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
     to.set_len(from.metadata()?.len())?;

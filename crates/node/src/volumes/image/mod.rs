@@ -3,7 +3,7 @@
 //! ```text
 //! <volume root>/<volume>/           0700, root's
 //! <volume root>/<volume>/image      the file system; as long as the volume is large, sparse
-//! <volume root>/<volume>/image.new  one that is being made or grown; after a crash nobody looks at it again
+//! <volume root>/<volume>/image.new  one that is being made or grown; after a crash it is removed
 //! <volume root>/<volume>/fs/        where it is mounted
 //! <volume root>/<volume>/fs/data/   what pods see: a folder that is empty at first (`lost+found` stays beside it) and
 //!                                   is not there at all while nothing is mounted
@@ -147,7 +147,7 @@ impl Image {
         let file = self.open().map_err(at("opening"))?;
         // Where a container still has it from before, it is not at rest.
         if loops::find(&file).map_err(at("looking for"))?.is_none() {
-            offline::grow(&self.dir, &file, rounded(size))?;
+            offline::grow(&self.root, &self.dir, &file, rounded(size))?;
         }
         self.mount(&self.open().map_err(at("opening"))?)?;
         self.grow(size)
@@ -161,8 +161,7 @@ impl Image {
 
     /// Makes the image beside its place, and gives it its name when it is whole and on the disk.
     fn make(&self, size: u64) -> Result<(), VolumeError> {
-        let fresh = self.dir.join("image.new");
-        let begin = || -> io::Result<File> {
+        let begin = || -> io::Result<Fresh> {
             make_private_dir(&self.root)?;
             match fs::DirBuilder::new().mode(0o700).create(&self.dir) {
                 Ok(()) => File::open(&self.root)?.sync_all()?,
@@ -170,11 +169,11 @@ impl Image {
                 Err(error) => return Err(error),
             }
             claim::must_exist(&self.root, &self.dir).map_err(io::Error::other)?;
-            fresh_file(&fresh, size)
+            Fresh::new(&self.dir, size)
         };
-        let file = begin().map_err(VolumeError::io(format!("making {}", fresh.display())))?;
-        make_file_system(&fresh)?;
-        name(&self.dir, &fresh, &file).map_err(VolumeError::io(format!("making {}", self.file().display())))
+        let fresh = begin().map_err(VolumeError::io(format!("making {}", self.dir.join(FRESH).display())))?;
+        make_file_system(&fresh.path())?;
+        fresh.name().map_err(VolumeError::io(format!("making {}", self.file().display())))
     }
 
     /// Mounts the image, unless it is; whether it was not.
@@ -289,6 +288,16 @@ impl Image {
         Ok(Recovery::Done)
     }
 
+    /// Removes what an attempt that was cut off has left beside it.
+    pub fn tidy(&self) -> io::Result<()> {
+        remove_fresh(&self.dir)
+    }
+
+    /// Notes that the volume was promised without a look at the room.
+    pub fn note_overcommitted(&self) -> Result<(), VolumeError> {
+        super::room::note_overcommitted(&self.dir).map_err(VolumeError::io(format!("noting in {}", self.dir.display())))
+    }
+
     /// Removes the volume with its data: only when nobody, in no mount namespace, has it mounted (V3, V8).
     pub fn delete(&self) -> Result<(), VolumeError> {
         let work = || -> io::Result<()> {
@@ -312,22 +321,72 @@ impl Image {
     }
 }
 
-/// An empty file of this size where there is none or a half-made one.
-fn fresh_file(path: &Path, size: u64) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_len(size)?;
-    Ok(file)
+/// The file beside an image, or beside its place, that is to take its name.
+const FRESH: &str = "image.new";
+
+/// An image that has no name yet. Dropped without one it is removed: it has taken room that may be another volume's.
+struct Fresh {
+    dir: PathBuf,
+    file: File,
+    is_named: bool,
 }
 
-/// Gives an image that is whole its name.
-fn name(dir: &Path, fresh: &Path, file: &File) -> io::Result<()> {
-    file.sync_all()?;
-    fs::rename(fresh, dir.join("image"))?;
-    File::open(dir)?.sync_all()
+impl Fresh {
+    /// An empty file of this size, in the place of a half-made one.
+    fn new(dir: &Path, size: u64) -> io::Result<Self> {
+        let path = dir.join(FRESH);
+        remove_fresh(dir)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let fresh = Self { dir: dir.to_owned(), file, is_named: false };
+        fresh.file.set_len(size)?;
+        Ok(fresh)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(FRESH)
+    }
+
+    /// Gives it its name: it is whole.
+    fn name(mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(self.path(), self.dir.join("image"))?;
+        self.is_named = true;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if !self.is_named
+            && let Err(error) = remove_fresh(&self.dir)
+        {
+            tracing::warn!(path = %self.path().display(), %error, "what was half made stays");
+        }
+    }
+}
+
+/// Removes what an attempt that was cut off has left beside an image.
+fn remove_fresh(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(FRESH)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The volumes and snapshots below the root beside which somebody was making an image, or still is.
+pub fn begun(root: &Path) -> io::Result<Vec<Image>> {
+    let folders = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folders => folders?,
+    };
+    let mut found = Vec::new();
+    for folder in folders {
+        let dir = folder?.path();
+        if dir.join(FRESH).symlink_metadata().is_ok_and(|fresh| fresh.is_file()) {
+            found.extend(Image::new(root, &dir));
+        }
+    }
+    Ok(found)
 }
 
 /// All volumes below the root that are mounted.

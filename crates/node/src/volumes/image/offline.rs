@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::super::VolumeError;
 use super::copy::clone;
-use super::{fresh_file, name, run};
+use super::{Fresh, run};
 
 /// `e2fsck`: errors were corrected.
 const CORRECTED: i32 = 1;
@@ -16,14 +16,14 @@ const CORRECTED: i32 = 1;
 /// Replaces the image in `dir` by one that is `size` bytes large and holds the same.
 ///
 /// # Errors
-/// No room for the copy; a file system with errors that need a human. The image is as it was.
-pub fn grow(dir: &Path, image: &File, size: u64) -> Result<(), VolumeError> {
-    let fresh = dir.join("image.new");
-    let at = |what: &str| VolumeError::io(format!("{what} {}", fresh.display()));
-    let copy = fresh_file(&fresh, 0).and_then(|copy| clone(image, &copy, None).map(|()| copy));
-    let copy = copy.map_err(at("copying the image to"))?;
-    resize(&fresh, &copy, size)?;
-    name(dir, &fresh, &copy).map_err(at("naming"))
+/// No room for the copy that no volume was promised; a file system with errors that need a human. The image is as it
+/// was.
+pub fn grow(root: &Path, dir: &Path, image: &File, size: u64) -> Result<(), VolumeError> {
+    let at = |what: &str| VolumeError::io(format!("{what} {}", dir.display()));
+    let copy = Fresh::new(dir, 0).and_then(|copy| clone(image, &copy.file, root, None).map(|()| copy));
+    let copy = copy.map_err(at("copying the image in"))?;
+    resize(&copy.path(), &copy.file, size)?;
+    copy.name().map_err(at("naming the image in"))
 }
 
 /// Checks an image that nobody has mounted, and mends what can be mended without a person.

@@ -58,7 +58,7 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
     }
     let (exe, targets) = (kubelet.config.shim_exe.clone(), to.clone());
     let alone = kubelet.volumes.users().lock_all(from.iter().chain(&targets).map(Image::name)).await;
-    blocking(move || {
+    blocking_long(volumes.first().map_or("", String::as_str), move || {
         let _alone = alone;
         let copies: Vec<Copy> = from.iter().zip(&targets).map(|(from, to)| Copy { from, to }).collect();
         copy::snapshots(&copies, Hold { exe: &exe, limit: freeze::LIMIT })
@@ -101,7 +101,7 @@ async fn remove(kubelet: &Kubelet, seen: &VolumeGroupSnapshotContent) -> Result<
         }
         let gone = folders.iter().filter(|folder| !kept.contains(&source::handle(&kubelet.config.node_name, folder)));
         let gone = gone.map(|folder| image_of(kubelet, folder)).collect::<Result<Vec<Image>, _>>()?;
-        blocking(move || {
+        blocking_long(folders.first().map_or("", String::as_str), move || {
             let _alone = alone;
             gone.iter().try_for_each(Image::delete)
         })

@@ -124,6 +124,48 @@ fn a_copy_never_starts_empty_and_a_group_is_of_one_moment() {
 }
 
 #[test]
+fn v10_a_copy_takes_no_room_that_a_volume_was_promised_and_leaves_nothing_where_it_fails() {
+    alone(|base| {
+        let exe = supervisor();
+        let small = base.join("volumes");
+        fs::create_dir(&small).unwrap();
+        nix::mount::mount(Some("small"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=96m"))
+            .unwrap();
+        let (full, other, copy) = (image(base, "pvc-1"), image(base, "pvc-2"), image(base, "snapshot-1"));
+        full.ensure(32 * MIB, false).unwrap();
+        other.ensure(48 * MIB, false).unwrap();
+        let fill = |image: &Image, mib: usize| {
+            let mut file = File::create(image.data().join("fill")).unwrap();
+            (0..mib).try_for_each(|_| file.write_all(&[7; MIB as usize])).and_then(|()| file.sync_all())
+        };
+        fill(&full, 22).unwrap();
+        // 96 less 80 that were promised are left.
+        let pair = [Copy { from: &full, to: &copy }];
+        let error = snapshots(&pair, hold(&exe)).unwrap_err().to_string();
+        assert!(error.contains("are free that no volume was promised"), "{error}");
+        assert!(!copy.dir.join("image.new").exists() && !copy.file().exists());
+        // The same for a volume that starts as a copy, and for one that is copied to grow.
+        assert!(image(base, "pvc-3").ensure_copy(&full, hold(&exe), 32 * MIB).is_err());
+        assert!(!small.join("pvc-3/image.new").exists());
+        full.unmount().unwrap();
+        assert!(offline::grow(&full.root, &full.dir, &full.open().unwrap(), 64 * MIB).is_err());
+        assert!(!full.dir.join("image.new").exists());
+        fill(&other, 36).unwrap();
+        assert_eq!(fs::read(other.data().join("fill")).unwrap().len() as u64, 36 * MIB);
+        // What was promised to nobody any more is free.
+        other.delete().unwrap();
+        snapshots(&pair, hold(&exe)).unwrap();
+        assert!(copy.file().exists());
+        // What a crash has left is found.
+        fs::write(full.dir.join("image.new"), "half").unwrap();
+        let begun = super::super::begun(&small).unwrap();
+        assert_eq!(begun.iter().map(Image::name).collect::<Vec<_>>(), ["pvc-1"]);
+        begun[0].tidy().unwrap();
+        assert!(super::super::begun(&small).unwrap().is_empty());
+    });
+}
+
+#[test]
 fn writers_are_never_held_back_for_long() {
     alone(|base| {
         let exe = supervisor();
