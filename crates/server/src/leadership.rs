@@ -43,7 +43,7 @@ pub struct Term {
 impl Term {
     /// The comparison.
     pub fn guard(&self) -> (Bytes, Expect) {
-        (mark(), Expect::Guard(self.revision))
+        (mark(), Expect::Unchanged(self.revision))
     }
 
     /// Whether a refused transaction was refused because of it: another server leads.

@@ -249,7 +249,7 @@ fn is_servers_own(key: &[u8]) -> bool {
 const FORWARD: &[u8] = b"/!forward";
 /// Writes of that on their way at once.
 const AT_ONCE: usize = 32;
-/// Rows, and bytes, of one transaction of an import.
+/// Rows, and bytes, of one transaction of an import, unless a row alone is larger.
 const ROWS: usize = 64;
 const ROW_BYTES: usize = 512 << 10;
 
@@ -285,13 +285,14 @@ pub fn import(data_dir: &Path, etcd: Etcd, input: impl BufRead) -> Result<Restor
     let (mut txn, mut bytes, rows) = (Txn::default(), 0, entries.len());
     for entry in entries {
         let value = encoded(&entry.value);
-        bytes += entry.key.len() + value.bytes.len();
-        txn.expect.push((entry.key.clone(), Expect::Absent));
-        txn.ops.push(Op::Put { key: entry.key, value });
-        if txn.ops.len() >= ROWS || bytes >= ROW_BYTES {
+        let size = entry.key.len() + value.bytes.len();
+        if txn.ops.len() >= ROWS || bytes + size > ROW_BYTES {
             store.commit_blocking(std::mem::take(&mut txn))?;
             bytes = 0;
         }
+        bytes += size;
+        txn.expect.push((entry.key.clone(), Expect::Absent));
+        txn.ops.push(Op::Put { key: entry.key, value });
     }
     // Whose it is comes last: only now it is a store.
     let owner = Bytes::from_static(b"/!cluster");

@@ -126,15 +126,18 @@ pub enum Invalid {
     /// A value over [`crate::limits::MAX_VALUE`].
     #[error("a value of {0} bytes: at most {max} are allowed", max = crate::limits::MAX_VALUE)]
     Value(usize),
-    /// More ops than [`crate::limits::MAX_OPS`].
-    #[error("{0} ops in a transaction: at most {max} are allowed", max = crate::limits::MAX_OPS)]
-    Ops(usize),
-    /// More expectations than [`crate::limits::MAX_EXPECT`].
-    #[error("{0} expectations in a transaction: at most {max} are allowed", max = crate::limits::MAX_EXPECT)]
-    Expect(usize),
-    /// More bytes than [`crate::limits::MAX_TXN_BYTES`].
-    #[error("a transaction of {0} bytes: at most {max} are allowed", max = crate::limits::MAX_TXN_BYTES)]
-    Bytes(usize),
+    /// So many ops, and the most there may be ([`crate::limits::TxnLimits`]).
+    #[error("{0} ops in a transaction: at most {1} are allowed")]
+    Ops(usize, usize),
+    /// So many comparisons, and the most there may be.
+    #[error("{0} expectations in a transaction: at most {1} are allowed")]
+    Expect(usize, usize),
+    /// So many bytes, and the most there may be.
+    #[error("a transaction of {0} bytes: at most {1} are allowed")]
+    Bytes(usize, usize),
+    /// A key is changed twice, which etcd does not take.
+    #[error("a transaction changes key {0:?} twice")]
+    Twice(Bytes),
     /// The revision's place is outside of the value.
     #[error("the revision's place {0} is outside of the value")]
     RevisionOffset(usize),

@@ -4,11 +4,11 @@
 pub const MAX_KEY: usize = 2048;
 /// Longest value, in bytes: 1.5 MiB, as etcd's default request limit.
 pub const MAX_VALUE: usize = 3 << 19;
-/// Most ops of one transaction. etcd's default is 128; a decision of ours is one transaction.
+/// Most ops of one transaction of the embedded store.
 pub const MAX_OPS: usize = 1024;
-/// Most expectations of one transaction.
+/// Most expectations of one transaction of the embedded store.
 pub const MAX_EXPECT: usize = 1024;
-/// Most bytes (keys and values) of one transaction.
+/// Most bytes (keys and values) of one transaction of the embedded store.
 pub const MAX_TXN_BYTES: usize = 4 << 20;
 /// Transactions that wait for the writer; committers beyond that wait for room (in `commit`, not failing).
 pub const QUEUE: usize = 1024;
@@ -32,3 +32,24 @@ pub const MAX_PINS: usize = 64;
 pub const ENGINE_CACHE: usize = 8 << 20;
 /// Bytes of unsynced writes that are kept for being written again when a sync failed (see `disk`).
 pub const MAX_UNSYNCED: usize = 64 << 20;
+
+/// What one transaction may hold. One that holds more is refused as a whole; it is never cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnLimits {
+    /// Ops.
+    pub ops: usize,
+    /// Expectations.
+    pub compares: usize,
+    /// Keys and values, in bytes.
+    pub bytes: usize,
+    /// Whether etcd is to take it: no key is changed twice, deletions of what no expectation is about are compared with
+    /// their keys being there, and what is told of deletions does not count.
+    pub is_etcds: bool,
+}
+
+impl TxnLimits {
+    /// Of the embedded store.
+    pub const EMBEDDED: Self = Self { ops: MAX_OPS, compares: MAX_EXPECT, bytes: MAX_TXN_BYTES, is_etcds: false };
+    /// Of etcd as it is by default (128 comparisons, 128 ops, a request of 1.5 MiB), less those of the receipt.
+    pub const ETCD: Self = Self { ops: 127, compares: 127, bytes: MAX_VALUE, is_etcds: true };
+}

@@ -5,7 +5,7 @@ use crate::engine::Engine;
 use crate::etcd::{Asked, Etcd, Feed};
 use crate::format::Content;
 use crate::index::Index;
-use crate::limits::{QUEUE, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
+use crate::limits::{QUEUE, TxnLimits, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::sealing::Seal;
 use crate::silence::Silence;
 use crate::state::{Change, Keys, State, WindowLimits, page, under};
@@ -120,6 +120,8 @@ pub struct Options {
     pub owner: Owner,
     /// By what rows are found beside their keys; nothing unless told.
     pub index: Option<Index>,
+    /// What one transaction may hold: that of [`TxnLimits::EMBEDDED`] unless told. A store on etcd has etcd's.
+    pub txn: TxnLimits,
 }
 
 impl Default for Options {
@@ -133,6 +135,7 @@ impl Default for Options {
             quick_repair: false,
             owner: Owner::Anyone,
             index: None,
+            txn: TxnLimits::EMBEDDED,
         }
     }
 }
@@ -237,6 +240,7 @@ pub struct Store(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     cluster: Option<ClusterId>,
+    txn_limits: TxnLimits,
     shared: Arc<Shared>,
     committer: Committer,
 }
@@ -293,7 +297,7 @@ impl Store {
                 Committer::Thread { queue: Some(queue), thread: Some(thread) }
             }
         };
-        Ok(Self(Arc::new(Handle { cluster, shared, committer })))
+        Ok(Self(Arc::new(Handle { cluster, txn_limits: options.txn, shared, committer })))
     }
 
     /// Opens the store that an etcd cluster holds, or begins one there, and reads it into memory. Blocks. Of the
@@ -306,7 +310,7 @@ impl Store {
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
         let Feed { shared, commits, reads, thread } = crate::etcd::open(etcd, options.window(), options.index)?;
         let committer = Committer::Etcd { queue: Some(commits), reads: Some(reads), thread: Some(thread) };
-        let mut handle = Handle { cluster: None, shared, committer };
+        let mut handle = Handle { cluster: None, txn_limits: TxnLimits::ETCD, shared, committer };
         if options.owner == Owner::Anyone {
             handle.cluster = noted(&handle.shared.read().keys);
             return Ok(Self(Arc::new(handle)));
@@ -351,6 +355,11 @@ impl Store {
                 (None, _) => return Err(owner.missing(FILE, "names no cluster")),
             }
         }
+    }
+
+    /// What one transaction may hold.
+    pub fn txn_limits(&self) -> &TxnLimits {
+        &self.0.txn_limits
     }
 
     /// Whether other servers write to it as well.
@@ -402,13 +411,13 @@ impl Store {
         self.0.shared.is_closed()
     }
 
-    /// Carries out a transaction; returns when it is on disk (A2) and visible. When the future is dropped, the
+    /// Carries out a transaction, as a whole or not at all; returns when it is on disk (A2) and visible. When the future is dropped, the
     /// transaction may or may not be carried out. Needs no particular runtime.
     ///
     /// # Errors
     /// See [`CommitError`].
     pub async fn commit(&self, txn: Txn) -> Result<Committed, CommitError> {
-        validate(&txn).map_err(CommitError::Invalid)?;
+        validate(&txn, self.txn_limits()).map_err(CommitError::Invalid)?;
         match &self.0.committer {
             Committer::Inline(writer) => {
                 let (mut answers, wake) = lock(writer).commit(&[txn]);

@@ -154,8 +154,6 @@ pub enum Expect {
     Absent,
     /// The key was last changed at exactly this revision.
     Unchanged(Revision),
-    /// As [`Expect::Unchanged`], and compared again with every part where a backend cuts the transaction (M1).
-    Guard(Revision),
 }
 
 /// Ops that happen together or not at all.

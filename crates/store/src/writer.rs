@@ -6,11 +6,12 @@
 //! ```
 
 use crate::engine::Engine;
-use crate::limits::{MAX_EXPECT, MAX_GROUP, MAX_GROUP_BYTES, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
+use crate::limits::{MAX_GROUP, MAX_GROUP_BYTES, MAX_KEY, MAX_VALUE, TxnLimits};
 use crate::state::{Change, Keys, Stored};
 use crate::store::Shared;
 use crate::{CommitError, Committed, Event, Expect, Invalid, Op, Revision, Txn};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::Waker;
 use tokio::sync::{mpsc, oneshot};
@@ -92,9 +93,7 @@ impl Staged {
             let actual = self.keys.get(key);
             let holds = match expect {
                 Expect::Absent => actual.is_none(),
-                Expect::Unchanged(revision) | Expect::Guard(revision) => {
-                    actual.is_some_and(|stored| stored.revision == *revision)
-                }
+                Expect::Unchanged(revision) => actual.is_some_and(|stored| stored.revision == *revision),
             };
             if !holds {
                 return Err(CommitError::Expectation {
@@ -136,18 +135,37 @@ fn size(txn: &Txn) -> usize {
     txn.ops.iter().map(|op| op.key().len() + op.value().bytes.len()).sum()
 }
 
-/// Refuses what breaks a limit, before it is queued.
-pub(crate) fn validate(txn: &Txn) -> Result<(), Invalid> {
-    if txn.ops.len() > MAX_OPS {
-        return Err(Invalid::Ops(txn.ops.len()));
+/// The same without what only watchers are told of deletions: etcd is not sent that.
+fn sent(txn: &Txn) -> usize {
+    let value = |op: &Op| if let Op::Put { value, .. } = op { value.bytes.len() } else { 0 };
+    txn.ops.iter().map(|op| op.key().len() + value(op)).sum()
+}
+
+/// The keys that are deleted although no expectation says at which revision they are there.
+pub(crate) fn deleted_unseen(txn: &Txn) -> BTreeSet<&Bytes> {
+    let deletions = txn.ops.iter().filter(|op| matches!(op, Op::Delete { .. }));
+    let mut unseen: BTreeSet<&Bytes> = deletions.map(Op::key).collect();
+    for (key, expect) in &txn.expect {
+        if matches!(expect, Expect::Unchanged(_)) {
+            unseen.remove(key);
+        }
     }
-    if txn.expect.len() > MAX_EXPECT {
-        return Err(Invalid::Expect(txn.expect.len()));
+    unseen
+}
+
+/// Refuses what breaks a limit, before it is queued.
+pub(crate) fn validate(txn: &Txn, most: &TxnLimits) -> Result<(), Invalid> {
+    if txn.ops.len() > most.ops {
+        return Err(Invalid::Ops(txn.ops.len(), most.ops));
     }
     for key in txn.expect.iter().map(|(key, _)| key).chain(txn.ops.iter().map(Op::key)) {
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(Invalid::Key(key.len()));
         }
+    }
+    let compares = txn.expect.len() + if most.is_etcds { deleted_unseen(txn).len() } else { 0 };
+    if compares > most.compares {
+        return Err(Invalid::Expect(compares, most.compares));
     }
     for value in txn.ops.iter().map(Op::value) {
         if value.bytes.len() > MAX_VALUE {
@@ -157,8 +175,14 @@ pub(crate) fn validate(txn: &Txn) -> Result<(), Invalid> {
             return Err(Invalid::RevisionOffset(offset));
         }
     }
-    match size(txn) {
-        bytes if bytes > MAX_TXN_BYTES => Err(Invalid::Bytes(bytes)),
+    if most.is_etcds {
+        let mut changed = BTreeSet::new();
+        if let Some(again) = txn.ops.iter().map(Op::key).find(|key| !changed.insert(*key)) {
+            return Err(Invalid::Twice(again.clone()));
+        }
+    }
+    match if most.is_etcds { sent(txn) } else { size(txn) } {
+        bytes if bytes > most.bytes => Err(Invalid::Bytes(bytes, most.bytes)),
         _ => Ok(()),
     }
 }

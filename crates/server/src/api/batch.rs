@@ -2,7 +2,7 @@
 //!
 //! A batch becomes one [`Txn`]. Every key that it writes is expected to be as it was read, so a batch that raced
 //! another write fails as a whole and is prepared anew by whoever runs it (A8, A9). Later writes of a batch see the
-//! earlier ones.
+//! earlier ones, and take their place: what is charged to one quota for each of many objects is written once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub struct FieldManager {
 struct Known {
     entry: Option<Entry>,
     is_expected: bool,
+    /// The op that changes it last.
+    op: Option<usize>,
     /// What this batch made of it, if it did: the object, or `None` for deleted.
     written: Option<Option<Value>>,
 }
@@ -289,10 +291,28 @@ impl<'a> Batch<'a> {
 
     fn put_raw(&mut self, key: Bytes, value: Encoded, object: Value) -> usize {
         self.expect(key.clone());
+        let is_mark = object.is_null();
         self.know(key.clone()).written = Some(Some(object));
-        self.bytes += key.len() + value.bytes.len();
-        self.txn.ops.push(Op::Put { key, value });
-        self.txn.ops.len() - 1
+        // A mark that is taken away and made again is changed; an object that is made again is another one.
+        self.change(Op::Put { key, value }, |before| matches!(before, Op::Put { .. }) || is_mark)
+    }
+
+    /// Adds a change; the op's number. A key is changed once where that comes to the same: etcd takes no more at once.
+    fn change(&mut self, op: Op, may_replace: impl Fn(&Op) -> bool) -> usize {
+        let size = |op: &Op| op.key().len() + op.value().bytes.len();
+        self.bytes += size(&op);
+        let next = self.txn.ops.len();
+        let number = &mut self.known.entry(op.key().clone()).or_insert_with_key(|key| look(self.store, key)).op;
+        if let Some((number, before)) = number.and_then(|number| Some((number, self.txn.ops.get_mut(number)?)))
+            && may_replace(before)
+        {
+            self.bytes = self.bytes.saturating_sub(size(before));
+            *before = op;
+            return number;
+        }
+        *number = Some(next);
+        self.txn.ops.push(op);
+        next
     }
 
     /// Takes an object away; `last` is what watchers are told. Gives the op's number.
@@ -313,10 +333,10 @@ impl<'a> Batch<'a> {
 
     fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
         self.expect(key.clone());
-        self.know(key.clone()).written = Some(None);
-        self.bytes += key.len() + last.bytes.len();
-        self.txn.ops.push(Op::Delete { key, last });
-        self.txn.ops.len() - 1
+        let known = self.know(key.clone());
+        known.written = Some(None);
+        let was_there = known.entry.is_some();
+        self.change(Op::Delete { key, last }, |before| matches!(before, Op::Put { .. }) && was_there)
     }
 
     /// Bytes that nobody can guess.
@@ -372,11 +392,7 @@ impl<'a> Batch<'a> {
 
     fn know(&mut self, key: Bytes) -> &mut Known {
         let store = self.store;
-        self.known.entry(key).or_insert_with_key(|key| Known {
-            entry: store.get(key),
-            is_expected: false,
-            written: None,
-        })
+        self.known.entry(key).or_insert_with_key(|key| look(store, key))
     }
 
     fn expect(&mut self, key: Bytes) {
@@ -388,4 +404,8 @@ impl<'a> Batch<'a> {
         let expect = known.entry.as_ref().map_or(Expect::Absent, |entry| Expect::Unchanged(entry.revision));
         self.txn.expect.push((key, expect));
     }
+}
+
+fn look(store: &Store, key: &Bytes) -> Known {
+    Known { entry: store.get(key), is_expected: false, op: None, written: None }
 }

@@ -6,7 +6,7 @@ use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
-use mainstay_store::limits::{MAX_EXPECT, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
+use mainstay_store::limits::{MAX_VALUE, TxnLimits};
 use serde_json::{Value, json};
 
 use super::{Part, Work, events};
@@ -16,12 +16,27 @@ use crate::dynamic::Session;
 /// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
 /// after any of its writes.
 const MAX_WRITES: usize = 128;
-/// A transaction takes no further write once it has this many bytes: the last one may be of any size that is allowed,
-/// with some for keys and allocations.
-const FULL_BYTES: usize = MAX_TXN_BYTES - MAX_VALUE - (64 << 10);
-/// A transaction takes no further write once it has this many ops or expectations: one Service may have hundreds of
-/// node ports.
-const FULL_OPS: usize = (if MAX_OPS < MAX_EXPECT { MAX_OPS } else { MAX_EXPECT }) / 2;
+/// From when on a transaction takes no further write.
+struct Full {
+    /// Bytes, of keys and values.
+    bytes: usize,
+    /// Ops, and expectations.
+    count: usize,
+}
+
+impl Full {
+    /// The last write may be of any size that is allowed, with some for keys and allocations, where that leaves enough
+    /// for others; and one Service may have hundreds of node ports. Where the last is too much, less is tried.
+    fn of(most: &TxnLimits) -> Self {
+        let bytes = most.bytes.saturating_sub(MAX_VALUE + (64 << 10)).max(most.bytes / 3);
+        Self { bytes, count: most.ops.min(most.compares) / 2 }
+    }
+
+    /// Whether nothing more fits into the batch's transaction for certain.
+    fn is_reached(&self, batch: &Batch<'_>) -> bool {
+        batch.bytes() > self.bytes || batch.len() > self.count || batch.expects() > self.count
+    }
+}
 
 /// What decisions came to.
 #[derive(Debug)]
@@ -53,6 +68,7 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         batch.join(session);
         batch
     };
+    let full = Full::of(api.store.txn_limits());
     let mut most = work.most_writes.max(1);
     if work.parts.len() == 1 {
         most = most.min(MAX_WRITES);
@@ -64,9 +80,9 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         let mut begun = 0;
         for part in &work.parts {
             begun = count;
-            next = match parts > 0 && batch.len() + 2 * part.decision.writes.len() > FULL_OPS {
+            next = match parts > 0 && batch.len() + 2 * part.decision.writes.len() > full.count {
                 true => Some(Stop::Full),
-                false => add(&mut batch, work.controller, part, (&mut count, &mut index), most),
+                false => add(&mut batch, work.controller, part, (&mut count, &mut index), (most, &full)),
             };
             if next.is_some() {
                 break;
@@ -95,7 +111,7 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         }
         let mut is_cut = next.is_some() && refused.is_none();
         for key in &work.expired {
-            if is_full(&batch) {
+            if full.is_reached(&batch) {
                 is_cut = true;
                 break;
             }
@@ -114,16 +130,16 @@ enum Stop {
     Refused(Status),
 }
 
-/// Adds the writes of a part, up to `most` writes in all, and then what is told of them.
+/// Adds the writes of a part, up to `most` writes in all and as long as it is not full, and then what is told of them.
 fn add(
     batch: &mut Batch<'_>,
     controller: &'static str,
     part: &Part,
     (count, index): (&mut usize, &mut usize),
-    most: usize,
+    (most, full): (usize, &Full),
 ) -> Option<Stop> {
     for write in &part.decision.writes {
-        if *count >= most || is_full(batch) {
+        if *count >= most || full.is_reached(batch) {
             return Some(Stop::Full);
         }
         if let Some(session) = &batch.session {
@@ -138,7 +154,7 @@ fn add(
         }
     }
     for event in &part.decision.events {
-        if is_full(batch) {
+        if full.is_reached(batch) {
             tracing::debug!(controller, key = %part.key, "no room is left for all events");
             break;
         }
@@ -158,11 +174,6 @@ fn tell_refused(batch: &mut Batch<'_>, work: &Work, count: usize, refused: Optio
     if let (Some(write), Some(status)) = (write, refused) {
         batch.unasked(|batch| record_refusal(batch, work.controller, write, status));
     }
-}
-
-/// Whether nothing more fits into the batch's transaction for certain.
-fn is_full(batch: &Batch<'_>) -> bool {
-    batch.bytes() > FULL_BYTES || batch.len() > FULL_OPS || batch.expects() > FULL_OPS
 }
 
 fn apply(batch: &mut Batch<'_>, write: &Write) -> Result<(), Status> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_logic::decision::Verb;
 use mainstay_logic::{Change, Controller, Decision, Snapshot, Write};
+use mainstay_store::limits::TxnLimits;
 use serde_json::{Value, json};
 
 mod custom;
@@ -233,7 +234,12 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
 
 /// A Namespace on its way out with this in it, and what is left of it all when the controllers are at rest.
 fn deleted_with<'a>(content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cluster, Driver) {
-    let cluster = Cluster::new();
+    deleted_within(TxnLimits::EMBEDDED, content)
+}
+
+/// The same, of a store whose transactions hold no more than this.
+fn deleted_within<'a>(most: TxnLimits, content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cluster, Driver) {
+    let cluster = Cluster::within(most);
     cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "full" } })).expect("created");
     for (kind, object) in content {
         cluster.write(|batch| crate::api::create(batch, kind, "full", object.clone())).expect("created");
@@ -247,6 +253,17 @@ fn deleted_with<'a>(content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cl
 fn filled(name: usize, bytes: usize) -> Value {
     json!({ "metadata": { "namespace": "full", "name": format!("o{name}") },
         "data": { "a": "QUJD".repeat(bytes / 4) } })
+}
+
+/// What etcd does not take at once is decided in pieces; nothing waits for ever for a transaction that is too large.
+#[test]
+fn decisions_come_to_rest_within_what_etcd_takes_at_once_a8() {
+    let counted = json!({ "metadata": { "namespace": "full", "name": "q" }, "spec": { "hard": { "pods": "1" } } });
+    let secrets = (0..3).map(|name| (&kinds::SECRET, filled(name, 750 << 10)));
+    let config_maps = (0..300).map(|name| (&kinds::CONFIG_MAP, filled(1000 + name, 20 << 10)));
+    let content = secrets.chain(config_maps).chain([(&kinds::RESOURCE_QUOTA, counted)]);
+    let (cluster, driver) = deleted_within(TxnLimits::ETCD, content);
+    assert!(cluster.get(&kinds::NAMESPACE, "full").is_none(), "{:?}", driver.waiting().collect::<Vec<_>>());
 }
 
 #[test]

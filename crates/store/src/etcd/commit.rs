@@ -1,12 +1,13 @@
-//! A transaction's way into etcd: cut to what etcd takes, sent with a receipt, settled where its answer is lost.
+//! A transaction's way into etcd: one of etcd's, sent with a receipt, settled where its answer is lost.
 
-use super::TXN;
 use super::feed::{Follower, joined};
 use super::grpc::GrpcError;
 use super::receipt::{Outcome, Slot};
 use super::row::{self, stored};
-use super::wire::{self, Compare, KeyValue, TxnAnswer, Write};
-use crate::writer::Answer;
+use super::wire::{self, Compare, KeyValue, Range, RangeAnswer, TxnAnswer, Write};
+use super::{RANGE, TXN};
+use crate::limits::TxnLimits;
+use crate::writer::{Answer, deleted_unseen};
 use crate::{CommitError, Committed, Entry, Expect, Invalid, Op, Txn};
 use bytes::Bytes;
 use std::time::Duration;
@@ -35,33 +36,30 @@ impl Follower {
             return Err(CommitError::Unreached("many transactions wait for it".to_owned()));
         };
         self.same_ops(&txn.expect)?;
-        let (mut first, mut last) = (None, None);
-        for (index, part) in parts(&self.prefix, txn)?.into_iter().enumerate() {
-            let answer = match part.ops {
-                0 => self.compare(&part.etcd, txn, deadline).await,
-                _ => self.write(&part.etcd, txn, &mut slot, deadline).await,
-            };
-            let answer = answer.map_err(|error| if index == 0 { error } else { half_done(index, &error) })?;
-            if !answer.succeeded {
-                let newest = answer.found.iter().flatten().map(|kv| kv.mod_revision).max().unwrap_or(0);
-                // Whoever is refused can see why.
-                self.reached(seen.clone(), newest, deadline).await;
-                return Err(self.refusal(&part.etcd.compare, &answer.found));
+        let whole = translated(&self.prefix, txn);
+        let answer = match whole.writes.len() {
+            0 if whole.compare.is_empty() => {
+                let revision = self.shared.read().revision;
+                return Ok(Committed { first: revision, last: revision });
             }
-            // It is done: whoever does not want to wait until it is seen here stops waiting himself.
-            if !self.shown(seen.clone(), answer.revision).await {
-                return Err(CommitError::Closed);
-            }
-            if part.ops == 0 {
-                last = Some(row::whole(answer.revision));
-                first = first.or(last);
-            } else {
-                first = first.or(Some(row::revision(answer.revision, 0)));
-                last = Some(row::revision(answer.revision, part.ops - 1));
-            }
+            0 => self.compare(&whole, txn, deadline).await?,
+            _ => self.write(&whole, txn, &mut slot, deadline).await?,
+        };
+        if !answer.succeeded {
+            let newest = answer.found.iter().flatten().map(|kv| kv.mod_revision).max().unwrap_or(0);
+            // Whoever is refused can see why.
+            self.reached(seen, newest, deadline).await;
+            return Err(self.refusal(&whole.compare, &answer.found));
         }
-        let now = || self.shared.read().revision;
-        Ok(Committed { first: first.unwrap_or_else(now), last: last.unwrap_or_else(now) })
+        // It is done: whoever does not want to wait until it is seen here stops waiting himself.
+        if !self.shown(seen, answer.revision).await {
+            return Err(CommitError::Closed);
+        }
+        let revision = |index: usize| row::revision(answer.revision, u16::try_from(index).unwrap_or(u16::MAX));
+        Ok(match whole.writes.len().checked_sub(1) {
+            Some(last) => Committed { first: revision(0), last: revision(last) },
+            None => Committed { first: row::whole(answer.revision), last: row::whole(answer.revision) },
+        })
     }
 
     async fn ask(&self, txn: &wire::Txn) -> Result<TxnAnswer, GrpcError> {
@@ -70,10 +68,10 @@ impl Follower {
     }
 
     /// Comparisons that are followed by no op may be asked as often as it takes.
-    async fn compare(&self, part: &wire::Txn, txn: &Txn, deadline: Instant) -> Result<TxnAnswer, CommitError> {
+    async fn compare(&self, whole: &wire::Txn, txn: &Txn, deadline: Instant) -> Result<TxnAnswer, CommitError> {
         let mut pause = AGAIN;
         loop {
-            match self.ask(part).await {
+            match self.ask(whole).await {
                 Ok(answer) => return Ok(answer),
                 Err(error @ GrpcError::Status { .. }) => return Err(explain(error, txn)),
                 Err(error) if Instant::now() >= deadline => return Err(CommitError::Unreached(error.to_string())),
@@ -82,17 +80,17 @@ impl Follower {
         }
     }
 
-    /// Has a part of a transaction done once or, for certain, not at all.
+    /// Has a transaction done once or, for certain, not at all.
     async fn write(
         &self,
-        part: &wire::Txn,
+        whole: &wire::Txn,
         txn: &Txn,
         slot: &mut Slot,
         deadline: Instant,
     ) -> Result<TxnAnswer, CommitError> {
         let mut pause = AGAIN;
         loop {
-            let error = match self.ask(&slot.signed(part)).await {
+            let error = match self.ask(&slot.signed(whole)).await {
                 Ok(answer) if answer.succeeded => {
                     slot.wrote(answer.revision);
                     return Ok(answer);
@@ -111,6 +109,12 @@ impl Follower {
             match error {
                 GrpcError::Status { .. } if error.is_not_done() => return Err(explain(error, txn)),
                 _ if error.is_not_done() => {}
+                // It may be done all the same, but it is not on its way any more: nothing has to be written to know.
+                GrpcError::Status { code: RESOURCE_EXHAUSTED, .. } => match self.look(slot).await {
+                    Outcome::Done(revision) => return Ok(TxnAnswer { revision, succeeded: true, found: Vec::new() }),
+                    Outcome::NotDone => return Err(explain(error, txn)),
+                    Outcome::Lost => return Err(CommitError::Io(format!("etcd has lost a receipt: {error}"))),
+                },
                 _ => match self.settle(slot).await {
                     Outcome::Done(revision) => return Ok(TxnAnswer { revision, succeeded: true, found: Vec::new() }),
                     Outcome::NotDone => {}
@@ -144,11 +148,25 @@ impl Follower {
         }
     }
 
+    /// What became of the transaction that the slot signed last, where it was answered.
+    async fn look(&self, slot: &mut Slot) -> Outcome {
+        let range = Range { key: slot.key().clone(), limit: 1, ..Range::default() };
+        let mut pause = AGAIN;
+        loop {
+            let answer = self.client.call(RANGE, range.encode(), ATTEMPT).await;
+            match answer.and_then(|bytes| Ok(RangeAnswer::decode(bytes)?)) {
+                Ok(answer) => return slot.found(answer.kvs.first()),
+                Err(error) => tracing::debug!(%error, "a transaction is in doubt"),
+            }
+            wait(&mut pause).await;
+        }
+    }
+
     /// etcd compares its own revisions; which op it was is compared here: memory is never ahead of etcd.
     fn same_ops(&self, expect: &[(Bytes, Expect)]) -> Result<(), CommitError> {
         let state = self.shared.read();
         for (key, expect) in expect {
-            let (Expect::Unchanged(revision) | Expect::Guard(revision)) = expect else { continue };
+            let Expect::Unchanged(revision) = expect else { continue };
             let Some(stored) = state.keys.get(key) else { continue };
             let same = row::etcd_revision(stored.revision) == row::etcd_revision(*revision);
             if same && stored.revision != *revision {
@@ -183,109 +201,48 @@ async fn wait(pause: &mut Duration) {
     *pause = (*pause * 2).min(AGAIN_MOST);
 }
 
-/// Parts of a transaction stand, and the next failed: whoever asked is not told that nothing was changed.
-fn half_done(parts: usize, error: &CommitError) -> CommitError {
-    CommitError::Io(format!("etcd took the first {parts} parts of what it does not take at once, and then: {error}"))
-}
-
 fn explain(error: GrpcError, txn: &Txn) -> CommitError {
     match error {
         GrpcError::Status { code: RESOURCE_EXHAUSTED, message } if message.contains("too many requests") => {
             CommitError::Unreached(message)
         }
-        GrpcError::Status { code: RESOURCE_EXHAUSTED, .. } => CommitError::Full,
-        GrpcError::Status { code: INVALID_ARGUMENT, message } if message.contains("too large") => {
-            CommitError::Invalid(Invalid::Bytes(txn.ops.iter().map(|op| op.value().bytes.len()).sum()))
+        GrpcError::Status { code: RESOURCE_EXHAUSTED, message } if message.contains("larger than max") => {
+            too_large(txn)
         }
+        GrpcError::Status { code: RESOURCE_EXHAUSTED, .. } => CommitError::Full,
+        GrpcError::Status { code: INVALID_ARGUMENT, message } if message.contains("too large") => too_large(txn),
         other => CommitError::Io(other.to_string()),
     }
 }
 
-/// What etcd takes at once.
-struct Part {
-    etcd: wire::Txn,
-    ops: u16,
+/// What etcd refuses because it, or what comes with it, is too long.
+fn too_large(txn: &Txn) -> CommitError {
+    let bytes = txn.ops.iter().map(|op| op.key().len() + op.value().bytes.len()).sum();
+    CommitError::Invalid(Invalid::Bytes(bytes, TxnLimits::ETCD.bytes))
 }
 
-fn compare(prefix: &[u8], key: &Bytes, expect: &Expect) -> Compare {
-    let key = joined(prefix, key);
-    match expect {
-        Expect::Absent => Compare::Absent(key),
-        Expect::Unchanged(revision) | Expect::Guard(revision) => {
-            Compare::ModRevision(key, row::etcd_revision(*revision))
+/// A transaction in etcd's form, its receipt apart. It is within etcd's limits and changes each key once
+/// ([`TxnLimits::ETCD`]). What is deleted is compared with being there.
+fn translated(prefix: &[u8], txn: &Txn) -> wire::Txn {
+    let expected = txn.expect.iter().map(|(key, expect)| {
+        let key = joined(prefix, key);
+        match expect {
+            Expect::Absent => Compare::Absent(key),
+            Expect::Unchanged(revision) => Compare::ModRevision(key, row::etcd_revision(*revision)),
         }
-    }
-}
-
-/// A transaction, cut where etcd's limits are: by default 128 comparisons, 128 ops and 1.5 MiB, of which the receipt
-/// has one each. One key is changed once in each. Where there are more expectations than etcd compares at once, those
-/// about keys that are changed are compared with the part that changes them.
-fn parts(prefix: &[u8], txn: &Txn) -> Result<Vec<Part>, CommitError> {
-    const MOST: usize = 127;
-    const BYTES: usize = 1 << 20;
-    let mut parts: Vec<Part> = Vec::new();
-    let mut current = Part { etcd: wire::Txn::default(), ops: 0 };
-    let mut size = 0;
-    let is_guard = |expect: &Expect| matches!(expect, Expect::Guard(_));
-    let guards: Vec<Compare> = txn
-        .expect
-        .iter()
-        .filter(|(_, expect)| is_guard(expect))
-        .map(|(key, expect)| compare(prefix, key, expect))
-        .collect();
-    let mut later: std::collections::BTreeMap<&Bytes, &Expect> = std::collections::BTreeMap::new();
-    if txn.expect.len() + 1 >= MOST {
-        let written: std::collections::BTreeSet<&Bytes> = txn.ops.iter().map(Op::key).collect();
-        let own = txn.expect.iter().filter(|(key, expect)| !is_guard(expect) && written.contains(key));
-        later.extend(own.map(|(key, expect)| (key, expect)));
-    }
-    let first = txn.expect.iter().filter(|(key, expect)| is_guard(expect) || !later.contains_key(key));
-    current.etcd.compare.extend(first.map(|(key, expect)| compare(prefix, key, expect)));
-    if current.etcd.compare.len() > MOST {
-        return Err(CommitError::Invalid(Invalid::Expect(txn.expect.len())));
-    }
-    let mut changed: std::collections::BTreeSet<&Bytes> = std::collections::BTreeSet::new();
-    for op in &txn.ops {
-        let bytes = op.key().len() + op.value().bytes.len();
-        // A deletion is compared with its key being there.
-        let compared = usize::from(later.contains_key(op.key())) + usize::from(matches!(op, Op::Delete { .. }));
-        let full = usize::from(current.ops) == MOST
-            || current.etcd.compare.len() + compared > MOST
-            || current.ops > 0 && size + bytes > BYTES
-            || changed.contains(op.key());
-        if full && current.ops > 0 {
-            let next = Part { etcd: wire::Txn { compare: guards.clone(), ..wire::Txn::default() }, ops: 0 };
-            parts.push(std::mem::replace(&mut current, next));
-            changed.clear();
-            size = 0;
+    });
+    let unseen = deleted_unseen(txn).into_iter().map(|key| Compare::Present(joined(prefix, key)));
+    let compare: Vec<Compare> = expected.chain(unseen).collect();
+    let writes = txn.ops.iter().enumerate().map(|(index, op)| match op {
+        Op::Put { key, value } => {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            Write::Put(joined(prefix, key), row::encode(key, value, index))
         }
-        if current.etcd.compare.len() + compared > MOST {
-            return Err(CommitError::Invalid(Invalid::Expect(txn.expect.len())));
-        }
-        changed.insert(op.key());
-        size += bytes;
-        if let Some(expect) = later.remove(op.key()) {
-            current.etcd.compare.push(compare(prefix, op.key(), expect));
-        }
-        let key = joined(prefix, op.key());
-        match op {
-            Op::Put { key: plain, value } => {
-                current.etcd.writes.push(Write::Put(key, row::encode(plain, value, current.ops)));
-            }
-            Op::Delete { .. } => {
-                current.etcd.compare.push(Compare::Present(key.clone()));
-                current.etcd.writes.push(Write::Delete(key));
-            }
-        }
-        current.ops += 1;
-    }
-    if current.ops > 0 || parts.is_empty() && !current.etcd.compare.is_empty() {
-        parts.push(current);
-    }
-    for part in &mut parts {
-        part.etcd.else_get = part.etcd.compare.iter().map(|compare| compare.key().clone()).collect();
-    }
-    Ok(parts)
+        Op::Delete { key, .. } => Write::Delete(joined(prefix, key)),
+    });
+    let writes = writes.collect();
+    let else_get = compare.iter().map(|compare| compare.key().clone()).collect();
+    wire::Txn { compare, writes, else_get }
 }
 
 #[cfg(test)]

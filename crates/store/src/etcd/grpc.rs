@@ -37,7 +37,10 @@ const WHY: Duration = Duration::from_millis(100);
 const MAX_MESSAGE: usize = 64 << 20;
 /// gRPC's numbers for answers by which nothing was done: the request is wrong, or was not begun. All others leave that
 /// open, among them 14 (unavailable: no leader, or the answer to a proposal has not come).
-const NOT_DONE: [u32; 8] = [3, 5, 6, 7, 8, 9, 11, 16];
+const NOT_DONE: [u32; 7] = [3, 5, 6, 7, 9, 11, 16];
+/// Resource exhausted: nothing was done where the member had too much to do, or the message was too long for it. Where
+/// the database is full, etcd says so also of a transaction that it has carried out and that filled it.
+const EXHAUSTED: u32 = 8;
 
 /// Asks for a member that has a leader. One that is cut off from the others refuses then, and ends its watches, which
 /// would stand still for ever otherwise while calls are answered by other members.
@@ -71,6 +74,9 @@ impl GrpcError {
     pub fn is_not_done(&self) -> bool {
         match self {
             Self::Unsent(_) | Self::Refused(_) | Self::Older(_) => true,
+            Self::Status { code: EXHAUSTED, message } => {
+                message.contains("too many requests") || message.contains("larger than max")
+            }
             Self::Status { code, .. } => NOT_DONE.contains(code),
             Self::Unreachable(_) | Self::Malformed => false,
         }
@@ -513,7 +519,10 @@ mod tests {
     fn what_may_have_been_done_is_told_from_what_was_not_a9() {
         let status = |code| GrpcError::Status { code, message: String::new() };
         assert!(unsent("").is_not_done() && GrpcError::Refused(String::new()).is_not_done());
-        assert!(status(8).is_not_done(), "no space");
+        let exhausted = |message: &str| GrpcError::Status { code: 8, message: message.to_owned() };
+        assert!(exhausted("etcdserver: too many requests").is_not_done());
+        assert!(exhausted("grpc: received message larger than max (3000000 vs. 2097152)").is_not_done());
+        assert!(!exhausted("etcdserver: mvcc: database space exceeded").is_not_done(), "it may have filled it");
         // Unknown, deadline exceeded, internal; and whatever breaks after it was sent.
         assert!([2, 4, 13, 14].into_iter().all(|code| !status(code).is_not_done()));
         assert!(!unreachable("").is_not_done() && !GrpcError::Malformed.is_not_done());

@@ -130,6 +130,19 @@ impl Slot {
         txn
     }
 
+    /// Its key in etcd.
+    pub fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    /// What the slot tells of the transaction that was signed last, when that is not on its way any more.
+    pub fn found(&mut self, found: Option<&KeyValue>) -> Outcome {
+        match found.map_or(0, |kv| kv.mod_revision) == self.revision {
+            true => Outcome::NotDone,
+            false => self.settled(found),
+        }
+    }
+
     /// It was written, at this revision.
     pub fn wrote(&mut self, revision: i64) {
         self.revision = revision;
@@ -186,6 +199,11 @@ mod tests {
         slot.wrote(20);
         assert!(!slot.is_stale(Some(&kv(&key, 20, TRANSACTION))));
         assert!(slot.is_stale(None), "somebody took it away");
+        // Of what was answered: it was written, or not.
+        assert_eq!(slot.found(Some(&kv(&key, 25, TRANSACTION))), Outcome::Done(25));
+        assert_eq!(slot.found(Some(&kv(&key, 25, TRANSACTION))), Outcome::NotDone);
+        assert_eq!(slot.found(None), Outcome::Lost);
+        assert_eq!(slot.found(None), Outcome::NotDone, "it was never written");
         slot.wrote(30);
         let other = block_on(receipts.slot()).unwrap();
         assert!(other.key.ends_with(b"/01"));

@@ -105,9 +105,9 @@ fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
         (vec![put(1, MAX_VALUE)], None),
         (vec![put(1, MAX_VALUE + 1)], Some(Invalid::Value(MAX_VALUE + 1))),
         (vec![put(1, 0); MAX_OPS], None),
-        (vec![put(1, 0); MAX_OPS + 1], Some(Invalid::Ops(MAX_OPS + 1))),
+        (vec![put(1, 0); MAX_OPS + 1], Some(Invalid::Ops(MAX_OPS + 1, MAX_OPS))),
         (vec![put(1, quarter - 1); 4], None),
-        (vec![put(1, quarter); 4], Some(Invalid::Bytes(MAX_TXN_BYTES + 4))),
+        (vec![put(1, quarter); 4], Some(Invalid::Bytes(MAX_TXN_BYTES + 4, MAX_TXN_BYTES))),
         (vec![offset], Some(Invalid::RevisionOffset(3))),
     ];
     for (ops, refusal) in table {
@@ -116,5 +116,5 @@ fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
     }
     let expect = vec![("k".into(), Expect::Absent); MAX_EXPECT + 1];
     let answer = store.commit_blocking(Txn { expect, ops: vec![] });
-    assert_eq!(answer, Err(CommitError::Invalid(Invalid::Expect(MAX_EXPECT + 1))));
+    assert_eq!(answer, Err(CommitError::Invalid(Invalid::Expect(MAX_EXPECT + 1, MAX_EXPECT))));
 }

@@ -2,7 +2,10 @@
 //! program again in a network namespace of its own, where loopback is all there is.
 
 use super::{put, put_op, shared};
-use crate::{CommitError, Endpoint, Etcd, Expect, OpenError, Options, ReadError, Revision, Store, Txn, WatchError};
+use crate::{
+    CommitError, Encoded, Endpoint, Etcd, Expect, Invalid, Op, OpenError, Options, ReadError, Revision, Store, Txn,
+    WatchError,
+};
 use bytes::Bytes;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -42,11 +45,16 @@ impl Member {
     }
 
     fn start_in(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    fn start_with(folder: &Path, options: &[&str]) -> Self {
         let child = Command::new("etcd")
             .arg("--data-dir")
             .arg(folder)
             .args(["--listen-client-urls", CLIENT, "--advertise-client-urls", CLIENT])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error"])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -105,12 +113,15 @@ fn the_store_on_etcd_keeps_the_promises_of_every_backend_a1_to_a9() {
     let folder = tempfile::tempdir().unwrap();
     let _member = Member::start(folder.path());
     shared::all(&|| open("/mainstay/"));
-    // More ops than etcd takes at once, and keys of other prefixes beside ours.
+    // As many ops as etcd takes at once, and keys of other prefixes beside ours.
     let store = open("/other/");
     assert_eq!(store.count(b""), 0);
-    let ops = (0..300).map(|index| put_op(&format!("k{index:03}"), "v")).collect();
-    let done = store.commit_blocking(Txn { expect: vec![], ops }).unwrap();
-    assert!(store.count(b"") == 300 && done.last > done.first);
+    let ops = |count: usize| (0..count).map(|index| put_op(&format!("k{index:03}"), "v")).collect();
+    let most = store.txn_limits().ops;
+    let done = store.commit_blocking(Txn { expect: vec![], ops: ops(most) }).unwrap();
+    assert!(store.count(b"") == most && done.last.0 == done.first.0 + most as u64 - 1);
+    let refused = store.commit_blocking(Txn { expect: vec![], ops: ops(most + 1) });
+    assert_eq!(refused, Err(CommitError::Invalid(Invalid::Ops(most + 1, most))), "never cut");
 }
 
 #[test]
@@ -170,29 +181,137 @@ fn several_servers_read_what_any_of_them_has_acknowledged_m2() {
     assert_eq!((two.get(b"n").unwrap().value, two.get(b"k").unwrap().value), ("50".into(), "49".into()), "A2");
 }
 
-/// A guard holds for every part of a transaction that is cut, and refuses all of it.
+/// The next of a row of numbers that a seed gives.
+fn random(seed: &mut u64) -> usize {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) as usize
+}
+
+/// Two servers take names, many at once and of many bytes, while a third takes and frees single ones. Whatever a
+/// transaction's size, it is carried out as a whole where all of its names are free, or not at all: no name is taken
+/// that another has, none comes back that was freed.
 #[test]
-fn a_guard_is_compared_with_every_part_m1() {
-    if !inside("a_guard_is_compared_with_every_part_m1") {
+fn a_transaction_is_whole_however_large_while_others_write_a8_a9() {
+    const NAMES: usize = 300;
+    const ROUNDS: u64 = 25;
+    if !inside("a_transaction_is_whole_however_large_while_others_write_a8_a9") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let _member = Member::start(folder.path());
-    let store = open("/mainstay/");
-    store.commit_blocking(put("leader", "a")).unwrap();
-    let guard = |store: &Store| {
-        let revision = store.get(b"leader").unwrap().revision;
-        vec![(Bytes::from_static(b"leader"), Expect::Guard(revision))]
+    let stores = [open("/mainstay/"), open("/mainstay/"), open("/mainstay/")];
+    let name = |index: usize| Bytes::from(format!("n/{:03}", index % NAMES));
+    let took = |store: &Store, who: &str, names: &[Bytes], fill: usize| {
+        let value =
+            |key: &Bytes| Encoded::plain(format!("{who} {}{}", names.len(), "x".repeat(fill * (key.len() & 1))));
+        let ops = names.iter().map(|key| Op::Put { key: key.clone(), value: value(key) });
+        let expect = names.iter().map(|key| (key.clone(), Expect::Absent)).collect();
+        match store.commit_blocking(Txn { expect, ops: ops.collect() }) {
+            Ok(done) => {
+                assert_eq!(done.last.0, done.first.0 + names.len() as u64 - 1, "A6: each op's revision is known");
+                true
+            }
+            Err(CommitError::Expectation { .. } | CommitError::Invalid(_)) => false,
+            Err(error) => panic!("{error}"),
+        }
     };
-    let many = |of: &str| (0..300).map(|index| put_op(&format!("{of}-{index}"), "x")).collect::<Vec<_>>();
-    let old = guard(&store);
-    let done = store.commit_blocking(Txn { expect: old.clone(), ops: many("first") }).unwrap();
-    assert!(done.last > done.first && store.get(b"first-299").is_some());
-    store.commit_blocking(put("leader", "b")).unwrap();
-    let refused = store.commit_blocking(Txn { expect: old, ops: many("second") });
-    assert!(matches!(refused, Err(CommitError::Expectation { key, .. }) if key == "leader"));
-    assert!((0..300).all(|index| store.get(format!("second-{index}").as_bytes()).is_none()));
-    store.commit_blocking(Txn { expect: guard(&store), ops: many("second") }).unwrap();
+    let taken = std::thread::scope(|scope| {
+        let many = [0, 1].map(|server: usize| {
+            let (store, name, took) = (&stores[server], &name, &took);
+            scope.spawn(move || {
+                let mut seed = server as u64 + 1;
+                let mut all = Vec::new();
+                for round in 0..ROUNDS {
+                    let (from, count) = (random(&mut seed), 1 + random(&mut seed) % 160);
+                    let names: Vec<Bytes> = (from..from + count).map(name).collect();
+                    let who = format!("{server}-{round}");
+                    let fill = if random(&mut seed).is_multiple_of(4) { 12 << 10 } else { 1 };
+                    if took(store, &who, &names, fill) {
+                        // They are there, all of them, as long as nobody frees them: then all are gone at once.
+                        let free = Txn {
+                            expect: Vec::new(),
+                            ops: names
+                                .iter()
+                                .map(|key| Op::Delete { key: key.clone(), last: Encoded::plain("") })
+                                .collect(),
+                        };
+                        all.push(who.clone());
+                        for key in &names {
+                            let now = store.get(key).expect("A8: nobody else frees it");
+                            assert!(now.value.starts_with(who.as_bytes()), "A8: {who} has {key:?}");
+                        }
+                        if round % 3 > 0 {
+                            store.commit_blocking(free).expect("A8: all are there");
+                        }
+                    }
+                }
+                all
+            })
+        });
+        let single = scope.spawn(|| {
+            let mut seed = 77;
+            let mut kept = Vec::new();
+            for round in 0..ROUNDS * 12 {
+                let names = [name(random(&mut seed))];
+                let who = format!("2-{round}");
+                if took(&stores[2], &who, &names, 1) {
+                    kept.push((names[0].clone(), who));
+                }
+            }
+            kept
+        });
+        let done: usize = many.into_iter().map(|thread| thread.join().unwrap().len()).sum();
+        assert!(done > 3, "{done} of many names");
+        single.join().unwrap()
+    });
+    caught_up(&stores[0]);
+    assert!(taken.len() > 10);
+    for (key, who) in taken {
+        let now = stores[0].get(&key).map(|entry| entry.value);
+        assert!(now.as_ref().is_some_and(|now| now.starts_with(who.as_bytes())), "A8: {who} has {key:?}, not {now:?}");
+    }
+}
+
+/// etcd says that its space is exceeded of a transaction that it carries out, too: who is told so had nothing done.
+#[test]
+fn what_a_full_etcd_refuses_was_not_done_a9() {
+    const WRITERS: usize = 12;
+    if !inside("what_a_full_etcd_refuses_was_not_done_a9") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _member = Member::start_with(&folder.path().join("etcd"), &["--quota-backend-bytes", "4000000"]);
+    let store = open("/mainstay/");
+    let outcomes = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let store = &store;
+                scope.spawn(move || {
+                    let mut all = Vec::new();
+                    for round in 0..400 {
+                        let key = format!("k/{writer}/{round}");
+                        let done = store.commit_blocking(put(&key, &"x".repeat(8 << 10)));
+                        let is_done = match &done {
+                            Ok(_) => true,
+                            Err(CommitError::Full) => false,
+                            Err(error) => panic!("{error}"),
+                        };
+                        all.push((key, is_done));
+                        if !is_done {
+                            break;
+                        }
+                    }
+                    all
+                })
+            })
+            .collect();
+        writers.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    caught_up(&store);
+    assert!(outcomes.iter().filter(|(_, is_done)| !is_done).count() >= WRITERS, "etcd is full");
+    for (key, is_done) in outcomes {
+        assert_eq!(store.get(key.as_bytes()).is_some(), is_done, "A9: {key}");
+    }
 }
 
 /// A server that was away while etcd forgot: its watchers are told, and none is shown a gap.

@@ -74,9 +74,7 @@ impl Reference {
     fn commit(&mut self, txn: &Txn) -> bool {
         let holds = txn.expect.iter().all(|(key, expect)| match expect {
             Expect::Absent => !self.now().contains_key(key),
-            Expect::Unchanged(revision) | Expect::Guard(revision) => {
-                self.now().get(key).is_some_and(|(_, found)| found == revision)
-            }
+            Expect::Unchanged(revision) => self.now().get(key).is_some_and(|(_, found)| found == revision),
         });
         let (states, events) = (self.states.len(), self.events.len());
         for op in &txn.ops {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use mainstay_api::{Kind, Status, kinds};
+use mainstay_store::limits::TxnLimits;
 use mainstay_store::{Options, Source, Store};
 use serde_json::{Value, json};
 
@@ -28,9 +29,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
+        Self::within(TxnLimits::EMBEDDED)
+    }
+
+    /// One whose transactions hold no more than this.
+    pub fn within(txn: TxnLimits) -> Self {
         let store = Store::open(
             Source::backend(redb::backends::InMemoryBackend::new()),
-            Options { index: Some(crate::api::key::PODS_BY_NODE), ..Options::inline() },
+            Options { index: Some(crate::api::key::PODS_BY_NODE), txn, ..Options::inline() },
         )
         .expect("an empty store");
         let seconds = Arc::new(AtomicI64::new(1_800_000_000));

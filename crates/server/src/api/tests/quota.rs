@@ -109,6 +109,43 @@ fn of_writes_that_fit_only_alone_one_commits_a9() {
     cluster.api.store.commit_blocking(slipping).expect_err("there is a new quota");
 }
 
+/// Every key once: etcd takes no more of one transaction, and a limit is compared with what is written.
+#[test]
+fn what_many_objects_use_is_charged_in_one_write_a8() {
+    let cluster = Cluster::new();
+    counted(&cluster, "q", json!({ "configmaps": "20" }));
+    let mut batch = cluster.api.batch();
+    for index in 0..20 {
+        create(&mut batch, &kinds::CONFIG_MAP, "default", config_map(&format!("c{index}"))).expect("it fits");
+    }
+    let bytes = batch.bytes();
+    create(&mut batch, &kinds::CONFIG_MAP, "default", config_map("one-too-many")).expect_err("the limit");
+    let none = DeleteOptions::default();
+    delete(&mut batch, &kinds::CONFIG_MAP, "default", "c3", &none).expect("made in this batch");
+    let txn = batch.into_txn();
+    let quotas = |txn: &mainstay_store::Txn| {
+        txn.ops.iter().filter(|op| String::from_utf8_lossy(op.key()).contains("resourcequotas")).count()
+    };
+    assert_eq!((quotas(&txn), txn.ops.len()), (1, 22), "the quota, twenty objects, and one of them taken away");
+    let counted: usize = txn.ops.iter().take(21).map(|op| op.key().len() + op.value().bytes.len()).sum();
+    assert_eq!(bytes, counted, "what was replaced does not count");
+    cluster.api.store.commit_blocking(txn).expect("committed");
+    assert_eq!(used(&cluster, "q"), json!({ "configmaps": "19" }));
+    // An object that was there is changed and taken away: that is a deletion.
+    let mut batch = cluster.api.batch();
+    let label = |old: &Value| {
+        let mut new = old.clone();
+        new["metadata"]["labels"] = json!({ "a": "b" });
+        Ok(new)
+    };
+    patch(&mut batch, &kinds::CONFIG_MAP, "default", "c4", Part::Main, &label).expect("changed");
+    delete(&mut batch, &kinds::CONFIG_MAP, "default", "c4", &none).expect("taken away");
+    let txn = batch.into_txn();
+    assert!(matches!(&txn.ops[0], mainstay_store::Op::Delete { .. }) && txn.ops.len() == 2, "{:?}", txn.ops);
+    cluster.api.store.commit_blocking(txn).expect("committed");
+    assert_eq!(used(&cluster, "q"), json!({ "configmaps": "18" }));
+}
+
 fn prepare_secret(cluster: &Cluster) -> mainstay_store::Txn {
     let mut batch = cluster.api.batch();
     create(&mut batch, &kinds::SECRET, "default", json!({ "metadata": { "name": "s" } })).expect("no quota of secrets");
