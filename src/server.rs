@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use mainstay_cli::args::{ServeArgs, ServerArgs, StoreArgs};
-use mainstay_client::Config;
+use mainstay_client::{Config, Rotating};
 use mainstay_server::{Endpoint, Etcd, LocalNode};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -75,8 +75,9 @@ pub fn etcd(args: &StoreArgs) -> Result<Option<Etcd>> {
     let tls = match read(&args.etcd_cafile)? {
         None => None,
         Some(ca_pem) => {
-            let identity = read(&args.etcd_certfile)?.zip(read(&args.etcd_keyfile)?);
-            let config = Config { ca_pem, identity, ..Config::default() };
+            let files = args.etcd_certfile.as_deref().zip(args.etcd_keyfile.as_deref());
+            let rotating = files.map(|(certificate, key)| Rotating::of_files(certificate, key)).transpose();
+            let config = Config { ca_pem, rotating: rotating.context("etcd's certificates")?, ..Config::default() };
             Some(Arc::new(config.tls(&[b"h2"]).context("etcd's certificates")?))
         }
     };

@@ -161,6 +161,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::request::Error;
 
     fn list(resource_version: &str, names: &[&str]) -> Value {
         let items: Vec<Value> = names.iter().map(|name| pod(name, "1")).collect();
@@ -231,5 +232,16 @@ mod tests {
         pods.opened();
         assert_eq!(pods.failed(true, Duration::from_millis(1)), Some(FIRST_PAUSE * 2), "expired again and again");
         assert_eq!(pods.next(), Step::List);
+    }
+
+    #[test]
+    fn a_version_that_the_server_has_not_had_leads_to_a_list_a4() {
+        let told = |status: mainstay_api::Status| Error::Status {
+            code: status.code,
+            reason: status.reason.to_string(),
+            message: status.message,
+        };
+        assert!(told(mainstay_api::Status::too_large_resource_version(9, 7)).is_expired());
+        assert!(!told(mainstay_api::Status::timeout("the store")).is_expired());
     }
 }

@@ -112,9 +112,11 @@ impl Error {
         matches!(self, Self::Connect { .. } | Self::Transport(_) | Self::Unsent(_)) || self.is_of_silent_store()
     }
 
-    /// The resourceVersion is too old (410).
+    /// No watch can go on from the resourceVersion: it is too old (410), or the server's history does not reach it, as
+    /// where its store was brought back from an export. Waiting until it does would leave a gap.
     pub fn is_expired(&self) -> bool {
-        self.code() == Some(410)
+        let is_beyond = |message: &str| message.contains("Too large resource version");
+        self.code() == Some(410) || matches!(self, Self::Status { code: 504, message, .. } if is_beyond(message))
     }
 }
 

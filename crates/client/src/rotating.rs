@@ -1,5 +1,6 @@
 //! A certificate that is replaced while it is in use.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::ResolvesClientCert;
@@ -15,6 +16,8 @@ use crate::config::ConfigError;
 #[derive(Debug)]
 pub struct Rotating {
     present: RwLock<Arc<CertifiedKey>>,
+    /// Where a client's is read anew for each connection: the certificate's file and the key's.
+    files: Option<(PathBuf, PathBuf)>,
 }
 
 impl Rotating {
@@ -23,7 +26,17 @@ impl Rotating {
     /// # Errors
     /// They cannot be read, or the key is of no kind that TLS has.
     pub fn new(certificate_pem: &str, key_pem: &str) -> Result<Arc<Self>, ConfigError> {
-        Ok(Arc::new(Self { present: RwLock::new(read(certificate_pem, key_pem)?) }))
+        Ok(Arc::new(Self { present: RwLock::new(read(certificate_pem, key_pem)?), files: None }))
+    }
+
+    /// A client's, from a certificate's file and a key's. They are read anew for each connection; where they cannot be,
+    /// or do not belong together, the last good ones are shown.
+    ///
+    /// # Errors
+    /// They cannot be read now, or as [`Rotating::new`].
+    pub fn of_files(certificate: &Path, key: &Path) -> Result<Arc<Self>, ConfigError> {
+        let files = (certificate.to_owned(), key.to_owned());
+        Ok(Arc::new(Self { present: RwLock::new(read_files(&files)?), files: Some(files) }))
     }
 
     /// Shows another one from now on. Connections that are open stay so.
@@ -46,6 +59,13 @@ impl Rotating {
     }
 }
 
+fn read_files((certificate, key): &(PathBuf, PathBuf)) -> Result<Arc<CertifiedKey>, ConfigError> {
+    let text = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Tls(format!("{}: {error}", path.display())))
+    };
+    read(&text(certificate)?, &text(key)?)
+}
+
 fn read(certificate_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, ConfigError> {
     let tls = |error: &dyn std::fmt::Display| ConfigError::Tls(error.to_string());
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
@@ -58,6 +78,11 @@ fn read(certificate_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, Confi
 
 impl ResolvesClientCert for Rotating {
     fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        if let Some(files) = &self.files
+            && let Ok(next) = read_files(files)
+        {
+            *self.present.write().unwrap_or_else(PoisonError::into_inner) = next;
+        }
         Some(self.present())
     }
 

@@ -1,8 +1,8 @@
 //! What a cluster has from its first moment: namespaces, the Services of the API and of DNS, classes of volumes
 //! and snapshots, roles, the flows of requests.
 //!
-//! Everything is made in one transaction, and at every start again what is missing; what is there is left alone, but
-//! for the API server's address.
+//! Everything is made in as few transactions as the store takes (one, if it is embedded), and at every start again what
+//! is missing; what is there is left alone, but for the API server's address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use mainstay_api::{Kind, Status, flows, kinds, object};
 use serde_json::{Value, json};
 
 use crate::{
-    api::{self, Batch, Body, Outcome, Part, key},
+    api::{self, Api, Batch, Body, Outcome, Part, key},
     authorize,
 };
 
@@ -59,7 +59,8 @@ pub fn publish_servers(batch: &mut Batch<'_>, servers: &[SocketAddr]) -> Result<
 /// The name by which extension servers know this server's requests.
 pub const FRONT_PROXY: &str = "front-proxy-client";
 
-/// Publishes who extension servers are to believe: clients of this CA, and the front proxy's word for others.
+/// Publishes who extension servers are to believe: clients of this CA, and the front proxy's word for others. To be
+/// called by [`write_all`].
 ///
 /// # Errors
 /// The ConfigMap cannot be written.
@@ -82,9 +83,12 @@ pub fn publish_authorities(batch: &mut Batch<'_>, client_ca: &str, proxy_ca: &st
     let registry = batch.registry.clone();
     let own = mainstay_api::discovery::served_versions(&registry).into_iter();
     for (group, version) in own.filter(|(group, _)| *group != kinds::podmetrics::GROUP) {
+        if batch.is_full() {
+            return Ok(done(false));
+        }
         ensure(batch, &kinds::API_SERVICE, "", local(group, version))?;
     }
-    Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
+    Ok(done(true))
 }
 
 /// The APIService of a group and version that is served here, as upstream registers its own.
@@ -98,7 +102,23 @@ fn local(group: &str, version: &str) -> Value {
     })
 }
 
-/// Adds what is missing.
+/// The code of a write that was not all: the next one goes on.
+const MORE: u16 = 202;
+
+fn done(is_all: bool) -> Outcome {
+    Outcome { code: if is_all { 200 } else { MORE }, body: Body::Value(Value::Null) }
+}
+
+/// Writes, in as many transactions as it takes.
+///
+/// # Errors
+/// As [`Api::write`].
+pub async fn write_all(api: &Api, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<(), Status> {
+    while api.write(false, &verb).await?.code == MORE {}
+    Ok(())
+}
+
+/// Adds what is missing, as much as one transaction takes; to be called by [`write_all`].
 pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) -> Result<Outcome, Status> {
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(batch, &kinds::NAMESPACE, "", json!({ "metadata": { "name": namespace } }))?;
@@ -112,7 +132,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     let (info, settings) = (cluster_info(&batch.settings.ca_pem, advertise), settings(batch, about));
     replace_data(batch, "kube-public", info)?;
     replace_data(batch, "kube-system", settings)?;
-    api::admission::node::claim_all(batch)?;
+    let is_claimed = api::admission::node::claim_all(batch)?;
     ensure(batch, &kinds::STORAGE_CLASS, "", storage_class())?;
     for (kind, default) in [
         (&kinds::VOLUME_SNAPSHOT_CLASS, kinds::volumesnapshotclass::DEFAULT_ANNOTATION),
@@ -151,9 +171,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     } else {
         publish_servers(batch, &[advertise])?;
     }
-    authorize::policy::reconcile(batch)?;
-    flows(batch);
-    Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
+    Ok(done(authorize::policy::reconcile(batch)? && flows(batch) && is_claimed))
 }
 
 fn ensure(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value) -> Result<(), Status> {
@@ -183,13 +201,17 @@ pub fn keep(
 
 /// The default FlowSchemas and PriorityLevelConfigurations. What is in force does not depend on them (X7): one that
 /// cannot be read or written keeps no server from starting.
-fn flows(batch: &mut Batch<'_>) {
+fn flows(batch: &mut Batch<'_>) -> bool {
     for made in flows::defaults() {
+        if batch.is_full() {
+            return false;
+        }
         if let Err(status) = flow(batch, made) {
             let (kind, name) = (&*made.kind.kind, made.name());
             tracing::error!(kind, name, error = %status.message, "a default object is not as it should be");
         }
     }
+    true
 }
 
 fn flow(batch: &mut Batch<'_>, made: &flows::Default) -> Result<(), Status> {
@@ -357,6 +379,8 @@ fn endpoint_slice(servers: &[SocketAddr]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_store::limits::TxnLimits;
+
     use super::*;
     use crate::api::tests::Cluster;
     use crate::fairness::Fairness;
@@ -432,5 +456,32 @@ mod tests {
             (kinds::ENDPOINT_SLICE.validate)(&kinds::ENDPOINT_SLICE, &object, &mut causes);
             assert_eq!((is_endpoint(address.parse().unwrap()), causes.is_empty()), (is_one, is_one), "{address}");
         }
+    }
+
+    /// What etcd does not take at once is made in several transactions, and nothing is made twice.
+    #[test]
+    fn all_that_a_cluster_begins_with_is_made_within_what_etcd_takes_at_once() {
+        let names = |most: TxnLimits| {
+            let cluster = Cluster::within(most);
+            let at = SocketAddr::from(([192, 0, 2, 1], 6443));
+            let make = |batch: &mut Batch<'_>| bootstrap(batch, at, &About::default());
+            let publish = |batch: &mut Batch<'_>| publish_authorities(batch, "clients", "proxy");
+            let mut rounds = 0;
+            while cluster.api.write_now(false, make).expect("made").code == MORE {
+                rounds += 1;
+            }
+            while cluster.api.write_now(false, publish).expect("made").code == MORE {
+                rounds += 1;
+            }
+            let revision = cluster.api.store.revision();
+            assert_eq!(cluster.api.write_now(false, make).expect("made").code, 200);
+            assert_eq!(cluster.api.write_now(false, publish).expect("made").code, 200);
+            assert_eq!(cluster.api.store.revision(), revision, "all is there");
+            let entries = cluster.api.store.range(b"", None, usize::MAX, None).expect("listed").entries;
+            (entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>(), rounds)
+        };
+        let ((embedded, once), (on_etcd, rounds)) = (names(TxnLimits::EMBEDDED), names(TxnLimits::ETCD));
+        assert!(once == 0 && rounds > 1, "{once} {rounds}");
+        assert_eq!(embedded, on_etcd);
     }
 }

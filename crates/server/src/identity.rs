@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <data>/store/              the store; it names its cluster
-//! <data>/cluster             the same name, and the store's revision when it was opened last
+//! <data>/cluster             the same name, and the store's revision of at most a few seconds ago
 //! <data>/volumes/.cluster    the same name, at the volumes (the node's)
 //! ```
 
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::pki::{PkiError, write_private};
 use crate::start::StartError;
 
-/// How often the note follows a store in etcd.
+/// How often the note follows the store.
 const NOTE: std::time::Duration = std::time::Duration::from_secs(10);
 /// The note beside the store.
 pub const FILE: &str = "cluster";
@@ -146,22 +146,34 @@ pub fn set_aside(data_dir: &Path) -> Result<Option<PathBuf>, StartError> {
     Ok(Some(aside))
 }
 
-/// Keeps the note beside a store in etcd near its revision, until the server stops: an older copy that is put in etcd's
-/// place while no server runs is known by it (A3). The embedded store's own file says so itself.
+/// Keeps the note near the store's revision, until the server stops: an older copy that is put in the store's place
+/// while no server runs is known by it (A3), but for what was written in the last seconds before a kill. What changes
+/// nothing wakes nobody.
 pub async fn keep_noted(store: Store, data_dir: PathBuf, mut closing: watch::Receiver<bool>) {
-    let Some(cluster) = store.cluster().filter(|_| store.is_shared()) else {
+    let Some(cluster) = store.cluster() else {
         return drop(closing.wait_for(|closing| *closing).await);
     };
+    let mut noted = Revision(0);
     loop {
+        // Where its changes are forgotten already there were some.
+        let mut changes = store.watch("", noted).ok();
+        let changed = async {
+            if let Some(changes) = &mut changes {
+                drop(changes.next().await);
+            }
+            tokio::time::sleep(NOTE).await;
+        };
         let is_closing = tokio::select! {
-            () = tokio::time::sleep(NOTE) => false,
+            () = changed => false,
             _ = closing.wait_for(|closing| *closing) => true,
         };
-        let (noted, data_dir) = (Noted { cluster, revision: store.revision() }, data_dir.clone());
+        let now = Noted { cluster, revision: store.revision() };
+        let data_dir = data_dir.clone();
         // On a thread that may wait for the disk.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || noted.write(&data_dir)).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || now.write(&data_dir)).await {
             tracing::warn!(%error, "the store's revision could not be noted");
         }
+        noted = now.revision;
         if is_closing {
             return;
         }

@@ -80,6 +80,27 @@ fn a_new_cluster_sets_the_old_store_aside_and_an_older_copy_is_refused_a11_a3() 
     drop(open(data, &nothing).unwrap());
 }
 
+/// The copy of a store that ran for long is older than what its folder notes at its end.
+#[test]
+fn a_copy_from_before_a_long_run_is_refused_a3() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, nothing) = (folder.path(), Expected::default());
+    let store = open(data, &nothing).unwrap();
+    put(&store, "a", "1");
+    drop(store);
+    let file = data.join(STORE).join(mainstay_store::FILE);
+    let copy = fs::read(&file).unwrap();
+    let store = open(data, &nothing).unwrap();
+    put(&store, "a", "2");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The server stops.
+    let (_closing, is_closing) = watch::channel(true);
+    runtime.block_on(keep_noted(store.clone(), data.to_owned(), is_closing));
+    drop(store);
+    fs::write(&file, copy).unwrap();
+    assert!(refusal(data, &nothing).contains("is at revision 1, an older copy"), "{}", refusal(data, &nothing));
+}
+
 #[test]
 fn an_export_is_restored_forward_only_and_never_over_a_store_unasked_a3_a10() {
     let folder = tempfile::tempdir().unwrap();

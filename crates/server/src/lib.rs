@@ -31,6 +31,7 @@ mod metrics;
 pub mod offline;
 pub mod pki;
 mod presence;
+mod renewal;
 mod sealed;
 mod start;
 mod subject;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_api::schema::yaml;
+use mainstay_client::Rotating;
 use mainstay_store::{OpenError, Store};
 use mainstay_tasks::Health;
 use mainstay_tasks::keep::keep_until;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::aggregation::{Services, availability};
-use crate::api::{Allocated, Api, Cidr, Env, Served, Settings, Tokens};
+use crate::api::{Allocated, Api, Batch, Cidr, Env, Served, Settings, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
@@ -34,6 +35,7 @@ use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Durable, Identity, Pki, PkiError};
 use crate::presence::Kubeconfigs;
+use crate::renewal::Renewal;
 use crate::{bootstrap, driver, identity, metrics, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
@@ -328,8 +330,9 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
     let pki = open_pki(config, &store, &env, now).await?;
-    let serving = pki.serving(&serving_names(config, &service_cidr, advertise.ip(), addr.ip()), now)?;
-    let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], now)?;
+    let pki = Arc::new(pki);
+    let names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
+    let renewal = Arc::new(Renewal::new(pki.clone(), names, now)?);
     let node = config.node.as_ref().map(|node| {
         let addresses = node.addresses.iter().map(IpAddr::to_string);
         let others = [node.name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -338,8 +341,8 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     });
     let node = node.transpose()?;
     let admin = pki.client("admin", ADMIN, &["system:masters"], now)?;
-    let tls = server_tls(&pki, &serving)?;
-    let kubelet_tls = client_tls(&pki, &kubelet_client)?;
+    let tls = server_tls(&pki, renewal.serving.clone())?;
+    let kubelet_tls = client_tls(&pki, renewal.kubelet_client.clone())?;
     let kubelet_tls = Arc::new(kubelet_tls);
     let metrics = Arc::new(Collector::new(kubelet_tls.clone()));
     let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
@@ -372,13 +375,13 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         pod_network: config.pod_network.clone(),
         is_shared: api.store.is_shared(),
     };
-    api.write(false, |batch| bootstrap::bootstrap(batch, advertise, &about)).await.map_err(not_begun)?;
+    let first = |batch: &mut Batch<'_>| bootstrap::bootstrap(batch, advertise, &about);
+    bootstrap::write_all(&api, first).await.map_err(not_begun)?;
     let proxy_ca = Pki::open(&config.data_dir.join("pki").join(FRONT_PROXY), now)?;
     let front_proxy = proxy_ca.client(bootstrap::FRONT_PROXY, bootstrap::FRONT_PROXY, &[], now)?;
     let extensions = Services::new(&api.store, front_proxy);
-    api.write(false, |batch| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca.ca_pem()))
-        .await
-        .map_err(not_begun)?;
+    let authorities = |batch: &mut Batch<'_>| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca.ca_pem());
+    bootstrap::write_all(&api, authorities).await.map_err(not_begun)?;
     let fairness = Fairness::new(&api.store);
     let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
     let authorizer = Arc::new(authorizer);
@@ -413,7 +416,6 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
     });
     let ca_pem = pki.ca_pem().to_owned();
-    let pki = Arc::new(pki);
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
     let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
     let work = move |api: Api, stop: watch::Receiver<bool>| {
@@ -437,6 +439,10 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         tokio::spawn(keep_until(health.clone(), "note", is_closing.clone(), {
             let (store, data_dir, is_closing) = (api.store.clone(), config.data_dir.clone(), is_closing.clone());
             move || identity::keep_noted(store.clone(), data_dir.clone(), is_closing.clone())
+        })),
+        tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
+            let (env, is_closing) = (api.env.clone(), is_closing.clone());
+            move || renewal.clone().run(env.clone(), is_closing.clone())
         })),
         tokio::spawn(keep_until(health.clone(), "servers", is_closing.clone(), {
             let (api, is_closing) = (api.clone(), is_closing.clone());
@@ -575,7 +581,7 @@ fn roots(pki: &Pki) -> Result<RootCertStore, StartError> {
     Ok(roots)
 }
 
-fn server_tls(pki: &Pki, serving: &Identity) -> Result<rustls::ServerConfig, StartError> {
+fn server_tls(pki: &Pki, serving: Arc<Rotating>) -> Result<rustls::ServerConfig, StartError> {
     let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     // Without a certificate a client may still have a token, or ask for what is public.
@@ -583,26 +589,22 @@ fn server_tls(pki: &Pki, serving: &Identity) -> Result<rustls::ServerConfig, Sta
         .allow_unauthenticated()
         .build()
         .map_err(|error| tls(&error))?;
-    let (chain, key) = serving.der()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| tls(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| tls(&error))?;
+        .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn client_tls(pki: &Pki, identity: &Identity) -> Result<rustls::ClientConfig, StartError> {
+fn client_tls(pki: &Pki, identity: Arc<Rotating>) -> Result<rustls::ClientConfig, StartError> {
     let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
-    let (chain, key) = identity.der()?;
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| tls(&error))?
         .with_root_certificates(roots(pki)?)
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| tls(&error))?;
+        .with_client_cert_resolver(identity);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

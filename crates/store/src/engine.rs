@@ -34,6 +34,8 @@ pub(crate) struct Engine {
     summary: Summary,
     /// The keys of groups that failed: where the disk may differ from memory.
     in_doubt: BTreeSet<Bytes>,
+    /// Undoing one failed: it may have reached the disk all the same, with rows that were sealed anew.
+    undo_failed: bool,
     quick_repair: bool,
     sealing: Sealing,
 }
@@ -59,10 +61,15 @@ impl Engine {
             Some(FORMAT) => stale,
             _ => content.keys.keys().cloned().collect(),
         };
-        let rows = sealing.again(&content.keys, all.iter(), &mut summary.sum);
-        let mut engine = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair, sealing };
+        let again = sealing.again(&content.keys, all.into_iter(), summary.sum);
+        summary.sum = again.sum;
+        sealing.done(again.checksums);
+        let mut engine =
+            Self { disk, db: None, summary, in_doubt: BTreeSet::new(), undo_failed: false, quick_repair, sealing };
         if !current {
-            engine.put(&db, rows, &summary, true).map_err(|error| OpenError::Engine(error.to_string()))?;
+            engine
+                .put(&db, rows_of(&again.rows), &summary, true)
+                .map_err(|error| OpenError::Engine(error.to_string()))?;
         }
         if fresh {
             tracing::debug!(file = engine.disk.name(), "a new store was made");
@@ -84,7 +91,8 @@ impl Engine {
         let sum = Sum::of(entries.iter().map(|entry| (&entry.key, entry.revision, &entry.value)));
         let summary = Summary { revision, sum, cluster };
         let sealing = Sealing::default();
-        let made = Self { disk, db: None, summary, in_doubt: BTreeSet::new(), quick_repair: false, sealing };
+        let (in_doubt, undo_failed, quick_repair) = (BTreeSet::new(), false, false);
+        let made = Self { disk, db: None, summary, in_doubt, undo_failed, quick_repair, sealing };
         let rows = entries.iter().map(|entry| (&entry.key, Some((entry.revision, entry.value.clone()))));
         made.put(&db, rows, &summary, true).map_err(engine)?;
         made.disk.mark(revision);
@@ -114,7 +122,7 @@ impl Engine {
             Ok(()) => {
                 self.db = Some(db);
                 self.summary = summary;
-                self.sealing.done(sealed);
+                self.sealing.done(sealed.checksums);
                 self.disk.mark(last);
                 Ok(())
             }
@@ -144,13 +152,20 @@ impl Engine {
             // Nothing of ours does that; the file must not be written over what it has lost.
             return Err(redb::Error::Corrupted(format!("it fell back from revision {revision} to {on_disk}")));
         }
-        if on_disk != revision {
+        // What was to undo a failed commit may have reached the disk, and sealed rows anew, although it failed too.
+        if on_disk != revision || self.undo_failed {
             tracing::warn!(%on_disk, %revision, "a failed commit had reached the disk; it is undone");
-            let mut summary = self.summary;
-            let rows = self.sealing.again(keys, self.in_doubt.iter(), &mut summary.sum);
-            self.put(&db, rows, &summary, false)?;
+            let again = self.sealing.again(keys, self.in_doubt.iter().cloned(), self.summary.sum);
+            let summary = Summary { sum: again.sum, ..self.summary };
+            self.undo_failed = true;
+            if let Err(error) = self.put(&db, rows_of(&again.rows), &summary, false) {
+                close(db);
+                return Err(error);
+            }
             self.summary = summary;
+            self.sealing.done(again.checksums);
         }
+        self.undo_failed = false;
         self.in_doubt.clear();
         Ok(db)
     }
@@ -185,6 +200,10 @@ impl Engine {
             _ => CommitError::Io(error.to_string()),
         }
     }
+}
+
+fn rows_of(rows: &[(Bytes, Option<(Revision, Bytes)>)]) -> impl Iterator<Item = (&Bytes, Option<(Revision, Bytes)>)> {
+    rows.iter().map(|(key, row)| (key, row.clone()))
 }
 
 /// Opens the engine; says whether it had to repair, and so has just looked at every page.

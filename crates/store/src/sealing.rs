@@ -48,7 +48,18 @@ pub(crate) struct Sealed {
     pub rows: Vec<Option<Bytes>>,
     /// The sum of all rows afterwards.
     pub sum: Sum,
-    checksums: BTreeMap<Bytes, Option<u64>>,
+    /// By key, of what is sealed then.
+    pub checksums: BTreeMap<Bytes, Option<u64>>,
+}
+
+/// Rows that are written anew.
+pub(crate) struct Again {
+    /// What goes to the disk; `None` where nothing is to be.
+    pub rows: Vec<(Bytes, Option<(Revision, Bytes)>)>,
+    /// The sum of all rows afterwards.
+    pub sum: Sum,
+    /// By key, of what is sealed then.
+    pub checksums: BTreeMap<Bytes, Option<u64>>,
 }
 
 impl Sealing {
@@ -121,9 +132,9 @@ impl Sealing {
         Sealed { rows, sum, checksums }
     }
 
-    /// Takes in what a group that is on the disk has changed.
-    pub fn done(&mut self, sealed: Sealed) {
-        for (key, checksum) in sealed.checksums {
+    /// Takes in what is on the disk now.
+    pub fn done(&mut self, checksums: BTreeMap<Bytes, Option<u64>>) {
+        for (key, checksum) in checksums {
             match checksum {
                 Some(checksum) => drop(self.checksums.insert(key, checksum)),
                 None => drop(self.checksums.remove(&key)),
@@ -132,28 +143,22 @@ impl Sealing {
     }
 
     /// Rows that are written anew as they are in memory: what goes to the disk, with the sum of all rows afterwards.
-    pub fn again<'a>(
-        &mut self,
-        keys: &Keys,
-        again: impl Iterator<Item = &'a Bytes>,
-        sum: &mut Sum,
-    ) -> Vec<(&'a Bytes, Option<(Revision, Bytes)>)> {
-        let mut rows = Vec::new();
+    /// Nothing is taken in before it is there ([`Sealing::done`]): it may not get there.
+    pub fn again(&self, keys: &Keys, again: impl Iterator<Item = Bytes>, mut sum: Sum) -> Again {
+        let (mut rows, mut checksums) = (Vec::new(), BTreeMap::new());
         for key in again {
-            let Some(stored) = keys.get(key) else {
+            let Some(stored) = keys.get(&key) else {
                 rows.push((key, None));
                 continue;
             };
-            let raw = self.raw(key, &stored.value);
-            let before = self.checksums.remove(key).unwrap_or_else(|| of_row(key, stored.revision, &stored.value));
-            let after = of_row(key, stored.revision, &raw);
-            sum.remove(before);
+            let raw = self.raw(&key, &stored.value);
+            let before = self.checksums.get(&key).copied();
+            let after = of_row(&key, stored.revision, &raw);
+            sum.remove(before.unwrap_or_else(|| of_row(&key, stored.revision, &stored.value)));
             sum.add(after);
-            if raw.starts_with(PREFIX) {
-                self.checksums.insert(key.clone(), after);
-            }
+            checksums.insert(key.clone(), raw.starts_with(PREFIX).then_some(after));
             rows.push((key, Some((stored.revision, raw))));
         }
-        rows
+        Again { rows, sum, checksums }
     }
 }

@@ -411,8 +411,8 @@ impl Store {
         self.0.shared.is_closed()
     }
 
-    /// Carries out a transaction, as a whole or not at all; returns when it is on disk (A2) and visible. When the future is dropped, the
-    /// transaction may or may not be carried out. Needs no particular runtime.
+    /// Carries out a transaction, as a whole or not at all; returns when it is on disk (A2) and visible. When the
+    /// future is dropped, the transaction may or may not be carried out. Needs no particular runtime.
     ///
     /// # Errors
     /// See [`CommitError`].

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::{Kind, ObjectKey, Registry, Status, schema};
+use mainstay_store::limits::MAX_VALUE;
 use mainstay_store::{Encoded, Entry, Expect, Op, Store, Txn};
 use serde_json::Value;
 
@@ -165,6 +166,11 @@ impl<'a> Batch<'a> {
             schema::drop_empty(kind, object);
         }
         Ok(object)
+    }
+
+    /// An object as it is stored, and since when.
+    pub(super) fn row(&mut self, key: Bytes) -> Option<Entry> {
+        self.know(key).entry.clone()
     }
 
     /// The object, or 404 in upstream's words.
@@ -355,19 +361,29 @@ impl<'a> Batch<'a> {
         self.txn
     }
 
-    /// The number of ops so far.
-    pub fn len(&self) -> usize {
-        self.txn.ops.len()
-    }
-
     /// Keys and values of the ops so far, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The number of expectations so far.
-    pub fn expects(&self) -> usize {
-        self.txn.expect.len()
+    /// Whether nothing more fits into its transaction for certain: who writes many things goes on in another one. The
+    /// last may be of any size that is allowed, with some for keys and allocations, where that leaves enough for others;
+    /// and one Service may have hundreds of node ports. Where the last is too much, less is to be tried.
+    pub fn is_full(&self) -> bool {
+        let most = self.store.txn_limits();
+        let bytes = most.bytes.saturating_sub(MAX_VALUE + (64 << 10)).max(most.bytes / 3);
+        self.bytes > bytes || self.is_full_with(0) || self.txn.expect.len() > most.compares.min(most.ops) / 2
+    }
+
+    /// Whether it would be with so many ops more.
+    pub fn is_full_with(&self, ops: usize) -> bool {
+        let most = self.store.txn_limits();
+        self.txn.ops.len() + ops > most.ops.min(most.compares) / 2
+    }
+
+    /// Whether its transaction may change a key twice: take an object away, and make another one of its name.
+    pub fn may_repeat(&self) -> bool {
+        !self.store.txn_limits().is_etcds
     }
 
     /// Whether there is nothing to write.

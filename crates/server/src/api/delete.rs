@@ -1,14 +1,15 @@
 //! `DELETE`: preconditions, grace, finalizers; an object goes only when nothing holds it any more.
 
 use mainstay_api::kinds::customresourcedefinition::CLEANUP;
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
+use mainstay_store::Entry;
 use serde_json::{Value, json};
 
 use crate::authorize::restriction;
 use crate::dynamic;
 use crate::dynamic::matching::{Attributes, Operation};
 
-use super::{Batch, Body, Outcome, admission, metadata};
+use super::{Batch, Body, Outcome, Selection, admission, codec, key, metadata};
 
 /// The finalizer that keeps an owner until its dependents are gone.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -130,6 +131,28 @@ impl DeleteOptions {
             )),
         }
     }
+}
+
+/// As [`delete`], of an object as it was listed. Where it is another one by now, or is not selected any more, it is gone
+/// for who lists: 404 (A8).
+pub fn delete_listed(
+    batch: &mut Batch<'_>,
+    selection: &Selection,
+    listed: &Entry,
+    options: &DeleteOptions,
+) -> Result<Outcome, Status> {
+    let kind = selection.kind();
+    let Some((_, ObjectKey { namespace, name })) = key::parse(&batch.registry, &listed.key) else {
+        return Err(Status::not_found(kind, ""));
+    };
+    let now = batch.row(listed.key.clone()).ok_or_else(|| Status::not_found(kind, &name))?;
+    if now.revision != listed.revision {
+        let uid = |bytes: &[u8]| Ok::<_, Status>(object::uid(&codec::decode_metadata(bytes)?).to_owned());
+        if uid(&now.value)? != uid(&listed.value)? || !selection.matches(&now.value)? {
+            return Err(Status::not_found(kind, &name));
+        }
+    }
+    delete(batch, kind, &namespace, &name, options)
 }
 
 /// Deletes an object, or sets it on its way: graceful deletion and finalizers keep it until they are done.

@@ -66,6 +66,11 @@ impl Selection {
         Self::new(kind, namespace, &query)
     }
 
+    /// Of which kind they are.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
     /// What the store's index finds these objects by, where they are all found by one text.
     pub fn index_text(&self) -> Option<Bytes> {
         let node = (self.kind.stored() == &mainstay_api::kinds::POD).then(|| self.fields.required(key::NODE_OF_POD));

@@ -21,9 +21,13 @@ struct Default {
     object: Value,
 }
 
-/// Adds what is missing.
-pub fn reconcile(batch: &mut Batch<'_>) -> Result<(), Status> {
+/// Adds what is missing, as much as one transaction takes; whether that was all.
+pub fn reconcile(batch: &mut Batch<'_>) -> Result<bool, Status> {
+    let mut is_all = true;
     for Default { kind, namespace, object } in defaults() {
+        if batch.is_full() {
+            return Ok(false);
+        }
         let name = object::name(&object);
         let (mut is_kept, mut is_of_another) = (true, false);
         bootstrap::keep(batch, &kind, &namespace, &object, |old| {
@@ -34,10 +38,14 @@ pub fn reconcile(batch: &mut Batch<'_>) -> Result<(), Status> {
         if is_kept && is_of_another {
             // A binding keeps its role for life: it is made again.
             api::delete(batch, &kind, &namespace, name, &api::DeleteOptions::default())?;
-            api::create(batch, &kind, &namespace, object.clone())?;
+            if batch.may_repeat() {
+                api::create(batch, &kind, &namespace, object.clone())?;
+            } else {
+                is_all = false;
+            }
         }
     }
-    Ok(())
+    Ok(is_all)
 }
 
 /// The stored object with what it lacks.

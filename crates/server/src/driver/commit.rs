@@ -6,7 +6,6 @@ use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
-use mainstay_store::limits::{MAX_VALUE, TxnLimits};
 use serde_json::{Value, json};
 
 use super::{Part, Work, events};
@@ -16,27 +15,6 @@ use crate::dynamic::Session;
 /// Writes of one decision that go into one transaction; what is beyond is decided anew. A decision is safe when cut
 /// after any of its writes.
 const MAX_WRITES: usize = 128;
-/// From when on a transaction takes no further write.
-struct Full {
-    /// Bytes, of keys and values.
-    bytes: usize,
-    /// Ops, and expectations.
-    count: usize,
-}
-
-impl Full {
-    /// The last write may be of any size that is allowed, with some for keys and allocations, where that leaves enough
-    /// for others; and one Service may have hundreds of node ports. Where the last is too much, less is tried.
-    fn of(most: &TxnLimits) -> Self {
-        let bytes = most.bytes.saturating_sub(MAX_VALUE + (64 << 10)).max(most.bytes / 3);
-        Self { bytes, count: most.ops.min(most.compares) / 2 }
-    }
-
-    /// Whether nothing more fits into the batch's transaction for certain.
-    fn is_reached(&self, batch: &Batch<'_>) -> bool {
-        batch.bytes() > self.bytes || batch.len() > self.count || batch.expects() > self.count
-    }
-}
 
 /// What decisions came to.
 #[derive(Debug)]
@@ -68,7 +46,6 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         batch.join(session);
         batch
     };
-    let full = Full::of(api.store.txn_limits());
     let mut most = work.most_writes.max(1);
     if work.parts.len() == 1 {
         most = most.min(MAX_WRITES);
@@ -80,9 +57,9 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         let mut begun = 0;
         for part in &work.parts {
             begun = count;
-            next = match parts > 0 && batch.len() + 2 * part.decision.writes.len() > full.count {
+            next = match parts > 0 && batch.is_full_with(2 * part.decision.writes.len()) {
                 true => Some(Stop::Full),
-                false => add(&mut batch, work.controller, part, (&mut count, &mut index), (most, &full)),
+                false => add(&mut batch, work.controller, part, (&mut count, &mut index), most),
             };
             if next.is_some() {
                 break;
@@ -111,7 +88,7 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
         }
         let mut is_cut = next.is_some() && refused.is_none();
         for key in &work.expired {
-            if full.is_reached(&batch) {
+            if batch.is_full() {
                 is_cut = true;
                 break;
             }
@@ -136,10 +113,10 @@ fn add(
     controller: &'static str,
     part: &Part,
     (count, index): (&mut usize, &mut usize),
-    (most, full): (usize, &Full),
+    most: usize,
 ) -> Option<Stop> {
     for write in &part.decision.writes {
-        if *count >= most || full.is_reached(batch) {
+        if *count >= most || batch.is_full() {
             return Some(Stop::Full);
         }
         if let Some(session) = &batch.session {
@@ -154,7 +131,7 @@ fn add(
         }
     }
     for event in &part.decision.events {
-        if full.is_reached(batch) {
+        if batch.is_full() {
             tracing::debug!(controller, key = %part.key, "no room is left for all events");
             break;
         }

@@ -593,7 +593,8 @@ async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     Ok(respond::reply(written))
 }
 
-/// Deletes what is selected, one by one, each as a `DELETE` of its own; answers what was there.
+/// Deletes what is selected, one by one, each as a `DELETE` of its own, as long as it is what was found; answers what
+/// was there.
 async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, .. } = call.target;
     if kind.namespaced && namespace.is_empty() {
@@ -609,14 +610,12 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
     if selection.needs_conversion() {
         convert::selected(&call.server.api, &selection, &mut found.items).await?;
     }
-    let registry = call.server.api.served.now();
     for entry in &found.items {
-        let Some((_, key)) = api::key::parse(&registry, &entry.key) else { continue };
         let session = session(call.server, &call.requester);
         let of_one = Call { session: session.clone(), ..call.clone() };
         let delete = |batch: &mut Batch<'_>| {
             batch.requester = Some(call.requester.clone());
-            api::delete(batch, kind, &key.namespace, &key.name, &options)
+            api::delete_listed(batch, &selection, entry, &options)
         };
         describe(&of_one, dry_run);
         let deleted = call.server.api.write_asking(session.as_ref(), dry_run, delete).await;

@@ -21,6 +21,8 @@ const RESOURCE_EXHAUSTED: u32 = 8;
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a transaction may wait until it is done or certainly not done; what is in doubt then is settled first.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long what is done may take to be shown by the watch.
+const SHOWN: Duration = Duration::from_secs(60);
 /// Before something is tried again, at first and at most.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MOST: Duration = Duration::from_secs(1);
@@ -51,9 +53,11 @@ impl Follower {
             self.reached(seen, newest, deadline).await;
             return Err(self.refusal(&whole.compare, &answer.found));
         }
-        // It is done: whoever does not want to wait until it is seen here stops waiting himself.
-        if !self.shown(seen, answer.revision).await {
-            return Err(CommitError::Closed);
+        // It is done: whoever wants to wait less until it is seen here stops waiting himself.
+        match tokio::time::timeout(SHOWN, self.shown(seen, answer.revision)).await {
+            Ok(true) => {}
+            Ok(false) => return Err(CommitError::Closed),
+            Err(_) => return Err(CommitError::Io("etcd has carried it out, and does not show it".to_owned())),
         }
         let revision = |index: usize| row::revision(answer.revision, u16::try_from(index).unwrap_or(u16::MAX));
         Ok(match whole.writes.len().checked_sub(1) {

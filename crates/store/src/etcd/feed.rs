@@ -32,11 +32,11 @@ const IN_FLIGHT: usize = 64;
 const LAST: Duration = Duration::from_secs(3);
 /// History is forgotten this long after it was made, as Kubernetes' API servers do.
 const HISTORY: Duration = Duration::from_secs(300);
-/// Keys of the first page that is read; pages of small rows grow from there.
+/// Keys of the first page that is read; the next are as large as the rows of the one before let expect.
 const FIRST_PAGE: i64 = 32;
 const MAX_PAGE: i64 = 8192;
-/// A page of fewer bytes is followed by a larger one.
-const SMALL_PAGE: usize = 2 << 20;
+/// Bytes that a page is to have.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// A running backend.
 #[derive(Debug)]
@@ -207,7 +207,14 @@ async fn load_once(client: &Client, prefix: &Bytes) -> Result<Loaded, Load> {
     let (mut keys, mut receipts) = (Keys::new_sync(), Vec::new());
     let mut range = Range { key: prefix.clone(), end: end_of(prefix), limit: FIRST_PAGE, revision: 0 };
     loop {
-        let bytes = client.call(RANGE, range.encode(), CALL).await.map_err(Load::Grpc)?;
+        let bytes = match client.call(RANGE, range.encode(), CALL).await {
+            // Rows are larger from here on. One alone is never too long.
+            Err(GrpcError::TooLong(_)) if range.limit > 1 => {
+                range.limit = (range.limit / 4).max(1);
+                continue;
+            }
+            answer => answer.map_err(Load::Grpc)?,
+        };
         let size = bytes.len();
         let page = RangeAnswer::decode(bytes).map_err(|error| Load::Grpc(error.into()))?;
         if range.revision == 0 {
@@ -226,10 +233,15 @@ async fn load_once(client: &Client, prefix: &Bytes) -> Result<Loaded, Load> {
             return Ok(Loaded { keys, revision: range.revision, receipts });
         };
         range.key = joined(&last.key, &[0]);
-        if size < SMALL_PAGE {
-            range.limit = (range.limit * 2).min(MAX_PAGE);
-        }
+        range.limit = next_page(range.limit, page.kvs.len(), size);
     }
+}
+
+/// How many keys the next page is to have, after one of so many keys and bytes that was asked for with this limit: at
+/// most twice as many, for the rows that follow may be larger.
+fn next_page(limit: i64, keys: usize, bytes: usize) -> i64 {
+    let expected = PAGE_BYTES / (bytes / keys.max(1)).max(1);
+    i64::try_from(expected).unwrap_or(MAX_PAGE).min(limit * 2).clamp(1, MAX_PAGE)
 }
 
 /// Keeps memory as etcd is, over broken connections and other members.
@@ -237,11 +249,11 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
     loop {
         let error = match follower.watch(&applied).await {
             Followed::Broken(error) => error,
-            Followed::Compacted => match load(&follower.client, &follower.prefix).await {
+            Followed::Behind(why) => match load(&follower.client, &follower.prefix).await {
                 // What went back is found by the next read.
                 Ok(Loaded { revision, .. }) if revision < *applied.borrow() => "its revision is lower".to_owned(),
                 Ok(Loaded { keys, revision, .. }) => {
-                    tracing::warn!("etcd has forgotten what this server had yet to see; its watches begin anew");
+                    tracing::warn!(why, "what this server had yet to see cannot be followed; its watches begin anew");
                     follower.shared.reset(State::new(keys, row::whole(revision), follower.limits, follower.index));
                     applied.send_replace(revision);
                     continue;
@@ -273,8 +285,35 @@ async fn follow(follower: Follower, applied: watch::Sender<i64>) {
 enum Followed {
     Older(String),
     Broken(String),
-    Compacted,
+    /// What happened meanwhile is not to be had; all is read anew.
+    Behind(&'static str),
     Damaged(Bytes),
+}
+
+/// What of a watch's answers is to be shown yet.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// Events of a transaction that is not whole yet: an answer of many bytes comes in pieces, which are cut anywhere.
+    rest: Vec<wire::Event>,
+    /// etcd's revision when the watch began; before that is shown, memory is not as etcd is.
+    until: i64,
+}
+
+impl Gathered {
+    /// Takes in an answer; what is whole by now.
+    fn take(&mut self, answer: &mut WatchAnswer) -> Vec<wire::Event> {
+        if answer.created {
+            self.until = answer.revision;
+        }
+        self.rest.append(&mut answer.events);
+        if !answer.fragment {
+            return std::mem::take(&mut self.rest);
+        }
+        let newest = self.rest.last().map_or(0, |event| event.kv.mod_revision);
+        let whole = self.rest.partition_point(|event| event.kv.mod_revision < newest);
+        let rest = self.rest.split_off(whole);
+        std::mem::replace(&mut self.rest, rest)
+    }
 }
 
 impl Follower {
@@ -306,21 +345,26 @@ impl Follower {
     }
 
     async fn read(&self, stream: &mut Stream, applied: &watch::Sender<i64>) -> Followed {
+        let mut gathered = Gathered::default();
         loop {
             let answer = match stream.next().await {
                 Ok(bytes) => WatchAnswer::decode(bytes),
+                Err(GrpcError::TooLong(_)) => return Followed::Behind("an answer of etcd's is too long"),
                 Err(error) => return Followed::Broken(error.to_string()),
             };
             match answer {
                 Err(_) => return Followed::Broken(GrpcError::Malformed.to_string()),
-                Ok(answer) if answer.compact_revision > 0 => return Followed::Compacted,
+                Ok(answer) if answer.compact_revision > 0 => return Followed::Behind("etcd has forgotten it"),
                 Ok(answer) if answer.canceled => return Followed::Broken(answer.reason),
-                Ok(answer) => {
-                    if self.shared.silence.over() {
-                        tracing::warn!("etcd is followed again");
-                    }
-                    if let Err(key) = self.apply(answer.events, applied) {
+                Ok(mut answer) => {
+                    // Without an event, and not at the beginning: all up to this revision was brought.
+                    let is_progress = answer.events.is_empty() && !answer.created && !answer.fragment;
+                    if let Err(key) = self.apply(gathered.take(&mut answer), applied) {
                         return Followed::Damaged(key);
+                    }
+                    let is_current = is_progress || *applied.borrow() >= gathered.until;
+                    if is_current && self.shared.silence.over() {
+                        tracing::warn!("etcd is followed again");
                     }
                 }
             }

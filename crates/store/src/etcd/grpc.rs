@@ -67,6 +67,9 @@ pub(super) enum GrpcError {
     /// What came is no gRPC.
     #[error("etcd's answer makes no sense")]
     Malformed,
+    /// The answer is longer than [`MAX_MESSAGE`].
+    #[error("etcd's answer is of {0} bytes, more than is read at once")]
+    TooLong(usize),
 }
 
 impl GrpcError {
@@ -78,7 +81,7 @@ impl GrpcError {
                 message.contains("too many requests") || message.contains("larger than max")
             }
             Self::Status { code, .. } => NOT_DONE.contains(code),
-            Self::Unreachable(_) | Self::Malformed => false,
+            Self::Unreachable(_) | Self::Malformed | Self::TooLong(_) => false,
         }
     }
 }
@@ -394,14 +397,21 @@ impl Client {
 
 async fn exchange(connection: Connection, path: &str, message: Bytes) -> Result<Bytes, GrpcError> {
     let answer = send(connection, path, Outgoing::One(Some(frame(&message)))).await?;
-    let (head, body) = answer.into_parts();
+    let (head, mut body) = answer.into_parts();
     status(&head.headers)?;
-    let collected = http_body_util::Limited::new(body, MAX_MESSAGE).collect().await.map_err(unreachable)?;
-    if let Some(trailers) = collected.trailers() {
-        status(trailers)?;
+    let (mut read, mut message) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|error| unreachable(chain(&error)))?.into_data() {
+            // Nothing comes after the one message.
+            Ok(bytes) if message.is_some() && !bytes.is_empty() => return Err(GrpcError::Malformed),
+            Ok(bytes) => {
+                read.extend_from_slice(&bytes);
+                message = message.or(unframe(&mut read)?);
+            }
+            Err(frame) => frame.trailers_ref().map_or(Ok(()), status)?,
+        }
     }
-    let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
-    unframe(&mut bytes)?.ok_or_else(|| unreachable("the answer ended early"))
+    message.ok_or_else(|| unreachable("the answer ended early"))
 }
 
 async fn send(mut connection: Connection, path: &str, body: Outgoing) -> Result<http::Response<Incoming>, GrpcError> {
@@ -491,8 +501,11 @@ fn frame(message: &[u8]) -> Bytes {
 fn unframe(read: &mut BytesMut) -> Result<Option<Bytes>, GrpcError> {
     let Some(head) = read.get(..5) else { return Ok(None) };
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-    if head[0] != 0 || length > MAX_MESSAGE {
+    if head[0] != 0 {
         return Err(GrpcError::Malformed);
+    }
+    if length > MAX_MESSAGE {
+        return Err(GrpcError::TooLong(length));
     }
     if read.len() < 5 + length {
         return Ok(None);

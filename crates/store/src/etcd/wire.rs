@@ -69,6 +69,10 @@ pub(super) struct Event {
 #[derive(Clone, Debug, Default)]
 pub(super) struct WatchAnswer {
     pub revision: i64,
+    /// The first answer: at which revision etcd was when the watch began.
+    pub created: bool,
+    /// The rest of it is in the next one.
+    pub fragment: bool,
     pub canceled: bool,
     pub compact_revision: i64,
     pub reason: String,
@@ -176,7 +180,7 @@ pub(super) fn compaction(revision: i64) -> Bytes {
     out.freeze()
 }
 
-/// Begins a watch of a range of keys, from a revision on.
+/// Begins a watch of a range of keys, from a revision on, whose answers come in pieces where they are long.
 pub(super) fn watch(key: &[u8], end: &[u8], from: i64) -> Bytes {
     let mut out = BytesMut::new();
     message(&mut out, 1, |out| {
@@ -185,6 +189,7 @@ pub(super) fn watch(key: &[u8], end: &[u8], from: i64) -> Bytes {
         number(out, 3, from);
         number(out, 4, 1);
         number(out, 6, 1);
+        number(out, 8, 1);
     });
     out.freeze()
 }
@@ -311,9 +316,11 @@ impl WatchAnswer {
         fields(bytes, |field, wire| {
             match field {
                 1 => answer.revision = header(wire.bytes())?,
+                3 => answer.created = wire.number() != 0,
                 4 => answer.canceled = wire.number() != 0,
                 5 => answer.compact_revision = wire.number(),
                 6 => answer.reason = String::from_utf8_lossy(&wire.bytes()).into_owned(),
+                7 => answer.fragment = wire.number() != 0,
                 11 => answer.events.push(event(wire.bytes())?),
                 _ => {}
             }

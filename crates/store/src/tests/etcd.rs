@@ -1,12 +1,12 @@
 //! The same promises on a real etcd (Debian's etcd-server), and what only several servers meet. Each test is this test
 //! program again in a network namespace of its own, where loopback is all there is.
 
+mod limits;
+
 use super::{put, put_op, shared};
 use crate::{
-    CommitError, Encoded, Endpoint, Etcd, Expect, Invalid, Op, OpenError, Options, ReadError, Revision, Store, Txn,
-    WatchError,
+    CommitError, Endpoint, Etcd, Expect, Invalid, OpenError, Options, ReadError, Revision, Store, Txn, WatchError,
 };
-use bytes::Bytes;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -181,139 +181,6 @@ fn several_servers_read_what_any_of_them_has_acknowledged_m2() {
     assert_eq!((two.get(b"n").unwrap().value, two.get(b"k").unwrap().value), ("50".into(), "49".into()), "A2");
 }
 
-/// The next of a row of numbers that a seed gives.
-fn random(seed: &mut u64) -> usize {
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    (*seed >> 33) as usize
-}
-
-/// Two servers take names, many at once and of many bytes, while a third takes and frees single ones. Whatever a
-/// transaction's size, it is carried out as a whole where all of its names are free, or not at all: no name is taken
-/// that another has, none comes back that was freed.
-#[test]
-fn a_transaction_is_whole_however_large_while_others_write_a8_a9() {
-    const NAMES: usize = 300;
-    const ROUNDS: u64 = 25;
-    if !inside("a_transaction_is_whole_however_large_while_others_write_a8_a9") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let _member = Member::start(folder.path());
-    let stores = [open("/mainstay/"), open("/mainstay/"), open("/mainstay/")];
-    let name = |index: usize| Bytes::from(format!("n/{:03}", index % NAMES));
-    let took = |store: &Store, who: &str, names: &[Bytes], fill: usize| {
-        let value =
-            |key: &Bytes| Encoded::plain(format!("{who} {}{}", names.len(), "x".repeat(fill * (key.len() & 1))));
-        let ops = names.iter().map(|key| Op::Put { key: key.clone(), value: value(key) });
-        let expect = names.iter().map(|key| (key.clone(), Expect::Absent)).collect();
-        match store.commit_blocking(Txn { expect, ops: ops.collect() }) {
-            Ok(done) => {
-                assert_eq!(done.last.0, done.first.0 + names.len() as u64 - 1, "A6: each op's revision is known");
-                true
-            }
-            Err(CommitError::Expectation { .. } | CommitError::Invalid(_)) => false,
-            Err(error) => panic!("{error}"),
-        }
-    };
-    let taken = std::thread::scope(|scope| {
-        let many = [0, 1].map(|server: usize| {
-            let (store, name, took) = (&stores[server], &name, &took);
-            scope.spawn(move || {
-                let mut seed = server as u64 + 1;
-                let mut all = Vec::new();
-                for round in 0..ROUNDS {
-                    let (from, count) = (random(&mut seed), 1 + random(&mut seed) % 160);
-                    let names: Vec<Bytes> = (from..from + count).map(name).collect();
-                    let who = format!("{server}-{round}");
-                    let fill = if random(&mut seed).is_multiple_of(4) { 12 << 10 } else { 1 };
-                    if took(store, &who, &names, fill) {
-                        // They are there, all of them, as long as nobody frees them: then all are gone at once.
-                        let free = Txn {
-                            expect: Vec::new(),
-                            ops: names
-                                .iter()
-                                .map(|key| Op::Delete { key: key.clone(), last: Encoded::plain("") })
-                                .collect(),
-                        };
-                        all.push(who.clone());
-                        for key in &names {
-                            let now = store.get(key).expect("A8: nobody else frees it");
-                            assert!(now.value.starts_with(who.as_bytes()), "A8: {who} has {key:?}");
-                        }
-                        if round % 3 > 0 {
-                            store.commit_blocking(free).expect("A8: all are there");
-                        }
-                    }
-                }
-                all
-            })
-        });
-        let single = scope.spawn(|| {
-            let mut seed = 77;
-            let mut kept = Vec::new();
-            for round in 0..ROUNDS * 12 {
-                let names = [name(random(&mut seed))];
-                let who = format!("2-{round}");
-                if took(&stores[2], &who, &names, 1) {
-                    kept.push((names[0].clone(), who));
-                }
-            }
-            kept
-        });
-        let done: usize = many.into_iter().map(|thread| thread.join().unwrap().len()).sum();
-        assert!(done > 3, "{done} of many names");
-        single.join().unwrap()
-    });
-    caught_up(&stores[0]);
-    assert!(taken.len() > 10);
-    for (key, who) in taken {
-        let now = stores[0].get(&key).map(|entry| entry.value);
-        assert!(now.as_ref().is_some_and(|now| now.starts_with(who.as_bytes())), "A8: {who} has {key:?}, not {now:?}");
-    }
-}
-
-/// etcd says that its space is exceeded of a transaction that it carries out, too: who is told so had nothing done.
-#[test]
-fn what_a_full_etcd_refuses_was_not_done_a9() {
-    const WRITERS: usize = 12;
-    if !inside("what_a_full_etcd_refuses_was_not_done_a9") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let _member = Member::start_with(&folder.path().join("etcd"), &["--quota-backend-bytes", "4000000"]);
-    let store = open("/mainstay/");
-    let outcomes = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let store = &store;
-                scope.spawn(move || {
-                    let mut all = Vec::new();
-                    for round in 0..400 {
-                        let key = format!("k/{writer}/{round}");
-                        let done = store.commit_blocking(put(&key, &"x".repeat(8 << 10)));
-                        let is_done = match &done {
-                            Ok(_) => true,
-                            Err(CommitError::Full) => false,
-                            Err(error) => panic!("{error}"),
-                        };
-                        all.push((key, is_done));
-                        if !is_done {
-                            break;
-                        }
-                    }
-                    all
-                })
-            })
-            .collect();
-        writers.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
-    });
-    caught_up(&store);
-    assert!(outcomes.iter().filter(|(_, is_done)| !is_done).count() >= WRITERS, "etcd is full");
-    for (key, is_done) in outcomes {
-        assert_eq!(store.get(key.as_bytes()).is_some(), is_done, "A9: {key}");
-    }
-}
-
 /// A server that was away while etcd forgot: its watchers are told, and none is shown a gap.
 #[test]
 fn a_server_that_missed_what_etcd_forgot_says_so_a4_a7() {
@@ -368,6 +235,8 @@ fn a_server_that_missed_what_etcd_forgot_says_so_a4_a7() {
 /// A way to etcd on which answers can be lost.
 struct Proxy {
     swallows: Arc<AtomicBool>,
+    /// Whether nobody gets through.
+    cut: Arc<AtomicBool>,
     swallowed: Mutex<mpsc::Receiver<()>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
@@ -378,10 +247,12 @@ impl Proxy {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:4379").unwrap();
         let (swallows, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let cut = Arc::new(AtomicBool::new(false));
+        let is_cut = cut.clone();
         let (tell, swallowed) = mpsc::channel();
-        let proxy = Self { swallows: swallows.clone(), swallowed: Mutex::new(swallowed), open: open.clone() };
+        let proxy = Self { swallows: swallows.clone(), cut, swallowed: Mutex::new(swallowed), open: open.clone() };
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for client in listener.incoming().map_while(Result::ok).filter(|_| !is_cut.load(Ordering::Acquire)) {
                 let Ok(member) = TcpStream::connect("127.0.0.1:2379") else { continue };
                 let ends = [&client, &client, &member, &member].map(|end| end.try_clone().unwrap());
                 let [read_client, write_client, read_member, write_member] = ends;
@@ -409,15 +280,20 @@ impl Proxy {
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
 
+    /// Ends all connections.
+    fn shut(&self) {
+        for end in crate::lock(&self.open).drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Loses whatever etcd answers next, and then the connection.
     fn lose_answers(&self) {
         let swallowed = crate::lock(&self.swallowed);
         while swallowed.try_recv().is_ok() {}
         self.swallows.store(true, Ordering::Release);
         let _ = swallowed.recv_timeout(Duration::from_millis(500));
-        for end in crate::lock(&self.open).drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
+        self.shut();
         self.swallows.store(false, Ordering::Release);
     }
 }

@@ -151,3 +151,33 @@ fn a_failed_commit_of_sealed_rows_is_undone_a1_a2() {
     }
     assert!(failures > 0);
 }
+
+/// What was to undo it may fail, too, and reach the disk all the same, with rows that are sealed anew: the file stays
+/// one that can be opened.
+#[test]
+fn a_commit_of_sealed_rows_whose_undoing_fails_is_undone_later_a2_a10() {
+    let (base, content) = filled();
+    let mut twice = 0;
+    for (first, then) in (0..16).flat_map(|first| (1..16).map(move |then| (first, first + then))) {
+        let disk = FaultyDisk::with(base.bytes());
+        let store = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(1, &[1])).unwrap();
+        let begun = disk.calls();
+        disk.fault_at(begun + first, Fault::Error);
+        disk.fault_at(begun + then, Fault::Error);
+        let change = |key: &str| {
+            let ops = vec![put_op("s/a", "other"), delete_op("s/e"), put_op(key, "n"), put_op("p/new", "n")];
+            store.commit_blocking(Txn { expect: vec![], ops }).is_ok()
+        };
+        if !change("s/new") {
+            twice += usize::from(disk.calls() > begun + then);
+            assert_eq!(shown(&store), content, "{first}, {then}: nothing of it");
+        }
+        while store.commit_blocking(Txn { expect: vec![], ops: vec![put_op("p/after", "x")] }).is_err() {}
+        let last = shown(&store);
+        drop(store);
+        let store = open(&disk, keys(1, &[1])).unwrap_or_else(|error| panic!("{first}, {then}: {error}"));
+        assert_eq!(shown(&store), last, "{first}, {then}");
+        on_disk(&disk);
+    }
+    assert!(twice > 0);
+}

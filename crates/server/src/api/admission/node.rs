@@ -84,13 +84,17 @@ pub fn release(batch: &mut Batch<'_>, node: &Value) {
     }
 }
 
-/// Makes the keys of Nodes that had their ranges before there were keys.
-pub fn claim_all(batch: &mut Batch<'_>) -> Result<(), Status> {
+/// Makes the keys of Nodes that had their ranges before there were keys, as many as one transaction takes; whether those
+/// were all.
+pub fn claim_all(batch: &mut Batch<'_>) -> Result<bool, Status> {
     for node in batch.all(&kinds::NODE)? {
+        if batch.is_full() {
+            return Ok(false);
+        }
         let range = key::pod_range(range_of(&node));
         if !range_of(&node).is_empty() && !batch.has(range.clone()) {
             batch.reserve(range, object::name(&node));
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -21,6 +21,31 @@ fn a8_a_reused_name_is_not_deleted_for_its_predecessor() {
     assert!(cluster.get(&kinds::CONFIG_MAP, "a").is_some());
 }
 
+/// What is deleted with others is what was listed, as long as it is meant.
+#[test]
+fn a8_what_was_selected_is_deleted_and_nothing_that_came_after_it() {
+    let cluster = Cluster::new();
+    let labelled = |name: &str, label: &str| json!({ "metadata": { "name": name, "labels": { "app": label } } });
+    for name in ["same", "changed", "moved", "replaced"] {
+        cluster.create(&kinds::CONFIG_MAP, labelled(name, "old")).expect("created");
+    }
+    let query = Query::from([("labelSelector".to_owned(), "app=old".to_owned())]);
+    let selection = Selection::new(&kinds::CONFIG_MAP, "default", &query).expect("a selector");
+    let mut listed = cluster.api.store.range(&selection.prefix(), None, 10, None).expect("listed").entries;
+    listed.retain(|entry| selection.matches(&entry.value).expect("it reads"));
+    let relabel = json!({ "metadata": { "labels": { "app": "new" } } });
+    cluster.merge(&kinds::CONFIG_MAP, "moved", Part::Main, relabel).expect("changed");
+    cluster.merge(&kinds::CONFIG_MAP, "changed", Part::Main, json!({ "data": { "a": "b" } })).expect("changed");
+    cluster.delete(&kinds::CONFIG_MAP, "replaced", &DeleteOptions::default()).expect("deleted");
+    cluster.create(&kinds::CONFIG_MAP, labelled("replaced", "old")).expect("created again");
+    for (name, entry) in ["changed", "moved", "replaced", "same"].iter().zip(&listed) {
+        let done = cluster.write(|batch| delete_listed(batch, &selection, entry, &DeleteOptions::default()));
+        let is_kept = ["moved", "replaced"].contains(name);
+        assert_eq!(done.err().map(|status| status.code), is_kept.then_some(404), "{name}");
+        assert_eq!(cluster.get(&kinds::CONFIG_MAP, name).is_some(), is_kept, "{name}");
+    }
+}
+
 #[test]
 fn a_bound_pod_goes_gracefully_and_an_unbound_one_at_once() {
     let cluster = Cluster::new();

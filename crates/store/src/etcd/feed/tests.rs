@@ -100,6 +100,33 @@ fn receipts_and_what_was_not_there_are_nobodys_events() {
     assert_eq!(events(&follower).last().map(|event| text(&event.value)), Some("1".to_owned()));
 }
 
+/// A transaction whose events come in several answers is shown as a whole (A4).
+#[test]
+fn a_transaction_in_pieces_is_shown_when_it_is_whole_a4() {
+    let (follower, applied) = follower();
+    let mut gathered = Gathered::default();
+    let mut piece = |events: Vec<wire::Event>, fragment: bool| {
+        let mut answer = WatchAnswer { events, fragment, ..WatchAnswer::default() };
+        follower.apply(gathered.take(&mut answer), &applied).unwrap();
+        (shown(&follower).len(), *applied.borrow())
+    };
+    assert_eq!(piece(vec![put("/a", "1", 11, 0), put("/b", "2", 12, 0)], true), (1, 11));
+    assert_eq!(piece(vec![put("/c", "3", 12, 1)], true), (1, 11), "more of it may come");
+    assert_eq!(piece(vec![put("/d", "4", 12, 2), put("/e", "5", 13, 0)], true), (4, 12));
+    assert_eq!(piece(vec![put("/f", "6", 13, 1)], false), (6, 13));
+    assert_eq!(piece(vec![put("/g", "7", 14, 0)], false), (7, 14));
+}
+
+#[test]
+fn a_page_is_as_large_as_the_rows_before_let_expect_m3() {
+    assert_eq!(next_page(FIRST_PAGE, 32, 32 * 100), 64, "twice as many at most");
+    assert_eq!(next_page(MAX_PAGE, 8192, 8192 * 100), MAX_PAGE);
+    assert_eq!(next_page(4096, 2100, 2100 * 1000), 4194, "4 MiB");
+    assert_eq!(next_page(4096, 60, 60 << 20), 4, "and less after large ones");
+    assert_eq!(next_page(4, 1, 5 << 20), 1);
+    assert_eq!(next_page(1, 0, 0), 2);
+}
+
 /// A10: a row that is not what was written is never shown.
 #[test]
 fn a10_a_damaged_row_is_named_and_not_shown() {

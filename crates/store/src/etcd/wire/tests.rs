@@ -52,8 +52,8 @@ fn what_is_asked_is_etcds_bytes() {
     ];
     assert_eq!(txn.encode(), expected.concat());
     assert_eq!(txn.compare.iter().map(Compare::key).collect::<Vec<_>>(), [&key; 3]);
-    // From a revision on, with progress and what was before.
-    let inner = [field(1, b"k"), field(2, b"l"), count(3, 9), count(4, 1), count(6, 1)].concat();
+    // From a revision on, with progress and what was before, in pieces.
+    let inner = [field(1, b"k"), field(2, b"l"), count(3, 9), count(4, 1), count(6, 1), count(8, 1)].concat();
     assert_eq!(watch(b"k", b"l", 9), field(1, &inner));
     assert_eq!(compaction(9), count(1, 9));
 }
