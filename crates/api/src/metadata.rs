@@ -41,6 +41,9 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// How many finalizers a message names.
+const MAX_TOLD: usize = 20;
+
 /// What of the metadata may not change in an update. The server has filled in what clients may leave out
 /// (uid, creationTimestamp) from the stored object.
 pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
@@ -59,10 +62,16 @@ pub fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     // S2, V2: an object on its way out keeps to the finalizers it had, so that nothing holds on anew.
     if old.get("deletionTimestamp").is_set() {
         let known: BTreeSet<&str> = old.get("finalizers").items().map(|f| f.text()).collect();
-        let added: Vec<&str> = new.get("finalizers").items().map(|f| f.text()).filter(|f| !known.contains(f)).collect();
-        if !added.is_empty() {
+        let finalizers = new.get("finalizers");
+        let mut added = finalizers.items().map(|f| f.text()).filter(|f| !known.contains(f));
+        let told: Vec<&str> = added.by_ref().take(MAX_TOLD).collect();
+        if !told.is_empty() {
+            let rest = match added.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             let detail = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                "no new finalizers can be added if the object is being deleted, found new finalizers {told:?}{rest}"
             );
             causes.push(Cause::forbidden("metadata.finalizers", &detail));
         }

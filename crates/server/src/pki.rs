@@ -313,6 +313,12 @@ fn pem(der: &[u8]) -> String {
     pem
 }
 
+/// Until when a certificate (DER) is good.
+pub fn end(der: &[u8]) -> Option<Timestamp> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
 fn days_left(pem: &str, now: Timestamp) -> Option<i64> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;

@@ -33,7 +33,7 @@ pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// The content type of a watch in protobuf, as upstream says it.
 pub const WATCH_CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// What every body begins with.
-const MAGIC: &[u8] = b"k8s\0";
+pub const MAGIC: &[u8] = b"k8s\0";
 /// Messages inside messages, at most.
 const MAX_DEPTH: usize = 64;
 

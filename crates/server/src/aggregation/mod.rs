@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use mainstay_api::{Registry, kinds, object};
+use mainstay_api::{Registry, Status, kinds, object};
 use mainstay_store::Store;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -23,6 +23,7 @@ use serde_json::Value;
 use crate::api::{Follower, Query, key};
 use crate::authorize::Attributes;
 use crate::dynamic::trust;
+use crate::http::decode;
 use crate::pki::Identity;
 
 /// A server that answers for a group and version.
@@ -129,10 +130,11 @@ impl Extension {
         }
     }
 
-    /// What a request for one of its paths asks for, as upstream takes paths apart.
+    /// What a request for one of its paths (as [`settled`] gives them) asks for, as upstream takes paths apart.
     pub fn asked(&self, path: &str, method: &http::Method, query: &Query) -> Attributes {
         let rest = path.strip_prefix(&self.path()).unwrap_or("").trim_matches('/');
-        let segments: Vec<&str> = rest.split('/').filter(|segment| !segment.is_empty()).collect();
+        let decoded: Vec<String> = rest.split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
+        let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
         let (namespace, segments) = match segments.as_slice() {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
             all => ("", all),
@@ -162,6 +164,48 @@ impl Extension {
             namespace: namespace.to_owned(),
             name: at(0),
             ..Attributes::default()
+        }
+    }
+}
+
+/// A request's address as it is judged and passed on: each segment of its path decoded and encoded again, so that the
+/// server behind takes it apart as it was taken apart here.
+///
+/// # Errors
+/// 400 for a path that two servers could take apart in two ways: an encoded slash, an empty segment, `.`, `..`.
+pub fn settled(uri: &http::Uri) -> Result<http::Uri, Status> {
+    let refused = || Status::bad_request("a path with an encoded slash, an empty segment, . or .. is not passed on");
+    let path = uri.path().strip_prefix('/').unwrap_or(uri.path());
+    let (path, end) = path.strip_suffix('/').map_or((path, ""), |path| (path, "/"));
+    let mut text = String::with_capacity(uri.path().len());
+    for segment in path.split('/') {
+        let segment = decode(segment);
+        if matches!(&*segment, "" | "." | "..") || segment.contains(['/', '\\', '\0', char::REPLACEMENT_CHARACTER]) {
+            return Err(refused());
+        }
+        text.push('/');
+        encode(&mut text, &segment);
+    }
+    text.push_str(end);
+    if let Some(query) = uri.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(text.parse().map_err(|_| refused())?);
+    http::Uri::from_parts(parts).map_err(|_| refused())
+}
+
+/// Encodes what has a meaning in a path, and whatever is not plain text.
+fn encode(out: &mut String, segment: &str) {
+    use std::fmt::Write as _;
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':'
+            | b'@' => out.push(char::from(byte)),
+            // Writing to a String does not fail.
+            _ => drop(write!(out, "%{byte:02X}")),
         }
     }
 }
@@ -201,10 +245,14 @@ impl Services {
 
     /// Whose a path is: below a group's version, or the OpenAPI document of one.
     pub fn find(&self, registry: &Registry, path: &str) -> Option<Arc<Extension>> {
-        let rest = path.strip_prefix("/openapi/v3/apis/").or_else(|| path.strip_prefix("/apis/"))?;
+        let (rest, is_document) = match path.strip_prefix("/openapi/v3/apis/") {
+            Some(rest) => (rest, true),
+            None => (path.strip_prefix("/apis/")?, false),
+        };
         let mut segments = rest.split('/');
         let (group, version) = (segments.next()?, segments.next()?);
-        if version.is_empty() {
+        // Below its document there is nothing of a server's.
+        if version.is_empty() || is_document && segments.next().is_some() {
             return None;
         }
         let all = self.now(registry);
@@ -302,6 +350,33 @@ mod tests {
         ];
         for (path, method, watch, wanted) in table {
             assert_eq!(asked(path, method, watch), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn x1_a_path_is_passed_on_as_it_was_taken_apart() {
+        let of = |text: &str| settled(&text.parse().expect("a URI")).map(|uri| uri.to_string());
+        for (path, passed_on) in [
+            ("/apis/g/v1/namespaces/a/foos/x?a=b%2Fc", "/apis/g/v1/namespaces/a/foos/x?a=b%2Fc"),
+            ("/apis/g/v1/%66oos/%78", "/apis/g/v1/foos/x"),
+            ("/apis/g/v1/%77atch/foos", "/apis/g/v1/watch/foos"),
+            ("/apis/g/v1/foos/a%20b%3Fc", "/apis/g/v1/foos/a%20b%3Fc"),
+            ("/apis/g/v1/foos/%2566", "/apis/g/v1/foos/%2566"),
+            ("/apis/g/v1/", "/apis/g/v1/"),
+            ("https://h:1/apis/g/v1/foos", "https://h:1/apis/g/v1/foos"),
+        ] {
+            assert_eq!(of(path).as_deref().ok(), Some(passed_on), "{path}");
+        }
+        for path in [
+            "/apis/g/v1/foos/x%2Fsecret",
+            "/apis/g/v1/foos/../bars",
+            "/apis/g/v1/foos/%2e%2E/bars",
+            "/apis/g/v1//foos",
+            "/apis/g/v1/foos/x%5Csecret",
+            "/apis/g/v1/foos/%ff",
+            "/apis/g/v1/foos/.",
+        ] {
+            assert_eq!(of(path).map_err(|status| status.code), Err(400), "{path}");
         }
     }
 }

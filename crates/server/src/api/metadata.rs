@@ -1,5 +1,7 @@
 //! `metadata`, the same for every kind: what the server sets, what a client may not change.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use mainstay_api::status::Cause;
 use mainstay_api::{Kind, Status, names, object};
@@ -153,19 +155,27 @@ pub fn mark_deleting(object: &mut Value, now: Timestamp, grace: i64) {
     }
 }
 
+/// How many finalizers a message names.
+const MAX_TOLD: usize = 20;
+
 /// No finalizer may be added to an object on its way out: whoever waits for it to go could wait for ever.
 pub fn no_new_finalizers(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if !object::is_terminating(old) {
         return;
     }
-    let added: Vec<String> = object::finalizers(new)
-        .filter(|finalizer| object::finalizers(old).all(|old| old != *finalizer))
-        .map(|finalizer| format!("{finalizer:?}"))
-        .collect();
-    if !added.is_empty() {
+    let before: BTreeSet<&str> = object::finalizers(old).collect();
+    let added = object::finalizers(new).filter(|finalizer| !before.contains(finalizer));
+    let (told, more): (Vec<String>, usize) = added.fold((Vec::new(), 0), |(mut told, more), finalizer| {
+        if told.len() < MAX_TOLD {
+            told.push(format!("{finalizer:?}"));
+        }
+        (told, more + 1)
+    });
+    if !told.is_empty() {
+        let rest = if more > told.len() { format!(" and {} more", more - told.len()) } else { String::new() };
         let detail = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-            added.join(", ")
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}{rest}",
+            told.join(", ")
         );
         causes.push(Cause::forbidden("metadata.finalizers", &detail));
     }
@@ -233,5 +243,24 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
             "",
             "Only one reference can have Controller set to true",
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x4_finalizers_of_an_object_on_its_way_out_cost_their_number_and_a_message_names_some() {
+        let of = |prefix: &str| {
+            let finalizers: Vec<String> = (0..40_000).map(|at| format!("{prefix}/{at}")).collect();
+            json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers } })
+        };
+        let mut causes = Vec::new();
+        no_new_finalizers(&of("a"), &of("a"), &mut causes);
+        assert!(causes.is_empty());
+        no_new_finalizers(&of("b"), &of("a"), &mut causes);
+        let message = &causes.first().expect("refused").message;
+        assert!(message.ends_with("\"b/19\"} and 39980 more") && message.len() < 1000, "{message}");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use mainstay_api::{protobuf, schema};
 use serde_json::{Value, json};
 
 use crate::auth::User;
@@ -49,9 +50,10 @@ impl Log {
         Ok(Self { policy, lines })
     }
 
-    /// Begins the record of a request; `None` where the policy records nothing of it.
+    /// Begins the record of a request; `None` where the policy records nothing of it. The policy is asked about whoever
+    /// sent it, whoever they act as.
     pub fn begin(self: &Arc<Self>, user: &User, what: &Attributes, head: Head) -> Option<Arc<Record>> {
-        let verdict = self.policy.judge(user, what);
+        let verdict = self.policy.judge(head.sender.as_ref().unwrap_or(user), what);
         if verdict.level == Level::None {
             return None;
         }
@@ -114,10 +116,10 @@ impl Record {
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the request's body, where the policy asks for it.
+    /// Notes the request's body, where the policy asks for it; JSON, YAML or protobuf.
     pub fn request(&self, body: &[u8]) {
         if self.verdict.level >= Level::Request && !body.is_empty() {
-            self.bodies().request = serde_json::from_slice(body).ok();
+            self.bodies().request = read(body).or_else(|| read_yaml(body));
         }
     }
 
@@ -160,7 +162,7 @@ impl Record {
         if let Some(answer) = answer {
             event["responseStatus"] = json!({ "metadata": {}, "code": answer.code });
             let parsed = answer.body.filter(|_| answer.code >= 400 || self.verdict.level == Level::RequestResponse);
-            if let Some(body) = parsed.and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
+            if let Some(body) = parsed.and_then(|body| read(body)) {
                 if answer.code >= 400 {
                     for field in ["status", "message", "reason", "details"] {
                         if let Some(value) = body.get(field) {
@@ -185,6 +187,19 @@ impl Record {
         }
         object
     }
+}
+
+/// An object of a body, JSON or protobuf.
+fn read(body: &[u8]) -> Option<Value> {
+    match body.starts_with(protobuf::MAGIC) {
+        true => protobuf::read_any(body).ok(),
+        false => serde_json::from_slice(body).ok(),
+    }
+}
+
+fn read_yaml(body: &[u8]) -> Option<Value> {
+    let parsed = schema::yaml::parse(std::str::from_utf8(body).ok()?).ok()?;
+    Some(parsed.value).filter(Value::is_object)
 }
 
 fn event(user: &User, what: &Attributes, head: &Head, level: Level) -> Value {

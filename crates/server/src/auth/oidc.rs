@@ -1,7 +1,7 @@
 //! Tokens of other issuers: their keys are fetched from where they publish them, and kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::User;
 use super::config::Jwt;
@@ -70,10 +70,16 @@ enum Kind {
     Ed25519(Vec<u8>),
 }
 
+/// What became of a fetch, once it is over.
+type Fetched = Option<Result<(), String>>;
+
 #[derive(Default)]
 struct Kept {
-    keys: Vec<Key>,
+    keys: Arc<[Key]>,
+    /// When the last fetch ended.
     tried: Option<Instant>,
+    /// The fetch that is under way.
+    flight: Option<watch::Receiver<Fetched>>,
 }
 
 struct Source {
@@ -84,7 +90,7 @@ struct Source {
 
 /// All issuers.
 #[derive(Default)]
-pub struct Issuers(BTreeMap<String, Source>);
+pub struct Issuers(BTreeMap<String, Arc<Source>>);
 
 impl Issuers {
     /// Those of a configuration. An error names what of it cannot be used.
@@ -92,7 +98,8 @@ impl Issuers {
         let sources = jwt.iter().map(|jwt| {
             let tls = client_tls(&jwt.issuer.certificate_authority)
                 .map_err(|error| format!("{}: {error}", jwt.issuer.url))?;
-            Ok((jwt.issuer.url.clone(), Source { jwt: jwt.clone(), tls: Arc::new(tls), kept: Mutex::default() }))
+            let source = Source { jwt: jwt.clone(), tls: Arc::new(tls), kept: Mutex::default() };
+            Ok((jwt.issuer.url.clone(), Arc::new(source)))
         });
         Ok(Self(sources.collect::<Result<_, String>>()?))
     }
@@ -102,7 +109,7 @@ impl Issuers {
         !self.0.is_empty() && payload(token).is_ok_and(|claims| self.source(&claims).is_some())
     }
 
-    fn source(&self, claims: &Value) -> Option<&Source> {
+    fn source(&self, claims: &Value) -> Option<&Arc<Source>> {
         self.0.get(claims.get("iss")?.as_str()?)
     }
 
@@ -139,28 +146,61 @@ fn payload(token: &str) -> Result<Value, OidcError> {
 }
 
 impl Source {
-    async fn verify(&self, token: &str) -> Result<(), OidcError> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn verify(self: &Arc<Self>, token: &str) -> Result<(), OidcError> {
         let (text, signature) = token.rsplit_once('.').ok_or(OidcError::Malformed)?;
         let head = json(&part(text.split('.').next().unwrap_or(""))?)?;
         let member = |name: &str| head.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
         let (algorithm, id) = (member("alg"), member("kid"));
         let signature = part(signature)?;
-        // Fetched under the lock: those who come meanwhile wait for the same answer.
-        let mut kept = self.kept.lock().await;
         let fits = |keys: &[Key]| {
             let mut all = keys.iter().filter(|key| id.is_empty() || key.id == id);
             all.any(|key| key.verifies(&algorithm, text.as_bytes(), &signature))
         };
-        if fits(&kept.keys) {
+        // Whose key is known waits for nobody, whatever others ask the issuer about meanwhile (X5).
+        let keys = self.kept().keys.clone();
+        if fits(&keys) {
             return Ok(());
         }
-        let is_known = kept.keys.iter().any(|key| key.id == id);
-        if is_known || kept.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
+        if keys.iter().any(|key| key.id == id) {
             return Err(OidcError::Signature);
         }
-        kept.tried = Some(Instant::now());
-        kept.keys = self.fetch().await.map_err(OidcError::Fetch)?;
-        if fits(&kept.keys) { Ok(()) } else { Err(OidcError::Signature) }
+        let mut flight = self.flight().ok_or(OidcError::Signature)?;
+        let fetched = flight.wait_for(Option::is_some).await.map(|fetched| fetched.clone());
+        if let Ok(Some(Err(why))) = fetched {
+            return Err(OidcError::Fetch(why));
+        }
+        let keys = self.kept().keys.clone();
+        if fits(&keys) { Ok(()) } else { Err(OidcError::Signature) }
+    }
+
+    /// The fetch of the keys that is under way, or a new one; `None` where there was one a moment ago. It goes on when
+    /// whoever asked for it has gone.
+    fn flight(self: &Arc<Self>) -> Option<watch::Receiver<Fetched>> {
+        let mut kept = self.kept();
+        if let Some(flight) = kept.flight.as_ref().filter(|flight| flight.has_changed().is_ok()) {
+            return Some(flight.clone());
+        }
+        if kept.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
+            return None;
+        }
+        let (over, flight) = watch::channel(None);
+        kept.flight = Some(flight.clone());
+        let source = self.clone();
+        tokio::spawn(async move {
+            let fetched = source.fetch().await;
+            let mut kept = source.kept();
+            // Counted from its end: an issuer that is silent is not asked all the time.
+            kept.tried = Some(Instant::now());
+            kept.flight = None;
+            let fetched = fetched.map(|keys| kept.keys = keys.into());
+            drop(kept);
+            over.send_replace(Some(fetched));
+        });
+        Some(flight)
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
@@ -280,5 +320,52 @@ async fn get_now(tls: &Arc<rustls::ClientConfig>, url: &str) -> Result<Value, St
         biased;
         done = work.as_mut() => done,
         _ = connection => work.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+
+    #[tokio::test]
+    async fn x5_while_an_issuer_is_silent_tokens_of_known_keys_are_good() {
+        let random = ring::rand::SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).expect("a key");
+        let signed = |kid: &str| {
+            let head = URL_SAFE_NO_PAD.encode(serde_json::json!({ "alg": "ES256", "kid": kid }).to_string());
+            let text = format!("{head}.{}", URL_SAFE_NO_PAD.encode("{}"));
+            let signature = pair.sign(&random, text.as_bytes()).expect("signed");
+            format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+        };
+        // Takes connections, and says nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut jwt = Jwt::default();
+        jwt.issuer.url = format!("https://{}", silent.local_addr().expect("an address"));
+        let authority = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate").cert.pem();
+        let tls = Arc::new(client_tls(&authority).expect("TLS"));
+        let known = Key { id: "known".into(), kind: Kind::P256(pair.public_key().as_ref().to_vec()) };
+        let kept = Mutex::new(Kept { keys: Arc::new([known]), ..Kept::default() });
+        let source = Arc::new(Source { jwt, tls, kept });
+        let forged: Vec<_> = (0..4)
+            .map(|_| {
+                let (source, token) = (source.clone(), signed("forged"));
+                tokio::spawn(async move { source.verify(&token).await })
+            })
+            .collect();
+        let (connection, _) = silent.accept().await.expect("asked");
+        tokio::time::timeout(Duration::from_secs(5), source.verify(&signed("known")))
+            .await
+            .expect("waits for nobody")
+            .expect("good");
+        assert!(matches!(source.verify(&signed("known").replace("e30", "e31")).await, Err(OidcError::Signature)));
+        assert!(forged.iter().all(|asking| !asking.is_finished()));
+        drop(connection);
+        for asking in forged {
+            assert!(matches!(asking.await.expect("joined"), Err(OidcError::Fetch(_))), "one answer for all");
+        }
+        // Not asked again at once.
+        assert!(matches!(source.verify(&signed("forged")).await, Err(OidcError::Signature)));
     }
 }

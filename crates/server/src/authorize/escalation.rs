@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use mainstay_api::status::Cause;
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use serde_json::Value;
 
 use super::rbac::GROUP;
-use super::rule::{Rule, missing, quoted};
+use super::rule::{Rule, TooMuch, missing, quoted};
 use super::{Attributes, Authorizer, MASTERS, forbidden};
 use crate::api::Batch;
 use crate::audit::Record;
@@ -75,7 +76,7 @@ fn check_role(requester: &Requester, kind: &Kind, new: &Value, old: Option<&Valu
     }
     let rules: Vec<Rule> =
         new.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default();
-    holds(requester, namespace, &rules).map_err(|why| Status::forbidden(kind, name, &why))?;
+    holds(requester, (kind, name), namespace, &rules)?;
     let aggregates = |role: &Value| role.get("aggregationRule").is_some_and(|rule| !rule.is_null());
     if aggregates(new) || old.is_some_and(aggregates) {
         let all = || vec!["*".to_owned()];
@@ -83,7 +84,7 @@ fn check_role(requester: &Requester, kind: &Kind, new: &Value, old: Option<&Valu
             Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },
             Rule { verbs: all(), urls: all(), ..Rule::default() },
         ];
-        if holds(requester, "", &everything).is_err() {
+        if holds(requester, (kind, name), "", &everything).is_err() {
             return Err(Status::forbidden(kind, name, "must have cluster-admin privileges to use the aggregationRule"));
         }
     }
@@ -108,7 +109,7 @@ fn check_binding(batch: &mut Batch<'_>, requester: &Requester, kind: &Kind, new:
     batch.hold(role_kind, &key.namespace, role);
     let rules: Vec<Rule> =
         stored.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default();
-    holds(requester, namespace, &rules).map_err(|why| Status::forbidden(kind, object::name(new), &why))
+    holds(requester, (kind, object::name(new)), namespace, &rules)
 }
 
 fn may(requester: &Requester, verb: &str, plural: &str, namespace: &str, name: &str) -> bool {
@@ -123,10 +124,16 @@ fn may(requester: &Requester, verb: &str, plural: &str, namespace: &str, name: &
     requester.authorizer.allows(&requester.user, &what).is_ok()
 }
 
-/// Whether the requester has all these rules in a namespace; upstream's words where not.
-fn holds(requester: &Requester, namespace: &str, rules: &[Rule]) -> Result<(), String> {
+/// Whether the requester has all these rules in a namespace; else 403 in upstream's words for the role or binding, or
+/// 422 where the rules stand for too much to be compared.
+fn holds(requester: &Requester, of: (&Kind, &str), namespace: &str, rules: &[Rule]) -> Result<(), Status> {
+    let (kind, name) = of;
     let (own, errors) = requester.authorizer.rules(&requester.user, namespace);
-    let lacks = missing(&own.iter().collect::<Vec<_>>(), rules);
+    let own: Vec<&Rule> = own.iter().flat_map(|rules| rules.iter()).collect();
+    let lacks = missing(&own, rules).map_err(|TooMuch| {
+        let cause = Cause::invalid("rules", "", "the rules stand for too many permissions to be compared");
+        Status::invalid(kind, name, &[cause])
+    })?;
     if lacks.is_empty() {
         return Ok(());
     }
@@ -141,5 +148,5 @@ fn holds(requester: &Requester, namespace: &str, rules: &[Rule]) -> Result<(), S
     if !errors.is_empty() {
         why.push_str(&format!("; resolution errors: [{}]", errors.join(" ")));
     }
-    Err(why)
+    Err(Status::forbidden(kind, name, &why))
 }

@@ -8,7 +8,7 @@ pub mod rbac;
 pub mod restriction;
 pub mod rule;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mainstay_api::Status;
 use mainstay_store::{ReadError, Store};
@@ -90,16 +90,19 @@ impl Authorizer {
             return Ok(String::new());
         }
         // What the node's rules do not give, a role still may.
-        self.index().allows(user, what, explain).map_err(|why| match (of_node, why.as_str()) {
+        let namespace = if what.path.is_empty() { what.namespace.as_str() } else { "" };
+        let given = self.index().given(user, namespace);
+        given.allows(what, explain).map_err(|why| match (of_node, why.as_str()) {
             (Some(Err(node)), "") => node,
             (Some(Err(node)), _) if !node.is_empty() => format!("{node}, {why}"),
             _ => why,
         })
     }
 
-    /// Every rule that the user has in a namespace, and what of their roles is missing.
-    pub fn rules(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
-        self.index().rules(user, namespace)
+    /// Every rule that the user has in a namespace (`""`: those everywhere), role by role, and what of their roles is
+    /// missing.
+    pub fn rules(&self, user: &User, namespace: &str) -> (Vec<Arc<[Rule]>>, Vec<String>) {
+        self.index().given(user, namespace).rules()
     }
 
     /// 403 in upstream's words, unless the user may.

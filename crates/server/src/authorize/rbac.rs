@@ -4,7 +4,7 @@
 //! The index reads the store's watch whenever it is asked, so that it answers by the store's newest state: what a
 //! binding gives is there with the answer to the request that made it (A5).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mainstay_api::{ObjectKey, object};
@@ -35,12 +35,12 @@ struct Grant {
 /// What one user or group was given.
 #[derive(Debug, Default)]
 struct Grants {
-    everywhere: Vec<Grant>,
-    in_namespace: HashMap<Arc<str>, Vec<Grant>>,
+    everywhere: Vec<Arc<Grant>>,
+    in_namespace: HashMap<Arc<str>, Vec<Arc<Grant>>>,
 }
 
 /// Whose name a subject is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     User(String),
     Group(String),
@@ -54,8 +54,13 @@ pub struct Index {
     users: HashMap<String, Grants>,
     groups: HashMap<String, Grants>,
     /// What each binding gave, to take it away again.
-    given: HashMap<ObjectKey, Vec<(Subject, Grant)>>,
+    given: HashMap<ObjectKey, HashSet<Subject>>,
 }
+
+/// What a user was given, with the rules of each role that is there. Made under the index's lock, and looked through
+/// outside of it: what somebody's rules take to read is nobody else's time (X7).
+#[derive(Debug)]
+pub struct Given(Vec<(Arc<Grant>, Option<Arc<[Rule]>>)>);
 
 #[derive(Deserialize)]
 struct OnlyRules {
@@ -141,26 +146,29 @@ impl Index {
             "Role" => ObjectKey::new(binding.namespace.clone(), role),
             _ => ObjectKey::new("", role),
         };
-        let mut given = Vec::new();
+        let mut given = HashSet::new();
         for subject in value.get("subjects").and_then(Value::as_array).into_iter().flatten() {
             let Some((subject, words)) = read_subject(subject, &binding.namespace) else { continue };
-            let grant = Grant { binding: binding.clone(), role: role.clone(), subject: words.into() };
+            // Who is named many times has it once.
+            if !given.insert(subject.clone()) {
+                continue;
+            }
+            let grant = Arc::new(Grant { binding: binding.clone(), role: role.clone(), subject: words.into() });
             let grants = match &subject {
                 Subject::User(name) => self.users.entry(name.clone()).or_default(),
                 Subject::Group(name) => self.groups.entry(name.clone()).or_default(),
             };
             if binding.namespace.is_empty() {
-                grants.everywhere.push(grant.clone());
+                grants.everywhere.push(grant);
             } else {
-                grants.in_namespace.entry(binding.namespace.clone()).or_default().push(grant.clone());
+                grants.in_namespace.entry(binding.namespace.clone()).or_default().push(grant);
             }
-            given.push((subject, grant));
         }
         self.given.insert(binding, given);
     }
 
     fn take(&mut self, binding: &ObjectKey) {
-        for (subject, _) in self.given.remove(binding).unwrap_or_default() {
+        for subject in self.given.remove(binding).unwrap_or_default() {
             let (map, name) = match &subject {
                 Subject::User(name) => (&mut self.users, name),
                 Subject::Group(name) => (&mut self.groups, name),
@@ -179,22 +187,24 @@ impl Index {
         }
     }
 
-    /// What the user was given everywhere, then in the namespace.
-    fn grants<'a>(&'a self, user: &'a User, namespace: &'a str) -> impl Iterator<Item = &'a Grant> {
+    /// What the user was given everywhere, then in the namespace (`""`: nothing more).
+    pub fn given(&self, user: &User, namespace: &str) -> Given {
         let of_user = self.users.get(&user.name);
-        let all = move || of_user.into_iter().chain(user.groups.iter().filter_map(|group| self.groups.get(group)));
+        let all = || of_user.into_iter().chain(user.groups.iter().filter_map(|group| self.groups.get(group)));
         let everywhere = all().flat_map(|grants| &grants.everywhere);
-        let local = all().filter_map(move |grants| grants.in_namespace.get(namespace)).flatten();
-        everywhere.chain(local)
+        let local = all().filter_map(|grants| grants.in_namespace.get(namespace)).flatten();
+        let with_rules = |grant: &Arc<Grant>| (grant.clone(), self.roles.get(&grant.role).cloned());
+        Given(everywhere.chain(local).map(with_rules).collect())
     }
+}
 
-    /// Whether a role of the user's allows it: `Ok` with upstream's reason where `explain`, else why nothing was found
-    /// where that is worth telling (a role that is bound and not there), or `""`.
-    pub fn allows(&self, user: &User, what: &Attributes, explain: bool) -> Result<String, String> {
-        let namespace = if what.path.is_empty() { what.namespace.as_str() } else { "" };
+impl Given {
+    /// Whether a role allows it: `Ok` with upstream's reason where `explain`, else why nothing was found where that is
+    /// worth telling (a role that is bound and not there), or `""`.
+    pub fn allows(&self, what: &Attributes, explain: bool) -> Result<String, String> {
         let mut errors = Vec::new();
-        for grant in self.grants(user, namespace) {
-            match self.roles.get(&grant.role) {
+        for (grant, rules) in &self.0 {
+            match rules {
                 Some(rules) if rules.iter().any(|rule| rule.allows(what)) => {
                     return Ok(if explain { format!("RBAC: allowed by {}", grant.in_words()) } else { String::new() });
                 }
@@ -209,12 +219,12 @@ impl Index {
         })
     }
 
-    /// Every rule that the user has in a namespace (`""`: those everywhere), and what of their roles is missing.
-    pub fn rules(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
+    /// Every rule, role by role, and what of the roles is missing.
+    pub fn rules(self) -> (Vec<Arc<[Rule]>>, Vec<String>) {
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
-        for grant in self.grants(user, namespace) {
-            match self.roles.get(&grant.role) {
-                Some(found) => rules.extend(found.iter().cloned()),
+        for (grant, found) in self.0 {
+            match found {
+                Some(found) => rules.push(found),
                 None => errors.push(grant.missing_role()),
             }
         }
@@ -256,4 +266,34 @@ fn read_subject(subject: &Value, namespace: &str) -> Option<(Subject, String)> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn x7_a_subject_that_is_named_many_times_has_it_once_and_loses_it_once() {
+        let disk = mainstay_store::Source::backend(redb::backends::InMemoryBackend::new());
+        let store = Store::open(disk, mainstay_store::Options::inline()).expect("a store");
+        let mut index = Index::new(&store).expect("an index");
+        let subjects = vec![json!({ "kind": "User", "name": "jane" }); 20_000];
+        let binding = json!({ "metadata": { "namespace": "a", "name": "b" }, "subjects": subjects,
+            "roleRef": { "kind": "Role", "name": "r" } });
+        let role = json!({ "rules": [{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"] }] });
+        let key = b"/rbac.authorization.k8s.io/rolebindings/a/b";
+        index.change(b"/rbac.authorization.k8s.io/roles/a/r", Some(role.to_string().as_bytes()));
+        let user = User { name: "jane".into(), ..User::default() };
+        let what = Attributes { verb: "get".into(), resource: "pods".into(), ..Attributes::default() };
+        for _ in 0..2 {
+            index.change(key, Some(binding.to_string().as_bytes()));
+            assert_eq!(index.given(&user, "a").0.len(), 1);
+        }
+        // What was given is looked through without the index.
+        let given = index.given(&user, "a");
+        index.change(key, None);
+        assert!(given.allows(&what, false).is_ok() && index.given(&user, "a").allows(&what, false).is_err());
+        assert!(index.users.is_empty() && index.given.is_empty());
+    }
 }

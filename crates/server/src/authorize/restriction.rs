@@ -3,10 +3,12 @@
 //! A node changes only its own Node, and no label of it that steers pods; the status of its own pods and claims; its
 //! own Lease and CSINode; of a volume only that it made, worked on or released it.
 
+use std::collections::BTreeSet;
+
 use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
-use super::node;
+use super::{Attributes, node};
 use crate::api::{Batch, Part};
 
 /// The annotation of a pod that a kubelet has of its own.
@@ -112,7 +114,75 @@ pub fn check_token(batch: &mut Batch<'_>, namespace: &str, account: &str, reques
     if object::text(&pod, &["spec", "nodeName"]) != node {
         return refuse("node requested token bound to a pod scheduled on a different node");
     }
-    Ok(())
+    check_audience(batch, &pod, account, request)
+        .map_err(|why| Status::forbidden(&kinds::SERVICE_ACCOUNT, account, &why))
+}
+
+/// A node asks for what the pod itself has: a token for an audience that one of its volumes names, its drivers' or its
+/// own. Others need the right to, as upstream.
+fn check_audience(batch: &mut Batch<'_>, pod: &Value, account: &str, request: &Value) -> Result<(), String> {
+    let asked = object::at(request, &["spec", "audiences"]).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let audience = match asked {
+        [] => "",
+        [one] => one.as_str().unwrap_or(""),
+        _ => return Err("node may only request 0 or 1 audiences".to_owned()),
+    };
+    if has_audience(batch, pod, audience) {
+        return Ok(());
+    }
+    let Some(requester) = &batch.requester else { return Ok(()) };
+    let what = Attributes {
+        verb: "request-serviceaccounts-token-audience".to_owned(),
+        resource: audience.to_owned(),
+        namespace: object::namespace(pod).to_owned(),
+        name: account.to_owned(),
+        ..Attributes::default()
+    };
+    let user = &requester.user;
+    requester.authorizer.allows(user, &what).map_err(|_| {
+        format!(
+            "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this \
+                audience",
+            user.name
+        )
+    })
+}
+
+/// Whether a volume of the pod's brings a token for this audience (`""`: the API server's).
+fn has_audience(batch: &mut Batch<'_>, pod: &Value, audience: &str) -> bool {
+    let list = |value: &Value, path: &[&str]| -> Vec<Value> {
+        object::at(value, path).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let mut drivers = BTreeSet::new();
+    for volume in list(pod, &["spec", "volumes"]) {
+        let projected = list(&volume, &["projected", "sources"]);
+        let mut tokens = projected.iter().filter_map(|source| source.get("serviceAccountToken"));
+        if tokens.any(|token| object::text(token, &["audience"]) == audience) {
+            return true;
+        }
+        let inline = object::text(&volume, &["csi", "driver"]);
+        drivers.extend(Some(inline.to_owned()).filter(|driver| !driver.is_empty()));
+        let claim = match object::text(&volume, &["persistentVolumeClaim", "claimName"]) {
+            "" if volume.get("ephemeral").is_some() => {
+                format!("{}-{}", object::name(pod), object::text(&volume, &["name"]))
+            }
+            claim => claim.to_owned(),
+        };
+        let found = |batch: &mut Batch<'_>, kind: &Kind, namespace: &str, name: &str| match name {
+            "" => None,
+            name => batch.get(kind, namespace, name).ok().flatten(),
+        };
+        let bound = found(batch, &kinds::PERSISTENT_VOLUME_CLAIM, object::namespace(pod), &claim);
+        let volume = bound.and_then(|claim| {
+            found(batch, &kinds::PERSISTENT_VOLUME, "", object::text(&claim, &["spec", "volumeName"]))
+        });
+        drivers.extend(volume.map(|volume| object::text(&volume, &["spec", "csi", "driver"]).to_owned()));
+    }
+    drivers.into_iter().filter(|driver| !driver.is_empty()).any(|driver| {
+        let driver = batch.get(&kinds::CSI_DRIVER, "", &driver).ok().flatten();
+        let requests = driver.map(|driver| list(&driver, &["spec", "tokenRequests"])).unwrap_or_default();
+        requests.iter().any(|request| object::text(request, &["audience"]) == audience)
+    })
 }
 
 fn check_node(node: &str, new: &Value, old: Option<&Value>) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! One PolicyRule: what it allows, what it covers of another, and how it is written in a message.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Attributes;
@@ -70,43 +72,63 @@ impl Rule {
             && (self.resource_names.is_empty() || has(&self.resource_names, &what.name))
     }
 
-    /// The rule as rules of one verb each, of one group and resource (with at most one name) or of one path.
-    fn atoms(&self) -> Vec<Self> {
-        let mut atoms = Vec::new();
-        let one = |text: &String| vec![text.clone()];
-        for group in &self.api_groups {
-            for resource in &self.resources {
-                for verb in &self.verbs {
-                    let atom =
-                        Self { verbs: one(verb), api_groups: one(group), resources: one(resource), ..Self::default() };
-                    if self.resource_names.is_empty() {
-                        atoms.push(atom);
-                    } else {
-                        let named = self.resource_names.iter();
-                        atoms.extend(named.map(|name| Self { resource_names: one(name), ..atom.clone() }));
-                    }
-                }
+    /// Whether the rule is about all that a group, a resource and a name (or a path) stand for.
+    fn is_about(&self, what: &Scope<'_>) -> bool {
+        match *what {
+            Scope::Path(path) => self.urls.iter().any(|own| covers_url(own, path)),
+            Scope::Resource { group, resource, name } => {
+                let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+                has_or_star(&self.api_groups, group)
+                    && self.resources.iter().any(|own| covers_resource(own, resource, subresource))
+                    && (self.resource_names.is_empty() || name.is_some_and(|name| has(&self.resource_names, name)))
             }
         }
-        for url in &self.urls {
-            atoms.extend(self.verbs.iter().map(|verb| Self { verbs: one(verb), urls: one(url), ..Self::default() }));
-        }
-        atoms
     }
 
-    /// Whether everything that an atom allows is allowed by this rule.
-    fn covers(&self, atom: &Self) -> bool {
+    /// Whether everything that another rule allows is allowed by this one.
+    fn covers(&self, asked: &Self) -> bool {
         let all = |own: &[String], asked: &[String]| asked.iter().all(|asked| has_or_star(own, asked));
-        all(&self.verbs, &atom.verbs)
-            && all(&self.api_groups, &atom.api_groups)
-            && atom.resources.iter().all(|asked| {
+        all(&self.verbs, &asked.verbs)
+            && all(&self.api_groups, &asked.api_groups)
+            && asked.resources.iter().all(|asked| {
                 let (resource, subresource) = asked.split_once('/').unwrap_or((asked, ""));
                 self.resources.iter().any(|own| covers_resource(own, resource, subresource))
             })
-            && atom.urls.iter().all(|asked| self.urls.iter().any(|own| covers_url(own, asked)))
+            && asked.urls.iter().all(|asked| self.urls.iter().any(|own| covers_url(own, asked)))
             && (self.resource_names.is_empty()
-                || !atom.resource_names.is_empty()
-                    && atom.resource_names.iter().all(|asked| has(&self.resource_names, asked)))
+                || !asked.resource_names.is_empty()
+                    && asked.resource_names.iter().all(|asked| has(&self.resource_names, asked)))
+    }
+
+    /// How many words [`Rule::covers`] may compare.
+    fn steps_to_cover(&self, asked: &Self) -> usize {
+        let lists: [fn(&Self) -> usize; 5] = [
+            |rule| rule.verbs.len(),
+            |rule| rule.api_groups.len(),
+            |rule| rule.resources.len(),
+            |rule| rule.resource_names.len(),
+            |rule| rule.urls.len(),
+        ];
+        lists.iter().map(|length| length(self).saturating_mul(length(asked))).fold(1, usize::saturating_add)
+    }
+
+    /// Every group, resource and name that the rule is about, and every path.
+    fn scopes(&self) -> impl Iterator<Item = Scope<'_>> {
+        let names = || {
+            let all = self.resource_names.is_empty().then_some(None);
+            all.into_iter().chain(self.resource_names.iter().map(|name| Some(name.as_str())))
+        };
+        let resources = self.api_groups.iter().flat_map(move |group| {
+            let resources = self.resources.iter();
+            resources.flat_map(move |resource| names().map(move |name| Scope::Resource { group, resource, name }))
+        });
+        resources.chain(self.urls.iter().map(|path| Scope::Path(path)))
+    }
+
+    /// About how many bytes the rule takes.
+    pub fn length(&self) -> usize {
+        let lists = [&self.verbs, &self.api_groups, &self.resources, &self.resource_names, &self.urls];
+        lists.iter().flat_map(|list| list.iter()).map(|text| text.len() + std::mem::size_of::<String>()).sum()
     }
 
     /// The rule in a message: `{APIGroups:[""], Resources:["pods"], Verbs:["get" "list"]}`.
@@ -132,23 +154,99 @@ pub fn quoted(list: &[String]) -> String {
     format!("[{}]", list.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" "))
 }
 
-/// What of `asked` no rule of `own` covers, brought together again by group, resource and name; empty when all is.
-pub fn missing(own: &[&Rule], asked: &[Rule]) -> Vec<Rule> {
-    let atoms = asked.iter().flat_map(Rule::atoms).filter(|atom| !own.iter().any(|rule| rule.covers(atom)));
-    let mut together: Vec<Rule> = Vec::new();
-    for atom in atoms {
-        let same = together.iter_mut().find(|rule| {
-            (&rule.api_groups, &rule.resources, &rule.resource_names, &rule.urls)
-                == (&atom.api_groups, &atom.resources, &atom.resource_names, &atom.urls)
-        });
-        match same {
-            Some(rule) => {
-                rule.verbs.extend(atom.verbs.into_iter().filter(|verb| !has(&rule.verbs, verb)).collect::<Vec<_>>())
-            }
-            None => together.push(atom),
+/// What a rule is about, one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope<'a> {
+    Resource { group: &'a str, resource: &'a str, name: Option<&'a str> },
+    Path(&'a str),
+}
+
+impl Scope<'_> {
+    /// How many bytes name it.
+    fn length(&self) -> usize {
+        match self {
+            Self::Resource { group, resource, name } => group.len() + resource.len() + name.map_or(0, str::len),
+            Self::Path(path) => path.len(),
         }
     }
-    together
+}
+
+/// How many comparisons of two words it may take to find what is missing: some tenths of a second.
+const MAX_STEPS: usize = 20_000_000;
+/// How much of what is missing is told: scopes, and bytes.
+const MAX_TOLD: usize = 100;
+const MAX_TOLD_BYTES: usize = 32 << 10;
+
+/// To find what is missing would take longer than a request may take (X4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
+
+/// What of `asked` no rule of `own` covers, by group, resource and name; empty when all is covered. Of much that is
+/// missing only the first is told.
+///
+/// # Errors
+/// For rules that stand for so much that comparing them would keep others waiting: a few words in each list of a rule
+/// stand for their product.
+pub fn missing(own: &[&Rule], asked: &[Rule]) -> Result<Vec<Rule>, TooMuch> {
+    let mut left = MAX_STEPS;
+    let mut pay = |steps: usize| {
+        left = left.checked_sub(steps).ok_or(TooMuch)?;
+        Ok::<(), TooMuch>(())
+    };
+    let mut found: BTreeMap<Scope<'_>, Vec<&str>> = BTreeMap::new();
+    let mut told = 0;
+    for asked in asked {
+        let mut is_covered = false;
+        for rule in own {
+            pay(rule.steps_to_cover(asked))?;
+            if rule.covers(asked) {
+                is_covered = true;
+                break;
+            }
+        }
+        if is_covered {
+            continue;
+        }
+        for scope in asked.scopes() {
+            let mut about = Vec::new();
+            for rule in own {
+                pay(1 + rule.api_groups.len() + rule.resources.len() + rule.resource_names.len() + rule.urls.len())?;
+                if rule.is_about(&scope) {
+                    about.push(*rule);
+                }
+            }
+            let verbs: usize = about.iter().map(|rule| rule.verbs.len()).sum();
+            pay(asked.verbs.len().saturating_mul(1 + verbs))?;
+            let lacks = |verb: &&String| !about.iter().any(|rule| has_or_star(&rule.verbs, verb));
+            for verb in asked.verbs.iter().filter(lacks) {
+                let verbs = found.entry(scope).or_default();
+                pay(verbs.len())?;
+                if !verbs.contains(&verb.as_str()) {
+                    told += verb.len() + scope.length();
+                    verbs.push(verb);
+                }
+            }
+            if found.len() >= MAX_TOLD || told > MAX_TOLD_BYTES {
+                return Ok(found.into_iter().map(in_rule).collect());
+            }
+        }
+    }
+    Ok(found.into_iter().map(in_rule).collect())
+}
+
+fn in_rule((scope, verbs): (Scope<'_>, Vec<&str>)) -> Rule {
+    let one = |text: &str| vec![text.to_owned()];
+    let verbs = verbs.into_iter().map(str::to_owned).collect();
+    match scope {
+        Scope::Path(path) => Rule { verbs, urls: one(path), ..Rule::default() },
+        Scope::Resource { group, resource, name } => Rule {
+            verbs,
+            api_groups: one(group),
+            resources: one(resource),
+            resource_names: name.map(one).unwrap_or_default(),
+            urls: Vec::new(),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -219,19 +317,43 @@ mod tests {
         let own =
             [rule("get,list", "", "pods", "-"), rule("*", "apps", "*/scale", "-"), rule("get", "", "secrets", "a")];
         let own: Vec<&Rule> = own.iter().collect();
-        assert_eq!(missing(&own, &[rule("get", "", "pods", "x"), rule("patch", "apps", "deployments/scale", "-")]), []);
+        assert_eq!(
+            missing(&own, &[rule("get", "", "pods", "x"), rule("patch", "apps", "deployments/scale", "-")]),
+            Ok(Vec::new())
+        );
         let asked = [rule("get,delete,watch", "", "pods,nodes", "-"), rule("get", "", "secrets", "-")];
-        let words: Vec<String> = missing(&own, &asked).iter().map(Rule::in_words).collect();
+        let words: Vec<String> = missing(&own, &asked).expect("few").iter().map(Rule::in_words).collect();
         assert_eq!(
             words,
             [
-                r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete" "watch"]}"#,
                 r#"{APIGroups:[""], Resources:["nodes"], Verbs:["get" "delete" "watch"]}"#,
+                r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete" "watch"]}"#,
                 r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#,
             ]
         );
         let everything = rule("*", "*", "*", "-");
-        assert_eq!(missing(&[&everything], &asked), []);
-        assert_eq!(missing(&own, std::slice::from_ref(&everything)), [everything]);
+        assert_eq!(missing(&[&everything], &asked), Ok(Vec::new()));
+        assert_eq!(missing(&own, std::slice::from_ref(&everything)), Ok(vec![everything]));
+    }
+
+    #[test]
+    fn x4_a_small_rule_that_stands_for_much_is_told_in_part_or_refused_in_words() {
+        let words = |count: usize| (0..count).map(|at| format!("w{at}")).collect::<Vec<_>>().join(",");
+        let cube = |count: usize| rule(&words(count), &words(count), &words(count), "-");
+        let began = std::time::Instant::now();
+        // Nothing of 216 million is held: the first of it are told.
+        let told = missing(&[], &[cube(600)]).expect("told in part");
+        let length: usize = told.iter().map(|rule| rule.in_words().len()).sum();
+        assert!(told.len() <= MAX_TOLD && length < 10 * MAX_TOLD_BYTES, "{} {length}", told.len());
+        // Held in parts, so that all of it would have to be looked at.
+        let half = |rest: usize| {
+            let verbs = words(400).split(',').skip(rest).step_by(2).collect::<Vec<_>>().join(",");
+            rule(&verbs, "*", "*", "-")
+        };
+        assert_eq!(missing(&[&half(0), &half(1)], &[cube(400)]), Err(TooMuch));
+        assert_eq!(missing(&[&half(0), &half(1)], &[cube(20)]), Ok(Vec::new()));
+        // What is held as it is asked for is seen at once, however much it stands for.
+        assert_eq!(missing(&[&cube(600)], &[cube(600)]), Ok(Vec::new()));
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use jiff::Timestamp;
 use mainstay_tasks::Health;
 use mainstay_tasks::listen::{self, Connection};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,7 +43,7 @@ pub use self::proxy::{connect as connect_kubelet, kubelet_address_of};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use self::respond::warned;
 pub use self::respond::{Body, printed};
-pub use self::route::Target;
+pub use self::route::{Target, decode};
 
 use crate::aggregation::Services;
 use crate::api::{Api, Tokens};
@@ -67,6 +68,9 @@ const MAX_FIELDS: usize = 512;
 const MAX_UNSENT: usize = 128 << 10;
 /// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How often it is looked whether a connection's certificate has run out.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// Counts for `/metrics`.
 #[derive(Default)]
 pub struct Counters {
@@ -90,10 +94,18 @@ pub struct Authenticators {
 /// Who is at the other end of a connection.
 #[derive(Clone)]
 pub struct Peer {
-    /// By their certificate.
-    pub certified: Option<User>,
+    /// By their certificate, and until when that is good.
+    certified: Option<(User, Timestamp)>,
     /// Their address.
     pub address: String,
+}
+
+impl Peer {
+    /// Who they are by their certificate. It was looked at when the connection was made (or the TLS session that the
+    /// connection goes on with), which may be longer ago than it is good for.
+    pub fn certified(&self, now: Timestamp) -> Option<User> {
+        self.certified.as_ref().filter(|(_, end)| now <= *end).map(|(user, _)| user.clone())
+    }
 }
 
 /// What every request needs.
@@ -179,8 +191,9 @@ impl Drop for Counted {
 
 async fn serve_connection(server: Arc<Server>, stream: TlsStream<TcpStream>, connection: Connection) {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let certified = certificate.and_then(|certificate| User::of_certificate(certificate));
-    if let Some(user) = &certified {
+    let certified = certificate.and_then(|der| Some((User::of_certificate(der)?, crate::pki::end(der)?)));
+    let end = certified.as_ref().map(|(_, end)| *end);
+    if let Some((user, _)) = &certified {
         // Where there are too many, its requests are told so.
         connection.authenticate(&user.name, serve::is_system(user));
     }
@@ -213,6 +226,8 @@ async fn serve_connection(server: Arc<Server>, stream: TlsStream<TcpStream>, con
     let mut http = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = http.as_mut() => ended,
+        // Its watches end with what let them begin.
+        () = until(&server.api, end) => Ok(()),
         () = either(server.closing(), connection.is_over()) => {
             http.as_mut().graceful_shutdown();
             http.await
@@ -223,9 +238,36 @@ async fn serve_connection(server: Arc<Server>, stream: TlsStream<TcpStream>, con
     }
 }
 
+/// Resolves when a certificate's time is over.
+async fn until(api: &Api, end: Option<Timestamp>) {
+    let Some(end) = end else { return std::future::pending().await };
+    loop {
+        let left = end.duration_since(api.now());
+        if left.is_negative() {
+            return;
+        }
+        // The clock may be set meanwhile.
+        let left = Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_millis(1));
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+}
+
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     tokio::select! {
         () = one => {}
         () = other => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x1_a_certificate_is_its_users_while_it_is_good_however_old_the_connection_is() {
+        let end = Timestamp::from_second(1000).expect("a time");
+        let peer = Peer { certified: Some((User::service_account("a", "b"), end)), address: String::new() };
+        assert!(peer.certified(end).is_some());
+        assert_eq!(peer.certified(Timestamp::from_second(1001).expect("a time")), None);
     }
 }

@@ -4,10 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response, header};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
 use mainstay_api::patch::{self, PatchType, apply_patch};
@@ -27,16 +25,13 @@ use crate::api::{
     self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
 };
 use crate::authorize::escalation::Requester;
+use crate::authorize::rbac;
 use crate::convert::{self, Conversions};
 use crate::dynamic::matching::{Attributes, Operation};
 use crate::dynamic::{self, Session, Terms};
 
-/// Larger request bodies are refused (bytes; upstream's limit).
-pub const MAX_BODY: usize = 3 << 20;
 /// Requests with larger bodies leave the threads that all connections share (bytes).
 const LIGHT_BODY: usize = 32 << 10;
-/// How long a client may take to send a body.
-const BODY_TIME: Duration = Duration::from_secs(30);
 /// A watch without `timeoutSeconds` ends after this and up to twice as long, as upstream, so that not all end at once.
 const MIN_WATCH: Duration = Duration::from_secs(1800);
 /// The longest `timeoutSeconds`.
@@ -146,7 +141,7 @@ pub async fn serve(
             return Err(Status::no_such_resource());
         }
         connect(server, &requester, &target, "proxy", request.uri()).await?;
-        return forward::serve(server, &target, request).await;
+        return forward::serve(server, user, &target, request).await;
     }
     if target.kind.group == kinds::podmetrics::GROUP {
         let offer = Offer { has_message: false, is_watch: verb == "watch" };
@@ -163,13 +158,18 @@ pub async fn serve(
     let socket = if verb == "watch" { Asked::of(&mut request)? } else { None };
     let method = request.method().clone();
     let body =
-        if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { read(request.into_body()).await? };
+        if matches!(method, Method::GET | Method::HEAD) { Bytes::new() } else { request.into_body().whole().await? };
     if let Some(record) = &requester.record {
         record.request(&body);
     }
     let media = form.1;
-    let is_heavy = is_heavy(verb, &query, body.len()) || verb == "list" && media == Media::Protobuf;
     let is_write = !matches!(verb, "get" | "list" | "watch");
+    // What a role gives is compared with all that its writer has.
+    let is_role = is_write && target.kind.group == rbac::GROUP;
+    let is_heavy = is_heavy(verb, &query, body.len())
+        || is_role
+        || is_write && stored_length(server, &target) > LIGHT_BODY
+        || verb == "list" && media == Media::Protobuf;
     let session = if is_write { session(server, &requester) } else { None };
     let conversions = (is_write && convert::webhook(&target.kind).is_some()).then(Arc::<Conversions>::default);
     let (is_large, is_huge) = (body.len() > LIGHT_BODY, body.len() > bounds::HUGE_BODY);
@@ -240,6 +240,13 @@ fn is_heavy(verb: &str, query: &Query, size: usize) -> bool {
     let by_name = query.get("fieldSelector").is_some_and(|selector| selector.starts_with("metadata.name="));
     size > LIGHT_BODY
         || matches!(verb, "list" | "watch") && (selects("labelSelector") || selects("fieldSelector") && !by_name)
+}
+
+/// How long the object is that a write by name is about, in bytes; 0 where there is none.
+fn stored_length(server: &Server, target: &Target) -> usize {
+    let Target { kind, namespace, name, .. } = target;
+    let found = (!name.is_empty()).then(|| server.api.store.get(&api::key::object(kind, namespace, name))).flatten();
+    found.map_or(0, |entry| entry.value.len())
 }
 
 async fn dispatch(call: &Call<'_>, verb: &'static str, body: Bytes) -> Result<Response<Body>, Status> {
@@ -636,34 +643,6 @@ fn answer(shape: Shape, mut written: Reply, warnings: Vec<String>) -> Response<B
         written.body = shape.one(&written.body);
     }
     respond::reply(written)
-}
-
-/// Reads a body, up to the limits.
-pub async fn read(body: Received) -> Result<Bytes, Status> {
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(Status::too_large(MAX_BODY));
-    }
-    let work = async {
-        body.reserve(MAX_BODY).await;
-        read_all(body).await
-    };
-    tokio::time::timeout(BODY_TIME, work)
-        .await
-        .unwrap_or_else(|_| Err(Status::timeout("the request's body did not arrive in time")))
-}
-
-/// What is over the limit is left in the body, which reads on by itself.
-async fn read_all(mut body: Received) -> Result<Bytes, Status> {
-    let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Status::bad_request("the request's body ended early"))?;
-        let Ok(piece) = frame.into_data() else { continue };
-        if all.len() + piece.len() > MAX_BODY {
-            return Err(Status::too_large(MAX_BODY));
-        }
-        all.extend_from_slice(&piece);
-    }
-    Ok(all.freeze())
 }
 
 fn decode(call: &Call<'_>, body: &[u8], options: &str) -> Result<(Value, Vec<String>), Status> {

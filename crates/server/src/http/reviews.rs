@@ -1,5 +1,7 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are posted and answered at once.
 
+use std::sync::Arc;
+
 use http::{Request, Response, header};
 use mainstay_api::table::{Media, Offer, Representation, negotiate};
 use mainstay_api::{Status, object};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::received::Received;
 use super::respond::{self, Body};
-use super::{Server, decoding, objects};
+use super::{Server, decoding};
 use crate::auth::User;
 use crate::authorize::Attributes;
 use crate::authorize::rule::Rule;
@@ -22,9 +24,14 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
 ];
 
+/// Whether there is such a review.
+pub fn is_one(group: &str, resource: &str) -> bool {
+    KINDS.iter().any(|(of, plural, _)| (*of, *plural) == (group, resource))
+}
+
 /// Answers a review.
 pub async fn create(
-    server: &Server,
+    server: &Arc<Server>,
     user: &User,
     (group, resource, namespace): (&str, &str, &str),
     request: Request<Received>,
@@ -41,7 +48,7 @@ pub async fn create(
     }
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    let body = objects::read(request.into_body()).await?;
+    let body = request.into_body().whole().await?;
     let mut review = if body.is_empty() { json!({}) } else { decoding::parse(&content_type, &body)? };
     let status = match *kind {
         "SelfSubjectReview" => json!({ "userInfo": user.info() }),
@@ -56,7 +63,12 @@ pub async fn create(
             }
             access(server, kind, &subject(kind, &review)?, &review)?
         }
-        _ => rules(server, user, object::text(&review, &["spec", "namespace"]))?,
+        _ => {
+            let (of, user) = (server.clone(), user.clone());
+            let namespace = object::text(&review, &["spec", "namespace"]).to_owned();
+            let name = user.name.clone();
+            super::bounded(server, &name, move || rules(&of, &user, &namespace)).await??
+        }
     };
     let fields = object::ensure(&mut review, &[]);
     fields.insert("kind".to_owned(), (*kind).into());
@@ -162,17 +174,29 @@ fn access(server: &Server, kind: &str, user: &User, review: &Value) -> Result<Va
     Ok(status)
 }
 
+/// How much of a user's rules is told, in bytes; of more the review says that it is incomplete.
+const MAX_RULES: usize = 1 << 20;
+
 /// `kubectl auth can-i --list`: every rule of the user's in a namespace. What only a node's kubelet may is no rule.
 fn rules(server: &Server, user: &User, namespace: &str) -> Result<Value, Status> {
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let (rules, mut errors) = server.authorizer.rules(user, namespace);
+    let (found, mut errors) = server.authorizer.rules(user, namespace);
+    let (mut length, mut rules): (usize, Vec<&Rule>) = (0, Vec::new());
+    for rule in found.iter().flat_map(|rules| rules.iter()) {
+        length = length.saturating_add(rule.length());
+        if length > MAX_RULES {
+            errors.push(format!("there are more rules than the {MAX_RULES} bytes that are told"));
+            break;
+        }
+        rules.push(rule);
+    }
     let is_node = user.node().is_some();
     if is_node {
         errors.push("node authorizer does not support user rule resolution".to_owned());
     }
-    let is_path = |rule: &&Rule| !rule.urls.is_empty();
+    let is_path = |rule: &&&Rule| !rule.urls.is_empty();
     let mut status = json!({
         "resourceRules": rules.iter().filter(|rule| !is_path(rule)).map(|rule| json!(rule)).collect::<Vec<_>>(),
         "nonResourceRules": rules.iter().filter(is_path).map(|rule| json!(rule)).collect::<Vec<_>>(),

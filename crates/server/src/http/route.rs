@@ -108,7 +108,7 @@ fn review(group: &str, resource: &str, namespace: &str) -> Route {
 }
 
 /// Takes percent encoding away; what is not valid UTF-8 then is replaced, and names nothing.
-fn decode(text: &str) -> String {
+pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -16,6 +16,7 @@ use super::respond::{self, Body};
 use super::route::{self, Route, Target, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
 use super::{MAX_HEAD, Peer, Server, bounds, documents, extension, objects, reviews};
+use crate::aggregation::settled;
 use crate::api::{self, Query};
 use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
@@ -45,7 +46,15 @@ pub async fn serve(
     let begun = std::time::Instant::now();
     let mut labels = Labels::default();
     let mut uids = Uids::default();
-    let asking = Asking { connection: &connection, peer, audit: audit.as_ref(), labels: &mut labels, uids: &mut uids };
+    let mut early = server.audit.as_ref().map(|_| Early::of(&request, audit.as_ref(), &peer, server.api.now()));
+    let asking = Asking {
+        connection: &connection,
+        peer,
+        audit: audit.as_ref(),
+        labels: &mut labels,
+        uids: &mut uids,
+        early: &mut early,
+    };
     // What has no message of its own (failures, reviews) is written as the client likes best.
     let media = negotiate(accept(&request), Offer::ALL).map_or(Media::Json, |(_, media)| media);
     let by_a_person = respond::is_read_by_a_person(&request);
@@ -62,6 +71,9 @@ pub async fn serve(
     let code = response.status().as_u16();
     server.instruments.answered(&labels, code, (!is_long).then(|| begun.elapsed()));
     let long = is_long.then(|| server.instruments.long(&labels));
+    // What was refused before it was known what it asks for (or who asks) is recorded too.
+    let early = early.filter(|_| record.is_none()).zip(server.audit.as_ref());
+    let record = record.or_else(|| early.and_then(|(early, log)| log.begin(&early.sender, &early.what, early.head)));
     if let Some(record) = record {
         let body = match response.body() {
             Body::Full(bytes) => bytes.as_ref(),
@@ -119,6 +131,24 @@ struct Asking<'a> {
     labels: &'a mut Labels,
     /// By which schema and level it is worked on.
     uids: &'a mut Uids,
+    /// What is recorded of a request that ends before it is known what it asks for; `None` from there on.
+    early: &'a mut Option<Early>,
+}
+
+/// What the audit log notes of a request that is refused for whoever sends it, or leads nowhere.
+struct Early {
+    sender: User,
+    what: Attributes,
+    head: Head,
+}
+
+impl Early {
+    fn of(request: &Request<Received>, audit: Option<&HeaderValue>, peer: &Peer, received: jiff::Timestamp) -> Self {
+        let path = request.uri().path().to_owned();
+        let verb = request.method().as_str().to_lowercase();
+        let head = head(request, audit, peer.address.clone(), &Route::Path(path.clone()), received);
+        Self { sender: User::default(), what: Attributes { verb, path, ..Attributes::default() }, head }
+    }
 }
 
 async fn answer(
@@ -128,10 +158,13 @@ async fn answer(
     mut request: Request<Received>,
     bill: &mut Bill,
 ) -> Result<Response<Body>, Status> {
-    let Asking { connection, peer, audit, labels, uids } = asking;
+    let Asking { connection, peer, audit, labels, uids, early } = asking;
     labels.verb = method_of(request.method());
     check_head(&request)?;
-    let sender = authenticate(server, peer.certified, &request).await?;
+    let sender = authenticate(server, peer.certified(server.api.now()), &request).await?;
+    if let Some(early) = early {
+        early.sender.clone_from(&sender);
+    }
     if !sender.is_in("system:unauthenticated") && !connection.authenticate(&sender.name, is_system(&sender)) {
         return Err(Status::too_many_requests("too many connections", 1));
     }
@@ -146,6 +179,11 @@ async fn answer(
             impersonation.user()
         }
     };
+    let registry = server.api.served.now();
+    let extension = server.extensions.find(&registry, request.uri().path());
+    if extension.is_some() {
+        *request.uri_mut() = settled(request.uri())?;
+    }
     let mut query = query(request.uri().query().unwrap_or(""));
     let path = match without_watch(request.uri().path()) {
         Some(path) if matches!(*request.method(), Method::GET | Method::HEAD) => {
@@ -155,8 +193,6 @@ async fn answer(
         Some(_) => return Err(Status::method_not_allowed()),
         None => request.uri().path().to_owned(),
     };
-    let registry = server.api.served.now();
-    let extension = server.extensions.find(&registry, &path);
     let route = match &extension {
         Some(_) => Route::Path(path.clone()),
         None => route(&registry, &path)?,
@@ -165,7 +201,11 @@ async fn answer(
         Some(extension) => extension.asked(&path, request.method(), &query),
         None => asked(&route, request.method(), &query)?,
     };
-    *labels = labels_of(&route, &what, &query, &request);
+    let about = labels_of(&route, &what, &query, &request);
+    // Strangers have counters of their own only for what they may.
+    if !user.is_anonymous() {
+        labels.clone_from(&about);
+    }
     check_timeout(&what, &query)?;
     if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
         // M2: what any server has acknowledged is seen from here on, also by the authorizer.
@@ -176,10 +216,9 @@ async fn answer(
     if let Some(log) = &server.audit {
         let head = head(&request, audit, peer.address, &route, server.api.now());
         *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
+        *early = None;
     }
     let _working = server.instruments.working(!request.method().is_safe());
-    let seat = server.fairness.seat(&user, &what).await?;
-    uids.clone_from(&seat.uids);
     match record {
         None => server.authorizer.check(&user, &what)?,
         Some(record) => {
@@ -189,6 +228,19 @@ async fn answer(
             decided.map_err(|reason| forbidden(&user, &what, &reason))?;
         }
     }
+    *labels = about;
+    // Who waits for others (a body that is still on its way, a pod, another server) keeps no seat from anybody.
+    let is_passed_on = extension.is_some() || is_long(&what);
+    let _seat = if is_passed_on {
+        None
+    } else {
+        if !request.method().is_safe() && !matches!(route, Route::Path(_)) {
+            request.body_mut().arrive().await?;
+        }
+        let seat = server.fairness.seat(&user, &what).await?;
+        uids.clone_from(&seat.uids);
+        Some(seat)
+    };
     if let Some(extension) = extension {
         return extension::serve(server, &user, &extension, request).await;
     }
@@ -242,6 +294,24 @@ async fn answer(
 const PATHS: [&str; 9] =
     ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
 
+/// Subresources that metrics tell apart.
+const SUBRESOURCES: [&str; 14] = [
+    "approval",
+    "attach",
+    "binding",
+    "ephemeralcontainers",
+    "eviction",
+    "exec",
+    "finalize",
+    "log",
+    "portforward",
+    "proxy",
+    "resize",
+    "scale",
+    "status",
+    "token",
+];
+
 /// Upstream's verb for a request of which no more is known.
 fn method_of(method: &Method) -> &'static str {
     match *method {
@@ -283,7 +353,13 @@ fn labels_of(route: &Route, what: &Attributes, query: &Query, request: &Request<
         () if !what.namespace.is_empty() => "namespace",
         () => "cluster",
     };
-    let Attributes { group, resource, subresource, .. } = what.clone();
+    let Attributes { group, mut resource, mut subresource, .. } = what.clone();
+    if matches!(route, Route::Review { .. }) && !reviews::is_one(&group, &resource) {
+        resource.clear();
+    }
+    if !SUBRESOURCES.contains(&&*subresource) {
+        subresource.clear();
+    }
     Labels { verb, group, version, resource, subresource, scope, dry_run }
 }
 
@@ -324,10 +400,14 @@ fn is_watch(query: &Query) -> bool {
     api::flag(query, "watch")
 }
 
+/// Whether an answer goes on for as long as somebody else likes, and is neither a watch nor the server's own.
+fn is_long(what: &Attributes) -> bool {
+    matches!(&*what.subresource, "attach" | "exec" | "log" | "portforward" | "proxy")
+}
+
 /// 400 for a `timeout` that is no duration. Only what is over soon has one: a watch has `timeoutSeconds`.
 fn check_timeout(what: &Attributes, query: &Query) -> Result<(), Status> {
-    let is_long =
-        what.verb == "watch" || matches!(&*what.subresource, "attach" | "exec" | "log" | "portforward" | "proxy");
+    let is_long = what.verb == "watch" || is_long(what);
     match query.get("timeout").filter(|timeout| !timeout.is_empty() && !is_long) {
         Some(timeout) if !parameters::is_duration(timeout) => Err(Status::bad_request(format!(
             "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"

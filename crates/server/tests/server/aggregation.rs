@@ -148,6 +148,14 @@ async fn x1_another_server_answers_for_its_group_and_is_told_who_asks() {
         refused.code() == Some(403) && refused.to_string().contains("cannot get resource \"widgets\""),
         "{refused}"
     );
+    // What the server behind would take apart in another way is not passed on.
+    for (path, code) in [
+        ("/apis/ext.example.com/v1/namespaces/default/widgets/w%2Fsecret", 400),
+        ("/apis/ext.example.com/v1/../v1/namespaces/default/widgets", 400),
+        ("/openapi/v3/apis/ext.example.com/v1/../../../../apis/ext.example.com/v1/widgets", 404),
+    ] {
+        assert_eq!(admin.get_text(path).await.expect_err(path).code(), Some(code), "{path}");
+    }
     let document = account.get_text("/apis/ext.example.com/v1").await.expect("discovery is everybody's");
     assert_eq!(parsed(&document)["kind"], "APIResourceList");
 

@@ -241,3 +241,35 @@ async fn x2_the_audit_log_says_who_did_what_and_no_secret() {
     assert_eq!((&map["requestObject"]["data"]["a"], &map["responseObject"]["data"]["a"]), (&json!("b"), &json!("b")));
     assert_eq!(map["annotations"]["authorization.k8s.io/decision"], "allow");
 }
+
+#[tokio::test]
+async fn x2_what_is_refused_before_it_is_understood_is_in_the_audit_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+        - level: Metadata\n";
+    std::fs::write(&policy, rules).expect("written");
+    let files = Files { audit_policy: Some(policy), audit_log: Some(log.clone()), ..Files::default() };
+    let server = start_with(config(&folder.path().join("data")), &files).await.expect("started");
+    let nobody = bearer(&server, "abcdef.0123456789abcdef");
+    assert_eq!(nobody.get_text("/api/v1/refused-token").await.expect_err("refused").code(), Some(401));
+    assert_eq!(admin(&server).get_text("/apis/no/v1/such-path").await.expect_err("nothing").code(), Some(404));
+    let mut sender = super::pressure::http2(&server).await;
+    let (path, as_jane) = ("/api/v1/impersonated", [("impersonate-user", "jane")]);
+    let answer = super::pressure::send(&mut sender, &server, http::Method::GET, path, &as_jane, "").await;
+    assert_eq!(answer.status(), 404);
+    server.shutdown().await;
+    let mut text = String::new();
+    while !text.contains("/api/v1/impersonated") || !text.ends_with('\n') {
+        tokio::task::yield_now().await;
+        text = std::fs::read_to_string(&log).expect("readable");
+    }
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |uri: &str| {
+        let event = events.iter().find(|event| event["requestURI"] == uri).expect(uri);
+        (event["responseStatus"]["code"].as_i64(), event["user"]["username"].as_str().map(str::to_owned))
+    };
+    assert_eq!(of("/api/v1/refused-token"), (Some(401), Some(String::new())));
+    assert_eq!(of("/apis/no/v1/such-path"), (Some(404), Some("kubernetes-admin".to_owned())));
+    assert_eq!(of("/api/v1/impersonated"), (Some(404), Some("kubernetes-admin".to_owned())));
+}

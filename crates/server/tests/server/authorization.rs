@@ -251,3 +251,37 @@ async fn m4_a_node_sees_no_pod_of_another_by_its_path_or_by_a_selector_that_only
     assert!(!watched.contains("hidden"), "{watched}");
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn m4_a_node_gets_tokens_only_for_what_its_pods_volumes_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = admin(&server);
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n1", "automountServiceAccountToken": false,
+        "containers": [{ "name": "c", "image": "i" }], "volumes": [{ "name": "v", "projected": { "sources": [
+            { "serviceAccountToken": { "path": "t", "audience": "vault" } }] } }] } });
+    let pod = admin.create(&kinds::POD, "default", &pod).await.expect("a pod");
+    let node = client(&server.node.as_ref().expect("a node").kubeconfig);
+    let token = |audiences: &[&str]| {
+        let request = json!({ "spec": { "audiences": audiences, "expirationSeconds": 3600, "boundObjectRef": {
+            "kind": "Pod", "apiVersion": "v1", "name": "p", "uid": pod["metadata"]["uid"] } } });
+        let node = node.clone();
+        async move {
+            let asked = node.create_sub(&kinds::SERVICE_ACCOUNT, "default", "default", "token", &request).await;
+            asked.map(|_| ())
+        }
+    };
+    token(&["vault"]).await.expect("its own");
+    for beyond in [&["sts.example"][..], &["vault", "sts.example"], &[]] {
+        refusal(token(beyond).await);
+    }
+    // What an administrator lets nodes ask for.
+    let role = json!({ "metadata": { "name": "sts" }, "rules": [{ "apiGroups": [""], "resources": ["sts.example"],
+        "verbs": ["request-serviceaccounts-token-audience"] }] });
+    admin.create(&kinds::CLUSTER_ROLE, "", &role).await.expect("a role");
+    let binding = json!({ "metadata": { "name": "sts" }, "subjects": [{ "kind": "Group", "name": "system:nodes" }],
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sts" } });
+    admin.create(&kinds::CLUSTER_ROLE_BINDING, "", &binding).await.expect("bound");
+    token(&["sts.example"]).await.expect("allowed");
+    server.shutdown().await;
+}

@@ -307,3 +307,54 @@ async fn an_eviction_that_is_only_tried_evicts_nobody() {
     assert_eq!(deleted["kind"], "ServiceAccount");
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x7_bodies_that_never_come_keep_nobody_from_their_turn() {
+    use tokio::io::AsyncReadExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = server(folder.path()).await;
+    let binding = json!({ "metadata": { "name": "jane" }, "subjects": [{ "kind": "User", "name": "jane" }],
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" } });
+    admin(&server).create(&kinds::CLUSTER_ROLE_BINDING, "", &binding).await.expect("bound");
+    // More than the seats of a level and a flow's places in its queue: 53 and 50.
+    let mut held = Vec::new();
+    for _ in 0..120 {
+        let mut stream = tls(&server, b"http/1.1", true).await;
+        let head = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: a\r\nimpersonate-user: jane\r\n\
+            content-type: application/json\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        held.push(stream);
+    }
+    for stream in &mut held {
+        // The server asks for the body: the request is as far as it comes.
+        let mut answer = [0; 12];
+        tokio::time::timeout(SOON, stream.read_exact(&mut answer)).await.expect("in time").expect("asked for");
+        assert_eq!(&answer, b"HTTP/1.1 100");
+    }
+    let mut sender = http2(&server).await;
+    let as_jane = [("impersonate-user", "jane")];
+    let get = send(&mut sender, &server, Method::GET, "/api/v1/namespaces/default/configmaps", &as_jane, "");
+    assert_eq!(tokio::time::timeout(SOON, get).await.expect("in time").status(), 200);
+    drop(held);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn x5_what_strangers_ask_for_is_no_series_of_the_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = server(folder.path()).await;
+    let anyone = super::anonymous(&server);
+    let long = "x".repeat(20_000);
+    for count in 0..20 {
+        let path = format!("/api/v1/namespaces/a/pods/b/{count}{long}");
+        assert_eq!(anyone.get_text(&path).await.expect_err("refused").code(), Some(403));
+    }
+    let review = format!("/apis/authorization.k8s.io/v1/{long}");
+    assert_eq!(anyone.post(&review, &json!({})).await.expect_err("refused").code(), Some(403));
+    // Nor is what somebody asks for that there is not.
+    let known = format!("/api/v1/namespaces/a/pods/b/{long}");
+    assert_eq!(admin(&server).get_text(&known).await.expect_err("nothing").code(), Some(404));
+    let metrics = admin(&server).get_text("/metrics").await.expect("metrics");
+    assert!(!metrics.contains("xxxxxxxx") && metrics.contains("apiserver_request_total"), "{}", metrics.len());
+    server.shutdown().await;
+}

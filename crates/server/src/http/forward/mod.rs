@@ -33,6 +33,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
 /// The largest HTML page whose links are rewritten (bytes); a larger one is a 502.
 const MAX_PAGE: usize = 8 << 20;
+/// The same in KiB.
+const PAGE_KIB: u32 = 8 << 10;
+/// How long such a page may take to arrive.
+const PAGE: Duration = Duration::from_secs(30);
 
 /// Passes a request on, and its answer back.
 ///
@@ -41,6 +45,7 @@ const MAX_PAGE: usize = 8 << 20;
 /// upstream's words where nobody answers.
 pub async fn serve(
     server: &Arc<Server>,
+    user: &str,
     target: &Target,
     request: Request<Received>,
 ) -> Result<Response<Body>, Status> {
@@ -63,7 +68,7 @@ pub async fn serve(
         .map_err(|why| unreachable(&why))?;
     let mut sender = proxy::begin(io, "a proxied").await.map_err(|error| unreachable(&error))?;
     let answer = pass(&mut sender, request, &path, &prefix, address).await.map_err(|error| unreachable(&error))?;
-    lead_back(answer, &prefix, address).await
+    lead_back(server, user, answer, &prefix, address).await
 }
 
 /// `/api/v1/…/proxy` and what comes after it, both as the client encoded them. A pod may itself be called `proxy`: what
@@ -157,7 +162,13 @@ fn forwarded(headers: &mut HeaderMap, prefix: &str, path: &str) -> Result<(), ht
 }
 
 /// The answer with `Location` and, in a page, links that lead through the proxy again.
-async fn lead_back(answer: Response<Body>, prefix: &str, address: &str) -> Result<Response<Body>, Status> {
+async fn lead_back(
+    server: &Server,
+    user: &str,
+    answer: Response<Body>,
+    prefix: &str,
+    address: &str,
+) -> Result<Response<Body>, Status> {
     let (mut head, body) = answer.into_parts();
     head.headers.remove(header::CONNECTION);
     head.headers.remove(header::TRANSFER_ENCODING);
@@ -177,13 +188,17 @@ async fn lead_back(answer: Response<Body>, prefix: &str, address: &str) -> Resul
     if !is_page || !is_plain {
         return Ok(Response::from_parts(head, Body::Incoming(incoming)));
     }
-    let bytes = Limited::new(incoming, MAX_PAGE).collect().await.map_err(|error| {
-        let why = if error.is::<LengthLimitError>() {
-            format!("the page is larger than {MAX_PAGE} bytes")
-        } else {
-            error.to_string()
-        };
-        Status::new(502, "InternalError", format!("error trying to read the page: {why}"))
+    let unreadable = |why: &str| Status::new(502, "InternalError", format!("error trying to read the page: {why}"));
+    let collected = async {
+        // A page is in memory as a whole: it is paid for like any other large answer.
+        let share = server.bounds.answers.take(user, PAGE_KIB).await;
+        (Limited::new(incoming, MAX_PAGE).collect().await, share)
+    };
+    let (collected, _share) =
+        tokio::time::timeout(PAGE, collected).await.map_err(|_| unreadable("it did not arrive in time"))?;
+    let bytes = collected.map_err(|error| match error.is::<LengthLimitError>() {
+        true => unreadable(&format!("the page is larger than {MAX_PAGE} bytes")),
+        false => unreadable(&error.to_string()),
     })?;
     let page = links::rewrite(&bytes.to_bytes(), prefix, address);
     head.headers.remove(header::CONTENT_LENGTH);
