@@ -11,7 +11,7 @@ use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use serde_json::Value;
 
 use super::rbac::GROUP;
-use super::rule::{Rule, TooMuch, missing, quoted};
+use super::rule::{MAX_TOLD, Rule, TooMuch, missing, quoted};
 use super::{Attributes, Authorizer, MASTERS, forbidden};
 use crate::api::Batch;
 use crate::audit::Record;
@@ -130,7 +130,7 @@ fn holds(requester: &Requester, of: (&Kind, &str), namespace: &str, rules: &[Rul
     let (kind, name) = of;
     let (own, errors) = requester.authorizer.rules(&requester.user, namespace);
     let own: Vec<&Rule> = own.iter().flat_map(|rules| rules.iter()).collect();
-    let lacks = missing(&own, rules).map_err(|TooMuch| {
+    let lacks = missing(&own, rules, MAX_TOLD).map_err(|TooMuch| {
         let cause = Cause::invalid("rules", "", "the rules stand for too many permissions to be compared");
         Status::invalid(kind, name, &[cause])
     })?;

@@ -7,7 +7,7 @@ use mainstay_api::{Kind, Status, kinds, object};
 use serde_json::{Value, json};
 
 use super::rbac::GROUP;
-use super::rule::{Rule, missing};
+use super::rule::{Rule, TooMuch, missing};
 use crate::api::{self, Batch};
 use crate::bootstrap;
 
@@ -64,7 +64,9 @@ fn merged(old: &Value, wanted: &Value) -> Value {
         value.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
     };
     let has = rules(old);
-    let lacks = missing(&has.iter().collect::<Vec<_>>(), &rules(wanted));
+    // Beside rules that are too many to compare, all of the default ones are added.
+    let lacks = missing(&has.iter().collect::<Vec<_>>(), &rules(wanted), usize::MAX);
+    let lacks = lacks.unwrap_or_else(|TooMuch| rules(wanted));
     add(&mut new, "rules", lacks.iter().map(|rule| json!(rule)));
     let known = old.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
     let subjects = wanted.get("subjects").and_then(Value::as_array).into_iter().flatten();

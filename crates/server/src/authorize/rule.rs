@@ -173,21 +173,22 @@ impl Scope<'_> {
 
 /// How many comparisons of two words it may take to find what is missing: some tenths of a second.
 const MAX_STEPS: usize = 20_000_000;
-/// How much of what is missing is told: scopes, and bytes.
-const MAX_TOLD: usize = 100;
-const MAX_TOLD_BYTES: usize = 32 << 10;
+/// How much of what is missing a message tells, in bytes (about).
+pub const MAX_TOLD: usize = 16 << 10;
+/// What each verb of it takes beside its own name.
+const WORDS: usize = 64;
 
 /// To find what is missing would take longer than a request may take (X4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMuch;
 
 /// What of `asked` no rule of `own` covers, by group, resource and name; empty when all is covered. Of much that is
-/// missing only the first is told.
+/// missing only the first `most` bytes (about) are told.
 ///
 /// # Errors
 /// For rules that stand for so much that comparing them would keep others waiting: a few words in each list of a rule
 /// stand for their product.
-pub fn missing(own: &[&Rule], asked: &[Rule]) -> Result<Vec<Rule>, TooMuch> {
+pub fn missing(own: &[&Rule], asked: &[Rule], most: usize) -> Result<Vec<Rule>, TooMuch> {
     let mut left = MAX_STEPS;
     let mut pay = |steps: usize| {
         left = left.checked_sub(steps).ok_or(TooMuch)?;
@@ -222,11 +223,11 @@ pub fn missing(own: &[&Rule], asked: &[Rule]) -> Result<Vec<Rule>, TooMuch> {
                 let verbs = found.entry(scope).or_default();
                 pay(verbs.len())?;
                 if !verbs.contains(&verb.as_str()) {
-                    told += verb.len() + scope.length();
+                    told += verb.len() + scope.length() + WORDS;
                     verbs.push(verb);
                 }
             }
-            if found.len() >= MAX_TOLD || told > MAX_TOLD_BYTES {
+            if told > most {
                 return Ok(found.into_iter().map(in_rule).collect());
             }
         }
@@ -318,11 +319,11 @@ mod tests {
             [rule("get,list", "", "pods", "-"), rule("*", "apps", "*/scale", "-"), rule("get", "", "secrets", "a")];
         let own: Vec<&Rule> = own.iter().collect();
         assert_eq!(
-            missing(&own, &[rule("get", "", "pods", "x"), rule("patch", "apps", "deployments/scale", "-")]),
+            missing(&own, &[rule("get", "", "pods", "x"), rule("patch", "apps", "deployments/scale", "-")], MAX_TOLD),
             Ok(Vec::new())
         );
         let asked = [rule("get,delete,watch", "", "pods,nodes", "-"), rule("get", "", "secrets", "-")];
-        let words: Vec<String> = missing(&own, &asked).expect("few").iter().map(Rule::in_words).collect();
+        let words: Vec<String> = missing(&own, &asked, MAX_TOLD).expect("few").iter().map(Rule::in_words).collect();
         assert_eq!(
             words,
             [
@@ -332,8 +333,8 @@ mod tests {
             ]
         );
         let everything = rule("*", "*", "*", "-");
-        assert_eq!(missing(&[&everything], &asked), Ok(Vec::new()));
-        assert_eq!(missing(&own, std::slice::from_ref(&everything)), Ok(vec![everything]));
+        assert_eq!(missing(&[&everything], &asked, MAX_TOLD), Ok(Vec::new()));
+        assert_eq!(missing(&own, std::slice::from_ref(&everything), MAX_TOLD), Ok(vec![everything]));
     }
 
     #[test]
@@ -342,18 +343,18 @@ mod tests {
         let cube = |count: usize| rule(&words(count), &words(count), &words(count), "-");
         let began = std::time::Instant::now();
         // Nothing of 216 million is held: the first of it are told.
-        let told = missing(&[], &[cube(600)]).expect("told in part");
+        let told = missing(&[], &[cube(600)], MAX_TOLD).expect("told in part");
         let length: usize = told.iter().map(|rule| rule.in_words().len()).sum();
-        assert!(told.len() <= MAX_TOLD && length < 10 * MAX_TOLD_BYTES, "{} {length}", told.len());
+        assert!(length < 4 * MAX_TOLD, "{} {length}", told.len());
         // Held in parts, so that all of it would have to be looked at.
         let half = |rest: usize| {
             let verbs = words(400).split(',').skip(rest).step_by(2).collect::<Vec<_>>().join(",");
             rule(&verbs, "*", "*", "-")
         };
-        assert_eq!(missing(&[&half(0), &half(1)], &[cube(400)]), Err(TooMuch));
-        assert_eq!(missing(&[&half(0), &half(1)], &[cube(20)]), Ok(Vec::new()));
+        assert_eq!(missing(&[&half(0), &half(1)], &[cube(400)], MAX_TOLD), Err(TooMuch));
+        assert_eq!(missing(&[&half(0), &half(1)], &[cube(20)], MAX_TOLD), Ok(Vec::new()));
         // What is held as it is asked for is seen at once, however much it stands for.
-        assert_eq!(missing(&[&cube(600)], &[cube(600)]), Ok(Vec::new()));
+        assert_eq!(missing(&[&cube(600)], &[cube(600)], MAX_TOLD), Ok(Vec::new()));
         assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
     }
 }
