@@ -102,7 +102,7 @@ mod tests {
             assert_eq!(super::bytes(&root).unwrap(), empty - (1 << 20), "what others take is gone");
             // A snapshot is nobody's volume: what it has taken is gone, too.
             fs::create_dir(root.join("snapshot-1")).unwrap();
-            fs::write(root.join("snapshot-1/image"), [1; 1 << 20]).unwrap();
+            fs::write(root.join("snapshot-1/image"), vec![1; 1 << 20]).unwrap();
             assert_eq!(super::bytes(&root).unwrap(), empty - (2 << 20));
             // 3 of the volume's 4 MiB are still to come, unless nobody gives way to it.
             let spare = super::spare(&root).unwrap();
