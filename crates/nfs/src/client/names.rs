@@ -40,17 +40,19 @@ impl<R: Calls> Files<R> {
         there: Option<(Vec<u8>, Attributes)>,
         who: &Credentials,
     ) -> Result<Option<Aside>, Errno> {
-        let Some((handle, attributes)) = there else { return Ok(None) };
-        let is_open = self.nodes().open_by_handle(&handle).is_some_and(|node| node.hidden.is_none());
-        if attributes.kind == kind::DIRECTORY || !is_open {
-            return Ok(None);
-        }
+        let Some((handle, _)) = there.filter(|there| self.goes_aside(there)) else { return Ok(None) };
         let hash = handle
             .iter()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         let hidden = format!("{HIDDEN}{hash:016x}{:08x}", std::process::id()).into_bytes();
         self.move_name(dir, name, dir, &hidden, who)?;
         Ok(Some(Aside { handle, hidden: Hidden { dir: dir.to_vec(), name: hidden, who: who.clone() } }))
+    }
+
+    /// Whether it is a file, or the like, that is open here.
+    fn goes_aside(&self, (handle, attributes): &(Vec<u8>, Attributes)) -> bool {
+        let is_open = self.nodes().open_by_handle(handle).is_some_and(|node| node.hidden.is_none());
+        is_open && attributes.kind != kind::DIRECTORY
     }
 
     /// Its name is gone: it goes when it is closed.
@@ -90,6 +92,14 @@ impl<R: Calls> Files<R> {
         let (from, to) = (self.handle(request.node)?, self.handle(to)?);
         let is_same = (from.as_slice(), from_name) == (to.as_slice(), to_name);
         let there = self.is_there(&to, to_name, who)?;
+        if !is_same && there.as_ref().is_some_and(|there| self.goes_aside(there)) {
+            // What the server would refuse is refused before: with the name aside it would not.
+            match self.is_there(&from, from_name, who)? {
+                None => return Err(libc::ENOENT),
+                Some((_, attributes)) if attributes.kind == kind::DIRECTORY => return Err(libc::ENOTDIR),
+                Some(_) => {}
+            }
+        }
         let before = there.as_ref().map(|(handle, _)| handle.clone());
         let aside = if is_same { None } else { self.put_aside(&to, to_name, there, who)? };
         let renamed = settled(

@@ -20,13 +20,16 @@ pub enum Over {
     Tcp,
 }
 
-/// The first answer of servers that are asked in turn.
+/// The first answer of servers that are asked in turn. One that has no TCP is asked by UDP all the same.
 pub async fn ask(servers: &[SocketAddr], question: &[u8], over: Over) -> Option<Message> {
     for server in servers {
         let work = async {
             match over {
                 Over::Udp => by_udp(*server, question).await,
-                Over::Tcp => by_tcp(*server, question).await,
+                Over::Tcp => match by_tcp(*server, question).await {
+                    Err(_) => by_udp(*server, question).await,
+                    answered => answered,
+                },
             }
         };
         if let Ok(Ok(answer)) = tokio::time::timeout(TIMEOUT, work).await {
