@@ -201,7 +201,7 @@ fn v3_a10_who_asks_for_retain_in_time_keeps_the_data_and_who_is_late_is_refused(
     let testbed = Testbed::new("reclaim_in_time");
     testbed.block_on(async {
         let kubelet = testbed.agent.start();
-        let (kind, held) = (&kinds::PERSISTENT_VOLUME, "example.com/held");
+        let kind = &kinds::PERSISTENT_VOLUME;
         let retain = json!({ "spec": { "persistentVolumeReclaimPolicy": "Retain" } });
         let patch =
             async |name: &str, patch: &Value| testbed.admin.patch(kind, "", name, "", PatchType::Merge, patch).await;
@@ -213,9 +213,7 @@ fn v3_a10_who_asks_for_retain_in_time_keeps_the_data_and_who_is_late_is_refused(
         };
         let (name, seen) = released().await;
         let folder = kubelet.volumes.root().join(&name);
-        let mut keep = retain.clone();
-        keep["metadata"] = json!({ "finalizers": [held, "mainstay.io/local-path"] });
-        patch(&name, &keep).await.unwrap();
+        patch(&name, &retain).await.unwrap();
         reclaim::reclaim(&kubelet, &seen).await.unwrap();
         assert!(folder.join("image").exists(), "it was set to Retain");
 
