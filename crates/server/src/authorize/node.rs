@@ -171,11 +171,13 @@ impl Graph {
             ("", "pods") => match (what.verb.as_str(), subresource) {
                 ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
                 ("get", "") => self.gets_pod(node, what),
-                // One pod, by its path or by the selector: that is a matter of whose it is.
-                ("list" | "watch", "") if selects(&what.fields, node) => match (&*what.namespace, &*what.name) {
-                    ("", _) | (_, "") => Ok(()),
-                    _ => self.gets_pod(node, what),
-                },
+                // One pod by its path is a matter of whose it is. What is named by the selector is looked for among the
+                // node's own, as it says: a node asks so whether a name is another's by now.
+                ("list" | "watch", "") if selects(&what.fields, node) => {
+                    let is_path =
+                        !what.name.is_empty() && !what.namespace.is_empty() && !names(&what.fields, &what.name);
+                    if is_path { self.gets_pod(node, what) } else { Ok(()) }
+                }
                 ("list" | "watch", "") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
                 _ => Err(String::new()),
             },
@@ -243,6 +245,11 @@ impl Graph {
         }
         Err(format!("no relationship found between node '{node}' and this object"))
     }
+}
+
+/// Whether a field selector takes the object of this name alone.
+fn names(fields: &str, name: &str) -> bool {
+    Fields::required_by(fields, "metadata.name").as_deref() == Some(name)
 }
 
 /// Whether a field selector leaves only the pods of a node.
