@@ -276,7 +276,9 @@ def exec_its_output_input_and_exit_code():
 
 @step
 def exec_with_a_terminal():
-    channel = execute("sh", "-c", "tty; read word; stty size", stdin=True, tty=True, _preload_content=False)
+    # Sizes and input come by channels of their own, in no order.
+    script = "tty; read word; until [ \"$(stty size 2>&1)\" = '50 100' ]; do sleep 0.1; done; stty size"
+    channel = execute("sh", "-c", script, stdin=True, tty=True, _preload_content=False)
     channel.write_channel(4, json.dumps({"Width": 100, "Height": 50}))
     channel.write_stdin("go on\n")
     channel.run_forever(timeout=PATIENCE)
