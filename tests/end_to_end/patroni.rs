@@ -1,6 +1,6 @@
 //! Patroni in Kubernetes mode, as examples/patroni.yaml has it: three pods, a commit is acknowledged when two of them
-//! have it. The leader is killed in every way while a client writes to the Service; another one leads within seconds, and
-//! nothing that was acknowledged is missing (V4). `MAINSTAY_STORM_ROUNDS=20` for a long one.
+//! have it. The leader is killed in every way while a client writes to the Service; another one leads within seconds,
+//! and nothing that was acknowledged is missing (V4). `MAINSTAY_STORM_ROUNDS=20` for a long one.
 
 use std::fs;
 use std::time::Duration;

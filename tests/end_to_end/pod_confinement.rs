@@ -213,8 +213,8 @@ fn output(cluster: &Cluster, checks: &Checks) {
     checks.equal("its message", &message, "one\ntwo\nthree");
 }
 
-/// X6, S12: who debugs the processes of a pod sees nothing of the host's through the first of them, and a pod that loses
-/// that one is made anew.
+/// X6, S12: who debugs the processes of a pod sees nothing of the host's through the first of them, and a pod that
+/// loses that one is made anew.
 fn shared_processes(cluster: &Cluster, checks: &Checks) {
     let own = "    securityContext: {capabilities: {add: [SYS_PTRACE]}}\n";
     cluster.apply(&pod("debugged", "  shareProcessNamespace: true\n", own));

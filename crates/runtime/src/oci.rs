@@ -201,8 +201,8 @@ pub fn config(
 }
 
 /// Gives variables a HOME where they have none, or an empty one. The container library would ask the C library for it,
-/// inside of the container and with all of a supervisor's privileges: the image's `nsswitch.conf` would say what code is
-/// loaded for that (X6).
+/// inside of the container and with all of a supervisor's privileges: the image's `nsswitch.conf` would say what code
+/// is loaded for that (X6).
 pub fn ensure_home(env: &mut Vec<String>) {
     env.retain(|pair| pair != "HOME=");
     if !env.iter().any(|pair| pair.starts_with("HOME=")) {

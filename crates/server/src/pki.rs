@@ -141,9 +141,9 @@ impl Pki {
         )
     }
 
-    /// Signs what was asked for, for at most `seconds` and [`LEAF_DAYS`], as a server's or a client's; PEM. Who may have
-    /// it was decided before. Of the request itself only the key is taken: the subject and the names are those that
-    /// were judged, and what came of them is looked at once more.
+    /// Signs what was asked for, for at most `seconds` and [`LEAF_DAYS`], as a server's or a client's; PEM. Who may
+    /// have it was decided before. Of the request itself only the key is taken: the subject and the names are those
+    /// that were judged, and what came of them is looked at once more.
     pub fn sign(&self, asked: &Asked, serves: bool, seconds: Option<i64>, now: Timestamp) -> Result<String, PkiError> {
         let (_, request) = X509CertificationRequest::from_der(&asked.der).map_err(|_| PkiError::Request)?;
         request.verify_signature().map_err(|_| PkiError::Request)?;

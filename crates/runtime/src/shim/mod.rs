@@ -2,8 +2,8 @@
 //!
 //! - `__shim DIR` makes the container in DIR, owns its stdio, log and exit code ([`container`]);
 //! - `__exec` runs one command in a running container ([`exec`]);
-//! - `__pause DIR CGROUPS CGROUP` is the first process of the PID namespace that the containers of the pod whose sandbox
-//!   is DIR share ([`pause`]);
+//! - `__pause DIR CGROUPS CGROUP` is the first process of the PID namespace that the containers of the pod whose
+//!   sandbox is DIR share ([`pause`]);
 //! - `__namespaces` makes the namespaces of a pod with a user namespace ([`crate::user_namespace`]).
 
 pub mod answers;

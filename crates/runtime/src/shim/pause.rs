@@ -1,9 +1,9 @@
 //! The first process of a PID namespace that a pod's containers share: reaps, and waits until it is killed.
 //!
-//! A container of the pod that may trace (CAP_SYS_PTRACE, with which pods are debugged) has this process in its hands: it
-//! looks through its eyes (`/proc/1/root`, `/proc/1/fd`) and lets it make system calls. So it is where the containers
-//! are, in the pod's namespaces and group, and has nothing that they have not: an empty read-only file system, no open
-//! file, no capability, no other process beside it.
+//! A container of the pod that may trace (CAP_SYS_PTRACE, with which pods are debugged) has this process in its hands:
+//! it looks through its eyes (`/proc/1/root`, `/proc/1/fd`) and lets it make system calls. So it is where the
+//! containers are, in the pod's namespaces and group, and has nothing that they have not: an empty read-only file
+//! system, no open file, no capability, no other process beside it.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -1,9 +1,9 @@
 //! Beside a supervisor with a deadline: the process that ends the container when the supervisor has ended.
 //!
-//! Nobody else would end the container at its deadline (S13): the agent may hang or be gone, and the kernel forgets what a
-//! process asked for in the case of its parent's death when it changes its user, which most images do. The two watch one
-//! another: a supervisor without its sentinel ends its container ([`crate::fence::Guard`]), so that only who kills both
-//! at once leaves one behind. It is a fork, shares the supervisor's pages, and sleeps.
+//! Nobody else would end the container at its deadline (S13): the agent may hang or be gone, and the kernel forgets
+//! what a process asked for in the case of its parent's death when it changes its user, which most images do. The two
+//! watch one another: a supervisor without its sentinel ends its container ([`crate::fence::Guard`]), so that only who
+//! kills both at once leaves one behind. It is a fork, shares the supervisor's pages, and sleeps.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -367,8 +367,8 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether nothing more fits into its transaction for certain: who writes many things goes on in another one. The
-    /// last may be of any size that is allowed, with some for keys and allocations, where that leaves enough for others;
-    /// and one Service may have hundreds of node ports. Where the last is too much, less is to be tried.
+    /// last may be of any size that is allowed, with some for keys and allocations, where that leaves enough for
+    /// others; and one Service may have hundreds of node ports. Where the last is too much, less is to be tried.
     pub fn is_full(&self) -> bool {
         let most = self.store.txn_limits();
         let bytes = most.bytes.saturating_sub(MAX_VALUE + (64 << 10)).max(most.bytes / 3);

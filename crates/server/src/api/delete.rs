@@ -133,8 +133,8 @@ impl DeleteOptions {
     }
 }
 
-/// As [`delete`], of an object as it was listed. Where it is another one by now, or is not selected any more, it is gone
-/// for who lists: 404 (A8).
+/// As [`delete`], of an object as it was listed. Where it is another one by now, or is not selected any more, it is
+/// gone for who lists: 404 (A8).
 pub fn delete_listed(
     batch: &mut Batch<'_>,
     selection: &Selection,

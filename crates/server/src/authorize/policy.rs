@@ -64,9 +64,10 @@ fn merged(old: &Value, wanted: &Value) -> Value {
         value.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
     };
     let has = rules(old);
-    // Beside rules that are too many to compare, all of the default ones are added.
+    // Beside rules that are too many to compare, those of the default ones are added that are not there word for word:
+    // the next start finds them.
     let lacks = missing(&has.iter().collect::<Vec<_>>(), &rules(wanted), usize::MAX);
-    let lacks = lacks.unwrap_or_else(|TooMuch| rules(wanted));
+    let lacks = lacks.unwrap_or_else(|TooMuch| rules(wanted).into_iter().filter(|rule| !has.contains(rule)).collect());
     add(&mut new, "rules", lacks.iter().map(|rule| json!(rule)));
     let known = old.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
     let subjects = wanted.get("subjects").and_then(Value::as_array).into_iter().flatten();

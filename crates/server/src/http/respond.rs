@@ -130,25 +130,24 @@ pub fn agreed(mut response: Response<Body>, media: Media) -> Response<Body> {
     response
 }
 
-/// An answer in the media type that was agreed on, or else in this one. What is no object, or has no message, stays JSON,
-/// which is indented where a person reads it ([`is_read_by_a_person`]).
+/// An answer in the media type that was agreed on, or else in this one. What is no object, or has no message, stays
+/// JSON, which is indented where a person reads it ([`is_read_by_a_person`]). Documents, which may be of many megabytes,
+/// are no objects: they are not even looked into (X4).
 pub fn in_media(mut response: Response<Body>, otherwise: Media, by_a_person: bool) -> Response<Body> {
-    let media = response.extensions_mut().remove().unwrap_or(otherwise);
+    let agreed: Option<Media> = response.extensions_mut().remove();
     if response.headers().get(header::CONTENT_TYPE).is_none_or(|value| value != "application/json") {
         return response;
     }
     let (head, body) = response.into_parts();
-    let (body, type_) = match (body, media) {
-        (Body::Full(Some(bytes)), Media::Protobuf) => match message(&bytes) {
-            Some(written) => (Body::Full(Some(Bytes::from(written))), Some(protobuf::CONTENT_TYPE)),
-            None => (Body::Full(Some(bytes)), None),
-        },
-        (Body::Full(Some(bytes)), Media::Yaml) => match in_yaml(&bytes) {
-            Some(written) => (Body::Full(Some(Bytes::from(written))), Some(YAML)),
-            None => (Body::Full(Some(bytes)), None),
-        },
-        (Body::Full(Some(bytes)), Media::Json) if by_a_person => {
-            (Body::Full(Some(Indenter::default().write(&bytes))), None)
+    let (body, type_) = match (body, agreed.unwrap_or(otherwise)) {
+        (Body::Full(Some(bytes)), media) if agreed.is_some() || is_object(&bytes) => {
+            let (written, type_) = match media {
+                Media::Protobuf => (message(&bytes).map(Bytes::from), Some(protobuf::CONTENT_TYPE)),
+                Media::Yaml => (in_yaml(&bytes).map(Bytes::from), Some(YAML)),
+                Media::Json => (by_a_person.then(|| Indenter::default().write(&bytes)), None),
+            };
+            let type_ = type_.filter(|_| written.is_some());
+            (Body::Full(Some(written.unwrap_or(bytes))), type_)
         }
         (Body::List(list), Media::Json) if by_a_person => (Body::List(Box::new(list.indented())), None),
         (body, _) => (body, None),
@@ -160,11 +159,14 @@ pub fn in_media(mut response: Response<Body>, otherwise: Media, by_a_person: boo
     }
 }
 
-/// An object that is there in JSON as YAML; `None` for what is no object of Kubernetes', such as an OpenAPI document.
+/// Whether JSON begins as objects are printed ([`object::print`]).
+fn is_object(json: &[u8]) -> bool {
+    json.starts_with(b"{\"kind\":") || json.starts_with(b"{\"apiVersion\":")
+}
+
+/// An object that is there in JSON as YAML.
 fn in_yaml(json: &[u8]) -> Option<String> {
-    let object: serde_json::Value = serde_json::from_slice(json).ok()?;
-    let is_object = !object::text(&object, &["kind"]).is_empty();
-    is_object.then(|| yaml::write(&object))
+    Some(yaml::write(&serde_json::from_slice(json).ok()?))
 }
 
 /// Whether JSON is wanted with lines and indents: the parameter `pretty` says so, or else the program that asks is one
@@ -236,4 +238,29 @@ pub fn warned(warnings: &[String]) -> Vec<String> {
         all.push(format!("299 - \"{quoted}\""));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x4_what_is_no_object_is_answered_as_it_is() {
+        let told = |body: &'static str, media, by_a_person| {
+            let response = in_media(json(200, body), media, by_a_person);
+            let type_ = response.headers()[header::CONTENT_TYPE].to_str().expect("text").to_owned();
+            let Body::Full(Some(bytes)) = response.into_body() else { panic!("{body}") };
+            (type_, String::from_utf8(bytes.to_vec()).expect("text"))
+        };
+        let document = r#"{"swagger":"2.0","kind":"no"}"#;
+        for (media, by_a_person) in [(Media::Yaml, false), (Media::Protobuf, false), (Media::Json, true)] {
+            assert_eq!(told(document, media, by_a_person), ("application/json".to_owned(), document.to_owned()));
+        }
+        let status = r#"{"kind":"Status","apiVersion":"v1"}"#;
+        assert_eq!(told(status, Media::Yaml, false), (YAML.to_owned(), "apiVersion: v1\nkind: Status\n".to_owned()));
+        assert_eq!(told(status, Media::Protobuf, false).0, protobuf::CONTENT_TYPE);
+        let lines = "{\n  \"kind\": \"Status\",\n  \"apiVersion\": \"v1\"\n}";
+        assert_eq!(told(status, Media::Json, true), ("application/json".to_owned(), lines.to_owned()));
+        assert_eq!(told(status, Media::Json, false), ("application/json".to_owned(), status.to_owned()));
+    }
 }

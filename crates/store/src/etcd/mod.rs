@@ -15,8 +15,8 @@
 //! A transaction whose answer is lost is settled before anybody is told (`receipt`). Where etcd does not answer, reads
 //! and writes wait a while for another member, then they fail; all goes on by itself when it answers again.
 //!
-//! What etcd does not do: more than 128 ops or comparisons at once, more than 1.5 MiB, one key twice. A transaction that
-//! asks for that is refused, never cut ([`crate::limits::TxnLimits::ETCD`]): whoever can do with less at once (the
+//! What etcd does not do: more than 128 ops or comparisons at once, more than 1.5 MiB, one key twice. A transaction
+//! that asks for that is refused, never cut ([`crate::limits::TxnLimits::ETCD`]): whoever can do with less at once (the
 //! controllers: what a decision writes may be cut anywhere by design) looks at [`crate::Store::txn_limits`] first.
 //! The watch does not say what was to be told of a deletion: watchers are shown the state before it.
 //!

@@ -214,7 +214,8 @@ mod tests {
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "a", "labels": {}, "creationTimestamp": "2026-11-22T10:00:00Z", "generation": 1,
-                "annotations": { "note": "a: b", "on": "true", "version": "1.10", "empty": "", "star": "*", "who": "it's" } },
+                "annotations": { "note": "a: b", "on": "true", "version": "1.10", "empty": "", "star": "*",
+                    "who": "it's" } },
             "spec": { "containers": [
                 { "name": "c", "args": ["-c", "a # b", "10.0.0.1", "1:20", "a\nb"], "env": [] },
                 { "name": "d", "command": ["x\n", "y\n\n", " z\n", "\u{1}"], "tty": true, "nothing": null }] },

@@ -84,8 +84,8 @@ pub fn release(batch: &mut Batch<'_>, node: &Value) {
     }
 }
 
-/// Makes the keys of Nodes that had their ranges before there were keys, as many as one transaction takes; whether those
-/// were all.
+/// Makes the keys of Nodes that had their ranges before there were keys, as many as one transaction takes; whether
+/// those were all.
 pub fn claim_all(batch: &mut Batch<'_>) -> Result<bool, Status> {
     for node in batch.all(&kinds::NODE)? {
         if batch.is_full() {
