@@ -10,6 +10,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_store::{ClusterId, Etcd, OpenError, Options, Owner, Revision, Seal, Store};
 use tokio::sync::watch;
@@ -18,7 +19,13 @@ use crate::pki::{PkiError, write_private};
 use crate::start::StartError;
 
 /// How often the note follows the store.
-const NOTE: std::time::Duration = std::time::Duration::from_secs(10);
+const NOTE: Duration = Duration::from_secs(10);
+/// It follows earlier when the store is this many revisions ahead of it.
+const AHEAD: u64 = 1_000;
+/// How often that is looked at while there are changes: less than [`BEHIND`] are written meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
+/// The most revisions that a store may have gone beyond its note, with much to spare.
+pub const BEHIND: u64 = 10 * AHEAD;
 /// The note beside the store.
 pub const FILE: &str = "cluster";
 /// The store's folder.
@@ -147,9 +154,13 @@ pub fn set_aside(data_dir: &Path) -> Result<Option<PathBuf>, StartError> {
 }
 
 /// Keeps the note near the store's revision, until the server stops: an older copy that is put in the store's place
-/// while no server runs is known by it (A3), but for what was written in the last seconds before a kill. What changes
-/// nothing wakes nobody.
-pub async fn keep_noted(store: Store, data_dir: PathBuf, mut closing: watch::Receiver<bool>) {
+/// while no server runs is known by it (A3), but for the last [`AHEAD`] or so revisions, of the last seconds before a
+/// kill. What changes nothing wakes nobody.
+pub async fn keep_noted(store: Store, data_dir: PathBuf, closing: watch::Receiver<bool>) {
+    follow(store, data_dir, NOTE, closing).await;
+}
+
+async fn follow(store: Store, data_dir: PathBuf, every: Duration, mut closing: watch::Receiver<bool>) {
     let Some(cluster) = store.cluster() else {
         return drop(closing.wait_for(|closing| *closing).await);
     };
@@ -160,8 +171,17 @@ pub async fn keep_noted(store: Store, data_dir: PathBuf, mut closing: watch::Rec
         let changed = async {
             if let Some(changes) = &mut changes {
                 drop(changes.next().await);
+                // Not until it has ended by itself, or is far enough.
+                let far = async {
+                    while store.revision().0 < noted.0.saturating_add(AHEAD) {
+                        drop(changes.next().await);
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                drop(tokio::time::timeout(every, far).await);
+            } else {
+                tokio::time::sleep(LOOK).await;
             }
-            tokio::time::sleep(NOTE).await;
         };
         let is_closing = tokio::select! {
             () = changed => false,

@@ -101,6 +101,32 @@ fn a_copy_from_before_a_long_run_is_refused_a3() {
     assert!(refusal(data, &nothing).contains("is at revision 1, an older copy"), "{}", refusal(data, &nothing));
 }
 
+/// However fast it is written, the store is not far beyond its note when it is killed.
+#[test]
+fn the_note_follows_a_busy_store_by_its_revisions_a3() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let store = open(data, &Expected::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_closing, is_closing) = watch::channel(false);
+    // Time alone writes nothing in this test.
+    let never = Duration::from_secs(3600);
+    runtime.block_on(async {
+        let keeping = tokio::spawn(follow(store.clone(), data.to_owned(), never, is_closing));
+        let put = |number: u64| Op::Put { key: format!("key {number}").into(), value: Encoded::plain("") };
+        for _ in 0..3 {
+            store.commit_blocking(Txn { expect: vec![], ops: (0..AHEAD).map(put).collect() }).unwrap();
+        }
+        let noted = async {
+            while Noted::read(data).unwrap().is_none_or(|noted| noted.revision.0 < AHEAD) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), noted).await.expect("it is noted");
+        keeping.abort();
+    });
+}
+
 #[test]
 fn an_export_is_restored_forward_only_and_never_over_a_store_unasked_a3_a10() {
     let folder = tempfile::tempdir().unwrap();

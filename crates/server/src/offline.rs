@@ -25,7 +25,7 @@ use mainstay_store::{
 use serde::{Deserialize, Serialize};
 
 use crate::api::codec;
-use crate::identity::{Noted, STORE, set_aside};
+use crate::identity::{BEHIND, Noted, STORE, set_aside};
 use crate::start::StartError;
 
 const TITLE: &str = "store export";
@@ -281,7 +281,7 @@ pub fn import(data_dir: &Path, etcd: Etcd, input: impl BufRead) -> Result<Restor
     if !there.entries.is_empty() {
         return Err(OfflineError::NotEmpty);
     }
-    go_beyond(&store, Revision(head.revision.max(noted.map_or(0, |noted| noted.revision.0))))?;
+    go_beyond(&store, Revision(head.revision.max(newest_of_folder(data_dir, noted)?)))?;
     let (mut txn, mut bytes, rows) = (Txn::default(), 0, entries.len());
     for entry in entries {
         let value = encoded(&entry.value);
@@ -301,6 +301,20 @@ pub fn import(data_dir: &Path, etcd: Etcd, input: impl BufRead) -> Result<Restor
     let aside = set_aside(data_dir)?;
     Noted { cluster, revision }.write(data_dir).map_err(StartError::Pki)?;
     Ok(Restored { rows, revision: revision.0, aside })
+}
+
+/// The newest revision that the folder's store can have had: as it says itself, else as far as it can have gone beyond
+/// its note.
+fn newest_of_folder(data_dir: &Path, noted: Option<Noted>) -> Result<u64, OfflineError> {
+    let at_least = noted.map_or(0, |noted| noted.revision.0);
+    let noted = noted.map_or(0, |noted| noted.revision.0.saturating_add(BEHIND));
+    match mainstay_store::examine(&data_dir.join(STORE)) {
+        // One that is behind its note is an older copy.
+        Ok(found) if found.damage.is_none() && found.revision.0 >= at_least => Ok(found.revision.0),
+        Ok(found) => Ok(found.revision.0.max(noted)),
+        Err(OpenError::InUse(_)) => Err(StartError::InUse(data_dir.to_owned()).into()),
+        Err(_) => Ok(noted),
+    }
 }
 
 /// Writes until the revision is beyond this one.
