@@ -84,6 +84,12 @@ pub fn etcd(args: &StoreArgs) -> Result<Option<Etcd>> {
     Ok(Some(Etcd { endpoints, tls, prefix: args.etcd_prefix.clone().into() }))
 }
 
+/// Where etcd's members are, by host and port.
+pub fn etcd_members(args: &StoreArgs) -> Result<Vec<(String, u16)>> {
+    let endpoints = etcd(args)?.map(|etcd| etcd.endpoints).unwrap_or_default();
+    Ok(endpoints.iter().map(|endpoint| (endpoint.at().0.to_owned(), endpoint.at().1)).collect())
+}
+
 /// Starts the server on a machine of this address; returns when the API answers.
 pub async fn start(
     data_dir: &Path,

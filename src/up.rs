@@ -181,7 +181,8 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;
     // The only server's own node: when it is silent, so is the server, and nobody takes a pod's place.
     let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
-    let config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;
+    let mut config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;
+    config.store = crate::server::etcd_members(&args.server.store)?;
     let node = mainstay_node::start(config).await?;
     Ok(Cluster { server, node, client, api_ready, node_name })
 }
@@ -222,6 +223,7 @@ pub fn node_config(
         cluster_dns: member.settings.cluster_dns,
         cluster_domain: member.settings.cluster_domain.clone(),
         cgroup_root: cgroup_root(data_dir),
+        store: Vec::new(),
         shim_exe: PathBuf::from("/proc/self/exe"),
         seccomp_default: args.seccomp_default,
         allowed_unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),

@@ -75,6 +75,8 @@ pub struct NodeConfig {
     pub cluster_domain: String,
     /// The instance's own cgroup, one path element: `mainstay`.
     pub cgroup_root: String,
+    /// Where a server on this machine keeps its state, if that is not in a file: etcd's members, by host and port.
+    pub store: Vec<(String, u16)>,
     /// What is re-executed as a supervisor: `/proc/self/exe`.
     pub shim_exe: PathBuf,
     /// Containers that ask for no seccomp profile get the runtime's own.
@@ -180,6 +182,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         let (view, client) = (view.clone(), config.client.clone());
         let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
         let mut guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
+        guard = guard.with_store(&config.store, config.node_ip);
         if config.between == network::Between::Vxlan {
             guard = guard.with_overlay(network::machines::PORT);
         }

@@ -2,7 +2,7 @@
 //! itself elsewhere (X5, X7). Who may make a Service or a pod must not get the API's connections, nor the kubelet's.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_api::ObjectKey;
@@ -63,6 +63,8 @@ pub struct Guard {
     kubelet: u16,
     /// Where this node asks for the API: servers, or what stands before them.
     asked: Vec<(String, u16)>,
+    /// Where a server on this machine has its store, and which of those ports are this machine's.
+    store: (Vec<(String, u16)>, BTreeSet<u16>),
     /// The TCP ports of the API's servers and of the kubelet, which are on this machine's addresses and on those of
     /// others.
     ports: BTreeSet<u16>,
@@ -80,9 +82,9 @@ impl Guard {
             let (host, port) = server.rsplit_once(':')?;
             Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
         });
-        let (services, asked) = (vec![services], each.collect());
+        let (services, asked, store) = (vec![services], each.collect(), Default::default());
         let (node, ports, overlay) = (node.to_owned(), BTreeSet::new(), None);
-        let mut guard = Self { node, services, kubelet, asked, ports, reserved, overlay };
+        let mut guard = Self { node, services, kubelet, asked, store, ports, reserved, overlay };
         guard.keep(BTreeSet::new());
         guard
     }
@@ -91,6 +93,19 @@ impl Guard {
     pub fn with_overlay(mut self, port: u16) -> Self {
         self.overlay = Some(port);
         self.reserved.set_overlay(port);
+        self
+    }
+
+    /// Keeps what the server on this machine, whose address is `own`, sends to its store, etcd's members by host and
+    /// port; their ports where they are on this machine.
+    pub fn with_store(mut self, members: &[(String, u16)], own: Ipv4Addr) -> Self {
+        let is_own = |host: &str| match host.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback() || address == own,
+            Err(_) => host == "localhost",
+        };
+        let ports = members.iter().filter(|(host, _)| is_own(host)).map(|(_, port)| *port);
+        self.store = (members.to_vec(), ports.collect());
+        self.keep(BTreeSet::new());
         self
     }
 
@@ -111,6 +126,7 @@ impl Guard {
         let asked = || self.asked.iter().map(|(_, port)| *port).collect();
         let mut ports: BTreeSet<u16> = if servers.is_empty() { asked() } else { servers };
         ports.insert(self.kubelet);
+        ports.extend(&self.store.1);
         self.reserved.set(&ports);
         std::mem::replace(&mut self.ports, ports.clone()) != ports
     }
@@ -126,7 +142,7 @@ impl Guard {
             _ => false,
         };
         let is_asked = |address: IpAddr, port: u16| {
-            let mut asked = self.asked.iter().filter(|(host, _)| host.parse() == Ok(address));
+            let mut asked = self.asked.iter().chain(&self.store.0).filter(|(host, _)| host.parse() == Ok(address));
             rule.protocol == "TCP" && asked.any(|(_, own)| *own == port)
         };
         let is_service = |address: IpAddr| match address {
@@ -209,8 +225,13 @@ mod tests {
         assert!(!admits(&guard, at("[2001:db8::9]:443")));
         assert!(!admits(&guard, at("192.0.2.7:6443")) && !admits(&guard, Frontend::NodePort(10250)));
         assert_eq!(guard.reserved.ports(), ["6443", "10250"]);
+        let members = [("192.0.2.1", 2379), ("192.0.2.7", 2381)].map(|(host, port)| (host.to_owned(), port));
+        let guard = guard.with_store(&members, [192, 0, 2, 7].into());
+        assert_eq!(guard.reserved.ports(), ["443", "2381", "10250"]);
+        assert!(!admits(&guard, at("192.0.2.1:2379")) && !admits(&guard, Frontend::NodePort(2381)));
+        assert!(admits(&guard, Frontend::NodePort(2379)), "another machine's");
         let guard = guard.with_overlay(8472);
-        assert_eq!(guard.reserved.ports(), ["6443", "10250", "8472/UDP"]);
+        assert_eq!(guard.reserved.ports(), ["443", "2381", "10250", "8472/UDP"]);
         let udp = |frontend| guard.admits(&rule(frontend, "UDP"));
         assert!(!udp(Frontend::NodePort(8472)) && !udp(at("192.0.2.7:8472")) && udp(Frontend::NodePort(6443)));
         assert!(guard.admits(&rule(Frontend::NodePort(8472), "TCP")), "another protocol's");

@@ -74,6 +74,7 @@ impl Agent {
             cluster_dns: [10, 96, 0, 10].into(),
             cluster_domain: "cluster.local".into(),
             cgroup_root: self.cgroup_root.clone(),
+            store: Vec::new(),
             shim_exe: supervisor(),
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),

@@ -131,6 +131,11 @@ impl Endpoint {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         (!host.is_empty()).then(|| Self { tls, host, port: authority.port_u16().unwrap_or(2379) })
     }
+
+    /// The host and the port.
+    pub fn at(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
 }
 
 /// What a request sends: one message, or those of a watch.
