@@ -92,6 +92,18 @@ impl Managers {
         Some(Self(managers))
     }
 
+    /// Takes out what a manager has applied before, and whether that was of the same version as now. Whoever applies an
+    /// object is one manager, also where they go on with another of its versions (as upstream).
+    pub fn take_applied(&mut self, me: &Manager) -> Option<(Owned, bool)> {
+        let is_me = |manager: &&Manager| Manager { api_version: me.api_version.clone(), ..(*manager).clone() } == *me;
+        let mine: Vec<Manager> = self.0.keys().filter(is_me).cloned().collect();
+        let before = mine.iter().filter_map(|manager| self.0.remove(manager)).reduce(|mut all, more| {
+            all.set.extend(more.set);
+            all
+        })?;
+        Some((before, mine == [me.clone()]))
+    }
+
     /// Takes fields away from everyone but one.
     pub fn take_from_others(&mut self, me: &Manager, taken: &Set) {
         for (manager, owned) in &mut self.0 {

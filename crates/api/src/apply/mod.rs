@@ -108,11 +108,11 @@ pub fn apply(
         api_version: kind.api_version(),
         subresource: writer.subresource.to_owned(),
     };
-    let last = managers.0.remove(&me);
+    let last = managers.take_applied(&me);
     let set = owned_part(kind, writer.subresource, Typed::object(nature, config).fields());
 
     let mut merged = merge(Typed::object(nature, &before), Typed::object(nature, config));
-    if let Some(last) = &last {
+    if let Some((last, _)) = &last {
         let mut owned = managers.union();
         owned.extend(set.clone());
         prune(nature, &mut merged, &last.set, Some(&owned));
@@ -131,7 +131,7 @@ pub fn apply(
     managers.take_from_others(&me, &changed);
     managers.remove(&difference.removed);
     let time = match last {
-        Some(last) if last.set == set && changed.is_empty() && difference.removed.is_empty() => last.time,
+        Some((last, true)) if last.set == set && changed.is_empty() && difference.removed.is_empty() => last.time,
         _ => rfc3339(writer.now),
     };
     managers.0.insert(me, Owned { set, time });

@@ -160,6 +160,32 @@ fn an_object_without_managers_belongs_to_before_first_apply() {
     );
 }
 
+/// As a chart that goes from one version of a kind to the next.
+#[test]
+fn who_goes_on_with_another_version_is_the_same_manager() {
+    let (first, second) = (&kinds::HORIZONTAL_POD_AUTOSCALER_V1, &kinds::HORIZONTAL_POD_AUTOSCALER);
+    let scaler = |kind: &Kind, spec: Value| {
+        json!({ "apiVersion": kind.api_version(), "kind": "HorizontalPodAutoscaler", "metadata": { "name": "web" },
+            "spec": spec })
+    };
+    let config = scaler(first, json!({ "maxReplicas": 5, "minReplicas": 2 }));
+    let live = apply(first, None, &config, false, writer("argo", 0)).expect("made");
+    let config = scaler(second, json!({ "maxReplicas": 6 }));
+    let mut live = apply(second, Some(&live), &config, false, writer("argo", 1)).expect("no conflict with oneself");
+    assert_eq!(live["spec"], json!({ "maxReplicas": 6 }), "what is not said any more goes");
+    let entries = live["metadata"]["managedFields"].as_array().expect("entries").clone();
+    assert_eq!((entries.len(), &entries[0]["apiVersion"]), (1, &json!("autoscaling/v2")));
+    assert_eq!(entries[0]["time"], "1970-01-01T00:00:01Z");
+    // As an earlier server left it.
+    let mut old = entries[0].clone();
+    (old["apiVersion"], old["fieldsV1"]) = (json!("autoscaling/v1"), json!({ "f:spec": { "f:minReplicas": {} } }));
+    live["spec"]["minReplicas"] = json!(2);
+    live["metadata"]["managedFields"] = json!([entries[0], old]);
+    let live = apply(second, Some(&live), &config, false, writer("argo", 2)).expect("applies");
+    assert_eq!(live["spec"], json!({ "maxReplicas": 6 }));
+    assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(1));
+}
+
 #[test]
 fn x4_the_number_of_managers_is_bounded() {
     let mut live = pod(json!({}), json!({}));
