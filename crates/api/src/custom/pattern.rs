@@ -4,17 +4,19 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Bytes that one compiled pattern may take.
-const MAX_PATTERN: usize = 1 << 20;
+/// Bytes that one compiled pattern may take: `[\p{L}\p{N}]{1,63}` takes several megabytes.
+const MAX_PATTERN: usize = 8 << 20;
+/// Bytes that it may take while it is looked for.
+const MAX_LOOKING: usize = 1 << 20;
 /// How often Go lets something be repeated by a count.
 const MAX_REPEAT: u32 = 1000;
 /// How many characters are looked ahead for the end of a count or of a class' name: the longest that mean something,
 /// `[:^xdigit:]` and `{1000,1000}`, have fewer. Without a bound, a pattern of braces would cost its square.
 const MAX_AHEAD: usize = 32;
 
-/// Compiles a pattern of Go's syntax. What it can't be, and what takes more than a megabyte, is an error.
+/// Compiles a pattern of Go's syntax. What it can't be, and what takes more than [`MAX_PATTERN`], is an error.
 pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(&translated(text)?).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build()
+    regex::RegexBuilder::new(&translated(text)?).size_limit(MAX_PATTERN).dfa_size_limit(MAX_LOOKING).build()
 }
 
 /// The same pattern in the syntax of `regex`. In Go, `[` and set operators are plain characters inside of a class; `{`
@@ -56,15 +58,7 @@ fn escape(rest: &mut Peekable<Chars<'_>>, out: &mut String, in_class: bool) {
         'w' => out.push_str("[0-9A-Za-z_]"),
         'W' => out.push_str("[^0-9A-Za-z_]"),
         'b' if !in_class => out.push_str(r"(?-u:\b)"),
-        'p' | 'P' => {
-            let inverted = rest.clone().nth(1) == Some('^') && rest.next_if_eq(&'{').is_some();
-            if inverted {
-                rest.next();
-            }
-            let is_without = (c == 'P') != inverted;
-            out.push_str(if is_without { r"\P" } else { r"\p" });
-            out.push_str(if inverted { "{" } else { "" });
-        }
+        'p' | 'P' => unicode_class(c == 'P', rest, out),
         // A single digit but 0 would refer back, which neither can.
         '0'..='7' if c == '0' || rest.peek().is_some_and(|next| ('0'..='7').contains(next)) => {
             let mut code = c.to_digit(8).unwrap_or(0);
@@ -80,6 +74,19 @@ fn escape(rest: &mut Peekable<Chars<'_>>, out: &mut String, in_class: bool) {
             out.push('\\');
             out.push(c);
         }
+    }
+}
+
+/// What follows `\p` or `\P`: one letter, or `{Name}`, or `{^Name}` for all others.
+fn unicode_class(is_without: bool, rest: &mut Peekable<Chars<'_>>, out: &mut String) {
+    let is_braced = rest.next_if_eq(&'{').is_some();
+    let inverted = is_braced && rest.next_if_eq(&'^').is_some();
+    out.push_str(if is_without == inverted { r"\p" } else { r"\P" });
+    if is_braced {
+        out.push('{');
+        // One that is never closed is refused as it stands.
+        let name = ahead(rest, '}').map_or(0, |name| name.chars().count() + 1);
+        out.extend(rest.by_ref().take(name));
     }
 }
 
@@ -185,6 +192,11 @@ mod tests {
         (r"^\<a\>$", &["<a>"], &["a"]),
         (r"^\101\0$", &["A\0"], &["1010"]),
         (r"^\p{^Greek}\P{^Greek}\pL$", &["aαb"], &["ααb"]),
+        (r"^\p{L}+$", &["aα"], &["a1", "{L}"]),
+        (r"^\P{L}$", &["1"], &["a"]),
+        (r"^[\p{L}\p{N}_.-]{1,63}$", &["é_1.a-b"], &["a b", ""]),
+        (r"^[^\p{Lu}]+$", &["abc"], &["aB"]),
+        (r"^[\P{^Greek}x]+$", &["αx"], &["ab"]),
         (r"^(?P<year>\d{4})\/(?:a|b)\z", &["2026/b"], &["2026/c"]),
         (r"\bcat\b", &["a cat"], &["cats"]),
     ];
@@ -215,9 +227,23 @@ mod tests {
 
     #[test]
     fn what_go_refuses_is_refused() {
-        for pattern in
-            ["(", "[", "[a", "a{1001}", "a{2,1001}", "a{00000000001001}", r"\1", "*", r"\8", "(?<!a)b", "a\\"]
-        {
+        for pattern in [
+            "(",
+            "[",
+            "[a",
+            "a{1001}",
+            "a{2,1001}",
+            "a{00000000001001}",
+            r"\1",
+            "*",
+            r"\8",
+            "(?<!a)b",
+            "a\\",
+            r"\p{L",
+            r"\p{}",
+            r"\p{^}",
+            r"\p",
+        ] {
             assert!(compile(pattern).is_err(), "{pattern}");
         }
     }
