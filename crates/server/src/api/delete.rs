@@ -192,7 +192,7 @@ pub fn delete(
         object::ensure(&mut new, &["status"]).insert("phase".to_owned(), json!("Terminating"));
     }
     if !waits && is_released(kind, &new) {
-        let op = finalize(batch, kind, &new)?;
+        let op = finalize(batch, kind, &old, &new)?;
         return Ok(match ANSWERED_WITH_THE_OBJECT.contains(&(&*kind.group, &*kind.plural)) {
             true => Outcome::ok(Body::Op(op)),
             false => Outcome::ok(Body::Value(deleted(kind, name, uid))),
@@ -285,10 +285,10 @@ pub(super) fn is_released(kind: &Kind, object: &Value) -> bool {
         && !(*kind == kinds::NAMESPACE && has_spec_finalizers(object))
 }
 
-/// Takes an object away, with everything that was taken for it.
-pub(super) fn finalize(batch: &mut Batch<'_>, kind: &Kind, last: &Value) -> Result<usize, Status> {
-    admission::release(batch, kind, last)?;
-    admission::charge(batch, kind, None, Some(last))?;
+/// Takes an object away, with everything that was taken for it: for what is `stored`, whatever its `last` state says.
+pub(super) fn finalize(batch: &mut Batch<'_>, kind: &Kind, stored: &Value, last: &Value) -> Result<usize, Status> {
+    admission::release(batch, kind, stored)?;
+    admission::charge(batch, kind, None, Some(stored))?;
     batch.remove(kind, last)
 }
 

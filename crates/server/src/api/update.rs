@@ -286,7 +286,7 @@ fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part
     }
     dynamic::validate(batch, &attributes, Some(&new), Some(old))?;
     if is_released {
-        let op = delete::finalize(batch, kind, &new)?;
+        let op = delete::finalize(batch, kind, old, &new)?;
         return Ok(Outcome::ok(Body::Op(op)));
     }
     if is_unchanged {

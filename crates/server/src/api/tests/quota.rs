@@ -73,6 +73,41 @@ fn what_goes_or_ends_is_given_back() {
     assert_eq!(used(&cluster, "q"), json!({ "pods": "0", "requests.cpu": "0", "count/pods": "0" }));
 }
 
+/// A9, X7: who takes the last finalizer off gives back what the object had, not what they say that it has.
+#[test]
+fn a9_what_goes_with_its_last_finalizer_gives_back_what_it_had() {
+    let cluster = Cluster::new();
+    counted(&cluster, "q", json!({ "services": "5", "services.nodeports": "2" }));
+    let ports = json!([{ "name": "a", "port": 80, "nodePort": 30080 }, { "name": "b", "port": 81, "nodePort": 30081 }]);
+    let service = |name: &str, spec: Value| {
+        let mut service = json!({ "metadata": { "name": name, "finalizers": ["x.io/held"] }, "spec": spec });
+        service["spec"]["selector"] = json!({ "app": "a" });
+        service
+    };
+    let delete = |name| cluster.delete(&kinds::SERVICE, name, &DeleteOptions::default()).expect("deleted");
+    let patch = |name, mut spec: Value| {
+        spec["metadata"] = json!({ "finalizers": null });
+        cluster.merge(&kinds::SERVICE, name, Part::Main, spec).expect("let go");
+        assert!(cluster.get(&kinds::SERVICE, name).is_none());
+    };
+    let front = json!({ "type": "NodePort", "clusterIP": "10.96.0.17", "ports": ports });
+    cluster.create(&kinds::SERVICE, service("front", front.clone())).expect("made");
+    assert_eq!(used(&cluster, "q"), json!({ "services": "1", "services.nodeports": "2" }));
+    delete("front");
+    patch(
+        "front",
+        json!({ "spec": { "type": "ExternalName", "externalName": "a.example", "clusterIP": null,
+        "clusterIPs": null, "ports": null, "selector": null } }),
+    );
+    assert_eq!(used(&cluster, "q"), json!({ "services": "0", "services.nodeports": "0" }));
+    cluster.create(&kinds::SERVICE, service("front", front)).expect("its address and its ports are free");
+
+    cluster.create(&kinds::SERVICE, service("plain", json!({ "ports": [{ "port": 80 }] }))).expect("made");
+    delete("plain");
+    patch("plain", json!({ "spec": { "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30090 }] } }));
+    assert_eq!(used(&cluster, "q"), json!({ "services": "1", "services.nodeports": "2" }));
+}
+
 #[test]
 fn a_quota_that_is_not_counted_yet_lets_nothing_in_and_is_changed_by_what_goes() {
     let cluster = Cluster::new();
