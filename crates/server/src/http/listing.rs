@@ -35,8 +35,9 @@ pub struct Listing {
     /// A large item that goes out next, as the store has it.
     large: Option<Bytes>,
     ended: bool,
-    /// For people who read it.
+    /// For people who read it, and what is not indented yet of the last chunk.
     indenter: Option<Indenter>,
+    left: Bytes,
 }
 
 impl Listing {
@@ -59,6 +60,7 @@ impl Listing {
             large: None,
             ended: false,
             indenter: None,
+            left: Bytes::new(),
         }
     }
 
@@ -133,11 +135,16 @@ impl Iterator for Listing {
     type Item = Result<Bytes, BodyError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let chunk = self.chunk()?;
-        Some(match &mut self.indenter {
-            Some(indenter) => chunk.map(|bytes| indenter.write(&bytes)),
-            None => chunk,
-        })
+        if self.indenter.is_none() {
+            return self.chunk();
+        }
+        if self.left.is_empty() {
+            match self.chunk()? {
+                Ok(chunk) => self.left = chunk,
+                failed => return Some(failed),
+            }
+        }
+        Some(Ok(self.indenter.as_mut()?.next_of(&mut self.left)))
     }
 }
 

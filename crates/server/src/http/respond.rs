@@ -12,7 +12,7 @@ use mainstay_api::schema::yaml;
 use mainstay_api::table::{Media, YAML};
 use mainstay_api::{Status, object, protobuf};
 
-use super::indent::Indenter;
+use super::indent::Indented;
 use super::listing::Listing;
 use super::watching::WatchBody;
 use crate::api::Reply;
@@ -24,6 +24,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Body {
     /// Bytes that are there.
     Full(Option<Bytes>),
+    /// An object that is indented as it is read.
+    Indented(Indented),
     /// A list, made as it is read.
     List(Box<Listing>),
     /// Events as they happen.
@@ -41,6 +43,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => {
                 Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
+            Self::Indented(object) => Poll::Ready(object.next().map(|bytes| Ok(Frame::data(bytes)))),
             Self::List(list) => Poll::Ready(list.next().map(|bytes| bytes.map(Frame::data))),
             Self::Watch(watch) => watch.poll(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
@@ -50,7 +53,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::List(_) | Self::Watch(_) => false,
+            Self::Indented(_) | Self::List(_) | Self::Watch(_) => false,
             Self::Incoming(incoming) => incoming.is_end_stream(),
         }
     }
@@ -59,7 +62,7 @@ impl HttpBody for Body {
         match self {
             Self::Full(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::List(list) => list.length().map_or_else(Default::default, http_body::SizeHint::with_exact),
-            Self::Watch(_) => http_body::SizeHint::default(),
+            Self::Indented(_) | Self::Watch(_) => http_body::SizeHint::default(),
             Self::Incoming(incoming) => incoming.size_hint(),
         }
     }
@@ -70,6 +73,7 @@ impl Body {
     pub fn weight(&self) -> u64 {
         match self {
             Self::Full(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::Indented(object) => object.weight(),
             Self::List(list) => list.weight(),
             Self::Watch(_) | Self::Incoming(_) => 0,
         }
@@ -77,7 +81,7 @@ impl Body {
 
     /// Whether it may be compressed: not what has to go out as it happens.
     pub fn is_compressible(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::List(_))
+        matches!(self, Self::Full(_) | Self::Indented(_) | Self::List(_))
     }
 }
 
@@ -140,11 +144,14 @@ pub fn in_media(mut response: Response<Body>, otherwise: Media, by_a_person: boo
     }
     let (head, body) = response.into_parts();
     let (body, type_) = match (body, agreed.unwrap_or(otherwise)) {
+        (Body::Full(Some(bytes)), Media::Json) if by_a_person && (agreed.is_some() || is_object(&bytes)) => {
+            (Indented::new(bytes).map_or_else(Body::Indented, |whole| Body::Full(Some(whole))), None)
+        }
         (Body::Full(Some(bytes)), media) if agreed.is_some() || is_object(&bytes) => {
             let (written, type_) = match media {
                 Media::Protobuf => (message(&bytes).map(Bytes::from), Some(protobuf::CONTENT_TYPE)),
                 Media::Yaml => (in_yaml(&bytes).map(Bytes::from), Some(YAML)),
-                Media::Json => (by_a_person.then(|| Indenter::default().write(&bytes)), None),
+                Media::Json => (None, None),
             };
             let type_ = type_.filter(|_| written.is_some());
             (Body::Full(Some(written.unwrap_or(bytes))), type_)

@@ -10,83 +10,152 @@ use super::plain;
 /// A key above so many bytes stands on a line of its own: readers look no further for its colon (1,024 characters).
 const MAX_SIMPLE_KEY: usize = 128;
 
+/// Spaces that the lines of one document, or of one item, are indented by altogether (bytes): what stands deep in other
+/// lists and is long itself would otherwise be many times as large as its JSON (X4). What is beyond is written on one
+/// line, in flow style.
+const MAX_INDENTS: usize = 4 << 20;
+
 /// A document.
 pub fn write(value: &Value) -> String {
     let mut text = String::new();
-    block(&mut text, value, 0, true);
+    Writer { text: &mut text, left: MAX_INDENTS }.block(value, 0, true);
     text
 }
 
 /// Such items of a list as stand below their key in a map that is not indented: `- a: 1\n`.
 pub fn write_item(text: &mut String, item: &Value) {
     text.push_str("- ");
-    block(text, item, 1, true);
+    Writer { text, left: MAX_INDENTS }.block(item, 1, true);
 }
 
-/// A value whose lines begin at this depth; the first of them is begun already where `is_begun` says so.
-fn block(text: &mut String, value: &Value, depth: usize, is_begun: bool) {
-    match value {
-        Value::Object(map) if !map.is_empty() => mapping(text, map, depth, is_begun),
-        Value::Array(items) if !items.is_empty() => sequence(text, items, depth, is_begun),
-        _ => {
-            // Lines without any indent could begin a document.
-            scalar(text, value, depth.max(1));
-            text.push('\n');
-        }
-    }
+struct Writer<'a> {
+    text: &'a mut String,
+    /// Of [`MAX_INDENTS`].
+    left: usize,
 }
 
-fn mapping(text: &mut String, map: &Map<String, Value>, depth: usize, mut is_begun: bool) {
-    for (key, value) in map {
-        begin(text, depth, &mut is_begun);
-        if key.len() > MAX_SIMPLE_KEY {
-            text.push_str("? ");
-            quoted(text, key);
-            text.push('\n');
-            begin(text, depth, &mut false);
-        } else {
-            line(text, key);
-        }
-        text.push(':');
+impl Writer<'_> {
+    /// A value whose lines begin at this depth; the first of them is begun already where `is_begun` says so.
+    fn block(&mut self, value: &Value, depth: usize, is_begun: bool) {
         match value {
-            Value::Object(map) if !map.is_empty() => {
-                text.push('\n');
-                mapping(text, map, depth + 1, false);
+            Value::Object(map) if !map.is_empty() && self.has_room(map.len(), depth) => {
+                self.mapping(map, depth, is_begun);
             }
-            Value::Array(items) if !items.is_empty() => {
-                text.push('\n');
-                sequence(text, items, depth, false);
+            Value::Array(items) if !items.is_empty() && self.has_room(items.len(), depth) => {
+                self.sequence(items, depth, is_begun);
             }
             _ => {
-                text.push(' ');
-                scalar(text, value, depth + 1);
-                text.push('\n');
+                self.begin(depth, is_begun);
+                // Lines without any indent could begin a document.
+                self.inline(value, depth.max(1));
+                self.text.push('\n');
+            }
+        }
+    }
+
+    fn mapping(&mut self, map: &Map<String, Value>, depth: usize, mut is_begun: bool) {
+        for (key, value) in map {
+            self.begin(depth, std::mem::take(&mut is_begun));
+            if key.len() > MAX_SIMPLE_KEY {
+                self.text.push_str("? ");
+                quoted(self.text, key);
+                self.text.push('\n');
+                self.begin(depth, false);
+            } else {
+                line(self.text, key);
+            }
+            self.text.push(':');
+            match value {
+                Value::Object(map) if !map.is_empty() && self.has_room(map.len(), depth + 1) => {
+                    self.text.push('\n');
+                    self.mapping(map, depth + 1, false);
+                }
+                Value::Array(items) if !items.is_empty() && self.has_room(items.len(), depth) => {
+                    self.text.push('\n');
+                    self.sequence(items, depth, false);
+                }
+                _ => {
+                    self.text.push(' ');
+                    self.inline(value, depth + 1);
+                    self.text.push('\n');
+                }
+            }
+        }
+    }
+
+    fn sequence(&mut self, items: &[Value], depth: usize, mut is_begun: bool) {
+        for item in items {
+            self.begin(depth, std::mem::take(&mut is_begun));
+            self.text.push_str("- ");
+            self.block(item, depth + 1, true);
+        }
+    }
+
+    /// Whether so many lines, and as many for their keys, may still be indented by this depth.
+    fn has_room(&self, lines: usize, depth: usize) -> bool {
+        lines.saturating_mul(4 * depth) <= self.left
+    }
+
+    /// Two spaces for each step of depth, unless the line is begun.
+    fn begin(&mut self, depth: usize, is_begun: bool) {
+        if !is_begun {
+            self.left = self.left.saturating_sub(2 * depth);
+            self.text.extend(std::iter::repeat_n("  ", depth));
+        }
+    }
+
+    /// What follows on a line that is begun: a scalar, or everything else in flow style.
+    fn inline(&mut self, value: &Value, depth: usize) {
+        match value {
+            Value::String(string) if is_literal(string) && self.has_room(string.matches('\n').count(), depth) => {
+                self.literal(string, depth);
+            }
+            Value::String(string) => line(self.text, string),
+            other => flow(self.text, other),
+        }
+    }
+
+    /// `|`, and how the end of the text is meant: no line end (`-`), one, or all that are there (`+`).
+    fn literal(&mut self, string: &str, depth: usize) {
+        let body = string.strip_suffix('\n');
+        self.text.push_str(match body {
+            None => "|-",
+            Some(body) if body.ends_with('\n') => "|+",
+            Some(_) => "|",
+        });
+        for line in body.unwrap_or(string).split('\n') {
+            self.text.push('\n');
+            if !line.is_empty() {
+                self.begin(depth, false);
+                self.text.push_str(line);
             }
         }
     }
 }
 
-fn sequence(text: &mut String, items: &[Value], depth: usize, mut is_begun: bool) {
-    for item in items {
-        begin(text, depth, &mut is_begun);
-        text.push_str("- ");
-        block(text, item, depth + 1, true);
-    }
-}
-
-/// Two spaces for each step of depth, unless the line is begun.
-fn begin(text: &mut String, depth: usize, is_begun: &mut bool) {
-    if !std::mem::take(is_begun) {
-        text.extend(std::iter::repeat_n("  ", depth));
-    }
-}
-
-fn scalar(text: &mut String, value: &Value, depth: usize) {
+/// In one line: `{"a": [1, "b"]}`.
+fn flow(text: &mut String, value: &Value) {
     match value {
-        Value::String(string) if is_literal(string) => literal(text, string, depth),
-        Value::String(string) => line(text, string),
-        Value::Array(_) => text.push_str("[]"),
-        Value::Object(_) => text.push_str("{}"),
+        Value::String(string) => quoted(text, string),
+        Value::Array(items) => {
+            text.push('[');
+            for (place, item) in items.iter().enumerate() {
+                text.push_str(if place == 0 { "" } else { ", " });
+                flow(text, item);
+            }
+            text.push(']');
+        }
+        Value::Object(map) => {
+            text.push('{');
+            for (place, (key, value)) in map.iter().enumerate() {
+                text.push_str(if place == 0 { "" } else { ", " });
+                text.push_str(if key.len() > MAX_SIMPLE_KEY { "? " } else { "" });
+                quoted(text, key);
+                text.push_str(": ");
+                flow(text, value);
+            }
+            text.push('}');
+        }
         // Numbers and the other words are JSON's.
         other => text.push_str(&other.to_string()),
     }
@@ -97,23 +166,6 @@ fn is_literal(string: &str) -> bool {
     string.contains('\n')
         && !string.starts_with([' ', '\t', '\n'])
         && string.chars().all(|letter| matches!(letter, '\n' | '\t') || is_printable(letter))
-}
-
-/// `|`, and how the end of the text is meant: no line end (`-`), one, or all that are there (`+`).
-fn literal(text: &mut String, string: &str, depth: usize) {
-    let body = string.strip_suffix('\n');
-    text.push_str(match body {
-        None => "|-",
-        Some(body) if body.ends_with('\n') => "|+",
-        Some(_) => "|",
-    });
-    for line in body.unwrap_or(string).split('\n') {
-        text.push('\n');
-        if !line.is_empty() {
-            begin(text, depth, &mut false);
-            text.push_str(line);
-        }
-    }
 }
 
 /// A string on one line: plain where nothing else can be meant by it.
@@ -234,6 +286,28 @@ mod tests {
         assert_eq!(items, "- a:\n  - 1\n  - - 2\n  b: {}\n- a: x\n");
     }
 
+    /// What is long, and deep in other lists.
+    fn deep(leaf: Value, times: usize) -> Value {
+        (0..60).fold(
+            json!(vec![leaf; times]),
+            |inner, step| if step % 2 == 0 { json!([inner]) } else { json!({ "a": inner }) },
+        )
+    }
+
+    #[test]
+    fn x4_depth_does_not_make_a_document_many_times_as_large() {
+        for leaf in [json!(0), json!([0]), json!({ "b": 0 }), json!("a\nb"), json!("a\n".repeat(100))] {
+            let value = deep(leaf.clone(), 1_000);
+            let (mut text, left) = (String::new(), 20_000);
+            Writer { text: &mut text, left }.block(&value, 0, true);
+            let most = 2 * value.to_string().len() + left;
+            assert!(text.len() <= most, "{leaf}: {} of at most {most} bytes", text.len());
+            assert_eq!(parse(&text).map(|parsed| parsed.value), Ok(value), "{leaf}");
+        }
+        let lines = deep(json!(0), 1_000);
+        assert!(write(&lines).lines().count() >= 1_000, "what is small enough stands in lines");
+    }
+
     fn text() -> impl Strategy<Value = String> {
         let odd = prop_oneof!["[ \n\t\r:#'\"|>&*!%@`,{}\\[\\]?~=<.0-9a-z+_-]{0,9}", "\\PC{0,6}", any::<String>()];
         let known = proptest::sample::select(vec![
@@ -308,7 +382,11 @@ mod tests {
             let mut item = String::new();
             write_item(&mut item, &value);
             let read = parse(&item).map(|parsed| parsed.value);
-            prop_assert_eq!(read, Ok(json!([value])), "{:?}", item);
+            prop_assert_eq!(read, Ok(json!([value.clone()])), "{:?}", item);
+            let mut narrow = String::new();
+            Writer { text: &mut narrow, left: 20 }.block(&value, 0, true);
+            let read = parse(&narrow).map(|parsed| parsed.value);
+            prop_assert_eq!(read, Ok(value), "{:?}", narrow);
         }
     }
 }
