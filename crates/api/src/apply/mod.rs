@@ -12,6 +12,7 @@
 //! on Go's zero values; here only items, map entries and leaves are recorded.
 
 mod managers;
+mod scale;
 mod set;
 mod typed;
 
@@ -26,6 +27,7 @@ use set::Set;
 use typed::{Nature, Typed, compare, merge, prune};
 
 pub use managers::{MAX_ENTRIES, MAX_UPDATE_MANAGERS};
+pub use scale::{ReplicasPath, keep_managers, show_managers};
 
 /// Fields of `metadata` that nobody owns: the server sets them, or they name the object.
 const UNOWNED_METADATA: &[&str] = &[

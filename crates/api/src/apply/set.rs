@@ -25,6 +25,24 @@ pub(super) struct Set {
 }
 
 impl Set {
+    /// A single field, by the names that lead to it.
+    pub fn of_field<N: AsRef<str>>(path: &[N]) -> Self {
+        let mut set = Self::default();
+        let mut names = path.iter().rev().map(|name| format!("f:{}", name.as_ref()));
+        set.members.extend(names.next());
+        for name in names {
+            set = Self { members: BTreeSet::new(), children: BTreeMap::from([(name, set)]) };
+        }
+        set
+    }
+
+    /// Whether any path is in both.
+    pub fn has_any_of(&self, other: &Set) -> bool {
+        let below =
+            |(element, below): (&String, &Set)| other.children.get(element).is_some_and(|o| below.has_any_of(o));
+        !self.members.is_disjoint(&other.members) || self.children.iter().any(below)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.members.is_empty() && self.children.is_empty()
     }

@@ -82,6 +82,13 @@ pub struct Outcome {
 pub enum Body {
     /// The object that this op of the batch writes (or the last state of the one that it deletes).
     Op(usize),
+    /// An object that is shown instead of the one that this op writes, at the same version.
+    Shown {
+        /// The op.
+        op: usize,
+        /// The object, as [`codec::encode`] gives it.
+        value: Encoded,
+    },
     /// Bytes as they are stored.
     Stored(Bytes),
     /// An object made for the answer.
@@ -399,10 +406,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What an op would have made, for a dry run: an object that is there keeps its version, a new one has none.
-    pub(super) fn dry(&self, op: usize) -> Option<Bytes> {
+    /// What an op would have made, or `shown` of it, for a dry run: an object that is there keeps its version, a new one
+    /// has none.
+    pub(super) fn dry(&self, op: usize, shown: Option<&Encoded>) -> Option<Bytes> {
         let stored = self.known.get(self.txn.ops.get(op)?.key()).and_then(|known| known.entry.as_ref());
-        let encoded = self.encoded(op)?;
+        let encoded = shown.or_else(|| self.encoded(op))?;
         Some(stored.map_or_else(|| codec::without_version(&encoded.bytes), |entry| encoded.at(entry.revision)))
     }
 

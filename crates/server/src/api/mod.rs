@@ -49,7 +49,7 @@ pub use mainstay_api::object::merge as merge_patch;
 pub use metadata::new_uid;
 pub use options::{ListOptions, Match, Query, Selection, flag, resource_version};
 pub use served::{METRICS_SERVICE, Served};
-pub use subresource::{bind, scale_of, scaled};
+pub use subresource::{Scaling, bind, scale_of, scaled};
 pub use tape::Tape;
 pub use token::{Bound, Claims, ISSUER, TokenError, Tokens};
 pub use update::{Part, apply, no_field_manager, part_of, patch, update};
@@ -308,8 +308,9 @@ impl Prepared {
     ) -> Result<Self, Status> {
         let Outcome { code, body } = verb(&mut batch)?;
         let dry = match &body {
-            Body::Op(op) if dry_run => batch.dry(*op),
-            Body::Op(_) => None,
+            Body::Op(op) if dry_run => batch.dry(*op, None),
+            Body::Shown { op, value } if dry_run => batch.dry(*op, Some(value)),
+            Body::Op(_) | Body::Shown { .. } => None,
             Body::Stored(bytes) => Some(bytes.clone()),
             Body::Value(value) => Some(Bytes::from(object::print(value))),
         };
@@ -318,10 +319,10 @@ impl Prepared {
     }
 
     fn reply(self, first: Option<Revision>) -> Reply {
+        let at = |first: Revision, op: usize| Revision(first.0 + op as u64);
         let written = match (first, &self.body) {
-            (Some(first), Body::Op(op)) => {
-                self.txn.ops.get(*op).map(|done| done.value().at(Revision(first.0 + *op as u64)))
-            }
+            (Some(first), Body::Op(op)) => self.txn.ops.get(*op).map(|done| done.value().at(at(first, *op))),
+            (Some(first), Body::Shown { op, value }) => Some(value.at(at(first, *op))),
             _ => None,
         };
         Reply { code: self.code, body: written.or(self.dry).unwrap_or_default(), warnings: self.warnings }

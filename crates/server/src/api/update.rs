@@ -212,7 +212,14 @@ pub fn patch(
     replace(batch, kind, &old, new, part)
 }
 
-fn replace(batch: &mut Batch<'_>, kind: &Kind, old: &Value, mut new: Value, part: Part) -> Result<Outcome, Status> {
+/// Writes an object over the stored one, with the managers that it has.
+pub(super) fn replace(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    old: &Value,
+    mut new: Value,
+    part: Part,
+) -> Result<Outcome, Status> {
     let name = object::name(old);
     let (uid, old_uid) = (object::uid(&new), object::uid(old));
     if !uid.is_empty() && uid != old_uid {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use mainstay_api::kinds::Subresource;
 use mainstay_api::parameters::is_true;
-use mainstay_api::patch::{self, PatchType, apply_patch};
+use mainstay_api::patch::{self, PatchType};
 use mainstay_api::schema::{self, FieldValidation};
 use mainstay_api::table::{IncludeObject, Media, Offer, Representation, negotiate};
 use mainstay_api::{Kind, Status, kinds, object, protobuf};
@@ -22,7 +22,7 @@ use super::socket::Asked;
 use super::watching::WatchBody;
 use super::{Server, bounds, decoding, forward, proxy};
 use crate::api::{
-    self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Selection, Watch,
+    self, Batch, DeleteOptions, FieldManager, ListOptions, Outcome, Part, Query, Reply, Scaling, Selection, Watch,
 };
 use crate::authorize::escalation::Requester;
 use crate::authorize::rbac;
@@ -354,33 +354,57 @@ async fn action(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
 
 async fn scale(call: &Call<'_>, verb: &str, body: Bytes) -> Result<Response<Body>, Status> {
     let Target { kind, namespace, name, .. } = call.target;
-    let answer = |written| self::answer(shape(call, &kinds::SCALE), written, Vec::new());
+    let shape = || shape(call, &kinds::SCALE);
     match verb {
         "get" => get(call).await,
         "update" => {
-            let new = decoding::parse(&call.content_type, &body)?;
+            let validation = decoding::validation(call.query, UPDATE_OPTIONS)?;
+            let (new, warnings) = decoding::decode(&kinds::SCALE, &call.content_type, &body, validation)?;
             let dry_run = is_dry_run(call.query, &Value::Null, UPDATE_OPTIONS)?;
-            let written =
-                write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &|_| Ok(new.clone()))).await?;
-            Ok(answer(written))
-        }
-        "patch" => {
-            let patch_type = decoding::patch_type(&call.content_type)?;
-            let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
-            // A Scale has no lists, so the kind that gives list keys does not matter.
-            let change = |old: &Value| {
-                apply_patch(
-                    kind,
-                    if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type },
-                    old,
-                    &body,
-                )
+            let verb = |batch: &mut Batch<'_>| {
+                api::scaled(batch, kind, namespace, name, &Scaling::Changed(&|_| Ok(new.clone())))
             };
-            let written = write(call, dry_run, |batch| api::scaled(batch, kind, namespace, name, &change)).await?;
-            Ok(answer(written))
+            Ok(answer(shape(), write(call, dry_run, verb).await?, warnings))
         }
+        "patch" => patch_scale(call, body).await,
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+async fn patch_scale(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let asked = PatchAsked::of(call)?;
+    if asked.patch_type == PatchType::Apply {
+        let (config, warnings) = asked.config(&kinds::SCALE, &body)?;
+        let force = asked.force;
+        let verb = |batch: &mut Batch<'_>| {
+            api::scaled(batch, kind, namespace, name, &Scaling::Applied { config: &config, force })
+        };
+        let written = write(call, asked.dry_run, verb).await?;
+        return Ok(answer(shape(call, &kinds::SCALE), written, warnings));
+    }
+    // As upstream, what a custom resource has is not merged strategically, and its Scale neither.
+    let merged_as = if kind.custom.is_some() { kind } else { &kinds::SCALE };
+    let verb = |batch: &mut Batch<'_>| {
+        let warnings = std::cell::RefCell::new(Vec::new());
+        let change = |old: &Value| {
+            let mut patched = patch::patched(merged_as, asked.patch_type, old, &body)?;
+            let shown = |new: &Value| patch::shown(asked.patch_type, &body, new);
+            *warnings.borrow_mut() = schema::decode_patched(
+                &kinds::SCALE,
+                &mut patched.object,
+                patched.duplicates,
+                asked.validation,
+                &shown,
+            )?;
+            Ok(patched.object)
+        };
+        let outcome = api::scaled(batch, kind, namespace, name, &Scaling::Changed(&change))?;
+        batch.warnings.extend(warnings.into_inner());
+        Ok(outcome)
+    };
+    let written = write(call, asked.dry_run, verb).await?;
+    Ok(answer(shape(call, &kinds::SCALE), written, Vec::new()))
 }
 
 /// How objects of the kind are shown: that of the call's target, or its Scale.
@@ -526,23 +550,44 @@ async fn update(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Bod
     Ok(answer(shape(call, kind), written, warnings))
 }
 
-async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
-    let Target { kind, namespace, name, .. } = call.target;
-    let patch_type = decoding::patch_type(&call.content_type)?;
-    let validation = decoding::validation(call.query, PATCH_OPTIONS)?;
-    let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
-    if patch_type != PatchType::Apply && call.query.get("force").is_some_and(|force| !force.is_empty()) {
-        let why =
-            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
-        return Err(Status::new(422, "Invalid", why));
-    }
-    if patch_type == PatchType::Apply {
-        if call.query.get("fieldManager").is_none_or(String::is_empty) {
+/// What the parameters of a patch say.
+struct PatchAsked {
+    patch_type: PatchType,
+    validation: FieldValidation,
+    dry_run: bool,
+    force: bool,
+}
+
+impl PatchAsked {
+    fn of(call: &Call<'_>) -> Result<Self, Status> {
+        let patch_type = decoding::patch_type(&call.content_type)?;
+        let validation = decoding::validation(call.query, PATCH_OPTIONS)?;
+        let dry_run = is_dry_run(call.query, &Value::Null, PATCH_OPTIONS)?;
+        if patch_type != PatchType::Apply && call.query.get("force").is_some_and(|force| !force.is_empty()) {
+            let why =
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
+            return Err(Status::new(422, "Invalid", why));
+        }
+        if patch_type == PatchType::Apply && call.query.get("fieldManager").is_none_or(String::is_empty) {
             return Err(api::no_field_manager());
         }
-        let (config, found) = schema::decode_config(kind, &body)?;
-        let warnings = judge_config(kind, &config, found, validation)?;
-        let force = api::flag(call.query, "force");
+        Ok(Self { patch_type, validation, dry_run, force: api::flag(call.query, "force") })
+    }
+
+    /// The configuration that is to be applied, with warnings.
+    fn config(&self, kind: &Kind, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+        let (config, found) = schema::decode_config(kind, body)?;
+        let warnings = judge_config(kind, &config, found, self.validation)?;
+        Ok((config, warnings))
+    }
+}
+
+async fn patch(call: &Call<'_>, part: Part, body: Bytes) -> Result<Response<Body>, Status> {
+    let Target { kind, namespace, name, .. } = call.target;
+    let asked = PatchAsked::of(call)?;
+    let PatchAsked { patch_type, validation, dry_run, force } = asked;
+    if patch_type == PatchType::Apply {
+        let (config, warnings) = asked.config(kind, &body)?;
         let written =
             write(call, dry_run, |batch| api::apply(batch, kind, namespace, name, part, &config, force)).await?;
         return Ok(answer(shape(call, kind), written, warnings));

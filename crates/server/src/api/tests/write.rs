@@ -78,13 +78,21 @@ fn a8_a_scale_of_an_older_state_is_refused() {
     let to = |version: &str, uid: &str| {
         let metadata = json!({ "name": "web", "namespace": "default", "resourceVersion": version, "uid": uid });
         let scale = json!({ "metadata": metadata, "spec": { "replicas": 5 } });
-        cluster.write(|batch| scaled(batch, &kinds::STATEFUL_SET, "default", "web", &|_| Ok(scale.clone())))
+        let how = Scaling::Changed(&|_| Ok(scale.clone()));
+        cluster.write(|batch| scaled(batch, &kinds::STATEFUL_SET, "default", "web", &how))
     };
     assert_eq!(to(object::resource_version(&made), "").expect_err("stale").code, 409);
     assert_eq!(to("", "another").expect_err("another set").code, 409);
     let replicas = cluster.get(&kinds::STATEFUL_SET, "web").expect("there")["spec"]["replicas"].clone();
     assert_eq!(replicas, 2);
-    to("", object::uid(&made)).expect("its own uid, any state");
+    let scaled = to("", object::uid(&made)).expect("its own uid, any state");
+    let newest = cluster.get(&kinds::STATEFUL_SET, "web").expect("there");
+    assert_eq!(
+        object::resource_version(&scaled),
+        object::resource_version(&newest),
+        "what is answered can be sent back"
+    );
+    to(object::resource_version(&scaled), "").expect("the newest state");
 }
 
 #[test]
@@ -354,4 +362,107 @@ fn conformance_a_resize_changes_amounts_and_nothing_else() {
     let fits = json!({ "requests": { "cpu": "1500m", "memory": "2Mi" }, "limits": { "cpu": "2", "memory": "4Mi" } });
     let done = resize(fits.clone()).expect("resized");
     assert_eq!((&done["spec"]["containers"][0]["resources"], &done["metadata"]["generation"]), (&fits, &json!(2)));
+}
+
+/// What a manager's apply of a Scale makes: the Scale, or the code and words of the refusal.
+fn scale_applied(cluster: &Cluster, manager: &str, config: &Value, force: bool) -> Result<Value, (u16, String)> {
+    let written = cluster.write(|batch| {
+        batch.manager = Some(FieldManager { name: manager.to_owned(), subresource: "scale".to_owned() });
+        scaled(batch, &kinds::DEPLOYMENT, "default", "web", &Scaling::Applied { config, force })
+    });
+    written.map_err(|status| (status.code, status.message))
+}
+
+/// A cluster with a Deployment that `whole` has applied.
+fn applied_deployment(replicas: Option<i64>) -> Cluster {
+    let cluster = Cluster::new();
+    let mut spec = json!({ "selector": { "matchLabels": { "a": "b" } }, "template": {
+        "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } });
+    if let Some(replicas) = replicas {
+        spec["replicas"] = json!(replicas);
+    }
+    let config = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" }, "spec": spec });
+    let applied = cluster.write(|batch| {
+        batch.manager = Some(FieldManager { name: "whole".to_owned(), subresource: String::new() });
+        apply(batch, &kinds::DEPLOYMENT, "default", "web", Part::Main, &config, false)
+    });
+    applied.expect("applied");
+    cluster
+}
+
+/// The Deployment's replicas, and who has them, sorted.
+fn owners_of_replicas(cluster: &Cluster) -> (Value, Vec<String>) {
+    let set = cluster.get(&kinds::DEPLOYMENT, "web").expect("there");
+    let entries = set["metadata"]["managedFields"].as_array().expect("managed");
+    let owners = entries.iter().filter(|entry| entry["fieldsV1"]["f:spec"].get("f:replicas").is_some());
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or("").to_owned();
+    let shown =
+        |entry: &Value| ["manager", "operation", "apiVersion", "subresource"].map(|field| text(entry, field)).join(" ");
+    let mut owners: Vec<String> = owners.map(shown).collect();
+    owners.sort();
+    (set["spec"]["replicas"].clone(), owners)
+}
+
+#[test]
+fn conformance_a_scale_is_applied_and_its_owner_is_the_objects() {
+    let cluster = applied_deployment(Some(2));
+    let scale = |replicas: i64| {
+        json!({ "apiVersion": "autoscaling/v1", "kind": "Scale",
+        "metadata": { "name": "web" }, "spec": { "replicas": replicas } })
+    };
+    let (code, why) = scale_applied(&cluster, "scaler", &scale(3), false).expect_err("it is another's");
+    assert_eq!((code, &*why), (409, "Apply failed with 1 conflict: conflict with \"whole\": .spec.replicas"));
+    assert_eq!(owners_of_replicas(&cluster), (json!(2), vec!["whole Apply apps/v1 ".to_owned()]));
+
+    let made = scale_applied(&cluster, "scaler", &scale(2), false).expect("they agree");
+    assert_eq!((&made["kind"], &made["spec"]["replicas"]), (&json!("Scale"), &json!(2)));
+    assert_eq!(made["metadata"].get("managedFields"), None);
+    let both = vec!["scaler Apply apps/v1 scale".to_owned(), "whole Apply apps/v1 ".to_owned()];
+    assert_eq!(owners_of_replicas(&cluster), (json!(2), both.clone()));
+    let revision = cluster.api.store.revision();
+    scale_applied(&cluster, "scaler", &scale(2), false).expect("again");
+    assert_eq!(cluster.api.store.revision(), revision, "the same again is no write");
+
+    scale_applied(&cluster, "scaler", &scale(5), true).expect("by force");
+    assert_eq!(owners_of_replicas(&cluster), (json!(5), both[..1].to_vec()));
+    let set = cluster.get(&kinds::DEPLOYMENT, "web").expect("there");
+    let whole = set["metadata"]["managedFields"].as_array().expect("managed").iter().find(|e| e["manager"] == "whole");
+    assert!(whole.expect("kept")["fieldsV1"]["f:spec"].get("f:template").is_some(), "it keeps all else");
+
+    let (code, why) = scale_applied(&cluster, "third", &scale(7), false).expect_err("it is the scaler's");
+    let wanted = "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\": .spec.replicas";
+    assert_eq!((code, &*why), (409, wanted));
+    let stale = json!({ "metadata": { "name": "web", "resourceVersion": "1" }, "spec": { "replicas": 5 } });
+    assert_eq!(scale_applied(&cluster, "scaler", &stale, false).expect_err("A8").0, 409);
+    let other = json!({ "metadata": { "name": "other" }, "spec": { "replicas": 5 } });
+    assert_eq!(scale_applied(&cluster, "scaler", &other, false).expect_err("another's name").0, 400);
+}
+
+#[test]
+fn conformance_a_scale_whose_number_is_nobodys_conflicts_with_what_was_before() {
+    let cluster = applied_deployment(None);
+    let scale = |replicas: i64| json!({ "spec": { "replicas": replicas } });
+    let (code, why) = scale_applied(&cluster, "scaler", &scale(3), false).expect_err("upstream's, too");
+    let wanted = "conflict with \"before-first-apply\" using autoscaling/v1: .spec.replicas";
+    assert_eq!((code, why.ends_with(wanted)), (409, true), "{why}");
+    scale_applied(&cluster, "scaler", &scale(3), true).expect("by force");
+    assert_eq!(owners_of_replicas(&cluster), (json!(3), vec!["scaler Apply apps/v1 scale".to_owned()]));
+    // Differs: upstream would scale to none.
+    scale_applied(&cluster, "scaler", &json!({}), false).expect("given up");
+    assert_eq!(owners_of_replicas(&cluster), (json!(3), Vec::new()));
+    // Whoever patches the Scale has the number next, and an apply conflicts with them.
+    let patched = cluster.write(|batch| {
+        batch.manager = Some(FieldManager { name: "kubectl".to_owned(), subresource: "scale".to_owned() });
+        let how = Scaling::Changed(&|old| {
+            let mut new = old.clone();
+            new["spec"]["replicas"] = json!(4);
+            Ok(new)
+        });
+        scaled(batch, &kinds::DEPLOYMENT, "default", "web", &how)
+    });
+    patched.expect("patched");
+    assert_eq!(owners_of_replicas(&cluster), (json!(4), vec!["kubectl Update apps/v1 scale".to_owned()]));
+    let (code, why) = scale_applied(&cluster, "scaler", &scale(6), false).expect_err("kubectl's");
+    let wanted = "conflict with \"kubectl\" with subresource \"scale\" using autoscaling/v1: .spec.replicas";
+    assert_eq!((code, why.ends_with(wanted)), (409, true), "{why}");
 }
