@@ -10,6 +10,7 @@ mod hostile_tests;
 pub(crate) mod overlay;
 mod pull;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
 mod users;
@@ -25,6 +26,8 @@ pub use self::reference::Reference;
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     root: Arc<PathBuf>,
+    /// What pulls may hold of registries' documents, all together.
+    documents: registry::Budget,
 }
 
 /// An image as Kubernetes looks at it.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::registry::Budget;
 use super::{Image, ImageConfig, ImageError, ImageStore, Reference};
 use crate::layout;
 use crate::safe_path::remove;
@@ -81,7 +82,7 @@ impl ImageStore {
             fs::create_dir_all(&path).map_err(ImageError::io(format!("cannot make {}", path.display())))?;
         }
         let root = root.canonicalize().map_err(ImageError::io(format!("cannot open {}", root.display())))?;
-        let store = ImageStore { root: Arc::new(root) };
+        let store = ImageStore { root: Arc::new(root), documents: Budget::new() };
         store.sweep()?;
         Ok(store)
     }
