@@ -108,7 +108,11 @@ fn state_of(world: &World, id: &str) -> layout::StateRecord {
 }
 
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    signal(pid, nix::sys::signal::SIGKILL);
+}
+
+fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 /// S13: a supervisor that is killed takes its container along, since nobody else would end it at the deadline: also one
@@ -170,4 +174,28 @@ fn s13_a_supervisor_whose_sentinel_was_killed_ends_its_container() {
     eventually("it goes on without its sentinel", || !matches!(state(), ContainerState::Running { .. }));
     assert!(matches!(state(), ContainerState::Exited { code: 137, fenced: false, .. }), "{:?}", state());
     assert!(!runs(&id) && comm(shim).is_empty());
+}
+
+/// S13: a supervisor that is stopped, as a debugger or an administrator does, misses its deadline; who stands beside it
+/// does not.
+#[test]
+fn s13_a_container_ends_at_its_deadline_while_its_supervisor_is_stopped() {
+    let world = World::new("stopped");
+    let runtime = world.open();
+    let mut spec = world.script("p1", "main", "trap '' TERM; sleep 1000 & while :; do sleep 1000; done");
+    let id = world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        spec.deadline = renew(&runtime, 3);
+        runtime.start_container(&spec).await.unwrap().id
+    });
+    let shim = state_of(&world, &id).shim_pid;
+    signal(shim, nix::sys::signal::SIGSTOP);
+    assert!(runs(&id));
+    eventually("it goes on behind its deadline", || !runs(&id));
+    assert!(fence::boottime() >= runtime.renewals().last + Duration::from_secs(3), "before its deadline");
+    // What ended it is known when the supervisor goes on.
+    signal(shim, nix::sys::signal::SIGCONT);
+    let state = || runtime.status(&id).unwrap().state;
+    eventually("its end is not noted", || !matches!(state(), ContainerState::Running { .. }));
+    assert!(matches!(state(), ContainerState::Exited { code: 137, fenced: true, .. }), "{:?}", state());
 }

@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -226,6 +226,11 @@ impl Watched {
         moved.is_none()
     }
 
+    /// Sleeps until it may have passed, and no longer than until `beside` is readable.
+    pub(crate) fn sleep_beside(&self, beside: &OwnedFd) {
+        sleep_beside(Duration::from_nanos(self.at.load(Ordering::SeqCst)), beside);
+    }
+
     /// Returns when it has passed.
     pub fn wait(&self) {
         while !self.has_passed() {
@@ -272,10 +277,9 @@ fn timespec(time: Duration) -> libc::timespec {
 /// Sees to it that a container ends at its deadline.
 pub struct Guard(Arc<Fenced>);
 
-/// How far a guard is whose deadline has passed.
-#[derive(Default)]
+/// A deadline, and how far its guard is once it has passed.
 struct Fenced {
-    has_begun: AtomicBool,
+    deadline: Watched,
     is_cut_off: Mutex<bool>,
     cut_off: Condvar,
 }
@@ -289,18 +293,17 @@ impl Guard {
     pub fn begin(config: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str, sentinel: OwnedFd) -> Result<Self, String> {
         let deadline = config.fence.watch()?;
         let mounts = config.mounts.clone();
-        let fenced = Arc::new(Fenced::default());
+        let fenced = Arc::new(Fenced { deadline, is_cut_off: Mutex::new(false), cut_off: Condvar::new() });
         let (said, cgroups, cgroup) = (fenced.clone(), cgroups.clone(), cgroup.to_owned());
         let guard = std::thread::Builder::new().name("deadline".to_owned()).stack_size(STACK).spawn(move || {
-            while !deadline.has_passed() {
+            while !said.deadline.has_passed() {
                 if process::has_ended(sentinel.as_raw_fd()) {
                     cgroups.kill(&cgroup);
                     std::thread::sleep(AGAIN);
                 } else {
-                    sleep_beside(Duration::from_nanos(deadline.at.load(Ordering::SeqCst)), &sentinel);
+                    said.deadline.sleep_beside(&sentinel);
                 }
             }
-            said.has_begun.store(true, Ordering::SeqCst);
             cgroups.kill(&cgroup);
             // What was written and has not arrived must not arrive when another machine has the volume.
             mounts::cut_off(&mounts);
@@ -317,12 +320,23 @@ impl Guard {
     /// Whether the deadline has passed, and the container was ended by it. Returns when its file systems are cut off,
     /// or after [`CUT_OFF`]: a container that ends is started again, and must not lose what was mounted anew for it.
     pub fn has_fenced(&self) -> bool {
-        if !self.0.has_begun.load(Ordering::SeqCst) {
+        // Not whether the guard has begun: the sentinel may have been faster.
+        if !self.0.deadline.has_passed() {
             return false;
         }
         let is_cut_off = self.0.is_cut_off.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.0.cut_off.wait_timeout_while(is_cut_off, CUT_OFF, |is_cut_off| !*is_cut_off));
         true
+    }
+}
+
+/// Ends a container whose deadline has passed, and goes on until the process of the pidfd `supervisor` has ended too,
+/// which may be stopped, or stuck. It cuts nothing off: that is the guard's, or of whoever has the deadline of a mount;
+/// and here it might come when something is already mounted anew.
+pub(crate) fn enforce(supervisor: &OwnedFd, cgroups: &Cgroups, cgroup: &str) {
+    while !process::has_ended(supervisor.as_raw_fd()) {
+        cgroups.kill(cgroup);
+        std::thread::sleep(AGAIN);
     }
 }
 

@@ -87,7 +87,10 @@ struct Pipes {
 fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) -> Result<Option<Running>, String> {
     // Forked from a process that has nothing open yet, and no threads.
     let sentinel = match &config.deadline {
-        Some(_) => Some(Sentinel::begin(cgroups, &config.cgroup).map_err(|error| format!("cannot fork: {error}"))?),
+        Some(deadline) => {
+            let sentinel = Sentinel::begin(deadline, cgroups, &config.cgroup);
+            Some(sentinel.map_err(|error| format!("cannot fork: {error}"))?)
+        }
         None => None,
     };
     crate::kernel::join_new_session_keyring().map_err(|error| format!("cannot make a session keyring: {error}"))?;

@@ -1,4 +1,5 @@
-//! Beside a supervisor with a deadline: the process that ends the container when the supervisor has ended.
+//! Beside a supervisor with a deadline: the process that ends the container when the supervisor has ended, or at the
+//! deadline itself: a supervisor that somebody has stopped or that hangs does not.
 //!
 //! Nobody else would end the container at its deadline (S13): the agent may hang or be gone, and the kernel forgets
 //! what a process asked for in the case of its parent's death when it changes its user, which most images do. The two
@@ -6,12 +7,14 @@
 //! kills both at once leaves one behind. It is a fork, shares the supervisor's pages, and sleeps.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::process;
 use crate::cgroups::Cgroups;
+use crate::fence;
+use crate::layout::DeadlineConfig;
 
 /// The supervisor's end of it, which ends with this: whoever ends in good order has ended the container.
 pub struct Sentinel {
@@ -20,15 +23,15 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Begins to watch over the container whose group this is. The calling process has one thread.
+    /// Begins to watch over the container whose group and deadline these are. The calling process has one thread.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn begin(cgroups: &Cgroups, cgroup: &str) -> io::Result<Self> {
+    /// The kernel's. Where the deadline cannot be watched, it ends.
+    pub fn begin(deadline: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> io::Result<Self> {
         let supervisor = process::pidfd_open(std::process::id() as i32)?;
         // SAFETY: there is no other thread.
         match unsafe { fork() }? {
-            ForkResult::Child => watch(&supervisor, cgroups, cgroup),
+            ForkResult::Child => watch(&supervisor, deadline, cgroups, cgroup),
             ForkResult::Parent { child } => {
                 let pidfd = process::pidfd_open(child.as_raw()).and_then(process::private)?;
                 Ok(Self { pid: child, pidfd })
@@ -53,17 +56,27 @@ impl Drop for Sentinel {
     }
 }
 
-fn watch(supervisor: &OwnedFd, cgroups: &Cgroups, cgroup: &str) -> ! {
+fn watch(supervisor: &OwnedFd, deadline: &DeadlineConfig, cgroups: &Cgroups, cgroup: &str) -> ! {
     // It keeps nothing else open, and so nobody waiting for an end of file, or for the supervisor's lock.
     if nix::unistd::dup2(supervisor.as_raw_fd(), 0).is_err() {
         std::process::exit(1);
     }
     process::close_strangers();
+    // SAFETY: nobody else in this process has it.
+    let supervisor = unsafe { OwnedFd::from_raw_fd(0) };
     process::set_name(c"mainstay-sentry");
     process::ignore_terminal_signals();
     let _ = nix::unistd::setsid();
+    // The supervisor asks the same and says why not, or takes this one's end for the reason.
+    let Ok(watched) = deadline.fence.watch() else { std::process::exit(1) };
     crate::kernel::release_start();
-    process::wait_for_end(0);
+    while !process::has_ended(supervisor.as_raw_fd()) {
+        if watched.has_passed() {
+            fence::enforce(&supervisor, cgroups, cgroup);
+        } else {
+            watched.sleep_beside(&supervisor);
+        }
+    }
     while !cgroups.kill_and_wait(cgroup) {}
     std::process::exit(0)
 }
