@@ -217,6 +217,7 @@ impl Inner {
             capabilities: Some(oci::capability_mask(&capabilities)),
             is_privileged: spec.privileged,
             devices: spec.mounts.iter().filter_map(|mount| mount.device.clone()).collect(),
+            late_mounts: oci::late_mounts(mounted),
             deadline: spec.deadline.map(|of| layout::DeadlineConfig {
                 fence: self.fence(of),
                 mounts: spec.mounts.iter().map(|mount| mount.source.clone()).collect(),

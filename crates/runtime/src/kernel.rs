@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
+use crate::spec::MountPropagation;
+
 /// The longest kernel handle that is asked for (bytes); ext4 takes 8, xfs 12, btrfs 20. The kernel's own limit is 128.
 pub const MAX_FILE_HANDLE: usize = 46;
 
@@ -253,15 +255,54 @@ pub fn attach_mount(mount: BorrowedFd<'_>, target: &std::path::Path) -> io::Resu
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// As [`attach_mount`], at a file or folder that is open here (also `O_PATH`).
+///
+/// # Errors
+/// The kernel's.
+pub fn attach_mount_to(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    let (mount, target, empty) = (mount.as_raw_fd(), target.as_raw_fd(), c"".as_ptr());
+    // SAFETY: both paths are empty C strings.
+    let done = unsafe { libc::syscall(libc::SYS_move_mount, mount, empty, target, empty, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets how what is mounted below a mount that is open here, and below those below it, is shared with the mounts that
+/// it is a copy of.
+///
+/// # Errors
+/// The kernel's: `ENOSYS` before Linux 5.12.
+pub fn set_mount_propagation(mount: BorrowedFd<'_>, propagation: MountPropagation) -> io::Result<()> {
+    let propagation = match propagation {
+        MountPropagation::None => libc::MS_PRIVATE,
+        MountPropagation::HostToContainer => libc::MS_SLAVE,
+        MountPropagation::Bidirectional => libc::MS_SHARED,
+    };
+    set_mounts(mount, true, libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 })
+}
+
+/// Makes a mount that is open here read-only; with `recursive`, those below it too.
+///
+/// # Errors
+/// The kernel's: `ENOSYS` before Linux 5.12.
+pub fn deny_mount_writes(mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let attr_set = libc::MOUNT_ATTR_RDONLY;
+    set_mounts(mount, recursive, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 })
+}
+
 fn set_mount_attributes(mount: BorrowedFd<'_>, attr_set: u64, userns_fd: u64) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd };
+    set_mounts(mount, false, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+fn set_mounts(mount: BorrowedFd<'_>, recursive: bool, attributes: libc::mount_attr) -> io::Result<()> {
+    let below = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the kernel reads one `mount_attr` of the size that it is told.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | below,
             &raw const attributes,
             size_of::<libc::mount_attr>(),
         )

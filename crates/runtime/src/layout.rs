@@ -28,6 +28,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::fence::Fence;
+use crate::spec::Mount;
 
 pub const SPEC: &str = "spec.json";
 pub const SHIM: &str = "shim.json";
@@ -72,6 +73,9 @@ pub struct ShimConfig {
     /// The devices of the file systems that must be mounted in it before it starts, each as often as it is here.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// What comes over what the container library makes at /dev, outermost first.
+    #[serde(default)]
+    pub late_mounts: Vec<Mount>,
     /// When the supervisor ends it by itself.
     #[serde(default)]
     pub deadline: Option<DeadlineConfig>,

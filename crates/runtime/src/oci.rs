@@ -195,7 +195,10 @@ pub fn config(
     if spec.privileged
         && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut)
     {
-        linux.insert("devices".to_owned(), host_devices(Path::new("/dev")));
+        let mut devices = host_devices(Path::new("/dev"));
+        // The library would make nodes in what is mounted, or where something is mounted.
+        devices.retain(|device| !spec.mounts.iter().any(|mount| device.path.starts_with(&mount.target)));
+        linux.insert("devices".to_owned(), json!(devices));
     }
     config
 }
@@ -284,16 +287,37 @@ fn mounts(spec: &ContainerSpec, namespaces: &Namespaces, views: &[(String, PathB
             "options": ["rbind", "nosuid", "nodev", "noexec", "rw"] }),
     ];
     list.extend(cgroup_mounts(views, sys_mode));
+    let is_late = is_late(spec);
+    let asked: Vec<&Mount> = outermost_first(spec).into_iter().filter(|mount| !is_late(mount)).collect();
     let is_replaced = |default: &Value| {
         let destination = default.get("destination").and_then(Value::as_str).unwrap_or_default();
-        spec.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == destination)
+        asked.iter().any(|mount| mount.target.trim_end_matches('/') == destination)
     };
     list.retain(|default| !is_replaced(default));
-    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
-    // A mount must not hide one below it.
-    asked.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
     list.extend(asked.into_iter().map(bind_mount));
     list
+}
+
+/// A mount must not hide one below it.
+fn outermost_first(spec: &ContainerSpec) -> Vec<&Mount> {
+    let mut mounts: Vec<&Mount> = spec.mounts.iter().collect();
+    mounts.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    mounts
+}
+
+/// What is mounted at the container's /dev by its supervisor, outermost first: the library would make its nodes in
+/// that.
+pub fn late_mounts(spec: &ContainerSpec) -> Vec<Mount> {
+    let is_late = is_late(spec);
+    outermost_first(spec).into_iter().filter(|mount| is_late(mount)).cloned().collect()
+}
+
+/// What is mounted at /dev, with all that is below it then; else only what takes the place of a node that every
+/// container gets.
+fn is_late(spec: &ContainerSpec) -> impl Fn(&Mount) -> bool + use<> {
+    let inside = |mount: &Mount| Path::new(&mount.target).strip_prefix("/dev").ok().map(Path::to_owned);
+    let is_replaced = spec.mounts.iter().filter_map(inside).any(|path| path.as_os_str().is_empty());
+    move |mount| inside(mount).is_some_and(|path| is_replaced || OWN_NODES.iter().any(|node| Path::new(node) == path))
 }
 
 /// On v1 each of the container's own groups, bound; on v2 (and for privileged containers) the library's way.
@@ -373,13 +397,28 @@ fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
     Value::Object(resources)
 }
 
+/// Nodes and links in /dev that every container gets.
+const OWN_NODES: [&str; 9] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "core"];
+
+/// A device, as the specification has it.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Device {
+    path: PathBuf,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    major: u32,
+    minor: u32,
+    file_mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
 /// The node's devices, for a privileged container.
-fn host_devices(dev: &Path) -> Value {
+fn host_devices(dev: &Path) -> Vec<Device> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     /// Folders of /dev that the container has of its own.
     const OWN_FOLDERS: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
-    /// Nodes that every container gets anyway.
-    const OWN_NODES: [&str; 9] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "core"];
     let mut devices = Vec::new();
     let mut folders = vec![dev.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -393,15 +432,19 @@ fn host_devices(dev: &Path) -> Value {
                     folders.push(path);
                 }
             } else if (kind.is_char_device() || kind.is_block_device()) && !OWN_NODES.contains(&name.as_ref()) {
-                devices.push(json!({
-                    "path": path, "type": if kind.is_char_device() { "c" } else { "b" },
-                    "major": libc::major(metadata.rdev()), "minor": libc::minor(metadata.rdev()),
-                    "fileMode": metadata.mode() & 0o777, "uid": metadata.uid(), "gid": metadata.gid(),
-                }));
+                devices.push(Device {
+                    path,
+                    kind: if kind.is_char_device() { "c" } else { "b" },
+                    major: libc::major(metadata.rdev()),
+                    minor: libc::minor(metadata.rdev()),
+                    file_mode: metadata.mode() & 0o777,
+                    uid: metadata.uid(),
+                    gid: metadata.gid(),
+                });
             }
         }
     }
-    Value::Array(devices)
+    devices
 }
 
 #[cfg(test)]
@@ -463,5 +506,25 @@ mod tests {
             config["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
         assert_eq!(&targets[targets.len() - 3..], ["/a", "/dev/shm/", "/a/b/c"]);
         assert_eq!(targets.iter().filter(|target| target.starts_with("/dev/shm")).count(), 1);
+    }
+
+    #[test]
+    fn x6_what_is_mounted_at_dev_is_not_what_the_library_makes_its_nodes_in() {
+        let mount = |target: &str| Mount { source: "/x".into(), target: target.to_owned(), ..Mount::default() };
+        let split = |targets: &[&str]| {
+            let mounts = targets.iter().map(|target| mount(target)).collect();
+            let spec = ContainerSpec { mounts, privileged: true, ..ContainerSpec::default() };
+            let late: Vec<String> = late_mounts(&spec).into_iter().map(|mount| mount.target).collect();
+            let made = made(&spec);
+            let bound = made["mounts"].as_array().unwrap().iter().filter(|mount| mount["source"] == "/x");
+            let bound: Vec<String> = bound.map(|mount| mount["destination"].as_str().unwrap().to_owned()).collect();
+            let own = made["mounts"].as_array().unwrap().iter().any(|mount| mount["source"] == "tmpfs");
+            let devices = made["linux"]["devices"].as_array().unwrap().len();
+            (late.join(" "), bound.join(" "), own, devices == 0)
+        };
+        let text = |late: &str, bound: &str, no_devices| (late.to_owned(), bound.to_owned(), true, no_devices);
+        assert_eq!(split(&["/dev/log/x", "/dev/", "/a", "/device"]), text("/dev/ /dev/log/x", "/a /device", true));
+        assert!(!split(&["/dev/shm", "/dev/log"]).3 && split(&["/dev/shm", "/dev/log"]).0.is_empty());
+        assert_eq!(split(&["/dev/null", "/dev/nullx"]).0, "/dev/null");
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Runtime, SeccompProfile};
+use mainstay_runtime::{ContainerSpec, ContainerState, ContainerStatus, ExecSpec, Mount, Runtime, SeccompProfile};
 use support::World;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -404,4 +404,122 @@ fn x6_a_container_opens_no_device_of_the_host_and_leaves_processes_to_others() {
         // A machine with the unified tree.
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
     }
+}
+
+/// A folder with what the node's own /dev has; nothing there is the node's.
+fn like_dev(world: &World) -> std::path::PathBuf {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let dev = world.dir.join("dev");
+    std::fs::create_dir(&dev).unwrap();
+    nix::mount::mount(Some("dev"), &dev, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+    for (name, minor) in [("null", 3), ("zero", 5), ("ptmx", 7)] {
+        mknod(&dev.join(name), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, minor)).unwrap();
+        std::fs::set_permissions(dev.join(name), std::fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    std::fs::create_dir(dev.join("shm")).unwrap();
+    std::fs::write(dev.join("mine"), "of the node").unwrap();
+    dev
+}
+
+/// The names in a folder, each with its inode.
+fn entries(folder: &Path) -> Vec<(String, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let all = std::fs::read_dir(folder).unwrap().flatten();
+    let mut all: Vec<_> =
+        all.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino())).collect();
+    all.sort();
+    all
+}
+
+/// X6: what is mounted at a container's /dev is what the container sees there, again and again, and the runtime makes
+/// nothing in it but places for what is mounted below.
+#[test]
+fn x6_a_volume_or_the_nodes_own_dev_is_mounted_at_dev_as_it_is() {
+    let world = World::new("dev");
+    let runtime = world.open();
+    let (dev, message, memory) = (like_dev(&world), world.dir.join("message"), world.dir.join("memory"));
+    let volume = world.dir.join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::create_dir(&memory).unwrap();
+    std::fs::write(&message, "").unwrap();
+    let before = entries(&dev);
+    let mount = |source: &Path, target: &str, read_only| Mount {
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        ..Mount::default()
+    };
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        for round in 0..3 {
+            // As node agents and storage drivers have it, with the file that every container has below it.
+            let node = waiting(&world, &format!("node-{round}"), |spec| {
+                (spec.privileged, spec.user) = (round != 1, (round == 1).then_some(1000));
+                spec.mounts = vec![
+                    mount(&message, "/dev/termination-log", false),
+                    mount(&memory, "/dev/shm", false),
+                    mount(&dev, "/dev", round == 2),
+                ];
+            });
+            let node = runtime.start_container(&node).await.unwrap().id;
+            let seen = shell(&runtime, &node, "echo x > /dev/null; echo /dev/*; cat /dev/mine").await;
+            assert_eq!(seen, "/dev/mine /dev/null /dev/ptmx /dev/shm /dev/termination-log /dev/zero\nof the node");
+            let written = shell(&runtime, &node, "echo said > /dev/termination-log; touch /dev/mine && echo yes").await;
+            assert_eq!(written.contains("yes"), round == 0, "read-only in the last round, another user before");
+            assert_eq!(std::fs::read_to_string(&message).unwrap().trim(), if round == 1 { "" } else { "said" });
+            std::fs::write(&message, "").unwrap();
+            shell(&runtime, &node, "touch /dev/shm/used").await;
+            assert_eq!(memory.join("used").exists(), round != 1);
+            let _ = std::fs::remove_file(memory.join("used"));
+            let after = entries(&dev);
+            let place = after.iter().find(|(name, _)| name == "termination-log").unwrap();
+            let left: Vec<_> = after.iter().filter(|entry| *entry != place).cloned().collect();
+            assert_eq!(left, before, "the node's are the node's");
+            let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dev.join("termination-log")).unwrap());
+            assert_eq!(owner, 0);
+
+            let own =
+                waiting(&world, &format!("volume-{round}"), |spec| spec.mounts = vec![mount(&volume, "/dev/", false)]);
+            let own = runtime.start_container(&own).await.unwrap().id;
+            let seen = shell(&runtime, &own, "ls /dev; echo kept > /dev/file").await;
+            assert_eq!(seen, if round == 0 { "" } else { "file\n" });
+        }
+    });
+    assert!(mount_points_below(&world.dir.join("containers")).iter().all(|point| !point.contains("dev")));
+    nix::mount::umount(&dev).unwrap();
+}
+
+fn mount_points_below(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| Path::new(point).starts_with(folder)).map(str::to_owned).collect()
+}
+
+/// What is mounted over a device, or over a folder of devices, of a container that has the node's devices.
+#[test]
+fn a_file_is_mounted_where_a_device_of_the_node_or_of_every_container_would_be() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let world = World::new("dev-below");
+    let runtime = world.open();
+    let own = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"];
+    let devices = std::fs::read_dir("/dev").unwrap().flatten();
+    let device = devices
+        .filter(|entry| entry.file_type().unwrap().is_char_device())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .find(|name| !own.contains(&name.as_str()))
+        .expect("a character device of this machine");
+    let file = world.dir.join("file");
+    std::fs::write(&file, "mounted").unwrap();
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        for (name, privileged, target) in [("a", true, device.as_str()), ("b", false, "full"), ("c", true, "full")] {
+            let target = format!("/dev/{target}");
+            let spec = waiting(&world, name, |spec| {
+                spec.privileged = privileged;
+                spec.mounts = vec![Mount { source: file.clone(), target: target.clone(), ..Mount::default() }];
+            });
+            let id = runtime.start_container(&spec).await.unwrap().id;
+            assert_eq!(shell(&runtime, &id, &format!("cat {target}; echo x > /dev/null")).await, "mounted", "{target}");
+        }
+    });
 }

@@ -31,6 +31,11 @@ pub fn open_within(root: &OwnedFd, path: &Path, flags: OFlag) -> io::Result<Owne
     open_with(root, path, flags, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS)
 }
 
+/// Opens something below a folder without any symbolic link; mounts are crossed.
+pub fn open_plain(root: &OwnedFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    open_with(root, path, flags, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)
+}
+
 fn open_with(root: &OwnedFd, path: &Path, flags: OFlag, resolve: ResolveFlag) -> io::Result<OwnedFd> {
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
     loop {

@@ -17,7 +17,7 @@ use super::mapped::{self, FileIdentity, Opened};
 use super::relay::{Relay, Stdio};
 use super::sentinel::Sentinel;
 use super::wire::{self, FromShim, ToShim};
-use super::{log_lines, process};
+use super::{late_mounts, log_lines, process};
 use crate::cgroups::Cgroups;
 use crate::fence::Guard;
 use crate::layout::{self, ExitRecord, ShimConfig, StateRecord};
@@ -100,24 +100,29 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let (report_read, report_write) = process::pipe().map_err(|error| error.to_string())?;
     let mut pipes = make_pipes(dir, config).map_err(|error| format!("cannot make the container's pipes: {error}"))?;
     let opened = config.user_namespace.as_ref().map(|own| Opened::open(own, true)).transpose()?;
-    let executor = ReportingExecutor {
+    let mut executor = ReportingExecutor {
         report: report_write.as_raw_fd(),
         users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(dir, config)?,
         container: None,
+        late_mounts: Vec::new(),
     };
     let built = match config.user_namespace.as_ref().zip(opened.as_ref()) {
         Some((own, opened)) => {
             // Its groups stay the host's: who owns them may write their limits.
             cgroups.make(&config.cgroup).map_err(|error| format!("cannot make the container's cgroup: {error}"))?;
             let outside = mapped::prepare(dir, own, opened)?;
+            executor.late_mounts = late_mounts::take(&config.late_mounts)?;
             let identity = FileIdentity::assume(own.first)?;
             let built = build(dir, config, &mut pipes, executor);
             drop(identity);
             outside.come_back()?;
             built
         }
-        None => build(dir, config, &mut pipes, executor),
+        None => {
+            executor.late_mounts = late_mounts::take(&config.late_mounts)?;
+            build(dir, config, &mut pipes, executor)
+        }
     };
     // What is inherited by the container's process is closed here, so that ends of file come when it ends.
     drop(report_write);

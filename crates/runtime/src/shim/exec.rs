@@ -148,6 +148,7 @@ fn build(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(i32, Option<OwnedF
         users: opened.as_ref().map(|opened| opened.users),
         confinement: Confinement::load(&request.dir, &config)?,
         container: Some(container.as_raw_fd()),
+        late_mounts: Vec::new(),
     };
     let (process_file, score) = process_file(request)?;
     let console_path = console_path(request);

@@ -8,6 +8,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use super::confinement::{Confinement, own_stdio};
+use super::late_mounts::{self, LateMount};
 use super::mapped::Users;
 use super::process;
 
@@ -28,6 +29,8 @@ pub struct ReportingExecutor {
     /// For a command: the pidfd of the container's first process, by whose number its namespaces were joined. If that
     /// still runs, the number was its own.
     pub container: Option<RawFd>,
+    /// For a container: what is mounted at its /dev.
+    pub late_mounts: Vec<LateMount>,
 }
 
 impl ReportingExecutor {
@@ -60,7 +63,10 @@ impl ReportingExecutor {
 
 impl Executor for ReportingExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        find_program(spec).map(|_| ()).map_err(|why| {
+        // The library has made all that it makes, and nothing is dropped yet.
+        let owner = self.users.map_or(0, |users| users.on_host(0));
+        let attached = late_mounts::attach(&self.late_mounts, owner);
+        attached.and_then(|()| find_program(spec).map(|_| ())).map_err(|why| {
             self.tell(&why);
             ExecutorValidationError::ArgValidationError(why)
         })

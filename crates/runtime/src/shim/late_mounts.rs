@@ -1,0 +1,127 @@
+//! What a container has mounted at /dev, or over a node that every container gets there.
+//!
+//! The container library makes nodes and links in whatever it finds at /dev. In a volume that was used before they
+//! stand in its way, and in the node's own /dev they would be the node's (X6). So it makes them in a /dev of the
+//! container's own, and what is asked for comes over that when it is done: copies of the mounts, taken by the
+//! supervisor where their sources are, and attached in the container by its first process, which has not begun to run
+//! its program. As with upstream's runtimes nothing of the own /dev is seen then.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Gid, Uid, fchown};
+
+use super::process;
+use crate::kernel;
+use crate::safe_path::{open_plain, open_root};
+use crate::spec::Mount;
+
+/// One of them, outermost first.
+#[derive(Clone, Debug)]
+pub struct LateMount {
+    tree: Arc<OwnedFd>,
+    mount: Mount,
+}
+
+/// Takes copies of the mounts, in this process's mount namespace.
+///
+/// # Errors
+/// In words: a source is not there, or the kernel's (before Linux 5.12).
+pub fn take(mounts: &[Mount]) -> Result<Vec<LateMount>, String> {
+    let each = mounts.iter().map(|mount| {
+        let tree = kernel::clone_mounts(&mount.source, true).and_then(process::private);
+        // Before anything is mounted below: it would be mounted on the node too.
+        let tree = tree.and_then(|tree| kernel::set_mount_propagation(tree.as_fd(), mount.propagation).map(|()| tree));
+        let tree =
+            tree.map_err(|error| format!("cannot mount {} at {}: {error}", mount.source.display(), mount.target));
+        Ok(LateMount { tree: Arc::new(tree?), mount: mount.clone() })
+    });
+    each.collect()
+}
+
+/// Attaches them in this mount namespace. Places to mount at that are missing in them are made, and are `owner`'s.
+///
+/// # Errors
+/// In words.
+pub fn attach(all: &[LateMount], owner: u32) -> Result<(), String> {
+    for (index, late) in all.iter().enumerate() {
+        let LateMount { tree, mount } = late;
+        let failed = |error: io::Error| format!("cannot mount {} at {}: {error}", mount.source.display(), mount.target);
+        let root = open_root(Path::new("/")).map_err(failed)?;
+        let target = open_plain(&root, below_root(&mount.target), OFlag::O_PATH).map_err(failed)?;
+        kernel::attach_mount_to(tree.as_fd(), target.as_fd()).map_err(failed)?;
+        for (other, path) in nearest_below(all, index) {
+            make_place(tree, path, &other.tree, owner).map_err(|error| {
+                format!("cannot make a place to mount at {} in {}: {error}", other.mount.target, mount.source.display())
+            })?;
+        }
+        if mount.read_only {
+            kernel::deny_mount_writes(tree.as_fd(), mount.recursive_read_only).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The mounts that are to come on this one itself, not on one that comes on it; and where in it.
+fn nearest_below(all: &[LateMount], index: usize) -> impl Iterator<Item = (&LateMount, &Path)> {
+    let path = |late: &'_ LateMount| below_root(&late.mount.target).to_owned();
+    let own = all.get(index).map(path).unwrap_or_default();
+    let later = all.get(index + 1..).unwrap_or_default();
+    later.iter().filter_map(move |other| {
+        let target = below_root(&other.mount.target);
+        let inside = target.strip_prefix(&own).ok()?;
+        let is_nearer = |between: &LateMount| {
+            let between = path(between);
+            between != *target && between != own && between.starts_with(&own) && target.starts_with(&between)
+        };
+        (!inside.as_os_str().is_empty() && !later.iter().any(is_nearer)).then_some((other, inside))
+    })
+}
+
+fn below_root(target: &str) -> &Path {
+    Path::new(target.trim_matches('/'))
+}
+
+/// Makes a path in a mount, without following links, for what `like` is: a folder or a file.
+fn make_place(mount: &OwnedFd, path: &Path, like: &OwnedFd, owner: u32) -> io::Result<()> {
+    let is_folder = File::from(like.try_clone()?).metadata()?.is_dir();
+    let mut folder = mount.try_clone()?;
+    let mut parts = path.components().filter(|part| matches!(part, Component::Normal(_))).peekable();
+    while let Some(part) = parts.next() {
+        let part = Path::new(part.as_os_str());
+        let is_last = parts.peek().is_none();
+        if is_last && !is_folder {
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            return match openat(Some(folder.as_raw_fd()), part, flags, Mode::from_bits_truncate(0o644)) {
+                // SAFETY: the descriptor was just opened and nobody else has it.
+                Ok(file) => give(unsafe { OwnedFd::from_raw_fd(file) }, owner),
+                Err(Errno::EEXIST) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let made = match mkdirat(Some(folder.as_raw_fd()), part, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let next = openat(Some(folder.as_raw_fd()), part, flags, Mode::empty())?;
+        // SAFETY: as above.
+        folder = unsafe { OwnedFd::from_raw_fd(next) };
+        if made {
+            give(folder.try_clone()?, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// This process is the container's user already, as far as files go.
+fn give(made: OwnedFd, owner: u32) -> io::Result<()> {
+    Ok(fchown(made.as_raw_fd(), Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?)
+}
