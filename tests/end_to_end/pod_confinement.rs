@@ -219,14 +219,14 @@ fn shared_processes(cluster: &Cluster, checks: &Checks) {
     let own = "    securityContext: {capabilities: {add: [SYS_PTRACE]}}\n";
     cluster.apply(&pod("debugged", "  shareProcessNamespace: true\n", own));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/debugged", "--timeout=60s"]);
-    let look = "cd /proc/1; cat comm; ls -A root/ | wc -l; ls fd | wc -l";
+    let look = "cd /proc/1; cat comm; tr '\\0' '|' < cmdline; echo; ls -A root/ | wc -l; ls fd | wc -l";
     let seen = cluster.exec("debugged", &["sh", "-c", look]);
-    checks.equal("through the first process", &seen, "mainstay-pause\n0\n0");
+    checks.equal("through the first process", &seen, "pause\n/pause|\n0\n0");
     let of = |path: &str| cluster.field("pod/debugged", &format!("{{.status.containerStatuses[0].{path}}}"));
     let before = of("containerID");
-    cluster.kill_process(&cluster.uid("pod/debugged"), "mainstay-pause");
+    cluster.kill_process(&cluster.uid("pod/debugged"), "pause");
     cluster.eventually("the pod is made anew", || of("ready") == "true" && of("containerID") != before);
-    checks.equal("in the namespace of its own", &cluster.exec("debugged", &["cat", "/proc/1/comm"]), "mainstay-pause");
+    checks.equal("in the namespace of its own", &cluster.exec("debugged", &["cat", "/proc/1/comm"]), "pause");
     cluster.kubectl(&["delete", "pod", "debugged"]);
 }
 

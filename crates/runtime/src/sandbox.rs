@@ -14,7 +14,7 @@ use super::executable::Executable;
 use super::layout;
 use super::oci::Namespaces;
 use super::shim::answers::Instructed;
-use super::shim::process;
+use super::shim::{pause, process};
 use super::user_namespace::Holder;
 use super::{RuntimeError, SandboxSpec, SandboxStatus};
 
@@ -183,19 +183,21 @@ impl Sandbox {
         Ok(Some(pause))
     }
 
-    /// Starts `__pause` as the first process of a PID namespace, and waits until it is confined. A thread of ours asks
+    /// Starts `/pause` as the first process of a PID namespace, and waits until it is confined. A thread of ours asks
     /// for the namespace: it then holds for its next children only.
     fn start_pause(&self, program: &Executable, cgroup_root: &str) -> Result<Instructed, String> {
-        const NAME: &str = "__pause";
+        use std::os::unix::process::CommandExt as _;
         let mut command = program.command();
+        command.arg0(pause::PROGRAM);
         let group = format!("{}/{PAUSE_GROUP}", self.record.spec.cgroup.trim_matches('/'));
-        let arguments = [NAME.as_ref(), self.dir.as_os_str(), cgroup_root.as_ref(), group.as_ref()];
-        command.args(arguments);
+        let place = pause::Place { sandbox: self.dir.clone(), cgroup_root: cgroup_root.to_owned(), cgroup: group };
+        let place = serde_json::to_string(&place).map_err(|error| error.to_string())?;
         let started = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWPID).map_err(|error| format!("cannot make a PID namespace: {error}"))?;
-            Instructed::start(NAME, &mut command)
+            Instructed::start(pause::PROGRAM, &mut command)
         });
         let mut pause = started.join().map_err(|_| "the thread that starts the pause process died".to_owned())??;
+        pause.instruct(&place)?;
         pause.expect_done().map_err(|why| format!("cannot start the pause process: {why}"))?;
         Ok(pause)
     }

@@ -2,8 +2,8 @@
 //!
 //! - `__shim DIR` makes the container in DIR, owns its stdio, log and exit code ([`container`]);
 //! - `__exec` runs one command in a running container ([`exec`]);
-//! - `__pause DIR CGROUPS CGROUP` is the first process of the PID namespace that the containers of the pod whose
-//!   sandbox is DIR share ([`pause`]);
+//! - `/pause` is the first process of the PID namespace that a pod's containers share, by the name that it has with
+//!   upstream's runtimes and without arguments, since they see it ([`pause`]);
 //! - `__namespaces` makes the namespaces of a pod with a user namespace ([`crate::user_namespace`]).
 
 pub mod answers;
@@ -25,17 +25,16 @@ use std::path::Path;
 
 pub use executor::DEFAULT_PATH;
 
-/// If the process was started as a supervisor (`__shim DIR`, `__exec`, `__pause`, `__namespaces`), is one and never
-/// returns. Called first of all, before there are threads and before the command line is read.
+/// If the process was started as a supervisor (`__shim DIR`, `__exec`, `__namespaces`, or under the name `/pause`), is
+/// one and never returns. Called first of all, before there are threads and before the command line is read.
 pub fn run_if_supervisor() {
-    let mut args = std::env::args_os().skip(1);
+    let mut args = std::env::args_os();
+    if args.next().is_some_and(|name| name == pause::PROGRAM) {
+        pause_main();
+    }
     match args.next().as_deref().and_then(|name| name.to_str()) {
         Some("__shim") => shim_main(Path::new(&args.next().unwrap_or_default())),
         Some("__exec") => exec_main(),
-        Some("__pause") => {
-            let [dir, cgroup_root, cgroup] = [args.next(), args.next(), args.next()].map(Option::unwrap_or_default);
-            pause_main(Path::new(&dir), &cgroup_root.to_string_lossy(), &cgroup.to_string_lossy())
-        }
         Some("__namespaces") => {
             process::close_strangers();
             std::process::exit(crate::user_namespace::hold())
@@ -59,8 +58,8 @@ pub fn exec_main() -> ! {
 }
 
 /// The first process of a PID namespace that containers share.
-pub fn pause_main(dir: &Path, cgroup_root: &str, cgroup: &str) -> ! {
+pub fn pause_main() -> ! {
     process::close_strangers();
     crate::kernel::leave_no_core_files();
-    std::process::exit(pause::hold(dir, cgroup_root, cgroup))
+    std::process::exit(pause::hold())
 }

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -24,10 +24,25 @@ const MEMORY: u64 = 32 << 20;
 const JOINED: [(&str, CloneFlags); 3] =
     [("net", CloneFlags::CLONE_NEWNET), ("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)];
 
-/// Runs for the sandbox whose folder is `dir`, in a group of its own. It answers on standard output when it is ready,
-/// and stays when it then gets a line.
-pub fn hold(dir: &Path, cgroup_root: &str, cgroup: &str) -> i32 {
-    let ready = confine(dir, cgroup_root, cgroup);
+/// What it is executed as.
+pub const PROGRAM: &str = "/pause";
+
+/// What it is told before anything else, on a line of standard input: containers would see arguments.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Place {
+    /// The sandbox's folder.
+    pub sandbox: PathBuf,
+    /// The instance's group, and in it the one that the process has for itself.
+    pub cgroup_root: String,
+    pub cgroup: String,
+}
+
+/// Runs where it is told. It answers on standard output when it is ready, and stays when it then gets a line.
+pub fn hold() -> i32 {
+    let mut line = String::new();
+    let place = io::stdin().read_line(&mut line).map_err(|error| error.to_string());
+    let place = place.and_then(|_| serde_json::from_str::<Place>(&line).map_err(|error| error.to_string()));
+    let ready = place.and_then(|place| confine(&place.sandbox, &place.cgroup_root, &place.cgroup));
     if !answers::answer(&ready) || !matches!(io::stdin().read(&mut [0]), Ok(1)) {
         return 1;
     }
@@ -40,7 +55,7 @@ pub fn hold(dir: &Path, cgroup_root: &str, cgroup: &str) -> i32 {
 fn confine(dir: &Path, cgroup_root: &str, cgroup: &str) -> Result<(), String> {
     let failed = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
     let _ = nix::unistd::setsid();
-    process::set_name(c"mainstay-pause");
+    process::set_name(c"pause");
     // Without a handler the kernel keeps every signal but SIGKILL from a namespace's first process, and reaps its
     // children by itself where SIGCHLD is ignored.
     process::leave_children_to_the_kernel();
