@@ -24,6 +24,7 @@ fn pods_are_kept_to_themselves_and_get_what_they_ask_for() {
     output(&cluster, &checks);
     own_users(&cluster, &checks);
     shared_processes(&cluster, &checks);
+    own_dev(&cluster, &checks);
     host_ports(&cluster, &checks);
     ephemeral_containers(&cluster, &checks);
     image_volumes_and_late_keys(&cluster, &checks);
@@ -228,6 +229,37 @@ fn shared_processes(cluster: &Cluster, checks: &Checks) {
     cluster.eventually("the pod is made anew", || of("ready") == "true" && of("containerID") != before);
     checks.equal("in the namespace of its own", &cluster.exec("debugged", &["cat", "/proc/1/comm"]), "pause");
     cluster.kubectl(&["delete", "pod", "debugged"]);
+}
+
+/// X6: a node agent has the node's own /dev, a volume can be a container's /dev, both again and again, and the node's
+/// links and nodes stay as they are.
+fn own_dev(cluster: &Cluster, checks: &Checks) {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = |name: &str| std::fs::symlink_metadata(name).map(|file| (file.ino(), file.mode())).ok();
+    let (before, place) = ((inode("/dev/ptmx"), inode("/dev/stdout")), std::path::Path::new("/dev/termination-log"));
+    let had_place = place.exists();
+    let restarts = "    volumeMounts: [{name: dev, mountPath: /dev}]\n";
+    let node = "  volumes: [{name: dev, hostPath: {path: /dev}}]\n";
+    let agent = pod("agent", node, &format!("{restarts}    securityContext: {{privileged: true}}\n"));
+    let volume = pod("own-dev", "  volumes: [{name: dev, emptyDir: {}}]\n", restarts);
+    for (name, manifest) in [("agent", agent), ("own-dev", volume)] {
+        cluster
+            .apply(&manifest.replace("[sleep, '100000']", "[sh, -c, 'trap exit TERM; while true; do sleep 1; done']"));
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+        let count = || cluster.field(&format!("pod/{name}"), "{.status.containerStatuses[0].restartCount}");
+        let ready = || cluster.field(&format!("pod/{name}"), "{.status.containerStatuses[0].ready}");
+        let _ = cluster.try_kubectl(&["exec", name, "--", "sh", "-c", "kill 1"]);
+        cluster.eventually(&format!("{name} starts again"), || count() == "1" && ready() == "true");
+    }
+    checks.equal("its /dev", &cluster.exec("agent", &["sh", "-c", "echo x > /dev/null && echo yes"]), "yes");
+    let seen = cluster.exec("agent", &["sh", "-c", "stat -c %i /dev/zero"]);
+    checks.equal("the node's own", &seen, &std::fs::metadata("/dev/zero").expect("a device").ino().to_string());
+    checks.equal("of a volume", &cluster.exec("own-dev", &["ls", "/dev"]), "termination-log");
+    checks.equal("the node's", &format!("{:?}", (inode("/dev/ptmx"), inode("/dev/stdout"))), &format!("{before:?}"));
+    cluster.kubectl(&["delete", "pod", "agent", "own-dev"]);
+    if !had_place {
+        let _ = std::fs::remove_file(place);
+    }
 }
 
 /// A pod with a user namespace has everything that another one has, and is nobody on the host.
