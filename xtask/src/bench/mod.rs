@@ -113,10 +113,10 @@ pub fn enter(task: &str, binary: Option<PathBuf>, names: &[String]) -> Result<()
         None => {
             eprintln!("bench: building the release binary (several minutes the first time)");
             // This task too: a slow client would be measured along with the server.
-            let build = ["build", "--quiet", "--release", "--package", "mainstay", "--package", "xtask"];
+            let build = ["build", "--quiet", "--release", "--bin", "mainstay", "--bin", "xtask"];
             ensure!(Command::new("cargo").args(build).status()?.success(), "cargo build --release");
             if names.iter().any(|name| name == "scale-inside") {
-                let build = ["build", "--quiet", "--release", "--package", "mainstay-sim", "--example", "scale"];
+                let build = ["build", "--quiet", "--release", "--example", "scale"];
                 ensure!(Command::new("cargo").args(build).status()?.success(), "cargo build --release --example scale");
             }
             let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
