@@ -67,6 +67,7 @@ pub static POD: Kind = Kind::BuiltIn(&Row {
     prepare_update: |_, new, old| workload::prepare_update(new, old),
     validate: |_, pod, causes| pod_spec_validation::validate(&Field::root(pod).get("spec"), causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    validate_status: |_, new, old, causes| validate_mirror(new, old, causes),
     warnings: pod_warnings::of_pod,
     ..BASE
 });
@@ -87,11 +88,31 @@ fn fields(pod: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The annotation of a pod that its node runs of its own accord and only tells of: it has no service account.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Whether a pod is the mirror of one that its node runs of its own accord.
+pub fn is_mirror(pod: &Value) -> bool {
+    at(pod, &["metadata", "annotations", MIRROR]).is_some()
+}
+
+/// A pod stays what it is, a mirror or none, as upstream: what its node may read hangs on it.
+fn validate_mirror(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let of = |pod: &Value| at(pod, &["metadata", "annotations", MIRROR]).cloned();
+    let why = match (of(new), of(old)) {
+        (new, old) if new == old => return,
+        (_, None) => "may not add mirror pod annotation",
+        _ => "may not remove or update mirror pod annotation",
+    };
+    causes.push(Cause::forbidden(format!("metadata.annotations[{MIRROR}]"), why));
+}
+
 /// What upstream's admission plugins write into every new pod: the service account, and the tolerations that keep it
 /// for five minutes on a node that is lost. To be called after the defaults, on create only.
 pub fn admit(pod: &mut Value) {
+    let is_mirror = is_mirror(pod);
     let Some(spec) = made(pod, "spec") else { return };
-    if spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("").is_empty() {
+    if !is_mirror && spec.get("serviceAccountName").and_then(Value::as_str).unwrap_or("").is_empty() {
         for field in ["serviceAccountName", "serviceAccount"] {
             super::field::remove(spec, field);
             default(spec, field, "default");
@@ -163,6 +184,7 @@ fn as_written_now(pod: &Value) -> Value {
 }
 
 fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    validate_mirror(new, old, causes);
     let count = |pod: &Value, list| Field::root(pod).dig(&["spec", list]).len();
     for list in ["containers", "initContainers"] {
         if count(new, list) != count(old, list) {

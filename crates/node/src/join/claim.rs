@@ -4,12 +4,10 @@ use std::net::Ipv4Addr;
 
 use mainstay_api::kinds;
 use mainstay_client::{Client, Error, PatchType};
+use mainstay_logic::nodes::MACHINE;
 use serde_json::{Value, json};
 
 use super::{JoinError, asking, text};
-
-/// On a Node: which machine it is. Two machines of one name would both run the pods of it.
-pub const MACHINE: &str = "mainstay.io/machine";
 
 /// Makes the Node, or takes the one that this machine has already. Gives its range of pod addresses; `wanted` is the
 /// one that its pods have addresses of.

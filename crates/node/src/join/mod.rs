@@ -23,9 +23,10 @@ use mainstay_api::object::text;
 use mainstay_client::{Client, Config, ConfigError, Error, Informer, ListOptions, Notice, Rotating};
 use serde_json::Value;
 
-pub use claim::{MACHINE, claim};
+pub use claim::claim;
 pub use discovery::{hash_of, parse_hash};
 pub use kept::{Kept, Member, Settings, lock, machine};
+pub use mainstay_logic::nodes::MACHINE;
 pub use rotation::{Certificates, keep_fresh};
 
 /// The ConfigMap in `kube-system` of what all nodes have in common.

@@ -2,19 +2,23 @@
 //! only of the pods that are bound to it, its own Node, Lease and CSINode.
 //!
 //! Which pod needs what is an index by node, fed by the store's watch of pods; a request costs two look-ups, however
-//! many pods there are. What the request writes is looked at in `restriction`, when the object is known.
+//! many pods there are. A mirror pod needs nothing: a node makes those itself, and what one names must not become what
+//! the node may read, whatever admission let pass. What a request writes is looked at in `restriction`, when the object
+//! is known.
 //!
 //! Differs: our node is also the network, DNS and volumes of its machine, so it reads all nodes, namespaces, Services,
 //! endpoint slices, volumes and snapshot contents; upstream's proxy and drivers have certificates of their own for
 //! that.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mainstay_api::kinds::pod;
 use mainstay_api::selector::Fields;
 use mainstay_api::{ObjectKey, object};
 use mainstay_store::{ReadError, Store};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Attributes;
@@ -99,8 +103,11 @@ impl Graph {
         let key = ObjectKey::new(namespace, name);
         self.forget(&key);
         let pod = value.and_then(|value| serde_json::from_slice::<PodView>(value).ok());
-        let Some(spec) = pod.and_then(|pod| pod.spec).filter(|spec| !spec.node_name.is_empty()) else { return };
-        let needs: Vec<Need> = needs(&key, &spec).into_iter().collect();
+        let Some(PodView { metadata, spec: Some(spec) }) = pod.filter(|pod| pod.is_bound()) else { return };
+        let needs: Vec<Need> = match metadata.is_mirror() {
+            true => Vec::new(),
+            false => needs(&key, &spec).into_iter().collect(),
+        };
         let node: Arc<str> = spec.node_name.as_str().into();
         let counts = self.needed.entry(node.clone()).or_default();
         needs.iter().for_each(|need| *counts.entry(need.clone()).or_default() += 1);
@@ -314,7 +321,27 @@ pub fn owns_volume(graph: &Graph, node: &str, volume: &Value) -> bool {
 /// What of a pod names other objects; everything else is passed over.
 #[derive(Deserialize)]
 struct PodView {
+    #[serde(default)]
+    metadata: MetadataView,
     spec: Option<SpecView>,
+}
+
+impl PodView {
+    fn is_bound(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| !spec.node_name.is_empty())
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MetadataView {
+    annotations: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+impl MetadataView {
+    fn is_mirror(&self) -> bool {
+        self.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(pod::MIRROR))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -342,14 +369,29 @@ struct ContainerView {
     env_from: Option<Vec<Value>>,
 }
 
+/// What a pod names of the cluster's, as the plural of its kind; nothing where it names nothing. Service accounts are
+/// not looked at. What cannot be read may name anything.
+pub fn names_any(pod: &Value) -> Option<&'static str> {
+    let Ok(PodView { spec, .. }) = PodView::deserialize(pod) else { return Some("objects") };
+    let key = ObjectKey::new(object::namespace(pod), object::name(pod));
+    named_by(&key, &spec.unwrap_or_default()).into_iter().next().map(|need| need.plural)
+}
+
 fn needs(pod: &ObjectKey, spec: &SpecView) -> BTreeSet<Need> {
+    let mut needs = named_by(pod, spec);
+    let account = if spec.service_account_name.is_empty() { "default" } else { &spec.service_account_name };
+    needs.insert(Need { plural: "serviceaccounts", key: ObjectKey::new(pod.namespace.clone(), account) });
+    needs
+}
+
+/// What containers and volumes of a pod name.
+fn named_by(pod: &ObjectKey, spec: &SpecView) -> BTreeSet<Need> {
     let mut needs = BTreeSet::new();
     let mut add = |plural: &'static str, name: &str| {
         if !name.is_empty() {
             needs.insert(Need { plural, key: ObjectKey::new(pod.namespace.clone(), name) });
         }
     };
-    add("serviceaccounts", if spec.service_account_name.is_empty() { "default" } else { &spec.service_account_name });
     spec.image_pull_secrets.iter().flatten().for_each(|secret| add("secrets", &secret.name));
     let all = [&spec.containers, &spec.init_containers, &spec.ephemeral_containers];
     for container in all.into_iter().flatten().flatten() {
@@ -476,5 +518,29 @@ mod tests {
         graph.change(key, None);
         assert_eq!(may(&graph, "n2"), 0);
         assert!(graph.needed.is_empty() && graph.pods.is_empty());
+    }
+
+    /// A node makes its mirror pods itself, so what one names gives the node nothing, whatever admission let pass.
+    #[test]
+    fn m4_a_mirror_pod_gives_its_node_nothing() {
+        let mut graph = graph();
+        let pod = json!({
+            "metadata": { "namespace": "kube-system", "name": "p",
+                "annotations": { "kubernetes.io/config.mirror": "" } },
+            "spec": { "nodeName": "n1", "serviceAccountName": "sa", "imagePullSecrets": [{ "name": "pull" }],
+                "containers": [{ "env": [{ "valueFrom": { "secretKeyRef": { "name": "env", "key": "k" } } }] }],
+                "volumes": [{ "name": "e", "ephemeral": {} }] },
+        });
+        graph.change(b"/core/pods/kube-system/p", Some(pod.to_string().as_bytes()));
+        for what in [
+            asks("get", "secrets", "kube-system", "pull"),
+            asks("get", "secrets", "kube-system", "env"),
+            asks("get", "persistentvolumeclaims", "kube-system", "p-e"),
+            asks("create", "serviceaccounts/token", "kube-system", "sa"),
+            asks("create", "serviceaccounts/token", "kube-system", "default"),
+        ] {
+            assert!(graph.allows("n1", &what).is_err(), "{what:?}");
+        }
+        assert!(graph.allows("n1", &asks("get", "pods", "kube-system", "p")).is_ok(), "the pod is its own");
     }
 }

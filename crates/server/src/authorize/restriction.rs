@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use mainstay_api::kinds::pod;
 use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_logic::nodes::MACHINE;
 use serde_json::{Value, json};
 
 use super::{Attributes, node};
 use crate::api::{Batch, Part};
 
-/// The annotation of a pod that a kubelet has of its own.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Labels of Kubernetes' own that a kubelet may set on its Node.
 const KUBELET_LABELS: [&str; 13] = [
     "kubernetes.io/hostname",
@@ -43,7 +43,13 @@ pub fn check(batch: &mut Batch<'_>, kind: &Kind, part: Part, new: &Value, old: O
     let name = object::name(new).to_owned();
     let checked = match (&*kind.group, &*kind.plural) {
         ("", "nodes") => check_node(&node, new, old),
-        ("", "pods") => check_pod(&node, part, new, old),
+        ("", "pods") => match old {
+            Some(old) => check_pod(&node, part, new, old),
+            None => {
+                let found = batch.get(&kinds::NODE, "", &node)?;
+                check_mirror(&node, found.as_ref().map_or("", object::uid), new)
+            }
+        },
         ("", "persistentvolumeclaims") => check_claim(&node, part, new, old),
         ("", "persistentvolumes") => check_volume(batch, &node, new, old),
         ("coordination.k8s.io", "leases") if object::namespace(new) != node::LEASES || name != node => {
@@ -224,6 +230,13 @@ fn check_node(node: &str, new: &Value, old: Option<&Value>) -> Result<(), String
                 return Err(format!("node {node:?} is not allowed to modify {what}"));
             }
         }
+        // Two machines of one name have one certificate's name as well: which of them the Node is, the first one says.
+        let machine = |node: &Value| object::text(node, &["metadata", "annotations", MACHINE]).to_owned();
+        if !machine(old).is_empty() && machine(new) != machine(old) {
+            return Err(format!(
+                "node {node:?} is not allowed to modify which machine it is: another one has its name"
+            ));
+        }
     }
     Ok(())
 }
@@ -240,9 +253,8 @@ fn is_forbidden_label(key: &str) -> bool {
         && !KUBELET_DOMAINS.iter().any(|domain| is_in(domain))
 }
 
-fn check_pod(node: &str, part: Part, new: &Value, old: Option<&Value>) -> Result<(), String> {
+fn check_pod(node: &str, part: Part, new: &Value, old: &Value) -> Result<(), String> {
     let bound = |pod: &Value| object::text(pod, &["spec", "nodeName"]) == node;
-    let Some(old) = old else { return check_mirror(node, new) };
     if part != Part::Status {
         return Err(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods"));
     }
@@ -255,37 +267,67 @@ fn check_pod(node: &str, part: Part, new: &Value, old: Option<&Value>) -> Result
     Ok(())
 }
 
-/// A node makes no pods but the mirrors of its own, which name nothing of the cluster's.
-fn check_mirror(node: &str, pod: &Value) -> Result<(), String> {
-    if object::at(pod, &["metadata", "annotations", MIRROR]).is_none() {
-        return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+/// A node makes no pods but the mirrors of its own, which name nothing of the cluster's: the node would make what it
+/// may read. `uid` is its Node's, empty where there is none.
+fn check_mirror(node: &str, uid: &str, pod: &Value) -> Result<(), String> {
+    if !pod::is_mirror(pod) {
+        let mirror = pod::MIRROR;
+        return Err(format!("pod does not have {mirror:?} annotation, node {node:?} can only create mirror pods"));
     }
     if object::text(pod, &["spec", "nodeName"]) != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
     let owners = object::at(pod, &["metadata", "ownerReferences"]).and_then(Value::as_array);
-    let is_own = owners.is_some_and(|owners| {
-        matches!(owners.as_slice(), [owner] if object::text(owner, &["kind"]) == "Node"
-            && object::text(owner, &["name"]) == node
-            && object::at(owner, &["controller"]) == Some(&json!(true)))
+    let own = owners.and_then(|owners| match owners.as_slice() {
+        [owner] if object::text(owner, &["kind"]) == "Node" && object::text(owner, &["name"]) == node => Some(owner),
+        _ => None,
     });
-    if !is_own {
+    let Some(own) = own.filter(|owner| object::at(owner, &["controller"]) == Some(&json!(true))) else {
         return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    };
+    if object::at(own, &["blockOwnerDeletion"]) == Some(&json!(true)) {
+        return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
     }
-    if !matches!(object::text(pod, &["spec", "serviceAccountName"]), "" | "default") {
-        return Err(format!("node {node:?} can not create pods that reference a service account"));
+    let owner = object::text(own, &["uid"]);
+    if uid.is_empty() || owner != uid {
+        return Err(format!("node {node} UID mismatch: expected {owner} got {uid}"));
     }
-    let volumes = object::at(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
-    for volume in volumes {
-        for (field, what) in
-            [("secret", "secrets"), ("configMap", "configmaps"), ("persistentVolumeClaim", "persistentvolumeclaims")]
-        {
-            if volume.get(field).is_some() {
-                return Err(format!("node {node:?} can not create pods that reference {what}"));
-            }
+    match refers(pod) {
+        Some(what) => Err(format!("node {node:?} can not create pods that reference {what}")),
+        None => Ok(()),
+    }
+}
+
+/// What a mirror pod refers to that it must not.
+fn refers(pod: &Value) -> Option<&'static str> {
+    if !object::text(pod, &["spec", "serviceAccountName"]).is_empty() {
+        return Some("a service account");
+    }
+    if let Some(plural) = node::names_any(pod) {
+        return Some(plural);
+    }
+    let list = |value: &Value, path: &[&str]| -> Vec<Value> {
+        object::at(value, path).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    if !list(pod, &["spec", "resourceClaims"]).is_empty() {
+        return Some("resourceclaims");
+    }
+    let volumes = list(pod, &["spec", "volumes"]);
+    for (field, what) in
+        [("secret", "secrets"), ("configMap", "configmaps"), ("persistentVolumeClaim", "persistentvolumeclaims")]
+    {
+        if volumes.iter().any(|volume| volume.get(field).is_some()) {
+            return Some(what);
         }
     }
-    Ok(())
+    let sources: Vec<Value> = volumes.iter().flat_map(|volume| list(volume, &["projected", "sources"])).collect();
+    let of_cluster = [
+        ("clusterTrustBundle", "clustertrustbundles"),
+        ("serviceAccountToken", "a service account's token"),
+        ("podCertificate", "pod certificates"),
+    ];
+    let found = of_cluster.into_iter().find(|(field, _)| sources.iter().any(|source| source.get(field).is_some()));
+    found.map(|(_, what)| what)
 }
 
 fn check_claim(node: &str, part: Part, new: &Value, old: Option<&Value>) -> Result<(), String> {
@@ -381,12 +423,12 @@ mod tests {
     fn m4_a_node_tells_of_its_pods_and_claims_and_no_more() {
         let pod =
             |node: &str, label: &str| json!({ "metadata": { "labels": { "a": label } }, "spec": { "nodeName": node } });
-        let status = |old: &Value, new: &Value| check_pod("n1", Part::Status, new, Some(old));
+        let status = |old: &Value, new: &Value| check_pod("n1", Part::Status, new, old);
         assert_eq!(status(&pod("n1", "x"), &pod("n1", "x")), Ok(()));
         assert!(status(&pod("n2", "x"), &pod("n2", "x")).is_err());
         assert!(status(&pod("n1", "x"), &pod("n1", "y")).is_err());
-        assert!(check_pod("n1", Part::Main, &pod("n1", "x"), Some(&pod("n1", "x"))).is_err());
-        assert!(check_pod("n1", Part::Main, &pod("n1", "x"), None).is_err());
+        assert!(check_pod("n1", Part::Main, &pod("n1", "x"), &pod("n1", "x")).is_err());
+        assert!(check_mirror("n1", "u", &pod("n1", "x")).is_err());
         let claim = |capacity: &str, phase: &str| {
             json!({ "metadata": {},
             "status": { "capacity": { "storage": capacity }, "phase": phase } })
@@ -394,5 +436,56 @@ mod tests {
         let told = |old: &Value, new: &Value| check_claim("n1", Part::Status, new, Some(old));
         assert_eq!(told(&claim("1Gi", "Bound"), &claim("2Gi", "Bound")), Ok(()));
         assert!(told(&claim("1Gi", "Bound"), &claim("1Gi", "Lost")).is_err());
+    }
+    #[test]
+    fn m4_a_mirror_pod_names_nothing_of_the_clusters() {
+        let mirror = |spec: Value, uid: &str| {
+            let mut pod = json!({
+                "metadata": { "namespace": "kube-system", "name": "p", "annotations": { pod::MIRROR: "x" },
+                    "ownerReferences": [{ "kind": "Node", "name": "n1", "uid": uid, "controller": true }] },
+                "spec": { "nodeName": "n1", "containers": [{ "name": "c" }] },
+            });
+            if let (Some(all), Value::Object(more)) = (pod["spec"].as_object_mut(), spec) {
+                all.extend(more);
+            }
+            pod
+        };
+        let of = |spec: Value| check_mirror("n1", "u", &mirror(spec, "u"));
+        assert_eq!(of(json!({ "volumes": [{ "name": "v", "hostPath": { "path": "/x" } }] })), Ok(()));
+        assert!(check_mirror("n1", "u", &mirror(json!({}), "other")).is_err_and(|why| why.contains("UID mismatch")));
+        assert!(check_mirror("n1", "", &mirror(json!({}), "")).is_err(), "there is no Node");
+        let secret = json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } });
+        let volume = |volume: Value| json!({ "volumes": [volume] });
+        let source = |source: Value| json!({ "volumes": [{ "name": "v", "projected": { "sources": [source] } }] });
+        for named in [
+            json!({ "serviceAccountName": "default" }),
+            json!({ "containers": [{ "name": "c", "env": [secret] }] }),
+            json!({ "initContainers": [{ "name": "c", "envFrom": [{ "secretRef": { "name": "s" } }] }] }),
+            json!({ "ephemeralContainers": [{ "name": "c", "envFrom": [{ "configMapRef": { "name": "s" } }] }] }),
+            json!({ "imagePullSecrets": [{ "name": "pull" }] }),
+            json!({ "resourceClaims": [{ "name": "r", "resourceClaimName": "r" }] }),
+            volume(json!({ "name": "v", "secret": { "secretName": "s" } })),
+            volume(json!({ "name": "v", "ephemeral": {} })),
+            volume(json!({ "name": "v", "persistentVolumeClaim": { "claimName": "c" } })),
+            volume(json!({ "name": "v", "csi": { "driver": "d", "nodePublishSecretRef": { "name": "s" } } })),
+            volume(json!({ "name": "v", "iscsi": { "secretRef": { "name": "s" } } })),
+            source(json!({ "secret": { "name": "s" } })),
+            source(json!({ "configMap": { "name": "s" } })),
+            source(json!({ "serviceAccountToken": { "path": "t", "audience": "vault" } })),
+            source(json!({ "clusterTrustBundle": { "name": "b", "path": "t" } })),
+        ] {
+            let refused = of(named.clone());
+            assert!(refused.is_err_and(|why| why.contains("can not create pods that reference")), "{named}");
+        }
+    }
+
+    #[test]
+    fn s1_which_machine_a_node_is_changes_only_from_none() {
+        let node = |machine: Value| json!({ "metadata": { "name": "n1", "annotations": { MACHINE: machine } } });
+        let bare = json!({ "metadata": { "name": "n1" } });
+        assert_eq!(check_node("n1", &node(json!("a")), Some(&bare)), Ok(()));
+        assert_eq!(check_node("n1", &node(json!("a")), Some(&node(json!("a")))), Ok(()));
+        assert!(check_node("n1", &node(json!("b")), Some(&node(json!("a")))).is_err());
+        assert!(check_node("n1", &bare, Some(&node(json!("a")))).is_err(), "nor by way of none");
     }
 }

@@ -4,6 +4,7 @@ use mainstay_api::{Status, kinds, names, object};
 use serde_json::{Value, json};
 
 use crate::api::Batch;
+use crate::authorize::node;
 
 /// Where a container finds its service account's token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -12,9 +13,19 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// How long a projected token is good for, in seconds: upstream's odd number, which tells a default from a wish.
 const TOKEN_SECONDS: i64 = 3607;
 
-/// Upstream's ServiceAccount and DefaultTolerationSeconds plugins.
+/// Upstream's ServiceAccount and DefaultTolerationSeconds plugins. A mirror pod is given no account and no token: it is
+/// what its node says it is.
 pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
     kinds::pod::admit(pod);
+    if kinds::pod::is_mirror(pod) {
+        return match mirror_names(pod) {
+            Some(what) => {
+                let why = format!("a mirror pod may not {what}");
+                Err(Status::forbidden(&kinds::POD, object::name(pod), &why))
+            }
+            None => Ok(()),
+        };
+    }
     let account_name = object::text(pod, &["spec", "serviceAccountName"]).to_owned();
     object::ensure(pod, &["spec"]).insert("serviceAccount".to_owned(), account_name.clone().into());
     let namespace = object::namespace(pod).to_owned();
@@ -37,6 +48,21 @@ pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
         mount_token(batch, pod);
     }
     Ok(())
+}
+
+/// What a mirror pod names and must not, in upstream's words.
+fn mirror_names(pod: &Value) -> Option<&'static str> {
+    if !object::text(pod, &["spec", "serviceAccountName"]).is_empty() {
+        return Some("reference service accounts");
+    }
+    if node::names_any(pod) == Some("secrets") {
+        return Some("reference secrets");
+    }
+    let volumes = object::at(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+    let mut sources =
+        volumes.flat_map(|volume| object::at(volume, &["projected", "sources"]).and_then(Value::as_array)).flatten();
+    let has_token = sources.any(|source| source.get("serviceAccountToken").is_some());
+    has_token.then_some("use service account token volume projections")
 }
 
 /// Adds the projected volume with token, CA and namespace, and mounts it where nothing is mounted there yet.

@@ -143,6 +143,47 @@ fn a_pod_gets_its_service_accounts_token_unless_it_says_no() {
     );
 }
 
+/// What a node says it runs of its own accord is neither given an account nor made one's mirror afterwards (M4, X2).
+#[test]
+fn m4_a_mirror_pod_has_no_account_and_stays_a_mirror() {
+    let cluster = Cluster::new();
+    let mirror = |name: &str| {
+        let mut mirror = pod(name);
+        mirror["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "x" });
+        mirror["spec"]["nodeName"] = json!("n");
+        mirror
+    };
+    let made = cluster.create(&kinds::POD, mirror("a")).expect("created");
+    let given = ["serviceAccountName", "serviceAccount", "volumes"].map(|field| made["spec"].get(field).cloned());
+    assert_eq!(given, [None, None, None]);
+    let mut with_account = mirror("b");
+    with_account["spec"]["serviceAccountName"] = json!("default");
+    let mut with_secret = mirror("b");
+    with_secret["spec"]["imagePullSecrets"] = json!([{ "name": "pull" }]);
+    let mut with_token = mirror("b");
+    with_token["spec"]["volumes"] =
+        json!([{ "name": "v", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }]);
+    for (pod, why) in [
+        (with_account, "a mirror pod may not reference service accounts"),
+        (with_secret, "a mirror pod may not reference secrets"),
+        (with_token, "a mirror pod may not use service account token volume projections"),
+    ] {
+        let refused = cluster.create(&kinds::POD, pod).expect_err(why);
+        assert!(refused.message.ends_with(why), "{}", refused.message);
+    }
+    cluster.create(&kinds::POD, pod("own")).expect("created");
+    let annotation =
+        |value: serde_json::Value| json!({ "metadata": { "annotations": { "kubernetes.io/config.mirror": value } } });
+    for part in [Part::Main, Part::Status] {
+        for (name, value) in [("own", json!("x")), ("a", json!(null)), ("a", json!("y"))] {
+            let refused = cluster.merge(&kinds::POD, name, part, annotation(value)).expect_err("it stays what it is");
+            assert_eq!(refused.code, 422, "{name} {}", refused.message);
+        }
+        let same = cluster.merge(&kinds::POD, "a", part, annotation(json!("x")));
+        same.expect("nothing of it changes");
+    }
+}
+
 #[test]
 fn claims_get_the_newest_default_class_and_v2_protection() {
     let cluster = Cluster::new();
