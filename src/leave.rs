@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_cli::args::LeaveArgs;
 use mainstay_client::{Client, Informer, ListOptions, Notice, PatchType};
+use mainstay_node::join::MACHINE;
 use mainstay_node::join::{self, Kept};
 use serde_json::{Value, json};
 
@@ -22,7 +23,17 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
     crate::up::runtime()?.block_on(async {
         let (client, member) = join::member(&args.data_dir)?;
         let node = member.node.as_str();
+        let machine = join::machine(&args.data_dir)?;
         let emptied = async {
+            match standing(&client, node, &machine).await? {
+                Standing::Own(_) => {}
+                // Nothing of it is left to drain.
+                Standing::Gone => return Ok(()),
+                Standing::Others => bail!(
+                    "another machine is node {node} now; `mainstay leave --force` puts away what is here and leaves \
+                     that node alone"
+                ),
+            }
             let volumes = volumes_here(&client, node).await?;
             if !volumes.is_empty() && !args.force {
                 bail!(
@@ -46,9 +57,10 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
         crate::down::stop_running(&args.data_dir).await?;
         let _held = crate::down::hold_stopped(&args.data_dir)?;
         crate::down::clean(&args.data_dir).await?;
-        let removed = tokio::time::timeout(Duration::from_secs(10), remove(&client, node)).await;
+        let removed = tokio::time::timeout(Duration::from_secs(10), remove(&client, node, &machine)).await;
         match removed.unwrap_or_else(|_| Err(anyhow::anyhow!("no server answers"))) {
-            Ok(()) => println!("mainstay: node {node} has left; its volumes stay in {}", args.data_dir.display()),
+            Ok(true) => println!("mainstay: node {node} has left; its volumes stay in {}", args.data_dir.display()),
+            Ok(false) => println!("mainstay: this machine has left; node {node} is another machine, and stays"),
             Err(error) => {
                 println!("mainstay: node {node} is stopped, but its Node is still there ({error:#}):");
                 println!("mainstay: an administrator removes it with `kubectl delete node {node}`");
@@ -127,12 +139,40 @@ async fn evict(client: Client, key: ObjectKey, uid: String) {
     }
 }
 
-async fn remove(client: &Client, node: &str) -> Result<()> {
-    for (kind, namespace) in [(&kinds::LEASE, "kube-node-lease"), (&kinds::NODE, "")] {
-        match client.delete(kind, namespace, node, &json!({})).await {
+/// What the Node of a name is to this machine.
+enum Standing {
+    /// Its own, of this uid.
+    Own(String),
+    /// There is none.
+    Gone,
+    /// Another machine has the name by now.
+    Others,
+}
+
+async fn standing(client: &Client, node: &str, machine: &str) -> Result<Standing> {
+    let found = match client.get(&kinds::NODE, "", node).await {
+        Err(error) if error.is_not_found() => return Ok(Standing::Gone),
+        found => found.context("reading this node")?,
+    };
+    match object::text(&found, &["metadata", "annotations", MACHINE]) {
+        of if of.is_empty() || of == machine => Ok(Standing::Own(object::uid(&found).to_owned())),
+        _ => Ok(Standing::Others),
+    }
+}
+
+/// Takes the Node away, with its Lease; false where it is another machine's.
+async fn remove(client: &Client, node: &str, machine: &str) -> Result<bool> {
+    let uid = match standing(client, node, machine).await? {
+        Standing::Own(uid) => uid,
+        Standing::Gone => return Ok(true),
+        Standing::Others => return Ok(false),
+    };
+    let of_uid = json!({ "preconditions": { "uid": uid } });
+    for (kind, namespace, options) in [(&kinds::LEASE, "kube-node-lease", json!({})), (&kinds::NODE, "", of_uid)] {
+        match client.delete(kind, namespace, node, &options).await {
             Err(error) if !error.is_not_found() => return Err(error.into()),
             _ => {}
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -267,3 +267,68 @@ fn s13_v6_what_its_deadline_ended_starts_again_on_its_volume_and_on_no_empty_fol
     }
     panic!("the node is never heard in time");
 }
+
+/// Two pods for a node of one name: one with a deadline, one without.
+const PINNED: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: fenced, annotations: {mainstay.io/fence: deadline}}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeName: node-2
+  tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 2}]
+  containers: [{name: main, image: 'test.local/busybox:1', imagePullPolicy: Never, command: [sleep, '3600']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: bare}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeName: node-2
+  tolerations: [{operator: Exists}]
+  containers: [{name: main, image: 'test.local/busybox:1', imagePullPolicy: Never, command: [sleep, '3600']}]
+";
+
+/// A machine is cut off, its Node is deleted, and another machine joins by its name: when it is heard again it is not
+/// that node any more, whatever its agent knew. It writes over nothing, starts nothing, and ends what runs.
+#[test]
+fn s1_s13_a_machine_whose_name_another_has_by_now_runs_nothing() {
+    let lan = Lan::new();
+    let (first, [mut second, mut third]) = machines(&lan, &[]);
+    let mut words = first.invitation();
+    words.extend(["--node-name", "node-2", "--node-lease-duration", LEASE].map(str::to_owned));
+    second.join(&words);
+    second.load(&["busybox"]);
+    first.apply(PINNED);
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/fenced", "pod/bare", "--timeout=60s"]);
+    let container = |machine: &Cluster| {
+        let left = fs::read_dir(machine.data_dir().join("containers/c"));
+        left.map_or(0, |left| left.count())
+    };
+    assert_eq!(container(&second), 2);
+
+    lan.cut(2, true);
+    first.kubectl(&["delete", "node", "node-2"]);
+    third.join(&words);
+    third.load(&["busybox"]);
+    let machine = fs::read_to_string(third.data_dir().join("node/machine")).expect("which machine it is");
+    let is_thirds = || first.field("node/node-2", "{.metadata.annotations.mainstay\\.io/machine}") == machine.trim();
+    assert!(is_thirds());
+
+    lan.cut(2, false);
+    first.eventually("the former machine runs nothing", || container(&second) == 0);
+    assert!(second.log().contains("another machine is this node now"), "{}", second.log());
+    first.eventually("the other machine is the node", || {
+        is_thirds() && first.field("node/node-2", "{.status.conditions[?(@.type==\"Ready\")].status}") == "True"
+    });
+    let held = first.kubectl(&["get", "lease", "node-2", "-n", "kube-node-lease", "-o", "yaml"]);
+    assert!(held.contains(machine.trim()), "{held}");
+    assert_eq!(container(&second), 0, "S1");
+
+    // Its agent is not started again by that name either, and leaving takes nothing away from the other.
+    second.kill9();
+    let said = second.refused_to_join(&["--node-lease-duration", LEASE]);
+    assert!(said.contains("another machine is node node-2 already"), "{said}");
+    assert!(is_thirds());
+    first.kubectl(&["delete", "pod", "fenced", "bare", "--ignore-not-found", "--timeout=60s"]);
+}

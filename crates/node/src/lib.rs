@@ -220,6 +220,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
 
     let volumes = Volumes::new(&config.data_dir);
     volumes.thaw().map_err(data_dir)?;
+    let apart = config.fencing != Fencing::Off;
     let kubelet = Arc::new(Kubelet {
         runtime,
         images,
@@ -233,6 +234,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
         node: std::sync::Mutex::default(),
         heartbeat: config.client.apart(),
+        hold: kubelet::lease::Hold::new(&config.machine, apart.then_some(&*config.data_dir)),
         deadlines: kubelet::deadline::Deadlines::default(),
         pressure: kubelet::pressure::Pressure::default(),
         status_due,

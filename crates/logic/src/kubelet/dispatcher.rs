@@ -84,6 +84,11 @@ impl Dispatcher {
         }
     }
 
+    /// No pod is this node's any more, whatever the API has.
+    pub fn all_gone(&self) -> Vec<Dispatch> {
+        self.entries.keys().map(|uid| update(uid, PodUpdate::Gone)).collect()
+    }
+
     /// A list is whole. After the first, what is left from before the restart is taken in: `left` gives what the
     /// runtime and the disk have.
     pub fn synced(&mut self, left: impl FnOnce() -> Vec<Pod>) -> Vec<Dispatch> {
@@ -207,6 +212,15 @@ mod tests {
         let begun = pods.synced(|| vec![pod("x", "x1"), pod("y", "y1")]);
         assert_eq!(said(&begun), ["begin x1 held", "begin x2 held after x1", "begin y1 held"]);
         assert_eq!(pods.synced(|| unreachable!("only after the first list")), []);
+    }
+
+    #[test]
+    fn s1_when_another_machine_is_the_node_every_pod_is_gone_also_what_was_left() {
+        let mut pods = Dispatcher::default();
+        pods.put(pod("x", "x2"));
+        let mut told = pods.synced(|| vec![pod("y", "y1")]);
+        told.extend(pods.all_gone());
+        assert_eq!(said(&told), ["begin y1 held", "begin x2 held", "x2: gone", "y1: gone"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod containers;
 mod dispatcher;
 pub mod ephemeral;
 pub mod eviction;
+pub mod hold;
 pub mod pressure;
 mod probes;
 pub mod qos;

@@ -137,8 +137,16 @@ async fn has_pinned_claim(kubelet: &Kubelet, pod: &Pod) -> Result<bool, String> 
 
 /// Whether a container of the pod may start; waits a moment where it may not.
 pub(super) async fn may_start(kubelet: &Kubelet, context: &PodContext) -> MayStart {
-    let Some(seconds) = of(kubelet, &context.uid) else { return MayStart::Yes(Vec::new(), None) };
     let mut renewed = kubelet.deadlines.renewed.subscribe();
+    let seconds = of(kubelet, &context.uid);
+    if !kubelet.hold.may_begin(&context.pod, seconds) {
+        let _ = tokio::time::timeout(PATIENCE, renewed.changed()).await;
+        if !kubelet.hold.may_begin(&context.pod, seconds) {
+            tracing::warn!(pod = context.name, "a container waits until this machine alone is the node for certain");
+            return MayStart::No(Vec::new());
+        }
+    }
+    let Some(seconds) = seconds else { return MayStart::Yes(Vec::new(), None) };
     let known = kubelet.runtime.renewals();
     if known.since.is_zero() || known.deadline(seconds) <= fence::boottime() {
         tracing::warn!(pod = context.name, seconds, "a container waits until the node's lease is renewed");

@@ -403,6 +403,9 @@ async fn stop(
 /// Takes the pod out of the API: S2's last step.
 async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
+    if kubelet.hold.is_replaced() {
+        return Fact::Gone.into();
+    }
     let options = json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": context.uid } });
     match kubelet.config.client.delete(&kind, &context.namespace, &context.name, &options).await {
         Ok(_) => Outcome::default(),
@@ -415,6 +418,9 @@ async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
 /// Writes a pod's status patch.
 pub(super) async fn write_status(kubelet: &Kubelet, context: &PodContext, patch: &Value) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
+    if kubelet.hold.is_replaced() {
+        return Fact::Gone.into();
+    }
     match kubelet.config.client.patch(&kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await
     {
         Ok(pod) => pod_fact(pod),
@@ -439,6 +445,10 @@ fn pod_fact(pod: Value) -> Outcome {
 pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
     loop {
+        // The pods of this node's name are another machine's, which tells of them.
+        if kubelet.hold.is_replaced() {
+            return Fact::Gone.into();
+        }
         match kubelet.config.client.get(&kind, &context.namespace, &context.name).await {
             Ok(pod) if object::uid(&pod) == context.uid => return pod_fact(pod),
             Ok(_) => return Fact::Gone.into(),

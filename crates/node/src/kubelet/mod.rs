@@ -12,7 +12,8 @@
 //! - [`disk`]: what survives a restart of the agent
 //! - [`eviction`]: pods that have more on this node's disk than they may
 //! - [`pressure`]: what this machine runs short of, and who goes then
-//! - [`node_status`]: this node's Node and Lease
+//! - [`node_status`]: this node's Node
+//! - [`lease`]: this node's Lease, and whether this agent is the node
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
 
@@ -25,6 +26,7 @@ mod eviction;
 mod execute;
 pub mod files;
 mod grpc;
+pub mod lease;
 pub mod node_status;
 pub mod objects;
 pub mod pods;
@@ -68,6 +70,8 @@ pub struct Kubelet {
     pub node: std::sync::Mutex<Option<Arc<Node>>>,
     /// For what says that the node lives: over connections that nothing else can fill.
     pub heartbeat: Client,
+    /// Whether this agent is the node.
+    pub hold: lease::Hold,
     /// Which pods with a deadline were asked for since the lease was renewed again.
     pub deadlines: deadline::Deadlines,
     /// What this machine is short of.

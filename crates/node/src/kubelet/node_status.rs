@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use mainstay_api::kinds;
+use mainstay_api::{kinds, object};
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::kubelet::pressure::Condition;
+use mainstay_logic::nodes::MACHINE;
 use mainstay_logic::{resources, volume};
 use mainstay_runtime::{fence, user_namespace};
 use mainstay_tasks::Health;
 use serde_json::{Value, json};
 
 use super::events::seconds;
+use super::lease::RenewError;
 use super::{Kubelet, pressure};
 
 /// A lease is renewed so often in its duration, as upstream.
@@ -34,6 +36,9 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let every = lease / RENEWALS;
     let mut pause = REGISTER_AGAIN;
     while let Err(error) = register(&kubelet).await {
+        if kubelet.hold.is_replaced() {
+            return std::future::pending().await;
+        }
         tracing::debug!(%error, "the node could not be registered yet");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(every);
@@ -51,10 +56,14 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
             () = kubelet.status_due.notified() => is_due = true,
         }
         let sent = fence::boottime();
-        let renewed = match tokio::time::timeout(lease / 2, renew_lease(&kubelet)).await {
+        let renewed = match tokio::time::timeout(lease / 2, super::lease::renew(&kubelet)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout),
+            Err(_) => Err(RenewError::Api(Error::Timeout)),
         };
+        if kubelet.hold.is_replaced() {
+            // The Node and the Lease are another machine's; its deadlines are not moved any more.
+            return std::future::pending().await;
+        }
         if renewed.is_ok() {
             move_deadlines(&kubelet, sent, fence::boottime(), lease).await;
         }
@@ -67,11 +76,18 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         let is_well = kubelet.health.is_well();
         let is_news = std::mem::replace(&mut was_well, is_well) != is_well;
         was_silent = renewed.is_err();
-        is_due |= is_back || is_news || round % STATUS_EVERY == 0;
+        // A Node that somebody deleted is made again at once: whoever wants it gone stops the agent first.
+        let is_missing = renewed.as_ref().is_err_and(RenewError::is_not_found);
+        is_due |= is_back || is_news || is_missing || round % STATUS_EVERY == 0;
         if is_due {
             // Renewals do not wait for it: what fails is tried again after the next one.
             match tokio::time::timeout(lease / 2, register(&kubelet)).await.unwrap_or(Err(Error::Timeout)) {
-                Ok(()) => is_due = false,
+                Ok(()) => {
+                    is_due = false;
+                    if is_missing {
+                        ticks.reset_immediately();
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "the node's status could not be written"),
             }
         }
@@ -101,22 +117,47 @@ async fn register(kubelet: &Kubelet) -> Result<(), Error> {
             if !kubelet.config.pod_cidr.is_empty() {
                 node["spec"] = json!({ "podCIDR": kubelet.config.pod_cidr, "podCIDRs": [kubelet.config.pod_cidr] });
             }
-            match client.create(&kind, "", &node).await {
-                Err(error) if !error.is_conflict() => return Err(error),
-                _ => client.get(&kind, "", name).await?,
-            }
+            // One that was made meanwhile may be another machine's: it is looked at the next time.
+            client.create(&kind, "", &node).await?
         }
         result => {
             let existing = result?;
-            client.patch(&kind, "", name, "", PatchType::Merge, &metadata(kubelet).await).await?;
+            let mut patch = metadata(kubelet).await;
+            match whose(&existing, &kubelet.config.machine) {
+                Whose::Own => {}
+                // Only as it was seen: of two machines that find nobody's Node, one has it.
+                Whose::Nobodys => patch["metadata"]["resourceVersion"] = json!(object::resource_version(&existing)),
+                Whose::Others => {
+                    kubelet.hold.give_up(name);
+                    return Err(Error::Malformed("the Node is another machine's".into()));
+                }
+            }
+            patch["metadata"]["uid"] = json!(object::uid(&existing));
+            client.patch(&kind, "", name, "", PatchType::Merge, &patch).await?;
             existing
         }
     };
-    let patch = json!({ "status": status(kubelet, &existing) });
+    let patch = json!({ "metadata": { "uid": object::uid(&existing) }, "status": status(kubelet, &existing) });
     let written = client.patch(&kind, "", name, "status", PatchType::Merge, &patch).await?;
     record_changes(kubelet, &existing, &written);
     remember(kubelet, written);
     Ok(())
+}
+
+/// Whose a Node is.
+#[derive(Debug, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Nobodys,
+    Others,
+}
+
+fn whose(node: &Value, machine: &str) -> Whose {
+    match object::text(node, &["metadata", "annotations", MACHINE]) {
+        "" => Whose::Nobodys,
+        of if of == machine => Whose::Own,
+        _ => Whose::Others,
+    }
 }
 
 /// Says which of the node's conditions are others than they were, as upstream.
@@ -199,7 +240,7 @@ async fn metadata(kubelet: &Kubelet) -> Value {
     let name = &kubelet.config.node_name;
     let mut annotations = json!({ volume::VOLUME_ROOT: kubelet.volumes.root().display().to_string() });
     if !kubelet.config.machine.is_empty() {
-        annotations[crate::join::MACHINE] = json!(kubelet.config.machine);
+        annotations[MACHINE] = json!(kubelet.config.machine);
     }
     annotations[resources::RESERVED_PORTS] = json!(kubelet.reserved.ports().join(","));
     match kubelet.volumes.capacity().await {
@@ -337,37 +378,6 @@ fn conditions(existing: &Value, health: &Health, pressed: &BTreeSet<Condition>, 
     Value::Array(all)
 }
 
-async fn renew_lease(kubelet: &Kubelet) -> Result<(), Error> {
-    let kind =
-        kinds::find("coordination.k8s.io", "v1", "leases").ok_or_else(|| Error::Malformed("no kind Lease".into()))?;
-    let client = &kubelet.heartbeat;
-    let (namespace, name) = ("kube-node-lease", &kubelet.config.node_name);
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-    let seconds = kubelet.config.lease_seconds;
-    let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": seconds, "renewTime": now });
-    match client.patch(&kind, namespace, name, "", PatchType::Merge, &json!({ "spec": spec })).await {
-        Err(error) if error.is_not_found() => {}
-        result => return result.map(|_| ()),
-    }
-    let nodes = kinds::find("", "v1", "nodes").ok_or_else(|| Error::Malformed("no kind Node".into()))?;
-    let node = client.get(&nodes, "", name).await?;
-    let lease = json!({
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name,
-                "uid": mainstay_api::object::uid(&node) }],
-        },
-        "spec": spec,
-    });
-    match client.create(&kind, namespace, &lease).await {
-        Err(error) if !error.is_conflict() => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,6 +405,14 @@ mod tests {
         assert_eq!(disk["lastTransitionTime"], "1970-01-01T00:00:09Z");
         assert_eq!(second["status"]["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
         assert_eq!(changed(&second, &second), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn s1_a_node_of_another_machine_is_left_alone() {
+        let node = |machine: &str| json!({ "metadata": { "annotations": { MACHINE: machine } } });
+        assert_eq!(whose(&node("m1"), "m1"), Whose::Own);
+        assert_eq!(whose(&node("m2"), "m1"), Whose::Others);
+        assert_eq!(whose(&json!({ "metadata": {} }), "m1"), Whose::Nobodys);
     }
 
     #[test]

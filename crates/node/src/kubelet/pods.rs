@@ -163,6 +163,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     // `Informer::next` must not be cancelled, so it has a task of its own.
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(async move { while notices.send(informer.next().await).await.is_ok() {} });
+    let mut replaced = kubelet.hold.replaced();
     let mut workers = Workers { kubelet, dispatcher: Dispatcher::default(), workers: BTreeMap::new(), done };
     loop {
         tokio::select! {
@@ -175,6 +176,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
                 Err(broadcast::error::RecvError::Lagged(_)) => workers.relist().await,
                 Err(broadcast::error::RecvError::Closed) => return,
             },
+            Ok(()) = replaced.changed() => workers.replaced().await,
             done = ended.recv() => match done {
                 Some(Done::Ended(uid)) => workers.ended(&uid).await,
                 Some(Done::Broke(uid)) => workers.broke(uid),
@@ -186,7 +188,20 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
 }
 
 impl Workers {
+    /// Another machine is this node: whatever pods the API has for it are that one's, and here they end (S1).
+    async fn replaced(&mut self) {
+        // What is left of before the agent's start is taken in first, or it would run on.
+        let mut dispatches = self.dispatcher.synced(|| left(&self.kubelet));
+        dispatches.extend(self.dispatcher.all_gone());
+        for dispatch in dispatches {
+            self.execute(dispatch).await;
+        }
+    }
+
     async fn notice(&mut self, notice: Notice) {
+        if self.kubelet.hold.is_replaced() {
+            return;
+        }
         let dispatches = match notice {
             Notice::Put(key, value) => match serde_json::from_value::<Pod>(value) {
                 Ok(pod) => self.dispatcher.put(pod),

@@ -96,6 +96,7 @@ impl Agent {
             disk: Disk::new(&self.dir),
             events: Events::start(client.clone(), NODE.into(), Health::default()),
             pods: Default::default(),
+            hold: Default::default(),
             deadlines: Default::default(),
             abilities: Default::default(),
             node: Default::default(),

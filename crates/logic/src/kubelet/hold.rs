@@ -1,0 +1,201 @@
+//! Who is a node (S1, S13): one agent of one machine, which holds the node's Lease as a lock is held.
+//!
+//! Relies on: each renewal is guarded by the version that this agent saw or wrote last, so that of two agents one
+//! learns of the other; the API lets nobody change which machine a Node is ([`crate::nodes::MACHINE`]).
+//!
+//! Guarantees S1 over machines of one name: an agent that finds another machine's name on the Node, or a Lease that
+//! moves and not by its hand, renews nothing, starts nothing and lets its pods end. A Lease that stands still is taken.
+//! Differs: upstream's kubelets of one name write over each other's Node and Lease, and both run its pods.
+
+use core::fmt;
+use core::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// On a node's Lease: who renews it, as [`Holder`] is written.
+pub const HELD_BY: &str = "mainstay.io/held-by";
+
+/// An agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Which machine's folder it works on.
+    pub machine: String,
+    /// Drawn at its start.
+    pub run: String,
+    /// Where the folder is: the kernel's boot and the folder's inode. A copy of the folder is elsewhere, and so is the
+    /// folder itself after the machine was started anew.
+    pub place: String,
+}
+
+impl Holder {
+    /// As it is written: three words.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ').map(str::to_owned);
+        let holder = Self { machine: words.next()?, run: words.next()?, place: words.next()? };
+        words.next().is_none().then_some(holder)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.machine, self.run, self.place)
+    }
+}
+
+/// A Lease as it was found by an agent that does not hold it as it last wrote it.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// What it says under [`HELD_BY`].
+    pub held_by: &'a str,
+    /// Its resourceVersion.
+    pub version: &'a str,
+    /// When it was renewed, by its holder's clock.
+    pub renewed: Option<Timestamp>,
+    /// How long it is.
+    pub lease: Duration,
+}
+
+/// Whether another agent of this machine's name lives, as one that watches the Lease sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Watched(Option<(String, Duration)>);
+
+/// What is to be done about a Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is this agent's, or nobody's who lives.
+    Take,
+    /// It is this agent's now, but whoever had it before may have been cut off, and its pods run until their deadline.
+    TakeOver,
+    /// It is to be seen whether it stands still.
+    Watch,
+    /// Another machine is this node.
+    Replaced,
+}
+
+impl Watched {
+    /// What an agent does about a Lease that is not as it wrote it. `machine_of_node` is which machine the Node says that
+    /// it is, if it says so; `now` is the time since the machine was started, `clock` the time of day.
+    pub fn judge(
+        &mut self,
+        own: &Holder,
+        machine_of_node: &str,
+        found: Option<&Found<'_>>,
+        now: Duration,
+        clock: Timestamp,
+    ) -> Verdict {
+        if !machine_of_node.is_empty() && machine_of_node != own.machine {
+            return Verdict::Replaced;
+        }
+        let Some(found) = found else { return Verdict::Take };
+        let Some(holder) = Holder::parse(found.held_by) else { return Verdict::Take };
+        // The folder's lock leaves room for one agent in a place; another machine's Lease outlived its Node.
+        if holder.machine != own.machine || holder.run == own.run || holder.place == own.place {
+            return Verdict::Take;
+        }
+        match &self.0 {
+            Some((version, _)) if version != found.version => return Verdict::Replaced,
+            Some((_, since)) if now.saturating_sub(*since) >= quiet(found.lease) => return Verdict::TakeOver,
+            Some(_) => {}
+            None => self.0 = Some((found.version.to_owned(), now)),
+        }
+        // A machine that was started anew finds its own word from before, and that is old by its own clock.
+        let age = found.renewed.map(|renewed| clock.duration_since(renewed));
+        match age.is_some_and(|age| age > SignedDuration::try_from(quiet(found.lease)).unwrap_or(SignedDuration::MAX)) {
+            true => Verdict::TakeOver,
+            false => Verdict::Watch,
+        }
+    }
+
+    /// The Lease is held.
+    pub fn settle(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// How long a Lease stands still that nobody renews four times in its duration.
+fn quiet(lease: Duration) -> Duration {
+    lease / 8 * 3
+}
+
+/// Whether what a former machine of this name ran of a pod has ended: its containers have a deadline of so many seconds,
+/// which it cannot have moved since this agent took the Lease. Times since the machine was started.
+pub fn has_former_ended(seconds: u32, taken: Duration, now: Duration) -> bool {
+    now >= taken.saturating_add(crate::fencing::free_after(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(40);
+
+    fn holder(machine: &str, run: &str, place: &str) -> Holder {
+        Holder { machine: machine.to_owned(), run: run.to_owned(), place: place.to_owned() }
+    }
+
+    fn clock(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn found<'a>(held_by: &'a str, version: &'a str, renewed: i64) -> Found<'a> {
+        Found { held_by, version, renewed: Some(clock(renewed)), lease: LEASE }
+    }
+
+    #[test]
+    fn s1_a_lease_is_one_machines() {
+        let own = holder("m1", "r1", "here");
+        let judge = |node: &str, held_by: &str| {
+            Watched::default().judge(&own, node, Some(&found(held_by, "7", 0)), seconds(5), clock(1))
+        };
+        assert_eq!(judge("m2", "m1 r1 here"), Verdict::Replaced, "the Node is another machine's by now");
+        assert_eq!(judge("m1", "m1 r1 here"), Verdict::Take, "an answer was lost");
+        assert_eq!(judge("", ""), Verdict::Take, "an older agent's");
+        assert_eq!(judge("m1", "m2 r9 there"), Verdict::Take, "it has outlived its Node");
+        assert_eq!(judge("m1", "m1 r0 here"), Verdict::Take, "the agent was started anew");
+        assert_eq!(judge("m1", "m1 r0 there"), Verdict::Watch, "started anew, or a copy");
+        let own_word = Watched::default().judge(&own, "m1", None, seconds(5), clock(1));
+        assert_eq!(own_word, Verdict::Take);
+    }
+
+    #[test]
+    fn s13_a_copy_of_a_machine_is_not_the_node_while_the_other_lives() {
+        let own = holder("m1", "r1", "here");
+        let mut watched = Watched::default();
+        let mut at = |version: &str, renewed: i64, second: u64| {
+            let text = "m1 r0 there";
+            watched.judge(&own, "m1", Some(&found(text, version, renewed)), seconds(second), clock(second as i64))
+        };
+        assert_eq!(at("7", 0, 1), Verdict::Watch);
+        assert_eq!(at("7", 0, 9), Verdict::Watch);
+        assert_eq!(at("8", 10, 11), Verdict::Replaced, "it moves");
+        let mut watched = Watched::default();
+        let mut at = |renewed: i64, second: u64| {
+            let lease = found("m1 r0 there", "7", renewed);
+            watched.judge(&own, "m1", Some(&lease), seconds(second), clock(second as i64))
+        };
+        assert_eq!(at(3600, 1), Verdict::Watch, "whatever the other's clock says");
+        assert_eq!(at(3600, 15), Verdict::Watch);
+        assert_eq!(at(3600, 16), Verdict::TakeOver, "it stands still");
+        let reboot = found("m1 r0 there", "7", 0);
+        assert_eq!(Watched::default().judge(&own, "m1", Some(&reboot), seconds(1), clock(16)), Verdict::TakeOver);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let own = holder("m1", "r1", "boot.1.2");
+        assert_eq!(Holder::parse(&own.to_string()), Some(own));
+        assert_eq!(Holder::parse("m1 r1"), None);
+        assert_eq!(Holder::parse("m1 r1 p x"), None);
+    }
+
+    #[test]
+    fn s13_what_the_former_machine_ran_has_ended_when_its_deadline_has_passed_by_any_clock() {
+        assert!(!has_former_ended(40, seconds(100), seconds(140)));
+        assert!(!has_former_ended(40, seconds(100), seconds(145)));
+        assert!(has_former_ended(40, seconds(100), seconds(146)));
+    }
+}
