@@ -1,5 +1,7 @@
 //! Objects as stored bytes and back.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use mainstay_api::{Kind, Status, kinds, object};
 use mainstay_store::Encoded;
@@ -84,10 +86,24 @@ fn revision_offset(text: &str) -> Option<usize> {
 
 /// The `metadata.resourceVersion` of an object as it is stored.
 pub fn version(bytes: &Bytes) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()?.get(version_range(bytes)?)
+}
+
+/// An object, as it is stored, with another `metadata.resourceVersion`.
+pub fn at_version(bytes: &Bytes, version: &str) -> Option<Bytes> {
+    let range = version_range(bytes)?;
+    let parts = [bytes.get(..range.start)?, version.as_bytes(), bytes.get(range.end..)?];
+    Some(Bytes::from(parts.concat()))
+}
+
+/// Where `metadata.resourceVersion` stands, without its quotes.
+fn version_range(bytes: &Bytes) -> Option<Range<usize>> {
     let text = std::str::from_utf8(bytes).ok()?;
-    let metadata = text.get(top_level_field(text, "metadata")?..)?;
-    let version = metadata.get(top_level_field(metadata, "resourceVersion")?..)?;
-    version.strip_prefix('"')?.split('"').next()
+    let at = top_level_field(text, "metadata")?;
+    let inside = text.get(at..)?;
+    let start = at + top_level_field(inside, "resourceVersion")?;
+    let end = end_of_string(bytes, start)?;
+    (bytes.get(start) == Some(&b'"')).then_some(start + 1..end - 1)
 }
 
 /// Where the value of a field of the object at the start of `text` begins. `text` is compact JSON.

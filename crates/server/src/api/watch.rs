@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use mainstay_api::parameters::is_true;
 use mainstay_api::{Kind, Status, object};
-use mainstay_store::{Event, Revision, Store, WatchError, Watcher};
+use mainstay_store::{Event, ReadError, Revision, Store, WatchError, Watcher};
 use serde_json::json;
 
+use super::codec;
 use super::list::{list, read_error};
 use super::options::{ListOptions, Match, Query, Selection, flag, resource_version};
 
@@ -37,13 +38,19 @@ impl Frame {
         Self::new("ERROR", Bytes::from(object::print(&status.to_json())))
     }
 
-    /// What a change of a selected object is, by whether it was and is selected; `None` for nothing.
-    pub fn of_change(was: bool, is: bool, object: Bytes) -> Option<Self> {
+    /// What a change is to those who were shown the object as it was, if that was selected, and are shown it as it is,
+    /// if that is; `None` for nothing. Who selects by what an object says is not shown what it says once it is not
+    /// selected any more: it left as it was, at the revision of the change (as upstream).
+    pub fn of_change(was: Option<&Bytes>, is: bool, object: Bytes) -> Option<Self> {
         match (was, is) {
-            (false, false) => None,
-            (false, true) => Some(Self::new("ADDED", object)),
-            (true, true) => Some(Self::new("MODIFIED", object)),
-            (true, false) => Some(Self::new("DELETED", object)),
+            (None, false) => None,
+            (None, true) => Some(Self::new("ADDED", object)),
+            (Some(_), true) => Some(Self::new("MODIFIED", object)),
+            (Some(was), false) => {
+                let version = codec::version(&object).unwrap_or_default();
+                let object = codec::at_version(was, version).unwrap_or_else(|| was.clone());
+                Some(Self::new("DELETED", object))
+            }
         }
     }
 }
@@ -53,7 +60,8 @@ impl Frame {
 pub struct Watch {
     selection: Arc<Selection>,
     first: VecDeque<Frame>,
-    watcher: Watcher,
+    /// None where the changes that were asked for cannot be had.
+    watcher: Option<Watcher>,
     /// Whether bookmarks are wanted.
     pub bookmarks: bool,
     /// The newest revision that a bookmark has promised or an event has carried.
@@ -64,6 +72,16 @@ pub struct Watch {
 impl Watch {
     /// Opens a watch. Without a resourceVersion (or with 0) the current objects come first, as `ADDED`; with
     /// `sendInitialEvents` they are followed by a bookmark that says so.
+    ///
+    /// A revision from which nothing can be shown gives a watch that says so in its only frame, as upstream: clients
+    /// list anew for an `ERROR` of 410, and many ask for the same revision for ever when it is the request that is
+    /// refused (A7).
+    ///
+    /// Differs: a revision that has not been is answered like one that is too old. Upstream waits for it; here it can
+    /// only be that of a store that was brought back from a backup, whose next changes the client takes for seen.
+    ///
+    /// # Errors
+    /// 400 and 422 for parameters that make no sense, 503 where the newest state is not known.
     pub fn open(store: &Store, selection: Selection, query: &Query) -> Result<Self, Status> {
         let version = query.get("resourceVersion").map_or("", String::as_str);
         let bookmarks = flag(query, "allowWatchBookmarks");
@@ -78,7 +96,10 @@ impl Watch {
             Some(revision) if !is_streaming_list => revision,
             asked => {
                 let version = asked.map_or(Match::Newest, Match::NotOlderThan);
-                let now = list(store, &selection, &ListOptions { limit: 0, from: None, version, since: 0 })?;
+                let now = match list(store, &selection, &ListOptions { limit: 0, from: None, version, since: 0 }) {
+                    Err(status) if status.code == 504 => return Ok(Self::refused(selection, &status)),
+                    listed => listed?,
+                };
                 // `sendInitialEvents=false` asks for nothing but what comes.
                 if query.get("sendInitialEvents").is_none_or(|value| is_true(value)) {
                     first.extend(now.items.into_iter().map(|entry| Frame::new("ADDED", entry.value)));
@@ -90,11 +111,23 @@ impl Watch {
             Some(text) => store.watch_found(selection.prefix(), text, after),
             None => store.watch(selection.prefix(), after),
         };
-        let watcher = watcher.map_err(read_error)?;
+        let watcher = match watcher {
+            Ok(watcher) => Some(watcher),
+            Err(ReadError::Compacted { asked, compacted: bound } | ReadError::Future { asked, newest: bound }) => {
+                return Ok(Self::refused(selection, &Status::too_old(asked.0, bound.0)));
+            }
+            Err(error @ ReadError::Behind) => return Err(read_error(error)),
+        };
         if is_streaming_list {
             first.push_back(bookmark(&selection.kind, after, true));
         }
         Ok(Self { selection: Arc::new(selection), first, watcher, bookmarks, sent: after, ended: false })
+    }
+
+    /// A watch that says why there is none, and ends.
+    fn refused(selection: Selection, why: &Status) -> Self {
+        let (selection, first) = (Arc::new(selection), VecDeque::from([Frame::error(why)]));
+        Self { selection, first, watcher: None, bookmarks: false, sent: Revision(0), ended: true }
     }
 
     /// What is watched.
@@ -113,14 +146,14 @@ impl Watch {
             return Poll::Ready(Some(frame));
         }
         let mut examined = 0;
-        while !self.ended {
+        while let Some(watcher) = self.watcher.as_mut().filter(|_| !self.ended) {
             examined += 1;
             if examined > EXAMINED {
                 // What is not selected is work too, and the thread is for others as well (X7).
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.watcher.poll_next(cx) {
+            match watcher.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(event)) => {
                     let revision = event.revision;
@@ -144,7 +177,7 @@ impl Watch {
 
     /// A bookmark up to where everything was sent, where that is news; `None` where bookmarks are not wanted.
     pub fn bookmark(&mut self) -> Option<Frame> {
-        let progress = self.watcher.progress();
+        let progress = self.watcher.as_ref()?.progress();
         if !self.bookmarks || !self.first.is_empty() || self.ended || progress <= self.sent {
             return None;
         }
@@ -164,12 +197,18 @@ impl Watch {
             None => false,
         };
         // A name prefix also finds longer names; those never match.
-        let is = !event.deleted && self.selection.matches(&event.value)?;
-        let mut frame = Frame::of_change(was, is, event.value);
-        if let Some(frame) = frame.as_mut().filter(|_| was && self.selection.needs_conversion()) {
-            frame.previous = event.previous;
+        let is = (was || !event.deleted) && self.selection.matches(&event.value)?;
+        if event.deleted && is {
+            let previous = event.previous.filter(|_| self.selection.needs_conversion());
+            return Ok(Some(Frame { previous, ..Frame::new("DELETED", event.value) }));
         }
-        Ok(frame)
+        let previous = event.previous.filter(|_| was);
+        if was && self.selection.needs_conversion() {
+            // What it is once it is converted is seen then.
+            let type_ = if is { "MODIFIED" } else { "DELETED" };
+            return Ok(Some(Frame { previous, ..Frame::new(type_, event.value) }));
+        }
+        Ok(Frame::of_change(previous.as_ref(), is, event.value))
     }
 }
 

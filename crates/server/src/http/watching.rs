@@ -51,12 +51,16 @@ async fn converted(api: Api, selection: Arc<Selection>, frame: Frame) -> Result<
     if !selection.needs_conversion() {
         return Ok(Some(Frame { object, ..frame }));
     }
-    let was = match frame.previous {
-        Some(previous) => selection.matches_converted(&convert::shown(&api, kind, previous).await?)?,
+    let previous = match frame.previous {
+        Some(previous) => Some(convert::shown(&api, kind, previous).await?),
+        None => None,
+    };
+    let was = match &previous {
+        Some(previous) => selection.matches_converted(previous)?,
         None => false,
     };
     let is = frame.type_ != "DELETED" && selection.matches_converted(&object)?;
-    Ok(Frame::of_change(was, is, object))
+    Ok(Frame::of_change(previous.as_ref().filter(|_| was), is, object))
 }
 
 impl WatchBody {

@@ -12,7 +12,7 @@ use mainstay_api::kinds;
 use mainstay_client::{Config, ListOptions};
 use mainstay_server::{Running, start};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -189,6 +189,59 @@ async fn x7_a_watch_that_always_has_events_ends_in_time() {
     let ((), rest) = tokio::join!(server.shutdown(), async { watching.into_body().collect().await });
     assert!(rest.is_ok() && began.elapsed() < Duration::from_secs(5), "{:?} {rest:?}", began.elapsed());
     writer.abort();
+}
+
+/// A7: what clients do that list again for such an event alone (kube-rs, kopf), and ask for the same revision for ever
+/// when it is the request that is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a7_a_watch_from_before_a_restart_is_told_so_in_an_event() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = server(folder.path()).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let listed: Value =
+        serde_json::from_str(&text(send(&mut http2(&first).await, &first, Method::GET, maps, &[], "").await).await)
+            .expect("JSON");
+    let seen = listed["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+    let map = json!({ "metadata": { "name": "later" } });
+    admin(&first).create(&kinds::CONFIG_MAP, "default", &map).await.expect("made");
+    first.shutdown().await;
+    let server = server(folder.path()).await;
+    let path = format!("{maps}?watch=1&resourceVersion={seen}");
+    let mut sender = http2(&server).await;
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    for form in ["application/json", table, "application/vnd.kubernetes.protobuf;stream=watch"] {
+        let accept = [(header::ACCEPT.as_str(), form)];
+        let answer = send(&mut sender, &server, Method::GET, &path, &accept, "").await;
+        assert_eq!(answer.status(), 200, "{form}");
+        let bytes = answer.into_body().collect().await.expect("it ends").to_bytes();
+        let body = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(body.contains("ERROR") && body.contains("Expired"), "{form}: {body}");
+        if form != "application/vnd.kubernetes.protobuf;stream=watch" {
+            let event: Value = serde_json::from_str(&body).expect("one event");
+            assert_eq!((&event["object"]["code"], &event["object"]["kind"]), (&json!(410), &json!("Status")), "{form}");
+        }
+    }
+    let mut socket = tls(&server, b"http/1.1", true).await;
+    let asks = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+        server.addr
+    );
+    socket.write_all(asks.as_bytes()).await.expect("asked");
+    let mut answer = Vec::new();
+    let said = async {
+        while !String::from_utf8_lossy(&answer).contains("Expired") {
+            assert_ne!(
+                socket.read_buf(&mut answer).await.expect("an answer"),
+                0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
+        }
+    };
+    tokio::time::timeout(SOON, said).await.expect("said");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.contains("ERROR"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -145,8 +145,41 @@ fn a7_what_is_compacted_is_410_and_a5_the_future_is_not_answered() {
     assert_eq!((rest.items.len(), rest.revision), (4, first.revision), "all parts show one revision");
     cluster.api.store.compact(cluster.api.store.revision());
     assert_eq!(listed(&cluster, &[("continue", &first.next)]).expect_err("too old").code, 410);
-    assert_eq!(open(&cluster, &[("resourceVersion", "1")]).expect_err("too old").code, 410);
+    only_frame_is(&cluster, &[("resourceVersion", "1")], 410);
     let future = (cluster.api.store.revision().0 + 1).to_string();
     let status = listed(&cluster, &[("resourceVersion", &future)]).expect_err("A5");
     assert_eq!((status.code, status.details["causes"][0]["reason"].as_str()), (504, Some("ResourceVersionTooLarge")));
+    // Nobody is left to ask for a future that is another's.
+    only_frame_is(&cluster, &[("resourceVersion", &future)], 410);
+    let asks =
+        [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan"), ("allowWatchBookmarks", "true")];
+    only_frame_is(&cluster, &[&asks[..], &[("resourceVersion", &future)]].concat(), 504);
+}
+
+/// A watch that cannot be is one that says so and ends: a refused request is one that clients repeat as it is.
+fn only_frame_is(cluster: &Cluster, pairs: &[(&str, &str)], code: u16) {
+    let mut watch = open(cluster, pairs).expect("a watch");
+    let mut next = || watch.poll_next(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(Some(frame)) = next() else { panic!("no frame") };
+    let status: Value = serde_json::from_slice(&frame.object).expect("JSON");
+    assert_eq!((frame.type_, &status["kind"], &status["code"]), ("ERROR", &json!("Status"), &json!(code)));
+    assert_eq!(next(), Poll::Ready(None));
+    assert_eq!(watch.bookmark(), None);
+}
+
+#[test]
+fn a4_what_leaves_a_selection_is_shown_as_it_was_at_the_revision_at_which_it_left() {
+    let cluster = Cluster::new();
+    let mut map = config_map("a");
+    (map["metadata"]["labels"], map["data"]) = (json!({ "app": "web" }), json!({ "x": "mine" }));
+    cluster.create(&kinds::CONFIG_MAP, map).expect("created");
+    let mut watch = open(&cluster, &[("labelSelector", "app=web")]).expect("watching");
+    drain(&mut watch);
+    let leaves = json!({ "metadata": { "labels": { "app": "db" } }, "data": { "x": "theirs" } });
+    cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, leaves).expect("out");
+    let Poll::Ready(Some(frame)) = watch.poll_next(&mut Context::from_waker(Waker::noop())) else { panic!("nothing") };
+    let object: Value = serde_json::from_slice(&frame.object).expect("JSON");
+    assert_eq!((frame.type_, &object["metadata"]["labels"]["app"]), ("DELETED", &json!("web")));
+    assert_eq!(object["data"], json!({ "x": "mine" }));
+    assert_eq!(object::resource_version(&object), cluster.api.store.revision().to_string());
 }
