@@ -15,6 +15,9 @@ use super::{Batch, Body, Outcome, Selection, admission, codec, key, metadata};
 const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer that keeps an owner until its dependents no longer name it.
 const ORPHAN: &str = "orphan";
+/// Kinds whose dependents stay where nobody says what is to become of them, as upstream: a client that only deletes
+/// the Job must not end the backup that its pod makes.
+static ORPHANS_BY_DEFAULT: [&Kind; 2] = [&kinds::JOB, &kinds::REPLICATION_CONTROLLER];
 /// Namespaces that the cluster itself lives in.
 const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// Kinds whose deletion is answered with the object's last state, as upstream; others with a Status.
@@ -178,7 +181,7 @@ pub fn delete(
         dynamic::validate(batch, &attributes, None, Some(&old))?;
     }
     let mut new = old.clone();
-    set_finalizers(&mut new, options);
+    set_finalizers(kind, &mut new, options);
     if *kind == kinds::CUSTOM_RESOURCE_DEFINITION && !object::is_terminating(&old) {
         let finalizers = object::ensure(&mut new, &["metadata"]).entry("finalizers").or_insert_with(|| json!([]));
         if let Value::Array(all) = finalizers
@@ -244,13 +247,25 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     if grace < 0 { 1 } else { grace }
 }
 
-/// Adds or takes away the garbage collector's finalizers, as the propagation policy says.
-fn set_finalizers(object: &mut Value, options: &DeleteOptions) {
+/// What a client is told that deletes Jobs without saying what is to become of their pods.
+pub fn warning(kind: &Kind, options: &DeleteOptions) -> Option<String> {
+    let is_said = options.propagation.is_some() || options.orphan_dependents.is_some();
+    (*kind == kinds::JOB && !is_said).then(|| {
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+            set propagationPolicy=Orphan to suppress this warning"
+            .to_owned()
+    })
+}
+
+/// Adds or takes away the garbage collector's finalizers, as the propagation policy says, else what the object carries
+/// already, else the kind's default.
+fn set_finalizers(kind: &Kind, object: &mut Value, options: &DeleteOptions) {
+    let is_decided = object::finalizers(object).any(|finalizer| [FOREGROUND, ORPHAN].contains(&finalizer));
     let policy = match (options.orphan_dependents, options.propagation.as_deref()) {
         (Some(true), _) => "Orphan",
         (Some(false), _) => "Background",
         (None, Some(policy)) => policy,
-        // Nothing asked for: what the object carries already stays.
+        (None, None) if !is_decided && ORPHANS_BY_DEFAULT.contains(&kind) => "Orphan",
         (None, None) => return,
     };
     let mut finalizers: Vec<String> = object::finalizers(object)

@@ -642,6 +642,7 @@ async fn delete(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, Status> 
     if let Some(converted) = shape(call, &call.target.kind).converted(&written.body) {
         written.body = converted;
     }
+    written.warnings.extend(api::deletion_warning(kind, &options));
     Ok(respond::reply(written))
 }
 
@@ -678,7 +679,9 @@ async fn delete_collection(call: &Call<'_>, body: Bytes) -> Result<Response<Body
         }
     }
     convert::all(&call.server.api, kind, &mut found.items).await?;
-    shape(call, &call.target.kind).list(found).map(respond::list)
+    let mut response = shape(call, &call.target.kind).list(found).map(respond::list)?;
+    respond::warnings(&mut response, api::deletion_warning(kind, &options).as_slice());
+    Ok(response)
 }
 
 /// The written object in the form that was asked for.

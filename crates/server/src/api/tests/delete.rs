@@ -121,6 +121,49 @@ fn the_propagation_policy_becomes_a_finalizer() {
     assert_eq!(cluster.delete(&kinds::CONFIG_MAP, "a", &both).expect_err("contradictory").code, 422);
 }
 
+/// What a Job does must not end because its client does not know of propagation: most do not.
+#[test]
+fn conformance_pods_of_jobs_and_controllers_stay_where_nobody_says_otherwise() {
+    let cluster = Cluster::new();
+    let template = |policy: &str| {
+        json!({ "metadata": { "labels": { "app": "a" } },
+            "spec": { "restartPolicy": policy, "containers": [{ "name": "c", "image": "i" }] } })
+    };
+    let job = json!({ "metadata": { "name": "a" }, "spec": { "template": template("Never") } });
+    let controller = json!({ "metadata": { "name": "a" }, "spec": { "template": template("Always") } });
+    let set = json!({ "metadata": { "name": "a" },
+        "spec": { "selector": { "matchLabels": { "app": "a" } }, "template": template("Always") } });
+    let said = |policy: Option<&str>, orphan| DeleteOptions {
+        propagation: policy.map(str::to_owned),
+        orphan_dependents: orphan,
+        ..DeleteOptions::default()
+    };
+    let table = [
+        (&kinds::JOB, &job, json!([]), said(None, None), Some("orphan")),
+        (&kinds::JOB, &job, json!([]), said(Some("Background"), None), None),
+        (&kinds::JOB, &job, json!([]), said(Some("Foreground"), None), Some("foregroundDeletion")),
+        (&kinds::JOB, &job, json!([]), said(None, Some(false)), None),
+        (&kinds::JOB, &job, json!(["foregroundDeletion"]), said(None, None), Some("foregroundDeletion")),
+        (&kinds::REPLICATION_CONTROLLER, &controller, json!([]), said(None, None), Some("orphan")),
+        (&kinds::REPLICATION_CONTROLLER, &controller, json!([]), said(Some("Background"), None), None),
+        (&kinds::REPLICA_SET, &set, json!([]), said(None, None), None),
+    ];
+    for (kind, object, finalizers, options, left) in table {
+        let mut object = object.clone();
+        object["metadata"]["finalizers"] = finalizers;
+        cluster.create(kind, object).expect("created");
+        cluster.delete(kind, "a", &options).expect("deleted");
+        let now = cluster.get(kind, "a");
+        let found = now.as_ref().and_then(|now| object::finalizers(now).next().map(str::to_owned));
+        assert_eq!(found.as_deref(), left, "{} {options:?}", kind.kind);
+        let is_warned = deletion_warning(kind, &options).is_some_and(|why| why.contains("propagationPolicy=Orphan"));
+        assert_eq!(is_warned, *kind == kinds::JOB && options == said(None, None), "{} {options:?}", kind.kind);
+        if now.is_some() {
+            cluster.merge(kind, "a", Part::Main, json!({ "metadata": { "finalizers": null } })).expect("let go");
+        }
+    }
+}
+
 #[test]
 fn a_namespace_on_its_way_out_takes_nothing_new_and_goes_when_it_is_finalized() {
     let cluster = Cluster::new();
