@@ -183,6 +183,50 @@ fn as_written_now(pod: &Value) -> Value {
     pod
 }
 
+/// A spec without what may change while a pod waits for its gates, which [`validate_placement`] looks at.
+fn anywhere(mut spec: Value) -> Value {
+    super::field::remove(&mut spec, "nodeSelector");
+    if let Some(affinity) = spec.get_mut("affinity") {
+        super::field::remove(affinity, "nodeAffinity");
+        if affinity.is_null() || affinity.as_object().is_some_and(serde_json::Map::is_empty) {
+            super::field::remove(&mut spec, "affinity");
+        }
+    }
+    spec
+}
+
+/// Where a pod that waits for its gates may go: only ever to fewer nodes than before. What it prefers is free.
+fn validate_placement(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let [new, old] = [new, old].map(|pod| Field::root(pod).get("spec"));
+    let [selector, selected] = [&new, &old].map(|spec| spec.get("nodeSelector"));
+    if selected.entries().any(|(key, value)| selector.value.get(key) != Some(value.value)) {
+        causes.push(selector.invalid("only additions to spec.nodeSelector are allowed (no mutations or deletions)"));
+    }
+    const TERMS: [&str; 4] =
+        ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    let (terms, before) = (new.dig(&TERMS), old.dig(&TERMS));
+    if before.len() == 0 {
+        return;
+    }
+    if terms.len() != before.len() {
+        causes.push(terms.invalid("no additions/deletions to non-empty NodeSelectorTerms list are allowed"));
+        return;
+    }
+    let list = |term: &Value, name| term.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    for (term, before) in terms.items().zip(before.items()) {
+        let [now, was] =
+            [&term, &before].map(|term| ["matchExpressions", "matchFields"].map(|name| list(term.value, name)));
+        // A term that says nothing selects no node: one that says something would select more.
+        let is_narrower = match was.iter().all(Vec::is_empty) {
+            true => now.iter().all(Vec::is_empty),
+            false => now.iter().zip(&was).all(|(now, was)| now.starts_with(was)),
+        };
+        if !is_narrower {
+            causes.push(term.invalid("only additions are allowed (no mutations or deletions)"));
+        }
+    }
+}
+
 fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     validate_mirror(new, old, causes);
     let count = |pod: &Value, list| Field::root(pod).dig(&["spec", list]).len();
@@ -191,6 +235,11 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::forbidden(format!("spec.{list}"), "pod updates may not add or remove containers"));
             return;
         }
+    }
+    let is_gated = count(old, "schedulingGates") > 0;
+    let fixed = |pod: &Value| if is_gated { anywhere(fixed(pod)) } else { fixed(pod) };
+    if is_gated {
+        validate_placement(new, old, causes);
     }
     let (mut now, before) = (fixed(new), fixed(old));
     let grace = |spec: &Value| spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
@@ -237,6 +286,57 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What queues do (Kueue): they say where a pod may go when they let it go, and never widen what its owner said.
+    #[test]
+    fn conformance_a_gated_pods_placement_can_be_narrowed() {
+        let term = |keys: &[&str]| {
+            let all: Vec<Value> = keys.iter().map(|key| json!({ "key": key, "operator": "Exists" })).collect();
+            json!({ "matchExpressions": all })
+        };
+        let required = |terms: &[Value]| {
+            let required = json!({ "nodeSelectorTerms": terms });
+            json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": required } })
+        };
+        let preferred = json!({ "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution":
+            [{ "weight": 1, "preference": term(&["p"]) }] } });
+        let pods_apart = json!({ "podAntiAffinity": {} });
+        let (a, ab, b) = (term(&["a"]), term(&["a", "b"]), term(&["b"]));
+        let only = |term: &Value| required(std::slice::from_ref(term));
+        // The old selector and affinity, the new ones, whether a pod with gates may be changed so.
+        let table = [
+            (json!({}), json!({ "x": "y" }), Value::Null, Value::Null, true),
+            (json!({ "x": "y" }), json!({ "x": "y", "z": "1" }), Value::Null, Value::Null, true),
+            (json!({ "x": "y" }), json!({ "x": "other" }), Value::Null, Value::Null, false),
+            (json!({ "x": "y" }), json!({}), Value::Null, Value::Null, false),
+            (json!({}), json!({}), Value::Null, only(&a), true),
+            (json!({}), json!({}), preferred.clone(), only(&a), true),
+            (json!({}), json!({}), only(&a), only(&ab), true),
+            (json!({}), json!({}), only(&a), only(&b), false),
+            (json!({}), json!({}), only(&ab), only(&a), false),
+            (json!({}), json!({}), only(&a), required(&[a.clone(), b.clone()]), false),
+            (json!({}), json!({}), only(&json!({})), only(&a), false),
+            (json!({}), json!({}), only(&a), Value::Null, false),
+            (json!({}), json!({}), Value::Null, pods_apart, false),
+        ];
+        for (selector, wanted, affinity, placed, is_fine) in table {
+            let pod = |selector: &Value, affinity: &Value, gates: Value| {
+                json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }],
+                    "nodeSelector": selector, "affinity": affinity, "schedulingGates": gates } })
+            };
+            let gate = json!([{ "name": "queue" }]);
+            let changed = |before: Value, after: Value| {
+                let (old, new) = (pod(&selector, &affinity, before), pod(&wanted, &placed, after));
+                let mut causes = Vec::new();
+                (POD.validate_update)(&POD, &new, &old, &mut causes);
+                causes
+            };
+            let shown = format!("{selector} {affinity} -> {wanted} {placed}");
+            assert_eq!(changed(gate.clone(), gate.clone()).is_empty(), is_fine, "{shown}");
+            assert_eq!(changed(gate, json!([])).is_empty(), is_fine, "with its last gate: {shown}");
+            assert!(!changed(json!([]), json!([])).is_empty(), "without gates: {shown}");
+        }
+    }
 
     /// What upstream's JSON always says (`divisor: "0"`) is said here too; a pod that an older server stored without
     /// it, or with something empty, can still be replaced.
