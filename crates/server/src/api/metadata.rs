@@ -77,6 +77,10 @@ pub fn settle(kind: &Kind, namespace: &str, name: Option<&str>, object: &mut Val
     if let Some(name) = name {
         metadata.insert("name".to_owned(), name.into());
     }
+    // As upstream: that is no version, and says nothing of what its sender has seen.
+    if metadata.get("resourceVersion").is_some_and(|version| version == "0") {
+        metadata.remove("resourceVersion");
+    }
     metadata.remove("selfLink");
     drop_empty(metadata);
     Ok(())

@@ -65,7 +65,12 @@ pub fn update(
 ) -> Result<Outcome, Status> {
     codec::fits(kind, &new)?;
     metadata::settle(kind, namespace, Some(name), &mut new)?;
-    let mut old = batch.must_get(kind, namespace, name)?;
+    let Some(mut old) = batch.get(kind, namespace, name)? else {
+        return match part {
+            Part::Main => replace_nothing(batch, kind, namespace, name, new),
+            _ => Err(Status::not_found(kind, name)),
+        };
+    };
     if object::resource_version(&new).is_empty() && !is_written_over(kind) {
         let cause = Cause {
             reason: "FieldValueInvalid",
@@ -76,6 +81,38 @@ pub fn update(
     }
     manage(batch, kind, &mut old, &mut new)?;
     replace(batch, kind, &old, new, part)
+}
+
+/// A replacement of what is not there makes it, of some kinds, as upstream. Differs: not where the body says which state
+/// of it its sender has seen. That was deleted since, and upstream makes it anew.
+fn replace_nothing(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+    mut new: Value,
+) -> Result<Outcome, Status> {
+    const MADE: [(&str, &str); 12] = [
+        ("", "endpoints"),
+        ("", "events"),
+        ("", "limitranges"),
+        ("", "podtemplates"),
+        ("", "services"),
+        ("coordination.k8s.io", "leases"),
+        ("events.k8s.io", "events"),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"),
+        ("rbac.authorization.k8s.io", "clusterroles"),
+        ("rbac.authorization.k8s.io", "rolebindings"),
+        ("rbac.authorization.k8s.io", "roles"),
+        ("scheduling.k8s.io", "priorityclasses"),
+    ];
+    let is_made = MADE.contains(&(&*kind.group, &*kind.plural));
+    if !is_made || !object::resource_version(&new).is_empty() || !object::uid(&new).is_empty() {
+        return Err(Status::not_found(kind, name));
+    }
+    may_create(batch, kind, namespace, name)?;
+    object::ensure(&mut new, &["metadata"]).remove("managedFields");
+    create::create(batch, kind, namespace, new)
 }
 
 /// Whether an object may be replaced by who does not say which state of it they have seen. As upstream: not a custom

@@ -67,8 +67,8 @@ pub struct Attributes {
 impl Attributes {
     /// Of a request about an object of a kind.
     pub fn new(kind: &Kind, subresource: &str, operation: Operation, namespace: &str, name: &str) -> Self {
-        // As upstream's paths have it: a namespace is in itself, once it has a path of its own.
-        let is_namespace = *kind == kinds::NAMESPACE && operation != Operation::Create;
+        // As upstream: a namespace is in itself, also when it is made.
+        let is_namespace = *kind == kinds::NAMESPACE;
         Self {
             kind: kind.clone(),
             subresource: subresource.to_owned(),
@@ -371,6 +371,10 @@ mod tests {
         let create = attributes(&kinds::NAMESPACE, "", Operation::Create);
         assert_eq!(constraints.selects(&mut batch, &create, Some(&labelled), None), Ok(true));
         assert_eq!(constraints.selects(&mut batch, &create, Some(&bare), None), Ok(false));
+        // It is in itself, as upstream, and still none that is within another.
+        assert_eq!(create.namespace, "a");
+        let within = rule(&["*"], &[""], &["v1"], &["namespaces"], "Namespaced");
+        assert_eq!(meant(within, "Exact", &create), None);
         let update = attributes(&kinds::NAMESPACE, "", Operation::Update);
         assert_eq!(constraints.selects(&mut batch, &update, Some(&bare), Some(&labelled)), Ok(false));
         let delete = attributes(&kinds::NAMESPACE, "", Operation::Delete);

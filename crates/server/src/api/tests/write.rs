@@ -29,6 +29,44 @@ fn a8_updates_honour_uid_and_resource_version() {
     assert_eq!(cluster.update(&kinds::CONFIG_MAP, "a", changed).expect_err("used up").code, 409);
 }
 
+/// As upstream's PUT of what is missing; what its sender has seen is not made anew.
+#[test]
+fn conformance_some_kinds_are_made_by_a_replacement() {
+    let cluster = Cluster::new();
+    let named = |name: &str| json!({ "metadata": { "name": name } });
+    let mut service = named("s");
+    service["spec"] = json!({ "ports": [{ "port": 80 }] });
+    let made = cluster.update(&kinds::SERVICE, "s", service).expect("made");
+    assert_ne!((object::uid(&made), &made["spec"]["clusterIP"]), ("", &Value::Null));
+    let answer = cluster.api.write_now(false, |batch| {
+        update(batch, &kinds::LEASE, "default", "l", Part::Main, json!({ "metadata": { "name": "l" } }))
+    });
+    assert_eq!(answer.map(|reply| reply.code).map_err(|status| status.message), Ok(201));
+    for (field, value) in [("resourceVersion", "7"), ("uid", "u")] {
+        let mut seen = named("gone");
+        seen["metadata"][field] = value.into();
+        assert_eq!(cluster.update(&kinds::LEASE, "gone", seen).expect_err("deleted since").code, 404, "{field}");
+    }
+    let status = |batch: &mut Batch<'_>| update(batch, &kinds::SERVICE, "default", "t", Part::Status, named("t"));
+    assert_eq!(cluster.write(status).expect_err("no status of nothing").code, 404);
+    assert_eq!(cluster.update(&kinds::CONFIG_MAP, "c", config_map("c")).expect_err("not this kind").code, 404);
+}
+
+/// Clients that have read from a cache or written nothing yet send it.
+#[test]
+fn conformance_a_version_of_zero_is_none() {
+    let cluster = Cluster::new();
+    let mut map = config_map("a");
+    map["metadata"]["resourceVersion"] = "0".into();
+    let made = cluster.create(&kinds::CONFIG_MAP, map.clone()).expect("made");
+    assert_ne!(object::resource_version(&made), "0");
+    map["data"] = json!({ "b": "2" });
+    let replaced = cluster.update(&kinds::CONFIG_MAP, "a", map).expect("replaced");
+    assert_eq!(replaced["data"], json!({ "b": "2" }));
+    let of_zero = json!({ "metadata": { "resourceVersion": "0" }, "data": { "c": "3" } });
+    assert_eq!(cluster.merge(&kinds::CONFIG_MAP, "a", Part::Main, of_zero).expect("patched")["data"]["c"], "3");
+}
+
 #[test]
 fn a8_every_subresource_honours_uid_and_resource_version() {
     let cluster = Cluster::new();
