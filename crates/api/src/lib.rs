@@ -20,6 +20,7 @@ pub mod object;
 pub mod openapi;
 pub mod parameters;
 pub mod patch;
+pub mod paths;
 pub mod pod_resources;
 pub mod podsecurity;
 pub mod protobuf;

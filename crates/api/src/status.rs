@@ -6,9 +6,13 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
+use crate::paths;
 
 /// How many wrong fields an answer lists. Whoever validates may stop when it has found more.
 pub const MAX_CAUSES: usize = 256;
+
+/// How much is shown of a bad value, and of what is said about it (bytes, each).
+const MAX_SHOWN: usize = 4 << 10;
 
 /// One field that is wrong, in upstream's words (`Required value`, `Invalid value: …`).
 #[derive(Clone, Debug, PartialEq)]
@@ -284,9 +288,16 @@ fn details(name: &str, group: &str, kind: &str) -> Value {
 
 /// The kinds of field errors, each with upstream's words. `value` is the bad value as it stands in the object.
 impl Cause {
+    /// However long a value, a key or a rule is, what is told of a few hundred of them is read by people (X4).
     fn new(reason: &'static str, field: impl Into<String>, head: String, detail: &str) -> Self {
-        let message = if detail.is_empty() { head } else { format!("{head}: {detail}") };
-        Self { reason, message, field: field.into() }
+        let (head, detail) = (paths::cut(&head, MAX_SHOWN), paths::cut(detail, MAX_SHOWN));
+        let message = if detail.is_empty() { head.into_owned() } else { format!("{head}: {detail}") };
+        let field: String = field.into();
+        let field = match paths::cut(&field, paths::MAX_PATH) {
+            Cow::Owned(cut) => cut,
+            Cow::Borrowed(_) => field,
+        };
+        Self { reason, message, field }
     }
 
     /// `Required value`, with a detail where there is one.
@@ -352,6 +363,19 @@ mod tests {
         assert_eq!(status.details["causes"].as_array().map(Vec::len), Some(MAX_CAUSES));
         assert_eq!(status.message.matches("f[7]").count(), 1);
         assert!(status.message.ends_with("the rest is not listed]"));
+    }
+
+    #[test]
+    fn x4_what_is_told_of_a_value_is_bounded() {
+        let long = "\u{fc}".repeat(1 << 20);
+        let causes = [
+            Cause::invalid(format!("f.{long}"), long.as_str(), &long),
+            Cause::not_supported("f", long.as_str(), &[&long]),
+            Cause::duplicate("f", json!([long])),
+        ];
+        for cause in causes {
+            assert!(cause.field.len() < 1_100 && cause.message.len() < 10_000, "{}", cause.message.len());
+        }
     }
 
     #[test]

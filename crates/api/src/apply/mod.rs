@@ -56,6 +56,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The longest such note (bytes): all annotations together may not be larger.
 const MAX_LAST_APPLIED: usize = 256 << 10;
 
+/// How many conflicts are named at most; the rest are counted.
+const MAX_CONFLICTS: usize = 256;
+
 /// Who writes, and where to.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
@@ -121,11 +124,11 @@ pub fn apply(
     }
     let mut difference = compare(Typed::object(nature, &before), Typed::object(nature, &merged));
     let changed = owned_part(kind, writer.subresource, difference.take_changed());
-    let conflicts: Vec<(&Manager, Vec<String>)> = managers
+    let conflicts: Vec<(&Manager, Set)> = managers
         .0
         .iter()
-        .map(|(manager, owned)| (manager, owned.set.intersection(&changed).paths()))
-        .filter(|(_, paths)| !paths.is_empty())
+        .map(|(manager, owned)| (manager, owned.set.intersection(&changed)))
+        .filter(|(_, fields)| !fields.is_empty())
         .collect();
     if !force && !conflicts.is_empty() && !was_applied_by_kubectl(nature, live, &conflicts, writer) {
         return Err(conflict(&conflicts));
@@ -149,13 +152,13 @@ pub fn apply(
 fn was_applied_by_kubectl(
     nature: Nature<'_>,
     live: Option<&Value>,
-    conflicts: &[(&Manager, Vec<String>)],
+    conflicts: &[(&Manager, Set)],
     writer: Writer<'_>,
 ) -> bool {
     let last_applied = live.filter(|_| writer.manager == KUBECTL).map(last_applied);
     let Some(Ok(last)) = last_applied.map(serde_json::from_str::<Value>) else { return false };
-    let said = Typed::object(nature, &last).fields().paths();
-    conflicts.iter().flat_map(|(_, paths)| paths).all(|path| said.contains(path))
+    let said = Typed::object(nature, &last).fields();
+    conflicts.iter().all(|(_, fields)| fields.intersection(&said) == *fields)
 }
 
 /// Keeps the annotation of a client-side apply, where there is one, in step with what is applied here: the next
@@ -311,25 +314,34 @@ fn typed_as(kind: &Kind) -> String {
     format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind)
 }
 
-/// Upstream's 409: one cause per field and manager.
-fn conflict(conflicts: &[(&Manager, Vec<String>)]) -> Status {
-    let count: usize = conflicts.iter().map(|(_, paths)| paths.len()).sum();
-    let message = match conflicts {
+/// Upstream's 409: one cause per field and manager, of the first [`MAX_CONFLICTS`] of them (X4).
+fn conflict(conflicts: &[(&Manager, Set)]) -> Status {
+    let count: usize = conflicts.iter().map(|(_, fields)| fields.len()).sum();
+    let mut left = MAX_CONFLICTS;
+    let named: Vec<(&Manager, Vec<String>)> = conflicts
+        .iter()
+        .map(|(manager, fields)| {
+            let paths = fields.paths(left);
+            left -= paths.len();
+            (*manager, paths)
+        })
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    let message = match named.as_slice() {
         [(manager, paths)] if count == 1 => {
             format!("Apply failed with 1 conflict: conflict with {}: {}", manager.shown(), paths.concat())
         }
         _ => {
-            let lines: Vec<String> = conflicts
-                .iter()
-                .flat_map(|(manager, paths)| {
-                    std::iter::once(format!("conflicts with {}:", manager.shown()))
-                        .chain(paths.iter().map(|path| format!("- {path}")))
-                })
-                .collect();
+            let lines = named.iter().flat_map(|(manager, paths)| {
+                std::iter::once(format!("conflicts with {}:", manager.shown()))
+                    .chain(paths.iter().map(|path| format!("- {path}")))
+            });
+            let rest = (count > MAX_CONFLICTS).then(|| format!("and {} more", count - MAX_CONFLICTS));
+            let lines: Vec<String> = lines.chain(rest).collect();
             format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
         }
     };
-    let causes: Vec<Value> = conflicts
+    let causes: Vec<Value> = named
         .iter()
         .flat_map(|(manager, paths)| {
             let message = format!("conflict with {}", manager.shown());

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use crate::paths::{MAX_PATH, cut};
 use crate::schema::parse::MAX_DEPTH;
 
 /// A set of paths.
@@ -95,17 +96,30 @@ impl Set {
         self.children.remove(element);
     }
 
-    /// All paths as upstream prints them: `.spec.ports[port=80].name`.
-    pub fn paths(&self) -> Vec<String> {
+    /// How many paths it holds.
+    pub fn len(&self) -> usize {
+        self.members.len() + self.children.values().map(Set::len).sum::<usize>()
+    }
+
+    /// At most so many paths, as upstream prints them: `.spec.ports[port=80].name`; of each no more than
+    /// [`MAX_PATH`] bytes (X4).
+    pub fn paths(&self, most: usize) -> Vec<String> {
         let mut paths = Vec::new();
-        self.collect_paths("", &mut paths);
+        self.collect_paths("", most, &mut paths);
         paths
     }
 
-    fn collect_paths(&self, prefix: &str, paths: &mut Vec<String>) {
-        paths.extend(self.members.iter().map(|element| format!("{prefix}{}", shown(element))));
+    fn collect_paths(&self, prefix: &str, most: usize, paths: &mut Vec<String>) {
+        let path = |element: &String| match prefix.len() < MAX_PATH {
+            true => cut(&format!("{prefix}{}", shown(element)), MAX_PATH).into_owned(),
+            false => prefix.to_owned(),
+        };
+        paths.extend(self.members.iter().take(most.saturating_sub(paths.len())).map(path));
         for (element, below) in &self.children {
-            below.collect_paths(&format!("{prefix}{}", shown(element)), paths);
+            if paths.len() >= most {
+                return;
+            }
+            below.collect_paths(&path(element), most, paths);
         }
     }
 

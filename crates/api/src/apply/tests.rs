@@ -187,6 +187,42 @@ fn who_goes_on_with_another_version_is_the_same_manager() {
 }
 
 #[test]
+fn x4_a_refusal_names_a_bounded_number_of_conflicts() {
+    let long = "k".repeat(100_000);
+    let config = |value: &str| {
+        let data: Map<String, Value> = (0..1_000).map(|index| (format!("{long}{index}"), value.into())).collect();
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data })
+    };
+    let live = apply(&kinds::CONFIG_MAP, None, &config("a"), false, writer("a", 0)).expect("made");
+    let refused = apply(&kinds::CONFIG_MAP, Some(&live), &config("b"), false, writer("b", 0)).expect_err("a conflict");
+    assert!(refused.message.starts_with("Apply failed with 1000 conflicts: conflicts with \"a\":\n- .data.kk"));
+    assert!(refused.message.ends_with("and 744 more") && refused.message.len() < 300_000, "{}", refused.message.len());
+    assert_eq!(refused.details["causes"].as_array().map(Vec::len), Some(256));
+    assert!(refused.details.to_string().len() < 400_000);
+}
+
+/// What kubectl itself has said before is found among many fields.
+#[test]
+fn kubectl_goes_on_with_many_fields_of_its_own_past() {
+    let config = |value: &str| {
+        let data: Map<String, Value> = (0..2_000).map(|index| (format!("k{index}"), value.into())).collect();
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data })
+    };
+    let mut live = config("a");
+    live["metadata"]["annotations"] = json!({ LAST_APPLIED: config("a").to_string() });
+    manage_update(&kinds::CONFIG_MAP, None, &mut live, writer("kubectl-client-side-apply", 1));
+    let applied = |live: &Value| apply(&kinds::CONFIG_MAP, Some(live), &config("b"), false, writer(KUBECTL, 2));
+    assert!(applied(&live).is_ok());
+    live["data"]["k7"] = "by hand".into();
+    live["metadata"]["annotations"][LAST_APPLIED] = {
+        let mut said = config("a");
+        said["data"].as_object_mut().expect("a map").remove("k7");
+        said.to_string().into()
+    };
+    assert_eq!(applied(&live).map_err(|status| status.code), Err(409));
+}
+
+#[test]
 fn x4_the_number_of_managers_is_bounded() {
     let mut live = pod(json!({}), json!({}));
     for number in 0..40 {
@@ -197,7 +233,7 @@ fn x4_the_number_of_managers_is_bounded() {
     }
     let managers = Managers::of(managed(&live)).expect("managers");
     assert_eq!(managers.0.len(), MAX_UPDATE_MANAGERS);
-    let labels = managers.union().paths().iter().filter(|path| path.starts_with(".metadata.labels.")).count();
+    let labels = managers.union().paths(usize::MAX).iter().filter(|path| path.starts_with(".metadata.labels.")).count();
     assert_eq!(labels, 40, "the oldest are put together, not forgotten");
     let made_up = json!({ "metadata": { "managedFields": vec![json!({ "operation": "Update" }); MAX_ENTRIES + 1] } });
     assert_eq!(Managers::of(managed(&made_up)), None);
@@ -354,7 +390,7 @@ proptest! {
         let live = apply_pod(Some(&live), &third, "two", true).expect("forced");
         prop_assert!(same(&merge(typed(&live), typed(&third)), &live));
         let owned = Managers::of(managed(&live)).expect("managers").union();
-        prop_assert!(owned.difference(&typed(&live).fields()).is_empty(), "{:?}", owned.paths());
+        prop_assert!(owned.difference(&typed(&live).fields()).is_empty(), "{:?}", owned.paths(10));
     }
 }
 

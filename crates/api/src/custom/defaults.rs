@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::schema::Schema;
 use super::{rules, values};
+use crate::paths;
 use crate::status::Cause;
 
 /// Every fault of the defaults of a version's schema, which is structural.
@@ -16,7 +17,7 @@ fn walk(json: &Value, path: &str, is_root: bool, causes: &mut Vec<Cause>) {
         check(json, default, &format!("{path}.default"), causes);
     }
     for (name, property) in json.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        let at = format!("{path}.properties[{name}]");
+        let at = paths::property(path, name);
         if is_root && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             forbid(property, &at, name, causes);
         } else {
@@ -52,7 +53,7 @@ fn forbid(json: &Value, path: &str, field: &str, causes: &mut Vec<Cause>) {
         causes.push(Cause::forbidden(format!("{path}.default"), &format!("must not be set in top-level {field}")));
     }
     for (name, property) in json.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        forbid(property, &format!("{path}.properties[{name}]"), field, causes);
+        forbid(property, &paths::property(path, name), field, causes);
     }
 }
 

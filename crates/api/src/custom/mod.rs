@@ -7,6 +7,7 @@ pub mod defaults;
 pub mod format;
 pub mod jsonpath;
 pub mod pattern;
+pub mod patterns;
 pub mod published;
 pub mod rows;
 pub mod rule_check;

@@ -5,9 +5,11 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 /// Bytes that one compiled pattern may take: `[\p{L}\p{N}]{1,63}` takes several megabytes.
-const MAX_PATTERN: usize = 8 << 20;
+pub(super) const MAX_PATTERN: usize = 8 << 20;
 /// Bytes that it may take while it is looked for.
 const MAX_LOOKING: usize = 1 << 20;
+/// What a small one is taken to take (bytes).
+const LEAST_PATTERN: usize = 8 << 10;
 /// How often Go lets something be repeated by a count.
 const MAX_REPEAT: u32 = 1000;
 /// How many characters are looked ahead for the end of a count or of a class' name: the longest that mean something,
@@ -16,7 +18,23 @@ const MAX_AHEAD: usize = 32;
 
 /// Compiles a pattern of Go's syntax. What it can't be, and what takes more than [`MAX_PATTERN`], is an error.
 pub fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(&translated(text)?).size_limit(MAX_PATTERN).dfa_size_limit(MAX_LOOKING).build()
+    built(&translated(text)?, MAX_PATTERN)
+}
+
+fn built(translated: &str, most: usize) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(translated).size_limit(most).dfa_size_limit(MAX_LOOKING).build()
+}
+
+/// As [`compile`], with how many bytes it takes, to a power of two: within the least limit that it fits.
+pub fn measured(text: &str) -> Result<(regex::Regex, usize), regex::Error> {
+    let translated = translated(text)?;
+    let mut size = LEAST_PATTERN;
+    loop {
+        match built(&translated, size) {
+            Err(regex::Error::CompiledTooBig(_)) if size < MAX_PATTERN => size *= 2,
+            done => return Ok((done?, size)),
+        }
+    }
 }
 
 /// The same pattern in the syntax of `regex`. In Go, `[` and set operators are plain characters inside of a class; `{`

@@ -7,6 +7,7 @@ use super::rule_cost::{estimate, max_count, max_size};
 use super::rules::{environment, fault_shown, type_of};
 use super::schema::Schema;
 use crate::cel::{Program, Type};
+use crate::paths;
 use crate::status::Cause;
 
 /// What one rule may cost at most, for all values of one request that it is evaluated for.
@@ -76,7 +77,7 @@ impl Walk<'_> {
             return;
         }
         let below = |part: String, times: u64, is_bounded: bool, correlates: bool| Place {
-            path: format!("{}.{part}", place.path),
+            path: paths::field(&place.path, &part),
             count: place.count.filter(|_| is_bounded).map(|count| count.saturating_mul(times)),
             uncorrelatable: place.uncorrelatable.clone().or_else(|| (!correlates).then(|| place.path.clone())),
             depth: place.depth + 1,

@@ -3,7 +3,6 @@
 
 use serde_json::Value;
 
-use super::pattern;
 use super::rules::{self, Validations};
 
 /// A schema nested deeper than this is cut off: what is below is taken as it comes.
@@ -120,8 +119,8 @@ pub struct Rules {
     pub items: (Option<u64>, Option<u64>),
     /// `minProperties` and `maxProperties`.
     pub properties: (Option<u64>, Option<u64>),
-    /// `pattern`: as it is written, and compiled.
-    pub pattern: Option<(Box<str>, regex::Regex)>,
+    /// `pattern`, as it is written; compiled when a value is held against it (`custom::patterns`).
+    pub pattern: Option<Box<str>>,
     /// `format`.
     pub format: Option<Box<str>>,
     /// `enum`.
@@ -277,7 +276,7 @@ fn rules(json: &Value, depth: usize) -> Option<Box<Rules>> {
         length: (count("minLength"), count("maxLength")),
         items: (count("minItems"), count("maxItems")),
         properties: (count("minProperties"), count("maxProperties")),
-        pattern: text("pattern").and_then(|text| Some((text.into(), pattern::compile(text).ok()?))),
+        pattern: text("pattern").map(Into::into),
         format: text("format").map(Into::into),
         values: json.get("enum").and_then(Value::as_array).map(|values| values.clone().into()),
         all_of: several("allOf"),

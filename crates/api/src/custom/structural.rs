@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::pattern;
+use super::patterns::Patterns;
+use crate::paths;
 use crate::status::Cause;
 
 /// A schema nested deeper than this is refused.
@@ -26,15 +27,15 @@ enum Slot {
     Logic,
 }
 
-/// Every fault of a version's `openAPIV3Schema`, in upstream's words.
-pub fn validate(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+/// Every fault of a version's `openAPIV3Schema`, in upstream's words. `patterns` are those of the whole definition.
+pub fn validate(schema: &Value, path: &str, patterns: &mut Patterns, causes: &mut Vec<Cause>) {
     if schema.get("type").and_then(Value::as_str).is_some_and(|type_| type_ != "object") {
         causes.push(Cause::invalid(format!("{path}.type"), schema["type"].clone(), "must be object at the root"));
     }
-    walk(schema, path, Slot::Root, 0, causes);
+    walk(schema, path, Slot::Root, 0, patterns, causes);
 }
 
-fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<Cause>) {
+fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, patterns: &mut Patterns, causes: &mut Vec<Cause>) {
     if causes.len() >= MAX_CAUSES {
         return;
     }
@@ -49,29 +50,28 @@ fn walk(schema: &Value, path: &str, slot: Slot, depth: usize, causes: &mut Vec<C
         _ => check_lists(schema, path, causes),
     }
     if let Some(text) = schema.get("pattern").and_then(Value::as_str)
-        && let Err(error) = pattern::compile(text)
+        && let Err(why) = patterns.add(text)
     {
-        let why = format!("must be a valid regular expression, but isn't: {error}");
         causes.push(Cause::invalid(format!("{path}.pattern"), text, &why));
     }
     let inner = |own: Slot| if slot == Slot::Logic { Slot::Logic } else { own };
     for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        let at = format!("{path}.properties[{name}]");
+        let at = paths::property(path, name);
         if slot == Slot::Root && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             check_own_field(name, property, &at, causes);
         }
-        walk(property, &at, inner(Slot::Property), depth + 1, causes);
+        walk(property, &at, inner(Slot::Property), depth + 1, patterns, causes);
     }
     if let Some(items) = schema.get("items").filter(|items| items.is_object()) {
-        walk(items, &format!("{path}.items"), inner(Slot::Item), depth + 1, causes);
+        walk(items, &format!("{path}.items"), inner(Slot::Item), depth + 1, patterns, causes);
     }
     if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object() && slot != Slot::Logic)
     {
-        walk(values, &format!("{path}.additionalProperties"), inner(Slot::Value), depth + 1, causes);
+        walk(values, &format!("{path}.additionalProperties"), inner(Slot::Value), depth + 1, patterns, causes);
     }
     let is_of_two = is_int_or_string(schema.get("anyOf"));
     for (name, below) in junctors(schema).filter(|(name, _)| !(is_of_two && name.starts_with("anyOf"))) {
-        walk(below, &format!("{path}.{name}"), Slot::Logic, depth + 1, causes);
+        walk(below, &format!("{path}.{name}"), Slot::Logic, depth + 1, patterns, causes);
     }
     if slot != Slot::Logic {
         for (name, below) in junctors(schema) {
@@ -206,7 +206,7 @@ fn check_known(schema: &Value, path: &str, known: (&Value, &str), depth: usize, 
     }
     let (known, known_path) = known;
     let mut inner = |name: String, below: &Value, known: Option<&Value>| {
-        let (at, known_at) = (format!("{path}.{name}"), format!("{known_path}.{name}"));
+        let (at, known_at) = (paths::field(path, &name), paths::field(known_path, &name));
         match known {
             Some(known) => check_known(below, &at, (known, &known_at), depth + 1, causes),
             None if causes.len() >= MAX_CAUSES => {}
@@ -362,7 +362,7 @@ mod tests {
     fn faults(spec: Value) -> Vec<String> {
         let mut causes = Vec::new();
         let schema = json!({ "type": "object", "properties": { "spec": spec } });
-        validate(&schema, "s", &mut causes);
+        validate(&schema, "s", &mut Patterns::default(), &mut causes);
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 

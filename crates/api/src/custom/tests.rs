@@ -53,6 +53,38 @@ fn unknown_fields_are_pruned_and_named() {
     assert_eq!(object["metadata"]["name"], "a");
 }
 
+/// A key is as long as a body, and what is below it may be wrong a hundred thousand times.
+#[test]
+fn x4_what_is_told_of_wrong_fields_is_bounded_however_long_their_paths_are() {
+    let schema = schema(json!({ "type": "object", "properties": {
+        "map": { "type": "object", "additionalProperties": { "type": "object", "properties": {
+            "inner": { "type": "object", "additionalProperties": { "type": "integer", "maximum": 1 } },
+            "set": { "type": "array", "x-kubernetes-list-type": "set", "items": { "type": "string" } },
+            "pod": { "type": "object", "x-kubernetes-embedded-resource": true } } } },
+    } }));
+    let long = "k".repeat(200_000);
+    let many = |value: Value| (0..5_000).map(|index| (format!("u{index}"), value.clone())).collect::<Value>();
+    let mut below = many(json!(1));
+    below["pod"] = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": many(json!(1)) });
+    let mut object = json!({ "spec": { "map": { long.as_str(): below } } });
+    let dropped = prune(&schema, &mut object, true);
+    assert_eq!(dropped.len(), 100);
+    assert!(dropped.iter().all(|path| path.len() < 1_100 && path.starts_with("spec.map.kk")));
+    let left = &object["spec"]["map"][&long];
+    assert_eq!(
+        (left.as_object().map(serde_json::Map::len), left["pod"]["metadata"].as_object().map(|m| m.len())),
+        (Some(1), Some(0))
+    );
+    for wrong in [many(json!("w".repeat(100))), many(json!(2))] {
+        let told = faults(&schema, &json!({ "spec": { "map": { long.as_str(): { "inner": wrong } } } }));
+        assert_eq!(told.len(), 100);
+        assert!(told.iter().all(|fault| fault.len() < 10_000));
+    }
+    let twice = json!({ "spec": { "map": { long.as_str(): { "set": vec!["a"; 50_000] } } } });
+    let told = faults(&schema, &twice);
+    assert!((1..=100).contains(&told.len()) && told.iter().all(|fault| fault.len() < 10_000));
+}
+
 #[test]
 fn defaults_are_filled_in_where_nothing_or_a_forbidden_null_is() {
     let schema = schema(json!({ "type": "object", "default": {}, "properties": {

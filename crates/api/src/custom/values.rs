@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::patterns;
 use super::schema::{Additional, ListType, Rules, Schema, Type};
+use crate::paths;
+use crate::schema::decode::MAX_STRICT_ERRORS;
 use crate::schema::types::{self, Shape};
 use crate::status::Cause;
 
@@ -13,7 +16,7 @@ const RESOURCE: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// Faults beyond this many are not listed.
 const MAX_CAUSES: usize = 100;
 
-/// Drops the fields that the schema does not know, and names them: `spec.foo`.
+/// Drops the fields that the schema does not know, and names the first [`MAX_STRICT_ERRORS`] of them: `spec.foo`.
 pub fn prune(schema: &Schema, value: &mut Value, is_resource: bool) -> Vec<String> {
     let mut dropped = Vec::new();
     prune_at(schema, value, is_resource, &mut String::new(), &mut dropped);
@@ -31,7 +34,7 @@ fn prune_at(schema: &Schema, value: &mut Value, is_resource: bool, path: &mut St
                     || matches!(schema.additional, Additional::Any)
                     || schema.field(name).is_some();
                 if !known {
-                    dropped.push(if path.is_empty() { name.clone() } else { format!("{path}.{name}") });
+                    note(dropped, path, name);
                 }
                 known
             });
@@ -61,6 +64,12 @@ fn prune_at(schema: &Schema, value: &mut Value, is_resource: bool, path: &mut St
     }
 }
 
+fn note(dropped: &mut Vec<String>, path: &str, name: &str) {
+    if dropped.len() < MAX_STRICT_ERRORS {
+        dropped.push(paths::field(path, name));
+    }
+}
+
 /// Drops what no metadata has from that of an embedded resource.
 fn prune_metadata(fields: &mut Map<String, Value>, path: &str, dropped: &mut Vec<String>) {
     let Shape::Struct(resource) = types::resource() else { return };
@@ -69,7 +78,7 @@ fn prune_metadata(fields: &mut Map<String, Value>, path: &str, dropped: &mut Vec
     metadata.retain(|name, _| {
         let is_known = known.field(name).is_some();
         if !is_known {
-            dropped.push(below(path, &format!("metadata.{name}")));
+            note(dropped, &paths::field(path, "metadata"), name);
         }
         is_known
     });
@@ -139,11 +148,11 @@ fn visit(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, causes
     match value {
         Value::Object(fields) => {
             for name in schema.required.iter().filter(|name| !fields.contains_key(&***name)) {
-                causes.push(Cause::required(below(path, name), ""));
+                causes.push(Cause::required(paths::field(path, name), ""));
             }
             for (name, value) in fields {
                 if let Some(property) = schema.field(name) {
-                    visit(property, value, old.and_then(|old| old.get(name)), &below(path, name), causes);
+                    visit(property, value, old.and_then(|old| old.get(name)), &paths::field(path, name), causes);
                 }
             }
         }
@@ -152,7 +161,7 @@ fn visit(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, causes
                 let known = keyed(schema, old);
                 for (index, item) in items.iter().enumerate() {
                     let old = key_of(schema, item).and_then(|key| known.get(&key).copied());
-                    visit(below, item, old, &format!("{path}[{index}]"), causes);
+                    visit(below, item, old, &paths::item(path, index), causes);
                 }
             }
             check_unique(&schema.list, items, path, causes);
@@ -172,10 +181,6 @@ pub(super) fn key_of(schema: &Schema, item: &Value) -> Option<String> {
     let ListType::Map(names) = &schema.list else { return None };
     let keys: Vec<&Value> = names.iter().map(|name| item.get(&**name).unwrap_or(&Value::Null)).collect();
     serde_json::to_string(&keys).ok()
-}
-
-fn below(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn is_of_type(schema: &Schema, value: &Value) -> bool {
@@ -219,7 +224,7 @@ fn check(rules: &Rules, value: &Value, old: Option<&Value>, path: &str, causes: 
             if let Some(least) = rules.length.0.filter(|least| (length as u64) < *least) {
                 refuse(format!("should be at least {least} chars long"));
             }
-            if let Some((source, _)) = rules.pattern.as_ref().filter(|(_, pattern)| !pattern.is_match(text)) {
+            if let Some(source) = rules.pattern.as_deref().filter(|pattern| !patterns::fits(pattern, text)) {
                 refuse(format!("should match '{source}'"));
             }
             if let Some(format) = rules.format.as_deref().filter(|format| !super::format::fits(format, text)) {
@@ -309,6 +314,9 @@ fn same(a: &Value, b: &Value) -> bool {
 fn check_unique(list: &ListType, items: &[Value], path: &str, causes: &mut Vec<Cause>) {
     let mut seen = std::collections::HashSet::new();
     for (index, item) in items.iter().enumerate() {
+        if causes.len() >= MAX_CAUSES {
+            return;
+        }
         let key = match list {
             ListType::Atomic => return,
             ListType::Set => item.clone(),
@@ -318,7 +326,7 @@ fn check_unique(list: &ListType, items: &[Value], path: &str, causes: &mut Vec<C
             }
         };
         if !seen.insert(key.to_string()) {
-            causes.push(Cause::duplicate(format!("{path}[{index}]"), key));
+            causes.push(Cause::duplicate(paths::item(path, index), key));
         }
     }
 }

@@ -12,11 +12,12 @@ use super::cells::{NAME, column};
 use super::field::{Field, IMMUTABLE, default, each, inner, keep, made};
 use super::{BASE, Kind, Row, Subresource, workload};
 use crate::custom::jsonpath::Path;
+use crate::custom::patterns::Patterns;
 use crate::custom::rows::{FORMATS, TYPES, is_true};
 use crate::custom::{defaults, rule_check, structural};
 use crate::names;
 use crate::object::{at, ensure, name, text};
-use crate::status::Cause;
+use crate::status::{Cause, MAX_CAUSES};
 
 /// Holds a definition until its objects are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -49,6 +50,7 @@ pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind::BuiltIn(&Row {
     },
     validate: |_, definition, causes| validate(definition, causes),
     validate_update: |_, new, old, causes| validate_update(new, old, causes),
+    validate_status: |_, new, old, causes| validate_status(new, old, causes),
     ..BASE
 });
 
@@ -110,10 +112,42 @@ fn validate(definition: &Value, causes: &mut Vec<Cause>) {
     validate_names(&spec.get("names"), causes);
     validate_versions(&spec, causes);
     validate_conversion(&spec.get("conversion"), causes);
-    for stored in Field::root(definition).dig(&["status", "storedVersions"]).items() {
-        if !spec.get("versions").items().any(|version| version.get("name").text() == stored.text()) {
-            causes.push(stored.invalid("must appear in spec.versions"));
+    validate_stored_versions(definition, causes);
+}
+
+/// The versions in which objects may be stored: the one that is stored now, and no unknown one, since objects of a
+/// version that no schema is known of could not be read (S11, A10).
+fn validate_stored_versions(definition: &Value, causes: &mut Vec<Cause>) {
+    let stored = Field::root(definition).dig(&["status", "storedVersions"]);
+    if stored.len() == 0 {
+        causes.push(stored.invalid("must have at least one stored version"));
+        return;
+    }
+    let versions = Field::root(definition).dig(&["spec", "versions"]);
+    let names: BTreeSet<&str> = stored.items().map(|name| name.text()).collect();
+    for version in versions.items().filter(|version| version.get("storage").is_true()) {
+        let name = version.get("name").text();
+        if !names.contains(name) {
+            causes.push(Cause::invalid(&stored.path, name, &format!("must have the storage version {name}")));
         }
+    }
+    let known: BTreeSet<&str> = versions.items().map(|version| version.get("name").text()).collect();
+    for stored in stored.items().filter(|stored| !known.contains(stored.text())).take(MAX_CAUSES) {
+        let name = stored.text();
+        causes.push(stored.invalid(&format!(
+            "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions \
+                until a storage migration ensures no data remains persisted in {name} and removes {name} from \
+                status.storedVersions"
+        )));
+    }
+}
+
+/// Differs: upstream takes any `storedVersions`, so that a version in which objects are still stored can be taken out
+/// of the definition, and nothing can read them any more.
+fn validate_status(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let stored = |definition| at(definition, &["status", "storedVersions"]).cloned();
+    if stored(new) != stored(old) {
+        validate_stored_versions(new, causes);
     }
 }
 
@@ -211,6 +245,7 @@ fn validate_versions(spec: &Field, causes: &mut Vec<Cause>) {
     let schema = |version: &Field<'_>| at(version.value, &["schema", "openAPIV3Schema"]).cloned();
     let first = versions.items().next().and_then(|version| schema(&version));
     let is_common = versions.items().all(|version| schema(&version) == first);
+    let mut patterns = Patterns::default();
     for (index, version) in versions.items().enumerate() {
         version.get("name").need(causes, names::label_1035);
         let own = version.dig(&["schema", "openAPIV3Schema"]);
@@ -220,7 +255,7 @@ fn validate_versions(spec: &Field, causes: &mut Vec<Cause>) {
             // A schema that all versions have is told as upstream does, which keeps it in one place inside.
             let path = if is_common { "spec.validation.openAPIV3Schema" } else { &own.path };
             let before = causes.len();
-            structural::validate(own.value, path, causes);
+            structural::validate(own.value, path, &mut patterns, causes);
             if causes.len() == before {
                 rule_check::validate(own.value, path, causes);
                 defaults::validate(own.value, path, causes);
@@ -282,6 +317,39 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
         let (new, old) = (new.dig(path), old.dig(path));
         if new.value != old.value {
             causes.push(new.invalid(IMMUTABLE));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S11, A10: objects of a version that no schema is known of could not be read.
+    #[test]
+    fn a10_the_versions_in_which_objects_are_stored_are_not_made_up() {
+        let version = |name: &str, storage: bool| json!({ "name": name, "served": true, "storage": storage });
+        let definition = |stored: &[&str]| {
+            json!({ "metadata": { "name": "foos.x.io" }, "spec": { "versions": [version("v1", false), version("v2", true)] },
+                "status": { "storedVersions": stored } })
+        };
+        let refused = |old: &[&str], new: &[&str]| {
+            let mut causes = Vec::new();
+            let kind = &CUSTOM_RESOURCE_DEFINITION;
+            (kind.validate_status)(kind, &definition(new), &definition(old), &mut causes);
+            causes.into_iter().map(|cause| (cause.field, cause.message)).collect::<Vec<_>>()
+        };
+        let both = ["v1", "v2"];
+        assert_eq!(refused(&both, &["v2"]), [], "after a migration");
+        assert_eq!(refused(&[], &[]), [], "what an older server has let through does not hold up its status");
+        let table: [(&[&str], &str, &str); 3] = [
+            (&[], "status.storedVersions", "must have at least one stored version"),
+            (&["v1"], "status.storedVersions", "must have the storage version v2"),
+            (&["v2", "zz"], "status.storedVersions[1]", "missing from spec.versions; zz was previously"),
+        ];
+        for (stored, field, why) in table {
+            let found = refused(&both, stored);
+            assert!(found.len() == 1 && found[0].0 == field && found[0].1.contains(why), "{stored:?}: {found:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::yaml;
 use crate::custom::values::prune;
 use crate::kinds::{self, Kind};
 use crate::object;
+use crate::paths::{self, Step};
 use crate::quantity::Quantity;
 use crate::status::Status;
 
@@ -163,8 +164,7 @@ fn in_body_order(body: &[u8], found: Vec<String>) -> Vec<String> {
     if found.len() < 2 {
         return found;
     }
-    let path = |message: &str| message.split('"').nth(1).unwrap_or("").to_owned();
-    let met = parse::occurrences(body, found.iter().map(|message| path(message)).collect());
+    let met = parse::occurrences(body, found.iter().map(|message| named(message).to_owned()).collect());
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ordered: Vec<String> = Vec::with_capacity(found.len());
     for field in &met {
@@ -177,7 +177,14 @@ fn in_body_order(body: &[u8], found: Vec<String>) -> Vec<String> {
             ordered.push(format!("duplicate field \"{field}\""));
         }
     }
+    // None is lost, also of more than are looked for: strictly, each of them is a reason to refuse.
+    ordered.extend(found.iter().filter(|message| !seen.contains_key(named(message))).cloned());
     ordered
+}
+
+/// The path that is quoted in a message of an unknown or duplicate field.
+fn named(message: &str) -> &str {
+    message.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"')).unwrap_or("")
 }
 
 fn judge(kind: &Kind, strict: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, Status> {
@@ -248,12 +255,6 @@ fn type_meta(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     map.insert("apiVersion".to_owned(), api_version.into());
     map.insert("kind".to_owned(), (*kind.kind).into());
     Ok(())
-}
-
-/// One step from an object to what it contains.
-enum Step {
-    Field(String),
-    Index(usize),
 }
 
 /// A walk over an object and its type at once.
@@ -363,17 +364,8 @@ impl Walk<'_> {
         if self.strict.len() >= MAX_STRICT_ERRORS {
             return;
         }
-        let mut text = String::new();
-        for step in &self.path {
-            match step {
-                Step::Field(field) => text.extend([field.as_str(), "."]),
-                Step::Index(index) => {
-                    text.pop();
-                    text.push_str(&format!("[{index}]."));
-                }
-            }
-        }
-        self.strict.push(format!("unknown field \"{text}{name}\""));
+        let path = paths::field(&paths::shown(&self.path), name);
+        self.strict.push(format!("unknown field \"{path}\""));
     }
 
     /// `[]byte` is base64; line breaks inside are dropped, as Go's decoder does.
@@ -643,6 +635,26 @@ mod tests {
         let ignored = FieldValidation::Ignore;
         let status = decode_patched(&kinds::DEPLOYMENT, &mut made, Vec::new(), ignored, &|_| String::new());
         assert_eq!(status.map_err(|status| status.code), Err(422));
+    }
+
+    /// A thousand fields below a key of half a megabyte, and fields whose names are no words: each is a reason to refuse.
+    #[test]
+    fn x4_unknown_fields_are_all_found_and_their_paths_are_cut() {
+        let long = "k".repeat(500_000);
+        let below: Map<String, Value> = (0..1_000).map(|index| (format!("u{index}"), json!(1))).collect();
+        let body = json!({ "metadata": { "name": "a" }, "zz": 1, "a\"b": 1, "c\"d": 1, long.as_str(): below });
+        let (_, found) =
+            decode_bytes(&kinds::CONFIG_MAP, body.to_string().as_bytes(), FieldValidation::Warn).expect("read");
+        let named = |name: &str| found.iter().any(|message| message == &format!("unknown field \"{name}\""));
+        assert!(found.len() == 4 && named("zz") && named("a\"b") && named("c\"d"), "{}", found.len());
+        assert!(found.iter().all(|message| message.len() < 1_100));
+        let quoted = br#"{"a\"b":1,"c\"d":1}"#;
+        assert!(decode_bytes(&kinds::CONFIG_MAP, quoted, FieldValidation::Strict).is_err());
+        // As many as that are not all looked for again, and none of them counts less.
+        let repeated = vec![r#""data":{}"#; 2_000].join(",");
+        let body = format!(r#"{{{repeated},"zz":1,"yy":1}}"#);
+        let (_, found) = decode_bytes(&kinds::CONFIG_MAP, body.as_bytes(), FieldValidation::Warn).expect("read");
+        assert!(["unknown field \"zz\"", "unknown field \"yy\""].iter().all(|one| found.iter().any(|f| f == one)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 use super::budget::Budget;
+use crate::paths::{self, Step};
 
 /// The deepest nesting of arrays and objects that is read. serde_json stops at 128, this before it,
 /// so that what was read can also be printed and walked.
@@ -64,12 +65,6 @@ struct Found {
     met: Vec<String>,
 }
 
-/// One step of a path into an object.
-enum Step {
-    Field(String),
-    Index(usize),
-}
-
 struct Seed<'a> {
     path: &'a mut Vec<Step>,
     found: &'a mut Found,
@@ -79,19 +74,6 @@ struct Seed<'a> {
 impl Seed<'_> {
     fn inner(&mut self) -> Seed<'_> {
         Seed { path: self.path, found: self.found, budget: self.budget }
-    }
-
-    /// The current path in upstream's notation.
-    fn shown(&self) -> String {
-        let mut text = String::new();
-        for step in self.path.iter() {
-            match step {
-                Step::Field(name) if text.is_empty() => text.push_str(name),
-                Step::Field(name) => text.extend([".", name]),
-                Step::Index(index) => text.push_str(&format!("[{index}]")),
-            }
-        }
-        text
     }
 }
 
@@ -164,11 +146,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(name) = fields.next_key::<String>()? {
             self.path.push(Step::Field(name.clone()));
             if map.contains_key(&name) && self.found.duplicates.len() < MAX_DUPLICATES {
-                let shown = self.shown();
+                let shown = paths::shown(self.path);
                 self.found.duplicates.push(shown);
             }
             if !self.found.wanted.is_empty() && self.found.met.len() < MAX_MET {
-                let shown = self.shown();
+                let shown = paths::shown(self.path);
                 if self.found.wanted.contains(&shown) {
                     self.found.met.push(shown);
                 }
