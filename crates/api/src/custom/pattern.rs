@@ -6,10 +6,12 @@ use std::str::Chars;
 
 /// Bytes that one compiled pattern may take: `[\p{L}\p{N}]{1,63}` takes several megabytes.
 pub(super) const MAX_PATTERN: usize = 8 << 20;
+/// Bytes that a pattern may take which an expression makes while it runs, and perhaps another one for every item.
+pub const MAX_MADE: usize = 1 << 20;
 /// Bytes that it may take while it is looked for.
 const MAX_LOOKING: usize = 1 << 20;
 /// What a small one is taken to take (bytes).
-const LEAST_PATTERN: usize = 8 << 10;
+pub const LEAST_PATTERN: usize = 8 << 10;
 /// How often Go lets something be repeated by a count.
 const MAX_REPEAT: u32 = 1000;
 /// How many characters are looked ahead for the end of a count or of a class' name: the longest that mean something,
@@ -25,13 +27,14 @@ fn built(translated: &str, most: usize) -> Result<regex::Regex, regex::Error> {
     regex::RegexBuilder::new(translated).size_limit(most).dfa_size_limit(MAX_LOOKING).build()
 }
 
-/// As [`compile`], with how many bytes it takes, to a power of two: within the least limit that it fits.
-pub fn measured(text: &str) -> Result<(regex::Regex, usize), regex::Error> {
+/// As [`compile`], of what takes at most `most` bytes, with how many it takes: the least limit that it fits, which is
+/// [`LEAST_PATTERN`] times a power of two.
+pub fn measured(text: &str, most: usize) -> Result<(regex::Regex, usize), regex::Error> {
     let translated = translated(text)?;
     let mut size = LEAST_PATTERN;
     loop {
         match built(&translated, size) {
-            Err(regex::Error::CompiledTooBig(_)) if size < MAX_PATTERN => size *= 2,
+            Err(regex::Error::CompiledTooBig(_)) if size < most => size *= 2,
             done => return Ok((done?, size)),
         }
     }

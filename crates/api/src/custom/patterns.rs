@@ -21,7 +21,7 @@ struct Compiled {
 
 impl Compiled {
     fn of(text: &str) -> (Self, Option<regex::Error>) {
-        match pattern::measured(text) {
+        match pattern::measured(text, pattern::MAX_PATTERN) {
             Ok((regex, size)) => (Self { regex: Some(regex), size: size + text.len() }, None),
             Err(error) => (Self { regex: None, size: text.len() }, Some(error)),
         }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::value::Value;
 use super::{Budget, Error};
+use crate::custom::pattern;
 
 /// What functions need beside their arguments.
 pub struct Context<'p> {
@@ -30,7 +31,7 @@ pub struct Context<'p> {
 /// What a room answers.
 pub type Answer<'a> = Option<Result<Value<'a>, Error>>;
 
-/// What compiling a pattern costs that is no constant.
+/// What compiling a small pattern costs that is no constant; one that takes more costs as many times that.
 const PATTERN_COST: u64 = 1_000;
 
 impl Context<'_> {
@@ -43,16 +44,22 @@ impl Context<'_> {
         }
         if !self.made.contains_key(text) {
             self.budget.spend(PATTERN_COST)?;
-            self.made.insert(text.into(), regex_of(text)?);
+            let (made, size) = pattern::measured(text, pattern::MAX_MADE).map_err(invalid)?;
+            // All are kept until the evaluation ends.
+            self.budget.spend(PATTERN_COST * (size / pattern::LEAST_PATTERN - 1) as u64)?;
+            self.made.insert(text.into(), made);
         }
         self.made.get(text).ok_or(Error::Overload)
     }
 }
 
-/// Compiles a pattern.
+/// Compiles a constant pattern.
 pub fn regex_of(text: &str) -> Result<regex::Regex, Error> {
-    let compiled = crate::custom::pattern::compile(text);
-    compiled.map_err(|error| Error::failed(format!("error parsing regexp: {error}")))
+    pattern::compile(text).map_err(invalid)
+}
+
+fn invalid(error: regex::Error) -> Error {
+    Error::failed(format!("error parsing regexp: {error}"))
 }
 
 /// Calls a function.
