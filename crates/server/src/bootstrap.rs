@@ -112,9 +112,15 @@ fn done(is_all: bool) -> Outcome {
 /// Writes, in as many transactions as it takes.
 ///
 /// # Errors
-/// As [`Api::write`].
+/// As [`Api::write`]; also where there is more to write and nothing was: it would go on so for ever.
 pub async fn write_all(api: &Api, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<(), Status> {
-    while api.write(false, &verb).await?.code == MORE {}
+    let goes_on = |batch: &mut Batch<'_>| match verb(batch)? {
+        done if done.code == MORE && batch.is_empty() => {
+            Err(Status::internal("more is to be written, and none of it can be"))
+        }
+        done => Ok(done),
+    };
+    while api.write(false, &goes_on).await?.code == MORE {}
     Ok(())
 }
 
@@ -171,7 +177,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     } else {
         publish_servers(batch, &[advertise])?;
     }
-    Ok(done(authorize::policy::reconcile(batch)? && flows(batch) && is_claimed))
+    Ok(done(authorize::policy::reconcile(batch) && flows(batch) && is_claimed))
 }
 
 fn ensure(batch: &mut Batch<'_>, kind: &Kind, namespace: &str, object: Value) -> Result<(), Status> {
@@ -456,6 +462,14 @@ mod tests {
             (kinds::ENDPOINT_SLICE.validate)(&kinds::ENDPOINT_SLICE, &object, &mut causes);
             assert_eq!((is_endpoint(address.parse().unwrap()), causes.is_empty()), (is_one, is_one), "{address}");
         }
+    }
+
+    #[tokio::test]
+    async fn s12_a_first_write_that_comes_to_nothing_ends_in_words() {
+        let cluster = Cluster::new();
+        let error = write_all(&cluster.api, |_| Ok(done(false))).await.expect_err("it never ends");
+        assert!(error.message.contains("none of it can be"), "{error:?}");
+        assert!(write_all(&cluster.api, |_| Ok(done(true))).await.is_ok());
     }
 
     /// What etcd does not take at once is made in several transactions, and nothing is made twice.
