@@ -1,5 +1,6 @@
 //! Links, addresses and routes by rtnetlink.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -371,6 +372,16 @@ impl Links {
             attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, payload)| word(payload))
         };
         Ok(replies.iter().find_map(|reply| mtu(&reply.body)))
+    }
+
+    /// The IPv4 addresses of all links.
+    pub fn addresses(&mut self) -> io::Result<BTreeSet<Ipv4Addr>> {
+        let dump = Message::new(GETADDR, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        let own = |body: &[u8]| {
+            let (_, own) = attributes(body.get(8..)?).find(|(kind, _)| *kind == IFA_LOCAL)?;
+            <[u8; 4]>::try_from(own).ok().map(Ipv4Addr::from)
+        };
+        Ok(self.socket.request(dump)?.iter().filter_map(|reply| own(&reply.body)).collect())
     }
 
     /// Sets a route to another machine's pods: by its own address, or by the overlay's end on this machine.
