@@ -115,7 +115,7 @@ pub enum StartError {
     Images(#[from] images::ImageError),
     #[error("container runtime: {0}")]
     Runtime(#[from] RuntimeError),
-    #[error("pod network: {0} (is this root, with CAP_NET_ADMIN?)")]
+    #[error("pod network: {0}")]
     Network(#[from] network::NetworkError),
     #[error("packet filter: {0} (does this kernel have nf_tables?)")]
     Filter(std::io::Error),
@@ -132,7 +132,7 @@ pub struct Running {
     pub view: Arc<View>,
     tasks: JoinSet<()>,
     _streaming: streaming::Running,
-    _network: std::os::unix::net::UnixListener,
+    _network: network::Held,
 }
 
 impl Running {
@@ -162,6 +162,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let _network = network::hold()?;
     let network = Network::open(NetworkConfig {
         folder: config.data_dir.join("network"),
+        machine: config.machine.clone(),
         pod_cidr: range(&config.pod_cidr)?,
         cluster_cidr: pods,
         service_cidr: services,
@@ -218,6 +219,9 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let dns = Arc::new(dns.map_err(|source| StartError::Dns { address, source })?);
     tasks.spawn(keep(health.clone(), "dns", move || dns.clone().serve()));
 
+    if let Err(error) = volumes::owner::note_root(&config.data_dir) {
+        tracing::warn!(%error, "where the volumes are could not be noted: they are not found if the folder is moved");
+    }
     let volumes = Volumes::new(&config.data_dir);
     volumes.thaw().map_err(data_dir)?;
     let apart = config.fencing != Fencing::Off;
@@ -283,7 +287,8 @@ fn runtime_config(data_dir: &Path, cgroup_root: &str, shim_exe: &Path, images: &
 }
 
 /// Takes away all that a node made but its data: pods, mounts, interfaces, rules, cgroups, the pods' folders.
-/// Provisioned volumes and images stay. For `mainstay down`, when no node runs on this folder.
+/// Provisioned volumes and images stay, and so do interfaces and rules of another folder's node, which is logged. For
+/// `mainstay down`, when no node runs on this folder.
 ///
 /// # Errors
 /// What could not be taken away; calling it again goes on.
@@ -299,7 +304,12 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
     let mut note = |what: &str, result: Result<(), String>| {
         left.extend(result.err().map(|error| format!("{what}: {error}")));
     };
-    note("pod network", Network::cleanup(&data_dir.join("network")).map_err(|error| error.to_string()));
+    let machine = join::known_machine(data_dir);
+    let cleaned = Network::cleanup(&data_dir.join("network"), machine.as_deref());
+    if let Ok(Some(why)) = &cleaned {
+        tracing::warn!("links, routes and packet filter stay: {why}");
+    }
+    note("pod network", cleaned.map(drop).map_err(|error| error.to_string()));
     for (what, dir) in [("unmounting the pods' volumes", "pods"), ("unmounting volumes", "volumes")] {
         let unmounted = safe_path::mounts::unmount_below(&data_dir.join(dir));
         note(what, unmounted.map(|_| ()).map_err(|error| error.to_string()));

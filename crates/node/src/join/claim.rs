@@ -44,6 +44,32 @@ pub async fn claim(
     }
 }
 
+/// As [`claim`], with a wish that is given up where another Node has that range (empty: no wish); but not by a machine
+/// that has pods with addresses of it.
+///
+/// # Errors
+/// As [`claim`]; [`JoinError::RangeTaken`].
+pub async fn claim_or_other(
+    client: &Client,
+    name: &str,
+    machine: &str,
+    address: Ipv4Addr,
+    wanted: &str,
+    has_pods: bool,
+) -> Result<String, JoinError> {
+    match claim(client, name, machine, address, Some(wanted)).await {
+        Err(JoinError::Api { source, .. })
+            if source.code() == Some(422) && !wanted.is_empty() && source.to_string().contains("spec.podCIDR") =>
+        {
+            match has_pods {
+                true => Err(JoinError::RangeTaken(wanted.to_owned())),
+                false => claim(client, name, machine, address, None).await,
+            }
+        }
+        done => done,
+    }
+}
+
 /// The Node that is there, if it is this machine's or nobody's.
 async fn take(client: &Client, name: &str, machine: &str, addresses: &Value) -> Result<Value, JoinError> {
     let doing = "reading this machine's Node";

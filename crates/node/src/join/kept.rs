@@ -5,6 +5,7 @@
 //! member.json    the server, the CA, the node's name, address and range, the cluster's settings
 //! client.pem     certificate and key by which the API server knows the node; replaced in one step
 //! serving.pem    certificate and key of the node's own port
+//! own.json       of a server's own machine: the Node's name and range
 //! lock           held by the agent
 //! ```
 
@@ -184,6 +185,35 @@ impl Kept {
     }
 }
 
+/// The node of a server's own machine, in `<data>/node/own.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OwnNode {
+    /// The Node's name.
+    pub node: String,
+    /// Its range of pod addresses.
+    pub pod_cidr: String,
+}
+
+const OWN: &str = "own.json";
+
+/// As which node a server's own machine was started before, if it was.
+pub fn own_node(data_dir: &Path) -> Result<Option<OwnNode>, JoinError> {
+    let path = data_dir.join(FOLDER).join(OWN);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|_| JoinError::OwnDamaged(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&path)(error)),
+    }
+}
+
+/// Keeps that.
+pub fn keep_own_node(data_dir: &Path, own: &OwnNode) -> Result<(), JoinError> {
+    let kept = Kept::open(data_dir)?;
+    let text = serde_json::to_string_pretty(own).map_err(|_| JoinError::OwnDamaged(kept.folder.join(OWN)))?;
+    // What is there needs no room on the disk.
+    if kept.text(OWN)?.is_some_and(|old| old == text) { Ok(()) } else { kept.put(OWN, &text) }
+}
+
 /// Which machine a data folder is on: 32 hexadecimal digits, made once.
 pub fn machine(data_dir: &Path) -> Result<String, JoinError> {
     let kept = Kept::open(data_dir)?;
@@ -196,6 +226,12 @@ pub fn machine(data_dir: &Path) -> Result<String, JoinError> {
     let machine: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     kept.put("machine", &format!("{machine}\n"))?;
     Ok(machine)
+}
+
+/// Which machine a data folder is on, where a node was ever started on it.
+pub fn known_machine(data_dir: &Path) -> Option<String> {
+    let machine = fs::read_to_string(data_dir.join(FOLDER).join("machine")).ok()?;
+    Some(machine.trim_end().to_owned()).filter(|machine| !machine.is_empty())
 }
 
 /// Holds a data folder for this process's agent, until the file is dropped.

@@ -23,9 +23,9 @@ use mainstay_api::object::text;
 use mainstay_client::{Client, Config, ConfigError, Error, Informer, ListOptions, Notice, Rotating};
 use serde_json::Value;
 
-pub use claim::claim;
+pub use claim::{claim, claim_or_other};
 pub use discovery::{hash_of, parse_hash};
-pub use kept::{Kept, Member, Settings, lock, machine};
+pub use kept::{Kept, Member, OwnNode, Settings, keep_own_node, known_machine, lock, machine, own_node};
 pub use mainstay_logic::nodes::MACHINE;
 pub use rotation::{Certificates, keep_fresh};
 
@@ -110,6 +110,13 @@ pub enum JoinError {
          is gone for good"
     )]
     NameTaken(String),
+    #[error("{0} cannot be read; remove it, and start with the --node-name that this machine had")]
+    OwnDamaged(PathBuf),
+    #[error(
+        "another node has {0} by now, and pods of this machine have addresses of it; `mainstay down` stops them, then \
+         start again"
+    )]
+    RangeTaken(String),
     #[error("the cluster has no range of pod addresses left for node {0}")]
     NoRange(String),
     #[error("this node's certificate has expired; join again with a token")]

@@ -64,6 +64,12 @@ impl std::fmt::Display for Cidr {
     }
 }
 
+/// Whether pods hold addresses by the leases of a folder.
+pub fn has_leases(folder: &std::path::Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<Ipv4Addr>().is_ok()))
+}
+
 /// The leases of a node's pod range. The range's first address names the network, the second is the gateway, the
 /// last is the broadcast address: none of them is given away.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! Links, addresses and routes by rtnetlink.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -25,6 +24,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -69,6 +69,31 @@ pub const MAX_NAME: usize = 15;
 #[derive(Debug)]
 pub struct Links {
     socket: Socket,
+}
+
+/// An interface.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+    pub is_up: bool,
+}
+
+/// A native-endian u32.
+fn word(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_ne_bytes)
+}
+
+impl Link {
+    /// From the kernel's description.
+    fn read(body: &[u8]) -> Option<Self> {
+        let find = |wanted| super::netlink::find(body.get(16..).unwrap_or_default(), wanted);
+        let name = String::from_utf8_lossy(find(IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
+        let is_up = word(body.get(8..12)?)? & IFF_UP != 0;
+        Some(Self { name, index: word(body.get(4..8)?)?, master: find(IFLA_MASTER).and_then(word), is_up })
+    }
 }
 
 /// Where a route leads.
@@ -129,7 +154,7 @@ impl Links {
 
     /// The index of an interface, or `None` where there is none of that name.
     pub fn index(&mut self, name: &str) -> io::Result<Option<u32>> {
-        Ok(self.link(name)?.and_then(|body| body.get(4..8)?.try_into().ok()).map(u32::from_ne_bytes))
+        Ok(self.link(name)?.and_then(|body| word(body.get(4..8)?)))
     }
 
     /// As [`Links::index`], but a missing interface is an error that names it.
@@ -227,14 +252,63 @@ impl Links {
         }
     }
 
+    /// All interfaces.
+    pub fn all(&mut self) -> io::Result<Vec<Link>> {
+        let replies = self.socket.request(Message::new(GETLINK, super::netlink::DUMP, &link_header(0, false)))?;
+        Ok(replies.iter().filter_map(|reply| Link::read(&reply.body)).collect())
+    }
+
     /// The names of all interfaces.
     pub fn names(&mut self) -> io::Result<Vec<String>> {
-        let replies = self.socket.request(Message::new(GETLINK, super::netlink::DUMP, &link_header(0, false)))?;
-        let name = |body: &[u8]| -> Option<String> {
-            let (_, name) = attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
-            Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+        Ok(self.all()?.into_iter().map(|link| link.name).collect())
+    }
+
+    /// Makes an interface a port of a bridge; one that is so already is fine.
+    pub fn join_bridge(&mut self, index: u32, bridge: u32) -> io::Result<()> {
+        let mut message = Message::new(NEWLINK, 0, &link_header(index, false));
+        message.u32(IFLA_MASTER, bridge);
+        self.socket.request(message).map(drop)
+    }
+
+    /// What somebody noted with an interface; `None` where there is no such link, or no note.
+    pub fn alias(&mut self, name: &str) -> io::Result<Option<String>> {
+        let link = self.link(name)?;
+        let alias = link.as_deref().and_then(|body| super::netlink::find(body.get(16..)?, IFLA_IFALIAS));
+        Ok(alias.map(|alias| String::from_utf8_lossy(alias).trim_end_matches('\0').to_owned()))
+    }
+
+    /// Notes something with an interface, of at most 255 bytes.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let mut message = Message::new(NEWLINK, 0, &link_header(index, false));
+        message.attribute(IFLA_IFALIAS, alias.as_bytes());
+        self.socket.request(message).map(drop)
+    }
+
+    /// All IPv4 addresses, with the interfaces that have them.
+    pub fn addresses(&mut self) -> io::Result<Vec<(u32, Ipv4Addr)>> {
+        let dump = Message::new(GETADDR, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        let of = |body: &[u8]| {
+            let own = <[u8; 4]>::try_from(super::netlink::find(body.get(8..)?, IFA_LOCAL)?).ok()?;
+            Some((word(body.get(4..8)?)?, Ipv4Addr::from(own)))
         };
-        Ok(replies.iter().filter_map(|reply| name(&reply.body)).collect())
+        Ok(self.socket.request(dump)?.iter().filter_map(|reply| of(&reply.body)).collect())
+    }
+
+    /// Where the routes lead that leave by an interface.
+    pub fn routes_by(&mut self, link: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+        self.routes(|_, by| by == Some(link))
+    }
+
+    /// Where those routes of the main table lead whose keeper and interface are wanted.
+    fn routes(&mut self, is_wanted: impl Fn(u8, Option<u32>) -> bool) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+        let dump = Message::new(GETROUTE, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let of = |body: &[u8]| {
+            let (bits, table, protocol) = (*body.get(1)?, *body.get(4)?, *body.get(5)?);
+            let find = |wanted| super::netlink::find(body.get(12..).unwrap_or_default(), wanted);
+            let to = Ipv4Addr::from(<[u8; 4]>::try_from(find(RTA_DST)?).ok()?);
+            (table == MAIN_TABLE && is_wanted(protocol, find(RTA_OIF).and_then(word))).then_some((to, bits))
+        };
+        Ok(self.socket.request(dump)?.iter().filter_map(|reply| of(&reply.body)).collect())
     }
 
     /// Gives an interface an address; one that it already has is fine.
@@ -360,28 +434,10 @@ impl Links {
 
     /// The largest packet of the link that has this address; `None` where no link has it.
     pub fn mtu_towards(&mut self, address: Ipv4Addr) -> io::Result<Option<u32>> {
-        let dump = Message::new(GETADDR, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
-        let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
-        let of = |body: &[u8]| {
-            let own = attributes(body.get(8..)?).any(|(kind, own)| kind == IFA_LOCAL && own == address.octets());
-            own.then(|| word(body.get(4..8)?)).flatten()
-        };
-        let Some(index) = self.socket.request(dump)?.iter().find_map(|reply| of(&reply.body)) else { return Ok(None) };
+        let Some((index, _)) = self.addresses()?.into_iter().find(|(_, own)| *own == address) else { return Ok(None) };
         let replies = self.socket.request(Message::new(GETLINK, 0, &link_header(index, false)))?;
-        let mtu = |body: &[u8]| {
-            attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, payload)| word(payload))
-        };
+        let mtu = |body: &[u8]| word(super::netlink::find(body.get(16..)?, IFLA_MTU)?);
         Ok(replies.iter().find_map(|reply| mtu(&reply.body)))
-    }
-
-    /// The IPv4 addresses of all links.
-    pub fn addresses(&mut self) -> io::Result<BTreeSet<Ipv4Addr>> {
-        let dump = Message::new(GETADDR, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
-        let own = |body: &[u8]| {
-            let (_, own) = attributes(body.get(8..)?).find(|(kind, _)| *kind == IFA_LOCAL)?;
-            <[u8; 4]>::try_from(own).ok().map(Ipv4Addr::from)
-        };
-        Ok(self.socket.request(dump)?.iter().filter_map(|reply| own(&reply.body)).collect())
     }
 
     /// Sets a route to another machine's pods: by its own address, or by the overlay's end on this machine.
@@ -412,14 +468,7 @@ impl Links {
 
     /// Where the routes lead that somebody keeps.
     pub fn routes_of(&mut self, keeper: Keeper) -> io::Result<Vec<(Ipv4Addr, u8)>> {
-        let dump = Message::new(GETROUTE, super::netlink::DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let of = |body: &[u8]| {
-            let (bits, table, protocol) = (*body.get(1)?, *body.get(4)?, *body.get(5)?);
-            let to = attributes(body.get(12..)?).find(|(kind, _)| *kind == RTA_DST)?.1;
-            let to = Ipv4Addr::from(<[u8; 4]>::try_from(to).ok()?);
-            (table == MAIN_TABLE && protocol == keeper as u8).then_some((to, bits))
-        };
-        Ok(self.socket.request(dump)?.iter().filter_map(|reply| of(&reply.body)).collect())
+        self.routes(|by, _| by == keeper as u8)
     }
 
     /// Takes a route away that somebody keeps.

@@ -96,6 +96,21 @@ impl Machines {
         Ok(())
     }
 
+    /// Those peers, to be told to the kernel again, to which no route leads any more, or not by the overlay: somebody
+    /// took link or routes away.
+    fn lost(&mut self) -> io::Result<Vec<(String, Peer)>> {
+        let is_same = match self.overlay {
+            Some(overlay) => self.links.index(OVERLAY)? == Some(overlay),
+            None => true,
+        };
+        if !is_same {
+            self.overlay = None;
+        }
+        let routes = self.links.routes_of(Keeper::Machines)?;
+        let lost = self.peers.extract_if(.., |_, peer| !is_same || !routes.contains(&peer.range));
+        Ok(lost.collect())
+    }
+
     fn admit(&mut self, node: &str, address: Option<Ipv4Addr>) -> io::Result<()> {
         self.guard.as_mut().map_or(Ok(()), |guard| guard.admit(node, address))
     }
@@ -171,9 +186,66 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: 
         });
         if listed && looked.is_none_or(|looked| looked.elapsed() >= RETRY) {
             looked = Some(Instant::now());
+            match machines.lost() {
+                Ok(lost) => {
+                    for (node, peer) in lost {
+                        tracing::warn!(node, "somebody took the way to another machine's pods away; it is made again");
+                        refused.entry(node).or_insert(Some(peer));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the ways to other machines cannot be looked at"),
+            }
             if let Err(error) = machines.ensure_guard() {
                 tracing::warn!(%error, "anybody may send into the overlay; trying again");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cidr, raise_loopback};
+    use super::*;
+
+    /// In a network of its own; as root only.
+    fn apart(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+            raise_loopback().expect("lo");
+            work();
+        });
+        thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_way_to_another_machine_that_somebody_took_away_is_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let range = |text| Cidr::parse(text).expect("a range");
+        let config = NetworkConfig {
+            folder: folder.path().join("network"),
+            machine: "m".to_owned(),
+            pod_cidr: range("10.244.0.0/24"),
+            cluster_cidr: range("10.244.0.0/16"),
+            service_cidr: range("10.96.0.0/16"),
+            dns_address: Ipv4Addr::new(10, 96, 0, 10),
+            node_address: Ipv4Addr::new(192, 0, 2, 1),
+            between: Between::Routes,
+        };
+        apart(move || {
+            let network = Network::open(config).expect("opened");
+            let mut machines = Machines::open(&network).expect("opened");
+            let out = machines.links.ensure_bridge("out", [2, 0, 0, 0, 0, 1]).expect("a link");
+            machines.links.ensure_address(out, Ipv4Addr::new(192, 0, 2, 1), 24).expect("an address");
+            let peer = Peer { range: (Ipv4Addr::new(10, 244, 1, 0), 24), address: Ipv4Addr::new(192, 0, 2, 2) };
+            machines.set("b", Some(peer)).expect("set");
+            assert_eq!(machines.lost().expect("looked"), []);
+            machines.links.remove("out").expect("taken away");
+            let out = machines.links.ensure_bridge("out", [2, 0, 0, 0, 0, 1]).expect("a link");
+            machines.links.ensure_address(out, Ipv4Addr::new(192, 0, 2, 1), 24).expect("an address");
+            assert_eq!(machines.lost().expect("looked"), [("b".to_owned(), peer)]);
+            machines.set("b", Some(peer)).expect("set again");
+            assert_eq!(machines.lost().expect("looked"), []);
+            assert_eq!(machines.links.routes_of(Keeper::Machines).expect("listed"), [peer.range]);
+        });
     }
 }

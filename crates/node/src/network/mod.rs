@@ -17,7 +17,9 @@ pub mod conntrack;
 pub mod dns;
 pub mod filter;
 pub mod guard;
+mod hold;
 mod link;
+mod look;
 pub mod machines;
 mod netlink;
 mod service_rules;
@@ -25,22 +27,21 @@ pub mod view;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 pub use address::Cidr;
 use address::Leases;
+pub use address::has_leases;
 use conntrack::{Conntrack, Which};
+pub use hold::{Held, Owner, hold};
 use link::{Keeper, Links, Route};
+pub use look::Looked;
 
 /// The bridge of the pods.
 pub const POD_BRIDGE: &str = "mst-pods";
 /// The link that the service range is routed to.
 pub const SERVICE_LINK: &str = "mst-services";
-/// What a node has in its network namespace while it runs: an abstract socket, of which there is one of each name.
-const HOLD: &str = "mainstay-node";
 /// What every pod's interface on the host begins with.
 const PAIR_PREFIX: &str = "mst";
 /// Ethernet's usual size, where no link says another.
@@ -57,6 +58,8 @@ const OVERLAY_BYTES: u32 = 50;
 pub struct NetworkConfig {
     /// Where leases are kept.
     pub folder: PathBuf,
+    /// Which machine this is: whose the links are.
+    pub machine: String,
     /// This node's range of pod addresses.
     pub pod_cidr: Cidr,
     /// All nodes' pods.
@@ -92,6 +95,11 @@ impl Between {
 }
 
 impl NetworkConfig {
+    /// Whose the links are.
+    fn owner(&self) -> Owner {
+        Owner::new(&self.machine, &self.folder)
+    }
+
     /// The node's own address on the bridge: the pods' gateway.
     pub fn gateway(&self) -> Ipv4Addr {
         self.pod_cidr.at(1).unwrap_or(self.pod_cidr.first)
@@ -108,10 +116,17 @@ impl NetworkConfig {
 
 /// Why the network could not be set up or a pod not be attached.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
+#[error("{step}: {source}{hint}", hint = hint(source))]
 pub struct NetworkError {
     step: String,
     source: io::Error,
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => " (is this root, with CAP_NET_ADMIN?)",
+        _ => "",
+    }
 }
 
 fn step<T>(step: impl Into<String>, result: io::Result<T>) -> Result<T, NetworkError> {
@@ -132,6 +147,9 @@ struct State {
     links: Links,
     leases: Leases,
     bridge: u32,
+    services: u32,
+    /// The ranges of Services that are led to their link beside the cluster's own.
+    ranges: Vec<Cidr>,
     /// The largest packet of a pod.
     mtu: u32,
 }
@@ -162,14 +180,10 @@ fn pair_name(pod_uid: &str) -> String {
     format!("{PAIR_PREFIX}{hash:016x}").chars().take(link::MAX_NAME).collect()
 }
 
-/// Takes this network namespace for one node, for as long as what it gives lives: a second node would take the first
-/// one's links and tables, whatever its ports and ranges are.
-///
-/// # Errors
-/// A node runs here already.
-pub fn hold() -> Result<UnixListener, NetworkError> {
-    let held = SocketAddr::from_abstract_name(HOLD).and_then(|name| UnixListener::bind_addr(&name));
-    step("taking the network for this node (another one may run in it already)", held)
+/// Whether an interface on the host is a pod's.
+fn is_pair(name: &str) -> bool {
+    name.len() == link::MAX_NAME
+        && name.strip_prefix(PAIR_PREFIX).is_some_and(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Brings the loopback link up: in a network namespace that was just made it is down, and nobody reaches a server
@@ -185,40 +199,74 @@ pub fn raise_loopback() -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// What all pods need: the bridge, the Services' link, and the way to them. Gives both links. Idempotent.
+fn base(links: &mut Links, config: &NetworkConfig) -> Result<(u32, u32), NetworkError> {
+    let gateway = config.gateway();
+    let bridge =
+        step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
+    step("noting whose the bridge is", config.owner().note(links, bridge))?;
+    step("giving the bridge its address", links.ensure_address(bridge, gateway, config.pod_cidr.prefix))?;
+    let services = step(
+        format!("making link {SERVICE_LINK}"),
+        links.ensure_bridge(SERVICE_LINK, hardware_address(config.dns_address)),
+    )?;
+    step("giving the DNS server its address", links.ensure_address(services, config.dns_address, 32))?;
+    let range = config.service_cidr;
+    let route = Route { to: (range.first, range.prefix), gateway: None, link: services, source: Some(gateway) };
+    step("routing the service range", links.ensure_route(route))?;
+    for (key, value) in [
+        ("net/ipv4/ip_forward".to_owned(), "1"),
+        // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
+        (format!("net/ipv4/conf/{POD_BRIDGE}/send_redirects"), "0"),
+        ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
+        // A host port on 127.0.0.1 leads to a pod; the packet filter keeps pods from the loopback addresses.
+        (format!("net/ipv4/conf/{POD_BRIDGE}/route_localnet"), "1"),
+    ] {
+        step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
+    }
+    Ok((bridge, services))
+}
+
+/// Takes away every interface, route and rule of the pod network.
+fn take_away(links: &mut Links) -> Result<(), NetworkError> {
+    for name in step("listing interfaces", links.names())? {
+        if is_pair(&name) || [POD_BRIDGE, SERVICE_LINK, machines::OVERLAY].contains(&name.as_str()) {
+            step(format!("removing {name}"), links.remove(&name))?;
+        }
+    }
+    for route in step("listing routes", links.routes_of(Keeper::Machines))? {
+        step("removing a route", links.remove_route(route, Keeper::Machines))?;
+    }
+    step("removing the packet filter's tables", filter::remove())
+}
+
 impl Network {
-    /// Sets up the bridge, the service link, forwarding. Idempotent: what an earlier process made is kept (V7).
+    /// Sets up the bridge, the service link, forwarding. Idempotent: what an earlier process made is kept (V7). What
+    /// another data folder's node left is taken away, unless its pods are still connected.
     ///
     /// # Errors
-    /// The step that failed and the kernel's reason (not root, a missing kernel feature).
+    /// The step that failed and the kernel's reason (not root, a missing kernel feature); pods of another's are there.
     pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         raise_loopback()?;
         let mut links = step("opening netlink", Links::open())?;
-        let gateway = config.gateway();
-        let bridge =
-            step(format!("making bridge {POD_BRIDGE}"), links.ensure_bridge(POD_BRIDGE, hardware_address(gateway)))?;
-        step("giving the bridge its address", links.ensure_address(bridge, gateway, config.pod_cidr.prefix))?;
-        let services = step(
-            format!("making link {SERVICE_LINK}"),
-            links.ensure_bridge(SERVICE_LINK, hardware_address(config.dns_address)),
-        )?;
-        step("giving the DNS server its address", links.ensure_address(services, config.dns_address, 32))?;
-        let range = config.service_cidr;
-        let route = Route { to: (range.first, range.prefix), gateway: None, link: services, source: Some(gateway) };
-        step("routing the service range", links.ensure_route(route))?;
-        for (key, value) in [
-            ("net/ipv4/ip_forward".to_owned(), "1"),
-            // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
-            (format!("net/ipv4/conf/{POD_BRIDGE}/send_redirects"), "0"),
-            ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
-            // A host port on 127.0.0.1 leads to a pod; the packet filter keeps pods from the loopback addresses.
-            (format!("net/ipv4/conf/{POD_BRIDGE}/route_localnet"), "1"),
-        ] {
-            step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
+        let other = step("looking whose the pod network is", Owner::of(&mut links))?;
+        if let Some(other) = other.filter(|other| other.machine != config.machine) {
+            if !other.is_same(&config.owner()) && step("listing interfaces", other.has_pods(&mut links))? {
+                let folder = Path::new(&other.folder);
+                let why = format!(
+                    "pods of the mainstay of {0} are still connected in it; run `mainstay down --data-dir {0}` first",
+                    folder.parent().unwrap_or(folder).display()
+                );
+                return step("taking the network for this node", Err(io::Error::new(io::ErrorKind::AddrInUse, why)));
+            }
+            take_away(&mut links)?;
         }
+        let (bridge, services) = base(&mut links, &config)?;
         let mtu = pod_mtu(step("looking for this machine's link", links.mtu_towards(config.node_address))?, &config);
         let leases = step("opening the address leases", Leases::open(config.pod_cidr, config.folder.clone()))?;
         let conntrack = Mutex::new(step("opening the tracked connections", Conntrack::open())?);
-        Ok(Self { config, state: Mutex::new(State { links, leases, bridge, mtu }), conntrack })
+        let state = State { links, leases, bridge, services, ranges: Vec::new(), mtu };
+        Ok(Self { config, state: Mutex::new(state), conntrack })
     }
 
     /// What it was opened with.
@@ -239,6 +287,12 @@ impl Network {
     pub fn attach(&self, pod_uid: &str, netns: &Path) -> Result<Ipv4Addr, NetworkError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let address = step("taking an address", state.leases.take(pod_uid))?;
+        self.connect(&mut state, pod_uid, netns, address)?;
+        Ok(address)
+    }
+
+    /// Connects a pod's network namespace with its address. Idempotent.
+    fn connect(&self, state: &mut State, pod_uid: &str, netns: &Path, address: Ipv4Addr) -> Result<(), NetworkError> {
         let mut inside = step("entering the pod's network namespace", Links::open_in(netns))?;
         let loopback = step("looking for lo", inside.need("lo"))?;
         step("bringing lo up", inside.up(loopback))?;
@@ -253,6 +307,8 @@ impl Network {
         let hardware = hardware_address(address);
         let (name, bridge) = (pair_name(pod_uid), state.bridge);
         let port = step("looking for the pod's interface", state.links.need(&name))?;
+        // The bridge may be another by now, because somebody took the first one away.
+        step("connecting the pod's interface", state.links.join_bridge(port, bridge))?;
         step("tying the pod's port to its address", state.links.tie_port(port, hardware))?;
         step("leaving IPv6 out", link::without_ipv6(&name))?;
         step("leaving IPv6 out in the pod", netlink::inside(netns, || link::without_ipv6("eth0")))?;
@@ -269,8 +325,7 @@ impl Network {
         // Whoever else answers for it on the bridge is not believed.
         step("noting the gateway's address", inside.ensure_neighbour(link, gateway, hardware_address(gateway)))?;
         let default = Route { to: (Ipv4Addr::UNSPECIFIED, 0), gateway: Some(gateway), link, source: None };
-        step("setting the default route", inside.ensure_route(default))?;
-        Ok(address)
+        step("setting the default route", inside.ensure_route(default))
     }
 
     /// The address that a pod holds, if any.
@@ -288,6 +343,11 @@ impl Network {
     /// The kernel's reason.
     pub fn route_services(&self, ranges: &[Cidr]) -> Result<Vec<Cidr>, NetworkError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.ranges = ranges.to_vec();
+        self.lead(&mut state, ranges)
+    }
+
+    fn lead(&self, state: &mut State, ranges: &[Cidr]) -> Result<Vec<Cidr>, NetworkError> {
         let links = &mut state.links;
         let routed = step("listing routes", links.routes_of(Keeper::Services))?;
         for gone in routed.iter().filter(|route| !ranges.iter().any(|range| (range.first, range.prefix) == **route)) {
@@ -335,24 +395,34 @@ impl Network {
     }
 
     /// Takes away every interface, rule and lease that [`Network::open`] and [`Network::attach`] made, for `mainstay
-    /// down`.
-    pub fn cleanup(folder: &Path) -> Result<(), NetworkError> {
+    /// down`; but no interface and no rule where they are another's than `machine`'s, which is said: another data
+    /// folder's node runs in this network namespace, or its pods go on. `None` is a folder that never had a node.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn cleanup(folder: &Path, machine: Option<&str>) -> Result<Option<String>, NetworkError> {
+        let left = match machine {
+            None => None,
+            Some(machine) => Self::take_away_own(&Owner::new(machine, folder))?,
+        };
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(left),
+            other => step("removing the address leases", other).map(|()| left),
+        }
+    }
+
+    /// Why nothing was taken away, where it is another's.
+    fn take_away_own(own: &Owner) -> Result<Option<String>, NetworkError> {
         let mut links = step("opening netlink", Links::open())?;
-        for name in step("listing interfaces", links.names())? {
-            let pair = name.len() == link::MAX_NAME
-                && name.starts_with(PAIR_PREFIX)
-                && name[3..].bytes().all(|byte| byte.is_ascii_hexdigit());
-            if pair || [POD_BRIDGE, SERVICE_LINK, machines::OVERLAY].contains(&name.as_str()) {
-                step(format!("removing {name}"), links.remove(&name))?;
+        if let Some(other) = step("looking whose the pod network is", Owner::of(&mut links))? {
+            if !own.is_same(&other) {
+                return Ok(Some(format!("the pod network here is that of {}", other.folder)));
             }
         }
-        for route in step("listing routes", links.routes_of(Keeper::Machines))? {
-            step("removing a route", links.remove_route(route, Keeper::Machines))?;
-        }
-        step("removing the packet filter's tables", filter::remove())?;
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => step("removing the address leases", other),
+        match hold::hold_soon() {
+            Ok(_held) => take_away(&mut links).map(|()| None),
+            Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => Ok(Some(error.source.to_string())),
+            Err(error) => Err(error),
         }
     }
 }

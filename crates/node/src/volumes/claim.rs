@@ -89,7 +89,10 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     };
     let root = request.kubelet.volumes.root().to_owned();
     let provisioned = is_provisioned(&volume);
-    let path = if provisioned { ensure_provisioned(&request, &volume, &root, path).await? } else { path };
+    let path = match provisioned {
+        true => ensure_provisioned(&request, &volume, &root, request.kubelet.volumes.placed(path)).await?,
+        false => path,
+    };
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
     let (group, on_root_mismatch) = (group.filter(|_| !request.again && !read_only), request.on_root_mismatch());

@@ -37,6 +37,7 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
     let name = volume.metadata.name.clone().unwrap_or_default();
     let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else { return Ok(Progress::Done) };
     let (root, users) = (kubelet.volumes.root().to_owned(), kubelet.volumes.users().clone());
+    let path = kubelet.volumes.placed(local.path.into());
     let size = volume::capacity(volume);
     let alone = users.lock(&name).await;
     let shown = name.clone();
@@ -45,7 +46,7 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
         if !users.has(&name).map_err(VolumeError::io("reading which volumes are in use"))? {
             return Ok(Err(Progress::Done));
         }
-        let image = Image::new(&root, local.path.as_ref())?;
+        let image = Image::new(&root, &path)?;
         if !image.is_mounted().map_err(VolumeError::io("reading what is mounted"))? {
             // A pod is about to, perhaps with the size from before.
             return Ok(Err(Progress::InUse));

@@ -12,7 +12,6 @@
 
 mod atomic;
 mod claim;
-mod copies;
 mod export;
 mod freeze;
 mod growth;
@@ -156,6 +155,8 @@ pub struct Record {
 pub struct Volumes {
     disk: Disk,
     root: PathBuf,
+    /// Where that has been before, too.
+    former: Vec<PathBuf>,
     users: Arc<users::Users>,
     tokens: Mutex<BTreeMap<projected::TokenKey, projected::Token>>,
 }
@@ -167,9 +168,21 @@ impl Volumes {
         Self {
             users: Arc::new(users::Users::new(disk.clone())),
             disk,
+            former: owner::roots(&data_dir.join("volumes")),
             root: data_dir.join("volumes"),
             tokens: Mutex::default(),
         }
+    }
+
+    /// Where a provisioned volume is that was declared with this path: the data folder may have been moved since. A
+    /// path that is none of a volume's here is given back as it is.
+    pub fn placed(&self, path: PathBuf) -> PathBuf {
+        let moved = || {
+            let folder = self.former.iter().find_map(|root| path.strip_prefix(root).ok())?;
+            let folder = mainstay_runtime::safe_path::plain(folder.to_str()?).ok()?;
+            (folder.components().count() == 1).then(|| self.root.join(folder))
+        };
+        moved().unwrap_or(path)
     }
 
     /// Where provisioned directories are: the Node's annotation `mainstay.io/volume-root`.

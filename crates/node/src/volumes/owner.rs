@@ -13,6 +13,37 @@ const FILE: &str = ".cluster";
 /// What volumes without a note say: they were made before there were notes.
 const UNNAMED: &str = "unnamed";
 
+/// Beside it: where the volume root has been, a path a line. PersistentVolumes keep the path that they were declared
+/// with for life.
+const ROOTS: &str = ".roots";
+
+/// Notes where a data folder's volume root is now.
+///
+/// # Errors
+/// It takes no file.
+pub fn note_root(data_dir: &Path) -> io::Result<()> {
+    let root = data_dir.join("volumes");
+    let own = root.to_string_lossy().into_owned();
+    let mut all = roots(&root);
+    if all.contains(&root) || own.contains('\n') {
+        return Ok(());
+    }
+    all.push(root.clone());
+    make_private_dir(&root)?;
+    let partial = root.join(".roots.partial");
+    let text: String = all.iter().map(|path| format!("{}\n", path.display())).collect();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&partial, root.join(ROOTS))?;
+    File::open(&root)?.sync_all()
+}
+
+/// Where a volume root is and has been.
+pub fn roots(root: &Path) -> Vec<PathBuf> {
+    fs::read_to_string(root.join(ROOTS)).unwrap_or_default().lines().map(PathBuf::from).collect()
+}
+
 /// Why the volumes are not used.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
@@ -76,6 +107,28 @@ pub fn take(data_dir: &Path, cluster: &str, take_over: bool) -> Result<(), Owner
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn v5_a_folder_that_was_moved_knows_its_volumes_by_their_old_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        take(&first, "one", false).unwrap();
+        note_root(&first).unwrap();
+        note_root(&first).unwrap();
+        fs::rename(&first, &second).unwrap();
+        note_root(&second).unwrap();
+        assert_eq!(roots(&second.join("volumes")), [first.join("volumes"), second.join("volumes")]);
+        let here = crate::volumes::Volumes::new(&second);
+        let placed = |path: PathBuf| here.placed(path);
+        for root in [&first, &second] {
+            assert_eq!(placed(root.join("volumes/pvc-1")), second.join("volumes/pvc-1"));
+        }
+        // What is not a folder in one of them stays where it is, and is refused as before.
+        for other in ["volumes/a/b", "volumes", "volumes/../x", "elsewhere/pvc-1"] {
+            assert_eq!(placed(first.join(other)), first.join(other), "{other}");
+        }
+        assert_eq!(noted(&second).unwrap().as_deref(), Some("one"));
+    }
 
     #[test]
     fn volumes_know_their_cluster_a11() {

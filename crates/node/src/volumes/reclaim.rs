@@ -45,6 +45,7 @@ pub async fn reclaim(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progr
     // Retain keeps every byte.
     let deletes = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
     let path = spec.local.map(|local| local.path).or(spec.host_path.map(|path| path.path)).map(PathBuf::from);
+    let path = path.map(|path| kubelet.volumes.placed(path));
     if let Some(path) = path.filter(|_| deletes) {
         let Some(metadata) = reconciler::announce(kubelet, KIND, &volume.metadata).await? else {
             return Ok(Progress::Done);

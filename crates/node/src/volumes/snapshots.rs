@@ -164,7 +164,7 @@ async fn volume_image(kubelet: &Kubelet, name: &str) -> Result<Image, VolumeErro
     let made_here = annotation(&volume.metadata, MADE_ON) == kubelet.config.node_name;
     let local = volume.spec.as_ref().and_then(|spec| spec.local.clone());
     match local.filter(|_| made_here && claim::is_provisioned(&volume) && claim::is_image(&volume)) {
-        Some(local) => Image::new(kubelet.volumes.root(), local.path.as_ref()),
+        Some(local) => Image::new(kubelet.volumes.root(), &kubelet.volumes.placed(local.path.into())),
         None => Err(VolumeError::Refused(format!("volume \"{name}\" is not an image of this node"))),
     }
 }

@@ -2,6 +2,7 @@
 //! anything outside. Needs root.
 
 mod connections;
+mod kept;
 mod large;
 mod spoofing;
 
@@ -85,6 +86,7 @@ fn cidr(text: &str) -> Cidr {
 fn config(folder: &std::path::Path) -> NetworkConfig {
     NetworkConfig {
         folder: folder.join("leases"),
+        machine: "m".to_owned(),
         pod_cidr: cidr("10.244.0.0/24"),
         cluster_cidr: cidr("10.244.0.0/16"),
         service_cidr: cidr("10.96.0.0/16"),
@@ -162,7 +164,7 @@ fn pods_reach_services_and_nothing_leaves() {
     assert_eq!(pod_a.ask(service), Err(ErrorKind::ConnectionRefused), "N4: refused once the endpoints are gone");
 
     let leases = config.folder.clone();
-    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases, Some("m")).expect("cleaned up"));
     assert!(!config.folder.exists());
 }
 
@@ -201,7 +203,7 @@ fn n4_a_second_range_of_services_is_led_to_their_link_and_takes_nothing_of_the_m
     });
     assert_eq!(node.ask(service), Err(ErrorKind::NetworkUnreachable));
     let leases = folder.path().to_owned();
-    node.run(move || Network::cleanup(&leases.join("leases")).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases.join("leases"), Some("m")).expect("cleaned up"));
 }
 
 /// Services, session affinity timeout and switching it on and off: for a cluster address and for a node port.
@@ -290,7 +292,7 @@ fn conformance_session_affinity_lasts_until_its_timeout() {
         assert!(pod_a.ask(service).is_err(), "gone");
     }
     let leases = config.folder.clone();
-    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases, Some("m")).expect("cleaned up"));
 }
 
 #[test]
@@ -341,7 +343,7 @@ fn n4_external_addresses_refuse_what_no_endpoint_takes_and_whom_no_source_range_
     node.run(move || filter.set_service("default/a", &everybody).expect("set"));
     assert!(node.ask(service).is_ok(), "everybody again");
     let leases = config.folder.clone();
-    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases, Some("m")).expect("cleaned up"));
 }
 
 /// `externalTrafficPolicy: Local` keeps clients from outside to this node's endpoints; pods, and the node itself, are
@@ -409,5 +411,5 @@ fn n4_pods_and_the_node_are_not_kept_to_local_endpoints() {
         }
     }
     let leases = config.folder.clone();
-    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases, Some("m")).expect("cleaned up"));
 }

@@ -121,7 +121,7 @@ fn x6_a_pod_takes_neither_anothers_packets_nor_its_name() {
     let leases = config.folder.clone();
     node.run(move || {
         drop((network, filter));
-        Network::cleanup(&leases).expect("cleaned up");
+        Network::cleanup(&leases, Some("m")).expect("cleaned up");
     });
 }
 
@@ -177,7 +177,7 @@ fn x6_nobody_on_the_pod_network_hears_a_pod_in_ipv6() {
     assert_eq!(heard(), 0);
     node.run(move || {
         drop((network, filter));
-        Network::cleanup(&leases).expect("cleaned up");
+        Network::cleanup(&leases, Some("m")).expect("cleaned up");
     });
 }
 
@@ -259,5 +259,5 @@ fn x6_only_other_machines_send_into_the_overlay() {
         drop((network, filter, guard));
     });
     assert!(is_dropped(&other, machine, &here), "no peer any more");
-    node.run(move || Network::cleanup(&leases).expect("cleaned up"));
+    node.run(move || Network::cleanup(&leases, Some("m")).expect("cleaned up"));
 }

@@ -53,6 +53,7 @@ impl Agent {
         let range = |text| Cidr::parse(text).unwrap();
         let network = Network::open(NetworkConfig {
             folder: self.dir.join("network"),
+            machine: "m".to_owned(),
             pod_cidr: range("10.244.0.0/24"),
             cluster_cidr: range("10.244.0.0/16"),
             service_cidr: range("10.96.0.0/16"),
@@ -289,7 +290,7 @@ impl Testbed {
         self.bound(name).await
     }
 
-    pub async fn bound(&self, claim: &str) -> Value {
+    async fn bound(&self, claim: &str) -> Value {
         let is_bound = |claim: Option<&Value>| claim.is_some_and(|claim| claim["status"]["phase"] == "Bound");
         self.until(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, is_bound).await.unwrap()
     }
