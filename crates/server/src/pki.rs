@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::credentials::request::Asked;
-use crate::subject::{Subject, put_into};
+use crate::subject::Subject;
 
 /// How much earlier than now a certificate that was asked for begins, in seconds.
 const CLOCKS_APART: i64 = 300;
@@ -63,6 +63,12 @@ pub enum PkiError {
     /// The CA's certificate has run out.
     #[error("the cluster's CA certificate in {0} has expired")]
     CaExpired(PathBuf),
+    /// The CA's certificate begins after now.
+    #[error(
+        "the cluster's CA certificate in {path} is good from {from} on, and this machine's clock says that it is \
+         {now}: set the clock"
+    )]
+    CaTooNew { path: PathBuf, from: Timestamp, now: Timestamp },
     /// A certificate request is broken, or is not signed with the key that it is for.
     #[error("the certificate request is not signed with its own key")]
     Request,
@@ -110,6 +116,9 @@ impl Pki {
         let ca_pem = read(&certificate)?;
         if days_left(&ca_pem, now).ok_or(PkiError::Pem)? <= 0 {
             return Err(PkiError::CaExpired(certificate));
+        }
+        if let Some(from) = begin(&ca_pem).filter(|from| *from > now) {
+            return Err(PkiError::CaTooNew { path: certificate, from, now });
         }
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&read(&key)?)?)?;
         Ok(Self { folder: folder.to_owned(), ca_pem, issuer })
@@ -189,7 +198,7 @@ impl Pki {
         key: &impl PublicKeyData,
         subject: &Subject,
     ) -> Result<Vec<u8>, PkiError> {
-        put_into(subject, params.signed_by(key, &self.issuer)?.der(), self.issuer.key())
+        subject.put_into(params.signed_by(key, &self.issuer)?.der(), self.issuer.key())
     }
 
     /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.
@@ -239,10 +248,14 @@ impl Pki {
         Ok(made)
     }
 
-    /// Signed by this CA for this user, of the key beside it, far from its end, and carrying every name that is asked
-    /// for now.
+    /// Signed by this CA for this user, of the key beside it, good by now, far from its end, and carrying every name
+    /// that is asked for now.
     fn is_still_good(&self, kept: &Identity, subject: &Subject, purpose: &Purpose<'_>, now: Timestamp) -> bool {
         if days_left(&kept.certificate, now).is_none_or(|days| days < RENEW_DAYS) {
+            return false;
+        }
+        // The clock was ahead when it was made.
+        if begin(&kept.certificate).is_none_or(|from| from > now) {
             return false;
         }
         let (Ok(leaf), Ok(ca)) = (
@@ -319,6 +332,13 @@ pub fn end(der: &[u8]) -> Option<Timestamp> {
     Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
+/// From when on a certificate is good.
+fn begin(pem: &str) -> Option<Timestamp> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Timestamp::from_second(certificate.validity().not_before.timestamp()).ok()
+}
+
 fn days_left(pem: &str, now: Timestamp) -> Option<i64> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&der).ok()?;
@@ -383,13 +403,15 @@ pub fn replace_private(path: &Path, content: &[u8], durable: Durable) -> Result<
     std::fs::rename(&temporary, path).map_err(fails)
 }
 
+/// The present context of our kubeconfigs, and what others' names begin with.
+pub const CONTEXT: &str = "mainstay";
+
 /// A kubeconfig with everything inside it: the servers (`host:port`; the first is in the present context, `mainstay`,
 /// each other in `mainstay@host:port`), CA, client certificate and key. It is JSON, which is YAML too.
 pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Identity) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     // The first is the present context.
-    let name =
-        |index: usize, server: &str| if index == 0 { "mainstay".to_owned() } else { format!("mainstay@{server}") };
+    let name = |index: usize, server: &str| if index == 0 { CONTEXT.to_owned() } else { format!("{CONTEXT}@{server}") };
     let ca = STANDARD.encode(ca_pem);
     let clusters: Vec<_> = servers
         .iter()
@@ -411,7 +433,7 @@ pub fn kubeconfig(servers: &[String], ca_pem: &str, user: &str, identity: &Ident
         })
         .collect();
     let config = serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "mainstay",
+        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": CONTEXT,
         "clusters": clusters,
         "users": [{ "name": user, "user": {
             "client-certificate-data": STANDARD.encode(&identity.certificate),
@@ -446,6 +468,30 @@ mod tests {
             let (_, leaf) = X509Certificate::from_der(&der).expect("a certificate");
             assert_eq!(pair.public_key_raw(), &*leaf.public_key().subject_public_key.data, "{file}");
         }
+    }
+
+    #[test]
+    fn a_certificate_of_a_clock_that_was_ahead_is_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [now, ahead]: [Timestamp; 2] =
+            ["2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"].map(|time| time.parse().expect("a time"));
+        drop(Pki::open(folder.path(), now).expect("opened"));
+        let names = ["127.0.0.1".to_owned()];
+        let made = |at: Timestamp| {
+            let pki = Pki::open(folder.path(), at).expect("opened");
+            let all = [pki.serving(&names, at), pki.client("a", "a", &[], at), pki.node("n", &names, at)];
+            all.map(|made| made.expect("made").certificate)
+        };
+        let early = made(ahead);
+        for (right, early) in made(now).iter().zip(&early) {
+            assert_ne!(right, early);
+            assert!(begin(right).is_some_and(|from| from <= now));
+        }
+        assert_eq!(made(now), made(now), "and are kept then");
+        let other = tempfile::tempdir().expect("a folder");
+        drop(Pki::open(other.path(), ahead).expect("opened"));
+        let refused = Pki::open(other.path(), now).map(drop).expect_err("not good yet").to_string();
+        assert!(refused.contains("good from 2026-05-31") && refused.contains("set the clock"), "{refused}");
     }
 
     #[test]

@@ -354,6 +354,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     };
     let admin = credentials(admin, ADMIN, "kubeconfig")?;
     if let Some(path) = &files.kubeconfig {
+        may_replace(path)?;
         pki::replace_private(path, admin.kubeconfig.as_bytes(), Durable::No)?;
     }
     let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
@@ -488,6 +489,32 @@ async fn open_pki(config: &ServerConfig, store: &Store, env: &Env, now: jiff::Ti
     Ok(Pki::open(&folder, now)?)
 }
 
+/// Whether an administrator's kubeconfig may be written there: what is there is one of ours, or empty.
+///
+/// # Errors
+/// It is somebody's: it has contexts that are not ours, or is none.
+fn may_replace(path: &Path) -> Result<(), StartError> {
+    let wrong = |why: &str| Err(StartError::File { path: path.to_owned(), why: why.to_owned() });
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return wrong(&error.to_string()),
+    };
+    if text.trim().is_empty() {
+        return Ok(());
+    }
+    let hint = "name another file with --kubeconfig, and both in KUBECONFIG";
+    let Ok(config) = yaml::read::<serde_json::Value>(&text) else {
+        return wrong(&format!("it is not a kubeconfig and would be replaced; {hint}"));
+    };
+    let names = config["contexts"].as_array().into_iter().flatten().map(|context| context["name"].as_str());
+    let is_ours = |name: &str| name == pki::CONTEXT || name.starts_with(&format!("{}@", pki::CONTEXT));
+    if config["kind"] == "Config" && names.into_iter().all(|name| name.is_some_and(is_ours)) {
+        return Ok(());
+    }
+    wrong(&format!("it has other clusters than this one and would be replaced; {hint}"))
+}
+
 /// Why the first objects were not made.
 fn not_begun(status: mainstay_api::Status) -> StartError {
     // Nobody is served yet, so nothing else is answered like that.
@@ -565,7 +592,10 @@ fn serving_names(config: &ServerConfig, service_cidr: &Cidr, advertise: IpAddr, 
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
     names.push(format!("kubernetes.default.svc.{domain}"));
     let first = service_cidr.nth(bootstrap::API_PLACE).map(IpAddr::from);
-    for address in [Some(IpAddr::from([127, 0, 0, 1])), first, Some(advertise), Some(listen)].into_iter().flatten() {
+    // On all addresses, also of IPv6: then clients of this machine come by that.
+    let local = Some(reachable(SocketAddr::new(listen, 0)).ip());
+    let all = [Some(IpAddr::from([127, 0, 0, 1])), first, Some(advertise), Some(listen), local];
+    for address in all.into_iter().flatten() {
         let text = address.to_string();
         if !address.is_unspecified() && !names.contains(&text) {
             names.push(text);
@@ -607,4 +637,48 @@ fn client_tls(pki: &Pki, identity: Arc<Rotating>) -> Result<rustls::ClientConfig
         .with_client_cert_resolver(identity);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_of_other_clusters_is_not_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config");
+        let identity = Identity { certificate: String::new(), key: String::new() };
+        let own = pki::kubeconfig(&["a:1".to_owned(), "b:1".to_owned()], "", ADMIN, &identity);
+        let others = "kind: Config\ncontexts: [{name: mainstay}, {name: work}]\n";
+        may_replace(&path).expect("there is none");
+        for (text, may) in
+            [(own.as_str(), true), ("", true), (others, false), ("a list of mine", false), ("[1]", false)]
+        {
+            std::fs::write(&path, text).expect("written");
+            assert_eq!(may_replace(&path).is_ok(), may, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_server_is_called_by_the_address_that_its_kubeconfigs_name() {
+        let config = |listen: &str| ServerConfig {
+            data_dir: PathBuf::new(),
+            listen: listen.parse().expect("an address"),
+            advertise: None,
+            service_cidr: "10.96.0.0/16".to_owned(),
+            cluster_cidr: "10.244.0.0/16".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            pod_network: "vxlan".to_owned(),
+            node: None,
+            etcd: None,
+            seal: None,
+            cluster: identity::Expected::default(),
+        };
+        for listen in ["0.0.0.0:6443", "[::]:6443", "[::1]:6443", "192.0.2.1:6443"] {
+            let config = config(listen);
+            let (services, ..) = ranges(&config).expect("ranges");
+            let names = serving_names(&config, &services, [192, 0, 2, 1].into(), config.listen.ip());
+            assert!(names.contains(&reachable(config.listen).ip().to_string()), "{listen}: {names:?}");
+        }
+    }
 }
