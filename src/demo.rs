@@ -1,14 +1,16 @@
 //! `mainstay demo`: a throw-away cluster in namespaces and a folder of its own.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use mainstay_cli::args::{Cli, Command, DemoArgs};
+use mainstay_cli::args::{Cli, Command, DemoArgs, UpArgs};
 use mainstay_cli::demo::{self, Screen, Started};
 use mainstay_client::{Client, Config};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// `mainstay demo`.
 pub fn run(args: &DemoArgs) -> Result<()> {
@@ -33,25 +35,31 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         &data_dir,
     ]);
     let Command::Up(up) = cli.command else { unreachable!("`up` was given") };
-    let result = crate::up::runtime()?.block_on(async {
-        let shown = async {
-            let cluster = crate::up::start(&up, begun).await?;
-            let result = show(&cluster, args, begun).await;
-            cluster.stop(&folder).await;
-            result
-        };
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let result = tokio::select! {
-            result = shown => result,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-            _ = terminate.recv() => Err(anyhow::anyhow!("stopped")),
-        };
-        // Whatever happened, nothing of it stays.
-        let cleaned = crate::down::clean(&folder).await;
-        result.and(cleaned)
-    });
+    let runtime = crate::up::runtime()?;
+    let shown = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(shown(&up, args, begun))));
+    let result = shown.unwrap_or_else(|_| Err(anyhow::anyhow!("the demonstration broke")));
+    // Whatever happened, nothing of it stays.
+    let result = result.and(runtime.block_on(crate::down::clean(&folder)));
     let removed = std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()));
     result.and(removed)
+}
+
+/// Shows it, unless somebody ends that: with a signal, or by closing the terminal.
+async fn shown(up: &UpArgs, args: &DemoArgs, begun: Instant) -> Result<()> {
+    let shown = async {
+        let cluster = crate::up::start(up, begun).await?;
+        let result = show(&cluster, args, begun).await;
+        cluster.stop(&up.data_dir).await;
+        result
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        result = shown => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("stopped")),
+        _ = hangup.recv() => Err(anyhow::anyhow!("stopped")),
+    }
 }
 
 async fn show(cluster: &crate::up::Cluster, args: &DemoArgs, begun: Instant) -> Result<()> {

@@ -30,9 +30,9 @@ pub fn run(args: &DownArgs) -> Result<()> {
         let _held = hold_stopped(&args.data_dir)?;
         clean(&args.data_dir).await
     })?;
-    println!("mainstay: stopped; state, images and volumes stay in {}", args.data_dir.display());
+    say!("mainstay: stopped; state, images and volumes stay in {}", args.data_dir.display());
     if let Namespace::Lost { inode } = namespace {
-        println!(
+        say!(
             "mainstay: it ran in another network namespace, net:[{inode}], which no process is in any more; if \
              something still holds that, its links and rules are there: run `mainstay down` in it"
         );
@@ -64,16 +64,8 @@ pub fn hold_stopped(data_dir: &Path) -> Result<File> {
 /// Asks the instance that runs on this folder to stop, and waits until it has.
 pub async fn stop_running(data_dir: &Path) -> Result<()> {
     let file = crate::up::pid_file(data_dir);
-    let Some(pid) = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()) else {
-        return Ok(());
-    };
+    let Some(pid) = crate::instance::process(data_dir).and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
     let pid = Pid::from_raw(pid);
-    // The number may by now be another program's: only a mainstay that runs a cluster is asked.
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-    if !words.get(1).is_some_and(|word| [&b"up"[..], b"server", b"join"].contains(word)) {
-        return Ok(());
-    }
     kill(pid, Signal::SIGTERM).with_context(|| format!("stopping process {pid}"))?;
     let gone = async {
         while kill(pid, None).is_ok() && file.exists() {

@@ -22,12 +22,14 @@ pub fn run(command: &ImageCommand) -> Result<()> {
             if *all_nodes { crate::up::runtime()?.block_on(load_everywhere(admin, files)) } else { load(admin, files) }
         }
         ImageCommand::Ls { data_dir } => {
+            let folder = data_dir.join("images");
+            ensure!(folder.exists(), "there are no images in {}; is it another --data-dir?", data_dir.display());
             let store = open(data_dir)?;
-            println!("{:<50} {:<20} {:>10}", "NAME", "IMAGE ID", "SIZE");
+            say!("{:<50} {:<20} {:>10}", "NAME", "IMAGE ID", "SIZE");
             for image in store.list() {
                 let id = image.id.trim_start_matches("sha256:");
                 for name in &image.names {
-                    println!("{name:<50} {:<20} {:>10}", &id[..id.len().min(12)], size(image.size));
+                    say!("{name:<50} {:<20} {:>10}", &id[..id.len().min(12)], size(image.size));
                 }
             }
             Ok(())
@@ -40,7 +42,7 @@ pub fn run(command: &ImageCommand) -> Result<()> {
             let pulled =
                 crate::up::runtime()?.block_on(store.pull(reference, None, &mut |progress| shown.show(progress)));
             shown.clear();
-            println!("pulled {reference}: {}", pulled.with_context(|| format!("pulling {reference}"))?.id);
+            say!("pulled {reference}: {}", pulled.with_context(|| format!("pulling {reference}"))?.id);
             Ok(())
         }
     }
@@ -56,7 +58,7 @@ fn load(admin: &AdminArgs, files: &[PathBuf]) -> Result<()> {
             .with_context(|| format!("{} was not loaded", file.display()))?;
         shown.clear();
         for name in names {
-            println!("loaded {name}");
+            say!("loaded {name}");
         }
     }
     Ok(())
@@ -72,9 +74,9 @@ async fn load_everywhere(admin: &AdminArgs, files: &[PathBuf]) -> Result<()> {
     for file in files {
         for node in nodes.iter().map(object::name) {
             match load_on(&client, node, file).await {
-                Ok(names) => names.lines().for_each(|name| println!("loaded {name} on {node}")),
+                Ok(names) => names.lines().for_each(|name| say!("loaded {name} on {node}")),
                 Err(error) => {
-                    eprintln!("mainstay: {} was not loaded on {node}: {error:#}", file.display());
+                    tell!("mainstay: {} was not loaded on {node}: {error:#}", file.display());
                     failed.push(node);
                 }
             }
@@ -131,14 +133,14 @@ impl Shown {
 
     fn show(&self, progress: Progress) {
         if self.terminal {
-            eprint!("\r\x1b[K{}: {} {}", self.what, progress.step, size(progress.done_bytes));
+            let _ = write!(std::io::stderr(), "\r\x1b[K{}: {} {}", self.what, progress.step, size(progress.done_bytes));
             let _ = std::io::stderr().flush();
         }
     }
 
     fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }

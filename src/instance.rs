@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result, bail};
 use mainstay_node::join::{self, JoinError};
 use nix::sched::{CloneFlags, setns};
 
@@ -53,6 +54,87 @@ pub fn hold(data_dir: &Path) -> Result<File, JoinError> {
             held => return held,
         }
     }
+}
+
+/// Folders that a node makes, and clears away with all that is in them.
+const CLEARED: [&str; 4] = ["containers", "logs", "network", "pods"];
+/// What a person, or a command before the first start, puts into a data folder; and what a new file system has.
+const BROUGHT: [&str; 6] = ["images", "lost+found", "node", "pki", "seal.key", "store"];
+/// May be entered or read by others than its owner; may be written by them.
+const OTHERS: u32 = 0o077;
+const WRITABLE: u32 = 0o022;
+
+/// Looks whether a folder may be a data folder, before anything is made in it: it is closed to others, and what is in
+/// it is taken for ours and removed by its name.
+///
+/// # Errors
+/// It is somebody's: others may write there, or it has files and none of ours.
+pub fn take(data_dir: &Path) -> Result<()> {
+    if was_here(data_dir) {
+        return Ok(());
+    }
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| data_dir.display().to_string()),
+    };
+    let mode = fs::metadata(data_dir).with_context(|| data_dir.display().to_string())?.mode();
+    if mode & WRITABLE != 0 {
+        bail!("{} is a folder that others may write; choose another --data-dir", data_dir.display());
+    }
+    for entry in entries {
+        let name = entry.with_context(|| data_dir.display().to_string())?.file_name();
+        let name = name.to_string_lossy();
+        if CLEARED.contains(&&*name) || (mode & OTHERS != 0 && !BROUGHT.contains(&&*name)) {
+            bail!(
+                "{} has {name}, and no mainstay has worked there; choose an empty folder as --data-dir",
+                data_dir.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Notes which process works on the folder: `<process id> <boot id> <when it started, in ticks since boot>`.
+///
+/// # Errors
+/// The data folder takes no file, or /proc is not mounted.
+pub fn note_process(data_dir: &Path) -> io::Result<()> {
+    let pid = std::process::id();
+    let note = format!("{pid} {} {}\n", boot()?, started(pid).unwrap_or_default());
+    fs::write(crate::up::pid_file(data_dir), note)
+}
+
+/// The process that works on a folder: the one that is noted, if it is that one still, and the folder is in use. Its
+/// number may be another program's by now; what an older version noted is a number alone, so that program must at
+/// least be one of ours.
+pub fn process(data_dir: &Path) -> Option<u32> {
+    if !matches!(join::lock(data_dir), Err(JoinError::InUse(_))) {
+        return None;
+    }
+    let note = fs::read_to_string(crate::up::pid_file(data_dir)).ok()?;
+    let mut words = note.split_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let is_same = match (words.next(), words.next()) {
+        (Some(then), Some(start)) => boot().is_ok_and(|boot| boot == then) && started(pid).as_deref() == Some(start),
+        _ => {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+            // One that was replaced since is `mainstay (deleted)`.
+            let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            let is_ours = exe.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mainstay"));
+            is_ours && words.get(1).is_some_and(|word| [&b"up"[..], b"server", b"join"].contains(word))
+        }
+    };
+    is_same.then_some(pid)
+}
+
+/// When a process started, in ticks since boot.
+fn started(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may have anything in it, also parentheses.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
 }
 
 /// Whether an instance ever worked on this folder: a server notes its cluster, a node its machine.
@@ -150,6 +232,59 @@ mod tests {
         assert!(matches!(join::lock(dir.path()), Err(JoinError::InUse(_))));
         drop(held);
         hold(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a11_a_folder_that_is_somebodys_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, mode: u32, files: &[&str]| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            files.iter().for_each(|file| fs::create_dir(path.join(file)).unwrap());
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            path
+        };
+        take(&dir.path().join("none")).unwrap();
+        for (name, mode, files) in [
+            ("new", 0o755, &[][..]),
+            ("file-system", 0o755, &["lost+found"]),
+            ("brought", 0o755, &["seal.key", "images", "pki"]),
+            ("private", 0o700, &["my-tokens.csv"]),
+        ] {
+            take(&folder(name, mode, files)).unwrap();
+        }
+        for (name, mode, files) in [
+            ("shared", 0o1777, &[][..]),
+            ("group's", 0o770, &[]),
+            ("home", 0o755, &["documents"]),
+            ("service", 0o700, &["logs"]),
+            ("service-2", 0o755, &["images", "pods"]),
+        ] {
+            let path = folder(name, mode, files);
+            let refused = take(&path).unwrap_err().to_string();
+            assert!(refused.contains("choose an"), "{refused}");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode);
+            // What is ours stays ours, whatever was put there.
+            join::machine(&path).unwrap();
+            take(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_process_of_a_folder_is_no_other_of_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = std::process::id();
+        let held = hold(dir.path()).unwrap();
+        note_process(dir.path()).unwrap();
+        assert_eq!(process(dir.path()), Some(own));
+        for stale in [format!("{own} {} 1\n", boot().unwrap()), format!("{own} x y"), format!("{own}"), "x".to_owned()]
+        {
+            fs::write(crate::up::pid_file(dir.path()), &stale).unwrap();
+            assert_eq!(process(dir.path()), None, "{stale}");
+        }
+        note_process(dir.path()).unwrap();
+        drop(held);
+        assert_eq!(process(dir.path()), None, "nobody works there");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::instance::take(&args.data_dir)?;
     let _held = crate::instance::hold(&args.data_dir)?;
     crate::up::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -36,13 +37,13 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         let (at, machine) = (&args.data_dir, joined.machine);
         let node = crate::up::node_config(at, &args.node, &member, client.clone(), serving, machine, fencing)?;
         let node = mainstay_node::start(node).await?;
-        println!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
+        say!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());
         let fresh = join::keep_fresh(client.clone(), args.data_dir.clone(), member.clone(), certificates, now.clone());
         let servers = join::follow_servers(client.clone(), args.data_dir.clone(), member.clone());
         let work = async {
             let ready = crate::up::node_ready(&client, &member.node, begun).await;
-            println!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
+            say!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
             crate::up::make_demo_image(&node).await;
             crate::server::release_start().await;
             std::future::pending::<()>().await;
@@ -60,7 +61,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        println!("mainstay: stopping; containers go on (`mainstay down` stops them)");
+        say!("mainstay: stopping; containers go on (`mainstay down` stops them)");
         node.stop().await;
         // Only a note for `mainstay down`; without it nothing is amiss.
         let _ = std::fs::remove_file(crate::up::pid_file(&args.data_dir));

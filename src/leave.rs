@@ -1,6 +1,7 @@
 //! `mainstay leave`: this machine is no node any more. Its pods go elsewhere, its volumes stay where they are.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +20,9 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
     crate::need_root("mainstay leave")?;
     crate::up::log_to_stderr();
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if !crate::instance::was_here(&args.data_dir) {
+        bail!("there is no node in {}; was it started with another --data-dir?", args.data_dir.display());
+    }
     crate::instance::enter(&args.data_dir).context("entering the node's network namespace")?;
     crate::up::runtime()?.block_on(async {
         let (client, member) = join::member(&args.data_dir)?;
@@ -43,13 +47,18 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
                     args.data_dir.display()
                 );
             }
-            let empty = tokio::time::timeout(Duration::from_secs(args.timeout), drain(&client, node)).await;
-            empty.map_err(|_| anyhow::anyhow!("pods are still here after {} s", args.timeout))?
+            let here = Here::default();
+            let empty = tokio::time::timeout(Duration::from_secs(args.timeout), drain(&client, node, &here)).await;
+            empty.map_err(|_| {
+                let (after, told) = (args.timeout, here.told());
+                let hint = format!("the node takes no new ones until `kubectl uncordon {node}`");
+                anyhow::anyhow!("pods are still here after {after} s: {told}; {hint}")
+            })?
         };
         let is_reached = match emptied.await {
             Ok(()) => true,
             Err(error) if args.force => {
-                eprintln!("mainstay: {error:#}; leaving all the same");
+                tell!("mainstay: {error:#}; leaving all the same");
                 false
             }
             Err(error) => return Err(error),
@@ -59,15 +68,15 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
         crate::down::clean(&args.data_dir).await?;
         let removed = tokio::time::timeout(Duration::from_secs(10), remove(&client, node, &machine)).await;
         match removed.unwrap_or_else(|_| Err(anyhow::anyhow!("no server answers"))) {
-            Ok(true) => println!("mainstay: node {node} has left; its volumes stay in {}", args.data_dir.display()),
-            Ok(false) => println!("mainstay: this machine has left; node {node} is another machine, and stays"),
+            Ok(true) => say!("mainstay: node {node} has left; its volumes stay in {}", args.data_dir.display()),
+            Ok(false) => say!("mainstay: this machine has left; node {node} is another machine, and stays"),
             Err(error) => {
-                println!("mainstay: node {node} is stopped, but its Node is still there ({error:#}):");
-                println!("mainstay: an administrator removes it with `kubectl delete node {node}`");
+                say!("mainstay: node {node} is stopped, but its Node is still there ({error:#}):");
+                say!("mainstay: an administrator removes it with `kubectl delete node {node}`");
             }
         }
         if !is_reached {
-            println!("mainstay: pods that ran here were stopped without a word to their controllers");
+            say!("mainstay: pods that ran here were stopped without a word to their controllers");
         }
         Kept::open(&args.data_dir)?.forget()?;
         Ok(())
@@ -90,24 +99,74 @@ async fn volumes_here(client: &Client, node: &str) -> Result<Vec<String>> {
     Ok(items.filter(|volume| lives_here(volume)).map(|volume| object::name(volume).to_owned()).collect())
 }
 
-/// Takes no new pods, and evicts those that are here; DaemonSets' pods stay, they belong to the node.
-async fn drain(client: &Client, node: &str) -> Result<()> {
+/// Pods that are to go and are here still, with their uids and why they were not evicted yet.
+#[derive(Clone, Default)]
+struct Here(Arc<Mutex<BTreeMap<ObjectKey, (String, String)>>>);
+
+impl Here {
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<ObjectKey, (String, String)>) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether this is the first that is heard of the pod.
+    fn insert(&self, key: &ObjectKey, uid: &str) -> bool {
+        self.with(|here| {
+            if here.get(key).is_some_and(|(before, _)| before == uid) {
+                return false;
+            }
+            here.insert(key.clone(), (uid.to_owned(), "it has not ended".to_owned()));
+            true
+        })
+    }
+
+    /// Says why a pod is not evicted, once.
+    fn waits(&self, key: &ObjectKey, uid: &str, why: &str) {
+        let is_new = self.with(|here| match here.get_mut(key) {
+            Some((of, told)) if of == uid && told != why => {
+                told.replace_range(.., why);
+                true
+            }
+            _ => false,
+        });
+        if is_new {
+            tell!("mainstay: pod {key} is not evicted yet: {why}");
+        }
+    }
+
+    /// The first few, and why.
+    fn told(&self) -> String {
+        const MOST: usize = 10;
+        self.with(|here| {
+            let some = here.iter().take(MOST).map(|(key, (_, why))| format!("{key} ({why})")).collect::<Vec<_>>();
+            let more = here.len().saturating_sub(MOST);
+            some.join(", ") + &if more > 0 { format!(", and {more} more") } else { String::new() }
+        })
+    }
+}
+
+/// Takes no new pods, and evicts those that are here; DaemonSets' pods stay, they belong to the node. Of a Node that
+/// somebody deleted there is nothing to be evicted: its pods go as those of a node that is gone.
+async fn drain(client: &Client, node: &str, here: &Here) -> Result<()> {
     let cordon = json!({ "spec": { "unschedulable": true } });
-    client.patch(&kinds::NODE, "", node, "", PatchType::Merge, &cordon).await.context("cordoning this node")?;
+    match client.patch(&kinds::NODE, "", node, "", PatchType::Merge, &cordon).await {
+        Err(error) if error.is_not_found() => return Ok(()),
+        done => done.context("cordoning this node")?,
+    };
     let options = ListOptions { field_selector: format!("spec.nodeName={node}"), ..ListOptions::default() };
     let mut pods = Informer::new(client.clone(), &kinds::POD, "", options);
-    let mut here: BTreeSet<ObjectKey> = BTreeSet::new();
     let mut evicting = tokio::task::JoinSet::new();
     let mut is_listed = false;
-    while !is_listed || !here.is_empty() {
+    while !is_listed || here.with(|here| !here.is_empty()) {
         match pods.next().await {
             Notice::Put(key, pod) if goes(&pod) => {
-                if here.insert(key.clone()) {
-                    evicting.spawn(evict(client.clone(), key, object::uid(&pod).to_owned()));
+                let uid = object::uid(&pod);
+                if here.insert(&key, uid) {
+                    evicting.spawn(evict(client.clone(), key, uid.to_owned(), here.clone()));
                 }
             }
-            Notice::Put(..) => {}
-            Notice::Gone(key, _) => drop(here.remove(&key)),
+            // It has ended, or was one of those that stay from the beginning.
+            Notice::Put(key, _) => drop(here.with(|here| here.remove(&key))),
+            Notice::Gone(key, _) => drop(here.with(|here| here.remove(&key))),
             Notice::Synced => is_listed = true,
         }
     }
@@ -123,7 +182,7 @@ fn goes(pod: &Value) -> bool {
 }
 
 /// Evicts a pod, as soon as its disruption budget allows.
-async fn evict(client: Client, key: ObjectKey, uid: String) {
+async fn evict(client: Client, key: ObjectKey, uid: String, here: Here) {
     let (namespace, name) = (&*key.namespace, &*key.name);
     let eviction = json!({
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name, "namespace": namespace },
@@ -132,8 +191,8 @@ async fn evict(client: Client, key: ObjectKey, uid: String) {
     loop {
         match client.create_sub(&kinds::POD, namespace, name, "eviction", &eviction).await {
             Ok(_) => return,
-            Err(error) if error.is_not_found() || error.is_conflict() => return,
-            Err(error) => tracing::info!(pod = %key, %error, "not evicted yet"),
+            Err(error) if error.is_not_found() => return,
+            Err(error) => here.waits(&key, &uid, &error.to_string()),
         }
         tokio::time::sleep(AGAIN).await;
     }

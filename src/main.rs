@@ -1,6 +1,22 @@
 //! The binary: what was typed, and the wiring of server and node. Supervisors of containers are this same binary,
 //! re-executed before anything else is set up.
 
+/// As `println!`, but whoever reads may end (`mainstay up | head -1`): then nobody is told, and nothing else is changed
+/// by that. Rust's own panics.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+/// The same on standard error.
+macro_rules! tell {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 mod demo;
 mod down;
 mod image;
@@ -24,7 +40,7 @@ fn main() -> ExitCode {
     match run(<Cli as clap::Parser>::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mainstay: {error:#}");
+            tell!("mainstay: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -59,16 +75,30 @@ fn run(cli: Cli) -> Result<()> {
         Command::NfsServer(args) => nfs_server::run(&args),
         Command::Lookup { name, record_type } => {
             for line in mainstay_cli::tools::lookup(&name, &record_type)? {
-                println!("{line}");
+                say!("{line}");
             }
             Ok(())
         }
         Command::Fetch { url } => {
-            print!("{}", mainstay_cli::tools::fetch(&url)?);
+            use std::io::Write as _;
+            let _ = std::io::stdout().write_all(mainstay_cli::tools::fetch(&url)?.as_bytes());
             Ok(())
         }
         Command::DemoServer { data, port } => mainstay_cli::tools::serve(&data, port),
     }
+}
+
+/// An error with its causes, each told once: many of ours name their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for link in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = link;
+        } else if !told.contains(&link) {
+            told = format!("{told}: {link}");
+        }
+    }
+    told
 }
 
 /// Names of cgroups and of mounts are made from the folder's: it has one.
@@ -82,4 +112,16 @@ fn need_root(what: &str) -> Result<()> {
         bail!("{what} needs root: it makes namespaces, mounts and packet filter rules; run it with sudo");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = anyhow::anyhow!("read-only file system");
+        let named = Err::<(), _>(inner).context("/data: read-only file system").context("the data folder").unwrap_err();
+        assert_eq!(chain(&named), "the data folder: /data: read-only file system");
+    }
 }

@@ -16,9 +16,9 @@ pub fn run(args: &NfsServerArgs) -> Result<()> {
         portmapper: !args.no_portmapper,
         state_dir: args.state_dir.clone(),
     })?;
-    println!("mainstay: NFS ready    {}   {} export(s)", listening.address, args.exports.len());
+    say!("mainstay: NFS ready    {}   {} export(s)", listening.address, args.exports.len());
     if !listening.has_portmapper() && !args.no_portmapper {
-        println!("mainstay: port 111 is taken: clients mount with -o port={0},mountport={0}", listening.address.port());
+        say!("mainstay: port 111 is taken: clients mount with -o port={0},mountport={0}", listening.address.port());
     }
     Ok(listening.serve()?)
 }

@@ -19,6 +19,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::instance::take(&args.data_dir)?;
     let _held = crate::instance::hold(&args.data_dir)?;
     crate::up::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -38,15 +39,15 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         };
         crate::up::note_instance(&args.data_dir);
         let url = Config::parse(server.admin.kubeconfig.as_bytes())?.server;
-        println!("mainstay: API ready    https://{url}   {} ms", begun.elapsed().as_millis());
+        say!("mainstay: API ready    https://{url}   {} ms", begun.elapsed().as_millis());
         let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&server.admin.path);
-        println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
+        say!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
         tokio::spawn(release_start());
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        println!("mainstay: stopping; the nodes' containers go on");
+        say!("mainstay: stopping; the nodes' containers go on");
         server.shutdown().await;
         // Only a note for `mainstay down`; without it nothing is amiss.
         let _ = std::fs::remove_file(crate::up::pid_file(&args.data_dir));
@@ -110,7 +111,8 @@ pub async fn start(
         authentication: args.authentication_config.clone(),
         tokens: args.token_auth_file.clone(),
         encryption: args.encryption_provider_config.clone(),
-        kubeconfig: args.kubeconfig.clone(),
+        // A link stays one.
+        kubeconfig: args.kubeconfig.as_ref().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())),
         audit_policy: args.audit_policy_file.clone(),
         audit_log: args.audit_log_path.clone(),
     };

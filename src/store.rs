@@ -15,7 +15,7 @@ pub fn run(command: &StoreCommand) -> Result<()> {
     match command {
         StoreCommand::Check { data_dir } => {
             let report = offline::check(data_dir)?;
-            println!("{}", summary(&report));
+            say!("{}", summary(&report));
             verdict(&report, "it is not opened until it is restored")
         }
         StoreCommand::Export { data_dir, store, file } => export(data_dir, store, file),
@@ -23,9 +23,9 @@ pub fn run(command: &StoreCommand) -> Result<()> {
             let etcd = crate::server::etcd(store)?.context("where to? name etcd with --store etcd=URL,URL…")?;
             let export = File::open(file).with_context(|| file.display().to_string())?;
             let imported = offline::import(data_dir, etcd, BufReader::new(export))?;
-            println!("imported {} rows at revision {}", imported.rows, imported.revision);
+            say!("imported {} rows at revision {}", imported.rows, imported.revision);
             if let Some(aside) = imported.aside {
-                println!("the store that was in {} is in {}", data_dir.display(), aside.display());
+                say!("the store that was in {} is in {}", data_dir.display(), aside.display());
             }
             Ok(())
         }
@@ -34,9 +34,9 @@ pub fn run(command: &StoreCommand) -> Result<()> {
             let mut id = [0; 16];
             File::open("/dev/urandom")?.read_exact(&mut id)?;
             let restored = offline::restore(data_dir, BufReader::new(export), *replace, u128::from_be_bytes(id))?;
-            println!("restored {} rows at revision {}", restored.rows, restored.revision);
+            say!("restored {} rows at revision {}", restored.rows, restored.revision);
             if let Some(aside) = restored.aside {
-                println!("the store that was there is in {}", aside.display());
+                say!("the store that was there is in {}", aside.display());
             }
             Ok(())
         }
@@ -56,7 +56,7 @@ fn export(data_dir: &Path, store: &StoreArgs, file: &Path) -> Result<()> {
     });
     let report = saved?;
     out.sync_all()?;
-    println!("{}; saved in {}", summary(&report), file.display());
+    say!("{}; saved in {}", summary(&report), file.display());
     verdict(&report, "what is named above is not saved")
 }
 
@@ -77,14 +77,14 @@ fn verdict(report: &Report, then: &str) -> Result<()> {
         return Ok(());
     }
     for key in &report.damaged {
-        println!("damaged: {key}");
+        say!("damaged: {key}");
     }
     let unnamed = report.damaged_rows.saturating_sub(report.damaged.len());
     if unnamed > 0 {
-        println!("damaged: {unnamed} more");
+        say!("damaged: {unnamed} more");
     }
     for problem in &report.problems {
-        println!("damaged: {problem}");
+        say!("damaged: {problem}");
     }
     bail!("{} is damaged; {then}", report.file)
 }

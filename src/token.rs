@@ -27,7 +27,7 @@ pub fn run(command: &TokenCommand) -> Result<()> {
                 let id = token.split_once('.').map_or(token.as_str(), |(id, _)| id);
                 let client = client(admin)?;
                 client.delete(&kinds::SECRET, NAMESPACE, &format!("{PREFIX}{id}"), &json!({})).await?;
-                println!("token {id} deleted");
+                say!("token {id} deleted");
                 Ok(())
             }
         }
@@ -69,17 +69,17 @@ async fn create(admin: &AdminArgs, ttl: &str, description: Option<&str>) -> Resu
         "stringData": data,
     });
     client.create(&kinds::SECRET, NAMESPACE, &token).await?;
-    println!("mainstay join https://{} --token {id}.{secret} --ca-hash {hash}", cluster.server);
+    say!("mainstay join https://{} --token {id}.{secret} --ca-hash {hash}", cluster.server);
     Ok(())
 }
 
 async fn list(admin: &AdminArgs) -> Result<()> {
     let options = ListOptions { field_selector: format!("type={TYPE}"), ..ListOptions::default() };
     let list = client(admin)?.list(&kinds::SECRET, NAMESPACE, &options).await?;
-    println!("{:<8} {:<22} DESCRIPTION", "TOKEN", "EXPIRES");
+    say!("{:<8} {:<22} DESCRIPTION", "TOKEN", "EXPIRES");
     for secret in list["items"].as_array().into_iter().flatten() {
         let (id, end, about) = (field(secret, "token-id"), field(secret, "expiration"), field(secret, "description"));
-        println!("{id:<8} {:<22} {about}", if end.is_empty() { "never" } else { &end });
+        say!("{id:<8} {:<22} {about}", if end.is_empty() { "never" } else { &end });
     }
     Ok(())
 }

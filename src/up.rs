@@ -1,5 +1,6 @@
 //! `mainstay up`: server and node in one process.
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub const DEMO_IMAGE: &str = mainstay_cli::demo::IMAGE;
 /// Threads for work that blocks: more than all the bounded pools of server and node together, so that none of them can
 /// take the last ones.
 const MAX_BLOCKING: usize = 512;
+/// Between two attempts to start the node.
+const NODE_AGAIN: Duration = Duration::from_secs(5);
 /// The bits of a node's own range of pod addresses.
 const NODE_PREFIX: u8 = 24;
 
@@ -33,6 +36,20 @@ pub struct Cluster {
     pub node_name: String,
 }
 
+/// A server that answers, on whose machine a node is to be.
+struct Served {
+    server: mainstay_server::Running,
+    /// As the node.
+    client: Client,
+    api_ready: Duration,
+    node_name: String,
+    node_ip: Ipv4Addr,
+    /// The first machine's range.
+    first_range: Cidr,
+    /// Whether something worked on the folder before: what is there is worth an API without a node.
+    is_old: bool,
+}
+
 /// `mainstay up`.
 pub fn run(args: &UpArgs) -> Result<()> {
     let begun = Instant::now();
@@ -43,53 +60,64 @@ pub fn run(args: &UpArgs) -> Result<()> {
     if let Err(error) = mainstay_runtime::kernel::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    crate::instance::take(&args.data_dir)?;
     let _held = crate::instance::hold(&args.data_dir)?;
     runtime()?.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let cluster = tokio::select! {
-            started = start(args, begun) => started?,
+        let served = tokio::select! {
+            served = serve(args, begun) => served?,
             // It may wait for etcd.
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
-        let server = Config::parse(cluster.server.admin.kubeconfig.as_bytes())?.server;
-        println!("mainstay: API ready    https://{server}   {} ms", cluster.api_ready.as_millis());
-        let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&cluster.server.admin.path);
-        println!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
-        let is_shared = cluster.server.api.store.is_shared();
+        let server = Config::parse(served.server.admin.kubeconfig.as_bytes())?.server;
+        say!("mainstay: API ready    https://{server}   {} ms", served.api_ready.as_millis());
+        let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&served.server.admin.path);
+        say!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
         let servers = async {
-            match is_shared {
-                true => join::follow_other_servers(cluster.client.clone()).await,
+            match served.server.api.store.is_shared() {
+                true => join::follow_other_servers(served.client.clone()).await,
                 false => std::future::pending().await,
             }
         };
+        let mut node = None;
         let work = async {
-            let ready = node_ready(&cluster.client, &cluster.node_name, begun).await;
-            println!("mainstay: node ready   {}   {} ms", cluster.node_name, ready.as_millis());
-            make_demo_image(&cluster.node).await;
+            let node = node.insert(begin_node(args, &served).await?);
+            let ready = node_ready(&served.client, &served.node_name, begun).await;
+            say!("mainstay: node ready   {}   {} ms", served.node_name, ready.as_millis());
+            make_demo_image(node).await;
             crate::server::release_start().await;
-            std::future::pending::<()>().await;
+            std::future::pending::<Result<()>>().await
         };
-        tokio::select! {
-            () = work => {}
-            () = servers => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let ended = tokio::select! {
+            ended = work => ended,
+            () = servers => Ok(()),
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        if ended.is_ok() {
+            say!("mainstay: stopping; containers go on (`mainstay down` stops them)");
         }
-        println!("mainstay: stopping; containers go on (`mainstay down` stops them)");
-        cluster.stop(&args.data_dir).await;
-        Ok(())
+        stop(served.server, node, &args.data_dir).await;
+        ended
     })
+}
+
+/// Stops node and server; containers go on.
+async fn stop(server: mainstay_server::Running, node: Option<mainstay_node::Running>, data_dir: &Path) {
+    if let Some(node) = node {
+        node.stop().await;
+    }
+    server.shutdown().await;
+    // Only a note for `mainstay down`; without it nothing is amiss.
+    let _ = std::fs::remove_file(pid_file(data_dir));
 }
 
 impl Cluster {
     /// Stops node and server; containers go on.
     pub async fn stop(self, data_dir: &Path) {
-        self.node.stop().await;
-        self.server.shutdown().await;
-        // Only a note for `mainstay down`; without it nothing is amiss.
-        let _ = std::fs::remove_file(pid_file(data_dir));
+        stop(self.server, Some(self.node), data_dir).await;
     }
 }
 
@@ -123,11 +151,26 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Warnings and errors on standard error; `MAINSTAY_LOG=debug` for more.
 pub fn log_to_stderr() {
     let level = std::env::var("MAINSTAY_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        // Files and journals keep what is written; and where nobody reads any more, nothing breaks.
+        .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .with_target(false)
+        .init();
 }
 
 /// Starts server and node; returns when the API answers and the node's parts are open.
 pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
+    let served = serve(args, begun).await?;
+    let node = start_node(args, &served).await?;
+    let Served { server, client, api_ready, node_name, .. } = served;
+    Ok(Cluster { server, node, client, api_ready, node_name })
+}
+
+/// Starts the server; returns when the API answers.
+async fn serve(args: &UpArgs, begun: Instant) -> Result<Served> {
     // Two TLS libraries' defaults would be ambiguous; this process has one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cluster_cidr =
@@ -137,15 +180,15 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
                 args.server.cluster_cidr
             )
         })?;
-    // The first machine has the first range; a Node that is there keeps its own.
-    let pod_cidr = Cidr { first: cluster_cidr.first, prefix: NODE_PREFIX };
+    let first_range = Cidr { first: cluster_cidr.first, prefix: NODE_PREFIX };
     let node_ip = match args.node.node_ip {
         Some(address) => address,
-        None => {
-            default_address().or_else(|| pod_cidr.at(1)).context("no address for this node; give one with --node-ip")?
-        }
+        None => default_address()
+            .or_else(|| first_range.at(1))
+            .context("no address for this node; give one with --node-ip")?,
     };
-    let node_name = node_name(&args.node)?;
+    let is_old = crate::instance::was_here(&args.data_dir);
+    let node_name = own_name(args)?;
     let local = mainstay_server::LocalNode { name: node_name.clone(), addresses: vec![IpAddr::V4(node_ip)] };
     // The node speaks to its own server before it has a pod network.
     mainstay_node::network::raise_loopback()?;
@@ -153,18 +196,47 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     let api_ready = begun.elapsed();
     mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.server.new_cluster)?;
     note_instance(&args.data_dir);
-    let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
     let identity = server.node.as_ref().context("the server has no certificate for its node")?;
     let client = Client::new(Config::parse(identity.kubeconfig.as_bytes())?)?;
+    Ok(Served { server, client, api_ready, node_name, node_ip, first_range, is_old })
+}
+
+/// Starts the node. Where there is a cluster already, its API does not end because this machine is no node: why is
+/// said, and it is tried again and again, for a person may do something about it (with kubectl, for example).
+async fn begin_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Running> {
+    let mut said = String::new();
+    loop {
+        let error = match start_node(args, served).await {
+            Err(error) if served.is_old => error,
+            done => return done,
+        };
+        let why = crate::chain(&error);
+        if why != said {
+            tell!("mainstay: the API is there, but this machine is no node: {why}; trying again");
+            said = why;
+        }
+        tokio::time::sleep(NODE_AGAIN).await;
+    }
+}
+
+/// Makes this machine's Node, and starts the node.
+async fn start_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Running> {
+    let Served { server, client, node_name, node_ip, .. } = served;
+    let IpAddr::V4(cluster_dns) = server.dns_address else { bail!("the DNS server's address is not IPv4") };
+    let identity = server.node.as_ref().context("the server has no certificate for its node")?;
     let machine = join::machine(&args.data_dir)?;
-    // Where there are others, the server gives each machine a range that is free.
-    let wanted = server.api.store.is_shared().then(String::new).unwrap_or_else(|| pod_cidr.to_string());
-    let pod_cidr = join::claim(&client, &node_name, &machine, node_ip, Some(&wanted)).await?;
+    let first = || if server.api.store.is_shared() { String::new() } else { served.first_range.to_string() };
+    // The first machine has the first range, unless it had another, or somebody else has it. Where there are others,
+    // the server gives each machine a range that is free. A Node that is there keeps its own.
+    let wanted = join::own_node(&args.data_dir)?.map_or_else(first, |own| own.pod_cidr);
+    let has_pods = mainstay_node::network::has_leases(&args.data_dir.join("network"));
+    let pod_cidr = join::claim_or_other(client, node_name, &machine, *node_ip, &wanted, has_pods).await?;
+    join::keep_own_node(&args.data_dir, &join::OwnNode { node: node_name.clone(), pod_cidr: pod_cidr.clone() })?;
     let member = Member {
         server: server.addr.to_string(),
         ca_pem: server.ca_pem.clone(),
         node: node_name.clone(),
-        address: node_ip,
+        address: *node_ip,
         pod_cidr,
         lease_seconds: None,
         settings: Settings {
@@ -183,13 +255,38 @@ pub async fn start(args: &UpArgs, begun: Instant) -> Result<Cluster> {
     let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
     let mut config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;
     config.store = crate::server::etcd_members(&args.server.store)?;
-    let node = mainstay_node::start(config).await?;
-    Ok(Cluster { server, node, client, api_ready, node_name })
+    Ok(mainstay_node::start(config).await?)
 }
 
-/// The node's name as it was given, or the host's.
-pub fn node_name(args: &NodeArgs) -> Result<String> {
-    args.node_name.clone().map_or_else(host_name, Ok)
+/// The name that this machine's Node has, or is to have: its pods, volumes and certificates are found by it, so that a
+/// host whose name has changed goes on under the old one.
+///
+/// # Errors
+/// Another one was given.
+fn own_name(args: &UpArgs) -> Result<String> {
+    let own = join::own_node(&args.data_dir)?.filter(|_| !args.server.new_cluster);
+    match (own, &args.node.node_name) {
+        (Some(own), Some(given)) if own.node != *given => bail!(
+            "this machine is node {0}, and its volumes are found by that name; start it with --node-name {0}, or \
+             without",
+            own.node
+        ),
+        (Some(own), _) => Ok(own.node),
+        (None, given) => match given.clone().or_else(|| certified_name(&args.data_dir)) {
+            Some(name) => Ok(name),
+            None => host_name(),
+        },
+    }
+}
+
+/// The name in the certificate of a node that an older version started here.
+fn certified_name(data_dir: &Path) -> Option<String> {
+    join::known_machine(data_dir)?;
+    let entries = std::fs::read_dir(data_dir.join("pki")).ok()?.flatten().map(|entry| entry.file_name());
+    let mut names = entries.filter_map(|file| {
+        Some(file.to_str()?.strip_prefix("node-")?.strip_suffix(".crt")?.to_owned()).filter(|name| !name.is_empty())
+    });
+    names.next().filter(|_| names.next().is_none())
 }
 
 /// The host's name, as a Node may be called.
@@ -258,7 +355,7 @@ pub fn eviction_policy(args: &NodeArgs) -> Result<EvictionPolicy> {
 /// Notes for `mainstay down` which process this is, and where its links are. Without them the cluster runs all the same
 /// (a full disk, for example).
 pub fn note_instance(data_dir: &Path) {
-    if let Err(error) = std::fs::write(pid_file(data_dir), std::process::id().to_string()) {
+    if let Err(error) = crate::instance::note_process(data_dir) {
         tracing::warn!(%error, "the process id could not be noted: `mainstay down` will not stop this process");
     }
     if let Err(error) = crate::instance::remember(data_dir) {
@@ -300,5 +397,42 @@ pub fn default_address() -> Option<Ipv4Addr> {
     match socket.local_addr().ok()?.ip() {
         IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use mainstay_cli::args::{Cli, Command};
+
+    use super::*;
+
+    fn args(data_dir: &Path, more: &[&str]) -> UpArgs {
+        let words = ["mainstay", "up", "--data-dir", data_dir.to_str().unwrap()];
+        let cli = Cli::parse_from(words.into_iter().chain(more.iter().copied()));
+        let Command::Up(args) = cli.command else { unreachable!("`up` was given") };
+        *args
+    }
+
+    #[test]
+    fn a_machine_keeps_its_nodes_name_whatever_its_host_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), host_name().unwrap());
+        assert_eq!(own_name(&args(dir.path(), &["--node-name", "b"])).unwrap(), "b");
+        // What an older version left.
+        std::fs::create_dir(dir.path().join("pki")).unwrap();
+        std::fs::write(dir.path().join("pki/node-a.crt"), "").unwrap();
+        assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), host_name().unwrap(), "keys alone may be a backup's");
+        join::machine(dir.path()).unwrap();
+        assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), "a");
+        std::fs::write(dir.path().join("pki/node-c.crt"), "").unwrap();
+        assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), host_name().unwrap(), "either may be it");
+        let own = join::OwnNode { node: "a".to_owned(), pod_cidr: "10.244.0.0/24".to_owned() };
+        join::keep_own_node(dir.path(), &own).unwrap();
+        assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), "a");
+        assert_eq!(own_name(&args(dir.path(), &["--node-name", "a"])).unwrap(), "a");
+        let refused = own_name(&args(dir.path(), &["--node-name", "b"])).unwrap_err().to_string();
+        assert!(refused.contains("this machine is node a") && refused.contains("--node-name a"), "{refused}");
+        assert_eq!(own_name(&args(dir.path(), &["--node-name", "b", "--new-cluster"])).unwrap(), "b");
     }
 }

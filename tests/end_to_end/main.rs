@@ -9,6 +9,7 @@ mod dns;
 mod etcd;
 mod fencing;
 mod fencing_storm;
+mod folders;
 mod harness;
 mod helm;
 mod kill_postgres;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use super::exec::Permits;
+use super::exec::MAX_EXECS;
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
 use super::{
     ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
@@ -39,7 +39,8 @@ pub struct Entry {
     pub status: watch::Sender<ContainerStatus>,
     /// For signals, while it runs: names the process even after its number is given to another.
     pub pidfd: std::sync::Mutex<Option<Arc<OwnedFd>>>,
-    pub execs: Permits,
+    /// Commands that may be started in it beside those that run.
+    pub execs: Arc<Semaphore>,
 }
 
 impl Entry {
@@ -53,7 +54,7 @@ impl Entry {
             state,
         };
         let (status, pidfd) = (watch::Sender::new(status), std::sync::Mutex::new(None));
-        Entry { spec, dir, cgroup, status, pidfd, execs: Permits::new() }
+        Entry { spec, dir, cgroup, status, pidfd, execs: Arc::new(Semaphore::new(MAX_EXECS)) }
     }
 
     pub fn current(&self) -> ContainerStatus {

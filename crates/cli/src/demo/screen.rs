@@ -1,6 +1,6 @@
 //! The demonstration's lines, with colour where the terminal has it.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 /// Where the demonstration is shown.
@@ -19,24 +19,29 @@ impl Screen {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// Whoever reads may end: that ends nothing here.
+    fn say(text: &str) {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
     /// A heading.
     pub fn title(&self, text: &str) {
-        println!("\n{}", self.paint("1", text));
+        Self::say(&format!("\n{}", self.paint("1", text)));
     }
 
     /// What a person would type.
     pub fn command(&self, text: &str) {
-        println!("   {}", self.paint("36", &format!("$ {text}")));
+        Self::say(&format!("   {}", self.paint("36", &format!("$ {text}"))));
     }
 
     /// What comes back.
     pub fn line(&self, text: &str) {
-        println!("   {text}");
+        Self::say(&format!("   {text}"));
     }
 
     /// Something that is as promised.
     pub fn good(&self, text: &str) {
-        println!("   {} {text}", self.paint("32", "✓"));
+        Self::say(&format!("   {} {text}", self.paint("32", "✓")));
     }
 
     /// Rows with the first as heading, in columns.
@@ -46,7 +51,8 @@ impl Screen {
         for (index, row) in rows.iter().enumerate() {
             let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             let line = cells.join("   ");
-            println!("   {}", if index == 0 { self.paint("2", line.trim_end()) } else { line.trim_end().to_owned() });
+            let line = if index == 0 { self.paint("2", line.trim_end()) } else { line.trim_end().to_owned() };
+            Self::say(&format!("   {line}"));
         }
     }
 }

@@ -1,2 +1,0 @@
-#![no_main]
-mainstay_fuzz::program!("registry");
