@@ -294,6 +294,12 @@ fn reference(claim: &PersistentVolumeClaim) -> Value {
         "name": claim.metadata.name, "uid": claim.metadata.uid})
 }
 
+/// Whether a volume that was declared for a claim is still to be made by a node before the claim is bound: a folder of
+/// an export, or a copy of other data.
+pub fn is_unmade(volume: &PersistentVolume) -> bool {
+    nfs::is_unmade(volume) || source::is_unmade(volume)
+}
+
 /// The writes that bind a volume and a claim, as far as they are not written yet.
 pub fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -322,7 +328,7 @@ pub fn settle(
 
 /// The claim's side of a new binding, as far as it is not written yet.
 fn complete(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Vec<Write> {
-    if nfs::is_unmade(volume) {
+    if is_unmade(volume) {
         return Vec::new();
     }
     // Nothing is under way that would have a time.
@@ -349,13 +355,16 @@ pub fn provisioned_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or(""))
 }
 
-/// What a claim's people are told of a volume that is provisioned for it.
-pub fn provisioned_events(claim: &PersistentVolumeClaim) -> [Event; 2] {
+/// What a claim's people are told of a volume that is provisioned for it. Of a copy its node says when it is made.
+pub fn provisioned_events(claim: &PersistentVolumeClaim) -> Vec<Event> {
     let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
-    [
-        normal("Provisioning", format!("Provisioning volume for claim \"{}\"", key_of(&claim.metadata))),
-        normal("ProvisioningSucceeded", format!("Successfully provisioned volume {}", provisioned_name(claim))),
-    ]
+    let mut events =
+        vec![normal("Provisioning", format!("Provisioning volume for claim \"{}\"", key_of(&claim.metadata)))];
+    if source::wanted(claim).is_none() {
+        let message = format!("Successfully provisioned volume {}", provisioned_name(claim));
+        events.push(normal("ProvisioningSucceeded", message));
+    }
+    events
 }
 
 /// How a class keeps the size of its volumes: [`SIZE_IMAGE`] or [`SIZE_NONE`]. `auto` (also where nothing is said) is
@@ -435,7 +444,8 @@ pub fn can_provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, node: &
 }
 
 /// The writes that provision a directory on `node` for a claim and bind it. The volume is made with its claimRef, so
-/// that after a cut it is this claim's and nobody else's.
+/// that after a cut it is this claim's and nobody else's. A claim that asked for data is bound when its node has copied
+/// it (V4): whoever sees it bound may change or remove the source.
 pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> Vec<Write> {
     let name = provisioned_name(claim);
     let root = annotation(&node.metadata, VOLUME_ROOT).trim_end_matches('/');

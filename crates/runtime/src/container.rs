@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use super::exec::MAX_EXECS;
+use super::exec::Permits;
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
 use super::{
     ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
@@ -39,8 +39,7 @@ pub struct Entry {
     pub status: watch::Sender<ContainerStatus>,
     /// For signals, while it runs: names the process even after its number is given to another.
     pub pidfd: std::sync::Mutex<Option<Arc<OwnedFd>>>,
-    /// Commands that may be started in it beside those that run.
-    pub execs: Arc<Semaphore>,
+    pub execs: Permits,
 }
 
 impl Entry {
@@ -54,7 +53,7 @@ impl Entry {
             state,
         };
         let (status, pidfd) = (watch::Sender::new(status), std::sync::Mutex::new(None));
-        Entry { spec, dir, cgroup, status, pidfd, execs: Arc::new(Semaphore::new(MAX_EXECS)) }
+        Entry { spec, dir, cgroup, status, pidfd, execs: Permits::new() }
     }
 
     pub fn current(&self) -> ContainerStatus {

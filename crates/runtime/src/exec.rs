@@ -11,9 +11,11 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{ExecExit, ExecHandle, ExecSpec, Inner, InputStream, OutputStream, RuntimeError, TerminalSize, layout};
+use super::{
+    ExecExit, ExecHandle, ExecPurpose, ExecSpec, Inner, InputStream, OutputStream, RuntimeError, TerminalSize, layout,
+};
 use crate::shim::process;
 use crate::shim::relay::set_size;
 use crate::shim::wire::{self, ExecRequest, FromExec};
@@ -21,9 +23,39 @@ use crate::shim::wire::{self, ExecRequest, FromExec};
 /// How long a command may take to be started.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How many commands may run in one container, those that begin or do not end among them: each has a process of ours,
-/// which is not within the container's limits (X4).
-pub const MAX_EXECS: usize = 128;
+/// How many commands of people may run in one container, those that begin or do not end among them: each has a process
+/// of ours, which is not within the container's limits (X4).
+const MAX_SESSIONS: usize = 128;
+/// The same of probes, of which a container has three, each one at a time: more only where commands do not end.
+const MAX_PROBES: usize = 8;
+/// The same of hooks, of which a container has two. Neither people nor probes keep a hook from running (S12, X7).
+const MAX_HOOKS: usize = 4;
+
+/// Commands that may be started in a container beside those that run.
+pub struct Permits {
+    sessions: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+    hooks: Arc<Semaphore>,
+}
+
+impl Permits {
+    pub fn new() -> Self {
+        let of = |most| Arc::new(Semaphore::new(most));
+        Self { sessions: of(MAX_SESSIONS), probes: of(MAX_PROBES), hooks: of(MAX_HOOKS) }
+    }
+
+    fn take(&self, purpose: ExecPurpose) -> Result<OwnedSemaphorePermit, RuntimeError> {
+        let (permits, most, of) = match purpose {
+            ExecPurpose::Session => (&self.sessions, MAX_SESSIONS, "commands"),
+            ExecPurpose::Probe => (&self.probes, MAX_PROBES, "probes"),
+            ExecPurpose::Hook => (&self.hooks, MAX_HOOKS, "hooks"),
+        };
+        permits
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| RuntimeError::Exec(format!("{most} {of} run in the container, which is as many as may")))
+    }
+}
 
 /// A probe's or hook's output that is kept (the kubelet's limit).
 const MAX_PROBE_OUTPUT: usize = 10 * 1024;
@@ -48,9 +80,7 @@ impl Inner {
         if !entry.is_running() {
             return Err(RuntimeError::NotRunning(id.to_owned()));
         }
-        let permit = entry.execs.clone().try_acquire_owned().map_err(|_| {
-            RuntimeError::Exec(format!("{MAX_EXECS} commands run in the container, which is as many as may"))
-        })?;
+        let permit = entry.execs.take(spec.purpose)?;
         let prepared = self.prepare(&entry, &spec).map_err(|error| RuntimeError::Exec(error.to_string()))?;
         let child = prepared.child;
         let mut reaper = Reaper(Some((child, permit)));
@@ -133,8 +163,14 @@ impl Inner {
         Ok(prepared)
     }
 
-    pub async fn probe(self: &Arc<Self>, id: &str, args: &[String]) -> Result<(i32, Vec<u8>), RuntimeError> {
-        let mut handle = self.exec(id, ExecSpec { args: args.to_vec(), ..ExecSpec::default() }).await?;
+    /// Runs a probe or a hook to its end: exit code and output.
+    pub async fn run(
+        self: &Arc<Self>,
+        id: &str,
+        args: &[String],
+        purpose: ExecPurpose,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
+        let mut handle = self.exec(id, ExecSpec { args: args.to_vec(), purpose, ..ExecSpec::default() }).await?;
         let mut output = Vec::new();
         let mut stderr = handle.stderr.take();
         let (mut out, mut err) = ([0u8; 4096], [0u8; 4096]);

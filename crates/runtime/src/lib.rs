@@ -264,7 +264,7 @@ impl Runtime {
         self.inner.exec(id, spec).await
     }
 
-    /// Runs a probe or hook: exit code and the first 10 KiB of its output (stdout and stderr as they came).
+    /// Runs a probe: exit code and the first 10 KiB of its output (stdout and stderr as they came).
     /// After `timeout` the command is killed and the error is `ExecTimeout`.
     pub async fn exec_probe(
         &self,
@@ -272,8 +272,28 @@ impl Runtime {
         args: &[String],
         timeout: Duration,
     ) -> Result<(i32, Vec<u8>), RuntimeError> {
-        let probe = self.inner.probe(id, args);
-        tokio::time::timeout(timeout, probe).await.map_err(|_| RuntimeError::ExecTimeout(timeout))?
+        self.exec_within(id, args, timeout, ExecPurpose::Probe).await
+    }
+
+    /// As [`Runtime::exec_probe`], a hook: how many probes or commands of people run does not matter to it.
+    pub async fn exec_hook(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
+        self.exec_within(id, args, timeout, ExecPurpose::Hook).await
+    }
+
+    async fn exec_within(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+        purpose: ExecPurpose,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
+        let run = self.inner.run(id, args, purpose);
+        tokio::time::timeout(timeout, run).await.map_err(|_| RuntimeError::ExecTimeout(timeout))?
     }
 
     /// Joins a running container's output from now on, and its stdin and terminal where it has them.

@@ -196,6 +196,18 @@ pub struct ExecSpec {
     pub tty: bool,
     /// Where false, the command reads an empty stdin.
     pub stdin: bool,
+    pub purpose: ExecPurpose,
+}
+
+/// What a command is run for. Each has limits of its own, of how many run in one container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecPurpose {
+    /// For a person, or for a program of theirs.
+    #[default]
+    Session,
+    Probe,
+    /// `postStart`, `preStop`.
+    Hook,
 }
 
 /// A terminal's size in characters.

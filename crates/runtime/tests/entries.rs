@@ -8,7 +8,9 @@ const SUPERVISOR: &str = "shim";
 
 use std::time::{Duration, Instant};
 
-use mainstay_runtime::{ContainerSpec, ContainerState, ExecSpec, Runtime, SandboxSpec, SeccompProfile, layout};
+use mainstay_runtime::{
+    ContainerSpec, ContainerState, ExecPurpose, ExecSpec, Runtime, SandboxSpec, SeccompProfile, layout,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::World;
@@ -176,5 +178,39 @@ fn x4_a_command_that_a_container_keeps_from_starting_leaves_no_process() {
         eventually("a process of ours stays", || children_named("mainstay-exec") == 0);
         eventually("a process of the command stays", || processes_of(&id) == 1);
         assert!(matches!(runtime.status(&id).unwrap().state, ContainerState::Running { .. }));
+    });
+}
+
+/// A database's preStop is not passed over because of people who are in its container.
+#[test]
+fn s12_x7_commands_of_people_keep_neither_probes_nor_hooks_from_running() {
+    let world = World::new("many-execs");
+    let runtime = world.open();
+    world.block_on(async {
+        runtime.ensure_sandbox(&world.sandbox("p1")).await.unwrap();
+        let id = runtime.start_container(&world.script("p1", "main", "exec sleep 1000")).await.unwrap().id;
+        let of = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+        let sleep = |purpose| ExecSpec { args: of(&["sleep", "1000"]), purpose, ..ExecSpec::default() };
+        let echo = of(&["echo", "fine"]);
+        let mut people = Vec::new();
+        let refused = loop {
+            match runtime.exec(&id, sleep(ExecPurpose::Session)).await {
+                Ok(command) => people.push(command),
+                Err(error) => break error.to_string(),
+            }
+            assert!(people.len() <= 128, "no limit");
+        };
+        assert!(refused.contains("128 commands run in the container"), "{refused}");
+        let fine = (0, b"fine\n".to_vec());
+        assert_eq!(runtime.exec_probe(&id, &echo, PATIENCE).await.unwrap(), fine);
+        assert_eq!(runtime.exec_hook(&id, &echo, PATIENCE).await.unwrap(), fine);
+        // Probes that do not end keep no hook from running, either.
+        let mut probes = Vec::new();
+        while let Ok(command) = runtime.exec(&id, sleep(ExecPurpose::Probe)).await {
+            probes.push(command);
+            assert!(probes.len() <= 8, "no limit");
+        }
+        assert!(runtime.exec_probe(&id, &echo, PATIENCE).await.is_err());
+        assert_eq!(runtime.exec_hook(&id, &echo, PATIENCE).await.unwrap(), fine);
     });
 }

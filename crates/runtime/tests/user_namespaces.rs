@@ -252,3 +252,26 @@ fn x6_a_pods_limits_are_the_hosts_on_the_unified_tree() {
         assert!(said.contains("ead-only"), "{said}");
     });
 }
+
+/// A volume at /dev, with the file below it that every container has: its place in the volume is the pod's root's.
+#[test]
+fn x6_a_volume_is_the_dev_of_a_container_with_a_user_namespace() {
+    let world = World::new("users-dev");
+    let runtime = world.open();
+    let (volume, message) = (world.dir.join("volume"), world.dir.join("message"));
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(&message, "said\n").unwrap();
+    world.block_on(async {
+        runtime.ensure_sandbox(&own_users(&world, "p1")).await.unwrap();
+        for (name, user) in [("one", 1000), ("two", 0)] {
+            let spec = waiting(&world, "p1", name, |spec| {
+                spec.user = Some(user);
+                spec.mounts = vec![mounted(&message, "/dev/deep/message"), mounted(&volume, "/dev")];
+            });
+            let id = runtime.start_container(&spec).await.unwrap().id;
+            assert_eq!(shell(&runtime, &id, "ls /dev; cat /dev/deep/message").await, "deep\nsaid\n");
+            let stat = shell(&runtime, &id, "/bin/busybox stat -c %u:%g /dev/deep").await;
+            assert_eq!((stat.trim(), owner(volume.join("deep"))), ("0:0", (0, 0)));
+        }
+    });
+}

@@ -107,9 +107,6 @@ fn local(group: &str, version: &str) -> Value {
 /// The code of a write that was not all: the next one goes on.
 const MORE: u16 = 202;
 
-/// In so many transactions everything is there many times over.
-const MOST_ROUNDS: usize = 1000;
-
 fn done(is_all: bool) -> Outcome {
     Outcome { code: if is_all { 200 } else { MORE }, body: Body::Value(Value::Null) }
 }
@@ -117,14 +114,16 @@ fn done(is_all: bool) -> Outcome {
 /// Writes, in as many transactions as it takes.
 ///
 /// # Errors
-/// As [`Api::write`].
+/// As [`Api::write`]; also where there is more to write and nothing was: it would go on so for ever.
 pub async fn write_all(api: &Api, verb: impl Fn(&mut Batch<'_>) -> Result<Outcome, Status>) -> Result<(), Status> {
-    for _ in 0..MOST_ROUNDS {
-        if api.write(false, &verb).await?.code != MORE {
-            return Ok(());
+    let goes_on = |batch: &mut Batch<'_>| match verb(batch)? {
+        done if done.code == MORE && batch.is_empty() => {
+            Err(Status::internal("more is to be written, and none of it can be"))
         }
-    }
-    Err(Status::internal("they do not come to an end"))
+        done => Ok(done),
+    };
+    while api.write(false, &goes_on).await?.code == MORE {}
+    Ok(())
 }
 
 /// Adds what is missing, as much as one transaction takes; to be called by [`write_all`].
@@ -181,7 +180,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
     } else {
         publish_servers(batch, &[advertise])?;
     }
-    Ok(done(authorize::policy::reconcile(batch)? && flows(batch) && is_claimed))
+    Ok(done(authorize::policy::reconcile(batch) && flows(batch) && is_claimed))
 }
 
 /// Where the CA is another than before (a store that was restored elsewhere, new keys), pods get the present one: here,
@@ -511,6 +510,14 @@ mod tests {
             (kinds::ENDPOINT_SLICE.validate)(&kinds::ENDPOINT_SLICE, &object, &mut causes);
             assert_eq!((is_endpoint(address.parse().unwrap()), causes.is_empty()), (is_one, is_one), "{address}");
         }
+    }
+
+    #[tokio::test]
+    async fn s12_a_first_write_that_comes_to_nothing_ends_in_words() {
+        let cluster = Cluster::new();
+        let error = write_all(&cluster.api, |_| Ok(done(false))).await.expect_err("it never ends");
+        assert!(error.message.contains("none of it can be"), "{error:?}");
+        assert!(write_all(&cluster.api, |_| Ok(done(true))).await.is_ok());
     }
 
     /// What etcd does not take at once is made in several transactions, and nothing is made twice.

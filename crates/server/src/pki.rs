@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::credentials::request::Asked;
-use crate::subject::Subject;
+use crate::subject::{Subject, put_into};
 
 /// How much earlier than now a certificate that was asked for begins, in seconds.
 const CLOCKS_APART: i64 = 300;
@@ -198,7 +198,7 @@ impl Pki {
         key: &impl PublicKeyData,
         subject: &Subject,
     ) -> Result<Vec<u8>, PkiError> {
-        subject.put_into(params.signed_by(key, &self.issuer)?.der(), self.issuer.key())
+        put_into(subject, params.signed_by(key, &self.issuer)?.der(), self.issuer.key())
     }
 
     /// The ES256 key that signs service account tokens: PKCS#8 PEM, made once.

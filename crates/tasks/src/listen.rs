@@ -1,9 +1,11 @@
 //! TLS connections within [`Slots`] and deadlines: what server and node accept with.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +21,10 @@ const STRANGER_IDLE: Duration = Duration::from_secs(10);
 const STRANGER_LIFE: Duration = Duration::from_secs(60);
 /// How long a client that has proved who it is may be without a request under way, as upstream.
 const IDLE: Duration = Duration::from_secs(90);
+/// How long nothing comes from a peer before it is asked whether it is there, and between two such questions. The
+/// kernel asks nine times.
+const SILENCE: Duration = Duration::from_secs(60);
+const PROBE: Duration = Duration::from_secs(15);
 /// The pause after an `accept` that failed for want of descriptors or memory, unless a connection ends before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What connections are given to finish when the listener closes.
@@ -122,6 +128,15 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Packets go out at once, and a peer that is gone without a word (a machine without power, a path that a firewall
+/// forgot) is found to be after about three minutes, also where nobody has anything to say: what runs for it ends.
+fn prepare(stream: &impl AsFd) {
+    let (socket, keepalive) = (SockRef::from(stream), TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE));
+    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)) {
+        tracing::debug!(%error, "a connection keeps its own ways");
+    }
+}
+
 /// Accepts connections until `closing` resolves, then gives those that are there two seconds. Each is served by what
 /// `serve` makes of it, and cut when it has to give way or its time is over.
 pub async fn accept<F>(
@@ -144,7 +159,7 @@ pub async fn accept<F>(
         };
         match accepted {
             Ok((stream, address)) => {
-                let _ = stream.set_nodelay(true);
+                prepare(&stream);
                 let connection = Connection::new(slots.admit(address.ip()));
                 connections.spawn(run(acceptor.accept(stream), connection, serve.clone()));
             }
@@ -183,5 +198,22 @@ async fn run<F: Future<Output = ()>>(
             connection.shared.is_over.send_replace(true);
             let _ = tokio::time::timeout(DRAIN, work).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command whose client's machine lost power holds its place in the container until then.
+    #[test]
+    fn s12_x7_peers_that_are_gone_without_a_word_are_looked_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        prepare(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
     }
 }

@@ -153,6 +153,10 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
         }
         "" => unbound(observed),
         name => match observed.snapshot.persistent_volumes.get(&ObjectKey::new("", name)) {
+            // One that was bound by an older server stays so.
+            Some(volume) if volume::is_held_by(volume, claim) && volume::is_unmade(volume) && !is_completed(claim) => {
+                Decision { writes: phase(claim, "Pending"), waiting: vec![Waiting::NoVolume], ..Decision::default() }
+            }
             Some(volume) if volume::is_held_by(volume, claim) => held(observed.snapshot, claim, volume, now),
             Some(volume) => named(claim, volume),
             None => missing(claim),
@@ -179,7 +183,7 @@ fn unbound(observed: &Observed) -> Decision {
         false => volume::matching(snapshot, claim, None, &BTreeSet::new()),
     };
     if let Some(found) = found {
-        let waiting = if volume::nfs::is_unmade(found) { vec![Waiting::NoVolume] } else { Vec::new() };
+        let waiting = if volume::is_unmade(found) { vec![Waiting::NoVolume] } else { Vec::new() };
         return Decision { writes: volume::bind(found, claim), waiting, ..Decision::default() };
     }
     // After the volumes that are there, as upstream: a claim without a class prefers one of those without.
@@ -259,7 +263,7 @@ fn provision(observed: &Observed, class: Option<&StorageClass>) -> Decision {
             Decision { waiting: vec![Waiting::NoVolume], ..Decision::default() }
         }
         Ok(node) => {
-            let events = volume::provisioned_events(claim).into();
+            let events = volume::provisioned_events(claim);
             let relies = volume::source::relied_on(snapshot, claim);
             let writes = volume::provision(snapshot, claim, class, node);
             Decision { writes, events, relies, ..Decision::default() }

@@ -38,7 +38,7 @@ pub enum Binding<'a> {
     Volume(&'a PersistentVolumeClaim, &'a PersistentVolume),
     /// Makes one.
     Provision(&'a PersistentVolumeClaim, &'a StorageClass),
-    /// Tells an external provisioner where; the pod waits for it.
+    /// Tells an external provisioner, or a node that is to make the volume, where; the pod waits for it.
     Announce(&'a PersistentVolumeClaim),
 }
 
@@ -177,10 +177,8 @@ impl<'a> Claims<'a> {
     ) -> Result<Binding<'a>, &'static str> {
         // A volume that already belongs to the claim (a decision that was cut) is the only one it can have.
         if let Some(own) = volume::volumes_of(self.snapshot, claim).find(|volume| volume::is_held_by(volume, claim)) {
-            if volume::nfs::is_unmade(own) {
-                return Ok(Binding::Announce(claim));
-            }
             return match volume::reaches(node, own) {
+                true if volume::is_unmade(own) => Ok(Binding::Announce(claim)),
                 true => Ok(Binding::Volume(claim, own)),
                 false => Err("node(s) didn't match PersistentVolume's node affinity"),
             };
@@ -207,7 +205,7 @@ impl<'a> Claims<'a> {
     }
 
     /// The writes that make the placement's volumes, and the events that tell of them. `false` when the pod must
-    /// wait for an external provisioner first.
+    /// wait for an external provisioner, or for a node's copy, first.
     pub fn commit(&self, bindings: &[Binding], node: &Node) -> (Vec<Write>, Vec<Event>, bool) {
         let (mut writes, mut events, mut complete) = (Vec::new(), Vec::new(), true);
         for binding in bindings {
@@ -216,6 +214,8 @@ impl<'a> Claims<'a> {
                 Binding::Provision(claim, class) => {
                     writes.extend(volume::provision(self.snapshot, claim, class, node));
                     events.extend(volume::provisioned_events(claim));
+                    // A copy is bound, and the pod placed, when it is whole.
+                    complete &= volume::source::wanted(claim).is_none();
                 }
                 Binding::Announce(claim) => {
                     complete = false;

@@ -1,8 +1,9 @@
 //! Claims that start with the data of something else: of a VolumeSnapshot, or of another claim (a clone).
 //!
 //! A volume whose claim asks for data is declared with the annotation [`COPY_OF`]: the folder, beside its own, that its
-//! node copies on first use. So it lives where its source lives, and [`MADE_ON`] says that the copy is whole. A claim
-//! that asked for data never starts empty: as long as its source cannot be had, nothing is declared for it.
+//! node copies at once. So it lives where its source lives, and [`MADE_ON`] says that the copy is whole: only then is
+//! the claim bound, and its pod placed. A claim that asked for data never starts empty: as long as its source cannot be
+//! had, nothing is declared for it.
 //!
 //! A copy's handle (`status.snapshotHandle` of a VolumeSnapshotContent) is `<node>/snapshot-<uid of the content>`. The
 //! folder's name is checked wherever a handle is read: no handle leads to a volume, or out of the volume root.
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::snapshot::{Index, Snapshot};
 
-/// On a PersistentVolume: the folder below the volume root that its data is copied from, on first use.
+/// On a PersistentVolume: the folder below the volume root that its data is copied from.
 pub const COPY_OF: &str = "mainstay.io/copy-of";
 /// On contents of snapshots: the node that makes and keeps the copies.
 pub const SNAPSHOT_ON: &str = "mainstay.io/snapshot-on";
@@ -241,10 +242,14 @@ pub fn copy_of(volume: &PersistentVolume) -> Option<&str> {
     Some(annotation(&volume.metadata, COPY_OF)).filter(|folder| !folder.is_empty())
 }
 
+/// Whether this volume is still to become a copy, of whatever folder.
+pub fn is_unmade(volume: &PersistentVolume) -> bool {
+    copy_of(volume).is_some() && annotation(&volume.metadata, MADE_ON).is_empty()
+}
+
 /// Whether this volume is still to become a copy of a folder.
 pub fn is_copying(volume: &PersistentVolume, folder: &str) -> bool {
-    let unmade = annotation(&volume.metadata, MADE_ON).is_empty() && volume.metadata.deletion_timestamp.is_none();
-    unmade && copy_of(volume) == Some(folder)
+    is_unmade(volume) && volume.metadata.deletion_timestamp.is_none() && copy_of(volume) == Some(folder)
 }
 
 /// Whether a volume is still to become a copy of a folder.

@@ -34,6 +34,12 @@ pub const TARGETS: &[Target] = &[
         run: images::fuzzing::run_archive,
         memory: 8 << 20,
     },
+    Target {
+        name: "registry",
+        seeds: images::fuzzing::registry_seeds,
+        run: images::fuzzing::run_registry,
+        memory: 4 << 20,
+    },
     Target { name: "dns", seeds: network::dns::fuzzing::seeds, run: network::dns::fuzzing::run, memory: 4 << 20 },
     Target { name: "spdy", seeds: streaming::fuzzing::spdy_seeds, run: streaming::fuzzing::run_spdy, memory: 4 << 20 },
     Target {

@@ -107,6 +107,11 @@ fn damaged_image_archives_x3_x4() {
 }
 
 #[test]
+fn damaged_answers_of_registries_x4() {
+    try_damaged("registry", 5000);
+}
+
+#[test]
 fn damaged_dns_questions_x4() {
     try_damaged("dns", 10_000);
 }

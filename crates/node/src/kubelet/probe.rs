@@ -87,7 +87,7 @@ pub(super) async fn hook(
     let timeout = limit.unwrap_or(HOOK_TIMEOUT);
     if let Some(exec) = &handler.exec {
         let args = exec.command.clone().unwrap_or_default();
-        return match kubelet.runtime.exec_probe(&container_id(&context.uid, container, attempt), &args, timeout).await {
+        return match kubelet.runtime.exec_hook(&container_id(&context.uid, container, attempt), &args, timeout).await {
             Ok((0, _)) => Ok(()),
             Ok((code, output)) => Err(format!(
                 "command '{}' exited with {code}: {}",

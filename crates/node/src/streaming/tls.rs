@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mainstay_client::Rotating;
+use mainstay_client::subject::Subject;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -47,15 +48,44 @@ pub enum Access {
 }
 
 /// Judges a client by the certificate that TLS has already checked against the CA: a cluster administrator, or one of
-/// `clients` by its common name.
+/// `clients` by its common name. A subject that could be read in two ways is nobody's, as at the API.
 pub fn access(certificates: Option<&[CertificateDer<'_>]>, clients: &[String]) -> Access {
     let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Access::Anonymous };
     let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Access::Forbidden };
-    let subject = certificate.subject();
-    let named = subject
-        .iter_common_name()
-        .filter_map(|name| name.as_str().ok())
-        .any(|name| clients.iter().any(|client| client == name));
-    let master = subject.iter_organization().filter_map(|group| group.as_str().ok()).any(|group| group == MASTERS);
-    if named || master { Access::Full } else { Access::Forbidden }
+    let Some(Subject { name, groups }) = Subject::read(certificate.subject()) else { return Access::Forbidden };
+    let is_one = !name.is_empty() && clients.contains(&name) || groups.iter().any(|group| group == MASTERS);
+    if is_one { Access::Full } else { Access::Forbidden }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    fn judged(names: &[(DnType, &str)]) -> Access {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        names.iter().for_each(|(kind, name)| params.distinguished_name.push(kind.clone(), *name));
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        access(Some(&[certificate.der().clone()]), &["api".to_owned()])
+    }
+
+    #[test]
+    fn m4_x6_a_subject_that_can_be_read_in_two_ways_opens_nothing() {
+        // rcgen's names are a map, in which these are two.
+        let another = || DnType::CustomDnType(vec![2, 5, 4, 3]);
+        let another_group = || DnType::CustomDnType(vec![2, 5, 4, 10]);
+        assert_eq!(judged(&[(DnType::CommonName, "api")]), Access::Full);
+        assert_eq!(judged(&[(DnType::CommonName, "me"), (DnType::OrganizationName, MASTERS)]), Access::Full);
+        assert_eq!(judged(&[(DnType::CommonName, "me")]), Access::Forbidden);
+        assert_eq!(judged(&[(DnType::CommonName, "api"), (another(), "me")]), Access::Forbidden);
+        assert_eq!(judged(&[(DnType::CommonName, "me"), (another(), "api")]), Access::Forbidden);
+        let two = [(DnType::CommonName, "me"), (another(), "you"), (DnType::OrganizationName, MASTERS)];
+        assert_eq!(judged(&two), Access::Forbidden);
+        // Several groups are nothing unusual.
+        let groups = [(DnType::OrganizationName, "others"), (another_group(), MASTERS)];
+        assert_eq!(judged(&groups), Access::Full);
+        assert_eq!(access(None, &[]), Access::Anonymous);
+    }
 }

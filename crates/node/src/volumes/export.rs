@@ -180,8 +180,14 @@ async fn note(kubelet: &Kubelet, volume: &PersistentVolume, annotations: Value) 
     }
 }
 
-/// Tells the claim's people.
-fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, warning: bool, reason: &'static str, message: String) {
+/// Tells the people of a volume's claim.
+pub(super) fn record_event(
+    kubelet: &Kubelet,
+    volume: &PersistentVolume,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let Some(claim) = volume::claim_ref(volume) else { return };
     let (namespace, name, uid) = (text(&claim.namespace), text(&claim.name), text(&claim.uid));

@@ -12,6 +12,7 @@
 
 mod atomic;
 mod claim;
+mod copies;
 mod export;
 mod freeze;
 mod growth;

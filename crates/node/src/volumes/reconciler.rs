@@ -1,7 +1,7 @@
 //! What becomes of volumes besides being mounted: those that shall be larger grow ([`growth`], V10), those that were
-//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3), and
-//! folders of NFS
-//! exports are made, grown and removed ([`export`]).
+//! deleted are removed ([`reclaim`], V3, V8), those that are to be recycled are emptied ([`recycle`], V3), those that
+//! are to start as a copy become one ([`copies`](super::copies), V4), and folders of NFS exports are made, grown and
+//! removed ([`export`]).
 //!
 //! One watch, and one task for each volume that wants something, so that a server that does not answer holds up its own
 //! volume only (V11). A volume that pods still use is waited for: [`users`](super::users) says when that has changed.
@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{VolumeError, export, growth, reclaim, recycle};
+use super::{VolumeError, copies, export, growth, reclaim, recycle};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
 
@@ -49,6 +49,8 @@ enum Task {
     Grow,
     Reclaim,
     Recycle,
+    /// What a claim asked to start with.
+    Copy,
     /// Whatever a folder of an export wants.
     Export,
 }
@@ -61,6 +63,8 @@ fn task(kubelet: &Kubelet, volume: &PersistentVolume) -> Option<Task> {
         Some(Task::Reclaim)
     } else if asked(volume, node).is_some() {
         Some(Task::Recycle)
+    } else if copies::is_wanted(volume, node) {
+        Some(Task::Copy)
     } else {
         growth::is_wanted(kubelet, volume).then_some(Task::Grow)
     }
@@ -190,6 +194,8 @@ async fn attempt(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progres
     match task(kubelet, volume) {
         None => Ok(Progress::Done),
         Some(Task::Grow) => growth::grow(kubelet, volume).await,
+        // It tells the claim's people by itself.
+        Some(Task::Copy) => copies::copy(kubelet, volume).await,
         Some(Task::Export) => {
             let result = export::attend(kubelet, volume).await;
             result.inspect_err(|error| record_event(kubelet, volume, "NfsFolderFailed", error.to_string()))

@@ -2,9 +2,14 @@
 //! have taken of it already. Images are sparse, so only the sum stays as they are written; who was promised how much is
 //! known to [`mainstay_logic::volume::room`].
 
+//! A copy that shares no blocks takes room while it is written: it is noted ([`reserve`]) before its first byte, so that
+//! of several at one time each finds what the others are still to write.
+
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The file in a volume's folder that takes the room.
 const IMAGE: &str = "image";
@@ -13,6 +18,53 @@ const IMAGE: &str = "image";
 const OVERCOMMITTED: &str = "overcommitted";
 /// What the folders of snapshots begin with: they are no volumes.
 const SNAPSHOT: &str = "snapshot-";
+
+/// The copies that are being written, below all roots of this process.
+static UNDER_WAY: Mutex<Vec<Arc<UnderWay>>> = Mutex::new(Vec::new());
+
+/// A copy that is being written.
+#[derive(Debug)]
+struct UnderWay {
+    root: PathBuf,
+    file: File,
+    /// What it takes when it is whole, in bytes.
+    wanted: u64,
+}
+
+impl UnderWay {
+    /// What it is still to take, in bytes.
+    fn left(&self) -> io::Result<u64> {
+        Ok(self.wanted.saturating_sub(self.file.metadata()?.blocks().saturating_mul(512)))
+    }
+}
+
+/// Room that a copy has until this is dropped: once the copy is on the disk, or is given up.
+#[derive(Debug)]
+pub struct Reservation(Arc<UnderWay>);
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, &self.0));
+    }
+}
+
+/// Takes room below a root for a copy of `wanted` bytes that is written into `file`.
+///
+/// # Errors
+/// `StorageFull` where so much is not free, or promised to a volume, or to be taken by copies that are being written.
+pub fn reserve(root: &Path, file: &File, wanted: u64) -> io::Result<Reservation> {
+    let copy = Arc::new(UnderWay { root: root.to_owned(), file: file.try_clone()?, wanted });
+    let mut all = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+    let others = all.iter().filter(|other| other.root == root);
+    let taken = others.map(|other| other.left()).sum::<io::Result<u64>>()?;
+    let spare = spare(root)?.saturating_sub(taken);
+    if copy.left()? > spare {
+        let why = format!("a copy takes {wanted} bytes, and {spare} are free that no volume was promised");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+    }
+    all.push(copy.clone());
+    Ok(Reservation(copy))
+}
 
 /// Bytes below a volume root; the root need not be there yet. Copies are none of it: what a snapshot has taken no
 /// volume can have. Nor is it ever more than the file system has, where images share their blocks.
@@ -24,7 +76,7 @@ pub fn bytes(root: &Path) -> io::Result<u64> {
 }
 
 /// Bytes that are free and that no volume is still to have: what may be taken for something else, such as a copy.
-pub fn spare(root: &Path) -> io::Result<u64> {
+fn spare(root: &Path) -> io::Result<u64> {
     let owed = images(root)?
         .iter()
         .filter(|image| !image.is_overcommitted)

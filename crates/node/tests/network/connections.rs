@@ -136,6 +136,50 @@ fn n3_n4_udp_clients_go_where_their_service_leads_now() {
     });
 }
 
+/// A node port or host port is one of this machine: flows to other machines' servers of its number go on.
+#[test]
+fn n3_x7_flows_to_elsewhere_are_not_a_node_ports_because_they_have_its_number() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let opened = config(folder.path());
+    let (node, pod_a, pod_b) = (Host::new(), Host::new(), Host::new());
+    let (netns_a, netns_b) = (pod_a.netns.clone(), pod_b.netns.clone());
+    let leases = opened.folder.clone();
+    let (b, network) = node.run(move || {
+        let network = Network::open(opened.clone()).expect("opened");
+        network.attach("uid-a", &netns_a).expect("attached");
+        let b = network.attach("uid-b", &netns_b).expect("attached");
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&[]).expect("an empty table");
+        filter.forget_stale().expect("forgotten");
+        (b, (network, filter, opened))
+    });
+    answer(&pod_b, "b");
+    let client = client(&pod_a, SocketAddrV4::new(b, PORT));
+    assert_eq!(asked(&client), Ok("b".to_owned()));
+    node.run(move || {
+        let (network, mut filter, opened) = network;
+        let front = Front { address: None, protocol: Protocol::Udp, port: PORT };
+        let elsewhere = Ipv4Addr::new(10, 244, 0, 77);
+        for endpoints in [&[elsewhere][..], &[], &[elsewhere]] {
+            filter.set_service("default/udp", &fronts(front, endpoints)).expect("set");
+            assert!(filter.has_stale());
+            assert_eq!(filter.forget_stale().expect("forgotten"), 0, "{endpoints:?}");
+        }
+        // The agent starts anew.
+        let mut filter = Filter::open(opened.cluster_cidr, opened.service_cidr).expect("nftables");
+        filter.fill(&[("default/udp".to_owned(), fronts(front, &[elsewhere]))]).expect("filled");
+        assert_eq!(filter.forget_stale().expect("forgotten"), 0);
+        let mut is_kept = false;
+        let seen = Conntrack::open().expect("opened").forget(Which::AnsweredBy(b), |_| {
+            is_kept = true;
+            false
+        });
+        assert!(seen.is_ok() && is_kept);
+        drop((network, filter));
+        Network::cleanup(&leases, Some("m")).expect("cleaned up");
+    });
+}
+
 #[test]
 fn n3_the_next_pod_with_an_address_gets_nobodys_packets() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -290,7 +290,7 @@ impl Testbed {
         self.bound(name).await
     }
 
-    async fn bound(&self, claim: &str) -> Value {
+    pub async fn bound(&self, claim: &str) -> Value {
         let is_bound = |claim: Option<&Value>| claim.is_some_and(|claim| claim["status"]["phase"] == "Bound");
         self.until(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim, is_bound).await.unwrap()
     }

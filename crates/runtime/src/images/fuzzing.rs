@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::archive::digest_of;
 use super::blob::{Layer, unpack_stream};
+pub use super::registry::fuzzing::{run as run_registry, seeds as registry_seeds};
 use super::{Image, ImageStore, Progress};
 use crate::fuzzing::{Folder, join, parts};
 

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::{getegid, geteuid};
 
-use super::process;
+use super::{confinement, process};
 use crate::kernel;
 use crate::safe_path::{open_plain, open_root};
 use crate::spec::Mount;
@@ -45,25 +45,40 @@ pub fn take(mounts: &[Mount]) -> Result<Vec<LateMount>, String> {
     each.collect()
 }
 
-/// Attaches them in this mount namespace. Places to mount at that are missing in them are made, and are `owner`'s.
+/// Attaches them in this mount namespace. Places to mount at that are missing in them are made, and are `owner`'s: this
+/// process is the container's user already, as far as files go.
 ///
 /// # Errors
 /// In words.
 pub fn attach(all: &[LateMount], owner: u32) -> Result<(), String> {
-    for (index, late) in all.iter().enumerate() {
-        let LateMount { tree, mount } = late;
-        let failed = |error: io::Error| format!("cannot mount {} at {}: {error}", mount.source.display(), mount.target);
-        let root = open_root(Path::new("/")).map_err(failed)?;
-        let target = open_plain(&root, below_root(&mount.target), OFlag::O_PATH).map_err(failed)?;
-        kernel::attach_mount_to(tree.as_fd(), target.as_fd()).map_err(failed)?;
-        for (other, path) in nearest_below(all, index) {
-            make_place(tree, path, &other.tree, owner).map_err(|error| {
-                format!("cannot make a place to mount at {} in {}: {error}", other.mount.target, mount.source.display())
-            })?;
-        }
-        if mount.read_only {
-            kernel::deny_mount_writes(tree.as_fd(), mount.recursive_read_only).map_err(failed)?;
-        }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    become_for_files(owner, owner)?;
+    let attached = (0..all.len()).try_for_each(|index| attach_one(all, index));
+    become_for_files(uid, gid)?;
+    attached
+}
+
+fn become_for_files(uid: u32, gid: u32) -> Result<(), String> {
+    let done = kernel::set_thread_fs_ids(uid, gid).and_then(|()| confinement::raise_capabilities());
+    done.map_err(|error| format!("cannot take a file system identity: {error}"))
+}
+
+fn attach_one(all: &[LateMount], index: usize) -> Result<(), String> {
+    let Some(LateMount { tree, mount }) = all.get(index) else { return Ok(()) };
+    let failed = |error: io::Error| format!("cannot mount {} at {}: {error}", mount.source.display(), mount.target);
+    let root = open_root(Path::new("/")).map_err(failed)?;
+    let target = open_plain(&root, below_root(&mount.target), OFlag::O_PATH).map_err(failed)?;
+    kernel::attach_mount_to(tree.as_fd(), target.as_fd()).map_err(failed)?;
+    for (other, path) in nearest_below(all, index) {
+        make_place(tree, path, &other.tree).map_err(|error| {
+            format!("cannot make a place to mount at {} in {}: {error}", other.mount.target, mount.source.display())
+        })?;
+    }
+    if mount.read_only {
+        kernel::deny_mount_writes(tree.as_fd(), mount.recursive_read_only).map_err(failed)?;
     }
     Ok(())
 }
@@ -89,39 +104,32 @@ fn below_root(target: &str) -> &Path {
 }
 
 /// Makes a path in a mount, without following links, for what `like` is: a folder or a file.
-fn make_place(mount: &OwnedFd, path: &Path, like: &OwnedFd, owner: u32) -> io::Result<()> {
+fn make_place(mount: &OwnedFd, path: &Path, like: &OwnedFd) -> io::Result<()> {
     let is_folder = File::from(like.try_clone()?).metadata()?.is_dir();
     let mut folder = mount.try_clone()?;
     let mut parts = path.components().filter(|part| matches!(part, Component::Normal(_))).peekable();
     while let Some(part) = parts.next() {
         let part = Path::new(part.as_os_str());
-        let is_last = parts.peek().is_none();
-        if is_last && !is_folder {
+        if parts.peek().is_none() && !is_folder {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             return match openat(Some(folder.as_raw_fd()), part, flags, Mode::from_bits_truncate(0o644)) {
-                // SAFETY: the descriptor was just opened and nobody else has it.
-                Ok(file) => give(unsafe { OwnedFd::from_raw_fd(file) }, owner),
+                Ok(file) => {
+                    // SAFETY: the descriptor was just opened and nobody else has it.
+                    drop(unsafe { OwnedFd::from_raw_fd(file) });
+                    Ok(())
+                }
                 Err(Errno::EEXIST) => Ok(()),
                 Err(error) => Err(error.into()),
             };
         }
-        let made = match mkdirat(Some(folder.as_raw_fd()), part, Mode::from_bits_truncate(0o755)) {
-            Ok(()) => true,
-            Err(Errno::EEXIST) => false,
+        match mkdirat(Some(folder.as_raw_fd()), part, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
-        };
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let next = openat(Some(folder.as_raw_fd()), part, flags, Mode::empty())?;
         // SAFETY: as above.
         folder = unsafe { OwnedFd::from_raw_fd(next) };
-        if made {
-            give(folder.try_clone()?, owner)?;
-        }
     }
     Ok(())
-}
-
-/// This process is the container's user already, as far as files go.
-fn give(made: OwnedFd, owner: u32) -> io::Result<()> {
-    Ok(fchown(made.as_raw_fd(), Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?)
 }

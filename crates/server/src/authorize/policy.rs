@@ -21,50 +21,50 @@ struct Default {
     object: Value,
 }
 
-/// Adds what is missing, as much as one transaction takes; whether that was all. One that cannot be made keeps no
-/// server from starting: it is told, and the others are made.
-pub fn reconcile(batch: &mut Batch<'_>) -> Result<bool, Status> {
+/// Adds what is missing, as much as one transaction takes; whether that was all. What cannot be made or brought up to
+/// date keeps no server from starting: those who can mend it need one.
+pub fn reconcile(batch: &mut Batch<'_>) -> bool {
     let mut is_all = true;
-    for default in defaults() {
+    for made in defaults() {
         if batch.is_full() {
-            return Ok(false);
+            return false;
         }
-        match ensure(batch, &default) {
-            Ok(is_made) => is_all &= is_made,
-            // The store's own trouble, or what a transaction takes: not this object's.
-            Err(status) if status.code >= 500 || status.code == 413 => return Err(status),
+        match bring(batch, &made) {
+            Ok(is_whole) => is_all &= is_whole,
             Err(status) => {
-                let (kind, name) = (&*default.kind.kind, object::name(&default.object));
+                let (kind, name) = (&*made.kind.kind, object::name(&made.object));
                 tracing::error!(kind, name, error = %status.message, "a default object is not as it should be");
             }
         }
     }
-    Ok(is_all)
+    is_all
 }
 
-/// Makes one, or brings it up to date; whether nothing is left to be done.
-fn ensure(batch: &mut Batch<'_>, Default { kind, namespace, object }: &Default) -> Result<bool, Status> {
+/// One of the table; whether the next transaction has nothing to do for it.
+fn bring(batch: &mut Batch<'_>, Default { kind, namespace, object }: &Default) -> Result<bool, Status> {
     let name = object::name(object);
-    let (mut is_kept, mut is_of_another) = (true, false);
+    let (mut is_kept, mut is_of_another, mut is_going) = (true, false, false);
     bootstrap::keep(batch, kind, namespace, object, |old| {
         is_kept = object::text(old, &["metadata", "annotations", AUTO_UPDATE]) == "true";
         is_of_another = object.get("roleRef").is_some() && old.get("roleRef") != object.get("roleRef");
+        is_going = object::at(old, &["metadata", "deletionTimestamp"]).is_some();
         Some(merged(old, object)).filter(|new| is_kept && !is_of_another && new != old)
     })?;
     if !is_kept || !is_of_another {
         return Ok(true);
     }
     // A binding keeps its role for life: it is made again.
-    api::delete(batch, kind, namespace, name, &api::DeleteOptions::default())?;
+    if !is_going {
+        api::delete(batch, kind, namespace, name, &api::DeleteOptions::default())?;
+    }
     if batch.has(key::object(kind, namespace, name)) {
-        // It waits for somebody's finalizer; a later start makes it again.
-        tracing::error!(name, "a default binding is of another role, and a finalizer keeps it");
-        return Ok(true);
+        let why = "it is of another role, and goes only when its finalizers are taken away; the next start makes it";
+        return Err(Status::new(409, "Conflict", why));
     }
-    if !batch.may_repeat() {
-        return Ok(false);
+    if batch.may_repeat() {
+        api::create(batch, kind, namespace, object.clone())?;
     }
-    api::create(batch, kind, namespace, object.clone()).map(|_| true)
+    Ok(batch.may_repeat())
 }
 
 /// The stored object with what it lacks.
@@ -258,36 +258,49 @@ mod tests {
 
     use super::*;
     use crate::api::tests::Cluster;
+    use crate::api::{Body, DeleteOptions, Outcome, Part};
 
-    /// A backup that was brought back has such things.
+    /// A backup's restore brings such things.
     #[test]
-    fn a_default_binding_of_another_role_that_a_finalizer_keeps_does_not_keep_the_server() {
+    fn s12_m3_a_default_binding_that_cannot_go_keeps_no_server_from_starting() {
+        let kind = &kinds::CLUSTER_ROLE_BINDING;
         for limits in [TxnLimits::EMBEDDED, TxnLimits::ETCD] {
             let cluster = Cluster::within(limits);
-            let all = defaults();
-            let basic = |made: &&Default| {
-                object::name(&made.object) == "system:basic-user" && made.object.get("roleRef").is_some()
+            let start = || {
+                let one = |batch: &mut Batch<'_>| {
+                    let code = if reconcile(batch) { 200 } else { 202 };
+                    Ok(Outcome { code, body: Body::Value(Value::Null) })
+                };
+                let rounds = (0..100).take_while(|_| cluster.api.write_now(false, one).expect("written").code == 202);
+                assert!(rounds.count() < 100, "it never starts");
             };
-            let basic = all.iter().find(basic).expect("there");
-            let mut other = basic.object.clone();
-            other["roleRef"]["name"] = json!("view");
-            other["metadata"]["finalizers"] = json!(["example.com/backup"]);
-            cluster.api.write_now(false, |batch| api::create(batch, &basic.kind, "", other.clone())).expect("made");
-            let done = |code| Ok(api::Outcome { code, body: api::Body::Value(Value::Null) });
-            let all = |batch: &mut Batch<'_>| done(if reconcile(batch)? { 200 } else { 202 });
-            let rounds = (0..100).find(|_| cluster.api.write_now(false, all).expect("written").code == 200);
-            assert!(rounds.is_some(), "they come to an end");
-            let kept = cluster.get(&basic.kind, "system:basic-user").expect("waits for its finalizer");
-            assert_eq!(kept["roleRef"]["name"], "view");
-            let last = defaults().into_iter().rfind(|made| made.namespace.is_empty()).expect("some");
-            let there = |batch: &mut Batch<'_>| {
-                done(if batch.has(key::object(&last.kind, &last.namespace, object::name(&last.object))) {
-                    200
-                } else {
-                    404
-                })
-            };
-            assert_eq!(cluster.api.write_now(false, there).expect("read").code, 200, "the others are made");
+            let role = |name: &str| cluster.get(kind, name).map(|binding| binding["roleRef"]["name"].clone());
+            start();
+            for (name, finalizers) in
+                [("system:basic-user", json!(["example.com/mine"])), ("system:discovery", json!([]))]
+            {
+                cluster.delete(kind, name, &DeleteOptions::default()).expect("deleted");
+                let mut wrong = defaults()
+                    .into_iter()
+                    .find(|made| made.kind == *kind && object::name(&made.object) == name)
+                    .expect("a default")
+                    .object;
+                wrong["roleRef"]["name"] = "view".into();
+                wrong["metadata"]["finalizers"] = finalizers;
+                cluster.create(kind, wrong).expect("made");
+            }
+            cluster.delete(&kinds::CLUSTER_ROLE, "view", &DeleteOptions::default()).expect("deleted");
+            start();
+            assert_eq!(role("system:basic-user"), Some(json!("view")), "it waits for its finalizer");
+            assert_eq!(role("system:discovery"), Some(json!("system:discovery")));
+            assert!(cluster.get(&kinds::CLUSTER_ROLE, "view").is_some());
+            let revision = cluster.api.store.revision();
+            start();
+            assert_eq!(cluster.api.store.revision(), revision, "nothing is done twice");
+            let free = json!({ "metadata": { "finalizers": null } });
+            cluster.merge(kind, "system:basic-user", Part::Main, free).expect("patched");
+            start();
+            assert_eq!(role("system:basic-user"), Some(json!("system:basic-user")));
         }
     }
 

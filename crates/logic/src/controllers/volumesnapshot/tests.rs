@@ -251,6 +251,7 @@ fn a_claim_gets_the_data_that_it_asked_for_or_nothing() {
     let copy_of = |world: &World, claim: &str| volume_of(world, claim)["metadata"]["annotations"][COPY_OF].clone();
     assert_eq!(copy_of(&world, "restored"), handle.as_str().unwrap().strip_prefix("n1/").unwrap());
     assert_eq!(copy_of(&world, "cloned"), volume_of(&world, "data")["metadata"]["name"]);
+    node_works(&mut world);
     for name in ["r", "c"] {
         assert_eq!(world.get(&kinds::POD, "default", name)["spec"]["nodeName"], "n1", "where the data is");
     }

@@ -156,6 +156,11 @@ fn s12_a_pod_whose_claim_is_a_clone_is_placed_when_its_source_is_there() {
     let made = json!({"metadata": {"annotations": {(MADE_ON): "n1"}}});
     world.patch(&kinds::PERSISTENT_VOLUME, "", volume.as_str().unwrap(), made);
     settle(&mut world);
+    assert_eq!(node_of(&world, "copy"), json!(null), "it is not copied");
+    let clone = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "clone")["metadata"]["uid"].clone();
+    let made = json!({"metadata": {"annotations": {(MADE_ON): "n1"}}});
+    world.patch(&kinds::PERSISTENT_VOLUME, "", &format!("pvc-{}", clone.as_str().unwrap()), made);
+    settle(&mut world);
     assert_eq!(node_of(&world, "copy"), "n1");
 }
 

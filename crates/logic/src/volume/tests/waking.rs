@@ -1,6 +1,8 @@
 //! S12: claims that wait, and what each of them waits for. Nothing but the change itself asks for the decision, and
 //! nothing is left to do afterwards.
 
+use mainstay_api::object;
+
 use super::pending::with;
 use super::*;
 use crate::volume::room::VOLUME_CAPACITY;
@@ -124,9 +126,74 @@ fn s12_a_clone_is_made_when_its_source_is_there() {
     assert!(is_bound(&world, "data") && !is_bound(&world, "clone"), "there is nothing in it");
     let name = bound_to(&world, "data").replace("Bound ", "");
     note(&mut world, &name, json!({(MADE_ON): "n1"}));
-    assert!(is_bound(&world, "clone"));
-    let copy = world.get(&kinds::PERSISTENT_VOLUME, "", &bound_to(&world, "clone").replace("Bound ", ""));
+    let copy = declared_for(&world, "clone");
     assert_eq!(copy["metadata"]["annotations"][source::COPY_OF], json!(name));
+    note(&mut world, object::name(&copy), json!({(MADE_ON): "n1"}));
+    assert!(is_bound(&world, "clone"));
+}
+
+/// The volume that was declared for a claim, which need not name it.
+fn declared_for(world: &World, claim: &str) -> Value {
+    let claim = world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", claim);
+    world.get(&kinds::PERSISTENT_VOLUME, "", &format!("pvc-{}", object::uid(&claim)))
+}
+
+/// Whoever sees a claim bound takes its data for copied: the source may be written to and removed.
+#[test]
+fn v4_v2_a_clone_is_bound_when_it_is_a_copy_and_keeps_its_source_until_then() {
+    for mode in ["Immediate", "WaitForFirstConsumer"] {
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        world.put(node("n2", json!({})));
+        world.put(with(storage_class("fast", mode, "Delete"), json!({"parameters": {(SIZE): "image"}})));
+        world.put(asks("data", "1Gi", json!({})));
+        let node_of = |world: &World, pod: &str| world.get(&kinds::POD, "default", pod)["spec"]["nodeName"].clone();
+        world.put(user("db", "data"));
+        settle(&mut world);
+        let home = node_of(&world, "db");
+        let name = object::name(&declared_for(&world, "data")).to_owned();
+        note(&mut world, &name, json!({(MADE_ON): home}));
+        let source = json!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "data"}}});
+        world.put(asks("clone", "1Gi", source));
+        world.put(user("copy", "clone"));
+        settle(&mut world);
+        let copy = declared_for(&world, "clone");
+        assert_eq!(copy["metadata"]["annotations"][source::COPY_OF], json!(name), "{mode}");
+        assert!(bound_to(&world, "clone").starts_with("Pending -"), "{mode}: {}", bound_to(&world, "clone"));
+        assert_eq!(node_of(&world, "copy"), json!(null), "{mode}: its pod waits");
+        assert!(told(&world, "Provisioning volume for claim \"default/clone\""), "{mode}");
+        let made = format!("Successfully provisioned volume {}", object::name(&copy));
+        assert!(!told(&world, &made), "{mode}: it is not");
+        // The source is told to go.
+        world.remove(&kinds::POD, &ObjectKey::new("default", "db"));
+        world.delete(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data", None);
+        settle(&mut world);
+        assert!(!world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data").is_null(), "{mode}: it is copied");
+        note(&mut world, object::name(&copy), json!({(MADE_ON): home}));
+        assert!(is_bound(&world, "clone"), "{mode}");
+        assert_eq!(node_of(&world, "copy"), home, "{mode}: where its data is");
+        assert!(world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "data").is_null(), "{mode}: nobody needs it");
+    }
+}
+
+/// One that names its volume by itself waits as well; one that was bound before stays so.
+#[test]
+fn v4_a_claim_that_names_a_copy_that_is_not_made_waits_for_it() {
+    for is_old in [false, true] {
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        let unmade = json!({"metadata": {"annotations": {(source::COPY_OF): "pvc-1"}}});
+        world.put(with(static_volume("v", "5Gi", "Retain"), unmade));
+        let mut named = with(claim("data", Some(""), "ReadWriteOnce"), json!({"spec": {"volumeName": "v"}}));
+        if is_old {
+            named["metadata"]["annotations"] = json!({(BIND_COMPLETED): "yes"});
+        }
+        world.put(named);
+        settle(&mut world);
+        assert_eq!(bound_to(&world, "data"), if is_old { "Bound v" } else { "Pending v" });
+        note(&mut world, "v", json!({(MADE_ON): "n1"}));
+        assert_eq!(bound_to(&world, "data"), "Bound v");
+    }
 }
 
 /// A claim that asked for a snapshot's data waits for the snapshot and for its content, in whichever order they come.
@@ -159,6 +226,8 @@ fn s12_a_restore_is_made_when_its_snapshot_is_ready() {
             world.put(step.clone());
         }
         settle(&mut world);
+        let name = object::name(&declared_for(&world, "restored")).to_owned();
+        note(&mut world, &name, json!({(MADE_ON): "n1"}));
         assert!(is_bound(&world, "restored"), "{steps:?}");
     }
 }

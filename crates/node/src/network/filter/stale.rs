@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Chains, Cidr, Filter, Front, Protocol};
 use crate::network::conntrack::{Flow, UDP, Which};
+use crate::network::link::Links;
 
 /// Fronts whose connections are to be looked at.
 #[derive(Debug, Default)]
@@ -61,6 +62,7 @@ impl Filter {
         if self.stale.is_empty() {
             return Ok(0);
         }
+        let own_addresses: BTreeSet<Ipv4Addr> = Links::open()?.addresses()?.into_iter().map(|(_, own)| own).collect();
         let due = std::mem::take(&mut self.stale);
         let udp = |front: &Front| front.protocol == Protocol::Udp;
         let known: BTreeMap<Front, BTreeSet<SocketAddrV4>> = if due.all {
@@ -82,7 +84,14 @@ impl Filter {
                 return is_due(&own) && elsewhere(&own);
             }
             let in_services = services.contains(*to.ip());
+            // Only what came to this machine, or was led on here, came to a front without an address: a flow to
+            // elsewhere merely has its port.
+            let is_here = to.ip().is_loopback() || own_addresses.contains(to.ip());
+            let is_led = flow.translated && pods.contains(*by.ip());
             if owners.owner(&any).is_some() && !in_services && !due.fronts.contains(&own) {
+                if !is_here && !is_led {
+                    return false;
+                }
                 return is_due(&any) && elsewhere(&any);
             }
             // Its Service is gone, and nobody but us led anybody there.

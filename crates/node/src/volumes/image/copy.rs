@@ -59,8 +59,17 @@ impl Image {
     /// As [`Image::ensure`] of a volume that was not made yet and is to start as a copy of `from`.
     ///
     /// # Errors
-    /// Also where there is nothing to copy: it never starts empty.
+    /// As [`Image::become_copy`].
     pub fn ensure_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<Growth, VolumeError> {
+        self.become_copy(from, hold, size)?;
+        self.ensure(size, true)
+    }
+
+    /// Makes a volume as a copy of `from`, at least `size` bytes large, unless it is there; it is not mounted.
+    ///
+    /// # Errors
+    /// Also where there is nothing to copy: it never starts empty.
+    pub fn become_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<(), VolumeError> {
         if !self.file().exists() {
             for fresh in copy_all(&[Copy { from, to: self }], hold)? {
                 let at = VolumeError::io(format!("naming {}", self.file().display()));
@@ -71,7 +80,7 @@ impl Image {
                 fresh.name().map_err(at)?;
             }
         }
-        self.ensure(size, true)
+        Ok(())
     }
 }
 
@@ -118,8 +127,8 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     }
     let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
     let (moment, until) = (SystemTime::now(), frozen.as_ref().map(|_| Instant::now() + hold.limit));
-    let copied = open.iter().zip(copies).try_for_each(|((file, target), copy)| {
-        clone(file, &target.file, &copy.to.root, until)
+    let copied = open.iter_mut().zip(copies).try_for_each(|((file, target), copy)| {
+        clone(file, target, &copy.to.root, until)
             .map_err(|error| (error.kind(), VolumeError::io(format!("copying {}", copy.from.file().display()))(error)))
     });
     let held = frozen.map_or(Ok(true), freeze::Frozen::thaw);
@@ -180,21 +189,18 @@ fn target(image: &Image) -> io::Result<Fresh> {
 }
 
 /// Copies a file with its holes; by reference where the file system can. What has to be copied takes no room that a
-/// volume below `root` was promised.
+/// volume below `root` was promised, or another copy is still to take; it has its room until it is named or dropped.
 ///
 /// # Errors
 /// `StorageFull` where there is no such room; `TimedOut` where it is not done at `until`; what the kernel says
 /// otherwise.
-pub(super) fn clone(from: &File, to: &File, root: &Path, until: Option<Instant>) -> io::Result<()> {
+pub(super) fn clone(from: &File, fresh: &mut Fresh, root: &Path, until: Option<Instant>) -> io::Result<()> {
+    let to = &fresh.file;
     // SAFETY: the argument is a descriptor.
     if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
         return Ok(());
     }
-    let (wanted, spare) = (from.metadata()?.blocks().saturating_mul(512), room::spare(root)?);
-    if wanted > spare {
-        let why = format!("a copy takes {wanted} bytes, and {spare} are free that no volume was promised");
-        return Err(io::Error::new(io::ErrorKind::StorageFull, why));
-    }
+    fresh.room = Some(room::reserve(root, to, from.metadata()?.blocks().saturating_mul(512))?);
     let length = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
     to.set_len(from.metadata()?.len())?;
     let mut at = 0;

@@ -31,7 +31,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use mainstay_logic::volume;
 
-use super::{VolumeError, claim, loops};
+use super::{VolumeError, claim, loops, room};
 use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::safe_path::{self, mounts, remove};
 
@@ -295,7 +295,7 @@ impl Image {
 
     /// Notes that the volume was promised without a look at the room.
     pub fn note_overcommitted(&self) -> Result<(), VolumeError> {
-        super::room::note_overcommitted(&self.dir).map_err(VolumeError::io(format!("noting in {}", self.dir.display())))
+        room::note_overcommitted(&self.dir).map_err(VolumeError::io(format!("noting in {}", self.dir.display())))
     }
 
     /// Removes the volume with its data: only when nobody, in no mount namespace, has it mounted (V3, V8).
@@ -329,6 +329,8 @@ struct Fresh {
     dir: PathBuf,
     file: File,
     is_named: bool,
+    /// What a copy is still to take: nobody else gets it until all of it is on the disk.
+    room: Option<room::Reservation>,
 }
 
 impl Fresh {
@@ -337,7 +339,7 @@ impl Fresh {
         let path = dir.join(FRESH);
         remove_fresh(dir)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let fresh = Self { dir: dir.to_owned(), file, is_named: false };
+        let fresh = Self { dir: dir.to_owned(), file, is_named: false, room: None };
         fresh.file.set_len(size)?;
         Ok(fresh)
     }

@@ -20,7 +20,7 @@ const CORRECTED: i32 = 1;
 /// was.
 pub fn grow(root: &Path, dir: &Path, image: &File, size: u64) -> Result<(), VolumeError> {
     let at = |what: &str| VolumeError::io(format!("{what} {}", dir.display()));
-    let copy = Fresh::new(dir, 0).and_then(|copy| clone(image, &copy.file, root, None).map(|()| copy));
+    let copy = Fresh::new(dir, 0).and_then(|mut copy| clone(image, &mut copy, root, None).map(|()| copy));
     let copy = copy.map_err(at("copying the image in"))?;
     resize(&copy.path(), &copy.file, size)?;
     copy.name().map_err(at("naming the image in"))

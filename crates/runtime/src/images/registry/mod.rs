@@ -4,6 +4,8 @@
 
 mod auth;
 mod bounds;
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -56,6 +58,32 @@ struct Listed {
     config: Option<Descriptor>,
     #[serde(default)]
     layers: Option<Vec<Descriptor>>,
+}
+
+/// What a manifest's bytes are.
+enum Found {
+    /// The digest of what it has for this machine.
+    Index {
+        ours: String,
+    },
+    Image {
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    },
+}
+
+fn read_manifest(bytes: &[u8]) -> Result<Found, String> {
+    match serde_json::from_slice::<Listed>(bytes).map_err(|error| format!("it is not readable: {error}"))? {
+        Listed { manifests: Some(manifests), .. } => {
+            let is_ours = |platform: &Platform| is_this_platform(&platform.os, &platform.architecture);
+            let ours = manifests.into_iter().find(|entry| entry.platform.as_ref().is_some_and(is_ours));
+            let arch = std::env::consts::ARCH;
+            let ours = ours.ok_or_else(|| format!("no match for platform in manifest: linux/{arch}"))?.digest;
+            if is_digest(&ours) { Ok(Found::Index { ours }) } else { Err(format!("{:?} is no digest", words(&ours))) }
+        }
+        Listed { config: Some(config), layers: Some(layers), .. } => Ok(Found::Image { config, layers }),
+        Listed { .. } => Err("it is of an unsupported kind".to_owned()),
+    }
 }
 
 /// One image for this machine.
@@ -118,24 +146,11 @@ impl Registry {
         let mut digests = Vec::new();
         for _ in 0..=MAX_NESTING {
             let (bytes, digest) = self.manifest_bytes(wanted.as_deref()).await?;
-            let parsed = serde_json::from_slice::<Listed>(&bytes.bytes);
-            let listed = parsed.map_err(|error| format!("manifest {digest} is not readable: {error}"))?;
-            digests.push(digest.clone());
+            let listed = read_manifest(&bytes.bytes).map_err(|why| format!("manifest {digest}: {why}"))?;
+            digests.push(digest);
             match listed {
-                Listed { manifests: Some(manifests), .. } => {
-                    let is_ours = |platform: &Platform| is_this_platform(&platform.os, &platform.architecture);
-                    let ours = manifests.into_iter().find(|entry| entry.platform.as_ref().is_some_and(is_ours));
-                    let arch = std::env::consts::ARCH;
-                    let ours = ours.ok_or_else(|| format!("no match for platform in manifest: linux/{arch}"))?;
-                    if !is_digest(&ours.digest) {
-                        return Err(format!("{:?} is not a digest", words(&ours.digest)));
-                    }
-                    wanted = Some(ours.digest);
-                }
-                Listed { config: Some(config), layers: Some(layers), .. } => {
-                    return Ok(Manifest { config, layers, digests });
-                }
-                Listed { .. } => return Err(format!("manifest {digest} is of an unsupported kind")),
+                Found::Index { ours } => wanted = Some(ours),
+                Found::Image { config, layers } => return Ok(Manifest { config, layers, digests }),
             }
         }
         Err(format!("its indexes are nested more than {MAX_NESTING} deep"))
@@ -343,6 +358,22 @@ async fn read_document(answer: &mut Answer, limit: usize, budget: &Budget) -> Re
 
 /// What a refusal's body says, in a few words.
 async fn read_refusal(answer: &mut Answer, patience: Patience) -> String {
+    let mut bytes = Vec::new();
+    let read = async {
+        while let Ok(Some(chunk)) = answer.chunk().await {
+            let room = MAX_REFUSAL - bytes.len();
+            bytes.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
+            if bytes.len() == MAX_REFUSAL {
+                break;
+            }
+        }
+    };
+    // What came by then is worth reading.
+    let _ = timeout(patience.silence, read).await;
+    said(&bytes)
+}
+
+fn said(refusal: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Said {
         #[serde(default)]
@@ -358,19 +389,7 @@ async fn read_refusal(answer: &mut Answer, patience: Patience) -> String {
         #[serde(default)]
         message: String,
     }
-    let mut bytes = Vec::new();
-    let read = async {
-        while let Ok(Some(chunk)) = answer.chunk().await {
-            let room = MAX_REFUSAL - bytes.len();
-            bytes.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
-            if bytes.len() == MAX_REFUSAL {
-                break;
-            }
-        }
-    };
-    // What came by then is worth reading.
-    let _ = timeout(patience.silence, read).await;
-    let Ok(said) = serde_json::from_slice::<Said>(&bytes) else { return String::new() };
+    let Ok(said) = serde_json::from_slice::<Said>(refusal) else { return String::new() };
     let each = said.errors.iter().take(3).map(|why| {
         let code = why.code.to_lowercase().replace('_', " ");
         if why.message.is_empty() || why.message == code { code } else { format!("{code}: {}", why.message) }

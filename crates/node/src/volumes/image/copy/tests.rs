@@ -166,6 +166,46 @@ fn v10_a_copy_takes_no_room_that_a_volume_was_promised_and_leaves_nothing_where_
 }
 
 #[test]
+fn v10_copies_at_one_time_do_not_take_the_same_room() {
+    alone(|base| {
+        let exe = supervisor();
+        let small = base.join("volumes");
+        fs::create_dir(&small).unwrap();
+        nix::mount::mount(Some("small"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=96m"))
+            .unwrap();
+        let (one, two, lasting) = (image(base, "pvc-1"), image(base, "pvc-2"), image(base, "snapshot-0"));
+        one.ensure(32 * MIB, false).unwrap();
+        two.ensure(32 * MIB, false).unwrap();
+        for image in [&one, &two] {
+            let mut file = File::create(image.data().join("fill")).unwrap();
+            (0..18).try_for_each(|_| file.write_all(&[7; MIB as usize])).and_then(|()| file.sync_all()).unwrap();
+        }
+        // Of 96, 64 were promised: there is room for one copy of 18 and more. That one is at its first block.
+        let mut first = target(&lasting).unwrap();
+        let from = one.open().unwrap();
+        let wanted = from.metadata().unwrap().blocks() * 512;
+        first.room = Some(room::reserve(&small, &first.file, wanted).unwrap());
+        let copy = image(base, "snapshot-1");
+        let pair = [Copy { from: &two, to: &copy }];
+        let error = snapshots(&pair, hold(&exe)).unwrap_err().to_string();
+        assert!(error.contains("are free that no volume was promised"), "{error}");
+        assert!(image(base, "pvc-3").ensure_copy(&two, hold(&exe), 32 * MIB).is_err());
+        two.unmount().unwrap();
+        assert!(offline::grow(&two.root, &two.dir, &two.open().unwrap(), 64 * MIB).is_err());
+        // What it has written it does not take twice; in all it takes no more than it said.
+        first.room = None;
+        clone(&from, &mut first, &small, None).unwrap();
+        let left = room::reserve(&small, &File::create(base.join("nothing")).unwrap(), 8 * MIB);
+        assert!(left.is_ok(), "{left:?}");
+        drop(left);
+        // One that is given up gives its room back.
+        drop(first);
+        snapshots(&pair, hold(&exe)).unwrap();
+        assert!(copy.file().exists() && !lasting.file().exists());
+    });
+}
+
+#[test]
 fn writers_are_never_held_back_for_long() {
     alone(|base| {
         let exe = supervisor();

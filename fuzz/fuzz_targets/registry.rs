@@ -1,0 +1,2 @@
+#![no_main]
+mainstay_fuzz::program!("registry");
