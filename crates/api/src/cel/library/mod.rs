@@ -44,10 +44,15 @@ impl Context<'_> {
         }
         if !self.made.contains_key(text) {
             self.budget.spend(PATTERN_COST)?;
-            let (made, size) = pattern::measured(text, pattern::MAX_MADE).map_err(invalid)?;
-            // All are kept until the evaluation ends.
+            let made = pattern::measured(text, pattern::MAX_MADE);
+            // All are kept until the evaluation ends, and to see that one is too large has cost as much.
+            let size = match &made {
+                Ok((_, size)) => *size,
+                Err(regex::Error::CompiledTooBig(_)) => pattern::MAX_MADE,
+                Err(_) => pattern::LEAST_PATTERN,
+            };
             self.budget.spend(PATTERN_COST * (size / pattern::LEAST_PATTERN - 1) as u64)?;
-            self.made.insert(text.into(), made);
+            self.made.insert(text.into(), made.map_err(invalid)?.0);
         }
         self.made.get(text).ok_or(Error::Overload)
     }
