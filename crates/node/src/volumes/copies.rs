@@ -62,10 +62,11 @@ async fn attempt(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<bool, Vol
         return Ok(false);
     }
     let (size, exe) = (capacity(&volume), kubelet.config.shim_exe.clone());
+    let path = kubelet.volumes.placed(local.path.into());
     let overcommitted = annotation(&volume.metadata, OVERCOMMIT) == "true";
     blocking_long(&name, move || {
         let _alone = alone;
-        let image = Image::new(&root, local.path.as_ref())?;
+        let image = Image::new(&root, &path)?;
         let inside = safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?;
         let from = Image::new(&root, &root.join(inside))?;
         let hold = Hold { exe: &exe, limit: freeze::LIMIT };
