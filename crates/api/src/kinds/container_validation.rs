@@ -53,7 +53,29 @@ pub fn validate(container: &Field, init: bool, volumes: &BTreeSet<&str>, causes:
         }
     }
     resources(&container.get("resources"), causes);
+    restarts(container, causes);
     security_validation::container(container, causes);
+}
+
+/// When it is restarted, also for being resized.
+fn restarts(container: &Field, causes: &mut Vec<Cause>) {
+    container.get("restartPolicy").one_of(causes, &["Always", "Never", "OnFailure"]);
+    for rule in container.get("restartPolicyRules").items() {
+        rule.get("action").need_one_of(causes, &["Restart", "RestartAllContainers"]);
+        let codes = rule.get("exitCodes");
+        if codes.is_set() {
+            codes.get("operator").need_one_of(causes, &["In", "NotIn"]);
+        }
+    }
+    let (list, mut seen) = (container.get("resizePolicy"), BTreeSet::new());
+    for policy in list.items() {
+        let resource = policy.get("resourceName");
+        resource.need_one_of(causes, &["cpu", "memory"]);
+        policy.get("restartPolicy").need_one_of(causes, &["NotRequired", "RestartContainer"]);
+        if !seen.insert(resource.text()) {
+            causes.push(Cause::duplicate(&policy.path, resource.text()));
+        }
+    }
 }
 
 fn ports(ports: &Field, causes: &mut Vec<Cause>) {

@@ -75,6 +75,7 @@ pub mod networkpolicy;
 pub mod node;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
+mod placement_validation;
 pub mod pod;
 pub mod pod_level;
 pub mod pod_row;

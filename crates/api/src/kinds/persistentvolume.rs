@@ -9,7 +9,7 @@ use super::container_validation::no_backsteps;
 use super::field::{Field, default, inner, made};
 use super::persistentvolumeclaim::{class_of, validate_access_modes};
 use super::pod_spec_validation::validate_amount;
-use super::{BASE, Kind, Row, Subresource, removal, volume_validation, workload};
+use super::{BASE, Kind, Row, Subresource, placement_validation, removal, volume_validation, workload};
 use crate::object::{at, ensure, name, text};
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
@@ -134,6 +134,12 @@ fn validate(volume: &Value, causes: &mut Vec<Cause>) {
     }
     spec.get("persistentVolumeReclaimPolicy").one_of(causes, &["Delete", "Recycle", "Retain"]);
     spec.get("volumeMode").one_of(causes, &["Block", "Filesystem"]);
+    let affinity = spec.get("nodeAffinity");
+    if affinity.get("required").is_set() {
+        placement_validation::node_selector(&affinity.get("required"), causes);
+    } else if affinity.is_set() {
+        causes.push(Cause::required(format!("{}.required", affinity.path), "must specify required node constraints"));
+    }
     spec.get("storageClassName").check(causes, crate::names::subdomain);
     let attributes = spec.get("volumeAttributesClassName");
     if attributes.is_set() && attributes.text().is_empty() {

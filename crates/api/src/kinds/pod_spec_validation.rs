@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::field::Field;
-use super::{container_validation, pod_level, security_validation, volume_validation};
+use super::{container_validation, placement_validation, pod_level, security_validation, volume_validation};
 use crate::names;
 use crate::selector::Labels;
 use crate::status::{Cause, MAX_CAUSES};
@@ -117,6 +117,12 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
             causes.push(ip.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
         }
     }
+    let os = spec.get("os");
+    if os.is_set() {
+        os.get("name").need_one_of(causes, &["linux", "windows"]);
+    }
+    spec.get("hostnameOverride").check(causes, names::subdomain);
+    placement_validation::pod(spec, causes);
     security_validation::names_and_servers(spec, causes);
     security_validation::pod(&spec.get("securityContext"), causes);
     validate_host_ports(spec, causes);

@@ -35,6 +35,25 @@ fn seccomp(profile: &Field, causes: &mut Vec<Cause>) {
     }
 }
 
+fn app_armor(profile: &Field, causes: &mut Vec<Cause>) {
+    if !profile.is_set() {
+        return;
+    }
+    let (type_, name) = (profile.get("type"), profile.get("localhostProfile"));
+    match type_.text() {
+        "" => causes.push(Cause::required(&type_.path, "type is required when appArmorProfile is set")),
+        "Localhost" if name.text().trim().is_empty() => {
+            causes.push(Cause::required(&name.path, "must be set when AppArmor type is Localhost"));
+        }
+        "Localhost" if name.text().trim() != name.text() => {
+            causes.push(name.invalid("must not be padded with whitespace"));
+        }
+        "Localhost" => {}
+        _ if name.is_set() => causes.push(name.invalid("can only be set when AppArmor type is Localhost")),
+        _ => type_.one_of(causes, &["Localhost", "RuntimeDefault", "Unconfined"]),
+    }
+}
+
 /// A pod's own security context.
 pub fn pod(context: &Field, causes: &mut Vec<Cause>) {
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {
@@ -44,7 +63,10 @@ pub fn pod(context: &Field, causes: &mut Vec<Cause>) {
         id(&group, causes);
     }
     seccomp(&context.get("seccompProfile"), causes);
+    app_armor(&context.get("appArmorProfile"), causes);
     context.get("fsGroupChangePolicy").one_of(causes, &["Always", "OnRootMismatch"]);
+    context.get("supplementalGroupsPolicy").one_of(causes, &["Merge", "Strict"]);
+    context.get("seLinuxChangePolicy").one_of(causes, &["MountOption", "Recursive"]);
 }
 
 /// A container's security context, its mounts and its devices.
@@ -54,6 +76,7 @@ pub fn container(container: &Field, causes: &mut Vec<Cause>) {
         id(&context.get(field), causes);
     }
     seccomp(&context.get("seccompProfile"), causes);
+    app_armor(&context.get("appArmorProfile"), causes);
     context.get("procMount").one_of(causes, &["Default", "Unmasked"]);
     let is_privileged = context.get("privileged").is_true();
     if context.get("allowPrivilegeEscalation").value == &serde_json::Value::Bool(false) {
@@ -73,9 +96,26 @@ pub fn container(container: &Field, causes: &mut Vec<Cause>) {
             let why = "Bidirectional mount propagation is available only to privileged containers";
             causes.push(Cause::forbidden(&propagation.path, why));
         }
+        read_only_below(&mount, causes);
     }
     for device in container.get("volumeDevices").items() {
         no_backsteps(&device.get("devicePath"), causes);
+    }
+}
+
+/// Whether what is mounted below a mount is read-only, too.
+fn read_only_below(mount: &Field, causes: &mut Vec<Cause>) {
+    let (below, propagation) = (mount.get("recursiveReadOnly"), mount.get("mountPropagation"));
+    below.one_of(causes, &["Disabled", "Enabled", "IfPossible"]);
+    if !matches!(below.text(), "Enabled" | "IfPossible") {
+        return;
+    }
+    if !mount.get("readOnly").is_true() {
+        causes.push(Cause::forbidden(&below.path, "may only be specified when readOnly is true"));
+    }
+    if !matches!(propagation.text(), "" | "None") {
+        let why = "may only be specified when mountPropagation is None or not specified";
+        causes.push(Cause::forbidden(&below.path, why));
     }
 }
 
@@ -162,6 +202,10 @@ mod tests {
             (json!({ "seccompProfile": { "type": "Unconfined", "localhostProfile": "a" } }), "can only be set"),
             (json!({ "seccompProfile": { "type": "None" } }), "supported values"),
             (json!({ "procMount": "Bare" }), "supported values"),
+            (json!({ "appArmorProfile": {} }), "type is required"),
+            (json!({ "appArmorProfile": { "type": "None" } }), "supported values"),
+            (json!({ "appArmorProfile": { "type": "Localhost" } }), "must be set when"),
+            (json!({ "appArmorProfile": { "type": "Unconfined", "localhostProfile": "a" } }), "can only be set"),
             (json!({ "privileged": true, "allowPrivilegeEscalation": false }), "`privileged` to true"),
             (
                 json!({ "allowPrivilegeEscalation": false, "capabilities": { "add": ["CAP_SYS_ADMIN"] } }),
@@ -172,8 +216,65 @@ mod tests {
             assert!(matches!(seen.as_slice(), [one] if one.contains(why)), "{bad}: {seen:?}");
         }
         let of_pod = |context: Value| refused(json!({ "securityContext": context }), json!({}));
-        for bad in [json!({ "fsGroup": -1 }), json!({ "supplementalGroups": [1, -2] }), json!({ "runAsUser": -3 })] {
+        for bad in [
+            json!({ "fsGroup": -1 }),
+            json!({ "supplementalGroups": [1, -2] }),
+            json!({ "runAsUser": -3 }),
+            json!({ "supplementalGroupsPolicy": "Some" }),
+            json!({ "seLinuxChangePolicy": "Some" }),
+            json!({ "appArmorProfile": { "type": "Some" } }),
+        ] {
             assert_eq!(of_pod(bad.clone()).len(), 1, "{bad}");
+        }
+        assert_eq!(of_pod(json!({ "supplementalGroupsPolicy": "Strict" })), [""; 0]);
+        let mount = |below: &str, read_only: bool, propagation: &str| {
+            refused(
+                json!({}),
+                json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v",
+                "recursiveReadOnly": below, "readOnly": read_only, "mountPropagation": propagation }] }),
+            )
+        };
+        assert_eq!(mount("Enabled", true, "None"), [""; 0]);
+        assert_eq!(mount("Disabled", false, "HostToContainer"), [""; 0]);
+        assert_eq!(mount("IfPossible", true, "HostToContainer").len(), 1);
+        assert_eq!(mount("IfPossible", false, "None").len(), 1);
+        assert_eq!(mount("Surely", true, "None").len(), 1);
+    }
+
+    #[test]
+    fn conformance_words_of_a_container_that_nobody_knows_are_refused() {
+        let of = |container: Value| refused(json!({}), container);
+        let rule = |action: &str, operator: &str| {
+            json!({ "restartPolicy": "Never", "restartPolicyRules": [
+            { "action": action, "exitCodes": { "operator": operator, "values": [1] } }] })
+        };
+        let resize = |resource: &str, policy: &str| {
+            json!({ "resizePolicy": [
+            { "resourceName": resource, "restartPolicy": policy }] })
+        };
+        for good in [rule("Restart", "In"), resize("cpu", "NotRequired"), resize("memory", "RestartContainer")] {
+            assert_eq!(of(good.clone()), [""; 0], "{good}");
+        }
+        for bad in [
+            json!({ "restartPolicy": "Sometimes" }),
+            rule("Sleep", "In"),
+            rule("Restart", "Like"),
+            resize("disk", "NotRequired"),
+            resize("cpu", "Sometimes"),
+        ] {
+            let seen = of(bad.clone());
+            assert!(matches!(seen.as_slice(), [one] if one.contains("supported values")), "{bad}: {seen:?}");
+        }
+        let twice = json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" },
+            { "resourceName": "cpu", "restartPolicy": "NotRequired" }] });
+        assert_eq!(of(twice).len(), 1);
+        for bad in [
+            json!({ "os": { "name": "beos" } }),
+            json!({ "os": {} }),
+            json!({ "hostnameOverride": "A_B" }),
+            json!({ "volumes": [{ "name": "v", "image": { "reference": "i", "pullPolicy": "Sometimes" } }] }),
+        ] {
+            assert_eq!(refused(bad.clone(), json!({})).len(), 1, "{bad}");
         }
     }
 

@@ -252,6 +252,14 @@ fn validate(service: &Value, causes: &mut Vec<Cause>) {
         causes.extend(legacy_target(external.text()).iter().map(|wrong| external.invalid(wrong)));
     }
     spec.get("sessionAffinity").need_one_of(causes, &["ClientIP", "None"]);
+    for policy in ["internalTrafficPolicy", "externalTrafficPolicy"] {
+        spec.get(policy).one_of(causes, &["Cluster", "Local"]);
+    }
+    spec.get("ipFamilyPolicy").one_of(causes, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    for family in spec.get("ipFamilies").items() {
+        family.one_of(causes, &["IPv4", "IPv6"]);
+    }
+    spec.get("trafficDistribution").one_of(causes, &["PreferClose", "PreferSameNode", "PreferSameZone"]);
     for (key, value) in spec.get("selector").entries() {
         causes.extend(names::qualified(key).iter().map(|wrong| Cause::invalid("spec.selector", key, wrong)));
         causes.extend(

@@ -61,6 +61,7 @@ fn source(kind: &str, at: &Field, causes: &mut Vec<Cause>) {
             at.get("claimName").need_text(causes);
         }
         "nfs" => nfs(at, causes),
+        "image" => at.get("pullPolicy").one_of(causes, &["Always", "IfNotPresent", "Never"]),
         "projected" => projected(at, causes),
         _ => {}
     }

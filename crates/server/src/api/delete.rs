@@ -54,8 +54,8 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads a `DeleteOptions` body (or anything with its fields). 400 for a field of another type than upstream's:
-    /// what is deleted, and whether, must not depend on an option that was passed over.
+    /// Reads a `DeleteOptions` body (or what has its fields and no kind). 400 for another kind, and for a field of
+    /// another type than upstream's: what is deleted, and whether, must not depend on an option that was passed over.
     pub fn from_json(body: &Value) -> Result<Self, Status> {
         fn read<T>(body: &Value, path: &[&str], as_it: fn(&Value) -> Option<T>) -> Result<Option<T>, Status> {
             match object::at(body, path) {
@@ -69,6 +69,12 @@ impl DeleteOptions {
             }
         }
         let text = |value: &Value| value.as_str().map(str::to_owned);
+        let kind = read(body, &["kind"], text)?.unwrap_or_default();
+        if !matches!(kind.as_str(), "" | "DeleteOptions") {
+            let version = object::text(body, &["apiVersion"]);
+            let why = format!("{kind} in version {version:?} cannot be handled as a DeleteOptions");
+            return Err(Status::bad_request(why));
+        }
         read(body, &["preconditions"], |value| value.is_object().then_some(()))?;
         Ok(Self {
             grace: read(body, &["gracePeriodSeconds"], Value::as_i64)?,

@@ -52,6 +52,9 @@ pub async fn create(
     let mut review = if body.is_empty() { json!({}) } else { decoding::parse(&content_type, &body)? };
     let status = match *kind {
         "SelfSubjectReview" => json!({ "userInfo": user.info() }),
+        "TokenReview" if object::text(&review, &["spec", "token"]).is_empty() => {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
         "TokenReview" => token_status(server, &review),
         "SelfSubjectAccessReview" => access(server, kind, user, &review)?,
         "SubjectAccessReview" => access(server, kind, &subject(kind, &review)?, &review)?,

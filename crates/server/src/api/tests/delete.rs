@@ -192,3 +192,13 @@ fn a_namespace_on_its_way_out_takes_nothing_new_and_goes_when_it_is_finalized() 
         403
     );
 }
+
+#[test]
+fn a9_options_of_another_kind_delete_nothing() {
+    for good in [json!({}), json!({ "kind": "DeleteOptions", "apiVersion": "apps/v1" }), json!({ "kind": "" })] {
+        DeleteOptions::from_json(&good).expect("options");
+    }
+    let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "a" } });
+    let refused = DeleteOptions::from_json(&pod).expect_err("an object");
+    assert_eq!((refused.code, &*refused.message), (400, "Pod in version \"v1\" cannot be handled as a DeleteOptions"));
+}
