@@ -379,39 +379,6 @@ fn services_keep_their_address() {
 }
 
 #[test]
-fn conformance_words_of_a_service_that_nobody_knows_are_refused() {
-    let refused = |spec: Value| create(&kinds::SERVICE, &with(&service(), json!({ "spec": spec })));
-    for (field, good, values) in [
-        ("internalTrafficPolicy", "Local", "\"Cluster\", \"Local\""),
-        ("externalTrafficPolicy", "Cluster", "\"Cluster\", \"Local\""),
-        ("ipFamilyPolicy", "PreferDualStack", "\"PreferDualStack\", \"RequireDualStack\", \"SingleStack\""),
-        ("trafficDistribution", "PreferSameNode", "\"PreferClose\", \"PreferSameNode\", \"PreferSameZone\""),
-    ] {
-        assert_eq!(refused(json!({ "type": "LoadBalancer", field: good })), "ok", "{field}");
-        let wanted = format!("spec.{field}: Unsupported value: \"Near\": supported values: {values}");
-        let seen = refused(json!({ "type": "LoadBalancer", field: "Near" }));
-        assert!(seen.ends_with(&wanted), "{seen}");
-    }
-    let seen = refused(json!({ "ipFamilies": ["IPv5"] }));
-    assert!(seen.ends_with("spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\""));
-}
-
-#[test]
-fn v5_a_volumes_node_affinity_selects_in_words_that_there_are() {
-    let refused = |affinity: Value| {
-        create(&kinds::PERSISTENT_VOLUME, &with(&volume(), json!({ "spec": { "nodeAffinity": affinity } })))
-    };
-    let terms = |operator: &str| {
-        json!({ "required": { "nodeSelectorTerms": [
-        { "matchExpressions": [{ "key": "a", "operator": operator, "values": ["b"] }] }] } })
-    };
-    assert_eq!(refused(terms("In")), "ok");
-    assert!(refused(terms("Like")).contains("not a valid selector operator"));
-    assert!(refused(json!({ "required": { "nodeSelectorTerms": [] } })).contains("at least one node selector term"));
-    assert!(refused(json!({})).contains("spec.nodeAffinity.required: Required value: must specify"));
-}
-
-#[test]
 fn a_service_gives_back_what_its_new_type_has_no_use_for() {
     let ports = json!([{ "port": 80, "protocol": "TCP", "targetPort": 80, "nodePort": 30080 }]);
     let old = with(

@@ -238,4 +238,26 @@ mod tests {
         twice["topologySpreadConstraints"].as_array_mut().unwrap().push(again);
         one(twice, "[1].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{t, DoNotSchedule}\"");
     }
+
+    #[test]
+    fn v5_a_volumes_node_affinity_selects_in_words_that_there_are() {
+        let volume = &crate::kinds::PERSISTENT_VOLUME;
+        let refused = |affinity: Value| {
+            let spec = json!({ "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+                "hostPath": { "path": "/a" }, "nodeAffinity": affinity });
+            let mut causes = Vec::new();
+            (volume.validate)(volume, &json!({ "metadata": { "name": "v" }, "spec": spec }), &mut causes);
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>().join(", ")
+        };
+        let terms = |operator: &str| {
+            json!({ "required": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "a", "operator": operator, "values": ["b"] }] }] } })
+        };
+        assert_eq!(refused(terms("In")), "");
+        assert!(refused(terms("Like")).contains("not a valid selector operator"));
+        assert!(
+            refused(json!({ "required": { "nodeSelectorTerms": [] } })).contains("at least one node selector term")
+        );
+        assert!(refused(json!({})).contains("spec.nodeAffinity.required: Required value: must specify"));
+    }
 }

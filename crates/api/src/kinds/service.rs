@@ -330,3 +330,31 @@ fn external(service: &Value) -> String {
     let all: Vec<&str> = [balanced.as_str()].into_iter().filter(|b| !b.is_empty()).chain(given).collect();
     if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conformance_words_of_a_service_that_nobody_knows_are_refused() {
+        let refused = |field: &str, value: Value| {
+            let spec = json!({ "type": "LoadBalancer", "sessionAffinity": "None",
+                "ports": [{ "port": 80, "protocol": "TCP", "targetPort": 80 }], field: value });
+            let mut causes = Vec::new();
+            validate(&json!({ "spec": spec }), &mut causes);
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>()
+        };
+        let allowed = " value: \"Near\": supported values: ";
+        for (field, good, values) in [
+            ("internalTrafficPolicy", "Local", "\"Cluster\", \"Local\""),
+            ("externalTrafficPolicy", "Cluster", "\"Cluster\", \"Local\""),
+            ("ipFamilyPolicy", "PreferDualStack", "\"PreferDualStack\", \"RequireDualStack\", \"SingleStack\""),
+            ("trafficDistribution", "PreferSameNode", "\"PreferClose\", \"PreferSameNode\", \"PreferSameZone\""),
+        ] {
+            assert_eq!(refused(field, json!(good)), [""; 0], "{field}");
+            assert_eq!(refused(field, json!("Near")), [format!("spec.{field}: Unsupported{allowed}{values}")]);
+        }
+        assert_eq!(refused("ipFamilies", json!(["IPv4"])), [""; 0]);
+        assert_eq!(refused("ipFamilies", json!(["IPv5"])).len(), 1);
+    }
+}
