@@ -43,14 +43,16 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> 
     let current = fs::read_link(dir.join(DATA)).ok();
     let unchanged = current.as_ref().is_some_and(|current| holds(&dir.join(current), payload));
     if !unchanged {
+        // What an update left that failed takes the room that this one needs, such as that of a full tmpfs.
+        sweep(dir, current.as_deref(), |name| !name.as_encoded_bytes().starts_with(b".."))?;
         let name = write_stamped(dir, payload, group, stamp)?;
         let _ = fs::remove_file(dir.join(NEW_DATA));
         symlink(&name, dir.join(NEW_DATA))?;
         fs::rename(dir.join(NEW_DATA), dir.join(DATA))?;
     }
     link_names(dir, payload)?;
-    let keep = fs::read_link(dir.join(DATA))?;
-    sweep(dir, payload, &keep)
+    let (keep, names) = (fs::read_link(dir.join(DATA))?, first_names(payload));
+    sweep(dir, Some(&keep), |name| names.contains(name))
 }
 
 fn holds(dir: &Path, payload: &Payload) -> bool {
@@ -78,11 +80,21 @@ fn write_stamped(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str)
             result => break result.map(|()| name)?,
         }
     };
-    let base = dir.join(&name);
-    set_dir(&base, group)?;
+    if let Err(error) = fill(&dir.join(&name), payload, group) {
+        // A half that stays would be in the way of every later update.
+        if let Err(error) = safe_path::remove::tree(dir, &dir.join(&name)) {
+            tracing::warn!(%error, "half of an update could not be removed");
+        }
+        return Err(error);
+    }
+    Ok(name)
+}
+
+fn fill(base: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> {
+    set_dir(base, group)?;
     for (path, file) in payload {
         let target = base.join(path);
-        let mut parent = base.clone();
+        let mut parent = base.to_owned();
         for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
             parent.push(part);
             if !parent.exists() {
@@ -97,7 +109,7 @@ fn write_stamped(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str)
         let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
         fs::set_permissions(&target, fs::Permissions::from_mode(mode & 0o7777))?;
     }
-    Ok(name)
+    Ok(())
 }
 
 fn set_dir(dir: &Path, group: Option<u32>) -> io::Result<()> {
@@ -128,13 +140,12 @@ fn link_names(dir: &Path, payload: &Payload) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes away names that are no longer there, and what older updates left.
-fn sweep(dir: &Path, payload: &Payload, keep: &Path) -> io::Result<()> {
-    let names = first_names(payload);
+/// Takes away all but the files in use and the names that are to stay.
+fn sweep(dir: &Path, data: Option<&Path>, stays: impl Fn(&OsString) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name == DATA || names.contains(&name) || name == keep.as_os_str() {
+        if name == DATA || stays(&name) || data.is_some_and(|data| name == data.as_os_str()) {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -273,6 +273,33 @@ fn projected_files_change_together() {
     });
 }
 
+/// S12: an update that found no room leaves nothing in the way of the next one.
+#[test]
+fn s12_files_that_did_not_fit_are_updated_once_they_do() {
+    alone(|base| {
+        let dir = base.join("v");
+        fs::create_dir(&dir).unwrap();
+        mounts::tmpfs(&dir, 0o777, Some(256 << 10)).unwrap();
+        let big = "x".repeat(150 << 10);
+        let stamped = || {
+            let all = fs::read_dir(&dir).unwrap().flatten();
+            all.filter(|entry| entry.file_type().unwrap().is_dir()).count()
+        };
+        atomic::write(&dir, &payload(&[("a", &big)]), None, "t").unwrap();
+        let bigger = format!("{big}y");
+        for _ in 0..3 {
+            atomic::write(&dir, &payload(&[("a", &bigger)]), None, "t").unwrap_err();
+            assert_eq!((fs::read_to_string(dir.join("a")).unwrap() == big, stamped()), (true, 1));
+        }
+        // One that was killed on its way removes nothing of its own.
+        fs::create_dir(dir.join("..t.7")).unwrap();
+        fs::write(dir.join("..t.7/a"), "z".repeat(100 << 10)).unwrap();
+        atomic::write(&dir, &payload(&[("a", "1"), ("b", "2")]), None, "t").unwrap();
+        assert_eq!((fs::read_to_string(dir.join("a")).unwrap(), stamped()), ("1".to_owned(), 1));
+        mounts::unmount_below(&dir).unwrap();
+    });
+}
+
 #[test]
 fn fs_group_reaches_everything_but_links_and_mounts() {
     alone(|base| {
