@@ -49,6 +49,7 @@ impl Entry {
             pod_uid: spec.pod_uid.clone(),
             name: spec.name.clone(),
             attempt: spec.attempt,
+            image: spec.image.clone(),
             image_id: spec.image_id.clone(),
             state,
         };

@@ -82,6 +82,9 @@ pub struct ContainerSpec {
     pub name: String,
     /// How many containers of this name came before in this pod.
     pub attempt: u32,
+    /// The image's name as the pod had it; empty in records of older versions.
+    #[serde(default)]
+    pub image: String,
     /// The image's digest as `images` resolved it.
     pub image_id: String,
     /// Entry point and arguments after Kubernetes' rules were applied to the image's config.
@@ -183,6 +186,8 @@ pub struct ContainerStatus {
     pub pod_uid: String,
     pub name: String,
     pub attempt: u32,
+    /// The image's name as the pod had it at the start; empty where it was not noted.
+    pub image: String,
     pub image_id: String,
     pub state: ContainerState,
 }

@@ -66,9 +66,11 @@ impl Key {
         }
     }
 
-    /// Whether it may be cut off at any moment without leaving something behind.
-    fn can_be_cut(&self) -> bool {
-        matches!(self, Self::Image(_) | Self::Probe(..) | Self::PostStart(..))
+    /// Whether it is cut off when the pod is to go: it leaves nothing behind. Readiness is asked for until the container
+    /// has ended.
+    fn ends_early(&self) -> bool {
+        matches!(self, Self::Image(_) | Self::PostStart(..))
+            || matches!(self, Self::Probe(_, _, kind) if *kind != ProbeKind::Readiness)
     }
 
     /// Whether it takes something away for good, so that everything else must have ended before.
@@ -108,7 +110,7 @@ pub enum End {
 pub struct Step {
     /// To be ended at once; they are not under way any more.
     pub cut: Vec<Key>,
-    /// To be begun. One that is under way already is replaced: a stop with an earlier deadline.
+    /// To be begun. One that is under way already is replaced: a stop with an earlier deadline, another image.
     pub begin: Vec<(Key, Task)>,
     /// What has become true since the last step.
     pub events: Vec<PodEvent>,
@@ -124,6 +126,8 @@ pub struct Agenda {
     held: bool,
     /// With the deadline of a stop.
     under_way: BTreeMap<Key, Option<Timestamp>>,
+    /// The image that was asked for last, by container.
+    pulling: BTreeMap<String, String>,
     told: BTreeSet<PodEvent>,
     /// The status patch that was written last: one that changes nothing is not written again.
     written: Option<Value>,
@@ -141,6 +145,7 @@ impl Agenda {
             view,
             held,
             under_way: BTreeMap::new(),
+            pulling: BTreeMap::new(),
             told: BTreeSet::new(),
             written: None,
             writing: None,
@@ -191,8 +196,7 @@ impl Agenda {
         if pod.metadata.resource_version != self.view.pod.metadata.resource_version {
             self.written = None;
         }
-        let told = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
-        let relabelled = told(&pod) != told(&self.view.pod);
+        let relabelled = !has_same_fields(&pod, &self.view.pod);
         let mut events = self.view.apply(Fact::Pod(Box::new(pod)), now);
         if relabelled {
             events.extend(self.view.apply(Fact::DependencyChanged, now));
@@ -225,10 +229,16 @@ impl Agenda {
             step.begin.extend(self.verify());
         } else {
             let is_written = self.write_status(&decision, &mut step);
-            if self.view.is_tombstoned() {
-                step.cut = self.under_way.keys().filter(|key| key.can_be_cut()).cloned().collect();
-                self.under_way.retain(|key, _| !key.can_be_cut());
-            }
+            let is_doomed = self.view.is_tombstoned();
+            let view = &self.view;
+            // Nothing waits for the answer of what has ended.
+            let is_idle = |key: &Key| match key {
+                Key::Probe(name, attempt, _) => !view.attempt(name, *attempt).is_some_and(ContainerFact::is_alive),
+                _ => false,
+            };
+            let is_cut = |key: &Key| (is_doomed && key.ends_early()) || is_idle(key);
+            step.cut = self.under_way.keys().filter(|key| is_cut(key)).cloned().collect();
+            self.under_way.retain(|key, _| !is_cut(key));
             for action in decision.actions {
                 self.begin(action, is_written, &mut step);
             }
@@ -271,7 +281,14 @@ impl Agenda {
             // The hook has run, or runs: it is not run twice.
             *pre_stop &= !self.under_way.contains_key(&key);
         }
+        let is_another = match &action {
+            Action::EnsureImage { container, image, .. } => {
+                self.pulling.insert(container.clone(), image.clone()).is_some_and(|before| before != *image)
+            }
+            _ => false,
+        };
         if let Some(running) = self.under_way.get(&key)
+            && !is_another
             && deadline.zip(*running).is_none_or(|(new, old)| new >= old)
         {
             return;
@@ -312,6 +329,18 @@ impl Agenda {
     }
 }
 
+/// Whether volumes and environments would be told the same of both by the downward API.
+fn has_same_fields(one: &Pod, other: &Pod) -> bool {
+    let resources = |of: &Pod| {
+        let spec = of.spec.clone().unwrap_or_default();
+        let all = spec.init_containers.into_iter().flatten().chain(spec.containers);
+        all.map(|container| container.resources).collect::<Vec<_>>()
+    };
+    one.metadata.labels == other.metadata.labels
+        && one.metadata.annotations == other.metadata.annotations
+        && resources(one) == resources(other)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -346,7 +375,10 @@ mod tests {
         let mut agenda = Agenda::new(PodView::new(pod("1"), Vec::new()), false);
         agenda.view.apply(Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(NOW) }), NOW);
         let life = Life::Running { since: NOW };
-        agenda.observe(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
+        agenda.observe(
+            ContainerFact { name: "c".to_owned(), attempt: 0, image: String::new(), image_id: "i".to_owned(), life },
+            NOW,
+        );
         agenda
     }
 
@@ -368,7 +400,10 @@ mod tests {
             finished: NOW,
             message: None,
         };
-        agenda.observe(ContainerFact { name: "c".to_owned(), attempt: 0, image_id: "i".to_owned(), life }, NOW);
+        agenda.observe(
+            ContainerFact { name: "c".to_owned(), attempt: 0, image: String::new(), image_id: "i".to_owned(), life },
+            NOW,
+        );
         agenda
     }
 

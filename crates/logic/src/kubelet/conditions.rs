@@ -1,10 +1,10 @@
 //! The kubelet's pod conditions, with upstream's reasons and messages. Foreign conditions are kept as they are.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::containers::{Init, init_standing};
+use super::containers::{Init, init_standings, is_sidecar};
 use super::resize;
 use super::view::{PodView, Sandbox};
 use crate::fencing;
@@ -33,7 +33,7 @@ pub(super) fn conditions(
     };
     let containers_ready = match terminal {
         Some(reason) => Err((reason, String::new())),
-        None => all_ready(status.container_statuses.as_deref().unwrap_or_default()),
+        None => all_ready(view, status),
     };
     let ready = match &containers_ready {
         Ok(()) => gates(view, before),
@@ -106,10 +106,9 @@ fn condition(
 }
 
 fn initialized(view: &PodView) -> Verdict {
-    let init = view.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let open: Vec<&str> = init
-        .filter(|container| init_standing(view, container) != Init::Done)
-        .map(|container| container.name.as_str())
+    let open: Vec<&str> = init_standings(view)
+        .filter(|(_, standing)| *standing != Init::Done)
+        .map(|(container, _)| container.name.as_str())
         .collect();
     if open.is_empty() {
         return Ok(());
@@ -117,9 +116,13 @@ fn initialized(view: &PodView) -> Verdict {
     Err(("ContainersNotInitialized", format!("containers with incomplete status: [{}]", open.join(" "))))
 }
 
-fn all_ready(statuses: &[ContainerStatus]) -> Verdict {
-    let unready: Vec<&str> =
-        statuses.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+/// Whether the sidecars are ready, and the containers, in this order.
+fn all_ready(view: &PodView, status: &PodStatus) -> Verdict {
+    let init = view.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars = init.zip(status.init_container_statuses.iter().flatten());
+    let sidecars = sidecars.filter(|(container, _)| is_sidecar(container)).map(|(_, status)| status);
+    let all = sidecars.chain(status.container_statuses.iter().flatten());
+    let unready: Vec<&str> = all.filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
     if unready.is_empty() {
         return Ok(());
     }

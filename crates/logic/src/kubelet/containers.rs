@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule};
 
 use super::backoff::RESTART;
-use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
+use super::status::{LOST_CODE, attempts_before, recorded_status};
+use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
 use super::{Action, KubeletDecision, PullPolicy, probes};
 use crate::Waiting;
 
@@ -45,6 +46,30 @@ fn is_about(rule: &ContainerRestartRule, code: i32) -> bool {
     })
 }
 
+/// How a container's newest run ended, where it has. What the runtime does not know any more (`mainstay down`, a damaged
+/// record) stands in the API: what ran then was killed.
+fn ended(view: &PodView, name: &str) -> Option<i32> {
+    if let Some(latest) = view.latest(name) {
+        return latest.exit().map(|(code, _)| code);
+    }
+    let recorded = recorded_status(view, name).filter(|status| status.container_id.is_some())?;
+    let state = recorded.state.as_ref()?;
+    let lost = state.running.as_ref().map(|_| LOST_CODE);
+    state.terminated.as_ref().map(|ended| ended.exit_code).or(lost)
+}
+
+/// Whether a container was stopped to give way to another image: then it runs again, whatever its policy.
+pub(super) fn is_replaced(view: &PodView, name: &str) -> bool {
+    let memory = view.latest(name).and_then(|latest| view.memory_of(name, latest.attempt));
+    memory.and_then(|memory| memory.condemned.as_ref()).is_some_and(|condemned| condemned.replaced)
+}
+
+/// Whether a container has ended for good.
+pub(super) fn is_over(view: &PodView, container: &Container) -> bool {
+    ended(view, &container.name).is_some_and(|code| !restarts(view, container, code))
+        && !is_replaced(view, &container.name)
+}
+
 /// Whether a container belongs to the sandbox of now (an older one's died with it).
 fn in_this_sandbox(view: &PodView, fact: &ContainerFact) -> bool {
     let Sandbox::Ready { made_at, .. } = view.sandbox else { return true };
@@ -75,9 +100,19 @@ pub(super) enum Init {
     Failed,
 }
 
-/// Whether an init container holds back those after it.
-pub(super) fn init_standing(view: &PodView, container: &Container) -> Init {
+/// The init containers with their standing.
+pub(super) fn init_standings(view: &PodView) -> impl Iterator<Item = (&Container, Init)> {
     let begun = main_has_begun(view);
+    let all = view.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    all.map(move |container| (container, init_standing(view, container, begun)))
+}
+
+/// Whether an init container holds back those after it. One that failed for good has, in whatever sandbox that was.
+fn init_standing(view: &PodView, container: &Container, begun: bool) -> Init {
+    let failed = |code: i32| code != 0 && !restarts(view, container, code);
+    if !begun && !is_sidecar(container) && ended(view, &container.name).is_some_and(failed) {
+        return Init::Failed;
+    }
     let Some(latest) = view.latest(&container.name).filter(|fact| in_this_sandbox(view, fact)) else {
         return if begun { Init::Done } else { Init::Pending };
     };
@@ -88,7 +123,6 @@ pub(super) fn init_standing(view: &PodView, container: &Container) -> Init {
     match latest.exit() {
         Some((0, _)) => Init::Done,
         Some(_) if begun => Init::Done,
-        Some((code, _)) if !restarts(view, container, code) => Init::Failed,
         _ => Init::Pending,
     }
 }
@@ -102,8 +136,7 @@ pub(super) fn run(view: &PodView, now: Timestamp, volumes_ready: bool, decision:
     if !volumes_ready {
         return;
     }
-    for container in spec.init_containers.iter().flatten() {
-        let standing = init_standing(view, container);
+    for (container, standing) in init_standings(view) {
         let latest = view.latest(&container.name);
         let running = latest.is_some_and(|fact| matches!(fact.life, Life::Running { .. }));
         let wanted = if is_sidecar(container) { !running } else { standing == Init::Pending && !running };
@@ -114,13 +147,37 @@ pub(super) fn run(view: &PodView, now: Timestamp, volumes_ready: bool, decision:
             return;
         }
     }
+    let mut held = false;
     for container in &spec.containers {
         let latest = view.latest(&container.name);
         match latest {
             Some(ContainerFact { life: Life::Running { .. }, .. }) => {}
-            Some(fact) if fact.exit().is_some_and(|(code, _)| !restarts(view, container, code)) => {}
+            _ if is_over(view, container) || (held && latest.is_none()) => {}
             _ => start(view, container, latest, now, decision),
         }
+        held |= holds_others(view, container);
+    }
+}
+
+/// Whether the containers after this one wait for it, if they never began: as upstream, one starts after the other, and
+/// a postStart hook is a part of the start. One that cannot be started holds up nobody.
+fn holds_others(view: &PodView, container: &Container) -> bool {
+    if container.lifecycle.as_ref().is_none_or(|lifecycle| lifecycle.post_start.is_none()) {
+        return false;
+    }
+    let memory = view.memory.get(&container.name);
+    match view.latest(&container.name) {
+        Some(fact) if matches!(fact.life, Life::Running { .. }) => {
+            let memory = view.memory_of(&container.name, fact.attempt);
+            let is_condemned = memory.is_some_and(|memory| memory.condemned.is_some());
+            !is_condemned && !probes::hook_done(view, container, fact.attempt)
+        }
+        Some(fact) if fact.exit().is_some() => false,
+        _ => !memory.is_some_and(|memory| {
+            let of_image =
+                memory.image_of(container).is_some_and(|image| matches!(image.state, ImageState::Failed { .. }));
+            of_image || memory.start_error.is_some()
+        }),
     }
 }
 
@@ -143,7 +200,7 @@ pub(super) fn start(
 ) {
     let name = &container.name;
     let memory = view.memory.get(name);
-    if let Some(until) = crash_until(view, name, now) {
+    if let Some(until) = crash_until(view, container, now) {
         decision.back_off(until);
         let pod = &view.pod.metadata;
         let (pod_name, namespace) = (pod.name.as_deref().unwrap_or(""), pod.namespace.as_deref().unwrap_or(""));
@@ -157,20 +214,23 @@ pub(super) fn start(
         });
     }
     let attempt = match latest {
-        None => super::status::attempts_before(view, name),
+        None => attempts_before(view, name),
         Some(ContainerFact { attempt, life: Life::Created, .. }) => *attempt,
-        Some(fact) => fact.attempt.saturating_add(1),
+        // One that never began is known to nobody but the API after a restart of the agent.
+        Some(fact) => fact.attempt.saturating_add(1).max(attempts_before(view, name)),
     };
+    if let Some(retry) = memory.and_then(|memory| memory.start_retry)
+        && retry.until(retry.updated, RESTART) > now
+    {
+        return decision.back_off(retry.until(retry.updated, RESTART));
+    }
     let image = container.image.clone().unwrap_or_default();
     let policy = pull_policy(&image, container.image_pull_policy.as_deref());
-    match memory.and_then(|memory| memory.image.as_ref()) {
-        Some(ImageFact::Present { id }) => match memory.and_then(|memory| memory.start_retry) {
-            Some(retry) if retry.until(retry.updated, RESTART) > now => {
-                decision.back_off(retry.until(retry.updated, RESTART))
-            }
-            _ => decision.act(Action::StartContainer { container: name.clone(), attempt, image_id: id.clone() }),
-        },
-        Some(ImageFact::Failed { reason, at, .. }) => {
+    match memory.and_then(|memory| memory.image_of(container)).map(|fact| &fact.state) {
+        Some(ImageState::Present { id }) => {
+            decision.act(Action::StartContainer { container: name.clone(), attempt, image_id: id.clone() });
+        }
+        Some(ImageState::Failed { reason, at, .. }) => {
             let until = memory.and_then(|memory| memory.pull).map_or(*at, |pull| pull.until(*at, RESTART));
             if until <= now {
                 return decision.act(Action::EnsureImage { container: name.clone(), image, policy });
@@ -192,10 +252,11 @@ pub(super) fn start(
     }
 }
 
-/// When the crash back-off of a container's newest, ended attempt is over, if that is in the future.
-pub(super) fn crash_until(view: &PodView, name: &str, now: Timestamp) -> Option<Timestamp> {
-    let latest = view.latest(name)?;
-    let crash = view.memory.get(name)?.crash?;
+/// When the crash back-off of a container's newest, ended attempt is over, if that is in the future. Another image does
+/// not wait for it, as upstream.
+pub(super) fn crash_until(view: &PodView, container: &Container, now: Timestamp) -> Option<Timestamp> {
+    let latest = view.latest(&container.name).filter(|latest| !latest.is_of_another_image(container))?;
+    let crash = view.memory.get(&container.name)?.crash?;
     let (_, finished) = latest.exit()?;
     Some(crash.until(finished.unwrap_or(crash.updated), RESTART)).filter(|until| *until > now)
 }

@@ -44,7 +44,7 @@ pub use backoff::Backoff;
 pub use containers::pull_policy;
 pub use dispatcher::{Dispatch, Dispatcher, PodUpdate};
 pub use view::{
-    Condemned, ContainerFact, Fact, Hook, ImageFact, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind,
+    Condemned, ContainerFact, Fact, Hook, ImageFact, ImageState, Life, Memory, PodEvent, PodView, ProbeFact, ProbeKind,
     ProbeOutcome, Remembered, Sandbox, VolumeFact,
 };
 
@@ -178,6 +178,10 @@ pub fn decide(view: &PodView, now: Timestamp) -> KubeletDecision {
         Stage::Evicted | Stage::Expired | Stage::Finished => termination::put_away(view, now, &mut decision),
         Stage::Live => run(view, now, &mut decision),
     }
+    if stage != Stage::Live {
+        // What drains says so by its readiness until it has ended, as upstream.
+        probes::run(view, now, &[ProbeKind::Readiness], &mut decision);
+    }
     decision.status = status::status(view, &stage, now);
     decision
 }
@@ -186,8 +190,7 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
     if view.is_tombstoned() {
         return Stage::Doomed;
     }
-    let recorded = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(recorded, Some("Succeeded" | "Failed")) || view.refused.is_some() || status::is_complete(view) {
+    if is_finished(view) {
         return Stage::Finished;
     }
     if view.evicted.is_some() {
@@ -197,6 +200,12 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
         Some(at) if at <= now => Stage::Expired,
         _ => Stage::Live,
     }
+}
+
+/// Whether the pod has ended, by itself or by what the API says.
+fn is_finished(view: &PodView) -> bool {
+    let recorded = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(recorded, Some("Succeeded" | "Failed")) || view.refused.is_some() || status::is_complete(view)
 }
 
 /// When `activeDeadlineSeconds` ends the pod, counted from its startTime.
@@ -217,7 +226,7 @@ fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
     if let Sandbox::Dead { since } = view.sandbox {
         return termination::after_sandbox_death(view, since, decision);
     }
-    probes::run(view, now, decision);
+    probes::run(view, now, &[ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness], decision);
     termination::stop_condemned(view, decision);
     resize::run(view, decision);
     containers::drop_old_attempts(view, decision);

@@ -8,8 +8,8 @@ use super::containers::container_id;
 use super::view::{ContainerFact, Hook, Life, PodView, ProbeFact, ProbeKind};
 use super::{Action, KubeletDecision};
 
-/// Asks for every probe that is due, and to be woken for the next.
-pub(super) fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
+/// Asks for every probe of these kinds that is due, and to be woken for the next.
+pub(super) fn run(view: &PodView, now: Timestamp, kinds: &[ProbeKind], decision: &mut KubeletDecision) {
     for container in view.specs() {
         let Some(latest) = view.latest(&container.name) else { continue };
         let Life::Running { since } = latest.life else { continue };
@@ -18,7 +18,7 @@ pub(super) fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision
             continue;
         }
         let passed_startup = is_started(view, container, latest.attempt);
-        for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
+        for kind in kinds.iter().copied() {
             let Some(probe) = kind.of(container) else { continue };
             if passed_startup == (kind == ProbeKind::Startup) {
                 continue;

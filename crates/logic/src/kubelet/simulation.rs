@@ -272,6 +272,7 @@ impl World {
                 all.push(ContainerFact {
                     name: container.clone(),
                     attempt,
+                    image: "i:1".into(),
                     image_id: "i".into(),
                     life: Life::Running { since: now },
                 });

@@ -10,15 +10,15 @@ use serde_json::{Map, Value, json};
 
 use super::admission::Refusal;
 use super::backoff::plus_seconds;
-use super::containers::{Init, container_id, crash_until, init_standing, is_sidecar, restarts};
-use super::view::{ContainerFact, ImageFact, Life, PodEvent, PodView, Sandbox};
+use super::containers::{Init, container_id, crash_until, init_standings, is_over, is_replaced, is_sidecar, restarts};
+use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos, resize};
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SECONDS: i64 = 2;
 
 /// Exit code and reason of a container that nobody saw ending.
-const LOST_CODE: i32 = 137;
+pub(super) const LOST_CODE: i32 = 137;
 const LOST_REASON: &str = "ContainerStatusUnknown";
 
 /// The reason of a container that its supervisor ended at its deadline.
@@ -64,14 +64,10 @@ pub(super) fn patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
 /// Whether the pod's own containers have all ended for good; sidecars don't count.
 pub(super) fn is_complete(view: &PodView) -> bool {
     let Some(spec) = view.spec() else { return false };
-    if spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed) {
+    if init_standings(view).any(|(_, standing)| standing == Init::Failed) {
         return true;
     }
-    let ended = |container: &Container| {
-        let exit = view.latest(&container.name).and_then(ContainerFact::exit);
-        exit.is_some_and(|(code, _)| !restarts(view, container, code))
-    };
-    !spec.containers.is_empty() && spec.containers.iter().all(ended)
+    !spec.containers.is_empty() && spec.containers.iter().all(|container| is_over(view, container))
 }
 
 pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus {
@@ -229,7 +225,7 @@ pub(super) fn backs_off_since(at: Timestamp) -> Timestamp {
 /// Why the next attempt is not there yet, where there is a reason of its own.
 fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<ContainerState> {
     let name = &container.name;
-    if crash_until(view, name, now).is_some() {
+    if crash_until(view, container, now).is_some() {
         let pod = &view.pod.metadata;
         let delay = view.memory.get(name).and_then(|memory| memory.crash).map_or(0, |crash| crash.delay.as_secs());
         let delay = if delay >= 60 { format!("{}m{}s", delay / 60, delay % 60) } else { format!("{delay}s") };
@@ -239,7 +235,7 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
         return Some(waiting("CrashLoopBackOff", Some(message)));
     }
     let memory = view.memory.get(name)?;
-    if let Some(ImageFact::Failed { reason, message, at }) = &memory.image {
+    if let Some(ImageState::Failed { reason, message, at }) = memory.image_of(container).map(|image| &image.state) {
         if *reason == "ErrImagePull" && backs_off_since(*at) <= now {
             let image = container.image.as_deref().unwrap_or("");
             return Some(waiting(
@@ -254,7 +250,9 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
 }
 
 fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> bool {
-    is_sidecar(container) || (code != 0 || !init) && restarts(view, container, code)
+    is_sidecar(container)
+        || is_replaced(view, &container.name)
+        || (code != 0 || !init) && restarts(view, container, code)
 }
 
 fn container_status(
@@ -275,8 +273,12 @@ fn container_status(
         ..Default::default()
     };
     let Some(fact) = view.latest(name) else {
-        return unseen(view, status, stage, blocked(view, container, now).unwrap_or_else(default));
+        let runs = *stage == Stage::Live && (init || !is_over(view, container));
+        return unseen(view, status, runs, blocked(view, container, now).unwrap_or_else(default));
     };
+    if !fact.image.is_empty() {
+        status.image.clone_from(&fact.image);
+    }
     status.image_id = fact.image_id.clone();
     let wanted = container.resources.clone().unwrap_or_default();
     let applied = Some(fact).filter(|fact| fact.is_alive()).and_then(|fact| resize::applied(view, fact)).cloned();
@@ -344,10 +346,11 @@ fn ended_unseen(recorded: &ContainerStatus) -> ContainerState {
     }
 }
 
-/// A container that the runtime does not know: not yet made, or its record is gone while the API still has it.
-fn unseen(view: &PodView, mut status: ContainerStatus, stage: &Stage, not_yet: ContainerState) -> ContainerStatus {
+/// A container that the runtime does not know: not yet made, or its record is gone while the API still has it. `runs`:
+/// it is to run.
+fn unseen(view: &PodView, mut status: ContainerStatus, runs: bool, not_yet: ContainerState) -> ContainerStatus {
     let recorded = recorded_status(view, &status.name);
-    if *stage == Stage::Live {
+    if runs {
         status.restart_count = i32::try_from(attempts_before(view, &status.name)).unwrap_or(i32::MAX);
         status.state = Some(not_yet);
         status.last_state = Some(match recorded {
@@ -385,9 +388,7 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
     match stage {
         Stage::Expired | Stage::Evicted if !alive => return "Failed",
         Stage::Doomed | Stage::Finished if !alive => {
-            let init_failed =
-                spec.init_containers.iter().flatten().any(|container| init_standing(view, container) == Init::Failed);
-            if init_failed {
+            if init_standings(view).any(|(_, standing)| standing == Init::Failed) {
                 return "Failed";
             }
             if !spec.containers.is_empty() && ended.len() == spec.containers.len() {
@@ -397,8 +398,7 @@ fn phase<'a>(view: &PodView, stage: &Stage, recorded: &'a PodStatus, status: &Po
         _ => {}
     }
     let begun = spec.containers.iter().any(|container| view.latest(&container.name).is_some());
-    let initialized =
-        spec.init_containers.iter().flatten().all(|container| init_standing(view, container) == Init::Done);
+    let initialized = init_standings(view).all(|(_, standing)| standing == Init::Done);
     let all_made = status.container_statuses.iter().flatten().all(|status| {
         let held = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
         !held || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some())

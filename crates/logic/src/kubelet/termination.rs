@@ -42,8 +42,9 @@ pub(super) fn put_away(view: &PodView, now: Timestamp, decision: &mut KubeletDec
         clear(view, decision);
         return;
     }
-    // Only sidecars are left, or the deadline passed; both count from a moment that the view fixes.
-    let since = super::expires_at(view).filter(|at| *at <= now).or_else(|| last_end(view)).unwrap_or(now);
+    // What is alive still is a sidecar, or somebody else wrote that the pod has ended: both have their time from when
+    // that was known here.
+    let since = super::expires_at(view).filter(|at| *at <= now).or(view.finished_since).unwrap_or(now);
     stop_all(view, plus_seconds(since, view.grace_seconds()), decision);
     clear(view, decision);
 }

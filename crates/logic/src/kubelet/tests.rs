@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod again;
 mod agenda;
 mod containers;
 mod endings;
@@ -109,7 +110,8 @@ impl Bench {
     fn life(&mut self, name: &str, attempt: u32, life: Life) -> &mut Self {
         let mut all = self.view.containers.clone();
         all.retain(|fact| fact.name != name || fact.attempt != attempt);
-        all.push(ContainerFact { name: name.to_owned(), attempt, image_id: "sha256:1".to_owned(), life });
+        let (name, image_id) = (name.to_owned(), "sha256:1".to_owned());
+        all.push(ContainerFact { name, attempt, image: "img:1".to_owned(), image_id, life });
         self.fact(Fact::Containers(all))
     }
 
@@ -671,7 +673,7 @@ fn a_pod_that_the_node_refuses_fails_and_is_never_begun() {
 fn an_ephemeral_container_runs_once_beside_whatever_the_others_do() {
     let mut spec = one_container();
     spec["initContainers"] = json!([{ "name": "i", "image": "img:1" }]);
-    spec["ephemeralContainers"] = json!([{ "name": "e", "image": "img:2" }]);
+    spec["ephemeralContainers"] = json!([{ "name": "e", "image": "img:1" }]);
     let mut bench = Bench::new(spec.clone());
     assert!(bench.network().step().starts_with("Image e IfNotPresent, Image i IfNotPresent |"));
     assert!(bench.image("e").step().starts_with("Start e/0, Image i IfNotPresent |"));

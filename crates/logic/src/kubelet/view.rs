@@ -74,6 +74,8 @@ pub struct ContainerFact {
     pub name: String,
     /// How many of this name came before it in this pod.
     pub attempt: u32,
+    /// The image's name, as the pod had it when this was started; empty where that was not noted.
+    pub image: String,
     /// The image's digest.
     pub image_id: String,
     pub life: Life,
@@ -84,6 +86,11 @@ impl ContainerFact {
     /// its supervisor holds it, so it counts.
     pub fn is_alive(&self) -> bool {
         matches!(self.life, Life::Running { .. } | Life::Created)
+    }
+
+    /// Whether the pod names another image by now.
+    pub fn is_of_another_image(&self, container: &Container) -> bool {
+        !self.image.is_empty() && container.image.as_ref().is_some_and(|image| *image != self.image)
     }
 
     /// Exit code and end; a lost container counts as killed.
@@ -152,7 +159,15 @@ pub struct ProbeFact {
 
 /// The image for a container's next attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageFact {
+pub struct ImageFact {
+    /// The name that this is about: the pod may have another one by now.
+    pub name: String,
+    pub state: ImageState,
+}
+
+/// Whether an image can be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageState {
     Present {
         id: String,
     },
@@ -193,12 +208,22 @@ pub struct Memory {
     pub condemned: Option<Condemned>,
 }
 
+impl Memory {
+    /// What is known of the image that the container has now.
+    pub fn image_of(&self, container: &Container) -> Option<&ImageFact> {
+        let name = container.image.as_deref().unwrap_or("");
+        self.image.as_ref().filter(|fact| fact.name == name)
+    }
+}
+
 /// A container that is to be stopped although its pod goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condemned {
     pub why: String,
     pub since: Timestamp,
     pub grace_seconds: i64,
+    /// The pod names another image by now: it runs again with that one, whatever its policy.
+    pub replaced: bool,
 }
 
 /// One result of an action, or one thing noticed.
@@ -247,6 +272,12 @@ pub enum Fact {
     StartFailed {
         container: String,
         reason: &'static str,
+        message: String,
+    },
+    /// This attempt could not be started, which counts as one that ended.
+    NeverBegan {
+        container: String,
+        attempt: u32,
         message: String,
     },
     PostStart {
@@ -316,6 +347,8 @@ pub struct PodView {
     pub host_ips: Vec<String>,
     /// When this node first knew that the pod is to go.
     pub tombstoned_since: Option<Timestamp>,
+    /// When this node first knew that the pod has ended, by itself or by what somebody wrote.
+    pub finished_since: Option<Timestamp>,
     pub sandbox: Sandbox,
     /// After how many seconds without a renewal its containers stop by themselves, where they do (S13).
     pub deadline: Option<u32>,
@@ -323,7 +356,7 @@ pub struct PodView {
     pub volumes: BTreeMap<String, VolumeFact>,
     /// Nothing of the pod is mounted any more.
     pub unmounted: bool,
-    /// All attempts that the runtime still has.
+    /// All attempts that the runtime still has, by name and attempt.
     pub containers: Vec<ContainerFact>,
     pub memory: BTreeMap<String, Memory>,
 }
@@ -366,7 +399,8 @@ impl PodView {
 
     /// The newest attempt of a container.
     pub fn latest(&self, name: &str) -> Option<&ContainerFact> {
-        self.containers.iter().filter(|fact| fact.name == name).max_by_key(|fact| fact.attempt)
+        let after = self.containers.partition_point(|fact| fact.name.as_str() <= name);
+        self.containers.get(after.checked_sub(1)?).filter(|fact| fact.name == name)
     }
 
     pub(super) fn attempt(&self, name: &str, attempt: u32) -> Option<&ContainerFact> {
@@ -406,7 +440,10 @@ impl PodView {
             Fact::Pod(pod) => self.pod = *pod,
             Fact::Gone => self.gone = true,
             Fact::Remembered(done) => self.remembered = if done { Remembered::Yes } else { Remembered::Failed },
-            Fact::Containers(facts) => self.containers = facts,
+            Fact::Containers(mut facts) => {
+                facts.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));
+                self.containers = facts;
+            }
             Fact::Sandbox(sandbox) => {
                 if matches!(sandbox, Sandbox::Ready { .. }) {
                     self.sandbox_error = None;
@@ -485,7 +522,14 @@ impl PodView {
                 record(true, "Failed", format!("Error: {message}"), Some(&container));
                 let memory = self.memory.entry(container).or_default();
                 memory.start_error = Some((reason, message));
+                // It is asked for again before the next try: it may be gone, or another one by then.
+                memory.image = None;
                 memory.start_retry = Some(Backoff::next(memory.start_retry, now, now, RESTART));
+            }
+            Fact::NeverBegan { container, attempt, message } => {
+                self.apply_started(&container, attempt, now);
+                record(true, "Failed", format!("Error: {message}"), Some(&container));
+                self.memory.entry(container).or_default().start_error = Some(("RunContainerError", message));
             }
             Fact::PostStart { container, attempt, result } => {
                 let grace_seconds = self.grace_seconds();
@@ -497,7 +541,12 @@ impl PodView {
                         Ok(()) => memory.post_start = Hook::Done,
                         Err(_) => {
                             let why = "FailedPostStartHook".to_owned();
-                            memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+                            memory.condemned.get_or_insert(Condemned {
+                                why,
+                                since: now,
+                                grace_seconds,
+                                replaced: false,
+                            });
                         }
                     }
                 }
@@ -522,7 +571,9 @@ impl PodView {
         }
         if may_resize {
             self.condemn_resized(now);
+            self.condemn_replaced(now);
         }
+        self.finished_since = super::is_finished(self).then(|| self.finished_since.unwrap_or(now));
         if self.is_tombstoned() {
             self.tombstoned_since.get_or_insert(now);
         }
@@ -541,16 +592,40 @@ impl PodView {
         for (name, attempt) in restarted {
             let why = format!("Container {name} resize requires restart");
             if let Some(memory) = self.attempt_memory(&name, attempt) {
-                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds, replaced: false });
+            }
+        }
+    }
+
+    /// Running containers whose image is another one by now are stopped, as upstream; what starts then has it. Init
+    /// containers but for sidecars end by themselves, with what they were started with.
+    fn condemn_replaced(&mut self, now: Timestamp) {
+        let Some(spec) = self.spec() else { return };
+        let sidecars =
+            spec.init_containers.iter().flatten().filter(|container| super::containers::is_sidecar(container));
+        let replaced = sidecars.chain(&spec.containers).filter_map(|container| {
+            let fact = self.latest(&container.name).filter(|fact| matches!(fact.life, Life::Running { .. }))?;
+            fact.is_of_another_image(container).then(|| (fact.name.clone(), fact.attempt))
+        });
+        let (replaced, grace_seconds): (Vec<(String, u32)>, _) = (replaced.collect(), self.grace_seconds());
+        for (name, attempt) in replaced {
+            let why = format!("Container {name} definition changed, will be restarted");
+            if let Some(memory) = self.attempt_memory(&name, attempt) {
+                let condemned = Condemned { why, since: now, grace_seconds, replaced: true };
+                memory.condemned.get_or_insert(condemned).replaced = true;
             }
         }
     }
 
     fn apply_started(&mut self, container: &str, attempt: u32, now: Timestamp) {
-        let ended = attempt.checked_sub(1).and_then(|before| self.attempt(container, before)).map(|fact| fact.exit());
+        let image = self.attempt(container, attempt).map(|fact| fact.image.clone()).unwrap_or_default();
+        let before = attempt.checked_sub(1).and_then(|before| self.attempt(container, before));
+        // Another image has not failed yet.
+        let is_another = before.is_some_and(|fact| !fact.image.is_empty() && !image.is_empty() && fact.image != image);
+        let ended = before.filter(|_| !is_another).map(ContainerFact::exit);
         let memory = self.memory.entry(container.to_owned()).or_default();
         let crash = match ended {
-            None => memory.crash,
+            None => memory.crash.filter(|_| !is_another),
             Some(exit) => {
                 let finished = exit.and_then(|(_, finished)| finished).unwrap_or(now);
                 Some(Backoff::next(memory.crash, finished, now, RESTART))
@@ -576,7 +651,7 @@ impl PodView {
                     pulled
                 };
                 record(false, "Pulled", message, Some(container));
-                memory.image = Some(ImageFact::Present { id });
+                memory.image = Some(ImageFact { name: image.to_owned(), state: ImageState::Present { id } });
                 memory.pull = None;
             }
             Err((reason, message)) => {
@@ -588,8 +663,10 @@ impl PodView {
                     _ => record(true, reason, message.clone(), Some(container)),
                 }
                 record(true, "Failed", format!("Error: {reason}"), Some(container));
-                memory.image = Some(ImageFact::Failed { reason, message, at: now });
-                memory.pull = Some(Backoff::next(memory.pull, now, now, RESTART));
+                let before = memory.pull.filter(|_| memory.image.as_ref().is_some_and(|before| before.name == image));
+                let state = ImageState::Failed { reason, message, at: now };
+                memory.image = Some(ImageFact { name: image.to_owned(), state });
+                memory.pull = Some(Backoff::next(before, now, now, RESTART));
             }
         }
     }
@@ -646,7 +723,7 @@ impl PodView {
             if !ok && kind != ProbeKind::Readiness {
                 let why =
                     format!("Container {container} failed {} probe, will be restarted", kind.title().to_lowercase());
-                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds });
+                memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds, replaced: false });
             }
         }
     }

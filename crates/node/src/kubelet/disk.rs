@@ -63,6 +63,25 @@ impl Disk {
         self.log_dir(namespace, name, uid).join(container).join(format!("{attempt}.log"))
     }
 
+    /// Removes the logs of a container's attempts up to this one, with the files that they were rotated to, and with
+    /// those of earlier ones that an agent left which ended on its way.
+    pub fn remove_logs(&self, namespace: &str, name: &str, uid: &str, container: &str, attempt: u32) -> io::Result<()> {
+        let dir = self.log_dir(namespace, name, uid).join(container);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let of = name.to_str().and_then(|name| name.split_once(".log")).and_then(|(of, _)| of.parse::<u32>().ok());
+            if of.is_some_and(|of| of <= attempt) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.root.join("logs").join(format!("{namespace}_{name}_{uid}"))
     }
@@ -165,5 +184,28 @@ impl Disk {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// X4: what a container wrote in attempts that are forgotten does not stay on the node's disk.
+    #[test]
+    fn x4_logs_go_with_their_attempts_as_often_as_they_were_rotated() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        let dir = disk.log_path("ns", "p", "u", "c", 0).parent().unwrap().to_owned();
+        fs::create_dir_all(&dir).unwrap();
+        for file in ["0.log.4", "1.log", "1.log.1", "2.log", "2.log.1", "10.log", "x.log", "1"] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        disk.remove_logs("ns", "p", "u", "c", 1).unwrap();
+        let mut left: Vec<String> =
+            fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["1", "10.log", "2.log", "2.log.1", "x.log"]);
+        disk.remove_logs("ns", "p", "u", "none", 1).unwrap();
     }
 }

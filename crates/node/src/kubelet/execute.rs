@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::deadline::MayStart;
 use super::objects::{Reference, Watched};
 use super::worker::IP_ANNOTATION;
-use super::{Kubelet, PodContext, deadline, probe, resources, spec};
+use super::{Kubelet, PodContext, credentials, deadline, files, probe, resources, spec};
 use mainstay_runtime::images::ImageError;
 use mainstay_runtime::{
     ContainerSpec, ContainerState, ContainerStatus, Limits, RuntimeError, SandboxStatus, container_id,
@@ -96,6 +96,11 @@ pub(super) async fn execute(
                 Some(handler) => probe::hook(&kubelet, &context, &container, attempt, &handler, None).await,
                 None => Ok(()),
             };
+            if result.is_ok()
+                && let Err(error) = files::note_hook(&kubelet.disk, &context.uid, &container, attempt)
+            {
+                tracing::warn!(pod = %context.name, %error, "that a postStart hook has run could not be noted");
+            }
             Fact::PostStart { container, attempt, result }.into()
         }
         Action::RunProbe { container, attempt, kind } => run_probe(&kubelet, &context, container, attempt, kind).await,
@@ -106,12 +111,13 @@ pub(super) async fn execute(
         Action::RemoveContainer { container, attempt } => {
             match kubelet.runtime.remove_container(&container_id(&context.uid, &container, attempt)).await {
                 Ok(()) => {
-                    let log =
-                        kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, &container, attempt);
-                    let _ = tokio::fs::remove_file(log).await;
-                    if let Ok(message) = super::files::termination_log(&kubelet.disk, &context.uid, &container, attempt)
-                    {
-                        let _ = tokio::fs::remove_file(message).await;
+                    let (disk, of, name) = (kubelet.disk.clone(), context.clone(), container.clone());
+                    let removed = tokio::task::spawn_blocking(move || {
+                        files::forget_attempt(&disk, &of.uid, &name, attempt);
+                        disk.remove_logs(&of.namespace, &of.name, &of.uid, &name, attempt)
+                    });
+                    if let Ok(Err(error)) = removed.await {
+                        tracing::warn!(pod = %context.name, %error, "old logs could not be removed");
                     }
                     Outcome::default()
                 }
@@ -179,7 +185,7 @@ pub(super) async fn complete_sandbox(
         None => kubelet.config.node_ip.to_string(),
         Some(netns) => kubelet.attach(&context.uid, netns).await?,
     };
-    super::files::write(kubelet, context, Some(&ip)).map_err(|error| format!("writing /etc/hosts: {error}"))?;
+    files::write(kubelet, context, Some(&ip)).map_err(|error| format!("writing /etc/hosts: {error}"))?;
     deadline::decide(kubelet, context, sandbox).await?;
     kubelet
         .runtime
@@ -223,8 +229,7 @@ async fn ensure_image(
         (_, PullPolicy::Always | PullPolicy::IfNotPresent) => {
             let _ = early.send(Fact::PullBegan { container: container.clone(), image: image.clone() }).await;
             let began = std::time::Instant::now();
-            let auth = spec::registry_auth(kubelet, context, &image).await;
-            match kubelet.images.pull(&image, auth.as_ref(), &mut |_| {}).await {
+            match credentials::pull(kubelet, context, &image).await {
                 Ok(pulled) => {
                     let took = format!("{:.3?}", began.elapsed());
                     let sentence = format!(
@@ -284,13 +289,13 @@ async fn start(kubelet: &Kubelet, context: &PodContext, container: String, attem
             }
             let reason =
                 if matches!(error, RuntimeError::Start(_)) { "RunContainerError" } else { "CreateContainerError" };
-            let own = context.container(&container).and_then(|spec| spec.restart_policy.as_deref());
-            let of_pod = context.spec().and_then(|spec| spec.restart_policy.as_deref());
-            let never_again = own.or(of_pod) == Some("Never");
-            if never_again && reason == "RunContainerError" {
-                containers.push(start_error(kubelet, context, &container, attempt, image_id, &error.to_string()));
+            let message = error.to_string();
+            if reason == "RunContainerError" {
+                containers.push(start_error(kubelet, context, &container, attempt, image_id, &message));
+                facts.push(Fact::NeverBegan { container, attempt, message });
+            } else {
+                facts.push(Fact::StartFailed { container, reason, message });
             }
-            facts.push(Fact::StartFailed { container, reason, message: error.to_string() });
         }
     }
     Outcome { containers, facts, dependencies, ..Outcome::default() }
@@ -320,7 +325,7 @@ async fn resize(kubelet: &Kubelet, context: &PodContext, container: String, atte
     }
 }
 
-/// A container that could not be started and is not tried again: ended before it began, as upstream tells it.
+/// An attempt that could not be started: it ended before it began, as upstream tells it.
 fn start_error(
     kubelet: &Kubelet,
     context: &PodContext,
@@ -329,7 +334,7 @@ fn start_error(
     image_id: &str,
     message: &str,
 ) -> ContainerStatus {
-    if let Ok(log) = super::files::termination_log(&kubelet.disk, &context.uid, name, attempt)
+    if let Ok(log) = files::termination_log(&kubelet.disk, &context.uid, name, attempt)
         && let Err(error) = std::fs::write(log, message)
     {
         tracing::warn!(pod = context.name, %error, "why a container did not start could not be noted");
@@ -339,6 +344,7 @@ fn start_error(
         pod_uid: context.uid.clone(),
         name: name.to_owned(),
         attempt,
+        image: context.container(name).and_then(|spec| spec.image.clone()).unwrap_or_default(),
         image_id: image_id.to_owned(),
         state: ContainerState::Exited {
             code: START_ERROR_CODE,
@@ -393,7 +399,8 @@ async fn stop(
         Err(RuntimeError::ContainerNotFound(_)) => {
             let (pod_uid, name) = (context.uid.clone(), container.to_owned());
             let state = mainstay_runtime::ContainerState::Unknown;
-            let gone = ContainerStatus { id, pod_uid, name, attempt, image_id: String::new(), state };
+            let (image, image_id) = Default::default();
+            let gone = ContainerStatus { id, pod_uid, name, attempt, image, image_id, state };
             Outcome { containers: vec![gone], ..Outcome::default() }
         }
         Err(error) => failed(context, "a container could not be stopped", &error),

@@ -30,8 +30,14 @@ pub fn dir(disk: &Disk, uid: &str) -> io::Result<PathBuf> {
     Ok(disk.pod_dir(uid)?.join("files"))
 }
 
-/// The pod's hostname: `spec.hostname`, else its name, cut to what Linux takes.
-pub fn hostname(context: &PodContext) -> String {
+/// What the pod's containers are told of their hostname: the node's name where they use its network, as upstream.
+pub fn hostname(kubelet: &Kubelet, context: &PodContext) -> String {
+    let host_network = context.spec().is_some_and(|spec| spec.host_network == Some(true));
+    if host_network { kubelet.config.node_name.clone() } else { own_hostname(context) }
+}
+
+/// The pod's own hostname: `spec.hostname`, else its name, cut to what Linux takes.
+fn own_hostname(context: &PodContext) -> String {
     let spec = context.spec();
     let given = spec
         .and_then(|spec| spec.hostname_override.as_deref().or(spec.hostname.as_deref()))
@@ -44,7 +50,7 @@ pub fn hostname(context: &PodContext) -> String {
 /// The pod's fully qualified name, where its subdomain gives it one.
 fn domain_name(kubelet: &Kubelet, context: &PodContext) -> Option<String> {
     let subdomain = context.spec()?.subdomain.as_deref().filter(|name| !name.is_empty())?;
-    Some(format!("{}.{subdomain}.{}.svc.{}", hostname(context), context.namespace, kubelet.config.cluster_domain))
+    Some(format!("{}.{subdomain}.{}.svc.{}", own_hostname(context), context.namespace, kubelet.config.cluster_domain))
 }
 
 /// The longest hostname that the kernel takes.
@@ -55,9 +61,10 @@ const MAX_HOSTNAME: usize = 64;
 /// # Errors
 /// That name is longer than what the kernel takes; in upstream's words.
 pub fn kernel_hostname(kubelet: &Kubelet, context: &PodContext) -> Result<String, String> {
-    let wants_domain = context.spec().is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true));
+    let wants_domain =
+        context.spec().is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true) && spec.host_network != Some(true));
     match domain_name(kubelet, context).filter(|_| wants_domain) {
-        None => Ok(hostname(context)),
+        None => Ok(hostname(kubelet, context)),
         Some(name) if name.len() <= MAX_HOSTNAME => Ok(name),
         Some(name) => Err(format!(
             "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({MAX_HOSTNAME} \
@@ -80,7 +87,7 @@ pub fn write(kubelet: &Kubelet, context: &PodContext, ip: Option<&str>) -> io::R
         hosts(context, ip, domain_name(kubelet, context))
     };
     put(&dir.join("hosts"), &hosts)?;
-    put(&dir.join("hostname"), &format!("{}\n", hostname(context)))?;
+    put(&dir.join("hostname"), &format!("{}\n", hostname(kubelet, context)))?;
     if let Some(spec) = context.spec() {
         let own = read_limited(&kubelet.config.host_resolv_conf, MAX_RESOLV).unwrap_or_default();
         let dns = kubelet.config.cluster_dns.to_string();
@@ -111,8 +118,8 @@ fn hosts(context: &PodContext, ip: Option<&str>, domain: Option<String>) -> Stri
             .to_owned();
     if let Some(ip) = ip {
         let names = match domain {
-            Some(domain) => format!("{domain}\t{}", hostname(context)),
-            None => hostname(context),
+            Some(domain) => format!("{domain}\t{}", own_hostname(context)),
+            None => own_hostname(context),
         };
         text.push_str(&format!("{ip}\t{names}\n"));
     }
@@ -207,6 +214,29 @@ pub fn make_termination_log(disk: &Disk, uid: &str, container: &str, attempt: u3
     Ok(path)
 }
 
+/// The note that an attempt's postStart hook has run.
+fn hook_note(disk: &Disk, uid: &str, container: &str, attempt: u32) -> io::Result<PathBuf> {
+    Ok(dir(disk, uid)?.join(format!("post-start-{container}-{attempt}")))
+}
+
+/// Notes that an attempt's postStart hook has run: an agent that starts anew does not run it again.
+pub fn note_hook(disk: &Disk, uid: &str, container: &str, attempt: u32) -> io::Result<()> {
+    make_private_dir(&dir(disk, uid)?)?;
+    fs::write(hook_note(disk, uid, container, attempt)?, "")
+}
+
+/// Whether an attempt's postStart hook is noted to have run.
+pub fn has_hook_run(disk: &Disk, uid: &str, container: &str, attempt: u32) -> bool {
+    hook_note(disk, uid, container, attempt).is_ok_and(|note| note.exists())
+}
+
+/// Removes what an attempt left beside its log.
+pub fn forget_attempt(disk: &Disk, uid: &str, container: &str, attempt: u32) {
+    for file in [termination_log(disk, uid, container, attempt), hook_note(disk, uid, container, attempt)] {
+        let _ = file.and_then(fs::remove_file);
+    }
+}
+
 /// What an ended container said last: its termination log, or the end of its log where it asked for that.
 pub fn termination_message(
     disk: &Disk,
@@ -275,6 +305,18 @@ mod tests {
         assert_eq!((lines.lines().next(), lines.lines().count()), (Some("120"), 80));
         let long: String = (0..50).map(|_| format!("{time} stdout F {}\n", "x".repeat(99))).collect();
         assert_eq!(tail(&long).unwrap().len(), 2048);
+    }
+
+    #[test]
+    fn a_hook_that_has_run_is_noted_for_its_attempt_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        assert!(!has_hook_run(&disk, "u", "c", 0));
+        note_hook(&disk, "u", "c", 0).unwrap();
+        let ran = |attempt| has_hook_run(&disk, "u", "c", attempt);
+        assert_eq!((ran(0), ran(1), has_hook_run(&disk, "u", "d", 0)), (true, false, false));
+        forget_attempt(&disk, "u", "c", 0);
+        assert!(!ran(0));
     }
 
     fn spec(value: serde_json::Value) -> PodSpec {

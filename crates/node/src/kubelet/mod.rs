@@ -5,6 +5,7 @@
 //! - [`worker`]: one pod: observe, decide, act
 //! - [`execute`]: one action
 //! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
+//! - [`credentials`]: whose credentials a registry is asked with
 //! - [`probe`], [`grpc`]: HTTP, TCP, gRPC and exec probes, and lifecycle hooks
 //! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
 //! - [`deadline`]: which pods' containers end by themselves when the lease is not renewed
@@ -17,6 +18,7 @@
 //! - [`events`]: events for people
 //! - [`streaming`]: what the node's HTTPS server asks
 
+pub mod credentials;
 pub mod deadline;
 mod dependencies;
 pub mod disk;

@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
-use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext, VolumeMount};
 use mainstay_api::{kinds, object};
 use mainstay_logic::kubelet::admission;
-use serde_json::Value;
+use mainstay_tasks::Pool;
 
-use super::environment::{self, Dependencies};
+use super::environment::{self, Addresses, Dependencies, Sources, Variables};
 use super::{Kubelet, PodContext, files, node_status, resources};
 use crate::volumes::{VolumeError, subpath, threads};
-use mainstay_runtime::images::{Image, RegistryAuth, ResolvedUser};
+use mainstay_runtime::images::{Image, ResolvedUser};
 use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
 
@@ -21,6 +21,9 @@ const RUNTIME: &str = "mainstay";
 
 /// What a container finds in PATH where its image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Environments are made of lists that strangers wrote, which take their time: not on the threads of what must answer.
+static ENVIRONMENTS: LazyLock<Pool> = LazyLock::new(|| Pool::patient("making environments", 4, 2));
 
 /// The sandbox of a pod.
 pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, String> {
@@ -31,11 +34,7 @@ pub fn sandbox(kubelet: &Kubelet, context: &PodContext) -> Result<SandboxSpec, S
         pod_uid: context.uid.clone(),
         namespace: context.namespace.clone(),
         name: context.name.clone(),
-        hostname: if host_network {
-            kubelet.config.node_name.clone()
-        } else {
-            files::kernel_hostname(kubelet, context)?
-        },
+        hostname: files::kernel_hostname(kubelet, context)?,
         host_network,
         cgroup: resources::cgroup(&context.pod, &context.uid),
         sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
@@ -93,9 +92,19 @@ pub async fn container(
 
     let host_network = context.spec().is_some_and(|spec| spec.host_network == Some(true));
     let pod_ip = if host_network { Some(kubelet.config.node_ip.to_string()) } else { kubelet.pods.ip(&context.uid) };
-    let own = environment::build(kubelet, context, container, pod_ip.as_deref(), dependencies).await?;
-    let args = command(container, &image, &own)?;
-    let env = with_image_env(context, &image, &user, &own);
+    let sources = environment::read(kubelet, context, container, dependencies).await?;
+    let addresses = Addresses { node: kubelet.config.node_ip.to_string(), pod: pod_ip };
+    let program = Program {
+        context: context.clone(),
+        container: name.to_owned(),
+        image: image.clone(),
+        user: user.clone(),
+        hostname: files::hostname(kubelet, context),
+        addresses,
+        sources,
+    };
+    let made = ENVIRONMENTS.run(&context.namespace, move || program.make()).await;
+    let Made { own, args, env } = made.map_err(|error| error.to_string())??;
     let mounts = mounts(kubelet, context, container, attempt, &own).await?;
     let wanted = resources::of(container);
     let log_path = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, name, attempt);
@@ -109,6 +118,7 @@ pub async fn container(
         pod_uid: context.uid.clone(),
         name: name.to_owned(),
         attempt,
+        image: container.image.clone().unwrap_or_default(),
         image_id: image_id.to_owned(),
         args,
         env,
@@ -235,42 +245,63 @@ fn groups(context: &PodContext, user: &ResolvedUser, pod: &PodSecurityContext) -
     Ok(groups)
 }
 
+/// What a container's arguments and environment are made of.
+struct Program {
+    context: PodContext,
+    container: String,
+    image: Image,
+    user: ResolvedUser,
+    hostname: String,
+    addresses: Addresses,
+    sources: Sources,
+}
+
+/// A container's arguments and environment.
+struct Made {
+    /// The variables that references in the pod's spec mean.
+    own: Variables,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Program {
+    fn make(&self) -> Result<Made, String> {
+        let container = self.context.container(&self.container);
+        let container = container.ok_or_else(|| format!("the pod has no container {}", self.container))?;
+        let own = environment::build(&self.context, container, &self.addresses, &self.sources)?;
+        let env = with_image_env(&self.hostname, &self.image, &self.user, &own)?;
+        let args = command(container, &self.image, &own, &env)?;
+        Ok(Made { own, args, env: env.into_list()? })
+    }
+}
+
 /// `command` replaces the entry point and drops the image's arguments; `args` replaces the arguments.
-fn command(container: &Container, image: &Image, env: &[(String, String)]) -> Result<Vec<String>, String> {
-    let expanded = |all: &Option<Vec<String>>| -> Vec<String> {
-        all.iter().flatten().map(|one| environment::expand(one, env)).collect()
-    };
-    let (command, args) = (expanded(&container.command), expanded(&container.args));
+fn command(container: &Container, image: &Image, own: &Variables, env: &Variables) -> Result<Vec<String>, String> {
+    let of = |all: &Option<Vec<String>>| all.clone().unwrap_or_default();
+    let (command, args) = (of(&container.command), of(&container.args));
+    let given = environment::arguments(&[command.as_slice(), args.as_slice()].concat(), own, env)?;
     let all = match (command.is_empty(), args.is_empty()) {
-        (false, _) => [command, args].concat(),
-        (true, false) => [image.config.entrypoint.clone(), args].concat(),
+        (false, _) => given,
+        (true, false) => [image.config.entrypoint.clone(), given].concat(),
         (true, true) => [image.config.entrypoint.clone(), image.config.cmd.clone()].concat(),
     };
     if all.is_empty() { Err("no command specified".to_owned()) } else { Ok(all) }
 }
 
 /// The image's variables under the pod's own; PATH, HOSTNAME and HOME where nobody gives them.
-fn with_image_env(
-    context: &PodContext,
-    image: &Image,
-    user: &ResolvedUser,
-    own: &[(String, String)],
-) -> Vec<(String, String)> {
-    let mut all: Vec<(String, String)> =
-        vec![("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOSTNAME".to_owned(), files::hostname(context))];
-    for (name, value) in image.config.env.iter().chain(own) {
-        match all.iter_mut().find(|(old, _)| old == name) {
-            Some(old) => old.1 = value.clone(),
-            None => all.push((name.clone(), value.clone())),
-        }
+fn with_image_env(hostname: &str, image: &Image, user: &ResolvedUser, own: &Variables) -> Result<Variables, String> {
+    let mut all = Variables::default();
+    all.set("PATH", DEFAULT_PATH)?;
+    all.set("HOSTNAME", hostname)?;
+    let of_image = image.config.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in of_image.chain(own.iter()) {
+        all.set(name, value)?;
     }
     // As container runtimes do, an empty one is taken for none.
-    all.retain(|(name, value)| name != "HOME" || !value.is_empty());
-    if !all.iter().any(|(name, _)| name == "HOME") {
-        let home = if user.home.is_empty() { "/" } else { &user.home };
-        all.push(("HOME".to_owned(), home.to_owned()));
+    if all.get("HOME").is_none_or(str::is_empty) {
+        all.set("HOME", if user.home.is_empty() { "/" } else { &user.home })?;
     }
-    all
+    Ok(all)
 }
 
 async fn mounts(
@@ -278,7 +309,7 @@ async fn mounts(
     context: &PodContext,
     container: &Container,
     attempt: u32,
-    env: &[(String, String)],
+    env: &Variables,
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
@@ -315,12 +346,12 @@ async fn volume_mount(
     container: &str,
     index: usize,
     mount: &VolumeMount,
-    env: &[(String, String)],
+    env: &Variables,
 ) -> Result<Mount, String> {
     let volume = kubelet.volumes.mounted(&context.uid, &mount.name).map_err(|error| error.to_string())?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => Some(path.clone()),
-        (_, Some(expression)) if !expression.is_empty() => Some(environment::expand(expression, env)),
+        (_, Some(expression)) if !expression.is_empty() => Some(environment::path(expression, env)?),
         _ => None,
     };
     let source = match sub_path {
@@ -397,37 +428,6 @@ fn signal(name: &str) -> Option<i32> {
     names.into_iter().find(|(known, _)| *known == bare).map(|(_, number)| number)
 }
 
-/// The credentials for an image's registry from the pod's `imagePullSecrets`.
-pub async fn registry_auth(kubelet: &Kubelet, context: &PodContext, image: &str) -> Option<RegistryAuth> {
-    let name = mainstay_runtime::images::normalize_name(image).ok()?;
-    let registry = name.split('/').next()?.to_owned();
-    let kind = kinds::find("", "v1", "secrets")?;
-    for reference in context.spec()?.image_pull_secrets.iter().flatten() {
-        let Ok(secret) = kubelet.objects.get(&kind, &context.namespace, &reference.name).await else { continue };
-        let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
-        let Some(bytes) = decode(object::text(&secret, &["data", ".dockerconfigjson"])) else { continue };
-        let Ok(file) = serde_json::from_slice::<Value>(&bytes) else { continue };
-        for (server, entry) in file.get("auths").and_then(Value::as_object).into_iter().flatten() {
-            let host =
-                server.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or("");
-            let docker_hub = registry == "docker.io" && host == "index.docker.io";
-            if host != registry && !docker_hub {
-                continue;
-            }
-            let pair = decode(object::text(entry, &["auth"])).and_then(|bytes| String::from_utf8(bytes).ok());
-            if let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
-                return Some(RegistryAuth { username: username.to_owned(), password: password.to_owned() });
-            }
-            let (username, password) =
-                (object::text(entry, &["username"]).to_owned(), object::text(entry, &["password"]).to_owned());
-            if !username.is_empty() {
-                return Some(RegistryAuth { username, password });
-            }
-        }
-    }
-    None
-}
-
 /// Whether this machine can take the folder at all; told at the start rather than at the first pod.
 pub fn check_data_dir(path: &Path) -> std::io::Result<()> {
     make_private_dir(path)?;
@@ -436,6 +436,8 @@ pub fn check_data_dir(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -459,7 +461,8 @@ mod tests {
         let mut image = Image::default();
         image.config.entrypoint = vec!["e".into()];
         image.config.cmd = vec!["c".into()];
-        let env = [("V".to_owned(), "v".to_owned())];
+        let mut own = Variables::default();
+        own.set("V", "v").unwrap();
         let container = |value: Value| serde_json::from_value::<Container>(value).unwrap();
         for (value, expected) in [
             (serde_json::json!({ "name": "x" }), vec!["e", "c"]),
@@ -467,7 +470,24 @@ mod tests {
             (serde_json::json!({ "name": "x", "args": ["$(V)"] }), vec!["e", "v"]),
             (serde_json::json!({ "name": "x", "command": ["a"], "args": ["b"] }), vec!["a", "b"]),
         ] {
-            assert_eq!(command(&container(value), &image, &env).unwrap(), expected);
+            assert_eq!(command(&container(value), &image, &own, &own).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn variables_of_the_pod_win_over_the_images_and_an_empty_home_is_none() {
+        let mut image = Image::default();
+        image.config.env = [("A", "image"), ("B", "image"), ("HOME", "/image")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+        let user = ResolvedUser { home: "/root".to_owned(), ..ResolvedUser::default() };
+        let mut own = Variables::default();
+        own.set("B", "pod").unwrap();
+        let all = with_image_env("h", &image, &user, &own).unwrap();
+        let shown = |all: &Variables| all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        let path = format!("PATH={DEFAULT_PATH}");
+        assert_eq!(shown(&all), [path.as_str(), "HOSTNAME=h", "A=image", "B=pod", "HOME=/image"]);
+        own.set("HOME", "").unwrap();
+        assert_eq!(with_image_env("h", &image, &user, &own).unwrap().get("HOME"), Some("/root"));
     }
 }

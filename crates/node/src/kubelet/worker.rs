@@ -17,6 +17,7 @@ use super::deadline;
 use super::dependencies::Read;
 use super::events::Regarding;
 use super::execute::{self, Outcome};
+use super::files;
 use super::node_status;
 use super::objects::Watched;
 use super::pods::PodHandle;
@@ -168,6 +169,20 @@ impl Worker {
         for status in runtime.list().into_iter().filter(|status| status.pod_uid == uid) {
             self.observe(&status);
         }
+        self.learn_which_hooks_ran();
+    }
+
+    /// A postStart hook that has run is not run again by the next agent, as upstream.
+    fn learn_which_hooks_ran(&mut self) {
+        let view = &self.agenda.view;
+        let running = view.containers.iter().filter(|fact| matches!(fact.life, Life::Running { .. }));
+        let ran = running
+            .filter(|fact| files::has_hook_run(&self.kubelet.disk, &self.context.uid, &fact.name, fact.attempt))
+            .map(|fact| (fact.name.clone(), fact.attempt))
+            .collect::<Vec<_>>();
+        for (container, attempt) in ran {
+            self.apply(Fact::PostStart { container, attempt, result: Ok(()) });
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -199,6 +214,7 @@ impl Worker {
         let fact = ContainerFact {
             name: status.name.clone(),
             attempt: status.attempt,
+            image: status.image.clone(),
             image_id: status.image_id.clone(),
             life: self.life(status),
         };
@@ -218,7 +234,7 @@ impl Worker {
                 fenced: *fenced,
                 started: time(*started_at_ms),
                 finished: time(*finished_at_ms),
-                message: super::files::termination_message(
+                message: files::termination_message(
                     &self.kubelet.disk,
                     &self.context,
                     &status.name,

@@ -92,6 +92,7 @@ impl Containers for World {
             pod_uid: "u".into(),
             name: "c".into(),
             attempt: 0,
+            image: String::new(),
             image_id: String::new(),
             state: ContainerState::Running { pid: 1, started_at_ms: 0 },
         }]

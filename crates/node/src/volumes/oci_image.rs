@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Volume;
 use mainstay_logic::kubelet::{PullPolicy, pull_policy};
 
 use super::{Answer, Driver, Ready, Request, VolumeError, blocking};
-use crate::kubelet::spec;
+use crate::kubelet::credentials;
 
 /// An image as a volume. Upstream's words for what keeps it from being one.
 pub struct OciImage;
@@ -40,8 +40,7 @@ impl Driver for OciImage {
                     return Err(VolumeError::Refused(why));
                 }
                 (_, PullPolicy::Always | PullPolicy::IfNotPresent) => {
-                    let auth = spec::registry_auth(request.kubelet, request.context, &reference).await;
-                    let pulled = images.pull(&reference, auth.as_ref(), &mut |_| {}).await;
+                    let pulled = credentials::pull(request.kubelet, request.context, &reference).await;
                     pulled.map_err(|error| VolumeError::Refused(format!("ErrImagePull: {error}")))?
                 }
             };

@@ -21,7 +21,7 @@ fn going(version: &str, spec: &Value) -> Pod {
 }
 
 fn fact_of(name: &str, attempt: u32, life: Life) -> ContainerFact {
-    ContainerFact { name: name.to_owned(), attempt, image_id: "i".to_owned(), life }
+    ContainerFact { name: name.to_owned(), attempt, image: String::new(), image_id: "i".to_owned(), life }
 }
 
 fn ended(code: i32, fenced: bool) -> Life {
@@ -93,13 +93,15 @@ fn a_pod_that_is_told_to_go_cuts_what_may_be_cut_and_nothing_else() {
     desk.agenda.verify();
     desk.agenda.take_pod(going("2", &spec), desk.now);
     let cut = desk.step().cut;
-    assert_eq!(cut, [Key::Image("d".to_owned()), Key::Probe("c".to_owned(), 0, ProbeKind::Readiness)]);
+    assert_eq!(cut, [Key::Image("d".to_owned())], "its readiness is of use until it has ended");
     assert_eq!(desk.step().cut, [], "once");
     desk.finish(&Key::Status, End::Refused);
     // What cannot be cut is waited for before anything is taken away for good.
     desk.agenda.view.apply(Fact::Remembered(true), desk.now);
     desk.finish(&Key::Remember, End::Done);
     desk.observe("c", 0, ended(0, false));
+    assert_eq!(desk.step().cut, [Key::Probe("c".to_owned(), 0, ProbeKind::Readiness)]);
+    desk.finish(&Key::Status, End::Refused);
     assert_eq!(desk.begins(), [], "the question is under way");
     desk.finish(&Key::Verify, End::Done);
     assert_eq!(desk.begins(), [Key::RemoveSandbox]);
@@ -163,7 +165,7 @@ fn what_is_observed_is_of_one_attempt_and_an_end_is_final() {
     desk.observe("d", 0, RUNNING);
     desk.observe("c", 1, RUNNING);
     desk.observe("c", 0, ended(0, false));
-    let expected = [("c", 0, false), ("d", 0, true), ("c", 1, true)]
+    let expected = [("c", 0, false), ("c", 1, true), ("d", 0, true)]
         .map(|(name, attempt, alive)| (name.to_owned(), attempt, alive));
     assert_eq!(desk.lives(), expected);
     desk.observe("c", 0, RUNNING);
@@ -243,8 +245,15 @@ fn a_pod_that_is_relabelled_has_its_volumes_looked_at() {
     desk.agenda.view.apply(Fact::Volume { name: "v".into(), result: Ok(None) }, desk.now);
     relabelled.metadata.resource_version = Some("4".to_owned());
     relabelled.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
-    desk.agenda.take_pod(relabelled, desk.now);
+    desk.agenda.take_pod(relabelled.clone(), desk.now);
     assert_eq!(desk.begins(), [Key::Volume("v".to_owned())]);
+    desk.finish(&Key::Volume("v".to_owned()), End::Done);
+    desk.agenda.view.apply(Fact::Volume { name: "v".into(), result: Ok(None) }, desk.now);
+    relabelled.metadata.resource_version = Some("5".to_owned());
+    let resources = json!({ "limits": { "memory": "64Mi" } });
+    relabelled.spec.as_mut().unwrap().containers[0].resources = Some(serde_json::from_value(resources).unwrap());
+    desk.agenda.take_pod(relabelled, desk.now);
+    assert!(desk.begins().contains(&Key::Volume("v".to_owned())), "a resize is told by volumes, too");
 }
 
 /// S2: a deletion is confirmed once for each state of the pod; finalizers may keep it longer.
@@ -273,4 +282,17 @@ fn s2_a_deletion_is_confirmed_once_and_again_when_it_was_refused() {
     desk.agenda.view.apply(Fact::Gone, desk.now);
     let last: Vec<Key> = desk.step().begin.into_iter().map(|(key, _)| key).collect();
     assert_eq!(last, [Key::Forget]);
+}
+
+#[test]
+fn a_pull_gives_way_to_that_of_another_image() {
+    let mut desk = Desk::new(&one_container());
+    let image = Key::Image("c".to_owned());
+    assert_eq!(desk.begins(), std::slice::from_ref(&image));
+    assert_eq!(desk.begins(), [], "it is under way");
+    let mut spec = one_container();
+    spec["containers"][0]["image"] = json!("img:2");
+    desk.agenda.take_pod(versioned("2", &spec), desk.now);
+    assert_eq!(desk.begins(), [image]);
+    assert_eq!(desk.begins(), []);
 }

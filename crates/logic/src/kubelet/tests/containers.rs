@@ -140,13 +140,14 @@ fn a_sandbox_or_a_container_that_cannot_be_made_is_tried_again_later() {
     bench.pass(9);
     assert_eq!(bench.actions(), [""; 0]);
     bench.pass(1);
-    assert_eq!(bench.actions(), ["Start c/0"]);
+    assert_eq!(bench.actions(), ["Image c IfNotPresent"], "it may be another one by now");
+    assert_eq!(bench.image("c").actions(), ["Start c/0"]);
     bench.fact(failed);
     assert_eq!(bench.wakes_in(), Some(20_000));
     assert!(bench.events.contains(&"Failed: Error: why".to_owned()), "{:?}", bench.events);
     // What it waited for has changed: at once.
     bench.fact(Fact::DependencyChanged);
-    assert_eq!(bench.actions(), ["Start c/0"]);
+    assert_eq!(bench.actions(), ["Image c IfNotPresent"]);
 }
 
 #[test]
