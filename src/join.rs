@@ -37,7 +37,8 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         let (at, machine) = (&args.data_dir, joined.machine);
         let node = crate::up::node_config(at, &args.node, &member, client.clone(), serving, machine, fencing)?;
         let node = mainstay_node::start(node).await?;
-        say!("mainstay: joined       https://{}   {} ms", member.server, begun.elapsed().as_millis());
+        let said = if joined.is_reached { "joined       https://" } else { "started, and waits for https://" };
+        say!("mainstay: {said}{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());
         let fresh = join::keep_fresh(client.clone(), args.data_dir.clone(), member.clone(), certificates, now.clone());
         let servers = join::follow_servers(client.clone(), args.data_dir.clone(), member.clone());

@@ -237,6 +237,7 @@ async fn start_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Run
         ca_pem: server.ca_pem.clone(),
         node: node_name.clone(),
         address: *node_ip,
+        is_address_given: Some(args.node.node_ip.is_some()),
         pod_cidr,
         lease_seconds: None,
         settings: Settings {

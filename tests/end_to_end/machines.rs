@@ -120,7 +120,7 @@ fn a_machine_joins_is_reached_comes_back_and_leaves_m4() {
     second.stop();
     // Also while no server answers: what runs goes on, and is the cluster's again as soon as it is reached.
     lan.cut(2, true);
-    second.join_until::<&str>(&[], "joined");
+    second.join_until::<&str>(&[], "started");
     lan.cut(2, false);
     first.eventually("the machine is reached again", || {
         first.try_kubectl(&["exec", "web-2", "--", "true"]).status.success()

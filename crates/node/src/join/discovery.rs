@@ -35,6 +35,11 @@ fn hash(der: &CertificateDer<'_>) -> Option<[u8; 32]> {
     digest(&SHA256, certificate.public_key().raw).as_ref().try_into().ok()
 }
 
+/// Whether a CA (PEM) is the one that an invitation is for.
+pub fn is_of(ca_pem: &str, invitation: &Invitation) -> bool {
+    CertificateDer::from_pem_slice(ca_pem.as_bytes()).is_ok_and(|ca| hash(&ca) == Some(invitation.ca_hash))
+}
+
 /// The cluster's CA, PEM. Nothing else of the answer is believed, and no secret is in the question.
 pub async fn discover(invitation: &Invitation) -> Result<String, JoinError> {
     let server = invitation.server.clone();

@@ -73,6 +73,9 @@ pub struct Member {
     pub node: String,
     /// This machine's address.
     pub address: Ipv4Addr,
+    /// Whether a person gave it; one that was found is found anew at each start. Nothing where an older agent joined.
+    #[serde(default)]
+    pub is_address_given: Option<bool>,
     /// Its range of pod addresses.
     pub pod_cidr: String,
     /// How long its Lease is, in seconds, where that was said.

@@ -72,6 +72,8 @@ pub struct Joined {
     pub certificates: Certificates,
     /// Which machine this is.
     pub machine: String,
+    /// A server has answered; else the node goes on as it was.
+    pub is_reached: bool,
 }
 
 /// Why a machine is no node. Each says what to do where that is not plain.
@@ -90,6 +92,15 @@ pub enum JoinError {
     NotInvited,
     #[error("this machine is node {0}; to join under another name, `mainstay leave` first")]
     OtherName(String),
+    #[error(
+        "this machine is node {0} of another cluster than --ca-hash says; to join that one, `mainstay leave` first"
+    )]
+    OtherCluster(String),
+    #[error(
+        "the range of pod addresses {range} of this node is another's by now ({source}): `mainstay leave --force`, \
+         then join again with a token"
+    )]
+    RangeTaken { range: String, source: Error },
     #[error("{server} does not answer as a cluster does: {why}")]
     Discovery { server: String, why: String },
     #[error("the CA of {0} has another hash than --ca-hash says: it is not the cluster that the token is for")]
@@ -178,6 +189,7 @@ async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinErro
         ca_pem,
         node: node.clone(),
         address,
+        is_address_given: Some(config.node_ip.is_some()),
         pod_cidr: String::new(),
         lease_seconds: config.lease_seconds,
         settings: Settings::default(),
@@ -189,7 +201,7 @@ async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinErro
     kept.write_serving(&pair)?;
     let serving = Rotating::new(&pair.certificate, &pair.key)?;
     kept.write(&member)?;
-    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine })
+    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine, is_reached: true })
 }
 
 /// A client certificate by the token.
@@ -207,6 +219,9 @@ async fn introduce(kept: &Kept, invitation: &Invitation, ca_pem: &str, node: &st
 
 /// As who it was; what has changed meanwhile is asked of the server, if one answers.
 async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Result<Joined, JoinError> {
+    if config.invitation.as_ref().is_some_and(|invitation| !discovery::is_of(&member.ca_pem, invitation)) {
+        return Err(JoinError::OtherCluster(member.node));
+    }
     let machine = machine(&config.data_dir)?;
     let pair = kept.client()?.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
     let identity = Rotating::new(&pair.certificate, &pair.key)?;
@@ -219,9 +234,7 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
         // The server may have moved; it is the same cluster's, or its certificate would not do.
         member.server.clone_from(&invitation.server);
     }
-    if let Some(address) = config.node_ip {
-        member.address = address;
-    }
+    settle_address(config, &mut member);
     member.lease_seconds = config.lease_seconds.or(member.lease_seconds);
     let client = client_of(&member, identity.clone())?;
     let kept_serving = kept.serving()?;
@@ -232,14 +245,15 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
         Some(pair) => Some(Rotating::new(&pair.certificate, &pair.key)?),
         None => None,
     };
+    let mut is_reached = false;
     let asked = tokio::time::timeout(PATIENCE, async {
-        let range = claim(&client, &member.node, &machine, member.address, Some(&member.pod_cidr)).await?;
+        let range = claim_again(config, &client, &member, &machine).await?;
         let settings = settings(&client).await?;
         Ok::<_, JoinError>((range, settings))
     });
     match asked.await {
         Ok(Ok((range, settings))) => {
-            (member.pod_cidr, member.settings) = (range, settings);
+            (member.pod_cidr, member.settings, is_reached) = (range, settings, true);
             if !serving.as_ref().is_some_and(|serving| is_good(serving)) {
                 let pair = request::serving(&client, &member.node, member.address).await?;
                 kept.write_serving(&pair)?;
@@ -248,20 +262,84 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
             kept.write(&member)?;
         }
         Ok(Err(error)) if !error.is_silence() => return Err(error),
-        _ => tracing::warn!(server = member.server, "no server answers; this node goes on as it was"),
+        Ok(Err(error)) => tracing::warn!(server = member.server, %error, "this node goes on as it was"),
+        Err(_) => tracing::warn!(server = member.server, "no server answers; this node goes on as it was"),
     }
     let serving = serving.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
-    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine })
+    Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine, is_reached })
+}
+
+/// The address that was given, now or before, or the one by which this machine reaches its server by now.
+fn settle_address(config: &JoinConfig, member: &mut Member) {
+    if let Some(address) = config.node_ip {
+        (member.address, member.is_address_given) = (address, Some(true));
+    }
+    // What an older agent kept may have been given: it is as good as given while it is on a link.
+    let is_fixed = member.is_address_given.unwrap_or_else(|| is_own(member.address));
+    if is_fixed {
+        if !is_own(member.address) {
+            tracing::error!(address = %member.address, "no link of this machine has its address: nobody reaches this \
+                node unless that is translated; give another one with --node-ip");
+        }
+        return;
+    }
+    let first = member.server.split(',').next().unwrap_or_default();
+    if let Some(found) = towards(first).filter(|found| *found != member.address) {
+        tracing::warn!(before = %member.address, now = %found, "this machine's address has changed");
+        member.address = found;
+    }
+}
+
+/// Whether a link of this machine has the address. A socket is bound for it, which sends nothing.
+fn is_own(address: Ipv4Addr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// The Node that this machine was, with its range while pods have addresses of that; else with any.
+async fn claim_again(
+    config: &JoinConfig,
+    client: &Client,
+    member: &Member,
+    machine: &str,
+) -> Result<String, JoinError> {
+    let claim = |wanted| claim(client, &member.node, machine, member.address, wanted);
+    match claim(Some(member.pod_cidr.as_str())).await {
+        Err(JoinError::Api { source, .. }) if source.code() == Some(422) => {
+            // What does not run, as after the machine was started anew, has no address to keep.
+            if has_pods(&config.data_dir) {
+                return Err(JoinError::RangeTaken { range: member.pod_cidr.clone(), source });
+            }
+            claim(None).await
+        }
+        claimed => claimed,
+    }
+}
+
+/// Whether anything is left of a pod's sandbox. What cannot be read may be.
+fn has_pods(data_dir: &Path) -> bool {
+    match std::fs::read_dir(data_dir.join("containers/s")) {
+        Ok(mut left) => left.next().is_some(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 impl JoinError {
-    /// Nobody answered; it says nothing about this node.
+    /// Nobody answered; it says nothing about this node. Somebody whose certificate another CA has signed has
+    /// answered: it is no server of this cluster's.
     fn is_silence(&self) -> bool {
         match self {
+            Self::Api { source, .. } if is_of_other_ca(source) => false,
             Self::Api { source, .. } => source.code().is_none_or(|code| code >= 500 || code == 429),
             _ => false,
         }
     }
+}
+
+/// Somebody answered, with a certificate that another CA than the cluster's has signed.
+fn is_of_other_ca(error: &Error) -> bool {
+    // All clusters' CAs have one name: rustls finds the signature wrong.
+    let words = ["UnknownIssuer", "BadSignature"];
+    matches!(error, Error::Connect { reason, .. } if words.iter().any(|word| reason.contains(word)))
 }
 
 /// What all nodes of the cluster have in common.
@@ -350,6 +428,74 @@ pub fn member(data_dir: &Path) -> Result<(Client, Member), JoinError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn member(address: Ipv4Addr, is_address_given: Option<bool>) -> Member {
+        Member {
+            server: "127.0.0.1:6443".to_owned(),
+            ca_pem: String::new(),
+            node: "n".to_owned(),
+            address,
+            is_address_given,
+            pod_cidr: String::new(),
+            lease_seconds: None,
+            settings: Settings::default(),
+        }
+    }
+
+    fn config(data_dir: &Path, node_ip: Option<Ipv4Addr>, invitation: Option<Invitation>) -> JoinConfig {
+        JoinConfig {
+            data_dir: data_dir.to_owned(),
+            invitation,
+            node_name: None,
+            host_name: "n".to_owned(),
+            node_ip,
+            lease_seconds: None,
+        }
+    }
+
+    #[test]
+    fn s12_an_address_that_was_given_stays_and_another_is_not_kept_for_ever() {
+        let data = tempfile::tempdir().unwrap();
+        let (own, gone) = (Ipv4Addr::new(127, 0, 0, 9), Ipv4Addr::new(192, 0, 2, 7));
+        let settled = |member: &Member, node_ip| {
+            let mut member = member.clone();
+            settle_address(&config(data.path(), node_ip, None), &mut member);
+            (member.address, member.is_address_given)
+        };
+        assert_eq!(settled(&member(gone, Some(true)), None), (gone, Some(true)));
+        assert_eq!(settled(&member(own, None), None), (own, None), "an older agent's, still on a link");
+        assert_eq!(settled(&member(gone, Some(false)), Some(own)), (own, Some(true)));
+        // Towards a loopback server no address is found: what was kept stays.
+        assert_eq!(settled(&member(gone, Some(false)), None), (gone, Some(false)));
+    }
+
+    #[tokio::test]
+    async fn s12_a_node_of_one_cluster_does_not_join_another() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let data = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
+        let own = parse_hash(&hash_of(&ca).unwrap()).unwrap();
+        Kept::open(data.path()).unwrap().write(&Member { ca_pem: ca, ..member(Ipv4Addr::LOCALHOST, None) }).unwrap();
+        let invited = |ca_hash| {
+            let invitation = Invitation { server: "127.0.0.1:1".to_owned(), token: "a.b".to_owned(), ca_hash };
+            config(data.path(), None, Some(invitation))
+        };
+        let refused = join(&invited([7; 32])).await.err().expect("another cluster's");
+        assert!(matches!(&refused, JoinError::OtherCluster(node) if node == "n"), "{refused}");
+        // Of its own cluster the next thing is looked at: there is no certificate.
+        assert!(matches!(join(&invited(own)).await.err(), Some(JoinError::Damaged(_))));
+    }
+
+    #[test]
+    fn s12_a_certificate_of_another_cluster_is_no_silence() {
+        let of = |reason: &str| JoinError::Api {
+            what: "x",
+            source: Error::Connect { server: "s:1".to_owned(), reason: reason.to_owned() },
+        };
+        assert!(of("Connection refused (os error 111)").is_silence());
+        assert!(!of("invalid peer certificate: UnknownIssuer").is_silence());
+    }
 
     #[test]
     fn nodes_are_spread_over_the_servers() {

@@ -19,8 +19,9 @@ use super::{JoinError, Member, request};
 const SPENT: i64 = 80;
 /// The longest sleep without a look at the clock.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
-/// Between attempts.
+/// Between attempts: the first pause, which doubles. Each leaves a request that waits for a person's word.
 const AGAIN: Duration = Duration::from_secs(60);
+const MAX_AGAIN: Duration = Duration::from_secs(1800);
 
 /// A node's two certificates.
 #[derive(Clone, Debug)]
@@ -70,18 +71,21 @@ pub async fn keep_fresh(
     certificates: Certificates,
     now: Arc<Notify>,
 ) {
-    let mut asked = false;
+    let (mut asked, mut again) = (false, AGAIN);
     loop {
         let clock = Timestamp::now().as_second();
         let is_due = |pair: &Rotating| asked || validity(pair).is_none_or(|validity| due(validity) <= clock);
         let (identity, serving) = (is_due(&certificates.identity), is_due(&certificates.serving));
+        // One of a start without a server, when the address had changed already.
+        let serving = serving || !carries(&certificates.serving, IpAddr::V4(member.address));
         let mut pause = MAX_SLEEP;
         if identity || serving {
             match replace(&client, &data_dir, &member, &certificates, (identity, serving)).await {
-                Ok(()) => asked = false,
+                Ok(()) => (asked, again) = (false, AGAIN),
                 Err(error) => {
                     tracing::warn!(%error, "a new certificate is not to be had yet");
-                    pause = AGAIN;
+                    pause = again;
+                    again = (again * 2).min(MAX_AGAIN);
                 }
             }
         } else {
@@ -92,7 +96,7 @@ pub async fn keep_fresh(
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = now.notified() => asked = true,
+            () = now.notified() => (asked, again) = (true, AGAIN),
         }
     }
 }
