@@ -223,6 +223,10 @@ fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
     if let Some(uid) = &view.predecessor {
         return decision.wait(Waiting::NameTaken { uid: uid.clone() });
     }
+    if let Some(until) = view.crowded_until {
+        decision.wake(until);
+        return decision.wait(Waiting::InUse);
+    }
     if let Sandbox::Dead { since } = view.sandbox {
         return termination::after_sandbox_death(view, since, decision);
     }

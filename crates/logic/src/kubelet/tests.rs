@@ -650,6 +650,18 @@ fn restarts_are_counted_on_after_the_runtime_lost_everything() {
     }
 }
 
+/// S12: what waits for room that is being made begins nothing, and is looked at again in the end.
+#[test]
+fn s12_a_pod_that_waits_for_room_begins_nothing_until_there_is_some() {
+    let mut bench = Bench::new(one_container());
+    let until = bench.now.checked_add(jiff::SignedDuration::from_secs(60)).unwrap();
+    bench.view.crowded_until = Some(until);
+    let decided = decide(&bench.view, bench.now);
+    assert_eq!((decided.actions.as_slice(), decided.wake_at), (&[][..], Some(until)));
+    bench.view.crowded_until = None;
+    assert!(!decide(&bench.view, bench.now).actions.is_empty());
+}
+
 #[test]
 fn a_pod_that_the_node_refuses_fails_and_is_never_begun() {
     let mut bench = Bench::new(one_container());

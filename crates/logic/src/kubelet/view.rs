@@ -336,6 +336,8 @@ pub struct PodView {
     pub remembered: Remembered,
     /// Why this node did not take it.
     pub refused: Option<Refusal>,
+    /// It fits when what is going here is gone; until then it is waited for.
+    pub crowded_until: Option<Timestamp>,
     /// Why it was evicted, and since when.
     pub evicted: Option<(String, Timestamp)>,
     /// Another uid with this pod's namespace and name that still has containers here (S1).
@@ -390,11 +392,18 @@ impl PodView {
             && self.containers.is_empty()
     }
 
-    /// Whether the pod takes of what the node has: until it ended, or was told to stop and did.
+    /// Whether the pod takes of what the node has: until it ended, or was told to stop and nothing of it is alive. Not
+    /// until its sandbox and mounts are put away: it is finished for the scheduler before that, whose next pod would be
+    /// refused.
     pub fn takes_room(&self) -> bool {
         let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let over = self.is_tombstoned() || self.refused.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
-        !over || self.sandbox != Sandbox::Absent || self.containers.iter().any(ContainerFact::is_alive)
+        !over || self.containers.iter().any(ContainerFact::is_alive)
+    }
+
+    /// Whether what it takes will be free soon.
+    pub fn is_going(&self) -> bool {
+        self.is_tombstoned() || self.evicted.is_some()
     }
 
     /// The newest attempt of a container.

@@ -13,7 +13,7 @@ use mainstay_api::{kinds, object};
 use mainstay_client::{Informer, ListOptions, Notice};
 use mainstay_logic::kubelet::admission::{self, Refusal};
 use mainstay_logic::kubelet::{Dispatch, Dispatcher, Fact};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{Message, Worker};
 use super::{Kubelet, PodContext};
@@ -27,6 +27,8 @@ pub(super) const INBOX: usize = 64;
 #[derive(Clone, Default)]
 pub struct Pods {
     shared: Arc<Mutex<BTreeMap<String, PodHandle>>>,
+    /// Counts how often room became free.
+    freed: Arc<watch::Sender<u64>>,
 }
 
 /// One pod of this node.
@@ -39,6 +41,8 @@ pub struct PodHandle {
     pub attempts: BTreeMap<String, u32>,
     /// It was admitted here, and takes of what the node has.
     pub takes_room: bool,
+    /// What it takes will be free soon.
+    pub is_going: bool,
     /// Where its worker hears what others found out about it.
     pub(super) facts: mpsc::Sender<Fact>,
 }
@@ -67,7 +71,7 @@ impl Pods {
     }
 
     /// Takes a pod in beside the others, or says why not. One at a time: two pods never both get what is left.
-    pub(super) fn admit(&self, handle: PodHandle, node: &Node) -> Option<Refusal> {
+    pub(super) fn admit(&self, handle: PodHandle, node: &Node) -> Option<Misfit> {
         let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let new = handle.context.clone();
         // Whoever had the name before is waited for.
@@ -75,21 +79,40 @@ impl Pods {
             let of = &other.context;
             other.takes_room && of.uid != new.uid && (of.namespace != new.namespace || of.name != new.name)
         };
-        let others = all.values().filter(is_other).map(|other| &*other.context.pod);
-        let refusal = admission::misfit(&new.pod, node, others);
-        if refusal.is_none() {
+        let others = all.values().filter(is_other);
+        let Some(refusal) = admission::misfit(&new.pod, node, others.clone().map(|other| &*other.context.pod)) else {
             all.insert(new.uid.clone(), handle);
-        }
-        refusal
+            return None;
+        };
+        let staying = others.filter(|other| !other.is_going).map(|other| &*other.context.pod);
+        let fits_soon = admission::misfit(&new.pod, node, staying).is_none();
+        Some(Misfit { refusal, fits_soon })
+    }
+
+    /// Changes whenever room has become free.
+    pub(super) fn freed(&self) -> watch::Receiver<u64> {
+        self.freed.subscribe()
     }
 
     pub(super) fn put(&self, handle: PodHandle) {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.context.uid.clone(), handle);
+        let takes_room = handle.takes_room;
+        let old = self.shared.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.context.uid.clone(), handle);
+        if !takes_room && old.is_some_and(|old| old.takes_room) {
+            self.freed.send_modify(|count| *count += 1);
+        }
     }
 
     fn remove(&self, uid: &str) {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.freed.send_modify(|count| *count += 1);
     }
+}
+
+/// Why a pod does not fit now.
+pub(super) struct Misfit {
+    pub refusal: Refusal,
+    /// It will when those that are going are gone.
+    pub fits_soon: bool,
 }
 
 /// How a worker ended, and what it was about.
@@ -297,6 +320,40 @@ fn left(kubelet: &Kubelet) -> Vec<Pod> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn handle(uid: &str, cpu: &str) -> PodHandle {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": { "namespace": "default", "name": uid, "uid": uid },
+            "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] },
+        }))
+        .expect("a pod");
+        let (facts, _) = mpsc::channel(1);
+        let context = PodContext::new(&pod);
+        PodHandle { context, ip: None, attempts: BTreeMap::new(), takes_room: true, is_going: false, facts }
+    }
+
+    /// S12: a pod that is bound at the moment when another one's room is freed is not refused for it.
+    #[test]
+    fn s12_what_is_short_only_for_what_is_going_is_waited_for() {
+        let node: Node = serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "n" }, "status": { "allocatable": { "cpu": "2", "pods": "10" } },
+        }))
+        .expect("a node");
+        let pods = Pods::default();
+        assert!(pods.admit(handle("old", "1500m"), &node).is_none());
+        let misfit = pods.admit(handle("new", "1"), &node).expect("no room");
+        assert_eq!((misfit.refusal.reason, misfit.fits_soon), ("OutOfcpu", false));
+        pods.put(PodHandle { is_going: true, ..handle("old", "1500m") });
+        assert!(pods.admit(handle("new", "1"), &node).expect("no room yet").fits_soon);
+        assert!(!pods.admit(handle("large", "3"), &node).expect("never room").fits_soon);
+        let mut freed = pods.freed();
+        pods.put(PodHandle { is_going: true, takes_room: false, ..handle("old", "1500m") });
+        assert!(freed.has_changed().expect("open"), "whoever waits is woken");
+        freed.mark_unchanged();
+        assert!(pods.admit(handle("new", "1"), &node).is_none());
+        pods.remove("old");
+        assert!(freed.has_changed().expect("open"));
+    }
 
     #[tokio::test]
     async fn s9_a_worker_that_panics_says_so() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_logic::kubelet::{
     Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodUpdate, PodView, Remembered, Sandbox, Step, Task,
@@ -26,6 +26,9 @@ use mainstay_runtime::{ContainerState, ContainerStatus};
 
 /// Where a sandbox keeps its pod's address.
 pub(super) const IP_ANNOTATION: &str = "mainstay.io/pod-ip";
+
+/// How long a pod waits for the room of pods that are on their way out; one that hangs is not waited for for ever.
+const CROWDED: SignedDuration = SignedDuration::from_mins(5);
 
 /// What the dispatcher tells a worker.
 pub(super) enum Message {
@@ -93,14 +96,18 @@ impl Worker {
     pub(super) async fn run(mut self) {
         self.learn_what_runs().await;
         let mut changes = self.kubelet.objects.changes();
+        let mut freed = self.kubelet.pods.freed();
         while !self.ended {
+            // Before the look: what is freed after it ends the sleep.
+            freed.mark_unchanged();
             if !self.admitted && !self.agenda.is_held() {
                 self.admit().await;
             }
             let step = self.agenda.step(Timestamp::now());
             let wake = step.wake_at.map(from_now);
-            self.execute(step);
+            // First, so that room is given back here before anybody hears that there is some.
             self.publish();
+            self.execute(step);
             tokio::select! {
                 message = self.inbox.recv() => match message {
                     Some(message) => self.take(message),
@@ -114,6 +121,7 @@ impl Worker {
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.apply(Fact::DependencyChanged),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
+                Ok(()) = freed.changed(), if self.agenda.view.crowded_until.is_some() => {}
                 () = sleep_until(wake) => {}
             }
             // Whatever else is already here is part of the same observation.
@@ -126,9 +134,11 @@ impl Worker {
         }
     }
 
-    /// Takes the pod in, or refuses it, before anything of it is begun.
+    /// Takes the pod in, or refuses it, before anything of it is begun. Where what is going here is in its way, it waits
+    /// for that, up to [`CROWDED`].
     async fn admit(&mut self) {
         self.admitted = true;
+        let crowded_until = self.agenda.view.crowded_until.take();
         if !self.agenda.view.is_new() {
             return;
         }
@@ -136,12 +146,21 @@ impl Worker {
         let pod = &self.context.pod;
         let refused = admission::refuses(pod, &kubelet.abilities);
         let refusal = match refused.or_else(|| pressure::refuses(pod, &kubelet.pressure.conditions())) {
-            Some(refusal) => Some(refusal),
-            None => node_status::try_on_node(&kubelet, |node| kubelet.pods.admit(self.handle(), node)).await,
+            Some(refusal) => refusal,
+            None => {
+                let misfit = node_status::try_on_node(&kubelet, |node| kubelet.pods.admit(self.handle(), node)).await;
+                let Some(misfit) = misfit else { return };
+                let now = Timestamp::now();
+                let until = crowded_until.or_else(|| now.checked_add(CROWDED).ok());
+                if misfit.fits_soon && until.is_some_and(|until| until > now) {
+                    self.admitted = false;
+                    self.agenda.view.crowded_until = until;
+                    return;
+                }
+                misfit.refusal
+            }
         };
-        if let Some(refusal) = refusal {
-            self.apply(Fact::Refused(refusal));
-        }
+        self.apply(Fact::Refused(refusal));
     }
 
     /// Adopts what runs already (V7, S11).
@@ -343,7 +362,15 @@ impl Worker {
             *newest = fact.attempt.max(*newest);
         }
         let takes_room = self.admitted && view.takes_room();
-        PodHandle { context: self.context.clone(), ip, attempts, takes_room, facts: self.early_sender.clone() }
+        let is_going = view.is_going();
+        PodHandle {
+            context: self.context.clone(),
+            ip,
+            attempts,
+            takes_room,
+            is_going,
+            facts: self.early_sender.clone(),
+        }
     }
 }
 

@@ -283,12 +283,15 @@ fn x4_a_pod_takes_room_until_it_is_over_and_nothing_of_it_runs() {
     for (what, expected) in [("Pending", true), ("Running", true), ("Succeeded", false), ("Failed", false)] {
         assert_eq!(phase(what).view.takes_room(), expected, "{what}");
         assert_eq!(phase(what).view.is_new(), what == "Pending", "{what}");
-        assert!(phase(what).network().view.takes_room(), "{what}: its sandbox is there");
+        assert_eq!(phase(what).network().view.takes_room(), expected, "{what}: its sandbox is there");
         assert!(!phase(what).network().view.is_new());
         assert!(phase(what).started("c", 0).view.takes_room(), "{what}: it runs");
         assert!(!phase(what).started("c", 0).view.is_new());
         assert_eq!(phase(what).started("c", 0).exited("c", 0, 0).view.takes_room(), expected, "{what}: it ended");
         assert!(!phase(what).deleted(1).view.takes_room(), "{what}: told to go, and nothing there");
+        let stopped = phase(what).network().started("c", 0).deleted(1).exited("c", 0, 0).view.clone();
+        assert!(!stopped.takes_room() && stopped.is_going(), "{what}: told to go, only its sandbox is there");
+        assert!(phase(what).network().started("c", 0).deleted(1).view.takes_room(), "{what}: told to go, and runs");
         assert!(!phase(what).deleted(1).view.is_new());
         assert!(!phase(what).fact(refusal()).view.takes_room());
         assert!(!phase(what).fact(Fact::Gone).view.takes_room());
