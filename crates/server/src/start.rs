@@ -25,7 +25,7 @@ use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
 use crate::backends::Slices;
-use crate::credentials::Issuer;
+use crate::credentials::{Issuer, accounts};
 use crate::dynamic::Hooks;
 use crate::encryption::Encryption;
 use crate::fairness::Fairness;
@@ -425,10 +425,12 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         let controllers = mainstay_logic::controllers::CONTROLLERS;
         let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
         let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());
+        let pki = pki.clone();
         async move {
             // They end together, and whoever owns them begins them anew.
             tokio::select! {
                 () = issuer.run(stop.clone()) => {}
+                () = fill_token_secrets(api.clone(), pki, stop.clone()) => {}
                 () = presence::publish(api.clone(), advertise, stop.clone()) => {}
                 () = metrics::feed::run(api.clone(), metrics, shown, stop.clone()) => {}
                 () = driver::run(api, controllers, noted, counts, seen, stop) => {}
@@ -516,6 +518,15 @@ fn may_replace(path: &Path) -> Result<(), StartError> {
 }
 
 /// Why the first objects were not made.
+/// Keeps the Secrets that hold tokens of service accounts.
+async fn fill_token_secrets(api: Api, pki: Arc<Pki>, stop: watch::Receiver<bool>) {
+    match pki.token_key().map(|key| Tokens::new(key.serialized_der())) {
+        Ok(Some(tokens)) => accounts::run(api, tokens, stop).await,
+        Ok(None) => tracing::error!("the key of service account tokens cannot be read"),
+        Err(error) => tracing::error!(%error, "the key of service account tokens cannot be read"),
+    }
+}
+
 fn not_begun(status: mainstay_api::Status) -> StartError {
     // Nobody is served yet, so nothing else is answered like that.
     if matches!(status.code, 503 | 504) {

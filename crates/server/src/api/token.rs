@@ -28,6 +28,10 @@ const MAX_SECONDS: i64 = 1 << 32;
 const DEFAULT_SECONDS: i64 = 3600;
 /// A longer token is none of ours (bytes).
 const MAX_TOKEN: usize = 8 << 10;
+/// Who signs tokens that live in a Secret, as upstream: they have no end and no audience but the API server.
+const LASTING_ISSUER: &str = "kubernetes/serviceaccount";
+/// What the claims of such a token begin with.
+const LASTING: &str = "kubernetes.io/serviceaccount/";
 
 /// Signs and checks tokens.
 pub struct Tokens {
@@ -52,6 +56,8 @@ pub struct Claims {
     pub node: Option<(String, String)>,
     /// Its own id (`jti`).
     pub id: String,
+    /// The Secret that must hold it, of a token that has no end.
+    pub secret: Option<String>,
 }
 
 /// An object that a token is bound to.
@@ -141,6 +147,9 @@ impl Tokens {
             return Err(TokenError::Signature);
         }
         let claims = parse(decode(body)?)?;
+        if object::text(&claims, &["iss"]) == LASTING_ISSUER {
+            return lasting(&claims, audiences);
+        }
         let second = |field: &str| claims.get(field).and_then(Value::as_i64);
         let now = now.as_second();
         if second("exp").is_none_or(|end| now >= end) || second("nbf").is_some_and(|begin| now < begin) {
@@ -172,7 +181,23 @@ impl Tokens {
             node: has("node")
                 .then(|| (text(&["kubernetes.io", "node", "name"]), text(&["kubernetes.io", "node", "uid"]))),
             id: text(&["jti"]),
+            secret: None,
         })
+    }
+
+    /// A token without an end, for the Secret that is to hold it: it counts no longer than that does.
+    pub fn lasting(&self, namespace: &str, account: &str, uid: &str, secret: &str) -> Result<String, Status> {
+        let mut claims =
+            json!({ "iss": LASTING_ISSUER, "sub": format!("system:serviceaccount:{namespace}:{account}") });
+        for (claim, value) in [
+            ("namespace", namespace),
+            ("secret.name", secret),
+            ("service-account.name", account),
+            ("service-account.uid", uid),
+        ] {
+            claims[format!("{LASTING}{claim}")] = value.into();
+        }
+        self.sign(&claims)
     }
 
     /// `POST serviceaccounts/<name>/token`: a TokenRequest, answered with its token.
@@ -241,6 +266,27 @@ impl Tokens {
     }
 }
 
+/// What a token without an end says.
+fn lasting(claims: &Value, audiences: &[&str]) -> Result<Claims, TokenError> {
+    let text = |claim: &str| {
+        let found = claims.get(format!("{LASTING}{claim}")).and_then(Value::as_str);
+        found.filter(|found| !found.is_empty()).map(str::to_owned).ok_or(TokenError::Malformed)
+    };
+    if !audiences.contains(&ISSUER) {
+        return Err(TokenError::Audience);
+    }
+    Ok(Claims {
+        namespace: text("namespace")?,
+        account: text("service-account.name")?,
+        uid: text("service-account.uid")?,
+        bound: Vec::new(),
+        audiences: vec![ISSUER.to_owned()],
+        node: None,
+        id: String::new(),
+        secret: Some(text("secret.name")?),
+    })
+}
+
 /// The pod, secret or node that the token is to end with, and the pod's node; it must exist, and a pod must run as this
 /// account (X2).
 fn bound_object(
@@ -306,6 +352,7 @@ mod tests {
             audiences: vec![ISSUER.into()],
             node: None,
             id: "id".into(),
+            secret: None,
         };
         assert_eq!(check(&own, &good, 150), Ok(wanted));
         assert_eq!(check(&own, &good, 99), Err(TokenError::Expired));

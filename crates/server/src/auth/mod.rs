@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::{Api, TokenError, Tokens};
+use crate::credentials::accounts;
 use crate::subject::Subject;
 pub use impersonate::{Impersonation, ServiceAccountName};
 
@@ -136,6 +137,13 @@ impl User {
         }
         if !claims.bound.iter().all(|bound| is_still(&bound.kind, &bound.name, &bound.uid)) {
             return Err(TokenError::Gone);
+        }
+        if let Some(secret) = &claims.secret {
+            let found = batch.get(&kinds::SECRET, &claims.namespace, secret).ok().flatten();
+            let found = found.filter(|found| !object::is_terminating(found));
+            if found.and_then(|found| accounts::held(&found)).is_none_or(|held| held != token.as_bytes()) {
+                return Err(TokenError::Gone);
+            }
         }
         let account = ServiceAccountName { namespace: &claims.namespace, name: &claims.account };
         let name = format!("system:serviceaccount:{}:{}", account.namespace, account.name);
