@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
@@ -184,12 +184,29 @@ fn bind(decision: &mut Decision, pod: &Pod, node: &Node) {
 
 fn unschedulable(pod: &Pod, message: String, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    if let Some(write) = not_scheduled(pod, "Unschedulable", &message, None, now) {
+    if let Some(at) = told_at(pod, &message).filter(|at| *at > now) {
+        // Only the words have changed: what many pods say of nodes that come and go is not written for each time (X7).
+        decision.wake(at);
+    } else if let Some(write) = not_scheduled(pod, "Unschedulable", &message, None, now) {
         decision.writes.push(write);
         decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "FailedScheduling", message.clone()));
     }
     decision.waiting.push(Waiting::NoNodeFits { message });
     decision
+}
+
+/// The shortest and the longest time between two writes that change only why a pod has no node.
+const TELL_AGAIN: [SignedDuration; 2] = [SignedDuration::from_secs(1), SignedDuration::from_secs(60)];
+
+/// When other words may be written of a pod that was told to have no node: the pause is as long as it has been said,
+/// so that it doubles. `None`: at once, as the first change is.
+fn told_at(pod: &Pod, message: &str) -> Option<Timestamp> {
+    let old = condition(pod, "PodScheduled")?;
+    let is_other = old.reason.as_deref() == Some("Unschedulable") && old.message.as_deref() != Some(message);
+    let last = old.last_probe_time.as_ref().filter(|_| is_other)?.0;
+    let since = old.last_transition_time.as_ref().map_or(last, |time| time.0);
+    let pause = last.duration_since(since).clamp(TELL_AGAIN[0], TELL_AGAIN[1]);
+    last.checked_add(pause).ok()
 }
 
 /// The condition PodScheduled=False, unless it says so already. The list of conditions is replaced whole, hence the
@@ -203,12 +220,15 @@ fn not_scheduled(pod: &Pod, reason: &str, message: &str, nominated: Option<&str>
     if old.is_some_and(same) && nominated.is_none_or(|node| known == Some(node)) {
         return None;
     }
-    let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
+    let said = old.filter(|old| old.status == "False");
+    let since = said.and_then(|old| old.last_transition_time.clone());
     let scheduled = PodCondition {
         type_: "PodScheduled".to_owned(),
         status: "False".to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
+        // When it was said in other words last; see `told_at`.
+        last_probe_time: said.map(|_| Time(now)),
         last_transition_time: Some(since.unwrap_or(Time(now))),
         ..PodCondition::default()
     };

@@ -273,3 +273,33 @@ fn why_a_pod_waits_is_said_once_and_keeps_its_time() {
     world.run(&CONTROLLER, &key, at(9), usize::MAX);
     assert_eq!(said(&world).1, json!("1970-01-01T00:00:09Z"));
 }
+
+/// X7: a node that comes and goes costs a pod that fits nowhere a few writes, not one for each time; the last word is
+/// true in the end.
+#[test]
+fn x7_what_only_says_otherwise_why_a_pod_waits_is_written_less_and_less() {
+    let at = |tenths: i64| Timestamp::from_millisecond(1_800_000_000_000 + 100 * tenths).unwrap();
+    let key = ObjectKey::new("default", "a");
+    let mut world = World::default();
+    world.put(node("n1", json!({"status": {"allocatable": {"cpu": "1"}}})));
+    world.put(pod("a", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}})));
+    for tenths in 0..1200 {
+        world.patch(&kinds::NODE, "", "n1", json!({"spec": {"unschedulable": tenths % 2 == 0}}));
+        world.run(&CONTROLLER, &key, at(tenths), usize::MAX);
+    }
+    let told = world.events.iter().filter(|event| event.starts_with("FailedScheduling")).count();
+    assert!((4..=12).contains(&told), "{told} times in two minutes");
+    let decision = (CONTROLLER.reconcile)(&world.snapshot, &key, at(1200));
+    let said = |world: &World| {
+        world.get(&kinds::POD, "default", "a")["status"]["conditions"][0]["message"].as_str().unwrap().to_owned()
+    };
+    if let Some(wake) = decision.wake_at {
+        assert!(wake <= at(1200 + 600), "a minute at most");
+        world.run(&CONTROLLER, &key, wake, usize::MAX);
+    }
+    assert!(said(&world).contains("Insufficient cpu"), "{}", said(&world));
+    // A verdict is given at once.
+    world.patch(&kinds::NODE, "", "n1", json!({"status": {"allocatable": {"cpu": "2"}}}));
+    world.run(&CONTROLLER, &key, at(1201), usize::MAX);
+    assert_eq!(node_of(&world, "a"), "n1");
+}
