@@ -6,8 +6,8 @@
 //! decision on what was before (A8); what was recommended and scaled lately is noted on the object, so that a restart
 //! forgets no stabilisation window.
 //!
-//! Differs: upstream keeps that history in memory. Metrics of the types Pods, Object and External need an adapter; they
-//! fail in upstream's words.
+//! Differs: upstream keeps that history in memory. Metrics of the types Pods, Object and External are not asked for,
+//! also where an adapter serves them; the autoscaler says so.
 
 mod behavior;
 mod replicas;

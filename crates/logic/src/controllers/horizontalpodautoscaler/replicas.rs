@@ -113,20 +113,17 @@ fn answer(o: &Observed, target: &Target, spec: &MetricSpec, now: Timestamp) -> R
         }
         ("Pods", ..) => Err((
             "FailedGetPodsMetric",
-            "failed to get pods metric value: unable to get metric: unable to fetch metrics from custom metrics API: \
-                the server could not find the requested resource"
-                .to_owned(),
+            "failed to get pods metric value: unable to get metric: custom.metrics.k8s.io is not asked here".to_owned(),
         )),
         ("Object", ..) => Err((
             "FailedGetObjectMetric",
-            "failed to get object metric value: unable to get metric: unable to fetch metrics from custom metrics \
-                API: the server could not find the requested resource"
+            "failed to get object metric value: unable to get metric: custom.metrics.k8s.io is not asked here"
                 .to_owned(),
         )),
         ("External", ..) => Err((
             "FailedGetExternalMetric",
-            "failed to get external metric value: unable to get external metric: unable to fetch metrics from \
-                external metrics API: the server could not find the requested resource"
+            "failed to get external metric value: unable to get external metric: external.metrics.k8s.io is not \
+                asked here"
                 .to_owned(),
         )),
         (other, ..) => Err(("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
