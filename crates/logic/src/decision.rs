@@ -243,9 +243,63 @@ pub struct Decision {
     pub waiting: Vec<Waiting>,
     /// When to decide again even if nothing changes.
     pub wake_at: Option<Timestamp>,
+    /// Which writes and events [stand apart](Decision::apart).
+    pub apart: Apart,
+}
+
+/// Groups of a decision's writes, and of the events that tell of them, by position; 0 and beyond the end: of none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Apart {
+    last: u32,
+    writes: Vec<u32>,
+    events: Vec<u32>,
 }
 
 impl Decision {
+    /// What `add` adds stands apart: where a write of it is refused (by a policy, a quota, a webhook), what follows it
+    /// in `add` is left out, with its events, and everything else of the decision is done all the same. The refusal of
+    /// any other write leaves out all that follows. The decision is made anew after a while in either case, so what
+    /// needs all of a group to be done is decided when it is seen to be.
+    pub fn apart(&mut self, add: impl FnOnce(&mut Self)) {
+        let (writes, events) = (self.writes.len(), self.events.len());
+        add(self);
+        let Apart { last, writes: of_writes, events: of_events } = &mut self.apart;
+        *last += 1;
+        for (groups, from, to) in [(of_writes, writes, self.writes.len()), (of_events, events, self.events.len())] {
+            if to > from {
+                groups.resize(from, 0);
+                groups.resize(to, *last);
+            }
+        }
+    }
+
+    /// One write that stands apart.
+    pub fn push_apart(&mut self, write: Write) {
+        self.apart(|d| d.writes.push(write));
+    }
+
+    /// The group of a write; 0: of none.
+    pub fn group(&self, write: usize) -> u32 {
+        self.apart.writes.get(write).copied().unwrap_or(0)
+    }
+
+    /// The group of an event; 0: of none.
+    pub fn event_group(&self, event: usize) -> u32 {
+        self.apart.events.get(event).copied().unwrap_or(0)
+    }
+
+    /// Leaves out the writes that are not to be kept.
+    pub fn retain_writes(&mut self, keep: impl Fn(&Write) -> bool) {
+        self.rearrange(|writes| writes.retain(|(write, _)| keep(write)));
+    }
+
+    fn rearrange(&mut self, change: impl FnOnce(&mut Vec<(Write, u32)>)) {
+        let groups: Vec<u32> = (0..self.writes.len()).map(|write| self.group(write)).collect();
+        let mut writes: Vec<(Write, u32)> = std::mem::take(&mut self.writes).into_iter().zip(groups).collect();
+        change(&mut writes);
+        (self.writes, self.apart.writes) = writes.into_iter().unzip();
+    }
+
     /// Asks to be made again at `at`, or earlier.
     pub fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
@@ -255,7 +309,7 @@ impl Decision {
     /// among them, also where such an object is refused (by a quota, by a webhook), as upstream.
     pub fn create_last(&mut self, kinds: &[&Kind]) {
         let is_late = |write: &Write| matches!(write, Write::Create { kind, .. } if kinds.contains(&kind));
-        self.writes.sort_by_key(is_late);
+        self.rearrange(|writes| writes.sort_by_key(|(write, _)| is_late(write)));
     }
 }
 

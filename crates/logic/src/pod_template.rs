@@ -3,10 +3,17 @@
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::Kind;
+use mainstay_api::names::GENERATE_NAME_LENGTH;
 use serde_json::{Value, json};
 
 use crate::ownership::controller_reference;
 use crate::pods;
+
+/// The name of a pod: what its owner's pods begin with, cut as the API server cuts a `generateName`, and a suffix.
+pub fn name(prefix: &str, suffix: &str) -> String {
+    let end = (0..=GENERATE_NAME_LENGTH.min(prefix.len())).rev().find(|at| prefix.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{suffix}", prefix.get(..end).unwrap_or(""))
+}
 
 /// A pod of `template` that the object of `kind` with metadata `owner` controls. `prefix` is its `generateName`.
 pub fn pod(template: &PodTemplateSpec, kind: &Kind, owner: &ObjectMeta, prefix: &str, name: &str) -> Value {

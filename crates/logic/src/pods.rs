@@ -27,6 +27,36 @@ pub fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !is_terminating(&pod.metadata)
 }
 
+/// Whether a node took it up: it runs or ran, or the node says how far its containers are.
+pub fn is_taken_up(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let statuses = status.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]);
+    matches!(phase(pod), "Running" | "Succeeded") || statuses.flatten().flatten().next().is_some()
+}
+
+/// Whether it failed before anything of it was begun: its node did not take it.
+pub fn is_refused(pod: &Pod) -> bool {
+    phase(pod) == "Failed" && !is_taken_up(pod) && !is_terminating(&pod.metadata)
+}
+
+/// When a pod ended: its last container, else its deletion, its Ready condition, or its creation.
+pub fn finished_at(pod: &Pod) -> Timestamp {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ended = statuses.filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let meta = &pod.metadata;
+    let ready = || condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    let begun = |time: &Time| {
+        let grace = SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or(0).max(0));
+        time.0.checked_sub(grace).unwrap_or(time.0)
+    };
+    ended
+        .map(|time| time.0)
+        .max()
+        .or_else(|| meta.deletion_timestamp.as_ref().map(begun))
+        .or_else(|| ready().or(meta.creation_timestamp.as_ref()).map(|time| time.0))
+        .unwrap_or(Timestamp::MIN)
+}
+
 /// The condition that says why a pod is taken away before its time; a Job's failure policy reads it.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 

@@ -33,11 +33,13 @@ use crate::nodes::LEASES;
 
 mod facets;
 mod index;
+mod refusals;
 mod silences;
 mod terms;
 mod usage;
 
 pub use index::{Facets, Index, Indexed, Indexes, Typed};
+pub use refusals::Streak;
 pub use silences::Silences;
 pub use usage::{Usage, VolumeShare};
 
@@ -103,6 +105,8 @@ pub struct Snapshot {
     pub indexes: Indexes,
     /// What adds up.
     sums: usage::Sums,
+    /// Whose pods are refused.
+    refusals: refusals::Refusals,
     pub cluster_roles: Objects<ClusterRole>,
     /// Those of `cluster_roles` with an aggregation rule.
     pub aggregated_cluster_roles: Objects<ClusterRole>,

@@ -37,6 +37,8 @@ pub struct World {
     pub log: Vec<(Snapshot, Write)>,
     /// Every change there was, with the snapshots before and after it.
     history: Vec<(Snapshot, Snapshot, Change)>,
+    /// The writes that a policy refuses.
+    pub refuses: Option<fn(&Write) -> bool>,
     /// What was decided last, by controller and key.
     decided: BTreeMap<(&'static str, ObjectKey), Decided>,
 }
@@ -235,12 +237,20 @@ impl World {
         }
         let seen = self.history.len();
         self.events.extend(decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)));
-        let mut done = 0;
-        for write in decision.writes.iter().take(cut) {
+        let (mut done, mut over) = (0, std::collections::BTreeSet::new());
+        for (at, write) in decision.writes.iter().enumerate().take(cut) {
             assert!(permitted(controller, write), "{} may not {write:?}", controller.name);
             let before = self.snapshot.clone();
-            if !self.commit(write) {
-                break;
+            let group = decision.group(at);
+            if over.contains(&group) {
+                continue;
+            }
+            if self.refuses.is_some_and(|refuses| refuses(write)) || !self.commit(write) {
+                if group == 0 {
+                    break;
+                }
+                over.insert(group);
+                continue;
             }
             self.log.push((before, write.clone()));
             done += 1;

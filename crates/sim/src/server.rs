@@ -385,6 +385,7 @@ impl Server {
             let count = decision.writes.len().max(1);
             for at in 0..count {
                 let part = work.parts.get_mut(index)?;
+                part.decision.apart = mainstay_logic::decision::Apart::default();
                 part.decision.writes =
                     decision.writes.get(at..(at + 1).min(decision.writes.len())).unwrap_or_default().to_vec();
                 part.decision.events = if at + 1 == count { decision.events.clone() } else { Vec::new() };

@@ -189,7 +189,8 @@ fn forget(o: &Observed, d: &mut Decision) {
         jobs.sort_by_key(|job| (started(job).is_none(), started(job), job.metadata.name.clone()));
         let excess = jobs.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         for job in jobs.into_iter().take(excess).filter(|job| !is_terminating(&job.metadata)) {
-            delete(o, job, d);
+            // Whoever may not be forgotten keeps no other Job from starting.
+            d.apart(|d| delete(o, job, d));
         }
     }
 }

@@ -5,8 +5,8 @@
 //! update makes no more pods unavailable than `maxUnavailable`, and no more than `maxSurge` pods beside an old one; S7
 //! (an old pod that is not available is replaced at once); S11 (templates that are equal by content are one revision).
 //!
-//! Differs: pods that failed are made again after the pod-independent wait that the scheduler and the kubelet give
-//! them, one second after the failure at the earliest; upstream keeps a growing back-off per node in memory.
+//! A failed pod is made again one second later; where its node refuses it again and again, later and later (upstream's
+//! back-off per node is for all failures).
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::history::suffix;
 use crate::ownership::{Owner, candidates, controller_of};
 use crate::pod_template;
 use crate::pods::{self, is_terminating, phase, selects, selects_everything};
-use crate::snapshot::{Change, Objects, Snapshot};
+use crate::snapshot::{Change, Objects, Snapshot, Streak};
 use placement::Fit;
 use revisions::{HASH, Revisions};
 
@@ -34,7 +34,7 @@ mod tests;
 
 /// How many pods one decision makes or deletes at most; upstream's burst.
 const MAX_WRITES: usize = 250;
-/// How long a failed pod stays before it is replaced; the shortest of upstream's back-offs.
+/// How long a failed pod stays before it is replaced, at least; the shortest of upstream's back-offs.
 const FAILED_WAIT: SignedDuration = SignedDuration::from_secs(1);
 
 /// Its line in the list.
@@ -92,6 +92,8 @@ pub struct Observed<'a> {
     pods: BTreeMap<&'a str, Vec<&'a Pod>>,
     /// Its own revisions, oldest first.
     revisions: Vec<&'a ControllerRevision>,
+    /// Which nodes refuse the pods that they have of it.
+    refusals: BTreeMap<&'a str, Streak>,
     ownership: Vec<Write>,
     all_pods: &'a Objects<Pod>,
     all_revisions: &'a Objects<ControllerRevision>,
@@ -122,6 +124,13 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
         of_node.sort_by_key(|pod| (!is_bound(pod), created(pod), pod.metadata.name.clone()));
     }
+    let uid = set.metadata.uid.as_deref().unwrap_or("");
+    let refusals = pods.iter().filter_map(|(node, pods)| {
+        let hash = |pod: &&&Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(HASH)).cloned();
+        let refused = pods.iter().find(|pod| pods::is_refused(pod))?;
+        Some((*node, snapshot.refused(uid, node, &hash(&refused).unwrap_or_default())?))
+    });
+    let refusals = refusals.collect();
     let nodes = snapshot.nodes.iter().map(|(key, node): (_, &std::sync::Arc<Node>)| {
         (&*key.name, if matching { placement::fit(set, node) } else { Fit::Leaves })
     });
@@ -132,6 +141,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         nodes: nodes.collect(),
         pods,
         revisions,
+        refusals,
         ownership,
         all_pods: &snapshot.pods,
         all_revisions: &snapshot.controller_revisions,
@@ -182,7 +192,8 @@ struct Plan<'a> {
 
 /// One step of the DaemonSet.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
-    let mut d = Decision { writes: o.ownership.clone(), ..Decision::default() };
+    let mut d = Decision::default();
+    o.ownership.iter().for_each(|write| d.push_apart(write.clone()));
     if !d.writes.is_empty() {
         return d;
     }
@@ -233,7 +244,7 @@ fn manage<'a>(
             let mut running = Vec::new();
             for pod in pods.iter().copied().filter(|pod| !is_terminating(&pod.metadata)) {
                 match phase(pod) {
-                    "Failed" | "Succeeded" => replace_ended(o, pod, node, now, plan, d),
+                    "Failed" | "Succeeded" => replace_ended(o, pod, (node, hash), now, plan, d),
                     _ => running.push(pod),
                 }
             }
@@ -250,7 +261,7 @@ fn manage<'a>(
 fn replace_ended<'a>(
     o: &Observed<'a>,
     pod: &'a Pod,
-    node: &str,
+    (node, hash): (&str, &str),
     now: Timestamp,
     plan: &mut Plan<'a>,
     d: &mut Decision,
@@ -260,6 +271,9 @@ fn replace_ended<'a>(
     let meta = &o.set.metadata;
     if phase(pod) == "Failed" {
         let at = super::job::finished_at(pod).checked_add(FAILED_WAIT).unwrap_or(now);
+        // Of another template nothing is known yet (S7).
+        let streak = o.refusals.get(node).filter(|_| is_updated(pod, hash));
+        let at = streak.map_or(at, |streak| streak.until(None).max(at));
         if at > now {
             d.waiting.push(Waiting::Backoff);
             d.wake(at);
@@ -282,7 +296,7 @@ fn execute(o: &Observed, plan: &Plan, revisions: &Revisions, d: &mut Decision) {
     if o.namespace_terminating && !plan.create.is_empty() {
         d.waiting.push(Waiting::NamespaceTerminating);
     } else {
-        let names = (0..).map(|attempt| format!("{prefix}{}", suffix(uid, o.revision, attempt)));
+        let names = (0..).map(|attempt| pod_template::name(&prefix, &suffix(uid, o.revision, attempt)));
         let free = |name: &String| !o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str()));
         let mut taken = std::collections::BTreeSet::new();
         let names = names.take(4 * MAX_WRITES).filter(free).filter(|name| taken.insert(name.clone()));
@@ -290,14 +304,18 @@ fn execute(o: &Observed, plan: &Plan, revisions: &Revisions, d: &mut Decision) {
         for (node, name) in made {
             let template = placement::template(o.set, node, &revisions.hash);
             let object = pod_template::pod(&template, &DAEMON_SET, meta, &prefix, &name);
-            d.writes.push(Write::Create { kind: POD.clone(), object });
-            d.events.push(Event::normal(&DAEMON_SET, meta, "SuccessfulCreate", format!("Created pod: {name}")));
+            d.apart(|d| {
+                d.writes.push(Write::Create { kind: POD.clone(), object });
+                d.events.push(Event::normal(&DAEMON_SET, meta, "SuccessfulCreate", format!("Created pod: {name}")));
+            });
         }
     }
     for pod in plan.delete.iter().take(MAX_WRITES) {
-        d.writes.push(Write::delete(&POD, &pod.metadata));
-        let name = pod.metadata.name.as_deref().unwrap_or("");
-        d.events.push(Event::normal(&DAEMON_SET, meta, "SuccessfulDelete", format!("Deleted pod: {name}")));
+        d.apart(|d| {
+            d.writes.push(Write::delete(&POD, &pod.metadata));
+            let name = pod.metadata.name.as_deref().unwrap_or("");
+            d.events.push(Event::normal(&DAEMON_SET, meta, "SuccessfulDelete", format!("Deleted pod: {name}")));
+        });
     }
 }
 

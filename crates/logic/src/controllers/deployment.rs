@@ -18,6 +18,7 @@ use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{DEPLOYMENT, POD, REPLICA_SET};
 use serde_json::{Value, json};
 
+use super::replicaset::REPLICA_FAILURE;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::history;
 use crate::ownership::{Owner, controller_of, controller_reference};
@@ -382,8 +383,8 @@ fn forget_old(o: &Observed, d: &mut Decision) {
     let limit = usize::try_from(o.deployment.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let excess = old.len().saturating_sub(limit);
     for set in old.into_iter().take(excess) {
-        d.writes.retain(|write| !write.is_of(&REPLICA_SET, &set.metadata));
-        d.writes.push(Write::delete(&REPLICA_SET, &set.metadata));
+        d.retain_writes(|write| !write.is_of(&REPLICA_SET, &set.metadata));
+        d.push_apart(Write::delete(&REPLICA_SET, &set.metadata));
     }
 }
 
@@ -448,10 +449,29 @@ fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: 
         },
     );
     progress(o, made, &old, &new, &mut conditions, now, d);
+    replica_failure(o, &mut conditions);
     new.conditions = Some(conditions);
     if new != old {
         d.writes.push(Write::patch_status(&DEPLOYMENT, &o.deployment.metadata, json!(new)));
     }
+}
+
+/// What the new ReplicaSet says of pods that are refused, else an older one.
+fn replica_failure(o: &Observed, conditions: &mut Vec<DeploymentCondition>) {
+    let failure = |set: &'_ ReplicaSet| {
+        let all = set.status.as_ref()?.conditions.as_ref()?;
+        all.iter().find(|condition| condition.type_.as_deref() == Some(REPLICA_FAILURE)).cloned()
+    };
+    conditions.retain(|condition| !is(condition, REPLICA_FAILURE));
+    let failure = o.new.and_then(failure).or_else(|| o.old.iter().find_map(|set| failure(set)));
+    conditions.extend(failure.map(|failure| DeploymentCondition {
+        type_: failure.type_,
+        status: failure.status,
+        reason: failure.reason,
+        message: failure.message,
+        last_update_time: failure.last_transition_time.clone(),
+        last_transition_time: failure.last_transition_time,
+    }));
 }
 
 /// The condition that `kubectl rollout status` reads. Progress is any count that moved the right way since the last

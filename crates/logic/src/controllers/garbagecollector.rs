@@ -162,20 +162,16 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
     d
 }
 
-/// Takes the owner off its dependents, then lets it go.
+/// Takes the owner off its dependents; lets it go when none is left. One that may not be changed keeps the others from
+/// nothing, and the owner from going: without it, it would be collected.
 fn orphan_dependents(o: &Observed, d: &mut Decision) {
-    let uid = o.object.uid();
-    d.writes.extend(
-        o.dependents
-            .iter()
-            .take(MAX_DEPENDENTS)
-            .map(|dependent| without_owner(&dependent.kind, &dependent.metadata, uid)),
-    );
-    if o.dependents.len() > MAX_DEPENDENTS {
-        d.waiting.push(Waiting::DependentsRemain { count: o.dependents.len() });
-    } else {
-        remove_finalizer(o, ORPHAN, d);
+    if o.dependents.is_empty() {
+        return remove_finalizer(o, ORPHAN, d);
     }
+    for dependent in o.dependents.iter().take(MAX_DEPENDENTS) {
+        d.push_apart(without_owner(&dependent.kind, &dependent.metadata, o.object.uid()));
+    }
+    d.waiting.push(Waiting::DependentsRemain { count: o.dependents.len() });
 }
 
 /// Lets the owner go when no dependent is left that blocks its deletion. The dependents' own keys delete them.

@@ -208,7 +208,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     // Pods that this decision deletes: they are counted when the deletion is seen.
     let mut removed = BTreeSet::new();
     if ending.is_some() {
-        counts.active.iter().for_each(|pod| delete(o, pod, true, &mut removed, &mut d));
+        counts.active.iter().for_each(|pod| d.apart(|d| delete(o, pod, true, &mut removed, d)));
     } else if !is_terminating(&o.job.metadata) {
         manage(o, &counts, now, &mut removed, &mut d);
         counts.made = d.writes.iter().filter(|write| matches!(write, Write::Create { .. })).count();
@@ -222,7 +222,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let finalizers = counting::track(o, &mut counts, ending.as_ref(), &removed, &mut status);
     let event = finish(o, ending, &finalizers, &counts, &removed, &mut status, now);
     write_status(o, &status, &mut d);
-    d.writes.extend(finalizers);
+    finalizers.into_iter().for_each(|write| d.push_apart(write));
     d.events.extend(event);
     d.create_last(&[&POD]);
     d
@@ -282,10 +282,12 @@ fn manage(o: &Observed, counts: &Counts, now: Timestamp, removed: &mut BTreeSet<
     if !surplus.is_empty() {
         for pod in surplus.into_iter().take(creation::MAX_WRITES) {
             // These did nothing wrong, so they are not counted; the finalizer goes first, then the pod, by its uid.
-            let untracked = counting::untrack(pod);
-            let changed = untracked.is_some();
-            d.writes.extend(untracked);
-            delete(o, pod, !changed, removed, d);
+            d.apart(|d| {
+                let untracked = counting::untrack(pod);
+                let changed = untracked.is_some();
+                d.writes.extend(untracked);
+                delete(o, pod, !changed, removed, d);
+            });
         }
         return;
     }

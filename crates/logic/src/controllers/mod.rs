@@ -33,6 +33,8 @@ pub mod persistentvolumeclaim;
 pub mod podgc;
 pub mod pvcprotection;
 pub mod pvprotection;
+#[cfg(test)]
+mod refused;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;

@@ -17,7 +17,9 @@ use crate::pods::is_terminating;
 use crate::snapshot::{Change, Meta, Snapshot};
 
 /// How many objects one decision deletes; the next takes the rest.
-const MAX_DELETES: usize = 500;
+const MAX_DELETES: usize = 2000;
+/// The condition by which a namespace says what of it may not be deleted; the driver sets it when it meets a refusal.
+pub const CONTENT_FAILURE: &str = "NamespaceDeletionContentFailure";
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -63,8 +65,16 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     // What pods use stays until they are gone; what makes pods makes none here any more.
     let pods_remain = o.content.iter().any(|meta| meta.kind == POD);
     let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata) && (!pods_remain || meta.kind == POD));
-    d.writes.extend(fresh.take(MAX_DELETES).map(|meta| Write::delete(&meta.kind, &meta.metadata)));
-    status(o, now, &mut d);
+    // What may not be deleted keeps nothing else; the driver says so in the status.
+    let mut left = 0_usize;
+    for meta in fresh {
+        left += 1;
+        if left > MAX_DELETES {
+            break;
+        }
+        d.push_apart(Write::delete(&meta.kind, &meta.metadata));
+    }
+    status(o, left, now, &mut d);
     if o.content.is_empty() {
         let finalizers = o.namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref());
         let rest: Vec<&String> = finalizers.into_iter().flatten().filter(|name| *name != "kubernetes").collect();
@@ -79,8 +89,8 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     d
 }
 
-/// Phase and upstream's conditions.
-fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
+/// Phase and upstream's conditions; `left` is how much was not told to go so far.
+fn status(o: &Observed, left: usize, now: Timestamp, d: &mut Decision) {
     let old = o.namespace.status.clone().unwrap_or_default();
     let held: Vec<&Meta> = o
         .content
@@ -102,7 +112,7 @@ fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
             "All legacy kube types successfully parsed".to_owned(),
         ),
         (
-            "NamespaceDeletionContentFailure",
+            CONTENT_FAILURE,
             false,
             "ContentDeleted",
             "All content successfully deleted, may be waiting on finalization".to_owned(),
@@ -135,6 +145,10 @@ fn status(o: &Observed, now: Timestamp, d: &mut Decision) {
     ]
     .into_iter()
     .map(|(type_, status, reason, message)| {
+        let failure = old.conditions.iter().flatten().find(|old| old.type_ == type_ && type_ == CONTENT_FAILURE);
+        if let Some(failure) = failure.filter(|failure| failure.status == "True" && left > 0) {
+            return failure.clone();
+        }
         let status = if status { "True" } else { "False" };
         let before =
             old.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == status);

@@ -5,7 +5,10 @@
 //! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed
 //! only when the node has not come back [`QUARANTINE`] later, so that a node which registers again keeps its pods.
 //! Safe when cut: the mark is the pod's own condition; phase and removal follow in this order.
-//! Differs: finished pods are not removed for their number (upstream's threshold is 12500).
+//! Finished pods beyond [`MOST_ENDED`] go, evicted ones and then the oldest first, as upstream's; keys that are no pod's
+//! are [`SURPLUS`] and the uid of an owner.
+//! Differs: of a ReplicaSet's or ReplicationController's finished pods [`MOST_ENDED_OF`] are kept: nothing else removes
+//! them while their owner is there (X7).
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
@@ -14,8 +17,9 @@ use serde_json::json;
 
 use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, guarded_status, key_of};
 use crate::nodes::is_ready;
+use crate::ownership::controller_of;
 use crate::pods::{DISRUPTION_TARGET, condition, disrupted, is_finished, is_terminating, undisrupted};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Index, Snapshot};
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -23,12 +27,23 @@ pub const CONTROLLER: Controller = Controller {
     permits: &[(Verb::PatchStatus, "pods"), (Verb::Delete, "pods")],
     reads: &["nodes", "pods"],
     keys,
-    reconcile: |snapshot, key, now| observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    reconcile: |snapshot, key, now| match key.namespace.is_empty() {
+        true => surplus(snapshot, key),
+        false => observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
+    },
     many: None,
 };
 
 /// How long a node must be gone before its pods are; upstream's.
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+/// So many finished pods are kept; upstream's default.
+const MOST_ENDED: usize = 12_500;
+/// So many of one ReplicaSet's or ReplicationController's.
+const MOST_ENDED_OF: usize = 50;
+/// How many one decision removes; the next takes the rest.
+const MAX_DELETES: usize = 500;
+/// The key under which what is beyond [`MOST_ENDED`] is decided.
+const SURPLUS: &str = "surplus";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 const REASON: &str = "DeletionByPodGC";
 
@@ -41,7 +56,18 @@ pub struct Observed<'a> {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
-        ("", "pods") => wake(change.key.clone()),
+        ("", "pods") => {
+            wake(change.key.clone());
+            if after.indexes.count(Index::PodsEnded, "", "") > MOST_ENDED {
+                wake(ObjectKey::new("", SURPLUS));
+            }
+            let owner = change.new.as_ref().and_then(|new| controller_of(&new.metadata));
+            if let Some(owner) =
+                owner.filter(|owner| after.indexes.count(Index::PodsEndedOf, &owner.uid, "") > MOST_ENDED_OF)
+            {
+                wake(ObjectKey::new("", owner.uid.as_str()));
+            }
+        }
         ("", "nodes") => {
             let fingerprint = |snapshot: &Snapshot| {
                 snapshot.nodes.get(&change.key).map(|node| (is_out_of_service(node), is_ready(node)))
@@ -52,6 +78,25 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         }
         _ => {}
     }
+}
+
+/// Deletes what is too much: of all finished pods, or of an owner's.
+fn surplus(snapshot: &Snapshot, key: &ObjectKey) -> Decision {
+    let mut pods: Vec<&ObjectKey> = Vec::new();
+    if &*key.name == SURPLUS {
+        let excess = snapshot.indexes.count(Index::PodsEnded, "", "").saturating_sub(MOST_ENDED);
+        pods.extend(snapshot.indexes.between(Index::PodsEndedSince, "", "9").take(excess.min(MAX_DELETES)));
+    } else {
+        let created = |key: &ObjectKey| {
+            let pod = snapshot.pods.get(key)?;
+            pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
+        };
+        pods.extend(snapshot.indexes.get(Index::PodsEndedOf, &key.name, ""));
+        pods.sort_by_cached_key(|key| created(key));
+        pods.truncate(pods.len().saturating_sub(MOST_ENDED_OF).min(MAX_DELETES));
+    }
+    let pods = pods.into_iter().filter_map(|key| snapshot.pods.get(key));
+    Decision { writes: pods.map(|pod| Write::delete(&kinds::POD, &pod.metadata)).collect(), ..Decision::default() }
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {

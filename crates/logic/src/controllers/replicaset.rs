@@ -22,7 +22,7 @@ use crate::history::suffix;
 use crate::ownership::{Owner, candidates, controller_of};
 use crate::pod_template;
 use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
-use crate::snapshot::{Change, Objects, Snapshot};
+use crate::snapshot::{Change, Objects, Snapshot, Streak};
 
 /// How many pods one decision makes or deletes at most; upstream's burst.
 const MAX_WRITES: usize = 500;
@@ -74,6 +74,8 @@ pub struct Observed<'a> {
     ownership: Vec<Write>,
     all_pods: &'a Objects<Pod>,
     revision: u64,
+    /// Since when nodes refuse its pods.
+    refused: Option<Streak>,
     namespace_terminating: bool,
 }
 
@@ -115,7 +117,9 @@ pub fn observe_as<'a>(snapshot: &'a Snapshot, kind: &'static Kind, set: Cow<'a, 
         }
     }
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", namespace));
+    let refused = snapshot.refused(set.metadata.uid.as_deref().unwrap_or(""), "", "");
     Observed {
+        refused,
         kind,
         set,
         pods: own,
@@ -137,7 +141,8 @@ fn node(pod: &Pod) -> &str {
 
 /// One step of the set.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
-    let mut d = Decision { writes: o.ownership.clone(), ..Decision::default() };
+    let mut d = Decision::default();
+    o.ownership.iter().for_each(|write| d.push_apart(write.clone()));
     if !d.writes.is_empty() {
         return d;
     }
@@ -148,7 +153,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     } else if wanted > active.len() && o.namespace_terminating {
         d.waiting.push(Waiting::NamespaceTerminating);
     } else if wanted > active.len() {
-        create(o, (wanted - active.len()).min(MAX_WRITES), &mut d);
+        create_in_time(o, &active, wanted - active.len(), now, &mut d);
     } else {
         delete(o, active.clone(), active.len() - wanted, &mut d);
     }
@@ -159,6 +164,19 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     d
 }
 
+/// Makes what is missing. While nodes refuse the set's pods one is made to try, later and later (X7).
+fn create_in_time(o: &Observed, active: &[&Pod], missing: usize, now: Timestamp, d: &mut Decision) {
+    let created = |pod: &&Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    match o.refused.map(|streak| streak.until(active.iter().filter_map(created).max())) {
+        Some(at) if at > now => {
+            d.waiting.push(Waiting::Backoff);
+            d.wake(at);
+        }
+        Some(_) => create(o, 1, d),
+        None => create(o, missing.min(MAX_WRITES), d),
+    }
+}
+
 fn create(o: &Observed, count: usize, d: &mut Decision) {
     let (namespace, uid) =
         (o.set.metadata.namespace.as_deref().unwrap_or(""), o.set.metadata.uid.as_deref().unwrap_or(""));
@@ -167,15 +185,17 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
     let mut taken = Vec::new();
     // Twice the count leaves room for names that are taken; more collisions than that wait for the next snapshot.
     for index in 0..count.saturating_mul(2) as u64 {
-        let name = format!("{prefix}{}", suffix(uid, o.revision, index));
+        let name = pod_template::name(&prefix, &suffix(uid, o.revision, index));
         if o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str())) || taken.contains(&name) {
             continue;
         }
-        d.writes.push(Write::Create {
-            kind: POD.clone(),
-            object: pod_template::pod(&template, o.kind, &o.set.metadata, &prefix, &name),
+        d.apart(|d| {
+            d.writes.push(Write::Create {
+                kind: POD.clone(),
+                object: pod_template::pod(&template, o.kind, &o.set.metadata, &prefix, &name),
+            });
+            d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
         });
-        d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulCreate", format!("Created pod: {name}")));
         taken.push(name);
         if taken.len() == count {
             return;
@@ -186,9 +206,11 @@ fn create(o: &Observed, count: usize, d: &mut Decision) {
 fn delete(o: &Observed, mut active: Vec<&Pod>, count: usize, d: &mut Decision) {
     active.sort_by_cached_key(|pod| rank(o, pod));
     for pod in active.into_iter().take(count.min(MAX_WRITES)) {
-        d.writes.push(Write::delete(&POD, &pod.metadata));
-        let name = pod.metadata.name.as_deref().unwrap_or("");
-        d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
+        d.apart(|d| {
+            d.writes.push(Write::delete(&POD, &pod.metadata));
+            let name = pod.metadata.name.as_deref().unwrap_or("");
+            d.events.push(Event::normal(o.kind, &o.set.metadata, "SuccessfulDelete", format!("Deleted pod: {name}")));
+        });
     }
 }
 
@@ -208,9 +230,9 @@ fn rank(o: &Observed, pod: &Pod) -> impl Ord + use<> {
     ((!node(pod).is_empty(), phase, pods::is_ready(pod), cost, std::cmp::Reverse(doubled)), pod_template::age_rank(pod))
 }
 
-/// The conditions, without that of a failure that is over: nothing has to be made any more.
-fn conditions(old: Option<&[ReplicaSetCondition]>, lacks: bool) -> Option<Vec<ReplicaSetCondition>> {
-    let kept = old?.iter().filter(|condition| lacks || condition.type_.as_deref() != Some(REPLICA_FAILURE)).cloned();
+/// The conditions, without that of a failure that is over: nothing has to be made or deleted any more.
+fn conditions(old: Option<&[ReplicaSetCondition]>, is_wrong: bool) -> Option<Vec<ReplicaSetCondition>> {
+    let kept = old?.iter().filter(|condition| is_wrong || condition.type_.as_deref() != Some(REPLICA_FAILURE)).cloned();
     Some(kept.collect::<Vec<_>>()).filter(|kept| !kept.is_empty())
 }
 
@@ -241,7 +263,7 @@ fn status(o: &Observed, active: &[&Pod], wanted: usize, now: Timestamp, d: &mut 
         // A ReplicationController has no such field.
         terminating_replicas: Some(number(terminating)).filter(|_| *o.kind == REPLICA_SET),
         observed_generation: o.set.metadata.generation,
-        conditions: conditions(old.conditions.as_deref(), active.len() < wanted),
+        conditions: conditions(old.conditions.as_deref(), active.len() != wanted),
     };
     if new != old {
         let mut status = json!(new);

@@ -14,8 +14,7 @@
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
-//! Differs: while a pod is refused (by a quota), upstream writes the status all the same; here it comes after the pods.
-//! Upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision blocks
+//! Differs: upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision blocks
 //! its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream calls a
 //! rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
 //! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is
@@ -35,7 +34,7 @@ use serde_json::json;
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
 use crate::ownership::{Owner, controller_of};
 use crate::pods::{self, is_terminating, selects};
-use crate::snapshot::{Change, Objects, Snapshot};
+use crate::snapshot::{Change, Objects, Snapshot, Streak};
 use revisions::{Revision, Revisions};
 
 pub(crate) mod identity;
@@ -75,6 +74,8 @@ pub struct Observed<'a> {
     pods: BTreeMap<i64, &'a Pod>,
     /// Its own revisions, oldest first.
     revisions: Vec<&'a ControllerRevision>,
+    /// Since when nodes refuse a pod of an ordinal, as it is now.
+    refusals: BTreeMap<i64, Streak>,
     /// Claims that have the set as an owner, with or without a pod.
     owned_claims: Vec<&'a ObjectMeta>,
     /// Adoptions and releases that come before anything else.
@@ -191,9 +192,14 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         .map(|meta| &meta.metadata)
         .collect();
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
+    let refused = |pod: &&Pod| {
+        let streak = snapshot.refused(uid, pod.metadata.name.as_deref()?, revision_of(pod))?;
+        Some((ordinal(pod)?, streak))
+    };
     Some(Observed {
         set,
         spec,
+        refusals: pods.iter().filter_map(refused).collect(),
         pods: pods.into_iter().filter_map(|pod| Some((ordinal(pod)?, pod))).collect(),
         revisions,
         owned_claims,
@@ -208,7 +214,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
 /// One step of the set.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
-    d.writes.extend_from_slice(&o.ownership);
+    o.ownership.iter().for_each(|write| d.push_apart(write.clone()));
     repair_identity(o, &mut d);
     if !d.writes.is_empty() {
         // Each of these changes an object that the steps below would write with the resourceVersion that it had.
@@ -227,7 +233,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     if !o.namespace_terminating && !is_terminating(&o.set.metadata) {
         make_missing_claims(o, &replicas, &mut d);
-        replace_finished(o, &mut replicas, &mut d);
+        replace_finished(o, &mut replicas, now, &mut d);
         replace_broken(o, &mut replicas, &mut d);
         create(o, &revisions, &replicas, &mut d);
         scale_in(o, &replicas, &mut d);
@@ -325,12 +331,11 @@ fn repair_identity(o: &Observed, d: &mut Decision) {
         let labels = pod.metadata.labels.as_ref();
         let right = wanted.iter().all(|(label, value)| labels.and_then(|labels| labels.get(label)) == Some(value));
         if !right && pods::is_active(pod) {
-            d.writes.push(Write::patch(&POD, &pod.metadata, json!({ "metadata": { "labels": wanted } })));
-            d.events.push(event(
-                o,
-                "SuccessfulUpdate",
-                format!("update Pod {name} in StatefulSet {} successful", o.name()),
-            ));
+            d.apart(|d| {
+                d.writes.push(Write::patch(&POD, &pod.metadata, json!({ "metadata": { "labels": wanted } })));
+                let message = format!("update Pod {name} in StatefulSet {} successful", o.name());
+                d.events.push(event(o, "SuccessfulUpdate", message));
+            });
         }
     }
 }
@@ -340,7 +345,9 @@ fn make_missing_claims(o: &Observed, replicas: &Replicas, d: &mut Decision) {
     for slot in &replicas.slots {
         let pending = slot.pod.is_some_and(|pod| matches!(pods::phase(pod), "" | "Pending"));
         if pending && slot.state == State::NotReady {
-            make_claims(o, slot.ordinal, d);
+            d.apart(|d| {
+                make_claims(o, slot.ordinal, d);
+            });
         }
     }
 }
@@ -370,10 +377,17 @@ fn make_claims(o: &Observed, ordinal: i64, d: &mut Decision) -> bool {
     free
 }
 
-/// A pod that has ended is deleted, to be made again.
-fn replace_finished(o: &Observed, replicas: &mut Replicas, d: &mut Decision) {
+/// A pod that has ended is deleted, to be made again; one that its node refuses again and again later and later (X7),
+/// unless the set asks for another revision by now (S7).
+fn replace_finished(o: &Observed, replicas: &mut Replicas, now: Timestamp, d: &mut Decision) {
     for slot in replicas.slots.iter_mut().filter(|slot| slot.state == State::Finished) {
         let Some(pod) = slot.pod else { continue };
+        let held = o.refusals.get(&slot.ordinal).filter(|_| slot.on_target).map(|streak| streak.until(None));
+        if let Some(at) = held.filter(|at| *at > now) {
+            d.waiting.push(Waiting::Backoff);
+            d.wake(at);
+            continue;
+        }
         let (namespace, set, name) = (o.namespace(), o.name(), pod.metadata.name.as_deref().unwrap_or(""));
         d.events.push(if pods::phase(pod) == "Failed" {
             let message = format!("StatefulSet {namespace}/{set} is recreating failed Pod {name}");
@@ -435,18 +449,21 @@ fn create_pod(o: &Observed, revision: &Revision, ordinal: i64, d: &mut Decision)
         d.waiting.push(Waiting::OwnedByAnother { name: key.to_string() });
         return;
     }
-    if !make_claims(o, ordinal, d) {
-        return;
-    }
-    d.writes.push(Write::Create {
-        kind: POD.clone(),
-        object: identity::pod(o.set, ordinal, &revision.template, &revision.name),
+    // A pod without its claims is not made; other pods are.
+    d.apart(|d| {
+        if !make_claims(o, ordinal, d) {
+            return;
+        }
+        d.writes.push(Write::Create {
+            kind: POD.clone(),
+            object: identity::pod(o.set, ordinal, &revision.template, &revision.name),
+        });
+        d.events.push(event(
+            o,
+            "SuccessfulCreate",
+            format!("create Pod {} in StatefulSet {} successful", key.name, o.name()),
+        ));
     });
-    d.events.push(event(
-        o,
-        "SuccessfulCreate",
-        format!("create Pod {} in StatefulSet {} successful", key.name, o.name()),
-    ));
 }
 
 /// S5: deletes the highest pod that the set shall not have. OrderedReady waits, as upstream, until those that stay are
@@ -525,9 +542,12 @@ fn delete(o: &Observed, slot: &mut Slot, d: &mut Decision) {
 
 fn delete_pod(o: &Observed, pod: Option<&Pod>, d: &mut Decision) {
     let Some(pod) = pod else { return };
-    d.writes.push(Write::delete(&POD, &pod.metadata));
-    let name = pod.metadata.name.as_deref().unwrap_or("");
-    d.events.push(event(o, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", o.name())));
+    d.apart(|d| {
+        d.writes.push(Write::delete(&POD, &pod.metadata));
+        let name = pod.metadata.name.as_deref().unwrap_or("");
+        let message = format!("delete Pod {name} in StatefulSet {} successful", o.name());
+        d.events.push(event(o, "SuccessfulDelete", message));
+    });
 }
 
 fn event(o: &Observed, reason: &'static str, message: String) -> Event {

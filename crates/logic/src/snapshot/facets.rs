@@ -13,7 +13,7 @@ use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use mainstay_api::ObjectKey;
 
 use super::Snapshot;
@@ -27,6 +27,14 @@ use crate::pods::{claim_names, is_active, is_finished, is_terminating, looks_at_
 /// The labels that a selector asks for by value.
 fn pairs(selector: &LabelSelector) -> Vec<(&str, &str)> {
     selector.match_labels.iter().flatten().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// What is known of the pods of an owner goes with it.
+fn forget(snapshot: &mut Snapshot, old: Option<&ObjectMeta>, new: Option<&ObjectMeta>) {
+    let uid = |meta: Option<&ObjectMeta>| meta.and_then(|meta| meta.uid.clone());
+    if let Some(old) = uid(old).filter(|old| uid(new).as_ref() != Some(old)) {
+        snapshot.forget_refusals(&old);
+    }
 }
 
 impl Indexed for ClusterRole {}
@@ -56,6 +64,10 @@ impl Indexed for ReplicaSet {
 
     fn selector(&self) -> Option<Vec<(&str, &str)>> {
         Some(pairs(&self.spec.selector))
+    }
+
+    fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
+        forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
     }
 }
 
@@ -88,6 +100,10 @@ impl Indexed for DaemonSet {
     fn selector(&self) -> Option<Vec<(&str, &str)>> {
         Some(pairs(&self.spec.selector))
     }
+
+    fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
+        forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
+    }
 }
 
 impl Indexed for Job {
@@ -107,11 +123,19 @@ impl Indexed for ReplicationController {
         let selector = self.spec.as_ref()?.selector.as_ref()?;
         Some(selector.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect())
     }
+
+    fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
+        forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
+    }
 }
 
 impl Indexed for StatefulSet {
     fn selector(&self) -> Option<Vec<(&str, &str)>> {
         Some(pairs(&self.spec.selector))
+    }
+
+    fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
+        forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
     }
 }
 
@@ -147,6 +171,14 @@ impl Indexed for Node {
     }
 }
 
+/// Which pod that has ended is removed first when there are too many, as text: evicted ones, then the oldest.
+/// Upstream's order.
+fn ended_rank(pod: &Pod) -> String {
+    let is_evicted = pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("Evicted");
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second().max(0));
+    format!("{}{created:020}", u8::from(!is_evicted))
+}
+
 impl Indexed for Pod {
     fn facets(&self, facets: &mut Facets) {
         facets.labels("pods", &self.metadata);
@@ -159,6 +191,14 @@ impl Indexed for Pod {
         }
         if !is_finished(self) {
             crate::backend::addresses(self).for_each(|address| facets.add(Index::PodsAt, namespace, address));
+        }
+        if is_finished(self) && !is_terminating(&self.metadata) {
+            facets.add(Index::PodsEnded, "", "");
+            facets.add(Index::PodsEndedSince, "", &ended_rank(self));
+            let owner = controller_of(&self.metadata);
+            if let Some(owner) = owner.filter(|owner| matches!(&*owner.kind, "ReplicaSet" | "ReplicationController")) {
+                facets.add(Index::PodsEndedOf, &owner.uid, "");
+            }
         }
         match controller_of(&self.metadata) {
             Some(owner) if !node.is_empty() && !is_finished(self) => facets.add(Index::PodsOfOn, &owner.uid, node),

@@ -53,6 +53,12 @@ pub enum Index {
     PodsAt,
     /// Active pods by the node that they are nominated to: its name.
     PodsNominated,
+    /// Pods that have ended and are not on their way out.
+    PodsEnded,
+    /// Those of a ReplicaSet or ReplicationController: its uid.
+    PodsEndedOf,
+    /// The same in the order in which they go when they are too many: `""`, that order.
+    PodsEndedSince,
     /// Pods by the node that they are bound to (`""`: none): its name.
     PodsOn,
     /// Pods on nodes and not finished by controller: its uid, the node.

@@ -133,6 +133,7 @@ fn taken(pod: &Pod) -> Option<&str> {
 /// A pod came, changed or went.
 pub fn set_pod(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Pod>, new: Option<&Pod>) {
     super::terms::set_pod(snapshot, key, old, new);
+    super::refusals::set_pod(snapshot, key, old, new);
     let (was, is) = (old.and_then(taken), new.and_then(taken));
     let same_spec = || old.and_then(|pod| pod.spec.as_ref()) == new.and_then(|pod| pod.spec.as_ref());
     if was == is && (was.is_none() || same_spec()) {

@@ -35,6 +35,8 @@ pub struct Batch<'a> {
     /// Keys and values of the ops, as the store counts them.
     bytes: usize,
     known: BTreeMap<Bytes, Known>,
+    /// What there was before a part that may be taken back.
+    before: Option<Before>,
     /// Told to the client in `Warning` headers.
     pub warnings: Vec<String>,
     /// Whether anybody hears them: what they would say is not worked out for controllers of ours.
@@ -66,6 +68,17 @@ struct Known {
     op: Option<usize>,
     /// What this batch made of it, if it did: the object, or `None` for deleted.
     written: Option<Option<Value>>,
+}
+
+/// A batch before [`Batch::try_part`]: how much of each list was there, and what has changed of that since.
+struct Before {
+    ops: usize,
+    expect: usize,
+    bytes: usize,
+    warnings: usize,
+    replaced: Vec<(usize, Op)>,
+    /// The first state of each key that was touched: whether it is expected, its op, what was made of it.
+    touched: BTreeMap<Bytes, (bool, Option<usize>, Option<Option<Value>>)>,
 }
 
 /// What a verb answers, once its batch is committed.
@@ -118,6 +131,7 @@ impl<'a> Batch<'a> {
             txn: Txn::default(),
             bytes: 0,
             known: BTreeMap::new(),
+            before: None,
             warnings: Vec::new(),
             is_heard: true,
             manager: None,
@@ -152,6 +166,52 @@ impl<'a> Batch<'a> {
         let done = work(self);
         self.session = session;
         done
+    }
+
+    /// Does one of several things that the batch is for. Where it fails, nothing of it is left in the batch.
+    pub fn try_part<T>(&mut self, part: impl FnOnce(&mut Self) -> Result<T, Status>) -> Result<T, Status> {
+        self.before = Some(Before {
+            ops: self.txn.ops.len(),
+            expect: self.txn.expect.len(),
+            bytes: self.bytes,
+            warnings: self.warnings.len(),
+            replaced: Vec::new(),
+            touched: BTreeMap::new(),
+        });
+        let done = part(self);
+        let before = self.before.take();
+        if let (Err(_), Some(before)) = (&done, before) {
+            self.take_back(before);
+        }
+        done
+    }
+
+    fn take_back(&mut self, before: Before) {
+        for (number, op) in before.replaced.into_iter().rev() {
+            if let Some(replaced) = self.txn.ops.get_mut(number) {
+                *replaced = op;
+            }
+        }
+        self.txn.ops.truncate(before.ops);
+        self.txn.expect.truncate(before.expect);
+        self.warnings.truncate(before.warnings);
+        self.bytes = before.bytes;
+        for (key, (is_expected, op, written)) in before.touched {
+            let known = self.know(key);
+            (known.is_expected, known.op, known.written) = (is_expected, op, written);
+        }
+    }
+
+    /// A key is about to be changed or expected.
+    fn touch(&mut self, key: &Bytes) {
+        if self.before.as_ref().is_none_or(|before| before.touched.contains_key(key)) {
+            return;
+        }
+        let known = self.know(key.clone());
+        let state = (known.is_expected, known.op, known.written.clone());
+        if let Some(before) = &mut self.before {
+            before.touched.insert(key.clone(), state);
+        }
     }
 
     /// The object, as this batch has it. Its `metadata.resourceVersion` is the stored one, even after a write of
@@ -289,6 +349,7 @@ impl<'a> Batch<'a> {
     /// Writes a key that nobody else may have. Where others took it after it was looked for ([`Batch::is_taken`]
     /// remembers nothing), the transaction is refused and prepared anew.
     pub(super) fn take_free(&mut self, key: Bytes, value: &str) {
+        self.touch(&key);
         let known = self.know(key.clone());
         if !known.is_expected {
             known.is_expected = true;
@@ -303,6 +364,7 @@ impl<'a> Batch<'a> {
     }
 
     fn put_raw(&mut self, key: Bytes, value: Encoded, object: Value) -> usize {
+        self.touch(&key);
         self.expect(key.clone());
         let is_mark = object.is_null();
         self.know(key.clone()).written = Some(Some(object));
@@ -320,7 +382,10 @@ impl<'a> Batch<'a> {
             && may_replace(before)
         {
             self.bytes = self.bytes.saturating_sub(size(before));
-            *before = op;
+            let replaced = std::mem::replace(before, op);
+            if let Some(before) = &mut self.before {
+                before.replaced.push((number, replaced));
+            }
             return number;
         }
         *number = Some(next);
@@ -345,6 +410,7 @@ impl<'a> Batch<'a> {
     }
 
     fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
+        self.touch(&key);
         self.expect(key.clone());
         let known = self.know(key.clone());
         known.written = Some(None);
@@ -420,6 +486,7 @@ impl<'a> Batch<'a> {
     }
 
     fn expect(&mut self, key: Bytes) {
+        self.touch(&key);
         let known = self.know(key.clone());
         if known.is_expected {
             return;

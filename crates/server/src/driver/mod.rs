@@ -11,6 +11,7 @@ mod commit;
 mod events;
 mod flights;
 mod queue;
+mod refusal;
 mod run;
 mod seat;
 

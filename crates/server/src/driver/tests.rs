@@ -8,6 +8,7 @@ use mainstay_store::limits::TxnLimits;
 use serde_json::{Value, json};
 
 mod custom;
+mod refused;
 mod release;
 
 use super::*;
@@ -619,8 +620,7 @@ fn the_status_of_an_owner_whose_pods_are_refused_is_written() {
             &kinds::STATEFUL_SET,
             json!({ "selector": selector, "serviceName": "s", "template": template }),
             "observedGeneration",
-            // Differs: a StatefulSet's status is its decision's last write.
-            Value::Null,
+            json!(1),
         ),
     ] {
         cluster.create(kind, json!({ "metadata": { "name": "owner" }, "spec": spec })).expect("created");

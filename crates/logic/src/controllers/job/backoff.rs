@@ -5,7 +5,8 @@ use k8s_openapi::api::batch::v1::JobSpec;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::policy::{Verdict, is_failed, verdict};
-use crate::pods::{condition, phase};
+pub use crate::pods::finished_at;
+use crate::pods::phase;
 
 /// After the first failure; upstream's.
 const FIRST: i64 = 10;
@@ -59,22 +60,4 @@ pub fn counts_after(spec: &JobSpec, last: &Pod) -> (i32, i32) {
 fn number(pod: &Pod, annotation: &str) -> i32 {
     let all = pod.metadata.annotations.as_ref();
     all.and_then(|all| all.get(annotation)?.parse().ok()).filter(|number| *number >= 0).unwrap_or(0)
-}
-
-/// When a pod ended: its last container, else its deletion, its Ready condition, or its creation.
-pub fn finished_at(pod: &Pod) -> Timestamp {
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let ended = statuses.filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-    let meta = &pod.metadata;
-    let ready = || condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
-    let begun = |time: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time| {
-        let grace = SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or(0).max(0));
-        time.0.checked_sub(grace).unwrap_or(time.0)
-    };
-    ended
-        .map(|time| time.0)
-        .max()
-        .or_else(|| meta.deletion_timestamp.as_ref().map(begun))
-        .or_else(|| ready().or(meta.creation_timestamp.as_ref()).map(|time| time.0))
-        .unwrap_or(Timestamp::MIN)
 }

@@ -64,7 +64,7 @@ fn make(o: &Observed, indexes: &[Option<i32>], counts: &Counts, d: &mut Decision
         let prefix = prefix(job, *index);
         // A name that is taken costs one more attempt; when all of them are, the next snapshot gives others.
         let name = loop {
-            let name = format!("{prefix}{}", suffix(uid, o.revision, attempt));
+            let name = pod_template::name(&prefix, &suffix(uid, o.revision, attempt));
             attempt += 1;
             if !o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str())) && taken.insert(name.clone()) {
                 break name;
@@ -74,11 +74,13 @@ fn make(o: &Observed, indexes: &[Option<i32>], counts: &Counts, d: &mut Decision
             }
         };
         let template = template(o, *index, counts);
-        d.writes.push(Write::Create {
-            kind: POD.clone(),
-            object: pod_template::pod(&template, &JOB, meta, &prefix, &name),
+        d.apart(|d| {
+            d.writes.push(Write::Create {
+                kind: POD.clone(),
+                object: pod_template::pod(&template, &JOB, meta, &prefix, &name),
+            });
+            d.events.push(Event::normal(&JOB, meta, "SuccessfulCreate", format!("Created pod: {name}")));
         });
-        d.events.push(Event::normal(&JOB, meta, "SuccessfulCreate", format!("Created pod: {name}")));
     }
 }
 

@@ -112,7 +112,9 @@ pub fn truncate(o: &Observed, revisions: &Revisions, d: &mut Decision) {
     let unused: Vec<_> = o.revisions.iter().filter(|revision| !live.contains(name_of(revision))).collect();
     let limit = usize::try_from(o.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let excess = unused.len().saturating_sub(limit);
-    d.writes.extend(unused.iter().take(excess).map(|revision| Write::delete(&CONTROLLER_REVISION, &revision.metadata)));
+    for revision in unused.into_iter().take(excess) {
+        d.push_apart(Write::delete(&CONTROLLER_REVISION, &revision.metadata));
+    }
 }
 
 fn name_of(revision: &ControllerRevision) -> &str {

@@ -1,0 +1,255 @@
+//! Tests of owners whose pods a node refuses, and of decisions of which a policy refuses a part.
+
+use jiff::{SignedDuration, Timestamp};
+use mainstay_api::kinds::{
+    CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, JOB, POD, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
+};
+use mainstay_api::{Kind, ObjectKey};
+use serde_json::{Value, json};
+
+use super::{cronjob, daemonset, deployment, garbagecollector, job, podgc, replicaset, replicationcontroller};
+use super::{serviceaccount, statefulset};
+use crate::decision::{Controller, Propagation, Write};
+use crate::scheduler::tests::node;
+use crate::world::World;
+
+const OWNERS: &[Controller] =
+    &[replicaset::CONTROLLER, replicationcontroller::CONTROLLER, daemonset::CONTROLLER, statefulset::CONTROLLER];
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+/// An owner with three pods (of a DaemonSet: one), whose names and labels are its kind's.
+fn owner(kind: &Kind) -> Value {
+    let name = kind.kind.to_lowercase();
+    let labels = json!({ "app": name });
+    let template =
+        json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let mut spec = json!({ "replicas": 3, "selector": { "matchLabels": labels }, "template": template });
+    if *kind == DAEMON_SET {
+        spec["replicas"] = Value::Null;
+    } else if *kind == REPLICATION_CONTROLLER {
+        spec["selector"] = labels;
+    } else if *kind == STATEFUL_SET {
+        spec["podManagementPolicy"] = json!("Parallel");
+        spec["serviceName"] = json!("s");
+    }
+    let metadata = json!({ "namespace": "default", "name": name, "uid": name, "generation": 1 });
+    json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": metadata, "spec": spec })
+}
+
+/// Lets the owners decide, once for each second, and then the node: it refuses every pod, or takes it.
+fn live(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool) {
+    for second in seconds {
+        let now = at(second);
+        for controller in OWNERS {
+            for kind in [&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET] {
+                let is_its = controller.reads.first() == Some(&&*kind.plural);
+                if is_its && !world.get(kind, "default", &kind.kind.to_lowercase()).is_null() {
+                    let key = ObjectKey::new("default", kind.kind.to_lowercase().as_str());
+                    while world.run(controller, &key, now, usize::MAX) > 0 {}
+                }
+            }
+        }
+        world.settle(&[podgc::CONTROLLER], now);
+        let pods: Vec<Value> = world.all(&POD).cloned().collect();
+        for pod in pods {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            if !pod["metadata"]["deletionTimestamp"].is_null() {
+                world.remove(&POD, &ObjectKey::new("default", name));
+            } else if pod["status"].is_null() {
+                let ready = json!([{ "type": "Ready", "status": if accepts { "True" } else { "False" },
+                    "lastTransitionTime": now.to_string() }]);
+                let status = json!({ "phase": if accepts { "Running" } else { "Failed" }, "reason": "AppArmor",
+                    "conditions": ready });
+                let metadata = json!({ "creationTimestamp": now.to_string() });
+                let patch = json!({ "metadata": metadata, "spec": { "nodeName": "n1" }, "status": status });
+                world.patch(&POD, "default", name, patch);
+            }
+        }
+    }
+}
+
+/// How many pods were made for an owner of a kind.
+fn made(world: &World, kind: &Kind) -> usize {
+    let is_its = |write: &Write| match write {
+        Write::Create { kind: of, object } => {
+            *of == POD && object["metadata"]["ownerReferences"][0]["kind"] == *kind.kind
+        }
+        _ => false,
+    };
+    world.log.iter().filter(|(_, write)| is_its(write)).count()
+}
+
+fn running(world: &World) -> usize {
+    world.all(&POD).filter(|pod| pod["status"]["phase"] == "Running").count()
+}
+
+/// X7, S12: a node that refuses everything for an hour costs some dozens of pods, not one for every round; what it takes
+/// again, it gets.
+#[test]
+fn x7_s12_pods_that_a_node_refuses_are_made_later_and_later() {
+    for kind in [&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET] {
+        let mut world = World::default();
+        world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+        world.put(owner(kind));
+        live(&mut world, 0..3600, false);
+        let most = if *kind == STATEFUL_SET { 3 * 25 } else { 30 };
+        let count = made(&world, kind);
+        assert!((10..=most).contains(&count), "{}: {count} pods in an hour", kind.kind);
+        // It is not tried less than every five minutes, and then all of them run at once.
+        live(&mut world, 3600..3600 + 302, true);
+        assert_eq!(running(&world), if *kind == DAEMON_SET { 1 } else { 3 }, "{}", kind.kind);
+    }
+}
+
+/// S7: what was learnt of one template is not held against the next.
+#[test]
+fn s7_a_corrected_template_does_not_wait_for_the_pause_of_the_one_before() {
+    for kind in [&DAEMON_SET, &STATEFUL_SET] {
+        let mut world = World::default();
+        world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+        world.put(owner(kind));
+        live(&mut world, 0..1000, false);
+        let containers = json!([{ "name": "c", "image": "better" }]);
+        let patch = json!({ "metadata": { "generation": 2 }, "spec": { "template": { "spec": { "containers": containers
+            } } } });
+        world.patch(kind, "default", &kind.kind.to_lowercase(), patch);
+        live(&mut world, 1000..1005, true);
+        assert_eq!(running(&world), if *kind == DAEMON_SET { 1 } else { 3 }, "{}", kind.kind);
+    }
+}
+
+/// X7: what has ended does not pile up, neither for one owner nor in all.
+#[test]
+fn x7_pods_that_have_ended_go_when_they_are_too_many() {
+    let ended = |number: usize, reason: &str, owned: bool| {
+        let mut pod = json!({ "kind": "Pod", "metadata": { "namespace": "default", "name": format!("p{number:05}"),
+                "creationTimestamp": at(i64::try_from(number).unwrap()).to_string() },
+            "spec": { "containers": [] }, "status": { "phase": "Failed", "reason": reason } });
+        if owned {
+            pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+                "uid": "set", "controller": true }]);
+        }
+        pod
+    };
+    let mut world = World::default();
+    (0..60).for_each(|number| world.put(ended(number, "", true)));
+    world.settle(&[podgc::CONTROLLER], at(0));
+    let left: Vec<&str> = world.all(&POD).map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!((left.len(), left[0]), (50, "p00010"), "the oldest go");
+
+    let mut world = World::default();
+    (0..12_503).for_each(|number| world.put(ended(number, if number == 9_000 { "Evicted" } else { "" }, false)));
+    world.settle(&[podgc::CONTROLLER], at(0));
+    assert_eq!(world.all(&POD).count(), 12_500);
+    for name in ["p09000", "p00000", "p00001"] {
+        assert!(world.get(&POD, "default", name).is_null(), "{name}");
+    }
+}
+
+/// A name is a label, whoever makes the pod and however long the owner's name is.
+#[test]
+fn names_of_generated_pods_are_cut_as_the_api_server_cuts_them() {
+    for kind in [&REPLICA_SET, &DAEMON_SET, &JOB] {
+        let long = "n".repeat(if *kind == JOB { 63 } else { 253 });
+        let mut world = World::default();
+        world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+        let mut object = owner(if *kind == JOB { &REPLICA_SET } else { kind });
+        (object["kind"], object["apiVersion"]) = (json!(kind.kind), json!(kind.api_version()));
+        object["metadata"]["name"] = json!(long);
+        world.put(object);
+        world.settle(&[replicaset::CONTROLLER, daemonset::CONTROLLER, job::CONTROLLER], at(0));
+        let pod = world.all(&POD).next().unwrap_or_else(|| panic!("{}: no pod", kind.kind));
+        assert_eq!(pod["metadata"]["name"].as_str().unwrap().len(), 63, "{}", kind.kind);
+        assert_eq!(pod["metadata"]["generateName"], format!("{long}-"), "what was asked for is kept");
+    }
+}
+
+/// What a policy protects: an object named `kept…`.
+fn protects(write: &Write) -> bool {
+    match write {
+        Write::Delete { key, .. } | Write::Patch { key, status: false, .. } => key.name.starts_with("kept"),
+        Write::Create { kind, object } => *kind == POD && object["metadata"]["name"] == "statefulset-0",
+        _ => false,
+    }
+}
+
+/// S12: a decision whose first part is refused does the rest: pods of a set, Jobs of the past, dependents.
+#[test]
+fn s12_a_refused_write_stops_only_what_needs_it() {
+    let mut world = World::default();
+    world.refuses = Some(protects);
+    world.put(owner(&STATEFUL_SET));
+    world.settle(OWNERS, at(0));
+    let names: Vec<&str> = world.all(&POD).map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["statefulset-1", "statefulset-2"], "the first may not be made");
+    assert_eq!(world.get(&STATEFUL_SET, "default", "statefulset")["status"]["observedGeneration"], 1);
+
+    // The old Job may not be forgotten; the next one starts.
+    let mut world = World::default();
+    world.refuses = Some(protects);
+    let created = json!(at(0).to_string());
+    world.put(json!({ "kind": "CronJob", "metadata": { "namespace": "default", "name": "cron", "uid": "cron",
+            "creationTimestamp": created },
+        "spec": { "schedule": "* * * * *", "failedJobsHistoryLimit": 0,
+            "jobTemplate": { "spec": { "template": { "spec": { "containers": [] } } } } } }));
+    let by_cron = json!([{ "apiVersion": "batch/v1", "kind": "CronJob", "name": "cron", "uid": "cron",
+        "controller": true }]);
+    world.put(json!({ "kind": "Job",
+        "metadata": { "namespace": "default", "name": "kept", "ownerReferences": by_cron },
+        "spec": { "template": { "spec": { "containers": [] } } },
+        "status": { "conditions": [{ "type": "Failed", "status": "True" }] } }));
+    world.settle(&[cronjob::CONTROLLER], at(120));
+    assert_eq!((world.all(&JOB).count(), world.all(&CRON_JOB).count()), (2, 1), "{:?}", world.events);
+
+    // One dependent that may not be changed keeps the others from nothing, and is not collected in the end.
+    let mut world = World::default();
+    world.refuses = Some(protects);
+    let of_owner = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "owner" }]);
+    world.put(json!({ "kind": "ConfigMap", "metadata": { "namespace": "default", "name": "owner", "uid": "owner" } }));
+    for name in ["a", "kept", "z"] {
+        world.put(json!({ "kind": "ConfigMap",
+            "metadata": { "namespace": "default", "name": name, "ownerReferences": of_owner } }));
+    }
+    world.delete_with(&CONFIG_MAP, &ObjectKey::new("default", "owner"), None, Propagation::Orphan);
+    world.settle(&[garbagecollector::CONTROLLER], at(0));
+    let owned: Vec<&str> = world
+        .all(&CONFIG_MAP)
+        .filter(|object| object["metadata"]["ownerReferences"].is_array())
+        .map(|object| object["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(owned, ["kept"]);
+    world.refuses = None;
+    let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("default", "owner"));
+    world.run(&garbagecollector::CONTROLLER, &key, at(1), usize::MAX);
+    world.settle(&[garbagecollector::CONTROLLER], at(1));
+    let left: Vec<&str> = world.all(&CONFIG_MAP).map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(left, ["a", "kept", "z"]);
+}
+
+/// Upstream: a Deployment says what its ReplicaSet says of pods that are refused, while it does.
+#[test]
+fn a_deployment_says_that_its_pods_are_refused() {
+    let mut world = World::default();
+    world.put(owner(&DEPLOYMENT));
+    world.settle(&[deployment::CONTROLLER], at(0));
+    let set = world.all(&REPLICA_SET).next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    let failure = |world: &World| {
+        let status = world.get(&DEPLOYMENT, "default", "deployment")["status"].clone();
+        let all = status["conditions"].as_array().cloned().unwrap_or_default();
+        let found = all.into_iter().find(|condition| condition["type"] == "ReplicaFailure");
+        found.map(|condition| (condition["reason"].clone(), condition["message"].clone()))
+    };
+    assert_eq!(failure(&world), None);
+    let refused = json!([{ "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota" }]);
+    world.patch(&REPLICA_SET, "default", &set, json!({ "status": { "replicas": 0, "conditions": refused } }));
+    world.settle(&[deployment::CONTROLLER], at(1));
+    assert_eq!(failure(&world), Some((json!("FailedCreate"), json!("quota"))));
+    world.patch(&REPLICA_SET, "default", &set, json!({ "status": { "conditions": null } }));
+    world.settle(&[deployment::CONTROLLER], at(2));
+    assert_eq!(failure(&world), None);
+    let wait = at(2).checked_add(SignedDuration::from_secs(1)).unwrap();
+    world.assert_quiet(&[deployment::CONTROLLER, serviceaccount::CONTROLLER], wait);
+}
