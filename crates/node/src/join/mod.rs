@@ -100,7 +100,7 @@ pub enum JoinError {
         "the range of pod addresses {range} of this node is another's by now ({source}): `mainstay leave --force`, \
          then join again with a token"
     )]
-    RangeTaken { range: String, source: Error },
+    RangeLost { range: String, source: Error },
     #[error("{server} does not answer as a cluster does: {why}")]
     Discovery { server: String, why: String },
     #[error("the CA of {0} has another hash than --ca-hash says: it is not the cluster that the token is for")]
@@ -307,7 +307,7 @@ async fn claim_again(
         Err(JoinError::Api { source, .. }) if source.code() == Some(422) => {
             // What does not run, as after the machine was started anew, has no address to keep.
             if has_pods(&config.data_dir) {
-                return Err(JoinError::RangeTaken { range: member.pod_cidr.clone(), source });
+                return Err(JoinError::RangeLost { range: member.pod_cidr.clone(), source });
             }
             claim(None).await
         }
