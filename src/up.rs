@@ -197,7 +197,9 @@ async fn serve(args: &UpArgs, begun: Instant) -> Result<Served> {
     mainstay_node::volumes::owner::take(&args.data_dir, &server.cluster, args.server.new_cluster)?;
     note_instance(&args.data_dir);
     let identity = server.node.as_ref().context("the server has no certificate for its node")?;
-    let client = Client::new(Config::parse(identity.kubeconfig.as_bytes())?)?;
+    let known = Config::parse(identity.kubeconfig.as_bytes())?;
+    // The certificate is made anew while this runs.
+    let client = Client::new(Config { rotating: Some(identity.rotating.clone()), ..known })?;
     Ok(Served { server, client, api_ready, node_name, node_ip, first_range, is_old })
 }
 
@@ -251,7 +253,7 @@ async fn start_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Run
             fencing: String::new(),
         },
     };
-    let serving = Rotating::new(&identity.identity.certificate, &identity.identity.key)?;
+    let serving = identity.rotating.clone();
     // The only server's own node: when it is silent, so is the server, and nobody takes a pod's place.
     let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
     let mut config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;

@@ -90,7 +90,7 @@ impl Config {
         })
     }
 
-    /// The TLS settings: only the cluster's own CA is trusted. `alpn` as offered to the peer.
+    /// The TLS settings: only the cluster's own CA is trusted, and of what it signs no node's certificate. `alpn` as offered to the peer.
     pub fn tls(&self, alpn: &[&[u8]]) -> Result<rustls::ClientConfig, ConfigError> {
         let tls = |error: &dyn std::fmt::Display| ConfigError::Tls(error.to_string());
         if self.is_unverified {
@@ -102,8 +102,14 @@ impl Config {
         }
         let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| tls(&error))?
-            .with_root_certificates(roots);
+            .map_err(|error| tls(&error))?;
+        let builder = if roots.is_empty() {
+            // Nobody is believed.
+            builder.with_root_certificates(roots)
+        } else {
+            let believed = crate::believed::api_servers(roots).map_err(|error| tls(&error))?;
+            builder.dangerous().with_custom_certificate_verifier(believed)
+        };
         let mut config = match (&self.rotating, &self.identity) {
             (Some(rotating), _) => builder.with_client_cert_resolver(rotating.clone()),
             (None, None) => builder.with_no_client_auth(),

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod believed;
 mod config;
 mod connections;
 mod exec;

@@ -4,9 +4,10 @@
 //! still, by its own clock only, and keeps the `kubernetes` Service's endpoints and the list in the ConfigMap of
 //! settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mainstay_api::{kinds, object};
@@ -14,17 +15,19 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::api::{self, Api, Body, Outcome, Part, codec, key};
-use crate::pki::Identity;
+use crate::renewal::Issued;
 use crate::{bootstrap, leadership, pki};
 
 const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "mainstay-server-";
 /// On the Lease: where the server is reached.
-const ADDRESS: &str = "mainstay.io/address";
+pub(crate) const ADDRESS: &str = "mainstay.io/address";
 /// How often a Lease is renewed, and looked at.
 const RENEW: Duration = Duration::from_secs(1);
 /// How long a Lease may stand still before its server is not sent to any more.
 const SILENT: Duration = Duration::from_secs(4);
+/// How long before it is taken away: its server did not stop, and does not come back at that address.
+const DEAD: Duration = Duration::from_secs(3600);
 
 /// The server's name among the others.
 pub fn id(advertise: SocketAddr) -> String {
@@ -76,21 +79,58 @@ async fn renew(api: &Api, name: &str, advertise: SocketAddr) -> Result<(), mains
     api.write(false, write).await.map(|_| ())
 }
 
+/// Every server that is, or was of late, as its Lease or the list says.
+pub fn known(api: &Api) -> Vec<SocketAddr> {
+    let of_lease = |lease: &Value| object::text(lease, &["metadata", "annotations", ADDRESS]).parse().ok();
+    let mut all: Vec<SocketAddr> = leases(api).iter().filter_map(of_lease).collect();
+    all.extend(listed(api));
+    all
+}
+
+/// The list of servers as it was published last.
+fn listed(api: &Api) -> Vec<SocketAddr> {
+    let entry = api.store.get(&key::object(&kinds::CONFIG_MAP, NAMESPACE, bootstrap::SETTINGS));
+    let map = entry.and_then(|entry| codec::decode(&entry.value).ok()).unwrap_or_default();
+    object::text(&map, &["data", "servers"]).split(',').filter_map(|server| server.parse().ok()).collect()
+}
+
+fn leases(api: &Api) -> Vec<Value> {
+    let page = api.store.range(&key::object(&kinds::LEASE, NAMESPACE, PREFIX), None, usize::MAX, None);
+    page.map(|page| page.entries.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect())
+        .unwrap_or_default()
+}
+
 /// Kubeconfigs that name all servers: each its file, its user and who that is.
 #[derive(Clone)]
 pub struct Kubeconfigs {
     /// The cluster's CA.
-    pub ca_pem: String,
-    /// Where, the user's name, and its certificate.
-    pub files: Vec<(PathBuf, String, Identity)>,
+    ca_pem: String,
+    /// Where each is, its user's name, and its certificate.
+    files: Vec<(PathBuf, String, Arc<Issued>)>,
+    /// The servers that they name.
+    servers: Arc<Mutex<Vec<String>>>,
 }
 
 impl Kubeconfigs {
-    fn write(&self, servers: &[String]) {
-        for (path, user, identity) in &self.files {
-            let text = pki::kubeconfig(servers, &self.ca_pem, user, identity);
+    /// Those of these paths, users and certificates, as they were written for these servers.
+    pub(crate) fn new(ca_pem: String, files: Vec<(PathBuf, String, Arc<Issued>)>, servers: Vec<String>) -> Self {
+        Self { ca_pem, files, servers: Arc::new(Mutex::new(servers)) }
+    }
+
+    /// Has them name these servers.
+    pub fn write(&self, servers: &[String]) {
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers.to_vec();
+        self.write_again();
+    }
+
+    /// Writes them with the certificates as they are now.
+    pub fn write_again(&self) {
+        // One at a time: what is written last names the newest.
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, user, issued) in &self.files {
+            let text = pki::kubeconfig(&servers, &self.ca_pem, user, &issued.identity());
             if let Err(error) = pki::write_private(path, text.as_bytes()) {
-                tracing::warn!(%error, "the kubeconfig does not name all servers");
+                tracing::warn!(%error, "the kubeconfig is not as it should be");
             }
         }
     }
@@ -139,30 +179,81 @@ pub async fn follow(
     }
 }
 
+/// Which servers' Leases move, as a leader sees them from its beginning on.
+struct Seen {
+    /// Whom the former leader saw alive.
+    listed: Vec<SocketAddr>,
+    is_first: bool,
+    /// By the Lease's name: its resourceVersion, since when it is that, and whether its server lived since this leader
+    /// began, or was alive for the former one.
+    leases: BTreeMap<String, Moved>,
+}
+
+struct Moved {
+    version: String,
+    at: Instant,
+    was_alive: bool,
+}
+
+impl Seen {
+    fn new(listed: Vec<SocketAddr>) -> Self {
+        Self { listed, is_first: true, leases: BTreeMap::new() }
+    }
+
+    /// The addresses of those that live: a new leader takes the former one's word, and of whom that did not see alive it
+    /// waits for a sign. Who comes later has just been made.
+    fn look(&mut self, leases: &[Value], now: Instant) -> Vec<SocketAddr> {
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        let mut alive = Vec::new();
+        let mut names = BTreeSet::new();
+        for lease in leases {
+            let (name, version) = (object::name(lease), object::resource_version(lease));
+            names.insert(name);
+            let Ok(address) = object::text(lease, &["metadata", "annotations", ADDRESS]).parse::<SocketAddr>() else {
+                continue;
+            };
+            let was_alive = !is_first || self.listed.contains(&address);
+            let fresh = || Moved { version: version.to_owned(), at: now, was_alive };
+            let moved = self.leases.entry(name.to_owned()).or_insert_with(fresh);
+            if moved.version != version {
+                *moved = Moved { version: version.to_owned(), at: now, was_alive: true };
+            }
+            if moved.was_alive && now.saturating_duration_since(moved.at) < SILENT {
+                alive.push(address);
+            }
+        }
+        self.leases.retain(|name, _| names.contains(name.as_str()));
+        alive
+    }
+
+    /// The Leases that nobody renews any more: name and resourceVersion. What cannot be taken away is named again after
+    /// as long.
+    fn take_dead(&mut self, now: Instant) -> Vec<(String, String)> {
+        let dead = self.leases.iter_mut().filter(|(_, moved)| now.saturating_duration_since(moved.at) >= DEAD);
+        let dead = dead.map(|(name, moved)| {
+            (moved.at, moved.was_alive) = (now, false);
+            (name.clone(), moved.version.clone())
+        });
+        dead.collect()
+    }
+}
+
 /// Publishes which servers live, until told to stop. For the leader, with its guarded pipeline.
 pub async fn publish(api: Api, own: SocketAddr, mut stop: watch::Receiver<bool>) {
     if !api.store.is_shared() {
         return drop(stop.wait_for(|stop| *stop).await);
     }
-    let prefix = key::object(&kinds::LEASE, NAMESPACE, PREFIX);
-    // Name -> what it looked like, and since when. One that was never seen before counts as renewed just now.
-    let mut seen: BTreeMap<String, (String, Instant)> = BTreeMap::new();
+    let mut seen = Seen::new(listed(&api));
     let mut published = Vec::new();
     while !*stop.borrow() {
-        let page = api.store.range(&prefix, None, usize::MAX, None);
-        let leases: Vec<Value> = page
-            .map(|page| page.entries.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect())
-            .unwrap_or_default();
-        let now = Instant::now();
-        let mut alive: Vec<SocketAddr> = Vec::new();
-        for lease in &leases {
-            let (name, version) = (object::name(lease).to_owned(), object::resource_version(lease).to_owned());
-            let entry = seen.entry(name).or_insert_with(|| (version.clone(), now));
-            if entry.0 != version {
-                *entry = (version, now);
+        let leases = leases(&api);
+        let mut alive = seen.look(&leases, Instant::now());
+        for (name, version) in seen.take_dead(Instant::now()) {
+            let options = api::DeleteOptions { resource_version: Some(version), ..api::DeleteOptions::default() };
+            let gone = api.write(false, |batch| api::delete(batch, &kinds::LEASE, NAMESPACE, &name, &options)).await;
+            if let Err(status) = gone {
+                tracing::debug!(error = status.message, name, "a dead server's Lease stays");
             }
-            let address: Option<SocketAddr> = object::text(lease, &["metadata", "annotations", ADDRESS]).parse().ok();
-            alive.extend(address.filter(|_| now.duration_since(entry.1) < SILENT));
         }
         // Whoever says so lives itself.
         if !alive.contains(&own) {
@@ -183,5 +274,32 @@ pub async fn publish(api: Api, own: SocketAddr, mut stop: watch::Receiver<bool>)
             () = tokio::time::sleep(RENEW) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m3_a_new_leader_publishes_no_server_that_died_before_and_takes_its_lease_away_in_time() {
+        let lease = |server: u8, version: u32| {
+            json!({ "metadata": { "name": format!("{PREFIX}{server}"), "resourceVersion": version.to_string(),
+                "annotations": { ADDRESS: format!("192.0.2.{server}:6443") } } })
+        };
+        let address = |server: u8| SocketAddr::from(([192, 0, 2, server], 6443));
+        let begun = Instant::now();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let mut seen = Seen::new(vec![address(1), address(2)]);
+        let all = |versions: [u32; 3]| [lease(1, versions[0]), lease(2, versions[1]), lease(3, versions[2])];
+        assert_eq!(seen.look(&all([1, 1, 1]), at(0)), [address(1), address(2)], "3 is long dead");
+        assert_eq!(seen.look(&all([2, 1, 1]), at(3)), [address(1), address(2)]);
+        assert_eq!(seen.look(&all([3, 1, 1]), at(4)), [address(1)], "2 died with the former leader");
+        assert_eq!(seen.look(&all([4, 1, 2]), at(5)), [address(1), address(3)], "3 is back");
+        let late = [&all([5, 1, 3])[..], &[lease(4, 1)]].concat();
+        assert_eq!(seen.look(&late, at(6)), [address(1), address(3), address(4)], "4 is new");
+        assert_eq!(seen.take_dead(at(3599)), []);
+        assert_eq!(seen.take_dead(at(3600)), [(format!("{PREFIX}2"), "1".to_owned())]);
+        assert_eq!(seen.take_dead(at(3600)), []);
     }
 }

@@ -35,7 +35,7 @@ use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Durable, Identity, Pki, PkiError};
 use crate::presence::Kubeconfigs;
-use crate::renewal::Renewal;
+use crate::renewal::{ADMIN, Issued, Renewal, Source};
 use crate::{bootstrap, driver, identity, metrics, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
@@ -48,8 +48,6 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Between two attempts to have them.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The user of the administrator's kubeconfig.
-const ADMIN: &str = "kubernetes-admin";
 /// The folder, in that of keys, of the CA by which extension servers know us.
 const FRONT_PROXY: &str = "front-proxy";
 
@@ -220,6 +218,8 @@ pub enum StartError {
 pub struct Credentials {
     /// Certificate and key, PEM.
     pub identity: Identity,
+    /// The same as it is at any time: it is made anew before it ends.
+    pub rotating: Arc<Rotating>,
     /// The kubeconfig's content: secret.
     pub kubeconfig: String,
     /// Where it was written, with mode 0600.
@@ -332,32 +332,32 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let pki = open_pki(config, &store, &env, now).await?;
     let pki = Arc::new(pki);
     let names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
-    let renewal = Arc::new(Renewal::new(pki.clone(), names, now)?);
     let node = config.node.as_ref().map(|node| {
         let addresses = node.addresses.iter().map(IpAddr::to_string);
         let others = [node.name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()];
-        let names: Vec<String> = addresses.chain(others).collect();
-        pki.node(&node.name, &names, now).map(|identity| (format!("system:node:{}", node.name), identity))
+        (node.name.clone(), addresses.chain(others).collect())
     });
-    let node = node.transpose()?;
-    let admin = pki.client("admin", ADMIN, &["system:masters"], now)?;
-    let tls = server_tls(&pki, renewal.serving.clone())?;
-    let kubelet_tls = client_tls(&pki, renewal.kubelet_client.clone())?;
+    let proxy = Pki::open(&config.data_dir.join("pki").join(FRONT_PROXY), now)?;
+    let renewal = Arc::new(Renewal::new(Source { pki: pki.clone(), proxy, names: names.clone(), node }, now)?);
+    let tls = server_tls(&pki, renewal.serving())?;
+    let kubelet_tls = client_tls(&pki, renewal.kubelet_client())?;
     let kubelet_tls = Arc::new(kubelet_tls);
     let metrics = Arc::new(Collector::new(kubelet_tls.clone()));
     let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
-    let credentials = |identity: Identity, user: &str, file: &str| -> Result<Credentials, StartError> {
+    let credentials = |issued: &Issued, user: &str, file: &str| -> Result<Credentials, StartError> {
+        let (identity, rotating) = (issued.identity(), issued.rotating.clone());
         let kubeconfig = pki::kubeconfig(&[reachable(addr).to_string()], pki.ca_pem(), user, &identity);
         let path = config.data_dir.join(file);
         pki::replace_private(&path, kubeconfig.as_bytes(), Durable::No)?;
-        Ok(Credentials { identity, kubeconfig, path })
+        Ok(Credentials { identity, rotating, kubeconfig, path })
     };
-    let admin = credentials(admin, ADMIN, "kubeconfig")?;
+    let admin = credentials(&renewal.admin(), ADMIN, "kubeconfig")?;
     if let Some(path) = &files.kubeconfig {
         may_replace(path)?;
         pki::replace_private(path, admin.kubeconfig.as_bytes(), Durable::No)?;
     }
-    let node = node.map(|(user, identity)| credentials(identity, &user, "node.kubeconfig")).transpose()?;
+    let node_user = config.node.as_ref().map(|node| format!("system:node:{}", node.name)).unwrap_or_default();
+    let node = renewal.node().map(|issued| credentials(&issued, &node_user, "node.kubeconfig")).transpose()?;
     let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
     let api = Api {
         allocated: Allocated::of(&store),
@@ -378,10 +378,9 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     };
     let first = |batch: &mut Batch<'_>| bootstrap::bootstrap(batch, advertise, &about);
     bootstrap::write_all(&api, first).await.map_err(not_begun)?;
-    let proxy_ca = Pki::open(&config.data_dir.join("pki").join(FRONT_PROXY), now)?;
-    let front_proxy = proxy_ca.client(bootstrap::FRONT_PROXY, bootstrap::FRONT_PROXY, &[], now)?;
-    let extensions = Services::new(&api.store, front_proxy);
-    let authorities = |batch: &mut Batch<'_>| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca.ca_pem());
+    let extensions = Services::new(&api.store, renewal.front_proxy());
+    let proxy_ca = renewal.proxy_ca_pem();
+    let authorities = |batch: &mut Batch<'_>| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca);
     bootstrap::write_all(&api, authorities).await.map_err(not_begun)?;
     let fairness = Fairness::new(&api.store);
     let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
@@ -420,8 +419,8 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
     let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
     let work = move |api: Api, stop: watch::Receiver<bool>| {
-        let issuer =
-            Issuer { api: api.clone(), authorizer: authorizer.clone(), pki: pki.clone(), advertise: advertise.ip() };
+        let (authorizer, pki, names) = (authorizer.clone(), pki.clone(), names.clone());
+        let issuer = Issuer { api: api.clone(), authorizer, pki, names };
         let controllers = mainstay_logic::controllers::CONTROLLERS;
         let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
         let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());
@@ -437,15 +436,19 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
             }
         }
     };
-    let kubeconfigs = Kubeconfigs { ca_pem: ca_pem.clone(), files: kubeconfigs(config, files, &admin, node.as_ref()) };
+    let mut shown = vec![(admin.path.clone(), ADMIN.to_owned(), renewal.admin())];
+    shown.extend(files.kubeconfig.iter().map(|path| (path.clone(), ADMIN.to_owned(), renewal.admin())));
+    shown.extend(node.iter().zip(renewal.node()).map(|(node, issued)| (node.path.clone(), node_user.clone(), issued)));
+    // As they were written above; from now on they follow servers and certificates.
+    let kubeconfigs = Kubeconfigs::new(ca_pem.clone(), shown, vec![reachable(addr).to_string()]);
     let tasks = vec![
         tokio::spawn(keep_until(health.clone(), "note", is_closing.clone(), {
             let (store, data_dir, is_closing) = (api.store.clone(), config.data_dir.clone(), is_closing.clone());
             move || identity::keep_noted(store.clone(), data_dir.clone(), is_closing.clone())
         })),
         tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
-            let (env, is_closing) = (api.env.clone(), is_closing.clone());
-            move || renewal.clone().run(env.clone(), is_closing.clone())
+            let (env, files, is_closing) = (api.env.clone(), kubeconfigs.clone(), is_closing.clone());
+            move || renewal.clone().run(env.clone(), files.clone(), is_closing.clone())
         })),
         tokio::spawn(keep_until(health.clone(), "servers", is_closing.clone(), {
             let (api, is_closing) = (api.clone(), is_closing.clone());
@@ -534,23 +537,6 @@ fn not_begun(status: mainstay_api::Status) -> StartError {
     } else {
         StartError::Bootstrap(status.message)
     }
-}
-
-/// Which kubeconfigs are to name all servers, and whose they are.
-fn kubeconfigs(
-    config: &ServerConfig,
-    files: &Files,
-    admin: &Credentials,
-    node: Option<&Credentials>,
-) -> Vec<(PathBuf, String, Identity)> {
-    let of = |credentials: &Credentials, user: &str, path: &Path| {
-        (path.to_owned(), user.to_owned(), credentials.identity.clone())
-    };
-    let mut all = vec![of(admin, ADMIN, &admin.path)];
-    all.extend(files.kubeconfig.as_deref().map(|path| of(admin, ADMIN, path)));
-    let user = config.node.as_ref().map(|node| format!("system:node:{}", node.name)).unwrap_or_default();
-    all.extend(node.map(|node| of(node, &user, &node.path)));
-    all
 }
 
 /// The Services' range, the pods', and the DNS server's address.

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use mainstay_api::{Registry, Status, kinds, object};
+use mainstay_client::Rotating;
 use mainstay_store::Store;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -24,7 +25,6 @@ use crate::api::{Follower, Query, key};
 use crate::authorize::Attributes;
 use crate::dynamic::trust;
 use crate::http::decode;
-use crate::pki::Identity;
 
 /// A server that answers for a group and version.
 pub struct Extension {
@@ -58,16 +58,15 @@ struct Description {
 }
 
 impl Extension {
-    fn read(service: &Value, front_proxy: &Identity) -> Option<Self> {
+    fn read(service: &Value, front_proxy: Option<&Arc<Rotating>>) -> Option<Self> {
         let spec = service.get("spec")?;
         let behind = spec.get("service").filter(|behind| behind.is_object())?;
         let text = |value: &Value, field: &str| object::text(value, &[field]).to_owned();
         let number = |field: &str| spec.get(field).and_then(Value::as_i64).unwrap_or(0);
         let is_insecure = spec.get("insecureSkipTLSVerify").and_then(Value::as_bool).unwrap_or(false);
-        let tls = front_proxy.der().map_err(|error| error.to_string()).and_then(|(chain, key)| {
-            let bundle = object::text(spec, &["caBundle"]);
-            trust::client_with((!is_insecure).then_some(bundle), chain, key)
-        });
+        let bundle = object::text(spec, &["caBundle"]);
+        let shown = front_proxy.cloned().ok_or_else(|| "there is no front proxy".to_owned());
+        let tls = shown.and_then(|shown| trust::client_with((!is_insecure).then_some(bundle), shown));
         let port = behind.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let conditions = object::at(service, &["status", "conditions"]).and_then(Value::as_array);
         let is_available = conditions.into_iter().flatten().any(|condition| {
@@ -216,7 +215,7 @@ pub struct Services(Arc<Mutex<Inner>>);
 
 struct Inner {
     stored: Follower,
-    front_proxy: Identity,
+    front_proxy: Arc<Rotating>,
     by_key: BTreeMap<Bytes, Arc<Extension>>,
     /// In the order of discovery.
     all: Arc<[Arc<Extension>]>,
@@ -224,7 +223,7 @@ struct Inner {
 
 impl Services {
     /// Those of a store; `front_proxy` is what extension servers know this one by.
-    pub fn new(store: &Store, front_proxy: Identity) -> Self {
+    pub fn new(store: &Store, front_proxy: Arc<Rotating>) -> Self {
         let stored = Follower::new(store, key::prefix(&kinds::API_SERVICE, None));
         Self(Arc::new(Mutex::new(Inner { stored, front_proxy, by_key: BTreeMap::new(), all: Arc::default() })))
     }
@@ -286,7 +285,7 @@ impl Inner {
             // Its status is what the task has said itself.
             return;
         }
-        match Extension::read(&service, &self.front_proxy) {
+        match Extension::read(&service, Some(&self.front_proxy)) {
             Some(extension) => drop(self.by_key.insert(key, Arc::new(extension))),
             None => drop(self.by_key.remove(&key)),
         }
@@ -314,8 +313,7 @@ impl Inner {
 pub(crate) fn answered(resources: Value) -> Option<Arc<Extension>> {
     let service = serde_json::json!({ "metadata": { "name": "v1.x.io" }, "spec": { "group": "x.io", "version": "v1",
         "service": { "namespace": "ns", "name": "api" } } });
-    let nobody = Identity { certificate: String::new(), key: String::new() };
-    let extension = Extension::read(&service, &nobody)?;
+    let extension = Extension::read(&service, None)?;
     extension.note(Some(resources));
     Some(Arc::new(extension))
 }
@@ -328,8 +326,7 @@ mod tests {
     fn extension() -> Extension {
         let service = json!({ "metadata": { "name": "v1.x.io" }, "spec": { "group": "x.io", "version": "v1",
             "service": { "namespace": "ns", "name": "api" }, "groupPriorityMinimum": 100, "versionPriority": 10 } });
-        let nobody = Identity { certificate: String::new(), key: String::new() };
-        Extension::read(&service, &nobody).expect("a remote one")
+        Extension::read(&service, None).expect("a remote one")
     }
 
     #[test]

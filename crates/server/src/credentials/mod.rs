@@ -8,14 +8,15 @@ pub mod accounts;
 pub mod request;
 pub mod token;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{Kind, Status, kinds, object};
-use mainstay_store::{WatchError, Watcher};
+use mainstay_store::{Event, WatchError, Watcher};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ use crate::api::{self, Api, Batch, Body, DeleteOptions, Outcome, Part, codec, ke
 use crate::auth::User;
 use crate::authorize::{Attributes, Authorizer};
 use crate::pki::Pki;
+use crate::presence;
 use request::{Asked, KUBELET_CLIENT, KUBELET_SERVING, has};
 
 /// How long an approved request stays.
@@ -34,7 +36,9 @@ const PENDING: SignedDuration = SignedDuration::from_hours(24);
 /// The longest sleep without a look at the clock.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
 /// The pause after a write that failed.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// The first pause after a look at a request that is not to be approved yet.
+const REVIEW_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 const GROUP: &str = "certificates.k8s.io";
 
 /// What is to be done with a request.
@@ -173,38 +177,48 @@ pub struct Issuer {
     pub authorizer: Arc<Authorizer>,
     /// What signs.
     pub pki: Arc<Pki>,
-    /// The server's own address, which no node's certificate may have.
-    pub advertise: IpAddr,
+    /// What this server is reached by; no node's certificate may have it.
+    pub names: Vec<String>,
 }
 
-/// A change of a key that the task follows, or nothing for now.
+/// What the task hears.
 enum Heard {
-    Changed,
+    /// Of a request.
+    Request(Event),
+    /// Of a bootstrap token, or of `cluster-info`.
+    Tokens,
+    /// It is time for something.
+    Due,
     Lagged,
     Closed,
 }
 
 impl Issuer {
-    /// Runs until the server stops.
+    /// Runs until the server stops. A change is a look at what has changed and at nothing else: whoever makes many
+    /// requests does not make others wait (X7).
     pub async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
-        let prefixes = [format!("/{GROUP}/"), format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX)];
+        let Some(kind) = kinds::find(GROUP, "v1", "certificatesigningrequests") else { return };
+        let requests = key::prefix(&kind, None);
+        let tokens = format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX);
         let cluster_info = key::object(&kinds::CONFIG_MAP, "kube-public", "cluster-info");
         while !*closing.borrow() {
             let revision = self.api.store.revision();
             let open = |prefix: bytes::Bytes| self.api.store.watch(prefix, revision);
-            let watchers =
-                prefixes.iter().map(|prefix| open(prefix.clone().into())).chain([open(cluster_info.clone())]);
-            let Ok(mut watchers) = watchers.collect::<Result<Vec<Watcher>, _>>() else { return };
+            let prefixes = [requests.clone(), tokens.clone().into(), cluster_info.clone()];
+            let Ok(mut watchers) = prefixes.map(open).into_iter().collect::<Result<Vec<Watcher>, _>>() else { return };
+            let mut schedule = Schedule::default();
+            self.look_at_all(&kind, &mut schedule).await;
             loop {
-                let (wake, failed) = self.look().await;
-                let sleep = if failed { PAUSE } else { wake };
+                let sleep = schedule.sleep(self.api.now());
                 let heard = tokio::select! {
                     heard = any(&mut watchers) => heard,
-                    () = tokio::time::sleep(sleep) => Heard::Changed,
+                    () = tokio::time::sleep(sleep) => Heard::Due,
                     _ = closing.wait_for(|closing| *closing) => Heard::Closed,
                 };
                 match heard {
-                    Heard::Changed => {}
+                    Heard::Request(event) => self.hear(&kind, &requests, &event, &mut schedule).await,
+                    Heard::Tokens => self.look_at_tokens(&mut schedule).await,
+                    Heard::Due => self.look_at_due(&kind, &mut schedule).await,
                     Heard::Lagged => break,
                     Heard::Closed => return,
                 }
@@ -212,37 +226,56 @@ impl Issuer {
         }
     }
 
-    /// Does what is to be done now; how long nothing follows, and whether something failed.
-    async fn look(&self) -> (Duration, bool) {
+    /// Looks at everything once.
+    async fn look_at_all(&self, kind: &Kind, schedule: &mut Schedule) {
+        for request in self.stored(&key::prefix(kind, None)) {
+            self.look_at(kind, &request, schedule).await;
+            tokio::task::yield_now().await;
+        }
+        self.look_at_tokens(schedule).await;
+    }
+
+    /// Looks at the request that an event is about.
+    async fn hear(&self, kind: &Kind, prefix: &[u8], event: &Event, schedule: &mut Schedule) {
+        let Some(name) = event.key.strip_prefix(prefix).and_then(|name| std::str::from_utf8(name).ok()) else { return };
+        if event.deleted {
+            return schedule.set(name, None);
+        }
+        match codec::decode(&event.value) {
+            Ok(request) => self.look_at(kind, &request, schedule).await,
+            Err(_) => schedule.set(name, None),
+        }
+    }
+
+    /// Looks at what it is time for.
+    async fn look_at_due(&self, kind: &Kind, schedule: &mut Schedule) {
+        for name in schedule.take_due(self.api.now()) {
+            if name.is_empty() {
+                self.look_at_tokens(schedule).await;
+            } else if let Some(entry) = self.api.store.get(&key::object(kind, "", &name))
+                && let Ok(request) = codec::decode(&entry.value)
+            {
+                self.look_at(kind, &request, schedule).await;
+            }
+        }
+    }
+
+    async fn look_at(&self, kind: &Kind, request: &Value, schedule: &mut Schedule) {
+        let (name, now) = (object::name(request), self.api.now());
+        let tended = self.tend(kind, request, now).await;
+        if let Err(status) = &tended {
+            tracing::warn!(request = name, error = %status.message, "a certificate request could not be tended");
+        }
+        schedule.set(name, tended.unwrap_or_else(|_| now.checked_add(PAUSE).ok()));
+    }
+
+    async fn look_at_tokens(&self, schedule: &mut Schedule) {
         let now = self.api.now();
-        let (mut due, mut failed) = (BTreeMap::new(), false);
-        if let Some(kind) = kinds::find(GROUP, "v1", "certificatesigningrequests") {
-            for request in self.stored(&key::prefix(&kind, None)) {
-                match self.tend(&kind, &request, now).await {
-                    Ok(Some(at)) => drop(due.insert((at, object::name(&request).to_owned()), ())),
-                    Ok(None) => {}
-                    Err(status) => {
-                        tracing::warn!(request = object::name(&request), error = %status.message,
-                            "a certificate request could not be tended");
-                        failed = true;
-                    }
-                }
-            }
+        let tended = self.tend_tokens(now).await;
+        if let Err(status) = &tended {
+            tracing::warn!(error = %status.message, "bootstrap tokens could not be tended");
         }
-        match self.tend_tokens(now).await {
-            Ok(Some(at)) => drop(due.insert((at, String::new()), ())),
-            Ok(None) => {}
-            Err(status) => {
-                tracing::warn!(error = %status.message, "bootstrap tokens could not be tended");
-                failed = true;
-            }
-        }
-        let wake = due.keys().next().map_or(MAX_SLEEP, |(at, _)| {
-            Duration::try_from(at.duration_since(now))
-                .unwrap_or(Duration::ZERO)
-                .clamp(Duration::from_millis(1), MAX_SLEEP)
-        });
-        (wake, failed)
+        schedule.set("", tended.unwrap_or_else(|_| now.checked_add(PAUSE).ok()));
     }
 
     fn stored(&self, prefix: &[u8]) -> Vec<Value> {
@@ -270,7 +303,8 @@ impl Issuer {
                     let approved = condition("Approved", "AutoApproved", message);
                     self.write_status(kind, request, |status| add(status, approved.clone())).await?;
                 }
-                Ok(None)
+                // Others' changes may make it its own: another look, ever more rarely.
+                Ok(later(request, now))
             }
             Next::Fail(why) => {
                 let failed = condition("Failed", "SignerValidationFailure", &why);
@@ -323,6 +357,16 @@ impl Issuer {
         may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
     }
 
+    /// Addresses that are somebody else's than this node's: every server's, and whatever another Node says it has. What
+    /// a Node says of itself is its own word (X1).
+    fn others(&self, node: &str) -> BTreeSet<IpAddr> {
+        let mut all: BTreeSet<IpAddr> = self.names.iter().filter_map(|name| name.parse().ok()).collect();
+        all.extend(presence::known(&self.api).iter().map(SocketAddr::ip));
+        let nodes = self.stored(&key::prefix(&kinds::NODE, None));
+        all.extend(nodes.iter().filter(|other| object::name(other) != node).flat_map(addresses));
+        all
+    }
+
     /// Whether every name in a kubelet's serving certificate is its own: the Node's name, and addresses that the Node
     /// has and that are nobody's else for certain. Then what is noted; others wait for a person's word.
     ///
@@ -331,8 +375,8 @@ impl Issuer {
     fn review_serving(&self, asked: &Asked) -> Result<Option<&'static str>, Status> {
         let Some(name) = asked.subject.name.strip_prefix("system:node:") else { return Ok(None) };
         let Some(node) = self.api.batch().get(&kinds::NODE, "", name)? else { return Ok(None) };
-        let addresses = object::at(&node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
-        let own: Vec<&str> = addresses.map(|address| object::text(address, &["address"])).collect();
+        let own = addresses(&node);
+        let others = self.others(name);
         let settings = &self.api.settings;
         let is_usable = |ip: IpAddr| match ip {
             IpAddr::V4(ip) => {
@@ -340,12 +384,9 @@ impl Issuer {
             }
             IpAddr::V6(ip) => !ip.is_loopback(),
         };
-        let are_own = asked
-            .addresses
-            .iter()
-            .all(|ip| *ip != self.advertise && is_usable(*ip) && own.contains(&ip.to_string().as_str()));
+        let are_own = asked.addresses.iter().all(|ip| is_usable(*ip) && own.contains(ip) && !others.contains(ip));
         // A name that the API server is called by is no node's, whatever Nodes are called.
-        let is_servers = |dns: &str| dns == "localhost" || dns == "kubernetes" || dns.starts_with("kubernetes.");
+        let is_servers = |dns: &str| dns.starts_with("kubernetes.") || self.names.iter().any(|own| own == dns);
         let are_names = asked.names.iter().all(|dns| dns == name && !is_servers(dns));
         Ok((are_own && are_names).then_some("Auto approving kubelet server certificate: its names are the Node's own."))
     }
@@ -402,6 +443,12 @@ impl Issuer {
     }
 }
 
+/// The addresses that a Node says it has.
+fn addresses(node: &Value) -> Vec<IpAddr> {
+    let all = object::at(node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
+    all.filter_map(|address| object::text(address, &["address"]).parse().ok()).collect()
+}
+
 /// `cluster-info` with the signatures that it is to have.
 fn signed(info: &Value, secrets: &[Value], now: Timestamp) -> Value {
     let mut new = info.clone();
@@ -420,18 +467,62 @@ fn add(status: &mut Value, condition: Value) {
     }
 }
 
-/// The next change that any of the watchers sees.
+/// When to look again at a request that is not approved yet: after as long as it is old, and when its time is over.
+fn later(request: &Value, now: Timestamp) -> Option<Timestamp> {
+    let created = object::text(request, &["metadata", "creationTimestamp"]).parse::<Timestamp>().unwrap_or(now);
+    let pause = now.duration_since(created).max(REVIEW_AGAIN);
+    Some(now.checked_add(pause).ok()?.min(created.checked_add(PENDING).ok()?))
+}
+
+/// When it is time for what: names of requests, and the empty name for the tokens.
+#[derive(Default)]
+struct Schedule {
+    times: BTreeMap<String, Timestamp>,
+    order: BTreeSet<(Timestamp, String)>,
+}
+
+impl Schedule {
+    fn set(&mut self, name: &str, at: Option<Timestamp>) {
+        if let Some(before) = self.times.remove(name) {
+            self.order.remove(&(before, name.to_owned()));
+        }
+        if let Some(at) = at {
+            self.times.insert(name.to_owned(), at);
+            self.order.insert((at, name.to_owned()));
+        }
+    }
+
+    /// For what it is time; it is forgotten until it is set anew.
+    fn take_due(&mut self, now: Timestamp) -> Vec<String> {
+        let due: Vec<String> =
+            self.order.iter().take_while(|(at, _)| *at <= now).map(|(_, name)| name.clone()).collect();
+        due.iter().for_each(|name| self.set(name, None));
+        due
+    }
+
+    /// How long there is nothing to do.
+    fn sleep(&self, now: Timestamp) -> Duration {
+        self.order.first().map_or(MAX_SLEEP, |(at, _)| {
+            Duration::try_from(at.duration_since(now))
+                .unwrap_or(Duration::ZERO)
+                .clamp(Duration::from_millis(1), MAX_SLEEP)
+        })
+    }
+}
+
+/// The next change that any of the watchers sees; the first one's are the requests'.
 async fn any(watchers: &mut [Watcher]) -> Heard {
     std::future::poll_fn(|cx| {
-        for watcher in watchers.iter_mut() {
+        for (place, watcher) in watchers.iter_mut().enumerate() {
             match watcher.poll_next(cx) {
-                std::task::Poll::Ready(Ok(_)) => return std::task::Poll::Ready(Heard::Changed),
-                std::task::Poll::Ready(Err(WatchError::Lagged { .. })) => return std::task::Poll::Ready(Heard::Lagged),
-                std::task::Poll::Ready(Err(WatchError::Closed)) => return std::task::Poll::Ready(Heard::Closed),
-                std::task::Poll::Pending => {}
+                Poll::Ready(Ok(event)) if place == 0 => return Poll::Ready(Heard::Request(event)),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Heard::Tokens),
+                Poll::Ready(Err(WatchError::Lagged { .. })) => return Poll::Ready(Heard::Lagged),
+                Poll::Ready(Err(WatchError::Closed)) => return Poll::Ready(Heard::Closed),
+                Poll::Pending => {}
             }
         }
-        std::task::Poll::Pending
+        Poll::Pending
     })
     .await
 }
@@ -468,5 +559,81 @@ mod tests {
         assert_eq!(next(&wrong, at(11)), Next::Keep(at(70)));
         let person = asking(request::CLIENT, "jane", &[], &[], &client);
         assert_eq!(next(&person, at(0)), Next::Keep(at(24 * 60)));
+    }
+    /// What a Node says of its addresses is its own word: a server's, and another Node's, are not its (X1, M4).
+    #[tokio::test]
+    async fn x1_a_node_has_no_serving_certificate_with_the_address_of_a_server_or_of_another_node() {
+        let cluster = crate::api::tests::Cluster::new();
+        let folder = tempfile::tempdir().expect("a folder");
+        cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "kube-system" } })).expect("made");
+        let node = |name: &str, address: &str| {
+            json!({ "metadata": { "name": name },
+                "status": { "addresses": [{ "type": "InternalIP", "address": address }] } })
+        };
+        for (name, address) in [("a", "192.0.2.1"), ("b", "192.0.2.2"), ("c", "192.0.2.3"), ("d", "192.0.2.4")] {
+            cluster.create(&kinds::NODE, node(name, address)).expect("made");
+        }
+        for (name, address) in [("twin", "192.0.2.4"), ("x", "192.0.2.9")] {
+            cluster.create(&kinds::NODE, node(name, address)).expect("made");
+        }
+        let lease = json!({ "metadata": { "name": "mainstay-server-192.0.2.2-6443", "namespace": "kube-system",
+            "annotations": { presence::ADDRESS: "192.0.2.2:6443" } } });
+        cluster.write(|batch| api::create(batch, &kinds::LEASE, "kube-system", lease.clone())).expect("made");
+        let listed = json!({ "metadata": { "name": crate::bootstrap::SETTINGS, "namespace": "kube-system" },
+            "data": { "servers": "192.0.2.1:6443,192.0.2.9:6443" } });
+        cluster.write(|batch| api::create(batch, &kinds::CONFIG_MAP, "kube-system", listed.clone())).expect("made");
+        let now = at(0);
+        let issuer = Issuer {
+            api: cluster.api.clone(),
+            authorizer: Arc::new(Authorizer::new(&cluster.api.store).expect("rules")),
+            pki: Arc::new(Pki::open(folder.path(), now).expect("keys")),
+            names: vec!["localhost".to_owned(), "192.0.2.1".to_owned()],
+        };
+        for (name, address, is_given) in [
+            ("c", "192.0.2.3", true),
+            ("c", "192.0.2.2", false),
+            ("a", "192.0.2.1", false),
+            ("b", "192.0.2.2", false),
+            ("x", "192.0.2.9", false),
+            ("d", "192.0.2.4", false),
+            ("twin", "192.0.2.4", false),
+        ] {
+            let asked = Asked {
+                subject: crate::subject::Subject { name: format!("system:node:{name}"), ..Default::default() },
+                addresses: vec![address.parse().expect("an address")],
+                names: vec![name.to_owned()],
+                ..Asked::default()
+            };
+            let given = issuer.review_serving(&asked).expect("read");
+            assert_eq!(given.is_some(), is_given, "{name} {address}");
+        }
+    }
+    #[test]
+    fn x7_only_what_it_is_time_for_is_looked_at() {
+        let mut schedule = Schedule::default();
+        assert_eq!(schedule.sleep(at(0)), MAX_SLEEP);
+        for (name, minutes) in [("a", 5), ("b", 3), ("", 4), ("c", 9)] {
+            schedule.set(name, Some(at(minutes)));
+        }
+        schedule.set("b", Some(at(6)));
+        assert_eq!(schedule.sleep(at(2)), Duration::from_secs(120));
+        assert_eq!(schedule.take_due(at(5)), ["", "a"]);
+        assert_eq!(schedule.take_due(at(5)), Vec::<String>::new());
+        schedule.set("b", None);
+        assert_eq!(schedule.take_due(at(60)), ["c"]);
+        assert!(schedule.times.is_empty() && schedule.order.is_empty());
+    }
+
+    /// A request that waits for a person costs a few looks in all, not one for each change of another.
+    #[test]
+    fn x7_a_request_that_waits_is_looked_at_ever_more_rarely() {
+        let request = json!({ "metadata": { "creationTimestamp": "2030-01-01T00:00:00Z" } });
+        let (mut now, mut looks) = (at(0), 0);
+        while let Some(next) = later(&request, now).filter(|next| *next < at(24 * 60)) {
+            assert!(next > now);
+            (now, looks) = (next, looks + 1);
+        }
+        assert_eq!(later(&request, now), Some(at(24 * 60)));
+        assert!((5..20).contains(&looks), "{looks}");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mainstay_client::Rotating;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -27,16 +28,12 @@ pub fn client(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
     Ok(Arc::new(builder(Some(bundle))?.with_no_client_auth()))
 }
 
-/// As [`client`], and whoever is asked is shown this certificate. Without a bundle anybody is believed.
+/// As [`client`], and whoever is asked is shown this certificate as it is then. Without a bundle anybody is believed.
 ///
 /// # Errors
 /// As [`client`].
-pub fn client_with(
-    bundle: Option<&str>,
-    chain: Vec<CertificateDer<'static>>,
-    key: rustls::pki_types::PrivateKeyDer<'static>,
-) -> Result<Arc<rustls::ClientConfig>, String> {
-    let mut config = builder(bundle)?.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?;
+pub fn client_with(bundle: Option<&str>, shown: Arc<Rotating>) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut config = builder(bundle)?.with_client_cert_resolver(shown);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
