@@ -90,7 +90,8 @@ impl Config {
         })
     }
 
-    /// The TLS settings: only the cluster's own CA is trusted, and of what it signs no node's certificate. `alpn` as offered to the peer.
+    /// The TLS settings: only the cluster's own CA is trusted, and of what it signs no node's certificate.
+    /// `alpn` as offered to the peer.
     pub fn tls(&self, alpn: &[&[u8]]) -> Result<rustls::ClientConfig, ConfigError> {
         let tls = |error: &dyn std::fmt::Display| ConfigError::Tls(error.to_string());
         if self.is_unverified {

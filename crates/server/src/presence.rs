@@ -200,8 +200,8 @@ impl Seen {
         Self { listed, is_first: true, leases: BTreeMap::new() }
     }
 
-    /// The addresses of those that live: a new leader takes the former one's word, and of whom that did not see alive it
-    /// waits for a sign. Who comes later has just been made.
+    /// The addresses of those that live: a new leader takes the former one's word, and waits for a sign of whom that
+    /// did not see alive. Who comes later has just been made.
     fn look(&mut self, leases: &[Value], now: Instant) -> Vec<SocketAddr> {
         let is_first = std::mem::replace(&mut self.is_first, false);
         let mut alive = Vec::new();
