@@ -207,6 +207,15 @@ impl Snapshot {
         if *kind == kinds::LEASE && &*key.namespace == LEASES {
             let version = new.as_ref().map(|new| new.metadata.resource_version.as_deref().unwrap_or(""));
             self.silences.note(&key.name, version);
+            if self.nodes.contains_key(&ObjectKey::new("", key.name.clone())) {
+                self.silences.expect(&key.name);
+            }
+        }
+        if *kind == kinds::NODE {
+            match &new {
+                Some(_) => self.silences.expect(&key.name),
+                None => self.silences.expect_none(&key.name),
+            }
         }
         match self.apply_typed(kind, &key, value).err().or(unreadable) {
             Some(error) => self.unreadable.insert_mut(slot, error.to_string().into()),

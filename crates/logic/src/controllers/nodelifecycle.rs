@@ -4,12 +4,13 @@
 //! node posting its pods' status again when it comes back.
 //! Guarantees S2 by what it does not do: nothing here removes a pod. A node that is silent becomes Unknown, its pods
 //! not ready, and it gets the taints on which the scheduler and the taint eviction act. S11: a server that was away for
-//! long does not blame the nodes for it, since a node is lost only when its lease stands still while somebody looks.
-//! Differs: upstream measures a lease's age by when the controller last saw it change, which a pure decision cannot;
-//! here a lease that is half its duration old is noted on the Node with the time it was noted, and the node is lost
-//! when the same lease is still there as long again. That is as quick (40 s) and as indifferent to the node's clock.
-//! How long a lease is, the lease says (upstream's controller has a flag of its own for it). When no node at all is
+//! long does not blame the nodes for it, since a node is lost only when its lease was seen to stand still all the time
+//! that it is long (`snapshot::Silences`), by the clock of whoever looks: neither the node's clock nor a step of the
+//! server's own counts, and a server that begins to look begins to count, as upstream's controller does.
+//! Differs: how long a lease is, the lease says (upstream's controller has a flag of its own for it). When no node at all is
 //! ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no rate limit.
+
+use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -18,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
-use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write, guarded_status, key_of};
+use crate::decision::{Controller, Decision, Event, Verb, Write, guarded_status, key_of};
 use crate::fencing::{LEASE_SECONDS, UNREACHABLE};
 use crate::nodes::{LEASES, is_ready};
 use crate::pods;
@@ -37,7 +38,7 @@ pub const CONTROLLER: Controller = Controller {
 
 /// A node's own word for how long its Lease is, in seconds, is taken up to this.
 const MAX_LEASE: i32 = 300;
-/// On a Node: `<renewTime of a lease that stands still> <when that was noted>`.
+/// On a Node: what older servers noted of a lease that stood still; it is taken away.
 const SILENT: &str = "mainstay.io/silent-since";
 
 /// How long a kubelet may keep what it has read, in seconds. Upstream's kubelets read it, and so they may here.
@@ -59,6 +60,8 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 pub struct Observed<'a> {
     node: &'a Node,
     lease: Option<&'a Lease>,
+    /// For how long the lease was seen to stand still, or to be missing.
+    silent: Duration,
     pods: Vec<&'a Pod>,
     /// Whether any node of the cluster is ready.
     any_ready: bool,
@@ -91,6 +94,7 @@ fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> 
     Some(Observed {
         node: snapshot.nodes.get(key)?,
         lease: snapshot.leases.get(&ObjectKey::new(LEASES, key.name.clone())).map(|lease| &**lease),
+        silent: snapshot.silences.silent(&key.name),
         pods: snapshot.pods_of_node(&key.name).map(|(_, pod)| &**pod).collect(),
         any_ready: snapshot.indexes.count(Index::NodesReady, "", "") > 0,
     })
@@ -103,13 +107,9 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
         Life::Alive { look_again } => {
             decision.wake(look_again);
             if !annotation(&node.metadata, SILENT).is_empty() {
-                decision.writes.push(note(node, None));
+                let gone = json!({"metadata": {"annotations": {SILENT: null}}});
+                decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, gone));
             }
-        }
-        Life::Silent { note: text, look_again } => {
-            decision.wake(look_again);
-            decision.waiting.push(Waiting::Backoff);
-            decision.writes.extend(text.map(|text| note(node, Some(text))));
         }
         Life::Lost => lose(&mut decision, observed, now),
     }
@@ -140,26 +140,15 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
 /// What a node's lease says.
 enum Life {
     Alive { look_again: Timestamp },
-    Silent { note: Option<String>, look_again: Timestamp },
     Lost,
 }
 
 fn life(observed: &Observed, now: Timestamp) -> Life {
-    let renewed = observed.lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
-    let made = observed.node.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let last = renewed.or(made).unwrap_or(Timestamp::UNIX_EPOCH);
-    let age = now.duration_since(last);
-    let suspect = grace(observed.lease) / 2;
-    // A lease far in the future tells of a clock, not of life.
-    if age < suspect && age > -suspect {
-        return Life::Alive { look_again: later(last, suspect) };
-    }
-    let noted = annotation(&observed.node.metadata, SILENT).split_once(' ');
-    let since = noted.filter(|(lease, _)| *lease == last.to_string()).and_then(|(_, at)| at.parse::<Timestamp>().ok());
-    match since.map(|since| later(since, suspect)) {
-        Some(end) if end <= now => Life::Lost,
-        Some(end) => Life::Silent { note: None, look_again: end },
-        None => Life::Silent { note: Some(format!("{last} {now}")), look_again: later(now, suspect) },
+    let grace = grace(observed.lease);
+    let silent = SignedDuration::try_from(observed.silent).unwrap_or(SignedDuration::MAX);
+    match grace.saturating_sub(silent) {
+        left if left <= SignedDuration::ZERO => Life::Lost,
+        left => Life::Alive { look_again: later(now, left) },
     }
 }
 
@@ -172,10 +161,6 @@ fn grace(lease: Option<&Lease>) -> SignedDuration {
 
 fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
-fn note(node: &Node, text: Option<String>) -> Write {
-    Write::patch(&kinds::NODE, &node.metadata, json!({"metadata": {"annotations": {SILENT: text}}}))
 }
 
 /// The node is silent: its conditions become Unknown and its pods not ready, so that they leave every Service.
@@ -293,6 +278,11 @@ mod tests {
         Timestamp::from_second(1_000_000 + seconds).unwrap()
     }
 
+    /// It is so late, by a clock that nobody sets.
+    fn advance(world: &mut World, seconds: i64) {
+        world.snapshot.silences.advance(Duration::from_secs(1_000_000 + u64::try_from(seconds).unwrap()));
+    }
+
     fn renew(world: &mut World, seconds: i64) {
         world.put(json!({"kind": "Lease", "metadata": {"namespace": LEASES, "name": "n1"},
                 "spec": {"renewTime": at(seconds).to_string()}}));
@@ -300,6 +290,7 @@ mod tests {
 
     fn run(world: &mut World, seconds: i64) -> Option<Timestamp> {
         let key = ObjectKey::new("", "n1");
+        advance(world, seconds);
         for _ in 0..10 {
             if world.run(&CONTROLLER, &key, at(seconds), usize::MAX) == 0 {
                 return (CONTROLLER.reconcile)(&world.snapshot, &key, at(seconds)).wake_at;
@@ -328,7 +319,13 @@ mod tests {
     }
 
     fn world() -> World {
+        world_at(0)
+    }
+
+    /// As a server sees it that begins to look then.
+    fn world_at(seconds: i64) -> World {
         let mut world = World::default();
+        advance(&mut world, seconds);
         for name in ["n1", "n2"] {
             world.put(node(name, json!({})));
         }
@@ -342,7 +339,7 @@ mod tests {
     #[test]
     fn a_silent_node_is_lost_after_forty_seconds_and_comes_back() {
         let mut world = world();
-        assert_eq!((run(&mut world, 0), shown(&world).as_str()), (Some(at(20)), "True"));
+        assert_eq!((run(&mut world, 0), shown(&world).as_str()), (Some(at(40)), "True"));
         assert_eq!((run(&mut world, 20), shown(&world).as_str()), (Some(at(40)), "True"));
         run(&mut world, 39);
         assert_eq!(shown(&world), "True");
@@ -351,6 +348,7 @@ mod tests {
         let pod = world.get(&kinds::POD, "default", "web-0");
         assert_eq!(pod["status"]["conditions"][0]["status"], "False");
         assert!(pod["metadata"]["deletionTimestamp"].is_null(), "S2: a lost node's pod is not removed here");
+        advance(&mut world, 50);
         renew(&mut world, 50);
         world.patch(&kinds::NODE, "", "n1", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
         run(&mut world, 50);
@@ -379,22 +377,55 @@ mod tests {
                 "spec": {"renewTime": at(seconds).to_string(), "leaseDurationSeconds": duration}})
         };
         world.put(lease(0, 4));
-        assert_eq!(run(&mut world, 0), Some(at(2)));
-        run(&mut world, 2);
+        assert_eq!(run(&mut world, 0), Some(at(4)));
         assert_eq!((run(&mut world, 3), shown(&world).as_str()), (Some(at(4)), "True"));
         run(&mut world, 4);
         assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute");
+        advance(&mut world, 10);
         world.put(lease(10, 100_000));
-        assert_eq!(run(&mut world, 10), Some(at(160)), "nobody's word is taken for ever");
+        assert_eq!(run(&mut world, 10), Some(at(310)), "nobody's word is taken for ever");
     }
 
     #[test]
     fn s11_a_server_that_was_away_does_not_blame_the_node() {
-        let mut world = world();
-        assert_eq!((run(&mut world, 3600), shown(&world).as_str()), (Some(at(3620)), "True"));
+        let mut world = world_at(3600);
+        assert_eq!((run(&mut world, 3600), shown(&world).as_str()), (Some(at(3640)), "True"));
         renew(&mut world, 3605);
         run(&mut world, 3620);
         assert_eq!(shown(&world), "True");
+    }
+
+    /// What was noted of a silence before the server was away says nothing of the time in which it was.
+    #[test]
+    fn s11_a_server_that_comes_back_begins_to_count() {
+        let mut world = world_at(32);
+        let noted = format!("{} {}", at(0), at(20));
+        world.patch(&kinds::NODE, "", "n1", json!({"metadata": {"annotations": {SILENT: noted}}}));
+        for second in [32, 45, 71] {
+            run(&mut world, second);
+            assert_eq!(shown(&world), "True", "{second}");
+        }
+        assert!(world.get(&kinds::NODE, "", "n1")["metadata"]["annotations"][SILENT].is_null());
+        run(&mut world, 72);
+        assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute");
+    }
+
+    /// A step of the server's clock is no silence, and a living node's Node is not written at its renewals.
+    #[test]
+    fn s11_no_clock_but_the_one_that_looks_says_that_a_node_is_silent() {
+        let mut world = world();
+        run(&mut world, 0);
+        let version = world.get(&kinds::NODE, "", "n1")["metadata"]["resourceVersion"].clone();
+        let key = ObjectKey::new("", "n1");
+        advance(&mut world, 5);
+        world.run(&CONTROLLER, &key, at(7200), usize::MAX);
+        assert_eq!(shown(&world), "True");
+        for second in (10..200).step_by(10) {
+            advance(&mut world, second);
+            renew(&mut world, second - 7200);
+            run(&mut world, second);
+        }
+        assert_eq!(world.get(&kinds::NODE, "", "n1")["metadata"]["resourceVersion"], version);
     }
 
     #[test]
@@ -402,11 +433,14 @@ mod tests {
         for skew in [-7200, 7200] {
             let mut world = world();
             for second in (0..200).step_by(10) {
+                advance(&mut world, second);
                 renew(&mut world, second + skew);
                 run(&mut world, second);
                 assert_eq!(shown(&world), "True", "{skew} {second}");
             }
-            run(&mut world, 190 + 20);
+            run(&mut world, 190 + 39);
+            assert_eq!(shown(&world), "True", "{skew}");
+            run(&mut world, 190 + 40);
             assert_eq!(shown(&world), "Unknown unreachable:NoSchedule unreachable:NoExecute", "{skew}");
         }
     }

@@ -1,4 +1,4 @@
-//! Since when the nodes' Leases stand still.
+//! Since when the nodes' Leases stand still, or are missing.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ pub struct Silences {
 
 #[derive(Clone, Debug)]
 struct Seen {
+    /// Empty where there is no Lease.
     version: Arc<str>,
     at: Duration,
 }
@@ -34,10 +35,29 @@ impl Silences {
         }
     }
 
-    /// The Lease's resourceVersion, and for how long it has been that.
+    /// There is a Node of this name, whether it has a Lease or not.
+    pub(super) fn expect(&mut self, node: &str) {
+        if !self.seen.contains_key(node) {
+            self.seen.insert_mut(node.into(), Seen { version: "".into(), at: self.now });
+        }
+    }
+
+    /// There is no Node of this name.
+    pub(super) fn expect_none(&mut self, node: &str) {
+        if self.seen.get(node).is_some_and(|seen| seen.version.is_empty()) {
+            self.seen.remove_mut(node);
+        }
+    }
+
+    /// The Lease's resourceVersion, and for how long it has been that. `None`: there is no Lease.
     pub fn of(&self, node: &str) -> Option<(&str, Duration)> {
-        let seen = self.seen.get(node)?;
+        let seen = self.seen.get(node).filter(|seen| !seen.version.is_empty())?;
         Some((&seen.version, self.now.saturating_sub(seen.at)))
+    }
+
+    /// For how long a node's Lease has not changed, or has not been there.
+    pub fn silent(&self, node: &str) -> Duration {
+        self.seen.get(node).map_or(Duration::ZERO, |seen| self.now.saturating_sub(seen.at))
     }
 }
 
@@ -61,5 +81,16 @@ mod tests {
         assert_eq!(silences.of("n1"), Some(("8", seconds(0))));
         silences.note("n1", None);
         assert_eq!(silences.of("n1"), None);
+        silences.expect("n1");
+        silences.advance(seconds(150));
+        silences.expect("n1");
+        assert_eq!((silences.of("n1"), silences.silent("n1")), (None, seconds(20)), "it is missing since then");
+        silences.note("n1", Some("9"));
+        silences.expect_none("n1");
+        assert_eq!(silences.of("n1"), Some(("9", seconds(0))));
+        silences.note("n1", None);
+        silences.expect("n1");
+        silences.expect_none("n1");
+        assert!(silences.seen.is_empty());
     }
 }
