@@ -7,8 +7,9 @@
 //! long does not blame the nodes for it, since a node is lost only when its lease was seen to stand still all the time
 //! that it is long (`snapshot::Silences`), by the clock of whoever looks: neither the node's clock nor a step of the
 //! server's own counts, and a server that begins to look begins to count, as upstream's controller does.
-//! Differs: how long a lease is, the lease says (upstream's controller has a flag of its own for it). When no node at all is
-//! ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no rate limit.
+//! Differs: how long a lease is, the lease says (upstream's controller has a flag of its own for it). When no node at
+//! all is ready, no pod is evicted (upstream's full disruption), whatever the number of zones; evictions have no rate
+//! limit.
 
 use core::time::Duration;
 
