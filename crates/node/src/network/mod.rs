@@ -414,10 +414,10 @@ impl Network {
     /// Why nothing was taken away, where it is another's.
     fn take_away_own(own: &Owner) -> Result<Option<String>, NetworkError> {
         let mut links = step("opening netlink", Links::open())?;
-        if let Some(other) = step("looking whose the pod network is", Owner::of(&mut links))? {
-            if !own.is_same(&other) {
-                return Ok(Some(format!("the pod network here is that of {}", other.folder)));
-            }
+        if let Some(other) = step("looking whose the pod network is", Owner::of(&mut links))?
+            && !own.is_same(&other)
+        {
+            return Ok(Some(format!("the pod network here is that of {}", other.folder)));
         }
         match hold::hold_soon() {
             Ok(_held) => take_away(&mut links).map(|()| None),
