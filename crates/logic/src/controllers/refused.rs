@@ -48,7 +48,9 @@ fn live(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool) {
                 let is_its = controller.reads.first() == Some(&&*kind.plural);
                 if is_its && !world.get(kind, "default", &kind.kind.to_lowercase()).is_null() {
                     let key = ObjectKey::new("default", kind.kind.to_lowercase().as_str());
-                    while world.run(controller, &key, now, usize::MAX) > 0 {}
+                    while world.run(controller, &key, now, usize::MAX) > 0 {
+                        date(world, now);
+                    }
                 }
             }
         }
@@ -63,11 +65,19 @@ fn live(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool) {
                     "lastTransitionTime": now.to_string() }]);
                 let status = json!({ "phase": if accepts { "Running" } else { "Failed" }, "reason": "AppArmor",
                     "conditions": ready });
-                let metadata = json!({ "creationTimestamp": now.to_string() });
-                let patch = json!({ "metadata": metadata, "spec": { "nodeName": "n1" }, "status": status });
+                let patch = json!({ "spec": { "nodeName": "n1" }, "status": status });
                 world.patch(&POD, "default", name, patch);
             }
         }
+    }
+}
+
+/// New pods get the time at which they were made, as from the API.
+fn date(world: &mut World, now: Timestamp) {
+    let new = world.all(&POD).filter(|pod| pod["metadata"]["creationTimestamp"].is_null());
+    let names: Vec<String> = new.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    for name in names {
+        world.patch(&POD, "default", &name, json!({ "metadata": { "creationTimestamp": now.to_string() } }));
     }
 }
 

@@ -57,23 +57,23 @@ fn s12_what_may_not_be_deleted_keeps_nothing_else_of_its_namespace() {
     static DELETES: &[Controller] = &[namespace::CONTROLLER];
     let cluster = Cluster::new();
     protect(&cluster, "DELETE");
-    let kept = json!({ "metadata": { "name": "keep", "labels": { "keep": "y" } } });
-    cluster.create(&kinds::CONFIG_MAP, kept).expect("created");
-    for number in 0..200 {
-        cluster.create(&kinds::CONFIG_MAP, config_map(&format!("z{number}"))).expect("created");
-    }
-    cluster.create(&kinds::SECRET, json!({ "metadata": { "name": "sec" } })).expect("created");
-    cluster.delete(&kinds::NAMESPACE, "default", &DeleteOptions::default()).expect("marked");
+    cluster.create(&kinds::NAMESPACE, json!({ "metadata": { "name": "full" } })).expect("created");
+    let put = |kind: &Kind, object: Value| {
+        cluster.write(|batch| crate::api::create(batch, kind, "full", object.clone())).expect("created");
+    };
+    put(&kinds::CONFIG_MAP, json!({ "metadata": { "name": "keep", "labels": { "keep": "y" } } }));
+    (0..200).for_each(|number| put(&kinds::CONFIG_MAP, config_map(&format!("z{number}"))));
+    put(&kinds::SECRET, json!({ "metadata": { "name": "sec" } }));
+    cluster.delete(&kinds::NAMESPACE, "full", &DeleteOptions::default()).expect("marked");
     run_asking(&cluster, DELETES);
-    let left = |kind: &Kind| cluster.api.store.count(&key::prefix(kind, Some("default")));
+    let left = |kind: &Kind| cluster.api.store.count(&key::prefix(kind, Some("full")));
     assert_eq!((left(&kinds::CONFIG_MAP), left(&kinds::SECRET)), (1, 0), "the others are gone");
-    let failure =
-        condition(&cluster.get(&kinds::NAMESPACE, "default").expect("there"), "NamespaceDeletionContentFailure");
+    let failure = condition(&cluster.get(&kinds::NAMESPACE, "full").expect("there"), "NamespaceDeletionContentFailure");
     assert_eq!((&failure["status"], &failure["reason"]), (&json!("True"), &json!("ContentDeletionFailed")));
     assert!(object::text(&failure, &["message"]).contains("this one is kept"), "{failure}");
-    cluster.merge(&kinds::CONFIG_MAP, "keep", Part::Main, json!({ "metadata": { "labels": null } })).expect("freed");
+    cluster.delete(&kinds::VALIDATING_ADMISSION_POLICY_BINDING, "keep", &DeleteOptions::default()).expect("freed");
     run_asking(&cluster, DELETES);
-    assert!(cluster.get(&kinds::NAMESPACE, "default").is_none());
+    assert!(cluster.get(&kinds::NAMESPACE, "full").is_none());
 }
 
 #[test]
