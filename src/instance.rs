@@ -80,7 +80,10 @@ pub fn take(data_dir: &Path) -> Result<()> {
     };
     let mode = fs::metadata(data_dir).with_context(|| data_dir.display().to_string())?.mode();
     if mode & WRITABLE != 0 {
-        bail!("{} is a folder that others may write; choose another --data-dir", data_dir.display());
+        bail!(
+            "{} is a folder that others may write; close it to them (chmod go-w), or choose another --data-dir",
+            data_dir.display()
+        );
     }
     for entry in entries {
         let name = entry.with_context(|| data_dir.display().to_string())?.file_name();

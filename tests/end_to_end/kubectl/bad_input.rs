@@ -240,8 +240,12 @@ fn a1_a2_on_a_full_disk_writes_are_refused_reads_go_on_and_nothing_is_lost() {
     let mut cluster = Cluster::unstarted();
     let data = cluster.data_dir();
     std::fs::create_dir_all(&data).expect("a folder");
-    let mounted =
-        cluster.inside("mount").args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(&data).status().expect("mount");
+    let mounted = cluster
+        .inside("mount")
+        .args(["-t", "tmpfs", "-o", "size=24m,mode=0755", "none"])
+        .arg(&data)
+        .status()
+        .expect("mount");
     assert!(mounted.success());
     cluster.up();
     cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=1"]);
