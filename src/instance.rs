@@ -98,14 +98,18 @@ pub fn take(data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Notes which process works on the folder: `<process id> <boot id> <when it started, in ticks since boot>`.
+/// Which process the number in `pid` is: `<process id> <boot id> <when it started, in ticks since boot>`. Beside the
+/// number itself, which people's scripts hand to `kill` as it is.
+const STARTED: &str = "pid.started";
+
+/// Notes which process works on the folder.
 ///
 /// # Errors
 /// The data folder takes no file, or /proc is not mounted.
 pub fn note_process(data_dir: &Path) -> io::Result<()> {
     let pid = std::process::id();
-    let note = format!("{pid} {} {}\n", boot()?, started(pid).unwrap_or_default());
-    fs::write(crate::up::pid_file(data_dir), note)
+    fs::write(data_dir.join(STARTED), format!("{pid} {} {}\n", boot()?, started(pid).unwrap_or_default()))?;
+    fs::write(crate::up::pid_file(data_dir), format!("{pid}\n"))
 }
 
 /// The process that works on a folder: the one that is noted, if it is that one still, and the folder is in use. Its
@@ -115,12 +119,13 @@ pub fn process(data_dir: &Path) -> Option<u32> {
     if !matches!(join::lock(data_dir), Err(JoinError::InUse(_))) {
         return None;
     }
-    let note = fs::read_to_string(crate::up::pid_file(data_dir)).ok()?;
-    let mut words = note.split_whitespace();
-    let pid = words.next()?.parse().ok()?;
-    let is_same = match (words.next(), words.next()) {
-        (Some(then), Some(start)) => boot().is_ok_and(|boot| boot == then) && started(pid).as_deref() == Some(start),
-        _ => {
+    let pid: u32 = fs::read_to_string(crate::up::pid_file(data_dir)).ok()?.trim().parse().ok()?;
+    let is_same = match fs::read_to_string(data_dir.join(STARTED)) {
+        Ok(note) => {
+            let words: Vec<&str> = note.split_whitespace().collect();
+            words == [&*pid.to_string(), &*boot().ok()?, &*started(pid)?]
+        }
+        Err(_) => {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
             // One that was replaced since is `mainstay (deleted)`.
@@ -280,11 +285,14 @@ mod tests {
         let held = hold(dir.path()).unwrap();
         note_process(dir.path()).unwrap();
         assert_eq!(process(dir.path()), Some(own));
-        for stale in [format!("{own} {} 1\n", boot().unwrap()), format!("{own} x y"), format!("{own}"), "x".to_owned()]
+        assert_eq!(fs::read_to_string(crate::up::pid_file(dir.path())).unwrap(), format!("{own}\n"));
+        for stale in [format!("{own} {} 1\n", boot().unwrap()), format!("{own} x y"), "1 x y".to_owned(), String::new()]
         {
-            fs::write(crate::up::pid_file(dir.path()), &stale).unwrap();
+            fs::write(dir.path().join(STARTED), &stale).unwrap();
             assert_eq!(process(dir.path()), None, "{stale}");
         }
+        fs::remove_file(dir.path().join(STARTED)).unwrap();
+        assert_eq!(process(dir.path()), None, "an older version's, and no program of ours");
         note_process(dir.path()).unwrap();
         drop(held);
         assert_eq!(process(dir.path()), None, "nobody works there");

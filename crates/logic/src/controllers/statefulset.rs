@@ -486,7 +486,15 @@ fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
     let is_lost = !highest.on_target && o.rolling() && highest.pod.is_some_and(is_broken);
     let may_recover = matches!(highest.state, State::NotReady | State::AvailableAt(_)) && !is_lost;
     match below.iter().rev().find(unhealthy).filter(|_| may_recover) {
-        Some(first) => d.waiting.push(Waiting::PredecessorNotReady { ordinal: first.ordinal }),
+        Some(first) => {
+            d.waiting.push(Waiting::PredecessorNotReady { ordinal: first.ordinal });
+            // Either of them may be available by time alone (minReadySeconds).
+            for slot in [highest, first] {
+                if let State::AvailableAt(at) = slot.state {
+                    d.wake(at);
+                }
+            }
+        }
         None => delete_pod(o, highest.pod, d),
     }
 }
