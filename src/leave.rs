@@ -164,6 +164,8 @@ async fn drain(client: &Client, node: &str, here: &Here) -> Result<()> {
                     evicting.spawn(evict(client.clone(), key, uid.to_owned(), here.clone()));
                 }
             }
+            // One that has ended and is being deleted is here until the node has said so.
+            Notice::Put(_, pod) if object::is_terminating(&pod) => {}
             // It has ended, or was one of those that stay from the beginning.
             Notice::Put(key, _) => drop(here.with(|here| here.remove(&key))),
             Notice::Gone(key, _) => drop(here.with(|here| here.remove(&key))),
