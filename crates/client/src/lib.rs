@@ -2,8 +2,8 @@
 //!
 //! [`Client`] speaks JSON over HTTP/2 connections that it keeps, watches apart from everything else; [`Informer`] lists
 //! and watches a kind and keeps going over disconnects and expired revisions, as [`ListWatch`] decides;
-//! [`Client::exec`] runs a command in a container; [`Client::upload`] sends a file. [`subject`] reads whom a certificate
-//! is for, as both ends must.
+//! [`Client::exec`] runs a command in a container; [`Client::upload`] sends a file. [`subject`] reads whom a
+//! certificate is for, as both ends must.
 
 #![forbid(unsafe_code)]
 

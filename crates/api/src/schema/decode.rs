@@ -637,7 +637,8 @@ mod tests {
         assert_eq!(status.map_err(|status| status.code), Err(422));
     }
 
-    /// A thousand fields below a key of half a megabyte, and fields whose names are no words: each is a reason to refuse.
+    /// A thousand fields below a key of half a megabyte, and fields whose names are no words: each is a reason to
+    /// refuse.
     #[test]
     fn x4_unknown_fields_are_all_found_and_their_paths_are_cut() {
         let long = "k".repeat(500_000);

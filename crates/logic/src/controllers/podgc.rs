@@ -5,10 +5,9 @@
 //! Guarantees S1 and S2: a pod of a silent node is left alone. A pod whose node is gone is first marked, and removed
 //! only when the node has not come back [`QUARANTINE`] later, so that a node which registers again keeps its pods.
 //! Safe when cut: the mark is the pod's own condition; phase and removal follow in this order.
-//! Finished pods beyond [`MOST_ENDED`] go, evicted ones and then the oldest first, as upstream's; keys that are no pod's
-//! are [`SURPLUS`] and the uid of an owner.
-//! Differs: of a ReplicaSet's or ReplicationController's finished pods [`MOST_ENDED_OF`] are kept: nothing else removes
-//! them while their owner is there (X7).
+//! Finished pods beyond [`MOST_ENDED`] go, evicted ones and then the oldest first, as upstream's; keys that are no
+//! pod's are [`SURPLUS`] and the uid of an owner. Differs: of a ReplicaSet's or ReplicationController's finished pods
+//! [`MOST_ENDED_OF`] are kept: nothing else removes them while their owner is there (X7).
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};

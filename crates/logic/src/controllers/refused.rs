@@ -96,8 +96,8 @@ fn running(world: &World) -> usize {
     world.all(&POD).filter(|pod| pod["status"]["phase"] == "Running").count()
 }
 
-/// X7, S12: a node that refuses everything for an hour costs some dozens of pods, not one for every round; what it takes
-/// again, it gets.
+/// X7, S12: a node that refuses everything for an hour costs some dozens of pods, not one for every round; what it
+/// takes again, it gets.
 #[test]
 fn x7_s12_pods_that_a_node_refuses_are_made_later_and_later() {
     for kind in [&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET] {

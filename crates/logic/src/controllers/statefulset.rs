@@ -14,12 +14,12 @@
 //! - S8: see `retention`. S9: a pod that waits gets its claims made again.
 //! - S10: only pods whose controller is this set by uid are ever touched. S11: see `history`.
 //!
-//! Differs: upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision blocks
-//! its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream calls a
-//! rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the current
-//! revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod that is
-//! not Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will heal it. A
-//! claim is made with its owner (S8).
+//! Differs: upstream stops at the first pod that is not Ready before it looks at the update, so that a broken revision
+//! blocks its own correction (S7). Upstream scales a Parallel set in at once; here S5 holds for every set. Upstream
+//! calls a rolling update complete when all pods that happen to exist are new; here every ordinal must be, lest the
+//! current revision of a partitioned set is forgotten while its pods are away (S6). Scale-in halts at a condemned pod
+//! that is not Ready while one below is not either, as upstream, but not at one that S7 would replace: nothing will
+//! heal it. A claim is made with its owner (S8).
 
 use std::collections::BTreeMap;
 

@@ -66,8 +66,8 @@ impl Key {
         }
     }
 
-    /// Whether it is cut off when the pod is to go: it leaves nothing behind. Readiness is asked for until the container
-    /// has ended.
+    /// Whether it is cut off when the pod is to go: it leaves nothing behind. Readiness is asked for until the
+    /// container has ended.
     fn ends_early(&self) -> bool {
         matches!(self, Self::Image(_) | Self::PostStart(..))
             || matches!(self, Self::Probe(_, _, kind) if *kind != ProbeKind::Readiness)

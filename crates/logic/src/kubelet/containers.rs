@@ -46,8 +46,8 @@ fn is_about(rule: &ContainerRestartRule, code: i32) -> bool {
     })
 }
 
-/// How a container's newest run ended, where it has. What the runtime does not know any more (`mainstay down`, a damaged
-/// record) stands in the API: what ran then was killed.
+/// How a container's newest run ended, where it has. What the runtime does not know any more (`mainstay down`, a
+/// damaged record) stands in the API: what ran then was killed.
 fn ended(view: &PodView, name: &str) -> Option<i32> {
     if let Some(latest) = view.latest(name) {
         return latest.exit().map(|(code, _)| code);

@@ -73,8 +73,8 @@ pub enum Verdict {
 }
 
 impl Watched {
-    /// What an agent does about a Lease that is not as it wrote it. `machine_of_node` is which machine the Node says that
-    /// it is, if it says so; `now` is the time since the machine was started, `clock` the time of day.
+    /// What an agent does about a Lease that is not as it wrote it. `machine_of_node` is which machine the Node says
+    /// that it is, if it says so; `now` is the time since the machine was started, `clock` the time of day.
     pub fn judge(
         &mut self,
         own: &Holder,
@@ -117,8 +117,8 @@ fn quiet(lease: Duration) -> Duration {
     lease / 8 * 3
 }
 
-/// Whether what a former machine of this name ran of a pod has ended: its containers have a deadline of so many seconds,
-/// which it cannot have moved since this agent took the Lease. Times since the machine was started.
+/// Whether what a former machine of this name ran of a pod has ended: its containers have a deadline of so many
+/// seconds, which it cannot have moved since this agent took the Lease. Times since the machine was started.
 pub fn has_former_ended(seconds: u32, taken: Duration, now: Duration) -> bool {
     now >= taken.saturating_add(crate::fencing::free_after(seconds))
 }

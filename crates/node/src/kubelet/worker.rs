@@ -134,8 +134,8 @@ impl Worker {
         }
     }
 
-    /// Takes the pod in, or refuses it, before anything of it is begun. Where what is going here is in its way, it waits
-    /// for that, up to [`CROWDED`].
+    /// Takes the pod in, or refuses it, before anything of it is begun. Where what is going here is in its way, it
+    /// waits for that, up to [`CROWDED`].
     async fn admit(&mut self) {
         self.admitted = true;
         let crowded_until = self.agenda.view.crowded_until.take();

@@ -1,8 +1,8 @@
 //! The pod network between machines, from Node objects alone: nothing is asked of the network and nothing is flooded.
 //!
 //! ```text
-//! routes:  10.244.1.0/24 via 192.0.2.2                              (the other machine's own address, on a shared link)
-//! vxlan:   10.244.1.0/24 via 10.244.1.0 dev mst-vxlan onlink
+//! routes:  10.244.1.0/24 via 192.0.2.2                              (the other machine's own address, on a shared
+//! link) vxlan:   10.244.1.0/24 via 10.244.1.0 dev mst-vxlan onlink
 //!          10.244.1.0 is at 0a:58:0a:f4:01:00                       (neighbour, permanent)
 //!          0a:58:0a:f4:01:00 is on 192.0.2.2                        (forwarding entry, permanent)
 //! ```

@@ -1,5 +1,5 @@
-//! Volumes that start as a copy of other data: copied as soon as they are declared, so that a claim is bound when it has
-//! what it asked for (V4), and what is done to the source from then on is nothing to it.
+//! Volumes that start as a copy of other data: copied as soon as they are declared, so that a claim is bound when it
+//! has what it asked for (V4), and what is done to the source from then on is nothing to it.
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::kinds;

@@ -2,8 +2,8 @@
 //! have taken of it already. Images are sparse, so only the sum stays as they are written; who was promised how much is
 //! known to [`mainstay_logic::volume::room`].
 
-//! A copy that shares no blocks takes room while it is written: it is noted ([`reserve`]) before its first byte, so that
-//! of several at one time each finds what the others are still to write.
+//! A copy that shares no blocks takes room while it is written: it is noted ([`reserve`]) before its first byte, so
+//! that of several at one time each finds what the others are still to write.
 
 use std::fs::File;
 use std::io;

@@ -14,7 +14,8 @@
 //!
 //! ```text
 //! sent          last        of the newest renewal that was acknowledged: the deadline is so many seconds later
-//! acknowledged  since       of the first one of the row of renewals without a gap: a row that began after a deadline says
+//! acknowledged  since       of the first one of the row of renewals without a gap: a row that began after a deadline
+//! says
 //!                           nothing about it, however late the supervisor comes to look (the machine stood still)
 //! ```
 

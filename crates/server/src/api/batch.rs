@@ -472,8 +472,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What an op would have made, or `shown` of it, for a dry run: an object that is there keeps its version, a new one
-    /// has none.
+    /// What an op would have made, or `shown` of it, for a dry run: an object that is there keeps its version, a new
+    /// one has none.
     pub(super) fn dry(&self, op: usize, shown: Option<&Encoded>) -> Option<Bytes> {
         let stored = self.known.get(self.txn.ops.get(op)?.key()).and_then(|known| known.entry.as_ref());
         let encoded = shown.or_else(|| self.encoded(op))?;

@@ -83,8 +83,8 @@ pub fn update(
     replace(batch, kind, &old, new, part)
 }
 
-/// A replacement of what is not there makes it, of some kinds, as upstream. Differs: not where the body says which state
-/// of it its sender has seen. That was deleted since, and upstream makes it anew.
+/// A replacement of what is not there makes it, of some kinds, as upstream. Differs: not where the body says which
+/// state of it its sender has seen. That was deleted since, and upstream makes it anew.
 fn replace_nothing(
     batch: &mut Batch<'_>,
     kind: &Kind,

@@ -1,8 +1,8 @@
 //! Credentials that are asked for: certificates by CertificateSigningRequest, and bootstrap tokens.
 //!
-//! One task follows both in the store (tokens of service accounts in Secrets have another, [`accounts`]): it approves what kubelets may have, signs what is approved, takes away what is
-//! old, and keeps the signatures of `cluster-info`. What is to be done with one request is decided by [`next`], which
-//! is pure; the key that signs is only here.
+//! One task follows both in the store (tokens of service accounts in Secrets have another, [`accounts`]): it approves
+//! what kubelets may have, signs what is approved, takes away what is old, and keeps the signatures of `cluster-info`.
+//! What is to be done with one request is decided by [`next`], which is pure; the key that signs is only here.
 
 pub mod accounts;
 pub mod request;

@@ -42,8 +42,8 @@ pub fn compile(api: &Api, work: &Work) -> Compiled {
 
 /// Prepares the decisions' writes on the store's newest state, as many whole decisions as one transaction holds; the
 /// first may be cut. Where a write is refused, those before it still go, and of those after it what [stands
-/// apart](mainstay_logic::Decision::apart). Where webhooks are to be asked about any, they are about as many as possible, and nothing is
-/// prepared: the session [is suspended](Session::is_suspended).
+/// apart](mainstay_logic::Decision::apart). Where webhooks are to be asked about any, they are about as many as
+/// possible, and nothing is prepared: the session [is suspended](Session::is_suspended).
 pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) -> Compiled {
     let mut most = work.most_writes.max(1);
     if work.parts.len() == 1 {

@@ -135,8 +135,8 @@ pub fn agreed(mut response: Response<Body>, media: Media) -> Response<Body> {
 }
 
 /// An answer in the media type that was agreed on, or else in this one. What is no object, or has no message, stays
-/// JSON, which is indented where a person reads it ([`is_read_by_a_person`]). Documents, which may be of many megabytes,
-/// are no objects: they are not even looked into (X4).
+/// JSON, which is indented where a person reads it ([`is_read_by_a_person`]). Documents, which may be of many
+/// megabytes, are no objects: they are not even looked into (X4).
 pub fn in_media(mut response: Response<Body>, otherwise: Media, by_a_person: bool) -> Response<Body> {
     let agreed: Option<Media> = response.extensions_mut().remove();
     if response.headers().get(header::CONTENT_TYPE).is_none_or(|value| value != "application/json") {

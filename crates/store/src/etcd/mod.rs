@@ -6,7 +6,8 @@
 //! left out and put in by whoever reads it, for nobody knows them before the commit:
 //!
 //! ```text
-//! <prefix><key> -> form (1 byte) | where the digits go (4) | index of the op (2) | checksum of key and bytes (8) | bytes
+//! <prefix><key> -> form (1 byte) | where the digits go (4) | index of the op (2) | checksum of key and bytes (8) |
+//! bytes
 //! ```
 //!
 //! Memory (keys and window, as with the embedded engine) is fed by one watch; a commit is answered when that watch has
