@@ -112,7 +112,7 @@ fn tell(
 /// A namespace goes on to be deleted without what may not be.
 fn content_remains(batch: &mut Batch<'_>, key: &ObjectKey, why: &str) {
     let owner = Owner { kind: kinds::NAMESPACE.clone(), key: key.clone(), uid: String::new() };
-    let message = format!("Failed to delete all resource types, 1 remaining: {why}");
+    let message = format!("Failed to delete all resource types, at least 1 remaining: {why}");
     let told = Told { type_: CONTENT_FAILURE, status: "True", reason: "ContentDeletionFailed", message: &message };
     condition(batch, &owner, &told);
 }
