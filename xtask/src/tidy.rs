@@ -45,6 +45,9 @@ const UNSAFE_ROOMS: &[&str] = &["./crates/runtime/", "./crates/node/"];
 /// A file longer than this is a room that wants dividing.
 const MAX_LINES: usize = 800;
 
+/// A line is no wider than this many columns, but for a text that would be harder to find in pieces.
+const MAX_COLUMNS: usize = 120;
+
 /// What `logic` must not touch.
 const NOT_IN_LOGIC: &[&str] =
     &["std::fs", "std::net::Tcp", "std::net::Udp", "std::time::", "tokio::", "HashMap", "async fn", "Timestamp::now"];
@@ -56,6 +59,9 @@ pub fn run() -> Result<()> {
         let lines = text.lines().count();
         if lines > MAX_LINES {
             wrong.push(format!("{}: {lines} lines, more than {MAX_LINES}", path.display()));
+        }
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_too_wide(line)) {
+            wrong.push(format!("{}:{}: {} columns", path.display(), number + 1, line.chars().count()));
         }
         let may_be_unsafe = UNSAFE_ROOMS.iter().any(|room| path.starts_with(room));
         if path.starts_with("./crates")
@@ -77,6 +83,11 @@ pub fn run() -> Result<()> {
         return Ok(());
     }
     bail!("{}", wrong.join("\n"))
+}
+
+/// Whether `rustfmt`, which leaves comments and macros alone, would have broken it.
+fn is_too_wide(line: &str) -> bool {
+    line.chars().count() > MAX_COLUMNS && (line.trim_start().starts_with("//") || !line.contains('"'))
 }
 
 fn arrows() -> Result<Vec<String>> {

@@ -2,8 +2,8 @@
 //! knows that they do, and when the pod's name is free.
 //!
 //! ```text
-//! node     the pod is begun: `wanted` says after how many seconds its supervisors stop it; noted on the pod (`condition`)
-//! server   the node's Lease stands still for `free_after` that time, as seen here (`snapshot::Silences`): nothing of it runs
+//! node     the pod is begun: `wanted` says after how many seconds its supervisors stop it; on the pod (`condition`)
+//! server   the node's Lease stands still for `free_after` that time, as seen here (`snapshot::Silences`): nothing runs
 //! ```
 //!
 //! What a supervisor holds is never later than what the server assumes. Its deadline counts from when a renewal was

@@ -48,7 +48,8 @@ fn context(cluster: &str, file: &str) -> String {
 /// are replaced: the cluster's are the store's.
 ///
 /// # Errors
-/// [`StartError::NoSeal`] where they are sealed and the seal is not there, [`StartError::OtherSeal`] where another one is.
+/// [`StartError::NoSeal`] where they are sealed and the seal is not there, [`StartError::OtherSeal`] where another one
+/// is.
 pub fn unseal(store: &Store, seal: &Path, pki: &Path, shared: &Shared) -> Result<bool, StartError> {
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     let mut plain = Vec::new();

@@ -304,8 +304,8 @@ impl Store {
     /// options only the window's limits count.
     ///
     /// # Errors
-    /// [`OpenError::Unreached`] when no member answers, [`OpenError::Untrusted`] when one side does not trust the other's
-    /// certificate; when a row is not what was written (A10); when it is not the one that `options.owner`
+    /// [`OpenError::Unreached`] when no member answers, [`OpenError::Untrusted`] when one side does not trust the
+    /// other's certificate; when a row is not what was written (A10); when it is not the one that `options.owner`
     /// expects (A11), which is noted in a key of its own.
     pub fn open_etcd(etcd: Etcd, options: Options) -> Result<Self, OpenError> {
         let Feed { shared, commits, reads, thread } = crate::etcd::open(etcd, options.window(), options.index)?;

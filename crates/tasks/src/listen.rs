@@ -112,7 +112,8 @@ impl Connection {
                 _ = active.changed() => {}
                 () = sleep_until(deadline) => {
                     // A request may have proved who it is since.
-                    if is_known == self.shared.is_known.load(Ordering::Relaxed) && !active.has_changed().unwrap_or(false) {
+                    let known_now = self.shared.is_known.load(Ordering::Relaxed);
+                    if is_known == known_now && !active.has_changed().unwrap_or(false) {
                         return;
                     }
                 }

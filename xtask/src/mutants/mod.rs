@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! find     every expression that could be wrong in a usual way (`find`), in a copy of the workspace (`scratch`)
-//! build    once: each mistake stands beside what is right, behind `on(number)` (`edit`); what does not compile is left out
+//! build    once: each mistake stands beside what is right, behind `on(number)` (`edit`); what does not compile is out
 //! record   each test once alone: which mistakes does it come across, how long does it take (`judge`)
 //! judge    each mistake switched on by an environment variable, under the tests that come across it, the fastest first
 //! report   by file: what no test noticed and `docs/mutants.md` does not explain (`report`)

@@ -330,8 +330,9 @@ mod tests {
     fn a10_the_versions_in_which_objects_are_stored_are_not_made_up() {
         let version = |name: &str, storage: bool| json!({ "name": name, "served": true, "storage": storage });
         let definition = |stored: &[&str]| {
-            json!({ "metadata": { "name": "foos.x.io" }, "spec": { "versions": [version("v1", false), version("v2", true)] },
-                "status": { "storedVersions": stored } })
+            let versions = [version("v1", false), version("v2", true)];
+            let status = json!({ "storedVersions": stored });
+            json!({ "metadata": { "name": "foos.x.io" }, "spec": { "versions": versions }, "status": status })
         };
         let refused = |old: &[&str], new: &[&str]| {
             let mut causes = Vec::new();

@@ -99,7 +99,8 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
     let on = found.flatten().map(|copy| copy.node).filter(|node| annotation(&content.metadata, SNAPSHOT_ON) != *node);
     let mut decision = Decision::default();
     if !missing.is_empty() || on.is_some() {
-        let mut patch = json!({"metadata": {"finalizers": finalizers.iter().map(String::as_str).chain(missing).collect::<Vec<_>>()}});
+        let finalizers: Vec<_> = finalizers.iter().map(String::as_str).chain(missing).collect();
+        let mut patch = json!({"metadata": {"finalizers": finalizers}});
         if let Some(node) = on {
             patch["metadata"]["annotations"] = json!({(SNAPSHOT_ON): node});
         }

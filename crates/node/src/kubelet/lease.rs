@@ -97,9 +97,9 @@ impl Hold {
         if !self.replaced.send_replace(true) {
             tracing::error!(
                 node,
-                "another machine is this node now: this one's pods end, and it starts nothing. `mainstay leave --force` \
-                 here, then `mainstay join` under another --node-name; or `kubectl delete node` if it is this machine \
-                 that is to be the node, and start it again"
+                "another machine is this node now: this one's pods end, and it starts nothing. `mainstay leave \
+                 --force` here, then `mainstay join` under another --node-name; or `kubectl delete node` if it is \
+                 this machine that is to be the node, and start it again"
             );
         }
     }

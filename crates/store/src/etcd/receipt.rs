@@ -5,7 +5,7 @@
 //! compares the revision of a key that only this handle writes (its slot), and writes that key too.
 //!
 //! ```text
-//! <prefix>/!receipt/<a number of the handle's own>/<slot>  ->  't' (a transaction) or 'f' (a fence), seconds since 1970
+//! <prefix>/!receipt/<a number of the handle's own>/<slot>  ->  't' (a transaction) or 'f' (a fence), Unix seconds
 //! ```
 //!
 //! Whoever has to know what became of a transaction writes its slot himself, with the same comparison: the fence.

@@ -226,7 +226,8 @@ proptest! {
                 },
                 _ => kubelet(&mut world, &all[which % all.len()]),
             }
-            let live: Vec<_> = world.snapshot.pods.values().filter(|pod| !is_terminating(&pod.metadata) && !is_finished(pod)).collect();
+            let pods = world.snapshot.pods.values();
+            let live: Vec<_> = pods.filter(|pod| !is_terminating(&pod.metadata) && !is_finished(pod)).collect();
             prop_assert!(live.len() <= 5, "{} pods", live.len());
             prop_assert!(live.iter().filter(|pod| is_ready(pod)).count() >= 3, "too few are Ready");
         }
