@@ -246,7 +246,9 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         config,
     });
     kubelet::start(&kubelet, &mut tasks);
-    let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), health);
+    // However many strangers there are whose tokens are to be reviewed: the kubelet's own requests do not wait for them.
+    let reviews = Arc::new(kubelet.config.client.apart());
+    let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), reviews, health);
     Ok(Running { kubelet, view, tasks, _streaming, _network })
 }
 
@@ -263,15 +265,26 @@ fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
 
 /// What of upstream's `KubeletConfiguration` this node goes by, under its names.
 fn configuration(config: &NodeConfig) -> serde_json::Value {
+    use streaming::access::{ALLOWED_TTL, DENIED_TTL, TOKEN_TTL};
+    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs());
     serde_json::json!({
         "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "address": Ipv4Addr::UNSPECIFIED.to_string(), "port": config.streaming_port,
-        "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": false } },
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true, "cacheTTL": seconds(TOKEN_TTL) },
+        },
+        "authorization": {
+            "mode": "Webhook",
+            "webhook": {
+                "cacheAuthorizedTTL": seconds(ALLOWED_TTL), "cacheUnauthorizedTTL": seconds(DENIED_TTL),
+            },
+        },
         "cgroupRoot": format!("/{}", config.cgroup_root),
         "clusterDNS": [config.cluster_dns.to_string()], "clusterDomain": config.cluster_domain,
         "podCIDR": config.pod_cidr, "resolvConf": config.host_resolv_conf.display().to_string(),
         "maxPods": kubelet::node_status::MAX_PODS, "nodeLeaseDurationSeconds": config.lease_seconds,
-        "streamingConnectionIdleTimeout": format!("{}s", streaming::IDLE_TIMEOUT.as_secs()),
+        "streamingConnectionIdleTimeout": seconds(streaming::IDLE_TIMEOUT),
         "seccompDefault": config.seccomp_default, "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
         "serverTLSBootstrap": true, "rotateCertificates": true,
     })

@@ -2,10 +2,12 @@
 //! it.
 //!
 //! kubectl's requests reach it through the API server, which passes bytes on in both directions and proves itself with
-//! its client certificate. Paths and answers are the kubelet's.
+//! its client certificate. Others ask by themselves (who measures the cluster), with a certificate or a bearer token.
+//! Paths and answers are the kubelet's.
 //!
 //! - [`routes`]: from a request to an answer or a session
-//! - [`tls`]: certificates, and who may talk to this server
+//! - [`tls`]: certificates, and whose they are
+//! - [`access`]: who may do what here, as the API server says
 //! - [`backend`]: what the kubelet tells, and which container a request means
 //! - [`logs`]: log files as a stream
 //! - [`stats`]: what the node and its containers use
@@ -14,6 +16,7 @@
 //! - [`portforward`]: ports inside a pod's network namespace
 //! - [`spdy`], [`websocket`]: the two protocols that carry channels
 
+pub mod access;
 pub mod backend;
 pub mod channels;
 pub mod exec;
@@ -44,6 +47,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 
+pub use self::access::Reviews;
+use self::access::Delegated;
 pub use self::backend::{Backend, Containers};
 use self::routes::Server;
 use self::tls::Access;
@@ -126,10 +131,17 @@ pub async fn listen(config: StreamingConfig) -> Result<Listening, StreamingError
 
 impl Listening {
     /// Answers from now on.
-    pub fn serve(self, backend: Arc<dyn Backend>, containers: Arc<dyn Containers>, health: Health) -> Running {
+    pub fn serve(
+        self,
+        backend: Arc<dyn Backend>,
+        containers: Arc<dyn Containers>,
+        reviews: Arc<dyn Reviews>,
+        health: Health,
+    ) -> Running {
         let looks = stats::Looks::default();
-        let server =
-            Arc::new(Server { config: self.config, backend, containers, looks, loading: Arc::new(Semaphore::new(1)) });
+        let access = Delegated::new(reviews, backend.node_name());
+        let loading = Arc::new(Semaphore::new(1));
+        let server = Arc::new(Server { config: self.config, backend, containers, access, looks, loading });
         let (listener, tls, slots) = (Arc::new(self.listener), self.tls, Slots::new(CONNECTIONS));
         let accepting = keep(health, "streaming", move || {
             let (server, listener, tls, slots) = (server.clone(), listener.clone(), tls.clone(), slots.clone());
@@ -143,38 +155,45 @@ impl Listening {
 }
 
 async fn connection(stream: TlsStream<TcpStream>, peer: Connection, server: Arc<Server>) {
-    let access = tls::access(stream.get_ref().1.peer_certificates(), &server.config.clients);
-    let is_admitted = match access {
-        Access::Full => peer.authenticate("api-server", true),
-        Access::Forbidden => peer.authenticate("others", false),
-        Access::Anonymous => true,
-    };
-    if !is_admitted {
+    let who = tls::access(stream.get_ref().1.peer_certificates(), &server.config.clients);
+    let Ok(address) = stream.get_ref().0.peer_addr() else { return };
+    let is_full = who == Access::Full;
+    if is_full && !peer.authenticate("api-server", true) {
         return;
     }
     // An upgrading request leaves its session here; it runs when HTTP has let go of the connection.
     let upgraded = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
-        let answer = routes::answer(&server, access, request);
-        let (response, session) = match answer {
-            Ok(routes::Answer::Plain(response)) => (response, None),
-            Ok(routes::Answer::Upgrade(response, session)) => (response, Some(session)),
-            Err(status) => (routes::refusal(&status), None),
-        };
-        if let Some(session) = session {
-            *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        let (server, who, peer, upgraded) = (server.clone(), who.clone(), peer.clone(), upgraded.clone());
+        async move {
+            // Until the answer's last byte, or the session's end.
+            let active = peer.begin();
+            let (mut response, session) = match routes::admit(&server, &who, address.ip(), &peer, &request).await {
+                Err(refusal) => (routes::refused(&refusal), None),
+                Ok(()) => match routes::answer(&server, request) {
+                    Ok(routes::Answer::Plain(response)) => (response, None),
+                    Ok(routes::Answer::Upgrade(response, session)) => (response, Some(session)),
+                    Err(status) => (routes::refusal(&status), None),
+                },
+            };
+            match session {
+                Some(session) => {
+                    *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some((session, active));
+                }
+                None => response.body_mut().is_answered(active),
+            }
+            Ok::<_, std::convert::Infallible>(response)
         }
-        std::future::ready(Ok::<_, std::convert::Infallible>(response))
     });
-    // Whoever may ask is in nobody's way: logs that are followed may be silent for long.
-    let _active = (access == Access::Full).then(|| peer.begin());
+    // Whoever may do everything is in nobody's way: its connections are kept.
+    let _active = is_full.then(|| peer.begin());
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
         tracing::debug!(%error, "kubelet server: a connection ended early");
     }
     let session = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(session) = session {
+    if let Some((session, _active)) = session {
         session.await;
     }
 }

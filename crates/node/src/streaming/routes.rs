@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,9 +17,11 @@ use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::Status;
 use mainstay_api::parameters::is_true;
+use mainstay_tasks::listen::{self, Active};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::access::{Delegated, Needs, Refusal};
 use super::backend::{Backend, Containers, Lookup};
 use super::channels::{Channels, Wanted};
 use super::exec;
@@ -47,6 +50,8 @@ pub struct Server {
     pub config: StreamingConfig,
     pub backend: Arc<dyn Backend>,
     pub containers: Arc<dyn Containers>,
+    /// Who may what.
+    pub access: Delegated,
     /// When what was last looked at.
     pub looks: stats::Looks,
     /// Whose turn it is to load images.
@@ -67,6 +72,23 @@ pub enum Answer {
 pub struct Body {
     ready: VecDeque<Bytes>,
     coming: Option<mpsc::Receiver<Bytes>>,
+    /// The request is under way while this is here.
+    active: Option<Active>,
+}
+
+impl Body {
+    fn of(text: impl Into<Bytes>) -> Body {
+        Body { ready: VecDeque::from([text.into()]), ..Body::default() }
+    }
+
+    fn coming(coming: mpsc::Receiver<Bytes>) -> Body {
+        Body { coming: Some(coming), ..Body::default() }
+    }
+
+    /// Notes which request this answers: it is under way until the body is sent.
+    pub fn is_answered(&mut self, active: Active) {
+        self.active = Some(active);
+    }
 }
 
 impl http_body::Body for Body {
@@ -92,7 +114,7 @@ impl http_body::Body for Body {
 }
 
 fn plain(code: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body { ready: VecDeque::from([text.into()]), coming: None });
+    let mut response = Response::new(Body::of(text));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -104,22 +126,44 @@ pub fn refusal(status: &Status) -> Response<Body> {
     plain(code, "application/json", status.to_json().to_string())
 }
 
-/// Answers a request.
+/// A request that is not answered, as upstream's kubelet says it.
+pub fn refused(refusal: &Refusal) -> Response<Body> {
+    let (code, text) = match refusal {
+        Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Refusal::Forbidden(words) => (StatusCode::FORBIDDEN, words.as_str()),
+        Refusal::Unknown(words) => (StatusCode::INTERNAL_SERVER_ERROR, words.as_str()),
+    };
+    plain(code, "text/plain; charset=utf-8", text.to_owned())
+}
+
+/// Whether a request is answered: whose it is, and whether they may.
+///
+/// # Errors
+/// Why not.
+pub async fn admit(
+    server: &Server,
+    who: &Access,
+    from: IpAddr,
+    peer: &listen::Connection,
+    request: &Request<Incoming>,
+) -> Result<(), Refusal> {
+    let user = match who {
+        Access::Full => return Ok(()),
+        Access::User(user) => user.clone(),
+        Access::Nobody => server.access.authenticate(from, request.headers()).await?,
+    };
+    let first = request.uri().path().split('/').nth(1).map(|segment| decode(segment, false)).unwrap_or_default();
+    server.access.authorize(&user, &Needs::of(request.method(), &first)).await?;
+    // Where there are too many with connections, it goes on as a stranger's.
+    peer.authenticate(&user.name, false);
+    Ok(())
+}
+
+/// Answers a request that [is admitted](admit).
 ///
 /// # Errors
 /// The kubelet's own.
-pub fn answer(server: &Arc<Server>, access: Access, request: Request<Incoming>) -> Result<Answer, Status> {
-    match access {
-        Access::Full => {}
-        Access::Anonymous => return Err(Status::unauthorized()),
-        Access::Forbidden => {
-            return Err(Status::new(
-                403,
-                "Forbidden",
-                "Forbidden: only the cluster's API server and administrators may use a kubelet",
-            ));
-        }
-    }
+pub fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer, Status> {
     let path = request.uri().path().to_owned();
     let segments: Vec<String> = path.split('/').skip(1).map(|segment| decode(segment, false)).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -201,7 +245,7 @@ fn looked_up(content_type: &'static str, look: impl FnOnce() -> String + Send + 
         let _ = sender.blocking_send(Bytes::from(look()));
     });
     let mut response = plain(StatusCode::OK, content_type, Bytes::new());
-    *response.body_mut() = Body { ready: VecDeque::new(), coming: Some(coming) };
+    *response.body_mut() = Body::coming(coming);
     response
 }
 
@@ -234,7 +278,7 @@ impl Server {
             return Ok(Answer::Upgrade(response, Box::pin(session)));
         }
         let mut response = plain(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
-        *response.body_mut() = Body { ready: VecDeque::new(), coming: Some(coming) };
+        *response.body_mut() = Body::coming(coming);
         Ok(Answer::Plain(response))
     }
 

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,7 +23,7 @@ use super::backend::{Backend, Containers, Pending};
 use super::exec::Session;
 use super::spdy::frame::{Decoder, Encoder, Frame};
 use super::spdy::headers::Headers;
-use super::{Running, StreamingConfig, listen};
+use super::{Reviews, Running, StreamingConfig, listen};
 use mainstay_runtime::{ContainerState, ContainerStats, ContainerStatus, ExecSpec, RuntimeError};
 
 /// Longer than any test takes: what hangs fails.
@@ -158,6 +159,23 @@ impl Containers for World {
     }
 }
 
+impl Reviews for World {
+    /// Knows `metrics-server` and `somebody` by their tokens; the former may read metrics, and a node its own health.
+    fn review<'a>(&'a self, path: &'a str, review: &'a Value) -> Pending<'a, Result<Value, String>> {
+        Box::pin(async move {
+            let spec = &review["spec"];
+            Ok(if path.ends_with("tokenreviews") {
+                let is_known = ["metrics-server", "somebody"].map(Value::from).contains(&spec["token"]);
+                json!({ "status": { "authenticated": is_known, "user": { "username": spec["token"] } } })
+            } else {
+                let what = (spec["user"].as_str().unwrap(), spec["resourceAttributes"]["subresource"].as_str().unwrap());
+                let may = [("metrics-server", "metrics"), ("system:node:n", "healthz")].contains(&what);
+                json!({ "status": { "allowed": may } })
+            })
+        })
+    }
+}
+
 struct Fixture {
     server: Running,
     world: Arc<World>,
@@ -194,7 +212,8 @@ async fn fixture() -> Fixture {
         idle_timeout: super::IDLE_TIMEOUT,
         configuration: serde_json::json!({ "kind": "KubeletConfiguration", "maxPods": 110 }),
     };
-    let server = listen(config).await.unwrap().serve(world.clone(), world.clone(), mainstay_tasks::Health::default());
+    let health = mainstay_tasks::Health::default();
+    let server = listen(config).await.unwrap().serve(world.clone(), world.clone(), world.clone(), health);
     Fixture { server, world, end, ca_pem, ca, dir }
 }
 
@@ -294,17 +313,32 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn only_the_api_server_and_administrators_are_answered_x1() {
+async fn x1_the_api_server_and_administrators_are_answered_and_others_as_they_may() {
     let fixture = fixture().await;
     let table = [
         (None, "401"),
-        (Some(("system:node:n", "system:nodes")), "403"),
+        (Some(("system:node:n", "system:nodes")), "200"),
+        (Some(("system:node:m", "system:nodes")), "403"),
         (Some(("api-server", "x")), "200"),
         (Some(("root", "system:masters")), "200"),
     ];
     for (user, code) in table {
         let (answer, _) = within(fixture.request(user, "GET /healthz HTTP/1.1")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{user:?}: {answer}");
+    }
+    let tokens = [
+        ("metrics-server", "/metrics/resource", "200"),
+        ("metrics-server", "/stats/summary", "403"),
+        ("metrics-server", "/metrics/../exec/ns/p/c", "404"),
+        ("metrics-server", "/%6detrics", "200"),
+        ("metrics-server", "/exec/ns/p/c?command=echo", "403"),
+        ("somebody", "/metrics/resource", "403"),
+        ("forged", "/metrics/resource", "401"),
+    ];
+    for (token, path, code) in tokens {
+        let head = format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}");
+        let (answer, _) = within(fixture.request(None, &head)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{token} {path}: {answer}");
     }
     // Conformance of nodes, what a kubelet was configured with: through `nodes/proxy`.
     let (answer, _) = within(fixture.request(Some(("api-server", "x")), "GET /configz HTTP/1.1")).await;

@@ -11,6 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::StreamingError;
+use super::access::User;
 
 /// The group whose members may do everything.
 const MASTERS: &str = "system:masters";
@@ -37,24 +38,29 @@ pub fn config(serving: Arc<Rotating>, client_ca_pem: &str) -> Result<rustls::Ser
     Ok(config)
 }
 
-/// What a client's certificate entitles it to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who a client is by its certificate.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Access {
+    /// The API server, or an administrator: may do everything, also while nobody can be asked.
     Full,
-    /// A certificate of this cluster, but of somebody else.
-    Forbidden,
-    /// No certificate.
-    Anonymous,
+    /// Somebody else of this cluster.
+    User(Arc<User>),
+    /// No certificate, or one that names nobody.
+    Nobody,
 }
 
 /// Judges a client by the certificate that TLS has already checked against the CA: a cluster administrator, or one of
 /// `clients` by its common name. A subject that could be read in two ways is nobody's, as at the API.
 pub fn access(certificates: Option<&[CertificateDer<'_>]>, clients: &[String]) -> Access {
-    let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Access::Anonymous };
-    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Access::Forbidden };
-    let Some(Subject { name, groups }) = Subject::read(certificate.subject()) else { return Access::Forbidden };
+    let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Access::Nobody };
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Access::Nobody };
+    let Some(Subject { name, groups }) = Subject::read(certificate.subject()) else { return Access::Nobody };
     let is_one = !name.is_empty() && clients.contains(&name) || groups.iter().any(|group| group == MASTERS);
-    if is_one { Access::Full } else { Access::Forbidden }
+    match is_one {
+        true => Access::Full,
+        false if name.is_empty() => Access::Nobody,
+        false => Access::User(Arc::new(User::of_certificate(name, groups))),
+    }
 }
 
 #[cfg(test)]
@@ -78,14 +84,15 @@ mod tests {
         let another_group = || DnType::CustomDnType(vec![2, 5, 4, 10]);
         assert_eq!(judged(&[(DnType::CommonName, "api")]), Access::Full);
         assert_eq!(judged(&[(DnType::CommonName, "me"), (DnType::OrganizationName, MASTERS)]), Access::Full);
-        assert_eq!(judged(&[(DnType::CommonName, "me")]), Access::Forbidden);
-        assert_eq!(judged(&[(DnType::CommonName, "api"), (another(), "me")]), Access::Forbidden);
-        assert_eq!(judged(&[(DnType::CommonName, "me"), (another(), "api")]), Access::Forbidden);
+        let me = Access::User(Arc::new(User::of_certificate("me".to_owned(), Vec::new())));
+        assert_eq!(judged(&[(DnType::CommonName, "me")]), me);
+        assert_eq!(judged(&[(DnType::CommonName, "api"), (another(), "me")]), Access::Nobody);
+        assert_eq!(judged(&[(DnType::CommonName, "me"), (another(), "api")]), Access::Nobody);
         let two = [(DnType::CommonName, "me"), (another(), "you"), (DnType::OrganizationName, MASTERS)];
-        assert_eq!(judged(&two), Access::Forbidden);
+        assert_eq!(judged(&two), Access::Nobody);
         // Several groups are nothing unusual.
         let groups = [(DnType::OrganizationName, "others"), (another_group(), MASTERS)];
         assert_eq!(judged(&groups), Access::Full);
-        assert_eq!(access(None, &[]), Access::Anonymous);
+        assert_eq!(access(None, &[]), Access::Nobody);
     }
 }
