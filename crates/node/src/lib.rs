@@ -246,7 +246,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         config,
     });
     kubelet::start(&kubelet, &mut tasks);
-    // However many strangers there are whose tokens are to be reviewed: the kubelet's own requests do not wait for them.
+    // However many strangers' tokens are to be reviewed, the kubelet's own requests do not wait for them.
     let reviews = Arc::new(kubelet.config.client.apart());
     let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), reviews, health);
     Ok(Running { kubelet, view, tasks, _streaming, _network })

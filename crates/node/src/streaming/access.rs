@@ -461,7 +461,8 @@ mod tests {
     async fn x5_x7_forged_tokens_fill_nothing_and_are_asked_about_few_at_a_time() {
         let api = api();
         let pause = Duration::from_millis(10);
-        let door = Arc::new(Delegated { pause, patience: Duration::from_secs(300), ..Delegated::new(api.clone(), "n") });
+        let door =
+            Arc::new(Delegated { pause, patience: Duration::from_secs(300), ..Delegated::new(api.clone(), "n") });
         door.authenticate(address(200), &with("good1")).await.unwrap();
         let begun = Instant::now();
         let mut flood = tokio::task::JoinSet::new();

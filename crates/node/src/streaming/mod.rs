@@ -47,8 +47,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
 
-pub use self::access::Reviews;
 use self::access::Delegated;
+pub use self::access::Reviews;
 pub use self::backend::{Backend, Containers};
 use self::routes::Server;
 use self::tls::Access;

@@ -168,7 +168,8 @@ impl Reviews for World {
                 let is_known = ["metrics-server", "somebody"].map(Value::from).contains(&spec["token"]);
                 json!({ "status": { "authenticated": is_known, "user": { "username": spec["token"] } } })
             } else {
-                let what = (spec["user"].as_str().unwrap(), spec["resourceAttributes"]["subresource"].as_str().unwrap());
+                let what =
+                    (spec["user"].as_str().unwrap(), spec["resourceAttributes"]["subresource"].as_str().unwrap());
                 let may = [("metrics-server", "metrics"), ("system:node:n", "healthz")].contains(&what);
                 json!({ "status": { "allowed": may } })
             })
