@@ -35,6 +35,8 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
     used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
     'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const HTTP_HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', \
+    regex used for validation is '[-A-Za-z0-9]+')";
 const ENV_NAME: &str =
     "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
@@ -194,6 +196,12 @@ pub fn port_name(text: &str) -> Vec<String> {
         wrong.push("must not begin or end with a hyphen".to_owned());
     }
     wrong
+}
+
+/// The name of a header of HTTP.
+pub fn http_header(text: &str) -> Vec<String> {
+    let ok = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if ok { Vec::new() } else { vec![HTTP_HEADER.to_owned()] }
 }
 
 /// A port number.

@@ -21,7 +21,7 @@ fn of_shape(shape: Shape, around: &mut Vec<&'static str>) -> Type {
         Shape::Double => Type::Double,
         Shape::String => Type::String,
         Shape::Bytes => Type::Bytes,
-        Shape::Time => Type::Timestamp,
+        Shape::Time | Shape::MicroTime => Type::Timestamp,
         // A number or a text: known when there is a value.
         Shape::IntOrString | Shape::Quantity | Shape::Any => Type::Dyn,
         Shape::List(item) => Type::list(of_shape(*item, around)),

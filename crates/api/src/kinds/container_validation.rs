@@ -32,6 +32,7 @@ pub fn validate(container: &Field, init: bool, volumes: &BTreeSet<&str>, causes:
         env_from(&source, causes);
     }
     mounts(&container.get("volumeMounts"), volumes, causes);
+    devices(&container.get("volumeDevices"), volumes, causes);
     let sidecar = container.get("restartPolicy").text() == "Always";
     for name in PROBES {
         let probe = container.get(name);
@@ -132,6 +133,14 @@ fn environment(variable: &Field, causes: &mut Vec<Cause>) {
             }
             "fieldRef" => downward_validation::field(&source_field, Told::Variable, causes),
             "resourceFieldRef" => downward_validation::resource(&source_field, Told::Variable, causes),
+            "fileKeyRef" => {
+                source_field.get("key").need(causes, names::env_name);
+                source_field.get("volumeName").need(causes, names::label);
+                let path = source_field.get("path");
+                if path.need_text(causes) {
+                    no_backsteps(&path, causes);
+                }
+            }
             _ => {}
         }
     }
@@ -166,6 +175,25 @@ fn mounts(mounts: &Field, volumes: &BTreeSet<&str>, causes: &mut Vec<Cause>) {
             local_path(&sub, causes);
         }
         mount.get("mountPropagation").one_of(causes, &["Bidirectional", "HostToContainer", "None"]);
+    }
+}
+
+/// Volumes that a container has as devices.
+fn devices(devices: &Field, volumes: &BTreeSet<&str>, causes: &mut Vec<Cause>) {
+    let (mut named, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for device in devices.items() {
+        let (name, path) = (device.get("name"), device.get("devicePath"));
+        if name.need_text(causes) {
+            if !volumes.contains(name.text()) {
+                causes.push(Cause::not_found(&name.path, name.text()));
+            }
+            if !named.insert(name.text()) {
+                causes.push(name.invalid("must be unique"));
+            }
+        }
+        if path.need_text(causes) && !paths.insert(path.text()) {
+            causes.push(path.invalid("must be unique"));
+        }
     }
 }
 
@@ -227,6 +255,12 @@ fn handler(at: &Field, allowed: &[&str], causes: &mut Vec<Cause>) {
             field.get("path").need_text(causes);
             port_or_name(&field.get("port"), causes);
             field.get("scheme").one_of(causes, &["HTTP", "HTTPS"]);
+            let headers = field.get("httpHeaders");
+            for header in headers.items() {
+                let name = header.get("name").text();
+                let wrong = names::http_header(name);
+                causes.extend(wrong.iter().map(|wrong| Cause::invalid(&headers.path, name, wrong)));
+            }
         }
         "tcpSocket" => port_or_name(&field.get("port"), causes),
         "grpc" => causes.extend(

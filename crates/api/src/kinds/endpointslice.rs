@@ -1,6 +1,7 @@
 //! EndpointSlice: some of the addresses behind a Service.
 
 use std::borrow::Cow::Borrowed;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::json;
@@ -66,10 +67,19 @@ pub static ENDPOINT_SLICE: Kind = Kind::BuiltIn(&Row {
         }
         for endpoint in endpoints.items() {
             validate_addresses(slice.get("addressType").text(), &endpoint.get("addresses"), causes);
+            endpoint.get("hostname").check(causes, names::label);
+            endpoint.get("nodeName").check(causes, names::subdomain);
         }
+        let mut named = BTreeSet::new();
         for port in slice.get("ports").items() {
+            let title = port.get("name");
+            title.check(causes, names::label);
+            if !named.insert(title.text()) {
+                causes.push(Cause::duplicate(&title.path, title.text()));
+            }
             port.get("port").port(causes);
-            port.get("protocol").one_of(causes, &["SCTP", "TCP", "UDP"]);
+            port.get("protocol").need_one_of(causes, &["SCTP", "TCP", "UDP"]);
+            port.get("appProtocol").check(causes, names::qualified);
         }
     },
     validate_update: |_, new, old, causes| {

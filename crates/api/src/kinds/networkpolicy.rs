@@ -68,7 +68,9 @@ fn validate(spec: &Field, causes: &mut Vec<Cause>) {
         causes.push(types.invalid("may not specify more than two policyTypes"));
         return;
     }
-    types.items().for_each(|direction| direction.one_of(causes, &["Ingress", "Egress"]));
+    for direction in types.items().filter(|direction| !matches!(direction.text(), "Ingress" | "Egress")) {
+        causes.push(Cause::not_supported(&direction.path, direction.text(), &["Ingress", "Egress"]));
+    }
 }
 
 fn validate_port(rule: &Field, causes: &mut Vec<Cause>) {

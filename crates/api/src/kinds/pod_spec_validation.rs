@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::field::Field;
-use super::{container_validation, placement_validation, pod_level, security_validation, volume_validation};
+use super::{
+    claims_validation, container_validation, placement_validation, pod_level, security_validation, systems_validation,
+    volume_validation,
+};
 use crate::names;
 use crate::selector::Labels;
 use crate::status::{Cause, MAX_CAUSES};
@@ -121,11 +124,14 @@ fn validate_with(spec: &Field, claims: &[&str], causes: &mut Vec<Cause>) {
     if os.is_set() {
         os.get("name").need_one_of(causes, &["linux", "windows"]);
     }
+    systems_validation::validate(spec, causes);
+    claims_validation::validate(spec, causes);
     spec.get("hostnameOverride").check(causes, names::subdomain);
     placement_validation::pod(spec, causes);
     security_validation::names_and_servers(spec, causes);
     security_validation::pod(&spec.get("securityContext"), causes);
     validate_host_ports(spec, causes);
+    validate_sleeps(spec, causes);
     validate_sysctls(spec, causes);
     validate_users(spec, causes);
 }
@@ -214,13 +220,33 @@ fn validate_toleration(toleration: &Field, causes: &mut Vec<Cause>) {
     }
 }
 
+/// No hook sleeps longer than the pod has to end.
+fn validate_sleeps(spec: &Field, causes: &mut Vec<Cause>) {
+    let Some(grace) = spec.get("terminationGracePeriodSeconds").int() else { return };
+    let containers = ["containers", "initContainers"].map(|list| spec.get(list));
+    for container in containers.iter().flat_map(Field::items) {
+        for hook in ["postStart", "preStop"] {
+            let sleep = container.dig(&["lifecycle", hook, "sleep"]);
+            let seconds = sleep.get("seconds").int().unwrap_or(0);
+            if sleep.is_set() && !(0..=grace).contains(&seconds) {
+                let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                causes.push(Cause::invalid(&sleep.path, seconds, &why));
+            }
+        }
+    }
+}
+
 /// No two containers may want the same port of the host.
 fn validate_host_ports(spec: &Field, causes: &mut Vec<Cause>) {
     let mut seen = BTreeSet::new();
+    let is_of_host = spec.get("hostNetwork").is_true();
     for container in spec.get("containers").items() {
         for port in container.get("ports").items() {
             let host = port.get("hostPort");
             let Some(number) = host.int().filter(|n| *n != 0) else { continue };
+            if is_of_host && port.get("containerPort").int() != Some(number) {
+                causes.push(host.invalid("must match `containerPort` when `hostNetwork` is true"));
+            }
             let key = format!("{}/{}/{number}", port.get("protocol").text(), port.get("hostIP").text());
             if !seen.insert(key.clone()) {
                 causes.push(Cause::duplicate(&host.path, key));

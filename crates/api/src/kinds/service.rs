@@ -17,6 +17,8 @@ use crate::status::Cause;
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
+/// Longest of the same: a day.
+const MAX_AFFINITY_SECONDS: i64 = 86_400;
 /// Load balancer addresses are cut off after so many characters in the narrow table.
 const ADDRESS_WIDTH: usize = 16;
 
@@ -67,6 +69,11 @@ pub static SERVICE: Kind = Kind::BuiltIn(&Row {
         let (now, before) = (text(new, &["spec", "clusterIP"]), text(old, &["spec", "clusterIP"]));
         if !outside(new) && !outside(old) && !before.is_empty() && now != before {
             causes.push(Cause::invalid("spec.clusterIPs[0]", json!([now]), "may not change once set"));
+        }
+        let [class, earlier] = [new, old].map(|s| Field::root(s).dig(&["spec", "loadBalancerClass"]));
+        let balances = |s: &Value| text(s, &["spec", "type"]) == "LoadBalancer";
+        if balances(new) && balances(old) && class.value != earlier.value {
+            causes.push(class.invalid("may not change once set"));
         }
     },
     warnings: told,
@@ -252,12 +259,23 @@ fn validate(service: &Value, causes: &mut Vec<Cause>) {
         causes.extend(legacy_target(external.text()).iter().map(|wrong| external.invalid(wrong)));
     }
     spec.get("sessionAffinity").need_one_of(causes, &["ClientIP", "None"]);
+    let timeout = spec.dig(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]);
+    if timeout.int().is_some_and(|seconds| !(1..=MAX_AFFINITY_SECONDS).contains(&seconds)) {
+        causes.push(timeout.invalid(&format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}")));
+    }
+    validate_balancer(&spec, causes);
     for policy in ["internalTrafficPolicy", "externalTrafficPolicy"] {
         spec.get(policy).one_of(causes, &["Cluster", "Local"]);
     }
     spec.get("ipFamilyPolicy").one_of(causes, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    let mut families = BTreeSet::new();
     for family in spec.get("ipFamilies").items() {
-        family.one_of(causes, &["IPv4", "IPv6"]);
+        if !matches!(family.text(), "IPv4" | "IPv6") {
+            causes.push(Cause::not_supported(&family.path, family.text(), &["IPv4", "IPv6"]));
+        }
+        if !families.insert(family.text()) {
+            causes.push(Cause::duplicate(&family.path, family.text()));
+        }
     }
     spec.get("trafficDistribution").one_of(causes, &["PreferClose", "PreferSameNode", "PreferSameZone"]);
     for (key, value) in spec.get("selector").entries() {
@@ -269,9 +287,37 @@ fn validate(service: &Value, causes: &mut Vec<Cause>) {
     validate_ports(&spec, headless, causes);
 }
 
+/// What is of a load balancer alone, or of what is reached from outside.
+fn validate_balancer(spec: &Field, causes: &mut Vec<Cause>) {
+    const ALONE: &str = "may only be used when `type` is 'LoadBalancer'";
+    let kind = spec.get("type").text();
+    let (class, ranges) = (spec.get("loadBalancerClass"), spec.get("loadBalancerSourceRanges"));
+    if kind == "LoadBalancer" && class.is_set() {
+        causes.extend(names::qualified(class.text()).iter().map(|wrong| class.invalid(wrong)));
+    }
+    let allocates = spec.get("allocateLoadBalancerNodePorts");
+    for field in [&class, &allocates].into_iter().filter(|field| kind != "LoadBalancer" && field.is_set()) {
+        causes.push(Cause::forbidden(&field.path, ALONE));
+    }
+    if kind != "LoadBalancer" && ranges.len() > 0 {
+        // As upstream writes it.
+        causes.push(Cause::forbidden(format!("{}.LoadBalancerSourceRanges", spec.path), ALONE));
+    }
+    let (policy, check) = (spec.get("externalTrafficPolicy"), spec.get("healthCheckNodePort"));
+    let is_outside = matches!(kind, "LoadBalancer" | "NodePort")
+        || (kind == "ClusterIP" && spec.get("externalIPs").len() > 0);
+    if !is_outside && !policy.text().is_empty() {
+        causes.push(policy.invalid("may only be set for externally-accessible services"));
+    }
+    if !(kind == "LoadBalancer" && policy.text() == "Local") && check.int().is_some_and(|port| port != 0) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.push(check.invalid(why));
+    }
+}
+
 fn validate_ports(spec: &Field, headless: bool, causes: &mut Vec<Cause>) {
     let several = spec.get("ports").len() > 1;
-    let (mut named, mut numbered) = (BTreeSet::new(), BTreeSet::new());
+    let (mut named, mut numbered, mut on_the_nodes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for port in spec.get("ports").items() {
         let (title, number, protocol) = (port.get("name"), port.get("port"), port.get("protocol"));
         if several {
@@ -289,7 +335,13 @@ fn validate_ports(spec: &Field, headless: bool, causes: &mut Vec<Cause>) {
         if !numbered.insert((protocol.text(), value)) {
             causes.push(Cause::duplicate(&port.path, port.value.clone()));
         }
+        port.get("appProtocol").check(causes, names::qualified);
         let node = port.get("nodePort");
+        if let Some(number) = node.int().filter(|number| *number != 0)
+            && !on_the_nodes.insert((protocol.text(), number))
+        {
+            causes.push(Cause::duplicate(&node.path, number));
+        }
         let on_nodes = matches!(spec.get("type").text(), "NodePort" | "LoadBalancer");
         if node.int().is_some_and(|n| n != 0) && (!on_nodes || headless) {
             causes.push(Cause::forbidden(&node.path, "may not be used when `type` is 'ClusterIP'"));

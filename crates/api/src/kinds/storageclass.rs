@@ -1,6 +1,7 @@
 //! StorageClass: how volumes are made for claims.
 
 use std::borrow::Cow::Borrowed;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use super::field::{Field, default};
 use super::{BASE, Kind, Row};
 use crate::names;
 use crate::object::{name, text};
-use crate::status::Cause;
+use crate::status::{Cause, MAX_CAUSES};
 
 /// Marks the class that claims without one get.
 pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-class";
@@ -54,6 +55,7 @@ pub static STORAGE_CLASS: Kind = Kind::BuiltIn(&Row {
         class.get("reclaimPolicy").one_of(causes, &["Delete", "Retain"]);
         class.get("volumeBindingMode").need_one_of(causes, &["Immediate", "WaitForFirstConsumer"]);
         validate_parameters(&class.get("parameters"), causes);
+        validate_topologies(&class.get("allowedTopologies"), causes);
     },
     validate_update: |_, new, old, causes| {
         for (field, detail) in [
@@ -91,6 +93,38 @@ pub(super) fn validate_parameters(parameters: &Field, causes: &mut Vec<Cause>) {
     }
     if parameters.entries().map(|(key, value)| key.len() + value.text().len()).sum::<usize>() > BYTES {
         causes.push(Cause::too_long(&parameters.path, BYTES));
+    }
+}
+
+/// Where volumes may be made: each key once in a term, with values that differ, and no term twice.
+fn validate_topologies(topologies: &Field, causes: &mut Vec<Cause>) {
+    let mut terms = BTreeSet::new();
+    for term in topologies.items() {
+        let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (index, expression) in term.get("matchLabelExpressions").items().enumerate() {
+            // Upstream's path leaves out which term it is.
+            let at = format!("{}.matchLabelExpressions[{index}]", topologies.path);
+            let (key, list) = (expression.get("key").text(), expression.get("values"));
+            if list.len() == 0 {
+                causes.push(Cause::required(format!("{at}.values"), ""));
+            }
+            let mut values = BTreeSet::new();
+            for (place, value) in list.items().enumerate() {
+                if !values.insert(value.text()) {
+                    causes.push(Cause::duplicate(format!("{at}.values[{place}]"), value.text()));
+                }
+            }
+            causes.extend(names::qualified(key).iter().map(|why| Cause::invalid(format!("{at}.key"), key, why)));
+            if keys.insert(key, values).is_some() {
+                causes.push(Cause::duplicate(format!("{at}.key"), key));
+            }
+        }
+        if !terms.insert(keys) {
+            causes.push(Cause::duplicate(term.get("matchLabelExpressions").path, ""));
+        }
+        if causes.len() > MAX_CAUSES {
+            return;
+        }
     }
 }
 

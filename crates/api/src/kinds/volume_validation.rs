@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::certificatesigningrequest;
 use super::container_validation::{file_path, no_backsteps};
 use super::downward_validation::{self, Told};
 use super::field::Field;
 use super::pod_spec_validation::validate_amount;
+use crate::metadata::validate_label_selector;
 use crate::names;
 use crate::status::{Cause, MAX_CAUSES};
 
@@ -135,9 +137,73 @@ fn projected(at: &Field, causes: &mut Vec<Cause>) {
                 files(&field, causes);
             }
         }
-        for kind in ["serviceAccountToken", "clusterTrustBundle"] {
-            file_path(&source.dig(&[kind, "path"]), causes);
+        let token = source.get("serviceAccountToken");
+        file_path(&token.get("path"), causes);
+        let expiration = token.get("expirationSeconds");
+        if expiration.int().is_some_and(|seconds| seconds < 600) {
+            causes.push(expiration.invalid("may not specify a duration less than 10 minutes"));
+        } else if expiration.int().is_some_and(|seconds| seconds > 1 << 32) {
+            causes.push(expiration.invalid("may not specify a duration larger than 2^32 seconds"));
         }
         downward(&source.get("downwardAPI"), causes);
+        trust_bundle(&source.get("clusterTrustBundle"), causes);
+        certificate(&source.get("podCertificate"), causes);
+        if source.entries().filter(|(_, value)| value.is_set()).count() > 1 {
+            causes.push(Cause::forbidden(&source.path, "may not specify more than 1 volume type per source"));
+        }
+    }
+}
+
+/// Certificates that are trusted: those of one ClusterTrustBundle, or those of a signer.
+fn trust_bundle(at: &Field, causes: &mut Vec<Cause>) {
+    if !at.is_set() {
+        return;
+    }
+    let (name, signer, labels) = (at.get("name"), at.get("signerName"), at.get("labelSelector"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => causes.push(at.invalid("only one of name and signerName may be used")),
+        (true, false) => {
+            if name.text().is_empty() {
+                causes.push(Cause::required(&name.path, "must be a valid object name"));
+            }
+            let own = name.text().rsplit_once(':').map_or(name.text(), |(_, own)| own);
+            let wrong = names::subdomain(own);
+            causes.extend(wrong.iter().map(|why| name.invalid(&format!("not a valid clustertrustbundlename: {why}"))));
+            if labels.is_set() {
+                causes.push(labels.invalid("labelSelector must be unset if name is specified"));
+            }
+        }
+        (false, true) => {
+            certificatesigningrequest::validate_signer(&signer, causes);
+            validate_label_selector(&labels, causes);
+        }
+        (false, false) => causes.push(Cause::required(&at.path, "either name or signerName must be specified")),
+    }
+    let path = at.get("path");
+    if path.need_text(causes) {
+        file_path(&path, causes);
+    }
+}
+
+/// A certificate of the pod's own.
+fn certificate(at: &Field, causes: &mut Vec<Cause>) {
+    const KEYS: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    if !at.is_set() {
+        return;
+    }
+    certificatesigningrequest::validate_signer(&at.get("signerName"), causes);
+    let key = at.get("keyType");
+    if !KEYS.contains(&key.text()) {
+        causes.push(Cause::not_supported(&key.path, key.text(), &KEYS));
+    }
+    let expiration = at.get("maxExpirationSeconds");
+    if expiration.int().is_some_and(|seconds| seconds < 3600) {
+        causes.push(expiration.invalid("if provided, maxExpirationSeconds must be >= 3600"));
+    }
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"].map(|path| at.get(path));
+    paths.iter().for_each(|path| file_path(path, causes));
+    if paths.iter().all(|path| path.text().is_empty()) {
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        causes.push(Cause::required(&at.path, why));
     }
 }

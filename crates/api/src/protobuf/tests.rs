@@ -121,7 +121,8 @@ fn wrong(message: &str, this: &'static Struct, seen: &mut BTreeSet<String>, out:
                 | (Type::Bool, Shape::Bool)
                 | (Type::Integer, Shape::Int32 | Shape::Int64)
                 | (Type::Double, Shape::Double)
-                | (Type::Time | Type::MicroTime, Shape::Time)
+                | (Type::Time, Shape::Time)
+                | (Type::MicroTime, Shape::MicroTime)
                 | (Type::Quantity, Shape::Quantity)
                 | (Type::IntOrString, Shape::IntOrString)
                 | (Type::Raw | Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrTexts, Shape::Any)
@@ -158,13 +159,9 @@ impl Numbers {
     }
 }
 
-/// Stands for the message of a `MicroTime`, whose shape is that of every time.
-const MICRO: &str = "MicroTime";
-
 /// A value of a shape; of what is self-similar a few layers. Nothing that JSON and protobuf tell apart differently: no
 /// empty lists, no zeros.
 fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numbers) -> Value {
-    let is_micro = message == MICRO;
     let number = numbers.below(i32::MAX as u64 - 1) + 1;
     match shape {
         Shape::Bool => true.into(),
@@ -172,10 +169,10 @@ fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numb
         Shape::Double => json!(f64::from(u32::try_from(number).expect("small")) + 0.5),
         Shape::String => format!("text-{number}-ä").into(),
         Shape::Bytes => STANDARD.encode(number.to_be_bytes()).into(),
-        Shape::Time => match is_micro {
-            false => crate::time::rfc3339(Timestamp::new(number.cast_signed(), 0).expect("a time")).into(),
-            _ => crate::time::micro(Timestamp::new(number.cast_signed(), 123_456_000).expect("a time")).into(),
-        },
+        Shape::Time => crate::time::rfc3339(Timestamp::new(number.cast_signed(), 0).expect("a time")).into(),
+        Shape::MicroTime => {
+            crate::time::micro(Timestamp::new(number.cast_signed(), 123_456_000).expect("a time")).into()
+        }
         Shape::IntOrString if number.is_multiple_of(2) => "50%".into(),
         Shape::IntOrString => json!(number),
         Shape::Quantity => format!("{number}Mi").into(),
@@ -197,7 +194,6 @@ fn any(shape: Shape, name: &str, message: &str, depth: usize, numbers: &mut Numb
                 if !is_unnumbered && !is_type && !is_deep && (depth < 4 || numbers.below(3) > 0) {
                     let below = match find_in(message, this, field.name).map(|field| field.type_) {
                         Some(Type::Message(below)) => below,
-                        Some(Type::MicroTime) => MICRO,
                         _ => "",
                     };
                     object.insert(field.name.to_owned(), any(field.shape, field.name, below, depth + 1, numbers));
@@ -227,7 +223,7 @@ fn zeros(shape: Shape, message: &str, depth: usize) -> (Value, Value) {
                     Type::Message(below) => below,
                     _ => "",
                 };
-                if depth > 6 || matches!(inner(field.shape), Shape::Any | Shape::Bytes | Shape::Time) {
+                if depth > 6 || matches!(inner(field.shape), Shape::Any | Shape::Bytes | Shape::Time | Shape::MicroTime) {
                     continue;
                 }
                 let (value, read) = zeros(field.shape, below, depth + 1);
@@ -249,7 +245,7 @@ fn zeros(shape: Shape, message: &str, depth: usize) -> (Value, Value) {
         }
         Shape::IntOrString => same(json!(0)),
         Shape::Quantity => same("0".into()),
-        Shape::Bytes | Shape::Time | Shape::Any => same(Value::Null),
+        Shape::Bytes | Shape::Time | Shape::MicroTime | Shape::Any => same(Value::Null),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use base64::Engine;
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::omitted;
@@ -16,6 +15,7 @@ use crate::object;
 use crate::paths::{self, Step};
 use crate::quantity::Quantity;
 use crate::status::Status;
+use crate::time::{self, Layout};
 
 /// How many unknown and duplicate fields are named at most.
 pub const MAX_STRICT_ERRORS: usize = 100;
@@ -307,7 +307,8 @@ impl Walk<'_> {
                 Ok(())
             }
             (Shape::Bytes, Value::String(text)) => self.bytes(text),
-            (Shape::Time, Value::String(text)) => check_time(text),
+            (Shape::Time, Value::String(text)) => time_of(text, Layout::Seconds),
+            (Shape::MicroTime, Value::String(text)) => time_of(text, Layout::Micro),
             (Shape::List(item), Value::Array(items)) => self.list(*item, items),
             (Shape::Map(item), Value::Object(map)) => self.map(*item, map),
             (Shape::Struct(this), Value::Object(map)) => self.fields(this, map),
@@ -413,17 +414,14 @@ fn zero(shape: Shape) -> Value {
         Shape::String | Shape::Bytes => "".into(),
         Shape::Quantity => "0".into(),
         Shape::Struct(_) => Value::Object(Map::new()),
-        Shape::Time | Shape::Any | Shape::List(_) | Shape::Map(_) => Value::Null,
+        Shape::Time | Shape::MicroTime | Shape::Any | Shape::List(_) | Shape::Map(_) => Value::Null,
     }
 }
 
-fn check_time(text: &str) -> Result<(), String> {
-    match text.parse::<Timestamp>() {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err(format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""))
-        }
-    }
+/// A time is written back in UTC, as upstream's encoder does.
+fn time_of(text: &mut String, layout: Layout) -> Result<(), String> {
+    *text = time::decode(text, layout)?;
+    Ok(())
 }
 
 /// Whether arrays and objects are nested at most this deep.
@@ -455,6 +453,7 @@ fn go_type(shape: Shape) -> String {
         Shape::String => "string".to_owned(),
         Shape::Bytes => "[]uint8".to_owned(),
         Shape::Time => "v1.Time".to_owned(),
+        Shape::MicroTime => "v1.MicroTime".to_owned(),
         Shape::IntOrString => "intstr.IntOrString".to_owned(),
         Shape::Quantity => "resource.Quantity".to_owned(),
         Shape::Any => "interface {}".to_owned(),
@@ -674,7 +673,21 @@ mod tests {
                 .is_err_and(|s| s.message.ends_with("illegal base64 data at input byte 1"))
         );
         let mut pod = json!({ "metadata": { "deletionTimestamp": "yesterday" } });
-        assert!(decode(&kinds::POD, &mut pod, FieldValidation::Ignore).is_err());
+        let status = decode(&kinds::POD, &mut pod, FieldValidation::Ignore).expect_err("no time");
+        let words = "Pod in version \"v1\" cannot be handled as a Pod: parsing time \"yesterday\" as \
+                     \"2006-01-02T15:04:05Z07:00\": cannot parse \"yesterday\" as \"2006\"";
+        assert_eq!((status.code, &*status.message), (400, words));
+        let mut lease = json!({ "spec": { "renewTime": "2026-11-21T06:25:07.000001+02:00" },
+            "metadata": { "creationTimestamp": "2026-11-21T06:25:07.5+02:00" } });
+        assert_eq!(decode(&kinds::LEASE, &mut lease, FieldValidation::Strict), Ok(Vec::new()));
+        assert_eq!(lease["spec"]["renewTime"], "2026-11-21T04:25:07.000001Z");
+        assert_eq!(lease["metadata"]["creationTimestamp"], "2026-11-21T04:25:07Z");
+        for kind in [&kinds::LEASE, &kinds::EVENT] {
+            let mut object = json!({ "spec": { "renewTime": "2026-11-21T04:25:07Z" },
+                "eventTime": "2026-11-21T04:25:07Z" });
+            let refused = decode(kind, &mut object, FieldValidation::Ignore).expect_err("no microseconds");
+            assert!(refused.message.ends_with(r#"cannot parse "Z" as ".000000""#), "{}", refused.message);
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::{metrics, snapshots};
 /// The definition name of a quantity.
 pub const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 
+/// The definition name of a time with microseconds, whose schema is that of every time.
+pub const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
+
 /// The JSON schemas of a top-level type and of everything that it refers to, by definition name;
 /// references point below `definitions_path` (`/definitions`, `/components/schemas`).
 pub fn definitions(type_name: &str, definitions_path: &'static str) -> Option<Map<String, Value>> {

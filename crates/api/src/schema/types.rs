@@ -28,8 +28,10 @@ pub enum Shape {
     String,
     /// Base64 text (`[]byte`).
     Bytes,
-    /// RFC 3339 text.
+    /// RFC 3339 text, of whole seconds (`metav1.Time`).
     Time,
+    /// The same with six digits of a second (`metav1.MicroTime`).
+    MicroTime,
     /// A 32-bit integer or text.
     IntOrString,
     /// A quantity: text, or a number that becomes text.
@@ -189,6 +191,7 @@ fn shape(
     if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/")) {
         return match definitions.get(name) {
             _ if name == raw::QUANTITY => Shape::Quantity,
+            _ if name == raw::MICRO_TIME => Shape::MicroTime,
             Some(definition) if is_struct(definition) => Shape::Struct(intern(name, types)),
             // What is neither a struct nor refers to one (Time, IntOrString, RawExtension) is a shape of its own.
             Some(definition) if definition.get("$ref").is_none() => shape(definition, definitions, types),

@@ -1,5 +1,7 @@
 //! `PUT` and `PATCH`, of the object and of its subresources.
 
+use std::collections::BTreeSet;
+
 use mainstay_api::apply::Writer;
 use mainstay_api::status::Cause;
 use mainstay_api::{Kind, Status, kinds, object, schema};
@@ -290,7 +292,7 @@ pub(super) fn replace(
             (kind.defaults)(kind, &mut new);
             (kind.prepare_update)(kind, &mut new, old);
             metadata::validate(kind, &new, &mut causes);
-            (kind.validate)(kind, &new, &mut causes);
+            validate_changed(kind, &new, old, &mut causes);
             match part {
                 Part::Main => (kind.validate_update)(kind, &new, old, &mut causes),
                 Part::EphemeralContainers => pod::validate_ephemeral_containers(&new, old, &mut causes),
@@ -425,6 +427,23 @@ pub fn part_of(kind: &Kind, status: bool, patch: &Value) -> Part {
         (false, Some(_)) if *kind == kinds::NAMESPACE => Part::Finalize,
         _ => Part::Main,
     }
+}
+
+/// What is wrong with an object, less what was wrong with it in the same way when it was stored: an object that an
+/// earlier server took can still be changed otherwise, and finished (S11). Upstream does so field by field.
+fn validate_changed(kind: &Kind, new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let before = causes.len();
+    (kind.validate)(kind, new, causes);
+    if causes.len() == before || kind.custom.is_some() {
+        return;
+    }
+    let mut stored = old.clone();
+    (kind.defaults)(kind, &mut stored);
+    let mut known = Vec::new();
+    (kind.validate)(kind, &stored, &mut known);
+    let known: BTreeSet<(&str, &str)> = known.iter().map(|cause| (&*cause.field, &*cause.message)).collect();
+    let found = causes.split_off(before);
+    causes.extend(found.into_iter().filter(|cause| !known.contains(&(&*cause.field, &*cause.message))));
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is not an object: discovery, OpenAPI, health, version, metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -53,7 +54,33 @@ pub fn get(server: &Server, path: &str, asked: &Asked) -> Result<Response<Body>,
     }
     let registry = server.api.served.now();
     let extensions = server.extensions.now(&registry);
+    if matches!(path, "/" | "/index.html") {
+        let text = json!({ "paths": paths(&registry, &extensions, health::paths(server)) }).to_string();
+        let hash = hash(text.as_bytes());
+        return Ok(tagged(respond::json(200, text), &hash, &asked.known));
+    }
     document(server, (&registry, &extensions), path, asked).ok_or_else(Status::no_such_resource)
+}
+
+/// What there is to ask for, in order: each group and version, checks of health, and documents.
+fn paths(registry: &Registry, extensions: &[Arc<Extension>], health: Vec<String>) -> BTreeSet<String> {
+    const OTHERS: [&str; 8] = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/version",
+    ];
+    let own = discovery::served_versions(registry).into_iter();
+    let others = extensions.iter().map(|extension| (&*extension.group, &*extension.version));
+    let versions = own.chain(others).flat_map(|(group, version)| match group {
+        "" => vec![format!("/api/{version}")],
+        group => vec![format!("/apis/{group}"), format!("/apis/{group}/{version}")],
+    });
+    health.into_iter().chain(OTHERS.map(str::to_owned)).chain(versions).collect()
 }
 
 /// What whoever checks service accounts' tokens by themselves needs to know (OpenID Connect Discovery).
@@ -216,6 +243,17 @@ fn document(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who asks for the root is told what there is.
+    #[test]
+    fn conformance_the_root_lists_the_paths() {
+        let all: Vec<String> =
+            paths(&Registry::built_in(), &[], vec!["/readyz/ping".to_owned()]).into_iter().collect();
+        for path in ["/api/v1", "/apis/apps", "/apis/apps/v1", "/openapi/v3", "/readyz/ping", "/version"] {
+            assert!(all.iter().any(|known| known == path), "{path}");
+        }
+        assert!(all.is_sorted() && !all.iter().any(|path| path.contains("//")), "{all:?}");
+    }
 
     /// The hashes are upstream's: clients compare them with those that they have noted.
     #[test]

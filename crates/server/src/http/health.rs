@@ -49,6 +49,16 @@ pub fn get(server: &Server, path: &str, query: &[(String, String)]) -> Option<Re
     })
 }
 
+/// The paths that answer [`get`].
+pub fn paths(server: &Server) -> Vec<String> {
+    let roots = ["livez", "readyz", "healthz"];
+    let below = |root: &&str| {
+        let checks = checks(server, *root == "readyz").into_iter().map(|check| check.name);
+        checks.map(|name| format!("/{root}/{name}")).chain([format!("/{root}")]).collect::<Vec<_>>()
+    };
+    roots.iter().flat_map(below).collect()
+}
+
 fn all(root: &str, checks: &[Check], query: &[(String, String)]) -> Response<Body> {
     let excluded: Vec<&str> =
         query.iter().filter(|(key, _)| key == "exclude").flat_map(|(_, names)| names.split(',')).collect();

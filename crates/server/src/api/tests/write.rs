@@ -200,6 +200,27 @@ fn s11_what_is_empty_is_stored_by_nobody_and_is_no_change_in_a_row_that_has_it()
     );
 }
 
+/// S11: what an earlier server took, and this one would not, can still be changed otherwise, and goes when it is done.
+#[test]
+fn s11_what_was_taken_once_can_be_changed_and_finished() {
+    let cluster = Cluster::new();
+    let spec = json!({ "type": "ClusterIP", "ports": [{ "port": 80 }] });
+    let service = json!({ "metadata": { "name": "s", "finalizers": ["a.b/c"] }, "spec": spec });
+    let mut old = cluster.create(&kinds::SERVICE, service).expect("created");
+    old["spec"]["loadBalancerClass"] = json!("a.b/c");
+    let key = key::object(&kinds::SERVICE, "default", "s");
+    let put = mainstay_store::Op::Put { key, value: codec::encode(&mut old).expect("encoded") };
+    cluster.api.store.commit_blocking(Txn { expect: Vec::new(), ops: vec![put] }).expect("stored");
+    let merge = |change: Value| cluster.merge(&kinds::SERVICE, "s", Part::Main, change);
+    let labelled = merge(json!({ "metadata": { "labels": { "x": "y" } } })).expect("changed otherwise");
+    assert_eq!(labelled["spec"]["loadBalancerClass"], "a.b/c");
+    let worse = merge(json!({ "spec": { "allocateLoadBalancerNodePorts": true } })).expect_err("what is new is judged");
+    assert!(worse.message.contains("allocateLoad") && !worse.message.contains("Class"), "{}", worse.message);
+    cluster.delete(&kinds::SERVICE, "s", &DeleteOptions::default()).expect("deleted");
+    merge(json!({ "metadata": { "finalizers": null } })).expect("finished");
+    assert!(cluster.get(&kinds::SERVICE, "s").is_none());
+}
+
 #[test]
 fn a_dry_run_answers_and_writes_nothing() {
     let cluster = Cluster::new();
