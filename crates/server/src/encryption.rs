@@ -5,23 +5,28 @@
 //! them is tried when it is read. A change of the order is taken in at the next start, when every row that another
 //! provider or key has written is written anew; the old key may be taken out then.
 //!
-//! A sealed value is as upstream's: `k8s:enc:aesgcm:v1:<key>:`, a nonce of 12 bytes, then what AES-GCM makes of the
-//! value with the row's key as additional data, so that no row can be put into another's stead.
+//! A sealed value is as upstream's: `k8s:enc:<provider>:v1:<key>:`, then what the provider makes of it ([`ciphers`]).
+//! `aesgcm` has keys of 16 or 32 bytes, `secretbox` of 32, `aescbc` of 16, 24 or 32; `identity` leaves a value plain.
+//! What a provider seals is opened by that provider's keys alone, and a value that is damaged, or another row's, by
+//! none.
 //!
-//! Differs: of upstream's providers `aesgcm` (keys of 16 or 32 bytes) and `identity` are known; others are refused in
-//! words, not ignored. Upstream writes a row anew only when its object is written.
+//! Differs: `kms` is refused in words, and so are keys of 24 bytes for `aesgcm`. Upstream's `secretbox` and `aescbc`
+//! take a value from one row into another, and `aescbc` does not notice a change: here both are taken only for the
+//! object that the row is named after. Who can write to the disk and knows what stands there may still change what
+//! `aescbc` has sealed: `aesgcm` and `secretbox` are what to use. Upstream writes a row anew only when its object is
+//! written.
+
+mod ciphers;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mainstay_api::schema::yaml;
 use mainstay_store::{Opened, SEALED_PREFIX, Seal};
-use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ciphers::{Algorithm, Cipher};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 
-/// What stands before a provider's key name.
-const AES_GCM: &[u8] = b"k8s:enc:aesgcm:v1:";
 /// Resources and providers in a file, at most.
 const MAX_ENTRIES: usize = 256;
 
@@ -54,13 +59,13 @@ struct Resource {
 }
 
 enum Provider {
-    AesGcm(Vec<GcmKey>),
+    Sealed(Algorithm, Vec<Key>),
     Identity,
 }
 
-struct GcmKey {
+struct Key {
     name: String,
-    key: LessSafeKey,
+    cipher: Cipher,
 }
 
 #[derive(Deserialize)]
@@ -156,56 +161,52 @@ impl Provider {
         let mut entries = entry.iter();
         match (entries.next(), entries.next()) {
             (Some((name, _)), None) if name == "identity" => Ok(Self::Identity),
-            (Some((name, keys)), None) if name == "aesgcm" => {
-                let keys = FileKeys::deserialize(keys).map_err(|error| format!("aesgcm: {error}"))?.keys;
+            (Some((name, keys)), None) => {
+                let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+                let algorithm = algorithm.ok_or_else(|| {
+                    format!("the provider {name:?} is not known here: use aesgcm, secretbox, aescbc or identity")
+                })?;
+                let keys = FileKeys::deserialize(keys).map_err(|error| format!("{name}: {error}"))?.keys;
                 if keys.is_empty() || keys.len() > MAX_ENTRIES {
-                    return Err(format!("aesgcm: from 1 to {MAX_ENTRIES} keys are needed"));
+                    return Err(format!("{name}: from 1 to {MAX_ENTRIES} keys are needed"));
                 }
-                keys.iter().map(GcmKey::of).collect::<Result<_, _>>().map(Self::AesGcm)
+                let keys = keys.iter().map(|key| Key::of(algorithm, key)).collect::<Result<_, _>>()?;
+                Ok(Self::Sealed(algorithm, keys))
             }
-            (Some((name, _)), None) if matches!(name.as_str(), "aescbc" | "secretbox" | "kms") => {
-                Err(format!("the provider {name} is not known here: use aesgcm or identity"))
-            }
-            (Some((name, _)), None) => Err(format!("the provider {name:?} is not known: use aesgcm or identity")),
             _ => Err("providers: each entry has exactly one provider".to_owned()),
         }
     }
 }
 
-impl GcmKey {
-    fn of(key: &FileKey) -> Result<Self, String> {
-        let FileKey { name, secret } = key;
+impl Key {
+    fn of(algorithm: Algorithm, key: &FileKey) -> Result<Self, String> {
+        let (FileKey { name, secret }, provider) = (key, algorithm.name());
         if name.is_empty() || name.contains(':') {
-            return Err(format!("aesgcm: {name:?} is no name of a key: it is empty or has a colon"));
+            return Err(format!("{provider}: {name:?} is no name of a key: it is empty or has a colon"));
         }
         let secret =
-            STANDARD.decode(secret).map_err(|_| format!("aesgcm: the secret of key {name:?} is not base64"))?;
-        let algorithm = match secret.len() {
-            16 => &AES_128_GCM,
-            32 => &AES_256_GCM,
-            other => return Err(format!("aesgcm: the secret of key {name:?} has {other} bytes: 16 or 32 are needed")),
-        };
-        let key = UnboundKey::new(algorithm, &secret).map_err(|_| format!("aesgcm: key {name:?} cannot be used"))?;
-        Ok(Self { name: name.clone(), key: LessSafeKey::new(key) })
+            STANDARD.decode(secret).map_err(|_| format!("{provider}: the secret of key {name:?} is not base64"))?;
+        let cipher = Cipher::new(algorithm, &secret).ok_or_else(|| {
+            let sizes: Vec<String> = algorithm.sizes().iter().map(ToString::to_string).collect();
+            let (length, sizes) = (secret.len(), sizes.join(" or "));
+            format!("{provider}: the secret of key {name:?} has {length} bytes: {sizes} are needed")
+        })?;
+        Ok(Self { name: name.clone(), cipher })
     }
 }
 
 impl Seal for Encryption {
     fn seal(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        let Some(Provider::AesGcm(keys)) = self.rule(key)?.providers.first() else { return None };
+        let Some(Provider::Sealed(algorithm, keys)) = self.rule(key)?.providers.first() else { return None };
         let first = keys.first()?;
-        let mut nonce = [0; NONCE_LEN];
-        let mut sealed = value.to_vec();
-        let is_sealed = self.random.fill(&mut nonce).and_then(|()| {
-            let nonce = Nonce::assume_unique_for_key(nonce);
-            first.key.seal_in_place_append_tag(nonce, Aad::from(key), &mut sealed)
-        });
-        if is_sealed.is_err() {
+        let mut vector = vec![0; algorithm.vector()];
+        let sealed = self.random.fill(&mut vector).ok().and_then(|()| first.cipher.seal(key, &vector, value));
+        let Some(sealed) = sealed else {
             // Without randomness nothing can be kept secret: better no answer than plain text on the disk.
-            tracing::error!("the system has no randomness");
+            tracing::error!("the system has no randomness, or a value is too large to be encrypted");
             std::process::abort();
-        }
-        Some([AES_GCM, first.name.as_bytes(), b":", &nonce, &sealed].concat())
+        };
+        Some([algorithm.prefix(), first.name.as_bytes(), b":", &sealed].concat())
     }
 
     fn open(&self, key: &[u8], stored: &Bytes) -> Result<Opened, String> {
@@ -217,32 +218,33 @@ impl Seal for Encryption {
                 known.ok_or_else(|| self.wrong("it is not encrypted, and identity is not among its providers"))?;
             return Ok(Opened { value: None, is_stale: known > 0 });
         }
-        let named = stored.strip_prefix(AES_GCM).and_then(|rest| {
+        let named = Algorithm::ALL.into_iter().find_map(|algorithm| {
+            let rest = stored.strip_prefix(algorithm.prefix())?;
             let end = rest.iter().position(|byte| *byte == b':')?;
-            Some((std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
+            Some((algorithm, std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
         });
-        let Some((name, rest)) = named else {
+        let Some((algorithm, name, rest)) = named else {
             let provider = String::from_utf8_lossy(stored.get(SEALED_PREFIX.len()..).unwrap_or_default());
             let provider = provider.split(':').next().unwrap_or("").to_owned();
             return Err(self.wrong(&format!("it is encrypted by {provider:?}, which is not known here")));
         };
         let mut is_known = false;
         for (at, provider) in providers.iter().enumerate() {
-            let Provider::AesGcm(keys) = provider else { continue };
+            let Provider::Sealed(of, keys) = provider else { continue };
+            if *of != algorithm {
+                continue;
+            }
             for (number, candidate) in keys.iter().enumerate().filter(|(_, candidate)| candidate.name == name) {
                 is_known = true;
-                let Some((nonce, sealed)) = rest.split_at_checked(NONCE_LEN) else { continue };
-                let Ok(nonce) = Nonce::try_assume_unique_for_key(nonce) else { continue };
-                let mut plain = sealed.to_vec();
-                if let Ok(opened) = candidate.key.open_in_place(nonce, Aad::from(key), &mut plain) {
-                    let value = Some(Bytes::copy_from_slice(opened));
-                    return Ok(Opened { value, is_stale: at > 0 || number > 0 });
+                if let Some(plain) = candidate.cipher.open(key, rest) {
+                    return Ok(Opened { value: Some(Bytes::from(plain)), is_stale: at > 0 || number > 0 });
                 }
             }
         }
+        let provider = algorithm.name();
         Err(self.wrong(&match is_known {
-            true => format!("it is encrypted by aesgcm, and the secret of key {name:?} does not open it"),
-            false => format!("it is encrypted by aesgcm with key {name:?}, which is not among its providers' keys"),
+            true => format!("it is encrypted by {provider}, and the secret of key {name:?} does not open it"),
+            false => format!("it is encrypted by {provider} with key {name:?}, which is not among its providers' keys"),
         }))
     }
 }
@@ -345,11 +347,45 @@ mod tests {
         assert_eq!(stored(&format!("{{ identity: {{}} }}, {}", gcm(&[two]))), "hunter2", "back to plain text");
     }
 
+    fn of(provider: &str, keys: &[String]) -> String {
+        format!("{{ {provider}: {{ keys: [{}] }} }}", keys.join(", "))
+    }
+
+    /// A10: from each provider to each other one, with the old one's key behind: every row is written anew, at once.
+    #[test]
+    fn a10_providers_are_rotated_by_their_order() {
+        const OBJECT: &str = r#"{"metadata":{"name":"a","namespace":"default"},"data":"hunter2"}"#;
+        let dir = tempfile::tempdir().expect("a folder");
+        put(&open(dir.path(), None).expect("a store"), KEY, OBJECT);
+        let mut before = "{ identity: {} }".to_owned();
+        for (number, name) in ["aesgcm", "secretbox", "aescbc", "aesgcm", "aescbc", "secretbox"].iter().enumerate() {
+            let now = of(name, &[key("one", u8::try_from(number).expect("small"))]);
+            let refused = open(dir.path(), Some(&now)).expect_err("of a provider that is not there");
+            assert!(refused.to_string().contains("enc.yaml"), "{refused}");
+            for providers in [format!("{now}, {before}"), now.clone()] {
+                let store = open(dir.path(), Some(&providers)).expect(name);
+                assert_eq!(store.get(KEY).expect("a row").value, OBJECT, "{name}");
+                drop(store);
+                let seen = mainstay_store::examine(dir.path()).expect("an examination");
+                let begins = format!("k8s:enc:{name}:v1:one:");
+                assert!(seen.damage.is_none() && seen.entries[0].value.starts_with(begins.as_bytes()), "{name}");
+            }
+            before = now;
+        }
+        // The same key in another provider opens nothing.
+        let refused = open(dir.path(), Some(&of("aescbc", &[key("one", 5)]))).expect_err("another provider");
+        assert!(refused.to_string().contains("encrypted by secretbox with key \"one\""), "{refused}");
+    }
+
     #[test]
     fn what_cannot_be_done_is_refused_in_words() {
         let fails = |providers: &str| config(providers).expect_err("refused");
-        assert!(fails("{ aescbc: { keys: [] } }").contains("aescbc is not known here"));
-        assert!(fails("{ secretbox: { keys: [] } }").contains("secretbox is not known here"));
+        assert!(fails("{ kms: { apiVersion: v2, name: k, endpoint: 'unix:///k.sock' } }").contains("\"kms\" is not known"));
+        assert!(fails("{ aescbc: { keys: [] } }").contains("keys are needed"));
+        assert!(fails("{ secretbox: { keys: [] } }").contains("keys are needed"));
+        let short = format!("{{ keys: [{{ name: a, secret: {} }}] }}", STANDARD.encode([1; 16]));
+        assert!(fails(&format!("{{ secretbox: {short} }}")).contains("has 16 bytes: 32 are needed"));
+        assert!(config(&format!("{{ aescbc: {short} }}")).is_ok());
         assert!(fails("{ aesgcm: { keys: [] } }").contains("keys are needed"));
         assert!(fails("{ aesgcm: { keys: [{ name: a, secret: eA== }] } }").contains("has 1 bytes"));
         assert!(fails("{ aesgcm: { keys: [{ name: 'a:b', secret: eA== }] } }").contains("no name of a key"));
