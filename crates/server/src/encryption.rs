@@ -21,9 +21,9 @@ mod ciphers;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use ciphers::{Algorithm, Cipher};
 use mainstay_api::schema::yaml;
 use mainstay_store::{Opened, SEALED_PREFIX, Seal};
-use ciphers::{Algorithm, Cipher};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 
@@ -380,7 +380,9 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_in_words() {
         let fails = |providers: &str| config(providers).expect_err("refused");
-        assert!(fails("{ kms: { apiVersion: v2, name: k, endpoint: 'unix:///k.sock' } }").contains("\"kms\" is not known"));
+        assert!(
+            fails("{ kms: { apiVersion: v2, name: k, endpoint: 'unix:///k.sock' } }").contains("\"kms\" is not known")
+        );
         assert!(fails("{ aescbc: { keys: [] } }").contains("keys are needed"));
         assert!(fails("{ secretbox: { keys: [] } }").contains("keys are needed"));
         let short = format!("{{ keys: [{{ name: a, secret: {} }}] }}", STANDARD.encode([1; 16]));

@@ -115,7 +115,10 @@ fn conformance_signals_that_stop_a_container_are_those_of_its_system() {
     let (linux, windows) = (json!({ "name": "linux" }), json!({ "name": "windows" }));
     let bad = [
         (with(Value::Null, "SIGUSR1"), "may not be set for containers with empty `spec.os.name`"),
-        (with(linux.clone(), "SIGNOT"), "lifecycle.stopSignal: Unsupported value: \"SIGNOT\": supported values: \"SIGAB"),
+        (
+            with(linux.clone(), "SIGNOT"),
+            "lifecycle.stopSignal: Unsupported value: \"SIGNOT\": supported values: \"SIGAB",
+        ),
         (with(linux.clone(), "15"), "Unsupported value"),
         (with(linux.clone(), "SIGRTMIN+16"), "Unsupported value"),
         (with(windows.clone(), "SIGUSR1"), "supported values: \"SIGKILL\", \"SIGTERM\""),
@@ -134,7 +137,8 @@ fn conformance_what_a_container_names_is_named_rightly() {
         let get = json!({ "port": 80, "httpHeaders": [{ "name": name, "value": "x" }] });
         pod(json!({}), json!({ "readinessProbe": { "httpGet": get } }))
     };
-    let sleep = |seconds: i64| pod(json!({}), json!({ "lifecycle": { "preStop": { "sleep": { "seconds": seconds } } } }));
+    let sleep =
+        |seconds: i64| pod(json!({}), json!({ "lifecycle": { "preStop": { "sleep": { "seconds": seconds } } } }));
     let port = |number: i64| {
         pod(json!({ "hostNetwork": true }), json!({ "ports": [{ "containerPort": 80, "hostPort": number }] }))
     };
@@ -177,9 +181,8 @@ fn conformance_claims_for_devices_name_one_source() {
 
 #[test]
 fn conformance_projected_sources_are_whole() {
-    let source = |source: Value| {
-        pod(json!({ "volumes": [{ "name": "v", "projected": { "sources": [source] } }] }), json!({}))
-    };
+    let source =
+        |source: Value| pod(json!({ "volumes": [{ "name": "v", "projected": { "sources": [source] } }] }), json!({}));
     let bundle = |bundle: Value| source(json!({ "clusterTrustBundle": bundle }));
     let certificate = |certificate: Value| source(json!({ "podCertificate": certificate }));
     let bad = [
@@ -304,9 +307,7 @@ fn conformance_a_service_says_only_what_goes_with_its_type() {
 
 #[test]
 fn conformance_a_class_names_its_topologies_once() {
-    let class = |topologies: Value| {
-        json!({ "metadata": { "name": "c" }, "provisioner": "a.b/c", "allowedTopologies": topologies })
-    };
+    let class = |topologies: Value| json!({ "metadata": { "name": "c" }, "provisioner": "a.b/c", "allowedTopologies": topologies });
     let term = |key: &str, values: Value| json!({ "matchLabelExpressions": [{ "key": key, "values": values }] });
     let twice = json!({ "matchLabelExpressions": [{ "key": "z", "values": ["a"] }, { "key": "z", "values": ["b"] }] });
     let at = "allowedTopologies.matchLabelExpressions";

@@ -304,8 +304,8 @@ fn validate_balancer(spec: &Field, causes: &mut Vec<Cause>) {
         causes.push(Cause::forbidden(format!("{}.LoadBalancerSourceRanges", spec.path), ALONE));
     }
     let (policy, check) = (spec.get("externalTrafficPolicy"), spec.get("healthCheckNodePort"));
-    let is_outside = matches!(kind, "LoadBalancer" | "NodePort")
-        || (kind == "ClusterIP" && spec.get("externalIPs").len() > 0);
+    let is_outside =
+        matches!(kind, "LoadBalancer" | "NodePort") || (kind == "ClusterIP" && spec.get("externalIPs").len() > 0);
     if !is_outside && !policy.text().is_empty() {
         causes.push(policy.invalid("may only be set for externally-accessible services"));
     }

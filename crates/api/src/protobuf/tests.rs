@@ -223,7 +223,8 @@ fn zeros(shape: Shape, message: &str, depth: usize) -> (Value, Value) {
                     Type::Message(below) => below,
                     _ => "",
                 };
-                if depth > 6 || matches!(inner(field.shape), Shape::Any | Shape::Bytes | Shape::Time | Shape::MicroTime) {
+                if depth > 6 || matches!(inner(field.shape), Shape::Any | Shape::Bytes | Shape::Time | Shape::MicroTime)
+                {
                     continue;
                 }
                 let (value, read) = zeros(field.shape, below, depth + 1);

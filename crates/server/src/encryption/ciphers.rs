@@ -224,10 +224,7 @@ mod tests {
     /// The example of NaCl's own tests.
     #[test]
     fn a10_secretbox_is_nacls() {
-        let key = cipher(
-            Algorithm::Secretbox,
-            "1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389",
-        );
+        let key = cipher(Algorithm::Secretbox, "1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389");
         let nonce = bytes("69696ee955b62b73cd62bda875fc73d68219e0036b7a0b37");
         let plain = bytes(concat!(
             "be075fc53c81f2d5cf141316ebeb0c7b5228c52a4c62cbd44b66849b64244ffce5ecbaaf33bd751a1ac728d45e6c61296cdc3c",
@@ -249,10 +246,7 @@ mod tests {
         for (secret, wanted) in [
             ("2b7e151628aed2a6abf7158809cf4f3c", "7649abac8119b246cee98e9b12e9197d"),
             ("8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b", "4f021db243bc633d7178183a9fa071e8"),
-            (
-                "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
-                "f58c4c04d6e5f1ba779eabfb5f7bfbd6",
-            ),
+            ("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4", "f58c4c04d6e5f1ba779eabfb5f7bfbd6"),
         ] {
             let sealed = cipher(Algorithm::AesCbc, secret).seal(ROW, &vector, &plain).expect("sealed");
             assert_eq!((&sealed[16..32], sealed.len()), (&*bytes(wanted), 48), "{secret}");

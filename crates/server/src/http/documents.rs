@@ -247,8 +247,7 @@ mod tests {
     /// Who asks for the root is told what there is.
     #[test]
     fn conformance_the_root_lists_the_paths() {
-        let all: Vec<String> =
-            paths(&Registry::built_in(), &[], vec!["/readyz/ping".to_owned()]).into_iter().collect();
+        let all: Vec<String> = paths(&Registry::built_in(), &[], vec!["/readyz/ping".to_owned()]).into_iter().collect();
         for path in ["/api/v1", "/apis/apps", "/apis/apps/v1", "/openapi/v3", "/readyz/ping", "/version"] {
             assert!(all.iter().any(|known| known == path), "{path}");
         }
