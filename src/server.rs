@@ -128,6 +128,7 @@ pub async fn start(
         seal: args.seal_key_file.clone(),
         node,
         cluster,
+        new_keys: args.new_keys,
     };
     let server = mainstay_server::start_with(config, &files).await?;
     tokio::spawn(give_back(server.freed.clone()));

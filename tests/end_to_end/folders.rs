@@ -64,7 +64,12 @@ fn down(cluster: &Cluster, data_dir: &Path) -> String {
 
 /// `mainstay up` on a folder, which is not waited for; what it says on standard error goes to a file.
 fn begin(cluster: &Cluster, data_dir: &Path, node: &str, said: &Path) -> Child {
+    begin_with(cluster, data_dir, node, said, &[])
+}
+
+fn begin_with(cluster: &Cluster, data_dir: &Path, node: &str, said: &Path, more: &[&str]) -> Child {
     let mut command = cluster.mainstay(&["up", "--listen", "127.0.0.1:6443", ANY_DISK, "--node-name", node]);
+    command.args(more);
     command.arg("--kubeconfig").arg(cluster.folder().join("kubeconfig")).arg("--data-dir").arg(data_dir);
     let said = fs::File::create(said).expect("a file");
     command.stdout(Stdio::null()).stderr(said).spawn().expect("mainstay")
@@ -126,8 +131,12 @@ fn x1_a_store_that_is_restored_elsewhere_is_a_cluster_again() {
     store("restore", &export);
 
     // The old machine may be alive, so its name is not taken; but the API is there for a person to say so.
+    // Nor are new keys made without a word: every kubeconfig and token of the cluster would be nobody's.
+    let without =
+        cluster.mainstay(&["up", "--listen", "127.0.0.1:6443", "--data-dir"]).arg(&data).output().expect("run");
+    assert!(!without.status.success() && text(&without).contains("--new-keys"), "{}", text(&without));
     let said = cluster.folder().join("said");
-    let server = begin(&cluster, &data, "node-1", &said);
+    let server = begin_with(&cluster, &data, "node-1", &said, &["--new-keys"]);
     let told = || fs::read_to_string(&said).unwrap_or_default();
     cluster.eventually("the API is there", || cluster.try_kubectl(&["get", "nodes"]).status.success());
     cluster.eventually("why it is no node is said", || told().contains("another machine is node node-1 already"));
@@ -152,7 +161,7 @@ fn x1_a_store_that_is_restored_elsewhere_is_a_cluster_again() {
     down(&cluster, &data);
     fs::rename(&data, cluster.folder().join("before-2")).expect("moved away");
     store("restore", &export);
-    cluster.up_with(&["--node-name", "node-2"]);
+    cluster.up_with(&["--node-name", "node-2", "--new-keys"]);
     assert_eq!(cluster.field("node/node-2", "{.spec.podCIDR}"), "10.244.1.0/24");
     cluster.stop();
     let mut renamed = cluster.mainstay(&["up", "--listen", "127.0.0.1:6443", "--node-name", "node-3", "--data-dir"]);

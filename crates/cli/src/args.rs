@@ -146,6 +146,11 @@ pub struct ServerArgs {
     /// stopped, its volumes stay where they are and are used by nobody.
     #[arg(long)]
     pub new_cluster: bool,
+    /// Begin with new keys where the cluster's own are gone, or take those of DIR/pki where they are others:
+    /// kubeconfigs, service account tokens and machines that joined are not known any more. Keys that are the
+    /// cluster's are kept.
+    #[arg(long)]
+    pub new_keys: bool,
 }
 
 /// Reads a kind of pod network.

@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seal: None,
         node: Some(mainstay_server::LocalNode { name: "node".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: mainstay_server::identity::Expected::default(),
+        new_keys: false,
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let began = std::time::Instant::now();

@@ -29,6 +29,7 @@ mod instruments;
 mod leadership;
 mod metrics;
 pub mod offline;
+mod origin;
 pub mod pki;
 mod presence;
 mod renewal;

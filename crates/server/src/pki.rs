@@ -2,7 +2,8 @@
 //!
 //! Kept over restarts in `<data>/pki`, folder 0700 and keys 0600 (X2); a certificate is made again when it is
 //! near its end or when the addresses that it must carry have changed. The CA's own key is never replaced
-//! silently: a CA that has run out is an error that a person must see.
+//! silently: a CA that has run out, or that is not there beside a store that has a cluster (`origin`), is an error that
+//! a person must see.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -58,10 +59,13 @@ pub enum PkiError {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     /// A file is there but is not what it should be.
-    #[error("a key or certificate could not be read; move the pki folder away to have new ones made")]
+    #[error(
+        "a key or certificate could not be read; bring the pki folder back from a backup, or move it away and start \
+         with --new-keys"
+    )]
     Pem,
     /// The CA's certificate has run out.
-    #[error("the cluster's CA certificate in {0} has expired")]
+    #[error("the cluster's CA certificate in {0} has expired; move the pki folder away and start with --new-keys")]
     CaExpired(PathBuf),
     /// The CA's certificate begins after now.
     #[error(
@@ -85,6 +89,18 @@ pub struct Pki {
     folder: PathBuf,
     ca_pem: String,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// Moves a folder of keys away that has one half of its CA alone: [`Pki::open`] would write over it, and somebody may
+/// find the other half again.
+pub fn set_half_aside(folder: &Path) -> Result<(), PkiError> {
+    if folder.join("ca.crt").exists() == folder.join("ca.key").exists() {
+        return Ok(());
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = (1..).map(|number: u32| folder.with_file_name(format!("{name}.before-{number}")));
+    let aside = free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| unreachable!("some number is free"));
+    std::fs::rename(folder, aside).map_err(|source| PkiError::File { path: folder.to_owned(), source })
 }
 
 /// What a certificate is for.
@@ -127,6 +143,15 @@ impl Pki {
     /// The CA's certificate, PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// By what the CA is known however often its certificate is renewed: `sha256:<of its public key>`.
+    pub fn ca_hash(&self) -> Result<String, PkiError> {
+        let der = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|_| PkiError::Pem)?;
+        let (_, ca) = X509Certificate::from_der(&der).map_err(|_| PkiError::Pem)?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, ca.public_key().raw);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("sha256:{hex}"))
     }
 
     /// The API server's serving certificate, for these names and addresses.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mainstay_api::{kinds, object};
+use mainstay_store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -77,6 +78,21 @@ async fn renew(api: &Api, name: &str, advertise: SocketAddr) -> Result<(), mains
         api::patch(batch, &kinds::LEASE, NAMESPACE, name, Part::Main, &change)
     };
     api.write(false, write).await.map(|_| ())
+}
+
+/// Whether a server renews its Lease: looked at for as long as one that lives may be silent.
+pub async fn is_another_alive(store: &Store) -> bool {
+    let prefix = key::object(&kinds::LEASE, NAMESPACE, PREFIX);
+    let revisions = || -> BTreeSet<_> {
+        let page = store.range(&prefix, None, usize::MAX, None);
+        page.into_iter().flat_map(|page| page.entries).map(|entry| (entry.key, entry.revision)).collect()
+    };
+    let before = revisions();
+    if before.is_empty() {
+        return false;
+    }
+    tokio::time::sleep(SILENT).await;
+    !revisions().is_subset(&before)
 }
 
 /// Every server that is, or was of late, as its Lease or the list says.

@@ -18,12 +18,15 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::api::Env;
 use crate::pki::{PkiError, write_private};
+use crate::presence;
 use crate::start::StartError;
 
 /// The seal's file in the data folder.
 pub const SEAL: &str = "seal.key";
 /// What begins a seal that is not yet the cluster's.
 const NEW: &str = "first";
+/// What ends the name of a seal that was set aside.
+const ASIDE: &str = ".before";
 /// What is shared: where in the store, and the files; the CA's certificate goes with its key.
 pub struct Shared {
     prefix: &'static str,
@@ -111,6 +114,46 @@ pub async fn seal(store: &Store, env: &Env, seal: &Path, pki: &Path, shared: &Sh
     }
 }
 
+/// Takes away the keys that are sealed, where the seal is lost or is another one: the folder's can be sealed anew then.
+/// Nothing is done where they can be unsealed.
+///
+/// # Errors
+/// [`StartError::KeysInUse`] where another server runs, [`StartError::Silent`] when etcd does not answer.
+pub async fn forget_lost(store: &Store, seal: &Path, pki: &Path) -> Result<(), StartError> {
+    let is_lost = matches!(unseal(store, seal, pki, &KEYS), Err(StartError::NoSeal(_) | StartError::OtherSeal(_)));
+    if !is_lost {
+        return Ok(());
+    }
+    if presence::is_another_alive(store).await {
+        return Err(StartError::KeysInUse);
+    }
+    let mut txn = Txn::default();
+    for shared in [&KEYS, &FRONT_PROXY] {
+        for key in shared.files.iter().map(|file| row(&shared.name(file))) {
+            if let Some(entry) = store.get(&key) {
+                txn.expect.push((key.clone(), Expect::Unchanged(entry.revision)));
+                txn.ops.push(Op::Delete { key, last: Encoded::plain("") });
+            }
+        }
+    }
+    match store.commit(txn).await {
+        // Whoever is quicker: what is there is tried again.
+        Ok(_) | Err(CommitError::Expectation { .. }) => {}
+        Err(CommitError::Unreached(why)) => return Err(StartError::Silent(why)),
+        Err(error) => return Err(StartError::Bootstrap(error.to_string())),
+    }
+    // One that opens nothing is in the way of the new one, and may be another cluster's.
+    remove(&new(seal))?;
+    let mut aside = seal.file_name().unwrap_or_default().to_owned();
+    aside.push(ASIDE);
+    match std::fs::rename(seal, seal.with_file_name(aside)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(PkiError::File { path: seal.to_owned(), source }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Shared {
     fn name(&self, file: &str) -> String {
         format!("{}{file}", self.prefix)
@@ -189,6 +232,51 @@ fn open(key: &[u8; SEAL_BYTES], context: &str, sealed: &[u8]) -> Option<Vec<u8>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a11_a_seal_that_is_lost_is_made_anew_only_when_a_person_says_so_and_nobody_uses_the_keys() {
+        use crate::api::{codec, key};
+        use mainstay_api::kinds;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, pki) = (folder.path().join(SEAL), folder.path().join("pki"));
+        let store = crate::identity::open_store(folder.path(), &Default::default(), 1, None, None).unwrap();
+        let env = crate::system_env();
+        crate::pki::Pki::open(&pki, (env.now)()).unwrap().token_key().unwrap();
+        seal(&store, &env, &path, &pki, &KEYS).await.unwrap();
+        forget_lost(&store, &path, &pki).await.unwrap();
+        assert!(unseal(&store, &path, &pki, &KEYS).unwrap(), "what can be unsealed stays");
+        let (own, ca) = (std::fs::read(&path).unwrap(), std::fs::read(pki.join("ca.key")).unwrap());
+        std::fs::write(&path, "00".repeat(SEAL_BYTES)).unwrap();
+        assert!(matches!(unseal(&store, &path, &pki, &KEYS), Err(StartError::OtherSeal(_))));
+
+        let lease = |number: u32| {
+            let mut lease = serde_json::json!({ "metadata": { "name": "mainstay-server-a" }, "spec": number });
+            let key = key::object(&kinds::LEASE, "kube-system", "mainstay-server-a");
+            let op = Op::Put { key, value: codec::encode(&mut lease).unwrap() };
+            store.commit_blocking(Txn { expect: Vec::new(), ops: vec![op] }).unwrap();
+        };
+        lease(0);
+        let renewed = async {
+            for number in 1.. {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                lease(number);
+            }
+        };
+        let refused = tokio::select! {
+            done = forget_lost(&store, &path, &pki) => done,
+            () = renewed => unreachable!("it is renewed for ever"),
+        };
+        assert!(matches!(refused, Err(StartError::KeysInUse)), "{refused:?}");
+        assert!(matches!(unseal(&store, &path, &pki, &KEYS), Err(StartError::OtherSeal(_))), "nothing was changed");
+
+        // The Lease stands still: its server was killed.
+        forget_lost(&store, &path, &pki).await.unwrap();
+        assert!(!unseal(&store, &path, &pki, &KEYS).unwrap() && folder.path().join("seal.key.before").exists());
+        seal(&store, &env, &path, &pki, &KEYS).await.unwrap();
+        assert!(unseal(&store, &path, &pki, &KEYS).unwrap());
+        assert_eq!(std::fs::read(pki.join("ca.key")).unwrap(), ca, "keys that are there are sealed anew");
+        assert_ne!(std::fs::read(&path).unwrap(), own);
+    }
 
     #[test]
     fn what_is_sealed_opens_with_its_seal_for_its_cluster_only_x2() {

@@ -36,7 +36,7 @@ use crate::metrics::Collector;
 use crate::pki::{self, Durable, Identity, Pki, PkiError};
 use crate::presence::Kubeconfigs;
 use crate::renewal::{ADMIN, Issued, Renewal, Source};
-use crate::{bootstrap, driver, identity, metrics, presence, sealed};
+use crate::{bootstrap, driver, identity, metrics, origin, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -77,6 +77,8 @@ pub struct ServerConfig {
     pub seal: Option<PathBuf>,
     /// What is known of the cluster that the folder holds.
     pub cluster: identity::Expected,
+    /// The cluster's keys are gone or are to be others: what is missing is made anew, and what is there is taken.
+    pub new_keys: bool,
 }
 
 /// A node that runs in the server's process, and has its certificate from it without asking.
@@ -186,13 +188,38 @@ pub enum StartError {
     TwoStores(PathBuf),
     /// The cluster's keys are sealed.
     #[error(
-        "the cluster's keys are sealed, and {0} is not there: bring it from a server that has it, or name it with \
-         --seal-key-file"
+        "the cluster's keys are sealed, and {0} is not there: bring it from a server or a backup that has it, or name it \
+         with --seal-key-file; if it is lost for good, stop all servers and start one with --new-keys"
     )]
     NoSeal(PathBuf),
     /// The seal is another cluster's, or damaged.
-    #[error("{0} does not open the cluster's keys: it is another cluster's, or damaged")]
+    #[error(
+        "{0} does not open the cluster's keys: it is another cluster's, or damaged; bring it from a server or a backup"
+    )]
     OtherSeal(PathBuf),
+    /// The cluster was made with something else.
+    #[error(
+        "this cluster was made with {option} {was}, and this start says {given}: start it with what it was made with \
+         ({hint})"
+    )]
+    Origin { option: &'static str, was: String, given: String, hint: &'static str },
+    /// Keys of the cluster are gone.
+    #[error(
+        "{folder} has not the keys of the cluster that the store holds ({missing}): bring that folder back from a \
+         backup; or start with --new-keys, after which no kubeconfig, no machine that joined and no service account \
+         token of before is known any more"
+    )]
+    NoKeys { folder: PathBuf, missing: String },
+    /// The keys are not the cluster's.
+    #[error(
+        "{0} has the keys of another cluster than the store: bring its own back from a backup; or start with \
+         --new-keys, after which no kubeconfig, no machine that joined and no service account token of before is known \
+         any more"
+    )]
+    OtherKeys(PathBuf),
+    /// Keys are not replaced under servers that show them.
+    #[error("--new-keys: another server of this cluster runs, and has its keys; stop all of them first")]
+    KeysInUse,
     /// A file that was named cannot be used.
     #[error("{path}: {why}")]
     File { path: PathBuf, why: String },
@@ -326,11 +353,18 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     };
     let store = handed_over(open).await?;
     let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
+    let mut made_with = origin::Origin {
+        service_cidr: service_cidr.to_string(),
+        cluster_cidr: cluster_cidr.to_string(),
+        cluster_domain: config.cluster_domain.clone(),
+        ca: String::new(),
+    };
+    let found = origin::check(&store, &made_with)?;
     let listener = handed_over(async || listen(config.listen).await).await?;
     let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
-    let pki = open_pki(config, &store, &env, now).await?;
-    let pki = Arc::new(pki);
+    let pki = Arc::new(open_pki(config, &store, &found, &env, now).await?);
+    made_with.ca = pki.ca_hash()?;
     let names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
     let node = config.node.as_ref().map(|node| {
         let addresses = node.addresses.iter().map(IpAddr::to_string);
@@ -376,6 +410,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         pod_network: config.pod_network.clone(),
         is_shared: api.store.is_shared(),
     };
+    origin::note(&api.store, &made_with).await?;
     let first = |batch: &mut Batch<'_>| bootstrap::bootstrap(batch, advertise, &about);
     bootstrap::write_all(&api, first).await.map_err(not_begun)?;
     let extensions = Services::new(&api.store, renewal.front_proxy());
@@ -472,16 +507,37 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
 }
 
 /// The keys: the folder's, or those that the servers of a store in etcd share.
-async fn open_pki(config: &ServerConfig, store: &Store, env: &Env, now: jiff::Timestamp) -> Result<Pki, StartError> {
+async fn open_pki(
+    config: &ServerConfig,
+    store: &Store,
+    found: &origin::Found,
+    env: &Env,
+    now: jiff::Timestamp,
+) -> Result<Pki, StartError> {
     let folder = config.data_dir.join("pki");
+    let opened = |folder: &Path| -> Result<Pki, StartError> {
+        if config.new_keys {
+            pki::set_half_aside(folder)?;
+        } else {
+            found.may_make_keys(folder)?;
+        }
+        let pki = Pki::open(folder, now)?;
+        if !config.new_keys {
+            found.may_have_ca(folder, &pki.ca_hash()?)?;
+        }
+        Ok(pki)
+    };
     if !store.is_shared() {
-        return Ok(Pki::open(&folder, now)?);
+        return opened(&folder);
     }
     let seal = config.seal.clone().unwrap_or_else(|| config.data_dir.join(sealed::SEAL));
     pki::make_private_folder(&folder)?;
+    if config.new_keys {
+        sealed::forget_lost(store, &seal, &folder).await?;
+    }
     // Where another server is quicker, theirs are the cluster's.
     while !sealed::unseal(store, &seal, &folder, &sealed::KEYS)? {
-        Pki::open(&folder, now)?.token_key()?;
+        opened(&folder)?.token_key()?;
         sealed::seal(store, env, &seal, &folder, &sealed::KEYS).await?;
     }
     let proxy = folder.join(FRONT_PROXY);
@@ -669,6 +725,7 @@ mod tests {
             etcd: None,
             seal: None,
             cluster: identity::Expected::default(),
+            new_keys: false,
         };
         for listen in ["0.0.0.0:6443", "[::]:6443", "[::1]:6443", "192.0.2.1:6443"] {
             let config = config(listen);

@@ -168,6 +168,7 @@ impl Testbed {
             seal: None,
             node: Some(mainstay_server::LocalNode { name: NODE.into(), addresses: vec![[127, 0, 0, 1].into()] }),
             cluster: mainstay_server::identity::Expected::default(),
+            new_keys: false,
         }));
         let server = server.unwrap();
         let agent = Agent {

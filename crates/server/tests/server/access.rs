@@ -2,7 +2,7 @@
 
 use mainstay_api::kinds;
 use mainstay_client::{Client, ListOptions, WatchEvent};
-use mainstay_server::{StartError, start};
+use mainstay_server::{ServerConfig, StartError, start};
 use serde_json::json;
 
 use super::{admin, anonymous, bearer, client, config};
@@ -132,6 +132,51 @@ async fn x2_keys_are_their_owners_and_a_restart_keeps_them() {
     let second = start(config(folder.path())).await.expect("started again");
     assert_eq!((second.ca_pem.as_str(), second.admin.identity.certificate.as_str()), (ca.as_str(), admin.as_str()));
     second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a11_a_restart_with_other_addresses_or_without_the_keys_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, aside) = (folder.path().join("data"), folder.path().join("aside"));
+    let first = start(config(&data)).await.expect("started");
+    let ca = first.ca_pem.clone();
+    first.shutdown().await;
+    let refused = async |config: ServerConfig| start(config).await.err().expect("refused").to_string();
+    for (other, option) in [
+        (ServerConfig { service_cidr: "10.97.0.0/16".into(), ..config(&data) }, "--service-cidr 10.96.0.0/16"),
+        (ServerConfig { cluster_cidr: "10.128.0.0/9".into(), ..config(&data) }, "--cluster-cidr 10.244.0.0/16"),
+        (ServerConfig { cluster_domain: "b.local".into(), ..config(&data) }, "--cluster-domain cluster.local"),
+    ] {
+        let said = refused(other).await;
+        assert!(said.contains(option) && said.lines().count() == 1, "{said}");
+    }
+    let again = ServerConfig { service_cidr: "10.96.3.0/16".into(), ..config(&data) };
+    start(again).await.expect("the same range by another of its addresses").shutdown().await;
+
+    std::fs::rename(data.join("pki"), &aside).expect("moved away");
+    let said = refused(config(&data)).await;
+    assert!(said.contains("ca.crt, ca.key, sa.key") && said.contains("--new-keys"), "{said}");
+    assert!(!data.join("pki/ca.key").exists(), "none was made");
+    // One that is another cluster's.
+    let other = start(config(&folder.path().join("other"))).await.expect("started");
+    other.shutdown().await;
+    std::fs::rename(folder.path().join("other/pki"), data.join("pki")).expect("put there");
+    let said = refused(config(&data)).await;
+    assert!(said.contains("the keys of another cluster"), "{said}");
+    std::fs::remove_dir_all(data.join("pki")).expect("removed");
+    std::fs::rename(&aside, data.join("pki")).expect("moved back");
+    let meant = || ServerConfig { new_keys: true, ..config(&data) };
+    for config in [config(&data), meant()] {
+        let kept = start(config).await.expect("with its own keys");
+        assert_eq!(kept.ca_pem, ca, "keys that are there are kept");
+        kept.shutdown().await;
+    }
+    std::fs::remove_file(data.join("pki/ca.crt")).expect("removed");
+    let new = start(meant()).await.expect("a person said so");
+    assert_ne!(new.ca_pem, ca);
+    assert!(data.join("pki.before-1/ca.key").exists(), "what was left of the old ones is kept");
+    new.shutdown().await;
+    start(config(&data)).await.expect("the new ones are the cluster's").shutdown().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ fn config(data_dir: &Path) -> ServerConfig {
         seal: None,
         node: Some(LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
         cluster: Expected::default(),
+        new_keys: false,
     }
 }
 
