@@ -283,7 +283,9 @@ pub fn commit_error(error: &CommitError) -> Status {
         CommitError::Expectation { .. } => Status::new(409, "Conflict", "the object was changed by others"),
         CommitError::Invalid(invalid) => Status::new(413, "RequestEntityTooLarge", invalid.to_string()),
         CommitError::Full => {
-            let why = "the store has no room left (the server's disk, or etcd's quota); nothing was changed";
+            let why = "the store has no room left (the server's disk, or etcd's quota); nothing was changed. What is \
+                       deleted at once is still deleted in etcd; `etcdctl defrag` and `etcdctl alarm disarm` give the \
+                       room back";
             Status::new(507, "InsufficientStorage", why)
         }
         CommitError::Io(why) => Status::internal(format!("the server's store failed: {why}")),

@@ -116,6 +116,9 @@ impl Follower {
                 // It may be done all the same, but it is not on its way any more: nothing has to be written to know.
                 GrpcError::Status { code: RESOURCE_EXHAUSTED, .. } => match self.look(slot).await {
                     Outcome::Done(revision) => return Ok(TxnAnswer { revision, succeeded: true, found: Vec::new() }),
+                    Outcome::NotDone if whole.writes.iter().all(|write| matches!(write, Write::Delete(_))) => {
+                        return self.delete(whole, txn, deadline).await;
+                    }
                     Outcome::NotDone => return Err(explain(error, txn)),
                     Outcome::Lost => return Err(CommitError::Io(format!("etcd has lost a receipt: {error}"))),
                 },
@@ -130,6 +133,44 @@ impl Follower {
             }
             wait(&mut pause).await;
         }
+    }
+
+    /// Has deletions done without a receipt: etcd without room takes deletions alone, and the receipt is a write. Each
+    /// is compared with the revision that is seen here, so that it is never done to what comes after it. Where an answer
+    /// is lost, and what was to be deleted is not as it was, nobody can know by whom: that is said.
+    async fn delete(&self, whole: &wire::Txn, txn: &Txn, deadline: Instant) -> Result<TxnAnswer, CommitError> {
+        let whole = self.pinned(whole);
+        let (mut pause, mut lost) = (AGAIN, false);
+        loop {
+            let error = match self.ask(&whole).await {
+                Ok(answer) if answer.succeeded || !lost => return Ok(answer),
+                Ok(_) => return Err(in_doubt("etcd has lost its answer")),
+                Err(error) => error,
+            };
+            lost |= !error.is_not_done();
+            if !lost && matches!(error, GrpcError::Status { .. }) {
+                return Err(explain(error, txn));
+            }
+            if Instant::now() >= deadline || self.shared.is_closed() {
+                let why = error.to_string();
+                return Err(if lost { in_doubt(&why) } else { CommitError::Unreached(why) });
+            }
+            wait(&mut pause).await;
+        }
+    }
+
+    /// The same transaction, which says of every key at which revision it is there.
+    fn pinned(&self, whole: &wire::Txn) -> wire::Txn {
+        let mut whole = whole.clone();
+        let state = self.shared.read();
+        for compare in &mut whole.compare {
+            if let Compare::Present(key) = compare
+                && let Some(stored) = state.keys.get(&key[self.prefix.len()..])
+            {
+                *compare = Compare::ModRevision(key.clone(), row::etcd_revision(stored.revision));
+            }
+        }
+        whole
     }
 
     /// What became of the transaction that the slot signed last, however long it takes to know.
@@ -198,6 +239,11 @@ impl Follower {
         });
         CommitError::Expectation { key, actual }
     }
+}
+
+/// A deletion of which nobody knows whether it was done.
+fn in_doubt(why: &str) -> CommitError {
+    CommitError::Io(format!("etcd has no room left, and what was to be deleted may be deleted or not: {why}"))
 }
 
 async fn wait(pause: &mut Duration) {

@@ -138,6 +138,31 @@ fn what_a_full_etcd_refuses_was_not_done_a9() {
     for (key, is_done) in outcomes {
         assert_eq!(store.get(key.as_bytes()).is_some(), is_done, "A9: {key}");
     }
+    deletions_alone_are_taken(&store);
+}
+
+/// Otherwise nobody could free room.
+fn deletions_alone_are_taken(store: &Store) {
+    let keys: Vec<Bytes> = store.range(b"k/", None, 6, None).unwrap().entries.into_iter().map(|row| row.key).collect();
+    let gone = |key: &Bytes| Op::Delete { key: key.clone(), last: Encoded::plain("") };
+    let commit = |expect, ops| store.commit_blocking(Txn { expect, ops });
+    let mut watch = store.watch("k/", store.revision()).unwrap();
+    commit(vec![], vec![gone(&keys[0])]).unwrap();
+    let seen = store.get(&keys[1]).unwrap().revision;
+    let done = commit(vec![(keys[1].clone(), Expect::Unchanged(seen))], vec![gone(&keys[1]), gone(&keys[2])]).unwrap();
+    assert_eq!(done.last.0, done.first.0 + 1, "each has its revision");
+    for key in &keys[..3] {
+        assert_eq!(crate::store::block_on(watch.next()).unwrap().key, key, "A4");
+    }
+    for key in &keys[..3] {
+        assert!(store.get(key).is_none());
+        assert!(matches!(commit(vec![], vec![gone(key)]), Err(CommitError::Expectation { actual: None, .. })), "A8");
+    }
+    let stale = vec![(keys[3].clone(), Expect::Unchanged(seen))];
+    assert!(matches!(commit(stale, vec![gone(&keys[3])]), Err(CommitError::Expectation { .. })), "A8");
+    // With a write it is a write.
+    assert_eq!(commit(vec![], vec![gone(&keys[3]), put_op("k/new", "")]), Err(CommitError::Full));
+    assert!(store.get(&keys[3]).is_some() && store.get(b"k/new").is_none(), "A9");
 }
 
 /// Much more than is read at once: rows that are small and then large, and all of them while a server is away. Servers
