@@ -24,7 +24,7 @@ pub fn run(command: &ImageCommand) -> Result<()> {
         ImageCommand::Ls { data_dir } => {
             let folder = data_dir.join("images");
             ensure!(folder.exists(), "there are no images in {}; is it another --data-dir?", data_dir.display());
-            let store = open(data_dir)?;
+            let store = ImageStore::open(&folder)?;
             say!("{:<50} {:<20} {:>10}", "NAME", "IMAGE ID", "SIZE");
             for image in store.list() {
                 let id = image.id.trim_start_matches("sha256:");
@@ -37,7 +37,7 @@ pub fn run(command: &ImageCommand) -> Result<()> {
         ImageCommand::Pull { data_dir, reference } => {
             crate::need_root("mainstay image pull")?;
             let _ = rustls::crypto::ring::default_provider().install_default();
-            let store = open(data_dir)?;
+            let store = open_or_make(data_dir)?;
             let shown = Shown::new(reference.clone());
             let pulled =
                 crate::up::runtime()?.block_on(store.pull(reference, None, &mut |progress| shown.show(progress)));
@@ -50,7 +50,7 @@ pub fn run(command: &ImageCommand) -> Result<()> {
 
 fn load(admin: &AdminArgs, files: &[PathBuf]) -> Result<()> {
     crate::need_root("mainstay image load")?;
-    let store = open(&admin.data_dir)?;
+    let store = open_or_make(&admin.data_dir)?;
     for file in files {
         let shown = Shown::new(file.display().to_string());
         let names = store
@@ -105,7 +105,14 @@ async fn load_on(client: &Client, node: &str, file: &Path) -> Result<String> {
     Ok(object::text(&answer?, &["message"]).to_owned())
 }
 
-fn open(data_dir: &Path) -> Result<ImageStore> {
+/// The images of a node, or of one that is to be: images may be there before its first start. A folder that nobody has
+/// made is none, unless it is where a node is when nothing else is said: more likely its name has a mistake, and a
+/// running node would never see what is brought there.
+fn open_or_make(data_dir: &Path) -> Result<ImageStore> {
+    if !data_dir.exists() && data_dir != Path::new(mainstay_cli::args::DATA_DIR) {
+        bail!("there is no {}: name the --data-dir of a node, or make that folder first", data_dir.display());
+    }
+    crate::instance::take(data_dir)?;
     let folder = data_dir.join("images");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(ImageStore::open(&folder)?)
@@ -142,5 +149,24 @@ impl Shown {
         if self.terminal {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_brought_to_a_folder_that_is_there_and_is_ours_or_empty() {
+        let base = tempfile::tempdir().unwrap();
+        let mistyped = base.path().join("mainstaj");
+        let refused = open_or_make(&mistyped).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("there is no") && refused.contains("mainstaj") && !mistyped.exists(), "{refused}");
+        std::fs::create_dir(&mistyped).unwrap();
+        open_or_make(&mistyped).unwrap();
+        open_or_make(&mistyped).unwrap();
+        let others = base.path().join("others");
+        std::fs::create_dir_all(others.join("pods")).unwrap();
+        assert!(open_or_make(&others).is_err() && !others.join("images").exists(), "somebody's");
     }
 }

@@ -231,8 +231,7 @@ async fn start_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Run
     // The first machine has the first range, unless it had another, or somebody else has it. Where there are others,
     // the server gives each machine a range that is free. A Node that is there keeps its own.
     let wanted = join::own_node(&args.data_dir)?.map_or_else(first, |own| own.pod_cidr);
-    let has_pods = mainstay_node::network::has_leases(&args.data_dir.join("network"));
-    let pod_cidr = join::claim_or_other(client, node_name, &machine, *node_ip, &wanted, has_pods).await?;
+    let pod_cidr = join::claim_or_other(client, &args.data_dir, node_name, &machine, *node_ip, &wanted).await?;
     join::keep_own_node(&args.data_dir, &join::OwnNode { node: node_name.clone(), pod_cidr: pod_cidr.clone() })?;
     let member = Member {
         server: server.addr.to_string(),

@@ -259,6 +259,8 @@ impl Cluster {
     /// Loads test images (made by `cargo xtask images`).
     pub fn load(&self, names: &[&str]) {
         let files = names.iter().map(|name| workspace().join(format!(".cache/images/{name}.tar")));
+        // Also before the first start.
+        fs::create_dir_all(self.data_dir()).expect("a folder");
         let mut command = self.mainstay(&["image", "load", "--data-dir"]);
         let output = command.arg(self.data_dir()).args(files).output().expect("mainstay image load");
         assert!(output.status.success(), "{}", text(&output));

@@ -1,11 +1,14 @@
 //! A machine's Node: its name belongs to one machine, and its range of pod addresses comes with it.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use mainstay_api::kinds;
 use mainstay_client::{Client, Error, PatchType};
 use mainstay_logic::nodes::MACHINE;
 use serde_json::{Value, json};
+
+use crate::network::has_leases;
 
 use super::{JoinError, asking, text};
 
@@ -45,23 +48,24 @@ pub async fn claim(
 }
 
 /// As [`claim`], with a wish that is given up where another Node has that range (empty: no wish); but not by a machine
-/// that has pods with addresses of it.
+/// whose pods have addresses of it. The one way by which a machine that was a node is one again, with a server of its
+/// own or without.
 ///
 /// # Errors
 /// As [`claim`]; [`JoinError::RangeTaken`].
 pub async fn claim_or_other(
     client: &Client,
+    data_dir: &Path,
     name: &str,
     machine: &str,
     address: Ipv4Addr,
     wanted: &str,
-    has_pods: bool,
 ) -> Result<String, JoinError> {
     match claim(client, name, machine, address, Some(wanted)).await {
         Err(JoinError::Api { source, .. })
             if source.code() == Some(422) && !wanted.is_empty() && source.to_string().contains("spec.podCIDR") =>
         {
-            match has_pods {
+            match has_leases(&data_dir.join("network")) {
                 true => Err(JoinError::RangeTaken(wanted.to_owned())),
                 false => claim(client, name, machine, address, None).await,
             }

@@ -96,11 +96,6 @@ pub enum JoinError {
         "this machine is node {0} of another cluster than --ca-hash says; to join that one, `mainstay leave` first"
     )]
     OtherCluster(String),
-    #[error(
-        "the range of pod addresses {range} of this node is another's by now ({source}): `mainstay leave --force`, \
-         then join again with a token"
-    )]
-    RangeLost { range: String, source: Error },
     #[error("{server} does not answer as a cluster does: {why}")]
     Discovery { server: String, why: String },
     #[error("the CA of {0} has another hash than --ca-hash says: it is not the cluster that the token is for")]
@@ -247,7 +242,8 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
     };
     let mut is_reached = false;
     let asked = tokio::time::timeout(PATIENCE, async {
-        let range = claim_again(config, &client, &member, &machine).await?;
+        let (node, address, wanted) = (&member.node, member.address, &member.pod_cidr);
+        let range = claim_or_other(&client, &config.data_dir, node, &machine, address, wanted).await?;
         let settings = settings(&client).await?;
         Ok::<_, JoinError>((range, settings))
     });
@@ -293,34 +289,6 @@ fn settle_address(config: &JoinConfig, member: &mut Member) {
 /// Whether a link of this machine has the address. A socket is bound for it, which sends nothing.
 fn is_own(address: Ipv4Addr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
-}
-
-/// The Node that this machine was, with its range while pods have addresses of that; else with any.
-async fn claim_again(
-    config: &JoinConfig,
-    client: &Client,
-    member: &Member,
-    machine: &str,
-) -> Result<String, JoinError> {
-    let claim = |wanted| claim(client, &member.node, machine, member.address, wanted);
-    match claim(Some(member.pod_cidr.as_str())).await {
-        Err(JoinError::Api { source, .. }) if source.code() == Some(422) => {
-            // What does not run, as after the machine was started anew, has no address to keep.
-            if has_pods(&config.data_dir) {
-                return Err(JoinError::RangeLost { range: member.pod_cidr.clone(), source });
-            }
-            claim(None).await
-        }
-        claimed => claimed,
-    }
-}
-
-/// Whether anything is left of a pod's sandbox. What cannot be read may be.
-fn has_pods(data_dir: &Path) -> bool {
-    match std::fs::read_dir(data_dir.join("containers/s")) {
-        Ok(mut left) => left.next().is_some(),
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-    }
 }
 
 impl JoinError {

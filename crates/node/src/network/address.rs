@@ -64,10 +64,13 @@ impl std::fmt::Display for Cidr {
     }
 }
 
-/// Whether pods hold addresses by the leases of a folder.
+/// Whether pods hold addresses by the leases of a folder, which may be missing. What cannot be read may be one.
 pub fn has_leases(folder: &std::path::Path) -> bool {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<Ipv4Addr>().is_ok()))
+    let is_lease = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.parse::<Ipv4Addr>().is_ok());
+    match fs::read_dir(folder) {
+        Ok(mut entries) => entries.any(|entry| entry.map_or(true, |entry| is_lease(&entry.file_name()))),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// The leases of a node's pod range. The range's first address names the network, the second is the gateway, the
