@@ -37,5 +37,6 @@ mod sealed;
 mod start;
 mod subject;
 
+pub use credentials::Open;
 pub use mainstay_store::{Endpoint, Etcd};
 pub use start::{Credentials, Files, LocalNode, Running, ServerConfig, StartError, start, start_with, system_env};

@@ -25,7 +25,7 @@ use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
 use crate::authorize::Authorizer;
 use crate::backends::Slices;
-use crate::credentials::{Issuer, accounts};
+use crate::credentials::{Issuer, Open, accounts};
 use crate::dynamic::Hooks;
 use crate::encryption::Encryption;
 use crate::fairness::Fairness;
@@ -396,6 +396,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let api = Api {
         allocated: Allocated::of(&store),
         hooks: Hooks::of(&store),
+        requests: Open::of(&store),
         converters: Default::default(),
         slices: Slices::of(&store),
         served: Served::of(&store),

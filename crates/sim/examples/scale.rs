@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
+use mainstay_server::Open;
 use mainstay_server::api::{self, Allocated, Api, Cidr, Env, Part, Query, Selection, Served, Settings, Watch, key};
 use mainstay_server::backends::Slices;
 use mainstay_server::driver::{Driver, run};
@@ -278,6 +279,7 @@ fn cluster(folder: &std::path::Path) -> Api {
     let api = Api {
         allocated: Allocated::of(&store),
         hooks: Hooks::of(&store),
+        requests: Open::of(&store),
         converters: Default::default(),
         slices: Slices::of(&store),
         served: Served::of(&store),

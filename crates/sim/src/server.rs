@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mainstay_api::{ObjectKey, Status};
 use mainstay_logic::Snapshot;
+use mainstay_server::Open;
 use mainstay_server::api::{Allocated, Api, Batch, Cidr, Env, Outcome, Reply, Served, Settings, key};
 use mainstay_server::backends::Slices;
 use mainstay_server::bootstrap::{About, bootstrap};
@@ -169,6 +170,7 @@ impl Server {
         let api = Api {
             allocated: Allocated::of(&store),
             hooks: Hooks::of(&store),
+            requests: Open::of(&store),
             converters: Default::default(),
             slices: Slices::of(&store),
             served: Served::of(&store),

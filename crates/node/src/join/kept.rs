@@ -5,6 +5,7 @@
 //! member.json    the server, the CA, the node's name, address and range, the cluster's settings
 //! client.pem     certificate and key by which the API server knows the node; replaced in one step
 //! serving.pem    certificate and key of the node's own port
+//! client.asked   the request for either, with its key, while it has no answer; serving.asked
 //! own.json       of a server's own machine: the Node's name and range
 //! lock           held by the agent
 //! ```
@@ -20,6 +21,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use super::JoinError;
+use super::request::Asked;
 
 const FOLDER: &str = "node";
 
@@ -150,14 +152,31 @@ impl Kept {
 
     /// This machine is no node any more; which machine it is, stays.
     pub fn forget(&self) -> Result<(), JoinError> {
-        for name in ["member.json", "client.pem", "serving.pem"] {
-            let path = self.folder.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
-                _ => {}
-            }
+        ["member.json", "client.pem", "serving.pem", "client.asked", "serving.asked"]
+            .into_iter()
+            .try_for_each(|name| self.remove(name))
+    }
+
+    /// The request of a certificate that has no answer yet. One that cannot be read is none.
+    pub fn asked(&self, of: &str) -> Result<Option<Asked>, JoinError> {
+        Ok(self.text(&format!("{of}.asked"))?.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Keeps it, or forgets it.
+    pub fn write_asked(&self, of: &str, asked: Option<&Asked>) -> Result<(), JoinError> {
+        let name = format!("{of}.asked");
+        let Some(asked) = asked else { return self.remove(&name) };
+        let text = serde_json::to_string(asked).map_err(|_| JoinError::Damaged(self.folder.clone()))?;
+        // What is there needs no room on the disk.
+        if self.text(&name)?.is_some_and(|old| old == text) { Ok(()) } else { self.put(&name, &text) }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), JoinError> {
+        let path = self.folder.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path)(error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Both halves are in one file, and each reader finds its own.

@@ -192,7 +192,7 @@ async fn first_time(config: &JoinConfig, kept: &Kept) -> Result<Joined, JoinErro
     let client = client_of(&member, identity.clone())?;
     member.settings = settings(&client).await?;
     member.pod_cidr = claim(&client, node, &machine, address, None).await?;
-    let pair = request::serving(&client, node, address).await?;
+    let pair = request::serving(&client, kept, node, address).await?;
     kept.write_serving(&pair)?;
     let serving = Rotating::new(&pair.certificate, &pair.key)?;
     kept.write(&member)?;
@@ -207,7 +207,7 @@ async fn introduce(kept: &Kept, invitation: &Invitation, ca_pem: &str, node: &st
         token: Some(invitation.token.clone()),
         ..Config::default()
     })?;
-    let pair = request::client(&stranger, node).await?;
+    let pair = request::client(&stranger, kept, node).await?;
     kept.write_client(&pair)?;
     Ok(pair)
 }
@@ -251,7 +251,7 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
         Ok(Ok((range, settings))) => {
             (member.pod_cidr, member.settings, is_reached) = (range, settings, true);
             if !serving.as_ref().is_some_and(|serving| is_good(serving)) {
-                let pair = request::serving(&client, &member.node, member.address).await?;
+                let pair = request::serving(&client, kept, &member.node, member.address).await?;
                 kept.write_serving(&pair)?;
                 serving = Some(Rotating::new(&pair.certificate, &pair.key)?);
             }

@@ -19,7 +19,7 @@ use super::{JoinError, Member, request};
 const SPENT: i64 = 80;
 /// The longest sleep without a look at the clock.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
-/// Between attempts: the first pause, which doubles. Each leaves a request that waits for a person's word.
+/// Between attempts: the first pause, which doubles. All of them wait for the answer to one request.
 const AGAIN: Duration = Duration::from_secs(60);
 const MAX_AGAIN: Duration = Duration::from_secs(1800);
 
@@ -110,12 +110,12 @@ async fn replace(
 ) -> Result<(), JoinError> {
     let kept = Kept::open(data_dir)?;
     if identity {
-        let pair = request::client(client, &member.node).await?;
+        let pair = request::client(client, &kept, &member.node).await?;
         kept.write_client(&pair)?;
         certificates.identity.replace(&pair.certificate, &pair.key)?;
     }
     if serving {
-        let pair = request::serving(client, &member.node, member.address).await?;
+        let pair = request::serving(client, &kept, &member.node, member.address).await?;
         kept.write_serving(&pair)?;
         certificates.serving.replace(&pair.certificate, &pair.key)?;
     }

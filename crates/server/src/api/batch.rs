@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::{Allocated, Api, Env, Settings, codec, key};
 use crate::authorize::escalation::Requester;
 use crate::convert::{self, Conversions};
+use crate::credentials::Open;
 use crate::dynamic::Session;
 
 /// The work of one request or one decision, over a store that it reads and does not change.
@@ -25,6 +26,7 @@ pub struct Batch<'a> {
     pub(super) env: &'a Env,
     pub(crate) settings: &'a Settings,
     pub(super) allocated: &'a Allocated,
+    pub(crate) requests: &'a Open,
     /// The kinds that the request sees.
     pub(crate) registry: Registry,
     /// The same instant for everything that the batch does.
@@ -125,6 +127,7 @@ impl<'a> Batch<'a> {
             env: &api.env,
             settings: &api.settings,
             allocated: &api.allocated,
+            requests: &api.requests,
             registry: api.served.now(),
             now: api.now(),
             attempt: 0,

@@ -35,6 +35,7 @@ use mainstay_store::{CommitError, Committed, Revision, Store, Txn};
 
 use crate::backends::Slices;
 use crate::convert::Webhooks;
+use crate::credentials::Open;
 use crate::dynamic::{Hooks, Session};
 use crate::leadership::Term;
 
@@ -152,6 +153,8 @@ pub struct Api {
     pub env: Arc<Env>,
     /// The cluster's configuration.
     pub settings: Arc<Settings>,
+    /// Which certificate requests wait for somebody's word.
+    pub requests: Open,
     /// Which Service addresses are taken.
     pub allocated: Allocated,
     /// Which EndpointSlices a Service has.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mainstay_api::{Kind, kinds};
 use mainstay_logic::controllers::CONTROLLERS;
+use mainstay_server::Open;
 use mainstay_server::api::{self, Allocated, Api, Cidr, DeleteOptions, Env, Served, Settings};
 use mainstay_server::backends::Slices;
 use mainstay_server::driver::{Driver, step};
@@ -89,6 +90,7 @@ impl Cluster {
             api: Api {
                 allocated: Allocated::of(&store),
                 hooks: Hooks::of(&store),
+                requests: Open::of(&store),
                 converters: Default::default(),
                 slices: Slices::of(&store),
                 served: Served::of(&store),

@@ -136,8 +136,8 @@ impl Follower {
     }
 
     /// Has deletions done without a receipt: etcd without room takes deletions alone, and the receipt is a write. Each
-    /// is compared with the revision that is seen here, so that it is never done to what comes after it. Where an answer
-    /// is lost, and what was to be deleted is not as it was, nobody can know by whom: that is said.
+    /// is compared with the revision that is seen here, so that it is never done to what comes after it. Where an
+    /// answer is lost, and what was to be deleted is not as it was, nobody can know by whom: that is said.
     async fn delete(&self, whole: &wire::Txn, txn: &Txn, deadline: Instant) -> Result<TxnAnswer, CommitError> {
         let whole = self.pinned(whole);
         let (mut pause, mut lost) = (AGAIN, false);

@@ -60,6 +60,7 @@ impl Cluster {
             api: Api {
                 allocated: Allocated::of(&store),
                 hooks: Hooks::of(&store),
+                requests: crate::credentials::Open::of(&store),
                 converters: Default::default(),
                 slices: Slices::of(&store),
                 served: Served::of(&store),
