@@ -1,7 +1,10 @@
 //! What a refused write leaves out, and what is told of it.
 
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
 use mainstay_api::Status;
-use mainstay_logic::controllers::{deployment, horizontalpodautoscaler, namespace, replicaset};
+use mainstay_logic::controllers::{cronjob, deployment, horizontalpodautoscaler, namespace, replicaset};
 
 use super::*;
 use crate::api::{DeleteOptions, Part};
@@ -110,6 +113,65 @@ fn s12_pods_that_may_not_be_deleted_keep_no_others_and_are_told() {
     assert!(!failed.is_empty() && failed.iter().all(|message| message.starts_with("Error deleting: ")), "{told:?}");
     let deleted = told.iter().filter(|(reason, _)| reason == "SuccessfulDelete").count();
     assert_eq!(deleted, 2, "what was not done is not told: {told:?}");
+}
+
+/// What is chosen to go, and may not, is chosen again: later and later. A CronJob that replaces its Job begins no other
+/// while that may not go, as upstream.
+#[test]
+fn x7_s12_what_may_not_be_deleted_is_tried_later_and_later_and_goes_when_it_may() {
+    static OWNERS: &[Controller] = &[replicaset::CONTROLLER, cronjob::CONTROLLER];
+    let cluster = Cluster::new();
+    protect(&cluster, "DELETE");
+    cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
+    let labels = json!({ "a": "b", "keep": "y" });
+    let mut template =
+        json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = json!({ "replicas": 4, "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    cluster.create(&kinds::REPLICA_SET, json!({ "metadata": { "name": "set" }, "spec": spec })).expect("created");
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job = json!({ "metadata": { "labels": labels }, "spec": { "template": template } });
+    let spec = json!({ "schedule": "* * * * *", "concurrencyPolicy": "Replace", "jobTemplate": job });
+    cluster.create(&kinds::CRON_JOB, json!({ "metadata": { "name": "cron" }, "spec": spec })).expect("created");
+    let mut now = cluster.api.now();
+    let mut driver = Driver::new(OWNERS);
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    let mut tried = BTreeMap::new();
+    let mut live = |seconds: i64| {
+        let end = now.checked_add(SignedDuration::from_secs(seconds)).expect("in range");
+        for _ in 0..10_000 {
+            feed(&mut driver, &mut watcher, now);
+            let Some(work) = driver.poll(now) else {
+                let Some(next) = driver.next_wake().filter(|next| *next <= end) else {
+                    now = end;
+                    return std::mem::take(&mut tried);
+                };
+                now = next.max(now);
+                continue;
+            };
+            let user = crate::auth::User::controller(work.controller);
+            let session = cluster.api.hooks.now().map(|set| Arc::new(Session::of_controller(set, &user)));
+            let compiled = compile_asking(&cluster.api, &work, session.as_ref());
+            *tried.entry(work.controller).or_insert(0) += usize::from(compiled.refused.is_some());
+            let committed = cluster.api.store.commit_blocking(compiled.txn.clone());
+            let done = Done::of(work, &compiled, committed);
+            driver.finished(done.work, &done.finish, now);
+        }
+        panic!("the controllers never come to rest");
+    };
+    let count = |kind: &Kind| cluster.api.store.count(&key::prefix(kind, Some("default")));
+    live(90);
+    assert_eq!((count(&kinds::POD), count(&kinds::JOB)), (4, 1));
+    cluster.merge(&kinds::REPLICA_SET, "set", Part::Main, json!({ "spec": { "replicas": 1 } })).expect("scaled");
+    let tried = live(3600);
+    assert_eq!((count(&kinds::POD), count(&kinds::JOB)), (4, 1));
+    for controller in OWNERS {
+        // The first twelve in as many seconds, then one a minute; a CronJob also when its next time has come.
+        let tries = tried.get(controller.name).copied().unwrap_or(0);
+        assert!((30..=150).contains(&tries), "{}: {tries} in an hour", controller.name);
+    }
+    cluster.delete(&kinds::VALIDATING_ADMISSION_POLICY_BINDING, "keep", &DeleteOptions::default()).expect("freed");
+    live(120);
+    assert_eq!((count(&kinds::POD), count(&kinds::JOB)), (1, 1));
 }
 
 #[test]
